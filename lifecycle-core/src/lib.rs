@@ -1,0 +1,23 @@
+//! The heart of a platform of services on VMs: the words as types, the traits behind which
+//! clouds, engines and databases lie, the planner, and the control loops.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`model`] | nodes, services, instances, endpoints, operations, events |
+//! | [`platform`] | what the user declares |
+//! | [`cloud`], [`host`], [`runtime`], [`code`], [`registry`] | the traits that backends implement |
+//! | [`secret`] | values that are shown nowhere, and the platform key |
+//! | [`clock`] | time and new ids, asked for |
+
+pub mod clock;
+pub mod cloud;
+pub mod code;
+pub mod error;
+pub mod host;
+pub mod model;
+pub mod platform;
+pub mod registry;
+pub mod runtime;
+pub mod secret;
+
+pub use error::{Error, Result, Retry};

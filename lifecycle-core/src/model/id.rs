@@ -1,0 +1,234 @@
+//! Ids and names. Each is a newtype that can only be made from a valid value.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+/// A name that breaks the rule of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{value}` is no valid {kind}: {rule}")]
+pub struct InvalidName {
+    /// What the name was meant for, for example `node name`.
+    pub kind: &'static str,
+    /// The refused value.
+    pub value: String,
+    /// The rule in words.
+    pub rule: &'static str,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $kind:literal, $rule:literal, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(String);
+
+        impl $type {
+            /// The name as it was given.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = InvalidName;
+            fn try_from(value: String) -> Result<Self, InvalidName> {
+                let check: fn(&str) -> bool = $check;
+                if check(&value) {
+                    Ok(Self(value))
+                } else {
+                    Err(InvalidName { kind: $kind, value, rule: $rule })
+                }
+            }
+        }
+
+        impl TryFrom<&str> for $type {
+            type Error = InvalidName;
+            fn try_from(value: &str) -> Result<Self, InvalidName> {
+                Self::try_from(value.to_owned())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = InvalidName;
+            fn from_str(value: &str) -> Result<Self, InvalidName> {
+                Self::try_from(value)
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+fn is_lower_or_digit(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
+fn bounded(value: &str, first: fn(char) -> bool, rest: fn(char) -> bool) -> bool {
+    value.len() <= 63 && value.starts_with(first) && value.chars().all(rest)
+}
+
+name!(
+    /// Name of a platform; also the Compose project's name (Compose Specification, "name").
+    PlatformName,
+    "platform name",
+    "lower-case letters, digits, `-` and `_`, starting with a letter or digit, at most 63 characters",
+    |v| bounded(v, is_lower_or_digit, |c| is_lower_or_digit(c) || c == '-' || c == '_')
+);
+
+name!(
+    /// Name of a node, a host name of one label (RFC 1123).
+    NodeName,
+    "node name",
+    "lower-case letters, digits and `-`, starting and ending with a letter or digit, at most 63 characters",
+    |v| bounded(v, is_lower_or_digit, |c| is_lower_or_digit(c) || c == '-') && !v.ends_with('-')
+);
+
+name!(
+    /// Name of a service (Compose Specification: `[a-zA-Z0-9._-]+`).
+    ServiceName,
+    "service name",
+    "letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 63 characters",
+    |v| bounded(v, |c| c.is_ascii_alphanumeric(), |c| c.is_ascii_alphanumeric() || "._-".contains(c))
+);
+
+name!(
+    /// Name of a volume as the declaration has it, without the platform's prefix.
+    VolumeName,
+    "volume name",
+    "letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 63 characters",
+    |v| bounded(v, |c| c.is_ascii_alphanumeric(), |c| c.is_ascii_alphanumeric() || "._-".contains(c))
+);
+
+/// The identity of a platform. Two platforms of one name never touch each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PlatformId(Uuid);
+
+impl PlatformId {
+    /// Wraps a UUID that an `IdSource` made.
+    pub fn new(id: Uuid) -> Self {
+        Self(id)
+    }
+
+    /// The first six hexadecimal digits, as they stand in the names of containers and networks.
+    pub fn short(&self) -> String {
+        let mut text = self.0.simple().to_string();
+        text.truncate(6);
+        text
+    }
+
+    /// The UUID itself.
+    pub fn as_uuid(&self) -> Uuid {
+        self.0
+    }
+}
+
+impl fmt::Display for PlatformId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for PlatformId {
+    type Err = InvalidName;
+    fn from_str(value: &str) -> Result<Self, InvalidName> {
+        Uuid::parse_str(value).map(Self).map_err(|_| InvalidName {
+            kind: "platform id",
+            value: value.to_owned(),
+            rule: "a UUID",
+        })
+    }
+}
+
+/// The number of a copy of a service, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Replica(pub u16);
+
+impl fmt::Display for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which replica of which service: `db-1`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceId {
+    /// The service.
+    pub service: ServiceName,
+    /// Which of its replicas.
+    pub replica: Replica,
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.service, self.replica)
+    }
+}
+
+/// The number of a declaration; each apply that changes something makes the next one.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number that fences a former leader: each new holder of the lease gets the next one.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names_are_host_names_of_one_label() {
+        for good in ["a", "vm1", "node-1", "0"] {
+            assert!(NodeName::try_from(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a.b", "a_b", &"x".repeat(64)] {
+            assert!(NodeName::try_from(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_breaks_its_rule_is_refused_by_serde_too() {
+        let error = serde_json::from_str::<PlatformName>("\"Demo\"").unwrap_err();
+        assert!(error.to_string().contains("lower-case"), "{error}");
+    }
+}

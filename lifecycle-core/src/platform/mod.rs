@@ -1,0 +1,78 @@
+//! What the user declares: `platform.toml` and `compose.yaml`, read, checked and normalised
+//! into one [`Declaration`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    NodeName, NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, VolumeName,
+};
+
+/// A whole platform as its manager is told: normalised, interpolated, secrets resolved.
+///
+/// Holds secrets in clear: it travels over TLS or SSH only, and the registry keeps it sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declaration {
+    /// The platform's name.
+    pub name: PlatformName,
+    /// The platform's identity.
+    pub id: PlatformId,
+    /// The lifecycle manager.
+    pub manager: ManagerSpec,
+    /// Where nodes come from.
+    pub cloud: CloudSpec,
+    /// The nodes.
+    pub nodes: BTreeMap<NodeName, NodeSpec>,
+    /// The services.
+    pub services: BTreeMap<ServiceName, ServiceSpec>,
+    /// The named volumes.
+    #[serde(default)]
+    pub volumes: BTreeSet<VolumeName>,
+}
+
+/// Where the lifecycle manager runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerSpec {
+    /// Its node.
+    pub node: NodeName,
+    /// The port of its API on that node.
+    pub port: u16,
+}
+
+impl ManagerSpec {
+    /// The port of the manager's API, where the declaration does not say.
+    pub const PORT: u16 = 7443;
+}
+
+/// Where nodes come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "provider")]
+#[non_exhaustive]
+pub enum CloudSpec {
+    /// Containers on the operator's own engine that play VMs.
+    Local {
+        /// The network that the nodes share (IPv4 CIDR); picked without one.
+        #[serde(default)]
+        subnet: Option<String>,
+    },
+}
+
+/// How services find the manager, where they ask for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerEndpoint {
+    /// The manager's node.
+    pub node: NodeName,
+    /// Its private address.
+    pub ip: IpAddr,
+    /// The port of its API.
+    pub port: u16,
+}
+
+impl ManagerEndpoint {
+    /// The API's base URL.
+    pub fn url(&self) -> String {
+        format!("https://{}", std::net::SocketAddr::new(self.ip, self.port))
+    }
+}

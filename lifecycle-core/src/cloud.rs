@@ -200,3 +200,36 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
     /// is left. Absent is Ok.
     async fn delete_shared(&self) -> Result<()>;
 }
+
+/// Begins a change and asks until it is done, at the cloud's own pace.
+///
+/// # Errors
+/// The change's own error, or [`crate::Error::TimedOut`] after `deadline`; the change may then
+/// still be under way, and the same call goes on with it.
+pub async fn carry_out(
+    provider: &dyn CloudProvider,
+    change: NodeChange,
+    deadline: std::time::Duration,
+) -> Result<()> {
+    const PACE: std::time::Duration = std::time::Duration::from_millis(250);
+    let what = format!("the change of node {}", change.node());
+    let work = async {
+        let operation = provider.begin(change).await?;
+        loop {
+            match provider.poll(&operation).await? {
+                CloudProgress::Done => return Ok(()),
+                CloudProgress::Running { after, .. } => {
+                    tokio::time::sleep(after.unwrap_or(PACE)).await;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(deadline, work)
+        .await
+        .unwrap_or_else(|_| {
+            Err(crate::Error::TimedOut {
+                what,
+                after: deadline,
+            })
+        })
+}

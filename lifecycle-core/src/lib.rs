@@ -9,13 +9,17 @@
 //! | [`secret`] | values that are shown nowhere, and the platform key |
 //! | [`clock`] | time and new ids, asked for |
 
+#[cfg(feature = "api")]
+pub mod api;
 pub mod clock;
 pub mod cloud;
 pub mod code;
 pub mod error;
 pub mod host;
+pub mod manager;
 pub mod model;
 pub mod platform;
+pub mod reconcile;
 pub mod registry;
 pub mod runtime;
 pub mod secret;

@@ -1,0 +1,127 @@
+//! The platform's certificate authority: made once by the bootstrapper, handed to the manager,
+//! which signs its own certificate. Clients check the platform's UUID as the name, so that a
+//! changed address breaks nothing.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
+};
+use time::OffsetDateTime;
+
+use crate::error::{Error, Result};
+use crate::model::PlatformId;
+use crate::secret::Sensitive;
+
+/// How long the authority is valid.
+const AUTHORITY_LIFE: TimeDelta = TimeDelta::days(3653);
+
+/// How long a certificate of the manager is valid.
+const CERTIFICATE_LIFE: TimeDelta = TimeDelta::days(90);
+
+/// How far clocks may differ: certificates begin this long before they are made.
+const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::days(1);
+
+/// A certificate authority for one platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// The authority's certificate, in PEM.
+    pub certificate: String,
+    /// Its private key, in PEM.
+    pub key: Sensitive,
+}
+
+/// What a server needs to be who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerIdentity {
+    /// The certificate and its authority's, in PEM.
+    pub certificates: String,
+    /// The private key, in PEM.
+    pub key: Sensitive,
+    /// When the certificate ends.
+    pub ends: DateTime<Utc>,
+}
+
+/// The name that the certificate of a platform's manager carries.
+pub fn server_name(platform: PlatformId) -> String {
+    format!("{platform}.lifecycle.internal")
+}
+
+fn failed(error: &rcgen::Error) -> Error {
+    Error::failed("making a certificate", error.to_string())
+}
+
+fn time_of(at: DateTime<Utc>) -> Result<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(at.timestamp())
+        .map_err(|error| Error::failed("making a certificate", error.to_string()))
+}
+
+fn parameters(
+    names: Vec<String>,
+    title: String,
+    now: DateTime<Utc>,
+    life: TimeDelta,
+) -> Result<CertificateParams> {
+    let mut parameters = CertificateParams::new(names).map_err(|e| failed(&e))?;
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, title);
+    parameters.not_before = time_of(now - CLOCK_DIFFERENCE)?;
+    parameters.not_after = time_of(now + life)?;
+    Ok(parameters)
+}
+
+impl Authority {
+    /// A new authority for `platform`.
+    pub fn generate(platform: PlatformId, now: DateTime<Utc>) -> Result<Self> {
+        let key = KeyPair::generate().map_err(|e| failed(&e))?;
+        let title = format!("lifecycle platform {platform}");
+        let mut parameters = parameters(Vec::new(), title, now, AUTHORITY_LIFE)?;
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = parameters.self_signed(&key).map_err(|e| failed(&e))?;
+        Ok(Self {
+            certificate: certificate.pem(),
+            key: Sensitive::new(key.serialize_pem()),
+        })
+    }
+
+    /// Signs a certificate for the manager's API of `platform`.
+    pub fn issue(&self, platform: PlatformId, now: DateTime<Utc>) -> Result<ServerIdentity> {
+        let authority_key = KeyPair::from_pem(self.key.expose()).map_err(|e| failed(&e))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&self.certificate, authority_key).map_err(|e| failed(&e))?;
+        let key = KeyPair::generate().map_err(|e| failed(&e))?;
+        let name = server_name(platform);
+        let mut parameters = parameters(vec![name.clone()], name, now, CERTIFICATE_LIFE)?;
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        parameters.use_authority_key_identifier_extension = true;
+        let certificate = parameters
+            .signed_by(&key, &issuer)
+            .map_err(|e| failed(&e))?;
+        Ok(ServerIdentity {
+            certificates: format!("{}{}", certificate.pem(), self.certificate),
+            key: Sensitive::new(key.serialize_pem()),
+            ends: now + CERTIFICATE_LIFE,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
+
+    #[test]
+    fn a_certificate_is_signed_by_its_authority_for_its_platform() {
+        let platform = PlatformId::new(RandomIds.uuid());
+        let now = SystemClock.now();
+        let authority = Authority::generate(platform, now).unwrap();
+        let identity = authority.issue(platform, now).unwrap();
+        assert!(identity.certificates.matches("BEGIN CERTIFICATE").count() == 2);
+        assert!(identity.key.expose().contains("PRIVATE KEY"));
+        assert!(identity.ends > now + TimeDelta::days(89));
+        assert!(!format!("{authority:?} {identity:?}").contains("PRIVATE KEY"));
+    }
+}

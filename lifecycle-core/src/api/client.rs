@@ -1,0 +1,331 @@
+//! A client of the manager's API that talks over whatever connection it is given: through a
+//! node's SSH server, or straight.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use http_body_util::{BodyExt, BodyStream, Full};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde::de::DeserializeOwned;
+use tokio_rustls::TlsConnector;
+
+use super::authority::server_name;
+use super::wire::{
+    AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProblemV1, ProgressV1,
+    ServiceV1,
+};
+use crate::error::{Error, Result};
+use crate::host::Duplex;
+use crate::model::{OperationId, PlatformId, ServiceName};
+use crate::platform::Declaration;
+use crate::reconcile::Plan;
+use crate::runtime::LogLine;
+use crate::secret::Sensitive;
+
+/// How long an answer may take to begin.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Opens connections to the manager's API.
+#[async_trait]
+pub trait Dial: Debug + Send + Sync + 'static {
+    /// A new connection.
+    async fn dial(&self) -> Result<Box<dyn Duplex>>;
+}
+
+/// A client with a credential.
+#[derive(Clone)]
+pub struct ApiClient {
+    dial: Arc<dyn Dial>,
+    tls: TlsConnector,
+    name: String,
+    token: Sensitive,
+}
+
+impl Debug for ApiClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiClient")
+            .field("dial", &self.dial)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn interrupted(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Interrupted {
+        what: "the conversation with the manager".into(),
+        source: Some(Box::new(error)),
+    }
+}
+
+impl ApiClient {
+    /// A client that trusts `authority` (PEM) for `platform` and presents `token`.
+    pub fn new(
+        dial: Arc<dyn Dial>,
+        platform: PlatformId,
+        authority: &str,
+        token: Sensitive,
+    ) -> Result<Self> {
+        let refused = |why: String| Error::Invalid {
+            what: "the platform's authority".into(),
+            why,
+            mend: "restore ca.pem from the node's directory or from a copy".into(),
+        };
+        let mut roots = rustls::RootCertStore::empty();
+        let certificate = CertificateDer::from_pem_slice(authority.as_bytes())
+            .map_err(|e| refused(e.to_string()))?;
+        roots.add(certificate).map_err(|e| refused(e.to_string()))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| refused(e.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self {
+            dial,
+            tls: TlsConnector::from(Arc::new(config)),
+            name: server_name(platform),
+            token,
+        })
+    }
+
+    /// Whether the manager answers at all.
+    pub async fn health(&self) -> Result<()> {
+        self.send(Method::GET, "/healthz", None).await.map(drop)
+    }
+
+    /// Whether everything is ready: `GET /readyz`.
+    pub async fn is_ready(&self) -> Result<bool> {
+        let response = self.exchange(Method::GET, "/readyz", None, None).await?;
+        Ok(response.status() == StatusCode::OK)
+    }
+
+    /// `GET /v1/platform`.
+    pub async fn platform(&self) -> Result<PlatformV1> {
+        self.get("/v1/platform").await
+    }
+
+    /// `GET /v1/nodes`.
+    pub async fn nodes(&self) -> Result<Vec<NodeV1>> {
+        self.get("/v1/nodes").await
+    }
+
+    /// `GET /v1/services`.
+    pub async fn services(&self) -> Result<Vec<ServiceV1>> {
+        self.get("/v1/services").await
+    }
+
+    /// `GET /v1/services/{name}/endpoints`.
+    pub async fn endpoints(&self, service: &ServiceName) -> Result<Vec<EndpointV1>> {
+        self.get(&format!("/v1/services/{service}/endpoints")).await
+    }
+
+    /// `GET /v1/progress`.
+    pub async fn progress(&self) -> Result<ProgressV1> {
+        self.get("/v1/progress").await
+    }
+
+    /// `GET /v1/events` as a page after a cursor.
+    pub async fn events(&self, after: u64) -> Result<EventsV1> {
+        self.get(&format!("/v1/events?after={after}")).await
+    }
+
+    /// `PUT /v1/platform`: hands a declaration over.
+    pub async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
+        let response = self
+            .send(Method::PUT, "/v1/platform", Some(body(declaration)?))
+            .await?;
+        read(response).await
+    }
+
+    /// `POST /v1/platform/plan`: what a declaration would change.
+    pub async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
+        let response = self
+            .send(Method::POST, "/v1/platform/plan", Some(body(declaration)?))
+            .await?;
+        read(response).await
+    }
+
+    /// `DELETE /v1/platform`: begins to take everything down.
+    pub async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
+        let path = format!("/v1/platform?volumes={volumes}");
+        let response = self.send(Method::DELETE, &path, None).await?;
+        read(response).await
+    }
+
+    /// `GET /v1/operations/{id}`.
+    pub async fn operation(&self, id: OperationId) -> Result<OperationV1> {
+        self.get(&format!("/v1/operations/{id}")).await
+    }
+
+    /// `GET /v1/services/{name}/logs`: lines of all its instances, each with its instance.
+    pub async fn logs(
+        &self,
+        service: &ServiceName,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
+        let tail = tail.map(|n| format!("&tail={n}")).unwrap_or_default();
+        let path = format!("/v1/services/{service}/logs?follow={follow}{tail}");
+        let response = self.send(Method::GET, &path, None).await?;
+        let chunks = BodyStream::new(response.into_body()).filter_map(|frame| async move {
+            match frame {
+                Ok(frame) => frame.into_data().ok().map(Ok),
+                Err(error) => Some(Err(std::io::Error::other(error))),
+            }
+        });
+        let reader = tokio_util::io::StreamReader::new(Box::pin(chunks));
+        let lines = tokio::io::AsyncBufReadExt::lines(reader);
+        let lines = futures_util::stream::try_unfold(lines, |mut lines| async move {
+            let line = lines.next_line().await.map_err(interrupted)?;
+            line.map(|text| {
+                let line = serde_json::from_str(&text).map_err(interrupted)?;
+                Ok((line, lines))
+            })
+            .transpose()
+        });
+        Ok(lines.boxed())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        read(self.send(Method::GET, path, None).await?).await
+    }
+
+    /// Sends a request with the credential; a problem in the answer is an error.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Response<hyper::body::Incoming>> {
+        let response = self.exchange(method, path, body, Some(&self.token)).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(interrupted)?
+            .to_bytes();
+        Err(problem(path, status, &bytes))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        token: Option<&Sensitive>,
+    ) -> Result<Response<hyper::body::Incoming>> {
+        let stream = self.dial.dial().await?;
+        let name = ServerName::try_from(self.name.clone()).map_err(interrupted)?;
+        let stream = self
+            .tls
+            .connect(name, stream)
+            .await
+            .map_err(|error| Error::Unreachable {
+                what: "the manager's API".into(),
+                source: Some(Box::new(error)),
+            })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(interrupted)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the manager ended");
+            }
+        });
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, &self.name)
+            .header(ACCEPT, "application/json");
+        if let Some(token) = token {
+            let mut value =
+                HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(interrupted)?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(interrupted)?;
+        tokio::time::timeout(ANSWER_WITHIN, sender.send_request(request))
+            .await
+            .map_err(|_| Error::TimedOut {
+                what: format!("the manager's answer to {path}"),
+                after: ANSWER_WITHIN,
+            })?
+            .map_err(interrupted)
+    }
+}
+
+/// A line of a service's output.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ServiceLogLine {
+    /// `<service>-<replica>`.
+    pub instance: String,
+    /// The line.
+    #[serde(flatten)]
+    pub line: LogLine,
+}
+
+fn body(declaration: &Declaration) -> Result<Bytes> {
+    serde_json::to_vec(declaration)
+        .map(Bytes::from)
+        .map_err(interrupted)
+}
+
+async fn read<T: DeserializeOwned>(response: Response<hyper::body::Incoming>) -> Result<T> {
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(interrupted)?
+        .to_bytes();
+    serde_json::from_slice(&bytes).map_err(interrupted)
+}
+
+fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
+    let problem: Option<ProblemV1> = serde_json::from_slice(bytes).ok();
+    let detail = problem
+        .as_ref()
+        .and_then(|p| p.detail.clone().or_else(|| Some(p.title.clone())))
+        .unwrap_or_else(|| status.to_string());
+    let mend = problem.and_then(|p| p.hint).unwrap_or_default();
+    let what = format!("the manager's answer to {path}");
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied {
+            what: path.to_owned(),
+            why: detail,
+            mend,
+        },
+        StatusCode::NOT_FOUND => Error::NotFound { what: detail },
+        StatusCode::CONFLICT => Error::Conflict {
+            what: path.to_owned(),
+            why: detail,
+        },
+        StatusCode::SERVICE_UNAVAILABLE => Error::Throttled {
+            what: format!("{path} ({detail})"),
+            after: Some(Duration::from_secs(1)),
+        },
+        status if status.is_client_error() => Error::Invalid {
+            what,
+            why: detail,
+            mend,
+        },
+        _ => Error::failed(what, detail),
+    }
+}

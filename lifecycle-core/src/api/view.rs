@@ -1,0 +1,193 @@
+//! What the API shows, made from what the registry holds and what the control loop last said.
+//! Pure functions, so that every program that has both shows the same.
+
+use std::collections::BTreeMap;
+
+use super::wire::{
+    AddressesV1, DockerV1, EndpointV1, InstanceV1, ManagerV1, NodeV1, OperationV1, PlatformState,
+    PlatformV1, ProgressV1, ServiceV1,
+};
+use crate::cloud::Power;
+use crate::model::{
+    InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState, PlatformId,
+    PlatformName, Replica,
+};
+use crate::reconcile::Status;
+use crate::registry::Snapshot;
+
+/// The platform as a whole.
+pub fn platform(
+    name: &PlatformName,
+    id: PlatformId,
+    snapshot: &Snapshot,
+    status: &Status,
+) -> PlatformV1 {
+    let replicas = || status.plan.instances.values().map(|i| &i.state);
+    let all_up = replicas().all(|s| matches!(s, InstanceState::Ready | InstanceState::Completed));
+    let unknown = snapshot.nodes.values().any(|n| n.value.unknown.is_some());
+    PlatformV1 {
+        name: name.to_string(),
+        id: id.to_string(),
+        generation: snapshot.declaration.as_ref().map_or(0, |(g, _)| g.0),
+        state: if status.taking_down {
+            PlatformState::TakingDown
+        } else if !status.settled && !unknown {
+            PlatformState::Converging
+        } else if all_up && !unknown {
+            PlatformState::Running
+        } else {
+            PlatformState::Degraded
+        },
+        manager: snapshot.manager.as_ref().map(|m| ManagerV1 {
+            url: m.url(),
+            node: m.node.clone(),
+        }),
+    }
+}
+
+/// All nodes, declared or seen.
+pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
+    let declared = snapshot
+        .declaration
+        .iter()
+        .flat_map(|(_, declaration)| declaration.nodes.keys());
+    let names: std::collections::BTreeSet<&NodeName> =
+        declared.chain(snapshot.nodes.keys()).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let record = snapshot.nodes.get(name).map(|v| &v.value);
+            let machine = record.and_then(|r| r.observed.as_ref());
+            let unknown = record.and_then(|r| r.unknown.as_ref());
+            let state = match (machine.map(|m| m.power), unknown) {
+                (_, Some(_)) => "unknown",
+                (None, None) => "absent",
+                (Some(Power::Starting), None) => "starting",
+                (Some(Power::Running), None) => "running",
+                (Some(Power::Stopping), None) => "stopping",
+                (Some(Power::Stopped), None) => "stopped",
+                (Some(Power::Failed), None) => "failed",
+            };
+            let engine = record.and_then(|r| r.engine.as_ref());
+            NodeV1 {
+                name: name.clone(),
+                state: state.to_owned(),
+                unknown_since: unknown.map(|u| u.since),
+                unknown_why: unknown.map(|u| u.why.clone()),
+                addresses: AddressesV1 {
+                    private: machine.and_then(|m| m.addresses.private),
+                    public: machine.and_then(|m| m.addresses.public),
+                },
+                docker: DockerV1 {
+                    version: engine.map(|e| e.version.clone()),
+                    ready: engine.is_some() && state == "running",
+                },
+            }
+        })
+        .collect()
+}
+
+/// All declared services with their replicas.
+pub fn services(snapshot: &Snapshot, status: &Status) -> Vec<ServiceV1> {
+    let mut records: BTreeMap<&InstanceId, &InstanceRecord> = BTreeMap::new();
+    for record in snapshot.instances.values().map(|v| &v.value) {
+        let planned = status.plan.instances.get(&record.id);
+        let is_planned = planned.is_some_and(|p| p.container.as_ref() == Some(&record.container));
+        if is_planned || !records.contains_key(&record.id) {
+            records.insert(&record.id, record);
+        }
+    }
+    let Some((_, declaration)) = &snapshot.declaration else {
+        return Vec::new();
+    };
+    declaration
+        .services
+        .values()
+        .map(|service| ServiceV1 {
+            name: service.name.clone(),
+            class: service.class,
+            instances: (1..=service.replicas)
+                .map(|n| {
+                    let id = InstanceId {
+                        service: service.name.clone(),
+                        replica: Replica(n),
+                    };
+                    let record = records.get(&id).copied();
+                    instance(&id, record, status)
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn instance(id: &InstanceId, record: Option<&InstanceRecord>, status: &Status) -> InstanceV1 {
+    let planned = status.plan.instances.get(id);
+    let state = match (record, planned) {
+        // What the plan says of a replica without a running container tells more.
+        (Some(r), Some(p)) if matches!(r.state, InstanceState::Stopped) => p.state.clone(),
+        (Some(record), _) => record.state.clone(),
+        (None, Some(planned)) => planned.state.clone(),
+        (None, None) => InstanceState::Stopped,
+    };
+    let held = || {
+        status
+            .plan
+            .held
+            .iter()
+            .find(|h| h.subject == crate::model::Subject::Instance(id.clone()))
+            .map(|h| h.by.to_string())
+    };
+    let is_up = matches!(state, InstanceState::Ready | InstanceState::Completed);
+    InstanceV1 {
+        id: id.to_string(),
+        replica: id.replica.0,
+        container: record.map(|r| r.container.to_string()),
+        node: record
+            .map(|r| r.node.clone())
+            .or_else(|| planned.and_then(|p| p.node.clone())),
+        state: state.word().to_owned(),
+        why: InstanceV1::why_of(&state).or_else(|| (!is_up).then(held).flatten()),
+        started_at: record.and_then(|r| r.started_at),
+        ready_at: record.and_then(|r| r.ready_at),
+        endpoints: record
+            .map(|r| r.endpoints.iter().copied().map(EndpointV1::from).collect())
+            .unwrap_or_default(),
+    }
+}
+
+/// How far the present round is.
+pub fn progress(status: &Status, open: bool) -> ProgressV1 {
+    ProgressV1 {
+        generation: status.generation.0,
+        open,
+        settled: status.settled,
+        ready: is_ready(status),
+        running: status.running.clone(),
+        plan: status.plan.as_ref().clone(),
+    }
+}
+
+/// Whether every declared replica is ready or completed and nothing is on its way.
+pub fn is_ready(status: &Status) -> bool {
+    status.settled
+        && !status.taking_down
+        && status
+            .plan
+            .instances
+            .values()
+            .all(|i| matches!(i.state, InstanceState::Ready | InstanceState::Completed))
+}
+
+/// An operation.
+pub fn operation(operation: &Operation) -> OperationV1 {
+    let (state, why) = match &operation.state {
+        OperationState::Running => ("running", None),
+        OperationState::Succeeded { .. } => ("succeeded", None),
+        OperationState::Failed { why, .. } => ("failed", Some(why.clone())),
+    };
+    OperationV1 {
+        id: operation.id.0,
+        state: state.to_owned(),
+        why,
+    }
+}

@@ -1,0 +1,233 @@
+//! What the API's version 1 sends and takes. Apart from the domain, so that the domain can
+//! change without breaking a client.
+
+use std::net::IpAddr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::model::{
+    Endpoint, Event, InstanceState, NodeName, OperationId, Protocol, ServiceClass, ServiceName,
+};
+use crate::reconcile::{Plan, RunningStep};
+
+/// `GET /v1/platform`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformV1 {
+    /// The platform's name.
+    pub name: String,
+    /// Its UUID.
+    pub id: String,
+    /// The generation in force; 0 before the first declaration.
+    pub generation: u64,
+    /// How it stands.
+    pub state: PlatformState,
+    /// Where its manager is.
+    pub manager: Option<ManagerV1>,
+}
+
+/// How a platform stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlatformState {
+    /// Something is on its way to what is declared.
+    Converging,
+    /// Every replica is ready or completed.
+    Running,
+    /// Some replica failed, or some node cannot be asked.
+    Degraded,
+    /// It is being taken down.
+    TakingDown,
+}
+
+/// Where the manager is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerV1 {
+    /// The API's base URL within the platform's network.
+    pub url: String,
+    /// Its node.
+    pub node: NodeName,
+}
+
+/// One of `GET /v1/nodes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeV1 {
+    /// Its name.
+    pub name: NodeName,
+    /// `running`, `starting`, `stopping`, `stopped`, `failed`, `absent`, or `unknown`.
+    pub state: String,
+    /// Since when it cannot be asked, where it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_since: Option<DateTime<Utc>>,
+    /// Why it cannot be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_why: Option<String>,
+    /// Where it is reached.
+    pub addresses: AddressesV1,
+    /// Its engine.
+    pub docker: DockerV1,
+}
+
+/// A node's addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressesV1 {
+    /// Within the platform's network.
+    pub private: Option<IpAddr>,
+    /// From outside.
+    pub public: Option<IpAddr>,
+}
+
+/// A node's engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerV1 {
+    /// Its version, once it was seen.
+    pub version: Option<String>,
+    /// Whether it answers.
+    pub ready: bool,
+}
+
+/// One of `GET /v1/services`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceV1 {
+    /// Its name.
+    pub name: ServiceName,
+    /// What kind of workload it is.
+    pub class: ServiceClass,
+    /// Its replicas, in order.
+    pub instances: Vec<InstanceV1>,
+}
+
+/// A replica of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceV1 {
+    /// `<service>-<replica>`.
+    pub id: String,
+    /// Its number.
+    pub replica: u16,
+    /// The engine's id of its container, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Its node, if it fits on one.
+    pub node: Option<NodeName>,
+    /// `starting`, `ready`, `completed`, `stopped`, `failed` or `unknown`.
+    pub state: String,
+    /// Why it is in this state, where that needs a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// When the engine started it.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When its readiness check passed.
+    pub ready_at: Option<DateTime<Utc>>,
+    /// Where it is reached; only while it is ready.
+    pub endpoints: Vec<EndpointV1>,
+}
+
+impl InstanceV1 {
+    /// The reason that a state carries.
+    pub(crate) fn why_of(state: &InstanceState) -> Option<String> {
+        match state {
+            InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => Some(why.clone()),
+            InstanceState::Starting
+            | InstanceState::Ready
+            | InstanceState::Completed
+            | InstanceState::Stopped => None,
+        }
+    }
+}
+
+/// Where a replica is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointV1 {
+    /// The node's private address.
+    pub ip: IpAddr,
+    /// The port on the node.
+    pub port: u16,
+    /// The port inside the container.
+    pub container_port: u16,
+    /// The transport protocol.
+    pub protocol: Protocol,
+}
+
+impl From<Endpoint> for EndpointV1 {
+    fn from(endpoint: Endpoint) -> Self {
+        Self {
+            ip: endpoint.ip,
+            port: endpoint.port,
+            container_port: endpoint.container_port,
+            protocol: endpoint.protocol,
+        }
+    }
+}
+
+/// `GET /v1/progress`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProgressV1 {
+    /// The generation that is worked towards.
+    pub generation: u64,
+    /// Whether the API takes changes.
+    pub open: bool,
+    /// Whether nothing of this round will change any more.
+    pub settled: bool,
+    /// Whether everything is ready.
+    pub ready: bool,
+    /// What is being carried out.
+    pub running: Vec<RunningStep>,
+    /// The latest plan.
+    pub plan: Plan,
+}
+
+/// The answer to `PUT /v1/platform`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedV1 {
+    /// The generation in force.
+    pub generation: u64,
+    /// Whether the declaration differed from the one before.
+    pub changed: bool,
+}
+
+/// An operation, as `DELETE /v1/platform` and `GET /v1/operations/{id}` answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationV1 {
+    /// Its id.
+    pub id: Uuid,
+    /// `running`, `succeeded` or `failed`.
+    pub state: String,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl OperationV1 {
+    /// The id as the domain has it.
+    pub fn id(&self) -> OperationId {
+        OperationId(self.id)
+    }
+}
+
+/// `GET /v1/events` with `Accept: application/json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsV1 {
+    /// The events after the cursor, oldest first.
+    pub events: Vec<Event>,
+    /// The cursor for the next page.
+    pub cursor: u64,
+}
+
+/// A problem (RFC 9457), the body of every error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemV1 {
+    /// What kind of problem; stable.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What exactly is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}

@@ -1,0 +1,483 @@
+//! The lifecycle manager as a library object: leads while it holds the lease, drives the
+//! platform to what is declared, and answers who asks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::sync::{Mutex, watch};
+
+use crate::error::{Error, Result};
+use crate::model::{
+    Epoch, EventKind, Generation, InstanceRecord, NewEvent, Operation, OperationId, OperationKind,
+    OperationState, PlatformId, PlatformName, ServiceName, Subject,
+};
+use crate::platform::{Declaration, ManagerEndpoint};
+use crate::reconcile::{
+    Backends, Declared, Driver, DriverOptions, Observed, Plan, ServiceApi, Status, Target, plan,
+};
+use crate::registry::{Batch, Change, Credential, EventPage, Lease, Snapshot};
+use crate::runtime::{LogLine, LogOptions};
+use crate::secret::{PlatformKey, Sensitive, token_hash};
+
+/// The name under which the registry keeps the hash of the token that changes things.
+const ADMIN_TOKEN: &str = "admin-token";
+
+/// The name under which the registry keeps the token that reads.
+const READ_TOKEN: &str = "read-token";
+
+/// How long events are kept.
+const EVENTS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7);
+
+/// How many events are kept.
+const EVENTS_KEPT: u64 = 100_000;
+
+/// What a manager is started with; the bootstrapper hands it over.
+#[derive(Debug, Clone)]
+pub struct ManagerOptions {
+    /// The platform's name.
+    pub name: PlatformName,
+    /// The platform's identity.
+    pub platform: PlatformId,
+    /// The platform's key.
+    pub key: PlatformKey,
+    /// Where this manager's API is reached.
+    pub endpoint: ManagerEndpoint,
+    /// The authority that signed its certificate, in PEM.
+    pub authority: String,
+    /// The hash of the token that changes things.
+    pub admin_token_hash: String,
+    /// The token that reads.
+    pub read_token: Sensitive,
+    /// What to start with, if the registry holds no declaration.
+    pub declaration: Option<Declaration>,
+    /// How it calls itself among several managers.
+    pub holder: String,
+    /// How long it leads without renewing.
+    pub lease: Duration,
+    /// How the control loop works.
+    pub driver: DriverOptions,
+}
+
+/// What a credential allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Looking up and watching.
+    Read,
+    /// Everything.
+    Admin,
+}
+
+/// What an apply did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The generation in force.
+    pub generation: Generation,
+    /// Whether the declaration differed from the one before.
+    pub changed: bool,
+}
+
+/// The lifecycle manager.
+#[derive(Debug)]
+pub struct Manager {
+    backends: Backends,
+    options: ManagerOptions,
+    target: watch::Sender<Option<Target>>,
+    status: watch::Sender<Status>,
+    observations: watch::Sender<Arc<Observed>>,
+    /// The epoch while it leads. Held during writes that the API asks for, so that two of
+    /// them do not race for a generation.
+    epoch: Mutex<Option<Epoch>>,
+    open: AtomicBool,
+}
+
+impl Manager {
+    /// A manager that does nothing yet; [`Manager::run`] makes it lead.
+    pub fn new(backends: Backends, options: ManagerOptions) -> Arc<Self> {
+        Arc::new(Self {
+            backends,
+            options,
+            target: watch::Sender::new(None),
+            status: watch::Sender::new(Status::default()),
+            observations: watch::Sender::new(Arc::default()),
+            epoch: Mutex::new(None),
+            open: AtomicBool::new(false),
+        })
+    }
+
+    /// Leads whenever it can, until the future is dropped or the registry is damaged.
+    pub async fn run(self: Arc<Self>) -> Error {
+        loop {
+            let attempt = self
+                .backends
+                .registry
+                .acquire_lease(&self.options.holder, self.options.lease)
+                .await;
+            match attempt {
+                Ok(Lease::Held(epoch)) => match self.lead(epoch).await {
+                    error @ (Error::Corrupt { .. } | Error::Invalid { .. }) => return error,
+                    error => {
+                        tracing::warn!(error = %error.chain(), "does not lead any more");
+                    }
+                },
+                Ok(Lease::HeldBy { holder, until }) => {
+                    tracing::info!(%holder, %until, "another manager leads");
+                }
+                Err(error) => tracing::warn!(error = %error.chain(), "cannot ask for the lease"),
+            }
+            *self.epoch.lock().await = None;
+            tokio::time::sleep(self.options.lease / 3).await;
+        }
+    }
+
+    async fn lead(&self, epoch: Epoch) -> Error {
+        let snapshot = match self.take_over(epoch).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return error,
+        };
+        if snapshot.converged {
+            self.open.store(true, Ordering::SeqCst);
+        }
+        let driver = Driver::new(
+            self.backends.clone(),
+            self.options.driver.clone(),
+            epoch,
+            snapshot,
+            self.target.subscribe(),
+        );
+        let status = driver.status();
+        let observations = driver.observations();
+        tokio::select! {
+            error = driver.run() => error,
+            error = self.renew() => error,
+            error = self.follow(status, observations) => error,
+        }
+    }
+
+    /// Writes what a new leader brings with it, and sets the target.
+    async fn take_over(&self, epoch: Epoch) -> Result<Snapshot> {
+        let registry = &self.backends.registry;
+        let now = self.backends.clock.now();
+        let mut batch = Batch::default();
+        batch.changes.push(Change::PutCredential {
+            name: ADMIN_TOKEN.into(),
+            credential: Credential::Hash(self.options.admin_token_hash.clone()),
+        });
+        batch.changes.push(Change::PutCredential {
+            name: READ_TOKEN.into(),
+            credential: Credential::Sealed(self.options.read_token.clone()),
+        });
+        batch
+            .changes
+            .push(Change::PutManager(self.options.endpoint.clone()));
+        let mut snapshot = registry.snapshot().await?;
+        if snapshot.declaration.is_none()
+            && let Some(declaration) = &self.options.declaration
+        {
+            batch.changes.push(Change::Declare {
+                expected: None,
+                declaration: Box::new(declaration.clone()),
+            });
+        }
+        batch.events.push(NewEvent {
+            at: now,
+            kind: EventKind::Leading,
+            subject: Subject::Platform,
+            message: format!("{} leads under epoch {epoch}", self.options.holder),
+            data: serde_json::Value::Null,
+        });
+        registry.commit(epoch, batch).await?;
+        snapshot = registry.snapshot().await?;
+        registry
+            .prune_events(now - EVENTS_KEPT_FOR, EVENTS_KEPT)
+            .await?;
+        let taking_down = registry
+            .open_operations()
+            .await?
+            .iter()
+            .any(|o| matches!(o.kind, OperationKind::DeletePlatform { .. }));
+        self.aim(&snapshot, taking_down)?;
+        *self.epoch.lock().await = Some(epoch);
+        Ok(snapshot)
+    }
+
+    /// Sets what the control loop works towards.
+    fn aim(&self, snapshot: &Snapshot, taking_down: bool) -> Result<()> {
+        let Some((generation, declaration)) = &snapshot.declaration else {
+            return Ok(());
+        };
+        let mut declared = Declared::new(*generation, declaration, &self.options.key)?;
+        if taking_down {
+            declared = declared.emptied();
+        }
+        self.target.send_replace(Some(Target {
+            declared: Arc::new(declared),
+            api: Some(ServiceApi {
+                endpoint: self.options.endpoint.clone(),
+                token: self.options.read_token.clone(),
+                authority: self.options.authority.clone(),
+            }),
+        }));
+        Ok(())
+    }
+
+    async fn renew(&self) -> Error {
+        loop {
+            tokio::time::sleep(self.options.lease / 3).await;
+            let registry = &self.backends.registry;
+            match registry
+                .acquire_lease(&self.options.holder, self.options.lease)
+                .await
+            {
+                Ok(Lease::Held(_)) => {}
+                Ok(Lease::HeldBy { holder, .. }) => {
+                    return Error::Conflict {
+                        what: "the lease".into(),
+                        why: format!("{holder} took it"),
+                    };
+                }
+                // A registry that is away for a moment does not end the lead: every write is
+                // checked against the epoch anyway.
+                Err(error) => tracing::warn!(error = %error.chain(), "cannot renew the lease"),
+            }
+            let before = self.backends.clock.now() - EVENTS_KEPT_FOR;
+            if let Err(error) = registry.prune_events(before, EVENTS_KEPT).await {
+                tracing::warn!(error = %error.chain(), "cannot drop old events");
+            }
+        }
+    }
+
+    /// Passes on what the control loop says, opens the API after the first round, and ends
+    /// operations that are done.
+    async fn follow(
+        &self,
+        mut status: watch::Receiver<Status>,
+        mut observations: watch::Receiver<Arc<Observed>>,
+    ) -> Error {
+        loop {
+            let now = status.borrow_and_update().clone();
+            if now.settled && !now.taking_down && now.generation != Generation::default() {
+                self.open.store(true, Ordering::SeqCst);
+            }
+            let taken_down = now.taking_down && now.is_idle();
+            self.observations
+                .send_replace(observations.borrow_and_update().clone());
+            self.status.send_replace(now);
+            if taken_down && let Err(error) = self.end_take_down().await {
+                return error;
+            }
+            if status.changed().await.is_err() {
+                return Error::failed("the control loop", "it ended");
+            }
+        }
+    }
+
+    async fn end_take_down(&self) -> Result<()> {
+        let registry = &self.backends.registry;
+        let epoch = self.epoch.lock().await;
+        let Some(epoch) = *epoch else { return Ok(()) };
+        for mut operation in registry.open_operations().await? {
+            let OperationKind::DeletePlatform { .. } = operation.kind;
+            operation.state = OperationState::Succeeded {
+                at: self.backends.clock.now(),
+            };
+            registry
+                .commit(epoch, Batch::of(Change::PutOperation(operation)))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// What a presented token allows.
+    pub fn authorize(&self, token: &Sensitive) -> Option<Access> {
+        let hash = token_hash(token);
+        // Hashes are compared, so the time that a comparison takes tells nothing of a token.
+        if hash == self.options.admin_token_hash {
+            Some(Access::Admin)
+        } else if hash == token_hash(&self.options.read_token) {
+            Some(Access::Read)
+        } else {
+            None
+        }
+    }
+
+    /// The platform's name and identity.
+    pub fn platform(&self) -> (&PlatformName, PlatformId) {
+        (&self.options.name, self.options.platform)
+    }
+
+    /// Whether the API takes changes: the first round has ended.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// How things stand; changes after every plan.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// What the registry holds.
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        self.backends.registry.snapshot().await
+    }
+
+    /// Declares the platform anew. An identical declaration changes nothing.
+    pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
+        let epoch = self.epoch.lock().await;
+        let epoch = (*epoch).ok_or_else(not_leading)?;
+        self.check(&declaration)?;
+        let before = self.backends.registry.snapshot().await?;
+        let former = before.declaration.as_ref().map(|(g, _)| *g);
+        let message = format!("{} declared anew", self.options.name);
+        let batch = Batch::of(Change::Declare {
+            expected: former,
+            declaration: Box::new(declaration),
+        });
+        let committed = self.backends.registry.commit(epoch, batch).await?;
+        let generation = committed.generation.unwrap_or_default();
+        let changed = former != Some(generation);
+        if changed {
+            let event = NewEvent {
+                at: self.backends.clock.now(),
+                kind: EventKind::Declared,
+                subject: Subject::Platform,
+                message: format!("{message}: generation {generation}"),
+                data: serde_json::Value::Null,
+            };
+            self.backends
+                .registry
+                .commit(epoch, Batch::default().event(event))
+                .await?;
+            let snapshot = self.backends.registry.snapshot().await?;
+            self.aim(&snapshot, false)?;
+        }
+        Ok(Applied {
+            generation,
+            changed,
+        })
+    }
+
+    /// What a declaration would change, by what is observed now. Changes nothing.
+    pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
+        self.check(candidate)?;
+        let declared = Declared::new(Generation::default(), candidate, &self.options.key)?;
+        let observed = self.observations.borrow().clone();
+        let now = self.backends.clock.now();
+        Ok(plan(&declared, &observed, &self.options.driver.policy, now))
+    }
+
+    /// A declaration that is not of this platform, or that can never be carried out.
+    fn check(&self, declaration: &Declaration) -> Result<()> {
+        if declaration.id != self.options.platform {
+            return Err(Error::Invalid {
+                what: "the declaration".into(),
+                why: format!(
+                    "it is of platform {}, this manager is of {}",
+                    declaration.id, self.options.platform
+                ),
+                mend: "hand it to its own platform's manager".into(),
+            });
+        }
+        if declaration.manager.node != self.options.endpoint.node {
+            return Err(Error::Invalid {
+                what: "manager.node".into(),
+                why: format!(
+                    "the manager runs on {}, and moving it is not possible yet",
+                    self.options.endpoint.node
+                ),
+                mend: format!("leave it at {}", self.options.endpoint.node),
+            });
+        }
+        Ok(())
+    }
+
+    /// Begins to take the whole platform down. Asked again, the same operation is meant.
+    pub async fn take_down(&self, volumes: bool) -> Result<Operation> {
+        let epoch = self.epoch.lock().await;
+        let epoch = (*epoch).ok_or_else(not_leading)?;
+        let registry = &self.backends.registry;
+        let under_way = registry.open_operations().await?.into_iter().next();
+        if let Some(operation) = under_way {
+            return Ok(operation);
+        }
+        let operation = Operation {
+            id: OperationId(self.backends.ids.uuid()),
+            kind: OperationKind::DeletePlatform { volumes },
+            state: OperationState::Running,
+            requested_at: self.backends.clock.now(),
+        };
+        registry
+            .commit(epoch, Batch::of(Change::PutOperation(operation.clone())))
+            .await?;
+        self.aim(&registry.snapshot().await?, true)?;
+        Ok(operation)
+    }
+
+    /// An operation.
+    pub async fn operation(&self, id: OperationId) -> Result<Operation> {
+        self.backends
+            .registry
+            .operation(id)
+            .await?
+            .ok_or_else(|| Error::not_found(format!("operation {id}")))
+    }
+
+    /// Events after a cursor.
+    pub async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
+        self.backends.registry.events(after, limit).await
+    }
+
+    /// The output of all instances of a service, each line with its instance.
+    pub async fn logs(
+        &self,
+        service: &ServiceName,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<(String, LogLine)>>> {
+        let snapshot = self.backends.registry.snapshot().await?;
+        let declared = snapshot
+            .declaration
+            .as_ref()
+            .is_some_and(|(_, d)| d.services.contains_key(service));
+        if !declared {
+            return Err(Error::not_found(format!("service {service}")));
+        }
+        let mut streams = Vec::new();
+        for record in snapshot.instances.values().map(|v| &v.value) {
+            if record.id.service == *service {
+                streams.push(self.instance_logs(record, &options).await?);
+            }
+        }
+        Ok(futures_util::stream::select_all(streams).boxed())
+    }
+
+    async fn instance_logs(
+        &self,
+        record: &InstanceRecord,
+        options: &LogOptions,
+    ) -> Result<BoxStream<'static, Result<(String, LogLine)>>> {
+        let observed = self.observations.borrow().clone();
+        let machine = observed
+            .nodes
+            .get(&record.node)
+            .map(|view| view.machine.clone())
+            .ok_or_else(|| Error::not_found(format!("node {}", record.node)))?;
+        let handle = self.backends.connector.connect(&machine).await?;
+        let instance = record.id.to_string();
+        let lines = handle
+            .runtime
+            .logs(&record.container.0, options.clone())
+            .await?;
+        Ok(lines
+            .map(move |line| line.map(|line| (instance.clone(), line)))
+            .boxed())
+    }
+}
+
+fn not_leading() -> Error {
+    Error::Throttled {
+        what: "the manager (it does not lead at the moment)".into(),
+        after: Some(Duration::from_secs(1)),
+    }
+}

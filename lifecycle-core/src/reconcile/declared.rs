@@ -1,0 +1,279 @@
+//! What is declared, in the form that the planner compares with what is observed: each
+//! service with its image's name, its spec digest, and its place in the start order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::model::{
+    ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId, NodeName,
+    NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts,
+};
+use crate::platform::Declaration;
+use crate::runtime::Owner;
+use crate::secret::PlatformKey;
+
+/// A declaration with everything that is derived from it.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// Its number.
+    pub generation: Generation,
+    /// Whose platform it is.
+    pub owner: Owner,
+    /// The declared nodes.
+    pub nodes: BTreeMap<NodeName, NodeSpec>,
+    /// The declared services.
+    pub services: BTreeMap<ServiceName, DeclaredService>,
+    /// Each service's place in the start order, also of services that are being taken down.
+    pub ranks: BTreeMap<ServiceName, u32>,
+    /// The node that the manager runs on.
+    pub manager_node: NodeName,
+    /// Whether this is the target of a take-down.
+    pub taking_down: bool,
+}
+
+/// A declared service with what is derived from it.
+#[derive(Debug, Clone)]
+pub struct DeclaredService {
+    /// The service.
+    pub spec: ServiceSpec,
+    /// The image's name as engines list it.
+    pub image: String,
+    /// The digest that its containers carry.
+    pub digest: SpecDigest,
+    /// What happens when its container ends, with the default resolved.
+    pub restart: RestartPolicy,
+    /// Whether it runs once and is kept, since others await its completion.
+    pub runs_once: bool,
+}
+
+impl Declared {
+    /// Derives everything from a declaration.
+    pub fn new(
+        generation: Generation,
+        declaration: &Declaration,
+        key: &PlatformKey,
+    ) -> Result<Self> {
+        let awaited: BTreeSet<&ServiceName> = declaration
+            .services
+            .values()
+            .flat_map(|service| &service.depends_on)
+            .filter(|(_, c)| **c == DependencyCondition::ServiceCompletedSuccessfully)
+            .map(|(name, _)| name)
+            .collect();
+        let services = declaration
+            .services
+            .iter()
+            .map(|(name, spec)| {
+                let image = image_name(declaration, spec, key)?;
+                let digest = spec_digest(&image, &spec.container, key)?;
+                let runs_once = awaited.contains(name) && spec.restart.is_none();
+                let restart = spec.restart.unwrap_or(if runs_once {
+                    RestartPolicy::No
+                } else {
+                    RestartPolicy::Always
+                });
+                let service = DeclaredService {
+                    spec: spec.clone(),
+                    image,
+                    digest,
+                    restart,
+                    runs_once,
+                };
+                Ok((name.clone(), service))
+            })
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        Ok(Self {
+            generation,
+            owner: Owner {
+                id: declaration.id,
+                name: declaration.name.clone(),
+            },
+            nodes: declaration.nodes.clone(),
+            ranks: ranks(&declaration.services)?,
+            services,
+            manager_node: declaration.manager.node.clone(),
+            taking_down: false,
+        })
+    }
+
+    /// The same platform with nothing on it but the manager's node: the target of a take-down.
+    /// The start order stays, since stopping goes in its reverse.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self {
+            nodes: self
+                .nodes
+                .iter()
+                .filter(|(name, _)| **name == self.manager_node)
+                .map(|(name, spec)| (name.clone(), spec.clone()))
+                .collect(),
+            services: BTreeMap::new(),
+            taking_down: true,
+            ..self.clone()
+        }
+    }
+
+    /// All replicas that should exist, in order.
+    pub fn instances(&self) -> impl Iterator<Item = (InstanceId, &DeclaredService)> {
+        self.services.iter().flat_map(|(name, service)| {
+            (1..=service.spec.replicas).map(move |n| {
+                let id = InstanceId {
+                    service: name.clone(),
+                    replica: Replica(n),
+                };
+                (id, service)
+            })
+        })
+    }
+
+    /// Whether a replica should exist.
+    pub fn wants(&self, id: &InstanceId) -> bool {
+        self.services
+            .get(&id.service)
+            .is_some_and(|s| id.replica.0 >= 1 && id.replica.0 <= s.spec.replicas)
+    }
+
+    /// The name of an instance's container under a digest.
+    pub fn container_name(&self, id: &InstanceId, digest: &SpecDigest) -> String {
+        format!(
+            "{}-{}-{}-{}-{}",
+            self.owner.name,
+            self.owner.id.short(),
+            id.service,
+            id.replica,
+            digest.short()
+        )
+    }
+}
+
+/// What the spec digest covers. A field that is added here later must serialise to nothing
+/// at its default, or the digest's version must rise: our own upgrades replace no workload.
+#[derive(Serialize)]
+struct DigestForm<'a> {
+    version: &'static str,
+    image: &'a str,
+    container: &'a ContainerTemplate,
+}
+
+fn spec_digest(
+    image: &str,
+    container: &ContainerTemplate,
+    key: &PlatformKey,
+) -> Result<SpecDigest> {
+    let form = serde_json::to_vec(&DigestForm {
+        version: SpecDigest::VERSION,
+        image,
+        container,
+    })
+    .map_err(|error| Error::failed("writing the form of a spec digest", error.to_string()))?;
+    Ok(SpecDigest::from_hex(key.sign("spec digest", &form)))
+}
+
+/// What the digest of a built image covers.
+#[derive(Serialize)]
+struct ImageForm<'a> {
+    version: &'static str,
+    source: &'a crate::model::BuildSource,
+}
+
+/// The image's name as an engine lists it. A built image is named by what it is built from, so
+/// that the same name is the same image on every node.
+fn image_name(
+    declaration: &Declaration,
+    service: &ServiceSpec,
+    key: &PlatformKey,
+) -> Result<String> {
+    match &service.source {
+        ImageSource::Image(name) => Ok(listed_name(name)),
+        ImageSource::Build(source) => {
+            let form = serde_json::to_vec(&ImageForm {
+                version: "1",
+                source,
+            })
+            .map_err(|e| Error::failed("writing the form of an image digest", e.to_string()))?;
+            let digest = key.sign("image digest", &form);
+            let short = digest.get(..12).unwrap_or(&digest);
+            let service = service.name.as_str().to_ascii_lowercase();
+            Ok(format!("{}/{service}:{short}", declaration.name))
+        }
+    }
+}
+
+/// A name as engines list it: with a tag, without the default registry
+/// (Docker's "familiar" form of a reference).
+pub fn listed_name(name: &str) -> String {
+    let familiar = name
+        .strip_prefix("docker.io/library/")
+        .or_else(|| name.strip_prefix("docker.io/"))
+        .unwrap_or(name);
+    let last = familiar.rsplit('/').next().unwrap_or(familiar);
+    if last.contains(':') || last.contains('@') {
+        familiar.to_owned()
+    } else {
+        format!("{familiar}:latest")
+    }
+}
+
+/// Each service's place in the start order: behind all that it depends on, those that start
+/// last behind all others.
+fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<ServiceName, u32>> {
+    let mut ranks: BTreeMap<ServiceName, u32> = BTreeMap::new();
+    for last in [false, true] {
+        let base = if last {
+            ranks.values().max().map_or(0, |r| r + 1)
+        } else {
+            0
+        };
+        let mut left: Vec<&ServiceSpec> = services
+            .values()
+            .filter(|s| (s.starts == Starts::Last) == last)
+            .collect();
+        while !left.is_empty() {
+            let before = left.len();
+            left.retain(|service| {
+                let mut rank = base;
+                for name in service.depends_on.keys() {
+                    match ranks.get(name) {
+                        Some(r) => rank = rank.max(r + 1),
+                        None if services.contains_key(name) => return true,
+                        // A dependency that is not declared holds the service; it has no rank.
+                        None => {}
+                    }
+                }
+                ranks.insert(service.name.clone(), rank);
+                false
+            });
+            if left.len() == before {
+                let names: Vec<&str> = left.iter().map(|s| s.name.as_str()).collect();
+                return Err(Error::Invalid {
+                    what: "the start order".into(),
+                    why: format!("these services wait for each other: {}", names.join(", ")),
+                    mend: "remove one `depends_on` of the circle; a service cannot depend on one \
+                           that starts last unless it does so itself"
+                        .into(),
+                });
+            }
+        }
+    }
+    Ok(ranks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_compared_as_engines_list_them() {
+        for (given, listed) in [
+            ("debian", "debian:latest"),
+            ("docker.io/library/debian:12", "debian:12"),
+            ("docker.io/grafana/grafana", "grafana/grafana:latest"),
+            ("localhost:5000/x", "localhost:5000/x:latest"),
+            ("x@sha256:00", "x@sha256:00"),
+        ] {
+            assert_eq!(listed_name(given), listed);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Carries out one step. Nothing is decided here: the plan says what, the traits do it, and
+//! every step can be repeated.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backends::Backends;
+use super::declared::{Declared, DeclaredService};
+use super::step::Action;
+use crate::cloud::{NodeChange, ObservedNode, carry_out};
+use crate::error::{Error, Result};
+use crate::host::{HostFile, NodeHandle};
+use crate::model::{
+    ApiAccess, ImageSource, InstanceId, NodeName, PlatformId, Protocol, ServiceName,
+};
+use crate::platform::ManagerEndpoint;
+use crate::runtime::{BuildRequest, ContainerSpec, HostBind, PortBinding, Role};
+use crate::secret::Sensitive;
+
+/// Host ports that are picked for ports nobody asked to be fixed.
+pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+
+/// Where a container finds its credential for the manager's API.
+const API_DIRECTORY: &str = "/run/lifecycle";
+
+/// How services reach the manager's API, where they ask for it.
+#[derive(Debug, Clone)]
+pub struct ServiceApi {
+    /// Where the API is.
+    pub endpoint: ManagerEndpoint,
+    /// The token that reads.
+    pub token: Sensitive,
+    /// The authority that signed the API's certificate, in PEM.
+    pub authority: String,
+}
+
+/// How long each kind of step may take before it is given up and planned again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Making, starting, deleting a node.
+    pub node: Duration,
+    /// Preparing a node for Docker.
+    pub prepare: Duration,
+    /// Building, copying or pulling an image.
+    pub image: Duration,
+    /// Making, starting, stopping (beyond its own grace) or removing a container.
+    pub container: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            node: Duration::from_mins(30),
+            prepare: Duration::from_mins(20),
+            image: Duration::from_hours(1),
+            container: Duration::from_mins(3),
+        }
+    }
+}
+
+/// What a step needs to know beside its action.
+#[derive(Debug)]
+pub(super) struct Execution {
+    pub(super) backends: Backends,
+    pub(super) declared: Arc<Declared>,
+    /// The machines as they were when the step was planned.
+    pub(super) machines: BTreeMap<NodeName, ObservedNode>,
+    pub(super) api: Option<ServiceApi>,
+    pub(super) deadlines: Deadlines,
+}
+
+impl Execution {
+    /// Carries out `action` within its deadline; lines of output go to `progress`.
+    pub(super) async fn carry_out(
+        &self,
+        action: &Action,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<()> {
+        let deadline = match action {
+            Action::ProvisionNode { .. } | Action::StartNode { .. } | Action::DeleteNode { .. } => {
+                self.deadlines.node
+            }
+            Action::PrepareNode { .. } => self.deadlines.prepare,
+            Action::BuildImage { .. } | Action::CopyImage { .. } | Action::PullImage { .. } => {
+                self.deadlines.image
+            }
+            Action::StopInstance { instance, .. } | Action::RemoveInstance { instance, .. } => {
+                let grace = self.grace(&instance.service).unwrap_or_default();
+                self.deadlines.container.saturating_add(grace)
+            }
+            Action::StartInstance { .. } => self.deadlines.container,
+        };
+        tokio::time::timeout(deadline, self.act(action, deadline, progress))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::TimedOut {
+                    what: action.to_string(),
+                    after: deadline,
+                })
+            })
+    }
+
+    async fn act(
+        &self,
+        action: &Action,
+        deadline: Duration,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<()> {
+        match action {
+            Action::ProvisionNode { node } => {
+                let spec = self
+                    .declared
+                    .nodes
+                    .get(node)
+                    .ok_or_else(|| Error::not_found(format!("node {node}")))?
+                    .clone();
+                self.change(NodeChange::Provision { spec }, deadline).await
+            }
+            Action::StartNode { node } => {
+                let node = node.clone();
+                self.change(NodeChange::Start { node }, deadline).await
+            }
+            Action::DeleteNode { node } => {
+                let node = node.clone();
+                self.change(NodeChange::Delete { node }, deadline).await
+            }
+            Action::PrepareNode { node } => {
+                let handle = self.handle(node).await?;
+                self.backends
+                    .preparer
+                    .prepare(handle.host.as_ref(), progress)
+                    .await?;
+                Ok(())
+            }
+            Action::BuildImage { service, node, .. } => self.build(service, node, progress).await,
+            Action::CopyImage { image, from, node } => {
+                let source = self.handle(from).await?;
+                let target = self.handle(node).await?;
+                let archive = source.runtime.export_image(image).await?;
+                target.runtime.import_image(archive).await
+            }
+            Action::PullImage { image, node } => {
+                let handle = self.handle(node).await?;
+                handle.runtime.pull_image(image).await?;
+                Ok(())
+            }
+            Action::StartInstance {
+                instance,
+                container,
+                node,
+            } => self.start(instance, container, node).await,
+            Action::StopInstance {
+                instance,
+                container,
+                node,
+                ..
+            } => {
+                let handle = self.handle(node).await?;
+                let grace = self.grace(&instance.service);
+                handle.runtime.stop_container(container, grace).await
+            }
+            Action::RemoveInstance {
+                container, node, ..
+            } => {
+                let handle = self.handle(node).await?;
+                handle.runtime.remove_container(container).await
+            }
+        }
+    }
+
+    async fn change(&self, change: NodeChange, deadline: Duration) -> Result<()> {
+        carry_out(self.backends.cloud.as_ref(), change, deadline).await
+    }
+
+    async fn handle(&self, node: &NodeName) -> Result<NodeHandle> {
+        let machine = self
+            .machines
+            .get(node)
+            .ok_or_else(|| Error::not_found(format!("node {node}")))?;
+        self.backends.connector.connect(machine).await
+    }
+
+    fn service(&self, name: &ServiceName) -> Result<&DeclaredService> {
+        self.declared
+            .services
+            .get(name)
+            .ok_or_else(|| Error::not_found(format!("service {name}")))
+    }
+
+    fn grace(&self, service: &ServiceName) -> Option<Duration> {
+        self.declared
+            .services
+            .get(service)
+            .and_then(|s| s.spec.container.stop_grace)
+    }
+
+    async fn build(
+        &self,
+        service: &ServiceName,
+        node: &NodeName,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<()> {
+        let service = self.service(service)?;
+        let ImageSource::Build(source) = &service.spec.source else {
+            return Err(Error::Conflict {
+                what: format!("the image of {}", service.spec.name),
+                why: "it is not built from a code base any more".into(),
+            });
+        };
+        let handle = self.handle(node).await?;
+        let context = self.backends.code.archive(&source.code).await?;
+        let request = BuildRequest {
+            tag: service.image.clone(),
+            dockerfile: source.dockerfile.clone(),
+            args: source.args.clone(),
+            context,
+        };
+        handle.runtime.build_image(request, progress).await?;
+        Ok(())
+    }
+
+    async fn start(&self, id: &InstanceId, container: &str, node: &NodeName) -> Result<()> {
+        let service = self.service(&id.service)?;
+        let handle = self.handle(node).await?;
+        if container != self.declared.container_name(id, &service.digest) {
+            // The way back to a former specification: its container is there, or nothing is.
+            return handle.runtime.start_container(container).await;
+        }
+        let mut template = service.spec.container.clone();
+        let mut binds = Vec::new();
+        if template.api == Some(ApiAccess::Read)
+            && let Some(api) = &self.api
+        {
+            let directory = self.hand_out_credential(&handle, api).await?;
+            binds.push(HostBind {
+                source: directory,
+                target: API_DIRECTORY.into(),
+                read_only: true,
+            });
+            template
+                .environment
+                .entry("LIFECYCLE_URL".into())
+                .or_insert_with(|| Sensitive::new(api.endpoint.url()));
+        }
+        let image = handle.runtime.image(&service.image).await?;
+        let exposed = image.map(|i| i.exposed).unwrap_or_default();
+        let spec = ContainerSpec {
+            name: container.to_owned(),
+            owner: self.declared.owner.clone(),
+            role: Role::Instance(id.clone()),
+            digest: service.digest.clone(),
+            image: service.image.clone(),
+            ports: bindings(container, &template, &exposed),
+            template,
+            binds,
+            host_network: false,
+            starts_with_engine: false,
+        };
+        handle.runtime.ensure_container(&spec).await?;
+        Ok(())
+    }
+
+    /// Puts token and authority where containers can be given them, and says where.
+    async fn hand_out_credential(&self, handle: &NodeHandle, api: &ServiceApi) -> Result<String> {
+        let directory = format!("{}/api", node_directory(self.declared.owner.id));
+        let files = [
+            ("token", api.token.expose().to_owned()),
+            ("ca.pem", api.authority.clone()),
+        ];
+        for (name, contents) in files {
+            // Readable to all inside the container, whatever user it runs as; the directories
+            // above it are root's alone on the node.
+            let file = HostFile::new(format!("{directory}/{name}"), 0o444, contents);
+            handle.host.put(file).await?;
+        }
+        Ok(directory)
+    }
+}
+
+/// The directory that holds what is the platform's on each node.
+pub fn node_directory(platform: PlatformId) -> String {
+    format!("/var/lib/lifecycle/{platform}")
+}
+
+/// The host port of every container port: those declared as they are declared, for all others
+/// one is picked by the container's name, so that the same container gets the same one.
+fn bindings(
+    container: &str,
+    template: &crate::model::ContainerTemplate,
+    exposed_by_image: &[(u16, Protocol)],
+) -> BTreeMap<(u16, Protocol), PortBinding> {
+    let mut bindings = BTreeMap::new();
+    for port in &template.ports {
+        let key = (port.container_port, port.protocol);
+        let binding = port
+            .host_port
+            .map_or_else(|| picked(container, key), PortBinding::Fixed);
+        bindings.insert(key, binding);
+    }
+    for key in template.expose.iter().chain(exposed_by_image) {
+        bindings
+            .entry(*key)
+            .or_insert_with(|| picked(container, *key));
+    }
+    bindings
+}
+
+fn picked(container: &str, (port, protocol): (u16, Protocol)) -> PortBinding {
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(format!("{container}/{port}/{protocol}"));
+    let number = u16::from_be_bytes([hash[0], hash[1]]);
+    let count = PICKED_PORTS.end() - PICKED_PORTS.start() + 1;
+    PortBinding::Preferred(PICKED_PORTS.start() + number % count)
+}

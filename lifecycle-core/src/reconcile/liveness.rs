@@ -1,0 +1,240 @@
+//! What is known of containers beyond what an engine says: whether they are ready, and how
+//! often they ended by themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::declared::Declared;
+use super::observe::{Endings, Readiness};
+use crate::cloud::ObservedNode;
+use crate::model::{ContainerId, InstanceRecord, NodeName, Protocol};
+use crate::runtime::{ContainerState, Health, ObservedContainer, ReadinessProbe, Role};
+
+/// How long one check may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many checks in a row must fail before what was ready is not.
+const FAILURES_BEFORE_NOT_READY: u32 = 3;
+
+/// How long a container must have run for its end not to count as one more in a row; the same
+/// as Docker's own restart policies.
+const RUN_THAT_RESETS: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
+
+/// The longest pause before an ended container is started again.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// What one look at a container's readiness gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It is ready.
+    Ready,
+    /// It is not.
+    NotReady,
+    /// It does not run, or is not for the manager to judge.
+    NotAsked,
+}
+
+/// Asks a container by the check that its service declares; else by its health check; else by
+/// a connection to each TCP endpoint; with none of these, running is ready.
+pub(super) async fn answers(
+    declared: &Declared,
+    node: &ObservedNode,
+    container: &ObservedContainer,
+    probe: &dyn ReadinessProbe,
+) -> Answer {
+    let (Role::Instance(id), ContainerState::Running { health }) =
+        (&container.role, &container.state)
+    else {
+        return Answer::NotAsked;
+    };
+    let ready = |yes| if yes { Answer::Ready } else { Answer::NotReady };
+    let http = declared
+        .services
+        .get(&id.service)
+        .and_then(|s| s.spec.ready.as_ref());
+    let tcp_ports = || {
+        container
+            .ports
+            .iter()
+            .filter(|(_, protocol, _)| *protocol == Protocol::Tcp)
+    };
+    let Some(ip) = node.addresses.private else {
+        return Answer::NotReady;
+    };
+    if let Some(http) = http {
+        let Some((_, _, port)) = tcp_ports().find(|(inside, _, _)| *inside == http.port) else {
+            return Answer::NotReady;
+        };
+        return ready(probe.http(ip, *port, &http.path, CHECK_TIMEOUT).await);
+    }
+    if container.has_healthcheck {
+        return ready(*health == Some(Health::Healthy));
+    }
+    let checks = tcp_ports().map(|(_, _, port)| probe.tcp(ip, *port, CHECK_TIMEOUT));
+    let all = futures_util::future::join_all(checks).await;
+    ready(all.into_iter().all(|ok| ok))
+}
+
+/// The memory of readiness and endings.
+#[derive(Debug, Default)]
+pub(super) struct Liveness {
+    runs: BTreeMap<ContainerId, Run>,
+    endings: BTreeMap<ContainerId, (Endings, Ending)>,
+    on_node: BTreeMap<NodeName, BTreeSet<ContainerId>>,
+}
+
+/// One start of a container.
+#[derive(Debug)]
+struct Run {
+    started_at: Option<DateTime<Utc>>,
+    readiness: Readiness,
+    failures: u32,
+}
+
+/// Which ending was counted last, by the start that it ended.
+type Ending = Option<DateTime<Utc>>;
+
+impl Liveness {
+    /// What the registry remembers, so that a restarted manager keeps each `ready_at`.
+    pub(super) fn recall<'a>(records: impl Iterator<Item = &'a InstanceRecord>) -> Self {
+        let runs = records
+            .filter_map(|record| {
+                let run = Run {
+                    started_at: record.started_at,
+                    readiness: Readiness::Ready {
+                        at: record.ready_at?,
+                    },
+                    failures: 0,
+                };
+                Some((record.container.clone(), run))
+            })
+            .collect();
+        Self {
+            runs,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn readiness(&self) -> BTreeMap<ContainerId, Readiness> {
+        self.runs
+            .iter()
+            .map(|(id, run)| (id.clone(), run.readiness))
+            .collect()
+    }
+
+    pub(super) fn endings(&self) -> BTreeMap<ContainerId, Endings> {
+        self.endings
+            .iter()
+            .map(|(id, (endings, _))| (id.clone(), endings.clone()))
+            .collect()
+    }
+
+    /// Whether the container runs and is not ready.
+    pub(super) fn is_waiting(&self, container: &ObservedContainer) -> bool {
+        matches!(container.state, ContainerState::Running { .. })
+            && matches!(
+                self.runs.get(&container.id).map(|r| r.readiness),
+                Some(Readiness::Waiting { .. })
+            )
+    }
+
+    /// Takes one look into account.
+    pub(super) fn note(
+        &mut self,
+        container: &ObservedContainer,
+        answer: Answer,
+        now: DateTime<Utc>,
+    ) {
+        match &container.state {
+            ContainerState::Running { .. } => self.note_running(container, answer, now),
+            ContainerState::Exited { code, at } => {
+                if *code != 0 || self.runs.contains_key(&container.id) {
+                    self.note_ending(container, *at, now);
+                }
+            }
+            ContainerState::Created | ContainerState::Paused => {}
+        }
+    }
+
+    fn note_running(&mut self, container: &ObservedContainer, answer: Answer, now: DateTime<Utc>) {
+        let run = self.runs.entry(container.id.clone()).or_insert(Run {
+            started_at: container.started_at,
+            readiness: Readiness::Waiting {
+                since: container.started_at.unwrap_or(now),
+            },
+            failures: 0,
+        });
+        if run.started_at != container.started_at {
+            // It was started again. What was coming up before goes on coming up.
+            let since = match run.readiness {
+                Readiness::Waiting { since } => since,
+                Readiness::Ready { .. } => container.started_at.unwrap_or(now),
+            };
+            *run = Run {
+                started_at: container.started_at,
+                readiness: Readiness::Waiting { since },
+                failures: 0,
+            };
+        }
+        match (answer, run.readiness) {
+            (Answer::Ready, Readiness::Waiting { .. }) => {
+                run.readiness = Readiness::Ready { at: now };
+                run.failures = 0;
+            }
+            (Answer::Ready, Readiness::Ready { .. }) => run.failures = 0,
+            (Answer::NotReady, Readiness::Ready { .. }) => {
+                run.failures += 1;
+                if run.failures >= FAILURES_BEFORE_NOT_READY {
+                    run.readiness = Readiness::Waiting { since: now };
+                }
+            }
+            (Answer::NotReady, Readiness::Waiting { .. }) | (Answer::NotAsked, _) => {}
+        }
+    }
+
+    fn note_ending(
+        &mut self,
+        container: &ObservedContainer,
+        at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) {
+        let ending = container.started_at;
+        let former = self.endings.get(&container.id);
+        if former.is_some_and(|(_, counted)| *counted == ending) {
+            return;
+        }
+        let ran_long = matches!((container.started_at, at), (Some(from), Some(to)) if to - from >= RUN_THAT_RESETS);
+        let before = former
+            .filter(|_| !ran_long)
+            .map_or(0, |(endings, _)| endings.times);
+        // At once, then after 1 s, 2 s, 4 s, up to a minute.
+        let pause = match before {
+            0 => Duration::ZERO,
+            n => Duration::from_secs(1 << (n - 1).min(6)).min(LONGEST_PAUSE),
+        };
+        let again_at = chrono::TimeDelta::from_std(pause)
+            .ok()
+            .and_then(|pause| now.checked_add_signed(pause))
+            .unwrap_or(now);
+        let endings = Endings {
+            times: before + 1,
+            again_at,
+        };
+        self.endings.insert(container.id.clone(), (endings, ending));
+    }
+
+    /// Takes note of all that is on a node, and forgets what was on it before.
+    pub(super) fn keep_on(&mut self, node: &NodeName, containers: &[ObservedContainer]) {
+        let now: BTreeSet<ContainerId> = containers.iter().map(|c| c.id.clone()).collect();
+        let before = self
+            .on_node
+            .insert(node.clone(), now.clone())
+            .unwrap_or_default();
+        for gone in before.difference(&now) {
+            self.runs.remove(gone);
+            self.endings.remove(gone);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Images: built or pulled on one node, copied to the others.
+
+use std::collections::BTreeSet;
+
+use super::{Gate, Planning};
+use crate::model::{ImageSource, NodeName, ServiceName, Subject};
+use crate::reconcile::declared::{DeclaredService, listed_name};
+use crate::reconcile::step::{Action, HeldBy, Reason};
+
+impl Planning<'_> {
+    /// Opens when `node` has the image that `service` runs.
+    pub(super) fn service_image(&mut self, node: &NodeName, service: &DeclaredService) -> Gate {
+        let name = &service.spec.name;
+        match &service.spec.source {
+            ImageSource::Image(_) => self.named_image(node, &service.image, name),
+            ImageSource::Build(source) => {
+                let image = service.image.clone();
+                if let Some(gate) = self.image_at_hand(node, &image, name) {
+                    return gate;
+                }
+                let mut needs = BTreeSet::new();
+                for base in &source.bases {
+                    match self.named_image(node, &listed_name(base), name) {
+                        Gate::Open => {}
+                        Gate::After(step) => {
+                            needs.insert(step);
+                        }
+                        shut @ Gate::Shut { .. } => return self.remember(node, image, shut),
+                    }
+                }
+                self.first(
+                    Action::BuildImage {
+                        image: image.clone(),
+                        service: name.clone(),
+                        node: node.clone(),
+                    },
+                    &image,
+                    name,
+                    needs,
+                    "no node has it, so it is built here",
+                )
+            }
+        }
+    }
+
+    /// Opens when `node` has an image that somebody else made.
+    fn named_image(&mut self, node: &NodeName, image: &str, needed_by: &ServiceName) -> Gate {
+        if let Some(gate) = self.image_at_hand(node, image, needed_by) {
+            return gate;
+        }
+        self.first(
+            Action::PullImage {
+                image: image.to_owned(),
+                node: node.clone(),
+            },
+            image,
+            needed_by,
+            BTreeSet::new(),
+            "no node has it, so it is pulled here",
+        )
+    }
+
+    /// The gate of an image that need not be made: it is on the node, on another one, or on
+    /// its way to one.
+    fn image_at_hand(
+        &mut self,
+        node: &NodeName,
+        image: &str,
+        needed_by: &ServiceName,
+    ) -> Option<Gate> {
+        let key = (node.clone(), image.to_owned());
+        if let Some(gate) = self.image_gates.get(&key) {
+            return Some(gate.clone());
+        }
+        let holders = self.holders.get(image);
+        if holders.is_some_and(|h| h.contains(node)) {
+            return Some(Gate::Open);
+        }
+        let mut needs = BTreeSet::new();
+        match self.node_gates.get(node) {
+            Some(Gate::Open) => {}
+            Some(Gate::After(step)) => {
+                needs.insert(step.clone());
+            }
+            Some(Gate::Shut { settled, .. }) => {
+                return Some(Gate::Shut {
+                    by: HeldBy::Node { node: node.clone() },
+                    settled: *settled,
+                });
+            }
+            None => {
+                return Some(Gate::Shut {
+                    by: HeldBy::Node { node: node.clone() },
+                    settled: true,
+                });
+            }
+        }
+        let held_there = holders.and_then(|h| h.iter().next()).copied().cloned();
+        let (from, way) = if let Some(from) = held_there {
+            (from, "another node has it, so it is copied")
+        } else {
+            let (from, origin) = self.image_origins.get(image)?;
+            needs.insert(origin.clone());
+            (
+                from.clone(),
+                "another node is about to have it, so it is copied",
+            )
+        };
+        let gate = self.propose(
+            Action::CopyImage {
+                image: image.to_owned(),
+                from,
+                node: node.clone(),
+            },
+            needs,
+            Reason::ImageAbsent {
+                needed_by: Subject::Service(needed_by.clone()),
+                way: way.to_owned(),
+            },
+        );
+        Some(self.remember(node, image.to_owned(), gate))
+    }
+
+    /// Brings an image to its first node.
+    fn first(
+        &mut self,
+        action: Action,
+        image: &str,
+        needed_by: &ServiceName,
+        mut needs: BTreeSet<crate::reconcile::step::StepId>,
+        way: &str,
+    ) -> Gate {
+        let node = action.node().clone();
+        if let Some(Gate::After(step)) = self.node_gates.get(&node) {
+            needs.insert(step.clone());
+        }
+        let gate = self.propose(
+            action,
+            needs,
+            Reason::ImageAbsent {
+                needed_by: Subject::Service(needed_by.clone()),
+                way: way.to_owned(),
+            },
+        );
+        if let Gate::After(step) = &gate {
+            self.image_origins
+                .insert(image.to_owned(), (node.clone(), step.clone()));
+        }
+        self.remember(&node, image.to_owned(), gate)
+    }
+
+    fn remember(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
+        let gate = match gate {
+            // The step's own subject is held already; what waits for it says for what.
+            Gate::Shut { settled, .. } => Gate::Shut {
+                by: HeldBy::Image {
+                    image: image.clone(),
+                },
+                settled,
+            },
+            open => open,
+        };
+        self.image_gates.insert((node.clone(), image), gate.clone());
+        gate
+    }
+}

@@ -1,0 +1,135 @@
+//! Nodes: there, running, with an engine.
+
+use std::collections::BTreeSet;
+
+use super::{Gate, Planning};
+use crate::cloud::Power;
+use crate::model::{NodeName, Subject};
+use crate::reconcile::observe::EngineView;
+use crate::reconcile::step::{Action, HeldBy, Reason};
+
+impl Planning<'_> {
+    pub(super) fn nodes(&mut self) {
+        for node in self.declared.nodes.keys() {
+            let gate = self.node(node);
+            self.node_gates.insert(node.clone(), gate);
+        }
+    }
+
+    fn node(&mut self, node: &NodeName) -> Gate {
+        let spared = self.policy.spares_manager_node && *node == self.declared.manager_node;
+        let view = self.observed.nodes.get(node);
+        let Some(view) = view else {
+            if let Some(unknown) = &self.observed.cloud_unknown {
+                return self.shut(
+                    node,
+                    HeldBy::CloudUnknown {
+                        since: unknown.since,
+                        why: unknown.why.clone(),
+                    },
+                    Some(unknown.since),
+                );
+            }
+            if spared || !self.policy.provisions {
+                let why = if spared {
+                    "the cloud does not show the manager's own node".to_owned()
+                } else {
+                    "the node does not exist, and this provider cannot make it".to_owned()
+                };
+                return self.shut(node, HeldBy::Failed { why }, None);
+            }
+            let made = self.propose(
+                Action::ProvisionNode { node: node.clone() },
+                BTreeSet::new(),
+                Reason::NodeAbsent,
+            );
+            return self.prepared_after(node, made);
+        };
+        match view.machine.power {
+            Power::Starting | Power::Stopping => self.shut(
+                node,
+                HeldBy::NodeChanging {
+                    node: node.clone(),
+                    power: match view.machine.power {
+                        Power::Starting => "starting".into(),
+                        _ => "stopping".into(),
+                    },
+                },
+                None,
+            ),
+            Power::Failed => self.shut(
+                node,
+                HeldBy::Failed {
+                    why: "the cloud says that making this node failed".into(),
+                },
+                None,
+            ),
+            Power::Stopped if spared => self.shut(
+                node,
+                HeldBy::Failed {
+                    why: "the cloud shows the manager's own node as stopped".into(),
+                },
+                None,
+            ),
+            Power::Stopped => {
+                let started = self.propose(
+                    Action::StartNode { node: node.clone() },
+                    BTreeSet::new(),
+                    Reason::NodeStopped,
+                );
+                // Whether it has an engine shows only once it runs.
+                started
+            }
+            Power::Running => match &view.engine {
+                EngineView::Known { .. } => Gate::Open,
+                EngineView::Missing => self.prepared_after(node, Gate::Open),
+                EngineView::NotAsked => self.shut(
+                    node,
+                    HeldBy::NodeChanging {
+                        node: node.clone(),
+                        power: "being asked".into(),
+                    },
+                    None,
+                ),
+                EngineView::Unknown(unknown) => self.shut(
+                    node,
+                    HeldBy::NodeUnknown {
+                        node: node.clone(),
+                        since: unknown.since,
+                        why: unknown.why.clone(),
+                    },
+                    Some(unknown.since),
+                ),
+            },
+        }
+    }
+
+    fn prepared_after(&mut self, node: &NodeName, before: Gate) -> Gate {
+        let needs = match before {
+            Gate::Open => BTreeSet::new(),
+            Gate::After(step) => BTreeSet::from([step]),
+            Gate::Shut { .. } => return before,
+        };
+        self.propose(
+            Action::PrepareNode { node: node.clone() },
+            needs,
+            Reason::EngineMissing,
+        )
+    }
+
+    /// Holds a node up. What lies on it is settled when the node failed, or has been unknown
+    /// for longer than the policy waits.
+    fn shut(
+        &mut self,
+        node: &NodeName,
+        by: HeldBy,
+        unknown_since: Option<chrono::DateTime<chrono::Utc>>,
+    ) -> Gate {
+        let settled = match unknown_since {
+            Some(since) => self.is_over(since, self.policy.unknown_before_failed),
+            None => matches!(by, HeldBy::Failed { .. }),
+        };
+        self.hold(Subject::Node(node.clone()), by.clone());
+        Gate::Shut { by, settled }
+    }
+}

@@ -1,0 +1,363 @@
+//! Brings the registry in line with what is observed: one batch of changes, each with the
+//! event that tells of it. A pure function; the driver commits its result.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+
+use super::declared::Declared;
+use super::observe::{EngineView, NodeView, Observed, Readiness};
+use super::step::Plan;
+use crate::cloud::Power;
+use crate::model::{
+    ContainerId, Endpoint, EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent,
+    NodeName, Subject,
+};
+use crate::registry::{Batch, Change, Expect, NodeRecord, Snapshot, Versioned};
+use crate::runtime::{ContainerState, ObservedContainer, Role};
+
+/// What of the registry has to change, and the snapshot as it is after that.
+pub(super) fn record(
+    declared: &Declared,
+    observed: &Observed,
+    plan: &Plan,
+    stopping: &BTreeSet<ContainerId>,
+    before: &Snapshot,
+    now: DateTime<Utc>,
+) -> (Batch, Snapshot) {
+    let mut recording = Recording {
+        declared,
+        observed,
+        plan,
+        stopping,
+        now,
+        batch: Batch::default(),
+        after: before.clone(),
+    };
+    recording.nodes();
+    recording.instances();
+    recording.rejections();
+    (recording.batch, recording.after)
+}
+
+struct Recording<'a> {
+    declared: &'a Declared,
+    observed: &'a Observed,
+    plan: &'a Plan,
+    stopping: &'a BTreeSet<ContainerId>,
+    now: DateTime<Utc>,
+    batch: Batch,
+    after: Snapshot,
+}
+
+impl Recording<'_> {
+    fn nodes(&mut self) {
+        for (name, view) in &self.observed.nodes {
+            let old = self.after.nodes.get(name).map(|v| v.value.clone());
+            let record = node_record(name, view, old.as_ref());
+            if old.as_ref() == Some(&record) {
+                continue;
+            }
+            let was_unknown = old.is_some_and(|o| o.unknown.is_some());
+            let subject = Subject::Node(name.clone());
+            match (&record.unknown, was_unknown) {
+                (Some(unknown), false) => self.tell(
+                    EventKind::NodeUnknown,
+                    subject,
+                    format!("node {name} cannot be asked: {}", unknown.why),
+                ),
+                (None, true) => self.tell(
+                    EventKind::NodeKnown,
+                    subject,
+                    format!("node {name} answers again"),
+                ),
+                _ => {}
+            }
+            put(&mut self.after.nodes, name.clone(), record.clone());
+            self.batch.changes.push(Change::PutNode {
+                record: Box::new(record),
+                expected: Expect::Any,
+            });
+        }
+        if self.observed.cloud_unknown.is_some() {
+            return;
+        }
+        let gone: Vec<NodeName> = self
+            .after
+            .nodes
+            .keys()
+            .filter(|n| {
+                !self.observed.nodes.contains_key(*n) && !self.declared.nodes.contains_key(*n)
+            })
+            .cloned()
+            .collect();
+        for name in gone {
+            self.after.nodes.remove(&name);
+            self.batch.changes.push(Change::DeleteNode(name));
+        }
+    }
+
+    fn instances(&mut self) {
+        let mut seen: BTreeSet<ContainerId> = BTreeSet::new();
+        let mut represented: BTreeSet<InstanceId> = BTreeSet::new();
+        for (node, view) in &self.observed.nodes {
+            let Some(state) = view.engine_state() else {
+                continue;
+            };
+            for container in &state.containers {
+                let Role::Instance(id) = &container.role else {
+                    continue;
+                };
+                seen.insert(container.id.clone());
+                represented.insert(id.clone());
+                let record = self.instance_record(id, node, view, container);
+                self.put_instance(record);
+            }
+        }
+        let others: Vec<InstanceRecord> = self
+            .after
+            .instances
+            .values()
+            .filter(|v| !seen.contains(&v.value.container))
+            .map(|v| v.value.clone())
+            .collect();
+        for record in others {
+            self.unseen(record, &represented);
+        }
+    }
+
+    /// A recorded container that no engine shows at the moment.
+    fn unseen(&mut self, mut record: InstanceRecord, represented: &BTreeSet<InstanceId>) {
+        let view = self.observed.nodes.get(&record.node);
+        let engine = view.map(|v| &v.engine);
+        record.endpoints = Vec::new();
+        match engine {
+            Some(EngineView::Unknown(unknown)) => {
+                record.state = InstanceState::Unknown {
+                    since: unknown.since,
+                    why: unknown.why.clone(),
+                };
+                self.put_instance(record);
+            }
+            // It has not been asked yet: nothing speaks against what is recorded.
+            Some(EngineView::NotAsked)
+                if view.is_some_and(|v| v.machine.power == Power::Running) => {}
+            Some(EngineView::NotAsked) => {
+                record.state = InstanceState::Stopped;
+                self.put_instance(record);
+            }
+            None if self.observed.cloud_unknown.is_some() => {}
+            Some(EngineView::Known { .. } | EngineView::Missing) | None => {
+                // Its container is gone. The memory of where it was stays until another one
+                // takes its place, or nobody wants it any more.
+                if represented.contains(&record.id) || !self.declared.wants(&record.id) {
+                    self.after.instances.remove(&record.container);
+                    self.batch
+                        .changes
+                        .push(Change::DeleteInstance(record.container));
+                } else {
+                    record.state = InstanceState::Stopped;
+                    record.ready_at = None;
+                    self.put_instance(record);
+                }
+            }
+        }
+    }
+
+    fn instance_record(
+        &self,
+        id: &InstanceId,
+        node: &NodeName,
+        view: &NodeView,
+        container: &ObservedContainer,
+    ) -> InstanceRecord {
+        let ready_at = match self.observed.readiness.get(&container.id) {
+            Some(Readiness::Ready { at }) => Some(*at),
+            Some(Readiness::Waiting { .. }) | None => None,
+        };
+        let failed = self.plan.instances.get(id).and_then(|status| {
+            let is_this = status.container.as_ref() == Some(&container.id);
+            matches!(status.state, InstanceState::Failed { .. })
+                .then(|| status.state.clone())
+                .filter(|_| is_this)
+        });
+        let running = matches!(container.state, ContainerState::Running { .. });
+        let state = match &container.state {
+            ContainerState::Running { .. } if ready_at.is_some() => InstanceState::Ready,
+            ContainerState::Running { .. } => failed.unwrap_or(InstanceState::Starting),
+            ContainerState::Exited { code: 0, .. } if self.completes(id, container) => {
+                InstanceState::Completed
+            }
+            ContainerState::Exited { .. } | ContainerState::Created | ContainerState::Paused => {
+                failed.unwrap_or(InstanceState::Stopped)
+            }
+        };
+        let publishes =
+            running && state == InstanceState::Ready && !self.stopping.contains(&container.id);
+        InstanceRecord {
+            id: id.clone(),
+            node: node.clone(),
+            container: container.id.clone(),
+            digest: container.digest.clone(),
+            started_at: container.started_at,
+            ready_at: ready_at.filter(|_| running),
+            endpoints: if publishes {
+                endpoints(view, container)
+            } else {
+                Vec::new()
+            },
+            state,
+        }
+    }
+
+    fn completes(&self, id: &InstanceId, container: &ObservedContainer) -> bool {
+        self.plan.instances.get(id).is_some_and(|status| {
+            status.container.as_ref() == Some(&container.id)
+                && status.state == InstanceState::Completed
+        })
+    }
+
+    fn put_instance(&mut self, record: InstanceRecord) {
+        let old = self
+            .after
+            .instances
+            .get(&record.container)
+            .map(|v| v.value.clone());
+        if old.as_ref() == Some(&record) {
+            return;
+        }
+        let subject = Subject::Instance(record.id.clone());
+        let was_ready = old
+            .as_ref()
+            .is_some_and(|o| o.state == InstanceState::Ready);
+        let is_ready = record.state == InstanceState::Ready;
+        if is_ready && !was_ready {
+            let at: Vec<String> = record
+                .endpoints
+                .iter()
+                .map(|e| format!("{}:{}", e.ip, e.port))
+                .collect();
+            let place = if at.is_empty() {
+                format!("on {}", record.node)
+            } else {
+                format!("on {} at {}", record.node, at.join(", "))
+            };
+            self.tell(
+                EventKind::Ready,
+                subject,
+                format!("{} is ready {place}", record.id),
+            );
+        } else if was_ready && !is_ready {
+            self.tell(
+                EventKind::NotReady,
+                subject,
+                format!(
+                    "{} is not ready any more: {}",
+                    record.id,
+                    record.state.word()
+                ),
+            );
+        } else if let InstanceState::Failed { why } = &record.state
+            && old.is_none_or(|o| !matches!(o.state, InstanceState::Failed { .. }))
+        {
+            self.tell(
+                EventKind::Failed,
+                subject,
+                format!("{} failed: {why}", record.id),
+            );
+        }
+        put(
+            &mut self.after.instances,
+            record.container.clone(),
+            record.clone(),
+        );
+        self.batch.changes.push(Change::PutInstance {
+            record: Box::new(record),
+            expected: Expect::Any,
+        });
+    }
+
+    fn rejections(&mut self) {
+        for rejected in &self.plan.rejects {
+            self.after
+                .rejected
+                .insert(rejected.id.clone(), rejected.clone());
+            self.batch.changes.push(Change::Reject(rejected.clone()));
+            self.tell(
+                EventKind::Failed,
+                Subject::Instance(rejected.id.clone()),
+                format!(
+                    "{} is given up under its new declaration: {}",
+                    rejected.id, rejected.why
+                ),
+            );
+        }
+        let over: Vec<InstanceId> = self
+            .after
+            .rejected
+            .values()
+            .filter(|r| {
+                self.declared
+                    .services
+                    .get(&r.id.service)
+                    .is_none_or(|s| s.digest != r.digest)
+            })
+            .map(|r| r.id.clone())
+            .collect();
+        for id in over {
+            self.after.rejected.remove(&id);
+            self.batch.changes.push(Change::ClearRejected(id));
+        }
+    }
+
+    fn tell(&mut self, kind: EventKind, subject: Subject, message: String) {
+        self.batch.events.push(NewEvent {
+            at: self.now,
+            kind,
+            subject,
+            message,
+            data: serde_json::Value::Null,
+        });
+    }
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, Versioned<V>>, key: K, value: V) {
+    let version = map.get(&key).map_or(1, |old| old.version + 1);
+    map.insert(key, Versioned { value, version });
+}
+
+fn node_record(name: &NodeName, view: &NodeView, old: Option<&NodeRecord>) -> NodeRecord {
+    let (engine, unknown) = match &view.engine {
+        EngineView::Known { info, .. } => (Some(info.clone()), None),
+        EngineView::Unknown(unknown) => (old.and_then(|o| o.engine.clone()), Some(unknown.clone())),
+        EngineView::NotAsked => (old.and_then(|o| o.engine.clone()), None),
+        EngineView::Missing => (None, None),
+    };
+    NodeRecord {
+        name: name.clone(),
+        observed: Some(view.machine.clone()),
+        engine,
+        host_keys: view.machine.ssh.host_keys.clone(),
+        unknown,
+        operation: None,
+    }
+}
+
+/// The endpoints of a container: each published port at its node's private address.
+pub(super) fn endpoints(view: &NodeView, container: &ObservedContainer) -> Vec<Endpoint> {
+    let Some(ip) = view.machine.addresses.private else {
+        return Vec::new();
+    };
+    let mut endpoints: Vec<Endpoint> = container
+        .ports
+        .iter()
+        .map(|(container_port, protocol, port)| Endpoint {
+            ip,
+            port: *port,
+            container_port: *container_port,
+            protocol: *protocol,
+        })
+        .collect();
+    endpoints.sort();
+    endpoints
+}

@@ -1,0 +1,488 @@
+//! Steps of a plan, what holds others up, and the reason of each, as data.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    ContainerId, DependencyCondition, InstanceId, InstanceState, NodeName, ServiceName, Subject,
+};
+use crate::registry::RejectedSpec;
+
+/// The identity of a step: the same step in two plans has the same id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StepId(pub String);
+
+impl fmt::Display for StepId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "action")]
+#[non_exhaustive]
+pub enum Action {
+    /// Makes a node.
+    ProvisionNode {
+        /// Which one.
+        node: NodeName,
+    },
+    /// Starts a stopped node.
+    StartNode {
+        /// Which one.
+        node: NodeName,
+    },
+    /// Turns a node into a Docker host.
+    PrepareNode {
+        /// Which one.
+        node: NodeName,
+    },
+    /// Deletes a node that is no longer declared.
+    DeleteNode {
+        /// Which one.
+        node: NodeName,
+    },
+    /// Builds a service's image.
+    BuildImage {
+        /// The image's name.
+        image: String,
+        /// The service whose declaration says how.
+        service: ServiceName,
+        /// Where.
+        node: NodeName,
+    },
+    /// Copies an image from another node.
+    CopyImage {
+        /// The image's name.
+        image: String,
+        /// From where.
+        from: NodeName,
+        /// To where.
+        node: NodeName,
+    },
+    /// Pulls an image.
+    PullImage {
+        /// The image's name.
+        image: String,
+        /// Where.
+        node: NodeName,
+    },
+    /// Makes sure that an instance's container exists and runs.
+    StartInstance {
+        /// Which replica of which service.
+        instance: InstanceId,
+        /// The container's name.
+        container: String,
+        /// Where.
+        node: NodeName,
+    },
+    /// Stops an instance's container and keeps it.
+    StopInstance {
+        /// Which replica of which service.
+        instance: InstanceId,
+        /// The container's name.
+        container: String,
+        /// The engine's id of it.
+        id: ContainerId,
+        /// Where.
+        node: NodeName,
+    },
+    /// Removes an instance's container.
+    RemoveInstance {
+        /// Which replica of which service.
+        instance: InstanceId,
+        /// The container's name.
+        container: String,
+        /// The engine's id of it.
+        id: ContainerId,
+        /// Where.
+        node: NodeName,
+    },
+}
+
+impl Action {
+    /// The node that it works on; the bounds per node go by it.
+    pub fn node(&self) -> &NodeName {
+        match self {
+            Self::ProvisionNode { node }
+            | Self::StartNode { node }
+            | Self::PrepareNode { node }
+            | Self::DeleteNode { node }
+            | Self::BuildImage { node, .. }
+            | Self::CopyImage { node, .. }
+            | Self::PullImage { node, .. }
+            | Self::StartInstance { node, .. }
+            | Self::StopInstance { node, .. }
+            | Self::RemoveInstance { node, .. } => node,
+        }
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::ProvisionNode { node }
+            | Self::StartNode { node }
+            | Self::PrepareNode { node }
+            | Self::DeleteNode { node }
+            | Self::CopyImage { node, .. }
+            | Self::PullImage { node, .. } => Subject::Node(node.clone()),
+            Self::BuildImage { service, .. } => Subject::Service(service.clone()),
+            Self::StartInstance { instance, .. }
+            | Self::StopInstance { instance, .. }
+            | Self::RemoveInstance { instance, .. } => Subject::Instance(instance.clone()),
+        }
+    }
+
+    /// Whether its effect is seen at the cloud rather than on the engine.
+    pub fn is_at_cloud(&self) -> bool {
+        matches!(
+            self,
+            Self::ProvisionNode { .. } | Self::StartNode { .. } | Self::DeleteNode { .. }
+        )
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> StepId {
+        StepId(match self {
+            Self::ProvisionNode { node } => format!("node/{node}/provision"),
+            Self::StartNode { node } => format!("node/{node}/start"),
+            Self::PrepareNode { node } => format!("node/{node}/prepare"),
+            Self::DeleteNode { node } => format!("node/{node}/delete"),
+            // One id for all ways to an image: whichever is chosen, it is the same need.
+            Self::BuildImage { image, node, .. }
+            | Self::CopyImage { image, node, .. }
+            | Self::PullImage { image, node } => format!("node/{node}/image/{image}"),
+            Self::StartInstance {
+                container, node, ..
+            } => {
+                format!("node/{node}/start/{container}")
+            }
+            Self::StopInstance {
+                container, node, ..
+            } => format!("node/{node}/stop/{container}"),
+            Self::RemoveInstance {
+                container, node, ..
+            } => {
+                format!("node/{node}/remove/{container}")
+            }
+        })
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ProvisionNode { node } => write!(f, "provision node {node}"),
+            Self::StartNode { node } => write!(f, "start node {node}"),
+            Self::PrepareNode { node } => write!(f, "prepare {node} for Docker"),
+            Self::DeleteNode { node } => write!(f, "delete node {node}"),
+            Self::BuildImage { image, node, .. } => write!(f, "build {image} on {node}"),
+            Self::CopyImage { image, from, node } => {
+                write!(f, "copy {image} from {from} to {node}")
+            }
+            Self::PullImage { image, node } => write!(f, "pull {image} on {node}"),
+            Self::StartInstance { instance, node, .. } => write!(f, "start {instance} on {node}"),
+            Self::StopInstance { instance, node, .. } => write!(f, "stop {instance} on {node}"),
+            Self::RemoveInstance {
+                instance,
+                node,
+                container,
+                ..
+            } => write!(f, "remove {instance}'s container {container} on {node}"),
+        }
+    }
+}
+
+/// Why a step is in the plan: what was declared, what was observed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "because")]
+#[non_exhaustive]
+pub enum Reason {
+    /// The node is declared and the cloud has none of that name.
+    NodeAbsent,
+    /// The node is declared and stopped.
+    NodeStopped,
+    /// The node runs and has no engine that answers.
+    EngineMissing,
+    /// The node is of this platform and no longer declared.
+    NodeNotDeclared,
+    /// An image is needed and the node does not have it.
+    ImageAbsent {
+        /// What needs it.
+        needed_by: Subject,
+        /// Why it is built, copied or pulled.
+        way: String,
+    },
+    /// A replica is declared and no container of it exists.
+    InstanceAbsent,
+    /// A replica's container was made and never started.
+    NeverStarted,
+    /// A replica's container ended and its restart policy says to start it again.
+    Ended {
+        /// With this exit code.
+        code: i64,
+        /// How often it has ended since it was last ready.
+        times: u32,
+    },
+    /// The declaration of the service changed.
+    SpecChanged {
+        /// The digest that runs, its first digits.
+        from: String,
+        /// The digest that is declared, its first digits.
+        to: String,
+    },
+    /// The replica is placed on another node now.
+    Moved {
+        /// Where it was.
+        from: NodeName,
+    },
+    /// A container is superseded by one that is ready.
+    Superseded,
+    /// The service, or this replica of it, is no longer declared.
+    NotDeclared,
+    /// The new specification did not become ready, so the former one comes back.
+    RolledBack {
+        /// Why the new one was given up.
+        why: String,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodeAbsent => f.write_str("declared; the cloud has no such node"),
+            Self::NodeStopped => f.write_str("declared; the node is stopped"),
+            Self::EngineMissing => f.write_str("the node runs, but no Docker engine answers on it"),
+            Self::NodeNotDeclared => f.write_str("made for this platform, no longer declared"),
+            Self::ImageAbsent { needed_by, way } => {
+                write!(f, "{needed_by} needs it, the node does not have it; {way}")
+            }
+            Self::InstanceAbsent => f.write_str("declared; no container of it exists"),
+            Self::NeverStarted => f.write_str("its container was made and never started"),
+            Self::Ended { code, times } => write!(
+                f,
+                "its container ended with exit code {code} ({times}×); its restart policy keeps it alive"
+            ),
+            Self::SpecChanged { from, to } => {
+                write!(f, "its declaration changed: {from} runs, {to} is declared")
+            }
+            Self::Moved { from } => write!(f, "it is placed here now and was on {from}"),
+            Self::Superseded => f.write_str("the container that replaces it is ready"),
+            Self::NotDeclared => f.write_str("it runs and is not declared"),
+            Self::RolledBack { why } => {
+                write!(
+                    f,
+                    "the new one was given up ({why}); the former one comes back"
+                )
+            }
+        }
+    }
+}
+
+/// A step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Its identity.
+    pub id: StepId,
+    /// What it does.
+    #[serde(flatten)]
+    pub action: Action,
+    /// Steps of the same plan that must be done before it.
+    pub needs: BTreeSet<StepId>,
+    /// Why it is in the plan.
+    pub reason: Reason,
+}
+
+/// What holds something up that the declaration wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "because")]
+#[non_exhaustive]
+pub enum HeldBy {
+    /// The cloud does not answer.
+    CloudUnknown {
+        /// Since when.
+        since: DateTime<Utc>,
+        /// Why.
+        why: String,
+    },
+    /// The node cannot be asked.
+    NodeUnknown {
+        /// Which one.
+        node: NodeName,
+        /// Since when.
+        since: DateTime<Utc>,
+        /// Why.
+        why: String,
+    },
+    /// The node is on its way.
+    NodeChanging {
+        /// Which one.
+        node: NodeName,
+        /// What the cloud says of it.
+        power: String,
+    },
+    /// A node that something runs on is not usable, for a reason of its own.
+    Node {
+        /// Which one.
+        node: NodeName,
+    },
+    /// The image is not there yet, for a reason of its own.
+    Image {
+        /// Which one.
+        image: String,
+    },
+    /// The container runs and is not ready yet.
+    NotReadyYet {
+        /// Since when it runs.
+        since: Option<DateTime<Utc>>,
+    },
+    /// A service that must be up before it is not.
+    Dependency {
+        /// Which one.
+        service: ServiceName,
+        /// What is awaited of it.
+        condition: DependencyCondition,
+    },
+    /// It starts last, and this service is not up.
+    StartsLast {
+        /// One of those that are not up.
+        service: ServiceName,
+    },
+    /// It failed, and is tried again later.
+    Backoff {
+        /// What failed.
+        step: StepId,
+        /// When it is tried again.
+        until: DateTime<Utc>,
+        /// How often it failed.
+        failures: u32,
+        /// What it said the last time.
+        why: String,
+    },
+    /// It is no longer declared and stops only after this service.
+    StopsAfter {
+        /// One of those that stop before it.
+        service: ServiceName,
+    },
+    /// The node is no longer declared, and something on it has not moved away yet.
+    StillUsed,
+    /// No node can take it.
+    NoNodeFits {
+        /// What each node lacks, or what all lack.
+        why: String,
+    },
+    /// It failed, and only another declaration or a person changes that.
+    Failed {
+        /// What happened.
+        why: String,
+    },
+}
+
+impl fmt::Display for HeldBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CloudUnknown { since, why } => {
+                write!(
+                    f,
+                    "the cloud does not answer since {}: {why}",
+                    short(*since)
+                )
+            }
+            Self::NodeUnknown { node, since, why } => {
+                write!(
+                    f,
+                    "node {node} cannot be asked since {}: {why}",
+                    short(*since)
+                )
+            }
+            Self::NodeChanging { node, power } => write!(f, "node {node} is {power}"),
+            Self::Node { node } => write!(f, "waits for node {node}"),
+            Self::Image { image } => write!(f, "waits for the image {image}"),
+            Self::NotReadyYet { .. } => f.write_str("runs, not ready yet"),
+            Self::Dependency { service, condition } => match condition {
+                DependencyCondition::ServiceStarted => {
+                    write!(f, "waits for {service} to be started")
+                }
+                DependencyCondition::ServiceHealthy => write!(f, "waits for {service} to be ready"),
+                DependencyCondition::ServiceCompletedSuccessfully => {
+                    write!(f, "waits for {service} to complete")
+                }
+            },
+            Self::StartsLast { service } => write!(f, "starts last, and {service} is not up yet"),
+            Self::StopsAfter { service } => write!(f, "stops after {service}"),
+            Self::StillUsed => f.write_str("no longer declared, but something still runs on it"),
+            Self::Backoff {
+                until,
+                failures,
+                why,
+                ..
+            } => write!(
+                f,
+                "failed {failures}×, tried again at {}: {why}",
+                short(*until)
+            ),
+            Self::NoNodeFits { why } => write!(f, "fits no node: {why}"),
+            Self::Failed { why } => f.write_str(why),
+        }
+    }
+}
+
+fn short(at: DateTime<Utc>) -> impl fmt::Display {
+    at.format("%H:%M:%S")
+}
+
+/// Something that the declaration wants and that has no step that could begin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// What is held up.
+    pub subject: Subject,
+    /// By what.
+    #[serde(flatten)]
+    pub by: HeldBy,
+}
+
+/// How one declared replica stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// Where it is placed.
+    pub node: Option<NodeName>,
+    /// Its container, if it exists.
+    pub container: Option<ContainerId>,
+    /// Its state.
+    pub state: InstanceState,
+    /// Whether this round will change nothing of it any more: it is ready, completed or
+    /// failed, or held up by something that failed.
+    pub settled: bool,
+}
+
+/// The ordered difference between what is declared and what is observed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What is to be done; each step stands behind those that it needs.
+    pub steps: Vec<Step>,
+    /// What cannot be done now, and why.
+    pub held: Vec<Held>,
+    /// How each declared replica stands.
+    pub instances: BTreeMap<InstanceId, InstanceStatus>,
+    /// Whether the round has ended: every node is usable or failed, every replica is ready,
+    /// completed or failed.
+    #[serde(default)]
+    pub settled: bool,
+    /// Specifications that are given up now, since their predecessor is there to come back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejects: Vec<RejectedSpec>,
+    /// When time alone changes the plan, the next such moment.
+    pub next_change: Option<DateTime<Utc>>,
+}
+
+impl Plan {
+    /// Whether nothing is to be done and nothing is waited for.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.held.is_empty()
+    }
+}

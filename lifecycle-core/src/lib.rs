@@ -11,6 +11,8 @@
 
 #[cfg(feature = "api")]
 pub mod api;
+#[cfg(feature = "api")]
+pub mod bootstrap;
 pub mod clock;
 pub mod cloud;
 pub mod code;

@@ -138,6 +138,12 @@ impl ApiClient {
         self.get(&format!("/v1/events?after={after}")).await
     }
 
+    /// The cursor behind the latest event.
+    pub async fn last_event(&self) -> Result<u64> {
+        let page: EventsV1 = self.get("/v1/events?after=latest").await?;
+        Ok(page.cursor)
+    }
+
     /// `PUT /v1/platform`: hands a declaration over.
     pub async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
         let response = self
@@ -312,7 +318,7 @@ fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
             why: detail,
             mend,
         },
-        StatusCode::NOT_FOUND => Error::NotFound { what: detail },
+        StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { what: detail },
         StatusCode::CONFLICT => Error::Conflict {
             what: path.to_owned(),
             why: detail,

@@ -554,7 +554,7 @@ impl Driver {
             kind,
             subject: action.subject(),
             message,
-            data: serde_json::to_value(action).unwrap_or_default(),
+            data: serde_json::json!({ "step": action.id(), "does": action }),
         });
     }
 }

@@ -194,6 +194,8 @@ pub struct Snapshot {
     pub manager: Option<ManagerEndpoint>,
     /// Whether the first round has ended.
     pub converged: bool,
+    /// The id of the latest event; 0 before the first.
+    pub last_event: u64,
 }
 
 /// How an attempt to lead ended.

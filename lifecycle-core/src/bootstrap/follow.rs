@@ -1,0 +1,187 @@
+//! Follows the manager until the round has ended, and sums up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use super::PACE;
+use super::progress::{Progress, Reporter};
+use crate::api::ApiClient;
+use crate::api::wire::{InstanceV1, ServiceV1};
+use crate::error::{Error, Result, Retry};
+use crate::model::{Event, EventKind};
+
+/// How long a manager that answered may be silent.
+const SILENCE: Duration = Duration::from_mins(1);
+
+/// How many last lines of a failed instance are shown.
+const LAST_LINES: u32 = 10;
+
+/// How a bring-up ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The generation that was brought up.
+    pub generation: u64,
+    /// All services with their replicas.
+    pub services: Vec<ServiceV1>,
+    /// Those that failed.
+    pub failures: Vec<ServiceFailure>,
+}
+
+/// A replica that did not come up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceFailure {
+    /// `<service>-<replica>`.
+    pub instance: String,
+    /// Why.
+    pub why: String,
+    /// Its last lines.
+    pub last_lines: Vec<String>,
+}
+
+/// Follows until generation `generation` has settled, telling what happens after `cursor`.
+pub(super) async fn follow(
+    client: &ApiClient,
+    generation: u64,
+    cursor: u64,
+    reporter: &dyn Reporter,
+) -> Result<Outcome> {
+    let mut following = Following {
+        reporter,
+        cursor,
+        since: BTreeMap::new(),
+        heard: Instant::now(),
+    };
+    loop {
+        match following.once(client, generation).await {
+            Ok(true) => break,
+            Ok(false) => following.heard = Instant::now(),
+            Err(error) => match error.retry() {
+                Retry::After(_) if following.heard.elapsed() < SILENCE => {}
+                _ => return Err(error),
+            },
+        }
+        tokio::time::sleep(PACE).await;
+    }
+    let services = client.services().await?;
+    let mut failures = Vec::new();
+    for service in &services {
+        for instance in &service.instances {
+            if !matches!(instance.state.as_str(), "ready" | "completed") {
+                failures.push(failure(client, service, instance).await);
+            }
+        }
+    }
+    Ok(Outcome {
+        generation,
+        services,
+        failures,
+    })
+}
+
+async fn failure(client: &ApiClient, service: &ServiceV1, instance: &InstanceV1) -> ServiceFailure {
+    let mut last_lines = Vec::new();
+    if instance.container.is_some()
+        && let Ok(lines) = client.logs(&service.name, Some(LAST_LINES), false).await
+    {
+        let lines: Vec<_> = lines.collect().await;
+        last_lines = lines
+            .into_iter()
+            .filter_map(Result::ok)
+            .filter(|l| l.instance == instance.id)
+            .map(|l| l.line.text)
+            .collect();
+    }
+    ServiceFailure {
+        instance: instance.id.clone(),
+        why: instance
+            .why
+            .clone()
+            .unwrap_or_else(|| format!("it is {}", instance.state)),
+        last_lines,
+    }
+}
+
+struct Following<'a> {
+    reporter: &'a dyn Reporter,
+    cursor: u64,
+    since: BTreeMap<String, Instant>,
+    heard: Instant,
+}
+
+impl Following<'_> {
+    /// Shows what is new. True once the round has ended.
+    async fn once(&mut self, client: &ApiClient, generation: u64) -> Result<bool> {
+        let progress = client.progress().await?;
+        let over = progress.settled && progress.generation >= generation;
+        self.events(client).await?;
+        for step in &progress.running {
+            if let Some(line) = &step.last_line {
+                self.reporter.report(Progress::Line {
+                    key: step.id.to_string(),
+                    text: line.clone(),
+                });
+            }
+        }
+        Ok(over)
+    }
+
+    async fn events(&mut self, client: &ApiClient) -> Result<()> {
+        loop {
+            let page = match client.events(self.cursor).await {
+                Err(Error::NotFound { .. }) => {
+                    // They are not kept any longer; what matters now is what comes.
+                    self.cursor = client.last_event().await?;
+                    return Ok(());
+                }
+                page => page?,
+            };
+            if page.events.is_empty() {
+                return Ok(());
+            }
+            self.cursor = page.cursor;
+            for event in &page.events {
+                self.tell(event);
+            }
+        }
+    }
+
+    fn tell(&mut self, event: &Event) {
+        let message = event.event.message.clone();
+        let step = event.event.data.get("step").and_then(|v| v.as_str());
+        let key = step.unwrap_or_default().to_owned();
+        match event.event.kind {
+            EventKind::StepStarted => {
+                self.since.insert(key.clone(), Instant::now());
+                self.reporter.report(Progress::Began { key, what: message });
+            }
+            EventKind::StepSucceeded => {
+                let took = self.since.remove(&key).map(|at| at.elapsed());
+                self.reporter.report(Progress::Done {
+                    key,
+                    what: message,
+                    took: took.unwrap_or_default(),
+                });
+            }
+            EventKind::StepFailed => {
+                self.since.remove(&key);
+                self.reporter.report(Progress::Failed {
+                    key,
+                    what: String::new(),
+                    why: message,
+                });
+            }
+            EventKind::Ready
+            | EventKind::NotReady
+            | EventKind::Failed
+            | EventKind::NodeUnknown
+            | EventKind::NodeKnown => self.reporter.report(Progress::Told { text: message }),
+            EventKind::Declared
+            | EventKind::Planned
+            | EventKind::Converged
+            | EventKind::Leading => {}
+        }
+    }
+}

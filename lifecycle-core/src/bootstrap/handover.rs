@@ -1,0 +1,161 @@
+//! What the bootstrapper hands to the manager: files of root's in one directory of the
+//! manager's node, which the manager's container sees at the same path. The bootstrapper never
+//! opens the registry beside them.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::secrets::PlatformSecrets;
+use crate::api::Authority;
+use crate::error::{Error, Result};
+use crate::host::HostFile;
+use crate::model::{PlatformId, PlatformName};
+use crate::platform::{CloudSpec, Declaration, ManagerEndpoint};
+use crate::reconcile::execute::node_directory;
+use crate::secret::{PlatformKey, Sensitive, token_hash};
+
+/// The socket of the operator's own engine as a local manager's node sees it.
+pub const HOST_ENGINE_SOCKET: &str = "/run/lifecycle/host-docker.sock";
+
+/// What of a hand-over is no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerConfig {
+    /// The platform's name.
+    pub name: PlatformName,
+    /// The platform's identity.
+    pub platform: PlatformId,
+    /// Where the manager's API is to be.
+    pub endpoint: ManagerEndpoint,
+    /// Where nodes come from.
+    pub cloud: CloudSpec,
+    /// The public key that new nodes accept.
+    pub ssh_public: String,
+    /// SHA-256 of the token that changes things.
+    pub admin_token_hash: String,
+}
+
+/// Everything that a manager starts with.
+#[derive(Debug, Clone)]
+pub struct Handover {
+    /// What is no secret.
+    pub config: ManagerConfig,
+    /// The platform's key.
+    pub key: PlatformKey,
+    /// The platform's authority.
+    pub authority: Authority,
+    /// The token that reads.
+    pub read_token: Sensitive,
+    /// The private key that opens the nodes.
+    pub ssh_private: Sensitive,
+    /// What to start with, if the registry holds no declaration.
+    pub declaration: Option<Declaration>,
+}
+
+const CONFIG: &str = "config.json";
+const KEY: &str = "platform.key";
+const CA: &str = "ca.pem";
+const CA_KEY: &str = "ca.key";
+const READ_TOKEN: &str = "read.token";
+const SSH: &str = "ssh.key";
+const DECLARATION: &str = "declaration.json";
+
+/// The directory of the hand-over on the manager's node.
+pub fn handover_directory(platform: PlatformId) -> String {
+    format!("{}/manager", node_directory(platform))
+}
+
+/// The directory of the code bases on the manager's node.
+pub fn code_directory(platform: PlatformId) -> String {
+    format!("{}/code", node_directory(platform))
+}
+
+impl Handover {
+    /// What `secrets` and `declaration` hand to a manager at `endpoint`.
+    pub fn new(
+        secrets: &PlatformSecrets,
+        declaration: &Declaration,
+        endpoint: ManagerEndpoint,
+    ) -> Self {
+        Self {
+            config: ManagerConfig {
+                name: declaration.name.clone(),
+                platform: declaration.id,
+                endpoint,
+                cloud: declaration.cloud.clone(),
+                ssh_public: secrets.ssh.public.clone(),
+                admin_token_hash: token_hash(&secrets.admin_token),
+            },
+            key: secrets.key.clone(),
+            authority: secrets.authority.clone(),
+            read_token: secrets.read_token.clone(),
+            ssh_private: secrets.ssh.private.clone(),
+            declaration: Some(declaration.clone()),
+        }
+    }
+
+    /// The files, in the order in which they are put: the configuration last.
+    pub fn files(&self) -> Result<Vec<HostFile>> {
+        let directory = handover_directory(self.config.platform);
+        let failed = |e: serde_json::Error| Error::failed("writing the hand-over", e.to_string());
+        let declaration = self
+            .declaration
+            .as_ref()
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(failed)?;
+        let config = serde_json::to_string_pretty(&self.config).map_err(failed)?;
+        let mut files = vec![
+            (KEY, self.key.to_hex().expose().to_owned()),
+            (CA, self.authority.certificate.clone()),
+            (CA_KEY, self.authority.key.expose().to_owned()),
+            (READ_TOKEN, self.read_token.expose().to_owned()),
+            (SSH, self.ssh_private.expose().to_owned()),
+        ];
+        files.extend(declaration.map(|text| (DECLARATION, text)));
+        files.push((CONFIG, config));
+        Ok(files
+            .into_iter()
+            .map(|(name, text)| HostFile::new(format!("{directory}/{name}"), 0o400, text))
+            .collect())
+    }
+
+    /// Reads what the bootstrapper put into the platform's directory.
+    pub fn read(platform_directory: &Path) -> Result<Self> {
+        let directory = platform_directory.join("manager");
+        let config: ManagerConfig = parse(&directory, CONFIG, &read(&directory, CONFIG)?)?;
+        let declaration = match std::fs::read_to_string(directory.join(DECLARATION)) {
+            Ok(text) => Some(parse(&directory, DECLARATION, &text)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(cannot_read(&directory.join(DECLARATION), error)),
+        };
+        Ok(Self {
+            config,
+            key: PlatformKey::from_hex(&read(&directory, KEY)?)?,
+            authority: Authority {
+                certificate: read(&directory, CA)?,
+                key: Sensitive::new(read(&directory, CA_KEY)?),
+            },
+            read_token: Sensitive::new(read(&directory, READ_TOKEN)?),
+            ssh_private: Sensitive::new(read(&directory, SSH)?),
+            declaration,
+        })
+    }
+}
+
+fn read(directory: &Path, name: &str) -> Result<String> {
+    let path = directory.join(name);
+    std::fs::read_to_string(&path).map_err(|error| cannot_read(&path, error))
+}
+
+fn cannot_read(path: &Path, error: std::io::Error) -> Error {
+    Error::io(format!("reading {}", path.display()), error)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(directory: &Path, name: &str, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| Error::Corrupt {
+        what: directory.join(name).display().to_string(),
+        // A declaration holds secrets, so the place is told and not the text.
+        why: format!("line {}, column {}", error.line(), error.column()),
+    })
+}

@@ -1,0 +1,194 @@
+//! The manager's own image and container: built like any other image, replaced stop-first with
+//! a way back.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use super::handover::{HOST_ENGINE_SOCKET, Handover, handover_directory};
+use super::progress::Stage;
+use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, own_digest, retry_or};
+use crate::api::ApiClient;
+use crate::error::Result;
+use crate::host::{ByteStream, NodeHandle};
+use crate::model::{ContainerTemplate, SpecDigest};
+use crate::platform::{CloudSpec, Declaration, ManagerEndpoint};
+use crate::reconcile::execute::node_directory;
+use crate::runtime::{
+    BuildRequest, ContainerSpec, ContainerState, HostBind, ObservedContainer, Owner, Role,
+};
+
+/// What the manager's image is built from.
+///
+/// # Guarantees
+/// `digest` is the SHA-256 of what `context` holds.
+#[async_trait]
+pub trait ManagerImage: Debug + Send + Sync + 'static {
+    /// The content's digest, in hexadecimal.
+    async fn digest(&self) -> Result<String>;
+
+    /// The build context, an uncompressed tar archive with a `Dockerfile`.
+    async fn context(&self) -> Result<ByteStream>;
+}
+
+/// What the digest of the manager's container covers.
+#[derive(Serialize)]
+struct ManagerForm<'a> {
+    version: &'static str,
+    image: &'a str,
+    port: u16,
+    cloud: &'a CloudSpec,
+}
+
+impl Bootstrapper {
+    /// Sees to it that the manager runs as it should, and answers.
+    pub(super) async fn manager(
+        &self,
+        node: &NodeHandle,
+        declaration: &Declaration,
+        endpoint: ManagerEndpoint,
+    ) -> Result<ApiClient> {
+        let image = self.manager_image(node, declaration).await?;
+        let spec = self.manager_spec(declaration, &image, &endpoint)?;
+        let client = self.dial(node, declaration.id, endpoint.port)?;
+        let former = self.former_manager(node, &spec).await?;
+        let current = node
+            .runtime
+            .state()
+            .await?
+            .containers
+            .into_iter()
+            .find(|c| c.name == spec.name && matches!(c.state, ContainerState::Running { .. }));
+        if current.is_none() {
+            let stage = Stage::begin(
+                self.reporter.as_ref(),
+                format!("start the lifecycle manager on {}", endpoint.node),
+            );
+            for file in Handover::new(&self.secrets, declaration, endpoint).files()? {
+                node.host.put(file).await?;
+            }
+            for old in &former {
+                node.runtime.stop_container(&old.name, None).await?;
+            }
+            node.runtime.ensure_container(&spec).await?;
+            stage.done();
+        }
+        if let Err(error) = self.answers(&client).await {
+            // The way back: what ran before runs again.
+            if let Some(old) = former.first() {
+                node.runtime.remove_container(&spec.name).await?;
+                node.runtime.start_container(&old.name).await?;
+            }
+            return Err(error);
+        }
+        for old in &former {
+            node.runtime.remove_container(&old.name).await?;
+        }
+        Ok(client)
+    }
+
+    async fn answers(&self, client: &ApiClient) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
+        loop {
+            match client.health().await {
+                Ok(()) => return Ok(()),
+                Err(error) => retry_or(error, deadline).await?,
+            }
+        }
+    }
+
+    async fn manager_image(&self, node: &NodeHandle, declaration: &Declaration) -> Result<String> {
+        let digest = self.manager_image.digest().await?;
+        let short = digest.get(..12).unwrap_or(&digest);
+        let name = format!("{}/lifecycle-manager:{short}", declaration.name);
+        if node.runtime.image(&name).await?.is_none() {
+            let stage = Stage::begin(
+                self.reporter.as_ref(),
+                format!("build {name} on {}", declaration.manager.node),
+            );
+            let request = BuildRequest {
+                tag: name.clone(),
+                dockerfile: "Dockerfile".into(),
+                args: std::collections::BTreeMap::new(),
+                context: self.manager_image.context().await?,
+            };
+            let line = |text: &str| stage.line(text);
+            node.runtime.build_image(request, &line).await?;
+            stage.done();
+        }
+        Ok(name)
+    }
+
+    fn manager_spec(
+        &self,
+        declaration: &Declaration,
+        image: &str,
+        endpoint: &ManagerEndpoint,
+    ) -> Result<ContainerSpec> {
+        let form = ManagerForm {
+            version: "1",
+            image,
+            port: endpoint.port,
+            cloud: &declaration.cloud,
+        };
+        let digest = SpecDigest::from_hex(own_digest(&self.secrets.key, &form)?);
+        let directory = node_directory(declaration.id);
+        let mut binds = vec![HostBind {
+            source: directory.clone(),
+            target: directory.clone(),
+            read_only: false,
+        }];
+        // Last, so that it covers the writable mount above: nobody but root of the node
+        // changes what was handed over.
+        let handover = handover_directory(declaration.id);
+        binds.push(HostBind {
+            source: handover.clone(),
+            target: handover,
+            read_only: true,
+        });
+        match declaration.cloud {
+            CloudSpec::Local { .. } => binds.push(HostBind {
+                source: HOST_ENGINE_SOCKET.into(),
+                target: HOST_ENGINE_SOCKET.into(),
+                read_only: false,
+            }),
+        }
+        Ok(ContainerSpec {
+            name: format!(
+                "{}-{}-lifecycle-manager-{}",
+                declaration.name,
+                declaration.id.short(),
+                digest.short()
+            ),
+            owner: Owner {
+                id: declaration.id,
+                name: declaration.name.clone(),
+            },
+            role: Role::Manager,
+            digest,
+            image: image.to_owned(),
+            template: ContainerTemplate {
+                command: Some(vec!["run".into(), "--directory".into(), directory]),
+                ..ContainerTemplate::default()
+            },
+            ports: std::collections::BTreeMap::new(),
+            binds,
+            host_network: true,
+            starts_with_engine: true,
+        })
+    }
+
+    async fn former_manager(
+        &self,
+        node: &NodeHandle,
+        spec: &ContainerSpec,
+    ) -> Result<Vec<ObservedContainer>> {
+        let state = node.runtime.state().await?;
+        Ok(state
+            .containers
+            .into_iter()
+            .filter(|c| c.role == Role::Manager && c.name != spec.name)
+            .collect())
+    }
+}

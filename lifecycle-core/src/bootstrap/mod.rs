@@ -1,0 +1,442 @@
+//! The bootstrapper as a library call: sees to it that the manager's node runs, that the
+//! manager runs on it, hands the declaration over, and follows until the platform is up.
+//!
+//! Every step looks first and changes only what is missing, so that a call that was broken off
+//! anywhere goes on where it ended.
+
+mod down;
+mod follow;
+mod handover;
+mod manager_container;
+mod progress;
+mod secrets;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use follow::{Outcome, ServiceFailure};
+pub use handover::{
+    HOST_ENGINE_SOCKET, Handover, ManagerConfig, code_directory, handover_directory,
+};
+pub use manager_container::ManagerImage;
+pub use progress::{Progress, Reporter};
+pub use secrets::{OperatorState, Placed, PlatformSecrets, SshKeyPair, StateDirectory};
+
+use self::progress::Stage;
+use crate::api::{ApiClient, Dial};
+use crate::cloud::{CloudProvider, ObservedNode, Power};
+use crate::error::{Error, Result, Retry};
+use crate::host::{Duplex, ForwardTarget, HostCommand, HostFile, NodeAccess, NodeHandle};
+use crate::model::{Epoch, Generation, ImageSource, PlatformId};
+use crate::platform::{Declaration, ManagerEndpoint};
+use crate::reconcile::declared::listed_name;
+use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Target};
+use crate::registry::{Lease, Registry};
+use crate::runtime::ContainerRuntime;
+use crate::secret::PlatformKey;
+
+/// How long a manager that was just started may take to answer.
+const MANAGER_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
+
+/// How often is asked again while something is waited for.
+const PACE: Duration = Duration::from_millis(200);
+
+/// The bootstrapper of one platform.
+#[derive(Debug, Clone)]
+pub struct Bootstrapper {
+    /// Cloud, nodes, time; its registry is a scratch one, never the platform's.
+    pub backends: Backends,
+    /// The operator's own container engine, whose images need not be pulled again.
+    pub operator_engine: Option<Arc<dyn ContainerRuntime>>,
+    /// What the operator's machine keeps.
+    pub state: Arc<dyn OperatorState>,
+    /// The platform's secrets.
+    pub secrets: PlatformSecrets,
+    /// What the manager's image is made from.
+    pub manager_image: Arc<dyn ManagerImage>,
+    /// Who is told how far it is.
+    pub reporter: Arc<dyn Reporter>,
+    /// How the control loop works.
+    pub driver: DriverOptions,
+}
+
+/// What `up` is to do beyond the usual.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UpOptions {
+    /// Provision and prepare every declared node before the manager starts. Acts only while no
+    /// manager runs.
+    pub all_nodes: bool,
+}
+
+impl Bootstrapper {
+    /// Brings the platform up and follows until every service is ready or has failed.
+    pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
+        self.preflight(declaration).await?;
+        self.state
+            .keep_placed(&Placed {
+                cloud: declaration.cloud.clone(),
+                manager: declaration.manager.clone(),
+            })
+            .await?;
+        self.nodes(declaration, options).await?;
+        let machine = self.manager_machine(declaration).await?;
+        let node = self.backends.connector.connect(&machine).await?;
+        self.publish_code(&node, declaration).await?;
+        self.hand_on_images(&node, declaration).await?;
+        let endpoint = endpoint(&machine, declaration)?;
+        let client = self.manager(&node, declaration, endpoint).await?;
+        let (cursor, applied) = self.apply(&client, declaration).await?;
+        follow::follow(&client, applied.generation, cursor, self.reporter.as_ref()).await
+    }
+
+    /// A client of the running manager, through its node.
+    pub async fn client(&self, platform: PlatformId) -> Result<ApiClient> {
+        let placed = self.state.placed().await?.ok_or_else(not_up)?;
+        let machine = self
+            .backends
+            .cloud
+            .get(&placed.manager.node)
+            .await?
+            .ok_or_else(not_up)?;
+        if machine.power != Power::Running {
+            return Err(Error::Unreachable {
+                what: format!("the manager (its node {} does not run)", machine.name),
+                source: None,
+            });
+        }
+        let node = self.backends.connector.connect(&machine).await?;
+        self.dial(&node, platform, placed.manager.port)
+    }
+
+    fn dial(&self, node: &NodeHandle, platform: PlatformId, port: u16) -> Result<ApiClient> {
+        let dial = Arc::new(ThroughNode {
+            host: Arc::clone(&node.host),
+            port,
+        });
+        ApiClient::new(
+            dial,
+            platform,
+            &self.secrets.authority.certificate,
+            self.secrets.admin_token.clone(),
+        )
+    }
+
+    async fn preflight(&self, declaration: &Declaration) -> Result<()> {
+        let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
+        let report = self.backends.cloud.preflight(&nodes).await?;
+        if report.problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            what: "what is declared".into(),
+            why: report.problems.join("; "),
+            mend: "mend this first; nothing was changed".into(),
+        })
+    }
+
+    /// The manager's node, or all nodes: there, running, with Docker. The same planner and
+    /// control loop as the manager's, over a platform without services.
+    async fn nodes(&self, declaration: &Declaration, options: UpOptions) -> Result<()> {
+        let mut wanted = declaration.clone();
+        wanted.services.clear();
+        if !options.all_nodes || self.manager_answers(declaration).await {
+            wanted
+                .nodes
+                .retain(|name, _| *name == declaration.manager.node);
+        }
+        // What is not in this small platform is none of its business.
+        let cloud = Arc::new(OnlyDeclared {
+            inner: Arc::clone(&self.backends.cloud),
+            names: wanted.nodes.keys().cloned().collect(),
+        });
+        let backends = Backends {
+            cloud,
+            ..self.backends.clone()
+        };
+        let epoch = scratch_epoch(backends.registry.as_ref()).await?;
+        let declared = Declared::new(Generation(1), &wanted, &self.secrets.key)?;
+        let (_keep, target) = tokio::sync::watch::channel(Some(Target {
+            declared: Arc::new(declared),
+            api: None,
+        }));
+        let mut options = self.driver.clone();
+        options.policy.spares_manager_node = false;
+        options.policy.provisions = self.backends.cloud.capabilities().provisions;
+        let snapshot = backends.registry.snapshot().await?;
+        let driver = Driver::new(backends, options, epoch, snapshot, target);
+        let mut status = driver.status();
+        let mut shown = progress::StepLines::new(self.reporter.as_ref());
+        let watch = async {
+            loop {
+                let now = status.borrow_and_update().clone();
+                if now.generation == Generation(1) {
+                    shown.show(&now);
+                    if now.is_idle() {
+                        return Ok(());
+                    }
+                    if now.settled {
+                        return Err(nodes_failed(&now.plan));
+                    }
+                }
+                if status.changed().await.is_err() {
+                    return Err(Error::failed("the control loop", "it ended"));
+                }
+            }
+        };
+        tokio::select! {
+            result = watch => result,
+            error = driver.run() => Err(error),
+        }
+    }
+
+    async fn manager_answers(&self, declaration: &Declaration) -> bool {
+        match self.client(declaration.id).await {
+            Ok(client) => client.health().await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    async fn manager_machine(&self, declaration: &Declaration) -> Result<ObservedNode> {
+        let name = &declaration.manager.node;
+        self.backends
+            .cloud
+            .get(name)
+            .await?
+            .ok_or_else(|| Error::not_found(format!("node {name}")))
+    }
+
+    /// Copies the code bases that services are built from to the manager's node, which reads
+    /// only that copy. Named by their content, so what is there is never sent again.
+    async fn publish_code(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
+        let directory = code_directory(declaration.id);
+        let listing = format!("ls -1 '{directory}' 2>/dev/null || true");
+        let present = node
+            .host
+            .exec(HostCommand::new(listing).as_root())
+            .await?
+            .success("listing the code bases on the manager's node")?;
+        let mut sent = std::collections::BTreeSet::new();
+        for service in declaration.services.values() {
+            let ImageSource::Build(source) = &service.source else {
+                continue;
+            };
+            let file = format!("{}.tar", source.code.digest);
+            if present.lines().any(|line| line == file) || !sent.insert(file.clone()) {
+                continue;
+            }
+            let stage = Stage::begin(
+                self.reporter.as_ref(),
+                format!("send code base {}", source.code.name),
+            );
+            let contents = self.backends.code.archive(&source.code).await?;
+            node.host
+                .put(HostFile {
+                    path: format!("{directory}/{file}"),
+                    mode: 0o400,
+                    contents,
+                })
+                .await?;
+            stage.done();
+        }
+        Ok(())
+    }
+
+    /// Streams images that the platform needs and the operator's engine has to the manager's
+    /// node; the manager hands them on. What neither has, the manager pulls.
+    async fn hand_on_images(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
+        let Some(operator) = &self.operator_engine else {
+            return Ok(());
+        };
+        let mut names = std::collections::BTreeSet::new();
+        for service in declaration.services.values() {
+            match &service.source {
+                ImageSource::Image(name) => {
+                    names.insert(listed_name(name));
+                }
+                ImageSource::Build(source) => {
+                    names.extend(source.bases.iter().map(|base| listed_name(base)));
+                }
+            }
+        }
+        for name in names {
+            if node.runtime.image(&name).await?.is_some() || operator.image(&name).await?.is_none()
+            {
+                continue;
+            }
+            let stage = Stage::begin(
+                self.reporter.as_ref(),
+                format!("send image {name} to the manager's node"),
+            );
+            let archive = operator.export_image(&name).await?;
+            node.runtime.import_image(archive).await?;
+            stage.done();
+        }
+        Ok(())
+    }
+
+    /// Hands the declaration to the manager, as soon as it takes it. Gives also the cursor from
+    /// which on events belong to this run.
+    async fn apply(
+        &self,
+        client: &ApiClient,
+        declaration: &Declaration,
+    ) -> Result<(u64, crate::api::wire::AppliedV1)> {
+        let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
+        loop {
+            let attempt = async {
+                // A manager that has just begun has no history: all of it belongs to this run.
+                let is_new = !client.progress().await?.open;
+                let cursor = if is_new {
+                    0
+                } else {
+                    client.last_event().await?
+                };
+                Ok((cursor, client.apply(declaration).await?))
+            };
+            match attempt.await {
+                Ok(applied) => return Ok(applied),
+                Err(error) => retry_or(error, deadline).await?,
+            }
+        }
+    }
+}
+
+/// Pauses if the call may be repeated before the deadline.
+async fn retry_or(error: Error, deadline: tokio::time::Instant) -> Result<()> {
+    match error.retry() {
+        Retry::After(after) if tokio::time::Instant::now() < deadline => {
+            tokio::time::sleep(after.max(PACE)).await;
+            Ok(())
+        }
+        _ => Err(error),
+    }
+}
+
+fn endpoint(machine: &ObservedNode, declaration: &Declaration) -> Result<ManagerEndpoint> {
+    let ip = machine.addresses.private.ok_or_else(|| {
+        Error::failed(
+            format!("reaching node {}", machine.name),
+            "the cloud tells no private address of it",
+        )
+    })?;
+    Ok(ManagerEndpoint {
+        node: machine.name.clone(),
+        ip,
+        port: declaration.manager.port,
+    })
+}
+
+async fn scratch_epoch(registry: &dyn Registry) -> Result<Epoch> {
+    match registry
+        .acquire_lease("bootstrapper", Duration::from_hours(24))
+        .await?
+    {
+        Lease::Held(epoch) => Ok(epoch),
+        Lease::HeldBy { holder, .. } => Err(Error::Conflict {
+            what: "the bootstrapper's scratch registry".into(),
+            why: format!("{holder} uses it"),
+        }),
+    }
+}
+
+fn nodes_failed(plan: &crate::reconcile::Plan) -> Error {
+    let whys: Vec<String> = plan
+        .held
+        .iter()
+        .map(|held| match &held.by {
+            HeldBy::Backoff { why, .. } => format!("{}: {why}", held.subject),
+            by => format!("{}: {by}", held.subject),
+        })
+        .collect();
+    Error::failed("making the nodes ready", whys.join("; "))
+}
+
+fn not_up() -> Error {
+    Error::NotFound {
+        what: "a running platform (try `up` first); its manager".into(),
+    }
+}
+
+/// A way to the manager's API through its node's SSH server, so that nothing but SSH need be
+/// open to the outside.
+#[derive(Debug)]
+struct ThroughNode {
+    host: Arc<dyn NodeAccess>,
+    port: u16,
+}
+
+#[async_trait::async_trait]
+impl Dial for ThroughNode {
+    async fn dial(&self) -> Result<Box<dyn Duplex>> {
+        self.host
+            .connect(ForwardTarget::Tcp {
+                host: "127.0.0.1".into(),
+                port: self.port,
+            })
+            .await
+    }
+}
+
+/// A cloud that shows only some of its nodes.
+#[derive(Debug)]
+struct OnlyDeclared {
+    inner: Arc<dyn CloudProvider>,
+    names: std::collections::BTreeSet<crate::model::NodeName>,
+}
+
+#[async_trait::async_trait]
+impl CloudProvider for OnlyDeclared {
+    fn capabilities(&self) -> crate::cloud::CloudCapabilities {
+        self.inner.capabilities()
+    }
+
+    async fn preflight(
+        &self,
+        wanted: &[crate::model::NodeSpec],
+    ) -> Result<crate::cloud::PreflightReport> {
+        self.inner.preflight(wanted).await
+    }
+
+    async fn list(&self) -> Result<Vec<ObservedNode>> {
+        let mut nodes = self.inner.list().await?;
+        nodes.retain(|node| self.names.contains(&node.name));
+        Ok(nodes)
+    }
+
+    async fn get(&self, node: &crate::model::NodeName) -> Result<Option<ObservedNode>> {
+        self.inner.get(node).await
+    }
+
+    async fn adopt(&self, node: &crate::model::NodeName) -> Result<ObservedNode> {
+        self.inner.adopt(node).await
+    }
+
+    async fn begin(
+        &self,
+        change: crate::cloud::NodeChange,
+    ) -> Result<crate::cloud::CloudOperation> {
+        self.inner.begin(change).await
+    }
+
+    async fn poll(
+        &self,
+        operation: &crate::cloud::CloudOperation,
+    ) -> Result<crate::cloud::CloudProgress> {
+        self.inner.poll(operation).await
+    }
+
+    async fn fence(&self, node: &crate::model::NodeName) -> Result<crate::cloud::Fenced> {
+        self.inner.fence(node).await
+    }
+
+    async fn delete_shared(&self) -> Result<()> {
+        self.inner.delete_shared().await
+    }
+}
+
+/// The digest of something of the bootstrapper's own under the platform key.
+fn own_digest(key: &PlatformKey, form: &impl serde::Serialize) -> Result<String> {
+    let bytes = serde_json::to_vec(form)
+        .map_err(|error| Error::failed("writing the form of a digest", error.to_string()))?;
+    Ok(key.sign("manager digest", &bytes))
+}

@@ -1,0 +1,252 @@
+//! What the operator's machine keeps of a platform: its key, its authority, its tokens, and
+//! the SSH key of its nodes; written before the first effect, readable by their owner alone.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::api::Authority;
+use crate::error::{Error, Result};
+use crate::model::PlatformId;
+use crate::platform::{CloudSpec, ManagerSpec};
+use crate::secret::{PlatformKey, Sensitive, new_token};
+
+/// An SSH key pair in OpenSSH's forms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshKeyPair {
+    /// The private key.
+    pub private: Sensitive,
+    /// The public key, one line.
+    pub public: String,
+}
+
+/// Everything that makes someone the operator of a platform.
+#[derive(Debug, Clone)]
+pub struct PlatformSecrets {
+    /// Seals the registry, signs digests.
+    pub key: PlatformKey,
+    /// Signs the manager's certificate.
+    pub authority: Authority,
+    /// Changes things at the manager's API.
+    pub admin_token: Sensitive,
+    /// Reads at the manager's API.
+    pub read_token: Sensitive,
+    /// Opens the nodes.
+    pub ssh: SshKeyPair,
+}
+
+impl PlatformSecrets {
+    /// New secrets for a new platform.
+    pub fn generate(platform: PlatformId, ssh: SshKeyPair, now: DateTime<Utc>) -> Result<Self> {
+        Ok(Self {
+            key: PlatformKey::generate(),
+            authority: Authority::generate(platform, now)?,
+            admin_token: new_token(),
+            read_token: new_token(),
+            ssh,
+        })
+    }
+}
+
+/// Where the manager was put, so that `status` and `down` need no declaration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Where nodes come from.
+    pub cloud: CloudSpec,
+    /// The manager's node and port.
+    pub manager: ManagerSpec,
+}
+
+/// What the operator's machine keeps of one platform.
+///
+/// # Guarantees
+/// A write is whole or absent; what was written is readable to its owner alone.
+#[async_trait]
+pub trait OperatorState: std::fmt::Debug + Send + Sync + 'static {
+    /// The secrets, if they were ever made here.
+    async fn secrets(&self) -> Result<Option<PlatformSecrets>>;
+
+    /// Keeps new secrets.
+    async fn keep_secrets(&self, secrets: &PlatformSecrets) -> Result<()>;
+
+    /// Where the manager was put.
+    async fn placed(&self) -> Result<Option<Placed>>;
+
+    /// Keeps where the manager is put.
+    async fn keep_placed(&self, placed: &Placed) -> Result<()>;
+
+    /// Forgets everything. Absent is Ok.
+    async fn forget(&self) -> Result<()>;
+}
+
+/// The state as files of one directory.
+#[derive(Debug, Clone)]
+pub struct StateDirectory {
+    directory: PathBuf,
+}
+
+const KEY: &str = "platform.key";
+const CA: &str = "ca.pem";
+const CA_KEY: &str = "ca.key";
+const ADMIN: &str = "admin.token";
+const READ: &str = "read.token";
+const SSH: &str = "ssh.key";
+const SSH_PUBLIC: &str = "ssh.pub";
+const PLACED: &str = "manager.json";
+
+impl StateDirectory {
+    /// The files of `platform` below the user's configuration directory.
+    pub fn new(configuration: &Path, platform: PlatformId) -> Self {
+        Self {
+            directory: configuration.join("lifecycle").join(platform.to_string()),
+        }
+    }
+
+    /// Where the files are.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<String>> {
+        let path = self.directory.join(name);
+        match tokio::fs::read_to_string(&path).await {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(format!("reading {}", path.display()), error)),
+        }
+    }
+
+    async fn required(&self, name: &str) -> Result<String> {
+        self.read(name).await?.ok_or_else(|| Error::Invalid {
+            what: self.directory.join(name).display().to_string(),
+            why: "it is missing, but other files of this platform are here".into(),
+            mend: "restore the directory from a copy".into(),
+        })
+    }
+
+    async fn write(&self, name: &str, contents: &str) -> Result<()> {
+        let (directory, path) = (self.directory.clone(), self.directory.join(name));
+        let contents = Sensitive::new(contents);
+        let what = format!("writing {}", path.display());
+        tokio::task::spawn_blocking(move || write_privately(&directory, &path, &contents))
+            .await
+            .map_err(|error| Error::failed(what.clone(), error.to_string()))?
+            .map_err(|error| Error::io(what, error))
+    }
+}
+
+/// Writes a file beside its place and moves it there, with its permissions from the start.
+fn write_privately(directory: &Path, path: &Path, contents: &Sensitive) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let draft = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
+    file.write_all(contents.expose().as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)
+}
+
+#[async_trait]
+impl OperatorState for StateDirectory {
+    async fn secrets(&self) -> Result<Option<PlatformSecrets>> {
+        // The key is written last, so that where it is, everything is.
+        let Some(key) = self.read(KEY).await? else {
+            return Ok(None);
+        };
+        Ok(Some(PlatformSecrets {
+            key: PlatformKey::from_hex(&key)?,
+            authority: Authority {
+                certificate: self.required(CA).await?,
+                key: Sensitive::new(self.required(CA_KEY).await?),
+            },
+            admin_token: Sensitive::new(self.required(ADMIN).await?),
+            read_token: Sensitive::new(self.required(READ).await?),
+            ssh: SshKeyPair {
+                private: Sensitive::new(self.required(SSH).await?),
+                public: self.required(SSH_PUBLIC).await?,
+            },
+        }))
+    }
+
+    async fn keep_secrets(&self, secrets: &PlatformSecrets) -> Result<()> {
+        self.write(CA, &secrets.authority.certificate).await?;
+        self.write(CA_KEY, secrets.authority.key.expose()).await?;
+        self.write(ADMIN, secrets.admin_token.expose()).await?;
+        self.write(READ, secrets.read_token.expose()).await?;
+        self.write(SSH, secrets.ssh.private.expose()).await?;
+        self.write(SSH_PUBLIC, &secrets.ssh.public).await?;
+        self.write(KEY, secrets.key.to_hex().expose()).await
+    }
+
+    async fn placed(&self) -> Result<Option<Placed>> {
+        let Some(text) = self.read(PLACED).await? else {
+            return Ok(None);
+        };
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| Error::Corrupt {
+                what: self.directory.join(PLACED).display().to_string(),
+                why: error.to_string(),
+            })
+    }
+
+    async fn keep_placed(&self, placed: &Placed) -> Result<()> {
+        let text = serde_json::to_string_pretty(placed)
+            .map_err(|error| Error::failed("writing where the manager is", error.to_string()))?;
+        self.write(PLACED, &text).await
+    }
+
+    async fn forget(&self) -> Result<()> {
+        match tokio::fs::remove_dir_all(&self.directory).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
+                format!("removing {}", self.directory.display()),
+                error,
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
+
+    #[tokio::test]
+    async fn secrets_survive_and_only_their_owner_reads_them() {
+        let home = tempfile::tempdir().unwrap();
+        let platform = PlatformId::new(RandomIds.uuid());
+        let state = StateDirectory::new(home.path(), platform);
+        assert!(state.secrets().await.unwrap().is_none());
+        let ssh = SshKeyPair {
+            private: Sensitive::new("private"),
+            public: "public".into(),
+        };
+        let secrets = PlatformSecrets::generate(platform, ssh, SystemClock.now()).unwrap();
+        state.keep_secrets(&secrets).await.unwrap();
+        let again = state.secrets().await.unwrap().unwrap();
+        assert_eq!(again.authority, secrets.authority);
+        assert_eq!(again.admin_token, secrets.admin_token);
+        assert_eq!(again.key.to_hex(), secrets.key.to_hex());
+        for entry in std::fs::read_dir(state.path()).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{:?}", entry.path());
+        }
+        state.forget().await.unwrap();
+        assert!(state.secrets().await.unwrap().is_none());
+    }
+}

@@ -8,10 +8,13 @@
 //! | [`cloud`], [`host`], [`runtime`], [`code`], [`registry`] | the traits that backends implement |
 //! | [`secret`] | values that are shown nowhere, and the platform key |
 //! | [`clock`] | time and new ids, asked for |
+//! | `conformance` | the suites that every backend of a trait passes (feature `conformance`) |
 
 pub mod clock;
 pub mod cloud;
 pub mod code;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod error;
 pub mod host;
 pub mod model;

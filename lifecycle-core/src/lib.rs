@@ -8,6 +8,7 @@
 //! | [`cloud`], [`host`], [`runtime`], [`code`], [`registry`] | the traits that backends implement |
 //! | [`secret`] | values that are shown nowhere, and the platform key |
 //! | [`clock`] | time and new ids, asked for |
+//! | `conformance` | the suites that every backend of a trait passes (feature `conformance`) |
 
 #[cfg(feature = "api")]
 pub mod api;
@@ -16,6 +17,8 @@ pub mod bootstrap;
 pub mod clock;
 pub mod cloud;
 pub mod code;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod error;
 pub mod host;
 pub mod manager;

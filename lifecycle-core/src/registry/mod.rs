@@ -2,6 +2,12 @@
 //!
 //! Everything in it is declared, observable again, or history: a lost registry is rebuilt from
 //! the user's files, the cloud's tags and the engines' labels. Keep it that way.
+//!
+//! [`MemoryRegistry`] ends with its process. What a batch does is worked out in one place for
+//! every registry.
+
+mod effect;
+mod memory;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -20,6 +26,8 @@ use crate::model::{
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::runtime::EngineInfo;
 use crate::secret::Sensitive;
+
+pub use memory::MemoryRegistry;
 
 /// A value with the number of its last write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,9 +225,9 @@ pub enum Lease {
 pub enum EventPage {
     /// The events after the cursor, oldest first.
     Events(Vec<Event>),
-    /// The cursor lies before the oldest event that is kept.
+    /// Events after the cursor are kept no more, or the cursor is none of this registry's.
     Gone {
-        /// The oldest id that is kept.
+        /// The oldest id that is kept, or that the next event will get if none is.
         oldest: u64,
     },
 }
@@ -232,7 +240,10 @@ pub enum EventPage {
 /// - A `commit` under an epoch that is not the current one is refused with
 ///   [`crate::Error::StaleEpoch`]; an [`Expect`] that does not hold, with
 ///   [`crate::Error::Conflict`]; both change nothing.
-/// - `Declare` with a declaration equal to the one in force makes no generation.
+/// - `Declare` with a declaration equal to the one in force makes no generation, whatever it
+///   expects: a call that is repeated since its answer was lost ends well.
+/// - A record's versions start from 1, and again once it was forgotten.
+/// - Times are kept to the microsecond.
 /// - What a reader gets is one moment's state.
 /// - Declarations, sealed credentials and everything that may hold a secret are unreadable
 ///   without the platform key.
@@ -242,10 +253,11 @@ pub enum EventPage {
 #[async_trait]
 pub trait Registry: Debug + Send + Sync + 'static {
     /// Tries to lead as `holder` for `ttl`. Who holds the lease already keeps its epoch and
-    /// gets more time; a new holder gets the next epoch.
+    /// gets more time, even if its time ran out and nobody took over; a new holder gets the
+    /// next epoch. So `holder` names one run of one process.
     async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease>;
 
-    /// Gives the lease up. Someone else's is left alone.
+    /// Gives the lease up; the epoch ends with the next holder. Someone else's is left alone.
     async fn release_lease(&self, holder: &str) -> Result<()>;
 
     /// Records a batch.
@@ -263,10 +275,11 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// All operations that have not ended, oldest first.
     async fn open_operations(&self) -> Result<Vec<Operation>>;
 
-    /// At most `limit` events with an id greater than `after`.
+    /// At most `limit` events with an id greater than `after`. [`EventPage::Gone`] if some of
+    /// these are kept no more, or if `after` is an id that this registry never gave.
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage>;
 
-    /// Drops events beyond what is kept: those older than `before`, and all but the latest
-    /// `keep`.
+    /// Drops events beyond what is kept, from the oldest on: those before `before`, and all but
+    /// the latest `keep`. What is kept has no holes.
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()>;
 }

@@ -1,0 +1,6 @@
+//! The suites that every backend of a trait passes: one behaviour, however it is made.
+//!
+//! A suite panics where a guarantee does not hold, and returns the error of a call that should
+//! not have failed.
+
+pub mod registry;

@@ -1,0 +1,317 @@
+//! What a commit does as a whole: all or nothing, under the right epoch, in one moment.
+
+use std::sync::Arc;
+
+use super::sample::{
+    at, declaration, declare, endpoint, event, node_name, operation, operation_id, populate,
+    put_node, ready_instance,
+};
+use super::{Backend, conflict, held, joined, lead, node_names, page, stale};
+use crate::error::Result;
+use crate::model::{ContainerId, Epoch, OperationState, Protocol, Replica};
+use crate::registry::{Batch, Change, Credential, EventPage, Expect, Registry, Snapshot};
+use crate::secret::Sensitive;
+
+/// # Panics
+/// If a registry that nobody has used holds anything.
+pub async fn a_new_registry_is_empty(registry: &dyn Registry) -> Result<()> {
+    assert_eq!(registry.snapshot().await?, Snapshot::default());
+    assert_eq!(
+        registry.events(0, 10).await?,
+        EventPage::Events(Vec::new()),
+        "nothing happened yet, so nothing is gone"
+    );
+    assert_eq!(registry.open_operations().await?, Vec::new());
+    assert_eq!(registry.credential("admin-token").await?, None);
+    assert_eq!(registry.operation(operation_id(1)).await?, None);
+    registry.prune_events(at(0), 0).await
+}
+
+/// # Panics
+/// If a batch of which one part fails leaves another part behind.
+pub async fn a_batch_is_recorded_whole_or_not_at_all(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    registry
+        .commit(epoch, Batch::of(put_node("a", Expect::Absent)?))
+        .await?;
+    let before = registry.snapshot().await?;
+    let batch = Batch {
+        changes: vec![
+            declare(None, &declaration("one")?),
+            put_node("b", Expect::Absent)?,
+            Change::PutInstance {
+                record: Box::new(ready_instance("db", 1, "c1")?),
+                expected: Expect::Absent,
+            },
+            Change::PutOperation(operation(1, 0, OperationState::Running)),
+            Change::PutCredential {
+                name: "admin-token".into(),
+                credential: Credential::Hash("00".into()),
+            },
+            Change::MarkConverged,
+            put_node("a", Expect::Absent)?,
+            put_node("c", Expect::Absent)?,
+        ],
+        events: vec![event("never", 0)],
+    };
+    conflict(&registry.commit(epoch, batch).await);
+    assert_eq!(registry.snapshot().await?, before);
+    assert_eq!(registry.operation(operation_id(1)).await?, None);
+    assert_eq!(registry.credential("admin-token").await?, None);
+    assert_eq!(registry.events(0, 10).await?, EventPage::Events(Vec::new()));
+    let next = registry
+        .commit(epoch, Batch::default().event(event("first", 0)))
+        .await?;
+    let ids: Vec<u64> = next.events.iter().map(|event| event.id).collect();
+    assert_eq!(ids, [1], "a refused batch uses up no event id");
+    Ok(())
+}
+
+/// # Panics
+/// If a former leader, or one that never was, can write.
+pub async fn a_stale_epoch_is_refused(backend: &dyn Backend) -> Result<()> {
+    let registry = backend.fresh().await?;
+    let first = held(registry.acquire_lease("first", backend.ttl()).await?);
+    registry
+        .commit(first, Batch::of(put_node("a", Expect::Absent)?))
+        .await?;
+    let early = Epoch(first.0 + 1);
+    stale(
+        registry
+            .commit(early, Batch::of(put_node("b", Expect::Any)?))
+            .await,
+        early,
+        first,
+    );
+    registry.release_lease("first").await?;
+    let second = held(registry.acquire_lease("second", backend.ttl()).await?);
+    let batch = Batch::of(put_node("b", Expect::Any)?).event(event("late", 0));
+    stale(registry.commit(first, batch).await, first, second);
+    stale(
+        registry.commit(first, Batch::default()).await,
+        first,
+        second,
+    );
+    let nodes: Vec<String> = node_names(&registry.snapshot().await?);
+    assert_eq!(nodes, ["a"]);
+    assert_eq!(registry.events(0, 10).await?, EventPage::Events(Vec::new()));
+    Ok(())
+}
+
+/// # Panics
+/// If an [`Expect`] is not checked.
+pub async fn an_expectation_that_does_not_hold_is_a_conflict(
+    registry: &dyn Registry,
+) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let instance = |expected| -> Result<Change> {
+        Ok(Change::PutInstance {
+            record: Box::new(ready_instance("db", 1, "c1")?),
+            expected,
+        })
+    };
+    conflict(
+        &registry
+            .commit(epoch, Batch::of(put_node("a", Expect::Version(1))?))
+            .await,
+    );
+    conflict(
+        &registry
+            .commit(epoch, Batch::of(instance(Expect::Version(1))?))
+            .await,
+    );
+    for change in [
+        put_node("a", Expect::Absent)?,
+        put_node("a", Expect::Version(1))?,
+        put_node("a", Expect::Any)?,
+        instance(Expect::Absent)?,
+        instance(Expect::Version(1))?,
+        instance(Expect::Any)?,
+    ] {
+        registry.commit(epoch, Batch::of(change)).await?;
+    }
+    for change in [
+        put_node("a", Expect::Absent)?,
+        put_node("a", Expect::Version(2))?,
+        put_node("a", Expect::Version(4))?,
+        instance(Expect::Absent)?,
+        instance(Expect::Version(2))?,
+        instance(Expect::Version(4))?,
+    ] {
+        conflict(&registry.commit(epoch, Batch::of(change)).await);
+    }
+    Ok(())
+}
+
+/// # Panics
+/// If versions do not count the writes of a record, within a batch too.
+pub async fn versions_count_writes(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let batch = Batch {
+        changes: vec![
+            put_node("a", Expect::Absent)?,
+            put_node("a", Expect::Version(1))?,
+            put_node("b", Expect::Absent)?,
+            Change::DeleteNode(node_name("b")?),
+            put_node("c", Expect::Any)?,
+            Change::DeleteNode(node_name("never-there")?),
+        ],
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    let versions = |snapshot: Snapshot| -> Vec<(String, u64)> {
+        snapshot
+            .nodes
+            .into_iter()
+            .map(|(name, node)| (name.to_string(), node.version))
+            .collect()
+    };
+    let expected = [("a".to_owned(), 2), ("c".to_owned(), 1)];
+    assert_eq!(versions(registry.snapshot().await?), expected);
+    let batch = Batch {
+        changes: vec![
+            Change::DeleteNode(node_name("a")?),
+            put_node("a", Expect::Absent)?,
+        ],
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    let expected = [("a".to_owned(), 1), ("c".to_owned(), 1)];
+    assert_eq!(versions(registry.snapshot().await?), expected);
+    Ok(())
+}
+
+/// # Panics
+/// If a snapshot mixes two moments.
+pub async fn a_reader_sees_one_moment(registry: Arc<dyn Registry>) -> Result<()> {
+    let epoch = lead(&*registry).await?;
+    let writer = Arc::clone(&registry);
+    let writer = tokio::spawn(async move {
+        for n in 0..40_u32 {
+            let there = n % 2 == 0;
+            let mut changes = Vec::new();
+            for name in ["a", "b"] {
+                changes.push(if there {
+                    put_node(name, Expect::Absent)?
+                } else {
+                    Change::DeleteNode(node_name(name)?)
+                });
+                changes.push(if there {
+                    Change::PutInstance {
+                        record: Box::new(ready_instance("db", 1, name)?),
+                        expected: Expect::Absent,
+                    }
+                } else {
+                    Change::DeleteInstance(ContainerId(name.into()))
+                });
+            }
+            let batch = Batch {
+                changes,
+                events: Vec::new(),
+            };
+            writer.commit(epoch, batch).await?;
+        }
+        Ok(())
+    });
+    while !writer.is_finished() {
+        let seen = registry.snapshot().await?;
+        let endpoints: usize = seen
+            .instances
+            .values()
+            .map(|i| i.value.endpoints.len())
+            .sum();
+        let counts = (seen.nodes.len(), seen.instances.len(), endpoints);
+        assert!(matches!(counts, (0, 0, 0) | (2, 2, 2)), "{counts:?}");
+        tokio::task::yield_now().await;
+    }
+    joined(writer.await)?
+}
+
+/// # Panics
+/// If a batch of thousands is not recorded whole.
+pub async fn a_large_batch_is_recorded(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let batch = |expected, from| -> Result<Batch> {
+        let changes = (from..5000_u32).map(|n| {
+            let mut record = ready_instance("db", 1, &format!("{n:064x}"))?;
+            record.id.replica = Replica(u16::try_from(n).unwrap_or(u16::MAX));
+            record.endpoints.push(endpoint(53, 53, Protocol::Udp));
+            Ok(Change::PutInstance {
+                record: Box::new(record),
+                expected,
+            })
+        });
+        Ok(Batch {
+            changes: changes.collect::<Result<_>>()?,
+            events: vec![event("many", from); 3000],
+        })
+    };
+    registry.commit(epoch, batch(Expect::Absent, 0)?).await?;
+    let made = registry
+        .commit(epoch, batch(Expect::Version(1), 2500)?)
+        .await?;
+    assert_eq!(made.events.last().map(|event| event.id), Some(6000));
+    let snapshot = registry.snapshot().await?;
+    assert_eq!(snapshot.instances.len(), 5000);
+    let endpoints: usize = snapshot
+        .instances
+        .values()
+        .map(|i| i.value.endpoints.len())
+        .sum();
+    assert_eq!(endpoints, 10_000);
+    let twice = snapshot
+        .instances
+        .values()
+        .filter(|i| i.version == 2)
+        .count();
+    assert_eq!(twice, 2500);
+    let changes = snapshot.instances.into_keys().map(Change::DeleteInstance);
+    let batch = Batch {
+        changes: changes.collect(),
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    assert!(registry.snapshot().await?.instances.is_empty());
+    assert_eq!(page(registry, 0, 10_000).await?.len(), 6000);
+    Ok(())
+}
+
+/// # Panics
+/// If something is lost between two processes.
+pub async fn everything_outlives_the_process(backend: &dyn Backend) -> Result<()> {
+    let registry = backend.fresh().await?;
+    let epoch = held(registry.acquire_lease("before", backend.ttl()).await?);
+    populate(&*registry, epoch).await?;
+    let open = operation(1, 0, OperationState::Running);
+    let sealed = Credential::Sealed(Sensitive::new("handed on"));
+    let batch = Batch {
+        changes: vec![
+            Change::PutOperation(open.clone()),
+            Change::PutCredential {
+                name: "read-token".into(),
+                credential: sealed.clone(),
+            },
+        ],
+        events: (0..4).map(|n| event("told", n)).collect(),
+    };
+    registry.commit(epoch, batch).await?;
+    registry.prune_events(at(0), 3).await?;
+    let before = registry.snapshot().await?;
+    registry.release_lease("before").await?;
+    let Some(registry) = backend.reopen(registry).await? else {
+        return Ok(());
+    };
+    assert_eq!(registry.snapshot().await?, before);
+    assert_eq!(registry.open_operations().await?, [open]);
+    assert_eq!(registry.credential("read-token").await?, Some(sealed));
+    assert_eq!(registry.events(0, 9).await?, EventPage::Gone { oldest: 2 });
+    assert_eq!(page(&*registry, 1, 9).await?.len(), 3);
+    let after = held(registry.acquire_lease("before", backend.ttl()).await?);
+    assert_eq!(after, Epoch(epoch.0 + 1), "a new process, a new epoch");
+    stale(registry.commit(epoch, Batch::default()).await, epoch, after);
+    let made = registry
+        .commit(after, Batch::default().event(event("again", 9)))
+        .await?;
+    assert_eq!(made.events[0].id, 5);
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Who leads.
+
+use std::sync::Arc;
+
+use super::{Backend, held, stale, together};
+use crate::error::Result;
+use crate::model::Epoch;
+use crate::registry::{Batch, Lease, Registry};
+
+/// # Panics
+/// If, of 16 that want to lead at once, not exactly one does.
+pub async fn one_of_many_takers_leads(
+    backend: &dyn Backend,
+    registry: Arc<dyn Registry>,
+) -> Result<()> {
+    let ttl = backend.ttl();
+    let takers = (0..16).map(|taker| {
+        let registry = Arc::clone(&registry);
+        async move {
+            let holder = format!("taker {taker}");
+            let lease = registry.acquire_lease(&holder, ttl).await?;
+            Ok((holder, lease))
+        }
+    });
+    let leases = together(takers).await?;
+    let winners: Vec<&String> = leases
+        .iter()
+        .filter(|(_, lease)| *lease == Lease::Held(Epoch(1)))
+        .map(|(holder, _)| holder)
+        .collect();
+    assert_eq!(winners.len(), 1, "{leases:?}");
+    for (_, lease) in &leases {
+        if let Lease::HeldBy { holder, .. } = lease {
+            assert_eq!(holder, winners[0]);
+        }
+    }
+    assert_eq!(
+        leases
+            .iter()
+            .filter(|(_, l)| matches!(l, Lease::Held(_)))
+            .count(),
+        1
+    );
+    Ok(())
+}
+
+/// # Panics
+/// If a lease outlasts its time, ends before it, or gives an epoch twice.
+pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -> Result<()> {
+    let registry = backend.fresh().await?;
+    let ttl = backend.ttl();
+    let first = held(registry.acquire_lease("first", ttl).await?);
+    assert_eq!(held(registry.acquire_lease("first", ttl).await?), first);
+    let until = match registry.acquire_lease("second", ttl).await? {
+        Lease::HeldBy { holder, until } => {
+            assert_eq!(holder, "first");
+            until
+        }
+        Lease::Held(_) => panic!("two lead at once"),
+    };
+    registry.release_lease("second").await?;
+    backend.pass(ttl / 2).await;
+    registry.acquire_lease("first", ttl).await?;
+    match registry.acquire_lease("second", ttl).await? {
+        Lease::HeldBy { until: later, .. } => assert!(later > until, "renewing gives more time"),
+        Lease::Held(_) => panic!("another's lease was released"),
+    }
+
+    backend.pass(ttl + ttl / 10).await;
+    registry.commit(first, Batch::default()).await?;
+    assert_eq!(
+        held(registry.acquire_lease("first", ttl).await?),
+        first,
+        "nobody has led in between"
+    );
+    backend.pass(ttl + ttl / 10).await;
+    let second = held(registry.acquire_lease("second", ttl).await?);
+    assert_eq!(second, Epoch(first.0 + 1));
+    stale(
+        registry.commit(first, Batch::default()).await,
+        first,
+        second,
+    );
+    match registry.acquire_lease("first", ttl).await? {
+        Lease::HeldBy { holder, .. } => assert_eq!(holder, "second"),
+        Lease::Held(_) => panic!("two lead at once"),
+    }
+    registry.release_lease("second").await?;
+    let third = held(registry.acquire_lease("first", ttl).await?);
+    assert_eq!(third, Epoch(second.0 + 1));
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! What is kept of declarations, nodes, instances, operations and credentials.
+
+use super::sample::{
+    at, bare_node, declaration, declare, endpoint, node_name, operation, populate, put_node,
+    ready_instance, rejected,
+};
+use super::{conflict, lead, node_names};
+use crate::error::Result;
+use crate::model::{ContainerId, Generation, Operation, OperationState, Protocol};
+use crate::registry::{Batch, Change, Credential, Expect, Registry, RejectedSpec};
+use crate::secret::{Sensitive, token_hash};
+
+/// # Panics
+/// If generations are not numbered one after the other, or a wrong one is accepted.
+pub async fn a_declaration_makes_the_next_generation(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let (one, two) = (declaration("one")?, declaration("two")?);
+    conflict(
+        &registry
+            .commit(epoch, Batch::of(declare(Some(Generation(1)), &one)))
+            .await,
+    );
+    let made = registry
+        .commit(epoch, Batch::of(declare(None, &one)))
+        .await?;
+    assert_eq!(made.generation, Some(Generation(1)));
+    for wrong in [None, Some(Generation(0)), Some(Generation(2))] {
+        conflict(
+            &registry
+                .commit(epoch, Batch::of(declare(wrong, &two)))
+                .await,
+        );
+    }
+    let in_force = registry.snapshot().await?.declaration;
+    assert_eq!(in_force, Some((Generation(1), one.clone())));
+    let made = registry
+        .commit(epoch, Batch::of(declare(Some(Generation(1)), &two)))
+        .await?;
+    assert_eq!(made.generation, Some(Generation(2)));
+    let back = Batch {
+        changes: vec![
+            declare(Some(Generation(2)), &one),
+            declare(Some(Generation(3)), &two),
+        ],
+        events: Vec::new(),
+    };
+    assert_eq!(
+        registry.commit(epoch, back).await?.generation,
+        Some(Generation(4))
+    );
+    let in_force = registry.snapshot().await?.declaration;
+    assert_eq!(in_force, Some((Generation(4), two)));
+    let other = registry
+        .commit(epoch, Batch::of(Change::MarkConverged))
+        .await?;
+    assert_eq!(
+        other.generation,
+        Some(Generation(4)),
+        "every commit tells it"
+    );
+    Ok(())
+}
+
+/// # Panics
+/// If declaring the same thing again makes a generation.
+pub async fn an_identical_declaration_makes_no_generation(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let one = declaration("one")?;
+    for expected in [None, Some(Generation(1)), None] {
+        let made = registry
+            .commit(epoch, Batch::of(declare(expected, &one)))
+            .await?;
+        assert_eq!(made.generation, Some(Generation(1)));
+    }
+    let twice = Batch {
+        changes: vec![
+            declare(Some(Generation(1)), &declaration("two")?),
+            declare(Some(Generation(1)), &declaration("two")?),
+        ],
+        events: Vec::new(),
+    };
+    let made = registry.commit(epoch, twice).await?;
+    assert_eq!(made.generation, Some(Generation(2)));
+    Ok(())
+}
+
+/// # Panics
+/// If a record changes on its way.
+pub async fn records_come_back_as_they_were_put(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let full = populate(registry, epoch).await?;
+    assert_eq!(registry.snapshot().await?, full);
+    let batch = Batch {
+        changes: vec![
+            Change::DeleteNode(node_name("vm1")?),
+            put_node("vm2", Expect::Version(1))?,
+            Change::DeleteInstance(ContainerId("c2".into())),
+            Change::DeleteInstance(ContainerId("never-there".into())),
+        ],
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    let rest = registry.snapshot().await?;
+    assert_eq!(node_names(&rest), ["vm2"]);
+    assert_eq!(rest.nodes[&node_name("vm2")?].value, bare_node("vm2")?);
+    let containers: Vec<&str> = rest.instances.keys().map(|c| c.0.as_str()).collect();
+    assert_eq!(containers, ["c1", "c3", "c4", "c5", "c6"]);
+    Ok(())
+}
+
+/// # Panics
+/// If an instance shows other endpoints than its last record lists.
+pub async fn endpoints_follow_their_instance(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let container = ContainerId("c1".into());
+    let mut record = ready_instance("db", 1, "c1")?;
+    for endpoints in [
+        vec![endpoint(20_001, 80, Protocol::Tcp)],
+        vec![
+            endpoint(20_003, 53, Protocol::Udp),
+            endpoint(20_002, 53, Protocol::Tcp),
+        ],
+        Vec::new(),
+        vec![endpoint(20_001, 80, Protocol::Tcp)],
+    ] {
+        record.endpoints.clone_from(&endpoints);
+        let put = Change::PutInstance {
+            record: Box::new(record.clone()),
+            expected: Expect::Any,
+        };
+        registry.commit(epoch, Batch::of(put)).await?;
+        let shown = registry.snapshot().await?.instances[&container].clone();
+        assert_eq!(shown.value.endpoints, endpoints);
+    }
+    let delete = Change::DeleteInstance(container.clone());
+    registry.commit(epoch, Batch::of(delete)).await?;
+    assert!(registry.snapshot().await?.instances.is_empty());
+    record.endpoints.clear();
+    let put = Change::PutInstance {
+        record: Box::new(record),
+        expected: Expect::Absent,
+    };
+    registry.commit(epoch, Batch::of(put)).await?;
+    let shown = registry.snapshot().await?.instances[&container].clone();
+    assert_eq!(shown.value.endpoints, Vec::new(), "withdrawn for good");
+    assert_eq!(shown.version, 1);
+    Ok(())
+}
+
+/// # Panics
+/// If more or less than the latest rejection of an instance is kept.
+pub async fn rejections_are_kept_until_cleared(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let (one, two) = (rejected("db", 1, "d1")?, rejected("db", 2, "d1")?);
+    let later = rejected("db", 1, "d2")?;
+    let batch = Batch {
+        changes: vec![
+            Change::Reject(one.clone()),
+            Change::Reject(two.clone()),
+            Change::Reject(later.clone()),
+            Change::ClearRejected(rejected("web", 1, "x")?.id),
+        ],
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    let kept: Vec<RejectedSpec> = registry.snapshot().await?.rejected.into_values().collect();
+    assert_eq!(kept, [later, two.clone()]);
+    registry
+        .commit(epoch, Batch::of(Change::ClearRejected(one.id)))
+        .await?;
+    let kept: Vec<RejectedSpec> = registry.snapshot().await?.rejected.into_values().collect();
+    assert_eq!(kept, [two]);
+    Ok(())
+}
+
+/// # Panics
+/// If an operation is lost, or told to be open when it is not.
+pub async fn operations_are_found_until_they_end(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let late = operation(1, 20, OperationState::Running);
+    let early = operation(2, 10, OperationState::Running);
+    let done = operation(3, 0, OperationState::Succeeded { at: at(5) });
+    let batch = Batch {
+        changes: [&late, &early, &done]
+            .map(|operation| Change::PutOperation(operation.clone()))
+            .to_vec(),
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    for put in [&late, &early, &done] {
+        assert_eq!(registry.operation(put.id).await?.as_ref(), Some(put));
+    }
+    assert_eq!(
+        registry.open_operations().await?,
+        [early.clone(), late.clone()],
+        "oldest first"
+    );
+    let failed = Operation {
+        state: OperationState::Failed {
+            at: at(30),
+            why: "the cloud refused".into(),
+        },
+        ..early
+    };
+    let put = Change::PutOperation(failed.clone());
+    registry.commit(epoch, Batch::of(put)).await?;
+    assert_eq!(registry.open_operations().await?, [late]);
+    assert_eq!(registry.operation(failed.id).await?, Some(failed));
+    Ok(())
+}
+
+/// # Panics
+/// If a credential is not what was last kept under its name.
+pub async fn credentials_are_kept_by_name(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let hash = Credential::Hash(token_hash(&Sensitive::new("token")));
+    let sealed = Credential::Sealed(Sensitive::new("handed on"));
+    for (name, credential) in [
+        ("admin-token", &sealed),
+        ("admin-token", &hash),
+        ("read-token", &hash),
+        ("read-token", &sealed),
+    ] {
+        let put = Change::PutCredential {
+            name: name.into(),
+            credential: credential.clone(),
+        };
+        registry.commit(epoch, Batch::of(put)).await?;
+        assert_eq!(registry.credential(name).await?.as_ref(), Some(credential));
+    }
+    assert_eq!(registry.credential("admin-token").await?, Some(hash));
+    assert_eq!(registry.credential("absent").await?, None);
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! The records that the suite puts and finds again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::clock::{IdSource, SeededIds};
+use crate::cloud::{CloudOperation, NodeChange, ObservedNode, Power, SshAddress};
+use crate::error::Result;
+use crate::model::{
+    Addresses, ContainerId, Endpoint, Epoch, EventKind, Generation, ImageSource, InstanceId,
+    InstanceRecord, InstanceState, NewEvent, NodeName, NodeSpec, Operation, OperationId,
+    OperationKind, OperationState, PlatformId, PlatformName, Protocol, Replica, ServiceName,
+    ServiceSpec, SpecDigest, Subject,
+};
+use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, ManagerSpec};
+use crate::registry::{
+    Batch, Change, Expect, NodeRecord, Registry, RejectedSpec, Snapshot, Unknown, Versioned,
+};
+use crate::runtime::EngineInfo;
+use crate::secret::Sensitive;
+
+/// A moment with microseconds, which have to survive.
+pub(super) fn at(second: u32) -> DateTime<Utc> {
+    DateTime::<Utc>::UNIX_EPOCH
+        + TimeDelta::days(20_000)
+        + TimeDelta::seconds(second.into())
+        + TimeDelta::microseconds(120_034)
+}
+
+pub(super) fn node_name(name: &str) -> Result<NodeName> {
+    Ok(NodeName::try_from(name)?)
+}
+
+pub(super) fn instance_id(service: &str, replica: u16) -> Result<InstanceId> {
+    Ok(InstanceId {
+        service: ServiceName::try_from(service)?,
+        replica: Replica(replica),
+    })
+}
+
+pub(super) fn operation_id(n: u128) -> OperationId {
+    OperationId(Uuid::from_u128(n))
+}
+
+pub(super) fn bare_node(name: &str) -> Result<NodeRecord> {
+    Ok(NodeRecord {
+        name: node_name(name)?,
+        observed: None,
+        engine: None,
+        host_keys: Vec::new(),
+        unknown: None,
+        operation: None,
+    })
+}
+
+pub(super) fn put_node(name: &str, expected: Expect) -> Result<Change> {
+    Ok(Change::PutNode {
+        record: Box::new(bare_node(name)?),
+        expected,
+    })
+}
+
+pub(super) fn endpoint(port: u16, container_port: u16, protocol: Protocol) -> Endpoint {
+    Endpoint {
+        ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5)),
+        port,
+        container_port,
+        protocol,
+    }
+}
+
+pub(super) fn ready_instance(
+    service: &str,
+    replica: u16,
+    container: &str,
+) -> Result<InstanceRecord> {
+    Ok(InstanceRecord {
+        id: instance_id(service, replica)?,
+        node: node_name("vm1")?,
+        container: ContainerId(container.into()),
+        digest: SpecDigest::from_hex("ab".repeat(32)),
+        state: InstanceState::Ready,
+        started_at: Some(at(1)),
+        ready_at: Some(at(2)),
+        endpoints: vec![endpoint(20_001, 80, Protocol::Tcp)],
+    })
+}
+
+pub(super) fn rejected(service: &str, replica: u16, digest: &str) -> Result<RejectedSpec> {
+    Ok(RejectedSpec {
+        id: instance_id(service, replica)?,
+        digest: SpecDigest::from_hex(digest),
+        at: at(3),
+        why: "it ended with exit code 1".into(),
+    })
+}
+
+pub(super) fn operation(n: u128, requested: u32, state: OperationState) -> Operation {
+    Operation {
+        id: operation_id(n),
+        kind: OperationKind::DeletePlatform { volumes: true },
+        state,
+        requested_at: at(requested),
+    }
+}
+
+pub(super) fn event(message: &str, second: u32) -> NewEvent {
+    NewEvent {
+        at: at(second),
+        kind: EventKind::Ready,
+        subject: Subject::Platform,
+        message: message.into(),
+        data: serde_json::Value::Null,
+    }
+}
+
+pub(super) fn declare(expected: Option<Generation>, declaration: &Declaration) -> Change {
+    Change::Declare {
+        expected,
+        declaration: Box::new(declaration.clone()),
+    }
+}
+
+/// A platform of one service that has `text` in its environment.
+pub(super) fn declaration(text: &str) -> Result<Declaration> {
+    let mut service = ServiceSpec::new(
+        ServiceName::try_from("db")?,
+        ImageSource::Image("postgres:17".into()),
+    );
+    let environment = &mut service.container.environment;
+    environment.insert("TEXT".into(), Sensitive::new(text));
+    Ok(Declaration {
+        name: PlatformName::try_from("demo")?,
+        id: PlatformId::new(SeededIds::new(7).uuid()),
+        manager: ManagerSpec {
+            node: node_name("vm1")?,
+            port: ManagerSpec::PORT,
+        },
+        cloud: CloudSpec::Local { subnet: None },
+        nodes: BTreeMap::from([(node_name("vm1")?, NodeSpec::new(node_name("vm1")?))]),
+        services: BTreeMap::from([(service.name.clone(), service)]),
+        volumes: BTreeSet::new(),
+    })
+}
+
+/// Puts one of everything that a snapshot shows, with every field and state in use.
+pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Snapshot> {
+    let mut full = Snapshot {
+        declaration: Some((Generation(1), declaration("one")?)),
+        manager: Some(ManagerEndpoint {
+            node: node_name("vm1")?,
+            ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 4)),
+            port: 7443,
+        }),
+        converged: true,
+        ..Snapshot::default()
+    };
+    let known = NodeRecord {
+        observed: Some(ObservedNode {
+            name: node_name("vm1")?,
+            provider_id: "/subscriptions/x".into(),
+            power: Power::Running,
+            addresses: Addresses {
+                private: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 4))),
+                public: None,
+            },
+            ssh: SshAddress {
+                user: "lifecycle".into(),
+                port: 22,
+                host_keys: vec!["ssh-ed25519 AAAA".into()],
+            },
+            boot_id: Some("boot-1".into()),
+            created: true,
+        }),
+        engine: Some(EngineInfo {
+            version: "26.1".into(),
+            api_version: "1.45".into(),
+            architecture: "amd64".into(),
+            cpus: 8,
+            memory_bytes: 1 << 34,
+        }),
+        host_keys: vec!["ssh-ed25519 AAAA".into(), "ssh-rsa BBBB".into()],
+        ..bare_node("vm1")?
+    };
+    let unknown = NodeRecord {
+        unknown: Some(Unknown {
+            since: at(4),
+            why: "SSH does not answer".into(),
+        }),
+        operation: Some(CloudOperation {
+            change: NodeChange::Restart {
+                node: node_name("vm2")?,
+                boot_id: "boot-2".into(),
+            },
+            token: "https://cloud/operations/1".into(),
+        }),
+        ..bare_node("vm2")?
+    };
+    for record in [known, unknown] {
+        let version = 1;
+        let name = record.name.clone();
+        full.nodes.insert(
+            name,
+            Versioned {
+                value: record,
+                version,
+            },
+        );
+    }
+    let states = [
+        InstanceState::Ready,
+        InstanceState::Starting,
+        InstanceState::Completed,
+        InstanceState::Stopped,
+        InstanceState::Failed {
+            why: "exit 1".into(),
+        },
+        InstanceState::Unknown {
+            since: at(5),
+            why: "its node is unknown".into(),
+        },
+    ];
+    for (state, n) in states.into_iter().zip(1_u16..) {
+        let mut record = ready_instance("db", n, &format!("c{n}"))?;
+        if state != InstanceState::Ready {
+            record.endpoints = Vec::new();
+            record.ready_at = None;
+            record.started_at = None;
+        }
+        record.state = state;
+        let container = record.container.clone();
+        full.instances.insert(
+            container,
+            Versioned {
+                value: record,
+                version: 1,
+            },
+        );
+    }
+    let failed = rejected("db", 5, "d1")?;
+    full.rejected.insert(failed.id.clone(), failed);
+
+    let mut changes = vec![Change::MarkConverged];
+    changes.extend(
+        full.declaration
+            .iter()
+            .map(|(_, declared)| declare(None, declared)),
+    );
+    changes.extend(full.manager.clone().map(Change::PutManager));
+    changes.extend(full.nodes.values().map(|node| Change::PutNode {
+        record: Box::new(node.value.clone()),
+        expected: Expect::Absent,
+    }));
+    changes.extend(full.instances.values().map(|instance| Change::PutInstance {
+        record: Box::new(instance.value.clone()),
+        expected: Expect::Absent,
+    }));
+    changes.extend(full.rejected.values().cloned().map(Change::Reject));
+    let batch = Batch {
+        changes,
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    Ok(full)
+}

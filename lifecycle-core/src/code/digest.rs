@@ -1,0 +1,230 @@
+//! What a code base consists of, and the digest that tells two contents apart.
+//!
+//! Only what survives every checkout counts: paths, kinds, the executable bit, targets of
+//! symbolic links, contents. Times, owners and the other permission bits differ between two
+//! clones of one commit, so they are left out and the archive holds fixed ones.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::dockerignore::Rules;
+use crate::error::{Error, Result};
+
+/// Changes when the same files would give another digest.
+const FORM: &[u8] = b"lifecycle code base 1\n";
+
+/// The file of a context that says what is left out.
+const IGNORE_FILE: &str = ".dockerignore";
+
+/// Sent even if left out: the builder reads both. (It drops them itself before `COPY` sees
+/// the context.)
+const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
+
+/// More than any `.dockerignore` that a person wrote.
+const IGNORE_FILE_LIMIT: u64 = 1 << 20;
+
+/// What an entry of a code base is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    Directory,
+    File { executable: bool },
+    Symlink { target: PathBuf },
+}
+
+/// The entries of a code base by their paths (with `/`), parents before children.
+pub(super) type Entries = BTreeMap<String, Kind>;
+
+/// Finds all entries below `root` that are part of the code base.
+pub(super) fn entries(root: &Path) -> Result<Entries> {
+    let rules = rules(root)?;
+    let mut entries = Entries::new();
+    let mut directories = vec![String::new()];
+    while let Some(directory) = directories.pop() {
+        let path = root.join(&directory);
+        let reading = |error| Error::io(format!("reading directory `{}`", path.display()), error);
+        for entry in fs::read_dir(&path).map_err(reading)? {
+            let entry = entry.map_err(reading)?;
+            let file_type = entry.file_type().map_err(reading)?;
+            let name = entry
+                .file_name()
+                .into_string()
+                .map_err(|name| Error::Invalid {
+                    what: format!("file name `{}`", path.join(name).display()),
+                    why: "it is not UTF-8".to_owned(),
+                    mend: "rename the file".to_owned(),
+                })?;
+            let relative = if directory.is_empty() {
+                name
+            } else {
+                format!("{directory}/{name}")
+            };
+            let left_out = rules.leave_out(&relative) && !ALWAYS_SENT.contains(&relative.as_str());
+            if file_type.is_dir() {
+                if !left_out || rules.has_exceptions() {
+                    directories.push(relative.clone());
+                }
+                if !left_out {
+                    add(&mut entries, relative, Kind::Directory);
+                }
+            } else if !left_out && let Some(kind) = kind(&entry.path(), file_type)? {
+                add(&mut entries, relative, kind);
+            }
+        }
+    }
+    Ok(entries)
+}
+
+/// The parents of what an exception brought back are part of the code base too.
+fn add(entries: &mut Entries, path: String, kind: Kind) {
+    for (end, _) in path.match_indices('/') {
+        if !entries.contains_key(&path[..end]) {
+            entries.insert(path[..end].to_owned(), Kind::Directory);
+        }
+    }
+    entries.insert(path, kind);
+}
+
+fn rules(root: &Path) -> Result<Rules> {
+    let path = root.join(IGNORE_FILE);
+    let mut text = Vec::new();
+    match File::open(&path) {
+        Ok(file) => file
+            .take(IGNORE_FILE_LIMIT)
+            .read_to_end(&mut text)
+            .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Rules::default()),
+        Err(error) => return Err(Error::io(format!("reading `{}`", path.display()), error)),
+    };
+    Rules::parse(&String::from_utf8_lossy(&text)).map_err(|bad| Error::Invalid {
+        what: format!("`{}`", path.display()),
+        why: bad.to_string(),
+        mend: "mend the pattern; close each `[` and put something after `!` and `\\`".to_owned(),
+    })
+}
+
+/// `None` for a socket, which no archive can hold and Docker skips as well.
+fn kind(path: &Path, file_type: fs::FileType) -> Result<Option<Kind>> {
+    let reading = |error| Error::io(format!("reading `{}`", path.display()), error);
+    if file_type.is_symlink() {
+        let target = fs::read_link(path).map_err(reading)?;
+        return Ok(Some(Kind::Symlink { target }));
+    }
+    if file_type.is_file() {
+        let metadata = fs::symlink_metadata(path).map_err(reading)?;
+        return Ok(Some(Kind::File {
+            executable: is_executable(&metadata),
+        }));
+    }
+    if is_socket(file_type) {
+        return Ok(None);
+    }
+    Err(Error::Invalid {
+        what: format!("`{}`", path.display()),
+        why: "it is neither a file, a directory nor a symbolic link".to_owned(),
+        mend: format!("remove it, or leave it out in `{IGNORE_FILE}`"),
+    })
+}
+
+#[cfg(unix)]
+fn is_executable(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o100 != 0
+}
+
+#[cfg(not(unix))]
+fn is_executable(_: &fs::Metadata) -> bool {
+    false
+}
+
+#[cfg(unix)]
+fn is_socket(file_type: fs::FileType) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    file_type.is_socket()
+}
+
+#[cfg(not(unix))]
+fn is_socket(_: fs::FileType) -> bool {
+    false
+}
+
+/// Takes entries in their order and gives the digest of them all.
+pub(super) struct Hasher(Sha256);
+
+impl Hasher {
+    pub(super) fn new() -> Self {
+        Self(Sha256::new_with_prefix(FORM))
+    }
+
+    /// Adds an entry; `content` is the SHA-256 of a file's content.
+    pub(super) fn add(&mut self, path: &str, kind: &Kind, content: Option<[u8; 32]>) {
+        let (tag, extra): (u8, &[u8]) = match kind {
+            Kind::Directory => (b'd', &[]),
+            Kind::File { executable: false } => (b'f', &[]),
+            Kind::File { executable: true } => (b'x', &[]),
+            Kind::Symlink { target } => (b'l', target.as_os_str().as_encoded_bytes()),
+        };
+        self.0.update([tag]);
+        for part in [path.as_bytes(), extra] {
+            // A length before each part, or two different trees could read the same.
+            self.0.update((part.len() as u64).to_be_bytes());
+            self.0.update(part);
+        }
+        if let Some(content) = content {
+            self.0.update(content);
+        }
+    }
+
+    pub(super) fn finish(self) -> String {
+        hex::encode(self.0.finalize())
+    }
+}
+
+/// Reads and hashes what it passes on.
+pub(super) struct HashingReader<R> {
+    inner: R,
+    hash: Sha256,
+}
+
+impl<R: Read> HashingReader<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self {
+            inner,
+            hash: Sha256::new(),
+        }
+    }
+
+    pub(super) fn finish(self) -> [u8; 32] {
+        self.hash.finalize().into()
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// The digest of what lies below `root` now.
+pub(super) fn digest(root: &Path) -> Result<String> {
+    let mut hasher = Hasher::new();
+    for (path, kind) in entries(root)? {
+        let content = match kind {
+            Kind::File { .. } => {
+                let file = root.join(&path);
+                let reading = |error| Error::io(format!("reading `{}`", file.display()), error);
+                let mut reader = HashingReader::new(File::open(&file).map_err(reading)?);
+                io::copy(&mut reader, &mut io::sink()).map_err(reading)?;
+                Some(reader.finish())
+            }
+            Kind::Directory | Kind::Symlink { .. } => None,
+        };
+        hasher.add(&path, &kind, content);
+    }
+    Ok(hasher.finish())
+}

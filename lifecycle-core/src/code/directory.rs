@@ -1,0 +1,467 @@
+//! The code store that is a directory: code bases where the user works on them.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::digest::{self, Hasher, HashingReader, Kind};
+use super::{CodeBaseRef, CodeStore};
+use crate::error::{Error, Result};
+use crate::host::ByteStream;
+
+/// How much of an archive is handed on at once.
+const CHUNK: usize = 64 * 1024;
+/// How many chunks may wait for the reader.
+const CHUNKS_AHEAD: usize = 8;
+
+/// Code bases that are directories.
+///
+/// A name is a path relative to the root, or an absolute one, as Compose's `build.context` may
+/// be; so it may lead out of the root (`../shared`). It is normalised: `./a/../b` and `b` are
+/// one code base. `list` gives the root's own folders that hold a `Dockerfile`.
+///
+/// # Caveats
+/// What `.dockerignore` leaves out counts neither for the digest nor for the archive, except
+/// `.dockerignore` and `Dockerfile` themselves, which a build always needs. A Dockerfile of
+/// another name or place must not be left out, since a code base does not know which services
+/// use it.
+#[derive(Debug, Clone)]
+pub struct DirectoryStore {
+    root: PathBuf,
+}
+
+impl DirectoryStore {
+    /// The store whose names are relative to `root`.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// A name in the one form that all spellings of it share.
+    pub fn normalised(name: &str) -> String {
+        let mut parts: Vec<Component<'_>> = Vec::new();
+        for part in Path::new(name).components() {
+            match part {
+                Component::CurDir => {}
+                Component::ParentDir => match parts.last() {
+                    Some(Component::Normal(_)) => {
+                        parts.pop();
+                    }
+                    Some(Component::RootDir | Component::Prefix(_)) => {}
+                    _ => parts.push(part),
+                },
+                _ => parts.push(part),
+            }
+        }
+        if parts.is_empty() {
+            return ".".to_owned();
+        }
+        let path: PathBuf = parts.iter().collect();
+        path.to_string_lossy().into_owned()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(Self::normalised(name))
+    }
+}
+
+/// Runs work that waits for the disk where it holds up nobody.
+async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::failed(what, error.to_string())),
+    }
+}
+
+fn digest_of(name: &str, path: &Path) -> Result<String> {
+    if !path.is_dir() {
+        return Err(Error::not_found(format!(
+            "code base `{name}` (directory `{}`)",
+            path.display()
+        )));
+    }
+    digest::digest(path)
+}
+
+#[async_trait]
+impl CodeStore for DirectoryStore {
+    async fn list(&self) -> Result<Vec<String>> {
+        let root = self.root.clone();
+        blocking("listing code bases", move || {
+            let reading = |error| Error::io(format!("reading `{}`", root.display()), error);
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&root).map_err(reading)? {
+                let entry = entry.map_err(reading)?;
+                if entry.path().join("Dockerfile").is_file()
+                    && let Ok(name) = entry.file_name().into_string()
+                {
+                    names.push(name);
+                }
+            }
+            names.sort();
+            Ok(names)
+        })
+        .await
+    }
+
+    async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
+        let (name, path) = (Self::normalised(name), self.path(name));
+        blocking("reading a code base", move || {
+            let digest = digest_of(&name, &path)?;
+            Ok(CodeBaseRef { name, digest })
+        })
+        .await
+    }
+
+    async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
+        let path = self.path(&code.name);
+        let now = {
+            let (name, path) = (code.name.clone(), path.clone());
+            blocking("reading a code base", move || digest_of(&name, &path)).await?
+        };
+        if now != code.digest {
+            return Err(Error::Conflict {
+                what: format!("code base `{}`", code.name),
+                why: format!("its digest is now {now}, not {}", code.digest),
+            });
+        }
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        tokio::task::spawn_blocking(move || {
+            let mut chunks = Chunks {
+                pending: BytesMut::with_capacity(CHUNK),
+                sender,
+            };
+            if let Err(error) = write_archive(&path, &now, &mut chunks) {
+                // The reader may be gone, and then nobody needs to know.
+                drop(chunks.sender.blocking_send(Err(error)));
+            }
+        });
+        Ok(ReceiverStream::new(receiver).boxed())
+    }
+}
+
+/// Writes the archive and, so that a change during the reading does not pass for the digest
+/// asked for, fails at its end if it came out as another.
+fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result<()> {
+    let mut hasher = Hasher::new();
+    let mut archive = tar::Builder::new(&mut *chunks);
+    for (path, kind) in digest::entries(root).map_err(io::Error::other)? {
+        let mut header = tar::Header::new_gnu();
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(0);
+        let mut content = None;
+        match &kind {
+            Kind::Directory => {
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_mode(0o755);
+                archive.append_data(&mut header, &path, io::empty())?;
+            }
+            Kind::Symlink { target } => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_mode(0o777);
+                archive.append_link(&mut header, &path, target)?;
+            }
+            Kind::File { executable } => {
+                let file = File::open(root.join(&path))?;
+                let size = file.metadata()?.len();
+                header.set_entry_type(tar::EntryType::Regular);
+                header.set_mode(if *executable { 0o755 } else { 0o644 });
+                header.set_size(size);
+                let mut reader = HashingReader::new(Exactly {
+                    inner: file,
+                    left: size,
+                });
+                archive.append_data(&mut header, &path, &mut reader)?;
+                content = Some(reader.finish());
+            }
+        }
+        hasher.add(&path, &kind, content);
+    }
+    if hasher.finish() != expected {
+        return Err(io::Error::other(format!(
+            "`{}` was changed while it was read",
+            root.display()
+        )));
+    }
+    archive.finish()?;
+    drop(archive);
+    chunks.flush()
+}
+
+/// As many bytes as the archive's header has announced, or an error.
+struct Exactly {
+    inner: File,
+    left: u64,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let count = self.inner.read(&mut buffer[..most])?;
+        if count == 0 && most > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+/// Hands what is written on to a stream, in pieces of a fair size.
+struct Chunks {
+    pending: BytesMut,
+    sender: mpsc::Sender<io::Result<Bytes>>,
+}
+
+impl Write for Chunks {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.pending.extend_from_slice(data);
+        if self.pending.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let chunk = self.pending.split().freeze();
+        self.sender
+            .blocking_send(Ok(chunk))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use futures_util::TryStreamExt;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn put(root: &Path, path: &str, content: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn mode(root: &Path, path: &str, mode: u32) {
+        fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn sample() -> TempDir {
+        let root = TempDir::new().unwrap();
+        put(root.path(), "svc/Dockerfile", "FROM scratch\n");
+        put(root.path(), "svc/src/main.c", "int main;\n");
+        put(root.path(), "svc/run.sh", "#!/bin/sh\n");
+        put(root.path(), &format!("svc/{}/x", "deep/".repeat(60)), "x");
+        put(root.path(), "svc/big", &"0123456789abcdef".repeat(20_000));
+        fs::create_dir(root.path().join("svc/empty")).unwrap();
+        symlink("src/main.c", root.path().join("svc/link")).unwrap();
+        mode(root.path(), "svc/run.sh", 0o755);
+        root
+    }
+
+    async fn digest(root: &Path) -> String {
+        let store = DirectoryStore::new(root.to_owned());
+        store.digest("svc").await.unwrap().digest
+    }
+
+    async fn unpack(store: &dyn CodeStore, code: &CodeBaseRef, to: &Path) {
+        let chunks: Vec<Bytes> = store
+            .archive(code)
+            .await
+            .unwrap()
+            .try_collect()
+            .await
+            .unwrap();
+        tar::Archive::new(chunks.concat().as_slice())
+            .unpack(to)
+            .unwrap();
+    }
+
+    fn paths(root: &Path) -> Vec<String> {
+        digest::entries(root).unwrap().into_keys().collect()
+    }
+
+    #[tokio::test]
+    async fn copies_share_a_digest_whatever_the_umask() {
+        let (one, two) = (sample(), sample());
+        mode(two.path(), "svc/src/main.c", 0o600);
+        mode(two.path(), "svc/run.sh", 0o700);
+        mode(two.path(), "svc/src", 0o700);
+        assert_eq!(digest(one.path()).await, digest(two.path()).await);
+    }
+
+    #[tokio::test]
+    async fn everything_that_a_build_can_see_changes_the_digest() {
+        let before = digest(sample().path()).await;
+        let changes: [fn(&Path); 6] = [
+            |root| put(root, "svc/src/main.c", "int mein;\n"),
+            |root| mode(root, "svc/src/main.c", 0o755),
+            |root| put(root, "svc/new", ""),
+            |root| fs::rename(root.join("svc/src/main.c"), root.join("svc/src/m.c")).unwrap(),
+            |root| fs::remove_dir(root.join("svc/empty")).unwrap(),
+            |root| {
+                fs::remove_file(root.join("svc/link")).unwrap();
+                symlink("src/other.c", root.join("svc/link")).unwrap();
+            },
+        ];
+        for (index, change) in changes.iter().enumerate() {
+            let root = sample();
+            change(root.path());
+            assert_ne!(digest(root.path()).await, before, "change {index}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unpacked_archive_has_the_digest_of_its_source() {
+        let root = sample();
+        let store = DirectoryStore::new(root.path().to_owned());
+        let code = store.digest("svc").await.unwrap();
+        let copy = TempDir::new().unwrap();
+        unpack(&store, &code, &copy.path().join("svc")).await;
+        assert_eq!(digest(copy.path()).await, code.digest);
+        assert_eq!(
+            paths(&root.path().join("svc")),
+            paths(&copy.path().join("svc"))
+        );
+    }
+
+    #[tokio::test]
+    async fn the_archive_is_the_same_to_the_byte_and_holds_no_times_and_owners() {
+        let (one, two) = (sample(), sample());
+        let mut archives = Vec::new();
+        for root in [&one, &two] {
+            let store = DirectoryStore::new(root.path().to_owned());
+            let code = store.digest("svc").await.unwrap();
+            let chunks: Vec<Bytes> = store
+                .archive(&code)
+                .await
+                .unwrap()
+                .try_collect()
+                .await
+                .unwrap();
+            archives.push(chunks.concat());
+        }
+        assert!(archives[0] == archives[1]);
+        for entry in tar::Archive::new(archives[0].as_slice()).entries().unwrap() {
+            let header = entry.unwrap().header().clone();
+            assert_eq!((header.mtime().unwrap(), header.uid().unwrap()), (0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_archive_of_a_former_content_is_a_conflict() {
+        let root = sample();
+        let store = DirectoryStore::new(root.path().to_owned());
+        let code = store.digest("svc").await.unwrap();
+        put(root.path(), "svc/src/main.c", "changed");
+        let error = store.archive(&code).await.map(drop).unwrap_err();
+        assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_change_during_the_reading_ends_the_archive_with_an_error() {
+        let root = sample();
+        // Larger than all that may wait for the reader, and last in order.
+        put(
+            root.path(),
+            "svc/huge",
+            &"h".repeat(CHUNK * CHUNKS_AHEAD * 2),
+        );
+        put(root.path(), "svc/zzz", "before");
+        let store = DirectoryStore::new(root.path().to_owned());
+        let code = store.digest("svc").await.unwrap();
+        let archive = store.archive(&code).await.unwrap();
+        put(root.path(), "svc/zzz", "after!");
+        let result: io::Result<Vec<Bytes>> = archive.try_collect().await;
+        assert!(
+            result
+                .unwrap_err()
+                .to_string()
+                .contains("changed while it was read")
+        );
+    }
+
+    #[tokio::test]
+    async fn what_dockerignore_leaves_out_counts_for_nothing() {
+        let root = sample();
+        put(root.path(), "svc/.dockerignore", "target\n*.log\n");
+        let before = digest(root.path()).await;
+        put(root.path(), "svc/target/debug/x", "x");
+        put(root.path(), "svc/a.log", "x");
+        assert_eq!(digest(root.path()).await, before);
+        put(
+            root.path(),
+            "svc/src/a.log",
+            "patterns are anchored at the root",
+        );
+        assert_ne!(digest(root.path()).await, before);
+    }
+
+    #[test]
+    fn the_dockerfile_and_dockerignore_are_always_sent() {
+        let root = TempDir::new().unwrap();
+        for path in ["Dockerfile", "a/Dockerfile", "src/lib.rs", "src/x.c", "b"] {
+            put(root.path(), path, "");
+        }
+        put(root.path(), ".dockerignore", "*\n!src/*.rs\n");
+        assert_eq!(
+            paths(root.path()),
+            [".dockerignore", "Dockerfile", "src", "src/lib.rs"]
+        );
+    }
+
+    #[test]
+    fn spellings_of_one_directory_are_one_name() {
+        for (spelling, name) in [
+            (".", "."),
+            ("./", "."),
+            ("./a/../b/", "b"),
+            ("../x", "../x"),
+            ("a/../../x", "../x"),
+            ("/a/./b/..", "/a"),
+        ] {
+            assert_eq!(DirectoryStore::normalised(spelling), name, "{spelling}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_list_holds_folders_with_a_dockerfile() {
+        let root = sample();
+        put(root.path(), "api/Dockerfile", "FROM scratch\n");
+        put(root.path(), "notes/readme.md", "");
+        let store = DirectoryStore::new(root.path().to_owned());
+        assert_eq!(store.list().await.unwrap(), ["api", "svc"]);
+        let error = store.digest("absent").await.unwrap_err();
+        assert!(matches!(error, Error::NotFound { .. }));
+    }
+
+    #[tokio::test]
+    async fn one_file_can_be_read_out_of_any_store() {
+        let root = sample();
+        let store = DirectoryStore::new(root.path().to_owned());
+        let code = store.digest("svc").await.unwrap();
+        let file = crate::code::read_file(&store, &code, "src/main.c", 3)
+            .await
+            .unwrap();
+        assert_eq!(file.as_deref(), Some(b"int".as_slice()));
+        let absent = crate::code::read_file(&store, &code, "absent", 3)
+            .await
+            .unwrap();
+        assert_eq!(absent, None);
+    }
+}

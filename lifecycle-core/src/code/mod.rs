@@ -1,0 +1,83 @@
+//! Where code bases live, and how their contents are told apart.
+//!
+//! [`DirectoryStore`] reads them where the user works on them; [`PublishedStore`] holds the
+//! archives that were made from them on the manager's node.
+
+mod digest;
+mod directory;
+mod dockerignore;
+mod published;
+
+use std::fmt::Debug;
+use std::io::Read;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use serde::{Deserialize, Serialize};
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use crate::error::{Error, Result};
+use crate::host::ByteStream;
+
+pub use directory::DirectoryStore;
+pub use published::PublishedStore;
+
+/// A code base by name and content.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CodeBaseRef {
+    /// Its name in the code store, or its path beside the compose file.
+    pub name: String,
+    /// SHA-256 over its files (paths, modes, contents, sorted), in hexadecimal.
+    pub digest: String,
+}
+
+/// A place that holds code bases.
+///
+/// # Guarantees
+/// - `digest` honours `.dockerignore`; the same files give the same digest on every machine.
+/// - `archive` is an uncompressed tar in sorted order without times and owners, of exactly the
+///   files that the digest covers.
+///
+/// # Errors
+/// A code base that is absent is [`crate::Error::NotFound`].
+#[async_trait]
+pub trait CodeStore: Debug + Send + Sync + 'static {
+    /// The names of all code bases, sorted.
+    async fn list(&self) -> Result<Vec<String>>;
+
+    /// What a code base holds now.
+    async fn digest(&self, name: &str) -> Result<CodeBaseRef>;
+
+    /// The code base as a build context. Fails with [`crate::Error::Conflict`] if its digest
+    /// is no longer the one asked for.
+    async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream>;
+}
+
+/// One file of a code base, at most `limit` bytes of it; `None` if the code base has no such
+/// file. Reads the archive up to that file, so that it works with any store.
+pub async fn read_file(
+    store: &dyn CodeStore,
+    code: &CodeBaseRef,
+    path: &str,
+    limit: u64,
+) -> Result<Option<Vec<u8>>> {
+    let archive = store.archive(code).await?;
+    let reader = SyncIoBridge::new(StreamReader::new(archive.map_err(std::io::Error::other)));
+    let wanted = path.to_owned();
+    let what = format!("reading `{path}` of code base `{}`", code.name);
+    let found = tokio::task::spawn_blocking(move || -> std::io::Result<Option<Vec<u8>>> {
+        let mut archive = tar::Archive::new(reader);
+        for entry in archive.entries()? {
+            let entry = entry?;
+            if entry.header().entry_type().is_file() && *entry.path_bytes() == *wanted.as_bytes() {
+                let mut content = Vec::new();
+                entry.take(limit).read_to_end(&mut content)?;
+                return Ok(Some(content));
+            }
+        }
+        Ok(None)
+    })
+    .await
+    .map_err(|error| Error::failed(what.clone(), error.to_string()))?;
+    found.map_err(|error| Error::io(what, error))
+}

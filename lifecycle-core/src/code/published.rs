@@ -1,0 +1,123 @@
+//! Code bases as the manager's node holds them: one archive each, named by its digest.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use tokio_util::io::ReaderStream;
+
+use super::{CodeBaseRef, CodeStore};
+use crate::error::{Error, Result};
+use crate::host::ByteStream;
+
+/// A directory of `<digest>.tar` files, put there by whoever published the code bases.
+///
+/// # Caveats
+/// It knows contents, not names: `list` is [`Error::Unsupported`], and the digest of a name
+/// is [`Error::NotFound`]. A declaration says which digests it needs.
+#[derive(Debug, Clone)]
+pub struct PublishedStore {
+    directory: PathBuf,
+}
+
+impl PublishedStore {
+    /// The archives in `directory`.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// The file name under which a code base is published.
+    pub fn file_name(code: &CodeBaseRef) -> Result<String> {
+        let is_digest = code.digest.len() == 64
+            && code
+                .digest
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if is_digest {
+            Ok(format!("{}.tar", code.digest))
+        } else {
+            Err(Error::Invalid {
+                what: format!("digest `{}` of code base `{}`", code.digest, code.name),
+                why: "it is no SHA-256 in lower-case hexadecimal".to_owned(),
+                mend: "declare the platform again".to_owned(),
+            })
+        }
+    }
+}
+
+#[async_trait]
+impl CodeStore for PublishedStore {
+    async fn list(&self) -> Result<Vec<String>> {
+        Err(Error::Unsupported {
+            what: "listing code bases by name".to_owned(),
+            backend: "the store of published code bases",
+        })
+    }
+
+    async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
+        Err(Error::not_found(format!(
+            "the name `{name}` among published code bases"
+        )))
+    }
+
+    async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
+        let path = self.directory.join(Self::file_name(code)?);
+        match tokio::fs::File::open(&path).await {
+            Ok(file) => Ok(ReaderStream::with_capacity(file, 64 * 1024).boxed()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::not_found(format!(
+                "the published code base `{}` with digest {}",
+                code.name, code.digest
+            ))),
+            Err(error) => Err(Error::io(format!("opening `{}`", path.display()), error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::TryStreamExt;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn code(digest: &str) -> CodeBaseRef {
+        CodeBaseRef {
+            name: "svc".to_owned(),
+            digest: digest.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_archive_comes_back_as_it_was_put() {
+        let directory = TempDir::new().unwrap();
+        let store = PublishedStore::new(directory.path().to_owned());
+        let content = vec![7_u8; 200_000];
+        let digest = "a".repeat(64);
+        std::fs::write(directory.path().join(format!("{digest}.tar")), &content).unwrap();
+        let chunks: Vec<Bytes> = store
+            .archive(&code(&digest))
+            .await
+            .unwrap()
+            .try_collect()
+            .await
+            .unwrap();
+        assert_eq!(chunks.concat(), content);
+        let absent = store
+            .archive(&code(&"b".repeat(64)))
+            .await
+            .map(drop)
+            .unwrap_err();
+        assert!(matches!(absent, Error::NotFound { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_digest_cannot_lead_out_of_the_directory() {
+        let store = PublishedStore::new("/".into());
+        for bad in ["../etc/passwd", "", &"A".repeat(64)] {
+            let error = store.archive(&code(bad)).await.map(drop).unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{bad}");
+        }
+    }
+}

@@ -174,18 +174,17 @@ fn broken(what: String, error: Engine) -> Error {
         }
         cause = inner.source();
     }
-    let connecting = match &error {
-        Engine::HyperLegacyError { err } => err.is_connect(),
-        _ => false,
-    };
-    let source: Option<lifecycle_core::error::Source> = Some(Box::new(error));
-    if connecting {
-        Error::Unreachable {
-            what: "the container engine".into(),
-            source,
+    // Without an answer the engine is not there; an answer that breaks off was one.
+    if matches!(error, Engine::HyperResponseError { .. }) {
+        Error::Interrupted {
+            what,
+            source: Some(Box::new(error)),
         }
     } else {
-        Error::Interrupted { what, source }
+        Error::Unreachable {
+            what: format!("the container engine ({what})"),
+            source: Some(Box::new(error)),
+        }
     }
 }
 

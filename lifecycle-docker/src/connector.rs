@@ -1,0 +1,208 @@
+//! Handles of nodes over SSH, shared by all who work with a node in one boot.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use lifecycle_core::cloud::ObservedNode;
+use lifecycle_core::host::{NodeConnector, NodeHandle};
+use lifecycle_core::model::NodeName;
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::{Error, Result};
+
+use crate::engine::DockerEngine;
+use crate::ssh::{HostKeyTrust, SshAccess, SshCredential, SshTarget, SshTimings};
+
+/// Which of a node's addresses is dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressChoice {
+    /// The private one: from within the platform's network.
+    Private,
+    /// The public one if there is one, else the private one: from outside.
+    PublicThenPrivate,
+}
+
+impl AddressChoice {
+    fn of(self, node: &ObservedNode) -> Result<IpAddr> {
+        let addresses = &node.addresses;
+        let chosen = match self {
+            Self::Private => addresses.private,
+            Self::PublicThenPrivate => addresses.public.or(addresses.private),
+        };
+        chosen.ok_or_else(|| Error::Unreachable {
+            what: format!("node {}", node.name),
+            source: Some("it has no address yet".into()),
+        })
+    }
+}
+
+/// What a handle depends on; another value needs another handle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    boot_id: Option<String>,
+    address: IpAddr,
+    port: u16,
+    user: String,
+    host_keys: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    identity: Identity,
+    access: Arc<SshAccess>,
+    handle: NodeHandle,
+}
+
+/// Opens nodes over SSH with one credential for all; the account comes with each node.
+#[derive(Debug)]
+pub struct SshConnector {
+    credential: SshCredential,
+    owner: Owner,
+    addresses: AddressChoice,
+    trust: HostKeyTrust,
+    timings: SshTimings,
+    known: Mutex<HashMap<NodeName, Known>>,
+}
+
+impl SshConnector {
+    /// A connector for one platform's nodes. `trust` says what a node's host key is checked
+    /// against when its provider tells none.
+    pub fn new(
+        credential: SshCredential,
+        owner: Owner,
+        addresses: AddressChoice,
+        trust: HostKeyTrust,
+    ) -> Self {
+        Self {
+            credential,
+            owner,
+            addresses,
+            trust,
+            timings: SshTimings::default(),
+            known: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The same with another patience.
+    #[must_use]
+    pub fn with_timings(mut self, timings: SshTimings) -> Self {
+        self.timings = timings;
+        self
+    }
+
+    fn handle(&self, node: &ObservedNode) -> Result<Known> {
+        let identity = Identity {
+            boot_id: node.boot_id.clone(),
+            address: self.addresses.of(node)?,
+            port: node.ssh.port,
+            user: node.ssh.user.clone(),
+            host_keys: node.ssh.host_keys.clone(),
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(&node.name)
+            && found.identity == identity
+        {
+            return Ok(found.clone());
+        }
+        let target = SshTarget {
+            node: node.name.clone(),
+            address: identity.address,
+            port: identity.port,
+            user: identity.user.clone(),
+            host_keys: identity.host_keys.clone(),
+            trust: self.trust.clone(),
+        };
+        let access = Arc::new(SshAccess::new(target, &self.credential, self.timings)?);
+        let engine = DockerEngine::over_ssh(Arc::clone(&access), self.owner.clone())?;
+        let made = Known {
+            identity,
+            handle: NodeHandle {
+                host: Arc::clone(&access) as _,
+                runtime: Arc::new(engine),
+            },
+            access,
+        };
+        known.insert(node.name.clone(), made.clone());
+        Ok(made)
+    }
+}
+
+#[async_trait]
+impl NodeConnector for SshConnector {
+    async fn connect(&self, node: &ObservedNode) -> Result<NodeHandle> {
+        let known = self.handle(node)?;
+        known.access.check().await?;
+        Ok(known.handle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lifecycle_core::cloud::{Power, SshAddress};
+    use lifecycle_core::model::{Addresses, PlatformName};
+    use lifecycle_core::secret::Sensitive;
+
+    use super::*;
+
+    fn connector(addresses: AddressChoice) -> SshConnector {
+        SshConnector::new(
+            SshCredential::Password(Sensitive::new("x")),
+            Owner {
+                id: "12345678-1234-4234-8234-123456789abc".parse().unwrap(),
+                name: PlatformName::try_from("demo").unwrap(),
+            },
+            addresses,
+            HostKeyTrust::Provider,
+        )
+    }
+
+    fn node(boot_id: &str) -> ObservedNode {
+        ObservedNode {
+            name: NodeName::try_from("vm1").unwrap(),
+            provider_id: "x".into(),
+            power: Power::Running,
+            addresses: Addresses {
+                private: Some([127, 0, 0, 1].into()),
+                public: None,
+            },
+            ssh: SshAddress {
+                user: "ops".into(),
+                port: 1,
+                host_keys: Vec::new(),
+            },
+            boot_id: Some(boot_id.into()),
+            created: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_has_one_handle_per_boot() {
+        let connector = connector(AddressChoice::Private);
+        let first = connector.handle(&node("a")).unwrap();
+        let again = connector.handle(&node("a")).unwrap();
+        let later = connector.handle(&node("b")).unwrap();
+        assert!(Arc::ptr_eq(&first.access, &again.access));
+        assert!(!Arc::ptr_eq(&first.access, &later.access));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_answer_is_unreachable() {
+        let connector = connector(AddressChoice::PublicThenPrivate);
+        let error = connector.connect(&node("a")).await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains("vm1"), "{error}");
+    }
+
+    #[test]
+    fn the_public_address_is_taken_only_from_outside() {
+        let mut node = node("a");
+        node.addresses.public = Some([192, 0, 2, 1].into());
+        let outside = AddressChoice::PublicThenPrivate.of(&node).unwrap();
+        assert_eq!(outside, IpAddr::from([192, 0, 2, 1]));
+        let inside = AddressChoice::Private.of(&node).unwrap();
+        assert_eq!(inside, IpAddr::from([127, 0, 0, 1]));
+        node.addresses = Addresses::default();
+        assert!(AddressChoice::Private.of(&node).is_err());
+    }
+}

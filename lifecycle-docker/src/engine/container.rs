@@ -1,0 +1,364 @@
+//! Containers and their volumes on an engine: made sure of, started, stopped, removed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use bollard::models::{ContainerInspectResponse, VolumeCreateRequest};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+    ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+    StartContainerOptions, StopContainerOptionsBuilder,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use lifecycle_core::model::{Protocol, VolumeName};
+use lifecycle_core::runtime::{ContainerSpec, ObservedContainer, PortBinding};
+use lifecycle_core::{Error, Result};
+
+use super::port::{self, HostPort};
+use super::{DockerEngine, QUICK, spec};
+use crate::{inspect, labels};
+
+/// How long creating and starting may take on a busy host.
+const PATIENT: Duration = Duration::from_mins(3);
+/// The engine's own grace for a container that was made without one.
+const ENGINE_GRACE: Duration = Duration::from_secs(10);
+/// How many containers are inspected at once.
+const PARALLEL: usize = 8;
+/// How often another host port is tried. Each try learns all ports that are taken by
+/// containers, so that only ports of other programs cost one.
+const PORT_TRIES: usize = 20;
+
+/// How a start ended.
+enum Started {
+    Yes,
+    /// A host port is taken, in the engine's words.
+    PortTaken(String),
+}
+
+impl DockerEngine {
+    /// All containers of the platform, by name.
+    pub(super) async fn containers(&self) -> Result<Vec<ObservedContainer>> {
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&self.filter())
+            .build();
+        let list = self.docker.list_containers(Some(options));
+        let listed = self.within(QUICK, "listing containers", list).await?;
+        let ids = listed.into_iter().filter_map(|c| c.id);
+        let mut containers: Vec<ObservedContainer> = stream::iter(ids)
+            .map(|id| async move {
+                match self.inspect(&id).await? {
+                    Some(found) => inspect::container(found),
+                    // Removed since it was listed.
+                    None => Ok(None),
+                }
+            })
+            .buffer_unordered(PARALLEL)
+            .try_filter_map(|container| async { Ok(container) })
+            .try_collect()
+            .await?;
+        containers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(containers)
+    }
+
+    /// The platform's volumes, by the declaration's names.
+    pub(super) async fn volumes(&self) -> Result<BTreeSet<VolumeName>> {
+        let options = ListVolumesOptionsBuilder::default()
+            .filters(&self.filter())
+            .build();
+        let list = self.docker.list_volumes(Some(options));
+        let listed = self.within(QUICK, "listing volumes", list).await?;
+        Ok(listed
+            .volumes
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|volume| volume.labels.get(labels::VOLUME))
+            .filter_map(|name| VolumeName::try_from(name.as_str()).ok())
+            .collect())
+    }
+
+    pub(super) fn filter(&self) -> HashMap<String, Vec<String>> {
+        let label = format!("{}={}", labels::PLATFORM_ID, self.owner.id);
+        HashMap::from([("label".to_owned(), vec![label])])
+    }
+
+    async fn inspect(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
+        let what = format!("container {name}");
+        let inspect = self
+            .docker
+            .inspect_container(name, None::<InspectContainerOptions>);
+        match self.within(QUICK, &what, inspect).await {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A container by its name, if it exists and is this platform's; somebody else's is an
+    /// error that says whose.
+    pub(super) async fn ours(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
+        let Some(found) = self.inspect(name).await? else {
+            return Ok(None);
+        };
+        let labels = found.config.as_ref().and_then(|c| c.labels.as_ref());
+        self.check_owner(&format!("container {name}"), labels)?;
+        Ok(Some(found))
+    }
+
+    fn check_owner(&self, what: &str, labels: Option<&HashMap<String, String>>) -> Result<()> {
+        let label = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
+        let why = match label(labels::PLATFORM_ID) {
+            Some(id) if id == self.owner.id.to_string() => return Ok(()),
+            Some(id) => format!(
+                "it belongs to platform {} ({id})",
+                label(labels::PLATFORM).unwrap_or("without a name")
+            ),
+            None => "it belongs to no platform".to_owned(),
+        };
+        Err(Error::Conflict {
+            what: what.to_owned(),
+            why,
+        })
+    }
+
+    pub(super) async fn ensure(&self, spec: &ContainerSpec) -> Result<ObservedContainer> {
+        if let Some(found) = self.ours(&spec.name).await? {
+            same_digest(spec, &found)?;
+        } else {
+            self.ensure_volumes(spec).await?;
+            self.create(spec, &BTreeSet::new()).await?;
+        }
+        let mut taken = BTreeSet::new();
+        for _ in 0..PORT_TRIES {
+            let Started::PortTaken(message) = self.start(&spec.name).await? else {
+                return self.observed(&spec.name).await;
+            };
+            self.make_way(spec, &message, &mut taken).await?;
+        }
+        Err(Error::Exhausted {
+            what: format!("host ports for container {}", spec.name),
+            why: format!("the last {PORT_TRIES} that were tried are taken"),
+            mend: "free ports between 20000 and 29999 on the node".into(),
+        })
+    }
+
+    /// Makes the container anew with other host ports in place of those that are taken. Fails
+    /// if one of them is the only one that it may have.
+    async fn make_way(
+        &self,
+        spec: &ContainerSpec,
+        message: &str,
+        taken: &mut BTreeSet<HostPort>,
+    ) -> Result<()> {
+        let container = self.observed(&spec.name).await?;
+        let had: BTreeSet<HostPort> = container.ports.iter().map(|p| (p.2, p.1)).collect();
+        let meant = port::meant(message, &had);
+        let fixed = spec.ports.iter().find_map(|(container, binding)| {
+            let PortBinding::Fixed(host) = binding else {
+                return None;
+            };
+            meant.contains(&(*host, container.1)).then_some(*host)
+        });
+        let movable = spec
+            .ports
+            .iter()
+            .any(|(_, b)| matches!(b, PortBinding::Preferred(_)));
+        if let Some(host) = fixed.filter(|_| meant.len() == 1 || !movable) {
+            return Err(Error::Conflict {
+                what: format!("host port {host} for container {}", spec.name),
+                why: message.to_owned(),
+            });
+        }
+        taken.extend(meant);
+        taken.extend(self.published().await?);
+        tracing::debug!(container = spec.name, message, "trying another host port");
+        self.delete(&spec.name).await?;
+        self.create(spec, taken).await
+    }
+
+    /// The host ports that running containers have, whoever's they are.
+    async fn published(&self) -> Result<BTreeSet<HostPort>> {
+        let options = ListContainersOptionsBuilder::default().build();
+        let list = self.docker.list_containers(Some(options));
+        let listed = self.within(QUICK, "listing host ports", list).await?;
+        Ok(listed
+            .into_iter()
+            .flat_map(|container| container.ports.unwrap_or_default())
+            .filter_map(|port| {
+                let protocol = match port.typ?.as_ref() {
+                    "tcp" => Protocol::Tcp,
+                    "udp" => Protocol::Udp,
+                    _ => return None,
+                };
+                Some((port.public_port?, protocol))
+            })
+            .collect())
+    }
+
+    async fn ensure_volumes(&self, spec: &ContainerSpec) -> Result<()> {
+        let names: BTreeSet<&VolumeName> =
+            spec.template.volumes.iter().map(|v| &v.volume).collect();
+        for volume in names {
+            let what = format!("volume {volume}");
+            let create = self.docker.create_volume(VolumeCreateRequest {
+                name: Some(spec::volume_name(&self.owner, volume)),
+                labels: Some(spec::volume_labels(&self.owner, volume)),
+                ..VolumeCreateRequest::default()
+            });
+            // The engine gives back one that exists as it is.
+            let volume = self.within(QUICK, &what, create).await?;
+            self.check_owner(&what, Some(&volume.labels))?;
+        }
+        Ok(())
+    }
+
+    /// Creates the container; one of this name that somebody else created meanwhile will do if
+    /// it is the same.
+    async fn create(&self, spec: &ContainerSpec, taken: &BTreeSet<HostPort>) -> Result<()> {
+        let ports = if spec.host_network {
+            BTreeMap::new()
+        } else {
+            port::assign(&spec.ports, taken).ok_or_else(|| Error::Exhausted {
+                what: format!("host ports for container {}", spec.name),
+                why: "all ports of the platform's range are taken".into(),
+                mend: "free ports between 20000 and 29999 on the node".into(),
+            })?
+        };
+        let what = format!("creating container {}", spec.name);
+        let options = CreateContainerOptionsBuilder::default()
+            .name(&spec.name)
+            .build();
+        let create = self
+            .docker
+            .create_container(Some(options), spec::create_body(spec, &ports));
+        match self.within(PATIENT, &what, create).await {
+            Ok(_) => Ok(()),
+            Err(conflict @ Error::Conflict { .. }) => match self.ours(&spec.name).await? {
+                Some(found) => same_digest(spec, &found),
+                None => Err(conflict),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn start(&self, name: &str) -> Result<Started> {
+        let what = format!("starting container {name}");
+        let start = self
+            .docker
+            .start_container(name, None::<StartContainerOptions>);
+        match self.within(PATIENT, &what, start).await {
+            Ok(()) => Ok(Started::Yes),
+            Err(Error::Failed { why, .. } | Error::Conflict { why, .. })
+                if port::is_conflict(&why) =>
+            {
+                Ok(Started::PortTaken(why))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn observed(&self, name: &str) -> Result<ObservedContainer> {
+        let found = self.existing(name).await?;
+        inspect::container(found)?.ok_or_else(|| Error::Conflict {
+            what: format!("container {name}"),
+            why: "it is neither an instance nor the manager".into(),
+        })
+    }
+
+    pub(super) async fn existing(&self, name: &str) -> Result<ContainerInspectResponse> {
+        self.ours(name)
+            .await?
+            .ok_or_else(|| Error::not_found(format!("container {name}")))
+    }
+
+    pub(super) async fn start_existing(&self, name: &str) -> Result<()> {
+        self.existing(name).await?;
+        match self.start(name).await? {
+            Started::Yes => Ok(()),
+            Started::PortTaken(why) => Err(Error::Conflict {
+                what: format!("a host port of container {name}"),
+                why,
+            }),
+        }
+    }
+
+    pub(super) async fn stop(&self, name: &str, grace: Option<Duration>) -> Result<()> {
+        let Some(found) = self.ours(name).await? else {
+            return Ok(());
+        };
+        let mut options = StopContainerOptionsBuilder::default();
+        let waits = match grace {
+            Some(grace) => {
+                let seconds = spec::whole_seconds(grace);
+                options = options.t(i32::try_from(seconds).unwrap_or(i32::MAX));
+                grace
+            }
+            None => found
+                .config
+                .and_then(|c| c.stop_timeout)
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .map_or(ENGINE_GRACE, Duration::from_secs),
+        };
+        let what = format!("stopping container {name}");
+        let stop = self.docker.stop_container(name, Some(options.build()));
+        match self
+            .within(waits.saturating_add(PATIENT), &what, stop)
+            .await
+        {
+            // The engine's client takes "not modified", for one that is stopped, as success.
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<()> {
+        if self.ours(name).await?.is_none() {
+            return Ok(());
+        }
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
+        let what = format!("removing container {name}");
+        let remove = self.docker.remove_container(name, Some(options));
+        match self.within(PATIENT, &what, remove).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            // Another call removes it at this moment: it is not gone yet.
+            Err(Error::Conflict { .. }) => Err(Error::Interrupted { what, source: None }),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn delete_volume(&self, volume: &VolumeName) -> Result<()> {
+        let name = spec::volume_name(&self.owner, volume);
+        let what = format!("volume {volume}");
+        let found = match self
+            .within(QUICK, &what, self.docker.inspect_volume(&name))
+            .await
+        {
+            Ok(found) => found,
+            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.check_owner(&what, Some(&found.labels))?;
+        let remove = self
+            .docker
+            .remove_volume(&name, None::<RemoveVolumeOptions>);
+        match self.within(PATIENT, &what, remove).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn same_digest(spec: &ContainerSpec, found: &ContainerInspectResponse) -> Result<()> {
+    let labels = found.config.as_ref().and_then(|c| c.labels.as_ref());
+    let digest = labels.and_then(|l| l.get(labels::SPEC_DIGEST));
+    if digest.is_some_and(|d| d == spec.digest.as_str()) {
+        return Ok(());
+    }
+    Err(Error::Conflict {
+        what: format!("container {}", spec.name),
+        why: "it was made from another specification".into(),
+    })
+}

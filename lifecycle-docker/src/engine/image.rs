@@ -1,0 +1,216 @@
+//! Images on an engine: built, pulled, carried over, removed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::body_try_stream;
+use bollard::query_parameters::{
+    BuildImageOptionsBuilder, CreateImageOptionsBuilder, ImportImageOptionsBuilder,
+    ListImagesOptions, RemoveImageOptions,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use lifecycle_core::host::ByteStream;
+use lifecycle_core::runtime::{BuildRequest, ImageInfo};
+use lifecycle_core::{Error, Result};
+
+use super::output::{LastLines, Lines};
+use super::{DockerEngine, QUICK};
+use crate::{error, inspect};
+
+/// How long removing an image's layers may take.
+const REMOVAL: Duration = Duration::from_mins(5);
+
+/// A source of bytes whose failure is kept: the engine's client only says that it failed.
+struct Watched {
+    failure: Arc<Mutex<Option<std::io::Error>>>,
+}
+
+impl Watched {
+    fn new(
+        source: ByteStream,
+    ) -> (
+        Self,
+        impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) {
+        let failure = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&failure);
+        let stream = source.map_err(move |error| {
+            let placeholder = std::io::Error::new(error.kind(), "the source failed");
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            placeholder
+        });
+        (Self { failure }, stream)
+    }
+
+    /// The source's failure if there was one, else `error`.
+    fn blame(&self, what: &str, error: Error) -> Error {
+        let failure = self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match failure {
+            Some(source) => Error::io(format!("{what}: its contents cannot be read"), source),
+            None => error,
+        }
+    }
+}
+
+impl DockerEngine {
+    pub(super) async fn image_names(&self) -> Result<BTreeSet<String>> {
+        let list = self.docker.list_images(None::<ListImagesOptions>);
+        let images = self.within(QUICK, "listing images", list).await?;
+        Ok(images
+            .into_iter()
+            .flat_map(|image| image.repo_tags)
+            .filter(|name| !name.contains("<none>"))
+            .collect())
+    }
+
+    pub(super) async fn find_image(&self, name: &str) -> Result<Option<ImageInfo>> {
+        let what = format!("image {name}");
+        match self
+            .within(QUICK, &what, self.docker.inspect_image(name))
+            .await
+        {
+            Ok(found) => Ok(Some(inspect::image(found))),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn existing_image(&self, name: &str) -> Result<ImageInfo> {
+        self.find_image(name)
+            .await?
+            .ok_or_else(|| Error::not_found(format!("image {name}")))
+    }
+
+    pub(super) async fn build(
+        &self,
+        request: BuildRequest,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<ImageInfo> {
+        let what = format!("building image {}", request.tag);
+        let arguments: HashMap<String, String> = request
+            .args
+            .iter()
+            .map(|(key, value)| (key.clone(), value.expose().to_owned()))
+            .collect();
+        let options = BuildImageOptionsBuilder::default()
+            .dockerfile(&request.dockerfile)
+            .t(&request.tag)
+            .rm(true)
+            .forcerm(true)
+            .buildargs(&arguments)
+            .build();
+        let (context, body) = Watched::new(request.context);
+        let body = body_try_stream(body);
+        let mut steps = Box::pin(self.streams.build_image(options, None, Some(body)));
+        let mut lines = Lines::default();
+        let mut last = LastLines::default();
+        let mut say = |line: &str| {
+            last.push(line);
+            progress(line);
+        };
+        let mut failed = None;
+        while let Some(step) = steps.next().await {
+            let step = match step {
+                Ok(step) => step,
+                Err(error) => return Err(context.blame(&what, error::engine(&what, error))),
+            };
+            if let Some(text) = step.stream {
+                lines.push(text.as_bytes()).iter().for_each(|l| say(l));
+            }
+            // A pull within the build tells its progress in bytes many times a second.
+            if let Some(status) = step.status
+                && step.progress_detail.is_none_or(|p| p.total.is_none())
+            {
+                say(&status);
+            }
+            if let Some(detail) = step.error_detail {
+                failed = Some(detail.message.unwrap_or_default());
+            }
+        }
+        if let Some(rest) = lines.finish() {
+            say(&rest);
+        }
+        match failed {
+            Some(why) => Err(Error::failed(
+                what,
+                format!("{why}; it said last: {}", last.joined()),
+            )),
+            None => self.existing_image(&request.tag).await,
+        }
+    }
+
+    pub(super) async fn pull(&self, name: &str) -> Result<ImageInfo> {
+        let what = format!("pulling image {name}");
+        // Without a tag the engine would pull all of them.
+        let options = CreateImageOptionsBuilder::default()
+            .from_image(&with_tag(name))
+            .build();
+        self.streams
+            .create_image(Some(options), None, None)
+            .try_for_each(|_| async { Ok(()) })
+            .await
+            .map_err(|e| error::engine(&what, e))?;
+        self.existing_image(name).await
+    }
+
+    pub(super) async fn export(&self, name: &str) -> Result<ByteStream> {
+        self.existing_image(name).await?;
+        let what = format!("exporting image {name}");
+        let archive = self.streams.export_image(name);
+        Ok(archive
+            .map_err(move |e| std::io::Error::other(error::engine(&what, e).chain()))
+            .boxed())
+    }
+
+    pub(super) async fn import(&self, archive: ByteStream) -> Result<()> {
+        let what = "importing an image";
+        let (source, body) = Watched::new(archive);
+        let options = ImportImageOptionsBuilder::default().quiet(true).build();
+        self.streams
+            .import_image(options, body_try_stream(body), None)
+            .try_for_each(|_| async { Ok(()) })
+            .await
+            .map_err(|e| source.blame(what, error::engine(what, e)))
+    }
+
+    pub(super) async fn forget_image(&self, name: &str) -> Result<()> {
+        let what = format!("removing image {name}");
+        let remove = self
+            .docker
+            .remove_image(name, None::<RemoveImageOptions>, None);
+        match self.within(REMOVAL, &what, remove).await {
+            // Absent, or a container uses it.
+            Ok(_) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// An image's name with the tag that engines mean by none.
+fn with_tag(name: &str) -> String {
+    let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
+    if last.contains([':', '@']) {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_tag_means_the_latest() {
+        assert_eq!(with_tag("debian"), "debian:latest");
+        assert_eq!(with_tag("localhost:5000/a"), "localhost:5000/a:latest");
+        assert_eq!(with_tag("debian:bookworm"), "debian:bookworm");
+        assert_eq!(with_tag("a/b@sha256:00"), "a/b@sha256:00");
+    }
+}

@@ -1,0 +1,237 @@
+//! One node's Docker engine as a [`ContainerRuntime`], as one platform sees it.
+
+mod container;
+mod image;
+mod output;
+mod port;
+mod spec;
+mod transport;
+
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder};
+use chrono::{DateTime, Utc};
+use futures_util::stream::{self, BoxStream, StreamExt};
+use lifecycle_core::host::ByteStream;
+use lifecycle_core::model::VolumeName;
+use lifecycle_core::runtime::{
+    BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState, ImageInfo,
+    LogLine, LogOptions, ObservedContainer, Owner,
+};
+use lifecycle_core::{Error, Result};
+
+use crate::error;
+use crate::ssh::{Share, SshAccess};
+use output::LogLines;
+use transport::Route;
+
+/// How long an engine may take for what needs no work.
+const QUICK: Duration = Duration::from_mins(1);
+
+/// One node's Docker engine, as one platform sees it.
+///
+/// Calls share a few connections; what streams (builds, logs, events, images) has a connection
+/// of its own each time.
+#[derive(Clone)]
+pub struct DockerEngine {
+    docker: Docker,
+    streams: Docker,
+    owner: Owner,
+}
+
+impl fmt::Debug for DockerEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DockerEngine")
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DockerEngine {
+    /// The engine behind a unix socket of this machine, which need not exist yet.
+    pub fn local(socket: impl Into<PathBuf>, owner: Owner) -> Result<Self> {
+        Self::new(Route::Local(socket.into()), owner)
+    }
+
+    /// The engine of a host, through its SSH server: its socket forwarded, or, where the host
+    /// forbids that or the account may not use it, `docker system dial-stdio` as root.
+    pub fn over_ssh(access: Arc<SshAccess>, owner: Owner) -> Result<Self> {
+        Self::new(Route::over_ssh(access), owner)
+    }
+
+    fn new(route: Route, owner: Owner) -> Result<Self> {
+        let route = Arc::new(route);
+        Ok(Self {
+            docker: transport::client(Arc::clone(&route), Share::Shared)?,
+            streams: transport::client(route, Share::Alone)?,
+            owner,
+        })
+    }
+
+    /// The answer of one call, which must come within `limit`.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        call: impl Future<Output = Result<T, bollard::errors::Error>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => answer.map_err(|e| error::engine(what, e)),
+            Err(_) => Err(Error::TimedOut {
+                what: what.to_owned(),
+                after: limit,
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for DockerEngine {
+    async fn info(&self) -> Result<EngineInfo> {
+        let what = "asking the engine";
+        let version = self.within(QUICK, what, self.docker.version()).await?;
+        let info = self.within(QUICK, what, self.docker.info()).await?;
+        let number = |value: Option<i64>| u64::try_from(value.unwrap_or_default()).unwrap_or(0);
+        Ok(EngineInfo {
+            version: version.version.unwrap_or_default(),
+            api_version: version.api_version.unwrap_or_default(),
+            architecture: version.arch.unwrap_or_default(),
+            cpus: number(info.ncpu),
+            memory_bytes: number(info.mem_total),
+        })
+    }
+
+    async fn state(&self) -> Result<EngineState> {
+        let (containers, images, volumes) =
+            tokio::try_join!(self.containers(), self.image_names(), self.volumes())?;
+        Ok(EngineState {
+            containers,
+            images,
+            volumes,
+        })
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<ImageInfo>> {
+        self.find_image(name).await
+    }
+
+    async fn build_image(
+        &self,
+        request: BuildRequest,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<ImageInfo> {
+        self.build(request, progress).await
+    }
+
+    async fn pull_image(&self, name: &str) -> Result<ImageInfo> {
+        self.pull(name).await
+    }
+
+    async fn export_image(&self, name: &str) -> Result<ByteStream> {
+        self.export(name).await
+    }
+
+    async fn import_image(&self, archive: ByteStream) -> Result<()> {
+        self.import(archive).await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<()> {
+        self.forget_image(name).await
+    }
+
+    async fn ensure_container(&self, spec: &ContainerSpec) -> Result<ObservedContainer> {
+        self.ensure(spec).await
+    }
+
+    async fn start_container(&self, name: &str) -> Result<()> {
+        self.start_existing(name).await
+    }
+
+    async fn stop_container(&self, name: &str, grace: Option<Duration>) -> Result<()> {
+        self.stop(name, grace).await
+    }
+
+    async fn remove_container(&self, name: &str) -> Result<()> {
+        self.delete(name).await
+    }
+
+    async fn remove_volume(&self, volume: &VolumeName) -> Result<()> {
+        self.delete_volume(volume).await
+    }
+
+    async fn logs(
+        &self,
+        container: &str,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogLine>>> {
+        self.existing(container).await?;
+        let tail = options.tail.map_or("all".to_owned(), |n| n.to_string());
+        let query = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .follow(options.follow)
+            .tail(&tail)
+            .build();
+        let what = format!("the output of container {container}");
+        let pieces = self.streams.logs(container, Some(query));
+        // The end of the pieces is itself a piece: it gives out what is left.
+        let pieces = pieces.map(Some).chain(stream::once(async { None }));
+        let lines = pieces.scan(LogLines::default(), move |lines, piece| {
+            let cut: Vec<Result<LogLine>> = match piece {
+                Some(Ok(output)) => {
+                    let stderr = matches!(output, LogOutput::StdErr { .. });
+                    let cut = lines.push(stderr, output.as_ref());
+                    cut.into_iter().map(Ok).collect()
+                }
+                Some(Err(error)) => vec![Err(error::engine(&what, error))],
+                None => lines.finish().into_iter().map(Ok).collect(),
+            };
+            async move { Some(stream::iter(cut)) }
+        });
+        Ok(lines.flatten().boxed())
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {
+        // The stream is asked for when it is first polled; from the engine's own time now,
+        // so that nothing is lost until then.
+        let info = self.within(QUICK, "asking the engine's time", self.docker.info());
+        let mut filters = self.filter();
+        filters.insert("type".to_owned(), vec!["container".to_owned()]);
+        let mut query = EventsOptionsBuilder::default().filters(&filters);
+        if let Some(since) = info.await?.system_time.as_deref().and_then(unix_time) {
+            query = query.since(&since);
+        }
+        let events = self.streams.events(Some(query.build()));
+        Ok(events
+            .filter_map(|event| async {
+                match event {
+                    Ok(event) => {
+                        let action = event.action.unwrap_or_default();
+                        // A health check makes three of these each time it runs.
+                        (!action.starts_with("exec_")).then_some(Ok(EngineEvent { action }))
+                    }
+                    Err(error) => Some(Err(error::engine("the engine's events", error))),
+                }
+            })
+            .boxed())
+    }
+}
+
+/// A time as the engine's queries want it: seconds and nanoseconds since 1970.
+fn unix_time(rfc3339: &str) -> Option<String> {
+    let time = DateTime::parse_from_rfc3339(rfc3339)
+        .ok()?
+        .with_timezone(&Utc);
+    Some(format!(
+        "{}.{:09}",
+        time.timestamp(),
+        time.timestamp_subsec_nanos()
+    ))
+}

@@ -1,0 +1,145 @@
+//! Host ports: which one to try next, and which one the engine says is taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use lifecycle_core::model::Protocol;
+use lifecycle_core::runtime::PortBinding;
+
+/// The platform's range of host ports.
+pub(super) const RANGE: RangeInclusive<u16> = 20_000..=29_999;
+
+/// A host port is taken once per protocol.
+pub(super) type HostPort = (u16, Protocol);
+
+/// Which host port each container port gets, so that no two get the same and none is `taken`.
+/// A preferred port that is taken gives way to the next free one of the range; a fixed one
+/// stays. `None` if the range is used up.
+pub(super) fn assign(
+    wanted: &BTreeMap<(u16, Protocol), PortBinding>,
+    taken: &BTreeSet<HostPort>,
+) -> Option<BTreeMap<(u16, Protocol), u16>> {
+    let mut used: BTreeSet<HostPort> = taken.clone();
+    let mut assigned = BTreeMap::new();
+    for (container, binding) in wanted {
+        if let PortBinding::Fixed(port) = binding {
+            used.insert((*port, container.1));
+            assigned.insert(*container, *port);
+        }
+    }
+    for (container, binding) in wanted {
+        if let PortBinding::Preferred(first) = binding {
+            let port = free_from(*first, container.1, &used)?;
+            used.insert((port, container.1));
+            assigned.insert(*container, port);
+        }
+    }
+    Some(assigned)
+}
+
+fn free_from(first: u16, protocol: Protocol, used: &BTreeSet<HostPort>) -> Option<u16> {
+    let after = first.saturating_add(1).max(*RANGE.start());
+    std::iter::once(first)
+        .chain(after..=*RANGE.end())
+        .chain(RANGE)
+        .find(|port| !used.contains(&(*port, protocol)))
+}
+
+/// Whether the engine says that a host port is taken.
+pub(super) fn is_conflict(message: &str) -> bool {
+    message.contains("port is already allocated") || message.contains("address already in use")
+}
+
+/// Which of `ports` the engine's message means; all of them if it names none. Engines word
+/// this differently, so the ports are looked for and not the words.
+pub(super) fn meant(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
+    let named: BTreeSet<HostPort> = ports
+        .iter()
+        .filter(|(port, _)| names(message, *port))
+        .copied()
+        .collect();
+    if named.is_empty() {
+        ports.clone()
+    } else {
+        named
+    }
+}
+
+fn names(message: &str, port: u16) -> bool {
+    let needle = format!(":{port}");
+    message
+        .match_indices(&needle)
+        .any(|(at, _)| !message[at + needle.len()..].starts_with(|c: char| c.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HTTP: (u16, Protocol) = (80, Protocol::Tcp);
+    const DNS: (u16, Protocol) = (53, Protocol::Udp);
+    const MORE: (u16, Protocol) = (81, Protocol::Tcp);
+
+    fn tcp(ports: &[u16]) -> BTreeSet<HostPort> {
+        ports.iter().map(|p| (*p, Protocol::Tcp)).collect()
+    }
+
+    #[test]
+    fn a_preferred_port_is_kept_while_it_is_free() {
+        let wanted = BTreeMap::from([(HTTP, PortBinding::Preferred(20_005))]);
+        assert_eq!(assign(&wanted, &tcp(&[])).unwrap()[&HTTP], 20_005);
+        assert_eq!(
+            assign(&wanted, &tcp(&[20_005, 20_006])).unwrap()[&HTTP],
+            20_007
+        );
+    }
+
+    #[test]
+    fn a_fixed_port_stays_and_others_go_round_it() {
+        let wanted = BTreeMap::from([
+            (HTTP, PortBinding::Preferred(20_000)),
+            (MORE, PortBinding::Fixed(20_000)),
+        ]);
+        let assigned = assign(&wanted, &tcp(&[20_000])).unwrap();
+        assert_eq!(assigned[&MORE], 20_000);
+        assert_eq!(assigned[&HTTP], 20_001);
+    }
+
+    #[test]
+    fn the_range_goes_round_and_protocols_do_not_disturb_each_other() {
+        let wanted = BTreeMap::from([
+            (HTTP, PortBinding::Preferred(29_999)),
+            (DNS, PortBinding::Preferred(29_999)),
+        ]);
+        let assigned = assign(&wanted, &tcp(&[29_999])).unwrap();
+        assert_eq!(assigned[&HTTP], 20_000);
+        assert_eq!(assigned[&DNS], 29_999);
+    }
+
+    #[test]
+    fn a_range_that_is_used_up_is_said() {
+        let wanted = BTreeMap::from([(HTTP, PortBinding::Preferred(20_000))]);
+        let all: Vec<u16> = RANGE.collect();
+        assert_eq!(assign(&wanted, &tcp(&all)), None);
+    }
+
+    #[test]
+    fn the_port_is_found_in_every_engines_words() {
+        for message in [
+            "driver failed programming external connectivity on endpoint a (b): Bind for \
+             0.0.0.0:20001 failed: port is already allocated",
+            "driver failed programming external connectivity on endpoint a (b): Error starting \
+             userland proxy: listen tcp4 0.0.0.0:20001: bind: address already in use",
+            "failed to set up container networking: driver failed programming external \
+             connectivity on endpoint a (b): failed to bind host port 0.0.0.0:20001/tcp: \
+             address already in use",
+        ] {
+            assert!(is_conflict(message), "{message}");
+            let ports = tcp(&[2000, 20_000, 20_001, 20_002]);
+            assert_eq!(meant(message, &ports), tcp(&[20_001]), "{message}");
+        }
+        let all = tcp(&[20_000, 20_001]);
+        assert_eq!(meant("port is already allocated", &all), all);
+        assert!(!is_conflict("no such image"));
+    }
+}

@@ -1,0 +1,282 @@
+//! The core's words for a container, as the engine's API wants them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
+    PortBinding as EngineBinding, RestartPolicy, RestartPolicyNameEnum,
+};
+use lifecycle_core::model::{Healthcheck, HealthcheckTest, Protocol, SpecDigest, VolumeName};
+use lifecycle_core::runtime::{ContainerSpec, Owner, Role};
+
+use crate::labels;
+
+/// How large a container's log may grow before it is rotated, and how many are kept.
+const LOG_SIZE: &str = "10m";
+const LOG_FILES: &str = "3";
+
+/// The labels of everything that belongs to a platform.
+pub(super) fn owner_labels(owner: &Owner) -> HashMap<String, String> {
+    HashMap::from([
+        (labels::PLATFORM.to_owned(), owner.name.to_string()),
+        (labels::PLATFORM_ID.to_owned(), owner.id.to_string()),
+    ])
+}
+
+/// The engine's name of a platform's volume.
+pub(super) fn volume_name(owner: &Owner, volume: &VolumeName) -> String {
+    format!("{}-{}-{volume}", owner.name, owner.id.short())
+}
+
+/// The labels of a platform's volume.
+pub(super) fn volume_labels(owner: &Owner, volume: &VolumeName) -> HashMap<String, String> {
+    let mut labels = owner_labels(owner);
+    labels.insert(labels::VOLUME.to_owned(), volume.to_string());
+    labels
+}
+
+/// The labels of a container. The user's own cannot replace ours.
+pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> {
+    let mut labels: HashMap<String, String> = spec
+        .template
+        .labels
+        .iter()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    labels.extend(owner_labels(&spec.owner));
+    let mut set = |key: &str, value: String| labels.insert(key.to_owned(), value);
+    set(labels::SPEC_DIGEST, spec.digest.to_string());
+    set(labels::SPEC_VERSION, SpecDigest::VERSION.to_owned());
+    match &spec.role {
+        Role::Manager => {
+            set(labels::ROLE, labels::ROLE_MANAGER.to_owned());
+        }
+        Role::Instance(id) => {
+            set(labels::ROLE, labels::ROLE_INSTANCE.to_owned());
+            set(labels::INSTANCE, id.to_string());
+            set(labels::SERVICE, id.service.to_string());
+            set(labels::REPLICA, id.replica.to_string());
+        }
+    }
+    labels
+}
+
+/// What the engine is asked to create. `ports`: the host port of each container port.
+pub(super) fn create_body(
+    spec: &ContainerSpec,
+    ports: &BTreeMap<(u16, Protocol), u16>,
+) -> ContainerCreateBody {
+    let template = &spec.template;
+    let exposed = template.expose.iter().chain(spec.ports.keys());
+    let exposed: std::collections::BTreeSet<String> = exposed.copied().map(port_key).collect();
+    ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        labels: Some(container_labels(spec)),
+        env: Some(
+            template
+                .environment
+                .iter()
+                .map(|(key, value)| format!("{key}={}", value.expose()))
+                .collect(),
+        ),
+        cmd: template.command.clone(),
+        entrypoint: template.entrypoint.clone().map(|words| {
+            // An empty list leaves the image's entrypoint; an empty word removes it.
+            if words.is_empty() {
+                vec![String::new()]
+            } else {
+                words
+            }
+        }),
+        user: template.user.clone(),
+        working_dir: template.working_dir.clone(),
+        exposed_ports: Some(exposed.into_iter().collect()),
+        healthcheck: template.healthcheck.as_ref().map(health_config),
+        stop_timeout: template.stop_grace.map(whole_seconds),
+        host_config: Some(HostConfig {
+            mounts: Some(mounts(spec)),
+            port_bindings: Some(
+                ports
+                    .iter()
+                    .map(|(container, host)| {
+                        let binding = EngineBinding {
+                            host_ip: None,
+                            host_port: Some(host.to_string()),
+                        };
+                        (port_key(*container), Some(vec![binding]))
+                    })
+                    .collect(),
+            ),
+            memory: limit(template.limits.memory_bytes),
+            nano_cpus: limit(template.limits.cpu_millis.saturating_mul(1_000_000)),
+            restart_policy: Some(RestartPolicy {
+                name: Some(if spec.starts_with_engine {
+                    RestartPolicyNameEnum::UNLESS_STOPPED
+                } else {
+                    RestartPolicyNameEnum::NO
+                }),
+                maximum_retry_count: None,
+            }),
+            network_mode: spec.host_network.then(|| "host".to_owned()),
+            log_config: Some(HostConfigLogConfig {
+                typ: Some("json-file".to_owned()),
+                config: Some(HashMap::from([
+                    ("max-size".to_owned(), LOG_SIZE.to_owned()),
+                    ("max-file".to_owned(), LOG_FILES.to_owned()),
+                ])),
+            }),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn port_key((port, protocol): (u16, Protocol)) -> String {
+    format!("{port}/{protocol}")
+}
+
+fn mounts(spec: &ContainerSpec) -> Vec<Mount> {
+    let volumes = spec.template.volumes.iter().map(|volume| Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume_name(&spec.owner, &volume.volume)),
+        target: Some(volume.target.clone()),
+        read_only: Some(volume.read_only),
+        ..Mount::default()
+    });
+    let binds = spec.binds.iter().map(|bind| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(bind.source.clone()),
+        target: Some(bind.target.clone()),
+        read_only: Some(bind.read_only),
+        ..Mount::default()
+    });
+    volumes.chain(binds).collect()
+}
+
+fn health_config(check: &Healthcheck) -> HealthConfig {
+    let test = match &check.test {
+        HealthcheckTest::None => vec!["NONE".to_owned()],
+        HealthcheckTest::Exec(words) => std::iter::once("CMD".to_owned())
+            .chain(words.iter().cloned())
+            .collect(),
+        HealthcheckTest::Shell(line) => vec!["CMD-SHELL".to_owned(), line.clone()],
+    };
+    HealthConfig {
+        test: Some(test),
+        interval: check.interval.map(nanos),
+        timeout: check.timeout.map(nanos),
+        retries: check.retries.map(i64::from),
+        start_period: check.start_period.map(nanos),
+        start_interval: None,
+    }
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Seconds, rounded up: half a second of grace is not none.
+pub(super) fn whole_seconds(duration: Duration) -> i64 {
+    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+/// A limit for the engine; 0 is none.
+fn limit(value: u64) -> Option<i64> {
+    (value > 0).then(|| i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::ContainerStateStatusEnum;
+    use bollard::models::{ContainerConfig, ContainerInspectResponse, ContainerState};
+    use lifecycle_core::model::{
+        ContainerTemplate, InstanceId, PlatformId, PlatformName, Replica, ServiceName,
+    };
+
+    use super::*;
+    use crate::inspect;
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec {
+            name: "demo-123456-db-1-0123456789ab".into(),
+            owner: Owner {
+                id: "12345678-1234-4234-8234-123456789abc"
+                    .parse::<PlatformId>()
+                    .unwrap(),
+                name: PlatformName::try_from("demo").unwrap(),
+            },
+            role: Role::Instance(InstanceId {
+                service: ServiceName::try_from("db").unwrap(),
+                replica: Replica(2),
+            }),
+            digest: SpecDigest::from_hex("0123456789abcdef"),
+            image: "demo/db:1".into(),
+            template: ContainerTemplate {
+                labels: BTreeMap::from([
+                    ("mine".into(), "yes".into()),
+                    (labels::PLATFORM_ID.into(), "forged".into()),
+                ]),
+                expose: vec![(5432, Protocol::Tcp)],
+                ..ContainerTemplate::default()
+            },
+            ports: BTreeMap::new(),
+            binds: Vec::new(),
+            host_network: false,
+            starts_with_engine: false,
+        }
+    }
+
+    #[test]
+    fn what_labels_say_is_read_back_the_same() {
+        let spec = spec();
+        let labels = container_labels(&spec);
+        assert_eq!(labels["mine"], "yes");
+        assert_eq!(labels[labels::PLATFORM_ID], spec.owner.id.to_string());
+        let read = inspect::container(ContainerInspectResponse {
+            name: Some(format!("/{}", spec.name)),
+            config: Some(ContainerConfig {
+                labels: Some(labels),
+                ..ContainerConfig::default()
+            }),
+            state: Some(ContainerState {
+                status: Some(ContainerStateStatusEnum::CREATED),
+                ..ContainerState::default()
+            }),
+            ..ContainerInspectResponse::default()
+        });
+        let read = read.unwrap().unwrap();
+        assert_eq!(read.name, spec.name);
+        assert_eq!(read.role, spec.role);
+        assert_eq!(read.digest, spec.digest);
+        assert_eq!(read.digest_version, SpecDigest::VERSION);
+    }
+
+    #[test]
+    fn exposed_and_published_ports_are_declared_and_workloads_do_not_start_by_themselves() {
+        let mut spec = spec();
+        spec.ports.insert(
+            (80, Protocol::Tcp),
+            lifecycle_core::runtime::PortBinding::Fixed(8080),
+        );
+        let body = create_body(&spec, &BTreeMap::from([((80, Protocol::Tcp), 8080)]));
+        assert_eq!(body.exposed_ports.unwrap(), ["5432/tcp", "80/tcp"]);
+        let host = body.host_config.unwrap();
+        assert_eq!(
+            host.restart_policy.unwrap().name,
+            Some(RestartPolicyNameEnum::NO)
+        );
+        assert_eq!(host.memory, None);
+        let bindings = host.port_bindings.unwrap();
+        let bound = bindings["80/tcp"].as_ref().unwrap();
+        assert_eq!(bound[0].host_port.as_deref(), Some("8080"));
+    }
+
+    #[test]
+    fn grace_is_rounded_up() {
+        assert_eq!(whole_seconds(Duration::from_millis(500)), 1);
+        assert_eq!(whole_seconds(Duration::from_secs(3)), 3);
+        assert_eq!(whole_seconds(Duration::ZERO), 0);
+    }
+}

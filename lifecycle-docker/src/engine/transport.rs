@@ -1,0 +1,219 @@
+//! How the engine's API is reached: a socket of this machine, the host's socket forwarded over
+//! SSH, or, where the host forbids that, the engine's own relay as a command over SSH.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
+use hyper::Uri;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use lifecycle_core::host::Duplex;
+use lifecycle_core::{Error, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::error::{self, LONGEST_CALL};
+use crate::ssh::{Share, SshAccess};
+
+/// Where Debian's engine listens.
+const SOCKET: &str = "/var/run/docker.sock";
+/// The engine's relay between its socket and a command's input and output.
+const RELAY: &str = "docker system dial-stdio";
+/// How long the relay may take to show that an engine is behind it.
+const RELAY_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
+/// Connections kept for the next call.
+const KEPT: usize = 4;
+const KEPT_FOR: Duration = Duration::from_secs(20);
+
+/// How to reach one engine.
+#[derive(Debug)]
+pub(super) enum Route {
+    /// A socket of this machine.
+    Local(PathBuf),
+    /// Over SSH, by the way that was found to work.
+    Ssh {
+        access: Arc<SshAccess>,
+        found: Mutex<Option<Way>>,
+    },
+}
+
+/// The ways over SSH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Stream-local forwarding of the engine's socket.
+    Socket,
+    /// The engine's relay, run as root.
+    Relay,
+}
+
+impl Route {
+    pub(super) fn over_ssh(access: Arc<SshAccess>) -> Self {
+        Self::Ssh {
+            access,
+            found: Mutex::new(None),
+        }
+    }
+
+    async fn open(&self, share: Share) -> Result<Box<dyn Duplex>> {
+        match self {
+            Self::Local(path) => match UnixStream::connect(path).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => Err(Error::Unreachable {
+                    what: format!("the container engine at {}", path.display()),
+                    source: Some(Box::new(error)),
+                }),
+            },
+            Self::Ssh { access, found } => {
+                let known = *found.lock().unwrap_or_else(PoisonError::into_inner);
+                if known != Some(Way::Relay) {
+                    if let Some(stream) = access.unix_socket(SOCKET, share).await? {
+                        remember(found, Some(Way::Socket));
+                        return Ok(Box::new(stream));
+                    }
+                    // Refused for lack of a permission, or because no engine listens: the
+                    // relay runs as root, so its silence means the latter.
+                    remember(found, None);
+                    relay_answers(access).await?;
+                    tracing::debug!(
+                        host = access.host(),
+                        "the engine's socket is not forwarded; its relay is used"
+                    );
+                    remember(found, Some(Way::Relay));
+                }
+                Ok(Box::new(access.command_stream(RELAY, share).await?))
+            }
+        }
+    }
+}
+
+fn remember(found: &Mutex<Option<Way>>, way: Option<Way>) {
+    *found.lock().unwrap_or_else(PoisonError::into_inner) = way;
+}
+
+/// Asks the engine for a sign of life through the relay. A session for a command opens whether
+/// or not there is such a command, so only an answer tells.
+async fn relay_answers(access: &SshAccess) -> Result<()> {
+    let what = || format!("the container engine of {}", access.host());
+    let ask = async {
+        let mut relay = access.command_stream(RELAY, Share::Shared).await?;
+        let unreachable = |error: io::Error| Error::Unreachable {
+            what: what(),
+            source: Some(Box::new(error)),
+        };
+        relay
+            .write_all(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            .await
+            .map_err(unreachable)?;
+        let mut status = [0; 12];
+        match relay.read_exact(&mut status).await {
+            Ok(_) if status.starts_with(b"HTTP/1.") && status.ends_with(b" 200") => Ok(()),
+            Ok(_) => Err(unreachable(io::Error::other(
+                "the engine's relay answers with something else",
+            ))),
+            Err(_) => Err(unreachable(io::Error::other(
+                "no engine answers there; it is not installed, or does not run",
+            ))),
+        }
+    };
+    match tokio::time::timeout(RELAY_ANSWERS_WITHIN, ask).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::TimedOut {
+            what: what(),
+            after: RELAY_ANSWERS_WITHIN,
+        }),
+    }
+}
+
+/// The engine's client over a route. With [`Share::Alone`] each request has a connection of
+/// its own, so that a stream whose reader stalls holds up nobody else.
+pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
+    let kept = if share == Share::Alone { 0 } else { KEPT };
+    let client = Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(KEPT_FOR)
+        .pool_max_idle_per_host(kept)
+        .build(Connector { route, share });
+    let client = Arc::new(client);
+    Docker::connect_with_custom_transport(
+        move |request: BollardRequest| {
+            let client = Arc::clone(&client);
+            async move { client.request(request).await.map_err(Into::into) }
+        },
+        Some("http://docker"),
+        LONGEST_CALL.as_secs(),
+        API_DEFAULT_VERSION,
+    )
+    .map_err(|e| error::engine("the engine's client", e))
+}
+
+#[derive(Clone)]
+struct Connector {
+    route: Arc<Route>,
+    share: Share,
+}
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = EngineStream;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<EngineStream>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { route, share } = self.clone();
+        Box::pin(async move { Ok(EngineStream(TokioIo::new(route.open(share).await?))) })
+    }
+}
+
+/// A connection to the engine, as the HTTP client wants it.
+struct EngineStream(TokioIo<Box<dyn Duplex>>);
+
+impl fmt::Debug for EngineStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EngineStream")
+    }
+}
+
+impl Connection for EngineStream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl hyper::rt::Read for EngineStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl hyper::rt::Write for EngineStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

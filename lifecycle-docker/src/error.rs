@@ -1,0 +1,251 @@
+//! The one place where errors of the SSH client and of the engine's client become the core's.
+//! Neither client's types leave this crate.
+
+use std::io;
+use std::time::Duration;
+
+use bollard::errors::Error as Engine;
+use lifecycle_core::Error;
+use thiserror::Error as ThisError;
+
+/// Why an SSH connection could not be made or used.
+#[derive(Debug, ThisError)]
+pub(crate) enum SshError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Protocol(#[from] russh::Error),
+    #[error("no answer within {}", .0.as_secs_f32())]
+    TimedOut(Duration),
+    #[error("the connection ended during authentication")]
+    EndedDuringAuthentication,
+    #[error("the host's key changed: pinned {pinned}, offered {offered}")]
+    HostKeyChanged { pinned: String, offered: String },
+    #[error("no host key of it is known (it offers {offered})")]
+    HostKeyUnknown { offered: String },
+    #[error("it offers a host certificate, and no authority is trusted")]
+    HostCertificate,
+    #[error("a pinned host key cannot be read: {0}")]
+    PinUnreadable(String),
+    #[error("its pinned host keys cannot be looked up: {0}")]
+    Pins(String),
+    #[error("account `{user}` and its credential were not accepted")]
+    CredentialRefused { user: String },
+    #[error("it opens no further session")]
+    SessionRefused,
+    #[error("it refused the connection to {target}: {why}")]
+    ForwardRefused { target: String, why: String },
+    #[error("the connection ended before the command did")]
+    EndedEarly,
+    #[error("the command was not accepted")]
+    CommandRefused,
+    #[error("the command wrote more than {0} bytes")]
+    TooMuchOutput(usize),
+}
+
+impl SshError {
+    /// Whether the connection that said so is of no more use.
+    pub(crate) fn breaks_connection(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::EndedEarly | Self::SessionRefused | Self::TimedOut(_) => true,
+            Self::Protocol(error) => !matches!(error, russh::Error::ChannelOpenFailure(_)),
+            _ => false,
+        }
+    }
+
+    /// The core's word for it; `host` names the node and its address.
+    pub(crate) fn for_host(&self, host: &str) -> Error {
+        let what = format!("SSH to {host}");
+        let why = self.to_string();
+        match self {
+            Self::HostKeyChanged { .. } => Error::Denied {
+                what,
+                why,
+                mend: "if the machine was set up anew on purpose, remove its pinned host key; \
+                       otherwise somebody else may answer at this address"
+                    .into(),
+            },
+            Self::HostKeyUnknown { .. } => Error::Denied {
+                what,
+                why,
+                mend: "the provider should know the node's host key; wait until the node has \
+                       booted, or provision it again"
+                    .into(),
+            },
+            Self::HostCertificate => Error::Denied {
+                what,
+                why,
+                mend: "let the SSH server offer its plain host keys".into(),
+            },
+            Self::CredentialRefused { user } => Error::Denied {
+                what,
+                why,
+                mend: format!(
+                    "check that account `{user}` exists there and accepts this key or password"
+                ),
+            },
+            Self::ForwardRefused { .. } => Error::Unreachable {
+                what: format!("the target behind {host}"),
+                source: Some(why.into()),
+            },
+            Self::PinUnreadable(_) => Error::Corrupt { what, why },
+            Self::TimedOut(after) => Error::TimedOut {
+                what,
+                after: *after,
+            },
+            Self::EndedEarly => Error::Interrupted {
+                what,
+                source: Some(why.into()),
+            },
+            Self::CommandRefused | Self::TooMuchOutput(_) => Error::failed(what, why),
+            Self::Io(_)
+            | Self::Protocol(_)
+            | Self::EndedDuringAuthentication
+            | Self::Pins(_)
+            | Self::SessionRefused => Error::Unreachable {
+                what,
+                source: Some(why.into()),
+            },
+        }
+    }
+}
+
+/// An error of the engine's client, with what was being done.
+pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
+    let what = what.into();
+    match error {
+        Engine::DockerResponseServerError {
+            status_code,
+            message,
+        } => answered(what, status_code, message),
+        Engine::DockerStreamError { error } | Engine::DockerContainerWaitError { error, .. } => {
+            Error::failed(what, error)
+        }
+        Engine::RequestTimeoutError => Error::TimedOut {
+            what,
+            after: LONGEST_CALL,
+        },
+        Engine::SocketNotFoundError(path) => Error::Unreachable {
+            what: "the container engine".into(),
+            source: Some(format!("there is no socket {path}").into()),
+        },
+        Engine::IOError { .. }
+        | Engine::HyperResponseError { .. }
+        | Engine::HyperLegacyError { .. } => broken(what, error),
+        other => Error::Failed {
+            what,
+            why: "the engine's answer cannot be read".into(),
+            source: Some(Box::new(other)),
+        },
+    }
+}
+
+/// The longest that any single call of an engine may take until it answers: a build, an
+/// import. Shorter limits are set call by call.
+pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
+
+fn answered(what: String, status: u16, message: String) -> Error {
+    match status {
+        400 => Error::Invalid {
+            what,
+            why: message,
+            mend: "change what the declaration says of it".into(),
+        },
+        401 | 403 => Error::Denied {
+            what,
+            why: message,
+            mend: "check who may do this on the engine or at the image's registry".into(),
+        },
+        404 => Error::NotFound {
+            what: format!("{what}: {message}"),
+        },
+        409 => Error::Conflict { what, why: message },
+        429 => Error::Throttled { what, after: None },
+        _ => Error::failed(what, message),
+    }
+}
+
+/// The connection to the engine could not be made, or broke.
+fn broken(what: String, error: Engine) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(inner) = cause {
+        if let Some(core) = inner.downcast_ref::<Error>() {
+            return again(core);
+        }
+        cause = inner.source();
+    }
+    // Without an answer the engine is not there; an answer that breaks off was one.
+    if matches!(error, Engine::HyperResponseError { .. }) {
+        Error::Interrupted {
+            what,
+            source: Some(Box::new(error)),
+        }
+    } else {
+        Error::Unreachable {
+            what: format!("the container engine ({what})"),
+            source: Some(Box::new(error)),
+        }
+    }
+}
+
+/// The same error once more, for one that lies within another's chain or is shared.
+fn again(error: &Error) -> Error {
+    match error {
+        Error::Denied { what, why, mend } => Error::Denied {
+            what: what.clone(),
+            why: why.clone(),
+            mend: mend.clone(),
+        },
+        Error::TimedOut { what, after } => Error::TimedOut {
+            what: what.clone(),
+            after: *after,
+        },
+        Error::Corrupt { what, why } => Error::Corrupt {
+            what: what.clone(),
+            why: why.clone(),
+        },
+        other => Error::Unreachable {
+            what: "the container engine".into(),
+            source: Some(other.chain().into()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lifecycle_core::Retry;
+
+    use super::*;
+
+    #[test]
+    fn a_changed_host_key_is_refused_for_good_and_names_both_keys() {
+        let error = SshError::HostKeyChanged {
+            pinned: "SHA256:aaa".into(),
+            offered: "SHA256:bbb".into(),
+        }
+        .for_host("vm1 (10.0.0.4:22)");
+        assert_eq!(error.retry(), Retry::Never);
+        let text = error.to_string();
+        for part in ["vm1 (10.0.0.4:22)", "SHA256:aaa", "SHA256:bbb"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(error.hint().is_some_and(|h| h.contains("pinned host key")));
+    }
+
+    #[test]
+    fn answers_of_the_engine_keep_their_meaning() {
+        let answer = |status_code| {
+            engine(
+                "x",
+                Engine::DockerResponseServerError {
+                    status_code,
+                    message: "because".into(),
+                },
+            )
+        };
+        assert!(matches!(answer(404), Error::NotFound { .. }));
+        assert!(matches!(answer(409), Error::Conflict { .. }));
+        assert!(matches!(answer(400), Error::Invalid { .. }));
+        assert!(matches!(answer(500), Error::Failed { .. }));
+    }
+}

@@ -1,0 +1,230 @@
+//! What an engine says of its containers and images, read back into the core's words.
+
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HealthStatusEnum,
+    ImageInspect, PortMap,
+};
+use chrono::{DateTime, Utc};
+use lifecycle_core::model::{ContainerId, InstanceId, Protocol, Replica, ServiceName, SpecDigest};
+use lifecycle_core::runtime::{ContainerState, Health, ImageInfo, ObservedContainer, Role};
+use lifecycle_core::{Error, Result};
+
+use crate::labels;
+
+/// A container of ours. `None` for one whose role is not the core's business.
+pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<ObservedContainer>> {
+    let name = found.name.unwrap_or_default();
+    let name = name.trim_start_matches('/').to_owned();
+    let damaged = |why: &str| Error::Corrupt {
+        what: format!("container {name}"),
+        why: why.to_owned(),
+    };
+    let config = found.config.unwrap_or_default();
+    let label = |key: &str| config.labels.as_ref()?.get(key).cloned();
+    let role = match label(labels::ROLE).as_deref() {
+        Some(labels::ROLE_MANAGER) => Role::Manager,
+        Some(labels::ROLE_INSTANCE) => Role::Instance(
+            instance(label(labels::SERVICE), label(labels::REPLICA))
+                .ok_or_else(|| damaged("its labels name no service and replica"))?,
+        ),
+        _ => return Ok(None),
+    };
+    let state = found.state.unwrap_or_default();
+    let has_healthcheck = has_healthcheck(config.healthcheck.as_ref());
+    let running = || ContainerState::Running {
+        health: state.health.as_ref().and_then(|h| health(h.status)),
+    };
+    let observed = match state.status {
+        Some(ContainerStateStatusEnum::CREATED) => ContainerState::Created,
+        Some(ContainerStateStatusEnum::PAUSED) => ContainerState::Paused,
+        Some(
+            ContainerStateStatusEnum::RUNNING
+            | ContainerStateStatusEnum::STOPPING
+            | ContainerStateStatusEnum::RESTARTING,
+        ) => running(),
+        Some(
+            ContainerStateStatusEnum::EXITED
+            | ContainerStateStatusEnum::DEAD
+            | ContainerStateStatusEnum::REMOVING,
+        ) => ContainerState::Exited {
+            code: state.exit_code.unwrap_or_default(),
+            at: time(state.finished_at.as_deref()),
+        },
+        Some(ContainerStateStatusEnum::EMPTY) | None => {
+            return Err(damaged("the engine does not say what it is doing"));
+        }
+    };
+    let bound = found.network_settings.and_then(|n| n.ports);
+    let declared = found.host_config.and_then(|h| h.port_bindings);
+    // A container that does not run has none bound, but will have those it was made with.
+    let ports = match bound.as_ref().map(host_ports) {
+        Some(ports) if !ports.is_empty() => ports,
+        _ => declared.as_ref().map(host_ports).unwrap_or_default(),
+    };
+    Ok(Some(ObservedContainer {
+        id: ContainerId(found.id.unwrap_or_default()),
+        role,
+        digest: SpecDigest::from_hex(label(labels::SPEC_DIGEST).unwrap_or_default()),
+        digest_version: label(labels::SPEC_VERSION).unwrap_or_default(),
+        started_at: time(state.started_at.as_deref()),
+        state: observed,
+        ports,
+        exposed: exposed(config.exposed_ports.as_deref()),
+        has_healthcheck,
+        name,
+    }))
+}
+
+fn instance(service: Option<String>, replica: Option<String>) -> Option<InstanceId> {
+    Some(InstanceId {
+        service: ServiceName::try_from(service?).ok()?,
+        replica: Replica(replica?.parse().ok()?),
+    })
+}
+
+/// An image.
+pub(crate) fn image(found: ImageInspect) -> ImageInfo {
+    let config = found.config.unwrap_or_default();
+    ImageInfo {
+        id: found.id.unwrap_or_default(),
+        exposed: exposed(config.exposed_ports.as_deref()),
+        has_healthcheck: has_healthcheck(config.healthcheck.as_ref()),
+    }
+}
+
+/// `80/tcp` as a port and a protocol; `None` for protocols that we do not carry.
+pub(crate) fn port(text: &str) -> Option<(u16, Protocol)> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    Some((port.parse().ok()?, protocol))
+}
+
+fn exposed(ports: Option<&[String]>) -> Vec<(u16, Protocol)> {
+    let mut ports: Vec<_> = ports
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|p| port(p))
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// Each binding once: engines list one for IPv4 and one for IPv6.
+fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
+    let mut ports: Vec<_> = map
+        .iter()
+        .filter_map(|(container, bindings)| Some((port(container)?, bindings.as_ref()?)))
+        .flat_map(|((container, protocol), bindings)| {
+            bindings
+                .iter()
+                .filter_map(|b| b.host_port.as_ref()?.parse().ok())
+                .map(move |host: u16| (container, protocol, host))
+        })
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+fn has_healthcheck(check: Option<&HealthConfig>) -> bool {
+    check.and_then(|c| c.test.as_ref()).is_some_and(|test| {
+        test.first()
+            .is_some_and(|word| !matches!(word.as_str(), "" | "NONE"))
+    })
+}
+
+fn health(status: Option<HealthStatusEnum>) -> Option<Health> {
+    match status? {
+        HealthStatusEnum::STARTING => Some(Health::Starting),
+        HealthStatusEnum::HEALTHY => Some(Health::Healthy),
+        HealthStatusEnum::UNHEALTHY => Some(Health::Unhealthy),
+        HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => None,
+    }
+}
+
+/// A time that the engine gives; it writes the year 1 for "never".
+fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(text?).ok()?.to_utc();
+    (time.timestamp() > 0).then_some(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn inspected(labels: &Value) -> ContainerInspectResponse {
+        serde_json::from_value(json!({
+            "Id": "abc",
+            "Name": "/demo-123456-db-1-0123456789ab",
+            "State": {
+                "Status": "running",
+                "StartedAt": "2026-01-02T03:04:05.678901234Z",
+                "FinishedAt": "0001-01-01T00:00:00Z",
+                "Health": { "Status": "healthy" }
+            },
+            "Config": {
+                "Labels": labels,
+                "ExposedPorts": { "5432/tcp": {}, "53/udp": {}, "9/sctp": {} },
+                "Healthcheck": { "Test": ["CMD", "true"] }
+            },
+            "NetworkSettings": { "Ports": {
+                "5432/tcp": [
+                    { "HostIp": "0.0.0.0", "HostPort": "20001" },
+                    { "HostIp": "::", "HostPort": "20001" }
+                ],
+                "53/udp": null
+            } }
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_container_is_read_back_from_its_labels() {
+        let labels = json!({
+            "lifecycle.role": "instance",
+            "lifecycle.service": "db",
+            "lifecycle.replica": "1",
+            "lifecycle.spec-digest": "0123456789abcdef",
+            "lifecycle.spec-version": "1"
+        });
+        let read = container(inspected(&labels)).unwrap().unwrap();
+        assert_eq!(read.name, "demo-123456-db-1-0123456789ab");
+        assert!(matches!(&read.role, Role::Instance(id) if id.to_string() == "db-1"));
+        assert_eq!(read.digest.as_str(), "0123456789abcdef");
+        assert_eq!(read.digest_version, "1");
+        assert_eq!(
+            read.state,
+            ContainerState::Running {
+                health: Some(Health::Healthy)
+            }
+        );
+        assert_eq!(read.ports, [(5432, Protocol::Tcp, 20_001)]);
+        assert_eq!(read.exposed, [(53, Protocol::Udp), (5432, Protocol::Tcp)]);
+        assert!(read.has_healthcheck);
+        assert!(read.started_at.is_some());
+    }
+
+    #[test]
+    fn a_container_in_another_role_is_not_shown_and_a_damaged_one_is_said() {
+        let node = json!({ "lifecycle.role": "node" });
+        assert_eq!(container(inspected(&node)).unwrap(), None);
+        let damaged = json!({ "lifecycle.role": "instance", "lifecycle.service": "db" });
+        assert!(matches!(
+            container(inspected(&damaged)),
+            Err(Error::Corrupt { .. })
+        ));
+    }
+
+    #[test]
+    fn the_year_one_is_never() {
+        assert_eq!(time(Some("0001-01-01T00:00:00Z")), None);
+        assert!(time(Some("2026-01-02T03:04:05Z")).is_some());
+    }
+}

@@ -1,0 +1,345 @@
+//! Turns a bare Debian or Ubuntu host into one that runs containers, with the engine that the
+//! distribution packages.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backon::{ExponentialBuilder, Retryable};
+use lifecycle_core::host::{HostCommand, HostPreparer, NodeAccess};
+use lifecycle_core::runtime::EngineInfo;
+use lifecycle_core::{Error, Result};
+
+/// How long the host's first boot may take. Package installs of cloud-init lie within.
+const FIRST_BOOT: Duration = Duration::from_mins(15);
+/// How long another package manager's run is waited for, per attempt.
+const LOCK: Duration = Duration::from_mins(10);
+/// How long downloading and installing may take after that.
+const INSTALL: Duration = Duration::from_mins(15);
+/// How long the engine may take from its start until it answers.
+const ANSWER: Duration = Duration::from_mins(2);
+/// How often a failed install is tried again.
+const ATTEMPTS: usize = 4;
+
+/// Prepares hosts that run Debian or Ubuntu.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DebianPreparer;
+
+#[async_trait]
+impl HostPreparer for DebianPreparer {
+    async fn prepare(
+        &self,
+        host: &dyn NodeAccess,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<EngineInfo> {
+        progress("waiting for the host's first boot to end");
+        first_boot(host, progress).await?;
+        if let Some(info) = engine(host).await? {
+            progress(&format!("engine {} runs", info.version));
+            return Ok(info);
+        }
+        if !has(host, "command -v dockerd").await? {
+            let system = debian(host).await?;
+            progress(&format!("installing the engine on {system}"));
+            install(host, progress).await?;
+        }
+        progress("starting the engine");
+        start(host).await?;
+        progress("waiting for the engine to answer");
+        let info = answer(host).await?;
+        progress(&format!("engine {} runs", info.version));
+        Ok(info)
+    }
+}
+
+/// Waits for cloud-init, where there is one. How its own work ended is not our matter: what
+/// we need of the host is checked by itself.
+async fn first_boot(
+    host: &dyn NodeAccess,
+    progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+) -> Result<()> {
+    let seconds = FIRST_BOOT.as_secs();
+    let script = format!(
+        "command -v cloud-init >/dev/null || exit 0; \
+         timeout {seconds} cloud-init status --wait >/dev/null 2>&1; \
+         [ $? -eq 124 ] && echo late; exit 0"
+    );
+    let limit = FIRST_BOOT + Duration::from_mins(1);
+    let said = run(host, "waiting for cloud-init", &script, limit).await?;
+    if said.trim() == "late" {
+        progress("the host's first boot still goes on; going on without its end");
+    }
+    Ok(())
+}
+
+/// What the engine says of itself, if one answers.
+async fn engine(host: &dyn NodeAccess) -> Result<Option<EngineInfo>> {
+    const SCRIPT: &str = "\
+        docker version --format '{{.Server.Version}} {{.Server.APIVersion}} {{.Server.Arch}}' && \
+        docker info --format '{{.NCPU}} {{.MemTotal}}'";
+    let output = host.exec(HostCommand::new(SCRIPT).as_root()).await?;
+    if output.code != 0 {
+        return Ok(None);
+    }
+    Ok(parse(&output.stdout))
+}
+
+fn parse(said: &str) -> Option<EngineInfo> {
+    let mut words = said.split_whitespace().map(str::to_owned);
+    Some(EngineInfo {
+        version: words.next()?,
+        api_version: words.next()?,
+        architecture: words.next()?,
+        cpus: words.next()?.parse().ok()?,
+        memory_bytes: words.next()?.parse().ok()?,
+    })
+}
+
+/// The system's name, if its packages are Debian's.
+async fn debian(host: &dyn NodeAccess) -> Result<String> {
+    const SCRIPT: &str = ". /etc/os-release 2>/dev/null; echo \"${PRETTY_NAME:-an unknown system}\"; \
+        case \" $ID $ID_LIKE \" in *' debian '*|*' ubuntu '*) command -v apt-get;; esac";
+    let said = run(host, "asking the host's system", SCRIPT, QUICK).await?;
+    let mut lines = said.lines();
+    let name = lines.next().unwrap_or_default().to_owned();
+    if lines.next().is_some() {
+        return Ok(name);
+    }
+    Err(Error::Invalid {
+        what: "the node's operating system".into(),
+        why: format!("it is {name}, and the engine is installed on Debian and Ubuntu only"),
+        mend: "install Docker on the node yourself, then it is used as it is; or choose an image \
+               of Debian or Ubuntu"
+            .into(),
+    })
+}
+
+/// Installs the engine. Mirrors fail, and first boots hold the package manager's locks, so a
+/// failure is tried again a few times.
+async fn install(
+    host: &dyn NodeAccess,
+    progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+) -> Result<()> {
+    let lock = LOCK.as_secs();
+    // An install that was cut off leaves packages half configured, which stops every later one.
+    let script = format!(
+        "export DEBIAN_FRONTEND=noninteractive LC_ALL=C; \
+         apt() {{ apt-get -q -o DPkg::Lock::Timeout={lock} -o Acquire::Retries=3 \"$@\"; }}; \
+         dpkg --configure -a >/dev/null 2>&1; \
+         apt update && \
+         apt install -y --no-install-recommends docker.io iptables ca-certificates"
+    );
+    let attempt = || async {
+        run(host, "installing the engine", &script, LOCK + INSTALL)
+            .await
+            .map(drop)
+    };
+    attempt
+        .retry(
+            ExponentialBuilder::default()
+                .with_min_delay(Duration::from_secs(3))
+                .with_max_delay(Duration::from_secs(30))
+                .with_max_times(ATTEMPTS)
+                .with_jitter(),
+        )
+        .sleep(tokio::time::sleep)
+        .when(may_pass)
+        .notify(|error, after| {
+            progress(&format!(
+                "{}; trying again in {} s",
+                error.chain(),
+                after.as_secs()
+            ));
+        })
+        .await
+}
+
+/// Whether an install may succeed when it is tried again. A connection that broke is for the
+/// caller to mend.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Failed { why, .. } => !why.contains("No space left on device"),
+        _ => false,
+    }
+}
+
+async fn start(host: &dyn NodeAccess) -> Result<()> {
+    const SCRIPT: &str = "\
+        if [ -d /run/systemd/system ]; then systemctl enable --now docker; \
+        elif [ -e /usr/local/bin/node-engine ]; then sh /usr/local/bin/node-engine; \
+        else service docker start; fi </dev/null >/dev/null";
+    run(host, "starting the engine", SCRIPT, ANSWER)
+        .await
+        .map(drop)
+}
+
+async fn answer(host: &dyn NodeAccess) -> Result<EngineInfo> {
+    let seconds = ANSWER.as_secs();
+    let script = format!(
+        "timeout {seconds} sh -c 'until docker version >/dev/null 2>&1; do sleep 0.2; done'"
+    );
+    let limit = ANSWER + Duration::from_secs(30);
+    let output = host
+        .exec(HostCommand::new(script).as_root().within(limit))
+        .await?;
+    let info = if output.code == 0 {
+        engine(host).await?
+    } else {
+        None
+    };
+    info.ok_or(Error::TimedOut {
+        what: "the engine's start".into(),
+        after: ANSWER,
+    })
+}
+
+const QUICK: Duration = Duration::from_mins(1);
+
+async fn has(host: &dyn NodeAccess, test: &str) -> Result<bool> {
+    let output = host.exec(HostCommand::new(test).as_root()).await?;
+    Ok(output.code == 0)
+}
+
+async fn run(host: &dyn NodeAccess, what: &str, script: &str, limit: Duration) -> Result<String> {
+    host.exec(HostCommand::new(script).as_root().within(limit))
+        .await?
+        .success(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use lifecycle_core::host::{Duplex, ForwardTarget, HostFile, HostOutput};
+
+    use super::*;
+
+    /// A host that answers by what a script contains, and remembers what was run.
+    #[derive(Debug, Default)]
+    struct FakeHost {
+        runs: Mutex<bool>,
+        installed: Mutex<bool>,
+        broken_mirrors: Mutex<usize>,
+        foreign: bool,
+        scripts: Mutex<Vec<String>>,
+    }
+
+    impl FakeHost {
+        fn ran(&self, part: &str) -> usize {
+            let scripts = self.scripts.lock().unwrap();
+            scripts.iter().filter(|s| s.contains(part)).count()
+        }
+    }
+
+    fn said(code: u32, stdout: &str) -> HostOutput {
+        HostOutput {
+            code,
+            stdout: stdout.into(),
+            stderr: String::new(),
+        }
+    }
+
+    #[async_trait]
+    impl NodeAccess for FakeHost {
+        async fn exec(&self, command: HostCommand) -> Result<HostOutput> {
+            assert!(command.as_root);
+            let script = command.script;
+            self.scripts.lock().unwrap().push(script.clone());
+            let runs = *self.runs.lock().unwrap();
+            Ok(if script.contains("docker info") {
+                if runs {
+                    said(0, "20.10.24 1.41 amd64\n2 4096\n")
+                } else {
+                    said(127, "")
+                }
+            } else if script.contains("os-release") {
+                if self.foreign {
+                    said(0, "Fedora Linux 42\n")
+                } else {
+                    said(0, "Debian GNU/Linux 12\n/usr/bin/apt-get\n")
+                }
+            } else if script.contains("apt install") {
+                let mut broken = self.broken_mirrors.lock().unwrap();
+                if *broken > 0 {
+                    *broken -= 1;
+                    said(100, "E: Could not get lock")
+                } else {
+                    *self.installed.lock().unwrap() = true;
+                    said(0, "")
+                }
+            } else if script.contains("command -v dockerd") {
+                said(u32::from(!*self.installed.lock().unwrap()), "")
+            } else if script.contains("systemctl") {
+                assert!(*self.installed.lock().unwrap());
+                *self.runs.lock().unwrap() = true;
+                said(0, "")
+            } else {
+                said(0, "")
+            })
+        }
+
+        async fn put(&self, _: HostFile) -> Result<()> {
+            Ok(())
+        }
+
+        async fn connect(&self, _: ForwardTarget) -> Result<Box<dyn Duplex>> {
+            Err(Error::not_found("anything"))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bare_host_is_prepared_once() {
+        let host = FakeHost::default();
+        let stages = Mutex::new(Vec::new());
+        let progress = |line: &str| stages.lock().unwrap().push(line.to_owned());
+        let info = DebianPreparer.prepare(&host, &progress).await.unwrap();
+        assert_eq!((info.cpus, info.memory_bytes), (2, 4096));
+        assert_eq!(info.version, "20.10.24");
+        assert_eq!(host.ran("apt install"), 1);
+        assert!(stages.lock().unwrap().len() >= 4);
+
+        DebianPreparer.prepare(&host, &progress).await.unwrap();
+        assert_eq!(host.ran("apt install"), 1);
+        assert_eq!(host.ran("systemctl"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_install_that_fails_is_tried_again_but_not_for_ever() {
+        let host = FakeHost {
+            broken_mirrors: Mutex::new(2),
+            ..FakeHost::default()
+        };
+        DebianPreparer.prepare(&host, &|_| {}).await.unwrap();
+        assert_eq!(host.ran("apt install"), 3);
+
+        let host = FakeHost {
+            broken_mirrors: Mutex::new(100),
+            ..FakeHost::default()
+        };
+        let error = DebianPreparer.prepare(&host, &|_| {}).await.unwrap_err();
+        assert!(error.to_string().contains("Could not get lock"), "{error}");
+        assert_eq!(host.ran("apt install"), 1 + ATTEMPTS);
+    }
+
+    #[tokio::test]
+    async fn an_installed_engine_is_only_started() {
+        let host = FakeHost {
+            installed: Mutex::new(true),
+            ..FakeHost::default()
+        };
+        DebianPreparer.prepare(&host, &|_| {}).await.unwrap();
+        assert_eq!(host.ran("apt install"), 0);
+        assert_eq!(host.ran("systemctl"), 1);
+    }
+
+    #[tokio::test]
+    async fn another_system_is_refused_with_a_mend() {
+        let host = FakeHost {
+            foreign: true,
+            ..FakeHost::default()
+        };
+        let error = DebianPreparer.prepare(&host, &|_| {}).await.unwrap_err();
+        assert!(error.to_string().contains("Fedora"), "{error}");
+        assert!(error.hint().is_some_and(|h| h.contains("Docker")));
+        assert_eq!(host.ran("apt install"), 0);
+    }
+}

@@ -1,0 +1,93 @@
+//! What an account proves itself with.
+
+use std::sync::Arc;
+
+use lifecycle_core::secret::Sensitive;
+use lifecycle_core::{Error, Result};
+use russh::client::{AuthResult, Handle};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, decode_secret_key};
+
+use super::host_key::HostKeyCheck;
+use crate::error::SshError;
+
+/// What an account proves itself with. The account's name comes with the node.
+#[derive(Debug, Clone)]
+pub enum SshCredential {
+    /// A private key without passphrase, as OpenSSH writes it.
+    PrivateKey(Sensitive),
+    /// A password.
+    Password(Sensitive),
+}
+
+/// The same, parsed once.
+#[derive(Clone)]
+pub(super) enum Credential {
+    Key(Arc<PrivateKey>),
+    Password(Sensitive),
+}
+
+impl Credential {
+    pub(super) fn parse(credential: &SshCredential) -> Result<Self> {
+        match credential {
+            SshCredential::Password(password) => Ok(Self::Password(password.clone())),
+            SshCredential::PrivateKey(text) => match decode_secret_key(text.expose(), None) {
+                Ok(key) => Ok(Self::Key(Arc::new(key))),
+                Err(error) => Err(Error::Invalid {
+                    what: "the SSH private key".into(),
+                    why: error.to_string(),
+                    mend: "give an ed25519 key in OpenSSH form without a passphrase".into(),
+                }),
+            },
+        }
+    }
+
+    /// Logs in on a connection whose host key was accepted.
+    pub(super) async fn authenticate(
+        &self,
+        handle: &mut Handle<HostKeyCheck>,
+        user: &str,
+    ) -> Result<(), SshError> {
+        let result = match self {
+            Self::Password(password) => {
+                handle
+                    .authenticate_password(user, password.expose())
+                    .await?
+            }
+            Self::Key(key) => {
+                let hash = if key.algorithm().is_rsa() {
+                    handle.best_supported_rsa_hash().await?.flatten()
+                } else {
+                    None
+                };
+                let key = PrivateKeyWithHashAlg::new(Arc::clone(key), hash);
+                handle.authenticate_publickey(user, key).await?
+            }
+        };
+        match result {
+            AuthResult::Success => Ok(()),
+            AuthResult::Failure {
+                remaining_methods, ..
+            } if remaining_methods.is_empty() && handle.is_closed() => {
+                Err(SshError::EndedDuringAuthentication)
+            }
+            AuthResult::Failure { .. } => Err(SshError::CredentialRefused {
+                user: user.to_owned(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_none_is_refused_without_showing_it() {
+        let secret = SshCredential::PrivateKey(Sensitive::new("not-a-key-hunter2"));
+        let Err(error) = Credential::parse(&secret) else {
+            panic!("parsed");
+        };
+        assert!(!format!("{error:?} {secret:?}").contains("hunter2"));
+        assert!(error.hint().is_some());
+    }
+}

@@ -1,0 +1,299 @@
+//! A node's operating system over SSH: commands, files, connections.
+//!
+//! [`SshAccess`] holds no open connection of its own: each call takes a channel from the pool,
+//! which dials when it must and replaces what broke.
+
+mod credential;
+mod exec;
+mod host_key;
+mod pool;
+mod stream;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{Stream, stream as streams};
+use lifecycle_core::host::{Duplex, ForwardTarget, HostCommand, HostFile, HostOutput, NodeAccess};
+use lifecycle_core::model::NodeName;
+use lifecycle_core::{Error, Result};
+
+pub use credential::SshCredential;
+pub(crate) use exec::quote;
+pub use host_key::{HostKeyStore, HostKeyTrust, MemoryHostKeys};
+pub(crate) use pool::Share;
+pub use pool::SshTimings;
+pub(crate) use stream::LeasedStream;
+
+use crate::error::SshError;
+use credential::Credential;
+use exec::RunError;
+use pool::{Lease, Peer, Pool, Wanted};
+
+/// The account that needs no sudo.
+const ROOT: &str = "root";
+/// How long the steps around a file's upload may take.
+const FILE_STEP: Duration = Duration::from_mins(1);
+
+/// How a host is reached over SSH.
+#[derive(Debug, Clone)]
+pub struct SshTarget {
+    /// The node's name, for messages and pinned keys.
+    pub node: NodeName,
+    /// The address that is dialled.
+    pub address: IpAddr,
+    /// The port of the SSH server.
+    pub port: u16,
+    /// The account; it is root, or may run sudo without a password.
+    pub user: String,
+    /// The host's public keys in OpenSSH form, where the provider tells them.
+    pub host_keys: Vec<String>,
+    /// Whom to trust when it tells none.
+    pub trust: HostKeyTrust,
+}
+
+/// A node's operating system over SSH.
+///
+/// Connections are shared by all clones of the `Arc` that holds it, made when they are needed,
+/// and replaced at the next call when they broke.
+pub struct SshAccess {
+    host: String,
+    pool: Pool,
+}
+
+impl fmt::Debug for SshAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SshAccess")
+            .field("host", &self.host)
+            .field("user", &self.pool.peer().user)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SshAccess {
+    /// Access to a host; dials nobody yet. A private key that cannot be read is
+    /// [`Error::Invalid`].
+    pub fn new(target: SshTarget, credential: &SshCredential, timings: SshTimings) -> Result<Self> {
+        let address = SocketAddr::new(target.address, target.port);
+        Ok(Self {
+            host: format!("node {} ({address})", target.node),
+            pool: Pool::new(Peer {
+                node: target.node,
+                address,
+                user: target.user,
+                host_keys: target.host_keys,
+                trust: target.trust,
+                credential: Credential::parse(credential)?,
+                timings,
+            }),
+        })
+    }
+
+    /// Makes sure that the host answers and lets us in.
+    pub async fn check(&self) -> Result<()> {
+        self.pool.check().await.map_err(|e| self.core(&e))
+    }
+
+    /// The host's name and address, for messages.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// A unix socket of the host as a stream. `None` if the host is reached, but refuses.
+    pub(crate) async fn unix_socket(
+        &self,
+        path: &str,
+        share: Share,
+    ) -> Result<Option<LeasedStream>> {
+        let target = ForwardTarget::Unix { path: path.into() };
+        match self.forward(target, share).await {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) => match &*error {
+                SshError::ForwardRefused { .. } => Ok(None),
+                other => Err(self.core(other)),
+            },
+        }
+    }
+
+    /// The input and output of a command that runs as root, as a stream.
+    pub(crate) async fn command_stream(&self, script: &str, share: Share) -> Result<LeasedStream> {
+        let (channel, lease) = self.session(share).await?;
+        let line = exec::line(script, self.needs_sudo());
+        channel
+            .exec(true, line)
+            .await
+            .map_err(|e| self.core(&e.into()))?;
+        Ok(LeasedStream::new(channel.into_stream(), lease))
+    }
+
+    fn needs_sudo(&self) -> bool {
+        self.pool.peer().user != ROOT
+    }
+
+    fn core(&self, error: &SshError) -> Error {
+        error.for_host(&self.host)
+    }
+
+    async fn session(&self, share: Share) -> Result<(russh::Channel<russh::client::Msg>, Lease)> {
+        let opened = self.pool.open(&Wanted::Session, share).await;
+        opened.map_err(|e| self.core(&e))
+    }
+
+    async fn forward(
+        &self,
+        target: ForwardTarget,
+        share: Share,
+    ) -> Result<LeasedStream, Arc<SshError>> {
+        let wanted = Wanted::Forward(target);
+        let (channel, lease) = self.pool.open(&wanted, share).await?;
+        Ok(LeasedStream::new(channel.into_stream(), lease))
+    }
+
+    async fn run<I>(&self, script: &str, as_root: bool, input: I) -> Result<(HostOutput, u64)>
+    where
+        I: Stream<Item = std::io::Result<Bytes>> + Send,
+    {
+        let (channel, lease) = self.session(Share::Shared).await?;
+        let sudo = as_root && self.needs_sudo();
+        let line = exec::line(script, sudo);
+        let ran = exec::run(channel, lease, line, input).await;
+        let (output, sent) = ran.map_err(|e| match e {
+            RunError::Ssh(error) => self.core(&error),
+            RunError::Input(error) => Error::io(
+                format!("the contents for {} cannot be read", self.host),
+                error,
+            ),
+        })?;
+        if sudo && let Some(why) = sudo_refusal(&output) {
+            return Err(Error::Denied {
+                what: format!("a command as root on {}", self.host),
+                why,
+                mend: format!(
+                    "let account `{}` run sudo without a password",
+                    self.pool.peer().user
+                ),
+            });
+        }
+        Ok((output, sent))
+    }
+
+    async fn file_step(&self, what: &str, script: &str) -> Result<String> {
+        self.exec(HostCommand::new(script).as_root().within(FILE_STEP))
+            .await?
+            .success(what)
+    }
+}
+
+#[async_trait]
+impl NodeAccess for SshAccess {
+    async fn exec(&self, command: HostCommand) -> Result<HostOutput> {
+        let input = streams::once(async { Ok(command.stdin.clone()) });
+        let run = self.run(&command.script, command.as_root, input);
+        match tokio::time::timeout(command.timeout, run).await {
+            Ok(ran) => ran.map(|(output, _)| output),
+            Err(_) => Err(Error::TimedOut {
+                what: format!("a command on {}", self.host),
+                after: command.timeout,
+            }),
+        }
+    }
+
+    async fn put(&self, file: HostFile) -> Result<()> {
+        let what = format!("writing {} on {}", file.path, self.host);
+        let (directory, path) = split_path(&file.path)?;
+        // The upload and the renaming are two commands: when the contents end early, the host
+        // sees an ordinary end of input, and must not take the half for the whole.
+        let upload = format!(
+            "umask 077 && mkdir -p {directory} && \
+             find {directory} -maxdepth 1 -name '{TEMPORARY}*' -mmin +60 -delete && \
+             t=$(mktemp {directory}/{TEMPORARY}XXXXXXXXXX) && printf %s \"$t\" && cat > \"$t\""
+        );
+        let (output, sent) = self.run(&upload, true, file.contents).await?;
+        let temporary = quote(output.success(&what)?.trim());
+        let mode = file.mode & 0o7777;
+        let rename = format!(
+            "[ \"$(stat -c %s {temporary})\" = {sent} ] && chown 0:0 {temporary} && \
+             chmod {mode:o} {temporary} && sync {temporary} && mv -fT {temporary} {path} || \
+             {{ c=$?; rm -f {temporary}; exit $c; }}"
+        );
+        self.file_step(&what, &rename).await.map(drop)
+    }
+
+    async fn connect(&self, target: ForwardTarget) -> Result<Box<dyn Duplex>> {
+        // Its reader is somebody else's, and may stall.
+        match self.forward(target, Share::Alone).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(self.core(&error)),
+        }
+    }
+}
+
+/// How the names of files that are not complete yet begin.
+const TEMPORARY: &str = ".lifecycle-put.";
+
+/// A file's directory and its whole path, both quoted.
+fn split_path(path: &str) -> Result<(String, String)> {
+    let invalid = |why: &str| Error::Invalid {
+        what: format!("the path `{path}`"),
+        why: why.into(),
+        mend: "name a file by its absolute path".into(),
+    };
+    if path.contains(['\0', '\n']) {
+        return Err(invalid("it holds a line break or a zero byte"));
+    }
+    match path.rsplit_once('/') {
+        Some((directory, name)) if path.starts_with('/') && !matches!(name, "" | "." | "..") => {
+            let directory = if directory.is_empty() { "/" } else { directory };
+            Ok((quote(directory), quote(path)))
+        }
+        _ => Err(invalid("it is not the absolute path of a file")),
+    }
+}
+
+/// What sudo itself said, if it ran nothing.
+fn sudo_refusal(output: &HostOutput) -> Option<String> {
+    const REFUSALS: [&str; 4] = [
+        "a password is required",
+        "is not in the sudoers file",
+        "is not allowed to",
+        "sudo: not found",
+    ];
+    let line = output.stderr.lines().last()?.trim();
+    let refused = matches!(output.code, 1 | 127)
+        && output.stdout.is_empty()
+        && REFUSALS.iter().any(|words| line.contains(words))
+        && line.contains("sudo");
+    refused.then(|| line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_absolute_paths_of_files_are_written() {
+        let (directory, path) = split_path("/var/lib/it's here/a").unwrap();
+        assert_eq!(directory, r"'/var/lib/it'\''s here'");
+        assert_eq!(path, r"'/var/lib/it'\''s here/a'");
+        assert_eq!(split_path("/a").unwrap().0, "'/'");
+        for bad in ["", "a", "a/b", "/", "/a/", "/a/..", "/a\n/b"] {
+            assert!(split_path(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_fails_is_not_taken_for_a_refusal_of_sudo() {
+        let output = |code, stdout: &str, stderr: &str| HostOutput {
+            code,
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        };
+        let refused = output(1, "", "sudo: a password is required\n");
+        assert!(sudo_refusal(&refused).is_some());
+        assert!(sudo_refusal(&output(1, "", "grep: no match")).is_none());
+        assert!(sudo_refusal(&output(0, "", "")).is_none());
+    }
+}

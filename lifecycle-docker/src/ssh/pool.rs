@@ -1,0 +1,360 @@
+//! The SSH connections to one host, shared by all who talk to it.
+//!
+//! Two limits shape this. Stock sshd allows ten sessions (commands) per connection, so further
+//! connections are opened at eight; and few unauthenticated dials at once, so dials are bounded.
+//! A third comes from the client: while one channel's reader stalls, its whole connection
+//! stalls. Hence whatever reads at its own pace gets a connection of its own ([`Share::Alone`]).
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lifecycle_core::host::ForwardTarget;
+use lifecycle_core::model::NodeName;
+use russh::client::{self, Handle, Msg};
+use russh::{AlgorithmKind, Channel, Preferred};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use super::credential::Credential;
+use super::host_key::{HostKeyCheck, HostKeyTrust};
+use crate::error::SshError;
+
+/// Stock sshd allows ten; two are left for sessions that it has not cleared away yet.
+const SESSIONS_PER_CONNECTION: usize = 8;
+/// Stock sshd begins to drop dials at ten that have not logged in yet.
+const PARALLEL_DIALS: u32 = 4;
+/// Further connections are given up after this long without use.
+const IDLE: Duration = Duration::from_mins(1);
+/// Messages of a channel that may wait for its reader before the connection waits.
+const CHANNEL_BUFFER: usize = 1024;
+const WINDOW: u32 = 8 << 20;
+
+/// How patient the connections to a host are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SshTimings {
+    /// How long dialling and logging in may take.
+    pub connect: Duration,
+    /// How long nothing may come from the host before it is asked for a sign of life.
+    pub keepalive: Duration,
+    /// How many signs of life may fail to come before the connection is given up.
+    pub keepalive_misses: usize,
+}
+
+impl Default for SshTimings {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            keepalive: Duration::from_secs(15),
+            keepalive_misses: 3,
+        }
+    }
+}
+
+/// What a channel is wanted for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A command; counts against sshd's `MaxSessions`.
+    Session,
+    /// A connection that the host makes; does not.
+    Forward(ForwardTarget),
+}
+
+impl Wanted {
+    fn is_session(&self) -> bool {
+        matches!(self, Self::Session)
+    }
+
+    async fn open(&self, handle: &Handle<HostKeyCheck>) -> Result<Channel<Msg>, SshError> {
+        let opened = match self {
+            Self::Session => handle.channel_open_session().await,
+            Self::Forward(ForwardTarget::Tcp { host, port }) => {
+                handle
+                    .channel_open_direct_tcpip(host, u32::from(*port), "127.0.0.1", 0)
+                    .await
+            }
+            Self::Forward(ForwardTarget::Unix { path }) => {
+                handle.channel_open_direct_streamlocal(path).await
+            }
+        };
+        opened.map_err(|error| match (error, self) {
+            (russh::Error::ChannelOpenFailure(_), Self::Session) => SshError::SessionRefused,
+            (russh::Error::ChannelOpenFailure(why), Self::Forward(target)) => {
+                SshError::ForwardRefused {
+                    target: match target {
+                        ForwardTarget::Tcp { host, port } => format!("{host}:{port}"),
+                        ForwardTarget::Unix { path } => path.clone(),
+                    },
+                    why: format!("{why:?}"),
+                }
+            }
+            (error, _) => error.into(),
+        })
+    }
+}
+
+/// Whether a channel may share its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Its reader never stalls.
+    Shared,
+    /// Its reader may stall.
+    Alone,
+}
+
+struct Connection {
+    handle: Handle<HostKeyCheck>,
+    sessions: AtomicUsize,
+    channels: AtomicUsize,
+    /// No further channels: it is broken, or the host holds on to a session of it.
+    retired: AtomicBool,
+    last_used: Mutex<Instant>,
+}
+
+impl Connection {
+    fn is_usable(&self) -> bool {
+        !self.retired.load(Ordering::Acquire) && !self.handle.is_closed()
+    }
+
+    fn is_idle(&self) -> bool {
+        let last = *self
+            .last_used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.channels.load(Ordering::Acquire) == 0 && last.elapsed() > IDLE
+    }
+}
+
+/// A place for one channel on a connection; given back when dropped.
+pub(super) struct Lease {
+    connection: Arc<Connection>,
+    is_session: bool,
+}
+
+impl Lease {
+    fn new(connection: Arc<Connection>, is_session: bool) -> Self {
+        connection.channels.fetch_add(1, Ordering::AcqRel);
+        if is_session {
+            connection.sessions.fetch_add(1, Ordering::AcqRel);
+        }
+        Self {
+            connection,
+            is_session,
+        }
+    }
+
+    /// Lets nobody open a further channel on this connection.
+    pub(super) fn retire(&self) {
+        self.connection.retired.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.is_session {
+            self.connection.sessions.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.connection.channels.fetch_sub(1, Ordering::AcqRel);
+        *self
+            .connection
+            .last_used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// Whom the pool connects to, and as whom.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) node: NodeName,
+    pub(super) address: SocketAddr,
+    pub(super) user: String,
+    pub(super) host_keys: Vec<String>,
+    pub(super) trust: HostKeyTrust,
+    pub(super) credential: Credential,
+    pub(super) timings: SshTimings,
+}
+
+pub(super) struct Pool {
+    peer: Peer,
+    connections: Mutex<Vec<Arc<Connection>>>,
+    dials: Semaphore,
+    /// The latest failed dial, so that many who wait for one dead host wait for one dial.
+    failed: Mutex<Option<(Instant, Arc<SshError>)>>,
+}
+
+impl Pool {
+    pub(super) fn new(peer: Peer) -> Self {
+        Self {
+            peer,
+            connections: Mutex::new(Vec::new()),
+            dials: Semaphore::new(PARALLEL_DIALS as usize),
+            failed: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Makes sure that the host answers and lets us in.
+    pub(super) async fn check(&self) -> Result<(), Arc<SshError>> {
+        self.lease(false, Share::Shared).await.map(drop)
+    }
+
+    /// Opens a channel. A connection that turns out to be broken, or to hold all the sessions
+    /// that the host allows, is replaced once.
+    pub(super) async fn open(
+        &self,
+        wanted: &Wanted,
+        share: Share,
+    ) -> Result<(Channel<Msg>, Lease), Arc<SshError>> {
+        let mut replaced = false;
+        loop {
+            let lease = self.lease(wanted.is_session(), share).await?;
+            let patience = self.peer.timings.connect;
+            let opened = match timeout(patience, wanted.open(&lease.connection.handle)).await {
+                Ok(opened) => opened,
+                Err(_) => Err(SshError::TimedOut(patience)),
+            };
+            match opened {
+                Ok(channel) => return Ok((channel, lease)),
+                Err(error) if error.breaks_connection() => {
+                    lease.retire();
+                    if replaced || matches!(error, SshError::TimedOut(_)) {
+                        return Err(Arc::new(error));
+                    }
+                    replaced = true;
+                }
+                Err(error) => return Err(Arc::new(error)),
+            }
+        }
+    }
+
+    async fn lease(&self, is_session: bool, share: Share) -> Result<Lease, Arc<SshError>> {
+        if share == Share::Shared
+            && let Some(lease) = self.take(is_session)
+        {
+            return Ok(lease);
+        }
+        let asked = Instant::now();
+        // The first dial is made alone: whoever waits for it most likely needs no second one.
+        let permits = if self.is_empty() { PARALLEL_DIALS } else { 1 };
+        let _permit = self
+            .dials
+            .acquire_many(permits)
+            .await
+            .map_err(|_| Arc::new(SshError::EndedEarly))?;
+        if share == Share::Shared
+            && let Some(lease) = self.take(is_session)
+        {
+            return Ok(lease);
+        }
+        if let Some(error) = self.failed_since(asked) {
+            return Err(error);
+        }
+        match self.dial().await {
+            Ok(connection) => {
+                let connection = Arc::new(connection);
+                if share == Share::Shared {
+                    self.lock().push(Arc::clone(&connection));
+                }
+                Ok(Lease::new(connection, is_session))
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((Instant::now(), Arc::clone(&error)));
+                Err(error)
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Connection>>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().iter().all(|c| !c.is_usable())
+    }
+
+    fn failed_since(&self, asked: Instant) -> Option<Arc<SshError>> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*failed {
+            Some((at, error)) if *at >= asked => Some(Arc::clone(error)),
+            _ => None,
+        }
+    }
+
+    /// A place on a connection that exists, the first with room, so that later ones run dry.
+    fn take(&self, is_session: bool) -> Option<Lease> {
+        let mut connections = self.lock();
+        connections.retain(|c| c.is_usable());
+        let mut kept = 0;
+        connections.retain(|c| {
+            kept += 1;
+            kept == 1 || !c.is_idle()
+        });
+        connections
+            .iter()
+            .find(|c| !is_session || c.sessions.load(Ordering::Acquire) < SESSIONS_PER_CONNECTION)
+            .map(|c| Lease::new(Arc::clone(c), is_session))
+    }
+
+    async fn dial(&self) -> Result<Connection, SshError> {
+        let peer = &self.peer;
+        let check = HostKeyCheck::new(&peer.node, &peer.host_keys, &peer.trust).await?;
+        let pinned = check.pinned();
+        let mut preferred = Preferred::DEFAULT;
+        if let Some(algorithms) = check.algorithms() {
+            preferred.key = Cow::Owned(algorithms);
+        }
+        let config = client::Config {
+            nodelay: true,
+            keepalive_interval: Some(peer.timings.keepalive),
+            keepalive_max: peer.timings.keepalive_misses,
+            inactivity_timeout: None,
+            window_size: WINDOW,
+            channel_buffer_size: CHANNEL_BUFFER,
+            preferred,
+            ..client::Config::default()
+        };
+        let dial = async {
+            let stream = TcpStream::connect(peer.address).await?;
+            stream.set_nodelay(true)?;
+            let connected = client::connect_stream(Arc::new(config), stream, check).await;
+            let mut handle = match connected {
+                Err(SshError::Protocol(russh::Error::NoCommonAlgo {
+                    kind: AlgorithmKind::Key,
+                    theirs,
+                    ..
+                })) if !pinned.is_empty() => {
+                    return Err(SshError::HostKeyChanged {
+                        pinned,
+                        offered: format!("keys of other kinds ({})", theirs.join(", ")),
+                    });
+                }
+                connected => connected?,
+            };
+            peer.credential
+                .authenticate(&mut handle, &peer.user)
+                .await?;
+            Ok(handle)
+        };
+        let handle = timeout(peer.timings.connect, dial)
+            .await
+            .map_err(|_| SshError::TimedOut(peer.timings.connect))??;
+        Ok(Connection {
+            handle,
+            sessions: AtomicUsize::new(0),
+            channels: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            last_used: Mutex::new(Instant::now()),
+        })
+    }
+}

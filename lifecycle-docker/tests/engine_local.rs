@@ -1,0 +1,267 @@
+//! The engine of this machine, through its socket.
+
+mod fixture;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fixture::{BASE, SOCKET, Swept, context, docker, instance, owner};
+use futures_util::StreamExt;
+use futures_util::TryStreamExt;
+use lifecycle_core::Error;
+use lifecycle_core::model::{Healthcheck, HealthcheckTest, Protocol, VolumeMount, VolumeName};
+use lifecycle_core::runtime::{
+    BuildRequest, ContainerRuntime, ContainerState, Health, LogLine, LogOptions, Owner,
+};
+use lifecycle_core::secret::Sensitive;
+use lifecycle_docker::DockerEngine;
+
+/// A platform of its own on this machine's engine, swept when the test ends.
+fn platform() -> (DockerEngine, Owner, Swept) {
+    let owner = owner();
+    let engine = DockerEngine::local(SOCKET, owner.clone()).unwrap();
+    (engine, owner.clone(), Swept(owner))
+}
+
+#[tokio::test]
+async fn ensuring_twice_is_one_container() {
+    let (engine, owner, _swept) = platform();
+    let mut spec = instance(&owner, "db", "trap 'exit 0' TERM; sleep 1000 & wait");
+    let volume = VolumeName::try_from("data").unwrap();
+    spec.template.volumes.push(VolumeMount {
+        volume: volume.clone(),
+        target: "/data".into(),
+        read_only: false,
+    });
+    spec.template.expose = vec![(5432, Protocol::Tcp)];
+    spec.template
+        .environment
+        .insert("PASSWORD".into(), Sensitive::new("hunter2"));
+    spec.template.healthcheck = Some(Healthcheck {
+        test: HealthcheckTest::Shell("test \"$PASSWORD\" = hunter2".into()),
+        interval: Some(Duration::from_millis(200)),
+        timeout: None,
+        retries: Some(1),
+        start_period: None,
+    });
+
+    let first = engine.ensure_container(&spec).await.unwrap();
+    let again = engine.ensure_container(&spec).await.unwrap();
+    assert_eq!(first.id, again.id);
+    assert_eq!(first.started_at, again.started_at);
+    assert_eq!(first.role, spec.role);
+    assert_eq!(first.digest, spec.digest);
+    assert_eq!(first.exposed, [(5432, Protocol::Tcp)]);
+    assert!(first.has_healthcheck);
+
+    let state = engine.state().await.unwrap();
+    assert_eq!(state.containers.len(), 1);
+    assert_eq!(state.containers[0].name, spec.name);
+    assert!(state.images.contains(BASE));
+    assert_eq!(state.volumes.iter().collect::<Vec<_>>(), [&volume]);
+
+    // Its health is heard of, and seen.
+    let mut events = engine.events().await.unwrap();
+    loop {
+        let healthy = ContainerState::Running {
+            health: Some(Health::Healthy),
+        };
+        if engine.state().await.unwrap().containers[0].state == healthy {
+            break;
+        }
+        let event = tokio::time::timeout(Duration::from_secs(20), events.next()).await;
+        let event = event.unwrap().unwrap().unwrap();
+        assert!(!event.action.starts_with("exec_"), "{event:?}");
+    }
+
+    // Stopped twice, started again: the same container.
+    for _ in 0..2 {
+        engine.stop_container(&spec.name, None).await.unwrap();
+    }
+    let stopped = engine.state().await.unwrap();
+    let ContainerState::Exited { code: 0, at } = stopped.containers[0].state else {
+        panic!("{:?}", stopped.containers[0].state);
+    };
+    assert!(at.is_some());
+    engine.start_container(&spec.name).await.unwrap();
+    let started = engine.ensure_container(&spec).await.unwrap();
+    assert_eq!(started.id, first.id);
+    assert!(started.started_at > first.started_at);
+
+    // A volume in use stays; removing what is absent is fine.
+    let used = engine.remove_volume(&volume).await;
+    assert!(matches!(used, Err(Error::Conflict { .. })), "{used:?}");
+    for _ in 0..2 {
+        engine.remove_container(&spec.name).await.unwrap();
+        engine.remove_volume(&volume).await.unwrap();
+    }
+    engine.stop_container(&spec.name, None).await.unwrap();
+    let gone = engine.state().await.unwrap();
+    assert!(gone.containers.is_empty() && gone.volumes.is_empty());
+    let absent = engine.start_container(&spec.name).await;
+    assert!(matches!(absent, Err(Error::NotFound { .. })), "{absent:?}");
+}
+
+#[tokio::test]
+async fn somebody_elses_container_is_not_touched() {
+    let (engine, owner, _swept) = platform();
+    let (other_engine, other_owner, _other_swept) = platform();
+    let spec = instance(&owner, "db", "sleep 1000");
+    engine.ensure_container(&spec).await.unwrap();
+
+    let mut same_name = instance(&other_owner, "db", "sleep 1000");
+    same_name.name.clone_from(&spec.name);
+    for refused in [
+        other_engine.ensure_container(&same_name).await.map(drop),
+        other_engine.stop_container(&spec.name, None).await,
+        other_engine.remove_container(&spec.name).await,
+        other_engine.start_container(&spec.name).await,
+    ] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+        assert!(error.to_string().contains(&owner.id.to_string()), "{error}");
+    }
+    let other = other_engine.state().await.unwrap();
+    assert!(other.containers.is_empty());
+
+    // One name for two specifications is a conflict even within a platform.
+    let mut changed = instance(&owner, "db", "sleep 1000");
+    changed.name.clone_from(&spec.name);
+    let error = engine.ensure_container(&changed).await.unwrap_err();
+    assert!(
+        error.to_string().contains("another specification"),
+        "{error}"
+    );
+
+    let state = engine.state().await.unwrap();
+    assert_eq!(state.containers.len(), 1);
+    assert!(matches!(
+        state.containers[0].state,
+        ContainerState::Running { .. }
+    ));
+}
+
+#[tokio::test]
+async fn output_comes_line_by_line() {
+    let (engine, owner, _swept) = platform();
+    let spec = instance(
+        &owner,
+        "talk",
+        "echo one; echo two; echo oops >&2; printf rest; until [ -e /go ]; do sleep 0.1; done; \
+         echo; echo last",
+    );
+    engine.ensure_container(&spec).await.unwrap();
+    let follow = LogOptions {
+        tail: None,
+        follow: true,
+    };
+    let mut lines = engine.logs(&spec.name, follow).await.unwrap();
+    let mut heard: Vec<LogLine> = Vec::new();
+    while heard.len() < 3 {
+        heard.push(lines.next().await.unwrap().unwrap());
+    }
+    docker(&["exec", &spec.name, "touch", "/go"]).await;
+    let rest: Vec<LogLine> = lines.try_collect().await.unwrap();
+    heard.extend(rest);
+    let of = |stderr: bool| -> Vec<&str> {
+        let lines = heard.iter().filter(|line| line.stderr == stderr);
+        lines.map(|line| line.text.as_str()).collect()
+    };
+    assert_eq!(of(false), ["one", "two", "rest", "last"]);
+    assert_eq!(of(true), ["oops"]);
+
+    let tail = LogOptions {
+        tail: Some(1),
+        follow: false,
+    };
+    let tail = engine.logs(&spec.name, tail).await.unwrap();
+    let tail: Vec<LogLine> = tail.try_collect().await.unwrap();
+    assert_eq!(tail.len(), 1);
+    assert_eq!(tail[0].text, "last");
+
+    let Err(error) = engine.logs("ldt-absent", LogOptions::default()).await else {
+        panic!("an absent container spoke");
+    };
+    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn images_are_built_with_their_output_and_removed() {
+    let (engine, owner, _swept) = platform();
+    let tag = format!("ldt-{}/web:1", owner.id.short());
+    let request = |dockerfile: &str| BuildRequest {
+        tag: tag.clone(),
+        dockerfile: "sub/Dockerfile".into(),
+        args: BTreeMap::from([("WORD".to_owned(), Sensitive::new("spoken"))]),
+        context: context(&[("sub/Dockerfile", dockerfile), ("file", &"x".repeat(5000))]),
+    };
+    let lines = Mutex::new(Vec::new());
+    let progress = |line: &str| lines.lock().unwrap().push(line.to_owned());
+
+    let good = format!(
+        "FROM {BASE}\nARG WORD\nCOPY file /file\nRUN echo built-$WORD; wc -c < /file\n\
+         EXPOSE 80 53/udp\nHEALTHCHECK CMD true\n"
+    );
+    let built = engine.build_image(request(&good), &progress).await.unwrap();
+    assert_eq!(built.exposed, [(53, Protocol::Udp), (80, Protocol::Tcp)]);
+    assert!(built.has_healthcheck);
+    let said = lines.lock().unwrap().clone();
+    assert!(said.iter().any(|line| line == "built-spoken"), "{said:?}");
+    assert!(said.iter().any(|line| line == "5000"), "{said:?}");
+    assert_eq!(engine.image(&tag).await.unwrap(), Some(built));
+    let labels = docker(&["inspect", "--format", "{{json .Config.Labels}}", &tag]).await;
+    assert!(!labels.contains("lifecycle"), "{labels}");
+
+    let bad = format!("FROM {BASE}\nRUN echo about-to-fail; exit 9\n");
+    let error = engine.build_image(request(&bad), &progress).await;
+    let text = error.unwrap_err().chain();
+    assert!(text.contains("about-to-fail"), "{text}");
+    assert!(text.contains('9') && text.contains(&tag), "{text}");
+
+    let mut torn = request(&good);
+    torn.context = torn
+        .context
+        .chain(futures_util::stream::iter([Err(std::io::Error::other(
+            "the share went away",
+        ))]))
+        .boxed();
+    let error = engine.build_image(torn, &progress).await.unwrap_err();
+    assert!(error.chain().contains("the share went away"), "{error:?}");
+
+    // Carried over by export and import; a broken archive is said.
+    let archive = engine.export_image(&tag).await.unwrap();
+    engine.import_image(archive).await.unwrap();
+    let broken = futures_util::stream::iter([Ok(Bytes::from_static(b"no archive"))]);
+    let broken = engine.import_image(broken.boxed()).await;
+    assert!(broken.is_err());
+
+    // One that a container uses stays; then it goes, and is gone twice.
+    let mut spec = instance(&owner, "web", "sleep 1000");
+    spec.image.clone_from(&tag);
+    engine.ensure_container(&spec).await.unwrap();
+    engine.remove_image(&tag).await.unwrap();
+    assert!(engine.image(&tag).await.unwrap().is_some());
+    engine.remove_container(&spec.name).await.unwrap();
+    for _ in 0..2 {
+        engine.remove_image(&tag).await.unwrap();
+    }
+    assert_eq!(engine.image(&tag).await.unwrap(), None);
+    assert!(!engine.state().await.unwrap().images.contains(&tag));
+    let Err(error) = engine.export_image(&tag).await else {
+        panic!("an absent image was exported");
+    };
+    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_engine_that_is_not_there_is_unreachable() {
+    let engine = DockerEngine::local("/run/absent.sock", owner()).unwrap();
+    let error = engine.state().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    let (engine, ..) = platform();
+    let info = engine.info().await.unwrap();
+    assert!(info.cpus > 0 && info.memory_bytes > 0);
+    assert!(!info.version.is_empty() && !info.api_version.is_empty());
+}

@@ -95,13 +95,14 @@ end_jobs() {
     job_names=() job_pids=() job_logs=() job_starts=()
 }
 
-# log_lines LOG: the log without the states of progress bars and colours.
+# log_lines LOG: the log without colours, progress bars and the names of compiled crates.
 log_lines() {
-    tr '\r' '\n' <"$1" | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' | grep -vE '^ *(Building|Checking|Documenting)? *\[[=> ]*\]|^ *$' || true
+    tr '\r' '\n' <"$1" | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' |
+        grep -vE '^ *(Building *\[|(Compiling|Checking|Documenting|Downloaded) [^ ]+ v[0-9])|^ *$' || true
 }
 
 # doing LOG: the last thing that a job said, in one short line.
 doing() {
-    tail -c 1000 "$1" | tr '\r' '\n' | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e 's/^ *Building *\[[=> ]*\] *//' -e 's/^ *//' |
+    tail -c 1000 "$1" | tr '\r' '\n' | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e 's/^ *Building *\[[=> ]*\] *//' -e 's/^ *//; s/ *$//' |
         grep . | tail -n 1 | cut -c 1-100 || true
 }

@@ -12,6 +12,8 @@
 pub mod clock;
 pub mod cloud;
 pub mod code;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod error;
 pub mod host;
 pub mod model;

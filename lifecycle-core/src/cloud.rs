@@ -1,12 +1,13 @@
 //! The trait behind which a cloud lies: VMs that can be listed, made, switched and fenced.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result, Retry};
 use crate::model::{Addresses, NodeName, NodeSpec};
 
 /// What a provider can do.
@@ -129,7 +130,7 @@ pub enum CloudProgress {
     /// Ask again, not before `after` where the cloud says so.
     Running {
         /// How long to wait before asking again.
-        after: Option<std::time::Duration>,
+        after: Option<Duration>,
         /// What the cloud says, for the user.
         says: Option<String>,
     },
@@ -201,35 +202,133 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
     async fn delete_shared(&self) -> Result<()>;
 }
 
-/// Begins a change and asks until it is done, at the cloud's own pace.
+/// How long to wait before asking again where the cloud does not say.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+
+/// Begins a change and asks until it is done, as often as the cloud wants to be asked.
 ///
-/// # Errors
-/// The change's own error, or [`crate::Error::TimedOut`] after `deadline`; the change may then
-/// still be under way, and the same call goes on with it.
+/// A question that cannot be answered just now is asked again; a change that failed is its
+/// error. What is not done after `deadline` goes on in the cloud: the same call takes it up.
 pub async fn carry_out(
     provider: &dyn CloudProvider,
     change: NodeChange,
-    deadline: std::time::Duration,
+    deadline: Duration,
 ) -> Result<()> {
-    const PACE: std::time::Duration = std::time::Duration::from_millis(250);
-    let what = format!("the change of node {}", change.node());
+    let node = change.node().clone();
     let work = async {
         let operation = provider.begin(change).await?;
         loop {
-            match provider.poll(&operation).await? {
-                CloudProgress::Done => return Ok(()),
-                CloudProgress::Running { after, .. } => {
-                    tokio::time::sleep(after.unwrap_or(PACE)).await;
-                }
-            }
+            let after = match provider.poll(&operation).await {
+                Ok(CloudProgress::Done) => return Ok(()),
+                Ok(CloudProgress::Running { after, .. }) => after.unwrap_or(POLL_EVERY),
+                Err(error) => match error.retry() {
+                    Retry::After(after) => after.max(POLL_EVERY),
+                    Retry::Replan | Retry::Never => return Err(error),
+                },
+            };
+            tokio::time::sleep(after).await;
         }
     };
     tokio::time::timeout(deadline, work)
         .await
         .unwrap_or_else(|_| {
-            Err(crate::Error::TimedOut {
-                what,
+            Err(Error::TimedOut {
+                what: format!("the change of node {node}"),
                 after: deadline,
             })
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Answers polls as it was told to.
+    #[derive(Debug)]
+    struct Scripted(Mutex<VecDeque<Result<CloudProgress>>>);
+
+    #[async_trait]
+    impl CloudProvider for Scripted {
+        fn capabilities(&self) -> CloudCapabilities {
+            CloudCapabilities {
+                name: "script",
+                provisions: true,
+                knows_host_keys: false,
+                fences: false,
+            }
+        }
+        async fn preflight(&self, _: &[NodeSpec]) -> Result<PreflightReport> {
+            Ok(PreflightReport::default())
+        }
+        async fn list(&self) -> Result<Vec<ObservedNode>> {
+            Ok(Vec::new())
+        }
+        async fn get(&self, _: &NodeName) -> Result<Option<ObservedNode>> {
+            Ok(None)
+        }
+        async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {
+            Err(Error::not_found(node.to_string()))
+        }
+        async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {
+            Ok(CloudOperation {
+                change,
+                token: String::new(),
+            })
+        }
+        async fn poll(&self, _: &CloudOperation) -> Result<CloudProgress> {
+            let next = self.0.lock().unwrap().pop_front();
+            next.unwrap_or(Ok(CloudProgress::Running {
+                after: None,
+                says: None,
+            }))
+        }
+        async fn fence(&self, node: &NodeName) -> Result<Fenced> {
+            Err(Error::not_found(node.to_string()))
+        }
+        async fn delete_shared(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    async fn run(answers: Vec<Result<CloudProgress>>) -> (Result<()>, Duration) {
+        let cloud = Scripted(Mutex::new(answers.into()));
+        let node = NodeName::try_from("n1").unwrap();
+        let since = tokio::time::Instant::now();
+        let change = NodeChange::Start { node };
+        let outcome = carry_out(&cloud, change, Duration::from_mins(1)).await;
+        (outcome, since.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clouds_own_delays_are_kept() {
+        let (outcome, took) = run(vec![
+            Ok(CloudProgress::Running {
+                after: Some(Duration::from_secs(7)),
+                says: None,
+            }),
+            Err(Error::Throttled {
+                what: "reads".into(),
+                after: Some(Duration::from_secs(20)),
+            }),
+            Ok(CloudProgress::Done),
+        ])
+        .await;
+        outcome.unwrap();
+        assert_eq!(took.as_secs(), 27);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_failed_is_its_error_and_one_without_end_is_given_up() {
+        let (outcome, _) = run(vec![Err(Error::failed("it", "no capacity"))]).await;
+        assert!(matches!(outcome, Err(Error::Failed { .. })), "{outcome:?}");
+        let (outcome, took) = run(Vec::new()).await;
+        assert!(
+            matches!(outcome, Err(Error::TimedOut { .. })),
+            "{outcome:?}"
+        );
+        assert_eq!(took.as_secs(), 60);
+    }
 }

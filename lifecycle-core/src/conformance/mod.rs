@@ -3,4 +3,5 @@
 //! A suite panics where a guarantee does not hold, and returns the error of a call that should
 //! not have failed.
 
+pub mod cloud;
 pub mod registry;

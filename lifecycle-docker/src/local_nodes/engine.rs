@@ -1,0 +1,159 @@
+//! The operator's engine: the connection to it, and what its errors mean.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bollard::Docker;
+use lifecycle_core::{Error, Result};
+
+/// How long the engine may take to begin its answer. A stop takes [`super::STOP_GRACE`].
+const ANSWER_LIMIT: Duration = Duration::from_mins(2);
+
+/// A client for the engine behind a unix socket. Opens no connection yet.
+pub(super) fn open(socket: &Path) -> Result<Docker> {
+    let path = socket.to_str().ok_or_else(|| Error::Invalid {
+        what: format!("socket {}", socket.display()),
+        why: "its path is not UTF-8".to_owned(),
+        mend: "name Docker's socket, for example /var/run/docker.sock".to_owned(),
+    })?;
+    Docker::connect_with_unix(path, ANSWER_LIMIT.as_secs(), bollard::API_DEFAULT_VERSION)
+        .map_err(|error| engine_error("the Docker engine", error))
+}
+
+/// Whether the engine has an image of this name.
+pub(super) async fn has_image(docker: &Docker, name: &str) -> Result<bool> {
+    match absent_is_none(docker.inspect_image(name).await) {
+        Ok(found) => Ok(found.is_some()),
+        Err(error) => Err(engine_error(name, error)),
+    }
+}
+
+/// An answer, or `None` if what was asked for does not exist.
+pub(super) fn absent_is_none<T>(
+    answer: Result<T, bollard::errors::Error>,
+) -> Result<Option<T>, bollard::errors::Error> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if status(&error) == Some(404) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The HTTP status of an engine's refusal.
+pub(super) fn status(error: &bollard::errors::Error) -> Option<u16> {
+    match error {
+        bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+/// Whether the engine refused for this reason. It tells reasons apart in words only.
+pub(super) fn refused_for(error: &bollard::errors::Error, words: &str) -> bool {
+    match error {
+        bollard::errors::Error::DockerResponseServerError { message, .. } => {
+            message.to_ascii_lowercase().contains(words)
+        }
+        _ => false,
+    }
+}
+
+/// What an error of the engine means, `what` being what was asked for.
+pub(super) fn engine_error(what: &str, error: bollard::errors::Error) -> Error {
+    use bollard::errors::Error as Docker;
+    let what = what.to_owned();
+    match error {
+        Docker::DockerResponseServerError {
+            status_code: 404, ..
+        } => Error::NotFound { what },
+        Docker::DockerResponseServerError {
+            status_code: 409,
+            message,
+        } => Error::Conflict { what, why: message },
+        Docker::DockerResponseServerError {
+            status_code: 503,
+            message,
+        } => Error::Interrupted {
+            what,
+            source: Some(message.into()),
+        },
+        Docker::DockerResponseServerError { message, .. } => Error::failed(what, message),
+        Docker::SocketNotFoundError(path) => Error::Unreachable {
+            what: "the Docker engine".to_owned(),
+            source: Some(format!("there is no socket {path}; install Docker and start it").into()),
+        },
+        Docker::RequestTimeoutError => Error::TimedOut {
+            what,
+            after: ANSWER_LIMIT,
+        },
+        Docker::HyperLegacyError { .. } if is_permission(&error) => Error::Denied {
+            what: "access to the Docker engine".to_owned(),
+            why: "its socket belongs to others".to_owned(),
+            mend: "join the group that owns the socket (`docker`, then log in anew), or run as \
+                   root"
+                .to_owned(),
+        },
+        Docker::HyperLegacyError { .. } => Error::Unreachable {
+            what: "the Docker engine".to_owned(),
+            source: Some(error.into()),
+        },
+        Docker::IOError { .. } | Docker::HyperResponseError { .. } => Error::Interrupted {
+            what,
+            source: Some(error.into()),
+        },
+        other => Error::Failed {
+            what,
+            why: "the engine's answer cannot be used".to_owned(),
+            source: Some(other.into()),
+        },
+    }
+}
+
+fn is_permission(error: &bollard::errors::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifecycle_core::Retry;
+
+    fn refusal(status_code: u16, message: &str) -> bollard::errors::Error {
+        bollard::errors::Error::DockerResponseServerError {
+            status_code,
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn refusals_are_classified_by_their_status() {
+        let absent = engine_error("node n1", refusal(404, "No such container"));
+        assert!(matches!(absent, Error::NotFound { .. }), "{absent}");
+        let taken = engine_error("node n1", refusal(409, "name in use"));
+        assert!(matches!(taken, Error::Conflict { .. }), "{taken}");
+        let failed = engine_error("node n1", refusal(500, "no space left"));
+        assert_eq!(failed.to_string(), "node n1 failed: no space left");
+        assert_eq!(failed.retry(), Retry::Replan);
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_not_there_is_unreachable() {
+        let error = open(Path::new("/nonexistent/docker.sock")).unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("docker.sock");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let error = open(&socket).unwrap().ping().await.unwrap_err();
+        let error = engine_error("the engine", error);
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    }
+}

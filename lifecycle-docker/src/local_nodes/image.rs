@@ -1,0 +1,338 @@
+//! The image that nodes boot: embedded here, built on the operator's engine when it is missing.
+//!
+//! Its tag is the digest of the embedded files, so a newer release builds its own and leaves
+//! the nodes of an older one alone. A build goes on in the background of this process while
+//! callers poll; all that wait for a flavour share one build.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::query_parameters::{BuildImageOptions, CreateImageOptions};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use lifecycle_core::model::NodeSpec;
+use lifecycle_core::{Error, Result};
+use sha2::{Digest, Sha256};
+
+use super::engine::{self, engine_error};
+
+/// What the Dockerfile starts from.
+pub(super) const BASE_IMAGE: &str = "debian:bookworm-slim";
+
+/// How long the base image may take to come. Without a registry the refusal comes at once.
+const PULL_LIMIT: Duration = Duration::from_mins(5);
+/// How long the build may take; apt over a slow line is the long part.
+const BUILD_LIMIT: Duration = Duration::from_mins(20);
+
+/// The build context: name, mode, contents.
+const FILES: [(&str, u32, &str); 3] = [
+    ("Dockerfile", 0o644, include_str!("image/Dockerfile")),
+    ("node-engine", 0o755, include_str!("image/node-engine")),
+    ("node-entry", 0o755, include_str!("image/node-entry")),
+];
+
+/// What a node has when it first boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Flavour {
+    /// An engine that runs.
+    Ready,
+    /// No engine, as a VM right after its creation.
+    Bare,
+}
+
+impl Flavour {
+    /// The flavour that a declaration asks for.
+    pub(super) fn of(spec: &NodeSpec) -> Result<Self> {
+        match spec.image.as_deref() {
+            None | Some("ready") => Ok(Self::Ready),
+            Some("bare") => Ok(Self::Bare),
+            Some(other) => Err(Error::Invalid {
+                what: format!("image `{other}` of node {}", spec.name),
+                why: "local nodes have no such image".to_owned(),
+                mend: "write `ready` (has an engine, the default) or `bare` (has none)".to_owned(),
+            }),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Bare => "bare",
+        }
+    }
+
+    /// The image's name.
+    pub(super) fn tag(self) -> String {
+        let mut hash = Sha256::new();
+        for (name, mode, contents) in FILES {
+            // Lengths keep the boundaries apart.
+            hash.update(format!("{name} {mode:o} {}\n", contents.len()));
+            hash.update(contents);
+        }
+        let mut digest = hex::encode(hash.finalize());
+        digest.truncate(12);
+        format!("lifecycle-node-{}:{digest}", self.word())
+    }
+}
+
+/// Whether a flavour can be booted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Availability {
+    /// It is there.
+    Ready,
+    /// It is being built; what the build does now.
+    Building(String),
+}
+
+/// How a build went wrong, kept for all who wait for it.
+#[derive(Debug, Clone)]
+enum Failure {
+    NoBase(String),
+    Build(String),
+    Engine(String),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoBase(why) => Self::Invalid {
+                what: format!("the base image {BASE_IMAGE}"),
+                why: format!("the engine has none and cannot pull it: {why}"),
+                mend: "run `script/base-image`, which makes it from Debian's packages".to_owned(),
+            },
+            Failure::Build(why) => Self::failed("building the image of local nodes", why),
+            Failure::Engine(why) => Self::Interrupted {
+                what: "building the image of local nodes".to_owned(),
+                source: Some(why.into()),
+            },
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Build {
+    Running(String),
+    Failed(Failure),
+}
+
+/// The builds of this process. One that succeeded is forgotten: the engine has its image.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Builds(Arc<Mutex<BTreeMap<Flavour, Build>>>);
+
+impl Builds {
+    /// Whether the flavour's image is there; starts its build if nobody has. `again` starts it
+    /// after a failure too, which is otherwise told to everyone who asks.
+    pub(super) async fn ensure(
+        &self,
+        docker: &Docker,
+        flavour: Flavour,
+        again: bool,
+    ) -> Result<Availability> {
+        if engine::has_image(docker, &flavour.tag()).await? {
+            self.set(flavour, None);
+            return Ok(Availability::Ready);
+        }
+        let mut builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match builds.get(&flavour) {
+            Some(Build::Running(says)) => return Ok(Availability::Building(says.clone())),
+            Some(Build::Failed(failure)) if !again => return Err(failure.clone().into()),
+            Some(Build::Failed(_)) | None => {}
+        }
+        let says = "building the image of local nodes".to_owned();
+        builds.insert(flavour, Build::Running(says.clone()));
+        drop(builds);
+        let (this, docker) = (self.clone(), docker.clone());
+        tokio::spawn(async move {
+            // Even if the build panics, nobody must wait for it for ever.
+            let guard = Unfinished(this, flavour);
+            let outcome = guard.0.run(&docker, flavour).await;
+            guard.0.set(flavour, outcome.err().map(Build::Failed));
+        });
+        Ok(Availability::Building(says))
+    }
+
+    fn set(&self, flavour: Flavour, build: Option<Build>) {
+        let mut builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match build {
+            Some(build) => builds.insert(flavour, build),
+            None => builds.remove(&flavour),
+        };
+    }
+
+    async fn run(&self, docker: &Docker, flavour: Flavour) -> Result<(), Failure> {
+        let here = engine::has_image(docker, BASE_IMAGE)
+            .await
+            .map_err(|error| Failure::Engine(error.chain()))?;
+        if !here {
+            self.set(
+                flavour,
+                Some(Build::Running(format!("pulling {BASE_IMAGE}"))),
+            );
+            pull_base(docker).await?;
+        }
+        tracing::info!(image = flavour.tag(), "building the image of local nodes");
+        tokio::time::timeout(BUILD_LIMIT, self.build(docker, flavour))
+            .await
+            .unwrap_or_else(|_| Err(Failure::Build("it took longer than 20 minutes".to_owned())))
+    }
+
+    async fn build(&self, docker: &Docker, flavour: Flavour) -> Result<(), Failure> {
+        let context = context().map_err(|error| Failure::Build(error.to_string()))?;
+        let options = BuildImageOptions {
+            dockerfile: "Dockerfile".to_owned(),
+            t: Some(flavour.tag()),
+            target: flavour.word().to_owned(),
+            rm: true,
+            forcerm: true,
+            ..BuildImageOptions::default()
+        };
+        let mut lines =
+            Box::pin(docker.build_image(options, None, Some(bollard::body_full(context))));
+        let mut last = String::new();
+        loop {
+            match lines.try_next().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(info)) => {
+                    if let Some(detail) = info.error_detail {
+                        let why = detail.message.unwrap_or_default();
+                        return Err(Failure::Build(format!("{why}; before it: {last}")));
+                    }
+                    let Some(line) = info.stream.as_deref().map(str::trim) else {
+                        continue;
+                    };
+                    if line.is_empty() {
+                        continue;
+                    }
+                    line.clone_into(&mut last);
+                    if line.starts_with("Step ") {
+                        let says = format!("building the image of local nodes: {line}");
+                        self.set(flavour, Some(Build::Running(says)));
+                    }
+                }
+                Err(
+                    bollard::errors::Error::DockerStreamError { error }
+                    | bollard::errors::Error::DockerResponseServerError { message: error, .. },
+                ) => return Err(Failure::Build(format!("{error}; before it: {last}"))),
+                Err(error) => {
+                    let error = engine_error("the image of local nodes", error);
+                    return Err(Failure::Engine(error.chain()));
+                }
+            }
+        }
+    }
+}
+
+/// Turns a build that ended without an outcome into a failure.
+struct Unfinished(Builds, Flavour);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let mut builds = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(build @ Build::Running(_)) = builds.get_mut(&self.1) {
+            *build = Build::Failed(Failure::Engine("the build was broken off".to_owned()));
+        }
+    }
+}
+
+async fn pull_base(docker: &Docker) -> Result<(), Failure> {
+    let options = CreateImageOptions {
+        from_image: Some(BASE_IMAGE.to_owned()),
+        ..CreateImageOptions::default()
+    };
+    let pull = docker
+        .create_image(Some(options), None, None)
+        .try_for_each(|_| async { Ok(()) });
+    match tokio::time::timeout(PULL_LIMIT, pull).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(
+            bollard::errors::Error::DockerStreamError { error }
+            | bollard::errors::Error::DockerResponseServerError { message: error, .. },
+        )) => Err(Failure::NoBase(error)),
+        Ok(Err(error)) => Err(Failure::Engine(engine_error(BASE_IMAGE, error).chain())),
+        Err(_) => Err(Failure::NoBase("it took longer than 5 minutes".to_owned())),
+    }
+}
+
+/// The build context as a tar archive; the same bytes each time, for the builder's cache.
+fn context() -> std::io::Result<Bytes> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, mode, contents) in FILES {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(mode);
+        header.set_size(contents.len() as u64);
+        archive.append_data(&mut header, name, contents.as_bytes())?;
+    }
+    Ok(archive.into_inner()?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifecycle_core::model::NodeName;
+
+    #[test]
+    fn the_flavour_is_the_declared_image() {
+        let mut spec = NodeSpec::new(NodeName::try_from("n1").unwrap());
+        assert_eq!(Flavour::of(&spec).unwrap(), Flavour::Ready);
+        spec.image = Some("bare".into());
+        assert_eq!(Flavour::of(&spec).unwrap(), Flavour::Bare);
+        spec.image = Some("ubuntu".into());
+        let error = Flavour::of(&spec).unwrap_err();
+        let hint = error.hint().unwrap();
+        assert!(
+            hint.contains("`ready`") && hint.contains("`bare`"),
+            "{hint}"
+        );
+    }
+
+    #[test]
+    fn the_tag_is_of_twelve_digits_and_differs_by_flavour() {
+        let tag = Flavour::Bare.tag();
+        let digest = tag.strip_prefix("lifecycle-node-bare:").unwrap();
+        assert_eq!(digest.len(), 12);
+        assert!(digest.chars().all(|c| c.is_ascii_hexdigit()));
+        assert_eq!(
+            Flavour::Ready.tag(),
+            format!("lifecycle-node-ready:{digest}")
+        );
+    }
+
+    #[test]
+    fn the_scripts_can_be_executed_in_the_image() {
+        let bytes = context().unwrap();
+        let mut archive = tar::Archive::new(bytes.as_ref());
+        let modes: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (
+                    entry.path().unwrap().display().to_string(),
+                    entry.header().mode().unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            modes,
+            [
+                ("Dockerfile".to_owned(), 0o644),
+                ("node-engine".to_owned(), 0o755),
+                ("node-entry".to_owned(), 0o755)
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_build_that_breaks_off_is_no_build_that_runs_for_ever() {
+        let builds = Builds::default();
+        builds.set(Flavour::Bare, Some(Build::Running("x".into())));
+        drop(Unfinished(builds.clone(), Flavour::Bare));
+        let kept = builds.0.lock().unwrap().get(&Flavour::Bare).cloned();
+        assert!(
+            matches!(kept, Some(Build::Failed(Failure::Engine(_)))),
+            "{kept:?}"
+        );
+    }
+}

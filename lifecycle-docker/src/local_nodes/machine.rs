@@ -1,0 +1,304 @@
+//! A container that plays a VM: how it is made, and what is seen of it.
+//!
+//! Where the engine may start privileged containers, a node is one: nested engines are known
+//! to work there on every kernel. Where it may not (its own capabilities are bounded), a node
+//! gets the three capabilities that are enough, without the engine's security profiles.
+//!
+//! The engine never starts a node by itself: restart policy `no`. A fenced node must not come
+//! back with the engine or the machine, and a laptop that reboots should not bring up every
+//! platform that ever ran on it. `up` starts the manager's node, the manager the others.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, EndpointIpamConfig,
+    EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
+    MountType, NetworkingConfig, RestartPolicy, RestartPolicyNameEnum,
+};
+use chrono::{DateTime, Utc};
+use lifecycle_core::cloud::Power;
+use lifecycle_core::model::NodeName;
+
+use crate::labels;
+
+/// A node's address; kept in a label, since a stopped container has none.
+pub(super) const ADDRESS_LABEL: &str = "lifecycle.node-address";
+/// The account on each node.
+pub(super) const ACCOUNT: &str = "lifecycle";
+/// Where a node that runs the manager finds the operator's engine.
+pub(super) const HOST_SOCKET: &str = "/run/lifecycle/host-docker.sock";
+/// All public host keys, written by the node's entrypoint.
+pub(super) const HOST_KEYS: &str = "/var/lib/node/host-keys";
+/// Touched by the node's entrypoint at each start, once sshd listens.
+pub(super) const READY: &str = "/run/node-ready";
+
+/// What a node is made from.
+#[derive(Debug)]
+pub(super) struct MachineSpec<'a> {
+    pub(super) node: &'a NodeName,
+    pub(super) image: String,
+    pub(super) network: &'a str,
+    pub(super) address: Ipv4Addr,
+    pub(super) volume: String,
+    pub(super) labels: HashMap<String, String>,
+    pub(super) authorized_key: &'a str,
+    /// The operator's engine, for the node that runs the manager.
+    pub(super) host_socket: Option<&'a Path>,
+    pub(super) privileged: bool,
+}
+
+impl MachineSpec<'_> {
+    /// The engine's body for it.
+    pub(super) fn body(mut self) -> ContainerCreateBody {
+        self.labels
+            .insert(ADDRESS_LABEL.to_owned(), self.address.to_string());
+        let endpoint = EndpointSettings {
+            ipam_config: Some(EndpointIpamConfig {
+                ipv4_address: Some(self.address.to_string()),
+                ..EndpointIpamConfig::default()
+            }),
+            ..EndpointSettings::default()
+        };
+        ContainerCreateBody {
+            hostname: Some(self.node.to_string()),
+            image: Some(self.image.clone()),
+            env: Some(vec![format!("NODE_AUTHORIZED_KEY={}", self.authorized_key)]),
+            host_config: Some(self.host_config()),
+            networking_config: Some(NetworkingConfig {
+                endpoints_config: Some(HashMap::from([(self.network.to_owned(), endpoint)])),
+            }),
+            labels: Some(self.labels),
+            ..ContainerCreateBody::default()
+        }
+    }
+
+    fn host_config(&self) -> HostConfig {
+        // The nested engine's own storage: overlay2 does not work upon overlay2.
+        let storage = Mount {
+            typ: Some(MountType::VOLUME),
+            source: Some(self.volume.clone()),
+            target: Some("/var/lib/docker".to_owned()),
+            ..Mount::default()
+        };
+        let socket = self.host_socket.map(|path| Mount {
+            typ: Some(MountType::BIND),
+            source: Some(path.display().to_string()),
+            target: Some(HOST_SOCKET.to_owned()),
+            ..Mount::default()
+        });
+        let common = HostConfig {
+            network_mode: Some(self.network.to_owned()),
+            mounts: Some([Some(storage), socket].into_iter().flatten().collect()),
+            init: Some(true),
+            cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+            restart_policy: Some(RestartPolicy {
+                name: Some(RestartPolicyNameEnum::NO),
+                maximum_retry_count: None,
+            }),
+            // What sshd says, bounded.
+            log_config: Some(HostConfigLogConfig {
+                typ: Some("json-file".to_owned()),
+                config: Some(HashMap::from([("max-size".to_owned(), "1m".to_owned())])),
+            }),
+            ..HostConfig::default()
+        };
+        if self.privileged {
+            return HostConfig {
+                privileged: Some(true),
+                ..common
+            };
+        }
+        let words = |words: &[&str]| Some(words.iter().map(|&word| word.to_owned()).collect());
+        HostConfig {
+            cap_add: words(&["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]),
+            security_opt: words(&["seccomp=unconfined", "apparmor=unconfined"]),
+            ..common
+        }
+    }
+}
+
+/// A container that is a node of ours, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Machine {
+    /// The engine's id of the container.
+    pub(super) id: String,
+    /// The node's name, from its label.
+    pub(super) node: NodeName,
+    /// Its address, from its label.
+    pub(super) address: Option<Ipv4Addr>,
+    /// Whether it runs.
+    pub(super) power: Power,
+    /// Whether it was made, but never started.
+    pub(super) fresh: bool,
+    /// The boot that runs or ran last.
+    pub(super) boot: Option<String>,
+    /// When the boot before this one ended.
+    pub(super) former_end: Option<DateTime<Utc>>,
+    /// With what it ended.
+    pub(super) exit_code: Option<i64>,
+}
+
+/// What a container of a given name turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A node of ours.
+    Ours(Machine),
+    /// Something without this platform's labels.
+    Foreign,
+}
+
+impl Machine {
+    /// The boot that runs now.
+    pub(super) fn running_boot(&self) -> Option<&str> {
+        match self.power {
+            Power::Running => self.boot.as_deref(),
+            Power::Starting | Power::Stopping | Power::Stopped | Power::Failed => None,
+        }
+    }
+
+    /// Reads what the engine says of a container.
+    pub(super) fn read(container: ContainerInspectResponse, platform_id: &str) -> Found {
+        let labels = container
+            .config
+            .and_then(|config| config.labels)
+            .unwrap_or_default();
+        let label = |name: &str| labels.get(name).map(String::as_str);
+        let node = label(labels::NODE).and_then(|name| NodeName::try_from(name).ok());
+        let (Some(platform), Some(labels::ROLE_NODE), Some(node), Some(id)) = (
+            label(labels::PLATFORM_ID),
+            label(labels::ROLE),
+            node,
+            container.id,
+        ) else {
+            return Found::Foreign;
+        };
+        if platform != platform_id {
+            return Found::Foreign;
+        }
+        let state = container.state.unwrap_or_default();
+        let status = state.status.unwrap_or(ContainerStateStatusEnum::EMPTY);
+        Found::Ours(Self {
+            id,
+            node,
+            address: label(ADDRESS_LABEL).and_then(|address| address.parse().ok()),
+            power: power(status),
+            fresh: status == ContainerStateStatusEnum::CREATED,
+            boot: state.started_at.filter(|at| moment(at).is_some()),
+            former_end: state.finished_at.as_deref().and_then(moment),
+            exit_code: state.exit_code,
+        })
+    }
+}
+
+/// A time as the engine writes it; it writes the year 1 for never.
+pub(super) fn moment(text: &str) -> Option<DateTime<Utc>> {
+    let at = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
+    (at > DateTime::UNIX_EPOCH).then_some(at)
+}
+
+/// A cloud knows nothing of a frozen guest: it runs.
+fn power(status: ContainerStateStatusEnum) -> Power {
+    match status {
+        ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::PAUSED => Power::Running,
+        ContainerStateStatusEnum::RESTARTING => Power::Starting,
+        ContainerStateStatusEnum::REMOVING => Power::Stopping,
+        ContainerStateStatusEnum::CREATED | ContainerStateStatusEnum::EXITED => Power::Stopped,
+        _ => Power::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::{ContainerConfig, ContainerState};
+
+    fn container(status: ContainerStateStatusEnum, platform: &str) -> ContainerInspectResponse {
+        let labels = [
+            (labels::PLATFORM_ID, platform),
+            (labels::ROLE, labels::ROLE_NODE),
+            (labels::NODE, "n1"),
+            (ADDRESS_LABEL, "10.89.0.2"),
+        ];
+        ContainerInspectResponse {
+            id: Some("abc".to_owned()),
+            config: Some(ContainerConfig {
+                labels: Some(
+                    labels
+                        .iter()
+                        .map(|&(k, v)| (k.to_owned(), v.to_owned()))
+                        .collect(),
+                ),
+                ..ContainerConfig::default()
+            }),
+            state: Some(ContainerState {
+                status: Some(status),
+                started_at: Some("2026-01-02T03:04:05.678Z".to_owned()),
+                finished_at: Some("0001-01-01T00:00:00Z".to_owned()),
+                ..ContainerState::default()
+            }),
+            ..ContainerInspectResponse::default()
+        }
+    }
+
+    fn ours(status: ContainerStateStatusEnum) -> Machine {
+        match Machine::read(container(status, "p"), "p") {
+            Found::Ours(machine) => machine,
+            Found::Foreign => panic!("it carries our labels"),
+        }
+    }
+
+    #[test]
+    fn a_boot_is_told_only_while_it_runs() {
+        let running = ours(ContainerStateStatusEnum::RUNNING);
+        assert_eq!(running.running_boot(), Some("2026-01-02T03:04:05.678Z"));
+        assert_eq!(running.former_end, None);
+        let stopped = ours(ContainerStateStatusEnum::EXITED);
+        assert_eq!(stopped.running_boot(), None);
+        assert_eq!(stopped.boot, running.boot);
+    }
+
+    #[test]
+    fn a_frozen_node_runs_as_far_as_its_cloud_knows() {
+        assert_eq!(ours(ContainerStateStatusEnum::PAUSED).power, Power::Running);
+        assert_eq!(ours(ContainerStateStatusEnum::DEAD).power, Power::Failed);
+        assert_eq!(
+            ours(ContainerStateStatusEnum::REMOVING).power,
+            Power::Stopping
+        );
+    }
+
+    #[test]
+    fn a_container_of_another_platform_is_foreign() {
+        let other = container(ContainerStateStatusEnum::RUNNING, "q");
+        assert_eq!(Machine::read(other, "p"), Found::Foreign);
+    }
+
+    #[test]
+    fn without_full_privileges_a_node_gets_what_is_enough() {
+        let node = NodeName::try_from("n1").unwrap();
+        let spec = |privileged| MachineSpec {
+            node: &node,
+            image: "i".to_owned(),
+            network: "w",
+            address: Ipv4Addr::new(10, 89, 0, 2),
+            volume: "v".to_owned(),
+            labels: HashMap::new(),
+            authorized_key: "k",
+            host_socket: None,
+            privileged,
+        };
+        let bounded = spec(false).body().host_config.unwrap();
+        assert_eq!(bounded.privileged, None);
+        assert!(bounded.cap_add.unwrap().contains(&"SYS_ADMIN".to_owned()));
+        let full = spec(true).body();
+        assert_eq!(full.labels.unwrap()[ADDRESS_LABEL], "10.89.0.2");
+        let full = full.host_config.unwrap();
+        assert_eq!((full.privileged, full.cap_add), (Some(true), None));
+        assert_eq!(
+            full.restart_policy.unwrap().name,
+            Some(RestartPolicyNameEnum::NO)
+        );
+    }
+}

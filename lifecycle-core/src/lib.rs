@@ -19,5 +19,7 @@ pub mod platform;
 pub mod registry;
 pub mod runtime;
 pub mod secret;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use error::{Error, Result, Retry};

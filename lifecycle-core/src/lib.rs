@@ -28,5 +28,7 @@ pub mod reconcile;
 pub mod registry;
 pub mod runtime;
 pub mod secret;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use error::{Error, Result, Retry};

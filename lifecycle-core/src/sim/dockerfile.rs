@@ -1,0 +1,184 @@
+//! What an engine must know of a Dockerfile to build it: the images it starts from, and what
+//! the image that comes out declares.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use crate::error::{Error, Result};
+use crate::model::Protocol;
+
+/// A Dockerfile, as far as the simulated engine reads it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Dockerfile {
+    /// The images that its `FROM` lines name, without its own stages and `scratch`.
+    pub(super) bases: Vec<String>,
+    /// The image that its last stage starts from, unless it is `scratch`.
+    pub(super) last_base: Option<String>,
+    /// The ports of the last stage.
+    pub(super) exposed: Vec<(u16, Protocol)>,
+    /// What the last stage says of a health check, if anything.
+    pub(super) healthcheck: Option<bool>,
+    /// The command of the last stage.
+    pub(super) command: Option<Vec<String>>,
+}
+
+/// Finds and reads the Dockerfile in a build context.
+pub(super) fn from_context(
+    context: &[u8],
+    path: &str,
+    args: &BTreeMap<String, String>,
+) -> Result<Dockerfile> {
+    let unreadable = |error: std::io::Error| Error::failed("build", error.to_string());
+    let mut archive = tar::Archive::new(context);
+    for entry in archive.entries().map_err(unreadable)? {
+        let mut entry = entry.map_err(unreadable)?;
+        let is_it = entry
+            .path()
+            .map_err(unreadable)?
+            .strip_prefix("./")
+            .map_or_else(
+                |_| entry.path().is_ok_and(|p| p.as_os_str() == path),
+                |p| p.as_os_str() == path,
+            );
+        if is_it {
+            let mut text = String::new();
+            entry.read_to_string(&mut text).map_err(unreadable)?;
+            return read(&text, args);
+        }
+    }
+    Err(Error::failed(
+        "build",
+        format!("the context has no file `{path}`"),
+    ))
+}
+
+fn read(text: &str, given: &BTreeMap<String, String>) -> Result<Dockerfile> {
+    let mut file = Dockerfile::default();
+    let mut args: BTreeMap<String, String> = BTreeMap::new();
+    let mut stages: BTreeMap<String, Option<String>> = BTreeMap::new();
+    let mut begun = false;
+    for line in joined_lines(text) {
+        let (word, rest) = line
+            .split_once(char::is_whitespace)
+            .map_or((line.as_str(), ""), |(word, rest)| (word, rest.trim()));
+        match word.to_ascii_uppercase().as_str() {
+            "ARG" if !begun => {
+                let (name, default) = rest.split_once('=').unwrap_or((rest, ""));
+                let value = given.get(name).map_or(default, String::as_str);
+                args.insert(name.to_owned(), value.trim_matches('"').to_owned());
+            }
+            "FROM" => {
+                begun = true;
+                let words: Vec<&str> = rest
+                    .split_whitespace()
+                    .filter(|word| !word.starts_with("--"))
+                    .collect();
+                let Some(image) = words.first().map(|image| substituted(image, &args)) else {
+                    return Err(Error::failed("build", "FROM names no image"));
+                };
+                let base = match stages.get(&image) {
+                    Some(base) => base.clone(),
+                    None if image == "scratch" => None,
+                    None => {
+                        if !file.bases.contains(&image) {
+                            file.bases.push(image.clone());
+                        }
+                        Some(image)
+                    }
+                };
+                if let [_, word, name] = words[..]
+                    && word.eq_ignore_ascii_case("as")
+                {
+                    stages.insert(name.to_owned(), base.clone());
+                }
+                file.last_base = base;
+                file.exposed.clear();
+                file.healthcheck = None;
+                file.command = None;
+            }
+            "EXPOSE" => file
+                .exposed
+                .extend(rest.split_whitespace().filter_map(exposed_port)),
+            "HEALTHCHECK" => file.healthcheck = Some(!rest.eq_ignore_ascii_case("none")),
+            "CMD" | "ENTRYPOINT" => {
+                file.command = Some(serde_json::from_str(rest).unwrap_or_else(|_| {
+                    vec!["/bin/sh".to_owned(), "-c".to_owned(), rest.to_owned()]
+                }));
+            }
+            _ => {}
+        }
+    }
+    if begun {
+        Ok(file)
+    } else {
+        Err(Error::failed("build", "the Dockerfile has no FROM"))
+    }
+}
+
+/// The instructions, comments left out and continued lines joined.
+fn joined_lines(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut open = String::new();
+    for line in text.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some(start) = line.strip_suffix('\\') {
+            open.push_str(start);
+            open.push(' ');
+        } else {
+            open.push_str(line);
+            lines.push(std::mem::take(&mut open));
+        }
+    }
+    if !open.is_empty() {
+        lines.push(open);
+    }
+    lines
+}
+
+fn substituted(image: &str, args: &BTreeMap<String, String>) -> String {
+    let mut image = image.to_owned();
+    for (name, value) in args {
+        image = image
+            .replace(&format!("${{{name}}}"), value)
+            .replace(&format!("${name}"), value);
+    }
+    image
+}
+
+fn exposed_port(text: &str) -> Option<(u16, Protocol)> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "udp" => Protocol::Udp,
+        _ => Protocol::Tcp,
+    };
+    Some((port.parse().ok()?, protocol))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_arguments_and_declarations_are_read() {
+        let text = "# comment\nARG BASE=debian:bookworm-slim\nFROM rust:1 AS build\nEXPOSE 1\n\
+                    FROM --platform=linux/amd64 ${BASE} AS run\nFROM run\nEXPOSE 8080 \\\n 53/udp\n\
+                    HEALTHCHECK CMD true\nCMD [\"sleep\", \"1\"]\n";
+        let file = read(text, &BTreeMap::new()).unwrap();
+        assert_eq!(file.bases, ["rust:1", "debian:bookworm-slim"]);
+        assert_eq!(file.last_base.as_deref(), Some("debian:bookworm-slim"));
+        assert_eq!(file.exposed, [(8080, Protocol::Tcp), (53, Protocol::Udp)]);
+        assert_eq!(file.healthcheck, Some(true));
+        assert_eq!(file.command.unwrap(), ["sleep", "1"]);
+        let args = BTreeMap::from([("BASE".to_owned(), "alpine:3".to_owned())]);
+        assert_eq!(read(text, &args).unwrap().bases, ["rust:1", "alpine:3"]);
+    }
+
+    #[test]
+    fn scratch_is_no_base_and_a_file_without_from_fails() {
+        let file = read("FROM scratch\n", &BTreeMap::new()).unwrap();
+        assert!(file.bases.is_empty() && file.last_base.is_none());
+        assert!(read("EXPOSE 80\n", &BTreeMap::new()).is_err());
+    }
+}

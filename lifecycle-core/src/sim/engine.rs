@@ -1,0 +1,734 @@
+//! The container engine of one simulated machine: images, containers, volumes, ports. It is
+//! told the time, and what is due by then happens when someone looks.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::behaviour::perform;
+use super::ledger::{InstanceKey, Ledger, Place, Violation};
+use super::world::Rules;
+use crate::error::{Error, Result};
+use crate::model::{
+    ContainerId, HealthcheckTest, NodeName, PlatformId, Protocol, SpecDigest, VolumeName,
+};
+use crate::runtime::{
+    ContainerSpec, ContainerState, EngineState, Health, ImageInfo, LogLine, ObservedContainer,
+    PortBinding, Role,
+};
+
+/// Host ports that are picked.
+const PICKED: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+/// How long the engine waits before it starts a container again by itself.
+const ENGINE_RESTART: Duration = Duration::from_secs(1);
+/// After how long a health check that never passes has failed as often as it may.
+const HEALTH_GIVEN_UP: Duration = Duration::from_secs(30);
+/// How many events are kept for those who read them late.
+const EVENTS_KEPT: usize = 256;
+/// What a container that was cut off shows.
+const CUT_OFF: i64 = 255;
+
+/// An image on an engine.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Image {
+    pub(super) id: String,
+    pub(super) exposed: BTreeSet<(u16, Protocol)>,
+    pub(super) has_healthcheck: bool,
+    pub(super) command: Option<Vec<String>>,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone)]
+enum Phase {
+    Created,
+    Running(Run),
+    Exited { code: i64, at: Instant },
+}
+
+#[derive(Debug, Clone)]
+struct Run {
+    ready_at: Option<Instant>,
+    unready_at: Option<Instant>,
+    ends: Option<(Instant, i64)>,
+    /// Until when its health was told as events.
+    health_told: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Container {
+    id: ContainerId,
+    spec: ContainerSpec,
+    exposed: BTreeSet<(u16, Protocol)>,
+    has_healthcheck: bool,
+    command: Vec<String>,
+    phase: Phase,
+    started: Option<Instant>,
+    starts: u64,
+    host_ports: BTreeMap<(u16, Protocol), u16>,
+    told_to_stop: bool,
+    restart_at: Option<Instant>,
+    pub(super) log: Vec<LogLine>,
+}
+
+impl Container {
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running(_))
+    }
+
+    pub(super) fn owner(&self) -> PlatformId {
+        self.spec.owner.id
+    }
+
+    fn answers(&self, now: Instant) -> bool {
+        match &self.phase {
+            Phase::Running(run) => {
+                run.ready_at.is_some_and(|at| at <= now) && run.unready_at.is_none_or(|at| at > now)
+            }
+            Phase::Created | Phase::Exited { .. } => false,
+        }
+    }
+
+    fn key(&self) -> Option<InstanceKey> {
+        match &self.spec.role {
+            Role::Instance(id) => Some((self.spec.owner.id, id.clone())),
+            Role::Manager => None,
+        }
+    }
+
+    fn next_health(&self, run: &Run) -> Option<Instant> {
+        if !self.has_healthcheck {
+            return None;
+        }
+        [run.ready_at, run.unready_at]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > run.health_told)
+            .min()
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Running(run) => [run.ends.map(|(at, _)| at), self.next_health(run)]
+                .into_iter()
+                .flatten()
+                .min(),
+            Phase::Created | Phase::Exited { .. } => self.restart_at,
+        }
+    }
+
+    fn observed(&self, now: Instant, rules: &Rules) -> ObservedContainer {
+        let state = match &self.phase {
+            Phase::Created => ContainerState::Created,
+            Phase::Exited { code, at } => ContainerState::Exited {
+                code: *code,
+                at: Some(rules.date(*at)),
+            },
+            Phase::Running(run) => ContainerState::Running {
+                health: self.has_healthcheck.then(|| {
+                    if run.unready_at.is_some_and(|at| at <= now) {
+                        Health::Unhealthy
+                    } else if run.ready_at.is_some_and(|at| at <= now) {
+                        Health::Healthy
+                    } else {
+                        Health::Starting
+                    }
+                }),
+            },
+        };
+        let ports = if self.is_running() {
+            self.host_ports
+                .iter()
+                .map(|((port, protocol), host)| (*port, *protocol, *host))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        ObservedContainer {
+            id: self.id.clone(),
+            name: self.spec.name.clone(),
+            role: self.spec.role.clone(),
+            digest: self.spec.digest.clone(),
+            digest_version: SpecDigest::VERSION.to_owned(),
+            state,
+            started_at: self.started.map(|at| rules.date(at)),
+            ports,
+            exposed: self.exposed.iter().copied().collect(),
+            has_healthcheck: self.has_healthcheck,
+        }
+    }
+}
+
+/// An engine and everything on it.
+#[derive(Debug, Default)]
+pub(super) struct Engine {
+    pub(super) installed: bool,
+    pub(super) images: BTreeMap<String, Image>,
+    pub(super) containers: BTreeMap<String, Container>,
+    volumes: BTreeSet<(PlatformId, VolumeName)>,
+    bound: BTreeMap<(u16, Protocol), String>,
+    events: VecDeque<(u64, PlatformId, String)>,
+    told: u64,
+    made: u64,
+}
+
+/// The machine that an engine is on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Here<'a> {
+    pub(super) number: u64,
+    pub(super) node: &'a NodeName,
+    pub(super) fenced: bool,
+}
+
+impl Engine {
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.containers
+            .values()
+            .filter_map(Container::next_due)
+            .min()
+    }
+
+    /// Lets happen what is due at exactly this time.
+    pub(super) fn advance(
+        &mut self,
+        due: Instant,
+        here: Here<'_>,
+        rules: &Rules,
+        ledger: &mut Ledger,
+    ) {
+        let names: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|(_, container)| container.next_due().is_some_and(|at| at <= due))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            let Some(container) = self.containers.get_mut(&name) else {
+                continue;
+            };
+            match &mut container.phase {
+                Phase::Running(run) => match run.ends {
+                    Some((at, code)) if at <= due => {
+                        self.end(&name, code, at, here, ledger);
+                        self.restart_by_itself(&name, at);
+                    }
+                    _ => {
+                        run.health_told = due;
+                        let healthy = run.unready_at.is_none_or(|at| at > due);
+                        let owner = container.spec.owner.id;
+                        let word = if healthy { "healthy" } else { "unhealthy" };
+                        self.tell(owner, format!("health_status: {word}"));
+                    }
+                },
+                Phase::Created | Phase::Exited { .. } => {
+                    container.restart_at = None;
+                    // A port taken meanwhile keeps it down, as on a real engine.
+                    let _ = self.start(&name, due, here, rules, ledger);
+                }
+            }
+        }
+    }
+
+    /// The engine comes up with its machine.
+    pub(super) fn boot(&mut self, at: Instant, here: Here<'_>, rules: &Rules, ledger: &mut Ledger) {
+        let names: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|(_, c)| c.spec.starts_with_engine && !c.told_to_stop && c.started.is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            let _ = self.start(&name, at, here, rules, ledger);
+        }
+    }
+
+    /// The machine goes down under the engine.
+    pub(super) fn cut_off(&mut self, at: Instant, here: Here<'_>, ledger: &mut Ledger) {
+        let running: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|(_, container)| container.is_running())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in running {
+            self.end(&name, CUT_OFF, at, here, ledger);
+        }
+        for container in self.containers.values_mut() {
+            container.restart_at = None;
+        }
+    }
+
+    fn tell(&mut self, owner: PlatformId, action: String) {
+        self.told += 1;
+        self.events.push_back((self.told, owner, action));
+        if self.events.len() > EVENTS_KEPT {
+            self.events.pop_front();
+        }
+    }
+
+    /// The number of the last event.
+    pub(super) fn last_event(&self) -> u64 {
+        self.told
+    }
+
+    /// The first event of a platform after this number.
+    pub(super) fn event_after(&self, number: u64, owner: PlatformId) -> Option<(u64, String)> {
+        self.events
+            .iter()
+            .find(|(n, of, _)| *n > number && *of == owner)
+            .map(|(n, _, action)| (*n, action.clone()))
+    }
+
+    pub(super) fn state(&self, owner: PlatformId, now: Instant, rules: &Rules) -> EngineState {
+        EngineState {
+            containers: self
+                .containers
+                .values()
+                .filter(|container| container.owner() == owner)
+                .map(|container| container.observed(now, rules))
+                .collect(),
+            images: self.images.keys().cloned().collect(),
+            volumes: self
+                .volumes
+                .iter()
+                .filter(|(of, _)| *of == owner)
+                .map(|(_, volume)| volume.clone())
+                .collect(),
+        }
+    }
+
+    pub(super) fn all_observed(&self, now: Instant, rules: &Rules) -> Vec<ObservedContainer> {
+        self.containers
+            .values()
+            .map(|container| container.observed(now, rules))
+            .collect()
+    }
+
+    pub(super) fn image(&self, name: &str, rules: &Rules) -> Option<ImageInfo> {
+        let image = self.images.get(name)?;
+        let mut exposed = image.exposed.clone();
+        let mut has_healthcheck = image.has_healthcheck;
+        if let Some(behaviour) = rules.behaviours.get(service_of(name)) {
+            exposed.extend(behaviour.exposed.iter().copied());
+            has_healthcheck |= behaviour.has_healthcheck;
+        }
+        Some(ImageInfo {
+            id: image.id.clone(),
+            exposed: exposed.into_iter().collect(),
+            has_healthcheck,
+        })
+    }
+
+    pub(super) fn remove_image(&mut self, name: &str) -> bool {
+        let used = self.containers.values().any(|c| c.spec.image == name);
+        !used && self.images.remove(name).is_some()
+    }
+
+    /// A container by its name, refused if it is someone else's.
+    fn owned(&self, name: &str, owner: PlatformId) -> Result<Option<&Container>> {
+        match self.containers.get(name) {
+            Some(container) if container.owner() != owner => Err(Error::Conflict {
+                what: format!("container {name}"),
+                why: "it belongs to another platform".into(),
+            }),
+            found => Ok(found),
+        }
+    }
+
+    pub(super) fn ensure(
+        &mut self,
+        spec: &ContainerSpec,
+        now: Instant,
+        here: Here<'_>,
+        rules: &Rules,
+        ledger: &mut Ledger,
+    ) -> Result<(ObservedContainer, bool)> {
+        let owner = spec.owner.id;
+        let name = &spec.name;
+        match self.owned(name, owner)? {
+            Some(container) if container.spec.digest != spec.digest => {
+                return Err(Error::Conflict {
+                    what: format!("container {name}"),
+                    why: "it has another digest".into(),
+                });
+            }
+            Some(_) => {}
+            None => {
+                let container = self.made(spec, here, rules)?;
+                // Ports first: a container that cannot get them is not left behind.
+                self.ports_for(&container)?;
+                for mount in &spec.template.volumes {
+                    self.volumes.insert((owner, mount.volume.clone()));
+                }
+                self.containers.insert(name.clone(), container);
+                self.tell(owner, "create".into());
+            }
+        }
+        let changed = self.start(name, now, here, rules, ledger)?;
+        let container = self
+            .containers
+            .get(name)
+            .ok_or_else(|| Error::not_found(format!("container {name}")))?;
+        Ok((container.observed(now, rules), changed))
+    }
+
+    fn made(&mut self, spec: &ContainerSpec, here: Here<'_>, rules: &Rules) -> Result<Container> {
+        let image = self
+            .images
+            .get(&spec.image)
+            .ok_or_else(|| Error::not_found(format!("image {}", spec.image)))?;
+        let template = &spec.template;
+        let mut exposed = image.exposed.clone();
+        exposed.extend(template.expose.iter().copied());
+        exposed.extend(
+            template
+                .ports
+                .iter()
+                .map(|p| (p.container_port, p.protocol)),
+        );
+        let mut has_healthcheck = image.has_healthcheck;
+        if let Some(behaviour) = rules.behaviours.get(service_in(&spec.role)) {
+            exposed.extend(behaviour.exposed.iter().copied());
+            has_healthcheck |= behaviour.has_healthcheck;
+        }
+        if let Some(healthcheck) = &template.healthcheck {
+            has_healthcheck = healthcheck.test != HealthcheckTest::None;
+        }
+        let mut command = template.entrypoint.clone().unwrap_or_default();
+        match (&template.command, &image.command) {
+            (Some(given), _) => command.extend(given.iter().cloned()),
+            (None, Some(own)) if command.is_empty() => command.clone_from(own),
+            (None, _) => {}
+        }
+        self.made += 1;
+        let purpose = ["container", here.node.as_str(), &spec.name];
+        Ok(Container {
+            id: ContainerId(rules.chance.hex(&purpose, self.made)),
+            spec: spec.clone(),
+            exposed,
+            has_healthcheck,
+            command,
+            phase: Phase::Created,
+            started: None,
+            starts: 0,
+            host_ports: BTreeMap::new(),
+            told_to_stop: false,
+            restart_at: None,
+            log: Vec::new(),
+        })
+    }
+
+    /// The host ports that a container gets if it starts now.
+    fn ports_for(&self, container: &Container) -> Result<BTreeMap<(u16, Protocol), u16>> {
+        let name = &container.spec.name;
+        let mut ports: BTreeMap<(u16, Protocol), u16> = BTreeMap::new();
+        let wanted: BTreeMap<(u16, Protocol), PortBinding> = if container.spec.host_network {
+            container
+                .exposed
+                .iter()
+                .map(|(port, protocol)| ((*port, *protocol), PortBinding::Fixed(*port)))
+                .collect()
+        } else {
+            container.spec.ports.clone()
+        };
+        for ((port, protocol), binding) in wanted {
+            let is_free = |host: u16| {
+                self.bound
+                    .get(&(host, protocol))
+                    .is_none_or(|by| by == name)
+                    && !ports
+                        .iter()
+                        .any(|((_, p), taken)| *p == protocol && *taken == host)
+            };
+            let conflict = |host: u16| Error::Conflict {
+                what: format!("host port {host}/{protocol}"),
+                why: format!("container {name} cannot have it, it is taken"),
+            };
+            let host = match binding {
+                PortBinding::Fixed(host) if is_free(host) => host,
+                PortBinding::Fixed(host) => return Err(conflict(host)),
+                PortBinding::Preferred(first) => {
+                    let before = container.host_ports.get(&(port, protocol)).copied();
+                    let start = first.clamp(*PICKED.start(), *PICKED.end());
+                    before
+                        .into_iter()
+                        .chain([first])
+                        .chain(start..=*PICKED.end())
+                        .chain(*PICKED.start()..start)
+                        .find(|host| is_free(*host))
+                        .ok_or_else(|| conflict(first))?
+                }
+            };
+            ports.insert((port, protocol), host);
+        }
+        Ok(ports)
+    }
+
+    /// Starts a container that does not run; says whether it had to.
+    pub(super) fn start(
+        &mut self,
+        name: &str,
+        at: Instant,
+        here: Here<'_>,
+        rules: &Rules,
+        ledger: &mut Ledger,
+    ) -> Result<bool> {
+        let container = self
+            .containers
+            .get(name)
+            .ok_or_else(|| Error::not_found(format!("container {name}")))?;
+        if container.is_running() {
+            return Ok(false);
+        }
+        let ports = self.ports_for(container)?;
+        for ((_, protocol), host) in &ports {
+            self.bound.insert((*host, *protocol), name.to_owned());
+        }
+        let Some(container) = self.containers.get_mut(name) else {
+            return Ok(false);
+        };
+        container.host_ports = ports;
+        container.starts += 1;
+        container.started = Some(at);
+        container.told_to_stop = false;
+        container.restart_at = None;
+        let service = service_in(&container.spec.role);
+        let behaviour = rules.behaviours.get(service);
+        let performance = perform(&container.command);
+        let (exit, unhealthy_after, never_ready) = match behaviour {
+            Some(b) => (b.exits, b.unhealthy_after, b.never_ready),
+            None => (performance.exit, None, false),
+        };
+        let ready_after = behaviour.and_then(|b| b.ready_after).unwrap_or_else(|| {
+            let purpose = ["ready", here.node.as_str(), name];
+            let span = rules.latencies.ready;
+            rules.chance.between(span, &purpose, container.starts)
+        });
+        if performance.lines.is_empty() {
+            container.log.push(LogLine {
+                stderr: false,
+                text: format!("{service}: start {} on {}", container.starts, here.node),
+            });
+        } else {
+            container.log.extend(performance.lines);
+        }
+        let unready_after = if never_ready {
+            Some(HEALTH_GIVEN_UP)
+        } else {
+            unhealthy_after
+        };
+        container.phase = Phase::Running(Run {
+            ready_at: (!never_ready).then(|| at + ready_after),
+            unready_at: unready_after.map(|after| at + after),
+            ends: exit.map(|exit| (at + exit.after, exit.code)),
+            health_told: at,
+        });
+        let owner = container.spec.owner.id;
+        let digest = container.spec.digest.clone();
+        if let Some(key) = container.key() {
+            ledger.started(
+                key,
+                (here.number, name.to_owned()),
+                here.node.clone(),
+                digest,
+            );
+            if here.fenced {
+                ledger.violations.push(Violation::StartedWhileFenced {
+                    at: rules.date(at),
+                    place: Place {
+                        node: here.node.clone(),
+                        container: name.to_owned(),
+                    },
+                });
+            }
+        }
+        self.tell(owner, "start".into());
+        Ok(true)
+    }
+
+    /// Starts a container of this platform.
+    pub(super) fn start_owned(
+        &mut self,
+        name: &str,
+        owner: PlatformId,
+        now: Instant,
+        here: Here<'_>,
+        rules: &Rules,
+        ledger: &mut Ledger,
+    ) -> Result<bool> {
+        self.owned(name, owner)?
+            .ok_or_else(|| Error::not_found(format!("container {name}")))?;
+        self.start(name, now, here, rules, ledger)
+    }
+
+    /// A container that ran runs no more.
+    fn end(&mut self, name: &str, code: i64, at: Instant, here: Here<'_>, ledger: &mut Ledger) {
+        let Some(container) = self.containers.get_mut(name) else {
+            return;
+        };
+        container.phase = Phase::Exited { code, at };
+        let owner = container.spec.owner.id;
+        if let Some(key) = container.key() {
+            ledger.ended(&key, &(here.number, name.to_owned()));
+        }
+        self.bound.retain(|_, by| by != name);
+        self.tell(owner, "die".into());
+    }
+
+    fn restart_by_itself(&mut self, name: &str, ended: Instant) {
+        if let Some(container) = self.containers.get_mut(name)
+            && container.spec.starts_with_engine
+        {
+            container.restart_at = Some(ended + ENGINE_RESTART);
+        }
+    }
+
+    /// How long a container takes to end when it is asked to, and the code that it ends with.
+    pub(super) fn stopping(
+        &self,
+        name: &str,
+        grace: Duration,
+        here: Here<'_>,
+        rules: &Rules,
+    ) -> (Duration, i64) {
+        let Some(container) = self.containers.get(name).filter(|c| c.is_running()) else {
+            return (Duration::ZERO, 0);
+        };
+        let takes = rules
+            .behaviours
+            .get(service_in(&container.spec.role))
+            .and_then(|behaviour| behaviour.stops_after)
+            .unwrap_or_else(|| {
+                let purpose = ["stop", here.node.as_str(), name];
+                let span = rules.latencies.stop;
+                rules.chance.between(span, &purpose, container.starts)
+            });
+        if takes > grace {
+            (grace, 137)
+        } else {
+            (takes, 143)
+        }
+    }
+
+    /// Ends a container of this platform for as long as nobody starts it. Absent is Ok.
+    pub(super) fn stop(
+        &mut self,
+        name: &str,
+        owner: PlatformId,
+        code: i64,
+        now: Instant,
+        here: Here<'_>,
+        ledger: &mut Ledger,
+    ) -> Result<bool> {
+        let Some(container) = self.owned(name, owner)? else {
+            return Ok(false);
+        };
+        let runs = container.is_running();
+        if let Some(container) = self.containers.get_mut(name) {
+            container.told_to_stop = true;
+            container.restart_at = None;
+        }
+        if runs {
+            self.end(name, code, now, here, ledger);
+        }
+        Ok(runs)
+    }
+
+    /// The process of a container is killed behind everyone's back.
+    pub(super) fn kill(
+        &mut self,
+        name: &str,
+        code: i64,
+        now: Instant,
+        here: Here<'_>,
+        ledger: &mut Ledger,
+    ) -> bool {
+        let runs = self.containers.get(name).is_some_and(Container::is_running);
+        if runs {
+            self.end(name, code, now, here, ledger);
+            self.restart_by_itself(name, now);
+        }
+        runs
+    }
+
+    /// A container that runs answers no more, and its health check fails.
+    pub(super) fn sicken(&mut self, name: &str, now: Instant) -> bool {
+        match self.containers.get_mut(name).map(|c| &mut c.phase) {
+            Some(Phase::Running(run)) => {
+                run.unready_at = Some(now);
+                // So that the change is told once.
+                run.health_told = now.checked_sub(Duration::from_nanos(1)).unwrap_or(now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        name: &str,
+        owner: PlatformId,
+        now: Instant,
+        here: Here<'_>,
+        ledger: &mut Ledger,
+    ) -> Result<bool> {
+        if self.owned(name, owner)?.is_none() {
+            return Ok(false);
+        }
+        self.kill(name, 137, now, here, ledger);
+        self.containers.remove(name);
+        self.tell(owner, "destroy".into());
+        Ok(true)
+    }
+
+    pub(super) fn remove_volume(&mut self, volume: &VolumeName, owner: PlatformId) -> Result<bool> {
+        let user = self.containers.values().find(|container| {
+            let mounts = &container.spec.template.volumes;
+            container.owner() == owner && mounts.iter().any(|mount| mount.volume == *volume)
+        });
+        if let Some(user) = user {
+            return Err(Error::Conflict {
+                what: format!("volume {volume}"),
+                why: format!("container {} uses it", user.spec.name),
+            });
+        }
+        Ok(self.volumes.remove(&(owner, volume.clone())))
+    }
+
+    /// Whether something answers at a host port.
+    pub(super) fn answers(&self, port: u16, protocol: Protocol, now: Instant) -> bool {
+        self.bound
+            .get(&(port, protocol))
+            .and_then(|name| self.containers.get(name))
+            .is_some_and(|container| container.answers(now))
+    }
+
+    /// What is left of a platform, in words.
+    pub(super) fn leftovers(&self, owner: PlatformId) -> Vec<String> {
+        let containers = self
+            .containers
+            .values()
+            .filter(|container| container.owner() == owner)
+            .map(|container| format!("container {}", container.spec.name));
+        let volumes = self
+            .volumes
+            .iter()
+            .filter(|(of, _)| *of == owner)
+            .map(|(_, volume)| format!("volume {volume}"));
+        containers.chain(volumes).collect()
+    }
+}
+
+/// The name under which a role's behaviour is scripted.
+fn service_in(role: &Role) -> &str {
+    match role {
+        Role::Instance(id) => id.service.as_str(),
+        Role::Manager => "lifecycle-manager",
+    }
+}
+
+/// The service in an image's name `<platform>/<service>:<digest>`.
+fn service_of(image: &str) -> &str {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    last.split(':').next().unwrap_or(last)
+}

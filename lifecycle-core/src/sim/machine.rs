@@ -1,0 +1,259 @@
+//! A simulated VM: its power, its boots, its operating system's files, its engine. Changes
+//! take their time without anyone waiting: what is due happens when someone looks.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::Bytes;
+use tokio::io::DuplexStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::engine::{Engine, Here};
+use super::ledger::{Ledger, OperationStatus};
+use super::world::Rules;
+use crate::cloud::{NodeChange, ObservedNode, Power, SshAddress};
+use crate::model::{Addresses, NodeName, NodeSpec};
+use crate::runtime::Owner;
+
+/// Where a change leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    Running,
+    Stopped,
+    Gone,
+    Failed,
+}
+
+/// A change under way.
+#[derive(Debug, Clone)]
+pub(super) struct Transition {
+    pub(super) until: Instant,
+    pub(super) goal: Goal,
+    pub(super) token: String,
+    pub(super) change: NodeChange,
+}
+
+/// A machine of the cloud.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) number: u64,
+    pub(super) name: NodeName,
+    pub(super) owner: Option<Owner>,
+    pub(super) created: bool,
+    pub(super) power: Power,
+    pub(super) boot: u64,
+    /// When the operating system answers; `None` while it is down.
+    pub(super) up_at: Option<Instant>,
+    is_up: bool,
+    pub(super) transition: Option<Transition>,
+    pub(super) gone: bool,
+    pub(super) paused: bool,
+    pub(super) partitioned: bool,
+    pub(super) fenced: bool,
+    pub(super) engine: Engine,
+    pub(super) prepared: u32,
+    pub(super) files: BTreeMap<String, (u32, Bytes)>,
+    pub(super) listeners: BTreeMap<u16, mpsc::UnboundedSender<DuplexStream>>,
+    /// Counts what happens here, for those who wait for it.
+    pub(super) signal: watch::Sender<u64>,
+    /// How many calls there were, for drawing.
+    pub(super) calls: u64,
+}
+
+/// The name of a machine's image that has no engine yet.
+const BARE: &str = "bare";
+
+impl Machine {
+    pub(super) fn new(number: u64, spec: &NodeSpec, owner: Option<Owner>, rules: &Rules) -> Self {
+        let mut engine = Engine::default();
+        if spec.image.as_deref() != Some(BARE) {
+            engine.installed = true;
+            engine.images.clone_from(&rules.preloaded);
+        }
+        Self {
+            number,
+            name: spec.name.clone(),
+            owner,
+            created: true,
+            power: Power::Starting,
+            boot: 0,
+            up_at: None,
+            is_up: false,
+            transition: None,
+            gone: false,
+            paused: false,
+            partitioned: false,
+            fenced: false,
+            engine,
+            prepared: 0,
+            files: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            signal: watch::Sender::new(0),
+            calls: 0,
+        }
+    }
+
+    /// The engine, and what it must be told about where it is.
+    pub(super) fn engine_here(&mut self) -> (&mut Engine, Here<'_>) {
+        let here = Here {
+            number: self.number,
+            node: &self.name,
+            fenced: self.fenced,
+        };
+        (&mut self.engine, here)
+    }
+
+    pub(super) fn ip(&self) -> IpAddr {
+        // 10.0.0.4 is the first: clouds keep the first four of a network for themselves.
+        let low = u32::try_from((self.number + 3) & 0x00ff_ffff).unwrap_or(u32::MAX);
+        IpAddr::V4(Ipv4Addr::from(0x0a00_0000 | low))
+    }
+
+    pub(super) fn provider_id(&self) -> String {
+        format!("sim-{}", self.number)
+    }
+
+    /// Whether its operating system runs and can be reached.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.is_up && !self.paused && !self.partitioned
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    pub(super) fn boot_id(&self, rules: &Rules) -> String {
+        let mut id = rules.chance.hex(
+            &["boot", self.name.as_str(), &self.provider_id()],
+            self.boot,
+        );
+        id.truncate(32);
+        id
+    }
+
+    pub(super) fn observed(&self, rules: &Rules) -> ObservedNode {
+        let purpose = ["host-key", self.name.as_str()];
+        ObservedNode {
+            name: self.name.clone(),
+            provider_id: self.provider_id(),
+            power: self.power,
+            addresses: Addresses {
+                private: Some(self.ip()),
+                public: None,
+            },
+            ssh: SshAddress {
+                user: "admin".into(),
+                port: 22,
+                host_keys: vec![rules.chance.host_key(&purpose, self.number)],
+            },
+            boot_id: (self.power == Power::Running).then(|| self.boot_id(rules)),
+            created: self.created,
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let transition = self.transition.as_ref().map(|transition| transition.until);
+        let up = self.up_at.filter(|_| !self.is_up);
+        let engine = if self.is_up {
+            self.engine.next_due()
+        } else {
+            None
+        };
+        [transition, up, engine].into_iter().flatten().min()
+    }
+
+    /// Lets happen what is due by now; says whether anything was.
+    pub(super) fn settle(&mut self, now: Instant, rules: &Rules, ledger: &mut Ledger) -> bool {
+        let mut changed = false;
+        while let Some(due) = self.next_due().filter(|due| *due <= now) {
+            changed = true;
+            if self.transition.as_ref().is_some_and(|t| t.until <= due) {
+                self.arrive(due, rules, ledger);
+            } else if !self.is_up && self.up_at.is_some_and(|at| at <= due) {
+                self.is_up = true;
+                let (engine, here) = self.engine_here();
+                engine.boot(due, here, rules, ledger);
+            } else {
+                let (engine, here) = self.engine_here();
+                engine.advance(due, here, rules, ledger);
+            }
+        }
+        if changed {
+            self.notify();
+        }
+        changed
+    }
+
+    pub(super) fn notify(&self) {
+        self.signal
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// A change has come to its end.
+    fn arrive(&mut self, at: Instant, rules: &Rules, ledger: &mut Ledger) {
+        let Some(transition) = self.transition.take() else {
+            return;
+        };
+        let status = match transition.goal {
+            Goal::Running => {
+                self.power_on(at, rules);
+                OperationStatus::Done
+            }
+            Goal::Stopped => {
+                self.power = Power::Stopped;
+                OperationStatus::Done
+            }
+            Goal::Gone => {
+                self.gone = true;
+                OperationStatus::Done
+            }
+            Goal::Failed => {
+                self.power = Power::Failed;
+                OperationStatus::Failed("the cloud had no capacity left".into())
+            }
+        };
+        ledger
+            .operations
+            .insert(transition.token, (self.number, status));
+    }
+
+    /// It boots now.
+    pub(super) fn power_on(&mut self, at: Instant, rules: &Rules) {
+        self.power = Power::Running;
+        self.paused = false;
+        self.boot += 1;
+        let purpose = ["boot", self.name.as_str()];
+        let takes = rules
+            .chance
+            .between(rules.latencies.boot, &purpose, self.boot);
+        self.up_at = Some(at + takes);
+        self.notify();
+    }
+
+    /// Its power is cut now.
+    pub(super) fn power_off(&mut self, at: Instant, power: Power, ledger: &mut Ledger) {
+        self.power = power;
+        self.up_at = None;
+        self.is_up = false;
+        self.paused = false;
+        self.listeners.clear();
+        let (engine, here) = self.engine_here();
+        engine.cut_off(at, here, ledger);
+        self.notify();
+    }
+
+    /// Begins a change in place of the one that is under way, if any.
+    pub(super) fn begin(&mut self, transition: Transition, ledger: &mut Ledger) {
+        if let Some(overtaken) = self.transition.take() {
+            ledger
+                .operations
+                .insert(overtaken.token, (self.number, OperationStatus::Overtaken));
+        }
+        ledger.operations.insert(
+            transition.token.clone(),
+            (self.number, OperationStatus::UnderWay),
+        );
+        self.transition = Some(transition);
+    }
+}

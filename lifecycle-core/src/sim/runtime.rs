@@ -1,0 +1,502 @@
+//! `ContainerRuntime` on the simulated world: one engine as one platform sees it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::actor::{Actor, Call, Done, Party};
+use super::dockerfile::{self, Dockerfile};
+use super::engine::{Engine, Here, Image};
+use super::host::engine_info;
+use super::ledger::{Ledger, Violation};
+use super::options::{Latencies, Span};
+use super::world::{Rules, State};
+use crate::error::{Error, Result};
+use crate::host::ByteStream;
+use crate::model::{NodeName, VolumeName};
+use crate::runtime::{
+    BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState, ImageInfo,
+    LogLine, LogOptions, ObservedContainer, Owner,
+};
+
+/// How long an engine waits after asking a container to stop, where nobody says.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// One simulated engine as one platform sees it, in one boot of its machine.
+#[derive(Debug, Clone)]
+pub struct SimRuntime {
+    actor: Actor,
+    owner: Owner,
+    node: NodeName,
+    machine: u64,
+    boot: u64,
+}
+
+impl SimRuntime {
+    pub(super) fn new(actor: Actor, owner: Owner, node: NodeName, machine: u64, boot: u64) -> Self {
+        Self {
+            actor,
+            owner,
+            node,
+            machine,
+            boot,
+        }
+    }
+
+    fn call(&self, what: String, takes: fn(&Latencies) -> Span) -> Call {
+        Call {
+            party: Party::Engine {
+                machine: self.machine,
+                boot: self.boot,
+            },
+            node: Some(self.node.clone()),
+            what,
+            is_effect: false,
+            takes: takes(&self.actor.world().lock().rules.latencies),
+        }
+    }
+
+    fn effect(&self, what: String, takes: fn(&Latencies) -> Span) -> Call {
+        Call {
+            is_effect: true,
+            ..self.call(what, takes)
+        }
+    }
+
+    /// Makes a call to this engine.
+    async fn at_engine<T, A>(&self, call: Call, act: A) -> Result<T>
+    where
+        T: Send,
+        A: FnOnce(&mut Engine, Here<'_>, Instant, &Rules, &mut Ledger) -> Result<Done<T>> + Send,
+    {
+        let machine = self.machine;
+        self.actor
+            .call(call, |state, now| {
+                let Some(machine) = state.machines.get_mut(&machine) else {
+                    return Err(Error::not_found(format!("node {}", self.node)));
+                };
+                let (engine, here) = machine.engine_here();
+                act(engine, here, now, &state.rules, &mut state.ledger)
+            })
+            .await
+    }
+
+    /// The machine's signal, or an error if this boot is over.
+    fn watch(&self) -> Result<watch::Receiver<u64>> {
+        let state = self.actor.world().lock();
+        let machine = state.machines.get(&self.machine);
+        machine
+            .filter(|machine| machine.boot == self.boot)
+            .map(|machine| machine.signal.subscribe())
+            .ok_or_else(|| self.unreachable())
+    }
+
+    fn unreachable(&self) -> Error {
+        Error::Unreachable {
+            what: format!("engine of node {}", self.node),
+            source: None,
+        }
+    }
+
+    /// Finds something in the engine as soon as it is there. `Ok(None)` ends the search.
+    async fn await_in_engine<T>(
+        &self,
+        signal: &mut watch::Receiver<u64>,
+        mut find: impl FnMut(&Engine) -> Search<T> + Send,
+    ) -> Result<Option<T>> {
+        loop {
+            self.actor.outlive().await;
+            signal.borrow_and_update();
+            let seen = self.see(&mut find);
+            match seen {
+                Seen::Found(found) => return Ok(Some(found)),
+                Seen::Over => return Ok(None),
+                Seen::Silent(notice) => {
+                    sleep(notice).await;
+                    if matches!(self.see(&mut find), Seen::Silent(_)) {
+                        return Err(self.unreachable());
+                    }
+                }
+                Seen::Nothing(None) => {
+                    // The machine's end closes the signal; the next look finds it gone.
+                    let _ = signal.changed().await;
+                }
+                Seen::Nothing(Some(due)) => {
+                    tokio::select! {
+                        biased;
+                        _ = signal.changed() => {}
+                        () = sleep_until(due) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn see<T>(&self, find: &mut impl FnMut(&Engine) -> Search<T>) -> Seen<T> {
+        let now = Instant::now();
+        let mut state = self.actor.world().lock();
+        let state: &mut State = &mut state;
+        state.settle(self.machine, now);
+        state.judge(now);
+        let Some(machine) = state.machines.get(&self.machine) else {
+            return Seen::Over;
+        };
+        if machine.boot != self.boot || !machine.is_up() {
+            return Seen::Over;
+        }
+        if !machine.is_reachable() {
+            return Seen::Silent(state.rules.chance.paced(state.rules.latencies.notice));
+        }
+        match find(&machine.engine) {
+            Search::Found(found) => Seen::Found(found),
+            Search::Over => Seen::Over,
+            Search::NotYet => Seen::Nothing(machine.next_due()),
+        }
+    }
+}
+
+impl SimRuntime {
+    /// The moment at which an image is there.
+    fn built(
+        &self,
+        state: &mut State,
+        now: Instant,
+        tag: &str,
+        file: Dockerfile,
+    ) -> Result<ImageInfo> {
+        let missing = || Error::not_found(format!("image {tag}"));
+        let machine = state.machines.get_mut(&self.machine).ok_or_else(missing)?;
+        let images = &mut machine.engine.images;
+        if let Some(base) = file.bases.iter().find(|base| !images.contains_key(*base)) {
+            return Err(Error::failed(
+                format!("building {tag}"),
+                format!("pull access denied for {base}, it is not on this engine"),
+            ));
+        }
+        let base = file.last_base.and_then(|base| images.get(&base)).cloned();
+        let mut image = base.unwrap_or_else(|| state.rules.plain_image(tag));
+        image.id = state.rules.plain_image(tag).id;
+        image.exposed.extend(file.exposed);
+        image.has_healthcheck = file.healthcheck.unwrap_or(image.has_healthcheck);
+        image.command = file.command.or(image.command);
+        images.insert(tag.to_owned(), image);
+        let info = machine.engine.image(tag, &state.rules);
+        for holder in state.ledger.built(self.owner.id, tag, self.machine) {
+            state.settle(holder, now);
+            let holder = state.machines.get(&holder).filter(|machine| {
+                machine.is_reachable() && machine.engine.images.contains_key(tag)
+            });
+            if let Some(holder) = holder.filter(|holder| holder.number != self.machine) {
+                state.ledger.violations.push(Violation::BuiltTwice {
+                    at: state.rules.date(now),
+                    image: tag.to_owned(),
+                    node: self.node.clone(),
+                    holder: holder.name.clone(),
+                });
+            }
+        }
+        info.ok_or_else(missing)
+    }
+}
+
+/// What a search in an engine says.
+enum Search<T> {
+    Found(T),
+    NotYet,
+    Over,
+}
+
+/// What a look at an engine shows.
+enum Seen<T> {
+    Found(T),
+    /// Nothing yet, and nothing changes before this moment by itself.
+    Nothing(Option<Instant>),
+    Silent(Duration),
+    Over,
+}
+
+async fn collected(bytes: ByteStream, what: &str) -> Result<Vec<u8>> {
+    bytes
+        .try_fold(Vec::new(), |mut all, part| async move {
+            all.extend_from_slice(&part);
+            Ok(all)
+        })
+        .await
+        .map_err(|error| Error::Interrupted {
+            what: what.to_owned(),
+            source: Some(error.into()),
+        })
+}
+
+#[async_trait]
+impl ContainerRuntime for SimRuntime {
+    async fn info(&self) -> Result<EngineInfo> {
+        let call = self.call("info".into(), |l| l.node_call);
+        self.at_engine(call, |_, _, _, _, _| Ok(Done::unchanged(engine_info())))
+            .await
+    }
+
+    async fn state(&self) -> Result<EngineState> {
+        let owner = self.owner.id;
+        let call = self.call("state".into(), |l| l.node_call);
+        self.at_engine(call, |engine, _, now, rules, _| {
+            Ok(Done::unchanged(engine.state(owner, now, rules)))
+        })
+        .await
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<ImageInfo>> {
+        let call = self.call(format!("image {name}"), |l| l.node_call);
+        self.at_engine(call, |engine, _, _, rules, _| {
+            Ok(Done::unchanged(engine.image(name, rules)))
+        })
+        .await
+    }
+
+    async fn build_image(
+        &self,
+        request: BuildRequest,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<ImageInfo> {
+        let context = collected(request.context, "reading the build context").await?;
+        let args: BTreeMap<String, String> = request
+            .args
+            .iter()
+            .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+            .collect();
+        let file = dockerfile::from_context(&context, &request.dockerfile, &args)?;
+        progress(&format!("building {}", request.tag));
+        let tag = request.tag;
+        let call = self.effect(format!("build {tag}"), |l| l.build);
+        let info = self
+            .actor
+            .call(call, |state, now| {
+                self.built(state, now, &tag, file).map(Done::changed)
+            })
+            .await?;
+        progress(&format!("built {tag}"));
+        Ok(info)
+    }
+
+    async fn pull_image(&self, name: &str) -> Result<ImageInfo> {
+        let call = self.effect(format!("pull {name}"), |l| l.transfer);
+        self.at_engine(call, |engine, _, _, rules, _| {
+            let image = rules
+                .pullable
+                .get(name)
+                .ok_or_else(|| Error::not_found(format!("image {name} at its registry")))?;
+            let changed = !engine.images.contains_key(name);
+            engine.images.insert(name.to_owned(), image.clone());
+            let value = engine
+                .image(name, rules)
+                .ok_or_else(|| Error::not_found(format!("image {name}")))?;
+            Ok(Done { value, changed })
+        })
+        .await
+    }
+
+    async fn export_image(&self, name: &str) -> Result<ByteStream> {
+        let call = self.call(format!("export {name}"), |l| l.transfer);
+        let archive = self
+            .at_engine(call, |engine, _, _, _, _| {
+                let missing = || Error::not_found(format!("image {name}"));
+                let image = engine.images.get(name).ok_or_else(missing)?;
+                serde_json::to_vec(&(name, image))
+                    .map(Done::unchanged)
+                    .map_err(|error| Error::failed(format!("export {name}"), error.to_string()))
+            })
+            .await?;
+        Ok(Box::pin(stream::once(
+            async move { Ok(Bytes::from(archive)) },
+        )))
+    }
+
+    async fn import_image(&self, archive: ByteStream) -> Result<()> {
+        let archive = collected(archive, "reading the image").await?;
+        let (name, image): (String, Image) = serde_json::from_slice(&archive)
+            .map_err(|error| Error::failed("import of an image", error.to_string()))?;
+        let call = self.effect(format!("import {name}"), |l| l.transfer);
+        self.at_engine(call, |engine, _, _, _, _| {
+            let changed = engine.images.get(&name) != Some(&image);
+            engine.images.insert(name, image);
+            Ok(Done { value: (), changed })
+        })
+        .await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<()> {
+        let call = self.effect(format!("remove image {name}"), |l| l.node_call);
+        self.at_engine(call, |engine, _, _, _, _| {
+            let changed = engine.remove_image(name);
+            Ok(Done { value: (), changed })
+        })
+        .await
+    }
+
+    async fn ensure_container(&self, spec: &ContainerSpec) -> Result<ObservedContainer> {
+        if spec.owner.id != self.owner.id {
+            return Err(Error::Invalid {
+                what: format!("container {}", spec.name),
+                why: "its owner is not the one of this connection".into(),
+                mend: "connect as the platform that owns it".into(),
+            });
+        }
+        let call = self.effect(format!("ensure {}", spec.name), |l| l.start);
+        self.at_engine(call, |engine, here, now, rules, ledger| {
+            let (value, changed) = engine.ensure(spec, now, here, rules, ledger)?;
+            Ok(Done { value, changed })
+        })
+        .await
+    }
+
+    async fn start_container(&self, name: &str) -> Result<()> {
+        let owner = self.owner.id;
+        let call = self.effect(format!("start {name}"), |l| l.start);
+        self.at_engine(call, |engine, here, now, rules, ledger| {
+            let changed = engine.start_owned(name, owner, now, here, rules, ledger)?;
+            Ok(Done { value: (), changed })
+        })
+        .await
+    }
+
+    async fn stop_container(&self, name: &str, grace: Option<Duration>) -> Result<()> {
+        let owner = self.owner.id;
+        let look = self.call(format!("inspect {name}"), |l| l.node_call);
+        let grace = grace.unwrap_or(GRACE);
+        let (takes, code) = self
+            .at_engine(look, |engine, here, _, rules, _| {
+                Ok(Done::unchanged(engine.stopping(name, grace, here, rules)))
+            })
+            .await?;
+        sleep(takes).await;
+        let call = self.effect(format!("stop {name}"), |l| l.node_call);
+        self.at_engine(call, |engine, here, now, _, ledger| {
+            let changed = engine.stop(name, owner, code, now, here, ledger)?;
+            Ok(Done { value: (), changed })
+        })
+        .await
+    }
+
+    async fn remove_container(&self, name: &str) -> Result<()> {
+        let owner = self.owner.id;
+        let call = self.effect(format!("remove {name}"), |l| l.node_call);
+        self.at_engine(call, |engine, here, now, _, ledger| {
+            let changed = engine.remove(name, owner, now, here, ledger)?;
+            Ok(Done { value: (), changed })
+        })
+        .await
+    }
+
+    async fn remove_volume(&self, volume: &VolumeName) -> Result<()> {
+        let owner = self.owner.id;
+        let call = self.effect(format!("remove volume {volume}"), |l| l.node_call);
+        self.at_engine(call, |engine, _, _, _, _| {
+            let changed = engine.remove_volume(volume, owner)?;
+            Ok(Done { value: (), changed })
+        })
+        .await
+    }
+
+    async fn logs(
+        &self,
+        container: &str,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogLine>>> {
+        let owner = self.owner.id;
+        let call = self.call(format!("logs {container}"), |l| l.node_call);
+        let lines = self
+            .at_engine(call, |engine, _, _, _, _| {
+                let found = engine.containers.get(container);
+                let found = found.filter(|found| found.owner() == owner);
+                let missing = || Error::not_found(format!("container {container}"));
+                let found = found.ok_or_else(missing)?;
+                Ok(Done::unchanged(found.log.clone()))
+            })
+            .await?;
+        let read = lines.len();
+        let tail = options
+            .tail
+            .map_or(read, |tail| usize::try_from(tail).unwrap_or(usize::MAX));
+        let old = lines.into_iter().skip(read.saturating_sub(tail));
+        let old = stream::iter(Vec::from_iter(old)).map(Ok);
+        if !options.follow {
+            return Ok(old.boxed());
+        }
+        let following = Following {
+            signal: self.watch()?,
+            runtime: self.clone(),
+            container: container.to_owned(),
+            read,
+            waiting: VecDeque::new(),
+        };
+        let new = stream::try_unfold(following, |mut following| async move {
+            let line = following.next().await?;
+            Ok(line.map(|line| (line, following)))
+        });
+        Ok(old.chain(new).boxed())
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {
+        let owner = self.owner.id;
+        let call = self.call("events".into(), |l| l.node_call);
+        let last = self
+            .at_engine(call, |engine, _, _, _, _| {
+                Ok(Done::unchanged(engine.last_event()))
+            })
+            .await?;
+        let start = (self.clone(), self.watch()?, last);
+        let events = stream::try_unfold(start, move |(runtime, mut signal, last)| async move {
+            let found = runtime
+                .await_in_engine(&mut signal, |engine| {
+                    match engine.event_after(last, owner) {
+                        Some(event) => Search::Found(event),
+                        None => Search::NotYet,
+                    }
+                })
+                .await?;
+            Ok(found.map(|(number, action)| (EngineEvent { action }, (runtime, signal, number))))
+        });
+        Ok(events.boxed())
+    }
+}
+
+/// A log that is followed.
+struct Following {
+    runtime: SimRuntime,
+    signal: watch::Receiver<u64>,
+    container: String,
+    read: usize,
+    waiting: VecDeque<LogLine>,
+}
+
+impl Following {
+    /// The next line; `None` once the container has ended.
+    async fn next(&mut self) -> Result<Option<LogLine>> {
+        if let Some(line) = self.waiting.pop_front() {
+            return Ok(Some(line));
+        }
+        let (read, name) = (self.read, &self.container);
+        let lines = self
+            .runtime
+            .await_in_engine(&mut self.signal, |engine| {
+                match engine.containers.get(name) {
+                    Some(container) if container.log.len() > read => {
+                        Search::Found(container.log[read..].to_vec())
+                    }
+                    Some(container) if container.is_running() => Search::NotYet,
+                    Some(_) | None => Search::Over,
+                }
+            })
+            .await?
+            .unwrap_or_default();
+        self.read += lines.len();
+        self.waiting.extend(lines);
+        Ok(self.waiting.pop_front())
+    }
+}

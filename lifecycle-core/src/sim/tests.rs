@@ -1,0 +1,554 @@
+//! The world as whoever acts on it meets it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use uuid::Uuid;
+
+use super::*;
+use crate::clock::Clock;
+use crate::cloud::{CloudOperation, CloudProgress, CloudProvider, NodeChange, ObservedNode, Power};
+use crate::code::CodeStore;
+use crate::error::{Error, Retry};
+use crate::host::{HostPreparer, NodeConnector, NodeHandle};
+use crate::model::{
+    ContainerTemplate, InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Protocol, Replica,
+    ServiceName, SpecDigest,
+};
+use crate::runtime::{
+    BuildRequest, ContainerSpec, ContainerState, Health, Owner, PortBinding, ReadinessProbe, Role,
+};
+
+fn owner(number: u128) -> Owner {
+    Owner {
+        id: PlatformId::new(Uuid::from_u128(number << 100)),
+        name: PlatformName::try_from("demo").unwrap(),
+    }
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::try_from(name).unwrap()
+}
+
+fn bare(name: &str) -> NodeSpec {
+    NodeSpec {
+        image: Some("bare".into()),
+        ..NodeSpec::new(node(name))
+    }
+}
+
+fn spec(owner: &Owner, service: &str, port: u16) -> ContainerSpec {
+    ContainerSpec {
+        name: format!("demo-{}-{service}-1", owner.id.short()),
+        owner: owner.clone(),
+        role: Role::Instance(InstanceId {
+            service: ServiceName::try_from(service).unwrap(),
+            replica: Replica(1),
+        }),
+        digest: SpecDigest::from_hex("ab".repeat(32)),
+        image: "base:1".into(),
+        template: ContainerTemplate::default(),
+        ports: BTreeMap::from([((80, Protocol::Tcp), PortBinding::Preferred(port))]),
+        binds: Vec::new(),
+        host_network: false,
+        starts_with_engine: false,
+    }
+}
+
+async fn finish(cloud: &SimCloud, operation: &CloudOperation) {
+    while let CloudProgress::Running { after, .. } = cloud.poll(operation).await.unwrap() {
+        tokio::time::sleep(after.unwrap()).await;
+    }
+}
+
+async fn change(cloud: &SimCloud, change: NodeChange) {
+    let operation = cloud.begin(change).await.unwrap();
+    finish(cloud, &operation).await;
+}
+
+async fn connected(world: &SimWorld, owner: &Owner, name: &str) -> (ObservedNode, NodeHandle) {
+    let cloud = world.cloud(owner);
+    let connector = world.connector(owner);
+    loop {
+        let observed = cloud.get(&node(name)).await.unwrap().unwrap();
+        match connector.connect(&observed).await {
+            Ok(handle) => return (observed, handle),
+            Err(error) => assert!(matches!(error.retry(), Retry::After(_)), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// A world with one node that has an engine and the image `base:1`.
+async fn one_node() -> (SimWorld, Owner, NodeHandle) {
+    let world = SimWorld::new(1);
+    world.preload_image("base:1");
+    let owner = owner(1);
+    let spec = NodeSpec::new(node("n1"));
+    change(&world.cloud(&owner), NodeChange::Provision { spec }).await;
+    let (_, handle) = connected(&world, &owner, "n1").await;
+    (world, owner, handle)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bare_node_is_made_prepared_and_used() {
+    let world = SimWorld::new(1);
+    let owner = owner(1);
+    let cloud = world.cloud(&owner);
+    let spec_of_node = bare("n1");
+    let began = world.clock().now();
+    let operation = cloud
+        .begin(NodeChange::Provision {
+            spec: spec_of_node.clone(),
+        })
+        .await
+        .unwrap();
+    let listed = cloud.list().await.unwrap();
+    assert_eq!(listed.len(), 1, "a node is listed from the first moment");
+    assert_eq!(
+        (listed[0].power, &listed[0].boot_id),
+        (Power::Starting, &None)
+    );
+    finish(&cloud, &operation).await;
+    let took = world.clock().now() - began;
+    assert!(took.num_seconds() >= 30, "{took}");
+
+    let (observed, handle) = connected(&world, &owner, "n1").await;
+    assert_eq!(observed.power, Power::Running);
+    assert!(observed.boot_id.is_some() && observed.created);
+    assert!(
+        observed
+            .addresses
+            .private
+            .unwrap()
+            .to_string()
+            .starts_with("10.")
+    );
+    let error = handle.runtime.state().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+
+    let preparer = world.preparer();
+    preparer.prepare(&*handle.host, &|_| {}).await.unwrap();
+    preparer.prepare(&*handle.host, &|_| {}).await.unwrap();
+    assert_eq!(world.installed(&node("n1")), 1);
+
+    world
+        .code()
+        .put("web", &[("Dockerfile", "FROM scratch\nEXPOSE 80\n")]);
+    let code = world.code().digest("web").await.unwrap();
+    let image = handle
+        .runtime
+        .build_image(
+            BuildRequest {
+                tag: "base:1".into(),
+                dockerfile: "Dockerfile".into(),
+                args: BTreeMap::new(),
+                context: world.code().archive(&code).await.unwrap(),
+            },
+            &|_| {},
+        )
+        .await
+        .unwrap();
+    assert_eq!(image.exposed, [(80, Protocol::Tcp)]);
+
+    let container = handle
+        .runtime
+        .ensure_container(&spec(&owner, "web", 20_100))
+        .await
+        .unwrap();
+    assert_eq!(container.ports, [(80, Protocol::Tcp, 20_100)]);
+    let (ip, probe) = (observed.addresses.private.unwrap(), world.probe());
+    let second = Duration::from_secs(1);
+    assert!(!probe.tcp(ip, 20_101, second).await);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(probe.tcp(ip, 20_100, second).await);
+    assert!(probe.http(ip, 20_100, "/", second).await);
+    assert_eq!(world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_build_needs_its_base_on_the_engine() {
+    let (world, _, handle) = one_node().await;
+    world.code().put("a", &[("Dockerfile", "FROM absent:1\n")]);
+    let code = world.code().digest("a").await.unwrap();
+    let context = world.code().archive(&code).await.unwrap();
+    let request = BuildRequest {
+        tag: "demo/a:1".into(),
+        dockerfile: "Dockerfile".into(),
+        args: BTreeMap::new(),
+        context,
+    };
+    let error = handle
+        .runtime
+        .build_image(request, &|_| {})
+        .await
+        .unwrap_err();
+    assert!(error.chain().contains("absent:1"), "{}", error.chain());
+    assert!(handle.runtime.pull_image("absent:1").await.is_err());
+    world.publish_image("absent:1");
+    handle.runtime.pull_image("absent:1").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_follows_the_script_and_is_told() {
+    let (world, owner, handle) = one_node().await;
+    let behaviour = Behaviour::default()
+        .with_healthcheck()
+        .ready_after(Duration::from_secs(3))
+        .unhealthy_after(Duration::from_secs(10))
+        .exits(Duration::from_secs(20), 7);
+    world.behave("web", behaviour);
+    let mut events = handle.runtime.events().await.unwrap();
+    let made = handle
+        .runtime
+        .ensure_container(&spec(&owner, "web", 20_000))
+        .await
+        .unwrap();
+    let running = |health| ContainerState::Running {
+        health: Some(health),
+    };
+    assert_eq!(made.state, running(Health::Starting));
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        let event = events.next().await.unwrap().unwrap();
+        let state = handle
+            .runtime
+            .state()
+            .await
+            .unwrap()
+            .containers
+            .remove(0)
+            .state;
+        seen.push((event.action, state));
+    }
+    let words: Vec<&str> = seen.iter().map(|(action, _)| action.as_str()).collect();
+    assert_eq!(
+        words,
+        [
+            "create",
+            "start",
+            "health_status: healthy",
+            "health_status: unhealthy",
+            "die"
+        ]
+    );
+    assert_eq!(seen[2].1, running(Health::Healthy));
+    assert_eq!(seen[3].1, running(Health::Unhealthy));
+    let started = made.started_at.unwrap();
+    let at = Some(started + Duration::from_secs(20));
+    assert_eq!(seen[4].1, ContainerState::Exited { code: 7, at });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reboot_brings_back_only_what_starts_with_the_engine() {
+    let (world, owner, handle) = one_node().await;
+    let manager = ContainerSpec {
+        name: "demo-manager".into(),
+        role: Role::Manager,
+        starts_with_engine: true,
+        ..spec(&owner, "web", 20_001)
+    };
+    let workload = spec(&owner, "web", 20_000);
+    handle.runtime.ensure_container(&manager).await.unwrap();
+    handle.runtime.ensure_container(&workload).await.unwrap();
+    let mut events = handle.runtime.events().await.unwrap();
+    let cloud = world.cloud(&owner);
+    let before = cloud.get(&node("n1")).await.unwrap().unwrap();
+    let restart = NodeChange::Restart {
+        node: node("n1"),
+        boot_id: before.boot_id.clone().unwrap(),
+    };
+    change(&cloud, restart.clone()).await;
+    assert!(events.next().await.is_none(), "events end with the engine");
+    let (after, again) = connected(&world, &owner, "n1").await;
+    assert_ne!(before.boot_id, after.boot_id);
+    let states: Vec<_> = again.runtime.state().await.unwrap().containers;
+    assert_eq!(states[0].name, workload.name);
+    assert!(matches!(
+        states[0].state,
+        ContainerState::Exited { code: 255, .. }
+    ));
+    assert!(matches!(states[1].state, ContainerState::Running { .. }));
+    assert!(
+        handle.runtime.state().await.is_err(),
+        "a handle is of one boot"
+    );
+    // The boot that was to end has ended: nothing happens a second time.
+    change(&cloud, restart).await;
+    assert_eq!(
+        cloud.get(&node("n1")).await.unwrap().unwrap().boot_id,
+        after.boot_id
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_nodes_cannot_be_reached_and_come_back() {
+    let (world, owner, handle) = one_node().await;
+    handle
+        .runtime
+        .ensure_container(&spec(&owner, "web", 20_000))
+        .await
+        .unwrap();
+    for cut in [Faults::partition, Faults::pause] {
+        let mut events = handle.runtime.events().await.unwrap();
+        cut(&world.faults(), &node("n1")).unwrap();
+        assert!(events.next().await.unwrap().is_err());
+        let began = world.clock().now();
+        let error = handle.runtime.state().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+        assert!((world.clock().now() - began).num_seconds() >= 4);
+        let listed = world.cloud(&owner).list().await.unwrap();
+        assert_eq!(
+            listed[0].power,
+            Power::Running,
+            "the cloud sees no difference"
+        );
+        world.faults().heal(&node("n1")).unwrap();
+        assert_eq!(handle.runtime.state().await.unwrap().containers.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_node_is_off_when_the_fence_returns() {
+    let (world, owner, handle) = one_node().await;
+    world.faults().partition(&node("n1")).unwrap();
+    let cloud = world.cloud(&owner);
+    cloud.fence(&node("n1")).await.unwrap();
+    assert_eq!(world.node(&node("n1")).unwrap().power, Power::Stopped);
+    cloud.fence(&node("n1")).await.unwrap();
+    cloud.fence(&node("absent")).await.unwrap();
+    assert!(handle.runtime.state().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_instance_in_two_containers_is_a_violation() {
+    let (world, owner, first) = one_node().await;
+    let spec_of_node = NodeSpec::new(node("n2"));
+    change(
+        &world.cloud(&owner),
+        NodeChange::Provision { spec: spec_of_node },
+    )
+    .await;
+    let (_, second) = connected(&world, &owner, "n2").await;
+    let spec = spec(&owner, "web", 20_000);
+    first.runtime.ensure_container(&spec).await.unwrap();
+    assert_eq!(world.violations(), []);
+    second.runtime.ensure_container(&spec).await.unwrap();
+    let violations = world.violations();
+    assert!(
+        matches!(&violations[..], [Violation::Doubled { places, .. }] if places.len() == 2),
+        "{violations:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loses_the_reply_and_ends_the_incarnation() {
+    for (edge, made) in [(Edge::Before, 0), (Edge::After, 1)] {
+        let (world, owner, handle) = one_node().await;
+        let next = world.effects().len() as u64 + 1;
+        world.faults().crash_at(next, edge);
+        let runtime = Arc::clone(&handle.runtime);
+        let lost = spec(&owner, "web", 20_000);
+        let again = lost.clone();
+        let call = tokio::spawn(async move { runtime.ensure_container(&lost).await });
+        world.crashed().await;
+        // Neither this call nor any other of that life ever answers.
+        let hour = Duration::from_secs(3_600);
+        assert!(
+            tokio::time::timeout(hour, handle.runtime.state())
+                .await
+                .is_err()
+        );
+        assert!(!call.is_finished());
+        call.abort();
+        assert_eq!(world.containers(&node("n1")).len(), made);
+
+        world.next_incarnation();
+        assert!(
+            tokio::time::timeout(hour, handle.runtime.state())
+                .await
+                .is_err()
+        );
+        let (_, handle) = connected(&world, &owner, "n1").await;
+        handle.runtime.ensure_container(&again).await.unwrap();
+        assert_eq!(world.containers(&node("n1")).len(), 1);
+        let effects = world.effects();
+        let last = &effects[effects.len() - 2..];
+        let outcomes: Vec<_> = last.iter().map(|e| (e.incarnation, &e.outcome)).collect();
+        let expected = match edge {
+            Edge::Before => [(1, &EffectOutcome::NotDone), (2, &EffectOutcome::Changed)],
+            Edge::After => [(1, &EffectOutcome::Changed), (2, &EffectOutcome::Unchanged)],
+        };
+        assert_eq!(outcomes, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cloud_throttles_and_has_quotas() {
+    let world = SimWorld::new(1);
+    let owner = owner(1);
+    let cloud = world.cloud(&owner);
+    world.faults().throttle(1, Duration::from_secs(7));
+    let error = cloud.list().await.unwrap_err();
+    assert_eq!(error.retry(), Retry::After(Duration::from_secs(7)));
+    cloud.list().await.unwrap();
+
+    world.faults().quota(Some(1));
+    change(
+        &cloud,
+        NodeChange::Provision {
+            spec: NodeSpec::new(node("n1")),
+        },
+    )
+    .await;
+    let more = NodeSpec::new(node("n2"));
+    let report = cloud.preflight(std::slice::from_ref(&more)).await.unwrap();
+    assert_eq!(report.problems.len(), 1);
+    let error = cloud
+        .begin(NodeChange::Provision { spec: more })
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Exhausted { .. }), "{error}");
+
+    world.faults().budget(3, Duration::from_secs(10));
+    let mut allowed = 0;
+    let wait = loop {
+        match cloud.list().await {
+            Ok(_) => allowed += 1,
+            Err(error) => break error.retry(),
+        }
+    };
+    assert_eq!(allowed, 3);
+    let Retry::After(wait) = wait else {
+        panic!("{wait:?}")
+    };
+    assert!(
+        wait > Duration::from_secs(9) && wait <= Duration::from_secs(10),
+        "{wait:?}"
+    );
+    tokio::time::sleep(wait).await;
+    cloud.list().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn scripted_failures_hit_the_call_that_they_name() {
+    let (world, owner, handle) = one_node().await;
+    let faults = world.faults();
+    faults.fail_next("n1: ensure", Error::failed("engine", "disk full"));
+    handle.runtime.state().await.unwrap();
+    let spec = spec(&owner, "web", 20_000);
+    assert!(handle.runtime.ensure_container(&spec).await.is_err());
+    handle.runtime.ensure_container(&spec).await.unwrap();
+    faults.kill_container(&node("n1"), &spec.name, 137).unwrap();
+    let state = handle
+        .runtime
+        .state()
+        .await
+        .unwrap()
+        .containers
+        .remove(0)
+        .state;
+    assert!(matches!(state, ContainerState::Exited { code: 137, .. }));
+    faults.remove_container(&node("n1"), &spec.name).unwrap();
+    assert!(handle.runtime.state().await.unwrap().containers.is_empty());
+    assert!(faults.remove_container(&node("n1"), &spec.name).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_after_everything_was_taken_down() {
+    let (world, owner, handle) = one_node().await;
+    handle
+        .runtime
+        .ensure_container(&spec(&owner, "web", 20_000))
+        .await
+        .unwrap();
+    let cloud = world.cloud(&owner);
+    assert!(cloud.delete_shared().await.is_err());
+    change(&cloud, NodeChange::Delete { node: node("n1") }).await;
+    change(&cloud, NodeChange::Delete { node: node("n1") }).await;
+    assert_eq!(world.leftovers(&owner), ["network"]);
+    cloud.delete_shared().await.unwrap();
+    cloud.delete_shared().await.unwrap();
+    assert_eq!(world.leftovers(&owner), Vec::<String>::new());
+    assert_eq!(cloud.list().await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn adopted_machines_are_not_deleted() {
+    let world = SimWorld::new(1);
+    world.add_machine(&bare("old"));
+    let owner = owner(1);
+    let cloud = world.cloud(&owner);
+    assert_eq!(cloud.list().await.unwrap(), []);
+    assert!(cloud.get(&node("old")).await.unwrap().is_some());
+    let adopted = cloud.adopt(&node("old")).await.unwrap();
+    assert!(!adopted.created);
+    assert_eq!(cloud.adopt(&node("old")).await.unwrap(), adopted);
+    assert_eq!(cloud.list().await.unwrap(), [adopted]);
+    let error = cloud
+        .begin(NodeChange::Delete { node: node("old") })
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error}");
+    assert!(cloud.adopt(&node("absent")).await.is_err());
+}
+
+async fn transcript(seed: u64) -> String {
+    let world = SimWorld::with_options(SimOptions {
+        rates: FaultRates {
+            reply_lost: 0.2,
+            interrupted: 0.2,
+            throttled: 0.1,
+            ..FaultRates::default()
+        },
+        ..SimOptions::seeded(seed)
+    });
+    world.preload_image("base:1");
+    let owner = owner(1);
+    let runs = (0..20).map(|number| {
+        let (world, owner) = (world.clone(), owner.clone());
+        async move {
+            let cloud = world.cloud(&owner);
+            let name = format!("n{number}");
+            let spec_of_node = NodeSpec::new(node(&name));
+            while let Err(error) = cloud
+                .begin(NodeChange::Provision {
+                    spec: spec_of_node.clone(),
+                })
+                .await
+            {
+                let Retry::After(wait) = error.retry() else {
+                    panic!("{error}")
+                };
+                tokio::time::sleep(wait).await;
+            }
+            let connector = world.connector(&owner);
+            let container = spec(&owner, &format!("s{number}"), 20_000);
+            loop {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                let Ok(Some(observed)) = cloud.get(&node(&name)).await else {
+                    continue;
+                };
+                let Ok(handle) = connector.connect(&observed).await else {
+                    continue;
+                };
+                if handle.runtime.ensure_container(&container).await.is_ok() {
+                    return;
+                }
+            }
+        }
+    });
+    futures_util::future::join_all(runs).await;
+    assert_eq!(world.violations(), []);
+    world.transcript()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_seed_gives_the_same_run() {
+    let first = transcript(42).await;
+    assert!(first.lines().count() > 40, "{first}");
+    assert_eq!(first, transcript(42).await);
+    assert_ne!(first, transcript(43).await);
+}

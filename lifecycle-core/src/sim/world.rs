@@ -1,0 +1,482 @@
+//! The world itself: it outlives whoever acts on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tokio::io::DuplexStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::actor::Actor;
+use super::behaviour::Behaviour;
+use super::chance::Chance;
+use super::cloud::SimCloud;
+use super::code::{CodeBases, SimCodeStore};
+use super::engine::Image;
+use super::fault::{FaultPlan, Faults};
+use super::host::{SimConnector, SimPreparer};
+use super::ledger::{EffectRecord, Ledger, Violation};
+use super::machine::Machine;
+use super::options::{FaultRates, Latencies, SimOptions};
+use super::probe::SimProbe;
+use crate::clock::TokioClock;
+use crate::cloud::{ObservedNode, Power};
+use crate::error::{Error, Result};
+use crate::host::HostOutput;
+use crate::model::{NodeName, NodeSpec, PlatformId, Protocol};
+use crate::runtime::{ObservedContainer, Owner};
+
+/// When every world begins: 2026-01-01T00:00:00Z.
+const BEGINNING: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_600, 0) {
+    Some(beginning) => beginning,
+    None => DateTime::UNIX_EPOCH,
+};
+
+/// What holds for the whole world, and does not change while a machine is looked at.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) chance: Chance,
+    pub(super) latencies: Latencies,
+    pub(super) rates: FaultRates,
+    pub(super) sizes: Option<BTreeSet<String>>,
+    pub(super) behaviours: BTreeMap<String, Behaviour>,
+    pub(super) preloaded: BTreeMap<String, Image>,
+    pub(super) pullable: BTreeMap<String, Image>,
+    /// What hosts answer to scripts that contain a text.
+    pub(super) answers: Vec<(String, HostOutput)>,
+    began: Instant,
+}
+
+impl Rules {
+    /// The world's date at a moment.
+    pub(super) fn date(&self, at: Instant) -> DateTime<Utc> {
+        chrono::Duration::from_std(at.saturating_duration_since(self.began))
+            .ok()
+            .and_then(|passed| BEGINNING.checked_add_signed(passed))
+            .unwrap_or(BEGINNING)
+    }
+}
+
+/// Everything that there is.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) rules: Rules,
+    pub(super) ledger: Ledger,
+    pub(super) faults: FaultPlan,
+    pub(super) code: CodeBases,
+    pub(super) machines: BTreeMap<u64, Machine>,
+    named: BTreeMap<Option<PlatformId>, BTreeMap<NodeName, u64>>,
+    addressed: BTreeMap<IpAddr, u64>,
+    /// Platforms for which something that nodes share was made.
+    pub(super) shared: BTreeSet<PlatformId>,
+    next_machine: u64,
+    next_operation: u64,
+    pub(super) calls: u64,
+    pub(super) incarnation: u64,
+    /// The last incarnation that crashed.
+    pub(super) crashed: u64,
+}
+
+impl State {
+    /// Lets happen what is due at a machine; it may be gone after that.
+    pub(super) fn settle(&mut self, number: u64, now: Instant) {
+        let Some(machine) = self.machines.get_mut(&number) else {
+            return;
+        };
+        machine.settle(now, &self.rules, &mut self.ledger);
+        if machine.gone {
+            self.forget(number);
+        }
+    }
+
+    fn forget(&mut self, number: u64) {
+        let Some(machine) = self.machines.remove(&number) else {
+            return;
+        };
+        self.addressed.remove(&machine.ip());
+        let owner = machine.owner.as_ref().map(|owner| owner.id);
+        if let Some(names) = self.named.get_mut(&owner) {
+            names.remove(&machine.name);
+        }
+    }
+
+    /// Checks the instances that started since the last time.
+    pub(super) fn judge(&mut self, now: Instant) {
+        while let Some(key) = self.ledger.take_suspect() {
+            for number in self.ledger.machines_running(&key) {
+                self.settle(number, now);
+            }
+            let at = self.rules.date(now);
+            self.ledger.judge(&key, at);
+        }
+    }
+
+    /// A machine of a platform (or of nobody) by its name, with what is due settled.
+    pub(super) fn find(
+        &mut self,
+        owner: Option<PlatformId>,
+        name: &NodeName,
+        now: Instant,
+    ) -> Option<&mut Machine> {
+        let number = *self.named.get(&owner)?.get(name)?;
+        self.settle(number, now);
+        self.machines.get_mut(&number)
+    }
+
+    /// The numbers of all machines of a platform, in the order of their names.
+    pub(super) fn numbers(&self, owner: PlatformId) -> Vec<u64> {
+        self.named
+            .get(&Some(owner))
+            .map(|names| names.values().copied().collect())
+            .unwrap_or_default()
+    }
+
+    /// The numbers of all machines of this name, whosever they are.
+    pub(super) fn numbers_named(&self, name: &NodeName) -> Vec<u64> {
+        self.named
+            .values()
+            .filter_map(|names| names.get(name).copied())
+            .collect()
+    }
+
+    pub(super) fn at_address(&mut self, ip: IpAddr, now: Instant) -> Option<&mut Machine> {
+        let number = *self.addressed.get(&ip)?;
+        self.settle(number, now);
+        self.machines.get_mut(&number)
+    }
+
+    pub(super) fn add(&mut self, spec: &NodeSpec, owner: Option<Owner>) -> &mut Machine {
+        self.next_machine += 1;
+        let number = self.next_machine;
+        let machine = Machine::new(number, spec, owner, &self.rules);
+        let id = machine.owner.as_ref().map(|owner| owner.id);
+        self.named
+            .entry(id)
+            .or_default()
+            .insert(spec.name.clone(), number);
+        self.addressed.insert(machine.ip(), number);
+        self.machines.entry(number).or_insert(machine)
+    }
+
+    /// Gives a machine of nobody to a platform.
+    pub(super) fn hand_over(&mut self, name: &NodeName, owner: &Owner) -> Option<&mut Machine> {
+        let number = self.named.get_mut(&None)?.remove(name)?;
+        self.named
+            .entry(Some(owner.id))
+            .or_default()
+            .insert(name.clone(), number);
+        let machine = self.machines.get_mut(&number)?;
+        machine.owner = Some(owner.clone());
+        machine.created = false;
+        Some(machine)
+    }
+
+    pub(super) fn new_token(&mut self) -> String {
+        self.next_operation += 1;
+        format!("operation-{}", self.next_operation)
+    }
+}
+
+/// A simulated world. Clones are the same world.
+#[derive(Debug, Clone)]
+pub struct SimWorld {
+    state: Arc<Mutex<State>>,
+    crashes: Arc<watch::Sender<u64>>,
+    clock: TokioClock,
+}
+
+impl SimWorld {
+    /// A world with defaults, drawn from `seed`. Made inside the runtime that it will be used
+    /// in, since its time begins now.
+    pub fn new(seed: u64) -> Self {
+        Self::with_options(SimOptions::seeded(seed))
+    }
+
+    /// A world.
+    pub fn with_options(options: SimOptions) -> Self {
+        let rules = Rules {
+            chance: Chance::new(options.seed, options.pace_percent),
+            latencies: options.latencies,
+            rates: options.rates,
+            sizes: options.sizes,
+            behaviours: BTreeMap::new(),
+            preloaded: BTreeMap::new(),
+            pullable: BTreeMap::new(),
+            answers: Vec::new(),
+            began: Instant::now(),
+        };
+        let state = State {
+            rules,
+            ledger: Ledger::default(),
+            faults: FaultPlan::default(),
+            code: CodeBases::default(),
+            machines: BTreeMap::new(),
+            named: BTreeMap::new(),
+            addressed: BTreeMap::new(),
+            shared: BTreeSet::new(),
+            next_machine: 0,
+            next_operation: 0,
+            calls: 0,
+            incarnation: 1,
+            crashed: 0,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            crashes: Arc::new(watch::Sender::new(0)),
+            clock: TokioClock::starting_at(BEGINNING),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tell_crash(&self, incarnation: u64) {
+        self.crashes.send_replace(incarnation);
+    }
+
+    /// The world's clock; it moves with `tokio::time`.
+    pub fn clock(&self) -> TokioClock {
+        self.clock
+    }
+
+    fn actor(&self) -> Actor {
+        let incarnation = self.lock().incarnation;
+        Actor::new(self.clone(), incarnation)
+    }
+
+    /// The cloud account of a platform, for the present incarnation.
+    pub fn cloud(&self, owner: &Owner) -> SimCloud {
+        SimCloud::new(self.actor(), owner.clone())
+    }
+
+    /// Connections to nodes as a platform sees them, for the present incarnation.
+    pub fn connector(&self, owner: &Owner) -> SimConnector {
+        SimConnector::new(self.actor(), owner.clone())
+    }
+
+    /// What prepares hosts of this world.
+    pub fn preparer(&self) -> SimPreparer {
+        SimPreparer
+    }
+
+    /// Readiness checks, for the present incarnation.
+    pub fn probe(&self) -> SimProbe {
+        SimProbe::new(self.actor())
+    }
+
+    /// The code store, for the present incarnation.
+    pub fn code(&self) -> SimCodeStore {
+        SimCodeStore::new(self.actor())
+    }
+
+    /// What goes wrong.
+    pub fn faults(&self) -> Faults {
+        Faults::new(self.clone())
+    }
+
+    /// Which life of the acting process this is, from 1.
+    pub fn incarnation(&self) -> u64 {
+        self.lock().incarnation
+    }
+
+    /// The acting process starts anew. Handles made before never answer again.
+    pub fn next_incarnation(&self) -> u64 {
+        let mut state = self.lock();
+        state.incarnation += 1;
+        state.incarnation
+    }
+
+    /// Waits until the present incarnation has crashed.
+    pub async fn crashed(&self) {
+        let incarnation = self.incarnation();
+        let mut crashes = self.crashes.subscribe();
+        // The sender lives as long as the world that is borrowed here.
+        let _ = crashes.wait_for(|crashed| *crashed >= incarnation).await;
+    }
+
+    /// How the containers of a service behave from their next start on, and what its images
+    /// declare. The manager's service is called `lifecycle-manager`.
+    pub fn behave(&self, service: &str, behaviour: Behaviour) {
+        self.lock()
+            .rules
+            .behaviours
+            .insert(service.to_owned(), behaviour);
+    }
+
+    /// Every engine from now on has this image; those that are there get it too.
+    pub fn preload_image(&self, name: &str) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let image = state.rules.plain_image(name);
+        state.rules.preloaded.insert(name.to_owned(), image.clone());
+        for machine in state.machines.values_mut() {
+            if machine.engine.installed {
+                let images = &mut machine.engine.images;
+                images.insert(name.to_owned(), image.clone());
+            }
+        }
+    }
+
+    /// This image can be pulled.
+    pub fn publish_image(&self, name: &str) {
+        let mut state = self.lock();
+        let image = state.rules.plain_image(name);
+        state.rules.pullable.insert(name.to_owned(), image);
+    }
+
+    /// Hosts answer scripts that contain `text` with this; others with exit code 0 and nothing.
+    pub fn answer(&self, text: &str, output: HostOutput) {
+        self.lock().rules.answers.push((text.to_owned(), output));
+    }
+
+    /// A machine that exists and runs already and is nobody's, to be adopted.
+    pub fn add_machine(&self, spec: &NodeSpec) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let state = &mut *state;
+        let number = state.add(spec, None).number;
+        if let Some(machine) = state.machines.get_mut(&number) {
+            machine.created = false;
+            machine.power = Power::Running;
+            machine.boot = 1;
+            machine.up_at = Some(now);
+        }
+    }
+
+    /// Connections that are opened through a node to one of its own TCP ports, for as long as
+    /// this boot lasts.
+    pub fn listen(
+        &self,
+        node: &NodeName,
+        port: u16,
+    ) -> Result<mpsc::UnboundedReceiver<DuplexStream>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.with_machine(node, |machine, _, _| {
+            machine.listeners.insert(port, sender);
+        })?;
+        Ok(receiver)
+    }
+
+    /// Lets what is due happen, then shows one machine of this name to `look`.
+    pub(super) fn with_machine<T>(
+        &self,
+        node: &NodeName,
+        look: impl FnOnce(&mut Machine, &Rules, &mut Ledger) -> T,
+    ) -> Result<T> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let state = &mut *state;
+        let missing = || Error::not_found(format!("node {node}"));
+        for number in state.numbers_named(node) {
+            state.settle(number, now);
+            if let Some(machine) = state.machines.get_mut(&number) {
+                let seen = look(machine, &state.rules, &mut state.ledger);
+                state.judge(now);
+                return Ok(seen);
+            }
+        }
+        Err(missing())
+    }
+
+    /// A node as it really is, at once and without a call.
+    pub fn node(&self, node: &NodeName) -> Option<ObservedNode> {
+        self.with_machine(node, |machine, rules, _| machine.observed(rules))
+            .ok()
+    }
+
+    /// All containers of a node, whosever they are, at once and without a call.
+    pub fn containers(&self, node: &NodeName) -> Vec<ObservedContainer> {
+        let now = Instant::now();
+        self.with_machine(node, |machine, rules, _| {
+            machine.engine.all_observed(now, rules)
+        })
+        .unwrap_or_default()
+    }
+
+    /// The names of all images on a node.
+    pub fn images(&self, node: &NodeName) -> BTreeSet<String> {
+        self.with_machine(node, |machine, _, _| {
+            machine.engine.images.keys().cloned().collect()
+        })
+        .unwrap_or_default()
+    }
+
+    /// How often an engine was installed on a node.
+    pub fn installed(&self, node: &NodeName) -> u32 {
+        self.with_machine(node, |machine, _, _| machine.prepared)
+            .unwrap_or_default()
+    }
+
+    /// A file that was put on a node: its mode and contents.
+    pub fn file(&self, node: &NodeName, path: &str) -> Option<(u32, Bytes)> {
+        self.with_machine(node, |machine, _, _| machine.files.get(path).cloned())
+            .ok()
+            .flatten()
+    }
+
+    /// Whether something answers at an address now.
+    pub fn answers(&self, ip: IpAddr, port: u16) -> bool {
+        let now = Instant::now();
+        self.lock().at_address(ip, now).is_some_and(|machine| {
+            machine.is_reachable() && machine.engine.answers(port, Protocol::Tcp, now)
+        })
+    }
+
+    /// All effects so far, in order.
+    pub fn effects(&self) -> Vec<EffectRecord> {
+        self.lock().ledger.effects.clone()
+    }
+
+    /// All effects so far as text: the same seed and the same calls give the same text.
+    pub fn transcript(&self) -> String {
+        let state = self.lock();
+        let lines = state.ledger.effects.iter().map(ToString::to_string);
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// What happened that may never happen.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.lock().ledger.violations.clone()
+    }
+
+    /// What is left of a platform anywhere, in words; empty once it is down.
+    pub fn leftovers(&self, owner: &Owner) -> Vec<String> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let numbers: Vec<u64> = state.machines.keys().copied().collect();
+        let mut left = Vec::new();
+        for number in numbers {
+            state.settle(number, now);
+            if let Some(machine) = state.machines.get(&number) {
+                if machine.owner.as_ref().is_some_and(|of| of.id == owner.id) {
+                    left.push(format!("node {}", machine.name));
+                }
+                let on_engine = machine.engine.leftovers(owner.id);
+                let words = on_engine
+                    .into_iter()
+                    .map(|what| format!("{what} on {}", machine.name));
+                left.extend(words);
+            }
+        }
+        if state.shared.contains(&owner.id) {
+            left.push("network".into());
+        }
+        left
+    }
+}
+
+impl Rules {
+    /// An image that declares nothing.
+    pub(super) fn plain_image(&self, name: &str) -> Image {
+        Image {
+            id: format!("sha256:{}", self.chance.hex(&["image", name], 0)),
+            exposed: BTreeSet::new(),
+            has_healthcheck: false,
+            command: None,
+        }
+    }
+}

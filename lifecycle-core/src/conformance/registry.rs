@@ -28,7 +28,7 @@ pub trait Backend: Debug + Send + Sync {
     /// it ends with its process.
     async fn reopen(&self, registry: Arc<dyn Registry>) -> Result<Option<Arc<dyn Registry>>>;
 
-    /// A lease that has to last while one test runs, and whose end [`Backend::pass`] can await.
+    /// The time of a lease whose end is awaited; long enough for a few calls.
     fn ttl(&self) -> Duration;
 
     /// Lets `time` pass by the clock that the registry's leases run out by.
@@ -56,7 +56,7 @@ pub async fn all(backend: &dyn Backend) -> Result<()> {
     event::pruned_events_are_gone(&*backend.fresh().await?).await?;
     event::event_ids_rise_by_one_whoever_commits(backend.fresh().await?).await?;
     batch::a_reader_sees_one_moment(backend.fresh().await?).await?;
-    lease::one_of_many_takers_leads(backend, backend.fresh().await?).await?;
+    lease::one_of_many_takers_leads(backend.fresh().await?).await?;
     lease::a_lease_is_renewed_released_and_taken_over(backend).await?;
     batch::a_large_batch_is_recorded(&*backend.fresh().await?).await?;
     batch::everything_outlives_the_process(backend).await

@@ -2,6 +2,7 @@
 //! outcome, so that they cannot differ in when a version rises or an expectation fails.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
@@ -182,6 +183,14 @@ fn next_version(
 /// Times are kept to the microsecond, in every registry: it is what PostgreSQL keeps.
 pub(super) fn stored(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
+}
+
+/// The longest lease: a hundred years, so that its end is a time that all registries can keep.
+pub(super) const LONGEST_LEASE: Duration = Duration::from_hours(100 * 365 * 24);
+
+/// When a lease that is taken now ends.
+pub(super) fn lease_end(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
+    stored(now + ttl.min(LONGEST_LEASE))
 }
 
 /// An event as it is kept.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::effect::{Effect, Present, stored, stored_event};
+use super::effect::{Effect, Present, lease_end, stored, stored_event};
 use super::{Batch, Committed, Credential, EventPage, Lease, Registry, Snapshot};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -205,12 +205,4 @@ impl Registry for MemoryRegistry {
         }
         Ok(())
     }
-}
-
-/// When a lease taken now ends.
-pub(super) fn lease_end(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
-    chrono::Duration::from_std(ttl)
-        .ok()
-        .and_then(|ttl| now.checked_add_signed(ttl))
-        .map_or(DateTime::<Utc>::MAX_UTC, stored)
 }

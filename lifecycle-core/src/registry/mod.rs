@@ -3,11 +3,13 @@
 //! Everything in it is declared, observable again, or history: a lost registry is rebuilt from
 //! the user's files, the cloud's tags and the engines' labels. Keep it that way.
 //!
-//! [`MemoryRegistry`] ends with its process. What a batch does is worked out in one place for
-//! every registry.
+//! [`MemoryRegistry`] ends with its process; `SqlRegistry` (feature `sql`) lies in one file of
+//! SQLite or in PostgreSQL. What a batch does is worked out in one place for all of them.
 
 mod effect;
 mod memory;
+#[cfg(feature = "sql")]
+mod sql;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -28,6 +30,8 @@ use crate::runtime::EngineInfo;
 use crate::secret::Sensitive;
 
 pub use memory::MemoryRegistry;
+#[cfg(feature = "sql")]
+pub use sql::SqlRegistry;
 
 /// A value with the number of its last write.
 #[derive(Debug, Clone, PartialEq, Eq)]

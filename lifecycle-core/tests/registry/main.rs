@@ -1,5 +1,11 @@
-//! Every registry passes one suite; the SQL ones are compared with the one in memory.
+//! Every registry passes one suite; beside it, what only the one in a database has to keep.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod clock;
+mod equivalence;
 mod memory;
+mod platform;
+mod postgres;
+mod postgres_server;
+mod sqlite;

@@ -1,30 +1,14 @@
 //! The registry in memory.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::Result;
-use lifecycle_core::clock::Clock;
 use lifecycle_core::conformance::registry::{self, Backend};
 use lifecycle_core::registry::{MemoryRegistry, Registry};
 
-/// A clock that moves when it is told to.
-#[derive(Debug, Default)]
-pub(crate) struct HandClock(Mutex<TimeDelta>);
-
-impl HandClock {
-    pub(crate) fn forward(&self, time: Duration) {
-        *self.0.lock().unwrap() += TimeDelta::from_std(time).unwrap();
-    }
-}
-
-impl Clock for HandClock {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::<Utc>::UNIX_EPOCH + TimeDelta::days(20_000) + *self.0.lock().unwrap()
-    }
-}
+use crate::clock::HandClock;
 
 #[derive(Debug, Default)]
 struct Memory(Arc<HandClock>);

@@ -1,0 +1,92 @@
+//! Instances, by container.
+
+use sea_orm::entity::prelude::*;
+
+use super::{damaged, from_word, signed, small, unsigned};
+use crate::error::Result;
+use crate::model::{
+    ContainerId, Endpoint, InstanceId, InstanceRecord, InstanceState, Replica, SpecDigest,
+};
+use crate::registry::Versioned;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "instances")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub container: String,
+    pub version: i64,
+    pub service: String,
+    pub replica: i32,
+    pub node: String,
+    pub digest: String,
+    /// The state in one word; what else it holds stands in the next two.
+    pub state: String,
+    pub state_why: Option<String>,
+    pub state_since: Option<DateTimeUtc>,
+    pub started_at: Option<DateTimeUtc>,
+    pub ready_at: Option<DateTimeUtc>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Model {
+    pub(in crate::registry::sql) fn of(put: &Versioned<InstanceRecord>) -> Result<Self> {
+        let record = &put.value;
+        let (state_why, state_since) = match &record.state {
+            InstanceState::Starting
+            | InstanceState::Ready
+            | InstanceState::Completed
+            | InstanceState::Stopped => (None, None),
+            InstanceState::Failed { why } => (Some(why.clone()), None),
+            InstanceState::Unknown { since, why } => (Some(why.clone()), Some(*since)),
+        };
+        Ok(Self {
+            container: record.container.0.clone(),
+            version: signed(put.version)?,
+            service: record.id.service.to_string(),
+            replica: record.id.replica.0.into(),
+            node: record.node.to_string(),
+            digest: record.digest.to_string(),
+            state: record.state.word().to_owned(),
+            state_why,
+            state_since,
+            started_at: record.started_at,
+            ready_at: record.ready_at,
+        })
+    }
+
+    pub(in crate::registry::sql) fn open(
+        self,
+        endpoints: Vec<Endpoint>,
+    ) -> Result<Versioned<InstanceRecord>> {
+        const WHAT: &str = "instance";
+        let state = match (self.state.as_str(), self.state_why, self.state_since) {
+            ("starting", None, None) => InstanceState::Starting,
+            ("ready", None, None) => InstanceState::Ready,
+            ("completed", None, None) => InstanceState::Completed,
+            ("stopped", None, None) => InstanceState::Stopped,
+            ("failed", Some(why), None) => InstanceState::Failed { why },
+            ("unknown", Some(why), Some(since)) => InstanceState::Unknown { since, why },
+            (other, ..) => return Err(damaged(WHAT, format!("its state is `{other}`"))),
+        };
+        Ok(Versioned {
+            version: unsigned(WHAT, self.version)?,
+            value: InstanceRecord {
+                id: InstanceId {
+                    service: from_word(WHAT, self.service)?,
+                    replica: Replica(small(WHAT, self.replica)?),
+                },
+                node: from_word(WHAT, self.node)?,
+                container: ContainerId(self.container),
+                digest: SpecDigest::from_hex(self.digest),
+                state,
+                started_at: self.started_at,
+                ready_at: self.ready_at,
+                endpoints,
+            },
+        })
+    }
+}

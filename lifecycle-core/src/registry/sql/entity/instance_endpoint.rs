@@ -1,0 +1,55 @@
+//! The endpoints of instances; the view `endpoints` shows them to other services. They go
+//! with their instance.
+
+use sea_orm::entity::prelude::*;
+
+use super::{damaged, from_word, parsed, small};
+use crate::error::Result;
+use crate::model::Endpoint;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "instance_endpoints")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub container: String,
+    /// Its place in the list of the instance.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub position: i32,
+    pub ip: String,
+    pub port: i32,
+    pub container_port: i32,
+    pub protocol: String,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Model {
+    pub(in crate::registry::sql) fn of(
+        container: &str,
+        position: usize,
+        endpoint: Endpoint,
+    ) -> Result<Self> {
+        Ok(Self {
+            container: container.to_owned(),
+            position: i32::try_from(position)
+                .map_err(|_| damaged("endpoints", "an instance has too many"))?,
+            ip: endpoint.ip.to_string(),
+            port: endpoint.port.into(),
+            container_port: endpoint.container_port.into(),
+            protocol: endpoint.protocol.to_string(),
+        })
+    }
+
+    pub(in crate::registry::sql) fn open(self) -> Result<Endpoint> {
+        const WHAT: &str = "endpoint";
+        Ok(Endpoint {
+            ip: parsed(WHAT, &self.ip)?,
+            port: small(WHAT, self.port)?,
+            container_port: small(WHAT, self.container_port)?,
+            protocol: from_word(WHAT, self.protocol)?,
+        })
+    }
+}

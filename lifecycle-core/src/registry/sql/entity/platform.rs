@@ -1,0 +1,51 @@
+//! The one row that says whose registry this is and how far the platform has come.
+
+use sea_orm::entity::prelude::*;
+
+use super::{damaged, from_word, parsed, small, unsigned};
+use crate::error::Result;
+use crate::model::Generation;
+use crate::platform::ManagerEndpoint;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "platform")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub row: i32,
+    pub name: Option<String>,
+    pub id: Option<String>,
+    /// The generation in force.
+    pub generation: Option<i64>,
+    pub converged: bool,
+    pub manager_node: Option<String>,
+    pub manager_ip: Option<String>,
+    pub manager_port: Option<i32>,
+    /// Shows a wrong platform key before anything is sealed with it.
+    pub key_check: Option<String>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Model {
+    pub(in crate::registry::sql) fn generation(&self) -> Result<Option<Generation>> {
+        self.generation
+            .map(|number| unsigned("generation", number).map(Generation))
+            .transpose()
+    }
+
+    pub(in crate::registry::sql) fn manager(&self) -> Result<Option<ManagerEndpoint>> {
+        const WHAT: &str = "endpoint of the manager";
+        match (&self.manager_node, &self.manager_ip, self.manager_port) {
+            (None, None, None) => Ok(None),
+            (Some(node), Some(ip), Some(port)) => Ok(Some(ManagerEndpoint {
+                node: from_word(WHAT, node.clone())?,
+                ip: parsed(WHAT, ip)?,
+                port: small(WHAT, port)?,
+            })),
+            _ => Err(damaged(WHAT, "a part of it is missing")),
+        }
+    }
+}

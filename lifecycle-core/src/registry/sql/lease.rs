@@ -1,0 +1,83 @@
+//! Leading: the row of the lease, and the epoch that every write is checked against.
+//!
+//! On PostgreSQL time is the server's, the same for all managers. On SQLite one process has
+//! the file, and time is that process's clock.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{CaseStatement, Expr, ExprTrait, Query, SimpleExpr};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QuerySelect,
+};
+
+use super::entity::lease::{Column, Entity, Model};
+use super::session::Session;
+use crate::registry::effect::{LONGEST_LEASE, lease_end};
+
+/// The one lease there is.
+const MANAGER: &str = "manager";
+
+/// The row of the lease; until the session ends, nobody else can change it, nor write.
+pub(super) async fn lock(session: &Session) -> Result<Model, DbErr> {
+    Entity::find_by_id(MANAGER)
+        .lock_exclusive()
+        .one(session)
+        .await?
+        .ok_or_else(missing)
+}
+
+/// Takes or renews the lease if `holder` may, and returns the row as it is then.
+pub(super) async fn acquire(
+    session: &Session,
+    holder: &str,
+    ttl: Duration,
+    now: DateTime<Utc>,
+) -> Result<Model, DbErr> {
+    // Locked first, so that what refuses us is still there when it is read.
+    lock(session).await?;
+    let (time, end): (SimpleExpr, SimpleExpr) = if session.is_postgres() {
+        let seconds = ttl.min(LONGEST_LEASE).as_secs_f64();
+        (
+            Expr::cust("now()"),
+            Expr::cust_with_values("now() + make_interval(secs => $1)", [seconds]),
+        )
+    } else {
+        (Expr::value(now), Expr::value(lease_end(now, ttl)))
+    };
+    let epoch = CaseStatement::new()
+        .case(Column::Holder.eq(holder), Column::Epoch.into_expr())
+        .finally(Column::Epoch.into_expr().add(1));
+    let take = Query::update()
+        .table(Entity)
+        .value(Column::Epoch, epoch)
+        .value(Column::Holder, holder)
+        .value(Column::Until, end)
+        .and_where(Column::Name.eq(MANAGER))
+        .cond_where(
+            Condition::any()
+                .add(Column::Holder.is_null())
+                .add(Column::Holder.eq(holder))
+                .add(Column::Until.into_expr().lte(time)),
+        )
+        .take();
+    session.execute(&take).await?;
+    lock(session).await
+}
+
+/// Gives the lease up if it is `holder`'s; anybody's, if `holder` is `None`.
+pub(super) async fn release(session: &Session, holder: Option<&str>) -> Result<(), DbErr> {
+    let mut give = Entity::update_many()
+        .col_expr(Column::Holder, Expr::value(None::<String>))
+        .col_expr(Column::Until, Expr::value(None::<DateTime<Utc>>))
+        .filter(Column::Name.eq(MANAGER));
+    if let Some(holder) = holder {
+        give = give.filter(Column::Holder.eq(holder));
+    }
+    give.exec(session).await?;
+    Ok(())
+}
+
+fn missing() -> DbErr {
+    DbErr::Type("the row of the lease is missing".into())
+}

@@ -1,0 +1,354 @@
+//! The registry in a database: SQLite for one manager, PostgreSQL for several and for services
+//! that read it directly. The same tables in both.
+//!
+//! A write is one transaction that first locks the row of the lease. That puts all writes in
+//! one order, which is the order of event ids, and lets no take-over in between the check of
+//! the epoch and what is written under it. The outcome of a batch is worked out in memory from
+//! the few rows that it meets, then written with few statements.
+//!
+//! The view `endpoints(service, class, replica, node, ip, port, protocol, ready_since)` is what
+//! other services may rely on; everything else may change with the version.
+
+mod entity;
+mod error;
+mod lease;
+mod migration;
+mod place;
+mod read;
+mod session;
+mod write;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    AccessMode, ColumnTrait, DatabaseConnection, DbErr, EntityTrait, IsolationLevel, QueryFilter,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+use self::entity::{damaged, platform, unsigned};
+use self::error::at;
+use self::place::{FileLock, Place};
+use self::read::Reader;
+use self::session::Session;
+use self::write::Writer;
+use super::effect::Effect;
+use super::{Batch, Committed, Credential, EventPage, Lease, Registry, Snapshot};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::model::{Epoch, Operation, OperationId};
+use crate::secret::PlatformKey;
+
+/// How long one call may take against a server that stopped answering.
+const CALL: Duration = Duration::from_mins(2);
+
+/// A registry in SQLite or PostgreSQL.
+pub struct SqlRegistry {
+    connection: DatabaseConnection,
+    key: PlatformKey,
+    clock: Arc<dyn Clock>,
+    place: String,
+    /// On SQLite: writers queue here, in the order of their coming. Its own waiting is a
+    /// polling without order, and can leave one out for long.
+    writers: Option<Mutex<()>>,
+    /// On SQLite; declared last, so that it is let go of last.
+    lock: Option<FileLock>,
+}
+
+impl fmt::Debug for SqlRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlRegistry")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A session that writes.
+struct Write<'a> {
+    session: Session,
+    _turn: Option<MutexGuard<'a, ()>>,
+}
+
+impl SqlRegistry {
+    /// Opens the registry at `url` and brings its tables up to date.
+    ///
+    /// - `sqlite:///path/registry.db?mode=rwc`: one file, made with mode 0600; without
+    ///   `mode=rwc` it has to be there. A lock beside it keeps other processes out for as
+    ///   long as this value lives, so every open is the start of a new epoch; leases run out
+    ///   by `clock`.
+    /// - `postgres://user:password@host:port/database`: leases run out by the server's clock.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if another process has the file, [`Error::Invalid`] for a URL that
+    /// cannot be used or tables of a newer version, [`Error::Denied`] for another platform's
+    /// key, [`Error::Unreachable`] if nobody answers.
+    pub async fn open(url: &str, key: PlatformKey, clock: Arc<dyn Clock>) -> Result<Self> {
+        let place = Place::of(url)?;
+        let (connection, lock) = place.connect(url).await?;
+        let registry = Self {
+            connection,
+            key,
+            clock,
+            place: place.to_string(),
+            writers: lock.is_some().then(Mutex::default),
+            lock,
+        };
+        registry.bounded(registry.prepare()).await?;
+        Ok(registry)
+    }
+
+    /// Waits until all connections are closed, and lets go of the file.
+    pub async fn close(self) -> Result<()> {
+        let Self {
+            connection,
+            place,
+            lock,
+            ..
+        } = self;
+        connection.close().await.map_err(at(&place))?;
+        drop(lock);
+        Ok(())
+    }
+
+    async fn prepare(&self) -> Result<()> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let transaction = self
+            .connection
+            .begin_with_options(options)
+            .await
+            .map_err(self.failed())?;
+        migration::up(&transaction, &self.place).await?;
+        let session = Session::new(transaction);
+        self.check_key(&session).await?;
+        if self.lock.is_some() {
+            // Who held it does not run any more, or the file would still be locked.
+            lease::release(&session, None)
+                .await
+                .map_err(self.failed())?;
+        }
+        session.commit().await.map_err(self.failed())
+    }
+
+    /// A wrong key would seal what nobody can open, and open nothing.
+    async fn check_key(&self, session: &Session) -> Result<()> {
+        let check = self.key.sign("registry key check", b"");
+        platform::Entity::update_many()
+            .col_expr(platform::Column::KeyCheck, Expr::value(check.as_str()))
+            .filter(platform::Column::KeyCheck.is_null())
+            .exec(session)
+            .await
+            .map_err(self.failed())?;
+        if self.reader(session).platform().await?.key_check.as_deref() == Some(&*check) {
+            return Ok(());
+        }
+        Err(Error::Denied {
+            what: self.place.clone(),
+            why: "it is sealed with another platform's key".into(),
+            mend: "give it the platform.key that it was made with, or name another database".into(),
+        })
+    }
+
+    fn failed(&self) -> impl Fn(DbErr) -> Error {
+        at(&self.place)
+    }
+
+    fn reader<'a>(&'a self, session: &'a Session) -> Reader<'a> {
+        Reader {
+            session,
+            key: &self.key,
+            place: &self.place,
+        }
+    }
+
+    fn writer<'a>(&'a self, session: &'a Session) -> Writer<'a> {
+        Writer {
+            session,
+            key: &self.key,
+            place: &self.place,
+            now: self.clock.now(),
+        }
+    }
+
+    /// A session that sees one moment.
+    async fn read(&self) -> Result<Session> {
+        let options = if self.lock.is_some() {
+            TransactionOptions::default()
+        } else {
+            TransactionOptions {
+                isolation_level: Some(IsolationLevel::RepeatableRead),
+                access_mode: Some(AccessMode::ReadOnly),
+                ..TransactionOptions::default()
+            }
+        };
+        let transaction = self.connection.begin_with_options(options).await;
+        transaction.map(Session::new).map_err(self.failed())
+    }
+
+    /// A session that writes.
+    async fn write(&self) -> Result<Write<'_>> {
+        let turn = match &self.writers {
+            Some(writers) => Some(writers.lock().await),
+            None => None,
+        };
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let transaction = self.connection.begin_with_options(options).await;
+        Ok(Write {
+            session: transaction.map(Session::new).map_err(self.failed())?,
+            _turn: turn,
+        })
+    }
+
+    /// A server that went away without a word must not hold the caller for ever.
+    async fn bounded<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        if self.lock.is_some() {
+            return call.await;
+        }
+        match tokio::time::timeout(CALL, call).await {
+            Ok(result) => result,
+            Err(elapsed) => Err(Error::Unreachable {
+                what: self.place.clone(),
+                source: Some(Box::new(elapsed)),
+            }),
+        }
+    }
+}
+
+impl Write<'_> {
+    async fn commit(self) -> std::result::Result<(), DbErr> {
+        self.session.commit().await
+    }
+}
+
+#[async_trait]
+impl Registry for SqlRegistry {
+    async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease> {
+        self.bounded(async {
+            let write = self.write().await?;
+            let now = self.clock.now();
+            let row = lease::acquire(&write.session, holder, ttl, now)
+                .await
+                .map_err(self.failed())?;
+            write.commit().await.map_err(self.failed())?;
+            match (row.holder, row.until) {
+                (Some(ours), Some(_)) if ours == holder => {
+                    Ok(Lease::Held(Epoch(unsigned("epoch", row.epoch)?)))
+                }
+                (Some(holder), Some(until)) => Ok(Lease::HeldBy { holder, until }),
+                _ => Err(damaged("lease", "it was neither taken nor refused")),
+            }
+        })
+        .await
+    }
+
+    async fn release_lease(&self, holder: &str) -> Result<()> {
+        self.bounded(async {
+            let write = self.write().await?;
+            lease::release(&write.session, Some(holder))
+                .await
+                .map_err(self.failed())?;
+            write.commit().await.map_err(self.failed())
+        })
+        .await
+    }
+
+    async fn commit(&self, epoch: Epoch, batch: Batch) -> Result<Committed> {
+        self.bounded(async {
+            let write = self.write().await?;
+            let session = &write.session;
+            let lease = lease::lock(session).await.map_err(self.failed())?;
+            let current = Epoch(unsigned("epoch", lease.epoch)?);
+            if epoch != current {
+                return Err(Error::StaleEpoch {
+                    ours: epoch,
+                    current,
+                });
+            }
+            let met = self.reader(session).met(&batch.changes).await?;
+            let effect = Effect::of(batch.changes, &met)?;
+            let writer = self.writer(session);
+            writer.write(&effect).await?;
+            let events = writer.events(batch.events).await?;
+            write.commit().await.map_err(self.failed())?;
+            let declared = effect.declarations.last().map(|(number, _)| *number);
+            Ok(Committed {
+                events,
+                generation: declared.or(met.generation),
+            })
+        })
+        .await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let snapshot = self.reader(&session).snapshot().await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(snapshot)
+        })
+        .await
+    }
+
+    async fn credential(&self, name: &str) -> Result<Option<Credential>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let credential = self.reader(&session).credential(name).await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(credential)
+        })
+        .await
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let operation = self.reader(&session).operation(id).await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(operation)
+        })
+        .await
+    }
+
+    async fn open_operations(&self) -> Result<Vec<Operation>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let operations = self.reader(&session).open_operations().await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(operations)
+        })
+        .await
+    }
+
+    async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let page = self.reader(&session).events(after, limit).await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(page)
+        })
+        .await
+    }
+
+    async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
+        self.bounded(async {
+            let write = self.write().await?;
+            // As for a commit: the counter is one's own until the session ends.
+            lease::lock(&write.session).await.map_err(self.failed())?;
+            self.writer(&write.session)
+                .prune_events(before, keep)
+                .await?;
+            write.commit().await.map_err(self.failed())
+        })
+        .await
+    }
+}

@@ -1,0 +1,278 @@
+//! Where a registry lies: one file of SQLite, which one process has at a time, or a database
+//! of PostgreSQL, which several share.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+
+use super::error::at;
+use crate::error::{Error, Result};
+
+/// How long a connection may take, and how long one is waited for.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long one statement may take.
+const STATEMENT: Duration = Duration::from_secs(45);
+/// How long a write waits for the one before it.
+const LOCK: Duration = Duration::from_secs(30);
+/// How long the server lets a transaction lie idle, whose process may be gone.
+const IDLE_TRANSACTION: Duration = Duration::from_mins(1);
+
+/// A database's URL, read.
+pub(super) enum Place {
+    Sqlite {
+        options: Box<SqliteConnectOptions>,
+        create: bool,
+    },
+    Postgres {
+        options: Box<PgConnectOptions>,
+    },
+}
+
+/// Shows no password.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite { options, .. } => {
+                write!(f, "registry {}", options.get_filename().display())
+            }
+            Self::Postgres { options } => {
+                write!(f, "registry postgres://{}@", options.get_username())?;
+                match options.get_socket() {
+                    Some(socket) => write!(f, "{}", socket.display())?,
+                    None => write!(f, "{}:{}", options.get_host(), options.get_port())?,
+                }
+                write!(f, "/{}", options.get_database().unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Reads a URL. Its errors do not quote it.
+    pub(super) fn of(url: &str) -> Result<Self> {
+        let refused = |why: String| {
+            Error::Invalid {
+            what: "the registry's URL".into(),
+            why,
+            mend: "write sqlite:///path/registry.db?mode=rwc or postgres://user:password@host/database"
+                .into(),
+        }
+        };
+        match url.split_once(':').map_or("", |(scheme, _)| scheme) {
+            "sqlite" => {
+                let options = SqliteConnectOptions::from_str(url)
+                    .map_err(|error| refused(error.to_string()))?;
+                let path = url.split(['?', '#']).next().unwrap_or_default();
+                if path.contains(":memory:") || matches!(path, "sqlite:" | "sqlite://") {
+                    return Err(refused("it names no file".into()));
+                }
+                let query = url.split_once('?').map_or("", |(_, query)| query);
+                if query
+                    .split('&')
+                    .any(|part| matches!(part, "mode=ro" | "mode=memory"))
+                {
+                    return Err(refused("a registry is written to, on a disk".into()));
+                }
+                let create = query.split('&').any(|part| part == "mode=rwc");
+                Ok(Self::Sqlite {
+                    options: Box::new(options),
+                    create,
+                })
+            }
+            "postgres" | "postgresql" => {
+                // The parser's own words may quote the URL, password and all.
+                let options = PgConnectOptions::from_str(url)
+                    .map_err(|_| refused("it cannot be parsed".into()))?;
+                Ok(Self::Postgres {
+                    options: Box::new(options),
+                })
+            }
+            _ => Err(refused("it begins with none of sqlite:, postgres:".into())),
+        }
+    }
+
+    /// Connects. On SQLite the file is ours as long as the lock is kept.
+    pub(super) async fn connect(
+        &self,
+        url: &str,
+    ) -> Result<(DatabaseConnection, Option<FileLock>)> {
+        let mut options = ConnectOptions::new(url);
+        options
+            .sqlx_logging(false)
+            .connect_timeout(CONNECT)
+            .acquire_timeout(CONNECT);
+        let mut lock = None;
+        match self {
+            Self::Sqlite {
+                options: file,
+                create,
+            } => {
+                let file = file.get_filename().to_owned();
+                let create = *create;
+                let what = self.to_string();
+                let taken = tokio::task::spawn_blocking(move || FileLock::take(&file, create))
+                    .await
+                    .map_err(|error| Error::failed(what, error.to_string()))??;
+                lock = Some(taken);
+                options
+                    .max_connections(4)
+                    .min_connections(1)
+                    .idle_timeout(None::<Duration>)
+                    .max_lifetime(None::<Duration>)
+                    .test_before_acquire(false)
+                    .map_sqlx_sqlite_opts(|file| {
+                        file.create_if_missing(false)
+                            .foreign_keys(true)
+                            .journal_mode(SqliteJournalMode::Wal)
+                            .synchronous(SqliteSynchronous::Full)
+                            .busy_timeout(LOCK)
+                    });
+            }
+            Self::Postgres { .. } => {
+                options
+                    .max_connections(8)
+                    .idle_timeout(Duration::from_mins(5))
+                    .map_sqlx_postgres_opts(|server| {
+                        let millis = |time: Duration| time.as_millis().to_string();
+                        server.application_name("lifecycle").options([
+                            ("statement_timeout", millis(STATEMENT)),
+                            ("lock_timeout", millis(LOCK)),
+                            (
+                                "idle_in_transaction_session_timeout",
+                                millis(IDLE_TRANSACTION),
+                            ),
+                        ])
+                    });
+            }
+        }
+        let place = self.to_string();
+        let connection = Database::connect(options).await.map_err(at(&place))?;
+        Ok((connection, lock))
+    }
+}
+
+/// The lock beside a database file: who has it leads, and its end is the process's end.
+#[derive(Debug)]
+pub(super) struct FileLock {
+    _file: File,
+}
+
+impl FileLock {
+    /// Makes sure that the database's file is there and its owner's alone, and locks it.
+    fn take(database: &Path, create: bool) -> Result<Self> {
+        let shown = database.display();
+        let opened = private().read(true).create(create).open(database);
+        match opened {
+            Ok(file) => restrict(&file)
+                .map_err(|error| Error::io(format!("making {shown} its owner's alone"), error))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !create => {
+                return Err(Error::not_found(format!("registry {shown}")));
+            }
+            Err(error) => return Err(Error::io(format!("opening {shown}"), error)),
+        }
+        // One database is one lock, by whatever links it is reached.
+        let real = std::fs::canonicalize(database)
+            .map_err(|error| Error::io(format!("finding {shown}"), error))?;
+        let path = beside(&real);
+        let failed = |error| Error::io(format!("locking {}", path.display()), error);
+        let mut file = private()
+            .read(true)
+            .create(true)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Who it is helps, but the answer is the same without.
+                file.read_to_string(&mut holder).unwrap_or_default();
+                let holder = holder.trim().parse::<u32>();
+                return Err(Error::Conflict {
+                    what: format!("registry {shown}"),
+                    why: match holder {
+                        Ok(pid) => format!("process {pid} holds it"),
+                        Err(_) => "another process holds it".into(),
+                    },
+                });
+            }
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(failed)?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// The lock's file is never removed: who still had it open would lock one that nobody sees.
+fn beside(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+/// To open for writing; made its owner's alone.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+#[cfg(unix)]
+fn restrict(file: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "the same signature as on Unix")]
+fn restrict(_: &File) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_shows_no_password() {
+        let place = Place::of("postgres://lifecycle:hunter2@db.example:5433/registry").unwrap();
+        assert_eq!(
+            place.to_string(),
+            "registry postgres://lifecycle@db.example:5433/registry"
+        );
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_used_is_not_quoted() {
+        for bad in [
+            "postgress://lifecycle:hunter2@host/registry",
+            "postgres://lifecycle:hunter2@ho st:x/registry",
+            "mysql://lifecycle:hunter2@host/registry",
+            "hunter2",
+            "",
+            "sqlite::memory:",
+            "sqlite://:memory:?cache=hunter2",
+            "sqlite://?mode=rwc",
+            "sqlite:///hunter2?mode=ro",
+        ] {
+            let error = Place::of(bad).err().unwrap_or_else(|| panic!("{bad}"));
+            assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+            assert!(
+                !format!("{error:?} {}", error.chain()).contains("hunter2"),
+                "{error:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Reading: what a batch has to know, and what the registry's readers get. Every function
+//! reads within one session, so that what it returns is one moment's state.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{
+    ColumnTrait, DbErr, EntityTrait, PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect,
+};
+
+use super::entity::{
+    SINGLE, credential, declaration, event, instance, instance_endpoint, node, operation, platform,
+    rejected, signed, unsigned,
+};
+use super::error::at;
+use super::session::Session;
+use super::write::{ROWS, counter};
+use crate::error::Result;
+use crate::model::{ContainerId, Endpoint, Generation, NodeName, Operation, OperationId};
+use crate::platform::Declaration;
+use crate::registry::effect::Present;
+use crate::registry::{Change, Credential, EventPage, Snapshot};
+use crate::secret::PlatformKey;
+
+/// Reads within one session.
+pub(super) struct Reader<'a> {
+    pub(super) session: &'a Session,
+    pub(super) key: &'a PlatformKey,
+    /// The database, for errors.
+    pub(super) place: &'a str,
+}
+
+/// What the changes of one batch meet.
+#[derive(Debug, Default)]
+pub(super) struct Met {
+    /// The generation in force.
+    pub(super) generation: Option<Generation>,
+    /// The declaration in force, if the batch declares one.
+    declaration: Option<(Generation, Declaration)>,
+    nodes: BTreeMap<String, u64>,
+    instances: BTreeMap<String, u64>,
+}
+
+impl Present for Met {
+    fn declaration(&self) -> Option<(Generation, &Declaration)> {
+        self.declaration
+            .as_ref()
+            .map(|(generation, declaration)| (*generation, declaration))
+    }
+
+    fn node(&self, name: &NodeName) -> Option<u64> {
+        self.nodes.get(name.as_str()).copied()
+    }
+
+    fn instance(&self, container: &ContainerId) -> Option<u64> {
+        self.instances.get(&container.0).copied()
+    }
+}
+
+impl Reader<'_> {
+    /// What `changes` have to know; no more than that is read.
+    pub(super) async fn met(&self, changes: &[Change]) -> Result<Met> {
+        let mut nodes = Vec::new();
+        let mut instances = Vec::new();
+        let mut declares = false;
+        for change in changes {
+            match change {
+                Change::PutNode { record, .. } => nodes.push(record.name.as_str()),
+                Change::PutInstance { record, .. } => instances.push(record.container.0.as_str()),
+                Change::Declare { .. } => declares = true,
+                _ => {}
+            }
+        }
+        let generation = self.platform().await?.generation()?;
+        let declaration = match generation {
+            Some(number) if declares => Some((number, self.declaration(number).await?)),
+            _ => None,
+        };
+        Ok(Met {
+            generation,
+            declaration,
+            nodes: self
+                .versions::<node::Entity>(node::Column::Name, node::Column::Version, &nodes)
+                .await?,
+            instances: self
+                .versions::<instance::Entity>(
+                    instance::Column::Container,
+                    instance::Column::Version,
+                    &instances,
+                )
+                .await?,
+        })
+    }
+
+    async fn versions<E: EntityTrait>(
+        &self,
+        key: E::Column,
+        version: E::Column,
+        keys: &[&str],
+    ) -> Result<BTreeMap<String, u64>> {
+        let mut found = BTreeMap::new();
+        for some in keys.chunks(ROWS) {
+            let rows: Vec<(String, i64)> = E::find()
+                .select_only()
+                .column(key)
+                .column(version)
+                .filter(key.is_in(some.iter().copied()))
+                .into_tuple()
+                .all(self.session)
+                .await
+                .map_err(at(self.place))?;
+            for (key, version) in rows {
+                found.insert(key, unsigned("version", version)?);
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn snapshot(&self) -> Result<Snapshot> {
+        let platform = self.platform().await?;
+        let mut snapshot = Snapshot {
+            manager: platform.manager()?,
+            converged: platform.converged,
+            ..Snapshot::default()
+        };
+        if let Some(generation) = platform.generation()? {
+            let declaration = self.declaration(generation).await?;
+            snapshot.declaration = Some((generation, declaration));
+        }
+        for row in self.all::<node::Entity>().await? {
+            let record = row.open(self.key)?;
+            snapshot.nodes.insert(record.value.name.clone(), record);
+        }
+        let mut endpoints = self.endpoints().await?;
+        for row in self.all::<instance::Entity>().await? {
+            let its = endpoints.remove(&row.container).unwrap_or_default();
+            let record = row.open(its)?;
+            let container = record.value.container.clone();
+            snapshot.instances.insert(container, record);
+        }
+        for row in self.all::<rejected::Entity>().await? {
+            let spec = row.open()?;
+            snapshot.rejected.insert(spec.id.clone(), spec);
+        }
+        Ok(snapshot)
+    }
+
+    async fn endpoints(&self) -> Result<BTreeMap<String, Vec<Endpoint>>> {
+        use instance_endpoint::Column::{Container, Position};
+
+        let rows = instance_endpoint::Entity::find()
+            .order_by_asc(Container)
+            .order_by_asc(Position)
+            .all(self.session)
+            .await
+            .map_err(at(self.place))?;
+        let mut endpoints: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
+        for mut row in rows {
+            let container = std::mem::take(&mut row.container);
+            endpoints.entry(container).or_default().push(row.open()?);
+        }
+        Ok(endpoints)
+    }
+
+    pub(super) async fn credential(&self, name: &str) -> Result<Option<Credential>> {
+        let row = self.one::<credential::Entity>(name.to_owned()).await?;
+        row.map(|row| row.open(self.key)).transpose()
+    }
+
+    pub(super) async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {
+        let row = self.one::<operation::Entity>(id.to_string()).await?;
+        row.map(operation::Model::open).transpose()
+    }
+
+    pub(super) async fn open_operations(&self) -> Result<Vec<Operation>> {
+        operation::Entity::find()
+            .filter(operation::Column::State.eq(operation::RUNNING))
+            .order_by_asc(operation::Column::RequestedAt)
+            .order_by_asc(operation::Column::Id)
+            .all(self.session)
+            .await
+            .map_err(at(self.place))?
+            .into_iter()
+            .map(operation::Model::open)
+            .collect()
+    }
+
+    pub(super) async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
+        let counter = counter(self.session, self.place).await?;
+        let oldest = unsigned("event counter", counter.oldest)?;
+        if after.saturating_add(1) < oldest || after > unsigned("event counter", counter.last)? {
+            return Ok(EventPage::Gone { oldest });
+        }
+        let events = event::Entity::find()
+            .filter(event::Column::Id.gt(signed(after)?))
+            .order_by_asc(event::Column::Id)
+            .limit(u64::from(limit))
+            .all(self.session)
+            .await
+            .map_err(at(self.place))?
+            .into_iter()
+            .map(event::Model::open)
+            .collect::<Result<_>>()?;
+        Ok(EventPage::Events(events))
+    }
+
+    pub(super) async fn platform(&self) -> Result<platform::Model> {
+        self.needed::<platform::Entity>(SINGLE, "the row of the platform is missing")
+            .await
+    }
+
+    async fn declaration(&self, generation: Generation) -> Result<Declaration> {
+        let number = signed(generation.0)?;
+        self.needed::<declaration::Entity>(number, "the declaration in force is missing")
+            .await?
+            .open(self.key)
+    }
+
+    async fn needed<E: EntityTrait>(
+        &self,
+        key: <E::PrimaryKey as PrimaryKeyTrait>::ValueType,
+        missing: &str,
+    ) -> Result<E::Model>
+    where
+        E::Model: Sync,
+    {
+        self.one::<E>(key)
+            .await?
+            .ok_or_else(|| at(self.place)(DbErr::Type(missing.to_owned())))
+    }
+
+    async fn one<E: EntityTrait>(
+        &self,
+        key: <E::PrimaryKey as PrimaryKeyTrait>::ValueType,
+    ) -> Result<Option<E::Model>> {
+        E::find_by_id(key)
+            .one(self.session)
+            .await
+            .map_err(at(self.place))
+    }
+
+    async fn all<E: EntityTrait>(&self) -> Result<Vec<E::Model>> {
+        E::find().all(self.session).await.map_err(at(self.place))
+    }
+}

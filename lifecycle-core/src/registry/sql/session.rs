@@ -1,0 +1,138 @@
+//! A transaction that writes values as the tables have them: times on SQLite as RFC 3339 with
+//! six digits and `Z`, so that they sort as text; texts on PostgreSQL without the NUL that it
+//! refuses.
+
+use async_trait::async_trait;
+use chrono::SecondsFormat;
+use sea_orm::{
+    ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, ExecResult, QueryResult,
+    Statement, Value,
+};
+use serde_json::Value as Json;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session(DatabaseTransaction);
+
+impl Session {
+    pub(super) fn new(transaction: DatabaseTransaction) -> Self {
+        Self(transaction)
+    }
+
+    pub(super) fn is_postgres(&self) -> bool {
+        self.0.get_database_backend() == DatabaseBackend::Postgres
+    }
+
+    pub(super) async fn commit(self) -> Result<(), DbErr> {
+        self.0.commit().await
+    }
+
+    pub(super) async fn rollback(self) -> Result<(), DbErr> {
+        self.0.rollback().await
+    }
+}
+
+#[async_trait]
+impl ConnectionTrait for Session {
+    fn get_database_backend(&self) -> DatabaseBackend {
+        self.0.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.0.execute_raw(as_kept(statement)).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.0.execute_unprepared(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.0.query_one_raw(as_kept(statement)).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.0.query_all_raw(as_kept(statement)).await
+    }
+}
+
+fn as_kept(mut statement: Statement) -> Statement {
+    let postgres = statement.db_backend == DatabaseBackend::Postgres;
+    for value in statement.values.iter_mut().flat_map(|values| &mut values.0) {
+        if postgres {
+            without_nul(value);
+        } else if let Value::ChronoDateTimeUtc(time) = value {
+            let text = time.map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true));
+            *value = Value::String(text);
+        }
+    }
+    statement
+}
+
+fn without_nul(value: &mut Value) {
+    match value {
+        Value::String(Some(text)) => mend(text),
+        Value::Json(Some(json)) => mend_json(json),
+        _ => {}
+    }
+}
+
+fn mend(text: &mut String) {
+    if text.contains('\0') {
+        *text = text.replace('\0', "\u{fffd}");
+    }
+}
+
+fn mend_json(json: &mut Json) {
+    match json {
+        Json::String(text) => mend(text),
+        Json::Array(values) => values.iter_mut().for_each(mend_json),
+        Json::Object(fields) => {
+            if fields.keys().any(|key| key.contains('\0')) {
+                *fields = std::mem::take(fields)
+                    .into_iter()
+                    .map(|(mut key, value)| {
+                        mend(&mut key);
+                        (key, value)
+                    })
+                    .collect();
+            }
+            fields.values_mut().for_each(mend_json);
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+
+    fn kept(backend: DatabaseBackend, value: impl Into<Value>) -> Value {
+        let statement = Statement::from_sql_and_values(backend, "SELECT $1", [value.into()]);
+        as_kept(statement).values.unwrap().0.remove(0)
+    }
+
+    #[test]
+    fn times_on_sqlite_are_text_of_one_length() {
+        for (micros, text) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (1_500_000, "1970-01-01T00:00:01.500000Z"),
+        ] {
+            let time = DateTime::<Utc>::from_timestamp_micros(micros).unwrap();
+            assert_eq!(kept(DatabaseBackend::Sqlite, time), Value::from(text));
+            assert_eq!(kept(DatabaseBackend::Postgres, time), Value::from(time));
+        }
+    }
+
+    #[test]
+    fn postgres_is_given_no_nul() {
+        let json = serde_json::json!({"a\0": ["b\0", {"c": "\0"}], "d": 1});
+        let mended = serde_json::json!({"a\u{fffd}": ["b\u{fffd}", {"c": "\u{fffd}"}], "d": 1});
+        assert_eq!(kept(DatabaseBackend::Postgres, json), Value::from(mended));
+        assert_eq!(
+            kept(DatabaseBackend::Postgres, "x\0"),
+            Value::from("x\u{fffd}")
+        );
+    }
+}

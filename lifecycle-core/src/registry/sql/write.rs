@@ -1,0 +1,316 @@
+//! Writing the outcome of a batch, many rows at a time.
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::{
+    ActiveModelBehavior, ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait,
+    IntoActiveModel, Iterable, PrimaryKeyToColumn, QueryFilter,
+};
+
+use super::entity::{
+    SINGLE, credential, declaration, event, event_counter, instance, instance_endpoint, node,
+    operation, platform, rejected, service, signed, unsigned,
+};
+use super::error::at;
+use super::session::Session;
+use crate::error::Result;
+use crate::model::{Event, Generation, NewEvent};
+use crate::platform::Declaration;
+use crate::registry::effect::{Effect, stored, stored_event};
+use crate::secret::PlatformKey;
+
+/// Rows per statement: with the widest table well below the 32,766 values that SQLite takes.
+pub(super) const ROWS: usize = 500;
+
+/// Generations that are kept beside the one in force.
+const PAST_GENERATIONS: u64 = 10;
+
+/// The outcome of a batch, on its way into the tables.
+pub(super) struct Writer<'a> {
+    pub(super) session: &'a Session,
+    pub(super) key: &'a PlatformKey,
+    /// The database, for errors.
+    pub(super) place: &'a str,
+    pub(super) now: DateTime<Utc>,
+}
+
+impl Writer<'_> {
+    /// Writes all of it.
+    pub(super) async fn write(&self, effect: &Effect) -> Result<()> {
+        for (generation, declared) in &effect.declarations {
+            self.declaration(*generation, declared).await?;
+        }
+        if let Some((generation, declared)) = effect.declarations.last() {
+            self.in_force(*generation, declared).await?;
+        }
+        self.nodes(effect).await?;
+        self.instances(effect).await?;
+        self.rejected(effect).await?;
+        let operations = effect.operations.values().map(operation::Model::of);
+        self.upsert::<operation::Entity>(operations.collect::<Result<_>>()?)
+            .await?;
+        let credentials = effect
+            .credentials
+            .iter()
+            .map(|(name, credential)| credential::Model::of(name, credential, self.key));
+        self.upsert::<credential::Entity>(credentials.collect::<Result<_>>()?)
+            .await?;
+        self.platform(effect).await
+    }
+
+    /// Gives the events their ids and keeps them.
+    pub(super) async fn events(&self, events: Vec<NewEvent>) -> Result<Vec<Event>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let last = unsigned(
+            "event counter",
+            counter(self.session, self.place).await?.last,
+        )?;
+        let told: Vec<Event> = (last + 1..)
+            .zip(events)
+            .map(|(id, event)| Event {
+                id,
+                event: stored_event(event),
+            })
+            .collect();
+        let rows = told
+            .iter()
+            .map(event::Model::of)
+            .collect::<Result<Vec<_>>>()?;
+        self.insert::<event::Entity>(rows, None).await?;
+        event_counter::Entity::update_many()
+            .col_expr(
+                event_counter::Column::Last,
+                Expr::value(signed(last + told.len() as u64)?),
+            )
+            .filter(event_counter::Column::Row.eq(SINGLE))
+            .exec(self.session)
+            .await
+            .map_err(at(self.place))?;
+        Ok(told)
+    }
+
+    /// Drops events from the oldest on; see the trait.
+    pub(super) async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
+        use sea_orm::{QueryOrder, QuerySelect};
+
+        let counter = counter(self.session, self.place).await?;
+        let last = unsigned("event counter", counter.last)?;
+        let too_many = signed(last.saturating_sub(keep))?;
+        let kept: Option<i64> = event::Entity::find()
+            .select_only()
+            .column(event::Column::Id)
+            .filter(event::Column::Id.gt(too_many))
+            .filter(event::Column::HappenedAt.gte(stored(before)))
+            .order_by_asc(event::Column::Id)
+            .limit(1)
+            .into_tuple()
+            .one(self.session)
+            .await
+            .map_err(at(self.place))?;
+        let oldest = kept.unwrap_or(counter.last + 1);
+        if oldest == counter.oldest {
+            return Ok(());
+        }
+        event::Entity::delete_many()
+            .filter(event::Column::Id.lt(oldest))
+            .exec(self.session)
+            .await
+            .map_err(at(self.place))?;
+        event_counter::Entity::update_many()
+            .col_expr(event_counter::Column::Oldest, Expr::value(oldest))
+            .filter(event_counter::Column::Row.eq(SINGLE))
+            .exec(self.session)
+            .await
+            .map_err(at(self.place))?;
+        Ok(())
+    }
+
+    async fn declaration(&self, generation: Generation, declared: &Declaration) -> Result<()> {
+        let row = declaration::Model::of(generation, declared, stored(self.now), self.key)?;
+        self.insert::<declaration::Entity>(vec![row], None).await?;
+        let past = generation.0.saturating_sub(PAST_GENERATIONS);
+        declaration::Entity::delete_many()
+            .filter(declaration::Column::Generation.lt(signed(past)?))
+            .exec(self.session)
+            .await
+            .map_err(at(self.place))?;
+        Ok(())
+    }
+
+    async fn in_force(&self, generation: Generation, declared: &Declaration) -> Result<()> {
+        platform::Entity::update_many()
+            .col_expr(platform::Column::Name, Expr::value(declared.name.as_str()))
+            .col_expr(platform::Column::Id, Expr::value(declared.id.to_string()))
+            .col_expr(
+                platform::Column::Generation,
+                Expr::value(signed(generation.0)?),
+            )
+            .filter(platform::Column::Row.eq(SINGLE))
+            .exec(self.session)
+            .await
+            .map_err(at(self.place))?;
+        service::Entity::delete_many()
+            .exec(self.session)
+            .await
+            .map_err(at(self.place))?;
+        let rows = declared
+            .services
+            .values()
+            .map(|declared| service::Model::of(declared, generation))
+            .collect::<Result<_>>()?;
+        self.insert::<service::Entity>(rows, None).await
+    }
+
+    async fn platform(&self, effect: &Effect) -> Result<()> {
+        let mut update = platform::Entity::update_many().filter(platform::Column::Row.eq(SINGLE));
+        if effect.converged {
+            update = update.col_expr(platform::Column::Converged, Expr::value(true));
+        }
+        if let Some(manager) = &effect.manager {
+            update = update
+                .col_expr(
+                    platform::Column::ManagerNode,
+                    Expr::value(manager.node.as_str()),
+                )
+                .col_expr(
+                    platform::Column::ManagerIp,
+                    Expr::value(manager.ip.to_string()),
+                )
+                .col_expr(
+                    platform::Column::ManagerPort,
+                    Expr::value(i32::from(manager.port)),
+                );
+        }
+        if effect.converged || effect.manager.is_some() {
+            update.exec(self.session).await.map_err(at(self.place))?;
+        }
+        Ok(())
+    }
+
+    async fn nodes(&self, effect: &Effect) -> Result<()> {
+        let forgotten = effect.nodes.iter().filter(|(_, put)| put.is_none());
+        let forgotten: Vec<&str> = forgotten.map(|(name, _)| name.as_str()).collect();
+        self.delete::<node::Entity>(node::Column::Name, &forgotten)
+            .await?;
+        let put = effect.nodes.values().flatten();
+        let rows = put.map(|put| node::Model::of(put, self.key));
+        self.upsert::<node::Entity>(rows.collect::<Result<_>>()?)
+            .await
+    }
+
+    async fn instances(&self, effect: &Effect) -> Result<()> {
+        use instance_endpoint::Column::Container;
+
+        let forgotten = effect.instances.iter().filter(|(_, put)| put.is_none());
+        let forgotten: Vec<&str> = forgotten.map(|(id, _)| id.0.as_str()).collect();
+        self.delete::<instance::Entity>(instance::Column::Container, &forgotten)
+            .await?;
+        let put: Vec<_> = effect.instances.values().flatten().collect();
+        let rows = put.iter().copied().map(instance::Model::of);
+        self.upsert::<instance::Entity>(rows.collect::<Result<_>>()?)
+            .await?;
+        let containers: Vec<&str> = put.iter().map(|p| p.value.container.0.as_str()).collect();
+        self.delete::<instance_endpoint::Entity>(Container, &containers)
+            .await?;
+        let mut rows = Vec::new();
+        for instance in put.iter().map(|put| &put.value) {
+            for (position, endpoint) in instance.endpoints.iter().enumerate() {
+                let container = &instance.container.0;
+                let row = instance_endpoint::Model::of(container, position, *endpoint)?;
+                rows.push(row);
+            }
+        }
+        self.insert::<instance_endpoint::Entity>(rows, None).await
+    }
+
+    async fn rejected(&self, effect: &Effect) -> Result<()> {
+        let cleared: Vec<_> = effect
+            .rejected
+            .iter()
+            .filter(|(_, spec)| spec.is_none())
+            .map(|(id, _)| {
+                Condition::all()
+                    .add(rejected::Column::Service.eq(id.service.as_str()))
+                    .add(rejected::Column::Replica.eq(i32::from(id.replica.0)))
+            })
+            .collect();
+        for some in cleared.chunks(ROWS / 5) {
+            let any = some.iter().cloned().fold(Condition::any(), Condition::add);
+            rejected::Entity::delete_many()
+                .filter(any)
+                .exec(self.session)
+                .await
+                .map_err(at(self.place))?;
+        }
+        let kept = effect.rejected.values().flatten().map(rejected::Model::of);
+        self.upsert::<rejected::Entity>(kept.collect()).await
+    }
+
+    async fn delete<E: EntityTrait>(&self, column: E::Column, keys: &[&str]) -> Result<()> {
+        for some in keys.chunks(ROWS) {
+            E::delete_many()
+                .filter(column.is_in(some.iter().copied()))
+                .exec(self.session)
+                .await
+                .map_err(at(self.place))?;
+        }
+        Ok(())
+    }
+
+    /// Inserts rows, or replaces those with the same key.
+    async fn upsert<E>(&self, rows: Vec<E::Model>) -> Result<()>
+    where
+        E: EntityTrait,
+        E::Model: IntoActiveModel<E::ActiveModel>,
+        E::ActiveModel: ActiveModelBehavior + Send,
+    {
+        let keys: Vec<String> = E::PrimaryKey::iter()
+            .map(|key| sea_orm::Iden::unquoted(&key.into_column()).to_owned())
+            .collect();
+        let replaced = E::Column::iter().filter(|column| {
+            !keys
+                .iter()
+                .any(|key| *key == sea_orm::Iden::unquoted(column))
+        });
+        let conflict =
+            OnConflict::columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column))
+                .update_columns(replaced)
+                .to_owned();
+        self.insert::<E>(rows, Some(conflict)).await
+    }
+
+    async fn insert<E>(&self, rows: Vec<E::Model>, conflict: Option<OnConflict>) -> Result<()>
+    where
+        E: EntityTrait,
+        E::Model: IntoActiveModel<E::ActiveModel>,
+        E::ActiveModel: ActiveModelBehavior + Send,
+    {
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let some = rows
+                .by_ref()
+                .take(ROWS)
+                .map(|row| row.into_active_model().reset_all());
+            let mut insert = E::insert_many(some);
+            if let Some(conflict) = &conflict {
+                insert = insert.on_conflict(conflict.clone());
+            }
+            insert
+                .exec_without_returning(self.session)
+                .await
+                .map_err(at(self.place))?;
+        }
+        Ok(())
+    }
+}
+
+/// The row that numbers events.
+pub(super) async fn counter(session: &Session, place: &str) -> Result<event_counter::Model> {
+    event_counter::Entity::find_by_id(SINGLE)
+        .one(session)
+        .await
+        .and_then(|row| row.ok_or_else(|| DbErr::Type("the event counter is missing".into())))
+        .map_err(at(place))
+}

@@ -1,0 +1,176 @@
+//! Whatever is committed, the registry in SQLite shows what the one in memory shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifecycle_core::model::{
+    ContainerId, Epoch, Generation, InstanceState, Operation, OperationId, OperationKind,
+    OperationState,
+};
+use lifecycle_core::registry::{
+    Batch, Change, Committed, Credential, Expect, MemoryRegistry, Registry, RejectedSpec,
+    SqlRegistry,
+};
+use lifecycle_core::secret::{PlatformKey, Sensitive};
+use lifecycle_core::{Error, Result};
+use proptest::prelude::*;
+
+use crate::clock::HandClock;
+use crate::platform::{at, declaration, event, instance, node, node_name};
+
+/// Few names, so that changes meet each other.
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+fn name() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(&NAMES[..])
+}
+
+fn expect() -> impl Strategy<Value = Expect> {
+    prop_oneof![
+        4 => Just(Expect::Any),
+        1 => Just(Expect::Absent),
+        1 => (1..3_u64).prop_map(Expect::Version),
+    ]
+}
+
+fn state() -> impl Strategy<Value = InstanceState> {
+    prop_oneof![
+        Just(InstanceState::Starting),
+        Just(InstanceState::Ready),
+        "\\PC{0,8}".prop_map(|why| InstanceState::Failed { why }),
+        "\\PC{0,8}".prop_map(|why| InstanceState::Unknown { since: at(9), why }),
+    ]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (0..3_u64, 1..4_u16).prop_map(|(expected, replicas)| Change::Declare {
+            expected: Some(expected).filter(|n| *n > 0).map(Generation),
+            declaration: Box::new(declaration(replicas)),
+        }),
+        (name(), expect(), prop::option::of("\\PC{0,8}")).prop_map(|(name, expected, why)| {
+            Change::PutNode {
+                record: Box::new(node(name, why.as_deref())),
+                expected,
+            }
+        }),
+        name().prop_map(|name| Change::DeleteNode(node_name(name))),
+        (name(), 1..4_u16, 0..3_u16, state(), expect()).prop_map(
+            |(name, replica, endpoints, state, expected)| {
+                let mut record = instance(replica, name, endpoints);
+                record.state = state;
+                Change::PutInstance {
+                    record: Box::new(record),
+                    expected,
+                }
+            }
+        ),
+        name().prop_map(|name| Change::DeleteInstance(ContainerId(name.into()))),
+        (1..4_u16, name()).prop_map(|(replica, why)| {
+            let record = instance(replica, "x", 0);
+            Change::Reject(RejectedSpec {
+                id: record.id,
+                digest: record.digest,
+                at: at(3),
+                why: why.into(),
+            })
+        }),
+        (1..4_u16).prop_map(|replica| Change::ClearRejected(instance(replica, "x", 0).id)),
+        (0..3_u128, 0..9_u32, any::<bool>()).prop_map(|(id, second, runs)| {
+            Change::PutOperation(Operation {
+                id: OperationId(uuid::Uuid::from_u128(id)),
+                kind: OperationKind::DeletePlatform { volumes: runs },
+                state: if runs {
+                    OperationState::Running
+                } else {
+                    OperationState::Succeeded { at: at(9) }
+                },
+                requested_at: at(second),
+            })
+        }),
+        (name(), any::<bool>()).prop_map(|(name, sealed)| Change::PutCredential {
+            name: name.into(),
+            credential: if sealed {
+                Credential::Sealed(Sensitive::new("value"))
+            } else {
+                Credential::Hash("hash".into())
+            },
+        }),
+        Just(Change::MarkConverged),
+    ]
+}
+
+fn batch() -> impl Strategy<Value = Batch> {
+    let changes = prop::collection::vec(change(), 0..5);
+    let events = prop::collection::vec("\\PC{0,8}".prop_map(|text| event(&text)), 0..3);
+    (changes, events).prop_map(|(changes, events)| Batch { changes, events })
+}
+
+/// An answer in words, since errors cannot be compared.
+fn told(result: Result<Committed>) -> Result<Committed, String> {
+    result.map_err(|error| match error {
+        error @ Error::Conflict { .. } => error.to_string(),
+        other => panic!("{other:?}"),
+    })
+}
+
+async fn compare(batches: Vec<(Batch, Option<u64>)>) {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(HandClock::default());
+    let url = format!("sqlite://{}/r.db?mode=rwc", directory.path().display());
+    let sqlite = SqlRegistry::open(&url, PlatformKey::generate(), clock.clone());
+    let sqlite = sqlite.await.unwrap();
+    let memory = MemoryRegistry::new(clock);
+    let both: [&dyn Registry; 2] = [&memory, &sqlite];
+    for registry in both {
+        let lease = registry.acquire_lease("test", Duration::from_mins(1)).await;
+        lease.unwrap();
+    }
+    for (batch, keep) in batches {
+        assert_eq!(
+            told(sqlite.commit(Epoch(1), batch.clone()).await),
+            told(memory.commit(Epoch(1), batch).await)
+        );
+        for registry in both {
+            if let Some(keep) = keep {
+                registry.prune_events(at(0), keep).await.unwrap();
+            }
+        }
+        assert_eq!(
+            sqlite.snapshot().await.unwrap(),
+            memory.snapshot().await.unwrap()
+        );
+        assert_eq!(
+            sqlite.open_operations().await.unwrap(),
+            memory.open_operations().await.unwrap()
+        );
+        for after in [0, 2, 5] {
+            assert_eq!(
+                sqlite.events(after, 4).await.unwrap(),
+                memory.events(after, 4).await.unwrap()
+            );
+        }
+        for name in NAMES {
+            assert_eq!(
+                sqlite.credential(name).await.unwrap(),
+                memory.credential(name).await.unwrap()
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sqlite_shows_what_memory_shows(
+        batches in prop::collection::vec((batch(), prop::option::of(0..4_u64)), 1..12)
+    ) {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(compare(batches));
+    }
+}

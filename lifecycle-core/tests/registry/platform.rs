@@ -1,0 +1,138 @@
+//! Records for the tests beside the suite.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lifecycle_core::cloud::{CloudOperation, NodeChange};
+use lifecycle_core::code::CodeBaseRef;
+use lifecycle_core::model::{
+    BuildSource, ContainerId, Endpoint, EventKind, ImageSource, InstanceId, InstanceRecord,
+    InstanceState, NewEvent, NodeName, PlatformId, PlatformName, Protocol, Replica, ServiceClass,
+    ServiceName, ServiceSpec, SpecDigest, Subject,
+};
+use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
+use lifecycle_core::registry::{Batch, Change, Credential, Expect, NodeRecord};
+use lifecycle_core::secret::Sensitive;
+
+/// What must be found nowhere; once in each place that may hold a secret.
+pub(crate) const PLANTED: [&str; 4] = [
+    "planted-in-environment",
+    "planted-in-build-argument",
+    "planted-in-credential",
+    "planted-in-cloud-token",
+];
+
+pub(crate) fn at(second: u32) -> DateTime<Utc> {
+    DateTime::<Utc>::UNIX_EPOCH + TimeDelta::days(20_000) + TimeDelta::seconds(second.into())
+}
+
+pub(crate) fn node_name(name: &str) -> NodeName {
+    NodeName::try_from(name).unwrap()
+}
+
+pub(crate) fn declaration(replicas: u16) -> Declaration {
+    let name = ServiceName::try_from("app").unwrap();
+    let build = BuildSource {
+        code: CodeBaseRef {
+            name: "app".into(),
+            digest: "00".into(),
+        },
+        dockerfile: "Dockerfile".into(),
+        args: BTreeMap::from([("TOKEN".into(), Sensitive::new(PLANTED[1]))]),
+        bases: Vec::new(),
+    };
+    let mut service = ServiceSpec::new(name.clone(), ImageSource::Build(build));
+    service.class = ServiceClass::Model;
+    service.replicas = replicas;
+    let environment = &mut service.container.environment;
+    environment.insert("PASSWORD".into(), Sensitive::new(PLANTED[0]));
+    Declaration {
+        name: PlatformName::try_from("demo").unwrap(),
+        id: PlatformId::new(uuid::Uuid::from_u128(7)),
+        manager: ManagerSpec {
+            node: node_name("vm1"),
+            port: ManagerSpec::PORT,
+        },
+        cloud: CloudSpec::Local { subnet: None },
+        nodes: BTreeMap::new(),
+        services: BTreeMap::from([(name, service)]),
+        volumes: BTreeSet::new(),
+    }
+}
+
+pub(crate) fn node(name: &str, why: Option<&str>) -> NodeRecord {
+    NodeRecord {
+        name: node_name(name),
+        observed: None,
+        engine: None,
+        host_keys: Vec::new(),
+        unknown: why.map(|why| lifecycle_core::registry::Unknown {
+            since: at(1),
+            why: why.into(),
+        }),
+        operation: Some(CloudOperation {
+            change: NodeChange::Start {
+                node: node_name(name),
+            },
+            token: PLANTED[3].into(),
+        }),
+    }
+}
+
+pub(crate) fn instance(replica: u16, container: &str, endpoints: u16) -> InstanceRecord {
+    InstanceRecord {
+        id: InstanceId {
+            service: ServiceName::try_from("app").unwrap(),
+            replica: Replica(replica),
+        },
+        node: node_name("vm1"),
+        container: ContainerId(container.into()),
+        digest: SpecDigest::from_hex("ab".repeat(32)),
+        state: InstanceState::Ready,
+        started_at: Some(at(1)),
+        ready_at: Some(at(2)),
+        endpoints: (0..endpoints)
+            .map(|n| Endpoint {
+                ip: [10, 0, 0, 5].into(),
+                port: 20_000 + n,
+                container_port: 80 + n,
+                protocol: Protocol::Tcp,
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn event(message: &str) -> NewEvent {
+    NewEvent {
+        at: at(1),
+        kind: EventKind::Ready,
+        subject: Subject::Platform,
+        message: message.into(),
+        data: serde_json::Value::Null,
+    }
+}
+
+/// One of everything, every secret among it.
+pub(crate) fn everything() -> Batch {
+    Batch {
+        changes: vec![
+            Change::Declare {
+                expected: None,
+                declaration: Box::new(declaration(2)),
+            },
+            Change::PutNode {
+                record: Box::new(node("vm1", None)),
+                expected: Expect::Absent,
+            },
+            Change::PutInstance {
+                record: Box::new(instance(1, "c1", 2)),
+                expected: Expect::Absent,
+            },
+            Change::PutCredential {
+                name: "read-token".into(),
+                credential: Credential::Sealed(Sensitive::new(PLANTED[2])),
+            },
+        ],
+        events: vec![event("found in clear")],
+    }
+}

@@ -120,6 +120,10 @@ impl Reader<'_> {
         let mut snapshot = Snapshot {
             manager: platform.manager()?,
             converged: platform.converged,
+            last_event: unsigned(
+                "event counter",
+                counter(self.session, self.place).await?.last,
+            )?,
             ..Snapshot::default()
         };
         if let Some(generation) = platform.generation()? {

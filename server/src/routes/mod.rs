@@ -1,0 +1,51 @@
+//! The API's routes, a file for each noun.
+
+mod events;
+mod health;
+mod nodes;
+mod operations;
+mod platform;
+mod services;
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use lifecycle_core::manager::Manager;
+
+use crate::auth::require_credential;
+use crate::problem::Problem;
+
+/// The largest declaration that is taken, in bytes.
+const LARGEST_BODY: usize = 64 << 20;
+
+/// All routes.
+pub(crate) fn router(manager: Arc<Manager>) -> Router {
+    let v1 = Router::new()
+        .route(
+            "/v1/platform",
+            get(platform::show)
+                .put(platform::apply)
+                .delete(platform::take_down),
+        )
+        .route("/v1/platform/plan", post(platform::plan))
+        .route("/v1/nodes", get(nodes::list))
+        .route("/v1/services", get(services::list))
+        .route("/v1/services/{name}/endpoints", get(services::endpoints))
+        .route("/v1/services/{name}/logs", get(services::logs))
+        .route("/v1/events", get(events::list))
+        .route("/v1/progress", get(platform::progress))
+        .route("/v1/operations/{id}", get(operations::show))
+        .fallback(|| async { Problem::not_found("no such path") })
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&manager),
+            require_credential,
+        ));
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .merge(v1)
+        .with_state(manager)
+}

@@ -1,0 +1,24 @@
+//! Operations.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use lifecycle_core::api::view;
+use lifecycle_core::api::wire::OperationV1;
+use lifecycle_core::manager::Manager;
+use lifecycle_core::model::OperationId;
+
+use crate::auth::Reader;
+use crate::problem::Problem;
+
+/// One operation.
+pub(super) async fn show(
+    _: Reader,
+    State(manager): State<Arc<Manager>>,
+    Path(id): Path<String>,
+) -> Result<Json<OperationV1>, Problem> {
+    let id: OperationId = serde_json::from_value(serde_json::Value::String(id))
+        .map_err(|_| Problem::bad_request("an operation's id is a UUID"))?;
+    Ok(Json(view::operation(&manager.operation(id).await?)))
+}

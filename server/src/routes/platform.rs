@@ -1,0 +1,88 @@
+//! The platform as a whole: shown, declared, planned, taken down.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use lifecycle_core::api::view;
+use lifecycle_core::api::wire::{AppliedV1, OperationV1, PlatformV1, ProgressV1};
+use lifecycle_core::manager::Manager;
+use lifecycle_core::platform::Declaration;
+use lifecycle_core::reconcile::Plan;
+use serde::Deserialize;
+
+use crate::auth::{Admin, Reader};
+use crate::problem::Problem;
+
+/// How the platform stands.
+pub(super) async fn show(
+    _: Reader,
+    State(manager): State<Arc<Manager>>,
+) -> Result<Json<PlatformV1>, Problem> {
+    let snapshot = manager.snapshot().await?;
+    let (name, id) = manager.platform();
+    let status = manager.status().borrow().clone();
+    Ok(Json(view::platform(name, id, &snapshot, &status)))
+}
+
+/// How far the present round is.
+pub(super) async fn progress(
+    _: Reader,
+    State(manager): State<Arc<Manager>>,
+) -> Json<ProgressV1> {
+    let status = manager.status().borrow().clone();
+    Json(view::progress(&status, manager.is_open()))
+}
+
+/// Reads a declaration. What is wrong is told by place: its text may hold secrets.
+fn read(body: &[u8]) -> Result<Declaration, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        Problem::bad_request(format!(
+            "the body is no declaration: line {}, column {}",
+            error.line(),
+            error.column()
+        ))
+    })
+}
+
+/// Declares the platform anew; also while it converges, or a bad declaration could never be
+/// mended.
+pub(super) async fn apply(
+    _: Admin,
+    State(manager): State<Arc<Manager>>,
+    body: Bytes,
+) -> Result<Json<AppliedV1>, Problem> {
+    let applied = manager.apply(read(&body)?).await?;
+    Ok(Json(AppliedV1 {
+        generation: applied.generation.0,
+        changed: applied.changed,
+    }))
+}
+
+/// What a declaration would change. Only for the admin: a declaration may hold secrets.
+pub(super) async fn plan(
+    _: Admin,
+    State(manager): State<Arc<Manager>>,
+    body: Bytes,
+) -> Result<Json<Plan>, Problem> {
+    Ok(Json(manager.plan(&read(&body)?)?))
+}
+
+/// What to take down beside services and nodes.
+#[derive(Debug, Deserialize)]
+pub(super) struct TakeDown {
+    #[serde(default)]
+    volumes: bool,
+}
+
+/// Begins to take everything down.
+pub(super) async fn take_down(
+    _: Admin,
+    State(manager): State<Arc<Manager>>,
+    Query(options): Query<TakeDown>,
+) -> Result<(StatusCode, Json<OperationV1>), Problem> {
+    let operation = manager.take_down(options.volumes).await?;
+    Ok((StatusCode::ACCEPTED, Json(view::operation(&operation))))
+}

@@ -1,0 +1,79 @@
+//! Services: their replicas, endpoints and output.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use lifecycle_core::api::client::ServiceLogLine;
+use lifecycle_core::api::view;
+use lifecycle_core::api::wire::{EndpointV1, ServiceV1};
+use lifecycle_core::manager::Manager;
+use lifecycle_core::model::ServiceName;
+use lifecycle_core::runtime::LogOptions;
+use serde::Deserialize;
+
+use crate::auth::Reader;
+use crate::problem::Problem;
+
+/// All services.
+pub(super) async fn list(
+    _: Reader,
+    State(manager): State<Arc<Manager>>,
+) -> Result<Json<Vec<ServiceV1>>, Problem> {
+    let snapshot = manager.snapshot().await?;
+    let status = manager.status().borrow().clone();
+    Ok(Json(view::services(&snapshot, &status)))
+}
+
+/// Where the ready replicas of a service are reached.
+pub(super) async fn endpoints(
+    _: Reader,
+    State(manager): State<Arc<Manager>>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<EndpointV1>>, Problem> {
+    let snapshot = manager.snapshot().await?;
+    let status = manager.status().borrow().clone();
+    view::services(&snapshot, &status)
+        .into_iter()
+        .find(|service| service.name.as_str() == name)
+        .map(|service| {
+            let instances = service.instances.into_iter();
+            Json(instances.flat_map(|i| i.endpoints).collect())
+        })
+        .ok_or_else(|| Problem::not_found(format!("there is no service {name}")))
+}
+
+/// Which lines are wanted.
+#[derive(Debug, Deserialize)]
+pub(super) struct Lines {
+    tail: Option<u32>,
+    #[serde(default)]
+    follow: bool,
+}
+
+/// The output of all replicas of a service, a JSON object per line.
+pub(super) async fn logs(
+    _: Reader,
+    State(manager): State<Arc<Manager>>,
+    Path(name): Path<String>,
+    Query(lines): Query<Lines>,
+) -> Result<Response, Problem> {
+    let name = ServiceName::try_from(name).map_err(lifecycle_core::Error::from)?;
+    let options = LogOptions {
+        tail: lines.tail,
+        follow: lines.follow,
+    };
+    let lines = manager.logs(&name, options).await?;
+    let body = lines.map(|line| {
+        let (instance, line) = line.map_err(std::io::Error::other)?;
+        let mut text = serde_json::to_vec(&ServiceLogLine { instance, line })?;
+        text.push(b'\n');
+        Ok::<_, std::io::Error>(text)
+    });
+    let headers = [(CONTENT_TYPE, "application/x-ndjson")];
+    Ok((headers, Body::from_stream(body)).into_response())
+}

@@ -1,0 +1,92 @@
+//! Serves the API over TLS while the manager runs, with a certificate that it signs itself and
+//! renews long before it ends.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use lifecycle_core::api::Authority;
+use lifecycle_core::bootstrap::Handover;
+use lifecycle_core::clock::Clock;
+use lifecycle_core::manager::Manager;
+use lifecycle_core::model::PlatformId;
+use lifecycle_core::{Error, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{config, routes};
+
+/// How often a new certificate is made; one is valid for 90 days.
+const RENEWAL: Duration = Duration::from_hours(24 * 30);
+
+/// How long requests may go on after the manager was asked to stop.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
+/// Runs until the process is asked to stop.
+pub(crate) async fn run(directory: &Path) -> Result<()> {
+    let handover = Handover::read(directory)?;
+    let backends = config::backends(&handover, directory).await?;
+    let authority = handover.authority.clone();
+    let platform = handover.config.platform;
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, handover.config.endpoint.port));
+    let clock = Arc::clone(&backends.clock);
+    let manager = Manager::new(backends, config::options(handover));
+    let tls = certificate(&authority, platform, clock.as_ref()).await?;
+    let handle = Handle::new();
+    let server = axum_server::bind_rustls(address, tls.clone())
+        .handle(handle.clone())
+        .serve(routes::router(Arc::clone(&manager)).into_make_service());
+    tracing::info!(%address, %platform, "the API listens");
+    tokio::select! {
+        ended = server => ended.map_err(|error| Error::io(format!("serving at {address}"), error)),
+        error = manager.run() => Err(error),
+        error = renew(&tls, &authority, platform, clock.as_ref()) => Err(error),
+        stopped = asked_to_stop() => {
+            handle.graceful_shutdown(Some(LAST_REQUESTS));
+            stopped
+        }
+    }
+}
+
+async fn certificate(
+    authority: &Authority,
+    platform: PlatformId,
+    clock: &dyn Clock,
+) -> Result<RustlsConfig> {
+    let identity = authority.issue(platform, clock.now())?;
+    RustlsConfig::from_pem(
+        identity.certificates.into_bytes(),
+        identity.key.expose().as_bytes().to_vec(),
+    )
+    .await
+    .map_err(|error| Error::io("using the API's certificate", error))
+}
+
+async fn renew(
+    tls: &RustlsConfig,
+    authority: &Authority,
+    platform: PlatformId,
+    clock: &dyn Clock,
+) -> Error {
+    loop {
+        tokio::time::sleep(RENEWAL).await;
+        match certificate(authority, platform, clock).await {
+            Ok(new) => tls.reload_from_config(new.get_inner()),
+            Err(error) => return error,
+        }
+    }
+}
+
+async fn asked_to_stop() -> Result<()> {
+    let failed = |error| Error::io("waiting for signals", error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("asked to stop");
+    Ok(())
+}

@@ -33,6 +33,12 @@ async fn relays(machine: &Machine) -> usize {
     machine.exec(count).await.parse().unwrap()
 }
 
+/// The SSH connections of the account that are open.
+async fn connections(machine: &Machine) -> usize {
+    let count = "pgrep -c -f '^sshd: ops@' || true";
+    machine.exec(count).await.parse().unwrap()
+}
+
 /// Carries the base image over, as nodes without a registry get it.
 async fn with_base(engine: &DockerEngine) {
     let here = DockerEngine::local(SOCKET, owner()).unwrap();
@@ -75,6 +81,10 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
     for stream in &mut streams {
         assert_eq!(stream.next().await.unwrap().unwrap().text, "one");
     }
+    assert!(
+        connections(&machine).await > 10,
+        "streams share connections"
+    );
     for state in join_all((0..30).map(|_| engine.state())).await {
         assert_eq!(state.unwrap().containers.len(), 1);
     }
@@ -94,6 +104,17 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
         let rest: Vec<_> = stream.try_collect().await.unwrap();
         assert!(rest.is_empty());
     }
+
+    // What is over leaves no connection open on the host, beside those that calls share.
+    drop(events);
+    let open = connections(&machine).await;
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while connections(&machine).await > 3 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{open} connections stay open"));
 
     // Without an engine it is unreachable, and back it is reached.
     machine

@@ -1,5 +1,10 @@
 //! The engine of this machine, through its socket.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a setup that fails is a test that fails"
+)]
+
 mod fixture;
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fixture::{Machine, open};
+use fixture::{Machine, docker, open};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use lifecycle_core::Error;
@@ -77,6 +77,36 @@ async fn a_broken_connection_is_replaced_at_the_next_call() {
         Err(other) => panic!("{other:?}"),
     };
     assert_eq!(said.stdout, "again\n");
+}
+
+#[tokio::test]
+async fn a_host_that_falls_silent_is_noticed() {
+    let machine = Machine::bare().await;
+    let timings = SshTimings {
+        connect: Duration::from_secs(2),
+        keepalive: Duration::from_millis(300),
+        keepalive_misses: 2,
+    };
+    let credential = SshCredential::Password(Sensitive::new("ops-pw"));
+    let host = SshAccess::new(machine.target(), &credential, timings).unwrap();
+    host.check().await.unwrap();
+    let wait = host.exec(HostCommand::new("touch /tmp/began; sleep 1000"));
+    let pause = async {
+        machine
+            .exec("until [ -e /tmp/began ]; do sleep 0.05; done")
+            .await;
+        docker(&["pause", &machine.name]).await;
+    };
+    let noticed = async { tokio::join!(wait, pause).0 };
+    let noticed = tokio::time::timeout(Duration::from_secs(20), noticed).await;
+    let error = noticed.expect("not noticed").unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error:?}");
+    let error = host.check().await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+
+    docker(&["unpause", &machine.name]).await;
+    let said = host.exec(HostCommand::new("echo back")).await.unwrap();
+    assert_eq!(said.stdout, "back\n");
 }
 
 #[tokio::test]

@@ -300,7 +300,8 @@ impl DockerEngine {
                 .map_or(ENGINE_GRACE, Duration::from_secs),
         };
         let what = format!("stopping container {name}");
-        let stop = self.docker.stop_container(name, Some(options.build()));
+        // It may take as long as the grace, so it has a connection of its own.
+        let stop = self.streams.stop_container(name, Some(options.build()));
         match self
             .within(waits.saturating_add(PATIENT), &what, stop)
             .await

@@ -19,6 +19,7 @@ use lifecycle_core::host::Duplex;
 use lifecycle_core::{Error, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 
 use crate::error::{self, LONGEST_CALL};
 use crate::ssh::{Share, SshAccess};
@@ -29,6 +30,9 @@ const SOCKET: &str = "/var/run/docker.sock";
 const RELAY: &str = "docker system dial-stdio";
 /// How long the relay may take to show that an engine is behind it.
 const RELAY_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
+/// How many relays run at once for calls: each is a process of the host. Further calls wait
+/// for one to be free.
+const RELAYS: usize = 12;
 /// Connections kept for the next call.
 const KEPT: usize = 4;
 const KEPT_FOR: Duration = Duration::from_secs(20);
@@ -42,6 +46,7 @@ pub(super) enum Route {
     Ssh {
         access: Arc<SshAccess>,
         found: Mutex<Option<Way>>,
+        relays: Arc<Semaphore>,
     },
 }
 
@@ -59,6 +64,7 @@ impl Route {
         Self::Ssh {
             access,
             found: Mutex::new(None),
+            relays: Arc::new(Semaphore::new(RELAYS)),
         }
     }
 
@@ -71,7 +77,11 @@ impl Route {
                     source: Some(Box::new(error)),
                 }),
             },
-            Self::Ssh { access, found } => {
+            Self::Ssh {
+                access,
+                found,
+                relays,
+            } => {
                 let known = *found.lock().unwrap_or_else(PoisonError::into_inner);
                 if known != Some(Way::Relay) {
                     if let Some(stream) = access.unix_socket(SOCKET, share).await? {
@@ -88,7 +98,15 @@ impl Route {
                     );
                     remember(found, Some(Way::Relay));
                 }
-                Ok(Box::new(access.command_stream(RELAY, share).await?))
+                if share == Share::Alone {
+                    return Ok(Box::new(access.command_stream(RELAY, share).await?));
+                }
+                let permit = Arc::clone(relays).acquire_owned().await;
+                let relay = access.command_stream(RELAY, share).await?;
+                Ok(match permit {
+                    Ok(permit) => Box::new(relay.holding(permit)),
+                    Err(_) => Box::new(relay),
+                })
             }
         }
     }

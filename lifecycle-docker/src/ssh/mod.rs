@@ -255,11 +255,12 @@ fn split_path(path: &str) -> Result<(String, String)> {
 
 /// What sudo itself said, if it ran nothing.
 fn sudo_refusal(output: &HostOutput) -> Option<String> {
-    const REFUSALS: [&str; 4] = [
+    const REFUSALS: [&str; 5] = [
         "a password is required",
         "is not in the sudoers file",
         "is not allowed to",
         "sudo: not found",
+        "sudo: command not found",
     ];
     let line = output.stderr.lines().last()?.trim();
     let refused = matches!(output.code, 1 | 127)

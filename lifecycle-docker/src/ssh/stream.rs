@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use russh::ChannelStream;
 use russh::client::Msg;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::pool::Lease;
 
@@ -16,6 +17,7 @@ pub(crate) struct LeasedStream {
     // Before the lease, so that the channel's close is on its way when the place is free.
     stream: ChannelStream<Msg>,
     _lease: Lease,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl LeasedStream {
@@ -23,7 +25,14 @@ impl LeasedStream {
         Self {
             stream,
             _lease: lease,
+            permit: None,
         }
+    }
+
+    /// The same, giving `permit` back when it is dropped.
+    pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.permit = Some(permit);
+        self
     }
 }
 

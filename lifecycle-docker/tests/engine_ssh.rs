@@ -1,0 +1,250 @@
+//! A host's engine through its SSH server, and a bare host's preparation.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a setup that fails is a test that fails"
+)]
+
+mod fixture;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fixture::{BASE, Machine, SOCKET, context, instance, owner};
+use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt};
+use lifecycle_core::Error;
+use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
+use lifecycle_core::host::{HostPreparer, NodeConnector};
+use lifecycle_core::model::{Addresses, NodeName, Protocol};
+use lifecycle_core::runtime::{
+    BuildRequest, ContainerRuntime, ContainerState, LogOptions, PortBinding, ReadinessProbe,
+};
+use lifecycle_core::secret::Sensitive;
+use lifecycle_docker::{
+    AddressChoice, DebianPreparer, DockerEngine, HostKeyTrust, SocketReadiness, SshConnector,
+    SshCredential,
+};
+
+const HTTP: (u16, Protocol) = (80, Protocol::Tcp);
+
+async fn relays(machine: &Machine) -> usize {
+    let count = "pgrep -c -f '^docker system [d]ial-stdio' || true";
+    machine.exec(count).await.parse().unwrap()
+}
+
+/// The SSH connections of the account that are open.
+async fn connections(machine: &Machine) -> usize {
+    let count = "pgrep -c -f '^sshd: ops@' || true";
+    machine.exec(count).await.parse().unwrap()
+}
+
+/// Carries the base image over, as nodes without a registry get it.
+async fn with_base(engine: &DockerEngine) {
+    let here = DockerEngine::local(SOCKET, owner()).unwrap();
+    let archive = here.export_image(BASE).await.unwrap();
+    engine.import_image(archive).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
+    let machine = Machine::with_engine().await;
+    let owner = owner();
+    let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
+    let info = engine.info().await.unwrap();
+    assert!(info.cpus > 0, "{info:?}");
+    assert!(relays(&machine).await > 0, "not relayed");
+    with_base(&engine).await;
+
+    let tag = "ldt/relayed:1";
+    let lines = Mutex::new(Vec::new());
+    let request = BuildRequest {
+        tag: tag.into(),
+        dockerfile: "Dockerfile".into(),
+        args: std::collections::BTreeMap::new(),
+        context: context(&[("Dockerfile", &format!("FROM {BASE}\nRUN echo built\n"))]),
+    };
+    let progress = |line: &str| lines.lock().unwrap().push(line.to_owned());
+    engine.build_image(request, &progress).await.unwrap();
+    assert!(lines.lock().unwrap().iter().any(|line| line == "built"));
+
+    // Many at once: calls, and streams that stay open.
+    let mut spec = instance(&owner, "talk", "echo one; sleep 1000");
+    spec.image = tag.into();
+    engine.ensure_container(&spec).await.unwrap();
+    let follow = LogOptions {
+        tail: None,
+        follow: true,
+    };
+    let streams = join_all((0..10).map(|_| engine.logs(&spec.name, follow.clone()))).await;
+    let mut streams: Vec<_> = streams.into_iter().map(Result::unwrap).collect();
+    for stream in &mut streams {
+        assert_eq!(stream.next().await.unwrap().unwrap().text, "one");
+    }
+    assert!(
+        connections(&machine).await > 10,
+        "streams share connections"
+    );
+    for state in join_all((0..30).map(|_| engine.state())).await {
+        assert_eq!(state.unwrap().containers.len(), 1);
+    }
+
+    // What happens from now on is heard, and the streams end with the container.
+    let mut events = engine.events().await.unwrap();
+    engine
+        .stop_container(&spec.name, Some(Duration::ZERO))
+        .await
+        .unwrap();
+    let mut heard = Vec::new();
+    while !heard.iter().any(|action| action == "die") {
+        let event = tokio::time::timeout(Duration::from_secs(20), events.next()).await;
+        heard.push(event.unwrap().unwrap().unwrap().action);
+    }
+    for stream in streams {
+        let rest: Vec<_> = stream.try_collect().await.unwrap();
+        assert!(rest.is_empty());
+    }
+
+    // What is over leaves no connection open on the host, beside those that calls share.
+    drop(events);
+    let open = connections(&machine).await;
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while connections(&machine).await > 3 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{open} connections stay open"));
+
+    // Without an engine it is unreachable, and back it is reached.
+    machine
+        .exec("pkill -x dockerd; while pgrep -x dockerd >/dev/null; do sleep 0.1; done")
+        .await;
+    let error = engine.state().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    let fresh = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
+    let error = fresh.state().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    machine.exec("sh /usr/local/bin/node-engine").await;
+    machine
+        .exec("timeout 60 sh -c 'until docker version >/dev/null 2>&1; do sleep 0.1; done'")
+        .await;
+    let state = engine.state().await.unwrap();
+    assert!(matches!(
+        state.containers[0].state,
+        ContainerState::Exited { .. }
+    ));
+}
+
+#[tokio::test]
+async fn host_ports_give_way_or_are_said_to_be_taken() {
+    let machine = Machine::with_engine().await;
+    machine.exec("usermod -aG docker ops").await;
+    let owner = owner();
+    let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
+    with_base(&engine).await;
+    assert_eq!(relays(&machine).await, 0, "relayed without need");
+
+    let script = "exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 80, \
+                  Listen => 5) or die; print \"listening\\n\"; STDOUT->flush; \
+                  while ($c = $s->accept) { close $c }'";
+    let with_port = |service: &str, binding: PortBinding| {
+        let mut spec = instance(&owner, service, script);
+        spec.ports.insert(HTTP, binding);
+        spec
+    };
+    let host_port = |ports: &[(u16, Protocol, u16)]| ports.first().map(|port| port.2);
+
+    let first = with_port("a", PortBinding::Preferred(20_000));
+    let first = engine.ensure_container(&first).await.unwrap();
+    assert_eq!(host_port(&first.ports), Some(20_000));
+    assert_eq!(first.exposed, [HTTP]);
+
+    // A program of the host's own has the next one.
+    machine
+        .exec(
+            "mkdir -p /tmp/x; nohup /usr/sbin/sshd -D -p 20001 >/dev/null 2>&1 & \
+               until ss -ltn | grep -q :20001; do sleep 0.05; done",
+        )
+        .await;
+    let second = with_port("b", PortBinding::Preferred(20_000));
+    let seen = engine.ensure_container(&second).await.unwrap();
+    assert_eq!(host_port(&seen.ports), Some(20_002));
+    assert!(matches!(seen.state, ContainerState::Running { .. }));
+    let again = engine.ensure_container(&second).await.unwrap();
+    assert_eq!(again.id, seen.id);
+
+    let fixed = with_port("c", PortBinding::Fixed(20_000));
+    let error = engine.ensure_container(&fixed).await.unwrap_err();
+    let Error::Conflict { what, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert!(what.contains("20000"), "{what}");
+
+    // Published ports answer at the node's address.
+    let follow = LogOptions {
+        tail: None,
+        follow: true,
+    };
+    let mut lines = engine.logs(&second.name, follow).await.unwrap();
+    assert_eq!(lines.next().await.unwrap().unwrap().text, "listening");
+    let limit = Duration::from_secs(5);
+    assert!(SocketReadiness.tcp(machine.address, 20_002, limit).await);
+    assert!(!SocketReadiness.tcp(machine.address, 20_009, limit).await);
+}
+
+#[tokio::test]
+async fn a_bare_host_is_prepared_once_and_connected() {
+    let machine = Machine::bare().await;
+    let node = ObservedNode {
+        name: NodeName::try_from("vm1").unwrap(),
+        provider_id: machine.name.clone(),
+        power: Power::Running,
+        addresses: Addresses {
+            private: Some(machine.address),
+            public: None,
+        },
+        ssh: SshAddress {
+            user: "ops".into(),
+            port: 22,
+            host_keys: vec![machine.host_key.clone()],
+        },
+        boot_id: Some("first".into()),
+        created: true,
+    };
+    let connector = SshConnector::new(
+        SshCredential::Password(Sensitive::new("ops-pw")),
+        owner(),
+        AddressChoice::PublicThenPrivate,
+        HostKeyTrust::Provider,
+    );
+    let handle = connector.connect(&node).await.unwrap();
+    let error = handle.runtime.info().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+
+    let stages = Mutex::new(Vec::new());
+    let progress = |line: &str| stages.lock().unwrap().push(line.to_owned());
+    let info = DebianPreparer
+        .prepare(handle.host.as_ref(), &progress)
+        .await
+        .unwrap();
+    let said = stages.lock().unwrap().join("\n");
+    assert!(said.contains("installing the engine on Debian"), "{said}");
+    assert!(said.contains(&info.version), "{said}");
+    assert_eq!(handle.runtime.info().await.unwrap(), info);
+
+    // Again: nothing is installed, started or changed.
+    let changed = "stat -c %Y /var/lib/dpkg/status /var/log/apt/history.log; pgrep -x dockerd";
+    let before = machine.exec(changed).await;
+    stages.lock().unwrap().clear();
+    let again = DebianPreparer
+        .prepare(handle.host.as_ref(), &progress)
+        .await
+        .unwrap();
+    assert_eq!(again, info);
+    assert_eq!(machine.exec(changed).await, before);
+    assert!(!stages.lock().unwrap().join("\n").contains("installing"));
+
+    let shared = connector.connect(&node).await.unwrap();
+    assert!(Arc::ptr_eq(&shared.host, &handle.host));
+}

@@ -58,6 +58,8 @@ wait_jobs() {
             fi
             code=0
             wait "${job_pids[index]}" || code=$?
+            # Whatever it left in its group would outlive us.
+            kill -- "-${job_pids[index]}" 2>/dev/null || true
             if ((code)); then
                 say "${job_names[index]}: failed after $((SECONDS - job_starts[index])) s; the end of ${job_logs[index]}:"
                 log_lines "${job_logs[index]}" | tail -n 80 | sed 's/^/    /'

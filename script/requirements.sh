@@ -50,9 +50,6 @@ missing_packages() {
             python)
                 python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
                 ;;
-            bootstrap-image)
-                command -v mmdebstrap >/dev/null || echo mmdebstrap
-                ;;
         esac
     done
 }
@@ -196,7 +193,8 @@ how_to_stop_docker() {
 stop_docker() {
     if [ -n "$docker_pid" ]; then
         say "ending the Docker that this script started"
-        as_root kill "$docker_pid" 2>/dev/null || true
+        # The shell's own `kill`: a bare Debian has no other, which sudo would want.
+        as_root sh -c "kill $docker_pid" || true
         local deadline=$((SECONDS + 30))
         while [ -e "/proc/$docker_pid" ] && ((SECONDS < deadline)); do
             sleep 0.2
@@ -209,18 +207,12 @@ stop_docker() {
     fi
 }
 
-# ensure_base_image: nodes and the example's services are built on it. Where no image registry can be
-# reached it is made of Debian's packages.
-ensure_base_image() {
+# start_base_image: starts the job "base image", if it is missing: nodes and the example's services are
+# built on it. Asks for the password now if it may be needed, since a job in the background cannot.
+start_base_image() {
     docker image inspect "$base_image" >/dev/null 2>&1 && return
-    echo "pulling $base_image"
-    timeout 120 docker pull "$base_image" && return
-    local missing
-    missing=$(missing_packages bootstrap-image)
-    if [ -n "$missing" ]; then
-        apt_get_install "$missing" || return
-    fi
-    as_root "$root/script/base-image"
+    require_root "make the base image"
+    start_job "base image" "$root/script/base-image"
 }
 
 # built COMMAND…: target/debug/COMMAND, wherever Cargo was told to put it.

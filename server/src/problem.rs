@@ -83,9 +83,7 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let hint = error.hint().map(str::to_owned);
         let mut problem = match &error {
-            Error::NotFound { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "not-found", "not found")
-            }
+            Error::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not-found", "not found"),
             Error::Conflict { .. } => Self::new(StatusCode::CONFLICT, "conflict", "conflict"),
             Error::Invalid { .. } | Error::Name(_) => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,

@@ -32,7 +32,6 @@ struct State {
     operations: BTreeMap<OperationId, Operation>,
     credentials: BTreeMap<String, Credential>,
     events: VecDeque<Event>,
-    last_event: u64,
 }
 
 #[derive(Debug)]
@@ -91,7 +90,7 @@ impl State {
     fn oldest_event(&self) -> u64 {
         self.events
             .front()
-            .map_or(self.last_event + 1, |event| event.id)
+            .map_or(self.snapshot.last_event + 1, |event| event.id)
     }
 }
 
@@ -143,9 +142,9 @@ impl Registry for MemoryRegistry {
         state.apply(effect);
         let mut events = Vec::with_capacity(batch.events.len());
         for event in batch.events {
-            state.last_event += 1;
+            state.snapshot.last_event += 1;
             events.push(Event {
-                id: state.last_event,
+                id: state.snapshot.last_event,
                 event: stored_event(event),
             });
         }
@@ -183,7 +182,7 @@ impl Registry for MemoryRegistry {
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
         let state = self.state();
         let oldest = state.oldest_event();
-        if after < oldest - 1 || after > state.last_event {
+        if after < oldest - 1 || after > state.snapshot.last_event {
             return Ok(EventPage::Gone { oldest });
         }
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -196,7 +195,7 @@ impl Registry for MemoryRegistry {
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
         let before = stored(before);
         let mut state = self.state();
-        let too_many = state.last_event.saturating_sub(keep);
+        let too_many = state.snapshot.last_event.saturating_sub(keep);
         while let Some(oldest) = state.events.front() {
             if oldest.id > too_many && oldest.event.at >= before {
                 break;

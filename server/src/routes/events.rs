@@ -80,26 +80,29 @@ fn stream(
 ) -> impl Stream<Item = Result<Sent, Infallible>> {
     let status = manager.status();
     let state = (manager, status, first.into_iter(), after);
-    futures_util::stream::unfold(state, |(manager, mut status, mut ready, mut cursor)| async move {
-        loop {
-            if let Some(event) = ready.next() {
-                cursor = event.id;
-                let sent = Sent::default()
-                    .id(event.id.to_string())
-                    .json_data(&event)
-                    .unwrap_or_default();
-                return Some((Ok(sent), (manager, status, ready, cursor)));
-            }
-            match page(&manager, cursor).await {
-                Ok(events) if !events.is_empty() => {
-                    ready = events.into_iter();
-                    continue;
+    futures_util::stream::unfold(
+        state,
+        |(manager, mut status, mut ready, mut cursor)| async move {
+            loop {
+                if let Some(event) = ready.next() {
+                    cursor = event.id;
+                    let sent = Sent::default()
+                        .id(event.id.to_string())
+                        .json_data(&event)
+                        .unwrap_or_default();
+                    return Some((Ok(sent), (manager, status, ready, cursor)));
                 }
-                Ok(_) => {}
-                Err(_) => return None,
+                match page(&manager, cursor).await {
+                    Ok(events) if !events.is_empty() => {
+                        ready = events.into_iter();
+                        continue;
+                    }
+                    Ok(_) => {}
+                    Err(_) => return None,
+                }
+                // A plan is made at least once a minute; nothing is recorded without one.
+                status.changed().await.ok()?;
             }
-            // A plan is made at least once a minute; nothing is recorded without one.
-            status.changed().await.ok()?;
-        }
-    })
+        },
+    )
 }

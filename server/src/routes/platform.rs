@@ -28,10 +28,7 @@ pub(super) async fn show(
 }
 
 /// How far the present round is.
-pub(super) async fn progress(
-    _: Reader,
-    State(manager): State<Arc<Manager>>,
-) -> Json<ProgressV1> {
+pub(super) async fn progress(_: Reader, State(manager): State<Arc<Manager>>) -> Json<ProgressV1> {
     let status = manager.status().borrow().clone();
     Json(view::progress(&status, manager.is_open()))
 }

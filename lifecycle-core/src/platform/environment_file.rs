@@ -62,23 +62,20 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine
         }
         rest = rest[end + 1..].trim_start_matches([' ', '\t']);
         let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''));
-        let (raw, expands, after) = match quote {
-            Some(quote) => {
-                let (value, after) = quoted(&rest[1..], quote).ok_or_else(|| {
-                    bad_here(format!("the value of `{key}` lacks its closing {quote}"))
-                })?;
-                let trailing = after[..after.len() - after_line(after).len()].trim();
-                if !trailing.is_empty() && !trailing.starts_with('#') {
-                    return Err(bad_here(format!(
-                        "something follows the quoted value of `{key}`"
-                    )));
-                }
-                (value, quote == '"', after_line(after))
+        let (raw, expands, after) = if let Some(quote) = quote {
+            let (value, after) = quoted(&rest[1..], quote).ok_or_else(|| {
+                bad_here(format!("the value of `{key}` lacks its closing {quote}"))
+            })?;
+            let trailing = after[..after.len() - after_line(after).len()].trim();
+            if !trailing.is_empty() && !trailing.starts_with('#') {
+                return Err(bad_here(format!(
+                    "something follows the quoted value of `{key}`"
+                )));
             }
-            None => {
-                let value = rest.split('\n').next().unwrap_or_default();
-                (without_comment(value).to_owned(), true, after_line(rest))
-            }
+            (value, quote == '"', after_line(after))
+        } else {
+            let value = rest.split('\n').next().unwrap_or_default();
+            (without_comment(value).to_owned(), true, after_line(rest))
         };
         let value = if expands {
             let either =

@@ -339,11 +339,11 @@ mod tests {
 
     #[test]
     fn aliases_cannot_multiply_without_end() {
-        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for level in 1..12 {
+        let level = |level: usize| {
             let refs = vec![format!("*a{}", level - 1); 10].join(", ");
-            bomb += &format!("a{level}: &a{level} [{refs}]\n");
-        }
+            format!("a{level}: &a{level} [{refs}]\n")
+        };
+        let bomb = format!("a0: &a0 x\n{}", (1..12).map(level).collect::<String>());
         assert!(problem(&bomb).contains("more than 100000 values"));
         problem(&"[".repeat(10_000));
         let deep = format!("{}x{}", "[".repeat(80), "]".repeat(80));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Protocol, Resources, ServiceName, VolumeName};
+use super::{NodeSpec, Origin, Protocol, Resources, ServiceName, VolumeName};
 use crate::code::CodeBaseRef;
 use crate::secret::Sensitive;
 
@@ -261,7 +261,7 @@ pub enum Starts {
 /// A placement constraint (Compose `deploy.placement.constraints`): `node.labels.zone == a`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraint {
-    /// `node.hostname`, or a label's key after `node.labels.`.
+    /// `node.hostname` or `node.labels.<key>`, whole.
     pub key: String,
     /// How the two are compared.
     pub operator: ConstraintOperator,
@@ -277,6 +277,25 @@ pub enum ConstraintOperator {
     Equal,
     /// `!=`
     NotEqual,
+}
+
+impl Constraint {
+    /// Whether a node meets it. A label that the node lacks equals nothing.
+    pub fn holds(&self, node: &NodeSpec) -> bool {
+        let value = if self.key == "node.hostname" {
+            Some(node.name.as_str())
+        } else {
+            self.key
+                .strip_prefix("node.labels.")
+                .and_then(|label| node.labels.get(label))
+                .map(String::as_str)
+        };
+        let equal = value == Some(self.value.as_str());
+        match self.operator {
+            ConstraintOperator::Equal => equal,
+            ConstraintOperator::NotEqual => !equal,
+        }
+    }
 }
 
 impl fmt::Display for Constraint {

@@ -1,5 +1,25 @@
 //! What the user declares: `platform.toml` and `compose.yaml`, read, checked and normalised
 //! into one [`Declaration`].
+//!
+//! [`find`] says which files, [`load`] reads them. Text becomes a tree whose parts know their
+//! places (`yaml`, `toml` → `tree`), variables are put in (`interpolation`,
+//! `environment_file`), each key is read by what it means (`settings`, `compose`), what
+//! services say of each other is checked (`validate`), and code bases are looked up (`load`,
+//! `dockerfile`). Everything wrong is found in one go and said with its line
+//! ([`Diagnostics`]).
+
+mod compose;
+mod diagnostic;
+mod dockerfile;
+mod environment_file;
+mod interpolation;
+mod load;
+mod settings;
+mod sources;
+mod toml;
+mod tree;
+mod validate;
+mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,6 +29,12 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     NodeName, NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, VolumeName,
 };
+
+pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
+pub use load::{Loaded, load};
+pub use sources::{Sources, find};
+
+use settings::Settings;
 
 /// A whole platform as its manager is told: normalised, interpolated, secrets resolved.
 ///

@@ -1,0 +1,137 @@
+//! `build` and `x-lifecycle.code`: which code base an image is built from, and how.
+
+use std::collections::BTreeMap;
+
+use super::super::diagnostic::Report;
+use super::super::tree::{Field, Place};
+use super::World;
+use super::keys::{self, honoured_entries};
+use super::service::pairs;
+use crate::code::DirectoryStore;
+use crate::secret::Sensitive;
+
+/// Where an image is to be built from, before the content is known.
+pub(in super::super) struct Build {
+    /// The code base's name: its directory, relative to the Compose file's.
+    pub(in super::super) code: String,
+    pub(in super::super) dockerfile: String,
+    pub(in super::super) args: BTreeMap<String, Sensitive>,
+    /// Where a missing code base or Dockerfile is reported.
+    pub(in super::super) at: Place,
+    pub(in super::super) path: String,
+}
+
+/// Reads the two keys; `None` if neither names a code base.
+pub(super) fn read(
+    build: Option<&Field<'_>>,
+    code: Option<&Field<'_>>,
+    world: &World<'_>,
+    report: &mut Report,
+) -> Option<Build> {
+    let mut context: Option<(String, Place, String)> = None;
+    let mut dockerfile = "Dockerfile".to_owned();
+    let mut args = BTreeMap::new();
+    if let Some(build) = build {
+        if build.is_map() {
+            for (key, field) in honoured_entries(build, keys::BUILD, report) {
+                match key {
+                    "context" => {
+                        context =
+                            directory(&field, report).map(|d| (d, field.value_at(), field.path));
+                    }
+                    "dockerfile" => {
+                        if let Some(path) = field.parse(report, inner_path) {
+                            dockerfile = path;
+                        }
+                    }
+                    "args" => args = arguments(&field, world, report),
+                    _ => {}
+                }
+            }
+        } else {
+            context = directory(build, report).map(|d| (d, build.value_at(), build.path.clone()));
+        }
+    }
+    if let Some(code) = code {
+        let name = code.parse(report, |text| {
+            let name = DirectoryStore::normalised(text);
+            if name.starts_with("..") || name.starts_with('/') || name == "." {
+                Err(format!("`{text}` is no name in the code store"))
+            } else {
+                Ok(name)
+            }
+        })?;
+        if let Some((_, at, path)) = context {
+            report.problem_with_help(
+                at,
+                &path,
+                "the code base is named twice: here and by `x-lifecycle.code`",
+                "keep one of the two",
+            );
+            return None;
+        }
+        let joined = format!("{}/{name}", world.code_store);
+        context = Some((
+            DirectoryStore::normalised(&joined),
+            code.value_at(),
+            code.path.clone(),
+        ));
+    } else if let Some(build) = build
+        && context.is_none()
+        && build.is_map()
+        && build.get("context").is_none()
+    {
+        // Compose's own default.
+        context = Some((".".to_owned(), build.at, build.path.clone()));
+    }
+    context.map(|(code, at, path)| Build {
+        code,
+        dockerfile,
+        args,
+        at,
+        path,
+    })
+}
+
+fn directory(field: &Field<'_>, report: &mut Report) -> Option<String> {
+    let text = field.text(report)?;
+    let is_remote =
+        text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/");
+    if is_remote {
+        field.problem_with_help(
+            report,
+            "a context elsewhere cannot be built from",
+            "check it out and name the directory",
+        );
+        return None;
+    }
+    if text.is_empty() {
+        field.problem(report, "the context is empty");
+        return None;
+    }
+    Some(DirectoryStore::normalised(text))
+}
+
+/// A path that stays within the code base.
+fn inner_path(text: &str) -> Result<String, String> {
+    let path = DirectoryStore::normalised(text);
+    if path == "." || path.starts_with('/') || path == ".." || path.starts_with("../") {
+        Err(format!("`{text}` does not lie within the context"))
+    } else {
+        Ok(path)
+    }
+}
+
+fn arguments(
+    field: &Field<'_>,
+    world: &World<'_>,
+    report: &mut Report,
+) -> BTreeMap<String, Sensitive> {
+    pairs(field, report)
+        .into_iter()
+        .filter_map(|(name, value)| {
+            let value = value.or_else(|| (world.lookup)(&name))?;
+            Some((name, Sensitive::new(value)))
+        })
+        .collect()
+}

@@ -1,0 +1,130 @@
+//! `deploy`, and the older keys that say the same: replicas, placement, resources.
+
+use super::super::diagnostic::Report;
+use super::super::tree::Field;
+use super::World;
+use super::keys::{self, honoured_entries};
+use super::value;
+use crate::model::{Constraint, ConstraintOperator, NodeName, Resources, ServiceSpec};
+
+/// More replicas of one service than any platform here holds.
+const MOST_REPLICAS: u32 = 10_000;
+
+/// Placement keys that swarm mode knows and that mean nothing here.
+const FOREIGN_KEYS: [&str; 4] = [
+    "node.id",
+    "node.role",
+    "node.platform.os",
+    "node.platform.arch",
+];
+
+pub(super) fn read(
+    field: &Field<'_>,
+    spec: &mut ServiceSpec,
+    world: &World<'_>,
+    report: &mut Report,
+) {
+    for (key, field) in honoured_entries(field, keys::DEPLOY, report) {
+        match key {
+            "replicas" => replicas(&field, spec, report),
+            "mode" => {
+                let is_global = field.word(report, &[("replicated", false), ("global", true)]);
+                if is_global == Some(true) {
+                    let consequence = "`replicas` run, not one on each node";
+                    report.unsupported(field.at, &field.path, consequence, true);
+                }
+            }
+            "placement" => {
+                for (key, field) in honoured_entries(&field, keys::PLACEMENT, report) {
+                    if key == "constraints" {
+                        for item in field.items(report) {
+                            spec.constraints.extend(constraint(&item, world, report));
+                        }
+                    }
+                }
+            }
+            "resources" => resources(&field, spec, report),
+            _ => {}
+        }
+    }
+}
+
+pub(super) fn replicas(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {
+    let count = field.number(report, 0, MOST_REPLICAS);
+    if let Some(count) = count.and_then(|count| u16::try_from(count).ok()) {
+        spec.replicas = count;
+    }
+}
+
+fn resources(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {
+    for (key, field) in honoured_entries(field, keys::RESOURCES, report) {
+        let (table, amount) = if key == "limits" {
+            (keys::LIMITS, &mut spec.container.limits)
+        } else {
+            (keys::RESERVATIONS, &mut spec.reserves)
+        };
+        for (key, field) in honoured_entries(&field, table, report) {
+            match key {
+                "cpus" => cpus(&field, amount, report),
+                _ => memory(&field, amount, report),
+            }
+        }
+    }
+}
+
+pub(super) fn cpus(field: &Field<'_>, amount: &mut Resources, report: &mut Report) {
+    if let Some(millis) = field.parse(report, value::cpu_millis) {
+        amount.cpu_millis = millis;
+    }
+}
+
+pub(super) fn memory(field: &Field<'_>, amount: &mut Resources, report: &mut Report) {
+    if let Some(bytes) = field.parse(report, value::bytes) {
+        amount.memory_bytes = bytes;
+    }
+}
+
+/// `node.hostname == vm1`, `node.labels.zone != a`.
+fn constraint(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Option<Constraint> {
+    let text = field.text(report)?;
+    let form = "write `node.hostname == <node>` or `node.labels.<key> != <value>`";
+    let parts = text
+        .split_once("==")
+        .map(|parts| (parts, ConstraintOperator::Equal))
+        .or_else(|| {
+            text.split_once("!=")
+                .map(|parts| (parts, ConstraintOperator::NotEqual))
+        });
+    let Some(((key, value), operator)) = parts else {
+        field.problem_with_help(report, format!("`{text}` is no constraint"), form);
+        return None;
+    };
+    let (key, value) = (key.trim(), value.trim());
+    if FOREIGN_KEYS.contains(&key) || key.starts_with("engine.labels.") {
+        let consequence = "nodes have no such property, so the constraint is not applied";
+        report.unsupported(field.value_at(), &field.path, consequence, true);
+        return None;
+    }
+    let is_label = key
+        .strip_prefix("node.labels.")
+        .is_some_and(|label| !label.is_empty());
+    if (key != "node.hostname" && !is_label) || value.is_empty() {
+        field.problem_with_help(report, format!("`{text}` is no constraint"), form);
+        return None;
+    }
+    if key == "node.hostname" && !world.nodes.keys().any(|node| node.as_str() == value) {
+        report.unknown_name(
+            field.value_at(),
+            &field.path,
+            format!("there is no node `{value}`"),
+            value,
+            world.nodes.keys().map(NodeName::as_str),
+        );
+        return None;
+    }
+    Some(Constraint {
+        key: key.to_owned(),
+        operator,
+        value: value.to_owned(),
+    })
+}

@@ -1,0 +1,550 @@
+//! Every key of the Compose Specification at the levels that are read here: honoured, or what
+//! happens instead. `docs/compose.md` is made from these tables and a test keeps it so.
+
+use super::super::diagnostic::Report;
+use super::super::tree::Field;
+
+/// A key and what becomes of it.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) fate: Fate,
+}
+
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It has the effect that the specification gives it; the note says where it differs.
+    Honoured(
+        #[cfg_attr(
+            not(test),
+            expect(dead_code, reason = "read by the test that keeps docs/compose.md")
+        )]
+        &'static str,
+    ),
+    /// It has no effect, and a service runs otherwise than its author meant.
+    Changes(&'static str),
+    /// It has no effect, and nothing depends on it here.
+    Harmless(&'static str),
+}
+
+const fn honoured(name: &'static str, note: &'static str) -> Key {
+    Key {
+        name,
+        fate: Fate::Honoured(note),
+    }
+}
+
+const fn changes(name: &'static str, consequence: &'static str) -> Key {
+    Key {
+        name,
+        fate: Fate::Changes(consequence),
+    }
+}
+
+const fn harmless(name: &'static str, consequence: &'static str) -> Key {
+    Key {
+        name,
+        fate: Fate::Harmless(consequence),
+    }
+}
+
+const WINDOWS: &str = "it concerns Windows containers only";
+const NO_KERNEL_RIGHTS: &str = "containers run with the engine's default rights";
+const ENGINE_LIMITS: &str = "only `cpus` and `memory` are limited";
+const OWN_NETWORK: &str =
+    "every service reaches every other by its name, and nothing but `ports` is open to the outside";
+
+pub(super) const TOP: &[Key] = &[
+    honoured(
+        "name",
+        "the platform's name, unless `-p` or `platform.toml` gives one",
+    ),
+    honoured("services", ""),
+    honoured(
+        "volumes",
+        "names only; each node that needs one makes its own",
+    ),
+    harmless("version", "the specification ignores it as well"),
+    changes("include", "the included files are not read"),
+    changes("networks", OWN_NETWORK),
+    changes(
+        "configs",
+        "no config is mounted; put the file into the image",
+    ),
+    changes(
+        "secrets",
+        "no secret is mounted; pass it through `environment` or `env_file`",
+    ),
+    changes(
+        "models",
+        "no model is started; declare it as a service with `x-lifecycle.class: model`",
+    ),
+];
+
+pub(super) const SERVICE: &[Key] = &[
+    harmless("annotations", "containers carry no annotations"),
+    harmless("attach", "output is read with `logs`"),
+    changes("blkio_config", ENGINE_LIMITS),
+    honoured("build", "see below"),
+    changes("cap_add", NO_KERNEL_RIGHTS),
+    changes("cap_drop", NO_KERNEL_RIGHTS),
+    changes(
+        "cgroup",
+        "containers get the engine's default cgroup namespace",
+    ),
+    changes(
+        "cgroup_parent",
+        "containers get the engine's default parent cgroup",
+    ),
+    honoured("command", ""),
+    changes(
+        "configs",
+        "no config is mounted; put the file into the image",
+    ),
+    harmless(
+        "container_name",
+        "containers get names of the platform; services are reached by their service name",
+    ),
+    changes("cpu_count", WINDOWS),
+    changes("cpu_percent", WINDOWS),
+    changes("cpu_period", ENGINE_LIMITS),
+    changes("cpu_quota", ENGINE_LIMITS),
+    changes("cpu_rt_period", ENGINE_LIMITS),
+    changes("cpu_rt_runtime", ENGINE_LIMITS),
+    changes("cpu_shares", ENGINE_LIMITS),
+    honoured("cpus", "the same as `deploy.resources.limits.cpus`"),
+    changes("cpuset", "containers may run on every processor"),
+    changes("credential_spec", WINDOWS),
+    honoured("depends_on", "see below"),
+    honoured("deploy", "see below"),
+    harmless("develop", "it is for `docker compose watch`"),
+    changes(
+        "device_cgroup_rules",
+        "containers reach no devices of the node",
+    ),
+    changes("devices", "containers reach no devices of the node"),
+    changes(
+        "dns",
+        "names are resolved by the platform, and by the node's resolvers beyond it",
+    ),
+    changes("dns_opt", "names are resolved by the platform"),
+    changes("dns_search", "names are resolved by the platform"),
+    changes("domainname", "containers have no domain name"),
+    honoured("entrypoint", ""),
+    honoured(
+        "env_file",
+        "with `required` and `format: raw`; read where the command runs",
+    ),
+    honoured(
+        "environment",
+        "a key without a value is taken from the environment of the command",
+    ),
+    honoured("expose", "these ports are reached by other services"),
+    changes(
+        "extends",
+        "nothing is taken over from the other service; YAML anchors and `<<` work",
+    ),
+    changes(
+        "external_links",
+        "only services of the platform are reached by name",
+    ),
+    changes("extra_hosts", "these names are not known in the containers"),
+    changes("gpus", "containers reach no devices of the node"),
+    changes("group_add", "the process runs with the image's groups"),
+    honoured("healthcheck", "see below"),
+    changes(
+        "hostname",
+        "a container's host name is its id; services are reached by their service name",
+    ),
+    honoured(
+        "image",
+        "beside `build` it has no effect: the built image gets a name of the platform",
+    ),
+    changes("init", "the image's own process is number 1"),
+    changes("ipc", "each container has shared memory of its own"),
+    changes("isolation", WINDOWS),
+    changes("label_file", "the labels in it are not set; use `labels`"),
+    honoured("labels", ""),
+    changes(
+        "links",
+        "services are reached by their service name, not by an alias; use `depends_on` for the order",
+    ),
+    harmless(
+        "logging",
+        "output is read with `logs`, from the engine's default driver",
+    ),
+    changes("mac_address", "the engine picks the address"),
+    honoured("mem_limit", "the same as `deploy.resources.limits.memory`"),
+    honoured(
+        "mem_reservation",
+        "the same as `deploy.resources.reservations.memory`",
+    ),
+    changes("mem_swappiness", ENGINE_LIMITS),
+    changes("memswap_limit", ENGINE_LIMITS),
+    changes(
+        "models",
+        "no model is started; declare it as a service with `x-lifecycle.class: model`",
+    ),
+    changes("network_mode", OWN_NETWORK),
+    changes("networks", OWN_NETWORK),
+    changes("oom_kill_disable", ENGINE_LIMITS),
+    changes("oom_score_adj", ENGINE_LIMITS),
+    changes("pid", "each container sees its own processes only"),
+    changes("pids_limit", ENGINE_LIMITS),
+    changes(
+        "platform",
+        "images are taken for the node's own architecture",
+    ),
+    honoured("ports", "see below"),
+    changes("post_start", "nothing is run after the start"),
+    changes("pre_stop", "nothing is run before the stop"),
+    changes("privileged", NO_KERNEL_RIGHTS),
+    changes("profiles", "the service is started whatever the profiles"),
+    changes(
+        "provider",
+        "the service is not handed to an external provider",
+    ),
+    changes("pull_policy", "an image is pulled where a node lacks it"),
+    changes(
+        "pull_refresh_after",
+        "an image is pulled where a node lacks it",
+    ),
+    changes("read_only", "the container's file system can be written"),
+    honoured("restart", "carried out by the manager; `always` without it"),
+    changes("runtime", "the engine's default runtime is used"),
+    honoured("scale", "the same as `deploy.replicas`"),
+    changes(
+        "secrets",
+        "no secret is mounted; pass it through `environment` or `env_file`",
+    ),
+    changes("security_opt", NO_KERNEL_RIGHTS),
+    changes("shm_size", "`/dev/shm` has the engine's default size"),
+    changes("stdin_open", "the process reads an empty input"),
+    honoured("stop_grace_period", ""),
+    changes("stop_signal", "the image's own stop signal is sent"),
+    changes("storage_opt", "the engine's defaults hold"),
+    changes("sysctls", "the engine's defaults hold"),
+    changes(
+        "tmpfs",
+        "nothing is mounted there; what is written there lives in the container's layer",
+    ),
+    changes("tty", "the process has no terminal"),
+    changes("ulimits", "the engine's defaults hold"),
+    changes("use_api_socket", "containers do not reach the engine"),
+    honoured("user", ""),
+    changes("userns_mode", NO_KERNEL_RIGHTS),
+    changes("uts", NO_KERNEL_RIGHTS),
+    honoured("volumes", "see below"),
+    changes("volumes_from", "nothing is mounted; name the volumes"),
+    honoured("working_dir", ""),
+];
+
+pub(super) const BUILD: &[Key] = &[
+    changes(
+        "additional_contexts",
+        "the Dockerfile sees its own context only",
+    ),
+    honoured(
+        "args",
+        "a key without a value is taken from the environment of the command",
+    ),
+    harmless("cache_from", "the engine's own cache is used"),
+    harmless("cache_to", "the engine's own cache is used"),
+    honoured(
+        "context",
+        "a directory, relative to the Compose file; no URL",
+    ),
+    honoured("dockerfile", ""),
+    changes("dockerfile_inline", "the Dockerfile of the context is used"),
+    changes("entitlements", "the build gets no further rights"),
+    changes("extra_hosts", "these names are not known in the build"),
+    changes("isolation", WINDOWS),
+    harmless("labels", "images carry the Dockerfile's labels"),
+    changes("network", "the build uses the engine's default network"),
+    harmless(
+        "no_cache",
+        "an image is built once for each content of its code base",
+    ),
+    changes(
+        "platforms",
+        "images are built for the nodes' own architecture",
+    ),
+    changes("privileged", "the build gets no further rights"),
+    harmless("provenance", "no attestation is made"),
+    harmless("pull", "base images are pulled where a node lacks them"),
+    harmless("sbom", "no bill of materials is made"),
+    changes("secrets", "no secret is mounted in the build"),
+    changes("shm_size", "the build has the engine's default"),
+    changes("ssh", "the build reaches no SSH agent"),
+    harmless("tags", "images get names of the platform"),
+    changes("target", "the last stage of the Dockerfile is built"),
+    changes("ulimits", "the build has the engine's defaults"),
+];
+
+pub(super) const DEPENDENCY: &[Key] = &[
+    honoured("condition", "all three"),
+    changes("required", "every dependency is required"),
+    changes("restart", "a restarted service restarts no other"),
+];
+
+pub(super) const DEPLOY: &[Key] = &[
+    changes(
+        "endpoint_mode",
+        "a service has one address that leads to its ready replicas",
+    ),
+    harmless("labels", "use the service's own `labels`"),
+    honoured("mode", "`replicated`; `global` is not supported"),
+    honoured("placement", "see below"),
+    honoured(
+        "replicas",
+        "1 without it; 0 keeps the service declared and stopped",
+    ),
+    honoured("resources", "see below"),
+    changes("restart_policy", "use the service's `restart`"),
+    changes(
+        "rollback_config",
+        "a change that does not come up stops where it is",
+    ),
+    changes("update_config", "replicas are replaced one after the other"),
+];
+
+pub(super) const PLACEMENT: &[Key] = &[
+    honoured(
+        "constraints",
+        "`node.hostname` and `node.labels.*` with `==` and `!=`",
+    ),
+    changes(
+        "max_replicas_per_node",
+        "replicas are spread as evenly as constraints and capacity allow",
+    ),
+    changes(
+        "preferences",
+        "replicas are spread as evenly as constraints and capacity allow",
+    ),
+];
+
+pub(super) const RESOURCES: &[Key] = &[
+    honoured("limits", "`cpus` and `memory`"),
+    honoured("reservations", "`cpus` and `memory`"),
+];
+
+pub(super) const LIMITS: &[Key] = &[
+    honoured("cpus", ""),
+    honoured("memory", ""),
+    changes("pids", ENGINE_LIMITS),
+];
+
+pub(super) const RESERVATIONS: &[Key] = &[
+    honoured("cpus", ""),
+    honoured("memory", ""),
+    changes("devices", "containers reach no devices of the node"),
+    changes("generic_resources", "only `cpus` and `memory` are reserved"),
+];
+
+pub(super) const HEALTHCHECK: &[Key] = &[
+    honoured("disable", ""),
+    honoured("interval", ""),
+    honoured("retries", ""),
+    harmless("start_interval", "`interval` holds from the start"),
+    honoured("start_period", ""),
+    honoured(
+        "test",
+        "required beside the others, unless `disable` is set",
+    ),
+    honoured("timeout", ""),
+];
+
+pub(super) const PORT: &[Key] = &[
+    harmless(
+        "app_protocol",
+        "it is a hint to gateways that are not used here",
+    ),
+    changes("host_ip", "the port is open on every address of the node"),
+    harmless(
+        "mode",
+        "a port is published on the nodes where replicas run",
+    ),
+    harmless("name", "it is for people"),
+    honoured("protocol", "`tcp` and `udp`"),
+    honoured("published", "one port, no range"),
+    honoured("target", ""),
+];
+
+pub(super) const MOUNT: &[Key] = &[
+    changes("bind", "only named volumes are mounted"),
+    harmless("consistency", "it concerns desktop engines only"),
+    changes("image", "only named volumes are mounted"),
+    honoured("read_only", ""),
+    honoured("source", "a volume that the top-level `volumes` declare"),
+    honoured("target", ""),
+    changes("tmpfs", "only named volumes are mounted"),
+    honoured("type", "`volume`"),
+    changes(
+        "volume",
+        "the volume is mounted whole, with the engine's defaults",
+    ),
+];
+
+pub(super) const VOLUME: &[Key] = &[
+    changes("driver", "the engine's local driver is used"),
+    changes(
+        "driver_opts",
+        "the engine's local driver is used without options",
+    ),
+    changes("external", "the platform makes a volume of its own"),
+    harmless("labels", "volumes carry the platform's labels"),
+    changes("name", "volumes get names of the platform"),
+];
+
+pub(super) const ENV_FILE: &[Key] = &[
+    honoured("format", "`raw`"),
+    honoured("path", ""),
+    honoured("required", ""),
+];
+
+/// The entries of a mapping that have an effect. Extension fields (`x-…`) are passed over, what
+/// has no effect is reported as unsupported, what nobody knows as a problem.
+pub(super) fn honoured_entries<'a>(
+    field: &Field<'a>,
+    table: &'static [Key],
+    report: &mut Report,
+) -> Vec<(&'a str, Field<'a>)> {
+    let entries = field.entries(report);
+    entries
+        .into_iter()
+        .filter(|(name, entry)| is_honoured(name, entry, table, report))
+        .collect()
+}
+
+/// The same for one entry.
+pub(super) fn is_honoured(
+    name: &str,
+    entry: &Field<'_>,
+    table: &'static [Key],
+    report: &mut Report,
+) -> bool {
+    if name.starts_with("x-") {
+        return false;
+    }
+    match table
+        .iter()
+        .find(|key| key.name == name)
+        .map(|key| &key.fate)
+    {
+        Some(Fate::Honoured(_)) => return true,
+        Some(Fate::Changes(consequence)) => {
+            report.unsupported(entry.at, &entry.path, consequence, true);
+        }
+        Some(Fate::Harmless(consequence)) => {
+            report.unsupported(entry.at, &entry.path, consequence, false);
+        }
+        None => {
+            let known = table.iter().map(|key| key.name);
+            report.unknown_key(entry.at, &entry.path, name, known);
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    use super::*;
+
+    fn table(out: &mut String, title: &str, keys: &[Key]) {
+        writeln!(out, "\n## {title}\n\n| key | effect |\n|---|---|").unwrap();
+        for key in keys {
+            let effect = match key.fate {
+                Fate::Honoured("") => "honoured".to_owned(),
+                Fate::Honoured(note) => format!("honoured: {note}"),
+                Fate::Changes(consequence) => format!("**no effect**: {consequence}"),
+                Fate::Harmless(consequence) => format!("no effect: {consequence}"),
+            };
+            writeln!(out, "| `{}` | {effect} |", key.name).unwrap();
+        }
+    }
+
+    const INTRODUCTION: &str = "# What of the Compose Specification is honoured
+
+Services are declared in `compose.yaml`, in the words of the
+[Compose Specification](https://compose-spec.io). This page lists every key of it and what
+becomes of it here. A key in bold face changes how a service runs when it is left out, and
+`up` says so before it touches anything; a key that nobody knows is an error.
+
+The file is looked for as Compose does: `compose.yaml`, `compose.yml`, `docker-compose.yml`,
+`docker-compose.yaml`, in the project's directory and then in those above it. Two files, and so
+an override file, are not merged yet: that is an error, not a silent choice.
+
+Variables (`$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}` and the forms without
+the colon) are put into every value; the environment wins over the `.env` file beside the
+Compose file. YAML's anchors, aliases and merge keys work, and so do extension fields (`x-…`).
+
+What Compose has no word for stands under `x-lifecycle` on a service:
+
+| key | meaning |
+|---|---|
+| `class` | `microservice` (the default), `application` or `model` |
+| `code` | the name of a code base in the code store, instead of `build.context`; beside it `build` may give `dockerfile` and `args` |
+| `starts` | `last`: after all services that do not start last |
+| `api` | `read`: its containers are told how to look things up at the manager |
+| `ready` | when it is ready: `{port: 8080, path: /health}` or `http://:8080/health`; the port stands in `ports` or `expose` |
+| `ready_within` | how long an instance may take from its start until it is ready; 5 minutes without it |
+";
+
+    fn page() -> String {
+        let mut page = INTRODUCTION.to_owned();
+        for (title, keys) in [
+            ("Top level", TOP),
+            ("`services.<name>`", SERVICE),
+            ("`build`", BUILD),
+            ("`depends_on.<name>`", DEPENDENCY),
+            ("`deploy`", DEPLOY),
+            ("`deploy.placement`", PLACEMENT),
+            ("`deploy.resources`", RESOURCES),
+            ("`deploy.resources.limits`", LIMITS),
+            ("`deploy.resources.reservations`", RESERVATIONS),
+            ("`env_file[]`, long form", ENV_FILE),
+            ("`healthcheck`", HEALTHCHECK),
+            ("`ports[]`, long form", PORT),
+            ("`volumes[]` of a service, long form", MOUNT),
+            ("`volumes.<name>` at the top level", VOLUME),
+        ] {
+            table(&mut page, title, keys);
+        }
+        page
+    }
+
+    /// `UPDATE_DOCS=1 cargo test -p lifecycle-core compose_page` writes the page anew.
+    #[test]
+    fn the_compose_page_says_what_the_code_does() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/compose.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, page()).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            written == page(),
+            "docs/compose.md is out of date: run with UPDATE_DOCS=1"
+        );
+    }
+
+    #[test]
+    fn tables_are_sorted_and_without_doubles() {
+        for keys in [
+            SERVICE,
+            BUILD,
+            DEPENDENCY,
+            DEPLOY,
+            PLACEMENT,
+            HEALTHCHECK,
+            PORT,
+            MOUNT,
+            VOLUME,
+        ] {
+            let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+            assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `ports` and `expose`.
+
+use std::collections::BTreeSet;
+
+use super::super::diagnostic::Report;
+use super::super::tree::Field;
+use super::keys::{self, honoured_entries};
+use super::value::{self, PortRange};
+use crate::model::{ContainerTemplate, Protocol, PublishedPort};
+
+const HOST_IP: &str = "the port is open on every address of the node";
+
+/// Reads `ports` into the template.
+pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
+    for item in field.items(report) {
+        let found = if item.is_map() {
+            long(&item, report)
+        } else {
+            short(&item, report)
+        };
+        for port in found {
+            let doubled = container.ports.iter().find_map(|earlier| {
+                if earlier.protocol != port.protocol {
+                    None
+                } else if earlier.container_port == port.container_port {
+                    Some(format!(
+                        "the container port {} is published twice",
+                        port.container_port
+                    ))
+                } else {
+                    let host_port = port.host_port?;
+                    (earlier.host_port == Some(host_port))
+                        .then(|| format!("the host port {host_port} is used twice"))
+                }
+            });
+            match doubled {
+                Some(message) => item.problem(report, message),
+                None => container.ports.push(port),
+            }
+        }
+    }
+}
+
+fn pairs(host: Option<PortRange>, container: PortRange, protocol: Protocol) -> Vec<PublishedPort> {
+    let hosts = host.map(|range| range.first..=range.last);
+    (container.first..=container.last)
+        .enumerate()
+        .map(|(index, container_port)| PublishedPort {
+            host_port: hosts.clone().and_then(|mut ports| ports.nth(index)),
+            container_port,
+            protocol,
+        })
+        .collect()
+}
+
+fn short(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
+    let Some(port) = item.parse(report, value::short_port) else {
+        return Vec::new();
+    };
+    if port.host_ip.is_some_and(|ip| !ip.is_unspecified()) {
+        report.unsupported(item.value_at(), &item.path, HOST_IP, true);
+    }
+    pairs(port.host, port.container, port.protocol)
+}
+
+fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
+    let mut target = None;
+    let mut published = None;
+    let mut protocol = Some(Protocol::Tcp);
+    for (key, field) in honoured_entries(item, keys::PORT, report) {
+        match key {
+            "target" => target = field.parse(report, value::port_range),
+            "published" => {
+                published = if field.text(report) == Some("0") {
+                    None
+                } else {
+                    field.parse(report, value::port_range)
+                };
+            }
+            "protocol" => protocol = field.parse(report, value::protocol),
+            _ => {}
+        }
+    }
+    if item.get("target").is_none() {
+        item.problem(report, "`target` is missing");
+    }
+    let (Some(target), Some(protocol)) = (target, protocol) else {
+        return Vec::new();
+    };
+    if published.is_some_and(|published| published.size() != target.size()) {
+        item.problem(report, "`published` and `target` must be of one size");
+        return Vec::new();
+    }
+    pairs(published, target, protocol)
+}
+
+/// Reads `expose` into the template; what is published anyway is not exposed a second time.
+pub(super) fn expose(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
+    let mut exposed = BTreeSet::new();
+    for item in field.items(report) {
+        if let Some((range, protocol)) = item.parse(report, value::exposed) {
+            exposed.extend((range.first..=range.last).map(|port| (port, protocol)));
+        }
+    }
+    container.expose = exposed.into_iter().collect();
+}
+
+/// To be called when both keys are read, whichever came first.
+pub(super) fn without_doubles(container: &mut ContainerTemplate) {
+    let published: BTreeSet<(u16, Protocol)> = container
+        .ports
+        .iter()
+        .map(|port| (port.container_port, port.protocol))
+        .collect();
+    container.expose.retain(|port| !published.contains(port));
+}

@@ -1,0 +1,442 @@
+//! One service.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::diagnostic::Report;
+use super::super::environment_file;
+use super::super::tree::Field;
+use super::keys::{self, honoured_entries};
+use super::{Declared, Draft, World, build, deploy, extension, network, storage, value};
+use crate::model::{
+    DependencyCondition, Healthcheck, HealthcheckTest, ImageSource, RestartPolicy, ServiceName,
+    ServiceSpec,
+};
+use crate::secret::Sensitive;
+
+/// Labels that the platform itself sets.
+const OWN_LABELS: &str = "lifecycle.";
+
+/// Reads a service. What is wrong with it is in the report; the draft then holds the rest.
+pub(super) fn read(
+    name: ServiceName,
+    field: &Field<'_>,
+    world: &World<'_>,
+    declared: &Declared<'_>,
+    report: &mut Report,
+) -> Draft {
+    let mut spec = ServiceSpec::new(name, ImageSource::Image(String::new()));
+    let mut image = None;
+    let mut from_files = BTreeMap::new();
+    let mut environment = BTreeMap::new();
+    let mut reader = Reader { world, report };
+    for (key, field) in honoured_entries(field, keys::SERVICE, reader.report) {
+        // A key without a value means nothing, but for those where it says "none".
+        if field.is_null() && !matches!(key, "command" | "entrypoint") {
+            continue;
+        }
+        let container = &mut spec.container;
+        match key {
+            "image" => image = Some((field.parse(reader.report, value::image), field)),
+            "command" => container.command = reader.command(&field),
+            "entrypoint" => container.entrypoint = reader.command(&field),
+            "env_file" => from_files = reader.environment_files(&field),
+            "environment" => environment = reader.environment(&field),
+            "user" => container.user = field.text(reader.report).map(str::to_owned),
+            "working_dir" => container.working_dir = field.text(reader.report).map(str::to_owned),
+            "labels" => container.labels = reader.labels(&field),
+            "stop_grace_period" => {
+                container.stop_grace = field.parse(reader.report, value::duration);
+            }
+            "healthcheck" => container.healthcheck = reader.healthcheck(&field),
+            "ports" => network::ports(&field, container, reader.report),
+            "expose" => network::expose(&field, container, reader.report),
+            "volumes" => container.volumes = storage::mounts(&field, declared, reader.report),
+            "cpus" => deploy::cpus(&field, &mut container.limits, reader.report),
+            "mem_limit" => deploy::memory(&field, &mut container.limits, reader.report),
+            "mem_reservation" => deploy::memory(&field, &mut spec.reserves, reader.report),
+            "scale" => deploy::replicas(&field, &mut spec, reader.report),
+            "deploy" => deploy::read(&field, &mut spec, world, reader.report),
+            "restart" => spec.restart = field.parse(reader.report, restart),
+            "depends_on" => spec.depends_on = reader.dependencies(&field, declared),
+            _ => {}
+        }
+    }
+    network::without_doubles(&mut spec.container);
+    from_files.append(&mut environment);
+    spec.container.environment = from_files;
+
+    let code = field
+        .get("x-lifecycle")
+        .filter(|extension| !extension.is_null())
+        .and_then(|extension| extension::read(&extension, &mut spec, reader.report));
+    if field.is_map() {
+        reader.agreement(field);
+    }
+    let build_field = field.get("build").filter(|build| !build.is_null());
+    let build = build::read(build_field.as_ref(), code.as_ref(), world, reader.report);
+    match image {
+        Some((_, field)) if build.is_some() => {
+            let consequence = "the built image gets a name of the platform";
+            reader
+                .report
+                .unsupported(field.at, &field.path, consequence, false);
+        }
+        Some((Some(image), _)) => spec.source = ImageSource::Image(image),
+        None if build_field.is_none() && code.is_none() && field.is_map() => {
+            reader.report.problem_with_help(
+                field.at,
+                &field.path,
+                "it has no image",
+                "give it `image`, `build` or `x-lifecycle.code`",
+            );
+        }
+        Some((None, _)) | None => {}
+    }
+    reader.readiness_port(field, &spec);
+    Draft { spec, build }
+}
+
+/// Reads values that need the world around the file.
+struct Reader<'w, 'r> {
+    world: &'w World<'w>,
+    report: &'r mut Report,
+}
+
+impl Reader<'_, '_> {
+    /// A list, or a line that is split as a shell would.
+    fn command(&mut self, field: &Field<'_>) -> Option<Vec<String>> {
+        if field.is_null() {
+            None
+        } else if field.is_list() {
+            Some(field.texts(self.report))
+        } else {
+            field.parse(self.report, value::words)
+        }
+    }
+
+    fn environment(&mut self, field: &Field<'_>) -> BTreeMap<String, Sensitive> {
+        pairs(field, self.report)
+            .into_iter()
+            .filter_map(|(name, value)| {
+                let value = value.or_else(|| (self.world.lookup)(&name))?;
+                Some((name, Sensitive::new(value)))
+            })
+            .collect()
+    }
+
+    fn environment_files(&mut self, field: &Field<'_>) -> BTreeMap<String, Sensitive> {
+        let mut all = BTreeMap::new();
+        for item in field.items_or_one(self.report) {
+            let mut path = None;
+            let mut required = true;
+            let mut raw = false;
+            if item.is_map() {
+                for (key, field) in honoured_entries(&item, keys::ENV_FILE, self.report) {
+                    match key {
+                        "path" => path = field.text(self.report),
+                        "required" => required = field.boolean(self.report).unwrap_or(true),
+                        "format" => {
+                            raw = field
+                                .word(self.report, &[("raw", true)])
+                                .unwrap_or_default();
+                        }
+                        _ => {}
+                    }
+                }
+                if item.get("path").is_none() {
+                    item.problem(self.report, "`path` is missing");
+                }
+            } else {
+                path = item.text(self.report);
+            }
+            if let Some(path) = path {
+                all.append(&mut self.environment_file(&item, path, required, raw));
+            }
+        }
+        all
+    }
+
+    fn environment_file(
+        &mut self,
+        item: &Field<'_>,
+        path: &str,
+        required: bool,
+        raw: bool,
+    ) -> BTreeMap<String, Sensitive> {
+        let text = match std::fs::read_to_string(self.world.directory.join(path)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
+                return BTreeMap::new();
+            }
+            Err(error) => {
+                item.problem(self.report, format!("`{path}` cannot be read: {error}"));
+                return BTreeMap::new();
+            }
+        };
+        let parsed = if raw {
+            environment_file::parse_raw(&text)
+        } else {
+            environment_file::parse(&text, self.world.lookup)
+        };
+        match parsed {
+            Ok(variables) => variables
+                .into_iter()
+                .filter_map(|(name, value)| {
+                    let value = value.or_else(|| (self.world.lookup)(&name))?;
+                    Some((name, Sensitive::new(value)))
+                })
+                .collect(),
+            Err(bad) => {
+                let message = format!("`{path}`, line {}: {}", bad.line, bad.message);
+                item.problem(self.report, message);
+                BTreeMap::new()
+            }
+        }
+    }
+
+    fn labels(&mut self, field: &Field<'_>) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::new();
+        for (name, value) in pairs(field, self.report) {
+            if name.starts_with(OWN_LABELS) {
+                let message =
+                    format!("labels that begin with `{OWN_LABELS}` are the platform's own");
+                field.problem(self.report, message);
+            }
+            labels.insert(name, value.unwrap_or_default());
+        }
+        labels
+    }
+
+    fn healthcheck(&mut self, field: &Field<'_>) -> Option<Healthcheck> {
+        let mut check = Healthcheck {
+            test: HealthcheckTest::None,
+            interval: None,
+            timeout: None,
+            retries: None,
+            start_period: None,
+        };
+        let mut test = None;
+        let mut disabled = false;
+        for (key, field) in honoured_entries(field, keys::HEALTHCHECK, self.report) {
+            let mut duration = || -> Option<Duration> { field.parse(self.report, value::duration) };
+            match key {
+                "interval" => check.interval = duration(),
+                "timeout" => check.timeout = duration(),
+                "start_period" => check.start_period = duration(),
+                "retries" => check.retries = field.number(self.report, 0, i32::MAX.unsigned_abs()),
+                "disable" => disabled = field.boolean(self.report).unwrap_or_default(),
+                "test" => test = Some(self.health_test(&field)?),
+                _ => {}
+            }
+        }
+        match test {
+            _ if disabled => Some(check),
+            Some(test) => {
+                check.test = test;
+                Some(check)
+            }
+            None => {
+                let consequence = "without `test` the image's own check runs as the image has it";
+                self.report
+                    .unsupported(field.at, &field.path, consequence, true);
+                None
+            }
+        }
+    }
+
+    fn health_test(&mut self, field: &Field<'_>) -> Option<HealthcheckTest> {
+        if !field.is_list() {
+            return Some(HealthcheckTest::Shell(field.text(self.report)?.to_owned()));
+        }
+        let mut words = field.texts(self.report).into_iter();
+        let first = words.next();
+        let rest: Vec<String> = words.collect();
+        match (first.as_deref(), rest.as_slice()) {
+            (Some("NONE"), []) => Some(HealthcheckTest::None),
+            (Some("CMD"), [_, ..]) => Some(HealthcheckTest::Exec(rest)),
+            (Some("CMD-SHELL"), [line]) => Some(HealthcheckTest::Shell(line.clone())),
+            _ => {
+                field.problem_with_help(
+                    self.report,
+                    "this is no health check",
+                    "begin the list with `CMD` and a program, `CMD-SHELL` and one line, or `NONE`",
+                );
+                None
+            }
+        }
+    }
+
+    fn dependencies(
+        &mut self,
+        field: &Field<'_>,
+        declared: &Declared<'_>,
+    ) -> BTreeMap<ServiceName, DependencyCondition> {
+        let mut dependencies = BTreeMap::new();
+        if field.is_list() {
+            for item in field.items(self.report) {
+                let Some(name) = item.text(self.report) else {
+                    continue;
+                };
+                if let Some(service) = self.dependency(name, &item, declared) {
+                    dependencies.insert(service, DependencyCondition::ServiceStarted);
+                }
+            }
+            return dependencies;
+        }
+        for (name, entry) in field.entries(self.report) {
+            let mut condition = DependencyCondition::ServiceStarted;
+            if !entry.is_null() {
+                for (key, field) in entry.entries(self.report) {
+                    // These say what happens anyway.
+                    let is_default = match key {
+                        "required" => field.boolean(self.report) == Some(true),
+                        "restart" => field.boolean(self.report) == Some(false),
+                        _ => false,
+                    };
+                    let honoured = !is_default
+                        && keys::is_honoured(key, &field, keys::DEPENDENCY, self.report);
+                    if honoured {
+                        let conditions = [
+                            ("service_started", DependencyCondition::ServiceStarted),
+                            ("service_healthy", DependencyCondition::ServiceHealthy),
+                            (
+                                "service_completed_successfully",
+                                DependencyCondition::ServiceCompletedSuccessfully,
+                            ),
+                        ];
+                        condition = field.word(self.report, &conditions).unwrap_or(condition);
+                    }
+                }
+            }
+            if let Some(service) = self.dependency(name, &entry, declared) {
+                dependencies.insert(service, condition);
+            }
+        }
+        dependencies
+    }
+
+    fn dependency(
+        &mut self,
+        name: &str,
+        field: &Field<'_>,
+        declared: &Declared<'_>,
+    ) -> Option<ServiceName> {
+        if !declared.services.contains(&name) {
+            self.report.unknown_name(
+                field.at,
+                &field.path,
+                format!("there is no service `{name}`"),
+                name,
+                declared.services.iter().copied(),
+            );
+            return None;
+        }
+        // A name that breaks its rule is reported where it is declared.
+        ServiceName::try_from(name).ok()
+    }
+
+    /// The older keys and those under `deploy` must not contradict each other.
+    fn agreement(&mut self, field: &Field<'_>) {
+        for (older, newer) in [
+            ("scale", ["deploy", "replicas", ""]),
+            ("cpus", ["deploy", "resources", "limits.cpus"]),
+            ("mem_limit", ["deploy", "resources", "limits.memory"]),
+            (
+                "mem_reservation",
+                ["deploy", "resources", "reservations.memory"],
+            ),
+        ] {
+            let path = newer
+                .iter()
+                .flat_map(|part| part.split('.'))
+                .filter(|p| !p.is_empty());
+            let mut found = Some(field.clone());
+            for part in path {
+                found = found.and_then(|field| field.get(part));
+            }
+            if let (Some(older), Some(_)) = (field.get(older), found) {
+                let newer: Vec<&str> = newer.into_iter().filter(|part| !part.is_empty()).collect();
+                let message = format!("`{}` says the same", newer.join("."));
+                older.problem_with_help(self.report, message, "keep one of the two");
+            }
+        }
+    }
+
+    fn readiness_port(&mut self, field: &Field<'_>, spec: &ServiceSpec) {
+        let Some(ready) = &spec.ready else { return };
+        let container = &spec.container;
+        let known = container
+            .ports
+            .iter()
+            .any(|port| port.container_port == ready.port)
+            || container.expose.iter().any(|(port, _)| *port == ready.port);
+        if let Some(field) = field
+            .get("x-lifecycle")
+            .and_then(|field| field.get("ready"))
+            && !known
+        {
+            field.problem_with_help(
+                self.report,
+                format!(
+                    "the port {} is not reached from outside the container",
+                    ready.port
+                ),
+                format!("add it to `expose`: `expose: [{}]`", ready.port),
+            );
+        }
+    }
+}
+
+/// `restart`. YAML reads an unquoted `no` as false; both are taken.
+fn restart(text: &str) -> Result<RestartPolicy, String> {
+    match text {
+        "no" | "false" => return Ok(RestartPolicy::No),
+        "always" => return Ok(RestartPolicy::Always),
+        "unless-stopped" => return Ok(RestartPolicy::UnlessStopped),
+        "on-failure" => return Ok(RestartPolicy::OnFailure { max_retries: None }),
+        _ => {}
+    }
+    text.strip_prefix("on-failure:")
+        .and_then(|retries| retries.parse().ok())
+        .map(|retries| RestartPolicy::OnFailure {
+            max_retries: Some(retries),
+        })
+        .ok_or_else(|| {
+            format!(
+                "`{text}` is none of `no`, `always`, `on-failure[:<retries>]`, `unless-stopped`"
+            )
+        })
+}
+
+/// A mapping of names to values, or a list of `NAME=value`; a name may lack its value.
+pub(super) fn pairs(field: &Field<'_>, report: &mut Report) -> Vec<(String, Option<String>)> {
+    let mut pairs = Vec::new();
+    if field.is_list() {
+        for item in field.items(report) {
+            let Some(text) = item.text(report) else {
+                continue;
+            };
+            let (name, value) = match text.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (text, None),
+            };
+            if name.is_empty() {
+                item.problem(report, "the name before `=` is missing");
+                continue;
+            }
+            pairs.push((name.to_owned(), value));
+        }
+        return pairs;
+    }
+    for (name, entry) in field.entries(report) {
+        if name.is_empty() || name.contains('=') {
+            entry.problem(report, "a name cannot be empty or hold `=`");
+        } else if entry.is_null() {
+            pairs.push((name.to_owned(), None));
+        } else if let Some(value) = entry.text(report) {
+            pairs.push((name.to_owned(), Some(value.to_owned())));
+        }
+    }
+    pairs
+}

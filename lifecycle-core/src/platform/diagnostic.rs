@@ -1,0 +1,297 @@
+//! What is wrong with the user's files: where, what, and how to mend it.
+
+use std::fmt;
+
+use super::tree::Place;
+use crate::error::Error;
+
+/// One thing that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The file, relative to the project's directory where it lies there.
+    pub file: String,
+    /// The line, from 1; `None` where the whole file is meant.
+    pub line: Option<usize>,
+    /// The column, from 1, in characters.
+    pub column: Option<usize>,
+    /// The path of the key, for example `services.web.ports[0]`; may be empty.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+            if let Some(column) = self.column {
+                write!(f, ":{column}")?;
+            }
+        }
+        f.write_str(": ")?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(help) = &self.help {
+            write!(f, "; {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is wrong with the user's files, in the order of the files' lines. Prints one
+/// line for each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diagnostics(Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// The single findings; there is at least one.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.0.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Diagnostics {
+    type Item = &'a Diagnostic;
+    type IntoIter = std::slice::Iter<'a, Diagnostic>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            diagnostic.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+impl From<Diagnostics> for Error {
+    fn from(diagnostics: Diagnostics) -> Self {
+        let mends: Vec<String> = diagnostics.iter().filter_map(|d| d.help.clone()).collect();
+        Self::Invalid {
+            what: "the platform's declaration".to_owned(),
+            why: diagnostics.to_string(),
+            mend: if mends.is_empty() {
+                "mend the file at the lines named".to_owned()
+            } else {
+                mends.join("; ")
+            },
+        }
+    }
+}
+
+/// A key that the specification knows, that is understood, and that has no effect here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnsupportedKey {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The path of the key, for example `services.web.privileged`.
+    pub path: String,
+    /// What happens instead.
+    pub consequence: &'static str,
+    /// Whether the service runs otherwise than its author meant.
+    pub changes_behaviour: bool,
+}
+
+impl fmt::Display for UnsupportedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            line,
+            path,
+            consequence,
+            ..
+        } = self;
+        write!(f, "{file}:{line}: {path}: has no effect: {consequence}")
+    }
+}
+
+/// Collects the findings about one file.
+pub(super) struct Report {
+    file: String,
+    problems: Vec<Diagnostic>,
+    pub(super) warnings: Vec<Diagnostic>,
+    pub(super) unsupported: Vec<UnsupportedKey>,
+}
+
+impl Report {
+    pub(super) fn new(file: impl Into<String>) -> Self {
+        Self {
+            file: file.into(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            unsupported: Vec::new(),
+        }
+    }
+
+    fn diagnostic(
+        &self,
+        at: Option<Place>,
+        path: &str,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Diagnostic {
+        Diagnostic {
+            file: self.file.clone(),
+            line: at.map(|at| at.line),
+            column: at.map(|at| at.column),
+            path: path.to_owned(),
+            message: message.into(),
+            help,
+        }
+    }
+
+    pub(super) fn problem(&mut self, at: Place, path: &str, message: impl Into<String>) {
+        let problem = self.diagnostic(Some(at), path, message, None);
+        self.problems.push(problem);
+    }
+
+    pub(super) fn problem_with_help(
+        &mut self,
+        at: Place,
+        path: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let problem = self.diagnostic(Some(at), path, message, Some(help.into()));
+        self.problems.push(problem);
+    }
+
+    /// A problem of the file as a whole.
+    pub(super) fn file_problem(&mut self, message: impl Into<String>, help: impl Into<String>) {
+        let problem = self.diagnostic(None, "", message, Some(help.into()));
+        self.problems.push(problem);
+    }
+
+    /// A key that nobody knows, with the nearest one that is known.
+    pub(super) fn unknown_key<'k>(
+        &mut self,
+        at: Place,
+        path: &str,
+        key: &str,
+        known: impl IntoIterator<Item = &'k str> + Clone,
+    ) {
+        let help = nearest(key, known.clone()).map_or_else(
+            || {
+                let mut all: Vec<&str> = known.into_iter().collect();
+                all.sort_unstable();
+                (all.len() <= 12).then(|| format!("known here: {}", all.join(", ")))
+            },
+            |near| Some(format!("did you mean `{near}`?")),
+        );
+        let problem = self.diagnostic(Some(at), path, "unknown key", help);
+        self.problems.push(problem);
+    }
+
+    /// A name that refers to nothing, with the nearest that exists.
+    pub(super) fn unknown_name<'k>(
+        &mut self,
+        at: Place,
+        path: &str,
+        message: impl Into<String>,
+        name: &str,
+        known: impl IntoIterator<Item = &'k str>,
+    ) {
+        let help = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
+        let problem = self.diagnostic(Some(at), path, message, help);
+        self.problems.push(problem);
+    }
+
+    pub(super) fn warning(&mut self, at: Place, path: &str, message: impl Into<String>) {
+        let warning = self.diagnostic(Some(at), path, message, None);
+        self.warnings.push(warning);
+    }
+
+    pub(super) fn unsupported(
+        &mut self,
+        at: Place,
+        path: &str,
+        consequence: &'static str,
+        changes_behaviour: bool,
+    ) {
+        self.unsupported.push(UnsupportedKey {
+            file: self.file.clone(),
+            line: at.line,
+            path: path.to_owned(),
+            consequence,
+            changes_behaviour,
+        });
+    }
+
+    pub(super) fn has_problems(&self) -> bool {
+        !self.problems.is_empty()
+    }
+
+    /// What was found wrong in all these files; `None` if nothing.
+    pub(super) fn problems_of(reports: Vec<Self>) -> Option<Diagnostics> {
+        let mut all = Vec::new();
+        for mut report in reports {
+            report.problems.sort_by_key(|p| (p.line, p.column));
+            report.problems.dedup();
+            all.append(&mut report.problems);
+        }
+        (!all.is_empty()).then_some(Diagnostics(all))
+    }
+}
+
+/// Longer names than this were not mistyped.
+const LONGEST_TYPO: usize = 64;
+
+/// The known name that `name` is most likely a slip of.
+pub(super) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    if name.len() > LONGEST_TYPO {
+        return None;
+    }
+    let most = (name.chars().count() / 3).clamp(1, 3);
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_prints_where_what_and_the_mend() {
+        let mut report = Report::new("compose.yaml");
+        let at = Place {
+            line: 12,
+            column: 5,
+        };
+        report.unknown_key(at, "services.web.prots", "prots", ["ports", "image"]);
+        let diagnostics = Report::problems_of(vec![report]).unwrap();
+        let text = "compose.yaml:12:5: services.web.prots: unknown key; did you mean `ports`?";
+        assert_eq!(diagnostics.to_string(), text);
+        let error = Error::from(diagnostics);
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!(error.hint(), Some("did you mean `ports`?"));
+    }
+
+    #[test]
+    fn only_likely_slips_are_suggested() {
+        assert_eq!(
+            nearest("enviroment", ["environment", "expose"]),
+            Some("environment")
+        );
+        assert_eq!(nearest("foo", ["environment", "expose"]), None);
+        assert_eq!(nearest(&"x".repeat(1_000_000), ["x"]), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! The `FROM` lines of a Dockerfile: which images a build starts from.
+
+use std::collections::BTreeMap;
+
+use super::interpolation::interpolate;
+
+/// The images that a Dockerfile's stages start from, in order, without `scratch`, its own
+/// stages and doubles. The error says what is wrong with which line.
+pub(super) fn bases(text: &str, args: &BTreeMap<String, String>) -> Result<Vec<String>, String> {
+    let mut defaults: BTreeMap<String, String> = BTreeMap::new();
+    let mut stages: Vec<String> = Vec::new();
+    let mut bases: Vec<String> = Vec::new();
+    let mut seen_from = false;
+    for (line, instruction) in instructions(text) {
+        let (word, rest) = instruction
+            .split_once(char::is_whitespace)
+            .unwrap_or((&instruction, ""));
+        // Only what is declared before the first `FROM` counts in `FROM` lines.
+        if word.eq_ignore_ascii_case("ARG") && !seen_from {
+            for declared in rest.split_whitespace() {
+                let (name, default) = match declared.split_once('=') {
+                    Some((name, default)) => (name, Some(unquoted(default))),
+                    None => (declared, None),
+                };
+                let default = default
+                    .map(|default| substituted(default, &defaults, line))
+                    .transpose()?;
+                if let Some(value) = args.get(name).cloned().or(default) {
+                    defaults.insert(name.to_owned(), value);
+                }
+            }
+        } else if word.eq_ignore_ascii_case("FROM") {
+            seen_from = true;
+            let mut words = rest
+                .split_whitespace()
+                .filter(|word| !word.starts_with("--"));
+            let written = words.next().unwrap_or_default();
+            let image = substituted(unquoted(written), &defaults, line)?;
+            if image.is_empty() {
+                return Err(format!("line {line}: `FROM {written}` names no image"));
+            }
+            let is_stage = stages
+                .iter()
+                .any(|stage| stage.eq_ignore_ascii_case(&image));
+            if image != "scratch" && !is_stage && !bases.contains(&image) {
+                bases.push(image);
+            }
+            if words
+                .next()
+                .is_some_and(|word| word.eq_ignore_ascii_case("AS"))
+                && let Some(name) = words.next()
+            {
+                stages.push(name.to_owned());
+            }
+        }
+    }
+    if seen_from {
+        Ok(bases)
+    } else {
+        Err("it has no `FROM` line".to_owned())
+    }
+}
+
+fn substituted(
+    text: &str,
+    values: &BTreeMap<String, String>,
+    line: usize,
+) -> Result<String, String> {
+    interpolate(text, &|name| values.get(name).cloned())
+        .map(|done| done.text)
+        .map_err(|message| format!("line {line}: {message}"))
+}
+
+fn unquoted(text: &str) -> &str {
+    ['"', '\'']
+        .iter()
+        .find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote))
+        .unwrap_or(text)
+}
+
+/// The instructions with the number of the line where each begins; continued lines are joined,
+/// comments left out.
+fn instructions(text: &str) -> Vec<(usize, String)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let escape = escape(text);
+    let mut found: Vec<(usize, String)> = Vec::new();
+    let mut continues = false;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (part, goes_on) = match line.strip_suffix(escape) {
+            Some(part) => (part.trim_end(), true),
+            None => (line, false),
+        };
+        match found.last_mut() {
+            Some((_, instruction)) if continues => {
+                instruction.push(' ');
+                instruction.push_str(part);
+            }
+            _ => found.push((index + 1, part.to_owned())),
+        }
+        continues = goes_on;
+    }
+    found
+}
+
+/// The `# escape=` directive, which only comments of its kind may precede.
+fn escape(text: &str) -> char {
+    for line in text.lines() {
+        let Some((name, value)) = line
+            .trim()
+            .strip_prefix('#')
+            .and_then(|l| l.split_once('='))
+        else {
+            break;
+        };
+        if name.trim().eq_ignore_ascii_case("escape") {
+            return if value.trim() == "`" { '`' } else { '\\' };
+        }
+    }
+    '\\'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Vec<String> {
+        let args = BTreeMap::from([("TAG".to_owned(), "given".to_owned())]);
+        bases(text, &args).unwrap()
+    }
+
+    #[test]
+    fn stages_and_scratch_are_no_bases() {
+        let text = "# syntax comment\nFROM rust:1.95 AS Build\nRUN x\nFROM build AS test\n\
+                    FROM --platform=$BUILDPLATFORM debian:bookworm-slim\nFROM scratch\nfrom rust:1.95\n";
+        assert_eq!(of(text), ["rust:1.95", "debian:bookworm-slim"]);
+    }
+
+    #[test]
+    fn arguments_before_the_first_from_are_put_in() {
+        assert_eq!(of("ARG TAG=default\nFROM a:$TAG\n"), ["a:given"]);
+        assert_eq!(
+            of("ARG V=1.2\nARG I=\"b:${V}\"\nFROM ${I}-slim\n"),
+            ["b:1.2-slim"]
+        );
+        assert_eq!(of("FROM a:${NONE:-x}\nARG TAG=y\n"), ["a:x"]);
+        assert_eq!(of("FROM a\nARG V=1\nFROM b${V}\n"), ["a", "b"]);
+    }
+
+    #[test]
+    fn lines_continue_over_comments_and_with_another_escape() {
+        assert_eq!(
+            of("FROM \\\n  # why\n\n  debian \\\n  AS x\nFROM x\n"),
+            ["debian"]
+        );
+        assert_eq!(of("# escape=`\nFROM `\n debian\n"), ["debian"]);
+    }
+
+    #[test]
+    fn a_from_line_without_an_image_is_named() {
+        let none = BTreeMap::new();
+        assert_eq!(
+            bases("ARG X\nFROM $X\n", &none),
+            Err("line 2: `FROM $X` names no image".into())
+        );
+        assert_eq!(bases("RUN x\n", &none), Err("it has no `FROM` line".into()));
+        assert!(bases("FROM ${X\n", &none).is_err());
+    }
+}

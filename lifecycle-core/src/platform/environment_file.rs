@@ -1,0 +1,243 @@
+//! Files of environment variables: `.env` beside the Compose file, and a service's `env_file`.
+//!
+//! The syntax is the Compose Specification's: `KEY=value` or `KEY: value`, an optional `export`,
+//! comments, values in quotes that may span lines, `\n`-like escapes in double quotes, and
+//! variables everywhere but in single quotes.
+
+use std::collections::BTreeMap;
+
+use super::interpolation::{Lookup, interpolate};
+
+/// A variable of such a file. `None` stands for a key without a value, which is taken from the
+/// environment.
+pub(super) type Variables = BTreeMap<String, Option<String>>;
+
+/// What is wrong with such a file. Shows no value.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BadLine {
+    pub(super) line: usize,
+    pub(super) message: String,
+}
+
+/// Reads such a file. Variables are looked up with `lookup` first, then among the file's
+/// earlier ones.
+pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut variables = Variables::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let line = 1 + text[..text.len() - rest.len()].matches('\n').count();
+        let bad = |message: &str| BadLine {
+            line,
+            message: message.to_owned(),
+        };
+        rest = rest.trim_start();
+        if rest.is_empty() {
+            break;
+        }
+        if rest.starts_with('#') {
+            rest = after_line(rest);
+            continue;
+        }
+        let line = 1 + text[..text.len() - rest.len()].matches('\n').count();
+        let bad_here = |message: String| BadLine { line, message };
+        if let Some(after) = rest.strip_prefix("export")
+            && after.starts_with([' ', '\t'])
+        {
+            rest = after.trim_start_matches([' ', '\t']);
+        }
+        let end = rest.find(['=', ':', '\n']).unwrap_or(rest.len());
+        let key = rest[..end].trim();
+        if key.is_empty() || key.contains(|c: char| c.is_whitespace() || "\"'#$".contains(c)) {
+            return Err(BadLine {
+                line,
+                ..bad("expected `KEY=value`")
+            });
+        }
+        let key = key.to_owned();
+        if !rest[end..].starts_with(['=', ':']) {
+            variables.insert(key, None);
+            rest = after_line(rest);
+            continue;
+        }
+        rest = rest[end + 1..].trim_start_matches([' ', '\t']);
+        let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''));
+        let (raw, expands, after) = if let Some(quote) = quote {
+            let (value, after) = quoted(&rest[1..], quote).ok_or_else(|| {
+                bad_here(format!("the value of `{key}` lacks its closing {quote}"))
+            })?;
+            let trailing = after[..after.len() - after_line(after).len()].trim();
+            if !trailing.is_empty() && !trailing.starts_with('#') {
+                return Err(bad_here(format!(
+                    "something follows the quoted value of `{key}`"
+                )));
+            }
+            (value, quote == '"', after_line(after))
+        } else {
+            let value = rest.split('\n').next().unwrap_or_default();
+            (without_comment(value).to_owned(), true, after_line(rest))
+        };
+        let value = if expands {
+            let either =
+                |name: &str| lookup(name).or_else(|| variables.get(name).cloned().flatten());
+            interpolate(&raw, &either)
+                .map_err(|message| bad_here(format!("in the value of `{key}`: {message}")))?
+                .text
+        } else {
+            raw
+        };
+        variables.insert(key, Some(value));
+        rest = after;
+    }
+    Ok(variables)
+}
+
+/// Reads such a file of `format: raw`: everything after the first `=` is the value.
+pub(super) fn parse_raw(text: &str) -> Result<Variables, BadLine> {
+    let mut variables = Variables::new();
+    for (index, line) in text.lines().enumerate() {
+        if line.trim().is_empty() || line.trim_start().starts_with('#') {
+            continue;
+        }
+        let (key, value) = match line.split_once('=') {
+            Some((key, value)) => (key.trim(), Some(value.to_owned())),
+            None => (line.trim(), None),
+        };
+        if key.is_empty() || key.contains(char::is_whitespace) {
+            return Err(BadLine {
+                line: index + 1,
+                message: "expected `KEY=value`".to_owned(),
+            });
+        }
+        variables.insert(key.to_owned(), value);
+    }
+    Ok(variables)
+}
+
+fn after_line(text: &str) -> &str {
+    text.find('\n').map_or("", |end| &text[end + 1..])
+}
+
+/// A comment needs white space before it; without any, `#` is part of the value.
+fn without_comment(value: &str) -> &str {
+    let mut before = ' ';
+    for (index, c) in value.char_indices() {
+        if c == '#' && before.is_whitespace() {
+            return value[..index].trim();
+        }
+        before = c;
+    }
+    value.trim()
+}
+
+/// The value up to its closing quote, and what follows.
+fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((index, c)) = chars.next() {
+        if c == quote {
+            return Some((value, &text[index + 1..]));
+        }
+        if c != '\\' {
+            value.push(c);
+            continue;
+        }
+        let (_, escaped) = chars.next()?;
+        match (quote, escaped) {
+            ('"', 'n') => value.push('\n'),
+            ('"', 'r') => value.push('\r'),
+            ('"', 't') => value.push('\t'),
+            ('"', '\\') => value.push('\\'),
+            // The interpolation that follows makes one dollar sign of it.
+            ('"', '$') => value.push_str("$$"),
+            (_, escaped) if escaped == quote => value.push(quote),
+            (_, escaped) => value.extend(['\\', escaped]),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Vec<(String, Option<String>)> {
+        let lookup = |name: &str| (name == "OUTER").then(|| "outer".to_owned());
+        parse(text, &lookup).unwrap().into_iter().collect()
+    }
+
+    fn one(text: &str) -> String {
+        let variables = parsed(text);
+        assert_eq!(variables.len(), 1, "{text:?}");
+        variables[0].1.clone().unwrap()
+    }
+
+    #[test]
+    fn the_examples_of_the_specification_hold() {
+        for (text, value) in [
+            ("VAR=VAL", "VAL"),
+            ("VAR=\"VAL\"", "VAL"),
+            ("VAR='VAL'", "VAL"),
+            ("VAR=VAL # comment", "VAL"),
+            ("VAR=VAL# not a comment", "VAL# not a comment"),
+            ("VAR=\"VAL # not a comment\"", "VAL # not a comment"),
+            ("VAR=\"VAL\" # comment", "VAL"),
+            ("VAR='$OTHER'", "$OTHER"),
+            ("VAR='${OTHER}'", "${OTHER}"),
+            ("VAR='Let\\'s go!'", "Let's go!"),
+            (
+                "VAR=\"{\\\"hello\\\": \\\"json\\\"}\"",
+                "{\"hello\": \"json\"}",
+            ),
+            ("VAR=\"some\\tvalue\"", "some\tvalue"),
+            ("VAR='some\\tvalue'", "some\\tvalue"),
+            ("VAR=some\\tvalue", "some\\tvalue"),
+            ("VAR='two\nlines'", "two\nlines"),
+            ("VAR: VAL", "VAL"),
+            ("export VAR=VAL\r\n", "VAL"),
+            ("VAR=", ""),
+            ("VAR=a=b:c", "a=b:c"),
+            ("VAR=${OUTER}-${NONE:-d}", "outer-d"),
+            ("VAR=\"\\$OUTER\"", "$OUTER"),
+        ] {
+            assert_eq!(one(text), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn later_lines_see_earlier_ones_and_comments_are_skipped() {
+        let text = "# c\n\nA=1\n  # c\nB=${A}2\nC\nexported=x\n";
+        let some = |v: &str| Some(v.to_owned());
+        assert_eq!(
+            parsed(text),
+            [
+                ("A".to_owned(), some("1")),
+                ("B".to_owned(), some("12")),
+                ("C".to_owned(), None),
+                ("exported".to_owned(), some("x")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bad_line_is_named_without_its_value() {
+        for (text, line) in [
+            ("A=1\nB='secret\n", 2),
+            ("A='x' secret\n", 1),
+            ("\n\n=secret\n", 3),
+            ("two words=secret\n", 1),
+            ("A=${secret", 1),
+        ] {
+            let bad = parse(text, &|_| None).unwrap_err();
+            assert_eq!(bad.line, line, "{text:?}");
+            assert!(!bad.message.contains("secret"), "{}", bad.message);
+        }
+    }
+
+    #[test]
+    fn a_raw_file_is_taken_as_it_is() {
+        let raw = parse_raw("# c\nA='x' # y\nB=$C\n").unwrap();
+        assert_eq!(raw["A"].as_deref(), Some("'x' # y"));
+        assert_eq!(raw["B"].as_deref(), Some("$C"));
+    }
+}

@@ -1,0 +1,253 @@
+//! Variables in values, as the Compose Specification has them: `$VAR`, `${VAR}`,
+//! `${VAR:-default}`, `${VAR-default}`, `${VAR:?message}`, `${VAR?message}`,
+//! `${VAR:+instead}`, `${VAR+instead}`, and `$$` for a dollar sign.
+
+use std::collections::BTreeSet;
+
+use super::diagnostic::Report;
+use super::tree::{Node, Value};
+
+/// Defaults within defaults; nobody writes more.
+const DEEPEST: usize = 32;
+
+/// Looks a variable up.
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Text with its variables put in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Interpolated {
+    pub(super) text: String,
+    /// Variables that have no value and no default; each is an empty text.
+    pub(super) unset: BTreeSet<String>,
+}
+
+/// Puts the variables into a text.
+pub(super) fn interpolate(text: &str, lookup: Lookup<'_>) -> Result<Interpolated, String> {
+    let mut unset = BTreeSet::new();
+    let text = expand(text, lookup, &mut unset, 0)?;
+    Ok(Interpolated { text, unset })
+}
+
+/// Puts the variables into every value of a tree; keys stay as they are.
+pub(super) fn interpolate_tree(node: &mut Node, lookup: Lookup<'_>, report: &mut Report) {
+    let mut unset = BTreeSet::new();
+    walk(node, "", lookup, report, &mut unset);
+}
+
+fn walk(
+    node: &mut Node,
+    path: &str,
+    lookup: Lookup<'_>,
+    report: &mut Report,
+    unset: &mut BTreeSet<String>,
+) {
+    match &mut node.value {
+        Value::Scalar { text, plain } if text.contains('$') => match interpolate(text, lookup) {
+            Ok(done) => {
+                *text = done.text;
+                // What a variable left empty is an empty text, not "no value".
+                *plain = false;
+                for name in done.unset {
+                    if unset.insert(name.clone()) {
+                        let message = format!("`{name}` is not set, so it is taken as empty");
+                        report.warning(node.at, path, message);
+                    }
+                }
+            }
+            Err(message) => report.problem(node.at, path, message),
+        },
+        Value::Scalar { .. } => {}
+        Value::List(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                walk(item, &format!("{path}[{index}]"), lookup, report, unset);
+            }
+        }
+        Value::Map(entries) => {
+            for entry in entries {
+                let path = if path.is_empty() {
+                    entry.key.clone()
+                } else {
+                    format!("{path}.{}", entry.key)
+                };
+                walk(&mut entry.node, &path, lookup, report, unset);
+            }
+        }
+    }
+}
+
+fn expand(
+    text: &str,
+    lookup: Lookup<'_>,
+    unset: &mut BTreeSet<String>,
+    depth: usize,
+) -> Result<String, String> {
+    if depth > DEEPEST {
+        return Err("variables are nested too deeply".to_owned());
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        out.push_str(&rest[..dollar]);
+        rest = &rest[dollar + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix('{') {
+            let end = closing_brace(after).ok_or("`${` is not closed by `}`")?;
+            out.push_str(&braced(&after[..end], lookup, unset, depth)?);
+            rest = &after[end + 1..];
+        } else {
+            let name = name_at_start(rest);
+            if name.is_empty() {
+                return Err("`$` is followed by no variable; write `$$` for a dollar sign".into());
+            }
+            out.push_str(&value(name, lookup, unset));
+            rest = &rest[name.len()..];
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// What stands between `${` and its `}`.
+fn braced(
+    inside: &str,
+    lookup: Lookup<'_>,
+    unset: &mut BTreeSet<String>,
+    depth: usize,
+) -> Result<String, String> {
+    let name = name_at_start(inside);
+    let operator_and_word = &inside[name.len()..];
+    if name.is_empty() {
+        return Err("`${` is followed by no variable; write `$$` for a dollar sign".to_owned());
+    }
+    let (empty_counts_as_unset, rest) = match operator_and_word.strip_prefix(':') {
+        Some(rest) => (true, rest),
+        None => (false, operator_and_word),
+    };
+    let set = lookup(name).filter(|value| !(empty_counts_as_unset && value.is_empty()));
+    let mut chars = rest.chars();
+    let operator = chars.next();
+    let word = chars.as_str();
+    match (operator, set) {
+        (None, _) if !empty_counts_as_unset => Ok(value(name, lookup, unset)),
+        (Some('-' | '?'), Some(value)) => Ok(value),
+        (Some('-'), None) | (Some('+'), Some(_)) => expand(word, lookup, unset, depth + 1),
+        (Some('+'), None) => Ok(String::new()),
+        (Some('?'), None) => {
+            let why = expand(word, lookup, unset, depth + 1)?;
+            Err(if why.is_empty() {
+                format!("the variable `{name}` must be set")
+            } else {
+                format!("the variable `{name}` must be set: {why}")
+            })
+        }
+        _ => Err(format!(
+            "after `${{{name}` only `}}`, `:-`, `-`, `:?`, `?`, `:+` or `+` may stand"
+        )),
+    }
+}
+
+fn value(name: &str, lookup: Lookup<'_>, unset: &mut BTreeSet<String>) -> String {
+    lookup(name).unwrap_or_else(|| {
+        unset.insert(name.to_owned());
+        String::new()
+    })
+}
+
+fn name_at_start(text: &str) -> &str {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if text.starts_with(|c: char| c.is_ascii_digit()) {
+        return "";
+    }
+    let end = text.find(|c| !is_part(c)).unwrap_or(text.len());
+    &text[..end]
+}
+
+/// Where the `}` stands that closes what is open; each `${` opens another.
+fn closing_brace(text: &str) -> Option<usize> {
+    let mut open = 1_usize;
+    let mut before = ' ';
+    for (index, c) in text.char_indices() {
+        match c {
+            '{' if before == '$' => open += 1,
+            '}' => open -= 1,
+            _ => {}
+        }
+        if open == 0 {
+            return Some(index);
+        }
+        before = c;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(text: &str) -> Result<String, String> {
+        let lookup = |name: &str| match name {
+            "SET" => Some("value".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        interpolate(text, &lookup).map(|done| done.text)
+    }
+
+    #[test]
+    fn every_form_of_the_specification_works() {
+        for (text, expected) in [
+            ("$SET", "value"),
+            ("${SET}", "value"),
+            ("a$SET-b", "avalue-b"),
+            ("$SET$SET", "valuevalue"),
+            ("${NONE}", ""),
+            ("${SET:-d}", "value"),
+            ("${EMPTY:-d}", "d"),
+            ("${EMPTY-d}", ""),
+            ("${NONE-d}", "d"),
+            ("${NONE:-}", ""),
+            ("${SET:+r}", "r"),
+            ("${EMPTY:+r}", ""),
+            ("${EMPTY+r}", "r"),
+            ("${NONE+r}", ""),
+            ("${SET:?e}", "value"),
+            ("${EMPTY?e}", ""),
+            ("${NONE:-${OTHER:-deep}}", "deep"),
+            ("${NONE:-${SET}-x}", "value-x"),
+            ("${NONE:-a$$b}", "a$b"),
+            ("$$SET $${SET}", "$SET ${SET}"),
+            ("100 $$", "100 $"),
+            ("${NONE:-http://x:80/?a-b}", "http://x:80/?a-b"),
+        ] {
+            assert_eq!(with(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_or_required_is_an_error() {
+        for (text, message) in [
+            ("${NONE:?set it}", "the variable `NONE` must be set: set it"),
+            ("${EMPTY:?}", "the variable `EMPTY` must be set"),
+            ("${NONE?$SET}", "the variable `NONE` must be set: value"),
+            ("${SET", "`${` is not closed by `}`"),
+            ("${NONE:-${A}", "`${` is not closed by `}`"),
+        ] {
+            assert_eq!(with(text), Err(message.to_owned()), "{text}");
+        }
+        for text in [
+            "$(date)", "cost: 5$", "${}", "${1}", "$1", "${SET!x}", "${SET:}",
+        ] {
+            assert!(with(text).is_err(), "{text}");
+        }
+        let deep = format!("{}x{}", "${A:-".repeat(500), "}".repeat(500));
+        assert!(with(&deep).is_err());
+    }
+
+    #[test]
+    fn variables_without_a_value_are_named() {
+        let done = interpolate("$A ${B} ${C:-}", &|_| None).unwrap();
+        assert_eq!(done.unset, ["A", "B"].map(str::to_owned).into());
+    }
+}

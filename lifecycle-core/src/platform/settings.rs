@@ -1,0 +1,382 @@
+//! `platform.toml`: the cloud, the nodes, the manager, the code store. Every key is described
+//! in `docs/platform-toml.md`; without the file every one has its default.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::compose::{named, value};
+use super::diagnostic::Report;
+use super::tree::{Field, Node};
+use super::{CloudSpec, ManagerSpec};
+use crate::code::DirectoryStore;
+use crate::model::{NodeName, NodeSpec, Origin, PlatformName, Resources};
+
+const TOP: [&str; 6] = ["cloud", "code", "manager", "name", "node_pool", "nodes"];
+const CLOUD: [&str; 2] = ["provider", "subnet"];
+const NODE: [&str; 4] = ["capacity", "image", "labels", "size"];
+const POOL: [&str; 6] = ["capacity", "count", "image", "labels", "name", "size"];
+const CAPACITY: [&str; 2] = ["cpus", "memory"];
+const MANAGER: [&str; 2] = ["node", "port"];
+const CODE: [&str; 2] = ["path", "store"];
+
+/// What local nodes can boot.
+const LOCAL_IMAGES: [&str; 2] = ["ready", "bare"];
+/// The node that there is when none is declared.
+const ONLY_NODE: &str = "node-1";
+/// Where code bases are looked for by name.
+const CODE_STORE: &str = "code";
+/// More nodes than any pool here has.
+const MOST_NODES: u32 = 10_000;
+
+/// What `platform.toml` says.
+pub(super) struct Settings {
+    pub(super) name: Option<PlatformName>,
+    pub(super) cloud: CloudSpec,
+    pub(super) nodes: BTreeMap<NodeName, NodeSpec>,
+    /// `None` only if nothing usable is declared, and then the report says why.
+    pub(super) manager: Option<ManagerSpec>,
+    /// The code store's directory, relative to the Compose file's.
+    pub(super) code_store: String,
+}
+
+/// Reads the file's tree; `None` stands for a platform without the file.
+pub(super) fn read(root: Option<&Node>, report: &mut Report) -> Settings {
+    let mut reader = Reader {
+        report,
+        nodes: BTreeMap::new(),
+        first: None,
+    };
+    let mut name = None;
+    let mut subnet = None;
+    let mut manager = None;
+    let mut code_store = CODE_STORE.to_owned();
+    let entries = root.map(|root| Field::root(root).entries(reader.report));
+    for (key, field) in entries.unwrap_or_default() {
+        match key {
+            "name" => name = field.parse(reader.report, named),
+            "cloud" => subnet = reader.cloud(&field),
+            "nodes" => {
+                for (name, node) in field.entries(reader.report) {
+                    reader.node(name, &node);
+                }
+            }
+            "node_pool" => {
+                for pool in field.items(reader.report) {
+                    reader.pool(&pool);
+                }
+            }
+            "manager" => manager = Some(field),
+            "code" => code_store = reader.code(&field).unwrap_or(code_store),
+            _ => reader.report.unknown_key(field.at, &field.path, key, TOP),
+        }
+    }
+    if !declares_nodes(root)
+        && let Ok(only) = NodeName::try_from(ONLY_NODE)
+    {
+        reader.add(NodeSpec::new(only));
+    }
+    let manager = reader.manager(manager.as_ref());
+    Settings {
+        name,
+        cloud: CloudSpec::Local { subnet },
+        nodes: reader.nodes,
+        manager,
+        code_store,
+    }
+}
+
+/// What a node and a pool have in common.
+#[derive(Clone, Default)]
+struct Properties {
+    size: Option<String>,
+    image: Option<String>,
+    labels: BTreeMap<String, String>,
+    capacity: Option<Resources>,
+}
+
+impl Properties {
+    fn of(self, name: NodeName) -> NodeSpec {
+        NodeSpec {
+            name,
+            size: self.size,
+            image: self.image,
+            labels: self.labels,
+            capacity: self.capacity,
+            origin: Origin::File,
+        }
+    }
+}
+
+struct Reader<'r> {
+    report: &'r mut Report,
+    nodes: BTreeMap<NodeName, NodeSpec>,
+    /// The first node in the order of the file.
+    first: Option<NodeName>,
+}
+
+impl Reader<'_> {
+    fn cloud(&mut self, field: &Field<'_>) -> Option<String> {
+        let mut subnet = None;
+        for (key, field) in field.entries(self.report) {
+            match key {
+                "provider" => {
+                    field.word(self.report, &[("local", ())]);
+                }
+                "subnet" => subnet = field.parse(self.report, ipv4_network),
+                _ => self.report.unknown_key(field.at, &field.path, key, CLOUD),
+            }
+        }
+        subnet
+    }
+
+    fn add(&mut self, node: NodeSpec) {
+        self.first.get_or_insert_with(|| node.name.clone());
+        self.nodes.insert(node.name.clone(), node);
+    }
+
+    fn node(&mut self, name: &str, field: &Field<'_>) {
+        let properties = self.properties(field, &NODE);
+        match NodeName::try_from(name) {
+            Ok(name) => self.add(properties.of(name)),
+            Err(error) => self
+                .report
+                .problem(field.at, &field.path, error.to_string()),
+        }
+    }
+
+    fn pool(&mut self, field: &Field<'_>) {
+        let properties = self.properties(field, &POOL);
+        let name = field.get("name").and_then(|name| name.text(self.report));
+        let count = field
+            .get("count")
+            .and_then(|count| count.number(self.report, 0, MOST_NODES));
+        for key in ["name", "count"] {
+            if field.get(key).is_none() {
+                field.problem(self.report, format!("`{key}` is missing"));
+            }
+        }
+        let (Some(name), Some(count)) = (name, count) else {
+            return;
+        };
+        for index in 1..=count {
+            match NodeName::try_from(format!("{name}-{index}")) {
+                Ok(name) if self.nodes.contains_key(&name) => {
+                    field.problem(self.report, format!("there are two nodes `{name}`"));
+                }
+                Ok(name) => self.add(properties.clone().of(name)),
+                Err(error) => {
+                    field.problem(self.report, error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn properties(&mut self, field: &Field<'_>, known: &'static [&'static str]) -> Properties {
+        let mut spec = Properties::default();
+        for (key, field) in field.entries(self.report) {
+            match key {
+                "size" => spec.size = field.text(self.report).map(str::to_owned),
+                "image" => {
+                    spec.image = field
+                        .word(self.report, &LOCAL_IMAGES.map(|image| (image, image)))
+                        .map(str::to_owned);
+                }
+                "labels" => {
+                    for (label, value) in field.entries(self.report) {
+                        if let Some(value) = value.text(self.report) {
+                            spec.labels.insert(label.to_owned(), value.to_owned());
+                        }
+                    }
+                }
+                "capacity" => spec.capacity = self.capacity(&field),
+                key if known.contains(&key) => {}
+                _ => {
+                    let known = known.iter().copied();
+                    self.report.unknown_key(field.at, &field.path, key, known);
+                }
+            }
+        }
+        spec
+    }
+
+    fn capacity(&mut self, field: &Field<'_>) -> Option<Resources> {
+        let mut cpus = None;
+        let mut memory = None;
+        for (key, field) in field.entries(self.report) {
+            match key {
+                "cpus" => cpus = field.parse(self.report, value::cpu_millis),
+                "memory" => memory = field.parse(self.report, value::bytes),
+                _ => self
+                    .report
+                    .unknown_key(field.at, &field.path, key, CAPACITY),
+            }
+        }
+        for key in CAPACITY {
+            if field.is_map() && field.get(key).is_none() {
+                field.problem(self.report, format!("`{key}` is missing"));
+            }
+        }
+        Some(Resources {
+            cpu_millis: cpus?,
+            memory_bytes: memory?,
+        })
+    }
+
+    fn manager(&mut self, field: Option<&Field<'_>>) -> Option<ManagerSpec> {
+        let mut port = ManagerSpec::PORT;
+        let mut node = self.first.clone();
+        for (key, field) in field.map(|f| f.entries(self.report)).unwrap_or_default() {
+            match key {
+                "port" => {
+                    let number = field.number(self.report, 1, u32::from(u16::MAX));
+                    port = number.and_then(|n| u16::try_from(n).ok()).unwrap_or(port);
+                }
+                "node" => {
+                    if let Some(name) = field.text(self.report) {
+                        let known = self.nodes.keys().find(|node| node.as_str() == name);
+                        if known.is_none() {
+                            self.report.unknown_name(
+                                field.value_at(),
+                                &field.path,
+                                format!("there is no node `{name}`"),
+                                name,
+                                self.nodes.keys().map(NodeName::as_str),
+                            );
+                        }
+                        node = known.cloned();
+                    }
+                }
+                _ => self.report.unknown_key(field.at, &field.path, key, MANAGER),
+            }
+        }
+        if self.nodes.is_empty() && !self.report.has_problems() {
+            self.report.file_problem(
+                "it declares no node",
+                "give a pool a `count` above 0, or declare `[nodes.<name>]`",
+            );
+        }
+        node.map(|node| ManagerSpec { node, port })
+    }
+
+    fn code(&mut self, field: &Field<'_>) -> Option<String> {
+        let mut path = None;
+        for (key, field) in field.entries(self.report) {
+            match key {
+                "store" => {
+                    field.word(self.report, &[("directory", ())]);
+                }
+                "path" => {
+                    path = field.text(self.report).map(DirectoryStore::normalised);
+                }
+                _ => self.report.unknown_key(field.at, &field.path, key, CODE),
+            }
+        }
+        path
+    }
+}
+
+/// Nodes that were declared and refused still count: the default would only confuse.
+fn declares_nodes(root: Option<&Node>) -> bool {
+    root.is_some_and(|root| {
+        let root = Field::root(root);
+        root.get("node_pool").is_some()
+            || root
+                .get("nodes")
+                .is_some_and(|nodes| !nodes.entries(&mut Report::new("")).is_empty())
+    })
+}
+
+/// `10.0.0.0/24`
+fn ipv4_network(text: &str) -> Result<String, String> {
+    let bad = |why: &str| format!("`{text}` is no IPv4 network: {why}");
+    let (address, bits) = text
+        .split_once('/')
+        .ok_or_else(|| bad("write for example `10.42.0.0/24`"))?;
+    let address: Ipv4Addr = address
+        .parse()
+        .map_err(|_| bad("write for example `10.42.0.0/24`"))?;
+    let bits = bits
+        .parse::<u32>()
+        .ok()
+        .filter(|bits| (8..=29).contains(bits))
+        .ok_or_else(|| bad("the prefix is not from 8 to 29"))?;
+    if address.to_bits() << bits != 0 {
+        return Err(bad("there are bits set behind the prefix"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::toml;
+
+    fn settings(text: &str) -> Result<Settings, String> {
+        let mut report = Report::new("platform.toml");
+        let node = toml::parse(text, &mut report);
+        let settings = read(node.as_ref(), &mut report);
+        match Report::problems_of(vec![report]) {
+            Some(problems) => Err(problems.to_string()),
+            None => Ok(settings),
+        }
+    }
+
+    fn names(settings: &Settings) -> Vec<&str> {
+        settings.nodes.keys().map(NodeName::as_str).collect()
+    }
+
+    #[test]
+    fn without_the_file_there_is_one_local_node_with_the_manager() {
+        let mut report = Report::new("platform.toml");
+        let settings = read(None, &mut report);
+        assert!(!report.has_problems());
+        assert_eq!(names(&settings), ["node-1"]);
+        assert_eq!(settings.cloud, CloudSpec::Local { subnet: None });
+        let manager = settings.manager.unwrap();
+        assert_eq!((manager.node.as_str(), manager.port), ("node-1", 7443));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let settings = settings(
+            "name = \"demo\"\n[cloud]\nprovider = \"local\"\nsubnet = \"10.42.0.0/24\"\n\
+             [nodes.zeta]\nsize = \"s\"\nimage = \"bare\"\nlabels = { zone = \"a\" }\n\
+             capacity = { cpus = 2, memory = \"4GiB\" }\n[nodes.alpha]\n\
+             [[node_pool]]\nname = \"worker\"\ncount = 2\nlabels = { role = \"work\" }\n\
+             [manager]\nport = 8443\n[code]\nstore = \"directory\"\npath = \"./src/\"\n",
+        )
+        .unwrap();
+        assert_eq!(names(&settings), ["alpha", "worker-1", "worker-2", "zeta"]);
+        assert_eq!(settings.name.unwrap().as_str(), "demo");
+        assert_eq!(settings.code_store, "src");
+        let manager = settings.manager.unwrap();
+        assert_eq!((manager.node.as_str(), manager.port), ("zeta", 8443));
+        let zeta = &settings.nodes[&manager.node];
+        assert_eq!(zeta.size.as_deref(), Some("s"));
+        assert_eq!(zeta.image.as_deref(), Some("bare"));
+        assert_eq!(zeta.labels["zone"], "a");
+        let capacity = zeta.capacity.unwrap();
+        assert_eq!(
+            (capacity.cpu_millis, capacity.memory_bytes),
+            (2000, 4 << 30)
+        );
+    }
+
+    #[test]
+    fn networks_are_checked() {
+        for good in ["10.42.0.0/24", "172.16.0.0/12"] {
+            assert!(ipv4_network(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "10.42.0.0",
+            "10.42.0.1/24",
+            "10.0.0.0/30",
+            "x/8",
+            "::/8",
+            "10.0.0.0/99",
+        ] {
+            assert!(ipv4_network(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What can be wrong between services, and between services and nodes. Found before anything
+//! is touched, all of it at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::compose::Draft;
+use super::diagnostic::Report;
+use super::tree::{Node, Place};
+use super::{ManagerSpec, Settings};
+use crate::model::{
+    DependencyCondition, NodeName, Protocol, RestartPolicy, ServiceName, ServiceSpec, Starts,
+};
+
+/// Where every node's SSH server listens.
+const SSH_PORT: u16 = 22;
+
+/// Checks all services of a Compose file against each other and against the nodes.
+pub(super) fn check(
+    root: &Node,
+    services: &BTreeMap<ServiceName, Draft>,
+    settings: &Settings,
+    report: &mut Report,
+) {
+    let check = Check {
+        root,
+        services,
+        settings,
+    };
+    check.cycles(report);
+    check.dependencies(report);
+    check.placement(report);
+    check.host_ports(report);
+}
+
+struct Check<'a> {
+    root: &'a Node,
+    services: &'a BTreeMap<ServiceName, Draft>,
+    settings: &'a Settings,
+}
+
+impl<'a> Check<'a> {
+    fn specs(&self) -> impl Iterator<Item = &'a ServiceSpec> {
+        self.services.values().map(|draft| &draft.spec)
+    }
+
+    /// The place and the path of a key of a service, or of the nearest thing above it.
+    fn spot(&self, service: &ServiceName, keys: &[&str]) -> (Place, String) {
+        let mut path = vec!["services", service.as_str()];
+        path.extend(keys);
+        (self.root.place_of(&path), path.join("."))
+    }
+
+    /// Names each cycle of dependencies once, from the service that comes first by name.
+    fn cycles(&self, report: &mut Report) {
+        let mut done: BTreeSet<&ServiceName> = BTreeSet::new();
+        for start in self.services.keys() {
+            // Each level: a service and those of its dependencies still to be followed.
+            let mut way: Vec<(&ServiceName, Vec<&ServiceName>)> = Vec::new();
+            if !done.contains(start) {
+                way.push((start, self.needs(start)));
+            }
+            while let Some((service, rest)) = way.last_mut() {
+                let service: &ServiceName = service;
+                let Some(next) = rest.pop() else {
+                    done.insert(service);
+                    way.pop();
+                    continue;
+                };
+                if let Some(first) = way.iter().position(|(on_way, _)| *on_way == next) {
+                    let mut names: Vec<&str> =
+                        way[first..].iter().map(|(name, _)| name.as_str()).collect();
+                    names.push(next.as_str());
+                    let (at, path) = self.spot(service, &["depends_on", next.as_str()]);
+                    report.problem_with_help(
+                        at,
+                        &path,
+                        format!("services wait for each other: {}", names.join(" → ")),
+                        "remove one of these dependencies",
+                    );
+                } else if !done.contains(next) {
+                    way.push((next, self.needs(next)));
+                }
+            }
+        }
+    }
+
+    fn needs(&self, service: &ServiceName) -> Vec<&'a ServiceName> {
+        self.services
+            .get(service)
+            .map(|draft| draft.spec.depends_on.keys().rev().collect())
+            .unwrap_or_default()
+    }
+
+    fn dependencies(&self, report: &mut Report) {
+        for spec in self.specs() {
+            for (needed, condition) in &spec.depends_on {
+                let Some(needed) = self.services.get(needed).map(|draft| &draft.spec) else {
+                    continue;
+                };
+                let (at, path) = self.spot(&spec.name, &["depends_on", needed.name.as_str()]);
+                let awaits_end = *condition == DependencyCondition::ServiceCompletedSuccessfully;
+                let restarts = matches!(
+                    needed.restart,
+                    Some(RestartPolicy::Always | RestartPolicy::UnlessStopped)
+                );
+                if awaits_end && restarts {
+                    report.problem_with_help(
+                        at,
+                        &path,
+                        format!("`{}` never completes: it is always restarted", needed.name),
+                        format!(
+                            "remove `restart` from `{}`, or set it to `on-failure`",
+                            needed.name
+                        ),
+                    );
+                }
+                if needed.starts == Starts::Last && spec.starts != Starts::Last {
+                    report.problem_with_help(
+                        at,
+                        &path,
+                        format!(
+                            "`{}` starts last, so nothing before it can wait for it",
+                            needed.name
+                        ),
+                        "remove the dependency, or let this service start last too",
+                    );
+                }
+            }
+        }
+    }
+
+    fn allowed_nodes(&self, spec: &ServiceSpec) -> BTreeSet<&'a NodeName> {
+        self.settings
+            .nodes
+            .values()
+            .filter(|node| {
+                spec.constraints
+                    .iter()
+                    .all(|constraint| constraint.holds(node))
+            })
+            .map(|node| &node.name)
+            .collect()
+    }
+
+    fn placement(&self, report: &mut Report) {
+        if self.settings.nodes.is_empty() {
+            return;
+        }
+        for spec in self.specs() {
+            if self.allowed_nodes(spec).is_empty() {
+                let (at, path) = self.spot(&spec.name, &["deploy", "placement", "constraints"]);
+                let nodes: Vec<&str> = self.settings.nodes.keys().map(NodeName::as_str).collect();
+                report.problem(
+                    at,
+                    &path,
+                    format!(
+                        "no node meets these constraints; there are {}",
+                        some_of(&nodes)
+                    ),
+                );
+            }
+        }
+    }
+
+    /// One host port serves one instance on each node.
+    fn host_ports(&self, report: &mut Report) {
+        let mut users: BTreeMap<(u16, Protocol), Vec<&ServiceSpec>> = BTreeMap::new();
+        for spec in self.specs().filter(|spec| spec.replicas > 0) {
+            for port in &spec.container.ports {
+                if let Some(host_port) = port.host_port {
+                    users
+                        .entry((host_port, port.protocol))
+                        .or_default()
+                        .push(spec);
+                }
+            }
+        }
+        for ((port, protocol), specs) in users {
+            if port == SSH_PORT && protocol == Protocol::Tcp {
+                for spec in specs {
+                    let (at, path) = self.spot(&spec.name, &["ports"]);
+                    let message =
+                        format!("the host port {port} is the nodes' own: SSH listens there");
+                    report.problem(at, &path, message);
+                }
+                continue;
+            }
+            let manager = self.settings.manager.as_ref();
+            let taken_by_manager = manager
+                .filter(|manager| manager.port == port && protocol == Protocol::Tcp)
+                .map(|manager| &manager.node);
+            let mut all_nodes: BTreeSet<&NodeName> = BTreeSet::new();
+            let mut instances = 0_usize;
+            let mut told = false;
+            for spec in &specs {
+                let mut nodes = self.allowed_nodes(spec);
+                if nodes.is_empty() {
+                    // Said already.
+                    continue;
+                }
+                if let Some(node) = taken_by_manager {
+                    nodes.remove(node);
+                }
+                let wanted = usize::from(spec.replicas);
+                if wanted > nodes.len() {
+                    told = true;
+                    let who = format!("{wanted} of `{}`", spec.name);
+                    self.too_many(spec, port, protocol, &who, nodes.len(), manager, report);
+                }
+                instances += wanted;
+                all_nodes.extend(nodes);
+            }
+            if let (false, Some(last)) = (told, specs.last())
+                && instances > all_nodes.len()
+            {
+                let each: Vec<String> = specs
+                    .iter()
+                    .map(|spec| format!("{} of `{}`", spec.replicas, spec.name))
+                    .collect();
+                let who = each.join(" and ");
+                self.too_many(last, port, protocol, &who, all_nodes.len(), manager, report);
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one message, made in two places")]
+    fn too_many(
+        &self,
+        spec: &ServiceSpec,
+        port: u16,
+        protocol: Protocol,
+        who: &str,
+        nodes: usize,
+        manager: Option<&ManagerSpec>,
+        report: &mut Report,
+    ) {
+        let (at, path) = self.spot(&spec.name, &["ports"]);
+        let places = match nodes {
+            0 => "no node is".to_owned(),
+            1 => "only 1 node is".to_owned(),
+            more => format!("only {more} nodes are"),
+        };
+        let help = if manager.is_some_and(|manager| manager.port == port) {
+            "publish another port; this one is the manager's on its node"
+        } else {
+            "publish other host ports, leave them to be picked (`- \"80\"`), or add nodes"
+        };
+        report.problem_with_help(
+            at,
+            &path,
+            format!("{who} need the host port {port}/{protocol}, and {places} there for it"),
+            help,
+        );
+    }
+}
+
+/// Names for a message, at most as many as one reads.
+fn some_of(names: &[&str]) -> String {
+    const MOST: usize = 8;
+    let shown: Vec<String> = names
+        .iter()
+        .take(MOST)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let more = names.len().saturating_sub(MOST);
+    if more == 0 {
+        shown.join(", ")
+    } else {
+        format!("{} and {more} more", shown.join(", "))
+    }
+}

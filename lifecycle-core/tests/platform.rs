@@ -1,0 +1,238 @@
+//! Whole platforms read from files: what is declared, and what is said about what is malformed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use lifecycle_core::code::DirectoryStore;
+use lifecycle_core::model::PlatformId;
+use lifecycle_core::platform::{Diagnostics, Loaded, Sources, load};
+use proptest::prelude::*;
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+fn id() -> PlatformId {
+    "0189f7a0-0000-4000-8000-000000000000".parse().unwrap()
+}
+
+async fn loaded(sources: &Sources) -> Result<Loaded, Diagnostics> {
+    let store = DirectoryStore::new(sources.project_dir.clone());
+    load(sources, id(), &store).await
+}
+
+fn sources(directory: &Path, compose: &str, platform: Option<&str>) -> Sources {
+    Sources {
+        compose_files: vec![directory.join(compose)],
+        platform_toml: platform.map(|file| directory.join(file)),
+        project_dir: directory.to_owned(),
+        environment: BTreeMap::new(),
+        name: None,
+    }
+}
+
+#[tokio::test]
+async fn a_platform_is_read_with_all_its_keys() {
+    let mut sources = sources(
+        &tests().join("declared"),
+        "compose.yaml",
+        Some("platform.toml"),
+    );
+    sources.environment = [("FROM_ENV", "from the process"), ("TAG", "2.0")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    let loaded = loaded(&sources)
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    insta::assert_yaml_snapshot!("declaration", loaded.declaration);
+    let unsupported: Vec<String> = loaded
+        .unsupported
+        .iter()
+        .map(|key| {
+            format!(
+                "{key} [{}]",
+                if key.changes_behaviour {
+                    "changes"
+                } else {
+                    "harmless"
+                }
+            )
+        })
+        .collect();
+    insta::assert_snapshot!("unsupported", unsupported.join("\n"));
+    assert_eq!(loaded.warnings, []);
+}
+
+#[tokio::test]
+async fn a_compose_file_alone_is_enough() {
+    let directory = tempfile::Builder::new()
+        .prefix("My_App-")
+        .rand_bytes(0)
+        .tempdir_in(std::env::temp_dir());
+    let directory = directory.unwrap();
+    std::fs::write(
+        directory.path().join("compose.yaml"),
+        "services: {web: {image: nginx}}\n",
+    )
+    .unwrap();
+    let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+        .await
+        .unwrap();
+    let declaration = loaded.declaration;
+    assert_eq!(declaration.name.as_str(), "my_app-");
+    assert_eq!(declaration.nodes.len(), 1);
+    assert_eq!(declaration.services.len(), 1);
+    assert_eq!(declaration.manager.node.as_str(), "node-1");
+}
+
+#[tokio::test]
+async fn a_variable_that_is_not_set_is_a_warning() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let text =
+        "name: x\nservices:\n  web:\n    image: nginx\n    user: u$NONE\n    working_dir: /$NONE\n";
+    std::fs::write(directory.path().join("compose.yaml"), text).unwrap();
+    let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+        .await
+        .unwrap();
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        ["compose.yaml:5:11: services.web.user: `NONE` is not set, so it is taken as empty"]
+    );
+}
+
+#[tokio::test]
+async fn several_files_are_refused_rather_than_dropped() {
+    let mut sources = sources(&tests().join("declared"), "compose.yaml", None);
+    sources
+        .compose_files
+        .push(sources.project_dir.join("compose.override.yaml"));
+    let problems = loaded(&sources).await.unwrap_err().to_string();
+    assert!(
+        problems.contains("merging several Compose files is not supported yet"),
+        "{problems}"
+    );
+}
+
+#[tokio::test]
+async fn no_secret_shows_in_what_is_said() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let text = "services:\n  web:\n    image: nginx\n    prots: []\n    environment:\n      \
+                PASSWORD: ${PASSWORD}\n      OTHER: [hunter2]\n";
+    std::fs::write(directory.path().join("compose.yaml"), text).unwrap();
+    let mut sources = sources(directory.path(), "compose.yaml", None);
+    sources
+        .environment
+        .insert("PASSWORD".to_owned(), "hunter2".to_owned());
+    let problems = loaded(&sources).await.unwrap_err();
+    assert!(!format!("{problems} {problems:?} {sources:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn malformed_files_are_answered_with_place_cause_and_mend() {
+    let directory = tests().join("malformed");
+    let mut files: Vec<String> = std::fs::read_dir(&directory)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .filter(|name| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|end| end == "yaml" || end == "toml")
+        })
+        .collect();
+    files.sort();
+    assert!(files.len() >= 25, "{}", files.len());
+    // The one valid Compose file that stands beside malformed settings.
+    let valid = tempfile::TempDir::new().unwrap();
+    std::fs::write(valid.path().join("compose.yaml"), "name: x\nservices: {}\n").unwrap();
+    for file in files {
+        let sources = if file.ends_with(".toml") {
+            let settings = directory.join(&file);
+            std::fs::copy(&settings, valid.path().join(&file)).unwrap();
+            sources(valid.path(), "compose.yaml", Some(&file))
+        } else {
+            sources(&directory, &file, None)
+        };
+        let problems = match loaded(&sources).await {
+            Err(problems) => problems.to_string(),
+            Ok(_) => panic!("{file} was taken"),
+        };
+        let shown = problems.replace(&directory.display().to_string(), "<directory>");
+        insta::assert_snapshot!(file, shown);
+    }
+}
+
+/// Words that lead a random text past the first check.
+fn fragment() -> impl Strategy<Value = String> {
+    let known = proptest::sample::select(vec![
+        "services:",
+        "  web:",
+        "    image: nginx",
+        "    ports:",
+        "      - \"80-90:80-90\"",
+        "    build: .",
+        "    build: {context: a, args: [A=b]}",
+        "    depends_on: [web, db]",
+        "    environment:",
+        "      A: ${B:-c}",
+        "    deploy: {replicas: 3}",
+        "    <<: *x",
+        "&x",
+        "    x-lifecycle: {ready: {port: 1}}",
+        "volumes:",
+        "  data:",
+        "    healthcheck:",
+        "      test: [CMD, x]",
+        "  db: {image: a, volumes: [data:/x]}",
+        "- a",
+        "? [a]",
+        "!reset",
+        "[nodes.vm1]",
+        "[[node_pool]]",
+        "count = 2",
+        "name = \"x\"",
+        "[manager]",
+        "port = 1",
+        "    ports: [\"0-65535:0-65535\", \"1-65535\"]",
+        "    stop_grace_period: 9999999999999999999999h",
+        "    mem_limit: 99999999999999999999999g",
+        "    cpus: 1e400",
+        "\u{feff}",
+        "\t",
+        "---",
+    ]);
+    prop_oneof![
+        4 => known.prop_map(str::to_owned),
+        1 => "[ -~\\t]{0,30}",
+        1 => "\\PC{0,12}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_makes_the_reader_panic(
+        compose in proptest::collection::vec(fragment(), 0..14),
+        platform in proptest::collection::vec(fragment(), 0..8),
+        env in "[ -~\\n]{0,60}",
+    ) {
+        let directory = tempfile::TempDir::new().unwrap();
+        for (name, text) in [
+            ("compose.yaml", compose.join("\n")),
+            ("platform.toml", platform.join("\n")),
+            (".env", env),
+            ("Dockerfile", platform.join("\n")),
+            (".dockerignore", compose.join("\n")),
+        ] {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let sources = sources(directory.path(), "compose.yaml", Some("platform.toml"));
+        if let Err(problems) = runtime.block_on(loaded(&sources)) {
+            // A panic inside the reader would come back as a failed task.
+            prop_assert!(!problems.to_string().contains("panicked"), "{problems}");
+            prop_assert!(problems.iter().count() > 0);
+        }
+    }
+}

@@ -12,6 +12,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
 use crate::runtime::{ContainerRuntime, EngineInfo};
+use crate::secret::Sensitive;
+
+/// An SSH key pair in OpenSSH's forms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshKeyPair {
+    /// The private key.
+    pub private: Sensitive,
+    /// The public key, one line.
+    pub public: String,
+}
 
 /// Bytes as they come.
 pub type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;

@@ -27,4 +27,5 @@ pub use prepare::DebianPreparer;
 pub use readiness::SocketReadiness;
 pub use ssh::{
     HostKeyStore, HostKeyTrust, MemoryHostKeys, SshAccess, SshCredential, SshTarget, SshTimings,
+    generate_ssh_key,
 };

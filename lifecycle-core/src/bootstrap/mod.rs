@@ -8,6 +8,7 @@ mod down;
 mod follow;
 mod handover;
 mod manager_container;
+mod manager_image;
 mod progress;
 mod secrets;
 
@@ -20,7 +21,8 @@ pub use handover::{
 };
 pub use manager_container::ManagerImage;
 pub use progress::{Progress, Reporter};
-pub use secrets::{OperatorState, Placed, PlatformSecrets, SshKeyPair, StateDirectory};
+pub use manager_image::StaticBinary;
+pub use secrets::{OperatorState, Placed, PlatformSecrets, StateDirectory};
 
 use self::progress::Stage;
 use crate::api::{ApiClient, Dial};

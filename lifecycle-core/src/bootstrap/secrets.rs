@@ -9,18 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Authority;
 use crate::error::{Error, Result};
+use crate::host::SshKeyPair;
 use crate::model::PlatformId;
 use crate::platform::{CloudSpec, ManagerSpec};
 use crate::secret::{PlatformKey, Sensitive, new_token};
-
-/// An SSH key pair in OpenSSH's forms.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SshKeyPair {
-    /// The private key.
-    pub private: Sensitive,
-    /// The public key, one line.
-    pub public: String,
-}
 
 /// Everything that makes someone the operator of a platform.
 #[derive(Debug, Clone)]

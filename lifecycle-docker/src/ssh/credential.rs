@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lifecycle_core::host::SshKeyPair;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 use russh::client::{AuthResult, Handle};
@@ -90,4 +91,23 @@ mod tests {
         assert!(!format!("{error:?} {secret:?}").contains("hunter2"));
         assert!(error.hint().is_some());
     }
+}
+
+/// A new ed25519 key pair.
+pub fn generate_ssh_key() -> Result<SshKeyPair> {
+    let failed = |why: String| Error::failed("making an SSH key", why);
+    let mut rng = russh::keys::key::safe_rng();
+    let key = PrivateKey::random(&mut rng, russh::keys::Algorithm::Ed25519)
+        .map_err(|error| failed(error.to_string()))?;
+    let private = key
+        .to_openssh(russh::keys::ssh_key::LineEnding::LF)
+        .map_err(|error| failed(error.to_string()))?;
+    let public = key
+        .public_key()
+        .to_openssh()
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(SshKeyPair {
+        private: Sensitive::new(private.as_str()),
+        public,
+    })
 }

@@ -21,7 +21,7 @@ use lifecycle_core::host::{Duplex, ForwardTarget, HostCommand, HostFile, HostOut
 use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
 
-pub use credential::SshCredential;
+pub use credential::{SshCredential, generate_ssh_key};
 pub(crate) use exec::quote;
 pub use host_key::{HostKeyStore, HostKeyTrust, MemoryHostKeys};
 pub(crate) use pool::Share;

@@ -1,0 +1,86 @@
+//! What the command line takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use lifecycle_core::model::{PlatformName, ServiceName};
+
+/// Brings a whole platform of services up on VMs with one command.
+#[derive(Debug, Parser)]
+#[command(name = "bootstrapper", version, about, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// The directory that holds the Compose file and platform.toml
+    #[arg(long, global = true, default_value = ".")]
+    pub(crate) project_dir: PathBuf,
+
+    /// The Compose file, relative to the project's directory; found as Compose finds it without
+    #[arg(short, long = "file", global = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// The platform's name; wins over the files' own
+    #[arg(short = 'p', long, global = true, value_name = "NAME")]
+    pub(crate) project_name: Option<PlatformName>,
+
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 something failed; 2 wrong arguments or files; 130 interrupted \
+(the same command goes on).";
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring the platform up, or to what the files declare now
+    Up(Up),
+    /// Show nodes, services and endpoints
+    Status,
+    /// Show what a service writes
+    Logs(Logs),
+    /// Take the platform down
+    Down(Down),
+}
+
+/// How to bring up.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Provision and prepare every declared node before the manager starts
+    #[arg(long)]
+    pub(crate) all_nodes: bool,
+
+    /// Go on although keys of the files that change behaviour have no effect
+    #[arg(long)]
+    pub(crate) accept_unsupported: bool,
+}
+
+/// Which output.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The service
+    pub(crate) service: ServiceName,
+
+    /// Go on as new lines come
+    #[arg(short = 'F', long)]
+    pub(crate) follow: bool,
+
+    /// Only the last so many lines of each instance
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<u32>,
+}
+
+/// How to take down.
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+
+    /// Remove named volumes too, on nodes that stay
+    #[arg(long)]
+    pub(crate) volumes: bool,
+}

@@ -1,0 +1,31 @@
+//! `logs`: what a service writes.
+
+use futures_util::StreamExt as _;
+
+use crate::arguments::{Arguments, Logs};
+use crate::commands;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::progress::ProgressLines;
+
+pub(crate) async fn run(
+    arguments: &Arguments,
+    options: &Logs,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let progress = ProgressLines::new(*printer);
+    let (identity, bootstrapper) = commands::running(arguments, progress).await?;
+    let client = bootstrapper.client(identity.id).await?;
+    let mut lines = client
+        .logs(&options.service, options.tail, options.follow)
+        .await?;
+    while let Some(line) = lines.next().await {
+        let line = line?;
+        if printer.is_json() {
+            printer.record(&line);
+        } else {
+            printer.data(&format!("{} | {}", line.instance, line.line.text));
+        }
+    }
+    Ok(())
+}

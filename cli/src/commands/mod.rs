@@ -1,0 +1,43 @@
+//! A file for each command.
+
+pub(crate) mod down;
+pub(crate) mod logs;
+pub(crate) mod status;
+pub(crate) mod up;
+
+use std::sync::Arc;
+
+use lifecycle_core::Error;
+use lifecycle_core::bootstrap::{Bootstrapper, OperatorState as _, Reporter};
+
+use crate::arguments::Arguments;
+use crate::failure::Failure;
+use crate::project::{Identity, Project};
+use crate::wiring;
+
+/// A bootstrapper for a platform that was brought up from here; the files need not be in order.
+async fn running(
+    arguments: &Arguments,
+    reporter: Arc<dyn Reporter>,
+) -> Result<(Identity, Bootstrapper), Failure> {
+    let project = Project::find(arguments)?;
+    let not_up = || Error::Invalid {
+        what: "the platform".into(),
+        why: "it was not brought up from this directory on this machine, or was taken down".into(),
+        mend: "bring it up with `bootstrapper up`".into(),
+    };
+    let identity = project.identity()?.ok_or_else(not_up)?;
+    let state = wiring::state(&identity)?;
+    let secrets = state.secrets().await?.ok_or_else(not_up)?;
+    let placed = state.placed().await?.ok_or_else(not_up)?;
+    let bootstrapper = wiring::bootstrapper(
+        &identity,
+        &placed.cloud,
+        &placed.manager.node,
+        state,
+        secrets,
+        Arc::new(project.code()),
+        reporter,
+    )?;
+    Ok((identity, bootstrapper))
+}

@@ -1,0 +1,82 @@
+//! `up`: brings the platform up and follows until it is.
+
+use std::sync::Arc;
+
+use lifecycle_core::bootstrap::{Outcome, UpOptions};
+
+use crate::arguments::{Arguments, Up};
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::progress::ProgressLines;
+use crate::project::Project;
+use crate::{commands, wiring};
+
+pub(crate) async fn run(
+    arguments: &Arguments,
+    options: &Up,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let project = Project::find(arguments)?;
+    let identity = project.identity()?;
+    // The files are read before anything is kept, so that bad ones touch nothing.
+    let placeholder = lifecycle_core::model::PlatformId::new(uuid::Uuid::nil());
+    let mut loaded = project
+        .load(identity.as_ref().map_or(placeholder, |i| i.id))
+        .await?;
+    for warning in &loaded.warnings {
+        printer.talk(&format!("warning: {warning}"));
+    }
+    let (changing, harmless): (Vec<_>, Vec<_>) =
+        loaded.unsupported.drain(..).partition(|k| k.changes_behaviour);
+    for key in &harmless {
+        printer.talk(&format!("warning: {key}"));
+    }
+    if !changing.is_empty() {
+        if !options.accept_unsupported {
+            return Err(Failure::Unsupported(changing));
+        }
+        for key in &changing {
+            printer.talk(&format!("warning: {key}"));
+        }
+    }
+    let mut declaration = loaded.declaration;
+    let identity = project.ensure_identity(&declaration.name)?;
+    declaration.id = identity.id;
+    let state = wiring::state(&identity)?;
+    let secrets = wiring::ensure_secrets(&state, &identity).await?;
+    let progress = ProgressLines::new(*printer);
+    let reporter = Arc::clone(&progress);
+    let bootstrapper = wiring::bootstrapper(
+        &identity,
+        &declaration.cloud,
+        &declaration.manager.node,
+        state,
+        secrets,
+        Arc::new(project.code()),
+        reporter,
+    )?;
+    let options = UpOptions {
+        all_nodes: options.all_nodes,
+    };
+    let outcome = tokio::select! {
+        outcome = bootstrapper.up(&declaration, options) => outcome?,
+        () = progress.heartbeat() => return Ok(()),
+    };
+    show(&outcome, printer);
+    if outcome.failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Services(outcome.failures))
+    }
+}
+
+fn show(outcome: &Outcome, printer: &Printer) {
+    if printer.is_json() {
+        printer.document(&serde_json::json!({
+            "generation": outcome.generation,
+            "services": outcome.services,
+        }));
+        return;
+    }
+    printer.data(&commands::status::services_table(&outcome.services));
+}

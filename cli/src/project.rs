@@ -1,0 +1,109 @@
+//! The project on this machine: its files, and the identity of the platform that they declare.
+
+use std::path::{Path, PathBuf};
+
+use lifecycle_core::clock::{IdSource, RandomIds};
+use lifecycle_core::code::DirectoryStore;
+use lifecycle_core::model::{PlatformId, PlatformName};
+use lifecycle_core::platform::{self, Loaded, Sources};
+use lifecycle_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::arguments::Arguments;
+use crate::failure::Failure;
+
+/// `.lifecycle/platform.json`: no secret, may be committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) name: PlatformName,
+    pub(crate) id: PlatformId,
+}
+
+/// The files of a project.
+#[derive(Debug)]
+pub(crate) struct Project {
+    sources: Sources,
+}
+
+impl Project {
+    pub(crate) fn find(arguments: &Arguments) -> Result<Self> {
+        let mut sources = platform::find(&arguments.project_dir, &arguments.files)?;
+        sources.name.clone_from(&arguments.project_name);
+        Ok(Self { sources })
+    }
+
+    /// The code bases, by their paths beside the Compose file.
+    pub(crate) fn code(&self) -> DirectoryStore {
+        DirectoryStore::new(self.sources.project_dir.clone())
+    }
+
+    /// The identity, if this project was ever brought up.
+    pub(crate) fn identity(&self) -> Result<Option<Identity>> {
+        read_identity(&identity_file(&self.sources.project_dir))
+    }
+
+    /// The identity, made at the first call and kept beside the files.
+    pub(crate) fn ensure_identity(&self, name: &PlatformName) -> Result<Identity> {
+        let file = identity_file(&self.sources.project_dir);
+        if let Some(identity) = read_identity(&file)? {
+            if identity.name == *name {
+                return Ok(identity);
+            }
+            return Err(Error::Invalid {
+                what: file.display().to_string(),
+                why: format!(
+                    "it is of the platform `{}`, the files declare `{name}`",
+                    identity.name
+                ),
+                mend: format!(
+                    "name it `{}` again, or take it down first (`bootstrapper -p {} down`) and \
+                     remove this file",
+                    identity.name, identity.name
+                ),
+            });
+        }
+        let identity = Identity {
+            name: name.clone(),
+            id: PlatformId::new(RandomIds.uuid()),
+        };
+        write_identity(&file, &identity)?;
+        Ok(identity)
+    }
+
+    /// Reads the files for a platform of this id.
+    pub(crate) async fn load(&self, id: PlatformId) -> std::result::Result<Loaded, Failure> {
+        platform::load(&self.sources, id, &self.code())
+            .await
+            .map_err(Failure::Files)
+    }
+}
+
+fn identity_file(project: &Path) -> PathBuf {
+    project.join(".lifecycle").join("platform.json")
+}
+
+fn read_identity(file: &Path) -> Result<Option<Identity>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| Error::Corrupt {
+                what: file.display().to_string(),
+                why: error.to_string(),
+            }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("reading {}", file.display()), error)),
+    }
+}
+
+/// Whole or not at all: written beside its place, then moved there.
+fn write_identity(file: &Path, identity: &Identity) -> Result<()> {
+    let failed = |error| Error::io(format!("writing {}", file.display()), error);
+    let text = serde_json::to_string_pretty(identity)
+        .map_err(|error| Error::failed("writing the identity", error.to_string()))?;
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let draft = file.with_extension("new");
+    std::fs::write(&draft, text + "\n").map_err(failed)?;
+    std::fs::rename(&draft, file).map_err(failed)
+}

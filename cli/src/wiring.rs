@@ -1,0 +1,117 @@
+//! Backends for the bootstrapper, by what the declaration says.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use etcetera::BaseStrategy as _;
+use lifecycle_core::bootstrap::{
+    Bootstrapper, OperatorState, PlatformSecrets, Reporter, StateDirectory, StaticBinary,
+};
+use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
+use lifecycle_core::cloud::CloudProvider;
+use lifecycle_core::code::CodeStore;
+use lifecycle_core::model::NodeName;
+use lifecycle_core::platform::CloudSpec;
+use lifecycle_core::reconcile::{Backends, DriverOptions};
+use lifecycle_core::registry::MemoryRegistry;
+use lifecycle_core::runtime::{ContainerRuntime, Owner};
+use lifecycle_core::{Error, Result};
+use lifecycle_docker::{
+    AddressChoice, DebianPreparer, DockerEngine, HostKeyTrust, LocalNodes, LocalNodesOptions,
+    SocketReadiness, SshConnector, SshCredential, generate_ssh_key,
+};
+
+use crate::project::Identity;
+
+/// The operator's own engine.
+const ENGINE_SOCKET: &str = "/var/run/docker.sock";
+
+/// What this machine keeps of a platform.
+pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
+    let base = etcetera::choose_base_strategy().map_err(|error| Error::Invalid {
+        what: "the user's configuration directory".into(),
+        why: error.to_string(),
+        mend: "set HOME".into(),
+    })?;
+    Ok(StateDirectory::new(&base.config_dir(), identity.id))
+}
+
+/// The platform's secrets, made at the first call and kept before anything else is done.
+pub(crate) async fn ensure_secrets(
+    state: &StateDirectory,
+    identity: &Identity,
+) -> Result<PlatformSecrets> {
+    if let Some(secrets) = state.secrets().await? {
+        return Ok(secrets);
+    }
+    let secrets = PlatformSecrets::generate(identity.id, generate_ssh_key()?, SystemClock.now())?;
+    state.keep_secrets(&secrets).await?;
+    Ok(secrets)
+}
+
+/// A bootstrapper for a platform whose nodes come from `cloud`.
+pub(crate) fn bootstrapper(
+    identity: &Identity,
+    cloud: &CloudSpec,
+    manager_node: &NodeName,
+    state: StateDirectory,
+    secrets: PlatformSecrets,
+    code: Arc<dyn CodeStore>,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Bootstrapper> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let owner = Owner {
+        id: identity.id,
+        name: identity.name.clone(),
+    };
+    let cloud: Arc<dyn CloudProvider> = match cloud {
+        CloudSpec::Local { subnet } => {
+            let mut options = LocalNodesOptions::new(owner.clone(), secrets.ssh.public.clone());
+            options.socket = ENGINE_SOCKET.into();
+            options.manager_node = Some(manager_node.clone());
+            options.subnet = subnet.as_deref().map(str::parse).transpose()?;
+            Arc::new(LocalNodes::new(options)?)
+        }
+        other => {
+            return Err(Error::Unsupported {
+                what: format!("the cloud {other:?}"),
+                backend: "this bootstrapper",
+            });
+        }
+    };
+    let operator_engine = Path::new(ENGINE_SOCKET)
+        .exists()
+        .then(|| DockerEngine::local(ENGINE_SOCKET, owner.clone()))
+        .transpose()?
+        .map(|engine| Arc::new(engine) as Arc<dyn ContainerRuntime>);
+    Ok(Bootstrapper {
+        backends: Backends {
+            registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
+            cloud,
+            connector: Arc::new(SshConnector::new(
+                SshCredential::PrivateKey(secrets.ssh.private.clone()),
+                owner,
+                AddressChoice::PublicThenPrivate,
+                HostKeyTrust::Provider,
+            )),
+            preparer: Arc::new(DebianPreparer),
+            probe: Arc::new(SocketReadiness),
+            code,
+            clock,
+            ids: Arc::new(RandomIds),
+        },
+        operator_engine,
+        state: Arc::new(state),
+        secrets,
+        manager_image: Arc::new(StaticBinary::new(manager_program()?)),
+        reporter,
+        driver: DriverOptions::default(),
+    })
+}
+
+/// The manager's program, which lies beside this one.
+fn manager_program() -> Result<PathBuf> {
+    let own = std::env::current_exe()
+        .map_err(|error| Error::io("finding this program's own path", error))?;
+    Ok(own.with_file_name("lifecycle-manager"))
+}

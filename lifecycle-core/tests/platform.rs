@@ -13,7 +13,9 @@ fn tests() -> PathBuf {
 }
 
 fn id() -> PlatformId {
-    "0189f7a0-0000-4000-8000-000000000000".parse().unwrap()
+    PlatformId::new(uuid::Uuid::from_u128(
+        0x0189_f7a0_0000_4000_8000_0000_0000_0000,
+    ))
 }
 
 async fn loaded(sources: &Sources) -> Result<Loaded, Diagnostics> {
@@ -146,7 +148,10 @@ async fn malformed_files_are_answered_with_place_cause_and_mend() {
     let valid = tempfile::TempDir::new().unwrap();
     std::fs::write(valid.path().join("compose.yaml"), "name: x\nservices: {}\n").unwrap();
     for file in files {
-        let sources = if file.ends_with(".toml") {
+        let sources = if Path::new(&file)
+            .extension()
+            .is_some_and(|end| end == "toml")
+        {
             let settings = directory.join(&file);
             std::fs::copy(&settings, valid.path().join(&file)).unwrap();
             sources(valid.path(), "compose.yaml", Some(&file))

@@ -425,6 +425,45 @@ mod tests {
         );
     }
 
+    /// What Docker's classic builder had in its context for the same files.
+    #[test]
+    fn the_same_files_are_left_out_as_docker_leaves_out() {
+        const FILES: [&str; 12] = [
+            "README.md",
+            "a/b/y.md",
+            "a/x.md",
+            "foo",
+            "node_modules/keep",
+            "node_modules/x",
+            "src/deep/m.rs",
+            "src/lib.rs",
+            "temp",
+            "tempa",
+            "x.md",
+            "xfoo",
+        ];
+        for (rules, left_out) in [
+            ("**/*.md\n!README.md", &["a/b/y.md", "a/x.md", "x.md"][..]),
+            ("node_modules\n!node_modules/keep", &["node_modules/x"]),
+            ("**foo", &["foo", "xfoo"]),
+            ("*/b", &["a/b/y.md"]),
+            ("temp?\n #x", &["tempa"]),
+            ("src/*\n!src/deep", &["src/lib.rs"]),
+        ] {
+            let root = TempDir::new().unwrap();
+            for path in FILES {
+                put(root.path(), path, "");
+            }
+            put(root.path(), ".dockerignore", rules);
+            let kept = paths(root.path());
+            let missing: Vec<&str> = FILES
+                .into_iter()
+                .filter(|path| !kept.iter().any(|kept| kept == path))
+                .collect();
+            assert_eq!(missing, left_out, "{rules:?}");
+        }
+    }
+
     #[test]
     fn spellings_of_one_directory_are_one_name() {
         for (spelling, name) in [

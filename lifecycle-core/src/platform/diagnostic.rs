@@ -1,5 +1,6 @@
 //! What is wrong with the user's files: where, what, and how to mend it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::tree::Place;
@@ -124,6 +125,8 @@ impl fmt::Display for UnsupportedKey {
 pub(super) struct Report {
     file: String,
     problems: Vec<Diagnostic>,
+    /// Where nothing more is said, since what stands there is wrong already.
+    silenced: BTreeSet<Place>,
     pub(super) warnings: Vec<Diagnostic>,
     pub(super) unsupported: Vec<UnsupportedKey>,
 }
@@ -133,6 +136,7 @@ impl Report {
         Self {
             file: file.into(),
             problems: Vec::new(),
+            silenced: BTreeSet::new(),
             warnings: Vec::new(),
             unsupported: Vec::new(),
         }
@@ -155,9 +159,21 @@ impl Report {
         }
     }
 
+    fn add(&mut self, at: Place, path: &str, message: impl Into<String>, help: Option<String>) {
+        if !self.silenced.contains(&at) {
+            let problem = self.diagnostic(Some(at), path, message, help);
+            self.problems.push(problem);
+        }
+    }
+
     pub(super) fn problem(&mut self, at: Place, path: &str, message: impl Into<String>) {
-        let problem = self.diagnostic(Some(at), path, message, None);
-        self.problems.push(problem);
+        self.add(at, path, message, None);
+    }
+
+    /// A problem of a value that makes all further findings about it pointless.
+    pub(super) fn last_word(&mut self, at: Place, path: &str, message: impl Into<String>) {
+        self.add(at, path, message, None);
+        self.silenced.insert(at);
     }
 
     pub(super) fn problem_with_help(
@@ -167,8 +183,7 @@ impl Report {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        let problem = self.diagnostic(Some(at), path, message, Some(help.into()));
-        self.problems.push(problem);
+        self.add(at, path, message, Some(help.into()));
     }
 
     /// A problem of the file as a whole.
@@ -193,8 +208,7 @@ impl Report {
             },
             |near| Some(format!("did you mean `{near}`?")),
         );
-        let problem = self.diagnostic(Some(at), path, "unknown key", help);
-        self.problems.push(problem);
+        self.add(at, path, "unknown key", help);
     }
 
     /// A name that refers to nothing, with the nearest that exists.
@@ -207,8 +221,7 @@ impl Report {
         known: impl IntoIterator<Item = &'k str>,
     ) {
         let help = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
-        let problem = self.diagnostic(Some(at), path, message, help);
-        self.problems.push(problem);
+        self.add(at, path, message, help);
     }
 
     pub(super) fn warning(&mut self, at: Place, path: &str, message: impl Into<String>) {

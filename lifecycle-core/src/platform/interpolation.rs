@@ -54,7 +54,7 @@ fn walk(
                     }
                 }
             }
-            Err(message) => report.problem(node.at, path, message),
+            Err(message) => report.last_word(node.at, path, message),
         },
         Value::Scalar { .. } => {}
         Value::List(items) => {

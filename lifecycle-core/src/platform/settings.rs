@@ -364,6 +364,16 @@ mod tests {
     }
 
     #[test]
+    fn the_page_describes_every_key() {
+        let page = include_str!("../../../docs/platform-toml.md");
+        for keys in [&TOP[..], &CLOUD, &NODE, &POOL, &CAPACITY, &MANAGER, &CODE] {
+            for key in keys {
+                assert!(page.contains(&format!("`{key}`")), "`{key}` is missing");
+            }
+        }
+    }
+
+    #[test]
     fn networks_are_checked() {
         for good in ["10.42.0.0/24", "172.16.0.0/12"] {
             assert!(ipv4_network(good).is_ok(), "{good}");

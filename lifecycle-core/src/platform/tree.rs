@@ -140,7 +140,7 @@ impl<'a> Field<'a> {
         report.problem_with_help(self.value_at(), &self.path, message, help);
     }
 
-    fn wrong_kind(&self, report: &mut Report, wanted: &str) {
+    pub(super) fn wrong_kind(&self, report: &mut Report, wanted: &str) {
         self.problem(
             report,
             format!("expected {wanted}, found {}", self.node.kind()),

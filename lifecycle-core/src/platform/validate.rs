@@ -154,7 +154,7 @@ impl<'a> Check<'a> {
                     at,
                     &path,
                     format!(
-                        "no node meets these constraints; there are {}",
+                        "no node meets these constraints; the nodes are {}",
                         some_of(&nodes)
                     ),
                 );

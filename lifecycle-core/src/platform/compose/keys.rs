@@ -105,8 +105,8 @@ pub(super) const SERVICE: &[Key] = &[
         "container_name",
         "containers get names of the platform; services are reached by their service name",
     ),
-    changes("cpu_count", WINDOWS),
-    changes("cpu_percent", WINDOWS),
+    harmless("cpu_count", WINDOWS),
+    harmless("cpu_percent", WINDOWS),
     changes("cpu_period", ENGINE_LIMITS),
     changes("cpu_quota", ENGINE_LIMITS),
     changes("cpu_rt_period", ENGINE_LIMITS),
@@ -114,7 +114,7 @@ pub(super) const SERVICE: &[Key] = &[
     changes("cpu_shares", ENGINE_LIMITS),
     honoured("cpus", "the same as `deploy.resources.limits.cpus`"),
     changes("cpuset", "containers may run on every processor"),
-    changes("credential_spec", WINDOWS),
+    harmless("credential_spec", WINDOWS),
     honoured("depends_on", "see below"),
     honoured("deploy", "see below"),
     harmless("develop", "it is for `docker compose watch`"),
@@ -162,7 +162,7 @@ pub(super) const SERVICE: &[Key] = &[
     ),
     changes("init", "the image's own process is number 1"),
     changes("ipc", "each container has shared memory of its own"),
-    changes("isolation", WINDOWS),
+    harmless("isolation", WINDOWS),
     changes("label_file", "the labels in it are not set; use `labels`"),
     honoured("labels", ""),
     changes(
@@ -258,7 +258,7 @@ pub(super) const BUILD: &[Key] = &[
     changes("dockerfile_inline", "the Dockerfile of the context is used"),
     changes("entitlements", "the build gets no further rights"),
     changes("extra_hosts", "these names are not known in the build"),
-    changes("isolation", WINDOWS),
+    harmless("isolation", WINDOWS),
     harmless("labels", "images carry the Dockerfile's labels"),
     changes("network", "the build uses the engine's default network"),
     harmless(
@@ -301,11 +301,11 @@ pub(super) const DEPLOY: &[Key] = &[
     ),
     honoured("resources", "see below"),
     changes("restart_policy", "use the service's `restart`"),
+    changes("rollback_config", "nothing is rolled back by itself"),
     changes(
-        "rollback_config",
-        "a change that does not come up stops where it is",
+        "update_config",
+        "the manager decides in which order replicas are replaced",
     ),
-    changes("update_config", "replicas are replaced one after the other"),
 ];
 
 pub(super) const PLACEMENT: &[Key] = &[
@@ -315,12 +315,9 @@ pub(super) const PLACEMENT: &[Key] = &[
     ),
     changes(
         "max_replicas_per_node",
-        "replicas are spread as evenly as constraints and capacity allow",
+        "the manager decides how replicas are spread",
     ),
-    changes(
-        "preferences",
-        "replicas are spread as evenly as constraints and capacity allow",
-    ),
+    changes("preferences", "the manager decides how replicas are spread"),
 ];
 
 pub(super) const RESOURCES: &[Key] = &[

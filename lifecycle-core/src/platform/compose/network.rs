@@ -12,6 +12,8 @@ const HOST_IP: &str = "the port is open on every address of the node";
 
 /// Reads `ports` into the template.
 pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
+    let mut container_ports = BTreeSet::new();
+    let mut host_ports = BTreeSet::new();
     for item in field.items(report) {
         let found = if item.is_map() {
             long(&item, report)
@@ -19,23 +21,18 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
             short(&item, report)
         };
         for port in found {
-            let doubled = container.ports.iter().find_map(|earlier| {
-                if earlier.protocol != port.protocol {
-                    None
-                } else if earlier.container_port == port.container_port {
-                    Some(format!(
-                        "the container port {} is published twice",
-                        port.container_port
-                    ))
-                } else {
-                    let host_port = port.host_port?;
-                    (earlier.host_port == Some(host_port))
-                        .then(|| format!("the host port {host_port} is used twice"))
-                }
-            });
-            match doubled {
-                Some(message) => item.problem(report, message),
-                None => container.ports.push(port),
+            let inside = port.container_port;
+            if !container_ports.insert((inside, port.protocol)) {
+                item.problem(
+                    report,
+                    format!("the container port {inside} is published twice"),
+                );
+            } else if let Some(outside) = port.host_port
+                && !host_ports.insert((outside, port.protocol))
+            {
+                item.problem(report, format!("the host port {outside} is used twice"));
+            } else {
+                container.ports.push(port);
             }
         }
     }

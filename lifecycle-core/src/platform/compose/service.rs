@@ -284,6 +284,10 @@ impl Reader<'_, '_> {
             }
             return dependencies;
         }
+        if !field.is_map() {
+            field.wrong_kind(self.report, "a list or a mapping");
+            return dependencies;
+        }
         for (name, entry) in field.entries(self.report) {
             let mut condition = DependencyCondition::ServiceStarted;
             if !entry.is_null() {
@@ -427,6 +431,10 @@ pub(super) fn pairs(field: &Field<'_>, report: &mut Report) -> Vec<(String, Opti
             }
             pairs.push((name.to_owned(), value));
         }
+        return pairs;
+    }
+    if !field.is_map() {
+        field.wrong_kind(report, "a list or a mapping");
         return pairs;
     }
     for (name, entry) in field.entries(report) {

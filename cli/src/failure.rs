@@ -48,9 +48,9 @@ impl Failure {
         match self {
             Self::Failed(error) => error.hint().map(str::to_owned),
             Self::Files(_) => Some("mend the files at the lines named; nothing was touched".into()),
-            Self::Unsupported(_) => Some(
-                "remove these keys, or go on without them with --accept-unsupported".into(),
-            ),
+            Self::Unsupported(_) => {
+                Some("remove these keys, or go on without them with --accept-unsupported".into())
+            }
             Self::Services(failed) => failed.first().map(|f| {
                 let service = f.instance.rsplit_once('-').map_or("", |(name, _)| name);
                 format!("`bootstrapper logs {service}` shows more; after a change, `up` goes on")

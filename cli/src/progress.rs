@@ -83,8 +83,9 @@ impl ProgressLines {
     }
 
     fn spinner(&self, what: &str) -> Option<ProgressBar> {
-        let style = ProgressStyle::with_template("  {spinner} {prefix} ({elapsed}) {wide_msg:.dim}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let style =
+            ProgressStyle::with_template("  {spinner} {prefix} ({elapsed}) {wide_msg:.dim}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
         let bar = self.spinners.as_ref()?.add(ProgressBar::new_spinner());
         bar.set_style(style);
         bar.set_prefix(what.to_owned());

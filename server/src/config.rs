@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lifecycle_core::Result;
 use lifecycle_core::bootstrap::{HOST_ENGINE_SOCKET, Handover, code_directory};
-use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
+use lifecycle_core::clock::{Clock, IdSource, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::PublishedStore;
 use lifecycle_core::manager::ManagerOptions;
@@ -70,11 +70,16 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
 }
 
 /// What the manager is started with.
-pub(crate) fn options(handover: Handover) -> ManagerOptions {
+pub(crate) fn options(handover: Handover, ids: &dyn IdSource) -> ManagerOptions {
     let mut driver = DriverOptions::default();
     driver.policy.spares_manager_node = true;
     ManagerOptions {
-        holder: format!("manager on {}", handover.config.endpoint.node),
+        // Names this run of this process: what a former run held is not ours.
+        holder: format!(
+            "manager {} on {}",
+            ids.uuid(),
+            handover.config.endpoint.node
+        ),
         name: handover.config.name,
         platform: handover.config.platform,
         key: handover.key,

@@ -32,7 +32,8 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
     let platform = handover.config.platform;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, handover.config.endpoint.port));
     let clock = Arc::clone(&backends.clock);
-    let manager = Manager::new(backends, config::options(handover));
+    let options = config::options(handover, backends.ids.as_ref());
+    let manager = Manager::new(backends, options);
     let tls = certificate(&authority, platform, clock.as_ref()).await?;
     let handle = Handle::new();
     let server = axum_server::bind_rustls(address, tls.clone())

@@ -57,10 +57,9 @@ pub(crate) async fn run(arguments: &Arguments, printer: &Printer) -> Result<(), 
 fn text(status: &Status) -> String {
     let platform = &status.platform;
     let state = serde_json::to_value(platform.state).unwrap_or_default();
-    let manager = status
-        .manager
-        .as_ref()
-        .map_or_else(String::new, |m| format!(", manager {} on {}", m.url, m.node));
+    let manager = status.manager.as_ref().map_or_else(String::new, |m| {
+        format!(", manager {} on {}", m.url, m.node)
+    });
     format!(
         "{} {}: generation {}{manager}\n\n{}\n\n{}",
         platform.name,
@@ -73,7 +72,7 @@ fn text(status: &Status) -> String {
 
 fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(headings.to_vec());
     table
 }
@@ -109,7 +108,11 @@ pub(crate) fn services_table(services: &[ServiceV1]) -> String {
         table.add_row(vec![
             instance.id.clone(),
             state,
-            instance.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+            instance
+                .node
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             endpoints.join(" "),
         ]);
     }

@@ -26,8 +26,10 @@ pub(crate) async fn run(
     for warning in &loaded.warnings {
         printer.talk(&format!("warning: {warning}"));
     }
-    let (changing, harmless): (Vec<_>, Vec<_>) =
-        loaded.unsupported.drain(..).partition(|k| k.changes_behaviour);
+    let (changing, harmless): (Vec<_>, Vec<_>) = loaded
+        .unsupported
+        .drain(..)
+        .partition(|k| k.changes_behaviour);
     for key in &harmless {
         printer.talk(&format!("warning: {key}"));
     }

@@ -20,8 +20,8 @@ pub use handover::{
     HOST_ENGINE_SOCKET, Handover, ManagerConfig, code_directory, handover_directory,
 };
 pub use manager_container::ManagerImage;
-pub use progress::{Progress, Reporter};
 pub use manager_image::StaticBinary;
+pub use progress::{Progress, Reporter};
 pub use secrets::{OperatorState, Placed, PlatformSecrets, StateDirectory};
 
 use self::progress::Stage;

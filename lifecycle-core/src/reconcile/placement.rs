@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::declared::{Declared, DeclaredService};
 use super::observe::Observed;
-use crate::model::{
-    Constraint, ConstraintOperator, InstanceId, NodeName, NodeSpec, Protocol, Resources,
-    ServiceName,
-};
+use crate::model::{InstanceId, NodeName, Protocol, Resources, ServiceName};
 
 /// Where each replica goes, and why some go nowhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -168,7 +165,7 @@ impl Placing<'_> {
         let Some(spec) = self.declared.nodes.get(node) else {
             return Some("it is not declared".into());
         };
-        if let Some(constraint) = service.spec.constraints.iter().find(|c| !holds(c, spec)) {
+        if let Some(constraint) = service.spec.constraints.iter().find(|c| !c.holds(spec)) {
             return Some(format!("`{constraint}` does not hold"));
         }
         let nothing = Taken::default();
@@ -186,21 +183,5 @@ impl Placing<'_> {
             let other = taken.ports.get(&(host_port, port.protocol))?;
             (other != id).then(|| format!("its port {host_port} is taken by {other}"))
         })
-    }
-}
-
-fn holds(constraint: &Constraint, node: &NodeSpec) -> bool {
-    let value = if constraint.key == "node.hostname" {
-        Some(node.name.as_str())
-    } else {
-        constraint
-            .key
-            .strip_prefix("node.labels.")
-            .and_then(|key| node.labels.get(key))
-            .map(String::as_str)
-    };
-    match constraint.operator {
-        ConstraintOperator::Equal => value == Some(constraint.value.as_str()),
-        ConstraintOperator::NotEqual => value != Some(constraint.value.as_str()),
     }
 }

@@ -117,6 +117,10 @@ enum Build {
     Failed(Failure),
 }
 
+/// One build at a time in this process: the flavours share layers, and two builds of one image
+/// would leave the first without a name.
+static BUILDER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// The builds of this process. One that succeeded is forgotten: the engine has its image.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Builds(Arc<Mutex<BTreeMap<Flavour, Build>>>);
@@ -162,10 +166,16 @@ impl Builds {
     }
 
     async fn run(&self, docker: &Docker, flavour: Flavour) -> Result<(), Failure> {
-        let here = engine::has_image(docker, BASE_IMAGE)
-            .await
-            .map_err(|error| Failure::Engine(error.chain()))?;
-        if !here {
+        let _builder = BUILDER.lock().await;
+        let has = |name: String| async move {
+            engine::has_image(docker, &name)
+                .await
+                .map_err(|error| Failure::Engine(error.chain()))
+        };
+        if has(flavour.tag()).await? {
+            return Ok(());
+        }
+        if !has(BASE_IMAGE.to_owned()).await? {
             self.set(
                 flavour,
                 Some(Build::Running(format!("pulling {BASE_IMAGE}"))),

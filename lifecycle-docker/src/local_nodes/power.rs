@@ -200,7 +200,13 @@ impl LocalNodes {
     }
 
     /// Waits until a container has come to a condition that the engine knows.
-    async fn wait(&self, docker: &Docker, id: &str, condition: &str, what: &str) -> Result<()> {
+    pub(super) async fn wait(
+        &self,
+        docker: &Docker,
+        id: &str,
+        condition: &str,
+        what: &str,
+    ) -> Result<()> {
         let options = WaitContainerOptions {
             condition: condition.to_owned(),
         };

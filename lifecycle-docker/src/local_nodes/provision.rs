@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
@@ -20,6 +21,10 @@ use crate::labels;
 
 /// How often another address is tried, should other processes take one after the other.
 const ADDRESS_TRIES: usize = 16;
+/// How often, and after what pause, it is looked whether a container appears whose name the
+/// engine has given away already.
+const NAME_TRIES: u32 = 50;
+const NAME_PAUSE: Duration = Duration::from_millis(100);
 
 /// How far a provision is.
 #[derive(Debug)]
@@ -56,14 +61,32 @@ impl LocalNodes {
         again: bool,
     ) -> Result<Provision> {
         let flavour = Self::check(spec)?;
+        let what = format!("making node {}", spec.name);
         let mut avoid = BTreeSet::new();
+        let mut named = 0;
         loop {
             let machine = match self.machine(docker, &spec.name).await? {
+                Some(machine) if machine.power == Power::Stopping => {
+                    self.wait(docker, &machine.id, "removed", &what).await?;
+                    continue;
+                }
                 Some(machine) if !machine.fresh => return Ok(Provision::Found(machine)),
                 Some(machine) => machine,
                 None => match self.builds.ensure(docker, flavour, again).await? {
                     Availability::Building(says) => return Ok(Provision::Building(says)),
-                    Availability::Ready => self.create(docker, &spec.name, flavour, &avoid).await?,
+                    Availability::Ready => {
+                        match self.create(docker, &spec.name, flavour, &avoid).await? {
+                            Some(machine) => machine,
+                            // A call that was dropped, or another process, is being served:
+                            // the engine reserves the name first and shows the container last.
+                            None if named < NAME_TRIES => {
+                                named += 1;
+                                tokio::time::sleep(NAME_PAUSE).await;
+                                continue;
+                            }
+                            None => return Err(Error::Interrupted { what, source: None }),
+                        }
+                    }
                 },
             };
             if !machine.fresh {
@@ -116,14 +139,15 @@ impl LocalNodes {
         }
     }
 
-    /// The node's container, made if there is none; not started.
+    /// The node's container, made if there is none; not started. `None` if its name is taken
+    /// by one that does not show yet.
     async fn create(
         &self,
         docker: &Docker,
         node: &NodeName,
         flavour: Flavour,
         avoid: &BTreeSet<Ipv4Addr>,
-    ) -> Result<Machine> {
+    ) -> Result<Option<Machine>> {
         let privileged = self.may_be_privileged(docker, flavour).await?;
         let _choosing = self.choosing.lock().await;
         let network_labels = self.labels();
@@ -158,15 +182,12 @@ impl LocalNodes {
             ..CreateContainerOptions::default()
         };
         match docker.create_container(Some(options), spec.body()).await {
-            Ok(_) => {}
+            Ok(_) => tracing::info!(%node, %address, "made the container of a local node"),
             // Made meanwhile by another process; whether it is ours shows below.
             Err(error) if status(&error) == Some(409) => {}
             Err(error) => return Err(engine_error(&format!("node {node}"), error)),
         }
-        tracing::info!(%node, %address, "made the container of a local node");
-        self.machine(docker, node)
-            .await?
-            .ok_or_else(|| Error::not_found(format!("node {node}")))
+        self.machine(docker, node).await
     }
 
     /// Removes a container that never ran, with nothing of the node's in it.

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Mutex;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 /// Cheap, never blocks. Waiting goes through `tokio::time`, which a test can pause; a clock
 /// for such a test moves with it.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The time now.
+    /// The time now, in whole microseconds: all that the registry keeps.
     fn now(&self) -> DateTime<Utc>;
 }
 
@@ -25,7 +25,7 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that may")]
     fn now(&self) -> DateTime<Utc> {
-        Utc::now()
+        Utc::now().trunc_subsecs(6)
     }
 }
 
@@ -52,6 +52,7 @@ impl Clock for TokioClock {
             .ok()
             .and_then(|passed| self.start.checked_add_signed(passed))
             .unwrap_or(self.start)
+            .trunc_subsecs(6)
     }
 }
 

@@ -178,7 +178,7 @@ pub struct ObservedContainer {
     pub digest_version: String,
     /// What it is doing.
     pub state: ContainerState,
-    /// When it was last started.
+    /// When it was last started, in whole microseconds.
     pub started_at: Option<DateTime<Utc>>,
     /// The host ports that it really has: container port, protocol, host port.
     pub ports: Vec<(u16, Protocol, u16)>,

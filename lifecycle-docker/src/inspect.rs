@@ -4,7 +4,7 @@ use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HealthStatusEnum,
     ImageInspect, PortMap,
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use lifecycle_core::model::{ContainerId, InstanceId, Protocol, Replica, ServiceName, SpecDigest};
 use lifecycle_core::runtime::{ContainerState, Health, ImageInfo, ObservedContainer, Role};
 use lifecycle_core::{Error, Result};
@@ -147,9 +147,13 @@ fn health(status: Option<HealthStatusEnum>) -> Option<Health> {
     }
 }
 
-/// A time that the engine gives; it writes the year 1 for "never".
+/// A time that the engine gives, in the microseconds that the registry keeps, so that what is
+/// read back compares equal. The engine writes the year 1 for "never".
 fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
-    let time = DateTime::parse_from_rfc3339(text?).ok()?.to_utc();
+    let time = DateTime::parse_from_rfc3339(text?)
+        .ok()?
+        .to_utc()
+        .trunc_subsecs(6);
     (time.timestamp() > 0).then_some(time)
 }
 

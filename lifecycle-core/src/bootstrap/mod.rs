@@ -26,7 +26,7 @@ pub use secrets::{OperatorState, Placed, PlatformSecrets, StateDirectory};
 
 use self::progress::Stage;
 use crate::api::{ApiClient, Dial};
-use crate::cloud::{CloudProvider, ObservedNode, Power};
+use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result, Retry};
 use crate::host::{Duplex, ForwardTarget, HostCommand, HostFile, NodeAccess, NodeHandle};
 use crate::model::{Epoch, Generation, ImageSource, PlatformId};
@@ -146,15 +146,7 @@ impl Bootstrapper {
                 .nodes
                 .retain(|name, _| *name == declaration.manager.node);
         }
-        // What is not in this small platform is none of its business.
-        let cloud = Arc::new(OnlyDeclared {
-            inner: Arc::clone(&self.backends.cloud),
-            names: wanted.nodes.keys().cloned().collect(),
-        });
-        let backends = Backends {
-            cloud,
-            ..self.backends.clone()
-        };
+        let backends = self.backends.clone();
         let epoch = scratch_epoch(backends.registry.as_ref()).await?;
         let declared = Declared::new(Generation(1), &wanted, &self.secrets.key)?;
         let (_keep, target) = tokio::sync::watch::channel(Some(Target {
@@ -163,6 +155,7 @@ impl Bootstrapper {
         }));
         let mut options = self.driver.clone();
         options.policy.spares_manager_node = false;
+        options.policy.only_nodes = true;
         options.policy.provisions = self.backends.cloud.capabilities().provisions;
         let snapshot = backends.registry.snapshot().await?;
         let driver = Driver::new(backends, options, epoch, snapshot, target);
@@ -376,63 +369,6 @@ impl Dial for ThroughNode {
                 port: self.port,
             })
             .await
-    }
-}
-
-/// A cloud that shows only some of its nodes.
-#[derive(Debug)]
-struct OnlyDeclared {
-    inner: Arc<dyn CloudProvider>,
-    names: std::collections::BTreeSet<crate::model::NodeName>,
-}
-
-#[async_trait::async_trait]
-impl CloudProvider for OnlyDeclared {
-    fn capabilities(&self) -> crate::cloud::CloudCapabilities {
-        self.inner.capabilities()
-    }
-
-    async fn preflight(
-        &self,
-        wanted: &[crate::model::NodeSpec],
-    ) -> Result<crate::cloud::PreflightReport> {
-        self.inner.preflight(wanted).await
-    }
-
-    async fn list(&self) -> Result<Vec<ObservedNode>> {
-        let mut nodes = self.inner.list().await?;
-        nodes.retain(|node| self.names.contains(&node.name));
-        Ok(nodes)
-    }
-
-    async fn get(&self, node: &crate::model::NodeName) -> Result<Option<ObservedNode>> {
-        self.inner.get(node).await
-    }
-
-    async fn adopt(&self, node: &crate::model::NodeName) -> Result<ObservedNode> {
-        self.inner.adopt(node).await
-    }
-
-    async fn begin(
-        &self,
-        change: crate::cloud::NodeChange,
-    ) -> Result<crate::cloud::CloudOperation> {
-        self.inner.begin(change).await
-    }
-
-    async fn poll(
-        &self,
-        operation: &crate::cloud::CloudOperation,
-    ) -> Result<crate::cloud::CloudProgress> {
-        self.inner.poll(operation).await
-    }
-
-    async fn fence(&self, node: &crate::model::NodeName) -> Result<crate::cloud::Fenced> {
-        self.inner.fence(node).await
-    }
-
-    async fn delete_shared(&self) -> Result<()> {
-        self.inner.delete_shared().await
     }
 }
 

@@ -171,8 +171,9 @@ impl fmt::Display for Replica {
     }
 }
 
-/// Which replica of which service: `db-1`.
+/// Which replica of which service: `db-1`, also on the wire, so that it can be a key there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct InstanceId {
     /// The service.
     pub service: ServiceName,
@@ -183,6 +184,32 @@ pub struct InstanceId {
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.service, self.replica)
+    }
+}
+
+impl From<InstanceId> for String {
+    fn from(id: InstanceId) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for InstanceId {
+    type Error = InvalidName;
+    fn try_from(value: String) -> Result<Self, InvalidName> {
+        let parts = value
+            .rsplit_once('-')
+            .and_then(|(service, replica)| Some((service, replica.parse().ok()?)));
+        match parts {
+            Some((service, replica)) => Ok(Self {
+                service: ServiceName::try_from(service)?,
+                replica: Replica(replica),
+            }),
+            None => Err(InvalidName {
+                kind: "instance id",
+                value,
+                rule: "a service's name, `-` and the replica's number",
+            }),
+        }
     }
 }
 
@@ -223,6 +250,23 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a.b", "a_b", &"x".repeat(64)] {
             assert!(NodeName::try_from(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_instance_id_survives_the_wire_as_a_key() {
+        let id = InstanceId {
+            service: ServiceName::try_from("a-b.2").unwrap(),
+            replica: Replica(10),
+        };
+        let map = std::collections::BTreeMap::from([(id.clone(), 1)]);
+        let text = serde_json::to_string(&map).unwrap();
+        assert_eq!(text, r#"{"a-b.2-10":1}"#);
+        let back: std::collections::BTreeMap<InstanceId, i32> =
+            serde_json::from_str(&text).unwrap();
+        assert_eq!(back, map);
+        for bad in ["a", "a-", "-1", "a-x", "a-70000"] {
+            assert!(InstanceId::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }
 

@@ -33,6 +33,9 @@ pub struct Policy {
     /// Whether the manager's node is someone else's to make and start: true in the manager,
     /// false in the bootstrapper.
     pub spares_manager_node: bool,
+    /// Whether only nodes are planned for, and what runs on them is left alone: the
+    /// bootstrapper's part, since the manager alone acts on engines.
+    pub only_nodes: bool,
     /// After how many endings without having been ready an instance counts as failed. It is
     /// kept alive all the same.
     pub endings_before_failed: u32,
@@ -47,6 +50,7 @@ impl Default for Policy {
         Self {
             provisions: true,
             spares_manager_node: false,
+            only_nodes: false,
             endings_before_failed: 5,
             failures_before_failed: 5,
             unknown_before_failed: Duration::from_mins(5),
@@ -58,8 +62,10 @@ impl Default for Policy {
 pub fn plan(declared: &Declared, observed: &Observed, policy: &Policy, now: DateTime<Utc>) -> Plan {
     let mut planning = Planning::new(declared, observed, policy, now);
     planning.nodes();
-    planning.instances();
-    planning.leftovers();
+    if !policy.only_nodes {
+        planning.instances();
+        planning.leftovers();
+    }
     planning.finish()
 }
 

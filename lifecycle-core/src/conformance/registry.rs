@@ -57,6 +57,7 @@ pub async fn all(backend: &dyn Backend) -> Result<()> {
     event::event_ids_rise_by_one_whoever_commits(backend.fresh().await?).await?;
     batch::a_reader_sees_one_moment(backend.fresh().await?).await?;
     lease::one_of_many_takers_leads(backend.fresh().await?).await?;
+    lease::a_take_over_and_a_write_do_not_cross(backend.fresh().await?).await?;
     lease::a_lease_is_renewed_released_and_taken_over(backend).await?;
     batch::a_large_batch_is_recorded(&*backend.fresh().await?).await?;
     batch::everything_outlives_the_process(backend).await

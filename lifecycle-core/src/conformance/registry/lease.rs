@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Backend, held, stale, together};
-use crate::error::Result;
+use super::sample::put_node;
+use super::{Backend, held, joined, stale, together};
+use crate::error::{Error, Result};
 use crate::model::Epoch;
-use crate::registry::{Batch, Lease, Registry};
+use crate::registry::{Batch, Expect, Lease, Registry};
 
 /// # Panics
 /// If, of 16 that want to lead at once, not exactly one does.
@@ -86,5 +87,35 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
     registry.release_lease("second").await?;
     let third = held(registry.acquire_lease("first", ttl).await?);
     assert_eq!(third, Epoch(second.0 + 1));
+    Ok(())
+}
+
+/// # Panics
+/// If a new leader starts from a state that a former one still changes.
+pub async fn a_take_over_and_a_write_do_not_cross(registry: Arc<dyn Registry>) -> Result<()> {
+    let ttl = Duration::from_mins(10);
+    for round in 0..5_u32 {
+        let epoch = held(registry.acquire_lease("former", ttl).await?);
+        registry.release_lease("former").await?;
+        let before = registry.snapshot().await?.nodes.len();
+        let changes = (0..500).map(|n| put_node(&format!("n-{round}-{n}"), Expect::Absent));
+        let batch = Batch {
+            changes: changes.collect::<Result<_>>()?,
+            events: Vec::new(),
+        };
+        let former = Arc::clone(&registry);
+        let write = tokio::spawn(async move { former.commit(epoch, batch).await });
+        // Each round lets the write come further before it is taken over.
+        tokio::time::sleep(Duration::from_millis(10) * round).await;
+        held(registry.acquire_lease("new", ttl).await?);
+        let found = registry.snapshot().await?.nodes.len() - before;
+        match joined(write.await)? {
+            Ok(_) => assert_eq!(found, 500, "the write ended after the take-over"),
+            Err(Error::StaleEpoch { .. }) => assert_eq!(found, 0),
+            Err(error) => return Err(error),
+        }
+        assert_eq!(registry.snapshot().await?.nodes.len() - before, found);
+        registry.release_lease("new").await?;
+    }
     Ok(())
 }

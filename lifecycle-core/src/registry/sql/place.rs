@@ -121,9 +121,10 @@ impl Place {
                     .await
                     .map_err(|error| Error::failed(what, error.to_string()))??;
                 lock = Some(taken);
+                // No least number: two first connections at once would both turn the write-ahead
+                // log on, which SQLite refuses to one of them without waiting.
                 options
                     .max_connections(4)
-                    .min_connections(1)
                     .idle_timeout(None::<Duration>)
                     .max_lifetime(None::<Duration>)
                     .test_before_acquire(false)
@@ -263,7 +264,7 @@ mod tests {
             "hunter2",
             "",
             "sqlite::memory:",
-            "sqlite://:memory:?cache=hunter2",
+            "sqlite://:memory:?cache=shared",
             "sqlite://?mode=rwc",
             "sqlite:///hunter2?mode=ro",
         ] {

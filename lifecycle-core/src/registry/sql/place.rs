@@ -264,7 +264,7 @@ mod tests {
             "hunter2",
             "",
             "sqlite::memory:",
-            "sqlite://:memory:?cache=hunter2",
+            "sqlite://:memory:?cache=shared",
             "sqlite://?mode=rwc",
             "sqlite:///hunter2?mode=ro",
         ] {

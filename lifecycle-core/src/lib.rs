@@ -12,8 +12,12 @@
 pub mod clock;
 pub mod cloud;
 pub mod code;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod error;
 pub mod host;
+#[cfg(feature = "mock")]
+pub mod mock;
 pub mod model;
 pub mod platform;
 pub mod registry;

@@ -19,7 +19,7 @@ use super::engine::Image;
 use super::fault::{FaultPlan, Faults};
 use super::host::{SimConnector, SimPreparer};
 use super::ledger::{EffectRecord, Ledger, Violation};
-use super::machine::Machine;
+use super::machine::{Machine, System};
 use super::options::{FaultRates, Latencies, SimOptions};
 use super::probe::SimProbe;
 use crate::clock::TokioClock;
@@ -343,7 +343,7 @@ impl SimWorld {
             machine.created = false;
             machine.power = Power::Running;
             machine.boot = 1;
-            machine.up_at = Some(now);
+            machine.system = System::Boots(now);
         }
     }
 

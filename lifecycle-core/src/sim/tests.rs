@@ -23,7 +23,7 @@ use crate::runtime::{
 
 fn owner(number: u128) -> Owner {
     Owner {
-        id: PlatformId::new(Uuid::from_u128(number << 100)),
+        id: PlatformId::new(Uuid::from_u128(number << 104)),
         name: PlatformName::try_from("demo").unwrap(),
     }
 }

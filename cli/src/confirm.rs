@@ -3,17 +3,17 @@
 use std::io::{BufRead as _, IsTerminal as _};
 
 use crate::failure::Failure;
-use crate::printer::Printer;
+use crate::printer;
 
 /// Goes on if the user says yes.
-pub(crate) fn confirm(printer: Printer, yes: bool, question: &str) -> Result<(), Failure> {
+pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Unconfirmed);
     }
-    printer.talk(&format!("{question} [y/N]"));
+    printer::talk(&format!("{question} [y/N]"));
     let mut answer = String::new();
     std::io::stdin()
         .lock()

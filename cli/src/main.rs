@@ -16,12 +16,10 @@ use clap::Parser;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
-use crate::printer::Printer;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let printer = Printer::new(arguments.json);
     // The one process-wide choice that rustls asks for; a second call would be a mistake of ours
     // and changes nothing.
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -33,23 +31,23 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let outcome = tokio::select! {
-        outcome = run(&arguments, &printer) => outcome,
+        outcome = run(&arguments) => outcome,
         _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            printer.failure(&failure);
-            failure.code().into()
+            printer::failure(&failure);
+            failure.code()
         }
     }
 }
 
-async fn run(arguments: &Arguments, printer: &Printer) -> Result<(), Failure> {
+async fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
-        Command::Up(options) => commands::up::run(arguments, options, printer).await,
-        Command::Status => commands::status::run(arguments, printer).await,
-        Command::Logs(options) => commands::logs::run(arguments, options, printer).await,
-        Command::Down(options) => commands::down::run(arguments, options, printer).await,
+        Command::Up(options) => commands::up::run(arguments, options).await,
+        Command::Status => commands::status::run(arguments).await,
+        Command::Logs(options) => commands::logs::run(arguments, options).await,
+        Command::Down(options) => commands::down::run(arguments, options).await,
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use lifecycle_core::bootstrap::{Progress, Reporter};
 
-use crate::printer::Printer;
+use crate::printer;
 
 /// After how long something that runs is told again where no spinner shows it.
 const STILL: Duration = Duration::from_secs(15);
@@ -17,7 +17,6 @@ const STILL: Duration = Duration::from_secs(15);
 /// Shows progress on standard error.
 #[derive(Debug)]
 pub(crate) struct ProgressLines {
-    printer: Printer,
     began: Instant,
     spinners: Option<MultiProgress>,
     running: Mutex<BTreeMap<String, Running>>,
@@ -33,10 +32,9 @@ struct Running {
 }
 
 impl ProgressLines {
-    pub(crate) fn new(printer: Printer) -> Arc<Self> {
-        let on_terminal = std::io::stderr().is_terminal() && !printer.is_json();
+    pub(crate) fn new(json: bool) -> Arc<Self> {
+        let on_terminal = std::io::stderr().is_terminal() && !json;
         Arc::new(Self {
-            printer,
             began: Instant::now(),
             spinners: on_terminal.then(MultiProgress::new),
             running: Mutex::default(),
@@ -77,8 +75,8 @@ impl ProgressLines {
     fn line(&self, text: &str) {
         let line = format!("[{:>6}] {text}", seconds(self.began.elapsed()));
         match &self.spinners {
-            Some(spinners) => spinners.suspend(|| self.printer.talk(&line)),
-            None => self.printer.talk(&line),
+            Some(spinners) => spinners.suspend(|| printer::talk(&line)),
+            None => printer::talk(&line),
         }
     }
 

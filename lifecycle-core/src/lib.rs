@@ -22,6 +22,8 @@ pub mod conformance;
 pub mod error;
 pub mod host;
 pub mod manager;
+#[cfg(feature = "mock")]
+pub mod mock;
 pub mod model;
 pub mod platform;
 pub mod reconcile;

@@ -6,15 +6,11 @@ use crate::arguments::{Arguments, Down};
 use crate::commands;
 use crate::confirm::confirm;
 use crate::failure::Failure;
-use crate::printer::Printer;
+use crate::printer;
 use crate::progress::ProgressLines;
 
-pub(crate) async fn run(
-    arguments: &Arguments,
-    options: &Down,
-    printer: &Printer,
-) -> Result<(), Failure> {
-    let progress = ProgressLines::new(*printer);
+pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Failure> {
+    let progress = ProgressLines::new(arguments.json);
     let reporter = Arc::clone(&progress);
     let (identity, bootstrapper) = commands::running(arguments, reporter).await?;
     let nodes = bootstrapper.removal().await?;
@@ -24,14 +20,14 @@ pub(crate) async fn run(
         } else {
             "stays; what the platform put on it will be removed"
         };
-        printer.talk(&format!("node {}: {fate}", node.name));
+        printer::talk(&format!("node {}: {fate}", node.name));
     }
     let question = format!("Take the platform {} down?", identity.name);
-    confirm(*printer, options.yes, &question)?;
+    confirm(options.yes, &question)?;
     tokio::select! {
         outcome = bootstrapper.down(identity.id, options.volumes) => outcome?,
         () = progress.heartbeat() => {}
     }
-    printer.talk(&format!("The platform {} is down.", identity.name));
+    printer::talk(&format!("The platform {} is down.", identity.name));
     Ok(())
 }

@@ -5,15 +5,11 @@ use futures_util::StreamExt as _;
 use crate::arguments::{Arguments, Logs};
 use crate::commands;
 use crate::failure::Failure;
-use crate::printer::Printer;
+use crate::printer;
 use crate::progress::ProgressLines;
 
-pub(crate) async fn run(
-    arguments: &Arguments,
-    options: &Logs,
-    printer: &Printer,
-) -> Result<(), Failure> {
-    let progress = ProgressLines::new(*printer);
+pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Failure> {
+    let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = bootstrapper.client(identity.id).await?;
     let mut lines = client
@@ -21,10 +17,10 @@ pub(crate) async fn run(
         .await?;
     while let Some(line) = lines.next().await {
         let line = line?;
-        if printer.is_json() {
-            printer.record(&line);
+        if arguments.json {
+            printer::record(&line);
         } else {
-            printer.data(&format!("{} | {}", line.instance, line.line.text));
+            printer::data(&format!("{} | {}", line.instance, line.line.text));
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::arguments::Arguments;
 use crate::commands;
 use crate::failure::Failure;
-use crate::printer::Printer;
+use crate::printer;
 use crate::progress::ProgressLines;
 
 /// The document of `status --json`.
@@ -29,8 +29,8 @@ struct Platform {
     state: PlatformState,
 }
 
-pub(crate) async fn run(arguments: &Arguments, printer: &Printer) -> Result<(), Failure> {
-    let progress = ProgressLines::new(*printer);
+pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = Arc::new(bootstrapper.client(identity.id).await?);
     let (platform, nodes, services) =
@@ -46,10 +46,10 @@ pub(crate) async fn run(arguments: &Arguments, printer: &Printer) -> Result<(), 
         nodes,
         services,
     };
-    if printer.is_json() {
-        printer.document(&status);
+    if arguments.json {
+        printer::document(&status);
     } else {
-        printer.data(&text(&status));
+        printer::data(&text(&status));
     }
     Ok(())
 }

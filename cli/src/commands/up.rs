@@ -6,16 +6,12 @@ use lifecycle_core::bootstrap::{Outcome, UpOptions};
 
 use crate::arguments::{Arguments, Up};
 use crate::failure::Failure;
-use crate::printer::Printer;
+use crate::printer;
 use crate::progress::ProgressLines;
 use crate::project::Project;
 use crate::{commands, wiring};
 
-pub(crate) async fn run(
-    arguments: &Arguments,
-    options: &Up,
-    printer: &Printer,
-) -> Result<(), Failure> {
+pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
     let identity = project.identity()?;
     // The files are read before anything is kept, so that bad ones touch nothing.
@@ -24,21 +20,21 @@ pub(crate) async fn run(
         .load(identity.as_ref().map_or(placeholder, |i| i.id))
         .await?;
     for warning in &loaded.warnings {
-        printer.talk(&format!("warning: {warning}"));
+        printer::talk(&format!("warning: {warning}"));
     }
     let (changing, harmless): (Vec<_>, Vec<_>) = loaded
         .unsupported
         .drain(..)
         .partition(|k| k.changes_behaviour);
     for key in &harmless {
-        printer.talk(&format!("warning: {key}"));
+        printer::talk(&format!("warning: {key}"));
     }
     if !changing.is_empty() {
         if !options.accept_unsupported {
             return Err(Failure::Unsupported(changing));
         }
         for key in &changing {
-            printer.talk(&format!("warning: {key}"));
+            printer::talk(&format!("warning: {key}"));
         }
     }
     let mut declaration = loaded.declaration;
@@ -46,7 +42,7 @@ pub(crate) async fn run(
     declaration.id = identity.id;
     let state = wiring::state(&identity)?;
     let secrets = wiring::ensure_secrets(&state, &identity).await?;
-    let progress = ProgressLines::new(*printer);
+    let progress = ProgressLines::new(arguments.json);
     let reporter = Arc::clone(&progress);
     let bootstrapper = wiring::bootstrapper(
         &identity,
@@ -64,7 +60,7 @@ pub(crate) async fn run(
         outcome = bootstrapper.up(&declaration, options) => outcome?,
         () = progress.heartbeat() => return Ok(()),
     };
-    show(&outcome, printer);
+    show(&outcome, arguments.json);
     if outcome.failures.is_empty() {
         Ok(())
     } else {
@@ -72,13 +68,13 @@ pub(crate) async fn run(
     }
 }
 
-fn show(outcome: &Outcome, printer: &Printer) {
-    if printer.is_json() {
-        printer.document(&serde_json::json!({
+fn show(outcome: &Outcome, json: bool) {
+    if json {
+        printer::document(&serde_json::json!({
             "generation": outcome.generation,
             "services": outcome.services,
         }));
         return;
     }
-    printer.data(&commands::status::services_table(&outcome.services));
+    printer::data(&commands::status::services_table(&outcome.services));
 }

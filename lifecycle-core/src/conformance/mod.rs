@@ -4,4 +4,6 @@
 //! not have failed.
 
 pub mod cloud;
+pub mod code;
 pub mod registry;
+pub mod runtime;

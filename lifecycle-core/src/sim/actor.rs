@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::fault::Edge;
 use super::ledger::{EffectOutcome, EffectRecord};
+use super::machine::Silence;
 use super::options::Span;
 use super::world::{SimWorld, State};
 use crate::error::{Error, Result};
@@ -294,7 +295,7 @@ fn reach(state: &State, call: &Call) -> Result<(), Unreached> {
     let Some(machine) = state.machines.get(&number) else {
         return Err(Unreached::Refused("the machine is gone"));
     };
-    if machine.paused || machine.partitioned {
+    if machine.silence != Silence::None {
         return Err(Unreached::Silent);
     }
     if !machine.is_up() {

@@ -92,6 +92,13 @@ pub(super) struct Performance {
     pub(super) exit: Option<Exit>,
 }
 
+impl Performance {
+    fn ending(mut self, after: Duration, code: i64) -> Self {
+        self.exit = Some(Exit { after, code });
+        self
+    }
+}
+
 /// How long a command takes that does nothing.
 const MOMENT: Duration = Duration::from_millis(5);
 
@@ -109,13 +116,11 @@ pub(super) fn perform(command: &[String]) -> Performance {
         words => {
             let mut performance = Performance::default();
             let mut passed = MOMENT;
-            if let Some(code) = statement(words, &mut performance.lines, &mut passed) {
-                performance.exit = Some(Exit {
-                    after: passed,
-                    code: code.unwrap_or(0),
-                });
+            match statement(words, &mut performance.lines, &mut passed) {
+                Then::GoesOn => performance.ending(passed, 0),
+                Then::Ends(code) => performance.ending(passed, code),
+                Then::NeverEnds => performance,
             }
-            performance
         }
     }
 }
@@ -125,36 +130,29 @@ fn shell_line(line: &str) -> Performance {
     let mut passed = MOMENT;
     for part in line.split(';').flat_map(|part| part.split("&&")) {
         let words: Vec<&str> = part.split_whitespace().collect();
-        if words.is_empty() {
-            continue;
-        }
         match statement(&words, &mut performance.lines, &mut passed) {
-            None => return performance,
-            Some(Some(code)) => {
-                performance.exit = Some(Exit {
-                    after: passed,
-                    code,
-                });
-                return performance;
-            }
-            Some(None) => {}
+            Then::GoesOn => {}
+            Then::Ends(code) => return performance.ending(passed, code),
+            Then::NeverEnds => return performance,
         }
     }
-    performance.exit = Some(Exit {
-        after: passed,
-        code: 0,
-    });
-    performance
+    performance.ending(passed, 0)
 }
 
-/// `None` if it never ends, `Some(Some(code))` if the whole command ends with it.
-fn statement(
-    words: &[&str],
-    lines: &mut Vec<LogLine>,
-    passed: &mut Duration,
-) -> Option<Option<i64>> {
+/// What comes after a statement.
+enum Then {
+    GoesOn,
+    Ends(i64),
+    NeverEnds,
+}
+
+fn statement(words: &[&str], lines: &mut Vec<LogLine>, passed: &mut Duration) -> Then {
     match words {
-        ["exec", rest @ ..] => statement(rest, lines, passed).map(|code| code.or(Some(0))),
+        [] => Then::GoesOn,
+        ["exec", rest @ ..] => match statement(rest, lines, passed) {
+            Then::GoesOn => Then::Ends(0),
+            then => then,
+        },
         ["echo", said @ ..] => {
             let (stderr, said) = match said {
                 [said @ .., ">&2" | "1>&2"] => (true, said),
@@ -164,18 +162,22 @@ fn statement(
                 stderr,
                 text: said.join(" ").replace(['"', '\''], ""),
             });
-            Some(None)
+            Then::GoesOn
         }
-        ["sleep", "infinity"] => None,
         ["sleep", seconds] => {
-            let seconds = seconds.parse().ok()?;
-            *passed = passed.saturating_add(Duration::try_from_secs_f64(seconds).ok()?);
-            Some(None)
+            let seconds = seconds.parse().ok();
+            match seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()) {
+                Some(sleeps) => {
+                    *passed = passed.saturating_add(sleeps);
+                    Then::GoesOn
+                }
+                None => Then::NeverEnds,
+            }
         }
-        ["exit", code] => Some(Some(code.parse().ok()?)),
-        [word] if program(word) == "true" => Some(None),
-        [word] if program(word) == "false" => Some(Some(1)),
-        _ => None,
+        ["exit", code] => code.parse().map_or(Then::NeverEnds, Then::Ends),
+        [word] if program(word) == "true" => Then::GoesOn,
+        [word] if program(word) == "false" => Then::Ends(1),
+        _ => Then::NeverEnds,
     }
 }
 

@@ -3,10 +3,32 @@
 
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-
 use super::options::Span;
+
+/// `SplitMix64` (Steele, Lea, Flood 2014): a few instructions for a draw, and unlike the
+/// generators of a library it stays what it is, so that a seed that found a bug finds it again.
+struct Draws(u64);
+
+impl Draws {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// From 0 to `bound`, without it; the bias of the remainder matters to nobody here.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    /// From 0 to 1.
+    fn share(&mut self) -> f64 {
+        let high = u32::try_from(self.next() >> 32).unwrap_or(u32::MAX);
+        f64::from(high) / (f64::from(u32::MAX) + 1.0)
+    }
+}
 
 /// Where draws come from.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +43,7 @@ impl Chance {
     }
 
     /// FNV-1a over the purpose; it is stable where the standard library's hashers are not.
-    fn rng(self, purpose: &[&str], number: u64) -> StdRng {
+    fn draws(self, purpose: &[&str], number: u64) -> Draws {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ self.seed;
         let mut mix = |byte: u8| {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -31,15 +53,16 @@ impl Chance {
             mix(0);
         }
         number.to_le_bytes().into_iter().for_each(mix);
-        StdRng::seed_from_u64(hash)
+        Draws(hash)
     }
 
     /// A duration of the span, at the world's pace.
     pub(super) fn between(self, span: Span, purpose: &[&str], number: u64) -> Duration {
         let least = micros(span.least);
         let most = micros(span.most).max(least);
-        let drawn = self.rng(purpose, number).random_range(least..=most);
-        self.paced(Duration::from_micros(drawn))
+        let span = (most - least).saturating_add(1);
+        let drawn = self.draws(purpose, number).below(span);
+        self.paced(Duration::from_micros(least + drawn))
     }
 
     /// A duration at the world's pace.
@@ -49,24 +72,27 @@ impl Chance {
 
     /// Whether something of this rate happens.
     pub(super) fn happens(self, rate: f64, purpose: &[&str], number: u64) -> bool {
-        rate > 0.0 && self.rng(purpose, number).random::<f64>() < rate
+        rate > 0.0 && self.draws(purpose, number).share() < rate
     }
 
     /// 64 hexadecimal digits.
     pub(super) fn hex(self, purpose: &[&str], number: u64) -> String {
-        hex::encode(self.rng(purpose, number).random::<[u8; 32]>())
+        let mut draws = self.draws(purpose, number);
+        let bytes = (0..4).flat_map(|_| draws.next().to_be_bytes());
+        hex::encode(bytes.collect::<Vec<u8>>())
     }
 
     /// A public key in OpenSSH form: the fixed head of an ed25519 key, and 32 drawn bytes.
     pub(super) fn host_key(self, purpose: &[&str], number: u64) -> String {
         const ALPHABET: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut rng = self.rng(purpose, number);
+        let mut draws = self.draws(purpose, number);
         let mut key = String::from("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI");
         for place in 0..43 {
             // The first of them shares its bits with the head's last byte.
-            let bound = if place == 0 { 16 } else { ALPHABET.len() };
-            key.push(char::from(ALPHABET[rng.random_range(0..bound)]));
+            let bound = if place == 0 { 16 } else { 64 };
+            let at = usize::try_from(draws.below(bound)).unwrap_or_default();
+            key.push(char::from(ALPHABET[at]));
         }
         key
     }

@@ -225,10 +225,7 @@ fn missing_size(state: &State, spec: &NodeSpec) -> Option<Error> {
     (!sizes.contains(size)).then(|| Error::Exhausted {
         what: format!("node {}", spec.name),
         why: format!("the cloud has no size `{size}`"),
-        mend: format!(
-            "use one of: {}",
-            Vec::from_iter(sizes.iter().cloned()).join(", ")
-        ),
+        mend: format!("use one of {sizes:?}"),
     })
 }
 

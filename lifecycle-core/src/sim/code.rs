@@ -15,9 +15,58 @@ use crate::host::ByteStream;
 /// The mode of every file here.
 const MODE: u32 = 0o644;
 
-/// The code bases of a world: by name, the files by path.
+/// The file that says what is left out, and those that never are.
+const IGNORE_FILE: &str = ".dockerignore";
+const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
+
+/// The code bases of a world: by name, the files by path, what is ignored left out.
 #[derive(Debug, Default)]
 pub(super) struct CodeBases(BTreeMap<String, BTreeMap<String, Bytes>>);
+
+/// Whether the last line of a `.dockerignore` that matches a path leaves it out. Knows `*`,
+/// `**` and `!`, which is what a script for a simulation needs.
+fn is_left_out(ignore: &str, path: &str) -> bool {
+    if ALWAYS_SENT.contains(&path) {
+        return false;
+    }
+    let names: Vec<&str> = path.split('/').collect();
+    let mut left_out = false;
+    for line in ignore.lines().map(str::trim) {
+        let (pattern, verdict) = match line.strip_prefix('!') {
+            Some(pattern) => (pattern, false),
+            None => (line, true),
+        };
+        let pattern: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
+        let is_comment = line.is_empty() || line.starts_with('#');
+        // A directory that matches takes everything in it along.
+        let matches = (1..=names.len()).any(|end| path_matches(&pattern, &names[..end]));
+        if matches && !is_comment {
+            left_out = verdict;
+        }
+    }
+    left_out
+}
+
+fn path_matches(pattern: &[&str], names: &[&str]) -> bool {
+    match (pattern, names) {
+        ([], []) => true,
+        (["**", rest @ ..], _) => (0..=names.len()).any(|skip| path_matches(rest, &names[skip..])),
+        ([part, rest @ ..], [name, more @ ..]) => {
+            name_matches(part, name) && path_matches(rest, more)
+        }
+        _ => false,
+    }
+}
+
+fn name_matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
+            let mut ends = (0..=rest.len()).filter(|at| rest.is_char_boundary(*at));
+            ends.any(|at| name_matches(tail, &rest[at..]))
+        }),
+    }
+}
 
 /// The simulated code store.
 #[derive(Debug, Clone)]
@@ -32,8 +81,11 @@ impl SimCodeStore {
 
     /// Writes a code base in place of the one of that name, at once and without a call.
     pub fn put(&self, name: &str, files: &[(&str, &str)]) {
+        let ignore = files.iter().find(|(path, _)| *path == IGNORE_FILE);
+        let ignore = ignore.map_or("", |(_, text)| text);
         let files = files
             .iter()
+            .filter(|(path, _)| !is_left_out(ignore, path))
             .map(|(path, contents)| ((*path).to_owned(), Bytes::from((*contents).to_owned())))
             .collect();
         let mut state = self.actor.world().lock();
@@ -87,6 +139,9 @@ impl CodeBases {
         for (path, contents) in self.files(name)? {
             let mut header = tar::Header::new_ustar();
             header.set_mode(MODE);
+            header.set_mtime(0);
+            header.set_uid(0);
+            header.set_gid(0);
             header.set_size(u64::try_from(contents.len()).unwrap_or(u64::MAX));
             archive
                 .append_data(&mut header, path, contents.as_ref())

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::engine::Container;
 use super::ledger::Ledger;
-use super::machine::Machine;
+use super::machine::{Machine, Silence};
 use super::world::{Rules, SimWorld, State};
 use crate::cloud::Power;
 use crate::error::{Error, Result};
@@ -131,20 +132,17 @@ impl Faults {
 
     /// Nobody reaches the node from outside; what runs there goes on.
     pub fn partition(&self, node: &NodeName) -> Result<()> {
-        self.touch(node, |machine, _, _| machine.partitioned = true)
+        self.touch(node, |machine, _, _| machine.silence = Silence::Partitioned)
     }
 
     /// The node freezes: the cloud says that it runs, and nobody answers.
     pub fn pause(&self, node: &NodeName) -> Result<()> {
-        self.touch(node, |machine, _, _| machine.paused = true)
+        self.touch(node, |machine, _, _| machine.silence = Silence::Paused)
     }
 
     /// Ends a partition and a pause.
     pub fn heal(&self, node: &NodeName) -> Result<()> {
-        self.touch(node, |machine, _, _| {
-            machine.partitioned = false;
-            machine.paused = false;
-        })
+        self.touch(node, |machine, _, _| machine.silence = Silence::None)
     }
 
     /// The node stops behind our back.
@@ -197,7 +195,8 @@ impl Faults {
     pub fn remove_container(&self, node: &NodeName, container: &str) -> Result<()> {
         let now = Instant::now();
         self.on_container(node, container, |machine, ledger| {
-            let owner = machine.engine.containers.get(container).map(|c| c.owner());
+            let found = machine.engine.containers.get(container);
+            let owner = found.map(Container::owner);
             let (engine, here) = machine.engine_here();
             owner.is_some_and(|owner| engine.remove(container, owner, now, here, ledger).is_ok())
         })

@@ -34,6 +34,26 @@ pub(super) struct Transition {
     pub(super) change: NodeChange,
 }
 
+/// Whether the operating system runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum System {
+    Down,
+    /// It answers from then on.
+    Boots(Instant),
+    Up,
+}
+
+/// Why a machine that is up does not answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Silence {
+    #[default]
+    None,
+    /// It is frozen; another boot ends that.
+    Paused,
+    /// The network is cut; another boot changes nothing.
+    Partitioned,
+}
+
 /// A machine of the cloud.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -43,13 +63,10 @@ pub(super) struct Machine {
     pub(super) created: bool,
     pub(super) power: Power,
     pub(super) boot: u64,
-    /// When the operating system answers; `None` while it is down.
-    pub(super) up_at: Option<Instant>,
-    is_up: bool,
+    pub(super) system: System,
     pub(super) transition: Option<Transition>,
     pub(super) gone: bool,
-    pub(super) paused: bool,
-    pub(super) partitioned: bool,
+    pub(super) silence: Silence,
     pub(super) fenced: bool,
     pub(super) engine: Engine,
     pub(super) prepared: u32,
@@ -78,12 +95,10 @@ impl Machine {
             created: true,
             power: Power::Starting,
             boot: 0,
-            up_at: None,
-            is_up: false,
+            system: System::Down,
             transition: None,
             gone: false,
-            paused: false,
-            partitioned: false,
+            silence: Silence::default(),
             fenced: false,
             engine,
             prepared: 0,
@@ -116,11 +131,11 @@ impl Machine {
 
     /// Whether its operating system runs and can be reached.
     pub(super) fn is_reachable(&self) -> bool {
-        self.is_up && !self.paused && !self.partitioned
+        self.is_up() && self.silence == Silence::None
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.is_up
+        self.system == System::Up
     }
 
     pub(super) fn boot_id(&self, rules: &Rules) -> String {
@@ -154,13 +169,12 @@ impl Machine {
 
     pub(super) fn next_due(&self) -> Option<Instant> {
         let transition = self.transition.as_ref().map(|transition| transition.until);
-        let up = self.up_at.filter(|_| !self.is_up);
-        let engine = if self.is_up {
-            self.engine.next_due()
-        } else {
-            None
+        let system = match self.system {
+            System::Down => None,
+            System::Boots(until) => Some(until),
+            System::Up => self.engine.next_due(),
         };
-        [transition, up, engine].into_iter().flatten().min()
+        [transition, system].into_iter().flatten().min()
     }
 
     /// Lets happen what is due by now; says whether anything was.
@@ -170,8 +184,8 @@ impl Machine {
             changed = true;
             if self.transition.as_ref().is_some_and(|t| t.until <= due) {
                 self.arrive(due, rules, ledger);
-            } else if !self.is_up && self.up_at.is_some_and(|at| at <= due) {
-                self.is_up = true;
+            } else if let System::Boots(_) = self.system {
+                self.system = System::Up;
                 let (engine, here) = self.engine_here();
                 engine.boot(due, here, rules, ledger);
             } else {
@@ -221,22 +235,27 @@ impl Machine {
     /// It boots now.
     pub(super) fn power_on(&mut self, at: Instant, rules: &Rules) {
         self.power = Power::Running;
-        self.paused = false;
+        self.wake();
         self.boot += 1;
         let purpose = ["boot", self.name.as_str()];
         let takes = rules
             .chance
             .between(rules.latencies.boot, &purpose, self.boot);
-        self.up_at = Some(at + takes);
+        self.system = System::Boots(at + takes);
         self.notify();
+    }
+
+    fn wake(&mut self) {
+        if self.silence == Silence::Paused {
+            self.silence = Silence::None;
+        }
     }
 
     /// Its power is cut now.
     pub(super) fn power_off(&mut self, at: Instant, power: Power, ledger: &mut Ledger) {
         self.power = power;
-        self.up_at = None;
-        self.is_up = false;
-        self.paused = false;
+        self.system = System::Down;
+        self.wake();
         self.listeners.clear();
         let (engine, here) = self.engine_here();
         engine.cut_off(at, here, ledger);

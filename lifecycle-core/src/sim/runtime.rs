@@ -424,7 +424,7 @@ impl ContainerRuntime for SimRuntime {
             .tail
             .map_or(read, |tail| usize::try_from(tail).unwrap_or(usize::MAX));
         let old = lines.into_iter().skip(read.saturating_sub(tail));
-        let old = stream::iter(Vec::from_iter(old)).map(Ok);
+        let old = stream::iter(old.collect::<Vec<_>>()).map(Ok);
         if !options.follow {
             return Ok(old.boxed());
         }

@@ -23,7 +23,7 @@ use crate::runtime::{
 
 fn owner(number: u128) -> Owner {
     Owner {
-        id: PlatformId::new(Uuid::from_u128(number << 100)),
+        id: PlatformId::new(Uuid::from_u128(number << 104)),
         name: PlatformName::try_from("demo").unwrap(),
     }
 }
@@ -355,7 +355,7 @@ async fn a_crash_loses_the_reply_and_ends_the_incarnation() {
         let call = tokio::spawn(async move { runtime.ensure_container(&lost).await });
         world.crashed().await;
         // Neither this call nor any other of that life ever answers.
-        let hour = Duration::from_secs(3_600);
+        let hour = Duration::from_hours(1);
         assert!(
             tokio::time::timeout(hour, handle.runtime.state())
                 .await
@@ -375,8 +375,8 @@ async fn a_crash_loses_the_reply_and_ends_the_incarnation() {
         handle.runtime.ensure_container(&again).await.unwrap();
         assert_eq!(world.containers(&node("n1")).len(), 1);
         let effects = world.effects();
-        let last = &effects[effects.len() - 2..];
-        let outcomes: Vec<_> = last.iter().map(|e| (e.incarnation, &e.outcome)).collect();
+        let both = &effects[effects.len() - 2..];
+        let outcomes: Vec<_> = both.iter().map(|e| (e.incarnation, &e.outcome)).collect();
         let expected = match edge {
             Edge::Before => [(1, &EffectOutcome::NotDone), (2, &EffectOutcome::Changed)],
             Edge::After => [(1, &EffectOutcome::Changed), (2, &EffectOutcome::Unchanged)],
@@ -551,4 +551,117 @@ async fn the_same_seed_gives_the_same_run() {
     assert!(first.lines().count() > 40, "{first}");
     assert_eq!(first, transcript(42).await);
     assert_ne!(first, transcript(43).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_nodes_are_no_trouble() {
+    const NODES: u64 = 1_000;
+    const CONTAINERS: u16 = 10;
+    let world = SimWorld::new(7);
+    world.preload_image("base:1");
+    let owner = owner(1);
+    let (cloud, connector) = (world.cloud(&owner), world.connector(&owner));
+    let runs = (0..NODES).map(|number| {
+        let (world, owner, cloud, connector) = (&world, &owner, &cloud, &connector);
+        async move {
+            let name = node(&format!("n{number}"));
+            let spec_of_node = NodeSpec::new(name.clone());
+            change(cloud, NodeChange::Provision { spec: spec_of_node }).await;
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            let observed = cloud.get(&name).await.unwrap().unwrap();
+            let runtime = connector.connect(&observed).await.unwrap().runtime;
+            for replica in 0..CONTAINERS {
+                let service = format!("s{number}-{replica}");
+                let container = spec(owner, &service, 20_000 + replica);
+                runtime.ensure_container(&container).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let (ip, probe) = (observed.addresses.private.unwrap(), world.probe());
+            assert!(probe.tcp(ip, 20_000, Duration::from_secs(1)).await);
+            runtime.state().await.unwrap().containers.len()
+        }
+    });
+    let counts = futures_util::future::join_all(runs).await;
+    assert!(counts.iter().all(|count| *count == usize::from(CONTAINERS)));
+    assert_eq!(cloud.list().await.unwrap().len(), counts.len());
+    assert_eq!(world.violations(), []);
+    assert_eq!(
+        world.effects().len() as u64,
+        NODES * (1 + u64::from(CONTAINERS))
+    );
+}
+
+#[cfg(feature = "conformance")]
+mod conformance {
+    //! The suites that the simulation passes as every backend does.
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::conformance::code::CodeBench;
+    use crate::conformance::runtime::RuntimeFixture;
+    use crate::conformance::{cloud, code, runtime};
+    use crate::error::Result;
+
+    fn command(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cloud_passes_the_suite() {
+        let world = SimWorld::new(1);
+        let (ours, theirs) = (world.cloud(&owner(1)), world.cloud(&owner(2)));
+        let nodes = [NodeSpec::new(node("n1")), NodeSpec::new(node("n2"))];
+        cloud::all(&ours, &nodes).await;
+        cloud::platforms_are_apart(&ours, &theirs, &nodes[0]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn engines_pass_the_suite() {
+        let (world, ours, handle) = one_node().await;
+        let spec_of_node = NodeSpec::new(node("n2"));
+        let cloud = world.cloud(&ours);
+        change(&cloud, NodeChange::Provision { spec: spec_of_node }).await;
+        let (_, other) = connected(&world, &ours, "n2").await;
+        let theirs = owner(2);
+        let observed = cloud.get(&node("n1")).await.unwrap().unwrap();
+        let stranger = world.connector(&theirs).connect(&observed).await.unwrap();
+        runtime::all(&RuntimeFixture {
+            runtime: handle.runtime,
+            owner: ours,
+            stranger: (stranger.runtime, theirs),
+            other_engine: Some(other.runtime),
+            prefix: "suite".into(),
+            image: "base:1".into(),
+            runs_long: command(&["sleep", "600"]),
+            exits_0: command(&["true"]),
+            exits_3: command(&["sh", "-c", "exit 3"]),
+            prints: command(&["sh", "-c", "echo out; echo err >&2"]),
+            free_port: 20_500,
+        })
+        .await;
+        assert_eq!(world.violations(), []);
+    }
+
+    #[async_trait]
+    impl CodeBench for SimCodeStore {
+        fn store(&self) -> &dyn CodeStore {
+            self
+        }
+
+        async fn write(&self, name: &str, files: &[(&str, &str)]) -> Result<()> {
+            self.put(name, files);
+            Ok(())
+        }
+
+        async fn remove(&self, name: &str) -> Result<()> {
+            SimCodeStore::remove(self, name);
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_code_store_passes_the_suite() {
+        code::all(&SimWorld::new(1).code()).await;
+    }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use super::engine::Image;
 use super::fault::{FaultPlan, Faults};
 use super::host::{SimConnector, SimPreparer};
 use super::ledger::{EffectRecord, Ledger, Violation};
-use super::machine::Machine;
+use super::machine::{Machine, System};
 use super::options::{FaultRates, Latencies, SimOptions};
 use super::probe::SimProbe;
 use crate::clock::TokioClock;
@@ -57,6 +57,7 @@ impl Rules {
             .ok()
             .and_then(|passed| BEGINNING.checked_add_signed(passed))
             .unwrap_or(BEGINNING)
+            .trunc_subsecs(6)
     }
 }
 
@@ -343,7 +344,7 @@ impl SimWorld {
             machine.created = false;
             machine.power = Power::Running;
             machine.boot = 1;
-            machine.up_at = Some(now);
+            machine.system = System::Boots(now);
         }
     }
 

@@ -78,21 +78,6 @@ impl Credential {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_that_is_none_is_refused_without_showing_it() {
-        let secret = SshCredential::PrivateKey(Sensitive::new("not-a-key-hunter2"));
-        let Err(error) = Credential::parse(&secret) else {
-            panic!("parsed");
-        };
-        assert!(!format!("{error:?} {secret:?}").contains("hunter2"));
-        assert!(error.hint().is_some());
-    }
-}
-
 /// A new ed25519 key pair.
 pub fn generate_ssh_key() -> Result<SshKeyPair> {
     let failed = |why: String| Error::failed("making an SSH key", why);
@@ -110,4 +95,19 @@ pub fn generate_ssh_key() -> Result<SshKeyPair> {
         private: Sensitive::new(private.as_str()),
         public,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_none_is_refused_without_showing_it() {
+        let secret = SshCredential::PrivateKey(Sensitive::new("not-a-key-hunter2"));
+        let Err(error) = Credential::parse(&secret) else {
+            panic!("parsed");
+        };
+        assert!(!format!("{error:?} {secret:?}").contains("hunter2"));
+        assert!(error.hint().is_some());
+    }
 }

@@ -1,0 +1,579 @@
+//! What each [`ContainerRuntime`] must do. Each check makes containers of its own under the
+//! fixture's prefix, and removes them.
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "each check panics when the engine fails it; that is what it is for"
+)]
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use crate::error::{Error, Result};
+use crate::host::ByteStream;
+use crate::model::{
+    ContainerTemplate, InstanceId, Protocol, Replica, ServiceName, SpecDigest, VolumeMount,
+    VolumeName,
+};
+use crate::runtime::{
+    BuildRequest, ContainerRuntime, ContainerSpec, ContainerState, ImageInfo, LogLine, LogOptions,
+    ObservedContainer, Owner, PortBinding, Role,
+};
+
+/// Longer than any engine may take for one thing in a test.
+const DEADLINE: Duration = Duration::from_mins(2);
+/// How often it is looked whether something has happened.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A port that the suite's containers are said to listen at.
+const PORT: (u16, Protocol) = (8080, Protocol::Tcp);
+
+/// An engine that may be used for the checks.
+#[derive(Debug, Clone)]
+pub struct RuntimeFixture {
+    /// The engine, as the owner sees it.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// Who makes the containers.
+    pub owner: Owner,
+    /// The same engine as another platform sees it.
+    pub stranger: (Arc<dyn ContainerRuntime>, Owner),
+    /// Another engine, for copying images, where there is one.
+    pub other_engine: Option<Arc<dyn ContainerRuntime>>,
+    /// What all names of containers and images begin with.
+    pub prefix: String,
+    /// The name of an image that is on the engine, and declares no port and no health check.
+    pub image: String,
+    /// A command in it that runs for minutes.
+    pub runs_long: Vec<String>,
+    /// A command in it that ends soon with exit code 0.
+    pub exits_0: Vec<String>,
+    /// A command in it that ends soon with exit code 3.
+    pub exits_3: Vec<String>,
+    /// A command in it that says `out` to standard output, `err` to standard error, and ends.
+    pub prints: Vec<String>,
+    /// The first of three host ports from 20000 to 29999 that are free.
+    pub free_port: u16,
+}
+
+impl RuntimeFixture {
+    /// A container of the owner that runs a command.
+    pub fn container(&self, service: &str, command: &[String]) -> ContainerSpec {
+        let service = done("the service's name", ServiceName::try_from(service));
+        ContainerSpec {
+            name: format!("{}-{service}-1", self.prefix),
+            owner: self.owner.clone(),
+            role: Role::Instance(InstanceId {
+                service,
+                replica: Replica(1),
+            }),
+            digest: SpecDigest::from_hex("0a".repeat(32)),
+            image: self.image.clone(),
+            template: ContainerTemplate {
+                command: Some(command.to_vec()),
+                stop_grace: Some(Duration::from_secs(1)),
+                ..ContainerTemplate::default()
+            },
+            ports: BTreeMap::new(),
+            binds: Vec::new(),
+            host_network: false,
+            starts_with_engine: false,
+        }
+    }
+
+    async fn find(&self, name: &str) -> Option<ObservedContainer> {
+        let state = done("state", self.runtime.state().await);
+        state.containers.into_iter().find(|c| c.name == name)
+    }
+
+    async fn get(&self, name: &str) -> ObservedContainer {
+        match self.find(name).await {
+            Some(container) => container,
+            None => panic!("the state does not show {name}"),
+        }
+    }
+
+    async fn ensure(&self, spec: &ContainerSpec) -> ObservedContainer {
+        let what = format!("ensuring {}", spec.name);
+        done(&what, self.runtime.ensure_container(spec).await)
+    }
+
+    async fn stop(&self, name: &str) {
+        let grace = Some(Duration::from_secs(1));
+        done("stop", self.runtime.stop_container(name, grace).await);
+    }
+
+    async fn remove(&self, name: &str) {
+        done("remove", self.runtime.remove_container(name).await);
+        assert_eq!(self.find(name).await, None, "{name} was removed");
+    }
+
+    /// Waits until a container has ended; gives its exit code.
+    async fn ended(&self, name: &str) -> i64 {
+        let looks = async {
+            loop {
+                if let ContainerState::Exited { code, at } = self.get(name).await.state {
+                    assert!(at.is_some(), "the engine says when {name} ended");
+                    return code;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        in_time(&format!("the end of {name}"), looks).await
+    }
+
+    async fn logs(&self, name: &str, options: LogOptions) -> Vec<LogLine> {
+        let lines = async {
+            let mut stream = done("logs", self.runtime.logs(name, options).await);
+            let mut lines = Vec::new();
+            while let Some(line) = stream.next().await {
+                lines.push(done("a line", line));
+            }
+            lines
+        };
+        in_time(&format!("the logs of {name}"), lines).await
+    }
+
+    fn tag(&self, name: &str) -> String {
+        format!("{}/{name}:1", self.prefix)
+    }
+
+    async fn build(&self, tag: &str, dockerfile: &str) -> Result<ImageInfo> {
+        let request = BuildRequest {
+            tag: tag.to_owned(),
+            dockerfile: "Dockerfile".to_owned(),
+            args: BTreeMap::new(),
+            context: context(dockerfile),
+        };
+        self.runtime.build_image(request, &|_| {}).await
+    }
+}
+
+/// All checks, one after the other.
+pub async fn all(fixture: &RuntimeFixture) {
+    what_is_absent_is_no_error(fixture).await;
+    images_are_found_by_name(fixture).await;
+    ensure_twice_is_the_same_container(fixture).await;
+    ensure_restarts_what_was_stopped(fixture).await;
+    another_digest_is_a_conflict(fixture).await;
+    a_missing_image_leaves_nothing(fixture).await;
+    the_end_of_a_command_is_seen(fixture).await;
+    a_fixed_port_that_is_taken_is_a_conflict(fixture).await;
+    a_preferred_port_moves_on(fixture).await;
+    names_of_others_are_left_alone(fixture).await;
+    volumes_are_the_platforms(fixture).await;
+    output_is_kept_by_stream(fixture).await;
+    the_end_of_a_container_is_an_event(fixture).await;
+    images_are_built_and_removed(fixture).await;
+    images_are_copied(fixture).await;
+}
+
+/// Stopping and removing what is absent is Ok; starting it and reading its output is not.
+pub async fn what_is_absent_is_no_error(fixture: &RuntimeFixture) {
+    let runtime = &fixture.runtime;
+    let info = done("info", runtime.info().await);
+    assert!(!info.version.is_empty(), "{info:?}");
+    let name = format!("{}-absent-1", fixture.prefix);
+    fixture.stop(&name).await;
+    fixture.remove(&name).await;
+    let volume = done("name", VolumeName::try_from("absent"));
+    done("no volume", runtime.remove_volume(&volume).await);
+    done(
+        "no image",
+        runtime.remove_image(&fixture.tag("absent")).await,
+    );
+    is_not_found("start", &runtime.start_container(&name).await);
+    let logs = runtime.logs(&name, LogOptions::default()).await;
+    is_not_found("logs", &logs.map(|_| ()));
+}
+
+/// An image is found by the name that the state lists it by.
+pub async fn images_are_found_by_name(fixture: &RuntimeFixture) {
+    let state = done("state", fixture.runtime.state().await);
+    assert!(
+        state.images.contains(&fixture.image),
+        "{} is not listed: {:?}",
+        fixture.image,
+        state.images
+    );
+    let image = done("image", fixture.runtime.image(&fixture.image).await);
+    let declares = image.map(|image| (image.exposed, image.has_healthcheck));
+    assert_eq!(declares, Some((Vec::new(), false)));
+    let absent = fixture.tag("absent");
+    assert_eq!(done("image", fixture.runtime.image(&absent).await), None);
+}
+
+/// Ensuring what runs changes nothing.
+pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
+    let spec = fixture.container("twice", &fixture.runs_long);
+    let first = fixture.ensure(&spec).await;
+    assert_eq!(first.state, ContainerState::Running { health: None });
+    assert!(first.started_at.is_some(), "{first:?}");
+    assert_eq!(
+        (&first.name, &first.role, &first.digest),
+        (&spec.name, &spec.role, &spec.digest)
+    );
+    assert_eq!(first.digest_version, SpecDigest::VERSION);
+    assert_eq!(fixture.ensure(&spec).await, first, "ensured twice");
+    assert_eq!(fixture.get(&spec.name).await, first, "as the state has it");
+    let (left, right) = tokio::join!(
+        fixture.runtime.ensure_container(&spec),
+        fixture.runtime.ensure_container(&spec)
+    );
+    assert_eq!(done("ensured at once", left), first);
+    assert_eq!(done("ensured at once", right), first);
+    fixture.remove(&spec.name).await;
+    let (left, right) = tokio::join!(
+        fixture.runtime.ensure_container(&spec),
+        fixture.runtime.ensure_container(&spec)
+    );
+    // The name is the compare-and-set: who comes second may be refused, but makes no other.
+    let made = fixture.ensure(&spec).await;
+    for outcome in [left, right] {
+        match outcome {
+            Ok(container) => assert_eq!(container.id, made.id, "made at once"),
+            Err(_) => is_conflict("made at once", &outcome),
+        }
+    }
+    assert_ne!(made.id, first.id, "what is made anew has another id");
+    fixture.remove(&spec.name).await;
+}
+
+/// A container that was stopped is started again, not made anew.
+pub async fn ensure_restarts_what_was_stopped(fixture: &RuntimeFixture) {
+    let spec = fixture.container("again", &fixture.runs_long);
+    let first = fixture.ensure(&spec).await;
+    for _ in 0..2 {
+        fixture.stop(&spec.name).await;
+        let stopped = fixture.get(&spec.name).await;
+        assert!(
+            matches!(stopped.state, ContainerState::Exited { .. }),
+            "{stopped:?}"
+        );
+        assert_eq!(stopped.id, first.id);
+    }
+    let second = fixture.ensure(&spec).await;
+    assert_eq!(second.id, first.id, "the same container");
+    assert_eq!(second.state, ContainerState::Running { health: None });
+    assert!(second.started_at > first.started_at, "{second:?}");
+
+    fixture.stop(&spec.name).await;
+    for _ in 0..2 {
+        done("start", fixture.runtime.start_container(&spec.name).await);
+    }
+    let third = fixture.get(&spec.name).await;
+    assert_eq!(third.state, ContainerState::Running { health: None });
+    assert!(third.started_at > second.started_at, "{third:?}");
+    fixture.remove(&spec.name).await;
+}
+
+/// A name stands for one specification.
+pub async fn another_digest_is_a_conflict(fixture: &RuntimeFixture) {
+    let spec = fixture.container("digest", &fixture.runs_long);
+    let first = fixture.ensure(&spec).await;
+    let other = ContainerSpec {
+        digest: SpecDigest::from_hex("0b".repeat(32)),
+        ..spec.clone()
+    };
+    is_conflict("digest", &fixture.runtime.ensure_container(&other).await);
+    assert_eq!(fixture.get(&spec.name).await, first, "it was touched");
+    fixture.remove(&spec.name).await;
+}
+
+/// Without its image no container is made.
+pub async fn a_missing_image_leaves_nothing(fixture: &RuntimeFixture) {
+    let spec = ContainerSpec {
+        image: fixture.tag("absent"),
+        ..fixture.container("imageless", &fixture.runs_long)
+    };
+    let outcome = fixture.runtime.ensure_container(&spec).await;
+    is_not_found("a container without its image", &outcome);
+    assert_eq!(fixture.find(&spec.name).await, None);
+}
+
+/// A command's end and exit code are seen, and nobody starts it again unasked.
+pub async fn the_end_of_a_command_is_seen(fixture: &RuntimeFixture) {
+    for (service, command, code) in [
+        ("zero", &fixture.exits_0, 0),
+        ("three", &fixture.exits_3, 3),
+    ] {
+        let spec = fixture.container(service, command);
+        let first = fixture.ensure(&spec).await;
+        assert_eq!(fixture.ended(&spec.name).await, code, "{command:?}");
+        let ended = fixture.get(&spec.name).await;
+        assert_eq!(ended.started_at, first.started_at, "started again unasked");
+        let again = fixture.ensure(&spec).await;
+        assert_eq!(again.id, first.id);
+        assert!(again.started_at > first.started_at, "{again:?}");
+        assert_eq!(fixture.ended(&spec.name).await, code, "{command:?}");
+        fixture.remove(&spec.name).await;
+    }
+}
+
+/// A host port that is asked for and no other is refused while another container has it.
+pub async fn a_fixed_port_that_is_taken_is_a_conflict(fixture: &RuntimeFixture) {
+    let port = fixture.free_port;
+    let fixed = |service| ContainerSpec {
+        ports: BTreeMap::from([(PORT, PortBinding::Fixed(port))]),
+        ..fixture.container(service, &fixture.runs_long)
+    };
+    let (one, two) = (fixed("fixed"), fixed("fixed-too"));
+    let first = fixture.ensure(&one).await;
+    assert_eq!(first.ports, [(PORT.0, PORT.1, port)]);
+    is_conflict("the port", &fixture.runtime.ensure_container(&two).await);
+    let runs = fixture.find(&two.name).await.map(|c| c.state);
+    assert!(
+        !matches!(runs, Some(ContainerState::Running { .. })),
+        "{runs:?}"
+    );
+    fixture.remove(&one.name).await;
+    let second = fixture.ensure(&two).await;
+    assert_eq!(second.ports, [(PORT.0, PORT.1, port)], "once it is free");
+    fixture.remove(&two.name).await;
+}
+
+/// A host port that is only preferred gives way to the next that is free.
+pub async fn a_preferred_port_moves_on(fixture: &RuntimeFixture) {
+    let port = fixture.free_port;
+    let preferred = |service| ContainerSpec {
+        ports: BTreeMap::from([(PORT, PortBinding::Preferred(port))]),
+        ..fixture.container(service, &fixture.runs_long)
+    };
+    let (one, two) = (preferred("preferred"), preferred("preferred-too"));
+    let first = fixture.ensure(&one).await;
+    assert_eq!(first.ports, [(PORT.0, PORT.1, port)]);
+    let second = fixture.ensure(&two).await;
+    let host = second.ports.first().map(|(_, _, host)| *host);
+    assert!(
+        host.is_some_and(|host| host != port && (20_000..=29_999).contains(&host)),
+        "{second:?}"
+    );
+    assert_eq!(fixture.ensure(&two).await, second, "it stays where it is");
+    fixture.remove(&one.name).await;
+    fixture.remove(&two.name).await;
+}
+
+/// What belongs to another platform is neither shown nor touched.
+pub async fn names_of_others_are_left_alone(fixture: &RuntimeFixture) {
+    let (stranger, other) = &fixture.stranger;
+    let spec = fixture.container("foreign", &fixture.runs_long);
+    let ours = fixture.ensure(&spec).await;
+    let theirs = ContainerSpec {
+        owner: other.clone(),
+        ..spec.clone()
+    };
+    is_conflict("the name", &stranger.ensure_container(&theirs).await);
+    let state = done("their state", stranger.state().await);
+    let names: Vec<_> = state.containers.iter().map(|c| &c.name).collect();
+    assert!(!names.contains(&&spec.name), "ours is shown as theirs");
+    // Refused or ignored, as long as ours is left alone.
+    let _ = stranger.stop_container(&spec.name, None).await;
+    let _ = stranger.remove_container(&spec.name).await;
+    assert_eq!(
+        fixture.get(&spec.name).await,
+        ours,
+        "the stranger touched it"
+    );
+    fixture.remove(&spec.name).await;
+    let own = ContainerSpec {
+        name: format!("{}-own", spec.name),
+        ..theirs
+    };
+    done("their own", stranger.ensure_container(&own).await);
+    assert_eq!(fixture.find(&own.name).await, None, "theirs is shown");
+    done("their own", stranger.remove_container(&own.name).await);
+}
+
+/// Volumes come with the container that names them, are listed, stay without it, and are
+/// removed when asked; two platforms' volumes of one name are two.
+pub async fn volumes_are_the_platforms(fixture: &RuntimeFixture) {
+    let volume = done("name", VolumeName::try_from("conformance-data"));
+    let mut spec = fixture.container("volume", &fixture.runs_long);
+    spec.template.volumes.push(VolumeMount {
+        volume: volume.clone(),
+        target: "/data".into(),
+        read_only: false,
+    });
+    let listed = |runtime: Arc<dyn ContainerRuntime>| {
+        let volume = volume.clone();
+        async move {
+            done("state", runtime.state().await)
+                .volumes
+                .contains(&volume)
+        }
+    };
+    fixture.ensure(&spec).await;
+    let (stranger, _) = &fixture.stranger;
+    assert!(listed(fixture.runtime.clone()).await, "it is not listed");
+    assert!(!listed(stranger.clone()).await, "the stranger sees it");
+    done("theirs is absent", stranger.remove_volume(&volume).await);
+    let outcome = fixture.runtime.remove_volume(&volume).await;
+    is_conflict("a volume in use", &outcome);
+    fixture.remove(&spec.name).await;
+    assert!(
+        listed(fixture.runtime.clone()).await,
+        "it went with its container"
+    );
+    for _ in 0..2 {
+        done(
+            "removing the volume",
+            fixture.runtime.remove_volume(&volume).await,
+        );
+    }
+    assert!(
+        !listed(fixture.runtime.clone()).await,
+        "it was removed, but is listed"
+    );
+}
+
+/// Lines come whole, by stream; a tail is the last of them; a followed log ends with its
+/// container.
+pub async fn output_is_kept_by_stream(fixture: &RuntimeFixture) {
+    let spec = fixture.container("prints", &fixture.prints);
+    fixture.ensure(&spec).await;
+    let follow = LogOptions {
+        tail: None,
+        follow: true,
+    };
+    let mut followed = fixture.logs(&spec.name, follow).await;
+    fixture.ended(&spec.name).await;
+    let mut lines = fixture.logs(&spec.name, LogOptions::default()).await;
+    // The order between the two streams is not told.
+    followed.sort_by_key(|line| line.stderr);
+    lines.sort_by_key(|line| line.stderr);
+    let line = |stderr, text: &str| LogLine {
+        stderr,
+        text: text.to_owned(),
+    };
+    let expected = [line(false, "out"), line(true, "err")];
+    assert_eq!(lines, expected);
+    assert_eq!(followed, expected, "followed");
+    let tail = LogOptions {
+        tail: Some(1),
+        follow: false,
+    };
+    assert_eq!(fixture.logs(&spec.name, tail).await.len(), 1, "tail 1");
+    fixture.remove(&spec.name).await;
+}
+
+/// Whoever listens hears that a container ended.
+pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
+    let mut events = done("events", fixture.runtime.events().await);
+    let spec = fixture.container("event", &fixture.exits_0);
+    fixture.ensure(&spec).await;
+    let heard = async {
+        while let Some(event) = events.next().await {
+            if done("an event", event).action == "die" {
+                return;
+            }
+        }
+        panic!("the events ended before the container's end was told");
+    };
+    in_time("the event of a container's end", heard).await;
+    fixture.remove(&spec.name).await;
+}
+
+/// An image is built from its context, shows what it declares, and stays while it is used.
+pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
+    let tag = fixture.tag("built");
+    let dockerfile = format!(
+        "FROM {}\nEXPOSE 8080 53/udp\nHEALTHCHECK CMD [\"true\"]\n",
+        fixture.image
+    );
+    let built = done("building", fixture.build(&tag, &dockerfile).await);
+    let mut exposed = built.exposed.clone();
+    exposed.sort_unstable();
+    assert_eq!(exposed, [(53, Protocol::Udp), (8080, Protocol::Tcp)]);
+    assert!(built.has_healthcheck, "{built:?}");
+    assert_eq!(
+        done("image", fixture.runtime.image(&tag).await),
+        Some(built)
+    );
+    let outcome = fixture
+        .build(&fixture.tag("bad"), "FROM absent.invalid/absent:1\n")
+        .await;
+    assert!(outcome.is_err(), "built from an image that does not exist");
+
+    let spec = ContainerSpec {
+        image: tag.clone(),
+        ..fixture.container("built", &fixture.runs_long)
+    };
+    let container = fixture.ensure(&spec).await;
+    assert!(container.has_healthcheck, "{container:?}");
+    assert!(container.exposed.contains(&PORT), "{container:?}");
+    assert!(
+        matches!(container.state, ContainerState::Running { health: Some(_) }),
+        "{container:?}"
+    );
+    done("in use", fixture.runtime.remove_image(&tag).await);
+    let kept = done("image", fixture.runtime.image(&tag).await);
+    assert!(kept.is_some(), "an image in use was removed");
+    fixture.remove(&spec.name).await;
+    for _ in 0..2 {
+        done("unused", fixture.runtime.remove_image(&tag).await);
+    }
+    assert_eq!(done("image", fixture.runtime.image(&tag).await), None);
+}
+
+/// What one engine exports, another imports, under the same name.
+pub async fn images_are_copied(fixture: &RuntimeFixture) {
+    let tag = fixture.tag("copied");
+    let outcome = fixture.runtime.export_image(&tag).await;
+    is_not_found("export of an absent image", &outcome.map(|_| ()));
+    let Some(other) = &fixture.other_engine else {
+        return;
+    };
+    let dockerfile = format!("FROM {}\nEXPOSE 8080\n", fixture.image);
+    done("building", fixture.build(&tag, &dockerfile).await);
+    assert_eq!(done("image", other.image(&tag).await), None, "not yet");
+    for _ in 0..2 {
+        let archive = done("export", fixture.runtime.export_image(&tag).await);
+        done("import", other.import_image(archive).await);
+    }
+    let copied = done("image", other.image(&tag).await);
+    assert_eq!(copied.map(|image| image.exposed), Some(vec![PORT]));
+    done("remove", other.remove_image(&tag).await);
+    done("remove", fixture.runtime.remove_image(&tag).await);
+}
+
+/// A build context of one file.
+fn context(dockerfile: &str) -> ByteStream {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_size(u64::try_from(dockerfile.len()).unwrap_or_default());
+    let packed = archive
+        .append_data(&mut header, "Dockerfile", dockerfile.as_bytes())
+        .and_then(|()| archive.into_inner());
+    let packed = done("packing a context", packed);
+    Box::pin(futures_util::stream::once(async move {
+        Ok(Bytes::from(packed))
+    }))
+}
+
+async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    done(what, tokio::time::timeout(DEADLINE, work).await)
+}
+
+fn is_conflict<T: Debug>(what: &str, outcome: &Result<T>) {
+    assert!(
+        matches!(outcome, Err(Error::Conflict { .. })),
+        "{what} must be a Conflict, was {outcome:?}"
+    );
+}
+
+fn is_not_found<T: Debug>(what: &str, outcome: &Result<T>) {
+    assert!(
+        matches!(outcome, Err(Error::NotFound { .. })),
+        "{what} must be NotFound, was {outcome:?}"
+    );
+}
+
+fn done<T, E: Debug>(what: &str, outcome: Result<T, E>) -> T {
+    match outcome {
+        Ok(value) => value,
+        Err(error) => panic!("{what}: {error:?}"),
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::progress::{Progress, Stage};
 use super::{Bootstrapper, PACE};
-use crate::api::ApiClient;
+use crate::api::ManagerApi;
 use crate::cloud::{NodeChange, ObservedNode, Power, carry_out};
 use crate::error::{Error, Result, Retry};
 use crate::host::HostCommand;
@@ -28,7 +28,7 @@ impl Bootstrapper {
     /// Takes everything of the platform down. Repeated after a failure, it goes on.
     pub async fn down(&self, platform: PlatformId, volumes: bool) -> Result<()> {
         match self.client(platform).await {
-            Ok(client) => match self.hand_down(&client, volumes).await {
+            Ok(client) => match self.hand_down(client.as_ref(), volumes).await {
                 Ok(()) => {}
                 Err(error) => self.without_manager(&error),
             },
@@ -54,7 +54,7 @@ impl Bootstrapper {
         });
     }
 
-    async fn hand_down(&self, client: &ApiClient, volumes: bool) -> Result<()> {
+    async fn hand_down(&self, client: &dyn ManagerApi, volumes: bool) -> Result<()> {
         let stage = Stage::begin(
             self.reporter.as_ref(),
             "stop all services and delete the other nodes".into(),

@@ -10,6 +10,7 @@ mod handover;
 mod manager_container;
 mod manager_image;
 mod progress;
+mod reach;
 mod secrets;
 
 use std::sync::Arc;
@@ -22,13 +23,14 @@ pub use handover::{
 pub use manager_container::ManagerImage;
 pub use manager_image::StaticBinary;
 pub use progress::{Progress, Reporter};
+pub use reach::{ReachManager, ThroughNode};
 pub use secrets::{OperatorState, Placed, PlatformSecrets, StateDirectory};
 
 use self::progress::Stage;
-use crate::api::{ApiClient, Dial};
+use crate::api::ManagerApi;
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result, Retry};
-use crate::host::{Duplex, ForwardTarget, HostCommand, HostFile, NodeAccess, NodeHandle};
+use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{Epoch, Generation, ImageSource, PlatformId};
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::declared::listed_name;
@@ -54,6 +56,8 @@ pub struct Bootstrapper {
     pub state: Arc<dyn OperatorState>,
     /// The platform's secrets.
     pub secrets: PlatformSecrets,
+    /// How the manager's API is reached.
+    pub reach: Arc<dyn ReachManager>,
     /// What the manager's image is made from.
     pub manager_image: Arc<dyn ManagerImage>,
     /// Who is told how far it is.
@@ -87,12 +91,18 @@ impl Bootstrapper {
         self.hand_on_images(&node, declaration).await?;
         let endpoint = endpoint(&machine, declaration)?;
         let client = self.manager(&node, declaration, endpoint).await?;
-        let (cursor, applied) = self.apply(&client, declaration).await?;
-        follow::follow(&client, applied.generation, cursor, self.reporter.as_ref()).await
+        let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
+        follow::follow(
+            client.as_ref(),
+            applied.generation,
+            cursor,
+            self.reporter.as_ref(),
+        )
+        .await
     }
 
     /// A client of the running manager, through its node.
-    pub async fn client(&self, platform: PlatformId) -> Result<ApiClient> {
+    pub async fn client(&self, platform: PlatformId) -> Result<Arc<dyn ManagerApi>> {
         let placed = self.state.placed().await?.ok_or_else(not_up)?;
         let machine = self
             .backends
@@ -107,20 +117,16 @@ impl Bootstrapper {
             });
         }
         let node = self.backends.connector.connect(&machine).await?;
-        self.dial(&node, platform, placed.manager.port)
+        self.reach(&node, platform, placed.manager.port).await
     }
 
-    fn dial(&self, node: &NodeHandle, platform: PlatformId, port: u16) -> Result<ApiClient> {
-        let dial = Arc::new(ThroughNode {
-            host: Arc::clone(&node.host),
-            port,
-        });
-        ApiClient::new(
-            dial,
-            platform,
-            &self.secrets.authority.certificate,
-            self.secrets.admin_token.clone(),
-        )
+    async fn reach(
+        &self,
+        node: &NodeHandle,
+        platform: PlatformId,
+        port: u16,
+    ) -> Result<Arc<dyn ManagerApi>> {
+        self.reach.reach(node, platform, port).await
     }
 
     async fn preflight(&self, declaration: &Declaration) -> Result<()> {
@@ -273,7 +279,7 @@ impl Bootstrapper {
     /// which on events belong to this run.
     async fn apply(
         &self,
-        client: &ApiClient,
+        client: &dyn ManagerApi,
         declaration: &Declaration,
     ) -> Result<(u64, crate::api::wire::AppliedV1)> {
         let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
@@ -349,26 +355,6 @@ fn nodes_failed(plan: &crate::reconcile::Plan) -> Error {
 fn not_up() -> Error {
     Error::NotFound {
         what: "a running platform (try `up` first); its manager".into(),
-    }
-}
-
-/// A way to the manager's API through its node's SSH server, so that nothing but SSH need be
-/// open to the outside.
-#[derive(Debug)]
-struct ThroughNode {
-    host: Arc<dyn NodeAccess>,
-    port: u16,
-}
-
-#[async_trait::async_trait]
-impl Dial for ThroughNode {
-    async fn dial(&self) -> Result<Box<dyn Duplex>> {
-        self.host
-            .connect(ForwardTarget::Tcp {
-                host: "127.0.0.1".into(),
-                port: self.port,
-            })
-            .await
     }
 }
 

@@ -11,6 +11,7 @@ use super::handover::{HOST_ENGINE_SOCKET, Handover, handover_directory};
 use super::progress::Stage;
 use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, own_digest, retry_or};
 use crate::api::ManagerApi;
+use crate::cloud::ObservedNode;
 use crate::error::Result;
 use crate::host::{ByteStream, NodeHandle};
 use crate::model::{ContainerTemplate, SpecDigest};
@@ -46,13 +47,17 @@ impl Bootstrapper {
     /// Sees to it that the manager runs as it should, and answers.
     pub(super) async fn manager(
         &self,
+        machine: &ObservedNode,
         node: &NodeHandle,
         declaration: &Declaration,
         endpoint: ManagerEndpoint,
     ) -> Result<Arc<dyn ManagerApi>> {
         let image = self.manager_image(node, declaration).await?;
         let spec = self.manager_spec(declaration, &image, &endpoint)?;
-        let client = self.reach(node, declaration.id, endpoint.port).await?;
+        let client = self
+            .reach
+            .reach(machine, node, declaration.id, endpoint.port)
+            .await?;
         let former = self.former_manager(node, &spec).await?;
         let current = node
             .runtime

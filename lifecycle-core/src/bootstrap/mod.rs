@@ -6,6 +6,7 @@
 
 mod down;
 mod follow;
+mod forecast;
 mod handover;
 mod manager_container;
 mod manager_image;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use follow::{Outcome, ServiceFailure};
+pub use forecast::Forecast;
 pub use handover::{
     HOST_ENGINE_SOCKET, Handover, ManagerConfig, code_directory, handover_directory,
 };
@@ -24,7 +26,7 @@ pub use manager_container::ManagerImage;
 pub use manager_image::StaticBinary;
 pub use progress::{Progress, Reporter};
 pub use reach::{ReachManager, ThroughNode};
-pub use secrets::{OperatorState, Placed, PlatformSecrets, StateDirectory};
+pub use secrets::{MemoryState, OperatorState, Placed, PlatformSecrets, StateDirectory};
 
 use self::progress::Stage;
 use crate::api::ManagerApi;
@@ -34,7 +36,8 @@ use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{Epoch, Generation, ImageSource, PlatformId};
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::declared::listed_name;
-use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Target};
+use crate::reconcile::placement::place;
+use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Observed, Target};
 use crate::registry::{Lease, Registry};
 use crate::runtime::ContainerRuntime;
 use crate::secret::PlatformKey;
@@ -90,7 +93,7 @@ impl Bootstrapper {
         self.publish_code(&node, declaration).await?;
         self.hand_on_images(&node, declaration).await?;
         let endpoint = endpoint(&machine, declaration)?;
-        let client = self.manager(&node, declaration, endpoint).await?;
+        let client = self.manager(&machine, &node, declaration, endpoint).await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
         follow::follow(
             client.as_ref(),
@@ -117,27 +120,25 @@ impl Bootstrapper {
             });
         }
         let node = self.backends.connector.connect(&machine).await?;
-        self.reach(&node, platform, placed.manager.port).await
+        self.reach
+            .reach(&machine, &node, platform, placed.manager.port)
+            .await
     }
 
-    async fn reach(
-        &self,
-        node: &NodeHandle,
-        platform: PlatformId,
-        port: u16,
-    ) -> Result<Arc<dyn ManagerApi>> {
-        self.reach.reach(node, platform, port).await
-    }
-
+    /// Refuses what can never be carried out, before anything is touched.
     async fn preflight(&self, declaration: &Declaration) -> Result<()> {
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
-        let report = self.backends.cloud.preflight(&nodes).await?;
-        if report.problems.is_empty() {
+        let mut problems = self.backends.cloud.preflight(&nodes).await?.problems;
+        let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
+        let placement = place(&declared, &Observed::default());
+        let misfits = placement.misfits.iter();
+        problems.extend(misfits.map(|(id, why)| format!("{id} fits no node: {why}")));
+        if problems.is_empty() {
             return Ok(());
         }
         Err(Error::Invalid {
             what: "what is declared".into(),
-            why: report.problems.join("; "),
+            why: problems.join("; "),
             mend: "mend this first; nothing was changed".into(),
         })
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::api::{ApiClient, Dial, ManagerApi};
+use crate::cloud::ObservedNode;
 use crate::error::Result;
 use crate::host::{Duplex, ForwardTarget, NodeAccess, NodeHandle};
 use crate::model::PlatformId;
@@ -18,6 +19,7 @@ pub trait ReachManager: Debug + Send + Sync + 'static {
     /// Its API. The manager need not answer yet.
     async fn reach(
         &self,
+        machine: &ObservedNode,
         node: &NodeHandle,
         platform: PlatformId,
         port: u16,
@@ -37,6 +39,7 @@ pub struct ThroughNode {
 impl ReachManager for ThroughNode {
     async fn reach(
         &self,
+        _: &ObservedNode,
         node: &NodeHandle,
         platform: PlatformId,
         port: u16,

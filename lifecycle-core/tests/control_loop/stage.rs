@@ -118,13 +118,18 @@ impl Stage {
 
     /// Ends the manager where it is, as a crash would; what it began in the world goes on.
     pub(crate) async fn crash(&mut self) {
+        self.abandon().await;
+        self.world.next_incarnation();
+    }
+
+    /// Ends the manager while others of the same life go on.
+    pub(crate) async fn abandon(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();
             if let Err(error) = task.await {
                 assert!(error.is_cancelled(), "seed {}: {error}", self.seed);
             }
         }
-        self.world.next_incarnation();
     }
 
     /// Waits until the status meets a condition, for at most so much simulated time.

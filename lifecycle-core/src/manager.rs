@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use crate::error::{Error, Result};
 use crate::model::{
@@ -91,6 +91,8 @@ pub struct Manager {
     /// them do not race for a generation.
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
+    /// An operation was accepted; the control loop's status may be the same as before.
+    accepted: Notify,
 }
 
 impl Manager {
@@ -104,6 +106,7 @@ impl Manager {
             observations: watch::Sender::new(Arc::default()),
             epoch: Mutex::new(None),
             open: AtomicBool::new(false),
+            accepted: Notify::new(),
         })
     }
 
@@ -151,7 +154,7 @@ impl Manager {
         let observations = driver.observations();
         tokio::select! {
             error = driver.run() => error,
-            error = self.renew() => error,
+            error = self.renew(epoch) => error,
             error = self.follow(status, observations) => error,
         }
     }
@@ -223,23 +226,33 @@ impl Manager {
         Ok(())
     }
 
-    async fn renew(&self) -> Error {
+    /// Keeps the lease; returns when it is lost, or may be.
+    async fn renew(&self, epoch: Epoch) -> Error {
+        let mut renewed = tokio::time::Instant::now();
         loop {
             tokio::time::sleep(self.options.lease / 3).await;
+            let asked = tokio::time::Instant::now();
             let registry = &self.backends.registry;
             match registry
                 .acquire_lease(&self.options.holder, self.options.lease)
                 .await
             {
-                Ok(Lease::Held(_)) => {}
+                Ok(Lease::Held(now)) if now == epoch => renewed = asked,
+                Ok(Lease::Held(now)) => {
+                    return Error::StaleEpoch {
+                        ours: epoch,
+                        current: now,
+                    };
+                }
                 Ok(Lease::HeldBy { holder, .. }) => {
                     return Error::Conflict {
                         what: "the lease".into(),
                         why: format!("{holder} took it"),
                     };
                 }
-                // A registry that is away for a moment does not end the lead: every write is
-                // checked against the epoch anyway.
+                // A registry that is away for a moment does not end the lead; one that is away
+                // for longer does, since another manager may lead by now.
+                Err(error) if renewed.elapsed() >= self.options.lease => return error,
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot renew the lease"),
             }
             let before = self.backends.clock.now() - EVENTS_KEPT_FOR;
@@ -261,15 +274,24 @@ impl Manager {
             if now.settled && !now.taking_down && now.generation != Generation::default() {
                 self.open.store(true, Ordering::SeqCst);
             }
-            let taken_down = now.taking_down && now.is_idle();
+            let is_aimed_at = |target: &Target| {
+                target.declared.taking_down && target.declared.generation == now.generation
+            };
+            let taken_down = now.taking_down
+                && now.is_idle()
+                && self.target.borrow().as_ref().is_some_and(is_aimed_at);
             self.observations
                 .send_replace(observations.borrow_and_update().clone());
             self.status.send_replace(now);
             if taken_down && let Err(error) = self.end_take_down().await {
                 return error;
             }
-            if status.changed().await.is_err() {
-                return Error::failed("the control loop", "it ended");
+            tokio::select! {
+                biased;
+                changed = status.changed() => if changed.is_err() {
+                    return Error::failed("the control loop", "it ended");
+                },
+                () = self.accepted.notified() => {}
             }
         }
     }
@@ -291,14 +313,11 @@ impl Manager {
         if batch.is_empty() {
             return Ok(());
         }
-        if let Some((generation, mut declaration)) = registry.snapshot().await?.declaration {
-            let manager_node = declaration.manager.node.clone();
-            declaration.nodes.retain(|name, _| *name == manager_node);
-            declaration.services.clear();
-            declaration.volumes.clear();
+        // In the same transaction: a manager that starts after this one brings nothing back.
+        if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
             batch.changes.push(Change::Declare {
                 expected: Some(generation),
-                declaration: Box::new(declaration),
+                declaration: Box::new(emptied(declaration)),
             });
         }
         registry.commit(epoch, batch).await?;
@@ -343,38 +362,38 @@ impl Manager {
         let epoch = self.epoch.lock().await;
         let epoch = (*epoch).ok_or_else(not_leading)?;
         self.check(&declaration)?;
-        if !self.backends.registry.open_operations().await?.is_empty() {
-            return Err(Error::Invalid {
-                what: "a new declaration".into(),
+        let registry = &self.backends.registry;
+        if !registry.open_operations().await?.is_empty() {
+            return Err(Error::Conflict {
+                what: "the declaration".into(),
                 why: "the platform is being taken down".into(),
-                mend: "wait until `down` has ended, then bring it up again".into(),
             });
         }
-        let before = self.backends.registry.snapshot().await?;
-        let former = before.declaration.as_ref().map(|(g, _)| *g);
-        let message = format!("{} declared anew", self.options.name);
-        let batch = Batch::of(Change::Declare {
+        let former = registry.snapshot().await?.declaration;
+        let changed = former.as_ref().is_none_or(|(_, d)| *d != declaration);
+        let former = former.map(|(generation, _)| generation);
+        let mut batch = Batch::of(Change::Declare {
             expected: former,
             declaration: Box::new(declaration),
         });
-        let committed = self.backends.registry.commit(epoch, batch).await?;
-        let generation = committed.generation.unwrap_or_default();
-        let changed = former != Some(generation);
-        let taking_down = self.status.borrow().taking_down;
-        if changed || taking_down {
-            let event = NewEvent {
+        if changed {
+            let next = Generation(former.unwrap_or_default().0 + 1);
+            batch.events.push(NewEvent {
                 at: self.backends.clock.now(),
                 kind: EventKind::Declared,
                 subject: Subject::Platform,
-                message: format!("{message}: generation {generation}"),
+                message: format!("{} declared anew: generation {next}", self.options.name),
                 data: serde_json::Value::Null,
-            };
-            self.backends
-                .registry
-                .commit(epoch, Batch::default().event(event))
-                .await?;
-            let snapshot = self.backends.registry.snapshot().await?;
-            self.aim(&snapshot, false)?;
+            });
+        }
+        let committed = registry.commit(epoch, batch).await?;
+        let generation = committed.generation.unwrap_or_default();
+        // Not only if it changed: an earlier call may have been recorded and its answer lost.
+        let is_aimed_at = |target: &Target| {
+            !target.declared.taking_down && target.declared.generation == generation
+        };
+        if !self.target.borrow().as_ref().is_some_and(is_aimed_at) {
+            self.aim(&registry.snapshot().await?, false)?;
         }
         Ok(Applied {
             generation,
@@ -422,19 +441,23 @@ impl Manager {
         let epoch = (*epoch).ok_or_else(not_leading)?;
         let registry = &self.backends.registry;
         let under_way = registry.open_operations().await?.into_iter().next();
-        if let Some(operation) = under_way {
-            return Ok(operation);
-        }
-        let operation = Operation {
-            id: OperationId(self.backends.ids.uuid()),
-            kind: OperationKind::DeletePlatform { volumes },
-            state: OperationState::Running,
-            requested_at: self.backends.clock.now(),
+        let operation = if let Some(operation) = under_way {
+            operation
+        } else {
+            let operation = Operation {
+                id: OperationId(self.backends.ids.uuid()),
+                kind: OperationKind::DeletePlatform { volumes },
+                state: OperationState::Running,
+                requested_at: self.backends.clock.now(),
+            };
+            registry
+                .commit(epoch, Batch::of(Change::PutOperation(operation.clone())))
+                .await?;
+            operation
         };
-        registry
-            .commit(epoch, Batch::of(Change::PutOperation(operation.clone())))
-            .await?;
+        // An earlier call may have been recorded and its answer lost, so aiming is repeated too.
         self.aim(&registry.snapshot().await?, true)?;
+        self.accepted.notify_one();
         Ok(operation)
     }
 
@@ -495,6 +518,19 @@ impl Manager {
         Ok(lines
             .map(move |line| line.map(|line| (instance.clone(), line)))
             .boxed())
+    }
+}
+
+/// What is declared once a platform was taken down: its manager's node, and nothing on it.
+fn emptied(declaration: Declaration) -> Declaration {
+    let manager_node = declaration.manager.node.clone();
+    let mut nodes = declaration.nodes;
+    nodes.retain(|name, _| *name == manager_node);
+    Declaration {
+        nodes,
+        services: std::collections::BTreeMap::new(),
+        volumes: std::collections::BTreeSet::new(),
+        ..declaration
     }
 }
 

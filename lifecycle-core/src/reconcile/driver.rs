@@ -227,9 +227,18 @@ impl Driver {
             let plan = plan(&target.declared, &observed, &self.options.policy, now);
             self.announce(&plan, now);
             self.commit(&target.declared, &observed, &plan, now).await?;
-            next_change = plan.next_change;
+            // What was given up now is planned for at once.
+            next_change = if plan.rejects.is_empty() {
+                plan.next_change
+            } else {
+                Some(now)
+            };
             let plan = Arc::new(plan);
-            self.launch(&plan, &target, &observed, now);
+            let launches = self.choose(&plan);
+            self.withdraw(&launches).await?;
+            for step in &launches {
+                self.spawn(step, &target, &observed, now);
+            }
             self.publish(&target.declared, plan);
             self.observations.send_replace(Arc::new(observed));
         }
@@ -348,8 +357,8 @@ impl Driver {
         plan.settled && self.running.is_empty() && self.settling.is_empty()
     }
 
-    /// Starts every step that may run now.
-    fn launch(&mut self, plan: &Plan, target: &Target, observed: &Observed, now: DateTime<Utc>) {
+    /// Every step that may start now.
+    fn choose(&self, plan: &Plan) -> Vec<Step> {
         let planned: BTreeSet<&StepId> = plan.steps.iter().map(|s| &s.id).collect();
         let mut load = Load::of(self.running.values().map(|r| &r.action));
         let mut busy: BTreeSet<Subject> = self
@@ -360,6 +369,7 @@ impl Driver {
             .map(Action::subject)
             .filter(|s| matches!(s, Subject::Instance(_)))
             .collect();
+        let mut chosen = Vec::new();
         for step in &plan.steps {
             if self.running.contains_key(&step.id)
                 || self.settling.contains_key(&step.id)
@@ -373,8 +383,38 @@ impl Driver {
                 busy.insert(subject);
             }
             load.add(&step.action);
-            self.spawn(step, target, observed, now);
+            chosen.push(step.clone());
         }
+        chosen
+    }
+
+    /// Takes back the endpoints of containers that are about to be stopped or removed. Here and
+    /// not in their steps, so that the registry is written in the order of the observations.
+    async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
+        let mut batch = Batch::default();
+        for step in launches {
+            let (Action::StopInstance { id, .. } | Action::RemoveInstance { id, .. }) =
+                &step.action
+            else {
+                continue;
+            };
+            let Some(recorded) = self.registry.instances.get_mut(id) else {
+                continue;
+            };
+            if recorded.value.endpoints.is_empty() {
+                continue;
+            }
+            recorded.value.endpoints.clear();
+            recorded.version += 1;
+            batch.changes.push(Change::PutInstance {
+                record: Box::new(recorded.value.clone()),
+                expected: crate::registry::Expect::Any,
+            });
+        }
+        if !batch.is_empty() {
+            self.backends.registry.commit(self.epoch, batch).await?;
+        }
+        Ok(())
     }
 
     fn spawn(&mut self, step: &Step, target: &Target, observed: &Observed, now: DateTime<Utc>) {
@@ -390,9 +430,6 @@ impl Driver {
             api: target.api.clone(),
             deadlines: self.options.deadlines.clone(),
         };
-        let withdraw = self.withdrawal(&step.action);
-        let registry = Arc::clone(&self.backends.registry);
-        let epoch = self.epoch;
         let lines = Arc::clone(&self.lines);
         let (id, action) = (step.id.clone(), step.action.clone());
         self.running.insert(
@@ -412,29 +449,9 @@ impl Driver {
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(line_id.clone(), line.to_owned());
             };
-            if let Some(batch) = withdraw {
-                registry.commit(epoch, batch).await?;
-            }
             execution.carry_out(&action, &progress).await
         });
         self.task_steps.insert(task.id(), id);
-    }
-
-    /// What takes a container's endpoints back before it is stopped or removed.
-    fn withdrawal(&mut self, action: &Action) -> Option<Batch> {
-        let (Action::StopInstance { id, .. } | Action::RemoveInstance { id, .. }) = action else {
-            return None;
-        };
-        let recorded = self.registry.instances.get_mut(id)?;
-        if recorded.value.endpoints.is_empty() {
-            return None;
-        }
-        recorded.value.endpoints.clear();
-        recorded.version += 1;
-        Some(Batch::of(Change::PutInstance {
-            record: Box::new(recorded.value.clone()),
-            expected: crate::registry::Expect::Any,
-        }))
     }
 
     fn publish(&self, declared: &Declared, plan: Arc<Plan>) {
@@ -465,7 +482,7 @@ impl Driver {
 
     async fn wait(&mut self, next_change: Option<DateTime<Utc>>) {
         let now = self.backends.clock.now();
-        let until_change = next_change.and_then(|at| (at - now).to_std().ok());
+        let until_change = next_change.map(|at| (at - now).to_std().unwrap_or_default());
         // A running step's last line is worth a look each second.
         let until_line = (!self.running.is_empty()).then_some(Duration::from_secs(1));
         let pause = [until_change, until_line]

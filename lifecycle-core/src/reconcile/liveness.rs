@@ -140,13 +140,20 @@ impl Liveness {
             )
     }
 
-    /// Takes one look into account.
+    /// Takes one look into account, and says whether it told anything new.
     pub(super) fn note(
         &mut self,
         container: &ObservedContainer,
         answer: Answer,
         now: DateTime<Utc>,
-    ) {
+    ) -> bool {
+        let known = |liveness: &Self| {
+            (
+                liveness.runs.get(&container.id).map(|run| run.readiness),
+                liveness.endings.get(&container.id).cloned(),
+            )
+        };
+        let before = known(self);
         match &container.state {
             ContainerState::Running { .. } => self.note_running(container, answer, now),
             ContainerState::Exited { code, at } => {
@@ -156,6 +163,7 @@ impl Liveness {
             }
             ContainerState::Created | ContainerState::Paused => {}
         }
+        known(self) != before
     }
 
     fn note_running(&mut self, container: &ObservedContainer, answer: Answer, now: DateTime<Utc>) {

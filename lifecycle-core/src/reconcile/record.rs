@@ -86,14 +86,30 @@ impl Recording<'_> {
             .after
             .nodes
             .keys()
-            .filter(|n| {
-                !self.observed.nodes.contains_key(*n) && !self.declared.nodes.contains_key(*n)
-            })
+            .filter(|n| !self.observed.nodes.contains_key(*n))
             .cloned()
             .collect();
         for name in gone {
-            self.after.nodes.remove(&name);
-            self.batch.changes.push(Change::DeleteNode(name));
+            if !self.declared.nodes.contains_key(&name) {
+                self.after.nodes.remove(&name);
+                self.batch.changes.push(Change::DeleteNode(name));
+                continue;
+            }
+            let record = NodeRecord {
+                name: name.clone(),
+                observed: None,
+                engine: None,
+                host_keys: Vec::new(),
+                unknown: None,
+                operation: None,
+            };
+            if self.after.nodes.get(&name).map(|v| &v.value) != Some(&record) {
+                put(&mut self.after.nodes, name, record.clone());
+                self.batch.changes.push(Change::PutNode {
+                    record: Box::new(record),
+                    expected: Expect::Any,
+                });
+            }
         }
     }
 

@@ -88,6 +88,8 @@ struct Slot {
     machine: watch::Sender<ObservedNode>,
     engine: EngineView,
     as_of: u64,
+    /// The latest request to look at this node.
+    request: u64,
     wanted: Arc<Notify>,
     task: AbortHandle,
 }
@@ -133,7 +135,8 @@ impl Watcher {
     /// Asks for a new look at a node; [`Watcher::has_seen`] tells when it was had.
     pub(super) fn look_at_node(&self, node: &NodeName) -> u64 {
         let request = self.shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
-        if let Some(slot) = self.shared.views().nodes.get(node) {
+        if let Some(slot) = self.shared.views().nodes.get_mut(node) {
+            slot.request = request;
             slot.wanted.notify_one();
         }
         request
@@ -199,6 +202,7 @@ async fn watch_cloud(shared: Arc<Shared>) {
     let mut tasks = JoinSet::new();
     loop {
         let as_of = shared.requests.load(Ordering::SeqCst);
+        let mut asked_to_wait = Duration::ZERO;
         let list = tokio::time::timeout(shared.policy.cloud_timeout, shared.backends.cloud.list());
         let answer = list.await.unwrap_or_else(|_| {
             Err(Error::TimedOut {
@@ -233,16 +237,23 @@ async fn watch_cloud(shared: Arc<Shared>) {
                     }),
                 });
                 match error.retry() {
-                    Retry::After(after) => after.max(Duration::from_secs(2)),
+                    Retry::After(after) => {
+                        asked_to_wait = after;
+                        after.max(Duration::from_secs(2))
+                    }
                     Retry::Replan | Retry::Never => shared.policy.cloud_interval,
                 }
             }
         };
         shared.changed.notify_one();
+        // However much a new list is wanted: not before the cloud allows it, and no storm of
+        // lists while several nodes cannot be asked.
+        let least = asked_to_wait.max(shared.policy.eager_interval);
+        tokio::time::sleep(least).await;
         tokio::select! {
             biased;
             () = shared.cloud_wanted.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait.saturating_sub(least)) => {}
         }
         while tasks.try_join_next().is_some() {}
     }
@@ -258,7 +269,11 @@ fn publish_cloud(
     let mut slots = std::mem::take(&mut views.nodes);
     for machine in machines {
         let name = machine.name.clone();
-        let slot = if let Some(slot) = slots.remove(&name) {
+        let slot = if let Some(mut slot) = slots.remove(&name) {
+            if slot.machine.borrow().provider_id != machine.provider_id {
+                // Another machine under the same name: what was on the old one is gone.
+                slot.engine = EngineView::NotAsked;
+            }
             slot.machine.send_if_modified(|old| {
                 let differs = *old != machine;
                 *old = machine;
@@ -278,6 +293,7 @@ fn publish_cloud(
                 machine: sender,
                 engine: EngineView::NotAsked,
                 as_of: 0,
+                request: 0,
                 wanted,
                 task: tasks.spawn(node.run()),
             }
@@ -309,7 +325,7 @@ impl WatchedNode {
             let machine = self.machine.borrow_and_update().clone();
             if machine.power != Power::Running {
                 events = None;
-                self.publish(EngineView::NotAsked, as_of);
+                self.publish(EngineView::NotAsked, as_of, false);
                 tokio::select! {
                     biased;
                     changed = self.machine.changed() => if changed.is_err() { return },
@@ -326,9 +342,9 @@ impl WatchedNode {
                 })
             });
             let wait = match answer {
-                Ok(view) => {
+                Ok((view, is_news)) => {
                     failures = 0;
-                    let eager = self.publish(view, as_of);
+                    let eager = self.publish(view, as_of, is_news);
                     if eager {
                         self.shared.policy.eager_interval
                     } else {
@@ -353,12 +369,12 @@ impl WatchedNode {
         }
     }
 
-    /// One complete look at the node.
+    /// One complete look at the node; says too whether it told anything new of readiness.
     async fn look(
         &self,
         machine: &ObservedNode,
         events: &mut Option<Events>,
-    ) -> Result<EngineView> {
+    ) -> Result<(EngineView, bool)> {
         let handle = self.shared.backends.connector.connect(machine).await?;
         let info = match handle.runtime.info().await {
             Ok(info) => info,
@@ -369,7 +385,7 @@ impl WatchedNode {
                     .exec(HostCommand::new("true").within(Duration::from_secs(10)))
                     .await?;
                 tracing::debug!(node = %self.name, error = %error.chain(), "no engine answers");
-                return Ok(EngineView::Missing);
+                return Ok((EngineView::Missing, false));
             }
         };
         if events.is_none() {
@@ -377,13 +393,17 @@ impl WatchedNode {
             *events = Some(handle.runtime.events().await?);
         }
         let state = handle.runtime.state().await?;
-        self.check_readiness(machine, &state).await;
-        Ok(EngineView::Known { info, state })
+        let is_news = self.check_readiness(machine, &state).await;
+        Ok((EngineView::Known { info, state }, is_news))
     }
 
-    async fn check_readiness(&self, machine: &ObservedNode, state: &crate::runtime::EngineState) {
+    async fn check_readiness(
+        &self,
+        machine: &ObservedNode,
+        state: &crate::runtime::EngineState,
+    ) -> bool {
         let Some(declared) = self.shared.declared.borrow().clone() else {
-            return;
+            return false;
         };
         let checks = state.containers.iter().map(|container| {
             let declared = Arc::clone(&declared);
@@ -401,14 +421,18 @@ impl WatchedNode {
         let verdicts: Vec<_> = futures_util::future::join_all(checks).await;
         let now = self.shared.backends.clock.now();
         let mut views = self.shared.views();
+        let mut is_news = false;
         for (container, answers) in verdicts {
-            views.liveness.note(container, answers, now);
+            is_news |= views.liveness.note(container, answers, now);
         }
         views.liveness.keep_on(&self.name, &state.containers);
+        is_news
     }
 
-    /// Publishes a view and says whether something on it is on its way.
-    fn publish(&self, view: EngineView, as_of: u64) -> bool {
+    /// Publishes a view and says whether something on it is on its way. Who waits for changes
+    /// is told if the view or what is known of readiness differs, or if it was asked for:
+    /// planning anew for every look at every node would be most of the work.
+    fn publish(&self, view: EngineView, as_of: u64, is_news: bool) -> bool {
         let mut views = self.shared.views();
         let eager = match &view {
             EngineView::Known { state, .. } => state
@@ -417,12 +441,16 @@ impl WatchedNode {
                 .any(|c| views.liveness.is_waiting(c)),
             EngineView::Missing | EngineView::NotAsked | EngineView::Unknown(_) => false,
         };
+        let mut is_awaited = is_news;
         if let Some(slot) = views.nodes.get_mut(&self.name) {
+            is_awaited |= slot.engine != view || slot.as_of < slot.request.max(1);
             slot.engine = view;
             slot.as_of = as_of;
         }
         drop(views);
-        self.shared.changed.notify_one();
+        if is_awaited {
+            self.shared.changed.notify_one();
+        }
         eager
     }
 
@@ -432,7 +460,7 @@ impl WatchedNode {
             _ => self.shared.backends.clock.now(),
         };
         let why = error.chain();
-        self.publish(EngineView::Unknown(Unknown { since, why }), as_of);
+        self.publish(EngineView::Unknown(Unknown { since, why }), as_of, false);
         // A machine that stopped, or came back under another address, explains an error.
         self.shared.cloud_wanted.notify_one();
     }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::engine::Container;
 use super::ledger::Ledger;
 use super::machine::{Machine, Silence};
+use super::options::FaultRates;
 use super::world::{Rules, SimWorld, State};
 use crate::cloud::Power;
 use crate::error::{Error, Result};
@@ -123,6 +124,11 @@ impl Faults {
             per_call,
             full_at: Instant::now(),
         });
+    }
+
+    /// From now on calls go wrong by themselves this often.
+    pub fn rates(&self, rates: FaultRates) {
+        self.world.lock().rules.rates = rates;
     }
 
     /// Each platform may have so many nodes; `None` lifts the quota.

@@ -1,0 +1,84 @@
+//! What is declared comes up, in order, and then nothing more is done.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lifecycle_core::model::InstanceState;
+use lifecycle_core::runtime::ContainerState;
+
+use crate::platform::{instance, node};
+use crate::stage::Stage;
+
+#[tokio::test(start_paused = true)]
+async fn a_platform_comes_up_in_order_and_then_nothing_more_is_done() {
+    for seed in 1..=5 {
+        let stage = Stage::shop(seed).await;
+        let status = stage.converged().await;
+        stage.assert_whole().await;
+        assert!(stage.manager.is_open(), "seed {seed}");
+        assert_eq!(stage.world.installed(&node("n3")), 1, "seed {seed}");
+        for status in status.plan.instances.values() {
+            assert!(status.settled, "seed {seed}: {status:?}");
+        }
+        assert_order(&stage).await;
+        let effects = stage.world.effects().len();
+        let events = stage.last_event().await;
+        stage.pass(Duration::from_hours(1)).await;
+        assert_eq!(stage.world.effects().len(), effects, "seed {seed}");
+        assert_eq!(stage.last_event().await, events, "seed {seed}");
+        stage.assert_whole().await;
+    }
+}
+
+/// Each started after what it depends on was up, and monitoring after all others.
+pub(crate) async fn assert_order(stage: &Stage) {
+    let seed = stage.seed;
+    let records = stage.records().await;
+    let started = |name: &str, n: u16| records[&instance(name, n)].started_at.unwrap();
+    let ready = |name: &str, n: u16| records[&instance(name, n)].ready_at.unwrap();
+    let (_, migrate) = stage.place(&instance("migrate", 1));
+    let ContainerState::Exited { at: Some(done), .. } = migrate.state else {
+        panic!("seed {seed}: {migrate:?}");
+    };
+    assert_eq!(
+        records[&instance("migrate", 1)].state,
+        InstanceState::Completed
+    );
+    assert!(started("migrate", 1) >= ready("db", 1), "seed {seed}");
+    for n in [1, 2] {
+        assert!(started("api", n) >= done, "seed {seed}");
+        assert!(started("web", 1) >= ready("api", n), "seed {seed}");
+    }
+    let last = started("monitoring", 1);
+    let before: Vec<DateTime<Utc>> = records
+        .values()
+        .filter(|r| r.id.service.as_str() != "monitoring")
+        .filter_map(|r| r.ready_at)
+        .collect();
+    assert_eq!(before.len(), 4, "seed {seed}");
+    assert!(before.iter().all(|at| last >= *at), "seed {seed}");
+}
+
+/// Runs a platform through a fault in a runtime of its own.
+fn transcript(seed: u64) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let stage = Stage::shop(seed).await;
+        stage.converged().await;
+        stage.world.faults().reboot(&node("n2")).unwrap();
+        stage.pass(Duration::from_mins(10)).await;
+        stage.assert_whole().await;
+        stage.world.transcript()
+    })
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let first = transcript(7);
+    assert_eq!(first, transcript(7));
+    assert_ne!(first, transcript(8));
+}

@@ -1,0 +1,113 @@
+//! A crash before and after every effect and every commit: the next manager comes to the same
+//! end, and nothing is doubled or left over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifecycle_core::registry::MemoryRegistry;
+use lifecycle_core::sim::{Edge, SimOptions};
+
+use crate::registry::{Trouble, TroubledRegistry};
+use crate::stage::Stage;
+
+const EDGES: [Edge; 2] = [Edge::Before, Edge::After];
+const SEED: u64 = 3;
+
+async fn stage() -> Stage {
+    Stage::shop_without_manager(SimOptions::seeded(SEED)).await
+}
+
+/// The names of all containers.
+fn names(stage: &Stage) -> BTreeSet<String> {
+    let containers = stage.containers();
+    containers.into_iter().map(|(_, c)| c.name).collect()
+}
+
+/// How a run without faults ends, and how many effects it takes.
+async fn undisturbed() -> (BTreeSet<String>, u64) {
+    let mut stage = stage().await;
+    let before = stage.world.effects().len();
+    stage.start();
+    stage.converged().await;
+    let effects = stage.world.effects().len() - before;
+    (names(&stage), u64::try_from(effects).unwrap())
+}
+
+async fn crashes_at(effect: u64, edge: Edge, loses_registry: bool) -> Stage {
+    let mut stage = stage().await;
+    let before = u64::try_from(stage.world.effects().len()).unwrap();
+    stage.world.faults().crash_at(before + effect, edge);
+    stage.start();
+    let crashed = tokio::time::timeout(Duration::from_hours(2), stage.world.crashed()).await;
+    crashed.unwrap_or_else(|_| panic!("no effect {effect} in the run of seed {SEED}"));
+    stage.crash().await;
+    if loses_registry {
+        stage.registry = Arc::new(MemoryRegistry::new(Arc::new(stage.world.clock())));
+    }
+    stage.start();
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_at_any_effect_the_next_manager_comes_to_the_same_end() {
+    let (wanted, effects) = undisturbed().await;
+    assert!(effects > 15, "{effects}");
+    for effect in 1..=effects {
+        for edge in EDGES {
+            let stage = crashes_at(effect, edge, false).await;
+            stage.converged().await;
+            assert_eq!(names(&stage), wanted, "effect {effect} {edge:?}");
+            stage.assert_whole().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_that_lost_the_registry_too_the_end_is_the_same() {
+    let (wanted, effects) = undisturbed().await;
+    for effect in (1..=effects).step_by(3) {
+        for edge in EDGES {
+            let stage = crashes_at(effect, edge, true).await;
+            stage.converged().await;
+            assert_eq!(names(&stage), wanted, "effect {effect} {edge:?}");
+            stage.assert_whole().await;
+        }
+    }
+}
+
+/// The same with trouble at a commit. Says whether there was such a commit.
+async fn troubled_at(commit: u64, trouble: Trouble, wanted: &BTreeSet<String>) -> bool {
+    let mut stage = stage().await;
+    let registry = TroubledRegistry::new(Arc::clone(&stage.registry), commit, trouble);
+    stage.registry = registry.clone();
+    stage.start();
+    if matches!(trouble, Trouble::Crash(_)) {
+        tokio::select! {
+            () = registry.struck() => {}
+            _ = stage.converged() => return false,
+        }
+        stage.crash().await;
+        registry.next_process();
+        stage.start();
+    }
+    stage.converged().await;
+    assert_eq!(names(&stage), *wanted, "commit {commit} {trouble:?}");
+    stage.assert_whole().await;
+    registry.commits() >= commit
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_trouble_at_any_commit_the_end_is_the_same() {
+    let (wanted, _) = undisturbed().await;
+    for edge in EDGES {
+        for kind in [Trouble::Crash, Trouble::Error] {
+            let mut commit = 1;
+            while troubled_at(commit, kind(edge), &wanted).await {
+                // Every commit of the start, then a sample.
+                commit += if commit < 10 { 1 } else { 5 };
+            }
+            assert!(commit > 20, "only {commit} commits");
+        }
+    }
+}

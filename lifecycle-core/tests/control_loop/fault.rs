@@ -1,0 +1,416 @@
+//! What goes wrong while a platform runs, and what is done about it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use lifecycle_core::error::Error;
+use lifecycle_core::model::{EventKind, InstanceState, NodeName};
+use lifecycle_core::secret::Sensitive;
+use lifecycle_core::sim::{Behaviour, EffectOutcome, FaultRates, SimOptions};
+
+use crate::convergence::assert_order;
+use crate::platform::{instance, node, service};
+use crate::stage::Stage;
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+
+async fn up(seed: u64) -> Stage {
+    let stage = Stage::shop(seed).await;
+    stage.converged().await;
+    stage
+}
+
+/// What changed something since, by words.
+fn effects(stage: &Stage, since: usize) -> Vec<String> {
+    let effects = stage.world.effects().split_off(since);
+    effects
+        .into_iter()
+        .filter(|e| e.outcome == EffectOutcome::Changed)
+        .map(|e| e.what)
+        .collect()
+}
+
+/// The one plan that was told since, which must be of one step: its action and its reason.
+async fn only_planned(stage: &Stage, cursor: u64) -> (String, serde_json::Value) {
+    let planned = stage.events(EventKind::Planned, cursor).await;
+    assert_eq!(planned.len(), 1, "seed {}: {planned:#?}", stage.seed);
+    let steps = planned[0].data["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 1, "seed {}: {steps:#?}", stage.seed);
+    let action = steps[0]["action"].as_str().unwrap().to_owned();
+    (action, steps[0]["reason"].clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_container_is_started_again_once_and_the_plan_says_why() {
+    for seed in 1..=3 {
+        let stage = up(seed).await;
+        let (cursor, since) = (stage.last_event().await, stage.world.effects().len());
+        let (on, container) = stage.place(&instance("api", 2));
+        let faults = stage.world.faults();
+        faults.kill_container(&on, &container.name, 137).unwrap();
+        stage.pass(Duration::from_secs(10)).await;
+        stage.assert_whole().await;
+        stage.pass(Duration::from_mins(10)).await;
+        assert_eq!(
+            effects(&stage, since),
+            [format!("ensure {}", container.name)],
+            "seed {seed}"
+        );
+        let (action, reason) = only_planned(&stage, cursor).await;
+        assert_eq!(action, "start-instance");
+        assert_eq!(reason["because"], "ended", "{reason}");
+        assert_eq!((&reason["code"], &reason["times"]), (&137.into(), &1.into()));
+        let (_, now) = stage.place(&instance("api", 2));
+        assert_eq!(now.id, container.id, "the same container");
+        for kind in [EventKind::NotReady, EventKind::Ready] {
+            assert_eq!(stage.events(kind, cursor).await.len(), 1, "seed {seed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_container_is_made_again() {
+    for seed in 1..=3 {
+        let stage = up(seed).await;
+        let (cursor, since) = (stage.last_event().await, stage.world.effects().len());
+        let (on, container) = stage.place(&instance("web", 1));
+        let faults = stage.world.faults();
+        faults.remove_container(&on, &container.name).unwrap();
+        stage.pass(Duration::from_mins(10)).await;
+        stage.assert_whole().await;
+        assert_eq!(
+            effects(&stage, since),
+            [format!("ensure {}", container.name)],
+            "seed {seed}"
+        );
+        let (action, reason) = only_planned(&stage, cursor).await;
+        assert_eq!(action, "start-instance");
+        assert_eq!(reason["because"], "instance-absent", "{reason}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_is_slowed_down_counts_as_failed_and_is_kept_alive() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(41)).await;
+    let dies = Behaviour::default()
+        .never_ready()
+        .exits(Duration::from_secs(1), 1);
+    stage.world.behave("web", dies.exposes(80));
+    stage.start();
+    let limit = Duration::from_hours(1);
+    stage.until("settled", limit, |s| s.settled).await;
+    assert!(stage.manager.is_open());
+    stage.pass(Duration::from_mins(10)).await;
+    let starts: Vec<_> = stage
+        .world
+        .effects()
+        .into_iter()
+        .filter(|e| e.what.starts_with("ensure") && e.what.contains("-web-"))
+        .map(|e| e.at)
+        .collect();
+    let pauses: Vec<TimeDelta> = starts.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(pauses[0] < TimeDelta::seconds(5), "{pauses:?}");
+    assert!(
+        pauses
+            .windows(2)
+            .all(|w| w[1] > w[0] - TimeDelta::seconds(2)),
+        "{pauses:?}"
+    );
+    let last = *pauses.last().unwrap();
+    let minute = TimeDelta::seconds(59)..TimeDelta::seconds(70);
+    assert!(minute.contains(&last), "{pauses:?}");
+    let record = &stage.records().await[&instance("web", 1)];
+    assert!(
+        matches!(record.state, InstanceState::Failed { .. }),
+        "{record:?}"
+    );
+    // One event, not one for each round of the loop.
+    let failed = stage.events(EventKind::Failed, 0).await;
+    assert_eq!(failed.len(), 1, "{failed:#?}");
+    // Monitoring waits for it, and says so.
+    assert!(!stage.records().await.contains_key(&instance("monitoring", 1)));
+    stage.world.behave("web", Behaviour::default().exposes(80));
+    stage.converged().await;
+    stage.assert_whole().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_never_ready_fails_in_time_and_the_round_ends() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(42)).await;
+    stage.world.behave("web", Behaviour::default().never_ready());
+    stage.start();
+    let limit = Duration::from_hours(1);
+    stage.until("settled", limit, |s| s.settled).await;
+    let (_, container) = stage.place(&instance("web", 1));
+    let took = lifecycle_core::clock::Clock::now(&stage.world.clock())
+        - container.started_at.unwrap();
+    let within = TimeDelta::minutes(5)..TimeDelta::minutes(5) + TimeDelta::seconds(3);
+    assert!(within.contains(&took), "{took}");
+    stage.pass(Duration::from_secs(1)).await;
+    let record = &stage.records().await[&instance("web", 1)];
+    let InstanceState::Failed { why } = &record.state else {
+        panic!("{record:?}");
+    };
+    assert!(why.contains("not ready within 5m"), "{why}");
+    assert!(stage.manager.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_comes_back() {
+    let mut stage = up(43).await;
+    let (_, former) = stage.place(&instance("web", 1));
+    let change = |stage: &mut Stage, value: &str| {
+        let web = stage.declaration.services.get_mut(&service("web")).unwrap();
+        let environment = &mut web.container.environment;
+        environment.insert("MODE".into(), Sensitive::new(value));
+    };
+    change(&mut stage, "broken");
+    stage.world.behave("web", Behaviour::default().never_ready());
+    let applied = stage.manager.apply(stage.declaration.clone()).await;
+    let generation = applied.unwrap().generation;
+    let limit = Duration::from_hours(1);
+    stage
+        .until("given up", limit, |s| !s.plan.rejects.is_empty())
+        .await;
+    stage.world.behave("web", Behaviour::default());
+    stage.pass(Duration::from_secs(10)).await;
+    let (_, now) = stage.place(&instance("web", 1));
+    assert_eq!(now.id, former.id);
+    let record = &stage.records().await[&instance("web", 1)];
+    assert_eq!(record.state, InstanceState::Ready);
+    assert_eq!(record.endpoints.len(), 1);
+    let snapshot = stage.registry.snapshot().await.unwrap();
+    let rejected = &snapshot.rejected[&instance("web", 1)];
+    assert_ne!(rejected.digest, former.digest);
+    let since = stage.world.effects().len();
+    // Neither time nor a restart of the manager tries it again.
+    stage.pass(Duration::from_hours(1)).await;
+    stage.crash().await;
+    stage.start();
+    let status = stage
+        .until("settled", limit, |s| s.generation == generation && s.settled)
+        .await;
+    let web = &status.plan.instances[&instance("web", 1)];
+    let InstanceState::Failed { why } = &web.state else {
+        panic!("{web:?}");
+    };
+    assert!(why.contains("the former specification runs again"), "{why}");
+    stage.pass(Duration::from_mins(10)).await;
+    assert_eq!(effects(&stage, since), Vec::<String>::new());
+    assert!(stage.world.violations().is_empty());
+
+    change(&mut stage, "mended");
+    stage.manager.apply(stage.declaration.clone()).await.unwrap();
+    stage
+        .until("mended", limit, |s| {
+            s.generation > generation && s.settled && s.is_idle()
+        })
+        .await;
+    stage.assert_whole().await;
+    let snapshot = stage.registry.snapshot().await.unwrap();
+    assert!(snapshot.rejected.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_all_nodes_rebooted_services_come_back_in_order() {
+    for seed in 1..=3 {
+        let stage = up(seed).await;
+        let before = stage.records().await;
+        for name in NODES {
+            stage.world.faults().reboot(&node(name)).unwrap();
+        }
+        stage.pass(Duration::from_mins(3)).await;
+        stage.assert_whole().await;
+        let now = stage.records().await;
+        let started = |name: &str, n: u16| now[&instance(name, n)].started_at.unwrap();
+        let ready = |name: &str, n: u16| now[&instance(name, n)].ready_at.unwrap();
+        for n in [1, 2] {
+            assert!(started("api", n) >= ready("db", 1), "seed {seed}");
+            assert!(started("web", 1) >= ready("api", n), "seed {seed}");
+        }
+        assert!(started("monitoring", 1) >= ready("web", 1), "seed {seed}");
+        // The job that had completed did not run again.
+        let job = instance("migrate", 1);
+        assert_eq!(before[&job], now[&job], "seed {seed}");
+        for (id, record) in &now {
+            assert_eq!(record.container, before[id].container, "seed {seed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_is_unknown_and_delays_no_other() {
+    for (seed, paused) in [(1, true), (2, false), (3, true)] {
+        let stage = up(seed).await;
+        let before = stage.records().await;
+        let faults = stage.world.faults();
+        // A node that has something, and something on another node.
+        let silent = before[&instance("api", 1)].node.clone();
+        let other = before
+            .values()
+            .find(|r| r.node != silent && r.state == InstanceState::Ready)
+            .unwrap()
+            .clone();
+        let since = stage.world.effects().len();
+        if paused {
+            faults.pause(&silent).unwrap();
+        } else {
+            faults.partition(&silent).unwrap();
+        }
+        stage.pass(Duration::from_mins(2)).await;
+        let nodes = stage.registry.snapshot().await.unwrap().nodes;
+        let unknown = nodes[&silent].value.unknown.clone().unwrap();
+        assert!(unknown.why.contains("cannot be reached"), "{unknown:?}");
+        let records = stage.records().await;
+        for record in records.values().filter(|r| r.node == silent) {
+            let InstanceState::Unknown { since, .. } = &record.state else {
+                panic!("seed {seed}: {record:?}");
+            };
+            assert_eq!(*since, unknown.since);
+            assert!(record.endpoints.is_empty());
+        }
+        let (on, container) = stage.place(&other.id);
+        faults.kill_container(&on, &container.name, 1).unwrap();
+        stage.pass(Duration::from_secs(5)).await;
+        let record = &stage.records().await[&other.id];
+        assert_eq!(record.state, InstanceState::Ready, "seed {seed}");
+        assert!(record.started_at > other.started_at, "seed {seed}");
+        stage.pass(Duration::from_mins(20)).await;
+        faults.heal(&silent).unwrap();
+        stage.pass(Duration::from_secs(30)).await;
+        stage.assert_whole().await;
+        // What ran on went on, and is known as before.
+        let records = stage.records().await;
+        for (id, record) in records.iter().filter(|(_, r)| r.node == silent) {
+            assert_eq!(record, &before[id], "seed {seed}");
+        }
+        assert_eq!(effects(&stage, since).len(), 1, "seed {seed}");
+        let nodes = stage.registry.snapshot().await.unwrap().nodes;
+        assert_eq!(nodes[&silent].value.unknown, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_behind_a_partition_that_restarts_meanwhile_doubles_nothing() {
+    for seed in 1..=3 {
+        let stage = up(seed).await;
+        let faults = stage.world.faults();
+        let silent = node("n2");
+        faults.partition(&silent).unwrap();
+        stage.pass(Duration::from_mins(1)).await;
+        faults.reboot(&silent).unwrap();
+        stage.pass(Duration::from_mins(10)).await;
+        faults.heal(&silent).unwrap();
+        stage.pass(Duration::from_mins(3)).await;
+        stage.assert_whole().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_fails_the_node_and_what_is_on_it_until_it_is_lifted() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(44)).await;
+    stage.world.faults().quota(Some(2));
+    stage.start();
+    let limit = Duration::from_hours(1);
+    let status = stage.until("settled", limit, |s| s.settled).await;
+    let failed = status.plan.instances.values();
+    assert!(
+        failed
+            .clone()
+            .any(|i| matches!(i.state, InstanceState::Failed { .. })),
+        "{status:#?}"
+    );
+    assert!(
+        failed.into_iter().any(|i| i.state == InstanceState::Ready),
+        "{status:#?}"
+    );
+    let steps = stage.events(EventKind::StepFailed, 0).await;
+    assert!(
+        steps.iter().all(|e| e.message.contains("quota")),
+        "{steps:#?}"
+    );
+    stage.world.faults().quota(None);
+    stage.pass(Duration::from_mins(15)).await;
+    stage.assert_whole().await;
+    assert_order(&stage).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_fails_is_tried_again_with_growing_pauses() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(45)).await;
+    for _ in 0..3 {
+        let error = Error::Unreachable {
+            what: "the image's registry".into(),
+            source: None,
+        };
+        stage.world.faults().fail_next("pull db-image:1", error);
+    }
+    stage.start();
+    stage.converged().await;
+    stage.assert_whole().await;
+    let failed = stage.events(EventKind::StepFailed, 0).await;
+    assert_eq!(failed.len(), 3, "{failed:#?}");
+    let began: Vec<_> = stage
+        .events(EventKind::StepStarted, 0)
+        .await
+        .into_iter()
+        .filter(|e| e.message.starts_with("pull db-image:1"))
+        .map(|e| e.at)
+        .collect();
+    assert_eq!(began.len(), 4, "{began:?}");
+    for (n, failure) in failed.iter().enumerate() {
+        let pause = began[n + 1] - failure.at;
+        let least = TimeDelta::seconds(1 << n);
+        assert!(pause >= least && pause < least * 2, "{n}: {pause}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destroyed_node_is_made_again_and_its_services_come_back() {
+    for seed in 1..=3 {
+        let stage = up(seed).await;
+        let before = stage.records().await;
+        for name in ["n2", "n3"] {
+            stage.world.faults().destroy(&node(name)).unwrap();
+            stage.pass(Duration::from_secs(35)).await;
+            let nodes = stage.registry.snapshot().await.unwrap().nodes;
+            let told = nodes[&node(name)].value.observed.as_ref();
+            let power = told.map(|machine| machine.power);
+            assert_ne!(
+                power,
+                Some(lifecycle_core::cloud::Power::Running),
+                "seed {seed}"
+            );
+            let of_lost = |r: &&lifecycle_core::model::InstanceRecord| r.node == node(name);
+            for record in stage.records().await.values().filter(of_lost) {
+                assert!(record.endpoints.is_empty(), "seed {seed}: {record:?}");
+            }
+            stage.converged().await;
+            stage.assert_whole().await;
+        }
+        let homes = |records: &BTreeMap<_, lifecycle_core::model::InstanceRecord>| {
+            let homes = records.iter().map(|(id, r)| (format!("{id:?}"), r.node.clone()));
+            homes.collect::<BTreeMap<String, NodeName>>()
+        };
+        assert_eq!(homes(&before), homes(&stage.records().await), "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_goes_wrong_by_chance_the_platform_comes_up() {
+    for seed in 100..115 {
+        let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
+        stage.world.faults().rates(FaultRates {
+            throttled: 0.1,
+            interrupted: 0.03,
+            reply_lost: 0.2,
+            provision_fails: 0.2,
+        });
+        stage.start();
+        stage.pass(Duration::from_mins(30)).await;
+        stage.world.faults().rates(FaultRates::default());
+        stage.pass(Duration::from_mins(10)).await;
+        stage.assert_whole().await;
+    }
+}

@@ -1,0 +1,43 @@
+//! Two managers on one registry: one leads, the other takes over.
+
+use std::time::Duration;
+
+use lifecycle_core::error::Error;
+use lifecycle_core::model::{Epoch, EventKind};
+use lifecycle_core::registry::{Batch, Change};
+
+use crate::stage::{LEASE, Stage};
+
+#[tokio::test(start_paused = true)]
+async fn one_leads_and_the_other_takes_over_when_the_lease_ends() {
+    let mut stage = Stage::shop(31).await;
+    stage.converged().await;
+    let follower = stage.next_manager();
+    let follows = tokio::spawn(follower.clone().run());
+    stage.pass(LEASE * 4).await;
+    let leading = stage.events(EventKind::Leading, 0).await;
+    assert_eq!(leading.len(), 1, "{leading:#?}");
+    assert!(follower.apply(stage.declaration.clone()).await.is_err());
+    assert!(follower.take_down(false).await.is_err());
+
+    // The leader ends without a word; the world and the follower go on.
+    let effects = stage.world.effects().len();
+    stage.abandon().await;
+    stage.pass(LEASE * 2).await;
+    let leading = stage.events(EventKind::Leading, 0).await;
+    assert_eq!(leading.len(), 2, "{leading:#?}");
+    assert!(follower.is_open());
+    stage.pass(Duration::from_mins(2)).await;
+    assert_eq!(stage.world.effects().len(), effects);
+    stage.manager = follower;
+    stage.converged().await;
+    stage.assert_whole().await;
+
+    let stale = Batch::of(Change::MarkConverged);
+    let refused = stage.registry.commit(Epoch(1), stale).await;
+    assert!(
+        matches!(refused, Err(Error::StaleEpoch { .. })),
+        "{refused:?}"
+    );
+    follows.abort();
+}

@@ -1,0 +1,15 @@
+//! The real control loop and the real manager against the simulated world: convergence,
+//! faults, and a crash at every effect. Time is paused, so hours pass in seconds.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod convergence;
+mod crash;
+mod fault;
+mod leadership;
+mod platform;
+mod registry;
+mod requests;
+mod scale;
+mod stage;
+mod take_down;

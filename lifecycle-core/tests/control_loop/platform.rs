@@ -1,0 +1,132 @@
+//! The platforms that the tests declare.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use lifecycle_core::code::CodeStore;
+use lifecycle_core::model::{
+    BuildSource, DependencyCondition, ImageSource, InstanceId, NodeName, NodeSpec, PlatformId,
+    PlatformName, Protocol, PublishedPort, Replica, ServiceName, ServiceSpec, Starts, VolumeMount,
+    VolumeName,
+};
+use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::sim::SimWorld;
+use uuid::Uuid;
+
+pub(crate) fn node(name: &str) -> NodeName {
+    NodeName::try_from(name).unwrap()
+}
+
+pub(crate) fn service(name: &str) -> ServiceName {
+    ServiceName::try_from(name).unwrap()
+}
+
+pub(crate) fn instance(name: &str, replica: u16) -> InstanceId {
+    InstanceId {
+        service: service(name),
+        replica: Replica(replica),
+    }
+}
+
+/// The owner of the platform of this number; all are called `demo`.
+pub(crate) fn owner(number: u128) -> Owner {
+    Owner {
+        id: PlatformId::new(Uuid::from_u128(number << 104)),
+        name: PlatformName::try_from("demo").unwrap(),
+    }
+}
+
+/// A node without an engine.
+pub(crate) fn bare(name: &str) -> NodeSpec {
+    NodeSpec {
+        image: Some("bare".into()),
+        ..NodeSpec::new(node(name))
+    }
+}
+
+/// A platform with these nodes and nothing on them; its manager is on the first.
+pub(crate) fn empty(owner: &Owner, nodes: Vec<NodeSpec>) -> Declaration {
+    Declaration {
+        name: owner.name.clone(),
+        id: owner.id,
+        manager: ManagerSpec {
+            node: nodes[0].name.clone(),
+            port: ManagerSpec::PORT,
+        },
+        cloud: CloudSpec::Local { subnet: None },
+        nodes: nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
+        services: BTreeMap::new(),
+        volumes: BTreeSet::new(),
+    }
+}
+
+/// A service of an image that can be pulled, reached at `port`.
+pub(crate) fn named(world: &SimWorld, name: &str, port: u16) -> ServiceSpec {
+    let image = format!("{name}-image:1");
+    world.publish_image(&image);
+    let mut spec = ServiceSpec::new(service(name), ImageSource::Image(image));
+    spec.container.expose = vec![(port, Protocol::Tcp)];
+    spec
+}
+
+/// A service of a code base of its own name; its Dockerfile declares `port`.
+pub(crate) async fn built(world: &SimWorld, name: &str, port: u16, content: &str) -> ServiceSpec {
+    world.publish_image("base:1");
+    let code = world.code();
+    let dockerfile = format!("FROM base:1\nEXPOSE {port}\n");
+    code.put(name, &[("Dockerfile", &dockerfile), ("main", content)]);
+    let source = ImageSource::Build(BuildSource {
+        code: code.digest(name).await.unwrap(),
+        dockerfile: "Dockerfile".into(),
+        args: BTreeMap::new(),
+        bases: vec!["base:1".into()],
+    });
+    ServiceSpec::new(service(name), source)
+}
+
+pub(crate) fn after(spec: &mut ServiceSpec, other: &str, condition: DependencyCondition) {
+    spec.depends_on.insert(service(other), condition);
+}
+
+/// Three nodes, one of them bare; `db` → `migrate` → `api` (2) → `web`, and `monitoring` last.
+pub(crate) async fn shop(world: &SimWorld, owner: &Owner) -> Declaration {
+    use DependencyCondition::{ServiceCompletedSuccessfully, ServiceHealthy};
+    let nodes = vec![
+        NodeSpec::new(node("n1")),
+        NodeSpec::new(node("n2")),
+        bare("n3"),
+    ];
+    let mut declaration = empty(owner, nodes);
+    let data = VolumeName::try_from("data").unwrap();
+    declaration.volumes.insert(data.clone());
+
+    let mut db = named(world, "db", 5432);
+    db.container.volumes = vec![VolumeMount {
+        volume: data,
+        target: "/data".into(),
+        read_only: false,
+    }];
+    let mut migrate = named(world, "migrate", 1);
+    migrate.container.expose.clear();
+    migrate.container.command = Some(vec!["sh".into(), "-c".into(), "sleep 2".into()]);
+    after(&mut migrate, "db", ServiceHealthy);
+    let mut api = built(world, "api", 8080, "first").await;
+    api.replicas = 2;
+    api.ready_within = Duration::from_mins(2);
+    after(&mut api, "db", ServiceHealthy);
+    after(&mut api, "migrate", ServiceCompletedSuccessfully);
+    let mut web = built(world, "web", 80, "first").await;
+    web.container.ports = vec![PublishedPort {
+        host_port: Some(8000),
+        container_port: 80,
+        protocol: Protocol::Tcp,
+    }];
+    after(&mut web, "api", ServiceHealthy);
+    let mut monitoring = named(world, "monitoring", 9090);
+    monitoring.starts = Starts::Last;
+    for spec in [db, migrate, api, web, monitoring] {
+        declaration.services.insert(spec.name.clone(), spec);
+    }
+    declaration
+}

@@ -1,0 +1,132 @@
+//! A registry that fails at one commit: it is not done, or it is done and nobody hears of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use lifecycle_core::error::{Error, Result};
+use lifecycle_core::model::{Epoch, Operation, OperationId};
+use lifecycle_core::registry::{
+    Batch, Committed, Credential, EventPage, Lease, Registry, Snapshot,
+};
+use lifecycle_core::sim::Edge;
+use tokio::sync::watch;
+
+/// What happens at the commit that fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It never returns: the process crashes there.
+    Crash(Edge),
+    /// It returns an error.
+    Error(Edge),
+}
+
+#[derive(Debug)]
+pub(crate) struct TroubledRegistry {
+    inner: Arc<dyn Registry>,
+    commits: AtomicU64,
+    at: AtomicU64,
+    trouble: Trouble,
+    over: AtomicBool,
+    struck: watch::Sender<bool>,
+}
+
+impl TroubledRegistry {
+    pub(crate) fn new(inner: Arc<dyn Registry>, at: u64, trouble: Trouble) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            commits: AtomicU64::new(0),
+            at: AtomicU64::new(at),
+            trouble,
+            over: AtomicBool::new(false),
+            struck: watch::Sender::new(false),
+        })
+    }
+
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
+    }
+
+    /// The next commit is the one that fails.
+    pub(crate) fn strike_next(&self) {
+        self.at.store(self.commits() + 1, Ordering::SeqCst);
+    }
+
+    pub(crate) async fn struck(&self) {
+        let _ = self.struck.subscribe().wait_for(|struck| *struck).await;
+    }
+
+    /// A new process is not kept waiting by the crash of the one before.
+    pub(crate) fn next_process(&self) {
+        self.over.store(false, Ordering::SeqCst);
+    }
+
+    async fn alive(&self) {
+        if self.over.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn lost() -> Error {
+    Error::Interrupted {
+        what: "the registry".into(),
+        source: None,
+    }
+}
+
+#[async_trait]
+impl Registry for TroubledRegistry {
+    async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease> {
+        self.alive().await;
+        self.inner.acquire_lease(holder, ttl).await
+    }
+
+    async fn release_lease(&self, holder: &str) -> Result<()> {
+        self.inner.release_lease(holder).await
+    }
+
+    async fn commit(&self, epoch: Epoch, batch: Batch) -> Result<Committed> {
+        self.alive().await;
+        let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
+        if number != self.at.load(Ordering::SeqCst) {
+            return self.inner.commit(epoch, batch).await;
+        }
+        let (Trouble::Crash(edge) | Trouble::Error(edge)) = self.trouble;
+        if edge == Edge::After {
+            self.inner.commit(epoch, batch).await?;
+        }
+        if matches!(self.trouble, Trouble::Crash(_)) {
+            self.over.store(true, Ordering::SeqCst);
+        }
+        self.struck.send_replace(true);
+        self.alive().await;
+        Err(lost())
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot> {
+        self.inner.snapshot().await
+    }
+
+    async fn credential(&self, name: &str) -> Result<Option<Credential>> {
+        self.inner.credential(name).await
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {
+        self.inner.operation(id).await
+    }
+
+    async fn open_operations(&self) -> Result<Vec<Operation>> {
+        self.inner.open_operations().await
+    }
+
+    async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
+        self.inner.events(after, limit).await
+    }
+
+    async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
+        self.inner.prune_events(before, keep).await
+    }
+}

@@ -1,0 +1,309 @@
+//! One world, one registry, and managers that start, crash and start again on them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifecycle_core::clock::{Clock, SeededIds};
+use lifecycle_core::cloud::{NodeChange, carry_out};
+use lifecycle_core::manager::{Manager, ManagerOptions};
+use lifecycle_core::model::{
+    EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
+};
+use lifecycle_core::platform::{Declaration, ManagerEndpoint};
+use lifecycle_core::reconcile::{Backends, DriverOptions, Policy, Status};
+use lifecycle_core::registry::{EventPage, MemoryRegistry, Registry};
+use lifecycle_core::runtime::{ContainerState, ObservedContainer, Owner, Role};
+use lifecycle_core::secret::{PlatformKey, Sensitive, token_hash};
+use lifecycle_core::sim::{SimOptions, SimWorld};
+use tokio::task::JoinHandle;
+
+use crate::platform::shop;
+
+pub(crate) const ADMIN: &str = "the admin's token";
+pub(crate) const READER: &str = "the reader's token";
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
+
+/// A world with what acts on it.
+pub(crate) struct Stage {
+    pub(crate) seed: u64,
+    pub(crate) world: SimWorld,
+    pub(crate) owner: Owner,
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) declaration: Declaration,
+    pub(crate) manager: Arc<Manager>,
+    runs: u64,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+        if std::thread::panicking() {
+            println!("seed {}\n{}", self.seed, self.world.transcript());
+        }
+    }
+}
+
+impl Stage {
+    /// The shop with a manager that has just started.
+    pub(crate) async fn shop(seed: u64) -> Self {
+        let mut stage = Self::shop_without_manager(SimOptions::seeded(seed)).await;
+        stage.start();
+        stage
+    }
+
+    pub(crate) async fn shop_without_manager(options: SimOptions) -> Self {
+        let seed = options.seed;
+        let world = SimWorld::with_options(options);
+        let owner = crate::platform::owner(1);
+        let declaration = shop(&world, &owner).await;
+        Self::of(seed, world, owner, declaration).await
+    }
+
+    /// A declaration in a world; the manager's node is there already, as the bootstrapper
+    /// leaves it.
+    pub(crate) async fn of(
+        seed: u64,
+        world: SimWorld,
+        owner: Owner,
+        declaration: Declaration,
+    ) -> Self {
+        let spec = declaration.nodes[&declaration.manager.node].clone();
+        carry_out(
+            &world.cloud(&owner),
+            NodeChange::Provision { spec },
+            Duration::from_mins(30),
+        )
+        .await
+        .unwrap();
+        let registry: Arc<dyn Registry> = Arc::new(MemoryRegistry::new(Arc::new(world.clock())));
+        let mut stage = Self {
+            seed,
+            manager: idle_manager(&world, &owner, &registry, &declaration, seed),
+            world,
+            owner,
+            registry,
+            declaration,
+            runs: 0,
+            task: None,
+        };
+        stage.manager = stage.next_manager();
+        stage
+    }
+
+    /// A manager that is not started yet, under a name of its own.
+    pub(crate) fn next_manager(&mut self) -> Arc<Manager> {
+        self.runs += 1;
+        idle_manager(
+            &self.world,
+            &self.owner,
+            &self.registry,
+            &self.declaration,
+            self.seed ^ self.runs,
+        )
+    }
+
+    /// Starts a manager.
+    pub(crate) fn start(&mut self) {
+        self.manager = self.next_manager();
+        let manager = Arc::clone(&self.manager);
+        self.task = Some(tokio::spawn(async move {
+            let error = manager.run().await;
+            panic!("the manager gave up: {}", error.chain());
+        }));
+    }
+
+    /// Ends the manager where it is, as a crash would; what it began in the world goes on.
+    pub(crate) async fn crash(&mut self) {
+        self.abandon().await;
+        self.world.next_incarnation();
+    }
+
+    /// Ends the manager while others of the same life go on.
+    pub(crate) async fn abandon(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            if let Err(error) = task.await {
+                assert!(error.is_cancelled(), "seed {}: {error}", self.seed);
+            }
+        }
+    }
+
+    /// Waits until the status meets a condition, for at most so much simulated time.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut(&Status) -> bool,
+    ) -> Status {
+        let mut status = self.manager.status();
+        let found = tokio::time::timeout(limit, async {
+            status.wait_for(&mut condition).await.map(|s| s.clone())
+        })
+        .await;
+        match found {
+            Ok(status) => status.unwrap(),
+            Err(_) => panic!(
+                "seed {}: {what}: not within {limit:?}: {:#?}",
+                self.seed,
+                self.manager.status().borrow()
+            ),
+        }
+    }
+
+    /// Waits until nothing is left to be done or awaited.
+    pub(crate) async fn converged(&self) -> Status {
+        self.until("converged", Duration::from_hours(2), |s| {
+            s.settled && s.is_idle() && s.generation.0 > 0
+        })
+        .await
+    }
+
+    /// Lets simulated time pass.
+    pub(crate) async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    /// What the registry holds of each replica; more than one record of one is an error.
+    pub(crate) async fn records(&self) -> BTreeMap<InstanceId, InstanceRecord> {
+        let snapshot = self.registry.snapshot().await.unwrap();
+        let count = snapshot.instances.len();
+        let records: BTreeMap<_, _> = snapshot
+            .instances
+            .into_values()
+            .map(|v| (v.value.id.clone(), v.value))
+            .collect();
+        assert_eq!(records.len(), count, "seed {}: {records:#?}", self.seed);
+        records
+    }
+
+    /// The containers of this platform, wherever they are.
+    pub(crate) fn containers(&self) -> Vec<(NodeName, ObservedContainer)> {
+        self.declaration
+            .nodes
+            .keys()
+            .flat_map(|node| {
+                let containers = self.world.containers(node);
+                containers.into_iter().map(|c| (node.clone(), c))
+            })
+            .collect()
+    }
+
+    /// Where a replica is, and in which container.
+    pub(crate) fn place(&self, id: &InstanceId) -> (NodeName, ObservedContainer) {
+        let mut found = self
+            .containers()
+            .into_iter()
+            .filter(|(_, c)| c.role == Role::Instance(id.clone()));
+        let place = found.next().unwrap_or_else(|| {
+            panic!("seed {}: {id} has no container", self.seed);
+        });
+        assert!(found.next().is_none(), "seed {}: {id} twice", self.seed);
+        place
+    }
+
+    pub(crate) async fn events(&self, kind: EventKind, after: u64) -> Vec<NewEvent> {
+        let page = self.registry.events(after, u32::MAX).await.unwrap();
+        let EventPage::Events(events) = page else {
+            panic!("seed {}: {page:?}", self.seed);
+        };
+        let events = events.into_iter().map(|e| e.event);
+        events.filter(|e| e.kind == kind).collect()
+    }
+
+    pub(crate) async fn last_event(&self) -> u64 {
+        self.registry.snapshot().await.unwrap().last_event
+    }
+
+    /// Everything declared is there once, ready or completed, recorded as it is; nothing else.
+    pub(crate) async fn assert_whole(&self) {
+        let seed = self.seed;
+        let violations = self.world.violations();
+        assert!(violations.is_empty(), "seed {seed}: {violations:#?}");
+        let records = self.records().await;
+        let containers = self.containers();
+        let wanted: usize = self
+            .declaration
+            .services
+            .values()
+            .map(|s| usize::from(s.replicas))
+            .sum();
+        assert_eq!(containers.len(), wanted, "seed {seed}: {containers:#?}");
+        assert_eq!(records.len(), wanted, "seed {seed}: {records:#?}");
+        for (node, container) in containers {
+            let Role::Instance(id) = &container.role else {
+                panic!("seed {seed}: {container:?}");
+            };
+            let record = &records[id];
+            assert_eq!(record.node, node, "seed {seed}: {id}");
+            assert_eq!(record.container, container.id, "seed {seed}: {id}");
+            assert_eq!(record.digest, container.digest, "seed {seed}: {id}");
+            assert_eq!(record.started_at, container.started_at, "seed {seed}: {id}");
+            if let ContainerState::Exited { code, .. } = container.state {
+                assert_eq!(code, 0, "seed {seed}: {id}");
+                assert_eq!(record.state, InstanceState::Completed, "seed {seed}: {id}");
+                assert!(record.endpoints.is_empty(), "seed {seed}: {id}");
+                continue;
+            }
+            assert_eq!(record.state, InstanceState::Ready, "seed {seed}: {id}");
+            assert!(record.ready_at >= record.started_at, "seed {seed}: {id}");
+            let ports: Vec<u16> = record.endpoints.iter().map(|e| e.port).collect();
+            let real: Vec<u16> = container.ports.iter().map(|(_, _, host)| *host).collect();
+            assert_eq!(ports, real, "seed {seed}: {id}");
+            for endpoint in &record.endpoints {
+                assert!(
+                    self.world.answers(endpoint.ip, endpoint.port),
+                    "seed {seed}: {id} at {endpoint:?}"
+                );
+            }
+        }
+    }
+}
+
+fn idle_manager(
+    world: &SimWorld,
+    owner: &Owner,
+    registry: &Arc<dyn Registry>,
+    declaration: &Declaration,
+    seed: u64,
+) -> Arc<Manager> {
+    let backends = Backends {
+        registry: Arc::clone(registry),
+        cloud: Arc::new(world.cloud(owner)),
+        connector: Arc::new(world.connector(owner)),
+        preparer: Arc::new(world.preparer()),
+        probe: Arc::new(world.probe()),
+        code: Arc::new(world.code()),
+        clock: Arc::new(world.clock()),
+        ids: Arc::new(SeededIds::new(seed)),
+    };
+    let node = declaration.manager.node.clone();
+    let ip = world.node(&node).unwrap().addresses.private.unwrap();
+    let options = ManagerOptions {
+        name: owner.name.clone(),
+        platform: owner.id,
+        key: PlatformKey::from_hex(&"5a".repeat(32)).unwrap(),
+        endpoint: ManagerEndpoint {
+            node,
+            ip,
+            port: declaration.manager.port,
+        },
+        authority: "the authority".into(),
+        admin_token_hash: token_hash(&Sensitive::new(ADMIN)),
+        read_token: Sensitive::new(READER),
+        declaration: Some(declaration.clone()),
+        holder: format!("manager {seed} of {}", world.clock().now()),
+        lease: LEASE,
+        driver: DriverOptions {
+            policy: Policy {
+                spares_manager_node: true,
+                ..Policy::default()
+            },
+            ..DriverOptions::default()
+        },
+    };
+    Manager::new(backends, options)
+}

@@ -1,0 +1,177 @@
+//! Taking a platform down: in reverse order, to the last trace, through crashes, and without
+//! touching another platform of the same name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
+use lifecycle_core::model::{NodeSpec, Operation, OperationState};
+use lifecycle_core::sim::{Edge, EffectOutcome, SimOptions};
+
+use crate::platform::{empty, named, node, owner};
+use crate::registry::{Trouble, TroubledRegistry};
+use crate::stage::Stage;
+
+const SEED: u64 = 5;
+
+async fn ended(stage: &Stage, operation: &Operation) {
+    let limit = Duration::from_hours(2);
+    let wait = async {
+        loop {
+            let now = stage.registry.operation(operation.id).await.unwrap();
+            match now.unwrap().state {
+                OperationState::Running => tokio::time::sleep(Duration::from_secs(1)).await,
+                state => return state,
+            }
+        }
+    };
+    let state = tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| {
+        panic!(
+            "seed {}: not down: {:#?}",
+            stage.seed,
+            stage.manager.status().borrow()
+        )
+    });
+    assert!(
+        matches!(state, OperationState::Succeeded { .. }),
+        "{state:?}"
+    );
+}
+
+/// What the bootstrapper does once its manager has taken everything else down.
+async fn remove_the_managers_node(stage: &mut Stage) {
+    stage.crash().await;
+    let cloud = stage.world.cloud(&stage.owner);
+    let change = NodeChange::Delete { node: node("n1") };
+    let done = carry_out(&cloud, change, Duration::from_mins(30)).await;
+    done.unwrap();
+    cloud.delete_shared().await.unwrap();
+}
+
+/// Only the manager's node is left, with nothing that runs on it.
+fn assert_down(stage: &Stage) {
+    let seed = stage.seed;
+    let mut left = stage.world.leftovers(&stage.owner);
+    left.retain(|what| what != "volume data on n1");
+    assert_eq!(left, ["node n1", "network"], "seed {seed}");
+    assert!(stage.world.violations().is_empty(), "seed {seed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_stop_in_reverse_order_and_nothing_is_left() {
+    for seed in 1..=5 {
+        let mut stage = Stage::shop(seed).await;
+        // Another platform of the same name in the same world.
+        let mut other = empty(&owner(2), vec![NodeSpec::new(node("other"))]);
+        let cache = named(&stage.world, "cache", 6379);
+        other.services.insert(cache.name.clone(), cache);
+        let mut other = Stage::of(seed + 1000, stage.world.clone(), owner(2), other).await;
+        other.start();
+        other.converged().await;
+        stage.converged().await;
+
+        let before = stage.world.effects().len();
+        let operation = stage.manager.take_down(false).await.unwrap();
+        let again = stage.manager.take_down(false).await.unwrap();
+        assert_eq!(operation.id, again.id, "seed {seed}");
+        ended(&stage, &operation).await;
+        let effects = stage.world.effects().split_off(before);
+        let stops: Vec<&str> = effects
+            .iter()
+            .filter(|e| e.outcome == EffectOutcome::Changed)
+            .filter_map(|e| e.what.strip_prefix("stop demo-"))
+            .filter_map(|name| name.split('-').nth(1))
+            .collect();
+        assert_eq!(
+            stops,
+            ["monitoring", "web", "api", "api", "db"],
+            "seed {seed}"
+        );
+        assert_down(&stage);
+        let records = stage.records().await;
+        assert!(records.is_empty(), "seed {seed}: {records:#?}");
+        // A manager that starts before it is removed brings nothing back.
+        stage.crash().await;
+        stage.start();
+        stage.pass(Duration::from_mins(30)).await;
+        assert_down(&stage);
+        other.crash().await;
+        other.start();
+        other.converged().await;
+        remove_the_managers_node(&mut stage).await;
+        assert!(stage.world.leftovers(&stage.owner).is_empty());
+        other.assert_whole().await;
+    }
+}
+
+async fn converged() -> Stage {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(SEED)).await;
+    stage.start();
+    stage.converged().await;
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_at_any_effect_the_next_manager_takes_down_the_rest() {
+    let stage = converged().await;
+    let before = stage.world.effects().len();
+    let operation = stage.manager.take_down(false).await.unwrap();
+    ended(&stage, &operation).await;
+    let count = stage.world.effects().len() - before;
+    assert!(count > 8, "{count}");
+    for effect in 1..=count {
+        for edge in [Edge::Before, Edge::After] {
+            let mut stage = converged().await;
+            let at = u64::try_from(before + effect).unwrap();
+            stage.world.faults().crash_at(at, edge);
+            let operation = stage.manager.take_down(false).await.unwrap();
+            let limit = Duration::from_hours(2);
+            let crashed = tokio::time::timeout(limit, stage.world.crashed()).await;
+            crashed.unwrap_or_else(|_| panic!("no effect {effect} {edge:?}"));
+            stage.crash().await;
+            stage.start();
+            ended(&stage, &operation).await;
+            assert_down(&stage);
+            stage.pass(Duration::from_mins(10)).await;
+            assert_down(&stage);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_answer_was_lost_is_carried_out_when_it_is_repeated() {
+    for edge in [Edge::Before, Edge::After] {
+        let mut stage = Stage::shop_without_manager(SimOptions::seeded(SEED)).await;
+        let inner = Arc::clone(&stage.registry);
+        let registry = TroubledRegistry::new(inner, 0, Trouble::Error(edge));
+        stage.registry = registry.clone();
+        stage.start();
+        stage.converged().await;
+        registry.strike_next();
+        stage.manager.take_down(false).await.unwrap_err();
+        let operation = stage.manager.take_down(false).await.unwrap();
+        ended(&stage, &operation).await;
+        assert_down(&stage);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_down_comes_up_again_when_it_is_declared_again() {
+    let stage = converged().await;
+    let operation = stage.manager.take_down(false).await.unwrap();
+    let refused = stage.manager.apply(stage.declaration.clone()).await;
+    assert!(refused.is_err(), "{refused:?}");
+    ended(&stage, &operation).await;
+    let applied = stage
+        .manager
+        .apply(stage.declaration.clone())
+        .await
+        .unwrap();
+    assert!(applied.changed);
+    stage
+        .until("up again", Duration::from_hours(1), |s| {
+            s.generation == applied.generation && s.settled && s.is_idle()
+        })
+        .await;
+    stage.assert_whole().await;
+}

@@ -227,8 +227,9 @@ impl Driver {
             next_change = plan.next_change;
             let plan = Arc::new(plan);
             self.launch(&plan, &target, &observed, now);
-            self.publish(&target.declared, plan);
+            // First, so that who is woken by the status finds what it was made from.
             self.observations.send_replace(Arc::new(observed));
+            self.publish(&target.declared, plan);
         }
         self.wait(next_change).await;
         Ok(())

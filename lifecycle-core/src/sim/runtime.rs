@@ -412,7 +412,7 @@ impl ContainerRuntime for SimRuntime {
         let call = self.call(format!("logs {container}"), |l| l.node_call);
         let lines = self
             .at_engine(call, |engine, _, _, _, _| {
-                let found = engine.containers.get(container);
+                let found = engine.called(container);
                 let found = found.filter(|found| found.owner() == owner);
                 let missing = || Error::not_found(format!("container {container}"));
                 let found = found.ok_or_else(missing)?;
@@ -485,7 +485,7 @@ impl Following {
         let lines = self
             .runtime
             .await_in_engine(&mut self.signal, |engine| {
-                match engine.containers.get(name) {
+                match engine.called(name) {
                     Some(container) if container.log.len() > read => {
                         Search::Found(container.log[read..].to_vec())
                     }

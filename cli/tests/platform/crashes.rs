@@ -53,9 +53,10 @@ fn a_killed_up_goes_on_and_a_killed_manager_comes_back() {
 
     managers_are_killed(&project, &mut moments);
 
-    for _ in 0..3 {
+    // Early, in the middle, and late.
+    for part in 0..3 {
         project.ends(0, &["down", "--yes"]);
-        let moment = moments.within(whole);
+        let moment = whole / 3 * part + moments.within(whole / 3);
         println!("up is killed after {moment:?}");
         let killed = project.start(&["up"]).kill_after(moment);
         project.keep(&killed);

@@ -36,6 +36,8 @@ Exit codes: 0 done; 1 something failed; 2 wrong arguments or files; 130 interrup
 /// What is to be done.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show what `up` would do, and why; changes nothing
+    Plan(Plan),
     /// Bring the platform up, or to what the files declare now
     Up(Up),
     /// Show nodes, services and endpoints
@@ -44,6 +46,14 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Take the platform down
     Down(Down),
+}
+
+/// How to plan.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// Plan for a world in which nothing exists; nothing is needed on this machine
+    #[arg(long)]
+    pub(crate) simulate: bool,
 }
 
 /// How to bring up.

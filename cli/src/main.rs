@@ -45,6 +45,7 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
+        Command::Plan(options) => commands::plan::run(arguments, options).await,
         Command::Up(options) => commands::up::run(arguments, options).await,
         Command::Status => commands::status::run(arguments).await,
         Command::Logs(options) => commands::logs::run(arguments, options).await,

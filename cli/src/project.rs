@@ -19,6 +19,9 @@ pub(crate) struct Identity {
     pub(crate) id: PlatformId,
 }
 
+/// The id under which files are read that were never brought up.
+pub(crate) const NOT_UP_YET: PlatformId = PlatformId::new(uuid::Uuid::nil());
+
 /// The files of a project.
 #[derive(Debug)]
 pub(crate) struct Project {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use etcetera::BaseStrategy as _;
 use lifecycle_core::bootstrap::{
     Bootstrapper, OperatorState, PlatformSecrets, Reporter, StateDirectory, StaticBinary,
+    ThroughNode,
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
@@ -102,6 +103,10 @@ pub(crate) fn bootstrapper(
         },
         operator_engine,
         state: Arc::new(state),
+        reach: Arc::new(ThroughNode {
+            authority: secrets.authority.certificate.clone(),
+            token: secrets.admin_token.clone(),
+        }),
         secrets,
         manager_image: Arc::new(StaticBinary::new(manager_program()?)),
         reporter,

@@ -274,19 +274,34 @@ impl Manager {
         }
     }
 
+    /// Ends the operation, and with it the declaration: a manager that starts again after this
+    /// has nothing to bring back.
     async fn end_take_down(&self) -> Result<()> {
         let registry = &self.backends.registry;
         let epoch = self.epoch.lock().await;
         let Some(epoch) = *epoch else { return Ok(()) };
+        let mut batch = Batch::default();
         for mut operation in registry.open_operations().await? {
             let OperationKind::DeletePlatform { .. } = operation.kind;
             operation.state = OperationState::Succeeded {
                 at: self.backends.clock.now(),
             };
-            registry
-                .commit(epoch, Batch::of(Change::PutOperation(operation)))
-                .await?;
+            batch.changes.push(Change::PutOperation(operation));
         }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if let Some((generation, mut declaration)) = registry.snapshot().await?.declaration {
+            let manager_node = declaration.manager.node.clone();
+            declaration.nodes.retain(|name, _| *name == manager_node);
+            declaration.services.clear();
+            declaration.volumes.clear();
+            batch.changes.push(Change::Declare {
+                expected: Some(generation),
+                declaration: Box::new(declaration),
+            });
+        }
+        registry.commit(epoch, batch).await?;
         Ok(())
     }
 
@@ -328,6 +343,13 @@ impl Manager {
         let epoch = self.epoch.lock().await;
         let epoch = (*epoch).ok_or_else(not_leading)?;
         self.check(&declaration)?;
+        if !self.backends.registry.open_operations().await?.is_empty() {
+            return Err(Error::Invalid {
+                what: "a new declaration".into(),
+                why: "the platform is being taken down".into(),
+                mend: "wait until `down` has ended, then bring it up again".into(),
+            });
+        }
         let before = self.backends.registry.snapshot().await?;
         let former = before.declaration.as_ref().map(|(g, _)| *g);
         let message = format!("{} declared anew", self.options.name);
@@ -338,7 +360,8 @@ impl Manager {
         let committed = self.backends.registry.commit(epoch, batch).await?;
         let generation = committed.generation.unwrap_or_default();
         let changed = former != Some(generation);
-        if changed {
+        let taking_down = self.status.borrow().taking_down;
+        if changed || taking_down {
             let event = NewEvent {
                 at: self.backends.clock.now(),
                 kind: EventKind::Declared,

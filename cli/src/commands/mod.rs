@@ -2,6 +2,7 @@
 
 pub(crate) mod down;
 pub(crate) mod logs;
+pub(crate) mod plan;
 pub(crate) mod status;
 pub(crate) mod up;
 

@@ -1,7 +1,5 @@
 //! `status`: nodes, services, endpoints.
 
-use std::sync::Arc;
-
 use comfy_table::{Table, presets};
 use lifecycle_core::api::wire::{ManagerV1, NodeV1, PlatformState, ServiceV1};
 use serde::Serialize;
@@ -32,7 +30,7 @@ struct Platform {
 pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
-    let client = Arc::new(bootstrapper.client(identity.id).await?);
+    let client = bootstrapper.client(identity.id).await?;
     let (platform, nodes, services) =
         tokio::try_join!(client.platform(), client.nodes(), client.services())?;
     let status = Status {

@@ -8,16 +8,15 @@ use crate::arguments::{Arguments, Up};
 use crate::failure::Failure;
 use crate::printer;
 use crate::progress::ProgressLines;
-use crate::project::Project;
+use crate::project::{NOT_UP_YET, Project};
 use crate::{commands, wiring};
 
 pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
     let identity = project.identity()?;
     // The files are read before anything is kept, so that bad ones touch nothing.
-    let placeholder = lifecycle_core::model::PlatformId::new(uuid::Uuid::nil());
     let mut loaded = project
-        .load(identity.as_ref().map_or(placeholder, |i| i.id))
+        .load(identity.as_ref().map_or(NOT_UP_YET, |i| i.id))
         .await?;
     for warning in &loaded.warnings {
         printer::talk(&format!("warning: {warning}"));

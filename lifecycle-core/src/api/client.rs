@@ -18,17 +18,17 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use serde::de::DeserializeOwned;
 use tokio_rustls::TlsConnector;
 
+use super::ManagerApi;
 use super::authority::server_name;
 use super::wire::{
     AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProblemV1, ProgressV1,
-    ServiceV1,
+    ServiceLogLine, ServiceV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
 use crate::model::{OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::Plan;
-use crate::runtime::LogLine;
 use crate::secret::Sensitive;
 
 /// How long an answer may take to begin.
@@ -97,108 +97,15 @@ impl ApiClient {
         })
     }
 
-    /// Whether the manager answers at all.
-    pub async fn health(&self) -> Result<()> {
-        self.send(Method::GET, "/healthz", None).await.map(drop)
-    }
-
     /// Whether everything is ready: `GET /readyz`.
     pub async fn is_ready(&self) -> Result<bool> {
         let response = self.exchange(Method::GET, "/readyz", None, None).await?;
         Ok(response.status() == StatusCode::OK)
     }
 
-    /// `GET /v1/platform`.
-    pub async fn platform(&self) -> Result<PlatformV1> {
-        self.get("/v1/platform").await
-    }
-
-    /// `GET /v1/nodes`.
-    pub async fn nodes(&self) -> Result<Vec<NodeV1>> {
-        self.get("/v1/nodes").await
-    }
-
-    /// `GET /v1/services`.
-    pub async fn services(&self) -> Result<Vec<ServiceV1>> {
-        self.get("/v1/services").await
-    }
-
     /// `GET /v1/services/{name}/endpoints`.
     pub async fn endpoints(&self, service: &ServiceName) -> Result<Vec<EndpointV1>> {
         self.get(&format!("/v1/services/{service}/endpoints")).await
-    }
-
-    /// `GET /v1/progress`.
-    pub async fn progress(&self) -> Result<ProgressV1> {
-        self.get("/v1/progress").await
-    }
-
-    /// `GET /v1/events` as a page after a cursor.
-    pub async fn events(&self, after: u64) -> Result<EventsV1> {
-        self.get(&format!("/v1/events?after={after}")).await
-    }
-
-    /// The cursor behind the latest event.
-    pub async fn last_event(&self) -> Result<u64> {
-        let page: EventsV1 = self.get("/v1/events?after=latest").await?;
-        Ok(page.cursor)
-    }
-
-    /// `PUT /v1/platform`: hands a declaration over.
-    pub async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
-        let response = self
-            .send(Method::PUT, "/v1/platform", Some(body(declaration)?))
-            .await?;
-        read(response).await
-    }
-
-    /// `POST /v1/platform/plan`: what a declaration would change.
-    pub async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
-        let response = self
-            .send(Method::POST, "/v1/platform/plan", Some(body(declaration)?))
-            .await?;
-        read(response).await
-    }
-
-    /// `DELETE /v1/platform`: begins to take everything down.
-    pub async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
-        let path = format!("/v1/platform?volumes={volumes}");
-        let response = self.send(Method::DELETE, &path, None).await?;
-        read(response).await
-    }
-
-    /// `GET /v1/operations/{id}`.
-    pub async fn operation(&self, id: OperationId) -> Result<OperationV1> {
-        self.get(&format!("/v1/operations/{id}")).await
-    }
-
-    /// `GET /v1/services/{name}/logs`: lines of all its instances, each with its instance.
-    pub async fn logs(
-        &self,
-        service: &ServiceName,
-        tail: Option<u32>,
-        follow: bool,
-    ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
-        let tail = tail.map(|n| format!("&tail={n}")).unwrap_or_default();
-        let path = format!("/v1/services/{service}/logs?follow={follow}{tail}");
-        let response = self.send(Method::GET, &path, None).await?;
-        let chunks = BodyStream::new(response.into_body()).filter_map(|frame| async move {
-            match frame {
-                Ok(frame) => frame.into_data().ok().map(Ok),
-                Err(error) => Some(Err(std::io::Error::other(error))),
-            }
-        });
-        let reader = tokio_util::io::StreamReader::new(Box::pin(chunks));
-        let lines = tokio::io::AsyncBufReadExt::lines(reader);
-        let lines = futures_util::stream::try_unfold(lines, |mut lines| async move {
-            let line = lines.next_line().await.map_err(interrupted)?;
-            line.map(|text| {
-                let line = serde_json::from_str(&text).map_err(interrupted)?;
-                Ok((line, lines))
-            })
-            .transpose()
-        });
-        Ok(lines.boxed())
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
@@ -278,14 +185,88 @@ impl ApiClient {
     }
 }
 
-/// A line of a service's output.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ServiceLogLine {
-    /// `<service>-<replica>`.
-    pub instance: String,
-    /// The line.
-    #[serde(flatten)]
-    pub line: LogLine,
+#[async_trait]
+impl ManagerApi for ApiClient {
+    async fn health(&self) -> Result<()> {
+        self.send(Method::GET, "/healthz", None).await.map(drop)
+    }
+
+    async fn platform(&self) -> Result<PlatformV1> {
+        self.get("/v1/platform").await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeV1>> {
+        self.get("/v1/nodes").await
+    }
+
+    async fn services(&self) -> Result<Vec<ServiceV1>> {
+        self.get("/v1/services").await
+    }
+
+    async fn progress(&self) -> Result<ProgressV1> {
+        self.get("/v1/progress").await
+    }
+
+    async fn events(&self, after: u64) -> Result<EventsV1> {
+        self.get(&format!("/v1/events?after={after}")).await
+    }
+
+    async fn last_event(&self) -> Result<u64> {
+        let page: EventsV1 = self.get("/v1/events?after=latest").await?;
+        Ok(page.cursor)
+    }
+
+    async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
+        let response = self
+            .send(Method::PUT, "/v1/platform", Some(body(declaration)?))
+            .await?;
+        read(response).await
+    }
+
+    async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
+        let response = self
+            .send(Method::POST, "/v1/platform/plan", Some(body(declaration)?))
+            .await?;
+        read(response).await
+    }
+
+    async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
+        let path = format!("/v1/platform?volumes={volumes}");
+        let response = self.send(Method::DELETE, &path, None).await?;
+        read(response).await
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<OperationV1> {
+        self.get(&format!("/v1/operations/{id}")).await
+    }
+
+    async fn logs(
+        &self,
+        service: &ServiceName,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
+        let tail = tail.map(|n| format!("&tail={n}")).unwrap_or_default();
+        let path = format!("/v1/services/{service}/logs?follow={follow}{tail}");
+        let response = self.send(Method::GET, &path, None).await?;
+        let chunks = BodyStream::new(response.into_body()).filter_map(|frame| async move {
+            match frame {
+                Ok(frame) => frame.into_data().ok().map(Ok),
+                Err(error) => Some(Err(std::io::Error::other(error))),
+            }
+        });
+        let reader = tokio_util::io::StreamReader::new(Box::pin(chunks));
+        let lines = tokio::io::AsyncBufReadExt::lines(reader);
+        let lines = futures_util::stream::try_unfold(lines, |mut lines| async move {
+            let line = lines.next_line().await.map_err(interrupted)?;
+            line.map(|text| {
+                let line = serde_json::from_str(&text).map_err(interrupted)?;
+                Ok((line, lines))
+            })
+            .transpose()
+        });
+        Ok(lines.boxed())
+    }
 }
 
 fn body(declaration: &Declaration) -> Result<Bytes> {

@@ -3,8 +3,72 @@
 
 pub mod authority;
 pub mod client;
+pub mod local;
 pub mod view;
 pub mod wire;
 
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
 pub use authority::{Authority, ServerIdentity};
 pub use client::{ApiClient, Dial};
+pub use local::LocalApi;
+
+use self::wire::{
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
+};
+use crate::error::Result;
+use crate::model::{OperationId, ServiceName};
+use crate::platform::Declaration;
+use crate::reconcile::Plan;
+
+/// The manager's API, wherever the manager runs.
+///
+/// # Errors
+/// A manager that does not answer, or does not lead at the moment, is an error that may be
+/// tried again; an unknown name is [`crate::Error::NotFound`], as are events that are not kept.
+#[async_trait]
+pub trait ManagerApi: Debug + Send + Sync + 'static {
+    /// Whether the manager answers at all.
+    async fn health(&self) -> Result<()>;
+
+    /// The platform as a whole.
+    async fn platform(&self) -> Result<PlatformV1>;
+
+    /// All nodes.
+    async fn nodes(&self) -> Result<Vec<NodeV1>>;
+
+    /// All services with their replicas.
+    async fn services(&self) -> Result<Vec<ServiceV1>>;
+
+    /// How far the present round is.
+    async fn progress(&self) -> Result<ProgressV1>;
+
+    /// A page of events after a cursor.
+    async fn events(&self, after: u64) -> Result<EventsV1>;
+
+    /// The cursor behind the latest event.
+    async fn last_event(&self) -> Result<u64>;
+
+    /// Hands a declaration over. An identical one changes nothing.
+    async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1>;
+
+    /// What a declaration would change.
+    async fn plan(&self, declaration: &Declaration) -> Result<Plan>;
+
+    /// Begins to take everything down. Asked again, the same operation is meant.
+    async fn take_down(&self, volumes: bool) -> Result<OperationV1>;
+
+    /// An operation.
+    async fn operation(&self, id: OperationId) -> Result<OperationV1>;
+
+    /// Lines of all instances of a service.
+    async fn logs(
+        &self,
+        service: &ServiceName,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<ServiceLogLine>>>;
+}

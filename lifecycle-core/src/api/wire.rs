@@ -11,6 +11,7 @@ use crate::model::{
     Endpoint, Event, InstanceState, NodeName, OperationId, Protocol, ServiceClass, ServiceName,
 };
 use crate::reconcile::{Plan, RunningStep};
+use crate::runtime::LogLine;
 
 /// `GET /v1/platform`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,6 +213,16 @@ pub struct EventsV1 {
     pub events: Vec<Event>,
     /// The cursor for the next page.
     pub cursor: u64,
+}
+
+/// A line of a service's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceLogLine {
+    /// `<service>-<replica>`.
+    pub instance: String,
+    /// The line.
+    #[serde(flatten)]
+    pub line: LogLine,
 }
 
 /// A problem (RFC 9457), the body of every error.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::progress::{Progress, Stage};
 use super::{Bootstrapper, PACE};
-use crate::api::ApiClient;
+use crate::api::ManagerApi;
 use crate::cloud::{NodeChange, ObservedNode, Power, carry_out};
 use crate::error::{Error, Result, Retry};
 use crate::host::HostCommand;
@@ -27,19 +27,27 @@ impl Bootstrapper {
 
     /// Takes everything of the platform down. Repeated after a failure, it goes on.
     pub async fn down(&self, platform: PlatformId, volumes: bool) -> Result<()> {
-        match self.client(platform).await {
-            Ok(client) => match self.hand_down(&client, volumes).await {
-                Ok(()) => {}
-                Err(error) => self.without_manager(&error),
-            },
-            Err(error) => self.without_manager(&error),
+        let handed = match self.client(platform).await {
+            Ok(client) => self.hand_down(client.as_ref(), volumes).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &handed {
+            self.without_manager(error);
         }
-        let mut nodes = self.backends.cloud.list().await?;
-        // The manager's node last: until then it can still be asked what went wrong.
         let manager_node = self.state.placed().await?.map(|p| p.manager.node);
-        nodes.sort_by_key(|node| Some(&node.name) == manager_node.as_ref());
+        let mut nodes = self.backends.cloud.list().await?;
+        // A manager that took its work down goes last: until then it can be asked what went
+        // wrong. One that cannot be asked goes first: it must not bring back what is removed.
+        nodes.sort_by_key(|node| {
+            let is_manager = Some(&node.name) == manager_node.as_ref();
+            is_manager == handed.is_ok()
+        });
         for node in &nodes {
             self.remove(node, platform).await?;
+        }
+        // What a manager that could not be asked began meanwhile.
+        for node in self.backends.cloud.list().await? {
+            self.remove(&node, platform).await?;
         }
         self.backends.cloud.delete_shared().await?;
         self.state.forget().await
@@ -54,7 +62,7 @@ impl Bootstrapper {
         });
     }
 
-    async fn hand_down(&self, client: &ApiClient, volumes: bool) -> Result<()> {
+    async fn hand_down(&self, client: &dyn ManagerApi, volumes: bool) -> Result<()> {
         let stage = Stage::begin(
             self.reporter.as_ref(),
             "stop all services and delete the other nodes".into(),

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::PACE;
 use super::progress::{Progress, Reporter};
-use crate::api::ApiClient;
+use crate::api::ManagerApi;
 use crate::api::wire::{InstanceV1, ServiceV1};
 use crate::error::{Error, Result, Retry};
 use crate::model::{Event, EventKind};
@@ -43,7 +43,7 @@ pub struct ServiceFailure {
 
 /// Follows until generation `generation` has settled, telling what happens after `cursor`.
 pub(super) async fn follow(
-    client: &ApiClient,
+    client: &dyn ManagerApi,
     generation: u64,
     cursor: u64,
     reporter: &dyn Reporter,
@@ -81,7 +81,11 @@ pub(super) async fn follow(
     })
 }
 
-async fn failure(client: &ApiClient, service: &ServiceV1, instance: &InstanceV1) -> ServiceFailure {
+async fn failure(
+    client: &dyn ManagerApi,
+    service: &ServiceV1,
+    instance: &InstanceV1,
+) -> ServiceFailure {
     let mut last_lines = Vec::new();
     if instance.container.is_some()
         && let Ok(lines) = client.logs(&service.name, Some(LAST_LINES), false).await
@@ -113,7 +117,7 @@ struct Following<'a> {
 
 impl Following<'_> {
     /// Shows what is new. True once the round has ended.
-    async fn once(&mut self, client: &ApiClient, generation: u64) -> Result<bool> {
+    async fn once(&mut self, client: &dyn ManagerApi, generation: u64) -> Result<bool> {
         let progress = client.progress().await?;
         let over = progress.settled && progress.generation >= generation;
         self.events(client).await?;
@@ -128,7 +132,7 @@ impl Following<'_> {
         Ok(over)
     }
 
-    async fn events(&mut self, client: &ApiClient) -> Result<()> {
+    async fn events(&mut self, client: &dyn ManagerApi) -> Result<()> {
         loop {
             let page = match client.events(self.cursor).await {
                 Err(Error::NotFound { .. }) => {

@@ -123,38 +123,56 @@ impl Handover {
     /// Reads what the bootstrapper put into the platform's directory.
     pub fn read(platform_directory: &Path) -> Result<Self> {
         let directory = platform_directory.join("manager");
-        let config: ManagerConfig = parse(&directory, CONFIG, &read(&directory, CONFIG)?)?;
-        let declaration = match std::fs::read_to_string(directory.join(DECLARATION)) {
-            Ok(text) => Some(parse(&directory, DECLARATION, &text)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(cannot_read(&directory.join(DECLARATION), error)),
+        let mut unreadable = None;
+        let read = Self::read_with(|name| {
+            let path = directory.join(name);
+            match std::fs::read_to_string(&path) {
+                Ok(text) => Some(text),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => {
+                    let what = format!("reading {}", path.display());
+                    unreadable.get_or_insert(Error::io(what, error));
+                    None
+                }
+            }
+        });
+        unreadable.map_or(read, Err)
+    }
+
+    /// Reads a hand-over whose files `file` gives by their names.
+    pub fn read_with(mut file: impl FnMut(&str) -> Option<String>) -> Result<Self> {
+        let mut required = |name: &str| {
+            file(name).ok_or_else(|| Error::Invalid {
+                what: format!("the hand-over's file {name}"),
+                why: "it is missing".into(),
+                mend: "run `up` again; it puts the files anew".into(),
+            })
         };
+        let config: ManagerConfig = parse(CONFIG, &required(CONFIG)?)?;
+        let key = PlatformKey::from_hex(&required(KEY)?)?;
+        let authority = Authority {
+            certificate: required(CA)?,
+            key: Sensitive::new(required(CA_KEY)?),
+        };
+        let read_token = Sensitive::new(required(READ_TOKEN)?);
+        let ssh_private = Sensitive::new(required(SSH)?);
+        let declaration = file(DECLARATION)
+            .map(|text| parse(DECLARATION, &text))
+            .transpose()?;
         Ok(Self {
             config,
-            key: PlatformKey::from_hex(&read(&directory, KEY)?)?,
-            authority: Authority {
-                certificate: read(&directory, CA)?,
-                key: Sensitive::new(read(&directory, CA_KEY)?),
-            },
-            read_token: Sensitive::new(read(&directory, READ_TOKEN)?),
-            ssh_private: Sensitive::new(read(&directory, SSH)?),
+            key,
+            authority,
+            read_token,
+            ssh_private,
             declaration,
         })
     }
 }
 
-fn read(directory: &Path, name: &str) -> Result<String> {
-    let path = directory.join(name);
-    std::fs::read_to_string(&path).map_err(|error| cannot_read(&path, error))
-}
-
-fn cannot_read(path: &Path, error: std::io::Error) -> Error {
-    Error::io(format!("reading {}", path.display()), error)
-}
-
-fn parse<T: serde::de::DeserializeOwned>(directory: &Path, name: &str, text: &str) -> Result<T> {
+fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| Error::Corrupt {
-        what: directory.join(name).display().to_string(),
+        what: format!("the hand-over's file {name}"),
         // A declaration holds secrets, so the place is told and not the text.
         why: format!("line {}, column {}", error.line(), error.column()),
     })

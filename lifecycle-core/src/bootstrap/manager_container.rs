@@ -2,6 +2,7 @@
 //! a way back.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -9,7 +10,8 @@ use serde::Serialize;
 use super::handover::{HOST_ENGINE_SOCKET, Handover, handover_directory};
 use super::progress::Stage;
 use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, own_digest, retry_or};
-use crate::api::ApiClient;
+use crate::api::ManagerApi;
+use crate::cloud::ObservedNode;
 use crate::error::Result;
 use crate::host::{ByteStream, NodeHandle};
 use crate::model::{ContainerTemplate, SpecDigest};
@@ -45,13 +47,17 @@ impl Bootstrapper {
     /// Sees to it that the manager runs as it should, and answers.
     pub(super) async fn manager(
         &self,
+        machine: &ObservedNode,
         node: &NodeHandle,
         declaration: &Declaration,
         endpoint: ManagerEndpoint,
-    ) -> Result<ApiClient> {
+    ) -> Result<Arc<dyn ManagerApi>> {
         let image = self.manager_image(node, declaration).await?;
         let spec = self.manager_spec(declaration, &image, &endpoint)?;
-        let client = self.dial(node, declaration.id, endpoint.port)?;
+        let client = self
+            .reach
+            .reach(machine, node, declaration.id, endpoint.port)
+            .await?;
         let former = self.former_manager(node, &spec).await?;
         let current = node
             .runtime
@@ -74,7 +80,7 @@ impl Bootstrapper {
             node.runtime.ensure_container(&spec).await?;
             stage.done();
         }
-        if let Err(error) = self.answers(&client).await {
+        if let Err(error) = self.answers(client.as_ref()).await {
             // The way back: what ran before runs again.
             if let Some(old) = former.first() {
                 node.runtime.remove_container(&spec.name).await?;
@@ -88,7 +94,7 @@ impl Bootstrapper {
         Ok(client)
     }
 
-    async fn answers(&self, client: &ApiClient) -> Result<()> {
+    async fn answers(&self, client: &dyn ManagerApi) -> Result<()> {
         let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
         loop {
             match client.health().await {

@@ -6,33 +6,38 @@
 
 mod down;
 mod follow;
+mod forecast;
 mod handover;
 mod manager_container;
 mod manager_image;
 mod progress;
+mod reach;
 mod secrets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use follow::{Outcome, ServiceFailure};
+pub use forecast::Forecast;
 pub use handover::{
     HOST_ENGINE_SOCKET, Handover, ManagerConfig, code_directory, handover_directory,
 };
 pub use manager_container::ManagerImage;
 pub use manager_image::StaticBinary;
 pub use progress::{Progress, Reporter};
-pub use secrets::{OperatorState, Placed, PlatformSecrets, StateDirectory};
+pub use reach::{ReachManager, ThroughNode};
+pub use secrets::{MemoryState, OperatorState, Placed, PlatformSecrets, StateDirectory};
 
 use self::progress::Stage;
-use crate::api::{ApiClient, Dial};
+use crate::api::ManagerApi;
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result, Retry};
-use crate::host::{Duplex, ForwardTarget, HostCommand, HostFile, NodeAccess, NodeHandle};
+use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{Epoch, Generation, ImageSource, PlatformId};
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::declared::listed_name;
-use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Target};
+use crate::reconcile::placement::place;
+use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Observed, Target};
 use crate::registry::{Lease, Registry};
 use crate::runtime::ContainerRuntime;
 use crate::secret::PlatformKey;
@@ -54,6 +59,8 @@ pub struct Bootstrapper {
     pub state: Arc<dyn OperatorState>,
     /// The platform's secrets.
     pub secrets: PlatformSecrets,
+    /// How the manager's API is reached.
+    pub reach: Arc<dyn ReachManager>,
     /// What the manager's image is made from.
     pub manager_image: Arc<dyn ManagerImage>,
     /// Who is told how far it is.
@@ -86,13 +93,19 @@ impl Bootstrapper {
         self.publish_code(&node, declaration).await?;
         self.hand_on_images(&node, declaration).await?;
         let endpoint = endpoint(&machine, declaration)?;
-        let client = self.manager(&node, declaration, endpoint).await?;
-        let (cursor, applied) = self.apply(&client, declaration).await?;
-        follow::follow(&client, applied.generation, cursor, self.reporter.as_ref()).await
+        let client = self.manager(&machine, &node, declaration, endpoint).await?;
+        let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
+        follow::follow(
+            client.as_ref(),
+            applied.generation,
+            cursor,
+            self.reporter.as_ref(),
+        )
+        .await
     }
 
     /// A client of the running manager, through its node.
-    pub async fn client(&self, platform: PlatformId) -> Result<ApiClient> {
+    pub async fn client(&self, platform: PlatformId) -> Result<Arc<dyn ManagerApi>> {
         let placed = self.state.placed().await?.ok_or_else(not_up)?;
         let machine = self
             .backends
@@ -107,31 +120,25 @@ impl Bootstrapper {
             });
         }
         let node = self.backends.connector.connect(&machine).await?;
-        self.dial(&node, platform, placed.manager.port)
+        self.reach
+            .reach(&machine, &node, platform, placed.manager.port)
+            .await
     }
 
-    fn dial(&self, node: &NodeHandle, platform: PlatformId, port: u16) -> Result<ApiClient> {
-        let dial = Arc::new(ThroughNode {
-            host: Arc::clone(&node.host),
-            port,
-        });
-        ApiClient::new(
-            dial,
-            platform,
-            &self.secrets.authority.certificate,
-            self.secrets.admin_token.clone(),
-        )
-    }
-
+    /// Refuses what can never be carried out, before anything is touched.
     async fn preflight(&self, declaration: &Declaration) -> Result<()> {
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
-        let report = self.backends.cloud.preflight(&nodes).await?;
-        if report.problems.is_empty() {
+        let mut problems = self.backends.cloud.preflight(&nodes).await?.problems;
+        let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
+        let placement = place(&declared, &Observed::default());
+        let misfits = placement.misfits.iter();
+        problems.extend(misfits.map(|(id, why)| format!("{id} fits no node: {why}")));
+        if problems.is_empty() {
             return Ok(());
         }
         Err(Error::Invalid {
             what: "what is declared".into(),
-            why: report.problems.join("; "),
+            why: problems.join("; "),
             mend: "mend this first; nothing was changed".into(),
         })
     }
@@ -273,7 +280,7 @@ impl Bootstrapper {
     /// which on events belong to this run.
     async fn apply(
         &self,
-        client: &ApiClient,
+        client: &dyn ManagerApi,
         declaration: &Declaration,
     ) -> Result<(u64, crate::api::wire::AppliedV1)> {
         let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
@@ -349,26 +356,6 @@ fn nodes_failed(plan: &crate::reconcile::Plan) -> Error {
 fn not_up() -> Error {
     Error::NotFound {
         what: "a running platform (try `up` first); its manager".into(),
-    }
-}
-
-/// A way to the manager's API through its node's SSH server, so that nothing but SSH need be
-/// open to the outside.
-#[derive(Debug)]
-struct ThroughNode {
-    host: Arc<dyn NodeAccess>,
-    port: u16,
-}
-
-#[async_trait::async_trait]
-impl Dial for ThroughNode {
-    async fn dial(&self) -> Result<Box<dyn Duplex>> {
-        self.host
-            .connect(ForwardTarget::Tcp {
-                host: "127.0.0.1".into(),
-                port: self.port,
-            })
-            .await
     }
 }
 

@@ -2,6 +2,7 @@
 //! the SSH key of its nodes; written before the first effect, readable by their owner alone.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -71,6 +72,42 @@ pub trait OperatorState: std::fmt::Debug + Send + Sync + 'static {
 
     /// Forgets everything. Absent is Ok.
     async fn forget(&self) -> Result<()>;
+}
+
+/// A state that ends with its process: for rehearsals and tests.
+#[derive(Debug, Default)]
+pub struct MemoryState(Mutex<(Option<PlatformSecrets>, Option<Placed>)>);
+
+impl MemoryState {
+    fn lock(&self) -> MutexGuard<'_, (Option<PlatformSecrets>, Option<Placed>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl OperatorState for MemoryState {
+    async fn secrets(&self) -> Result<Option<PlatformSecrets>> {
+        Ok(self.lock().0.clone())
+    }
+
+    async fn keep_secrets(&self, secrets: &PlatformSecrets) -> Result<()> {
+        self.lock().0 = Some(secrets.clone());
+        Ok(())
+    }
+
+    async fn placed(&self) -> Result<Option<Placed>> {
+        Ok(self.lock().1.clone())
+    }
+
+    async fn keep_placed(&self, placed: &Placed) -> Result<()> {
+        self.lock().1 = Some(placed.clone());
+        Ok(())
+    }
+
+    async fn forget(&self) -> Result<()> {
+        *self.lock() = (None, None);
+        Ok(())
+    }
 }
 
 /// The state as files of one directory.

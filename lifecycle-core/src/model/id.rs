@@ -126,7 +126,7 @@ pub struct PlatformId(Uuid);
 
 impl PlatformId {
     /// Wraps a UUID that an `IdSource` made.
-    pub fn new(id: Uuid) -> Self {
+    pub const fn new(id: Uuid) -> Self {
         Self(id)
     }
 

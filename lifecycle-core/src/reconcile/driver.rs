@@ -16,6 +16,7 @@ use super::backends::Backends;
 use super::declared::Declared;
 use super::execute::{Deadlines, Execution, ServiceApi};
 use super::liveness::Liveness;
+use super::look::is_complete;
 use super::observe::{Failure, Observed};
 use super::plan::{Policy, plan};
 use super::record::record;
@@ -122,6 +123,7 @@ pub struct Driver {
     settling: BTreeMap<StepId, Settling>,
     failures: BTreeMap<StepId, Failure>,
     lines: Arc<Mutex<BTreeMap<StepId, String>>>,
+    has_looked: bool,
     announced: BTreeSet<StepId>,
     events: Vec<NewEvent>,
     jitter: StdRng,
@@ -175,6 +177,7 @@ impl Driver {
             settling: BTreeMap::new(),
             failures: BTreeMap::new(),
             lines: Arc::default(),
+            has_looked: false,
             announced: BTreeSet::new(),
             events: Vec::new(),
             jitter: StdRng::seed_from_u64(seed),
@@ -253,6 +256,12 @@ impl Driver {
 
     fn observe(&mut self) -> Option<Observed> {
         let mut observed = self.watcher.observed()?;
+        // A new process plans only once every node was asked: what it has not seen yet would
+        // look as if it did not exist. A node that hangs is unknown soon, and holds nobody up.
+        self.has_looked |= is_complete(&observed);
+        if !self.has_looked {
+            return None;
+        }
         let watcher = &self.watcher;
         self.settling.retain(|_, settling| {
             let node = settling.action.node();

@@ -16,6 +16,7 @@
 //! | `actor` | the gate that every call goes through: latency, faults, crashes, the record |
 //! | `cloud`, `host`, `runtime`, `probe`, `code` | the traits |
 //! | `machine`, `engine` | a VM, and the containers on it |
+//! | `managers` | the manager's process (feature `api`) |
 //! | `behaviour` | how services behave, by script |
 //! | `dockerfile` | what the engine must know of a Dockerfile |
 //! | `fault`, `ledger` | what goes wrong, and what may never happen |
@@ -32,6 +33,8 @@ mod fault;
 mod host;
 mod ledger;
 mod machine;
+#[cfg(feature = "api")]
+mod managers;
 mod options;
 mod probe;
 mod runtime;
@@ -45,6 +48,8 @@ pub use code::SimCodeStore;
 pub use fault::{Edge, Faults};
 pub use host::{SimConnector, SimHost, SimPreparer};
 pub use ledger::{EffectOutcome, EffectRecord, Place, Violation};
+#[cfg(feature = "api")]
+pub use managers::{SimManagerImage, SimManagers};
 pub use options::{FaultRates, Latencies, SimOptions, Span};
 pub use probe::SimProbe;
 pub use runtime::SimRuntime;

@@ -1,0 +1,95 @@
+//! `plan`: what `up` would do, and why. Changes nothing, not even on this machine.
+
+use std::sync::Arc;
+
+use lifecycle_core::bootstrap::{Forecast, OperatorState as _, PlatformSecrets};
+use lifecycle_core::clock::{Clock as _, SystemClock};
+use lifecycle_core::platform::UnsupportedKey;
+use lifecycle_docker::generate_ssh_key;
+
+use crate::arguments::{Arguments, Plan};
+use crate::failure::Failure;
+use crate::printer;
+use crate::progress::ProgressLines;
+use crate::project::{Identity, NOT_UP_YET, Project};
+use crate::wiring;
+
+pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Failure> {
+    let project = Project::find(arguments)?;
+    let known = project.identity()?;
+    let loaded = project
+        .load(known.as_ref().map_or(NOT_UP_YET, |i| i.id))
+        .await?;
+    let declaration = loaded.declaration;
+    let identity = known.unwrap_or_else(|| Identity {
+        name: declaration.name.clone(),
+        id: declaration.id,
+    });
+    let state = wiring::state(&identity)?;
+    let now = SystemClock.now();
+    let secrets = match state.secrets().await? {
+        Some(secrets) => secrets,
+        // Never kept: digests of what does not exist are compared with nothing.
+        None => PlatformSecrets::generate(identity.id, generate_ssh_key()?, now)?,
+    };
+    let forecast = if options.simulate {
+        Forecast::from_nothing(&declaration, &secrets.key, now)?
+    } else {
+        let bootstrapper = wiring::bootstrapper(
+            &identity,
+            &declaration.cloud,
+            &declaration.manager.node,
+            state,
+            secrets,
+            Arc::new(project.code()),
+            ProgressLines::new(arguments.json),
+        )?;
+        bootstrapper.forecast(&declaration).await?
+    };
+    for warning in &loaded.warnings {
+        printer::talk(&format!("warning: {warning}"));
+    }
+    if arguments.json {
+        printer::document(&serde_json::json!({
+            "manager_runs": forecast.manager_runs,
+            "problems": forecast.problems,
+            "unsupported": loaded.unsupported.iter().map(unsupported).collect::<Vec<_>>(),
+            "steps": forecast.plan.steps,
+            "held": forecast.plan.held,
+        }));
+    } else {
+        printer::data(&text(
+            &forecast,
+            &loaded.unsupported,
+            &declaration.manager.node.to_string(),
+        ));
+    }
+    Ok(())
+}
+
+fn unsupported(key: &UnsupportedKey) -> serde_json::Value {
+    serde_json::json!({
+        "file": key.file,
+        "line": key.line,
+        "key": key.path,
+        "consequence": key.consequence,
+        "changes_behaviour": key.changes_behaviour,
+    })
+}
+
+fn text(forecast: &Forecast, unsupported: &[UnsupportedKey], manager_node: &str) -> String {
+    let mut lines: Vec<String> = unsupported.iter().map(ToString::to_string).collect();
+    lines.extend(forecast.problems.iter().map(|p| format!("problem: {p}")));
+    if forecast.is_nothing() {
+        lines.push("Nothing to do: what is declared runs.".into());
+        return lines.join("\n");
+    }
+    if !forecast.manager_runs {
+        lines.push(format!(
+            "start the lifecycle manager on {manager_node}, once that node is ready; it does the rest"
+        ));
+    }
+    let plan = forecast.plan.to_string();
+    lines.push(plan.trim_end().to_owned());
+    lines.join("\n")
+}

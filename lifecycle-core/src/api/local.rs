@@ -1,0 +1,111 @@
+//! The API of a manager in the same process: for services that embed it, and for the
+//! simulation.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+
+use super::wire::{
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
+};
+use super::{ManagerApi, view};
+use crate::error::{Error, Result};
+use crate::manager::Manager;
+use crate::model::{OperationId, ServiceName};
+use crate::platform::Declaration;
+use crate::reconcile::{Plan, Status};
+use crate::registry::EventPage;
+use crate::runtime::LogOptions;
+
+/// How many events a page holds at most.
+pub const EVENTS_PER_PAGE: u32 = 500;
+
+/// A manager's API without a wire.
+#[derive(Debug, Clone)]
+pub struct LocalApi(Arc<Manager>);
+
+impl LocalApi {
+    /// The API of `manager`.
+    pub fn new(manager: Arc<Manager>) -> Self {
+        Self(manager)
+    }
+
+    fn status(&self) -> Status {
+        self.0.status().borrow().clone()
+    }
+}
+
+#[async_trait]
+impl ManagerApi for LocalApi {
+    async fn health(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn platform(&self) -> Result<PlatformV1> {
+        let snapshot = self.0.snapshot().await?;
+        let (name, id) = self.0.platform();
+        Ok(view::platform(name, id, &snapshot, &self.status()))
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeV1>> {
+        Ok(view::nodes(&self.0.snapshot().await?))
+    }
+
+    async fn services(&self) -> Result<Vec<ServiceV1>> {
+        Ok(view::services(&self.0.snapshot().await?, &self.status()))
+    }
+
+    async fn progress(&self) -> Result<ProgressV1> {
+        Ok(view::progress(&self.status(), self.0.is_open()))
+    }
+
+    async fn events(&self, after: u64) -> Result<EventsV1> {
+        match self.0.events(after, EVENTS_PER_PAGE).await? {
+            EventPage::Events(events) => {
+                let cursor = events.last().map_or(after, |event| event.id);
+                Ok(EventsV1 { events, cursor })
+            }
+            EventPage::Gone { oldest } => Err(Error::not_found(format!(
+                "an event before {oldest}, the oldest that is kept,"
+            ))),
+        }
+    }
+
+    async fn last_event(&self) -> Result<u64> {
+        Ok(self.0.snapshot().await?.last_event)
+    }
+
+    async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
+        let applied = self.0.apply(declaration.clone()).await?;
+        Ok(AppliedV1 {
+            generation: applied.generation.0,
+            changed: applied.changed,
+        })
+    }
+
+    async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
+        self.0.plan(declaration)
+    }
+
+    async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
+        Ok(view::operation(&self.0.take_down(volumes).await?))
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<OperationV1> {
+        Ok(view::operation(&self.0.operation(id).await?))
+    }
+
+    async fn logs(
+        &self,
+        service: &ServiceName,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
+        let lines = self.0.logs(service, LogOptions { tail, follow }).await?;
+        Ok(lines
+            .map(|line| line.map(|(instance, line)| ServiceLogLine { instance, line }))
+            .boxed())
+    }
+}

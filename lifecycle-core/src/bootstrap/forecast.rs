@@ -1,0 +1,77 @@
+//! What `up` would do, without doing any of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Bootstrapper;
+use crate::error::Result;
+use crate::model::Generation;
+use crate::platform::Declaration;
+use crate::reconcile::{Declared, Observed, Plan, Policy, look, plan};
+use crate::secret::PlatformKey;
+
+/// How long a node may take to tell what is on it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a bring-up would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forecast {
+    /// Whether a manager runs already; without one, `up` starts it on its node.
+    pub manager_runs: bool,
+    /// What stands in the way, each with its mend.
+    pub problems: Vec<String>,
+    /// What would be done then, and why.
+    pub plan: Plan,
+}
+
+impl Forecast {
+    /// Whether `up` would change nothing.
+    pub fn is_nothing(&self) -> bool {
+        self.manager_runs && self.problems.is_empty() && self.plan.is_empty()
+    }
+
+    /// The forecast for a world in which nothing exists yet.
+    pub fn from_nothing(
+        declaration: &Declaration,
+        key: &PlatformKey,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<Self> {
+        let declared = Declared::new(Generation::default(), declaration, key)?;
+        Ok(Self {
+            manager_runs: false,
+            problems: Vec::new(),
+            plan: plan(&declared, &Observed::default(), &Policy::default(), now),
+        })
+    }
+}
+
+impl Bootstrapper {
+    /// What `up` would do now. The running manager says it, since it knows most; without one,
+    /// it is planned from one look at what exists.
+    pub async fn forecast(&self, declaration: &Declaration) -> Result<Forecast> {
+        let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
+        let problems = self.backends.cloud.preflight(&nodes).await?.problems;
+        if let Ok(client) = self.client(declaration.id).await
+            && client.health().await.is_ok()
+        {
+            return Ok(Forecast {
+                manager_runs: true,
+                problems,
+                plan: client.plan(declaration).await?,
+            });
+        }
+        let key = &self.secrets.key;
+        let declared = Arc::new(Declared::new(Generation::default(), declaration, key)?);
+        let observed = look(&self.backends, Arc::clone(&declared), PATIENCE).await;
+        let policy = Policy {
+            provisions: self.backends.cloud.capabilities().provisions,
+            ..self.driver.policy.clone()
+        };
+        let now = self.backends.clock.now();
+        Ok(Forecast {
+            manager_runs: false,
+            problems,
+            plan: plan(&declared, &observed, &policy, now),
+        })
+    }
+}

@@ -1,0 +1,72 @@
+//! How the bootstrapper reaches the manager's API: through its node, so that nothing but SSH
+//! need be open to the outside.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::api::{ApiClient, Dial, ManagerApi};
+use crate::cloud::ObservedNode;
+use crate::error::Result;
+use crate::host::{Duplex, ForwardTarget, NodeAccess, NodeHandle};
+use crate::model::PlatformId;
+use crate::secret::Sensitive;
+
+/// Finds the way to the manager of a platform on a node.
+#[async_trait]
+pub trait ReachManager: Debug + Send + Sync + 'static {
+    /// Its API. The manager need not answer yet.
+    async fn reach(
+        &self,
+        machine: &ObservedNode,
+        node: &NodeHandle,
+        platform: PlatformId,
+        port: u16,
+    ) -> Result<Arc<dyn ManagerApi>>;
+}
+
+/// Over TLS through the node's SSH server.
+#[derive(Debug, Clone)]
+pub struct ThroughNode {
+    /// The platform's authority, in PEM.
+    pub authority: String,
+    /// The token that is presented.
+    pub token: Sensitive,
+}
+
+#[async_trait]
+impl ReachManager for ThroughNode {
+    async fn reach(
+        &self,
+        _: &ObservedNode,
+        node: &NodeHandle,
+        platform: PlatformId,
+        port: u16,
+    ) -> Result<Arc<dyn ManagerApi>> {
+        let dial = Arc::new(LoopbackOfNode {
+            host: Arc::clone(&node.host),
+            port,
+        });
+        let client = ApiClient::new(dial, platform, &self.authority, self.token.clone())?;
+        Ok(Arc::new(client))
+    }
+}
+
+#[derive(Debug)]
+struct LoopbackOfNode {
+    host: Arc<dyn NodeAccess>,
+    port: u16,
+}
+
+#[async_trait]
+impl Dial for LoopbackOfNode {
+    async fn dial(&self) -> Result<Box<dyn Duplex>> {
+        self.host
+            .connect(ForwardTarget::Tcp {
+                host: "127.0.0.1".into(),
+                port: self.port,
+            })
+            .await
+    }
+}

@@ -1,0 +1,46 @@
+//! One look at everything that exists, for who plans without a control loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::backends::Backends;
+use super::declared::Declared;
+use super::liveness::Liveness;
+use super::observe::{EngineView, Observed};
+use super::watch::{WatchPolicy, Watcher};
+use crate::cloud::Power;
+
+/// Looks at the cloud and at every node's engine; what has not answered after `patience` is
+/// what it is until then: not asked, or unknown.
+pub async fn look(backends: &Backends, declared: Arc<Declared>, patience: Duration) -> Observed {
+    let (_keep, receiver) = watch::channel(Some(declared));
+    let watcher = Watcher::start(
+        backends.clone(),
+        WatchPolicy::default(),
+        receiver,
+        Liveness::default(),
+    );
+    let looked = async {
+        loop {
+            if let Some(observed) = watcher.observed()
+                && is_complete(&observed)
+            {
+                return;
+            }
+            watcher.changed().await;
+        }
+    };
+    // Whether complete or not, what there is is what is told.
+    drop(tokio::time::timeout(patience, looked).await);
+    watcher.observed().unwrap_or_default()
+}
+
+/// Whether every node that runs was asked, whatever it answered.
+pub(super) fn is_complete(observed: &Observed) -> bool {
+    observed
+        .nodes
+        .values()
+        .all(|view| view.machine.power != Power::Running || view.engine != EngineView::NotAsked)
+}

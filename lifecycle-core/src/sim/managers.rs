@@ -1,0 +1,317 @@
+//! The manager's process in the simulated world: where its container runs, a real
+//! [`Manager`] runs as a task of this process, over what the bootstrapper really put on the node.
+//! The registry of a node outlives its managers, as its file does.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use sha2::{Digest as _, Sha256};
+use tokio::task::JoinSet;
+
+use super::world::SimWorld;
+use crate::api::wire::{
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
+};
+use crate::api::{LocalApi, ManagerApi};
+use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
+use crate::clock::{IdSource as _, SeededIds};
+use crate::cloud::{ObservedNode, Power};
+use crate::code::{CodeBaseRef, CodeStore, PublishedStore};
+use crate::error::{Error, Result};
+use crate::host::{ByteStream, NodeHandle};
+use crate::manager::{Manager, ManagerOptions};
+use crate::model::{ContainerId, NodeName, OperationId, PlatformId, ServiceName};
+use crate::platform::Declaration;
+use crate::reconcile::{Backends, DriverOptions, Plan};
+use crate::registry::MemoryRegistry;
+use crate::runtime::{ContainerState, Owner, Role};
+
+/// How long a simulated manager leads without renewing.
+const LEASE: Duration = Duration::from_secs(15);
+
+/// The managers of a world: one for each running container of that role.
+#[derive(Debug, Clone)]
+pub struct SimManagers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    world: SimWorld,
+    driver: DriverOptions,
+    registries: Mutex<BTreeMap<NodeName, Arc<MemoryRegistry>>>,
+    processes: Mutex<BTreeMap<NodeName, Process>>,
+}
+
+/// One life of a manager's process.
+#[derive(Debug)]
+struct Process {
+    incarnation: u64,
+    container: ContainerId,
+    started_at: Option<chrono::DateTime<chrono::Utc>>,
+    manager: Arc<Manager>,
+    _task: JoinSet<()>,
+}
+
+impl SimManagers {
+    /// The managers of `world`, whose control loops work as `driver` says.
+    pub fn new(world: SimWorld, driver: DriverOptions) -> Self {
+        Self(Arc::new(Inner {
+            world,
+            driver,
+            registries: Mutex::default(),
+            processes: Mutex::default(),
+        }))
+    }
+}
+
+impl Inner {
+    /// The manager whose container runs on `node` now, its process started if it was not.
+    fn manager(&self, node: &NodeName, platform: PlatformId) -> Result<Arc<Manager>> {
+        let silent = || Error::Unreachable {
+            what: "the manager's API".into(),
+            source: None,
+        };
+        let machine = self.world.node(node).ok_or_else(silent)?;
+        let container = self
+            .world
+            .containers(node)
+            .into_iter()
+            .find(|c| c.role == Role::Manager && matches!(c.state, ContainerState::Running { .. }))
+            .filter(|_| machine.power == Power::Running);
+        let mut processes = self
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(container) = container else {
+            processes.remove(node);
+            return Err(silent());
+        };
+        let incarnation = self.world.incarnation();
+        if let Some(process) = processes.get(node)
+            && process.incarnation == incarnation
+            && process.container == container.id
+            && process.started_at == container.started_at
+        {
+            return Ok(Arc::clone(&process.manager));
+        }
+        processes.remove(node);
+        let manager = self.start(node, platform)?;
+        let mut task = JoinSet::new();
+        let running = Arc::clone(&manager);
+        task.spawn(async move {
+            let error = running.run().await;
+            tracing::error!(error = %error.chain(), "a simulated manager ended");
+        });
+        let process = Process {
+            incarnation,
+            container: container.id,
+            started_at: container.started_at,
+            manager: Arc::clone(&manager),
+            _task: task,
+        };
+        processes.insert(node.clone(), process);
+        Ok(manager)
+    }
+
+    fn start(&self, node: &NodeName, platform: PlatformId) -> Result<Arc<Manager>> {
+        let directory = handover_directory(platform);
+        let handover = Handover::read_with(|name| {
+            let file = self.world.file(node, &format!("{directory}/{name}"));
+            file.map(|(_, contents)| String::from_utf8_lossy(&contents).into_owned())
+        })?;
+        let clock = Arc::new(self.world.clock());
+        let registry = self
+            .registries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(node.clone())
+            .or_insert_with(|| Arc::new(MemoryRegistry::new(Arc::clone(&clock) as Arc<_>)))
+            .clone();
+        let owner = Owner {
+            id: platform,
+            name: handover.config.name.clone(),
+        };
+        let ids = SeededIds::new(self.world.incarnation());
+        let mut driver = self.driver.clone();
+        driver.policy.spares_manager_node = true;
+        let options = ManagerOptions {
+            holder: format!("manager {} on {node}", ids.uuid()),
+            name: handover.config.name,
+            platform,
+            key: handover.key,
+            endpoint: handover.config.endpoint,
+            authority: handover.authority.certificate,
+            admin_token_hash: handover.config.admin_token_hash,
+            read_token: handover.read_token,
+            declaration: handover.declaration,
+            lease: LEASE,
+            driver,
+        };
+        let backends = Backends {
+            registry,
+            cloud: Arc::new(self.world.cloud(&owner)),
+            connector: Arc::new(self.world.connector(&owner)),
+            preparer: Arc::new(self.world.preparer()),
+            probe: Arc::new(self.world.probe()),
+            code: Arc::new(CodeOnNode {
+                world: self.world.clone(),
+                node: node.clone(),
+                directory: code_directory(platform),
+            }),
+            clock,
+            ids: Arc::new(ids),
+        };
+        Ok(Manager::new(backends, options))
+    }
+}
+
+#[async_trait]
+impl ReachManager for SimManagers {
+    async fn reach(
+        &self,
+        machine: &ObservedNode,
+        _: &NodeHandle,
+        platform: PlatformId,
+        _: u16,
+    ) -> Result<Arc<dyn ManagerApi>> {
+        Ok(Arc::new(SimApi {
+            managers: Arc::clone(&self.0),
+            node: machine.name.clone(),
+            platform,
+        }))
+    }
+}
+
+/// The API of whatever manager runs on a node at the moment of each call.
+#[derive(Debug)]
+struct SimApi {
+    managers: Arc<Inner>,
+    node: NodeName,
+    platform: PlatformId,
+}
+
+impl SimApi {
+    fn now(&self) -> Result<LocalApi> {
+        let manager = self.managers.manager(&self.node, self.platform)?;
+        Ok(LocalApi::new(manager))
+    }
+}
+
+#[async_trait]
+impl ManagerApi for SimApi {
+    async fn health(&self) -> Result<()> {
+        self.now()?.health().await
+    }
+
+    async fn platform(&self) -> Result<PlatformV1> {
+        self.now()?.platform().await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeV1>> {
+        self.now()?.nodes().await
+    }
+
+    async fn services(&self) -> Result<Vec<ServiceV1>> {
+        self.now()?.services().await
+    }
+
+    async fn progress(&self) -> Result<ProgressV1> {
+        self.now()?.progress().await
+    }
+
+    async fn events(&self, after: u64) -> Result<EventsV1> {
+        self.now()?.events(after).await
+    }
+
+    async fn last_event(&self) -> Result<u64> {
+        self.now()?.last_event().await
+    }
+
+    async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
+        self.now()?.apply(declaration).await
+    }
+
+    async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
+        self.now()?.plan(declaration).await
+    }
+
+    async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
+        self.now()?.take_down(volumes).await
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<OperationV1> {
+        self.now()?.operation(id).await
+    }
+
+    async fn logs(
+        &self,
+        service: &ServiceName,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
+        self.now()?.logs(service, tail, follow).await
+    }
+}
+
+/// The code bases that the bootstrapper put on the manager's node.
+#[derive(Debug)]
+struct CodeOnNode {
+    world: SimWorld,
+    node: NodeName,
+    directory: String,
+}
+
+#[async_trait]
+impl CodeStore for CodeOnNode {
+    async fn list(&self) -> Result<Vec<String>> {
+        Err(Error::Unsupported {
+            what: "listing code bases by name".into(),
+            backend: "the copy on the manager's node",
+        })
+    }
+
+    async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
+        Err(Error::not_found(format!("code base {name} by its name")))
+    }
+
+    async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
+        let file = PublishedStore::file_name(code)?;
+        let path = format!("{}/{file}", self.directory);
+        let (_, contents) = self
+            .world
+            .file(&self.node, &path)
+            .ok_or_else(|| Error::not_found(format!("code base {}", code.name)))?;
+        Ok(Box::pin(futures_util::stream::once(
+            async move { Ok(contents) },
+        )))
+    }
+}
+
+/// The manager's image for a world that runs managers itself: its program is never started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SimManagerImage;
+
+const DOCKERFILE: &str = "FROM scratch\nENTRYPOINT [\"/lifecycle-manager\"]\n";
+
+#[async_trait]
+impl ManagerImage for SimManagerImage {
+    async fn digest(&self) -> Result<String> {
+        Ok(hex::encode(Sha256::digest(DOCKERFILE)))
+    }
+
+    async fn context(&self) -> Result<ByteStream> {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(DOCKERFILE.len() as u64);
+        header.set_mode(0o644);
+        let mut archive = tar::Builder::new(Vec::new());
+        let bytes = archive
+            .append_data(&mut header, "Dockerfile", DOCKERFILE.as_bytes())
+            .and_then(|()| archive.into_inner())
+            .map_err(|error| Error::io("writing a build context", error))?;
+        Ok(Box::pin(futures_util::stream::once(async move {
+            Ok(bytes.into())
+        })))
+    }
+}

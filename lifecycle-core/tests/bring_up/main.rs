@@ -1,0 +1,147 @@
+//! The bootstrapper as a whole against the simulated world: up, up again, changed, down, and a
+//! crash before and after every single effect.
+
+mod stage;
+
+use lifecycle_core::sim::{Edge, EffectOutcome};
+
+use crate::stage::Stage;
+
+#[tokio::test(start_paused = true)]
+async fn a_platform_comes_up_and_a_second_up_touches_nothing() {
+    let stage = Stage::new(1).await;
+    let outcome = stage.up().await.unwrap();
+    assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
+    let services: Vec<_> = outcome.services.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(services, ["api", "db", "monitoring"]);
+    let before = stage.containers();
+    assert_eq!(
+        before.len(),
+        5,
+        "manager, db, 2 × api, monitoring: {before:?}"
+    );
+
+    let effects = stage.world.effects().len();
+    let again = stage.up().await.unwrap();
+    assert_eq!(again.failures, []);
+    assert_eq!(again.generation, outcome.generation);
+    assert_eq!(stage.containers(), before);
+    let all = stage.world.effects();
+    // Looking is no change, and what is there is put there again without one.
+    let new: Vec<_> = all[effects..]
+        .iter()
+        .filter(|e| e.outcome == EffectOutcome::Changed && !e.what.starts_with("exec ls"))
+        .collect();
+    assert!(new.is_empty(), "{new:#?}");
+    assert_eq!(stage.world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_monitoring_service_starts_after_all_others_are_ready() {
+    let stage = Stage::new(2).await;
+    let outcome = stage.up().await.unwrap();
+    let monitoring = &outcome.services[2].instances[0];
+    for service in &outcome.services[..2] {
+        for instance in &service.instances {
+            assert!(instance.ready_at < monitoring.started_at, "{instance:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_code_base_replaces_its_service_alone() {
+    let mut stage = Stage::new(3).await;
+    stage.up().await.unwrap();
+    let before = stage.containers();
+    stage.change_code("api", "other").await;
+    let outcome = stage.up().await.unwrap();
+    assert_eq!(outcome.failures, []);
+    assert_eq!(outcome.generation, 2);
+    let after = stage.containers();
+    let kept = before.intersection(&after).count();
+    assert_eq!(kept, 3, "only both api go: {before:?} {after:?}");
+    assert_eq!(after.len(), 5);
+    assert_eq!(stage.world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn down_leaves_nothing_and_can_be_repeated() {
+    let stage = Stage::new(4).await;
+    stage.up().await.unwrap();
+    stage.down().await.unwrap();
+    assert_eq!(stage.leftovers(), [""; 0]);
+    stage.down().await.unwrap();
+    stage.up().await.unwrap();
+    assert_eq!(stage.containers().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fits_no_node_is_refused_before_anything_is_touched() {
+    let mut stage = Stage::new(5).await;
+    stage.pin("db", "nowhere");
+    let error = stage.up().await.unwrap_err();
+    assert!(error.to_string().contains("db-1 fits no node"), "{error}");
+    assert!(
+        stage.world.effects().is_empty(),
+        "{}",
+        stage.world.transcript()
+    );
+}
+
+/// Both crash at once, as when the operator's machine is the manager's too: the bootstrapper and
+/// the manager lose their memory, the world goes on, and a new `up` comes to the same end.
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_effect_of_up_is_survived() {
+    let whole = Stage::new(6).await;
+    whole.up().await.unwrap();
+    let effects = whole.world.effects().len() as u64;
+    let wanted: Vec<String> = whole.names();
+    assert!(effects > 15, "{}", whole.world.transcript());
+    for effect in 1..=effects {
+        for edge in [Edge::Before, Edge::After] {
+            let stage = Stage::new(6).await;
+            stage.world.faults().crash_at(effect, edge);
+            tokio::select! {
+                biased;
+                () = stage.world.crashed() => {}
+                ended = stage.up() => panic!("effect {effect} {edge:?} never came: {ended:?}"),
+            }
+            stage.world.next_incarnation();
+            let outcome = stage.up().await;
+            let told = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
+            let outcome = outcome.unwrap_or_else(|e| panic!("{}: {}", e.chain(), told()));
+            assert_eq!(outcome.failures, [], "{}", told());
+            assert_eq!(stage.names(), wanted, "{}", told());
+            assert_eq!(stage.world.violations(), [], "{}", told());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_effect_of_down_is_survived() {
+    let whole = Stage::new(7).await;
+    whole.up().await.unwrap();
+    let first = whole.world.effects().len() as u64;
+    whole.down().await.unwrap();
+    let last = whole.world.effects().len() as u64;
+    assert!(last > first + 3);
+    for effect in first + 1..=last {
+        for edge in [Edge::Before, Edge::After] {
+            let stage = Stage::new(7).await;
+            stage.up().await.unwrap();
+            stage.world.faults().crash_at(effect, edge);
+            tokio::select! {
+                biased;
+                () = stage.world.crashed() => {}
+                ended = stage.down() => panic!("effect {effect} {edge:?} never came: {ended:?}"),
+            }
+            stage.world.next_incarnation();
+            let told = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
+            stage
+                .down()
+                .await
+                .unwrap_or_else(|e| panic!("{}: {}", e.chain(), told()));
+            assert_eq!(stage.leftovers(), [""; 0], "{}", told());
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! A platform, an operator and a simulated world.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use lifecycle_core::Result;
+use lifecycle_core::bootstrap::{
+    Bootstrapper, MemoryState, OperatorState, Outcome, PlatformSecrets, Progress, Reporter,
+    UpOptions,
+};
+use lifecycle_core::clock::{Clock, IdSource, SeededIds};
+use lifecycle_core::code::CodeStore;
+use lifecycle_core::host::SshKeyPair;
+use lifecycle_core::model::{
+    BuildSource, Constraint, ConstraintOperator, DependencyCondition, ImageSource, NodeName,
+    NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, Starts,
+};
+use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
+use lifecycle_core::reconcile::{Backends, DriverOptions};
+use lifecycle_core::registry::MemoryRegistry;
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::secret::Sensitive;
+use lifecycle_core::sim::{SimManagerImage, SimManagers, SimWorld};
+
+/// Hears nothing.
+#[derive(Debug)]
+struct Deaf;
+
+impl Reporter for Deaf {
+    fn report(&self, _: Progress) {}
+}
+
+pub(crate) struct Stage {
+    pub(crate) world: SimWorld,
+    managers: SimManagers,
+    state: Arc<MemoryState>,
+    declaration: Declaration,
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::try_from(name).unwrap()
+}
+
+fn service(name: &str) -> ServiceName {
+    ServiceName::try_from(name).unwrap()
+}
+
+impl Stage {
+    /// Two nodes, one of them bare; `db`, two `api` that need it ready, `monitoring` last.
+    pub(crate) async fn new(seed: u64) -> Self {
+        let world = SimWorld::new(seed);
+        world.publish_image("debian:bookworm-slim");
+        let id = PlatformId::new(SeededIds::new(seed).uuid());
+        let mut bare = NodeSpec::new(node("n2"));
+        bare.image = Some("bare".into());
+        let nodes = [NodeSpec::new(node("n1")), bare];
+        let mut db = ServiceSpec::new(
+            service("db"),
+            ImageSource::Image("debian:bookworm-slim".into()),
+        );
+        db.container.expose = vec![(5432, lifecycle_core::model::Protocol::Tcp)];
+        let build = ImageSource::Build(BuildSource {
+            code: lifecycle_core::code::CodeBaseRef {
+                name: "api".into(),
+                digest: String::new(),
+            },
+            dockerfile: "Dockerfile".into(),
+            args: std::collections::BTreeMap::new(),
+            bases: vec!["debian:bookworm-slim".into()],
+        });
+        let mut api = ServiceSpec::new(service("api"), build);
+        api.replicas = 2;
+        api.depends_on
+            .insert(service("db"), DependencyCondition::ServiceHealthy);
+        let mut monitoring = ServiceSpec::new(
+            service("monitoring"),
+            ImageSource::Image("debian:bookworm-slim".into()),
+        );
+        monitoring.starts = Starts::Last;
+        let declaration = Declaration {
+            name: PlatformName::try_from("demo").unwrap(),
+            id,
+            manager: ManagerSpec {
+                node: node("n1"),
+                port: ManagerSpec::PORT,
+            },
+            cloud: CloudSpec::Local { subnet: None },
+            nodes: nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
+            services: [db, api, monitoring]
+                .into_iter()
+                .map(|s| (s.name.clone(), s))
+                .collect(),
+            volumes: BTreeSet::new(),
+        };
+        let mut stage = Self {
+            managers: SimManagers::new(world.clone(), DriverOptions::default()),
+            world,
+            state: Arc::default(),
+            declaration,
+        };
+        stage.change_code("api", "first").await;
+        stage
+    }
+
+    pub(crate) async fn change_code(&mut self, name: &str, contents: &str) {
+        let store = self.world.code();
+        store.put(
+            name,
+            &[
+                ("Dockerfile", "FROM debian:bookworm-slim\nEXPOSE 80\n"),
+                ("main", contents),
+            ],
+        );
+        let code = store.digest(name).await.unwrap();
+        let spec = self.declaration.services.get_mut(&service(name)).unwrap();
+        let ImageSource::Build(source) = &mut spec.source else {
+            panic!("{name} is not built");
+        };
+        source.code = code;
+    }
+
+    pub(crate) fn pin(&mut self, name: &str, host: &str) {
+        let spec = self.declaration.services.get_mut(&service(name)).unwrap();
+        spec.constraints.push(Constraint {
+            key: "node.hostname".into(),
+            operator: ConstraintOperator::Equal,
+            value: host.into(),
+        });
+    }
+
+    fn owner(&self) -> Owner {
+        Owner {
+            id: self.declaration.id,
+            name: self.declaration.name.clone(),
+        }
+    }
+
+    /// A bootstrapper of the present incarnation: all that the one before knew is what it kept.
+    async fn bootstrapper(&self) -> Bootstrapper {
+        let clock: Arc<dyn Clock> = Arc::new(self.world.clock());
+        let secrets = match self.state.secrets().await.unwrap() {
+            Some(secrets) => secrets,
+            None => {
+                let ssh = SshKeyPair {
+                    private: Sensitive::new("private"),
+                    public: "ssh-ed25519 public".into(),
+                };
+                let id = self.declaration.id;
+                let secrets = PlatformSecrets::generate(id, ssh, clock.now()).unwrap();
+                self.state.keep_secrets(&secrets).await.unwrap();
+                secrets
+            }
+        };
+        let owner = self.owner();
+        Bootstrapper {
+            backends: Backends {
+                registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
+                cloud: Arc::new(self.world.cloud(&owner)),
+                connector: Arc::new(self.world.connector(&owner)),
+                preparer: Arc::new(self.world.preparer()),
+                probe: Arc::new(self.world.probe()),
+                code: Arc::new(self.world.code()),
+                clock,
+                ids: Arc::new(SeededIds::new(self.world.incarnation())),
+            },
+            operator_engine: None,
+            state: Arc::clone(&self.state) as Arc<dyn OperatorState>,
+            secrets,
+            reach: Arc::new(self.managers.clone()),
+            manager_image: Arc::new(SimManagerImage),
+            reporter: Arc::new(Deaf),
+            driver: DriverOptions::default(),
+        }
+    }
+
+    pub(crate) async fn up(&self) -> Result<Outcome> {
+        let bootstrapper = self.bootstrapper().await;
+        bootstrapper
+            .up(&self.declaration, UpOptions::default())
+            .await
+    }
+
+    pub(crate) async fn down(&self) -> Result<()> {
+        let bootstrapper = self.bootstrapper().await;
+        bootstrapper.down(self.declaration.id, false).await
+    }
+
+    /// Name, id and start of every container.
+    pub(crate) fn containers(&self) -> BTreeSet<(String, String, String)> {
+        self.declaration
+            .nodes
+            .keys()
+            .flat_map(|node| self.world.containers(node))
+            .map(|c| (c.name, c.id.to_string(), format!("{:?}", c.started_at)))
+            .collect()
+    }
+
+    /// The names of all containers.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let containers = self.containers();
+        // A platform's key differs from run to run, and with it the digests in the names.
+        let name = |name: String| name.rsplit_once('-').map(|(stem, _)| stem.to_owned());
+        containers
+            .into_iter()
+            .filter_map(|(full, _, _)| name(full))
+            .collect()
+    }
+
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        self.world.leftovers(&self.owner())
+    }
+}

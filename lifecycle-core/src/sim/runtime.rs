@@ -484,14 +484,12 @@ impl Following {
         let (read, name) = (self.read, &self.container);
         let lines = self
             .runtime
-            .await_in_engine(&mut self.signal, |engine| {
-                match engine.called(name) {
-                    Some(container) if container.log.len() > read => {
-                        Search::Found(container.log[read..].to_vec())
-                    }
-                    Some(container) if container.is_running() => Search::NotYet,
-                    Some(_) | None => Search::Over,
+            .await_in_engine(&mut self.signal, |engine| match engine.called(name) {
+                Some(container) if container.log.len() > read => {
+                    Search::Found(container.log[read..].to_vec())
                 }
+                Some(container) if container.is_running() => Search::NotYet,
+                Some(_) | None => Search::Over,
             })
             .await?
             .unwrap_or_default();

@@ -63,6 +63,10 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) all_nodes: bool,
 
+    /// Bring it up in a simulated world; nothing is needed on this machine, nothing is kept
+    #[arg(long)]
+    pub(crate) simulate: bool,
+
     /// Go on although keys of the files that change behaviour have no effect
     #[arg(long)]
     pub(crate) accept_unsupported: bool,

@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
 use lifecycle_core::bootstrap::{
-    Bootstrapper, OperatorState, PlatformSecrets, Reporter, StateDirectory, StaticBinary,
-    ThroughNode,
+    Bootstrapper, MemoryState, OperatorState, PlatformSecrets, Reporter, StateDirectory,
+    StaticBinary, ThroughNode,
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::CodeStore;
-use lifecycle_core::model::NodeName;
-use lifecycle_core::platform::CloudSpec;
+use lifecycle_core::model::{ImageSource, NodeName};
+use lifecycle_core::platform::{CloudSpec, Declaration};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
 use lifecycle_core::registry::MemoryRegistry;
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
+use lifecycle_core::sim::{SimManagerImage, SimManagers, SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
     AddressChoice, DebianPreparer, DockerEngine, HostKeyTrust, LocalNodes, LocalNodesOptions,
@@ -23,6 +24,12 @@ use lifecycle_docker::{
 };
 
 use crate::project::Identity;
+
+/// The seed of simulated worlds: the same files give the same run.
+const SIMULATED_SEED: u64 = 1;
+
+/// How long things take in a simulated world, in percent of what they take in a cloud.
+const SIMULATED_PACE: u32 = 3;
 
 /// The operator's own engine.
 const ENGINE_SOCKET: &str = "/var/run/docker.sock";
@@ -111,6 +118,56 @@ pub(crate) fn bootstrapper(
         manager_image: Arc::new(StaticBinary::new(manager_program()?)),
         reporter,
         driver: DriverOptions::default(),
+    })
+}
+
+/// A bootstrapper whose cloud, nodes, engines and manager are simulated. The code bases are the
+/// user's own; every image that they are built from can be pulled there.
+pub(crate) fn simulated(
+    declaration: &Declaration,
+    code: Arc<dyn CodeStore>,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Bootstrapper> {
+    let world = SimWorld::with_options(SimOptions {
+        pace_percent: SIMULATED_PACE,
+        ..SimOptions::seeded(SIMULATED_SEED)
+    });
+    for service in declaration.services.values() {
+        match &service.source {
+            ImageSource::Image(name) => world.publish_image(name),
+            ImageSource::Build(source) => {
+                source
+                    .bases
+                    .iter()
+                    .for_each(|base| world.publish_image(base));
+            }
+        }
+    }
+    let owner = Owner {
+        id: declaration.id,
+        name: declaration.name.clone(),
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let secrets = PlatformSecrets::generate(declaration.id, generate_ssh_key()?, clock.now())?;
+    let driver = DriverOptions::default();
+    Ok(Bootstrapper {
+        backends: Backends {
+            registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
+            cloud: Arc::new(world.cloud(&owner)),
+            connector: Arc::new(world.connector(&owner)),
+            preparer: Arc::new(world.preparer()),
+            probe: Arc::new(world.probe()),
+            code,
+            clock,
+            ids: Arc::new(RandomIds),
+        },
+        operator_engine: None,
+        state: Arc::new(MemoryState::default()),
+        secrets,
+        reach: Arc::new(SimManagers::new(world, driver.clone())),
+        manager_image: Arc::new(SimManagerImage),
+        reporter,
+        driver,
     })
 }
 

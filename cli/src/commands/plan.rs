@@ -61,7 +61,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         printer::data(&text(
             &forecast,
             &loaded.unsupported,
-            &declaration.manager.node.to_string(),
+            declaration.manager.node.as_ref(),
         ));
     }
     Ok(())

@@ -37,21 +37,27 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         }
     }
     let mut declaration = loaded.declaration;
-    let identity = project.ensure_identity(&declaration.name)?;
-    declaration.id = identity.id;
-    let state = wiring::state(&identity)?;
-    let secrets = wiring::ensure_secrets(&state, &identity).await?;
     let progress = ProgressLines::new(arguments.json);
     let reporter = Arc::clone(&progress);
-    let bootstrapper = wiring::bootstrapper(
-        &identity,
-        &declaration.cloud,
-        &declaration.manager.node,
-        state,
-        secrets,
-        Arc::new(project.code()),
-        reporter,
-    )?;
+    let code = Arc::new(project.code());
+    let bootstrapper = if options.simulate {
+        printer::talk("Simulated: nothing is touched, nothing is kept.");
+        wiring::simulated(&declaration, code, reporter)?
+    } else {
+        let identity = project.ensure_identity(&declaration.name)?;
+        declaration.id = identity.id;
+        let state = wiring::state(&identity)?;
+        let secrets = wiring::ensure_secrets(&state, &identity).await?;
+        wiring::bootstrapper(
+            &identity,
+            &declaration.cloud,
+            &declaration.manager.node,
+            state,
+            secrets,
+            code,
+            reporter,
+        )?
+    };
     let options = UpOptions {
         all_nodes: options.all_nodes,
     };

@@ -21,6 +21,7 @@ pub mod placement;
 pub mod plan;
 mod record;
 pub mod step;
+mod text;
 mod watch;
 
 pub use backends::Backends;

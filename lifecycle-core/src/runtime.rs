@@ -284,7 +284,7 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// Removes a named volume of the platform.
     async fn remove_volume(&self, volume: &VolumeName) -> Result<()>;
 
-    /// A container's output.
+    /// The output of a container, given by its name or the engine's id.
     async fn logs(
         &self,
         container: &str,

@@ -11,7 +11,18 @@ use lifecycle_core::{Error, Result};
 
 use crate::labels;
 
-/// A container of ours. `None` for one whose role is not the core's business.
+/// Whether a container is on its way out: it cannot be started, and holds its name until it is
+/// gone.
+pub(crate) fn is_leaving(found: &ContainerInspectResponse) -> bool {
+    let status = found.state.as_ref().and_then(|state| state.status);
+    matches!(
+        status,
+        Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)
+    )
+}
+
+/// A container of ours. `None` for one whose role is not the core's business, and for one that
+/// somebody removes at this moment. One whose removal failed is shown, as it must be removed.
 pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<ObservedContainer>> {
     let name = found.name.unwrap_or_default();
     let name = name.trim_start_matches('/').to_owned();
@@ -35,6 +46,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
         health: state.health.as_ref().and_then(|h| health(h.status)),
     };
     let observed = match state.status {
+        Some(ContainerStateStatusEnum::REMOVING) => return Ok(None),
         Some(ContainerStateStatusEnum::CREATED) => ContainerState::Created,
         Some(ContainerStateStatusEnum::PAUSED) => ContainerState::Paused,
         Some(
@@ -42,14 +54,12 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
             | ContainerStateStatusEnum::STOPPING
             | ContainerStateStatusEnum::RESTARTING,
         ) => running(),
-        Some(
-            ContainerStateStatusEnum::EXITED
-            | ContainerStateStatusEnum::DEAD
-            | ContainerStateStatusEnum::REMOVING,
-        ) => ContainerState::Exited {
-            code: state.exit_code.unwrap_or_default(),
-            at: time(state.finished_at.as_deref()),
-        },
+        Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD) => {
+            ContainerState::Exited {
+                code: state.exit_code.unwrap_or_default(),
+                at: time(state.finished_at.as_deref()),
+            }
+        }
         Some(ContainerStateStatusEnum::EMPTY) | None => {
             return Err(damaged("the engine does not say what it is doing"));
         }
@@ -224,6 +234,27 @@ mod tests {
             container(inspected(&damaged)),
             Err(Error::Corrupt { .. })
         ));
+    }
+
+    #[test]
+    fn a_container_that_is_being_removed_is_gone_already() {
+        let labels = json!({
+            "lifecycle.role": "instance",
+            "lifecycle.service": "db",
+            "lifecycle.replica": "1"
+        });
+        let with = |status: ContainerStateStatusEnum| {
+            let mut found = inspected(&labels);
+            found.state.as_mut().unwrap().status = Some(status);
+            found
+        };
+        let removing = with(ContainerStateStatusEnum::REMOVING);
+        assert!(is_leaving(&removing));
+        assert_eq!(container(removing).unwrap(), None);
+        let dead = with(ContainerStateStatusEnum::DEAD);
+        assert!(is_leaving(&dead));
+        assert!(container(dead).unwrap().is_some());
+        assert!(!is_leaving(&with(ContainerStateStatusEnum::EXITED)));
     }
 
     #[test]

@@ -68,6 +68,24 @@ impl Problem {
         problem
     }
 
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let mut problem = Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            "the body is too large",
+        );
+        problem.detail = Some(format!("a declaration may have {limit} bytes"));
+        problem
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "this path has no such method",
+        )
+    }
+
     pub(crate) fn not_ready(detail: impl Into<String>) -> Self {
         let mut problem = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

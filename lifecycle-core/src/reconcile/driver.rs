@@ -239,8 +239,9 @@ impl Driver {
             for step in &launches {
                 self.spawn(step, &target, &observed, now);
             }
-            self.publish(&target.declared, plan);
+            // First, so that who is woken by the status finds what it was made from.
             self.observations.send_replace(Arc::new(observed));
+            self.publish(&target.declared, plan);
         }
         self.wait(next_change).await;
         Ok(())

@@ -304,6 +304,13 @@ impl Engine {
             .collect()
     }
 
+    /// A container by its name or its id, as engines take both.
+    pub(super) fn called(&self, name_or_id: &str) -> Option<&Container> {
+        self.containers
+            .get(name_or_id)
+            .or_else(|| self.containers.values().find(|c| c.id.0 == name_or_id))
+    }
+
     pub(super) fn image(&self, name: &str, rules: &Rules) -> Option<ImageInfo> {
         let image = self.images.get(name)?;
         let mut exposed = image.exposed.clone();

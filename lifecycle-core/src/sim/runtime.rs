@@ -412,7 +412,7 @@ impl ContainerRuntime for SimRuntime {
         let call = self.call(format!("logs {container}"), |l| l.node_call);
         let lines = self
             .at_engine(call, |engine, _, _, _, _| {
-                let found = engine.containers.get(container);
+                let found = engine.called(container);
                 let found = found.filter(|found| found.owner() == owner);
                 let missing = || Error::not_found(format!("container {container}"));
                 let found = found.ok_or_else(missing)?;
@@ -484,14 +484,12 @@ impl Following {
         let (read, name) = (self.read, &self.container);
         let lines = self
             .runtime
-            .await_in_engine(&mut self.signal, |engine| {
-                match engine.containers.get(name) {
-                    Some(container) if container.log.len() > read => {
-                        Search::Found(container.log[read..].to_vec())
-                    }
-                    Some(container) if container.is_running() => Search::NotYet,
-                    Some(_) | None => Search::Over,
+            .await_in_engine(&mut self.signal, |engine| match engine.called(name) {
+                Some(container) if container.log.len() > read => {
+                    Search::Found(container.log[read..].to_vec())
                 }
+                Some(container) if container.is_running() => Search::NotYet,
+                Some(_) | None => Search::Over,
             })
             .await?
             .unwrap_or_default();

@@ -22,6 +22,8 @@ use crate::{inspect, labels};
 const PATIENT: Duration = Duration::from_mins(3);
 /// The engine's own grace for a container that was made without one.
 const ENGINE_GRACE: Duration = Duration::from_secs(10);
+/// How often a container that is being removed is looked for.
+const PACE: Duration = Duration::from_millis(50);
 /// How many containers are inspected at once.
 const PARALLEL: usize = 8;
 /// How often another host port is tried. Each try learns all ports that are taken by
@@ -122,7 +124,13 @@ impl DockerEngine {
     }
 
     pub(super) async fn ensure(&self, spec: &ContainerSpec) -> Result<ObservedContainer> {
-        if let Some(found) = self.ours(&spec.name).await? {
+        let mut found = self.ours(&spec.name).await?;
+        if found.as_ref().is_some_and(inspect::is_leaving) {
+            // It cannot be started again, and its name is free only once it is gone.
+            self.delete(&spec.name).await?;
+            found = None;
+        }
+        if let Some(found) = found {
             same_digest(spec, &found)?;
         } else {
             self.ensure_volumes(spec).await?;
@@ -325,8 +333,23 @@ impl DockerEngine {
         match self.within(PATIENT, &what, remove).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             // Another call removes it at this moment: it is not gone yet.
-            Err(Error::Conflict { .. }) => Err(Error::Interrupted { what, source: None }),
+            Err(Error::Conflict { .. }) => self.gone(name, what).await,
             Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until a container that is being removed is gone. The engine has no call for one
+    /// that may be gone already.
+    async fn gone(&self, name: &str, what: String) -> Result<()> {
+        let watch = async {
+            while self.ours(name).await?.is_some() {
+                tokio::time::sleep(PACE).await;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(QUICK, watch).await {
+            Ok(gone) => gone,
+            Err(_) => Err(Error::Interrupted { what, source: None }),
         }
     }
 

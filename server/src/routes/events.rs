@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
@@ -16,6 +16,7 @@ use lifecycle_core::model::Event;
 use lifecycle_core::registry::EventPage;
 use serde::Deserialize;
 
+use super::request::Parameters;
 use crate::auth::Reader;
 use crate::problem::Problem;
 
@@ -33,7 +34,7 @@ pub(super) struct After {
 pub(super) async fn list(
     _: Reader,
     State(manager): State<Arc<Manager>>,
-    Query(query): Query<After>,
+    Parameters(query): Parameters<After>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     // A stream that broke off says itself where it was (HTML Standard, "Server-sent events").

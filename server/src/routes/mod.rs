@@ -5,7 +5,10 @@ mod health;
 mod nodes;
 mod operations;
 mod platform;
+mod request;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -38,6 +41,7 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/progress", get(platform::progress))
         .route("/v1/operations/{id}", get(operations::show))
         .fallback(|| async { Problem::not_found("no such path") })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&manager),

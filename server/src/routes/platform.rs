@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::api::view;
 use lifecycle_core::api::wire::{AppliedV1, OperationV1, PlatformV1, ProgressV1};
@@ -13,6 +12,7 @@ use lifecycle_core::platform::Declaration;
 use lifecycle_core::reconcile::Plan;
 use serde::Deserialize;
 
+use super::request::{Parameters, Whole};
 use crate::auth::{Admin, Reader};
 use crate::problem::Problem;
 
@@ -49,7 +49,7 @@ fn read(body: &[u8]) -> Result<Declaration, Problem> {
 pub(super) async fn apply(
     _: Admin,
     State(manager): State<Arc<Manager>>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Result<Json<AppliedV1>, Problem> {
     let applied = manager.apply(read(&body)?).await?;
     Ok(Json(AppliedV1 {
@@ -62,7 +62,7 @@ pub(super) async fn apply(
 pub(super) async fn plan(
     _: Admin,
     State(manager): State<Arc<Manager>>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Result<Json<Plan>, Problem> {
     Ok(Json(manager.plan(&read(&body)?)?))
 }
@@ -78,7 +78,7 @@ pub(super) struct TakeDown {
 pub(super) async fn take_down(
     _: Admin,
     State(manager): State<Arc<Manager>>,
-    Query(options): Query<TakeDown>,
+    Parameters(options): Parameters<TakeDown>,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {
     let operation = manager.take_down(options.volumes).await?;
     Ok((StatusCode::ACCEPTED, Json(view::operation(&operation))))

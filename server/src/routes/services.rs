@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
@@ -15,6 +15,7 @@ use lifecycle_core::model::ServiceName;
 use lifecycle_core::runtime::LogOptions;
 use serde::Deserialize;
 
+use super::request::Parameters;
 use crate::auth::Reader;
 use crate::problem::Problem;
 
@@ -59,7 +60,7 @@ pub(super) async fn logs(
     _: Reader,
     State(manager): State<Arc<Manager>>,
     Path(name): Path<String>,
-    Query(lines): Query<Lines>,
+    Parameters(lines): Parameters<Lines>,
 ) -> Result<Response, Problem> {
     let name = ServiceName::try_from(name).map_err(lifecycle_core::Error::from)?;
     let options = LogOptions {

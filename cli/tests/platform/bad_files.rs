@@ -1,0 +1,75 @@
+//! What is wrong is told by file and line, with its exit code, before anything is touched.
+
+use crate::docker::Belongings;
+use crate::project::Project;
+
+#[test]
+fn bad_files_and_questions_touch_nothing() {
+    let project = Project::new();
+    let touched = || {
+        let named = format!("lifecycle.platform={}", project.name);
+        let filter = format!("label={named}");
+        let containers = crate::docker::docker(&["ps", "--all", "--quiet", "--filter", &filter]);
+        project.identity().is_some() || !containers.is_empty()
+    };
+
+    project.compose("  web:\n    image: [not, a, name]\n");
+    let failed = project.ends(2, &["up"]);
+    assert!(
+        failed.stderr.contains("compose.yaml:4:"),
+        "file and line: {}",
+        failed.stderr
+    );
+    assert!(failed.stderr.contains("hint: "), "{}", failed.stderr);
+    assert!(failed.stdout.is_empty(), "{}", failed.stdout);
+    assert!(!touched());
+
+    project.write("compose.yaml", "services: {web: {image: a}\n");
+    project.ends(2, &["up"]);
+    assert!(!touched());
+
+    let unsupported = "  web:\n    image: debian:bookworm-slim\n    privileged: true\n";
+    project.compose(unsupported);
+    let failed = project.ends(2, &["up"]);
+    assert!(
+        failed.stderr.contains("compose.yaml:5:") && failed.stderr.contains("privileged"),
+        "{}",
+        failed.stderr
+    );
+    assert!(
+        failed.stderr.contains("--accept-unsupported"),
+        "{}",
+        failed.stderr
+    );
+    assert!(!touched());
+
+    // Past reading: what the cloud cannot do is found next, before anything is made.
+    project.compose(unsupported);
+    project.write(
+        "platform.toml",
+        "[cloud]\nprovider = \"local\"\nsubnet = \"172.17.0.0/16\"\n",
+    );
+    let failed = project.ends(1, &["up", "--accept-unsupported"]);
+    assert!(
+        failed.stderr.contains("warning: ") && failed.stderr.contains("privileged"),
+        "{}",
+        failed.stderr
+    );
+    assert!(failed.stderr.contains("172.17.0.0/16"), "{}", failed.stderr);
+    assert!(Belongings::of(&project.id()).is_empty());
+
+    let never_up = Project::new();
+    never_up.compose(unsupported);
+    for command in [&["status"][..], &["logs", "web"], &["down", "--yes"]] {
+        let failed = never_up.ends(1, command);
+        assert!(
+            failed
+                .stderr
+                .contains("hint: bring it up with `bootstrapper up`"),
+            "{}",
+            failed.stderr
+        );
+        assert!(never_up.identity().is_none());
+    }
+    never_up.ends(2, &["ascend"]);
+}

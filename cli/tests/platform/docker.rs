@@ -1,0 +1,169 @@
+//! The engines, asked apart from the programs under test: this machine's, and those on nodes.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::subprocess::{Finished, run};
+
+/// The base of everything that is built here.
+const BASE: &str = "debian:bookworm-slim";
+
+/// How long a call to an engine may take.
+const CALL: Duration = Duration::from_secs(60);
+
+/// Fails with what to do when these tests cannot run here.
+pub(crate) fn require() {
+    let engine = Command::new("docker")
+        .args(["version", "--format", "{{.Server.Version}}"])
+        .output();
+    assert!(
+        engine.is_ok_and(|output| output.status.success()),
+        "these tests need Docker, running: apt-get install docker.io"
+    );
+    let base = call(&["image", "inspect", BASE]);
+    assert!(
+        base.status.success(),
+        "these tests need the image {BASE}: script/base-image"
+    );
+}
+
+/// What `docker` does, well or not.
+pub(crate) fn call(arguments: &[&str]) -> Finished {
+    run(Command::new("docker").args(arguments), CALL)
+}
+
+/// What `docker` prints.
+pub(crate) fn docker(arguments: &[&str]) -> String {
+    let finished = call(arguments);
+    assert!(
+        finished.status.success(),
+        "docker {}: {}",
+        arguments.join(" "),
+        finished.stderr
+    );
+    finished.stdout.trim().to_owned()
+}
+
+/// Everything on this machine's engine that is of a platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Belongings {
+    pub(crate) containers: BTreeSet<String>,
+    pub(crate) networks: BTreeSet<String>,
+    pub(crate) volumes: BTreeSet<String>,
+}
+
+impl Belongings {
+    pub(crate) fn of(platform: &str) -> Self {
+        let filter = format!("label=lifecycle.platform-id={platform}");
+        let list = |what: &[&str]| {
+            let arguments = [what, &["--quiet", "--filter", &filter]].concat();
+            docker(&arguments).lines().map(str::to_owned).collect()
+        };
+        Self {
+            containers: list(&["container", "ls", "--all", "--no-trunc"]),
+            networks: list(&["network", "ls", "--no-trunc"]),
+            volumes: list(&["volume", "ls"]),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.containers.is_empty() && self.networks.is_empty() && self.volumes.is_empty()
+    }
+
+    /// Removes them, as a last resort.
+    pub(crate) fn remove(&self) {
+        for container in &self.containers {
+            call(&["rm", "--force", "--volumes", container]);
+        }
+        for volume in &self.volumes {
+            call(&["volume", "rm", "--force", volume]);
+        }
+        for network in &self.networks {
+            call(&["network", "rm", network]);
+        }
+    }
+}
+
+/// A container as it runs: another id or another start is another run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Run {
+    pub(crate) id: String,
+    pub(crate) started_at: String,
+}
+
+/// A node of a platform: a container on this machine's engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) container: String,
+    platform: String,
+}
+
+impl Node {
+    /// The only node of a platform.
+    pub(crate) fn only(platform: &str) -> Self {
+        let containers = Belongings::of(platform).containers;
+        assert_eq!(containers.len(), 1, "one node: {containers:?}");
+        Self {
+            container: containers.into_iter().next().unwrap(),
+            platform: platform.to_owned(),
+        }
+    }
+
+    /// What a program on the node does.
+    pub(crate) fn call(&self, program: &[&str]) -> Finished {
+        call(&[&["exec", &self.container], program].concat())
+    }
+
+    /// What a program on the node prints.
+    pub(crate) fn exec(&self, program: &[&str]) -> String {
+        docker(&[&["exec", &self.container], program].concat())
+    }
+
+    /// What the node's own engine prints.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> String {
+        self.exec(&[&["docker"], arguments].concat())
+    }
+
+    /// Its present run.
+    pub(crate) fn run(&self) -> Run {
+        let text = docker(&["inspect", &self.container]);
+        run_of(&serde_json::from_str::<Value>(&text).unwrap()[0])
+    }
+
+    /// The ids of the containers with a label, running or not.
+    pub(crate) fn containers(&self, label: &str) -> Vec<String> {
+        let ours = format!("label=lifecycle.platform-id={}", self.platform);
+        let wanted = format!("label={label}");
+        let list = ["ps", "--all", "--quiet", "--no-trunc", "--filter"];
+        let list = [&list[..], &[&ours, "--filter", &wanted]].concat();
+        self.docker(&list).lines().map(str::to_owned).collect()
+    }
+
+    /// The only container with a label, as the engine describes it.
+    pub(crate) fn inspect(&self, label: &str) -> Value {
+        let containers = self.containers(label);
+        assert_eq!(containers.len(), 1, "{label}: {containers:?}");
+        let text = self.docker(&["inspect", &containers[0]]);
+        serde_json::from_str::<Value>(&text).unwrap()[0].take()
+    }
+
+    /// The only container of a service.
+    pub(crate) fn service(&self, service: &str) -> Run {
+        run_of(&self.inspect(&format!("lifecycle.service={service}")))
+    }
+
+    /// The manager's container.
+    pub(crate) fn manager(&self) -> Run {
+        run_of(&self.inspect("lifecycle.role=manager"))
+    }
+}
+
+fn run_of(inspected: &Value) -> Run {
+    Run {
+        id: inspected["Id"].as_str().unwrap().to_owned(),
+        started_at: inspected["State"]["StartedAt"].as_str().unwrap().to_owned(),
+    }
+}

@@ -1,0 +1,54 @@
+//! A service that cannot run: told with its reason and its last words, and mended by another `up`.
+
+use crate::project::Project;
+
+const OTHER: &str = r#"
+  other:
+    image: debian:bookworm-slim
+    command: [perl, -e, "$$SIG{TERM} = sub { exit }; sleep 1 while 1"]
+"#;
+
+#[test]
+fn a_failing_service_is_told_and_mended() {
+    let project = Project::new();
+    let broken = r#"
+  broken:
+    image: debian:bookworm-slim
+    command: [sh, -c, "echo the flux is missing; exit 3"]
+    x-lifecycle:
+      ready_within: 10s
+"#;
+    project.compose(&format!("{broken}{OTHER}"));
+    let failed = project.ends(1, &["up"]);
+    for told in [
+        "broken-1: ",
+        "exit code 3",
+        "    the flux is missing",
+        "hint: `bootstrapper logs broken`",
+    ] {
+        assert!(failed.stderr.contains(told), "{told}: {}", failed.stderr);
+    }
+    let status = project.status();
+    assert_eq!(status["platform"]["state"], "degraded");
+    let state = |name: &str| {
+        let services = project.status()["services"].clone();
+        let services = services.as_array().unwrap().clone();
+        let service = services.into_iter().find(|s| s["name"] == name).unwrap();
+        service["instances"][0]["state"].clone()
+    };
+    assert_eq!(state("broken"), "failed");
+    assert_eq!(state("other"), "ready");
+    let other = project.node().service("other");
+
+    let mended = r#"
+  broken:
+    image: debian:bookworm-slim
+    command: [perl, -e, "$$SIG{TERM} = sub { exit }; sleep 1 while 1"]
+"#;
+    project.compose(&format!("{mended}{OTHER}"));
+    project.ends(0, &["up"]);
+    assert_eq!(state("broken"), "ready");
+    assert_eq!(project.status()["platform"]["state"], "running");
+    assert_eq!(project.node().service("other"), other);
+    project.ends(0, &["down", "--yes"]);
+}

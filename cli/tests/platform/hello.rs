@@ -1,0 +1,256 @@
+//! The whole life of a small platform: up, again up, a container lost, code changed, logs, down.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use lifecycle_core::model::EventKind;
+use serde_json::{Value, json};
+
+use crate::docker::Belongings;
+use crate::project::Project;
+use crate::subprocess::until;
+
+const SERVICES: &str = r#"
+  hello:
+    build: ./hello
+    ports: ["8080:8080"]
+    environment:
+      GREETING: Good morning
+  other:
+    build: ./other
+    ports: ["8081:8080"]
+    environment:
+      GREETING: Good evening
+"#;
+
+#[test]
+fn a_platform_comes_up_stays_up_changes_and_goes() {
+    let project = Project::new();
+    project.compose(SERVICES);
+    project.web_server("hello");
+    project.web_server("other");
+    // Somebody else's platform of the same name on the same engine.
+    let other = Project::named(&project.name);
+    other.compose("  only:\n    image: debian:bookworm-slim\n    command: [sleep, infinity]\n");
+
+    project.ends(0, &["up"]);
+    let status = project.status();
+    has_the_documented_shape(&status, &project);
+    everything_answers(&status);
+
+    a_second_up_touches_nothing(&project);
+    a_lost_container_comes_back(&project);
+    changed_code_replaces_its_service_alone(&project);
+
+    let logs = project.ends(0, &["logs", "hello"]);
+    assert!(
+        logs.stdout.contains("hello-1 | listening on port 8080"),
+        "{}",
+        logs.stdout
+    );
+    let logs = project.ends(0, &["--json", "logs", "hello", "--tail", "1"]);
+    let line: Value = serde_json::from_str(logs.stdout.trim()).unwrap();
+    assert_eq!(line["instance"], "hello-1");
+    let unknown = project.ends(1, &["logs", "nobody"]);
+    assert!(unknown.stderr.contains("nobody"), "{}", unknown.stderr);
+
+    other.ends(0, &["up"]);
+    let others = Belongings::of(&other.id());
+    let others_node = other.node();
+    let others_run = (others_node.run(), others_node.service("only"));
+    assert!(!others.is_empty());
+
+    let (id, state) = (project.id(), project.state());
+    let belongings = Belongings::of(&id);
+    assert!(!belongings.is_empty());
+    // There is no terminal to ask at.
+    let unconfirmed = project.ends(2, &["down"]);
+    assert!(
+        unconfirmed.stderr.contains("hint: say --yes"),
+        "{}",
+        unconfirmed.stderr
+    );
+    assert_eq!(Belongings::of(&id), belongings);
+    project.ends(0, &["down", "--yes"]);
+    assert!(Belongings::of(&id).is_empty(), "{:?}", Belongings::of(&id));
+    assert!(!state.exists(), "{}", state.display());
+    assert_eq!(Belongings::of(&other.id()), others);
+    assert_eq!(
+        (others_node.run(), others_node.service("only")),
+        others_run,
+        "a platform of the same name"
+    );
+    assert_eq!(other.status()["platform"]["state"], "running");
+
+    let after = project.ends(1, &["status"]);
+    assert!(after.stderr.contains("hint: "), "{}", after.stderr);
+    assert!(after.stderr.contains("up"), "{}", after.stderr);
+}
+
+fn a_second_up_touches_nothing(project: &Project) {
+    let node = project.node();
+    let runs = || {
+        let services = ["hello", "other"].map(|service| node.service(service));
+        (node.run(), node.manager(), services)
+    };
+    let before = (runs(), project.status());
+    project.ends(0, &["up"]);
+    let after = (runs(), project.status());
+    assert_eq!(before.0, after.0);
+    assert_eq!(
+        before.1, after.1,
+        "not a generation, a container or a time differs"
+    );
+}
+
+fn a_lost_container_comes_back(project: &Project) {
+    let (api, node) = (project.api(), project.node());
+    let (lost, other) = (node.service("hello"), node.service("other"));
+    let cursor = api.last_event();
+    node.docker(&["rm", "--force", &lost.id]);
+    until("hello is ready again", Duration::from_secs(60), || {
+        let status = project.status();
+        let hello = instance(&status, "hello");
+        let is_new = hello["container"] != lost.id.as_str();
+        (hello["state"] == "ready" && is_new).then_some(())
+    });
+    everything_answers(&project.status());
+    assert_eq!(node.service("other"), other);
+
+    let events = api.events(cursor);
+    let planned: Vec<_> = events
+        .iter()
+        .filter(|e| e.event.kind == EventKind::Planned)
+        .collect();
+    assert_eq!(planned.len(), 1, "{planned:#?}");
+    let steps = planned[0].event.data["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 1, "{steps:#?}");
+    assert_eq!(steps[0]["action"], "start-instance");
+    assert_eq!(steps[0]["reason"], json!({"because": "instance-absent"}));
+    assert_eq!(steps[0]["instance"], "hello-1");
+    for kind in [EventKind::NotReady, EventKind::Ready] {
+        let told = events.iter().filter(|e| e.event.kind == kind);
+        assert_eq!(told.count(), 1, "{kind:?} in {events:#?}");
+    }
+}
+
+fn changed_code_replaces_its_service_alone(project: &Project) {
+    let node = project.node();
+    let (hello, other, manager) = (node.service("hello"), node.service("other"), node.manager());
+    let generation = project.status()["platform"]["generation"].clone();
+    project.write("hello/changed", "one more file");
+    project.ends(0, &["up"]);
+    assert_ne!(node.service("hello").id, hello.id);
+    assert_eq!(node.service("other"), other);
+    assert_eq!(node.manager(), manager);
+    let status = project.status();
+    assert_eq!(
+        status["platform"]["generation"].as_u64(),
+        generation.as_u64().map(|generation| generation + 1)
+    );
+    everything_answers(&status);
+}
+
+fn instance<'a>(status: &'a Value, service: &str) -> &'a Value {
+    let services = status["services"].as_array().unwrap();
+    let service = services.iter().find(|s| s["name"] == service).unwrap();
+    &service["instances"][0]
+}
+
+/// The keys of an object, for `label` to show which.
+fn has_keys(label: &str, value: &Value, wanted: &[&str]) {
+    let keys: BTreeSet<&str> = value
+        .as_object()
+        .unwrap_or_else(|| panic!("{label} is an object: {value}"))
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(keys, wanted.iter().copied().collect(), "{label}");
+}
+
+fn is_time(value: &Value) -> bool {
+    value
+        .as_str()
+        .is_some_and(|text| text.ends_with('Z') && text.contains('T'))
+}
+
+fn has_the_documented_shape(status: &Value, project: &Project) {
+    has_keys(
+        "status",
+        status,
+        &["platform", "manager", "nodes", "services"],
+    );
+    assert_eq!(
+        status["platform"],
+        json!({"name": project.name, "id": project.id(), "generation": 1, "state": "running"})
+    );
+    let nodes = status["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 1);
+    let node = &nodes[0];
+    has_keys("node", node, &["name", "state", "addresses", "docker"]);
+    has_keys("addresses", &node["addresses"], &["private", "public"]);
+    has_keys("docker", &node["docker"], &["version", "ready"]);
+    assert_eq!(node["state"], "running");
+    assert_eq!(node["docker"]["ready"], true);
+    assert!(node["docker"]["version"].is_string());
+    let ip = node["addresses"]["private"].as_str().unwrap();
+    assert_eq!(
+        status["manager"],
+        json!({"url": format!("https://{ip}:7443"), "node": node["name"]})
+    );
+    let services = status["services"].as_array().unwrap();
+    let names: Vec<_> = services.iter().map(|s| s["name"].as_str()).collect();
+    assert_eq!(names, [Some("hello"), Some("other")]);
+    for (service, port) in services.iter().zip([8080, 8081]) {
+        has_keys("service", service, &["name", "class", "instances"]);
+        assert_eq!(service["class"], "microservice");
+        let instances = service["instances"].as_array().unwrap();
+        assert_eq!(instances.len(), 1);
+        let instance = &instances[0];
+        has_keys(
+            "instance",
+            instance,
+            &[
+                "id",
+                "replica",
+                "container",
+                "node",
+                "state",
+                "started_at",
+                "ready_at",
+                "endpoints",
+            ],
+        );
+        let id = format!("{}-1", service["name"].as_str().unwrap());
+        assert_eq!(instance["id"], id);
+        assert_eq!(instance["replica"], 1);
+        assert_eq!(instance["node"], node["name"]);
+        assert_eq!(instance["state"], "ready");
+        assert!(is_time(&instance["started_at"]), "{instance}");
+        assert!(is_time(&instance["ready_at"]), "{instance}");
+        assert_eq!(
+            instance["endpoints"],
+            json!([{"ip": ip, "port": port, "container_port": 8080, "protocol": "tcp"}])
+        );
+    }
+}
+
+/// Each endpoint, asked from this machine, greets as its service does.
+fn everything_answers(status: &Value) {
+    for (service, greeting) in [("hello", "Good morning"), ("other", "Good evening")] {
+        let endpoints = instance(status, service)["endpoints"].as_array().unwrap();
+        assert_eq!(endpoints.len(), 1, "{service}: {endpoints:?}");
+        let ip = endpoints[0]["ip"].as_str().unwrap();
+        let port = endpoints[0]["port"].as_u64().unwrap();
+        let address = format!("{ip}:{port}");
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let patience = Some(Duration::from_secs(10));
+        stream.set_read_timeout(patience).unwrap();
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(greeting), "{address}: {answer}");
+    }
+}

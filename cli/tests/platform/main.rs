@@ -1,0 +1,15 @@
+//! The programs as their users run them: platforms on this machine's Docker, brought up, broken,
+//! mended and taken down through the command line. Bringing a platform up takes a while, so each
+//! test asks much of its own one.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bad_files;
+mod crashes;
+mod docker;
+mod failing_service;
+mod hello;
+mod project;
+mod reboot;
+mod secrets;
+mod subprocess;

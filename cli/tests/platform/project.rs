@@ -1,0 +1,272 @@
+//! A project directory with a platform of its own: a name, an identity and a configuration
+//! directory that nobody else has. Takes its platform down when it is dropped.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lifecycle_core::api::{ApiClient, Dial};
+use lifecycle_core::clock::{IdSource as _, RandomIds};
+use lifecycle_core::host::Duplex;
+use lifecycle_core::model::{Event, PlatformId};
+use lifecycle_core::secret::Sensitive;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::docker::{self, Belongings, Node};
+use crate::subprocess::{Finished, Running, run, start};
+
+/// How long any command may take.
+const COMMAND: Duration = Duration::from_mins(4);
+
+/// The port of the manager's API.
+const API: u16 = 7443;
+
+/// A web server in what the base image has; see `examples/hello`.
+const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello/hello");
+
+/// A project.
+#[derive(Debug)]
+pub(crate) struct Project {
+    pub(crate) name: String,
+    directory: TempDir,
+    configuration: TempDir,
+    said: Mutex<String>,
+}
+
+impl Project {
+    /// A project without files, with a name of its own.
+    pub(crate) fn new() -> Self {
+        let random = RandomIds.uuid().simple().to_string();
+        Self::named(&format!("t{}", &random[..8]))
+    }
+
+    /// A project without files.
+    pub(crate) fn named(name: &str) -> Self {
+        docker::require();
+        require_fresh_manager();
+        Self {
+            name: name.to_owned(),
+            directory: tempfile::tempdir().unwrap(),
+            configuration: tempfile::tempdir().unwrap(),
+            said: Mutex::default(),
+        }
+    }
+
+    /// Writes a file of the project.
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.directory.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// Writes the Compose file: the platform's name, and these services.
+    pub(crate) fn compose(&self, services: &str) {
+        let text = format!("name: {}\nservices:\n{services}", self.name);
+        self.write("compose.yaml", &text);
+    }
+
+    /// A code base with a web server on port 8080 that answers with `$GREETING`.
+    pub(crate) fn web_server(&self, code: &str) {
+        for file in ["Dockerfile", "hello.pl"] {
+            let text = std::fs::read_to_string(Path::new(SERVER).join(file)).unwrap();
+            self.write(&format!("{code}/{file}"), &text);
+        }
+    }
+
+    /// A command of the bootstrapper.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrapper"));
+        command
+            .arg("--project-dir")
+            .arg(self.directory.path())
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", self.configuration.path());
+        command
+    }
+
+    /// Runs a command of the bootstrapper.
+    pub(crate) fn call(&self, arguments: &[&str]) -> Finished {
+        let finished = run(&mut self.command(arguments), COMMAND);
+        self.keep(&finished);
+        finished
+    }
+
+    /// Runs a command that has to end with exit code `code`.
+    pub(crate) fn ends(&self, code: i32, arguments: &[&str]) -> Finished {
+        let finished = self.call(arguments);
+        assert_eq!(
+            finished.status.code(),
+            Some(code),
+            "bootstrapper {}:\n{}\n{}",
+            arguments.join(" "),
+            finished.stdout,
+            finished.stderr
+        );
+        finished
+    }
+
+    /// Starts a command without waiting for it.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        start(&mut self.command(arguments))
+    }
+
+    /// Keeps what a command said.
+    pub(crate) fn keep(&self, finished: &Finished) {
+        let mut said = self.said.lock().unwrap();
+        said.push_str(&finished.stdout);
+        said.push_str(&finished.stderr);
+    }
+
+    /// Everything that the commands have said so far.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// The document of `status --json`.
+    pub(crate) fn status(&self) -> Value {
+        let finished = self.ends(0, &["status", "--json"]);
+        serde_json::from_str(&finished.stdout).unwrap()
+    }
+
+    /// The platform's UUID, once it has one.
+    pub(crate) fn identity(&self) -> Option<String> {
+        let file = self.directory.path().join(".lifecycle/platform.json");
+        let text = std::fs::read_to_string(file).ok()?;
+        let identity: Value = serde_json::from_str(&text).unwrap();
+        Some(identity["id"].as_str().unwrap().to_owned())
+    }
+
+    /// The platform's UUID.
+    pub(crate) fn id(&self) -> String {
+        self.identity().unwrap()
+    }
+
+    /// What this machine keeps of the platform.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.configuration.path().join("lifecycle").join(self.id())
+    }
+
+    /// A file of what this machine keeps of the platform.
+    pub(crate) fn kept(&self, file: &str) -> String {
+        std::fs::read_to_string(self.state().join(file)).unwrap()
+    }
+
+    /// The platform's only node.
+    pub(crate) fn node(&self) -> Node {
+        Node::only(&self.id())
+    }
+
+    /// The manager's API, past the command line.
+    pub(crate) fn api(&self) -> Api {
+        let status = self.status();
+        let ip = status["nodes"][0]["addresses"]["private"].as_str().unwrap();
+        let platform: PlatformId = self.id().parse().unwrap();
+        let client = ApiClient::new(
+            Arc::new(Straight(ip.parse().unwrap())),
+            platform,
+            &self.kept("ca.pem"),
+            Sensitive::new(self.kept("admin.token")),
+        );
+        Api {
+            runtime: Runtime::new().unwrap(),
+            client: client.unwrap(),
+        }
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        let Some(id) = self.identity() else { return };
+        if std::thread::panicking() && Belongings::of(&id).containers.len() == 1 {
+            let log = "docker logs --tail 60 \
+                       $(docker ps --all --quiet --filter label=lifecycle.role=manager)";
+            let log = Node::only(&id).call(&["sh", "-c", log]);
+            let text = format!("{}\nmanager: {}{}", self.said(), log.stdout, log.stderr);
+            drop(std::io::stderr().write_all(text.as_bytes()));
+        }
+        if self.state().exists() {
+            run(&mut self.command(&["down", "--yes"]), COMMAND);
+        }
+        Belongings::of(&id).remove();
+    }
+}
+
+/// The manager's API.
+#[derive(Debug)]
+pub(crate) struct Api {
+    runtime: Runtime,
+    client: ApiClient,
+}
+
+impl Api {
+    /// The cursor behind the latest event.
+    pub(crate) fn last_event(&self) -> u64 {
+        self.runtime.block_on(self.client.last_event()).unwrap()
+    }
+
+    /// All events after a cursor.
+    pub(crate) fn events(&self, mut after: u64) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            let page = self.runtime.block_on(self.client.events(after)).unwrap();
+            if page.events.is_empty() {
+                return events;
+            }
+            after = page.cursor;
+            events.extend(page.events);
+        }
+    }
+
+    /// Whether it answers.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.runtime.block_on(self.client.health()).is_ok()
+    }
+
+    /// Whether everything is ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        let ready = self.runtime.block_on(self.client.is_ready());
+        ready.is_ok_and(|ready| ready)
+    }
+}
+
+/// Local nodes are reached from here without detour.
+#[derive(Debug)]
+struct Straight(IpAddr);
+
+#[async_trait]
+impl Dial for Straight {
+    async fn dial(&self) -> lifecycle_core::Result<Box<dyn Duplex>> {
+        let stream = tokio::net::TcpStream::connect((self.0, API)).await;
+        let stream = stream.map_err(|error| lifecycle_core::Error::Unreachable {
+            what: "the manager".into(),
+            source: Some(Box::new(error)),
+        })?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// Cargo builds the programs of a test's own package only: the manager, which the bootstrapper
+/// finds beside itself, may be missing or of yesterday.
+fn require_fresh_manager() {
+    const COMMAND: &str = "cargo build --workspace --bins";
+    let manager = Path::new(env!("CARGO_BIN_EXE_bootstrapper")).with_file_name("lifecycle-manager");
+    let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified());
+    let Ok(built) = modified(&manager) else {
+        panic!("{} is missing: {COMMAND}", manager.display());
+    };
+    // Cargo's own list of what the binary was made from.
+    let sources = std::fs::read_to_string(manager.with_extension("d")).unwrap_or_default();
+    for source in sources.split_whitespace().skip(1) {
+        assert!(
+            modified(Path::new(source)).is_ok_and(|at| at <= built),
+            "{} is older than {source}: {COMMAND}",
+            manager.display()
+        );
+    }
+}

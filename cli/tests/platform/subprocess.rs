@@ -1,0 +1,111 @@
+//! Other programs, each with a time limit, so that a test that hangs says where.
+
+use std::io::Read;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often a program is looked at.
+const PACE: Duration = Duration::from_millis(10);
+
+/// A program that ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A program that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    what: String,
+    stdout: JoinHandle<String>,
+    stderr: JoinHandle<String>,
+}
+
+/// Starts a program without a terminal.
+pub(crate) fn start(command: &mut Command) -> Running {
+    let what = format!("{command:?}");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    Running {
+        what,
+        stdout: reader(child.stdout.take().unwrap()),
+        stderr: reader(child.stderr.take().unwrap()),
+        child,
+    }
+}
+
+/// Runs a program; panics if it takes longer than `within`.
+pub(crate) fn run(command: &mut Command, within: Duration) -> Finished {
+    start(command).finish(within)
+}
+
+fn reader(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read before an error is worth showing.
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+impl Running {
+    /// Kills it, unless it ends before `after` has passed.
+    pub(crate) fn kill_after(mut self, after: Duration) -> Finished {
+        if self.wait(after).is_none() {
+            self.child.kill().unwrap();
+        }
+        let status = self.child.wait().unwrap();
+        self.read(status)
+    }
+
+    fn finish(mut self, within: Duration) -> Finished {
+        if let Some(status) = self.wait(within) {
+            return self.read(status);
+        }
+        let what = self.what.clone();
+        let finished = self.kill_after(Duration::ZERO);
+        panic!(
+            "{what} still ran after {within:?}:\n{}\n{}",
+            finished.stdout, finished.stderr
+        );
+    }
+
+    fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + within;
+        loop {
+            let ended = self.child.try_wait().unwrap();
+            if ended.is_some() || Instant::now() >= deadline {
+                return ended;
+            }
+            std::thread::sleep(PACE);
+        }
+    }
+
+    fn read(self, status: ExitStatus) -> Finished {
+        Finished {
+            status,
+            stdout: self.stdout.join().unwrap(),
+            stderr: self.stderr.join().unwrap(),
+        }
+    }
+}
+
+/// Asks again until there is an answer; panics with `what` if there is none in time.
+pub(crate) fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        std::thread::sleep(PACE * 10);
+    }
+}

@@ -1,0 +1,394 @@
+//! The API's routes without TLS, over a manager of a simulated world: who may do what, and what
+//! is answered to requests that cannot be served.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use lifecycle_core::clock::{Clock, RandomIds};
+use lifecycle_core::manager::{Manager, ManagerOptions};
+use lifecycle_core::model::{
+    ImageSource, NodeName, NodeSpec, PlatformId, ServiceName, ServiceSpec,
+};
+use lifecycle_core::platform::{CloudSpec, Declaration, ManagerEndpoint, ManagerSpec};
+use lifecycle_core::reconcile::{Backends, DriverOptions};
+use lifecycle_core::registry::MemoryRegistry;
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::secret::{PlatformKey, Sensitive, new_token, token_hash};
+use lifecycle_core::sim::SimWorld;
+use serde_json::Value;
+use tower_service::Service as _;
+
+use super::{LARGEST_BODY, router};
+
+/// Every route below `/v1`, and whether the read token is enough.
+const ROUTES: [(&str, &str, bool); 12] = [
+    ("GET", "/v1/platform", true),
+    ("PUT", "/v1/platform", false),
+    ("DELETE", "/v1/platform", false),
+    ("POST", "/v1/platform/plan", false),
+    ("GET", "/v1/nodes", true),
+    ("GET", "/v1/services", true),
+    ("GET", "/v1/services/web/endpoints", true),
+    ("GET", "/v1/services/web/logs", true),
+    ("GET", "/v1/events", true),
+    ("GET", "/v1/progress", true),
+    (
+        "GET",
+        "/v1/operations/00000000-0000-0000-0000-000000000000",
+        true,
+    ),
+    ("GET", "/v1/nothing/here", true),
+];
+
+/// An API and its credentials.
+struct Served {
+    manager: Arc<Manager>,
+    router: Router,
+    declaration: Declaration,
+    admin: Sensitive,
+    read: Sensitive,
+}
+
+impl Served {
+    /// A manager that does not lead yet.
+    fn waiting() -> Self {
+        let world = SimWorld::new(1);
+        world.preload_image("base:1");
+        let owner = Owner {
+            id: PlatformId::new(uuid::Uuid::from_u128(1 << 100)),
+            name: "demo".try_into().unwrap(),
+        };
+        let clock: Arc<dyn Clock> = Arc::new(world.clock());
+        let backends = Backends {
+            registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
+            cloud: Arc::new(world.cloud(&owner)),
+            connector: Arc::new(world.connector(&owner)),
+            preparer: Arc::new(world.preparer()),
+            probe: Arc::new(world.probe()),
+            code: Arc::new(world.code()),
+            clock,
+            ids: Arc::new(RandomIds),
+        };
+        let node = NodeName::try_from("n1").unwrap();
+        let web = ServiceName::try_from("web").unwrap();
+        let declaration = Declaration {
+            name: owner.name.clone(),
+            id: owner.id,
+            manager: ManagerSpec {
+                node: node.clone(),
+                port: ManagerSpec::PORT,
+            },
+            cloud: CloudSpec::Local { subnet: None },
+            nodes: BTreeMap::from([(node.clone(), NodeSpec::new(node.clone()))]),
+            services: BTreeMap::from([(
+                web.clone(),
+                ServiceSpec::new(web, ImageSource::Image("base:1".into())),
+            )]),
+            volumes: BTreeSet::new(),
+        };
+        let (admin, read) = (new_token(), new_token());
+        let options = ManagerOptions {
+            name: owner.name,
+            platform: owner.id,
+            key: PlatformKey::generate(),
+            endpoint: ManagerEndpoint {
+                node,
+                ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                port: ManagerSpec::PORT,
+            },
+            authority: "a certificate".into(),
+            admin_token_hash: token_hash(&admin),
+            read_token: read.clone(),
+            declaration: Some(declaration.clone()),
+            holder: "a test".into(),
+            lease: Duration::from_secs(15),
+            driver: DriverOptions::default(),
+        };
+        let manager = Manager::new(backends, options);
+        Self {
+            router: router(Arc::clone(&manager)),
+            manager,
+            declaration,
+            admin,
+            read,
+        }
+    }
+
+    /// A manager whose platform is up.
+    async fn ready() -> Self {
+        let served = Self::waiting();
+        tokio::spawn(Arc::clone(&served.manager).run());
+        let mut status = served.manager.status();
+        status.wait_for(|status| status.settled).await.unwrap();
+        served
+    }
+
+    async fn send(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().call(request).await.unwrap()
+    }
+
+    /// Sends a request with a credential, or without.
+    async fn ask(&self, method: &str, path: &str, token: Option<&Sensitive>) -> Response<Body> {
+        self.send(request(method, path, token, Body::empty())).await
+    }
+
+    /// The answer to a reader's `GET`.
+    async fn get(&self, path: &str) -> Value {
+        let response = self.ask("GET", path, Some(&self.read)).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        json(response).await
+    }
+}
+
+fn request(method: &str, path: &str, token: Option<&Sensitive>, body: Body) -> Request<Body> {
+    let method: Method = method.parse().unwrap();
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
+    }
+    request.body(body).unwrap()
+}
+
+async fn json(response: Response<Body>) -> Value {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// The body of an answer that has to be a problem of this status.
+async fn problem(response: Response<Body>, status: StatusCode, label: &str) -> Value {
+    assert_eq!(response.status(), status, "{label}");
+    assert_eq!(
+        response.headers()[CONTENT_TYPE],
+        "application/problem+json",
+        "{label}"
+    );
+    let body = json(response).await;
+    assert_eq!(body["status"], status.as_u16(), "{label}");
+    for key in ["type", "title"] {
+        assert!(body[key].is_string(), "{label}: {body}");
+    }
+    body
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_credential_nothing_is_told() {
+    let served = Served::ready().await;
+    let wrong = new_token();
+    for (method, path, _) in ROUTES {
+        for token in [None, Some(&wrong)] {
+            let response = served.ask(method, path, token).await;
+            assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
+            let label = format!("{method} {path}");
+            let body = problem(response, StatusCode::UNAUTHORIZED, &label).await;
+            assert_eq!(body["type"], "unauthorized");
+        }
+    }
+    let mut basic = request("GET", "/v1/platform", None, Body::empty());
+    let value = format!("Basic {}", served.admin.expose());
+    basic
+        .headers_mut()
+        .insert(AUTHORIZATION, value.parse().unwrap());
+    let response = served.send(basic).await;
+    problem(response, StatusCode::UNAUTHORIZED, "another scheme").await;
+    assert_eq!(
+        served.get("/v1/platform").await["state"],
+        "running",
+        "nothing was taken down"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_read_may_not_change() {
+    let served = Served::ready().await;
+    for (method, path, reads) in ROUTES {
+        let response = served.ask(method, path, Some(&served.read)).await;
+        if !reads {
+            let label = format!("{method} {path}");
+            let body = problem(response, StatusCode::FORBIDDEN, &label).await;
+            assert_eq!(body["type"], "forbidden");
+        } else if path.contains("nothing") || path.contains("operations") {
+            problem(response, StatusCode::NOT_FOUND, path).await;
+        } else {
+            assert_eq!(response.status(), StatusCode::OK, "{path}");
+        }
+    }
+    assert_eq!(served.get("/v1/platform").await["state"], "running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_takes_no_credential() {
+    let served = Served::waiting();
+    let health = served.ask("GET", "/healthz", None).await;
+    assert_eq!(health.status(), StatusCode::OK);
+    let ready = served.ask("GET", "/readyz", None).await;
+    assert!(ready.headers().contains_key(RETRY_AFTER));
+    let body = problem(ready, StatusCode::SERVICE_UNAVAILABLE, "/readyz").await;
+    assert_eq!(body["type"], "converging");
+
+    let served = Served::ready().await;
+    let mut status = served.manager.status();
+    // The API opens in the manager's own time after the round.
+    while !served.manager.is_open() {
+        status.changed().await.unwrap();
+    }
+    let ready = served.ask("GET", "/readyz", None).await;
+    assert_eq!(ready.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_does_not_lead_says_when_to_ask_again() {
+    let served = Served::waiting();
+    let body = serde_json::to_vec(&served.declaration).unwrap();
+    let put = request("PUT", "/v1/platform", Some(&served.admin), body.into());
+    let response = served.send(put).await;
+    assert!(response.headers().contains_key(RETRY_AFTER));
+    problem(response, StatusCode::SERVICE_UNAVAILABLE, "PUT").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_no_declaration_is_refused_without_its_text() {
+    let served = Served::ready().await;
+    let text = "{\n  \"name\": \"hunter2-is-the-password\",\n  \"id\": 5\n}";
+    let mut sound = serde_json::to_value(&served.declaration).unwrap();
+    sound["services"]["web"]["replicas"] = "hunter2-is-the-password".into();
+    let wrong_kind = sound.to_string();
+    for (method, path) in [("PUT", "/v1/platform"), ("POST", "/v1/platform/plan")] {
+        for body in [text, &wrong_kind, "", "hunter2-is-the-password"] {
+            let body = Body::from(body.to_owned());
+            let sent = request(method, path, Some(&served.admin), body);
+            let response = served.send(sent).await;
+            let body = problem(response, StatusCode::BAD_REQUEST, path).await;
+            assert!(!body.to_string().contains("hunter2"), "{body}");
+            let detail = body["detail"].as_str().unwrap();
+            assert!(detail.contains("line "), "{detail}");
+        }
+        let large = Body::from(vec![b' '; LARGEST_BODY + 1]);
+        let sent = request(method, path, Some(&served.admin), large);
+        let response = served.send(sent).await;
+        problem(response, StatusCode::PAYLOAD_TOO_LARGE, path).await;
+    }
+    assert_eq!(served.get("/v1/platform").await["generation"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_there_or_not_understood_is_a_problem() {
+    let served = Served::ready().await;
+    let admin = Some(&served.admin);
+    for (method, path, status) in [
+        ("GET", "/v1/services/nobody/logs", StatusCode::NOT_FOUND),
+        (
+            "GET",
+            "/v1/services/nobody/endpoints",
+            StatusCode::NOT_FOUND,
+        ),
+        (
+            "GET",
+            "/v1/services/%20/logs",
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+        ("GET", "/v1/nothing/here", StatusCode::NOT_FOUND),
+        ("GET", "/v1/operations/five", StatusCode::BAD_REQUEST),
+        ("GET", "/v1/events?after=yesterday", StatusCode::BAD_REQUEST),
+        ("GET", "/v1/events?after=1000000", StatusCode::GONE),
+        (
+            "GET",
+            "/v1/services/web/logs?tail=some",
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "DELETE",
+            "/v1/platform?volumes=perhaps",
+            StatusCode::BAD_REQUEST,
+        ),
+        ("DELETE", "/v1/nodes", StatusCode::METHOD_NOT_ALLOWED),
+    ] {
+        let response = served.ask(method, path, admin).await;
+        let label = format!("{method} {path}");
+        problem(response, status, &label).await;
+    }
+    assert_eq!(served.get("/v1/platform").await["state"], "running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_come_as_pages_with_a_cursor() {
+    let served = Served::ready().await;
+    let all = served.get("/v1/events").await;
+    let events = all["events"].as_array().unwrap();
+    let ids: Vec<u64> = events.iter().map(|e| e["id"].as_u64().unwrap()).collect();
+    assert!(ids.len() > 3 && ids.is_sorted(), "{ids:?}");
+    assert_eq!(all["cursor"].as_u64(), ids.last().copied());
+    let rest = served.get(&format!("/v1/events?after={}", ids[1])).await;
+    assert_eq!(rest["events"].as_array().unwrap()[..], events[2..]);
+    let none = served.get("/v1/events?after=latest").await;
+    assert_eq!(none["events"], serde_json::json!([]));
+    assert_eq!(none["cursor"], all["cursor"]);
+}
+
+/// Reads server-sent events until there are `count`: the id and the document of each.
+async fn sent(body: &mut Body, count: usize) -> Vec<(u64, Value)> {
+    let mut text = String::new();
+    while text.matches("\n\n").count() < count {
+        let frame = body.frame().await.unwrap().unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    text.split_terminator("\n\n")
+        .map(|event| {
+            let field = |name: &str| {
+                let line = event.lines().find_map(|line| line.strip_prefix(name));
+                line.unwrap_or_else(|| panic!("{name} in {event}")).trim()
+            };
+            let document = serde_json::from_str(field("data:")).unwrap();
+            (field("id:").parse().unwrap(), document)
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_stream_from_a_cursor_on() {
+    let served = Served::ready().await;
+    let all = served.get("/v1/events").await;
+    let events = all["events"].as_array().unwrap();
+    let stream = |path: &str, last_seen: Option<u64>| {
+        let mut stream = request("GET", path, Some(&served.read), Body::empty());
+        let headers = stream.headers_mut();
+        headers.insert("accept", "text/event-stream".parse().unwrap());
+        if let Some(id) = last_seen {
+            headers.insert("last-event-id", id.to_string().parse().unwrap());
+        }
+        stream
+    };
+    let response = served.send(stream("/v1/events?after=0", None)).await;
+    assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
+    let mut body = response.into_body();
+    for ((id, document), event) in sent(&mut body, events.len()).await.iter().zip(events) {
+        assert_eq!(document, event);
+        assert_eq!(Some(*id), event["id"].as_u64());
+    }
+
+    // Where a stream broke off counts more than where it began.
+    let last_seen = events[events.len() - 3]["id"].as_u64();
+    let response = served.send(stream("/v1/events?after=0", last_seen)).await;
+    let rest = sent(&mut response.into_body(), 2).await;
+    assert_eq!(rest[0].1, events[events.len() - 2]);
+    assert_eq!(rest[1].1, events[events.len() - 1]);
+
+    // It goes on with what happens next.
+    let mut changed = served.declaration.clone();
+    for service in changed.services.values_mut() {
+        service.replicas = 2;
+    }
+    served.manager.apply(changed).await.unwrap();
+    let next = sent(&mut body, 1).await;
+    assert_eq!(next[0].1["kind"], "declared");
+    assert_eq!(Some(next[0].0), all["cursor"].as_u64().map(|last| last + 1));
+
+    let gone = served.send(stream("/v1/events?after=1000000", None)).await;
+    problem(gone, StatusCode::GONE, "a cursor of another registry").await;
+}

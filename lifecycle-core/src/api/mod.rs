@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod client;
+mod service;
 pub mod view;
 pub mod wire;
 

@@ -1,7 +1,7 @@
 //! Serves the API over TLS while the manager runs, with a certificate that it signs itself and
 //! renews long before it ends.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +30,13 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
     let backends = config::backends(&handover, directory).await?;
     let authority = handover.authority.clone();
     let platform = handover.config.platform;
+    let reached_at = handover.config.endpoint.ip;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, handover.config.endpoint.port));
     let clock = Arc::clone(&backends.clock);
     let options = config::options(handover, backends.ids.as_ref());
     let manager = Manager::new(backends, options);
-    let tls = certificate(&authority, platform, clock.as_ref()).await?;
+    let issue = || certificate(&authority, platform, reached_at, clock.as_ref());
+    let tls = issue().await?;
     let handle = Handle::new();
     let server = axum_server::bind_rustls(address, tls.clone())
         .handle(handle.clone())
@@ -43,7 +45,7 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
     tokio::select! {
         ended = server => ended.map_err(|error| Error::io(format!("serving at {address}"), error)),
         error = manager.run() => Err(error),
-        error = renew(&tls, &authority, platform, clock.as_ref()) => Err(error),
+        error = renew(&tls, issue) => Err(error),
         stopped = asked_to_stop() => {
             handle.graceful_shutdown(Some(LAST_REQUESTS));
             stopped
@@ -54,9 +56,10 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
 async fn certificate(
     authority: &Authority,
     platform: PlatformId,
+    reached_at: IpAddr,
     clock: &dyn Clock,
 ) -> Result<RustlsConfig> {
-    let identity = authority.issue(platform, clock.now())?;
+    let identity = authority.issue(platform, reached_at, clock.now())?;
     RustlsConfig::from_pem(
         identity.certificates.into_bytes(),
         identity.key.expose().as_bytes().to_vec(),
@@ -65,15 +68,10 @@ async fn certificate(
     .map_err(|error| Error::io("using the API's certificate", error))
 }
 
-async fn renew(
-    tls: &RustlsConfig,
-    authority: &Authority,
-    platform: PlatformId,
-    clock: &dyn Clock,
-) -> Error {
+async fn renew(tls: &RustlsConfig, issue: impl AsyncFn() -> Result<RustlsConfig>) -> Error {
     loop {
         tokio::time::sleep(RENEWAL).await;
-        match certificate(authority, platform, clock).await {
+        match issue().await {
             Ok(new) => tls.reload_from_config(new.get_inner()),
             Err(error) => return error,
         }

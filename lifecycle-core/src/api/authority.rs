@@ -1,6 +1,9 @@
 //! The platform's certificate authority: made once by the bootstrapper, handed to the manager,
-//! which signs its own certificate. Clients check the platform's UUID as the name, so that a
-//! changed address breaks nothing.
+//! which signs its own certificate. It carries two names: the platform's UUID, which our own
+//! client checks, so that a changed address breaks nothing; and the manager's address, so that
+//! every other client (`curl --cacert ca.pem $LIFECYCLE_URL/…`) can check it too.
+
+use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rcgen::{
@@ -87,14 +90,24 @@ impl Authority {
         })
     }
 
-    /// Signs a certificate for the manager's API of `platform`.
-    pub fn issue(&self, platform: PlatformId, now: DateTime<Utc>) -> Result<ServerIdentity> {
+    /// Signs a certificate for the manager's API of `platform`, which is reached at `address`.
+    pub fn issue(
+        &self,
+        platform: PlatformId,
+        address: IpAddr,
+        now: DateTime<Utc>,
+    ) -> Result<ServerIdentity> {
         let authority_key = KeyPair::from_pem(self.key.expose()).map_err(|e| failed(&e))?;
         let issuer =
             Issuer::from_ca_cert_pem(&self.certificate, authority_key).map_err(|e| failed(&e))?;
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let name = server_name(platform);
-        let mut parameters = parameters(vec![name.clone()], name, now, CERTIFICATE_LIFE)?;
+        let mut parameters = parameters(
+            vec![name.clone(), address.to_string()],
+            name,
+            now,
+            CERTIFICATE_LIFE,
+        )?;
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         parameters.use_authority_key_identifier_extension = true;
         let certificate = parameters
@@ -118,7 +131,9 @@ mod tests {
         let platform = PlatformId::new(RandomIds.uuid());
         let now = SystemClock.now();
         let authority = Authority::generate(platform, now).unwrap();
-        let identity = authority.issue(platform, now).unwrap();
+        let identity = authority
+            .issue(platform, [10, 0, 0, 2].into(), now)
+            .unwrap();
         assert!(identity.certificates.matches("BEGIN CERTIFICATE").count() == 2);
         assert!(identity.key.expose().contains("PRIVATE KEY"));
         assert!(identity.ends > now + TimeDelta::days(89));

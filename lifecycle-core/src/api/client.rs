@@ -46,7 +46,8 @@ pub trait Dial: Debug + Send + Sync + 'static {
 pub struct ApiClient {
     dial: Arc<dyn Dial>,
     tls: TlsConnector,
-    name: String,
+    /// The name that the manager's certificate must carry.
+    name: ServerName<'static>,
     token: Sensitive,
 }
 
@@ -74,6 +75,17 @@ impl ApiClient {
         authority: &str,
         token: Sensitive,
     ) -> Result<Self> {
+        let name = ServerName::try_from(server_name(platform)).map_err(interrupted)?;
+        Self::trusting(dial, name, authority, token)
+    }
+
+    /// A client that trusts `authority` (PEM) for a server called `name`.
+    pub(super) fn trusting(
+        dial: Arc<dyn Dial>,
+        name: ServerName<'static>,
+        authority: &str,
+        token: Sensitive,
+    ) -> Result<Self> {
         let refused = |why: String| Error::Invalid {
             what: "the platform's authority".into(),
             why,
@@ -92,7 +104,7 @@ impl ApiClient {
         Ok(Self {
             dial,
             tls: TlsConnector::from(Arc::new(config)),
-            name: server_name(platform),
+            name,
             token,
         })
     }
@@ -141,10 +153,9 @@ impl ApiClient {
         token: Option<&Sensitive>,
     ) -> Result<Response<hyper::body::Incoming>> {
         let stream = self.dial.dial().await?;
-        let name = ServerName::try_from(self.name.clone()).map_err(interrupted)?;
         let stream = self
             .tls
-            .connect(name, stream)
+            .connect(self.name.clone(), stream)
             .await
             .map_err(|error| Error::Unreachable {
                 what: "the manager's API".into(),
@@ -161,7 +172,7 @@ impl ApiClient {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, &self.name)
+            .header(HOST, self.name.to_str().as_ref())
             .header(ACCEPT, "application/json");
         if let Some(token) = token {
             let mut value =

@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod client;
 pub mod local;
+mod service;
 pub mod view;
 pub mod wire;
 

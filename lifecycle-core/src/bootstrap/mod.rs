@@ -38,7 +38,7 @@ use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::placement::place;
 use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Observed, Target};
-use crate::registry::{Lease, Registry};
+use crate::registry::Registry;
 use crate::runtime::ContainerRuntime;
 use crate::secret::PlatformKey;
 
@@ -156,10 +156,8 @@ impl Bootstrapper {
         let backends = self.backends.clone();
         let epoch = scratch_epoch(backends.registry.as_ref()).await?;
         let declared = Declared::new(Generation(1), &wanted, &self.secrets.key)?;
-        let (_keep, target) = tokio::sync::watch::channel(Some(Target {
-            declared: Arc::new(declared),
-            api: None,
-        }));
+        let target = Some(Target::without_api(declared));
+        let (_keep, target) = tokio::sync::watch::channel(target);
         let mut options = self.driver.clone();
         options.policy.spares_manager_node = false;
         options.policy.only_nodes = true;
@@ -329,16 +327,10 @@ fn endpoint(machine: &ObservedNode, declaration: &Declaration) -> Result<Manager
 }
 
 async fn scratch_epoch(registry: &dyn Registry) -> Result<Epoch> {
-    match registry
+    registry
         .acquire_lease("bootstrapper", Duration::from_hours(24))
         .await?
-    {
-        Lease::Held(epoch) => Ok(epoch),
-        Lease::HeldBy { holder, .. } => Err(Error::Conflict {
-            what: "the bootstrapper's scratch registry".into(),
-            why: format!("{holder} uses it"),
-        }),
-    }
+        .epoch()
 }
 
 fn nodes_failed(plan: &crate::reconcile::Plan) -> Error {

@@ -69,6 +69,16 @@ pub struct Target {
     pub api: Option<ServiceApi>,
 }
 
+impl Target {
+    /// A platform whose services do not ask for the manager's API, or where there is none.
+    pub fn without_api(declared: Declared) -> Self {
+        Self {
+            declared: Arc::new(declared),
+            api: None,
+        }
+    }
+}
+
 /// A step that is being carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningStep {

@@ -22,7 +22,10 @@ use crate::secret::Sensitive;
 pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 /// Where a container finds its credential for the manager's API.
-const API_DIRECTORY: &str = "/run/lifecycle";
+pub(crate) const API_DIRECTORY: &str = "/run/lifecycle";
+
+/// The environment variable that tells a container where the manager's API is.
+pub(crate) const API_URL: &str = "LIFECYCLE_URL";
 
 /// How services reach the manager's API, where they ask for it.
 #[derive(Debug, Clone)]
@@ -240,7 +243,7 @@ impl Execution {
             });
             template
                 .environment
-                .entry("LIFECYCLE_URL".into())
+                .entry(API_URL.into())
                 .or_insert_with(|| Sensitive::new(api.endpoint.url()));
         }
         let image = handle.runtime.image(&service.image).await?;

@@ -224,6 +224,22 @@ pub enum Lease {
     },
 }
 
+impl Lease {
+    /// The epoch under which we lead.
+    ///
+    /// # Errors
+    /// [`crate::Error::Conflict`] if someone else leads.
+    pub fn epoch(self) -> Result<Epoch> {
+        match self {
+            Self::Held(epoch) => Ok(epoch),
+            Self::HeldBy { holder, until } => Err(crate::Error::Conflict {
+                what: "the lease".into(),
+                why: format!("{holder} holds it until {until}"),
+            }),
+        }
+    }
+}
+
 /// A page of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventPage {

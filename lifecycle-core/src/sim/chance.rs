@@ -42,6 +42,10 @@ impl Chance {
         Self { seed, pace_percent }
     }
 
+    pub(super) fn seed(self) -> u64 {
+        self.seed
+    }
+
     /// FNV-1a over the purpose; it is stable where the standard library's hashers are not.
     fn draws(self, purpose: &[&str], number: u64) -> Draws {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ self.seed;

@@ -22,11 +22,13 @@ use super::ledger::{EffectRecord, Ledger, Violation};
 use super::machine::{Machine, System};
 use super::options::{FaultRates, Latencies, SimOptions};
 use super::probe::SimProbe;
-use crate::clock::TokioClock;
+use crate::clock::{SeededIds, TokioClock};
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result};
 use crate::host::HostOutput;
 use crate::model::{NodeName, NodeSpec, PlatformId, Protocol};
+use crate::reconcile::Backends;
+use crate::registry::Registry;
 use crate::runtime::{ObservedContainer, Owner};
 
 /// When every world begins: 2026-01-01T00:00:00Z.
@@ -272,6 +274,26 @@ impl SimWorld {
     /// The code store, for the present incarnation.
     pub fn code(&self) -> SimCodeStore {
         SimCodeStore::new(self.actor())
+    }
+
+    /// Everything that the heart works with, for a platform of this world and the present
+    /// incarnation. The registry is given: it outlives incarnations, as the world does.
+    pub fn backends(&self, owner: &Owner, registry: Arc<dyn Registry>) -> Backends {
+        let (seed, incarnation) = {
+            let state = self.lock();
+            (state.rules.chance.seed(), state.incarnation)
+        };
+        Backends {
+            registry,
+            cloud: Arc::new(self.cloud(owner)),
+            connector: Arc::new(self.connector(owner)),
+            preparer: Arc::new(self.preparer()),
+            probe: Arc::new(self.probe()),
+            code: Arc::new(self.code()),
+            clock: Arc::new(self.clock()),
+            // Another life of the process makes other ids.
+            ids: Arc::new(SeededIds::new(seed.wrapping_add(incarnation))),
+        }
     }
 
     /// What goes wrong.

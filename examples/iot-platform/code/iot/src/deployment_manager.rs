@@ -1,0 +1,99 @@
+//! Deploys applications: each gets the sensors that it needs from the binder, as soon as there
+//! are such sensors.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+
+use crate::directory::Directory;
+use crate::failure::{Failure, Result};
+use crate::peer::Call;
+use crate::sensor_binder::Needs;
+use crate::setting;
+
+/// How often it is made sure that every application has what it needs. The binder forgets what
+/// it bound when it is replaced, so this never ends.
+const PACE: Duration = Duration::from_secs(5);
+
+/// How an application stands.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+enum Deployment {
+    Waiting { why: String },
+    Deployed { sensors: Vec<String> },
+}
+
+type Deployments = Arc<Mutex<BTreeMap<String, Deployment>>>;
+
+pub(crate) fn routes() -> Result<Router> {
+    let directory = Directory::open()?;
+    let applications = read(&setting::<String>("APPLICATIONS")?)?;
+    let deployments = Deployments::default();
+    tokio::spawn(deploy(directory, applications, Arc::clone(&deployments)));
+    Ok(Router::new()
+        .route("/deployments", get(list))
+        .with_state(deployments))
+}
+
+/// `thermostat=temperature greenhouse=humidity,light`
+fn read(text: &str) -> Result<Vec<(String, Needs)>> {
+    let one = |part: &str| {
+        let (name, kinds) = part.split_once('=')?;
+        let kinds = kinds.split(',').map(str::to_owned).collect();
+        Some((name.to_owned(), Needs { kinds }))
+    };
+    let read = text.split_whitespace().map(one).collect::<Option<_>>();
+    read.ok_or_else(|| Failure::Setting("APPLICATIONS is <name>=<kind>,<kind> …".into()))
+}
+
+async fn list(State(deployments): State<Deployments>) -> Json<BTreeMap<String, Deployment>> {
+    let deployments = deployments.lock();
+    Json(deployments.unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+async fn deploy(
+    directory: Directory,
+    applications: Vec<(String, Needs)>,
+    deployments: Deployments,
+) {
+    let mut pace = tokio::time::interval(PACE);
+    loop {
+        pace.tick().await;
+        for (name, needs) in &applications {
+            let now = match bind(&directory, name, needs).await {
+                Ok(sensors) => Deployment::Deployed { sensors },
+                Err(failure) => Deployment::Waiting {
+                    why: failure.to_string(),
+                },
+            };
+            let deployments = deployments.lock();
+            deployments
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(name.clone(), now);
+        }
+    }
+}
+
+async fn bind(directory: &Directory, name: &str, needs: &Needs) -> Result<Vec<String>> {
+    Call::post(format!("/bindings/{name}"), needs)?
+        .ask("sensor-binder", directory)
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn applications_are_read_with_their_needs() {
+        let read_back = read("a=x b=y,z").unwrap();
+        let kinds: Vec<_> = read_back.iter().map(|(_, n)| n.kinds.len()).collect();
+        assert_eq!(kinds, [1, 2]);
+        assert!(read("a").is_err());
+    }
+}

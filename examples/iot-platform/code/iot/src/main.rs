@@ -1,0 +1,87 @@
+//! The seven services of an IoT platform in one program: `iot-platform <service>`, each the
+//! command of one service in `compose.yaml`. It shows what services do with the platform that
+//! runs them: they look each other up at the lifecycle manager, and keep working while parts
+//! are away.
+
+mod authentication;
+mod deployment_manager;
+mod directory;
+mod failure;
+mod monitoring;
+mod peer;
+mod request_manager;
+mod sensor_binder;
+mod sensor_controller;
+mod sensor_manager;
+
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use failure::{Failure, Result};
+
+/// The port that every service listens on, inside its own container.
+const PORT: u16 = 8000;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let service = std::env::args().nth(1).unwrap_or_default();
+    match run(&service).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{service}: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(service: &str) -> Result<()> {
+    let routes = match service {
+        "authentication" => authentication::routes()?,
+        "sensor-manager" => sensor_manager::routes()?,
+        "sensor-controller" => sensor_controller::routes()?,
+        "sensor-binder" => sensor_binder::routes()?,
+        "deployment-manager" => deployment_manager::routes()?,
+        "request-manager" => request_manager::routes()?,
+        "monitoring" => monitoring::routes()?,
+        // What the health check of a container runs.
+        "check" => return peer::check_health(PORT).await,
+        _ => {
+            return Err(Failure::Setting(
+                "name a service as the first argument".into(),
+            ));
+        }
+    };
+    serve(service, routes).await
+}
+
+/// Serves until the engine asks the container to stop.
+async fn serve(service: &str, routes: Router) -> Result<()> {
+    let routes = routes.route("/health", get(|| async { "ok\n" }));
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
+    let mut stop = signal(SignalKind::terminate())?;
+    tracing::info!("{service} listens on port {PORT}");
+    // As the container's first process it gets no default handling of signals.
+    tokio::select! {
+        ended = axum::serve(listener, routes) => Ok(ended?),
+        _ = stop.recv() => Ok(()),
+    }
+}
+
+/// A setting from the environment.
+fn setting<T: FromStr>(name: &str) -> Result<T> {
+    let value = std::env::var(name)
+        .map_err(|_| Failure::Setting(format!("{name} is not in the environment")))?;
+    value
+        .parse()
+        .map_err(|_| Failure::Setting(format!("{name} cannot be read")))
+}

@@ -1,0 +1,107 @@
+//! Asks every replica of every service how it is, wherever the lifecycle manager says that it
+//! runs, and shows the answers in one page.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use chrono::{DateTime, Utc};
+use lifecycle_core::api::wire::InstanceV1;
+use lifecycle_core::clock::{Clock, SystemClock};
+use serde::Serialize;
+
+use crate::directory::Directory;
+use crate::failure::Result;
+use crate::peer::Call;
+
+/// How often all are asked.
+const PACE: Duration = Duration::from_secs(2);
+
+/// How everything was when it was last asked.
+#[derive(Debug, Clone, Default, Serialize)]
+struct Summary {
+    at: Option<DateTime<Utc>>,
+    /// Why the manager could not be asked, if so; the rest is older then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manager: Option<String>,
+    healthy: usize,
+    unhealthy: usize,
+    instances: BTreeMap<String, Health>,
+}
+
+/// How a replica is.
+#[derive(Debug, Clone, Serialize)]
+struct Health {
+    node: Option<String>,
+    /// What the lifecycle manager says.
+    state: String,
+    /// What the replica itself says.
+    is_healthy: bool,
+}
+
+type Latest = Arc<Mutex<Summary>>;
+
+pub(crate) fn routes() -> Result<Router> {
+    let directory = Directory::open()?;
+    let latest = Latest::default();
+    tokio::spawn(watch(directory, Arc::clone(&latest)));
+    Ok(Router::new().route("/", get(show)).with_state(latest))
+}
+
+async fn show(State(latest): State<Latest>) -> Json<Summary> {
+    let latest = latest.lock();
+    Json(latest.unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+async fn watch(directory: Directory, latest: Latest) {
+    let mut pace = tokio::time::interval(PACE);
+    loop {
+        pace.tick().await;
+        let looked = look(&directory).await;
+        let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match looked {
+            Ok(summary) => *latest = summary,
+            Err(failure) => latest.manager = Some(failure.to_string()),
+        }
+    }
+}
+
+async fn look(directory: &Directory) -> Result<Summary> {
+    let mut summary = Summary {
+        at: Some(SystemClock.now()),
+        ..Summary::default()
+    };
+    for service in directory.services().await? {
+        for instance in service.instances {
+            let is_healthy = is_healthy(&instance).await;
+            if is_healthy {
+                summary.healthy += 1;
+            } else {
+                summary.unhealthy += 1;
+            }
+            let health = Health {
+                node: instance.node.map(|node| node.to_string()),
+                state: instance.state,
+                is_healthy,
+            };
+            summary.instances.insert(instance.id, health);
+        }
+    }
+    Ok(summary)
+}
+
+/// Only ready replicas have endpoints; of those each must answer.
+async fn is_healthy(instance: &InstanceV1) -> bool {
+    for endpoint in &instance.endpoints {
+        let address = SocketAddr::new(endpoint.ip, endpoint.port);
+        let answer = Call::get("/health").at(address).await;
+        if !answer.is_ok_and(|(status, _)| status.is_success()) {
+            return false;
+        }
+    }
+    !instance.endpoints.is_empty()
+}

@@ -1,0 +1,143 @@
+//! Calls from one service to another: plain HTTP with JSON, to a replica that the directory
+//! names, once more if that one has just gone.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use axum::http::{Method, Request, StatusCode};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+
+use crate::directory::Directory;
+use crate::failure::{Failure, Result};
+
+/// How long an answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often a call is made before it is given up.
+const ATTEMPTS: usize = 2;
+
+/// A call to a service.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    method: Method,
+    path: String,
+    token: Option<String>,
+    body: Bytes,
+}
+
+impl Call {
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self {
+            method: Method::GET,
+            path: path.into(),
+            token: None,
+            body: Bytes::new(),
+        }
+    }
+
+    pub(crate) fn post(path: impl Into<String>, body: &impl Serialize) -> Result<Self> {
+        let body = serde_json::to_vec(body).map_err(std::io::Error::other)?;
+        Ok(Self {
+            method: Method::POST,
+            body: body.into(),
+            ..Self::get(path)
+        })
+    }
+
+    #[must_use]
+    pub(crate) fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
+    /// Makes the call; the answer's body.
+    pub(crate) async fn to(&self, service: &str, directory: &Directory) -> Result<Bytes> {
+        let mut why = String::new();
+        for _ in 0..ATTEMPTS {
+            let address = directory.find(service).await?;
+            match self.at(address).await {
+                Ok((status, body)) if status.is_success() => return Ok(body),
+                Ok((status, _)) => {
+                    return Err(Failure::Refused {
+                        service: service.to_owned(),
+                        status,
+                    });
+                }
+                Err(error) => {
+                    directory.doubt(service);
+                    why = format!("{address}: {error}");
+                }
+            }
+        }
+        Err(Failure::Unavailable {
+            service: service.to_owned(),
+            why,
+        })
+    }
+
+    /// Makes the call and reads the answer.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        service: &str,
+        directory: &Directory,
+    ) -> Result<T> {
+        let body = self.to(service, directory).await?;
+        serde_json::from_slice(&body).map_err(|error| Failure::Unavailable {
+            service: service.to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    /// Makes the call at an address.
+    pub(crate) async fn at(&self, address: SocketAddr) -> std::io::Result<(StatusCode, Bytes)> {
+        match tokio::time::timeout(ANSWER_WITHIN, self.exchange(address)).await {
+            Ok(answer) => answer,
+            Err(late) => Err(late.into()),
+        }
+    }
+
+    async fn exchange(&self, address: SocketAddr) -> std::io::Result<(StatusCode, Bytes)> {
+        let mut request = Request::builder()
+            .method(&self.method)
+            .uri(&self.path)
+            .header(HOST, address.to_string())
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request
+            .body(Full::new(self.body.clone()))
+            .map_err(std::io::Error::other)?;
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
+        tokio::spawn(connection);
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(std::io::Error::other)?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await;
+        Ok((status, body.map_err(std::io::Error::other)?.to_bytes()))
+    }
+}
+
+/// Whether the service in this container is well.
+pub(crate) async fn check_health(port: u16) -> Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let (status, _) = Call::get("/health").at(address).await?;
+    if status.is_success() {
+        Ok(())
+    } else {
+        let service = "this service".to_owned();
+        Err(Failure::Refused { service, status })
+    }
+}

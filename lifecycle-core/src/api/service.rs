@@ -1,0 +1,162 @@
+//! The client for a service of the platform itself: with what each container is given that
+//! asks for it (`x-lifecycle.api: read`), straight to the manager.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+
+use super::client::{ApiClient, Dial};
+use crate::error::{Error, Result};
+use crate::host::Duplex;
+use crate::reconcile::execute::{API_DIRECTORY, API_URL};
+use crate::secret::Sensitive;
+
+/// How long a connection may take. Services wait for this before they go on with what they
+/// knew, so it is short.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Connects to an address of the platform's network.
+#[derive(Debug)]
+struct Straight(SocketAddr);
+
+#[async_trait]
+impl Dial for Straight {
+    async fn dial(&self) -> Result<Box<dyn Duplex>> {
+        let unreachable = |source| Error::Unreachable {
+            what: format!("the manager at {}", self.0),
+            source,
+        };
+        match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(self.0)).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => Err(unreachable(Some(Box::new(error)))),
+            Err(_) => Err(unreachable(None)),
+        }
+    }
+}
+
+impl ApiClient {
+    /// The client of the service that runs in this container. It may look things up.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] in a container that was given no credential.
+    pub fn of_this_service() -> Result<Self> {
+        let url = std::env::var(API_URL)
+            .map_err(|_| not_given(format!("{API_URL} is not in the environment")))?;
+        Self::with_credential(&url, Path::new(API_DIRECTORY))
+    }
+
+    /// A client for the manager at `url` with the `token` and the `ca.pem` of a directory.
+    fn with_credential(url: &str, directory: &Path) -> Result<Self> {
+        let address: SocketAddr = url
+            .strip_prefix("https://")
+            .map(|rest| rest.trim_end_matches('/'))
+            .and_then(|address| address.parse().ok())
+            .ok_or_else(|| not_given(format!("{API_URL} is {url:?}, not https://<ip>:<port>")))?;
+        let read = |name: &str| {
+            let path = directory.join(name);
+            std::fs::read_to_string(&path)
+                .map_err(|error| not_given(format!("cannot read {}: {error}", path.display())))
+        };
+        let token = Sensitive::new(read("token")?.trim_end().to_owned());
+        let name = ServerName::IpAddress(address.ip().into());
+        Self::trusting(Arc::new(Straight(address)), name, &read("ca.pem")?, token)
+    }
+}
+
+fn not_given(why: String) -> Error {
+    Error::Invalid {
+        what: "the credential for the manager's API".into(),
+        why,
+        mend: "give the service `x-lifecycle: {api: read}` in compose.yaml".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::api::{Authority, ServerIdentity};
+    use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
+    use crate::model::{PlatformId, ServiceName};
+
+    fn acceptor(identity: &ServerIdentity) -> TlsAcceptor {
+        let chain = CertificateDer::pem_slice_iter(identity.certificates.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap();
+        let key = PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// A manager whose certificate is for `address` answers one request; what it was asked, if
+    /// the client trusted it.
+    async fn ask_manager_at(address: [u8; 4]) -> (Result<usize>, Option<String>) {
+        let platform = PlatformId::new(RandomIds.uuid());
+        let now = SystemClock.now();
+        let authority = Authority::generate(platform, now).unwrap();
+        let acceptor = acceptor(&authority.issue(platform, address.into(), now).unwrap());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(stream).await.ok()?;
+            let mut asked = vec![0; 4096];
+            let length = stream.read(&mut asked).await.unwrap();
+            let body = r#"[{"ip":"10.0.0.3","port":20001,"container_port":80,"protocol":"tcp"}]"#;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(body.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            asked.truncate(length);
+            Some(String::from_utf8(asked).unwrap())
+        });
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("token"), "let-me-read\n").unwrap();
+        std::fs::write(directory.path().join("ca.pem"), &authority.certificate).unwrap();
+        let client = ApiClient::with_credential(&url, directory.path()).unwrap();
+        let service = ServiceName::try_from("db").unwrap();
+        let endpoints = client.endpoints(&service).await.map(|found| found.len());
+        (endpoints, server.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_service_looks_endpoints_up_by_the_managers_address() {
+        let (endpoints, asked) = ask_manager_at([127, 0, 0, 1]).await;
+        assert_eq!(endpoints.unwrap(), 1);
+        let asked = asked.unwrap().to_lowercase();
+        assert!(asked.starts_with("get /v1/services/db/endpoints http/1.1\r\n"));
+        assert!(asked.contains("authorization: bearer let-me-read\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_manager_elsewhere_is_not_trusted() {
+        let (endpoints, asked) = ask_manager_at([127, 0, 0, 9]).await;
+        assert!(matches!(endpoints, Err(Error::Unreachable { .. })));
+        assert_eq!(asked, None);
+    }
+
+    #[test]
+    fn a_container_without_a_credential_says_how_to_get_one() {
+        let empty = tempfile::tempdir().unwrap();
+        for url in ["https://10.0.0.2:7443", "http://10.0.0.2:7443", "manager"] {
+            let error = ApiClient::with_credential(url, empty.path()).unwrap_err();
+            assert!(error.hint().unwrap().contains("api: read"), "{error:?}");
+        }
+    }
+}

@@ -151,6 +151,13 @@ pub enum ContainerState {
     },
 }
 
+impl ContainerState {
+    /// Whether its processes exist, suspended or not.
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Paused)
+    }
+}
+
 /// What a health check says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

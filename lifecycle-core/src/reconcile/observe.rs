@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::step::StepId;
-use crate::cloud::ObservedNode;
+use crate::cloud::{ObservedNode, Power};
 use crate::model::{ContainerId, InstanceId, NodeName};
 use crate::registry::{RejectedSpec, Unknown};
 use crate::runtime::{EngineInfo, EngineState};
@@ -67,6 +67,13 @@ impl NodeView {
             EngineView::Known { state, .. } => Some(state),
             EngineView::NotAsked | EngineView::Missing | EngineView::Unknown(_) => None,
         }
+    }
+
+    /// Whether what was last seen on it may run there without anybody seeing it now.
+    pub fn may_run_unseen(&self) -> bool {
+        // What the cloud shows as stopped runs nothing, and starts nothing by itself later.
+        self.machine.power != Power::Stopped
+            && matches!(self.engine, EngineView::NotAsked | EngineView::Unknown(_))
     }
 }
 

@@ -2,10 +2,14 @@
 //! is possible; a replica stays where it is; others are spread. Pure and deterministic.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use super::declared::{Declared, DeclaredService};
 use super::observe::Observed;
-use crate::model::{InstanceId, NodeName, Protocol, Resources, ServiceName};
+use crate::model::{
+    Constraint, InstanceId, NodeName, Protocol, Resources, ServiceName, VolumeName,
+};
+use crate::runtime::Role;
 
 /// Where each replica goes, and why some go nowhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,11 +40,13 @@ pub fn place(declared: &Declared, observed: &Observed) -> Placement {
     let homes = homes(declared, observed);
     let mut homeless = Vec::new();
     for (id, service) in declared.instances() {
-        match homes.get(&id) {
-            Some(node) if placing.obstacle(node, &id, service).is_none() => {
-                placing.put(node, id, service);
-            }
-            _ => homeless.push((id, service)),
+        let home = homes.get(&id).and_then(|homes| {
+            let mut free = homes.iter().map(|(_, node)| *node);
+            free.find(|node| placing.obstacle(node, &id, service).is_none())
+        });
+        match home {
+            Some(node) => placing.put(node, id, service),
+            None => homeless.push((id, service)),
         }
     }
     for (id, service) in homeless {
@@ -54,42 +60,69 @@ pub fn place(declared: &Declared, observed: &Observed) -> Placement {
     placing.placement
 }
 
-/// Where each replica is now or was last: its container, else the registry's memory, else a
-/// node that holds its volumes.
-fn homes(declared: &Declared, observed: &Observed) -> BTreeMap<InstanceId, NodeName> {
-    let mut homes: BTreeMap<InstanceId, NodeName> = BTreeMap::new();
+/// Where each replica is, was, or has its volumes: the best home first.
+fn homes<'a>(
+    declared: &Declared,
+    observed: &'a Observed,
+) -> BTreeMap<InstanceId, BTreeSet<(Home, &'a NodeName)>> {
+    let mut homes: BTreeMap<InstanceId, BTreeSet<(Home, &NodeName)>> = BTreeMap::new();
+    let mut volumes: BTreeMap<&VolumeName, &NodeName> = BTreeMap::new();
     for (node, view) in &observed.nodes {
-        let containers = view.engine_state().map(|s| s.containers.as_slice());
-        for container in containers.unwrap_or_default() {
-            let crate::runtime::Role::Instance(id) = &container.role else {
+        let Some(state) = view.engine_state() else {
+            continue;
+        };
+        for volume in &state.volumes {
+            volumes.entry(volume).or_insert(node);
+        }
+        for container in &state.containers {
+            let Role::Instance(id) = &container.role else {
                 continue;
             };
-            let current = declared
-                .services
-                .get(&id.service)
-                .is_some_and(|s| s.digest == container.digest);
-            if current || !homes.contains_key(id) {
-                homes.insert(id.clone(), node.clone());
-            }
+            let declared = declared.services.get(&id.service);
+            let current = declared.is_some_and(|s| s.digest == container.digest);
+            let home = match (container.state.is_running(), current) {
+                (true, true) => Home::Runs,
+                (true, false) => Home::FormerRuns,
+                (false, true) => Home::Lies,
+                (false, false) => Home::FormerLies,
+            };
+            homes.entry(id.clone()).or_default().insert((home, node));
         }
     }
     for (id, node) in &observed.last_seen {
-        homes.entry(id.clone()).or_insert_with(|| node.clone());
+        let home = match observed.nodes.get(node) {
+            Some(view) if view.may_run_unseen() => Home::MayRun,
+            _ => Home::LastSeen,
+        };
+        homes.entry(id.clone()).or_default().insert((home, node));
     }
     for (id, service) in declared.instances() {
-        let volumes = &service.spec.container.volumes;
-        if volumes.is_empty() || homes.contains_key(&id) {
-            continue;
-        }
-        let holder = observed.nodes.iter().find(|(_, view)| {
-            view.engine_state()
-                .is_some_and(|s| volumes.iter().any(|v| s.volumes.contains(&v.volume)))
-        });
-        if let Some((node, _)) = holder {
-            homes.insert(id, node.clone());
+        let mounts = &service.spec.container.volumes;
+        if let Some(node) = mounts.iter().find_map(|m| volumes.get(&m.volume)) {
+            let homes = homes.entry(id).or_default();
+            homes.insert((Home::HasVolume, node));
         }
     }
     homes
+}
+
+/// What ties a replica to a node, the strongest tie first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Home {
+    /// A container of the declared specification runs there.
+    Runs,
+    /// It was last seen there, and may still run: the node cannot be asked.
+    MayRun,
+    /// A container of another specification runs there.
+    FormerRuns,
+    /// A container of the declared specification is there.
+    Lies,
+    /// It was last seen there.
+    LastSeen,
+    /// A container of another specification is there.
+    FormerLies,
+    /// A volume of it is there.
+    HasVolume,
 }
 
 struct Placing<'a> {
@@ -120,10 +153,8 @@ impl Placing<'_> {
     /// The node with the fewest replicas of this service, then the fewest of all.
     fn choose(&self, id: &InstanceId, service: &DeclaredService) -> Result<NodeName, String> {
         let mut best: Option<(u32, &NodeName)> = None;
-        let mut obstacles: BTreeMap<String, Vec<&NodeName>> = BTreeMap::new();
         for (_, node) in &self.by_load {
-            if let Some(obstacle) = self.obstacle(node, id, service) {
-                obstacles.entry(obstacle).or_default().push(node);
+            if self.obstacle(node, id, service).is_some() {
                 continue;
             }
             let same = self
@@ -139,49 +170,84 @@ impl Placing<'_> {
                 break;
             }
         }
-        best.map(|(_, node)| node.clone()).ok_or_else(|| {
-            if obstacles.is_empty() {
-                return "no node is declared".to_owned();
+        best.map(|(_, node)| node.clone())
+            .ok_or_else(|| self.obstacles(id, service))
+    }
+
+    /// What keeps a replica from every node, in words.
+    fn obstacles(&self, id: &InstanceId, service: &DeclaredService) -> String {
+        let mut obstacles: BTreeMap<String, Vec<&NodeName>> = BTreeMap::new();
+        for node in self.declared.nodes.keys() {
+            if let Some(obstacle) = self.obstacle(node, id, service) {
+                let nodes = obstacles.entry(obstacle.to_string()).or_default();
+                nodes.push(node);
             }
-            let each: Vec<String> = obstacles
-                .into_iter()
-                .map(|(why, nodes)| match nodes.as_slice() {
-                    [one] => format!("{one}: {why}"),
-                    [first, ..] => format!("{first} and {} more: {why}", nodes.len() - 1),
-                    [] => why,
-                })
-                .collect();
-            each.join("; ")
-        })
+        }
+        if obstacles.is_empty() {
+            return "no node is declared".to_owned();
+        }
+        let each: Vec<String> = obstacles
+            .into_iter()
+            .map(|(why, nodes)| match nodes.as_slice() {
+                [one] => format!("{one}: {why}"),
+                [first, ..] => format!("{first} and {} more: {why}", nodes.len() - 1),
+                [] => why,
+            })
+            .collect();
+        each.join("; ")
     }
 
     /// What keeps a replica from a node.
-    fn obstacle(
-        &self,
+    fn obstacle<'s>(
+        &'s self,
         node: &NodeName,
         id: &InstanceId,
-        service: &DeclaredService,
-    ) -> Option<String> {
+        service: &'s DeclaredService,
+    ) -> Option<Obstacle<'s>> {
         let Some(spec) = self.declared.nodes.get(node) else {
-            return Some("it is not declared".into());
+            return Some(Obstacle::NotDeclared);
         };
         if let Some(constraint) = service.spec.constraints.iter().find(|c| !c.holds(spec)) {
-            return Some(format!("`{constraint}` does not hold"));
+            return Some(Obstacle::Constraint(constraint));
         }
-        let nothing = Taken::default();
-        let taken = self.taken.get(node).unwrap_or(&nothing);
-        if let Some(capacity) = spec.capacity
-            && !service.spec.reserves.fits_beside(taken.reserved, capacity)
-        {
-            return Some(format!(
-                "what it reserves does not fit beside what {} others reserve",
-                taken.instances
-            ));
+        let taken = self.taken.get(node);
+        if let Some(capacity) = spec.capacity {
+            let reserved = taken.map(|t| t.reserved).unwrap_or_default();
+            if !service.spec.reserves.fits_beside(reserved, capacity) {
+                let others = taken.map_or(0, |t| t.instances);
+                return Some(Obstacle::Capacity { others });
+            }
         }
+        let taken = taken?;
         service.spec.container.ports.iter().find_map(|port| {
             let host_port = port.host_port?;
-            let other = taken.ports.get(&(host_port, port.protocol))?;
-            (other != id).then(|| format!("its port {host_port} is taken by {other}"))
+            let by = taken.ports.get(&(host_port, port.protocol))?;
+            (by != id).then_some(Obstacle::Port { host_port, by })
         })
+    }
+}
+
+/// What keeps a replica from a node. Put into words only when no node is left.
+#[derive(Debug)]
+enum Obstacle<'a> {
+    NotDeclared,
+    Constraint(&'a Constraint),
+    Capacity { others: usize },
+    Port { host_port: u16, by: &'a InstanceId },
+}
+
+impl fmt::Display for Obstacle<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotDeclared => f.write_str("it is not declared"),
+            Self::Constraint(constraint) => write!(f, "`{constraint}` does not hold"),
+            Self::Capacity { others } => write!(
+                f,
+                "what it reserves does not fit beside what {others} others reserve"
+            ),
+            Self::Port { host_port, by } => {
+                write!(f, "its port {host_port} is taken by {by}")
+            }
+        }
     }
 }

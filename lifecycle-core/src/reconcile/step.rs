@@ -87,7 +87,8 @@ pub enum Action {
         instance: InstanceId,
         /// The container's name.
         container: String,
-        /// The engine's id of it.
+        /// The engine's id of it. A step is written with its action's fields beside its own `id`.
+        #[serde(rename = "container_id")]
         id: ContainerId,
         /// Where.
         node: NodeName,
@@ -98,7 +99,8 @@ pub enum Action {
         instance: InstanceId,
         /// The container's name.
         container: String,
-        /// The engine's id of it.
+        /// The engine's id of it. A step is written with its action's fields beside its own `id`.
+        #[serde(rename = "container_id")]
         id: ContainerId,
         /// Where.
         node: NodeName,

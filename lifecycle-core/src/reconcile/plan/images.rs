@@ -3,13 +3,18 @@
 use std::collections::BTreeSet;
 
 use super::{Gate, Planning};
-use crate::model::{ImageSource, NodeName, ServiceName, Subject};
+use crate::model::{ImageSource, InstanceId, NodeName, ServiceName, Subject};
 use crate::reconcile::declared::{DeclaredService, listed_name};
 use crate::reconcile::step::{Action, HeldBy, Reason};
 
 impl Planning<'_> {
     /// Opens when `node` has the image that `service` runs.
-    pub(super) fn service_image(&mut self, node: &NodeName, service: &DeclaredService) -> Gate {
+    pub(super) fn service_image(
+        &mut self,
+        _: &InstanceId,
+        node: &NodeName,
+        service: &DeclaredService,
+    ) -> Gate {
         let name = &service.spec.name;
         match &service.spec.source {
             ImageSource::Image(_) => self.named_image(node, &service.image, name),

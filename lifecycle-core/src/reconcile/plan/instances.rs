@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::{Gate, Planning, Up};
 use crate::model::{
     DependencyCondition, InstanceId, InstanceState, NodeName, Replica, RestartPolicy, ServiceName,
-    Starts, Subject,
+    SpecDigest, Starts, Subject,
 };
 use crate::reconcile::declared::DeclaredService;
 use crate::reconcile::observe::{EngineView, Readiness};
@@ -22,7 +22,33 @@ struct Containers<'a> {
     others: Vec<(&'a NodeName, &'a ObservedContainer)>,
 }
 
-impl Planning<'_> {
+impl<'a> Containers<'a> {
+    /// What comes back when the declared specification is given up: what runs on the node
+    /// beside it, else what was started first there, since whatever gets ready removes all that
+    /// was before it. What runs once and failed has no predecessor that would do its work.
+    fn predecessor(
+        &self,
+        service: &DeclaredService,
+        node: &NodeName,
+    ) -> Option<&'a ObservedContainer> {
+        if service.runs_once {
+            return None;
+        }
+        self.others
+            .iter()
+            .filter(|(at, _)| *at == node)
+            .map(|(_, c)| *c)
+            .min_by_key(|c| (!c.state.is_running(), c.started_at.is_none(), c.started_at))
+    }
+}
+
+/// The way back from a specification that is given up.
+struct WayBack<'a> {
+    former: &'a ObservedContainer,
+    why: String,
+}
+
+impl<'a> Planning<'a> {
     pub(super) fn instances(&mut self) {
         let declared = self.declared;
         for name in self.in_start_order() {
@@ -81,10 +107,12 @@ impl Planning<'_> {
             .rejected
             .get(id)
             .filter(|r| r.digest == service.digest);
-        let former = containers.others.iter().find(|(n, _)| **n == node);
-        if let (Some(rejected), Some((_, former))) = (rejected, former) {
-            let why = rejected.why.clone();
-            return self.roll_back(id, service, &node, &containers, former, &why);
+        if let (Some(rejected), Some(former)) = (rejected, containers.predecessor(service, &node)) {
+            let way_back = WayBack {
+                former,
+                why: rejected.why.clone(),
+            };
+            return self.roll_back(id, service, &node, &containers, &way_back, dependencies);
         }
         match containers.current {
             Some(current) => self.keep(id, service, &node, current, &containers, dependencies),
@@ -138,7 +166,7 @@ impl Planning<'_> {
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
         // What runs under a former specification goes on serving until its successor may start.
-        let former = containers.others.iter().find(|(_, c)| is_running(c));
+        let former = containers.others.iter().find(|(_, c)| c.state.is_running());
         let up = former.map_or(Up::default(), |(_, c)| self.up_of(c));
         let standing = |state| {
             (
@@ -147,12 +175,9 @@ impl Planning<'_> {
             )
         };
         let mut needs = BTreeSet::new();
-        for gate in [
-            self.node_gates.get(&node).cloned().unwrap_or(Gate::Open),
-            self.service_image(&node, service),
-            self.vacated(id),
-        ] {
-            match gate {
+        let ways = [Self::node_gate, Self::vacated, Self::service_image];
+        for way in ways {
+            match way(self, id, &node, service) {
                 Gate::Open => {}
                 Gate::After(step) => {
                     needs.insert(step);
@@ -189,41 +214,18 @@ impl Planning<'_> {
         }
         let reason = match containers.others.first() {
             None => Reason::InstanceAbsent,
-            Some((from, old)) if **from == node => Reason::SpecChanged {
-                from: old.digest.short().to_owned(),
-                to: service.digest.short().to_owned(),
-            },
-            Some((from, _)) => Reason::Moved {
-                from: (*from).clone(),
-            },
+            Some((from, old)) => replaced(from, old, &node, &service.digest),
         };
-        for (at, old) in &containers.others {
-            if !is_running(old) {
-                continue;
+        let stopped = self.stop_running(id, &containers.others, &reason, needs);
+        let needs = match stopped {
+            Ok(needs) => needs,
+            Err((by, settled)) => {
+                let state = InstanceState::Failed {
+                    why: by.to_string(),
+                };
+                return (status(Some(node), former_id(former), state, settled), up);
             }
-            let stopped = self.propose(
-                Action::StopInstance {
-                    instance: id.clone(),
-                    container: old.name.clone(),
-                    id: old.id.clone(),
-                    node: (*at).clone(),
-                },
-                needs.clone(),
-                reason.clone(),
-            );
-            match stopped {
-                Gate::After(step) => {
-                    needs.insert(step);
-                }
-                Gate::Open => {}
-                Gate::Shut { by, settled } => {
-                    let state = InstanceState::Failed {
-                        why: by.to_string(),
-                    };
-                    return (status(Some(node), former_id(former), state, settled), up);
-                }
-            }
-        }
+        };
         let start = self.propose(
             Action::StartInstance {
                 instance: id.clone(),
@@ -256,129 +258,186 @@ impl Planning<'_> {
         }
     }
 
-    /// Opens when no node that left the declaration can still run the replica unseen.
-    fn vacated(&mut self, id: &InstanceId) -> Gate {
-        let Some(last) = self.observed.last_seen.get(id) else {
+    fn node_gate(&mut self, _: &InstanceId, node: &NodeName, _: &DeclaredService) -> Gate {
+        self.node_gates.get(node).cloned().unwrap_or(Gate::Open)
+    }
+
+    /// Opens when the replica cannot run unseen on another node than the one it is placed on.
+    fn vacated(&mut self, id: &InstanceId, node: &NodeName, _: &DeclaredService) -> Gate {
+        let observed = self.observed;
+        let Some(last) = observed.last_seen.get(id).filter(|last| *last != node) else {
             return Gate::Open;
         };
-        if self.declared.nodes.contains_key(last) {
+        let Some(view) = observed.nodes.get(last) else {
+            // Gone, if the cloud can say so.
+            let Some(unknown) = &observed.cloud_unknown else {
+                return Gate::Open;
+            };
+            return Gate::Shut {
+                by: HeldBy::CloudUnknown {
+                    since: unknown.since,
+                    why: unknown.why.clone(),
+                },
+                settled: self.is_over(unknown.since, self.policy.unknown_before_failed),
+            };
+        };
+        if !view.may_run_unseen() {
             return Gate::Open;
         }
-        let Some(view) = self.observed.nodes.get(last) else {
-            return Gate::Open;
-        };
+        if let Some(fence) = self.fences.get(last) {
+            return fence.clone();
+        }
         match &view.engine {
-            // Deleting it fences it: only then may the replica run elsewhere.
-            EngineView::Unknown(_) if view.machine.created => {
-                Gate::After(Action::DeleteNode { node: last.clone() }.id())
-            }
             EngineView::Unknown(unknown) => Gate::Shut {
                 by: HeldBy::NodeUnknown {
                     node: last.clone(),
                     since: unknown.since,
                     why: unknown.why.clone(),
                 },
-                settled: false,
+                settled: self.is_over(unknown.since, self.policy.unknown_before_failed),
             },
-            EngineView::NotAsked => Gate::Shut {
+            _ => Gate::Shut {
                 by: HeldBy::Node { node: last.clone() },
                 settled: false,
             },
-            EngineView::Missing | EngineView::Known { .. } => Gate::Open,
         }
     }
 
+    /// Stops all of these that run, stop-first. Gives what must be done before a successor may
+    /// start, or what holds a stop up.
+    fn stop_running(
+        &mut self,
+        id: &InstanceId,
+        others: &[(&NodeName, &ObservedContainer)],
+        reason: &Reason,
+        mut needs: BTreeSet<StepId>,
+    ) -> Result<BTreeSet<StepId>, (HeldBy, bool)> {
+        let before = needs.clone();
+        for (at, other) in others {
+            if !other.state.is_running() {
+                continue;
+            }
+            let stopped = self.propose(
+                Action::StopInstance {
+                    instance: id.clone(),
+                    container: other.name.clone(),
+                    id: other.id.clone(),
+                    node: (*at).clone(),
+                },
+                before.clone(),
+                reason.clone(),
+            );
+            match stopped {
+                Gate::Open => {}
+                Gate::After(step) => {
+                    needs.insert(step);
+                }
+                Gate::Shut { by, settled } => return Err((by, settled)),
+            }
+        }
+        Ok(needs)
+    }
+
     /// The declared specification has its container: it is kept alive, and once it is ready,
-    /// what it replaces goes.
+    /// what it replaces goes. If it fails, what it replaces comes back.
     fn keep(
         &mut self,
         id: &InstanceId,
         service: &DeclaredService,
         node: &NodeName,
-        current: &ObservedContainer,
-        containers: &Containers<'_>,
+        current: &'a ObservedContainer,
+        containers: &Containers<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        let (status, up) = self.alive(id, service, node, current, dependencies);
-        match &status.state {
-            InstanceState::Ready | InstanceState::Completed => {
-                self.supersede(id, &containers.others);
+        let (steps, held) = (self.plan.steps.len(), self.plan.held.len());
+        let others = &containers.others;
+        let (status, up) = self.alive(id, service, node, current, others, dependencies, None);
+        match (&status.state, containers.predecessor(service, node)) {
+            (InstanceState::Ready | InstanceState::Completed, _) => {
+                self.supersede(id, others, &Reason::Superseded);
             }
-            InstanceState::Failed { why } if containers.others.iter().any(|(n, _)| *n == node) => {
-                // The way back; the driver records it, and the next plan goes it.
+            (InstanceState::Failed { why }, Some(former))
+                if current.state != ContainerState::Paused =>
+            {
+                self.plan.steps.truncate(steps);
+                self.plan.held.truncate(held);
+                self.starts.remove(id);
                 self.plan.rejects.push(crate::registry::RejectedSpec {
                     id: id.clone(),
                     digest: current.digest.clone(),
                     at: self.now,
                     why: why.clone(),
                 });
+                let way_back = WayBack {
+                    former,
+                    why: why.clone(),
+                };
+                return self.roll_back(id, service, node, containers, &way_back, dependencies);
+            }
+            _ if current.state.is_running() => {
+                for (at, other) in others {
+                    let reason = replaced(at, other, node, &current.digest);
+                    // What holds a stop up is said by itself.
+                    let _ = self.stop_running(id, &[(*at, *other)], &reason, BTreeSet::new());
+                }
             }
             _ => {}
         }
         (status, up)
     }
 
-    /// The declared specification did not become ready and its predecessor is there: the
-    /// predecessor comes back.
+    /// The declared specification was given up and its predecessor is there: it comes back, and
+    /// once it runs, what it replaced goes.
     fn roll_back(
         &mut self,
         id: &InstanceId,
         service: &DeclaredService,
         node: &NodeName,
-        containers: &Containers<'_>,
-        former: &ObservedContainer,
-        why: &str,
+        containers: &Containers<'a>,
+        way_back: &WayBack<'a>,
+        dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        let mut needs = BTreeSet::new();
-        if let Some(current) = containers.current {
-            let reason = Reason::RolledBack {
-                why: why.to_owned(),
-            };
-            let removed = self.stop_and_remove(id, node, current, &reason, BTreeSet::new());
-            if let Gate::After(step) = removed {
-                needs.insert(step);
-            }
-        }
-        if !needs.is_empty() && !is_running(former) {
-            let start = self.propose(
-                Action::StartInstance {
-                    instance: id.clone(),
-                    container: former.name.clone(),
-                    node: node.clone(),
-                },
-                needs,
-                Reason::RolledBack {
-                    why: why.to_owned(),
-                },
-            );
-            if let Gate::After(step) = start {
-                self.starts.insert(id.clone(), step);
-            }
-            let state = InstanceState::Failed {
-                why: why.to_owned(),
-            };
-            return (
-                status(Some(node.clone()), Some(former), state, false),
-                Up::default(),
-            );
-        }
-        let met = Dependencies::Met(BTreeSet::new());
-        let (mut standing, up) = self.alive(id, service, node, former, &met);
-        standing.state = InstanceState::Failed {
-            why: format!("{why}; the former specification runs again"),
+        let WayBack { former, why } = way_back;
+        let reason = Reason::RolledBack { why: why.clone() };
+        let mut others: Vec<_> = containers
+            .others
+            .iter()
+            .filter(|(_, c)| c.id != former.id)
+            .copied()
+            .collect();
+        let current = containers.current.and_then(|current| {
+            let all = self.containers.get(id)?;
+            all.iter().find(|(_, c)| c.id == current.id).copied()
+        });
+        others.extend(current);
+        let restoring = (!others.is_empty()).then_some(reason.clone());
+        let (mut standing, up) =
+            self.alive(id, service, node, former, &others, dependencies, restoring);
+        let why = if former.state.is_running() {
+            self.supersede(id, &others, &reason);
+            format!("{why}; the former specification runs again")
+        } else {
+            why.clone()
         };
+        standing.state = InstanceState::Failed { why };
         (standing, up)
     }
 
     /// Keeps one container alive: started if it never was, started again if it ended and its
-    /// policy says so.
+    /// policy says so, or if it had made room for another one that is to go.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one replica as it is declared and as it stands"
+    )]
     fn alive(
         &mut self,
         id: &InstanceId,
         service: &DeclaredService,
         node: &NodeName,
         container: &ObservedContainer,
+        others: &[(&NodeName, &ObservedContainer)],
         dependencies: &Dependencies,
+        restoring: Option<Reason>,
     ) -> (InstanceStatus, Up) {
         let subject = Subject::Instance(id.clone());
         let up = self.up_of(container);
@@ -422,15 +481,27 @@ impl Planning<'_> {
                 self.hold(subject, HeldBy::Failed { why: why.clone() });
                 stands(InstanceState::Failed { why }, true)
             }
-            ContainerState::Created => self.start_again(
-                id,
-                node,
-                container,
-                dependencies,
-                Reason::NeverStarted,
-                None,
-            ),
+            ContainerState::Created => {
+                let reason = restoring.unwrap_or(Reason::NeverStarted);
+                self.start_again(id, node, container, others, dependencies, reason, None)
+            }
             ContainerState::Exited { code, .. } => {
+                let successor = others.iter().find(|(_, o)| self.made_room(container, o));
+                if let Some((at, successor)) = successor
+                    && (*code != 0 || !service.runs_once)
+                {
+                    let reason = restoring
+                        .unwrap_or_else(|| replaced(at, successor, node, &container.digest));
+                    return self.start_again(
+                        id,
+                        node,
+                        container,
+                        others,
+                        dependencies,
+                        reason,
+                        None,
+                    );
+                }
                 let (times, again_at) = self.endings(container).unwrap_or((1, self.now));
                 let stays = match service.restart {
                     RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
@@ -469,24 +540,40 @@ impl Planning<'_> {
                     };
                 }
                 let reason = Reason::Ended { code: *code, times };
-                self.start_again(id, node, container, dependencies, reason, failed)
+                self.start_again(id, node, container, others, dependencies, reason, failed)
             }
         }
     }
 
+    /// Whether a container was stopped for another one, rather than ended by itself.
+    fn made_room(&self, container: &ObservedContainer, other: &ObservedContainer) -> bool {
+        if other.state == ContainerState::Created {
+            // That it was made tells nothing about what happened since.
+            return self.endings(container).is_none_or(|(times, _)| times <= 1);
+        }
+        other.started_at > container.started_at
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one replica as it is declared and as it stands"
+    )]
     fn start_again(
         &mut self,
         id: &InstanceId,
         node: &NodeName,
         container: &ObservedContainer,
+        others: &[(&NodeName, &ObservedContainer)],
         dependencies: &Dependencies,
         reason: Reason,
         failed: Option<String>,
     ) -> (InstanceStatus, Up) {
+        let other = others.iter().find(|(_, o)| o.state.is_running());
+        let up = other.map_or(Up::default(), |(_, other)| self.up_of(other));
         let stands = |state, settled| {
             (
                 status(Some(node.clone()), Some(container), state, settled),
-                Up::default(),
+                up,
             )
         };
         let needs = match dependencies {
@@ -495,6 +582,10 @@ impl Planning<'_> {
                 self.hold(Subject::Instance(id.clone()), by.clone());
                 return stands(InstanceState::Stopped, *settled);
             }
+        };
+        let needs = match self.stop_running(id, others, &reason, needs) {
+            Ok(needs) => needs,
+            Err((_, settled)) => return stands(InstanceState::Stopped, settled),
         };
         let start = self.propose(
             Action::StartInstance {
@@ -598,24 +689,35 @@ impl Planning<'_> {
                 settled: true,
             });
         };
+        let mut awaited: Vec<&StepId> = Vec::new();
         for n in 1..=service.spec.replicas {
             let id = InstanceId {
                 service: name.clone(),
                 replica: Replica(n),
             };
-            if self.up.get(&id).is_some_and(is_up) {
+            // What is replaced by this plan is awaited in its new form.
+            if let Some(step) = self.starts.get(&id) {
+                awaited.push(step);
                 continue;
             }
-            if let Some(step) = self.starts.get(&id) {
-                steps.insert(step.clone());
+            if self.up.get(&id).is_some_and(is_up) {
                 continue;
             }
             let settled = self.plan.instances.get(&id).is_some_and(|s| s.settled);
             return Some(Dependencies::Unmet { by: by(), settled });
         }
+        if awaited.len() > MANY_REPLICAS {
+            awaited.drain(..awaited.len() - 1);
+        }
+        steps.extend(awaited.into_iter().cloned());
         None
     }
 }
+
+/// From how many replicas on the last one stands for the others that a dependent awaits: the
+/// plan is made anew after each step, so one that is left holds the dependent as well as all,
+/// and a plan for thousands of replicas stays as small as they are many.
+const MANY_REPLICAS: usize = 16;
 
 /// What a service's dependencies say.
 enum Dependencies {
@@ -625,11 +727,21 @@ enum Dependencies {
     Unmet { by: HeldBy, settled: bool },
 }
 
-fn is_running(container: &ObservedContainer) -> bool {
-    matches!(
-        container.state,
-        ContainerState::Running { .. } | ContainerState::Paused
-    )
+/// Why `other` on `from` gives way to a container of `digest` on `node`.
+fn replaced(
+    from: &NodeName,
+    other: &ObservedContainer,
+    node: &NodeName,
+    digest: &SpecDigest,
+) -> Reason {
+    if from == node {
+        Reason::SpecChanged {
+            from: other.digest.short().to_owned(),
+            to: digest.short().to_owned(),
+        }
+    } else {
+        Reason::Moved { from: from.clone() }
+    }
 }
 
 fn former_id<'a>(

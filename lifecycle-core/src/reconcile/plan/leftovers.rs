@@ -1,13 +1,14 @@
 //! Leftovers: containers and nodes that are no longer declared. Services stop in the reverse
 //! of their start order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Gate, Planning};
-use crate::model::{InstanceId, NodeName, Subject};
-use crate::reconcile::observe::EngineView;
+use crate::cloud::Power;
+use crate::model::{ContainerId, InstanceId, NodeName, Subject};
+use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
-use crate::runtime::{ContainerState, ObservedContainer, Role};
+use crate::runtime::{ObservedContainer, Role};
 
 impl Planning<'_> {
     pub(super) fn leftovers(&mut self) {
@@ -24,11 +25,7 @@ impl Planning<'_> {
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
     ) -> Gate {
-        let running = matches!(
-            container.state,
-            ContainerState::Running { .. } | ContainerState::Paused
-        );
-        if running {
+        if container.state.is_running() {
             let stopped = self.propose(
                 Action::StopInstance {
                     instance: instance.clone(),
@@ -59,20 +56,15 @@ impl Planning<'_> {
         )
     }
 
-    /// Removes what a ready container replaces.
+    /// Removes what another container replaces.
     pub(super) fn supersede(
         &mut self,
         instance: &InstanceId,
         others: &[(&NodeName, &ObservedContainer)],
+        reason: &Reason,
     ) {
         for (node, container) in others {
-            self.stop_and_remove(
-                instance,
-                node,
-                container,
-                &Reason::Superseded,
-                BTreeSet::new(),
-            );
+            self.stop_and_remove(instance, node, container, reason, BTreeSet::new());
         }
     }
 
@@ -92,20 +84,14 @@ impl Planning<'_> {
         }
         // Only the last of the start order goes now; the others wait for the next plan, so that
         // nothing is stopped while something that depends on it still runs.
-        let running = |c: &ObservedContainer| {
-            matches!(
-                c.state,
-                ContainerState::Running { .. } | ContainerState::Paused
-            )
-        };
         let last = left
             .iter()
-            .filter(|(_, _, _, c)| running(c))
+            .filter(|(_, _, _, c)| c.state.is_running())
             .max_by_key(|(rank, ..)| *rank)
             .map(|(rank, id, ..)| (*rank, id.service.clone()));
         for (rank, id, node, container) in left {
             match &last {
-                Some((last, service)) if rank < *last && running(container) => self.hold(
+                Some((last, service)) if rank < *last && container.state.is_running() => self.hold(
                     Subject::Instance(id.clone()),
                     HeldBy::StopsAfter {
                         service: service.clone(),
@@ -125,44 +111,61 @@ impl Planning<'_> {
     }
 
     fn undeclared_nodes(&mut self) {
-        for (node, view) in &self.observed.nodes {
-            let spared = self.policy.spares_manager_node && *node == self.declared.manager_node;
-            if self.declared.nodes.contains_key(node) || !view.machine.created || spared {
-                continue;
+        let observed = self.observed;
+        let undeclared: BTreeMap<&NodeName, &NodeView> = observed
+            .nodes
+            .iter()
+            .filter(|(node, view)| {
+                self.is_ours_to_delete(node, view) && !self.fences.contains_key(node)
+            })
+            .collect();
+        if undeclared.is_empty() {
+            return;
+        }
+        // All that still has to do with a node comes before its end.
+        let mut steps: BTreeMap<&NodeName, BTreeSet<StepId>> = BTreeMap::new();
+        let mut removed: BTreeSet<&ContainerId> = BTreeSet::new();
+        for step in &self.plan.steps {
+            let from = match &step.action {
+                Action::CopyImage { from, .. } => Some(from),
+                Action::RemoveInstance { id, .. } => {
+                    removed.insert(id);
+                    None
+                }
+                _ => None,
+            };
+            for node in std::iter::once(step.action.node()).chain(from) {
+                if let Some((node, _)) = undeclared.get_key_value(node) {
+                    steps.entry(*node).or_default().insert(step.id.clone());
+                }
             }
-            let needs: BTreeSet<StepId> = self
-                .plan
-                .steps
-                .iter()
-                .filter(|s| s.action.node() == node)
-                .map(|s| s.id.clone())
-                .collect();
+        }
+        let mut kept = BTreeSet::new();
+        for (node, view) in &undeclared {
             let still_used = match &view.engine {
-                EngineView::Known { state, .. } => state.containers.iter().any(|c| {
-                    let removal = |id: &InstanceId| {
-                        Action::RemoveInstance {
-                            instance: id.clone(),
-                            container: c.name.clone(),
-                            id: c.id.clone(),
-                            node: node.clone(),
-                        }
-                        .id()
+                EngineView::Known { state, .. } => {
+                    let gone = |c: &ObservedContainer| {
+                        matches!(c.role, Role::Instance(_)) && removed.contains(&c.id)
                     };
-                    match &c.role {
-                        Role::Instance(id) => !needs.contains(&removal(id)),
-                        Role::Manager => true,
-                    }
-                }),
+                    !state.containers.iter().all(gone)
+                }
                 EngineView::NotAsked => true,
                 EngineView::Missing | EngineView::Unknown(_) => false,
             };
-            if still_used && view.machine.power == crate::cloud::Power::Running {
-                self.hold(Subject::Node(node.clone()), HeldBy::StillUsed);
+            if still_used && view.machine.power == Power::Running {
+                kept.insert(*node);
+            }
+        }
+        for node in undeclared.keys() {
+            if kept.contains(node) {
+                self.hold(Subject::Node((*node).clone()), HeldBy::StillUsed);
                 continue;
             }
             self.propose(
-                Action::DeleteNode { node: node.clone() },
-                needs,
+                Action::DeleteNode {
+                    node: (*node).clone(),
+                },
+                steps.remove(node).unwrap_or_default(),
                 Reason::NodeNotDeclared,
             );
         }

@@ -63,6 +63,7 @@ pub fn plan(declared: &Declared, observed: &Observed, policy: &Policy, now: Date
     let mut planning = Planning::new(declared, observed, policy, now);
     planning.nodes();
     if !policy.only_nodes {
+        planning.fences();
         planning.instances();
         planning.leftovers();
     }
@@ -96,6 +97,8 @@ struct Planning<'a> {
     /// Which nodes have which image.
     holders: BTreeMap<&'a str, BTreeSet<&'a NodeName>>,
     node_gates: BTreeMap<NodeName, Gate>,
+    /// Nodes that are deleted though nobody can see what runs on them.
+    fences: BTreeMap<&'a NodeName, Gate>,
     image_gates: BTreeMap<(NodeName, String), Gate>,
     /// The steps that bring an image to its first node.
     image_origins: BTreeMap<String, (NodeName, StepId)>,
@@ -136,6 +139,10 @@ impl<'a> Planning<'a> {
                 holders.entry(image).or_default().insert(node);
             }
         }
+        for containers in containers.values_mut() {
+            containers
+                .sort_by_key(|(node, c): &(&NodeName, &ObservedContainer)| (*node, &c.name, &c.id));
+        }
         Self {
             declared,
             observed,
@@ -145,6 +152,7 @@ impl<'a> Planning<'a> {
             containers,
             holders,
             node_gates: BTreeMap::new(),
+            fences: BTreeMap::new(),
             image_gates: BTreeMap::new(),
             image_origins: BTreeMap::new(),
             starts: BTreeMap::new(),

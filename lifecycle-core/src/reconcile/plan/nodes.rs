@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Gate, Planning};
 use crate::cloud::Power;
 use crate::model::{NodeName, Subject};
-use crate::reconcile::observe::EngineView;
+use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::step::{Action, HeldBy, Reason};
 
 impl Planning<'_> {
@@ -14,6 +14,30 @@ impl Planning<'_> {
             let gate = self.node(node);
             self.node_gates.insert(node.clone(), gate);
         }
+    }
+
+    /// Deletes nodes that left the declaration and cannot be asked. That fences them: only then
+    /// may what was last seen on them run elsewhere.
+    pub(super) fn fences(&mut self) {
+        let observed = self.observed;
+        for (node, view) in &observed.nodes {
+            if !self.is_ours_to_delete(node, view) || !matches!(view.engine, EngineView::Unknown(_))
+            {
+                continue;
+            }
+            let gate = self.propose(
+                Action::DeleteNode { node: node.clone() },
+                BTreeSet::new(),
+                Reason::NodeNotDeclared,
+            );
+            self.fences.insert(node, gate);
+        }
+    }
+
+    /// Whether a node was made for this platform and is no longer declared.
+    pub(super) fn is_ours_to_delete(&self, node: &NodeName, view: &NodeView) -> bool {
+        let spared = self.policy.spares_manager_node && *node == self.declared.manager_node;
+        !spared && view.machine.created && !self.declared.nodes.contains_key(node)
     }
 
     fn node(&mut self, node: &NodeName) -> Gate {

@@ -1,0 +1,197 @@
+//! Random declarations, and what may happen to a platform.
+
+use lifecycle_core::model::{
+    DependencyCondition, NodeSpec, Resources, RestartPolicy, ServiceSpec, Starts,
+};
+use lifecycle_core::reconcile::Declared;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::builder::{Wording, declaration, derived, node_name, service};
+
+/// Names whose order is not that of the dependencies.
+const NAMES: [&str; 12] = [
+    "kiln", "bee", "yak", "oak", "zinc", "ant", "mole", "elm", "tin", "cow", "ivy", "rye",
+];
+
+#[derive(Debug, Clone)]
+pub struct ServiceDraft {
+    present: bool,
+    replicas: u16,
+    depends_on: Vec<(Index, u8)>,
+    last: bool,
+    on: Option<usize>,
+    host_port: Option<u16>,
+    reserves: u64,
+    version: u32,
+    named_image: bool,
+    on_failure: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct PlatformDraft {
+    /// Which of the nodes n2 to n8 are declared; n1 always is.
+    nodes: Vec<bool>,
+    capacity: Option<u64>,
+    services: Vec<ServiceDraft>,
+}
+
+fn service_draft() -> impl Strategy<Value = ServiceDraft> {
+    (
+        (prop::bool::weighted(0.75), 1_u16..4),
+        prop::collection::vec((any::<Index>(), 0_u8..3), 0..3),
+        prop::bool::weighted(0.15),
+        prop::option::weighted(0.2, 0_usize..8),
+        prop::option::weighted(0.2, 8080_u16..8082),
+        0_u64..3,
+        (0_u32..3, any::<bool>(), any::<bool>()),
+    )
+        .prop_map(
+            |((present, replicas), depends_on, last, on, host_port, reserves, rest)| ServiceDraft {
+                present,
+                replicas,
+                depends_on,
+                last,
+                on,
+                host_port,
+                reserves,
+                version: rest.0,
+                named_image: rest.1,
+                on_failure: rest.2,
+            },
+        )
+}
+
+pub fn platform() -> impl Strategy<Value = PlatformDraft> {
+    (
+        prop::collection::vec(any::<bool>(), 7),
+        prop::option::weighted(0.4, 4_u64..12),
+        prop::collection::vec(service_draft(), 0..=NAMES.len()),
+    )
+        .prop_map(|(nodes, capacity, services)| PlatformDraft {
+            nodes,
+            capacity,
+            services,
+        })
+}
+
+impl PlatformDraft {
+    fn node_specs(&self) -> Vec<NodeSpec> {
+        (1..=8)
+            .filter(|n| *n == 1 || self.nodes[*n - 2])
+            .map(|n| {
+                let mut node = NodeSpec::new(node_name(&format!("n{n}")));
+                node.capacity = self.capacity.map(|cpu_millis| Resources {
+                    cpu_millis,
+                    memory_bytes: 0,
+                });
+                node
+            })
+            .collect()
+    }
+
+    /// The services; `ordered` without it leaves out everything that makes one wait for another.
+    fn service_specs(&self, nodes: &[NodeSpec], ordered: bool) -> Vec<ServiceSpec> {
+        let mut specs: Vec<ServiceSpec> = Vec::new();
+        for (draft, name) in self.services.iter().zip(NAMES) {
+            if !draft.present {
+                continue;
+            }
+            let mut spec = service(name)
+                .version(draft.version)
+                .replicas(draft.replicas);
+            if draft.named_image {
+                spec = spec.image("postgres:15").version(draft.version);
+            }
+            if let Some(on) = draft.on {
+                spec = spec.on(nodes[on % nodes.len()].name.as_str());
+            }
+            if let Some(port) = draft.host_port {
+                spec = spec.host_port(port);
+            }
+            if draft.on_failure {
+                spec = spec.restart(RestartPolicy::OnFailure { max_retries: None });
+            }
+            if draft.last && ordered {
+                spec = spec.last();
+            }
+            spec.reserves.cpu_millis = draft.reserves;
+            for (index, condition) in draft.depends_on.iter().filter(|_| ordered) {
+                if specs.is_empty() {
+                    continue;
+                }
+                let other = index.index(specs.len());
+                if specs[other].starts == Starts::Last && spec.starts != Starts::Last {
+                    continue;
+                }
+                let condition = match condition {
+                    0 => DependencyCondition::ServiceStarted,
+                    1 => DependencyCondition::ServiceHealthy,
+                    _ => DependencyCondition::ServiceCompletedSuccessfully,
+                };
+                let other = specs[other].name.clone();
+                spec.depends_on.insert(other, condition);
+            }
+            specs.push(spec);
+        }
+        // What one awaits the end of runs once, so nobody may await that it is ready.
+        for n in 0..specs.len() {
+            let name = specs[n].name.clone();
+            let awaited = |s: &ServiceSpec| {
+                s.depends_on.get(&name) == Some(&DependencyCondition::ServiceCompletedSuccessfully)
+            };
+            if specs.iter().any(awaited) {
+                specs[n].restart = None;
+                for spec in &mut specs {
+                    if let Some(condition) = spec.depends_on.get_mut(&name) {
+                        *condition = DependencyCondition::ServiceCompletedSuccessfully;
+                    }
+                }
+            }
+        }
+        specs
+    }
+
+    pub fn declared(&self) -> Declared {
+        let nodes = self.node_specs();
+        let services = self.service_specs(&nodes, true);
+        derived(&declaration(nodes, services)).unwrap()
+    }
+
+    /// The same without a start order.
+    pub fn unordered(&self) -> Declared {
+        let nodes = self.node_specs();
+        let services = self.service_specs(&nodes, false);
+        derived(&declaration(nodes, services)).unwrap()
+    }
+}
+
+/// Something that happens to a platform behind the manager's back.
+#[derive(Debug, Clone)]
+pub enum Mishap {
+    NodeStops(Index),
+    NodeIsLost(Index),
+    ContainerEnds(Index),
+    ContainerIsRemoved(Index),
+    ContainerWasOnlyMade(Index),
+    ImageIsRemoved(Index, Index),
+    /// A container of an unknown specification, of a declared service or of none.
+    Leftover(Index, Index, bool),
+}
+
+pub fn mishaps() -> impl Strategy<Value = Vec<Mishap>> {
+    use Mishap::{
+        ContainerEnds, ContainerIsRemoved, ContainerWasOnlyMade, ImageIsRemoved, Leftover,
+        NodeIsLost, NodeStops,
+    };
+    let one = prop_oneof![
+        any::<Index>().prop_map(NodeStops),
+        any::<Index>().prop_map(NodeIsLost),
+        any::<Index>().prop_map(ContainerEnds),
+        any::<Index>().prop_map(ContainerIsRemoved),
+        any::<Index>().prop_map(ContainerWasOnlyMade),
+        (any::<Index>(), any::<Index>()).prop_map(|(a, b)| ImageIsRemoved(a, b)),
+        (any::<Index>(), any::<Index>(), any::<bool>()).prop_map(|(a, b, c)| Leftover(a, b, c)),
+    ];
+    prop::collection::vec(one, 0..6)
+}

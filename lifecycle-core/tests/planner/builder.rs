@@ -1,0 +1,145 @@
+//! Declarations in few words.
+
+use std::collections::BTreeMap;
+
+use lifecycle_core::code::CodeBaseRef;
+use lifecycle_core::model::{
+    BuildSource, Constraint, ConstraintOperator, DependencyCondition, Generation, ImageSource,
+    InstanceId, NodeName, NodeSpec, PlatformId, Protocol, PublishedPort, Replica, RestartPolicy,
+    ServiceName, ServiceSpec, Starts,
+};
+use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
+use lifecycle_core::reconcile::Declared;
+use lifecycle_core::secret::PlatformKey;
+
+pub fn node_name(name: &str) -> NodeName {
+    NodeName::try_from(name).unwrap()
+}
+
+pub fn service_name(name: &str) -> ServiceName {
+    ServiceName::try_from(name).unwrap()
+}
+
+pub fn instance(service: &str, replica: u16) -> InstanceId {
+    InstanceId {
+        service: service_name(service),
+        replica: Replica(replica),
+    }
+}
+
+/// A service that is built from a code base of its own name, on `debian:12`.
+pub fn service(name: &str) -> ServiceSpec {
+    let source = ImageSource::Build(BuildSource {
+        code: CodeBaseRef {
+            name: name.to_owned(),
+            digest: format!("{name}-1"),
+        },
+        dockerfile: "Dockerfile".to_owned(),
+        args: BTreeMap::new(),
+        bases: vec!["debian:12".to_owned()],
+    });
+    ServiceSpec::new(service_name(name), source)
+}
+
+/// Words that are put behind a service.
+pub trait Wording: Sized {
+    fn needs(self, other: &str, condition: DependencyCondition) -> Self;
+    fn ready_after(self, other: &str) -> Self {
+        self.needs(other, DependencyCondition::ServiceHealthy)
+    }
+    fn version(self, version: u32) -> Self;
+    fn image(self, name: &str) -> Self;
+    fn replicas(self, replicas: u16) -> Self;
+    fn last(self) -> Self;
+    fn on(self, node: &str) -> Self;
+    fn host_port(self, port: u16) -> Self;
+    fn restart(self, policy: RestartPolicy) -> Self;
+}
+
+impl Wording for ServiceSpec {
+    fn needs(mut self, other: &str, condition: DependencyCondition) -> Self {
+        self.depends_on.insert(service_name(other), condition);
+        self
+    }
+
+    fn version(mut self, version: u32) -> Self {
+        match &mut self.source {
+            ImageSource::Build(source) => {
+                source.code.digest = format!("{}-{version}", source.code.name);
+            }
+            ImageSource::Image(_) => {
+                self.container
+                    .labels
+                    .insert("version".into(), version.to_string());
+            }
+        }
+        self
+    }
+
+    fn image(mut self, name: &str) -> Self {
+        self.source = ImageSource::Image(name.to_owned());
+        self
+    }
+
+    fn replicas(mut self, replicas: u16) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    fn last(mut self) -> Self {
+        self.starts = Starts::Last;
+        self
+    }
+
+    fn on(mut self, node: &str) -> Self {
+        self.constraints = vec![Constraint {
+            key: "node.hostname".into(),
+            operator: ConstraintOperator::Equal,
+            value: node.to_owned(),
+        }];
+        self
+    }
+
+    fn host_port(mut self, port: u16) -> Self {
+        self.container.ports.push(PublishedPort {
+            host_port: Some(port),
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        });
+        self
+    }
+
+    fn restart(mut self, policy: RestartPolicy) -> Self {
+        self.restart = Some(policy);
+        self
+    }
+}
+
+/// A declaration; the first node is the manager's.
+pub fn declaration(nodes: Vec<NodeSpec>, services: Vec<ServiceSpec>) -> Declaration {
+    Declaration {
+        name: "shop".try_into().unwrap(),
+        id: PlatformId::new(uuid::Uuid::from_u128(
+            0xab12_cd34_0000_4000_8000_0000_0000_0000,
+        )),
+        manager: ManagerSpec {
+            node: nodes[0].name.clone(),
+            port: ManagerSpec::PORT,
+        },
+        cloud: CloudSpec::Local { subnet: None },
+        nodes: nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
+        services: services.into_iter().map(|s| (s.name.clone(), s)).collect(),
+        volumes: std::collections::BTreeSet::new(),
+    }
+}
+
+pub fn derived(declaration: &Declaration) -> lifecycle_core::Result<Declared> {
+    let key = PlatformKey::from_hex(&"07".repeat(32))?;
+    Declared::new(Generation(1), declaration, &key)
+}
+
+/// What is declared: nodes by name, and services.
+pub fn declared(nodes: &[&str], services: Vec<ServiceSpec>) -> Declared {
+    let nodes = nodes.iter().map(|n| NodeSpec::new(node_name(n))).collect();
+    derived(&declaration(nodes, services)).unwrap()
+}

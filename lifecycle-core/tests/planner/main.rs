@@ -1,0 +1,8 @@
+//! The pure planner: what it does in telling situations (snapshots), and what it never does in
+//! random ones (properties). Its plans are walked in a model world; no backend is involved.
+
+mod arbitrary;
+mod builder;
+mod model;
+mod properties;
+mod situations;

@@ -1,0 +1,576 @@
+//! A model world: what nodes and containers really do, reduced to what the planner can see.
+//! It applies a step's effect at once, and refuses every step that must not be carried out now.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
+use lifecycle_core::model::{
+    Addresses, ContainerId, DependencyCondition, ImageSource, InstanceId, NodeName, Protocol,
+    ServiceName, SpecDigest, Starts, Subject,
+};
+use lifecycle_core::reconcile::declared::listed_name;
+use lifecycle_core::reconcile::observe::Failure;
+use lifecycle_core::reconcile::{
+    Action, Declared, EngineView, NodeView, Observed, Plan, Policy, Readiness, Step, StepId, plan,
+};
+use lifecycle_core::registry::{RejectedSpec, Unknown};
+use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
+
+/// A node as it really is, whoever can see it.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub power: Power,
+    pub created: bool,
+    pub prepared: bool,
+    /// Whether its engine was asked since it runs.
+    pub asked: bool,
+    pub unknown_since: Option<DateTime<Utc>>,
+    pub state: EngineState,
+}
+
+#[derive(Debug, Clone)]
+pub struct World {
+    pub now: DateTime<Utc>,
+    pub machines: BTreeMap<NodeName, Machine>,
+    pub cloud_unknown: bool,
+    pub readiness: BTreeMap<ContainerId, Readiness>,
+    pub last_seen: BTreeMap<InstanceId, NodeName>,
+    pub rejected: BTreeMap<InstanceId, RejectedSpec>,
+    pub failures: BTreeMap<StepId, Failure>,
+    /// Specifications that never get ready.
+    pub never_ready: BTreeSet<SpecDigest>,
+    containers_made: u32,
+}
+
+pub fn start_of_time() -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
+}
+
+pub fn is_running(container: &ObservedContainer) -> bool {
+    matches!(container.state, ContainerState::Running { .. })
+}
+
+pub fn role(id: &InstanceId) -> Role {
+    Role::Instance(id.clone())
+}
+
+impl World {
+    pub fn empty() -> Self {
+        Self {
+            now: start_of_time(),
+            machines: BTreeMap::new(),
+            cloud_unknown: false,
+            readiness: BTreeMap::new(),
+            last_seen: BTreeMap::new(),
+            rejected: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            never_ready: BTreeSet::new(),
+            containers_made: 0,
+        }
+    }
+
+    /// What an observation of this world gives.
+    pub fn observed(&self) -> Observed {
+        Observed {
+            cloud_unknown: self.cloud_unknown.then(|| Unknown {
+                since: self.now,
+                why: "no route".into(),
+            }),
+            nodes: self
+                .machines
+                .iter()
+                .map(|(name, machine)| (name.clone(), machine.view(name)))
+                .collect(),
+            readiness: self.readiness.clone(),
+            last_seen: self.last_seen.clone(),
+            rejected: self.rejected.clone(),
+            failures: self.failures.clone(),
+            endings: BTreeMap::new(),
+        }
+    }
+
+    pub fn plan(&self, declared: &Declared) -> Plan {
+        plan(declared, &self.observed(), &Policy::default(), self.now)
+    }
+
+    pub fn containers(&self) -> impl Iterator<Item = (&NodeName, &ObservedContainer)> {
+        self.machines
+            .iter()
+            .flat_map(|(node, m)| m.state.containers.iter().map(move |c| (node, c)))
+    }
+
+    /// All containers of a replica, seen or not.
+    pub fn of<'a>(
+        &'a self,
+        id: &'a InstanceId,
+    ) -> impl Iterator<Item = (&'a NodeName, &'a ObservedContainer)> {
+        self.containers().filter(|(_, c)| c.role == role(id))
+    }
+
+    pub fn container(&mut self, node: &NodeName, name: &str) -> Option<&mut ObservedContainer> {
+        let machine = self.machines.get_mut(node)?;
+        machine.state.containers.iter_mut().find(|c| c.name == name)
+    }
+
+    fn engine(&mut self, node: &NodeName) -> &mut EngineState {
+        let machine = self.machines.get_mut(node);
+        let machine = machine.unwrap_or_else(|| panic!("{node} does not exist"));
+        assert!(
+            machine.power == Power::Running && machine.prepared,
+            "{node} has no engine that could do it"
+        );
+        &mut machine.state
+    }
+
+    /// Puts a container somewhere, as something earlier left it.
+    pub fn leave(
+        &mut self,
+        node: &NodeName,
+        id: &InstanceId,
+        digest: &str,
+        state: ContainerState,
+    ) -> ContainerId {
+        self.containers_made += 1;
+        let now = self.now;
+        let container = ContainerId(format!("c{}", self.containers_made));
+        let digest = SpecDigest::from_hex(digest);
+        self.engine(node).containers.push(ObservedContainer {
+            id: container.clone(),
+            name: format!("shop-ab12cd-{id}-{}", digest.short()),
+            role: role(id),
+            digest,
+            digest_version: SpecDigest::VERSION.into(),
+            started_at: match state {
+                ContainerState::Created => None,
+                _ => Some(now),
+            },
+            state,
+            ports: Vec::new(),
+            exposed: Vec::new(),
+            has_healthcheck: false,
+        });
+        container
+    }
+
+    /// Carries out one step; panics if it must not be carried out now.
+    pub fn apply(&mut self, declared: &Declared, action: &Action) {
+        self.now += TimeDelta::milliseconds(1);
+        match action {
+            Action::ProvisionNode { node } => {
+                self.machines.entry(node.clone()).or_insert(Machine {
+                    power: Power::Running,
+                    created: true,
+                    prepared: false,
+                    asked: true,
+                    unknown_since: None,
+                    state: EngineState::default(),
+                });
+            }
+            Action::StartNode { node } => {
+                let machine = self.machines.get_mut(node).unwrap();
+                machine.power = Power::Running;
+                machine.asked = false;
+            }
+            Action::PrepareNode { node } => {
+                let machine = self.machines.get_mut(node).unwrap();
+                assert!(machine.power == Power::Running, "{node} does not run");
+                machine.prepared = true;
+            }
+            Action::DeleteNode { node } => {
+                assert!(
+                    !declared.nodes.contains_key(node),
+                    "{node} is declared and must stay"
+                );
+                if let Some(machine) = self.machines.remove(node) {
+                    assert!(machine.created, "{node} is not ours to delete");
+                    assert!(
+                        machine.unknown_since.is_some()
+                            || !machine.state.containers.iter().any(is_running),
+                        "something still runs on {node}"
+                    );
+                }
+            }
+            Action::BuildImage {
+                image,
+                service,
+                node,
+            } => {
+                let spec = &declared.services[service].spec;
+                let ImageSource::Build(source) = &spec.source else {
+                    panic!("{service} is not built");
+                };
+                let engine = self.engine(node);
+                for base in &source.bases {
+                    let base = listed_name(base);
+                    assert!(engine.images.contains(&base), "{node} has no {base}");
+                }
+                engine.images.insert(image.clone());
+            }
+            Action::CopyImage { image, from, node } => {
+                let has = self.engine(from).images.contains(image);
+                assert!(has, "{from} does not have {image}");
+                self.engine(node).images.insert(image.clone());
+            }
+            Action::PullImage { image, node } => {
+                self.engine(node).images.insert(image.clone());
+            }
+            Action::StartInstance {
+                instance,
+                container,
+                node,
+            } => self.start(declared, instance, container, node),
+            Action::StopInstance {
+                container,
+                node,
+                id,
+                ..
+            } => {
+                let now = self.now;
+                if let Some(container) = self.container(node, container)
+                    && container.id == *id
+                    && container.state != ContainerState::Created
+                {
+                    container.state = ContainerState::Exited {
+                        code: 0,
+                        at: Some(now),
+                    };
+                }
+            }
+            Action::RemoveInstance {
+                instance, node, id, ..
+            } => {
+                let engine = self.engine(node);
+                let gone = engine.containers.iter().find(|c| c.id == *id).cloned();
+                engine.containers.retain(|c| c.id != *id);
+                if let Some(gone) = gone {
+                    assert!(!is_running(&gone), "{} still runs", gone.name);
+                    self.readiness.remove(&gone.id);
+                }
+                if self.of(instance).next().is_none() && !declared.wants(instance) {
+                    self.last_seen.remove(instance);
+                }
+            }
+            other => panic!("no model of {other}"),
+        }
+    }
+
+    fn start(&mut self, declared: &Declared, id: &InstanceId, name: &str, node: &NodeName) {
+        assert!(
+            declared.nodes.contains_key(node),
+            "{node} is not declared, {id} must not start on it"
+        );
+        let service = &declared.services[&id.service];
+        let same_spec = declared.container_name(id, &service.digest) == name;
+        let exists = self.container(node, name).is_some();
+        assert!(
+            exists || same_spec,
+            "{name} does not exist and is not declared"
+        );
+        for (other, container) in self.of(id) {
+            let same = other == node && container.name == name;
+            assert!(
+                same || !is_running(container),
+                "{id} would run twice: {} on {other}, {name} on {node}",
+                container.name
+            );
+        }
+        self.assert_may_start(declared, &id.service);
+        let ports: Vec<(u16, Protocol, u16)> = service
+            .spec
+            .container
+            .ports
+            .iter()
+            .filter_map(|p| Some((p.container_port, p.protocol, p.host_port?)))
+            .collect();
+        let now = self.now;
+        let lazy = self.never_ready.contains(&service.digest) && same_spec;
+        let engine = self.engine(node);
+        assert!(
+            exists || engine.images.contains(&service.image),
+            "{node} has no {}",
+            service.image
+        );
+        for (_, _, port) in ports.iter().filter(|_| same_spec) {
+            for other in engine.containers.iter().filter(|c| is_running(c)) {
+                let taken = other.role != role(id) && other.ports.iter().any(|(_, _, p)| p == port);
+                assert!(!taken, "port {port} of {node} is taken by {}", other.name);
+            }
+        }
+        if !exists {
+            self.leave(node, id, service.digest.as_str(), ContainerState::Created);
+        }
+        let container = self.container(node, name).unwrap();
+        if is_running(container) {
+            return;
+        }
+        if same_spec {
+            container.ports = ports;
+        }
+        container.state = ContainerState::Running { health: None };
+        container.started_at = Some(now);
+        let container = container.id.clone();
+        let since = match self.readiness.get(&container) {
+            Some(Readiness::Waiting { since }) if lazy => *since,
+            _ => now,
+        };
+        self.readiness
+            .insert(container, Readiness::Waiting { since });
+        self.last_seen.insert(id.clone(), node.clone());
+    }
+
+    /// Whether all that a service depends on is up.
+    fn assert_may_start(&self, declared: &Declared, name: &ServiceName) {
+        let spec = &declared.services[name].spec;
+        for (other, condition) in &spec.depends_on {
+            assert!(
+                self.is_up(declared, other, *condition),
+                "{name} would start before {other} is up ({condition:?})"
+            );
+        }
+        if spec.starts == Starts::Last {
+            for (other, service) in &declared.services {
+                if service.spec.starts == Starts::Last {
+                    continue;
+                }
+                let up = self.is_up(declared, other, DependencyCondition::ServiceHealthy)
+                    || self.is_up(
+                        declared,
+                        other,
+                        DependencyCondition::ServiceCompletedSuccessfully,
+                    );
+                assert!(up, "{name} starts last, and {other} is not up");
+            }
+        }
+    }
+
+    fn is_up(
+        &self,
+        declared: &Declared,
+        name: &ServiceName,
+        condition: DependencyCondition,
+    ) -> bool {
+        let service = &declared.services[name];
+        declared
+            .instances()
+            .filter(|(id, _)| id.service == *name)
+            .all(|(id, _)| {
+                self.of(&id).any(|(_, c)| {
+                    let ready = is_running(c)
+                        && matches!(self.readiness.get(&c.id), Some(Readiness::Ready { .. }));
+                    let completed = c.digest == service.digest
+                        && matches!(c.state, ContainerState::Exited { code: 0, .. });
+                    match condition {
+                        DependencyCondition::ServiceStarted => is_running(c) || completed,
+                        DependencyCondition::ServiceHealthy => ready,
+                        DependencyCondition::ServiceCompletedSuccessfully => completed,
+                    }
+                })
+            })
+    }
+
+    /// Time passes: engines are asked, jobs end, what runs becomes ready.
+    pub fn tick(&mut self, declared: &Declared) {
+        self.now += TimeDelta::seconds(1);
+        let now = self.now;
+        for machine in self.machines.values_mut() {
+            if machine.power == Power::Running {
+                machine.asked = true;
+            }
+            for container in &mut machine.state.containers {
+                let Role::Instance(id) = &container.role else {
+                    continue;
+                };
+                if !is_running(container) {
+                    continue;
+                }
+                let service = declared.services.get(&id.service);
+                if service.is_some_and(|s| s.runs_once && s.digest == container.digest) {
+                    container.state = ContainerState::Exited {
+                        code: 0,
+                        at: Some(now),
+                    };
+                } else if !self.never_ready.contains(&container.digest) {
+                    let ready = self.readiness.get(&container.id);
+                    if !matches!(ready, Some(Readiness::Ready { .. })) {
+                        self.readiness
+                            .insert(container.id.clone(), Readiness::Ready { at: now });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Records what a plan gives up.
+    pub fn record(&mut self, plan: &Plan) {
+        for rejected in &plan.rejects {
+            self.rejected.insert(rejected.id.clone(), rejected.clone());
+        }
+    }
+
+    pub fn power_off(&mut self, node: &NodeName) {
+        let now = self.now;
+        let machine = self.machines.get_mut(node).unwrap();
+        machine.power = Power::Stopped;
+        machine.asked = false;
+        for container in &mut machine.state.containers {
+            if is_running(container) {
+                container.state = ContainerState::Exited {
+                    code: 137,
+                    at: Some(now),
+                };
+            }
+        }
+    }
+
+    pub fn lose(&mut self, node: &NodeName) {
+        self.machines.get_mut(node).unwrap().unknown_since = Some(self.now);
+    }
+
+    pub fn find_again(&mut self) {
+        self.cloud_unknown = false;
+        for machine in self.machines.values_mut() {
+            machine.unknown_since = None;
+        }
+    }
+
+    /// Walks plans until nothing is left to do; `choose(n)` picks one of `n`. Steps that may
+    /// run at once are carried out from one plan in any order, as the driver may do it.
+    pub fn walk(&mut self, declared: &Declared, choose: &mut dyn FnMut(usize) -> usize) -> Plan {
+        let mut idle = 0;
+        for _ in 0..2_000 {
+            let plan = self.plan(declared);
+            assert_sound(&plan);
+            self.record(&plan);
+            let mut ready = may_run(&plan);
+            if ready.is_empty() {
+                // Nothing can begin: either all is done, or only time changes something.
+                idle += 1;
+                if idle > 3 {
+                    return plan;
+                }
+                self.tick(declared);
+                continue;
+            }
+            idle = 0;
+            for _ in 0..=choose(ready.len()) {
+                let step = ready.remove(choose(ready.len()));
+                // Now and then a crash leaves a container that was made and not started.
+                if let Action::StartInstance {
+                    instance,
+                    container,
+                    node,
+                } = &step.action
+                    && choose(8) == 0
+                    && self.container(node, container).is_none()
+                {
+                    let digest = declared.services[&instance.service].digest.clone();
+                    self.leave(node, instance, digest.as_str(), ContainerState::Created);
+                    continue;
+                }
+                self.apply(declared, &step.action);
+            }
+            if choose(3) == 0 {
+                self.tick(declared);
+            }
+        }
+        panic!(
+            "the walk does not end; the last plan is\n{:#?}",
+            self.plan(declared)
+        );
+    }
+
+    /// Walks in the plan's own order, one step at a time.
+    pub fn settle(&mut self, declared: &Declared) -> Plan {
+        // Always the first of several, and never the case that stands for a crash.
+        self.walk(declared, &mut |n| usize::from(n == 8 || n == 3))
+    }
+
+    /// What exists, without ids and times: two worlds that hold the same are equal in it.
+    pub fn summary(&self, with_nodes: bool) -> Vec<String> {
+        let mut lines: Vec<String> = self
+            .containers()
+            .map(|(node, c)| {
+                let state = if is_running(c) {
+                    "runs"
+                } else {
+                    "does not run"
+                };
+                let node = if with_nodes { node.as_str() } else { "" };
+                format!("{} {state} {node}", c.name)
+            })
+            .collect();
+        lines.extend(self.machines.keys().map(ToString::to_string));
+        lines.sort();
+        lines
+    }
+}
+
+impl Machine {
+    fn view(&self, name: &NodeName) -> NodeView {
+        let engine = match self.unknown_since {
+            Some(since) => EngineView::Unknown(Unknown {
+                since,
+                why: "no answer".into(),
+            }),
+            None if self.power != Power::Running || !self.asked => EngineView::NotAsked,
+            None if !self.prepared => EngineView::Missing,
+            None => EngineView::Known {
+                info: EngineInfo {
+                    version: "20.10.24".into(),
+                    api_version: "1.41".into(),
+                    architecture: "amd64".into(),
+                    cpus: 2,
+                    memory_bytes: 4 << 30,
+                },
+                state: self.state.clone(),
+            },
+        };
+        NodeView {
+            machine: ObservedNode {
+                name: name.clone(),
+                provider_id: name.to_string(),
+                power: self.power,
+                addresses: Addresses::default(),
+                ssh: SshAddress {
+                    user: "root".into(),
+                    port: 22,
+                    host_keys: Vec::new(),
+                },
+                boot_id: None,
+                created: self.created,
+            },
+            engine,
+        }
+    }
+}
+
+/// The steps that the driver would launch at once: no need is planned, one per instance.
+pub fn may_run(plan: &Plan) -> Vec<Step> {
+    let mut busy = BTreeSet::new();
+    plan.steps
+        .iter()
+        .filter(|step| step.needs.is_empty())
+        .filter(|step| match step.action.subject() {
+            subject @ Subject::Instance(_) => busy.insert(subject),
+            _ => true,
+        })
+        .cloned()
+        .collect()
+}
+
+/// What holds of every plan.
+pub fn assert_sound(plan: &Plan) {
+    let mut before = BTreeSet::new();
+    for step in &plan.steps {
+        for need in &step.needs {
+            assert!(
+                before.contains(need),
+                "{} needs {need}, which does not stand before it",
+                step.id
+            );
+        }
+        assert_eq!(step.id, step.action.id());
+        assert!(before.insert(step.id.clone()), "{} stands twice", step.id);
+    }
+}

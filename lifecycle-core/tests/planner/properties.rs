@@ -1,0 +1,366 @@
+//! What holds for every declaration and every observation. The model world refuses whatever
+//! would break the start order, run an instance twice, or use what is not there.
+
+use lifecycle_core::cloud::Power;
+use lifecycle_core::model::{InstanceId, NodeName, Replica, ServiceName};
+use lifecycle_core::reconcile::placement::place;
+use lifecycle_core::reconcile::{Declared, HeldBy, Plan};
+use lifecycle_core::runtime::{ContainerState, Role};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::arbitrary::{Mishap, PlatformDraft, mishaps, platform};
+use super::builder::{Wording, service};
+use super::model::{World, assert_sound, is_running, may_run};
+
+fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut random = StdRng::seed_from_u64(seed);
+    move |n| random.random_range(0..n)
+}
+
+/// Goes a part of the way towards a declaration.
+fn partly(world: &mut World, declared: &Declared, steps: usize, seed: u64) {
+    let mut choose = chooser(seed);
+    for _ in 0..steps {
+        let plan = world.plan(declared);
+        assert_sound(&plan);
+        let ready = may_run(&plan);
+        if ready.is_empty() || choose(4) == 0 {
+            world.tick(declared);
+        } else {
+            let step = &ready[choose(ready.len())];
+            world.apply(declared, &step.action);
+        }
+    }
+}
+
+fn happen(world: &mut World, mishap: &Mishap) {
+    let nodes: Vec<NodeName> = world
+        .machines
+        .iter()
+        .filter(|(_, m)| m.power == Power::Running && m.prepared && m.unknown_since.is_none())
+        .map(|(name, _)| name.clone())
+        .collect();
+    if nodes.is_empty() {
+        return;
+    }
+    let containers: Vec<(NodeName, String)> = world
+        .containers()
+        .filter(|(node, _)| nodes.contains(node))
+        .map(|(node, c)| (node.clone(), c.name.clone()))
+        .collect();
+    let pick = |index: &Index| (!containers.is_empty()).then(|| index.get(&containers).clone());
+    let now = world.now;
+    match mishap {
+        Mishap::NodeStops(index) => world.power_off(index.get(&nodes)),
+        Mishap::NodeIsLost(index) => world.lose(index.get(&nodes)),
+        Mishap::ContainerEnds(index) => {
+            if let Some((node, name)) = pick(index) {
+                let container = world.container(&node, &name).unwrap();
+                if is_running(container) {
+                    container.state = ContainerState::Exited {
+                        code: 1,
+                        at: Some(now),
+                    };
+                }
+            }
+        }
+        Mishap::ContainerIsRemoved(index) => {
+            if let Some((node, name)) = pick(index) {
+                let machine = world.machines.get_mut(&node).unwrap();
+                machine.state.containers.retain(|c| c.name != name);
+            }
+        }
+        Mishap::ContainerWasOnlyMade(index) => {
+            if let Some((node, name)) = pick(index) {
+                let container = world.container(&node, &name).unwrap();
+                container.state = ContainerState::Created;
+                container.started_at = None;
+            }
+        }
+        Mishap::ImageIsRemoved(node, index) => {
+            let machine = world.machines.get_mut(node.get(&nodes)).unwrap();
+            let images: Vec<String> = machine.state.images.iter().cloned().collect();
+            if !images.is_empty() {
+                machine.state.images.remove(index.get(&images));
+            }
+        }
+        Mishap::Leftover(node, index, declared_service) => {
+            let node = node.get(&nodes).clone();
+            let name = match pick(index).map(|(node, name)| (node, name)) {
+                Some((at, name)) if *declared_service => {
+                    let container = world.container(&at, &name).unwrap();
+                    let Role::Instance(id) = &container.role else {
+                        return;
+                    };
+                    id.service.clone()
+                }
+                _ => ServiceName::try_from("gone").unwrap(),
+            };
+            let id = InstanceId {
+                service: name,
+                replica: Replica(1),
+            };
+            let runs = world.of(&id).any(|(_, c)| is_running(c));
+            let state = if runs {
+                ContainerState::Exited {
+                    code: 0,
+                    at: Some(now),
+                }
+            } else {
+                ContainerState::Running { health: None }
+            };
+            world.leave(&node, &id, &"f0".repeat(32), state);
+        }
+    }
+}
+
+/// A world that has gone some way towards one declaration, and to which things happened.
+fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> World {
+    let mut world = World::empty();
+    partly(&mut world, &draft.declared(), steps, seed);
+    for mishap in mishaps {
+        happen(&mut world, mishap);
+    }
+    world
+}
+
+/// Takes away what was killed and now counts as a failed job: a job is not repeated by itself.
+fn forget_failed_jobs(world: &mut World, declared: &Declared) {
+    for machine in world.machines.values_mut() {
+        machine.state.containers.retain(|c| {
+            let job = declared
+                .services
+                .values()
+                .any(|s| s.runs_once && s.digest == c.digest);
+            !job || !matches!(c.state, ContainerState::Exited { code, .. } if code != 0)
+        });
+    }
+}
+
+/// Asserts that a walk ended with everything as declared.
+fn assert_converged(world: &World, declared: &Declared, plan: &Plan) {
+    assert!(plan.steps.is_empty(), "left to do:\n{:#?}", plan.steps);
+    let misfits = plan
+        .held
+        .iter()
+        .any(|h| matches!(h.by, HeldBy::NoNodeFits { .. }));
+    if misfits {
+        return;
+    }
+    assert!(plan.held.is_empty(), "held:\n{:#?}", plan.held);
+    assert!(plan.settled);
+    for (id, service) in declared.instances() {
+        let all: Vec<_> = world.of(&id).collect();
+        assert_eq!(all.len(), 1, "containers of {id}: {all:#?}");
+        assert_eq!(all[0].1.digest, service.digest);
+        assert_eq!(is_running(all[0].1), !service.runs_once, "{:#?}", all[0]);
+    }
+    let expected = declared.instances().count();
+    assert_eq!(world.containers().count(), expected, "leftovers");
+    let nodes: Vec<_> = world.machines.keys().collect();
+    assert_eq!(nodes, declared.nodes.keys().collect::<Vec<_>>());
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        max_shrink_iters: 4_000,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn walks_keep_the_order_and_end_converged(
+        former in platform(),
+        steps in 0_usize..160,
+        mishaps in mishaps(),
+        wanted in platform(),
+        seed in any::<u64>(),
+    ) {
+        let mut world = lived(&former, steps, &mishaps, seed);
+        let declared = wanted.declared();
+        forget_failed_jobs(&mut world, &declared);
+        // What is lost may be started nowhere else; the model sees it when it is.
+        world.walk(&declared, &mut chooser(seed));
+        world.find_again();
+        let plan = world.walk(&declared, &mut chooser(seed.wrapping_add(1)));
+        assert_converged(&world, &declared, &plan);
+    }
+
+    #[test]
+    fn a_walk_that_is_broken_off_anywhere_ends_the_same(
+        wanted in platform(),
+        steps in 0_usize..120,
+        seed in any::<u64>(),
+    ) {
+        let declared = wanted.declared();
+        let mut straight = World::empty();
+        straight.settle(&declared);
+        let mut broken = lived(&wanted, steps, &[], seed);
+        let plan = broken.walk(&declared, &mut chooser(seed));
+        assert_converged(&broken, &declared, &plan);
+        let fits = place(&declared, &straight.observed()).misfits.is_empty()
+            && place(&declared, &broken.observed()).misfits.is_empty();
+        if fits {
+            prop_assert_eq!(straight.summary(false), broken.summary(false));
+        }
+    }
+
+    #[test]
+    fn taking_down_stops_in_reverse_order_and_leaves_only_the_managers_node(
+        former in platform(),
+        mishaps in mishaps(),
+        seed in any::<u64>(),
+    ) {
+        let mut world = lived(&former, 200, &mishaps, seed);
+        world.find_again();
+        let declared = former.declared();
+        let emptied = declared.emptied();
+        let mut choose = chooser(seed);
+        for _ in 0..500 {
+            let plan = world.plan(&emptied);
+            assert_sound(&plan);
+            let ready = may_run(&plan);
+            let Some(step) = ready.get(choose(ready.len().max(1))) else {
+                if plan.is_empty() { break; }
+                world.tick(&emptied);
+                continue;
+            };
+            if let lifecycle_core::reconcile::Action::StopInstance { instance, .. } = &step.action {
+                let rank = |name: &ServiceName| declared.ranks.get(name).copied().unwrap_or(u32::MAX);
+                for (_, other) in world.containers().filter(|(_, c)| is_running(c)) {
+                    let Role::Instance(other) = &other.role else { continue };
+                    prop_assert!(
+                        rank(&other.service) <= rank(&instance.service),
+                        "{} stops while {} runs", instance, other
+                    );
+                }
+            }
+            world.apply(&emptied, &step.action);
+        }
+        prop_assert!(world.plan(&emptied).is_empty());
+        prop_assert_eq!(world.containers().count(), 0);
+        prop_assert_eq!(world.machines.len(), usize::from(!world.machines.is_empty()));
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_plan(
+        former in platform(),
+        steps in 0_usize..160,
+        mishaps in mishaps(),
+        wanted in platform(),
+        seed in any::<u64>(),
+    ) {
+        let world = lived(&former, steps, &mishaps, seed);
+        let plan = world.plan(&wanted.declared());
+        let text = serde_json::to_string(&plan).unwrap();
+        prop_assert_eq!(&text, &serde_json::to_string(&world.plan(&wanted.declared())).unwrap());
+        let back: Plan = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(back, plan);
+
+        // The engine's own order of containers decides nothing.
+        let mut shuffled = world.clone();
+        for machine in shuffled.machines.values_mut() {
+            machine.state.containers.reverse();
+        }
+        let again = serde_json::to_string(&shuffled.plan(&wanted.declared())).unwrap();
+        prop_assert_eq!(text, again);
+    }
+
+    #[test]
+    fn placement_honours_constraints_ports_and_capacity(
+        former in platform(),
+        steps in 0_usize..160,
+        wanted in platform(),
+        seed in any::<u64>(),
+    ) {
+        let world = lived(&former, steps, &[], seed);
+        let declared = wanted.declared();
+        let placement = place(&declared, &world.observed());
+        for (id, _) in declared.instances() {
+            prop_assert!(
+                placement.nodes.contains_key(&id) != placement.misfits.contains_key(&id)
+            );
+        }
+        for (name, node) in &declared.nodes {
+            let here: Vec<_> = declared
+                .instances()
+                .filter(|(id, _)| placement.nodes.get(id) == Some(name))
+                .collect();
+            let mut ports = std::collections::BTreeSet::new();
+            let mut reserved = 0;
+            for (id, service) in &here {
+                prop_assert!(service.spec.constraints.iter().all(|c| c.holds(node)), "{id}");
+                for port in &service.spec.container.ports {
+                    prop_assert!(ports.insert(port.host_port), "{id} on {name}");
+                }
+                reserved += service.spec.reserves.cpu_millis;
+            }
+            if let Some(capacity) = node.capacity {
+                prop_assert!(reserved <= capacity.cpu_millis);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_moves_when_a_node_or_a_service_is_added(
+        wanted in platform(),
+        seed in any::<u64>(),
+    ) {
+        let declared = wanted.declared();
+        let mut world = World::empty();
+        world.walk(&declared, &mut chooser(seed));
+        let before = place(&declared, &world.observed());
+
+        let mut larger = declared.clone();
+        let node = super::builder::node_name("a-new-one");
+        larger.nodes.insert(node.clone(), lifecycle_core::model::NodeSpec::new(node));
+        let addition = super::builder::declared(&["n1"], vec![service("aaa").replicas(3).host_port(8080)]);
+        larger.services.extend(addition.services);
+        larger.ranks.extend(addition.ranks);
+        let after = place(&larger, &world.observed());
+        for (id, node) in &before.nodes {
+            if world.of(id).next().is_some() {
+                prop_assert_eq!(after.nodes.get(id), Some(node));
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_node_holds_only_what_is_on_it(
+        wanted in platform(),
+        removed in prop::collection::vec(any::<Index>(), 0..4),
+        lost in any::<Index>(),
+        seed in any::<u64>(),
+    ) {
+        let declared = wanted.unordered();
+        let mut world = World::empty();
+        world.walk(&declared, &mut chooser(seed));
+        let nodes: Vec<NodeName> = world.machines.keys().cloned().collect();
+        let lost = lost.get(&nodes).clone();
+        for index in &removed {
+            happen(&mut world, &Mishap::ContainerIsRemoved(*index));
+        }
+        let known = world.plan(&declared);
+        world.lose(&lost);
+        let unknown = world.plan(&declared);
+        // Another node may now be the one that an image is copied from.
+        let others: Vec<_> = known
+            .steps
+            .iter()
+            .filter(|s| *s.action.node() != lost)
+            .map(|s| &s.id)
+            .collect();
+        prop_assert_eq!(others, unknown.steps.iter().map(|s| &s.id).collect::<Vec<_>>());
+        for step in &unknown.steps {
+            prop_assert!(*step.action.node() != lost);
+        }
+    }
+}

@@ -1,4 +1,5 @@
 //! A platform, an operator and a simulated world.
+#![expect(clippy::unwrap_used, reason = "a test's own stage")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -138,18 +139,17 @@ impl Stage {
     /// A bootstrapper of the present incarnation: all that the one before knew is what it kept.
     async fn bootstrapper(&self) -> Bootstrapper {
         let clock: Arc<dyn Clock> = Arc::new(self.world.clock());
-        let secrets = match self.state.secrets().await.unwrap() {
-            Some(secrets) => secrets,
-            None => {
-                let ssh = SshKeyPair {
-                    private: Sensitive::new("private"),
-                    public: "ssh-ed25519 public".into(),
-                };
-                let id = self.declaration.id;
-                let secrets = PlatformSecrets::generate(id, ssh, clock.now()).unwrap();
-                self.state.keep_secrets(&secrets).await.unwrap();
-                secrets
-            }
+        let secrets = if let Some(secrets) = self.state.secrets().await.unwrap() {
+            secrets
+        } else {
+            let ssh = SshKeyPair {
+                private: Sensitive::new("private"),
+                public: "ssh-ed25519 public".into(),
+            };
+            let id = self.declaration.id;
+            let secrets = PlatformSecrets::generate(id, ssh, clock.now()).unwrap();
+            self.state.keep_secrets(&secrets).await.unwrap();
+            secrets
         };
         let owner = self.owner();
         Bootstrapper {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lifecycle_core::api::{ApiClient, Dial};
+use lifecycle_core::api::{ApiClient, Dial, ManagerApi as _};
 use lifecycle_core::clock::{IdSource as _, RandomIds};
 use lifecycle_core::host::Duplex;
 use lifecycle_core::model::{Event, PlatformId};

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lifecycle_core::api::ApiClient;
 use lifecycle_core::api::wire::ServiceV1;
+use lifecycle_core::api::{ApiClient, ManagerApi as _};
 use lifecycle_core::model::ServiceName;
 
 use crate::failure::{Failure, Result};

@@ -479,20 +479,23 @@ impl Driver {
     async fn wait(&mut self, next_change: Option<DateTime<Utc>>) {
         let now = self.backends.clock.now();
         let until_change = next_change.map(|at| (at - now).to_std().unwrap_or_default());
-        // A running step's last line is worth a look each second.
-        let until_line = (!self.running.is_empty()).then_some(Duration::from_secs(1));
-        let pause = [until_change, until_line]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(Duration::from_mins(1));
+        let pause = until_change.unwrap_or(Duration::from_mins(1));
+        let end = tokio::time::Instant::now() + pause;
         let mut target = self.target.clone();
-        tokio::select! {
-            biased;
-            Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
-            () = changed(&mut target) => {}
-            () = self.watcher.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+        loop {
+            // A running step's last line is worth telling each second.
+            let until_line = tokio::time::sleep(Duration::from_secs(1));
+            tokio::select! {
+                biased;
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    self.ended(ended);
+                    break;
+                }
+                () = changed(&mut target) => break,
+                () = self.watcher.changed() => break,
+                () = tokio::time::sleep_until(end) => break,
+                () = until_line, if !self.running.is_empty() => self.tell_lines(),
+            }
         }
         tokio::select! {
             biased;
@@ -502,6 +505,22 @@ impl Driver {
         while let Some(ended) = self.tasks.try_join_next_with_id() {
             self.ended(ended);
         }
+    }
+
+    /// Tells what running steps said last, without planning anew.
+    fn tell_lines(&self) {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        self.status.send_if_modified(|status| {
+            let mut differs = false;
+            for running in &mut status.running {
+                let line = lines.get(&running.id);
+                if running.last_line.as_ref() != line {
+                    running.last_line = line.cloned();
+                    differs = true;
+                }
+            }
+            differs
+        });
     }
 
     /// How long changes are gathered before they are planned for.

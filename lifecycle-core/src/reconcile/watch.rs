@@ -75,6 +75,8 @@ struct Views {
     cloud: Option<CloudView>,
     nodes: BTreeMap<NodeName, Slot>,
     liveness: Liveness,
+    /// The latest request to look at the cloud.
+    cloud_request: u64,
 }
 
 #[derive(Debug)]
@@ -145,6 +147,7 @@ impl Watcher {
     /// Asks for a new list of nodes.
     pub(super) fn look_at_cloud(&self) -> u64 {
         let request = self.shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
+        self.shared.views().cloud_request = request;
         self.shared.cloud_wanted.notify_one();
         request
     }
@@ -215,7 +218,9 @@ async fn watch_cloud(shared: Arc<Shared>) {
                 let moving = machines
                     .iter()
                     .any(|m| matches!(m.power, Power::Starting | Power::Stopping));
-                publish_cloud(&shared, &mut tasks, machines, as_of);
+                if publish_cloud(&shared, &mut tasks, machines, as_of) {
+                    shared.changed.notify_one();
+                }
                 if moving {
                     shared.policy.eager_interval
                 } else {
@@ -236,6 +241,8 @@ async fn watch_cloud(shared: Arc<Shared>) {
                         why: error.chain(),
                     }),
                 });
+                drop(views);
+                shared.changed.notify_one();
                 match error.retry() {
                     Retry::After(after) => {
                         asked_to_wait = after;
@@ -245,7 +252,6 @@ async fn watch_cloud(shared: Arc<Shared>) {
                 }
             }
         };
-        shared.changed.notify_one();
         // However much a new list is wanted: not before the cloud allows it, and no storm of
         // lists while several nodes cannot be asked.
         let least = asked_to_wait.max(shared.policy.eager_interval);
@@ -259,13 +265,18 @@ async fn watch_cloud(shared: Arc<Shared>) {
     }
 }
 
+/// Takes a list of nodes over; says whether it differs from the one before or was asked for.
 fn publish_cloud(
     shared: &Arc<Shared>,
     tasks: &mut JoinSet<()>,
     machines: Vec<ObservedNode>,
     as_of: u64,
-) {
+) -> bool {
     let mut views = shared.views();
+    let mut is_awaited = match &views.cloud {
+        Some(before) => before.unknown.is_some() || before.as_of < views.cloud_request,
+        None => true,
+    };
     let mut slots = std::mem::take(&mut views.nodes);
     for machine in machines {
         let name = machine.name.clone();
@@ -274,13 +285,14 @@ fn publish_cloud(
                 // Another machine under the same name: what was on the old one is gone.
                 slot.engine = EngineView::NotAsked;
             }
-            slot.machine.send_if_modified(|old| {
+            is_awaited |= slot.machine.send_if_modified(|old| {
                 let differs = *old != machine;
                 *old = machine;
                 differs
             });
             slot
         } else {
+            is_awaited = true;
             let (sender, receiver) = watch::channel(machine);
             let wanted = Arc::new(Notify::new());
             let node = WatchedNode {
@@ -301,10 +313,12 @@ fn publish_cloud(
         views.nodes.insert(name, slot);
     }
     // What is left in `slots` is gone from the cloud; dropping it ends its task.
+    is_awaited |= !slots.is_empty();
     views.cloud = Some(CloudView {
         as_of,
         unknown: None,
     });
+    is_awaited
 }
 
 struct WatchedNode {

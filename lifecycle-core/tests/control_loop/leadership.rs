@@ -33,8 +33,8 @@ async fn one_leads_and_the_other_takes_over_when_the_lease_ends() {
     stage.converged().await;
     stage.assert_whole().await;
 
-    let stale = Batch::of(Change::MarkConverged);
-    let refused = stage.registry.commit(Epoch(1), stale).await;
+    let write = Batch::of(Change::MarkConverged);
+    let refused = stage.registry.commit(Epoch(1), write).await;
     assert!(
         matches!(refused, Err(Error::StaleEpoch { .. })),
         "{refused:?}"

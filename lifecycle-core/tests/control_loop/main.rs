@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cloud;
 mod convergence;
 mod crash;
 mod fault;

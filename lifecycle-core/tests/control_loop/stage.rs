@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifecycle_core::clock::{Clock, SeededIds};
-use lifecycle_core::cloud::{NodeChange, carry_out};
+use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
 use lifecycle_core::manager::{Manager, ManagerOptions};
 use lifecycle_core::model::{
     EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
@@ -32,6 +32,8 @@ pub(crate) struct Stage {
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) declaration: Declaration,
     pub(crate) manager: Arc<Manager>,
+    /// A cloud to be used instead of the world's own.
+    pub(crate) cloud: Option<Arc<dyn CloudProvider>>,
     runs: u64,
     task: Option<JoinHandle<()>>,
 }
@@ -80,18 +82,17 @@ impl Stage {
         .await
         .unwrap();
         let registry: Arc<dyn Registry> = Arc::new(MemoryRegistry::new(Arc::new(world.clock())));
-        let mut stage = Self {
+        Self {
             seed,
-            manager: idle_manager(&world, &owner, &registry, &declaration, seed),
+            manager: idle_manager(&world, &owner, &registry, &declaration, None, seed),
+            cloud: None,
             world,
             owner,
             registry,
             declaration,
             runs: 0,
             task: None,
-        };
-        stage.manager = stage.next_manager();
-        stage
+        }
     }
 
     /// A manager that is not started yet, under a name of its own.
@@ -102,6 +103,7 @@ impl Stage {
             &self.owner,
             &self.registry,
             &self.declaration,
+            self.cloud.clone(),
             self.seed ^ self.runs,
         )
     }
@@ -268,11 +270,12 @@ fn idle_manager(
     owner: &Owner,
     registry: &Arc<dyn Registry>,
     declaration: &Declaration,
+    cloud: Option<Arc<dyn CloudProvider>>,
     seed: u64,
 ) -> Arc<Manager> {
     let backends = Backends {
         registry: Arc::clone(registry),
-        cloud: Arc::new(world.cloud(owner)),
+        cloud: cloud.unwrap_or_else(|| Arc::new(world.cloud(owner))),
         connector: Arc::new(world.connector(owner)),
         preparer: Arc::new(world.preparer()),
         probe: Arc::new(world.probe()),

@@ -21,21 +21,18 @@ async fn ended(stage: &Stage, operation: &Operation) {
             let now = stage.registry.operation(operation.id).await.unwrap();
             match now.unwrap().state {
                 OperationState::Running => tokio::time::sleep(Duration::from_secs(1)).await,
-                state => return state,
+                end => return end,
             }
         }
     };
-    let state = tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| {
+    let end = tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| {
         panic!(
             "seed {}: not down: {:#?}",
             stage.seed,
             stage.manager.status().borrow()
         )
     });
-    assert!(
-        matches!(state, OperationState::Succeeded { .. }),
-        "{state:?}"
-    );
+    assert!(matches!(end, OperationState::Succeeded { .. }), "{end:?}");
 }
 
 /// What the bootstrapper does once its manager has taken everything else down.

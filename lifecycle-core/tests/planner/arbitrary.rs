@@ -15,6 +15,7 @@ const NAMES: [&str; 12] = [
 ];
 
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
 pub(crate) struct ServiceDraft {
     present: bool,
     replicas: u16,

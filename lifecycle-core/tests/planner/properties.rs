@@ -89,7 +89,7 @@ fn happen(world: &mut World, mishap: &Mishap) {
         }
         Mishap::Leftover(node, index, declared_service) => {
             let node = node.get(&nodes).clone();
-            let name = match pick(index).map(|(node, name)| (node, name)) {
+            let name = match pick(index) {
                 Some((at, name)) if *declared_service => {
                     let container = world.container(&at, &name).unwrap();
                     let Role::Instance(id) = &container.role else {
@@ -113,6 +113,9 @@ fn happen(world: &mut World, mishap: &Mishap) {
                 ContainerState::Running { health: None }
             };
             world.leave(&node, &id, &"f0".repeat(32), state);
+            if !runs {
+                world.last_seen.insert(id, node);
+            }
         }
     }
 }

@@ -49,13 +49,12 @@ pub fn place(declared: &Declared, observed: &Observed) -> Placement {
             None => homeless.push((id, service)),
         }
     }
-    for (id, service) in homeless {
-        match placing.choose(&id, service) {
-            Ok(node) => placing.put(&node, id, service),
-            Err(why) => {
-                placing.placement.misfits.insert(id, why);
-            }
-        }
+    let mut homeless = homeless.into_iter().peekable();
+    while let Some((id, service)) = homeless.next() {
+        let name = id.service.clone();
+        let rest = std::iter::from_fn(|| homeless.next_if(|(next, _)| next.service == name));
+        let replicas: Vec<InstanceId> = std::iter::once(id).chain(rest.map(|(id, _)| id)).collect();
+        placing.spread(service, replicas);
     }
     placing.placement
 }
@@ -125,6 +124,12 @@ enum Home {
     HasVolume,
 }
 
+/// Replicas of one service and of all on a node: the order in which it is tried.
+type Rank = (u32, usize, NodeName);
+
+/// From how many replicas without a home on a service gets an index of its own.
+const MANY_REPLICAS: usize = 16;
+
 struct Placing<'a> {
     declared: &'a Declared,
     taken: BTreeMap<NodeName, Taken>,
@@ -150,19 +155,74 @@ impl Placing<'_> {
         self.placement.nodes.insert(id, node.clone());
     }
 
-    /// The node with the fewest replicas of this service, then the fewest of all.
-    fn choose(&self, id: &InstanceId, service: &DeclaredService) -> Result<NodeName, String> {
+    /// Places replicas of one service that have no home: each on the node with the fewest of the
+    /// service, then the fewest of all.
+    fn spread(&mut self, service: &DeclaredService, replicas: Vec<InstanceId>) {
+        // An index of the service's own pays off where going through all nodes would not end soon.
+        let mut candidates = (replicas.len() > MANY_REPLICAS
+            || !service.spec.constraints.is_empty())
+        .then(|| self.candidates(service));
+        let mut misfit: Option<String> = None;
+        for id in replicas {
+            // What keeps one of them from every node keeps all that come after it.
+            if let Some(why) = &misfit {
+                self.placement.misfits.insert(id, why.clone());
+                continue;
+            }
+            let choice = match &mut candidates {
+                Some(candidates) => self.take_candidate(&id, service, candidates),
+                None => self.choose(&id, service),
+            };
+            if let Some(node) = choice {
+                self.put(&node, id, service);
+                if let Some(candidates) = &mut candidates {
+                    candidates.insert(self.rank(&node, &service.spec.name));
+                }
+            } else {
+                let why = self.obstacles(&id, service);
+                self.placement.misfits.insert(id, why.clone());
+                misfit = Some(why);
+            }
+        }
+    }
+
+    /// How much a node has, of one service and of all.
+    fn rank(&self, node: &NodeName, service: &ServiceName) -> Rank {
+        let taken = self.taken.get(node);
+        let same = taken.and_then(|t| t.services.get(service)).copied();
+        let all = taken.map_or(0, |t| t.instances);
+        (same.unwrap_or_default(), all, node.clone())
+    }
+
+    /// The nodes that meet a service's constraints.
+    fn candidates(&self, service: &DeclaredService) -> BTreeSet<Rank> {
+        let nodes = self.declared.nodes.iter();
+        nodes
+            .filter(|(_, spec)| service.spec.constraints.iter().all(|c| c.holds(spec)))
+            .map(|(node, _)| self.rank(node, &service.spec.name))
+            .collect()
+    }
+
+    /// Takes the best candidate out, and those before it that are full for this service.
+    fn take_candidate(
+        &self,
+        id: &InstanceId,
+        service: &DeclaredService,
+        candidates: &mut BTreeSet<Rank>,
+    ) -> Option<NodeName> {
+        std::iter::from_fn(|| candidates.pop_first())
+            .map(|(_, _, node)| node)
+            .find(|node| self.obstacle(node, id, service).is_none())
+    }
+
+    /// The same choice without an index.
+    fn choose(&self, id: &InstanceId, service: &DeclaredService) -> Option<NodeName> {
         let mut best: Option<(u32, &NodeName)> = None;
         for (_, node) in &self.by_load {
             if self.obstacle(node, id, service).is_some() {
                 continue;
             }
-            let same = self
-                .taken
-                .get(node)
-                .and_then(|t| t.services.get(&id.service))
-                .copied()
-                .unwrap_or_default();
+            let (same, _, _) = self.rank(node, &id.service);
             if best.is_none_or(|(fewest, _)| same < fewest) {
                 best = Some((same, node));
             }
@@ -171,7 +231,6 @@ impl Placing<'_> {
             }
         }
         best.map(|(_, node)| node.clone())
-            .ok_or_else(|| self.obstacles(id, service))
     }
 
     /// What keeps a replica from every node, in words.

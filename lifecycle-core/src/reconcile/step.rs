@@ -209,6 +209,8 @@ pub enum Reason {
     NodeAbsent,
     /// The node is declared and stopped.
     NodeStopped,
+    /// The node is about to be made, and a new node has no engine.
+    NodeIsNew,
     /// The node runs and has no engine that answers.
     EngineMissing,
     /// The node is of this platform and no longer declared.
@@ -259,6 +261,7 @@ impl fmt::Display for Reason {
         match self {
             Self::NodeAbsent => f.write_str("declared; the cloud has no such node"),
             Self::NodeStopped => f.write_str("declared; the node is stopped"),
+            Self::NodeIsNew => f.write_str("a new node has no Docker engine"),
             Self::EngineMissing => f.write_str("the node runs, but no Docker engine answers on it"),
             Self::NodeNotDeclared => f.write_str("made for this platform, no longer declared"),
             Self::ImageAbsent { needed_by, way } => {
@@ -274,7 +277,7 @@ impl fmt::Display for Reason {
                 write!(f, "its declaration changed: {from} runs, {to} is declared")
             }
             Self::Moved { from } => write!(f, "it is placed here now and was on {from}"),
-            Self::Superseded => f.write_str("the container that replaces it is ready"),
+            Self::Superseded => f.write_str("what replaces it is up"),
             Self::NotDeclared => f.write_str("it runs and is not declared"),
             Self::RolledBack { why } => {
                 write!(

@@ -15,7 +15,8 @@ const NAMES: [&str; 12] = [
 ];
 
 #[derive(Debug, Clone)]
-pub struct ServiceDraft {
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
+pub(crate) struct ServiceDraft {
     present: bool,
     replicas: u16,
     depends_on: Vec<(Index, u8)>,
@@ -29,7 +30,7 @@ pub struct ServiceDraft {
 }
 
 #[derive(Debug, Clone)]
-pub struct PlatformDraft {
+pub(crate) struct PlatformDraft {
     /// Which of the nodes n2 to n8 are declared; n1 always is.
     nodes: Vec<bool>,
     capacity: Option<u64>,
@@ -62,7 +63,7 @@ fn service_draft() -> impl Strategy<Value = ServiceDraft> {
         )
 }
 
-pub fn platform() -> impl Strategy<Value = PlatformDraft> {
+pub(crate) fn platform() -> impl Strategy<Value = PlatformDraft> {
     (
         prop::collection::vec(any::<bool>(), 7),
         prop::option::weighted(0.4, 4_u64..12),
@@ -152,14 +153,14 @@ impl PlatformDraft {
         specs
     }
 
-    pub fn declared(&self) -> Declared {
+    pub(crate) fn declared(&self) -> Declared {
         let nodes = self.node_specs();
         let services = self.service_specs(&nodes, true);
         derived(&declaration(nodes, services)).unwrap()
     }
 
     /// The same without a start order.
-    pub fn unordered(&self) -> Declared {
+    pub(crate) fn unordered(&self) -> Declared {
         let nodes = self.node_specs();
         let services = self.service_specs(&nodes, false);
         derived(&declaration(nodes, services)).unwrap()
@@ -168,7 +169,7 @@ impl PlatformDraft {
 
 /// Something that happens to a platform behind the manager's back.
 #[derive(Debug, Clone)]
-pub enum Mishap {
+pub(crate) enum Mishap {
     NodeStops(Index),
     NodeIsLost(Index),
     ContainerEnds(Index),
@@ -179,7 +180,7 @@ pub enum Mishap {
     Leftover(Index, Index, bool),
 }
 
-pub fn mishaps() -> impl Strategy<Value = Vec<Mishap>> {
+pub(crate) fn mishaps() -> impl Strategy<Value = Vec<Mishap>> {
     use Mishap::{
         ContainerEnds, ContainerIsRemoved, ContainerWasOnlyMade, ImageIsRemoved, Leftover,
         NodeIsLost, NodeStops,

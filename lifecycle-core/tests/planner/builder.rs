@@ -12,15 +12,15 @@ use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
 use lifecycle_core::reconcile::Declared;
 use lifecycle_core::secret::PlatformKey;
 
-pub fn node_name(name: &str) -> NodeName {
+pub(crate) fn node_name(name: &str) -> NodeName {
     NodeName::try_from(name).unwrap()
 }
 
-pub fn service_name(name: &str) -> ServiceName {
+pub(crate) fn service_name(name: &str) -> ServiceName {
     ServiceName::try_from(name).unwrap()
 }
 
-pub fn instance(service: &str, replica: u16) -> InstanceId {
+pub(crate) fn instance(service: &str, replica: u16) -> InstanceId {
     InstanceId {
         service: service_name(service),
         replica: Replica(replica),
@@ -28,7 +28,7 @@ pub fn instance(service: &str, replica: u16) -> InstanceId {
 }
 
 /// A service that is built from a code base of its own name, on `debian:12`.
-pub fn service(name: &str) -> ServiceSpec {
+pub(crate) fn service(name: &str) -> ServiceSpec {
     let source = ImageSource::Build(BuildSource {
         code: CodeBaseRef {
             name: name.to_owned(),
@@ -42,7 +42,7 @@ pub fn service(name: &str) -> ServiceSpec {
 }
 
 /// Words that are put behind a service.
-pub trait Wording: Sized {
+pub(crate) trait Wording: Sized {
     fn needs(self, other: &str, condition: DependencyCondition) -> Self;
     fn ready_after(self, other: &str) -> Self {
         self.needs(other, DependencyCondition::ServiceHealthy)
@@ -116,7 +116,7 @@ impl Wording for ServiceSpec {
 }
 
 /// A declaration; the first node is the manager's.
-pub fn declaration(nodes: Vec<NodeSpec>, services: Vec<ServiceSpec>) -> Declaration {
+pub(crate) fn declaration(nodes: Vec<NodeSpec>, services: Vec<ServiceSpec>) -> Declaration {
     Declaration {
         name: "shop".try_into().unwrap(),
         id: PlatformId::new(uuid::Uuid::from_u128(
@@ -133,13 +133,13 @@ pub fn declaration(nodes: Vec<NodeSpec>, services: Vec<ServiceSpec>) -> Declarat
     }
 }
 
-pub fn derived(declaration: &Declaration) -> lifecycle_core::Result<Declared> {
+pub(crate) fn derived(declaration: &Declaration) -> lifecycle_core::Result<Declared> {
     let key = PlatformKey::from_hex(&"07".repeat(32))?;
     Declared::new(Generation(1), declaration, &key)
 }
 
 /// What is declared: nodes by name, and services.
-pub fn declared(nodes: &[&str], services: Vec<ServiceSpec>) -> Declared {
+pub(crate) fn declared(nodes: &[&str], services: Vec<ServiceSpec>) -> Declared {
     let nodes = nodes.iter().map(|n| NodeSpec::new(node_name(n))).collect();
     derived(&declaration(nodes, services)).unwrap()
 }

@@ -19,7 +19,7 @@ use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedC
 
 /// A node as it really is, whoever can see it.
 #[derive(Debug, Clone)]
-pub struct Machine {
+pub(crate) struct Machine {
     pub power: Power,
     pub created: bool,
     pub prepared: bool,
@@ -30,7 +30,7 @@ pub struct Machine {
 }
 
 #[derive(Debug, Clone)]
-pub struct World {
+pub(crate) struct World {
     pub now: DateTime<Utc>,
     pub machines: BTreeMap<NodeName, Machine>,
     pub cloud_unknown: bool,
@@ -43,20 +43,20 @@ pub struct World {
     containers_made: u32,
 }
 
-pub fn start_of_time() -> DateTime<Utc> {
+pub(crate) fn start_of_time() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
 }
 
-pub fn is_running(container: &ObservedContainer) -> bool {
+pub(crate) fn is_running(container: &ObservedContainer) -> bool {
     matches!(container.state, ContainerState::Running { .. })
 }
 
-pub fn role(id: &InstanceId) -> Role {
+pub(crate) fn role(id: &InstanceId) -> Role {
     Role::Instance(id.clone())
 }
 
 impl World {
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             now: start_of_time(),
             machines: BTreeMap::new(),
@@ -71,7 +71,7 @@ impl World {
     }
 
     /// What an observation of this world gives.
-    pub fn observed(&self) -> Observed {
+    pub(crate) fn observed(&self) -> Observed {
         Observed {
             cloud_unknown: self.cloud_unknown.then(|| Unknown {
                 since: self.now,
@@ -90,25 +90,29 @@ impl World {
         }
     }
 
-    pub fn plan(&self, declared: &Declared) -> Plan {
+    pub(crate) fn plan(&self, declared: &Declared) -> Plan {
         plan(declared, &self.observed(), &Policy::default(), self.now)
     }
 
-    pub fn containers(&self) -> impl Iterator<Item = (&NodeName, &ObservedContainer)> {
+    pub(crate) fn containers(&self) -> impl Iterator<Item = (&NodeName, &ObservedContainer)> {
         self.machines
             .iter()
             .flat_map(|(node, m)| m.state.containers.iter().map(move |c| (node, c)))
     }
 
     /// All containers of a replica, seen or not.
-    pub fn of<'a>(
+    pub(crate) fn of<'a>(
         &'a self,
         id: &'a InstanceId,
     ) -> impl Iterator<Item = (&'a NodeName, &'a ObservedContainer)> {
         self.containers().filter(|(_, c)| c.role == role(id))
     }
 
-    pub fn container(&mut self, node: &NodeName, name: &str) -> Option<&mut ObservedContainer> {
+    pub(crate) fn container(
+        &mut self,
+        node: &NodeName,
+        name: &str,
+    ) -> Option<&mut ObservedContainer> {
         let machine = self.machines.get_mut(node)?;
         machine.state.containers.iter_mut().find(|c| c.name == name)
     }
@@ -124,7 +128,7 @@ impl World {
     }
 
     /// Puts a container somewhere, as something earlier left it.
-    pub fn leave(
+    pub(crate) fn leave(
         &mut self,
         node: &NodeName,
         id: &InstanceId,
@@ -135,9 +139,14 @@ impl World {
         let now = self.now;
         let container = ContainerId(format!("c{}", self.containers_made));
         let digest = SpecDigest::from_hex(digest);
-        self.engine(node).containers.push(ObservedContainer {
+        let name = format!("shop-ab12cd-{id}-{}", digest.short());
+        let engine = self.engine(node);
+        if let Some(same) = engine.containers.iter().find(|c| c.name == name) {
+            return same.id.clone();
+        }
+        engine.containers.push(ObservedContainer {
             id: container.clone(),
-            name: format!("shop-ab12cd-{id}-{}", digest.short()),
+            name,
             role: role(id),
             digest,
             digest_version: SpecDigest::VERSION.into(),
@@ -154,7 +163,7 @@ impl World {
     }
 
     /// Carries out one step; panics if it must not be carried out now.
-    pub fn apply(&mut self, declared: &Declared, action: &Action) {
+    pub(crate) fn apply(&mut self, declared: &Declared, action: &Action) {
         self.now += TimeDelta::milliseconds(1);
         match action {
             Action::ProvisionNode { node } => {
@@ -291,11 +300,20 @@ impl World {
             "{node} has no {}",
             service.image
         );
-        for (_, _, port) in ports.iter().filter(|_| same_spec) {
-            for other in engine.containers.iter().filter(|c| is_running(c)) {
-                let taken = other.role != role(id) && other.ports.iter().any(|(_, _, p)| p == port);
-                assert!(!taken, "port {port} of {node} is taken by {}", other.name);
+        for other in engine.containers.iter().filter(|c| is_running(c)) {
+            let wanted = ports.iter().filter(|_| same_spec);
+            let taken = wanted.filter(|port| other.ports.contains(port)).count() > 0;
+            if other.role == role(id) || !taken {
+                continue;
             }
+            // Two that swap ports meet, and try again; what has to go makes room first.
+            let stays = |id: &InstanceId| declared.wants(id);
+            assert!(
+                matches!(&other.role, Role::Instance(id) if stays(id)),
+                "a port of {name} on {node} is still taken by {}",
+                other.name
+            );
+            return;
         }
         if !exists {
             self.leave(node, id, service.digest.as_str(), ContainerState::Created);
@@ -370,7 +388,7 @@ impl World {
     }
 
     /// Time passes: engines are asked, jobs end, what runs becomes ready.
-    pub fn tick(&mut self, declared: &Declared) {
+    pub(crate) fn tick(&mut self, declared: &Declared) {
         self.now += TimeDelta::seconds(1);
         let now = self.now;
         for machine in self.machines.values_mut() {
@@ -402,13 +420,13 @@ impl World {
     }
 
     /// Records what a plan gives up.
-    pub fn record(&mut self, plan: &Plan) {
+    pub(crate) fn record(&mut self, plan: &Plan) {
         for rejected in &plan.rejects {
             self.rejected.insert(rejected.id.clone(), rejected.clone());
         }
     }
 
-    pub fn power_off(&mut self, node: &NodeName) {
+    pub(crate) fn power_off(&mut self, node: &NodeName) {
         let now = self.now;
         let machine = self.machines.get_mut(node).unwrap();
         machine.power = Power::Stopped;
@@ -423,11 +441,11 @@ impl World {
         }
     }
 
-    pub fn lose(&mut self, node: &NodeName) {
+    pub(crate) fn lose(&mut self, node: &NodeName) {
         self.machines.get_mut(node).unwrap().unknown_since = Some(self.now);
     }
 
-    pub fn find_again(&mut self) {
+    pub(crate) fn find_again(&mut self) {
         self.cloud_unknown = false;
         for machine in self.machines.values_mut() {
             machine.unknown_since = None;
@@ -436,7 +454,11 @@ impl World {
 
     /// Walks plans until nothing is left to do; `choose(n)` picks one of `n`. Steps that may
     /// run at once are carried out from one plan in any order, as the driver may do it.
-    pub fn walk(&mut self, declared: &Declared, choose: &mut dyn FnMut(usize) -> usize) -> Plan {
+    pub(crate) fn walk(
+        &mut self,
+        declared: &Declared,
+        choose: &mut dyn FnMut(usize) -> usize,
+    ) -> Plan {
         let mut idle = 0;
         for _ in 0..2_000 {
             let plan = self.plan(declared);
@@ -481,13 +503,13 @@ impl World {
     }
 
     /// Walks in the plan's own order, one step at a time.
-    pub fn settle(&mut self, declared: &Declared) -> Plan {
+    pub(crate) fn settle(&mut self, declared: &Declared) -> Plan {
         // Always the first of several, and never the case that stands for a crash.
         self.walk(declared, &mut |n| usize::from(n == 8 || n == 3))
     }
 
     /// What exists, without ids and times: two worlds that hold the same are equal in it.
-    pub fn summary(&self, with_nodes: bool) -> Vec<String> {
+    pub(crate) fn summary(&self, with_nodes: bool) -> Vec<String> {
         let mut lines: Vec<String> = self
             .containers()
             .map(|(node, c)| {
@@ -546,7 +568,7 @@ impl Machine {
 }
 
 /// The steps that the driver would launch at once: no need is planned, one per instance.
-pub fn may_run(plan: &Plan) -> Vec<Step> {
+pub(crate) fn may_run(plan: &Plan) -> Vec<Step> {
     let mut busy = BTreeSet::new();
     plan.steps
         .iter()
@@ -560,7 +582,7 @@ pub fn may_run(plan: &Plan) -> Vec<Step> {
 }
 
 /// What holds of every plan.
-pub fn assert_sound(plan: &Plan) {
+pub(crate) fn assert_sound(plan: &Plan) {
     let mut before = BTreeSet::new();
     for step in &plan.steps {
         for need in &step.needs {

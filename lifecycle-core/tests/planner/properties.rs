@@ -89,7 +89,7 @@ fn happen(world: &mut World, mishap: &Mishap) {
         }
         Mishap::Leftover(node, index, declared_service) => {
             let node = node.get(&nodes).clone();
-            let name = match pick(index).map(|(node, name)| (node, name)) {
+            let name = match pick(index) {
                 Some((at, name)) if *declared_service => {
                     let container = world.container(&at, &name).unwrap();
                     let Role::Instance(id) = &container.role else {
@@ -113,6 +113,9 @@ fn happen(world: &mut World, mishap: &Mishap) {
                 ContainerState::Running { health: None }
             };
             world.leave(&node, &id, &"f0".repeat(32), state);
+            if !runs {
+                world.last_seen.insert(id, node);
+            }
         }
     }
 }
@@ -127,15 +130,18 @@ fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> 
     world
 }
 
-/// Takes away what was killed and now counts as a failed job: a job is not repeated by itself.
-fn forget_failed_jobs(world: &mut World, declared: &Declared) {
+/// Takes away what ended with another meaning than it has now: a job that was killed is not
+/// repeated, and what is kept alive only after failures is not started after it ended well.
+fn forget_endings(world: &mut World, declared: &Declared) {
     for machine in world.machines.values_mut() {
         machine.state.containers.retain(|c| {
-            let job = declared
+            let ContainerState::Exited { code, .. } = c.state else {
+                return true;
+            };
+            !declared
                 .services
                 .values()
-                .any(|s| s.runs_once && s.digest == c.digest);
-            !job || !matches!(c.state, ContainerState::Exited { code, .. } if code != 0)
+                .any(|s| s.digest == c.digest && s.runs_once == (code != 0))
         });
     }
 }
@@ -186,7 +192,7 @@ proptest! {
     ) {
         let mut world = lived(&former, steps, &mishaps, seed);
         let declared = wanted.declared();
-        forget_failed_jobs(&mut world, &declared);
+        forget_endings(&mut world, &declared);
         // What is lost may be started nowhere else; the model sees it when it is.
         world.walk(&declared, &mut chooser(seed));
         world.find_again();

@@ -1,1 +1,442 @@
+//! What the planner does in telling situations, as people read it.
 
+use chrono::TimeDelta;
+use lifecycle_core::model::{
+    DependencyCondition, InstanceState, NodeSpec, RestartPolicy, ServiceSpec, SpecDigest,
+};
+use lifecycle_core::reconcile::observe::{Endings, Failure};
+use lifecycle_core::reconcile::{Action, Declared, Observed, Plan, Policy, plan};
+use lifecycle_core::runtime::ContainerState;
+
+use super::builder::{Wording, declaration, declared, derived, instance, node_name, service};
+use super::model::{World, is_running};
+
+fn shop() -> Vec<ServiceSpec> {
+    vec![
+        service("db").image("postgres:15"),
+        service("api").ready_after("db").replicas(2),
+        service("web").ready_after("api").host_port(80),
+        service("monitoring").last(),
+    ]
+}
+
+fn shop_declared() -> Declared {
+    declared(&["n1", "n2", "n3"], shop())
+}
+
+/// The shop, as its plans left it.
+fn shop_world() -> World {
+    let mut world = World::empty();
+    world.settle(&shop_declared());
+    world
+}
+
+/// The plan, and how each replica stands.
+fn text(plan: &Plan) -> String {
+    let instances: Vec<String> = plan
+        .instances
+        .iter()
+        .map(|(id, status)| {
+            let node = status.node.as_ref().map_or("no node", |n| n.as_str());
+            let why = match &status.state {
+                InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => {
+                    format!(": {why}")
+                }
+                _ => String::new(),
+            };
+            let settled = if status.settled { "" } else { ", not settled" };
+            format!("{id} on {node}: {}{why}{settled}", status.state.word())
+        })
+        .collect();
+    let settled = if plan.settled {
+        "settled"
+    } else {
+        "not settled"
+    };
+    format!("{plan}\n\n{}\n{settled}", instances.join("\n"))
+}
+
+/// Where a replica's container is, and its name.
+fn place_of(
+    world: &World,
+    service: &str,
+    replica: u16,
+) -> (lifecycle_core::model::NodeName, String) {
+    let id = instance(service, replica);
+    let (node, container) = world.of(&id).next().unwrap();
+    (node.clone(), container.name.clone())
+}
+
+fn end(world: &mut World, service: &str, code: i64) {
+    let (node, name) = place_of(world, service, 1);
+    let at = Some(world.now);
+    world.container(&node, &name).unwrap().state = ContainerState::Exited { code, at };
+}
+
+fn plan_of(declared: &Declared, observed: &Observed, world: &World) -> Plan {
+    plan(declared, observed, &Policy::default(), world.now)
+}
+
+#[test]
+fn nothing_exists() {
+    insta::assert_snapshot!(text(&World::empty().plan(&shop_declared())));
+}
+
+#[test]
+fn converged() {
+    let plan = shop_world().plan(&shop_declared());
+    assert!(plan.is_empty() && plan.settled);
+    insta::assert_snapshot!(text(&plan));
+}
+
+#[test]
+fn a_container_was_removed() {
+    let mut world = shop_world();
+    let (node, name) = place_of(&world, "api", 1);
+    let machine = world.machines.get_mut(&node).unwrap();
+    machine.state.containers.retain(|c| c.name != name);
+    let plan = world.plan(&shop_declared());
+    assert_eq!(plan.steps.len(), 1);
+    insta::assert_snapshot!(text(&plan));
+}
+
+#[test]
+fn a_container_ended() {
+    let mut world = shop_world();
+    end(&mut world, "db", 1);
+    insta::assert_snapshot!(text(&world.plan(&shop_declared())));
+}
+
+#[test]
+fn a_container_ends_again_and_again() {
+    let mut world = shop_world();
+    end(&mut world, "db", 1);
+    let mut observed = world.observed();
+    let db = instance("db", 1);
+    let (_, container) = world.of(&db).next().unwrap();
+    let endings = |times| Endings {
+        times,
+        again_at: world.now + TimeDelta::seconds(4),
+    };
+    observed.endings.insert(container.id.clone(), endings(3));
+    let third = plan_of(&shop_declared(), &observed, &world);
+    assert_eq!(third.next_change, Some(world.now + TimeDelta::seconds(4)));
+    observed.endings.insert(container.id.clone(), endings(5));
+    let fifth = plan_of(&shop_declared(), &observed, &world);
+    insta::assert_snapshot!(format!(
+        "the third time\n{}\n\nthe fifth time\n{}",
+        text(&third),
+        text(&fifth)
+    ));
+}
+
+fn shop_with(change: impl Fn(ServiceSpec) -> ServiceSpec, name: &str) -> Declared {
+    let services = shop().into_iter().map(|s| {
+        if s.name.as_str() == name {
+            change(s)
+        } else {
+            s
+        }
+    });
+    declared(&["n1", "n2", "n3"], services.collect())
+}
+
+#[test]
+fn a_code_base_changed() {
+    let declared = shop_with(|s| s.version(2), "web");
+    insta::assert_snapshot!(text(&shop_world().plan(&declared)));
+}
+
+#[test]
+fn a_service_and_one_that_it_depends_on_changed() {
+    let services = shop().into_iter().map(|s| s.version(2)).collect();
+    let declared = declared(&["n1", "n2", "n3"], services);
+    insta::assert_snapshot!(text(&shop_world().plan(&declared)));
+}
+
+#[test]
+fn a_changed_service_never_gets_ready() {
+    let former = shop_world();
+    let declared = shop_with(|s| s.version(2), "web");
+    let mut world = former.clone();
+    world.never_ready.insert(
+        declared.services[&instance("web", 1).service]
+            .digest
+            .clone(),
+    );
+    world.settle(&declared);
+    let waiting = world.plan(&declared);
+    world.now += TimeDelta::minutes(5);
+    let given_up = world.plan(&declared);
+    assert_eq!(given_up.rejects.len(), 1);
+    world.settle(&declared);
+    let back = world.plan(&declared);
+    assert!(back.steps.is_empty());
+    assert_eq!(world.summary(true), former.summary(true));
+    insta::assert_snapshot!(format!(
+        "waiting\n{}\n\ngiven up\n{}\n\nback\n{}",
+        text(&waiting),
+        text(&given_up),
+        text(&back)
+    ));
+}
+
+#[test]
+fn a_service_that_is_not_restarted_comes_back_too() {
+    let services = |version| {
+        let web = service("web").version(version).restart(RestartPolicy::No);
+        declared(&["n1"], vec![web])
+    };
+    let mut world = World::empty();
+    world.settle(&services(1));
+    let former = world.summary(true);
+    let declared = services(2);
+    world.never_ready.insert(
+        declared.services[&instance("web", 1).service]
+            .digest
+            .clone(),
+    );
+    world.settle(&declared);
+    world.now += TimeDelta::minutes(5);
+    world.settle(&declared);
+    assert_eq!(world.summary(true), former);
+}
+
+#[test]
+fn a_change_is_taken_back_before_it_is_ready() {
+    let services = |version| {
+        let web = service("web").version(version).restart(RestartPolicy::No);
+        declared(&["n1"], vec![web])
+    };
+    let mut world = World::empty();
+    world.settle(&services(1));
+    let former = world.summary(true);
+    world.never_ready.insert(
+        services(2).services[&instance("web", 1).service]
+            .digest
+            .clone(),
+    );
+    world.settle(&services(2));
+    insta::assert_snapshot!(text(&world.plan(&services(1))));
+    world.settle(&services(1));
+    assert_eq!(world.summary(true), former);
+}
+
+#[test]
+fn a_job_that_fails_has_no_way_back() {
+    let services = |version| {
+        vec![
+            service("migrate").version(version),
+            service("api")
+                .version(version)
+                .needs("migrate", DependencyCondition::ServiceCompletedSuccessfully),
+        ]
+    };
+    let mut world = World::empty();
+    world.settle(&declared(&["n1"], services(1)));
+    let second = declared(&["n1"], services(2));
+    let id = instance("migrate", 1);
+    let digest = second.services[&id.service].digest.as_str();
+    let failed = ContainerState::Exited {
+        code: 1,
+        at: Some(world.now),
+    };
+    world.leave(&node_name("n1"), &id, digest, failed);
+    let plan = world.plan(&second);
+    assert!(plan.rejects.is_empty());
+    insta::assert_snapshot!(text(&plan));
+}
+
+#[test]
+fn a_node_was_stopped() {
+    let mut world = shop_world();
+    world.power_off(&node_name("n2"));
+    insta::assert_snapshot!(text(&world.plan(&shop_declared())));
+}
+
+#[test]
+fn a_node_is_unknown() {
+    let mut world = shop_world();
+    world.lose(&node_name("n2"));
+    let at_first = world.plan(&shop_declared());
+    world.now += TimeDelta::minutes(5);
+    let later = world.plan(&shop_declared());
+    insta::assert_snapshot!(format!("{}\n\nlater\n{}", text(&at_first), text(&later)));
+}
+
+#[test]
+fn what_may_run_on_an_unknown_node_is_started_nowhere_else() {
+    let mut world = shop_world();
+    let (node, _) = place_of(&world, "db", 1);
+    world.lose(&node);
+    let other = if node.as_str() == "n1" { "n2" } else { "n1" };
+    let declared = shop_with(|s| s.on(other), "db");
+    let plan = world.plan(&declared);
+    assert!(
+        !plan
+            .steps
+            .iter()
+            .any(|s| matches!(&s.action, Action::StartInstance { instance: i, .. } if *i == instance("db", 1)))
+    );
+    insta::assert_snapshot!(text(&plan));
+}
+
+#[test]
+fn a_fence_that_failed_holds_what_waits_for_it() {
+    let mut world = shop_world();
+    let (node, _) = place_of(&world, "db", 1);
+    world.lose(&node);
+    let left: Vec<&str> = ["n1", "n2", "n3"]
+        .into_iter()
+        .filter(|n| *n != node.as_str())
+        .collect();
+    let declared = declared(&left, shop());
+    let fencing = world.plan(&declared);
+    let delete = Action::DeleteNode { node: node.clone() }.id();
+    let db = |plan: &Plan| {
+        let start = plan.steps.iter().find(|s| {
+            matches!(&s.action, Action::StartInstance { instance: i, .. } if *i == instance("db", 1))
+        });
+        start.map(|s| s.needs.contains(&delete))
+    };
+    assert_eq!(db(&fencing), Some(true));
+    world.failures.insert(
+        delete.clone(),
+        Failure {
+            times: 1,
+            again_at: world.now + TimeDelta::seconds(2),
+            why: "the cloud answered 500".into(),
+            is_final: false,
+        },
+    );
+    let held = world.plan(&declared);
+    assert_eq!(db(&held), None);
+    insta::assert_snapshot!(text(&held));
+}
+
+#[test]
+fn an_image_is_on_another_node() {
+    let mut world = shop_world();
+    let declared = shop_with(|s| s.replicas(3), "api");
+    world.machines.values_mut().for_each(|m| {
+        let here = m.state.containers.iter().any(|c| c.name.contains("-api-"));
+        if !here {
+            m.state.images.retain(|i| !i.contains("api"));
+        }
+    });
+    insta::assert_snapshot!(text(&world.plan(&declared)));
+}
+
+#[test]
+fn a_service_was_removed() {
+    let mut services = shop();
+    services.retain(|s| s.name.as_str() != "monitoring");
+    let declared = declared(&["n1", "n2", "n3"], services);
+    insta::assert_snapshot!(text(&shop_world().plan(&declared)));
+}
+
+#[test]
+fn a_node_was_removed() {
+    let declared = declared(&["n1", "n3"], shop());
+    let mut world = shop_world();
+    let first = world.plan(&declared);
+    world.settle(&declared);
+    assert!(world.plan(&declared).is_empty());
+    assert_eq!(world.machines.len(), 2);
+    insta::assert_snapshot!(text(&first));
+}
+
+#[test]
+fn a_service_takes_over_the_port_of_one_that_was_removed() {
+    let mut world = World::empty();
+    world.settle(&declared(&["n1"], vec![service("old").host_port(80)]));
+    let declared = declared(&["n1"], vec![service("new").host_port(80)]);
+    insta::assert_snapshot!(text(&world.plan(&declared)));
+    world.settle(&declared);
+    assert!(world.plan(&declared).is_empty());
+}
+
+#[test]
+fn the_platform_is_taken_down() {
+    let declared = shop_declared().emptied();
+    let mut world = shop_world();
+    let first = world.plan(&declared);
+    world.settle(&declared);
+    assert!(world.plan(&declared).is_empty());
+    assert_eq!(world.machines.len(), 1);
+    insta::assert_snapshot!(text(&first));
+}
+
+#[test]
+fn no_node_fits() {
+    let services = vec![
+        service("a").host_port(80).replicas(3),
+        service("b").on("n9"),
+        service("c").ready_after("b"),
+    ];
+    let declared = declared(&["n1", "n2"], services);
+    let mut world = World::empty();
+    insta::assert_snapshot!(text(&world.settle(&declared)));
+}
+
+#[test]
+fn services_that_wait_for_each_other() {
+    let nodes = vec![NodeSpec::new(node_name("n1"))];
+    let services = vec![
+        service("a").ready_after("b"),
+        service("b").ready_after("a"),
+        service("c"),
+    ];
+    let error = derived(&declaration(nodes, services)).unwrap_err();
+    insta::assert_snapshot!(error.chain());
+}
+
+#[test]
+fn a_step_failed() {
+    let declared = shop_declared();
+    let mut world = World::empty();
+    for node in ["n1", "n2", "n3"] {
+        let node = node_name(node);
+        world.apply(&declared, &Action::ProvisionNode { node: node.clone() });
+        world.apply(&declared, &Action::PrepareNode { node });
+    }
+    let first = world.plan(&declared);
+    let pull = first
+        .steps
+        .iter()
+        .find(|s| matches!(&s.action, Action::PullImage { image, .. } if image == "postgres:15"))
+        .unwrap();
+    world.failures.insert(
+        pull.id.clone(),
+        Failure {
+            times: 5,
+            again_at: world.now + TimeDelta::seconds(16),
+            why: "no such image".into(),
+            is_final: false,
+        },
+    );
+    let plan = world.plan(&declared);
+    assert_eq!(plan.next_change, Some(world.now + TimeDelta::seconds(16)));
+    insta::assert_snapshot!(text(&plan));
+}
+
+#[test]
+fn the_last_good_specification_comes_back() {
+    // v1 was ready; v2 was replaced by v3 before it was ready; v3 is given up.
+    let services = |version| declared(&["n1"], vec![service("web").version(version)]);
+    let web = |version| -> SpecDigest {
+        services(version).services[&instance("web", 1).service]
+            .digest
+            .clone()
+    };
+    let mut world = World::empty();
+    world.settle(&services(1));
+    world.never_ready = [web(2), web(3)].into();
+    world.settle(&services(2));
+    world.settle(&services(3));
+    world.now += TimeDelta::minutes(5);
+    world.settle(&services(3));
+    let left: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();
+    assert_eq!(left.len(), 1);
+    assert!(is_running(&left[0]) && left[0].digest == web(1));
+}

@@ -175,7 +175,12 @@ impl<'a> Planning<'a> {
             )
         };
         let mut needs = BTreeSet::new();
-        let ways = [Self::node_gate, Self::vacated, Self::service_image];
+        let ways = [
+            Self::node_gate,
+            Self::vacated,
+            Self::service_image,
+            Self::ports_left,
+        ];
         for way in ways {
             match way(self, id, &node, service) {
                 Gate::Open => {}
@@ -260,6 +265,20 @@ impl<'a> Planning<'a> {
 
     fn node_gate(&mut self, _: &InstanceId, node: &NodeName, _: &DeclaredService) -> Gate {
         self.node_gates.get(node).cloned().unwrap_or(Gate::Open)
+    }
+
+    /// Opens when no container that has to go has a host port that the replica needs.
+    fn ports_left(&mut self, _: &InstanceId, node: &NodeName, service: &DeclaredService) -> Gate {
+        if self.leaving.is_empty() {
+            return Gate::Open;
+        }
+        let ports = service.spec.container.ports.iter();
+        let mut gates = ports.filter_map(|port| {
+            let key = (node, port.host_port?, port.protocol);
+            self.leaving.get(&key).cloned()
+        });
+        // One that is left holds it as well as all: the plan is made anew after each step.
+        gates.next().unwrap_or(Gate::Open)
     }
 
     /// Opens when the replica cannot run unseen on another node than the one it is placed on.

@@ -10,12 +10,7 @@ use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 use crate::runtime::{ObservedContainer, Role};
 
-impl Planning<'_> {
-    pub(super) fn leftovers(&mut self) {
-        self.undeclared_instances();
-        self.undeclared_nodes();
-    }
-
+impl<'a> Planning<'a> {
     /// Stops and removes a container. Opens after its removal.
     pub(super) fn stop_and_remove(
         &mut self,
@@ -68,8 +63,8 @@ impl Planning<'_> {
         }
     }
 
-    fn undeclared_instances(&mut self) {
-        let mut left: Vec<(u32, &InstanceId, &NodeName, &ObservedContainer)> = Vec::new();
+    pub(super) fn undeclared_instances(&mut self) {
+        let mut left: Vec<(u32, &'a InstanceId, &'a NodeName, &'a ObservedContainer)> = Vec::new();
         for (id, containers) in &self.containers {
             if self.declared.wants(id) {
                 continue;
@@ -90,27 +85,26 @@ impl Planning<'_> {
             .max_by_key(|(rank, ..)| *rank)
             .map(|(rank, id, ..)| (*rank, id.service.clone()));
         for (rank, id, node, container) in left {
-            match &last {
-                Some((last, service)) if rank < *last && container.state.is_running() => self.hold(
-                    Subject::Instance(id.clone()),
-                    HeldBy::StopsAfter {
+            let running = container.state.is_running();
+            let gate = match &last {
+                Some((last, service)) if rank < *last && running => {
+                    let by = HeldBy::StopsAfter {
                         service: service.clone(),
-                    },
-                ),
-                _ => {
-                    self.stop_and_remove(
-                        id,
-                        node,
-                        container,
-                        &Reason::NotDeclared,
-                        BTreeSet::new(),
-                    );
+                    };
+                    self.hold(Subject::Instance(id.clone()), by.clone());
+                    Gate::Shut { by, settled: false }
                 }
+                _ => {
+                    self.stop_and_remove(id, node, container, &Reason::NotDeclared, BTreeSet::new())
+                }
+            };
+            for (_, protocol, port) in container.ports.iter().filter(|_| running) {
+                self.leaving.insert((node, *port, *protocol), gate.clone());
             }
         }
     }
 
-    fn undeclared_nodes(&mut self) {
+    pub(super) fn undeclared_nodes(&mut self) {
         let observed = self.observed;
         let undeclared: BTreeMap<&NodeName, &NodeView> = observed
             .nodes

@@ -6,11 +6,13 @@
 //! - [`instances`]: a service before those that depend on it, `starts: last` after all others;
 //!   stop-first replacement with a way back.
 //! - [`leftovers`]: what is no longer declared, in reverse start order.
+//! - [`text`]: a plan as people read it.
 
 mod images;
 mod instances;
 mod leftovers;
 mod nodes;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,7 +24,7 @@ use super::declared::Declared;
 use super::observe::Observed;
 use super::placement::{Placement, place};
 use super::step::{Action, Held, HeldBy, Plan, Reason, Step, StepId};
-use crate::model::{InstanceId, NodeName, ServiceName, Starts, Subject};
+use crate::model::{InstanceId, NodeName, Protocol, ServiceName, Starts, Subject};
 use crate::runtime::{ObservedContainer, Role};
 
 /// What the planner may assume and how patient it is.
@@ -64,8 +66,9 @@ pub fn plan(declared: &Declared, observed: &Observed, policy: &Policy, now: Date
     planning.nodes();
     if !policy.only_nodes {
         planning.fences();
+        planning.undeclared_instances();
         planning.instances();
-        planning.leftovers();
+        planning.undeclared_nodes();
     }
     planning.finish()
 }
@@ -99,6 +102,8 @@ struct Planning<'a> {
     node_gates: BTreeMap<NodeName, Gate>,
     /// Nodes that are deleted though nobody can see what runs on them.
     fences: BTreeMap<&'a NodeName, Gate>,
+    /// Host ports that containers which are no longer declared still have.
+    leaving: BTreeMap<(&'a NodeName, u16, Protocol), Gate>,
     image_gates: BTreeMap<(NodeName, String), Gate>,
     /// The steps that bring an image to its first node.
     image_origins: BTreeMap<String, (NodeName, StepId)>,
@@ -153,6 +158,7 @@ impl<'a> Planning<'a> {
             holders,
             node_gates: BTreeMap::new(),
             fences: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             image_gates: BTreeMap::new(),
             image_origins: BTreeMap::new(),
             starts: BTreeMap::new(),

@@ -101,8 +101,14 @@ impl Planning<'_> {
                     BTreeSet::new(),
                     Reason::NodeStopped,
                 );
-                // Whether it has an engine shows only once it runs.
-                started
+                // What is on it shows only once it runs.
+                match started {
+                    Gate::Open | Gate::After(_) => Gate::Shut {
+                        by: HeldBy::Node { node: node.clone() },
+                        settled: false,
+                    },
+                    shut @ Gate::Shut { .. } => shut,
+                }
             }
             Power::Running => match &view.engine {
                 EngineView::Known { .. } => Gate::Open,
@@ -129,16 +135,12 @@ impl Planning<'_> {
     }
 
     fn prepared_after(&mut self, node: &NodeName, before: Gate) -> Gate {
-        let needs = match before {
-            Gate::Open => BTreeSet::new(),
-            Gate::After(step) => BTreeSet::from([step]),
+        let (needs, reason) = match before {
+            Gate::Open => (BTreeSet::new(), Reason::EngineMissing),
+            Gate::After(step) => (BTreeSet::from([step]), Reason::NodeIsNew),
             Gate::Shut { .. } => return before,
         };
-        self.propose(
-            Action::PrepareNode { node: node.clone() },
-            needs,
-            Reason::EngineMissing,
-        )
+        self.propose(Action::PrepareNode { node: node.clone() }, needs, reason)
     }
 
     /// Holds a node up. What lies on it is settled when the node failed, or has been unknown

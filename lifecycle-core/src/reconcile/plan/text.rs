@@ -1,0 +1,64 @@
+//! A plan as people read it: one line per step with what it comes after and why, then what is
+//! given up and what is held up. The same plan gives the same text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::reconcile::step::{Plan, StepId};
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() && self.rejects.is_empty() {
+            return f.write_str("nothing to do");
+        }
+        let numbers: BTreeMap<&StepId, usize> =
+            self.steps.iter().map(|s| &s.id).zip(1_usize..).collect();
+        let width = self.steps.len().to_string().len();
+        let mut lines = Lines { f, first: true };
+        for (step, number) in self.steps.iter().zip(1_usize..) {
+            let mut after: Vec<usize> = step
+                .needs
+                .iter()
+                .filter_map(|need| numbers.get(need).copied())
+                .collect();
+            after.sort_unstable();
+            let after: Vec<String> = after.iter().map(ToString::to_string).collect();
+            let after = match after.as_slice() {
+                [] => String::new(),
+                [one] => format!(" (after {one})"),
+                [first @ .., last] => format!(" (after {} and {last})", first.join(", ")),
+            };
+            lines.line(format_args!(
+                "{number:>width$}. {}{after}: {}",
+                step.action, step.reason
+            ))?;
+        }
+        for rejected in &self.rejects {
+            lines.line(format_args!(
+                "given up: instance {} as {}: {}",
+                rejected.id,
+                rejected.digest.short(),
+                rejected.why
+            ))?;
+        }
+        for held in &self.held {
+            lines.line(format_args!("held: {}: {}", held.subject, held.by))?;
+        }
+        Ok(())
+    }
+}
+
+/// Lines with an end between them, and none behind the last.
+struct Lines<'a, 'f> {
+    f: &'a mut fmt::Formatter<'f>,
+    first: bool,
+}
+
+impl Lines<'_, '_> {
+    fn line(&mut self, text: fmt::Arguments<'_>) -> fmt::Result {
+        if !std::mem::take(&mut self.first) {
+            self.f.write_str("\n")?;
+        }
+        self.f.write_fmt(text)
+    }
+}

@@ -456,7 +456,8 @@ impl Driver {
 
     async fn wait(&mut self, next_change: Option<DateTime<Utc>>) {
         let now = self.backends.clock.now();
-        let until_change = next_change.and_then(|at| (at - now).to_std().ok());
+        // One that has passed since the plan was made is due at once.
+        let until_change = next_change.map(|at| (at - now).to_std().unwrap_or_default());
         // A running step's last line is worth a look each second.
         let until_line = (!self.running.is_empty()).then_some(Duration::from_secs(1));
         let pause = [until_change, until_line]

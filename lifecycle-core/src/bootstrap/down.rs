@@ -125,15 +125,15 @@ impl Bootstrapper {
         }
         let stage = Stage::begin(self.reporter.as_ref(), format!("clear node {}", node.name));
         let handle = self.backends.connector.connect(node).await?;
-        let state = handle.runtime.state().await?;
-        let mut containers = state.containers;
+        let found = handle.runtime.state().await?;
+        let mut containers = found.containers;
         // The manager first, or it would start again what is removed.
         containers.sort_by_key(|c| c.role != Role::Manager);
         for container in containers {
             handle.runtime.remove_container(&container.name).await?;
         }
         if volumes {
-            for volume in &state.volumes {
+            for volume in &found.volumes {
                 handle.runtime.remove_volume(volume).await?;
             }
         }

@@ -446,12 +446,9 @@ async fn happened(events: &mut Option<Events>) {
     let Some(stream) = events else {
         return std::future::pending().await;
     };
-    match stream.next().await {
-        Some(Ok(_)) => {}
-        Some(Err(_)) | None => {
-            *events = None;
-            // An engine that ends every stream at once must not be asked without a pause.
-            tokio::time::sleep(EVENTS_AGAIN).await;
-        }
+    if !matches!(stream.next().await, Some(Ok(_))) {
+        *events = None;
+        // An engine that ends every stream at once must not be asked without a pause.
+        tokio::time::sleep(EVENTS_AGAIN).await;
     }
 }

@@ -13,8 +13,9 @@ pub(crate) struct Arguments {
     #[arg(long, global = true, default_value = ".")]
     pub(crate) project_dir: PathBuf,
 
-    /// The Compose file, relative to the project's directory; found as Compose finds it without
-    #[arg(short, long = "file", global = true, value_name = "FILE")]
+    /// The Compose file, relative to the project's directory; found as Compose finds it without.
+    /// Stands before the command, as with `docker compose`
+    #[arg(short, long = "file", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 
     /// The platform's name; wins over the files' own
@@ -79,7 +80,7 @@ pub(crate) struct Logs {
     pub(crate) service: ServiceName,
 
     /// Go on as new lines come
-    #[arg(short = 'F', long)]
+    #[arg(short, long)]
     pub(crate) follow: bool,
 
     /// Only the last so many lines of each instance
@@ -97,4 +98,30 @@ pub(crate) struct Down {
     /// Remove named volumes too, on nodes that stay
     #[arg(long)]
     pub(crate) volumes: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_letter_names_the_file_before_the_command_and_follows_after_logs() {
+        let line = [
+            "bootstrapper",
+            "-f",
+            "a.yaml",
+            "logs",
+            "db",
+            "-f",
+            "-n",
+            "3",
+        ];
+        let arguments = Arguments::try_parse_from(line).unwrap();
+        assert_eq!(arguments.files, [PathBuf::from("a.yaml")]);
+        let Command::Logs(logs) = arguments.command else {
+            panic!("{arguments:?}");
+        };
+        assert!(logs.follow);
+        assert_eq!(logs.tail, Some(3));
+    }
 }

@@ -432,7 +432,9 @@ impl Manager {
                 mend: format!("leave it at {}", self.options.endpoint.node),
             });
         }
-        Ok(())
+        // Whatever cannot be derived must be refused before it is recorded, or no manager could
+        // start again.
+        Declared::new(Generation::default(), declaration, &self.options.key).map(drop)
     }
 
     /// Begins to take the whole platform down. Asked again, the same operation is meant.

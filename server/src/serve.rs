@@ -21,6 +21,10 @@ use crate::{config, routes};
 /// How often a new certificate is made; one is valid for 90 days.
 const RENEWAL: Duration = Duration::from_hours(24 * 30);
 
+/// How long a client may take to send the head of a request: nobody without a credential holds
+/// a connection for longer.
+const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long requests may go on after the manager was asked to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
@@ -38,17 +42,22 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
     let issue = || certificate(&authority, platform, reached_at, clock.as_ref());
     let tls = issue().await?;
     let handle = Handle::new();
-    let server = axum_server::bind_rustls(address, tls.clone())
-        .handle(handle.clone())
-        .serve(routes::router(Arc::clone(&manager)).into_make_service());
+    let mut server = axum_server::bind_rustls(address, tls.clone()).handle(handle.clone());
+    server
+        .http_builder()
+        .http1()
+        .header_read_timeout(HEADERS_WITHIN);
+    let server = server.serve(routes::router(Arc::clone(&manager)).into_make_service());
+    let failed = |error| Error::io(format!("serving at {address}"), error);
+    tokio::pin!(server);
     tracing::info!(%address, %platform, "the API listens");
     tokio::select! {
-        ended = server => ended.map_err(|error| Error::io(format!("serving at {address}"), error)),
+        ended = &mut server => ended.map_err(failed),
         error = manager.run() => Err(error),
         error = renew(&tls, issue) => Err(error),
         stopped = asked_to_stop() => {
             handle.graceful_shutdown(Some(LAST_REQUESTS));
-            stopped
+            stopped.and(server.await.map_err(failed))
         }
     }
 }

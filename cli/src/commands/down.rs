@@ -23,7 +23,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Fai
         printer::talk(&format!("node {}: {fate}", node.name));
     }
     let question = format!("Take the platform {} down?", identity.name);
-    confirm(options.yes, &question)?;
+    confirm(options.yes, &question).await?;
     tokio::select! {
         outcome = bootstrapper.down(identity.id, options.volumes) => outcome?,
         () = progress.heartbeat() => {}

@@ -31,7 +31,7 @@ use crate::platform::Declaration;
 use crate::reconcile::Plan;
 use crate::secret::Sensitive;
 
-/// How long an answer may take to begin.
+/// How long an answer may take to begin, from the dial on; and then to end, where it is no stream.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens connections to the manager's API.
@@ -121,7 +121,7 @@ impl ApiClient {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        read(self.send(Method::GET, path, None).await?).await
+        read(path, self.send(Method::GET, path, None).await?).await
     }
 
     /// Sends a request with the credential; a problem in the answer is an error.
@@ -136,16 +136,24 @@ impl ApiClient {
             return Ok(response);
         }
         let status = response.status();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(interrupted)?
-            .to_bytes();
-        Err(problem(path, status, &bytes))
+        Err(problem(path, status, &whole(path, response).await?))
     }
 
+    /// Sends a request. Whoever accepts the connection and then says nothing (a process that is
+    /// stopped, a node that hangs) is not waited for.
     async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        token: Option<&Sensitive>,
+    ) -> Result<Response<hyper::body::Incoming>> {
+        tokio::time::timeout(ANSWER_WITHIN, self.ask(method, path, body, token))
+            .await
+            .unwrap_or_else(|_| Err(late(path)))
+    }
+
+    async fn ask(
         &self,
         method: Method,
         path: &str,
@@ -186,13 +194,7 @@ impl ApiClient {
         let request = request
             .body(Full::new(body.unwrap_or_default()))
             .map_err(interrupted)?;
-        tokio::time::timeout(ANSWER_WITHIN, sender.send_request(request))
-            .await
-            .map_err(|_| Error::TimedOut {
-                what: format!("the manager's answer to {path}"),
-                after: ANSWER_WITHIN,
-            })?
-            .map_err(interrupted)
+        sender.send_request(request).await.map_err(interrupted)
     }
 }
 
@@ -231,20 +233,20 @@ impl ManagerApi for ApiClient {
         let response = self
             .send(Method::PUT, "/v1/platform", Some(body(declaration)?))
             .await?;
-        read(response).await
+        read("/v1/platform", response).await
     }
 
     async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
         let response = self
             .send(Method::POST, "/v1/platform/plan", Some(body(declaration)?))
             .await?;
-        read(response).await
+        read("/v1/platform/plan", response).await
     }
 
     async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
         let path = format!("/v1/platform?volumes={volumes}");
         let response = self.send(Method::DELETE, &path, None).await?;
-        read(response).await
+        read(&path, response).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
@@ -286,16 +288,29 @@ fn body(declaration: &Declaration) -> Result<Bytes> {
         .map_err(interrupted)
 }
 
-async fn read<T: DeserializeOwned>(response: Response<hyper::body::Incoming>) -> Result<T> {
-    let bytes = response
-        .into_body()
-        .collect()
-        .await
-        .map_err(interrupted)?
-        .to_bytes();
-    serde_json::from_slice(&bytes).map_err(interrupted)
+async fn read<T: DeserializeOwned>(
+    path: &str,
+    response: Response<hyper::body::Incoming>,
+) -> Result<T> {
+    serde_json::from_slice(&whole(path, response).await?).map_err(interrupted)
 }
 
+/// The whole body of an answer that is no stream.
+async fn whole(path: &str, response: Response<hyper::body::Incoming>) -> Result<Bytes> {
+    let body = tokio::time::timeout(ANSWER_WITHIN, response.into_body().collect())
+        .await
+        .map_err(|_| late(path))?;
+    Ok(body.map_err(interrupted)?.to_bytes())
+}
+
+fn late(path: &str) -> Error {
+    Error::TimedOut {
+        what: format!("the manager's answer to {path}"),
+        after: ANSWER_WITHIN,
+    }
+}
+
+/// The error that the manager had, from its message, so that it reads here as it does there.
 fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
     let problem: Option<ProblemV1> = serde_json::from_slice(bytes).ok();
     let detail = problem
@@ -303,27 +318,99 @@ fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
         .and_then(|p| p.detail.clone().or_else(|| Some(p.title.clone())))
         .unwrap_or_else(|| status.to_string());
     let mend = problem.and_then(|p| p.hint).unwrap_or_default();
-    let what = format!("the manager's answer to {path}");
+    let halves = |between: &str| match detail.split_once(between) {
+        Some((what, why)) => (what.to_owned(), why.to_owned()),
+        None => (path.to_owned(), detail.clone()),
+    };
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied {
             what: path.to_owned(),
             why: detail,
             mend,
         },
-        StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { what: detail },
-        StatusCode::CONFLICT => Error::Conflict {
-            what: path.to_owned(),
-            why: detail,
+        StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound {
+            what: detail
+                .strip_suffix(" does not exist")
+                .unwrap_or(&detail)
+                .to_owned(),
         },
+        StatusCode::CONFLICT => {
+            let (what, why) = halves(" is in conflict: ");
+            Error::Conflict { what, why }
+        }
         StatusCode::SERVICE_UNAVAILABLE => Error::Throttled {
             what: format!("{path} ({detail})"),
             after: Some(Duration::from_secs(1)),
         },
-        status if status.is_client_error() => Error::Invalid {
-            what,
-            why: detail,
-            mend,
-        },
-        _ => Error::failed(what, detail),
+        status if status.is_client_error() => {
+            let (what, why) = halves(" cannot be used: ");
+            Error::Invalid { what, why, mend }
+        }
+        _ => Error::failed(format!("the manager's answer to {path}"), detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Authority;
+    use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
+
+    /// Accepts every connection and never says a word.
+    #[derive(Debug, Default)]
+    struct Silent(std::sync::Mutex<Vec<tokio::io::DuplexStream>>);
+
+    #[async_trait]
+    impl Dial for Silent {
+        async fn dial(&self) -> Result<Box<dyn Duplex>> {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            self.0.lock().unwrap().push(theirs);
+            Ok(Box::new(ours))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_manager_that_accepts_and_is_silent_is_not_waited_for() {
+        let platform = PlatformId::new(RandomIds.uuid());
+        let authority = Authority::generate(platform, SystemClock.now()).unwrap();
+        let token = Sensitive::new("x");
+        let dial = Arc::new(Silent::default());
+        let client = ApiClient::new(dial, platform, &authority.certificate, token).unwrap();
+        let health = tokio::time::timeout(Duration::from_hours(1), client.health());
+        let error = health.await.expect("it waits without a bound").unwrap_err();
+        assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn an_error_of_the_manager_reads_as_it_does_there() {
+        let said = |error: &Error, status: StatusCode| {
+            let body = serde_json::json!({
+                "type": "x", "title": "x", "status": status.as_u16(),
+                "detail": error.chain(), "hint": error.hint(),
+            });
+            problem("/v1/platform", status, body.to_string().as_bytes())
+        };
+        for (error, status) in [
+            (Error::not_found("service db"), StatusCode::NOT_FOUND),
+            (
+                Error::Conflict {
+                    what: "generation 3".into(),
+                    why: "it is 4 now".into(),
+                },
+                StatusCode::CONFLICT,
+            ),
+            (
+                Error::Invalid {
+                    what: "manager.node".into(),
+                    why: "it is n1".into(),
+                    mend: "leave it".into(),
+                },
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
+        ] {
+            let read = said(&error, status);
+            assert_eq!(read.to_string(), error.to_string());
+            assert_eq!(read.hint(), error.hint());
+        }
     }
 }

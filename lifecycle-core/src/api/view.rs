@@ -91,9 +91,16 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
 pub fn services(snapshot: &Snapshot, status: &Status) -> Vec<ServiceV1> {
     let mut records: BTreeMap<&InstanceId, &InstanceRecord> = BTreeMap::new();
     for record in snapshot.instances.values().map(|v| &v.value) {
+        // The container that the plan means; before the first plan, the one that is ready.
         let planned = status.plan.instances.get(&record.id);
-        let is_planned = planned.is_some_and(|p| p.container.as_ref() == Some(&record.container));
-        if is_planned || !records.contains_key(&record.id) {
+        let merit = |r: &InstanceRecord| {
+            let is_planned = planned.is_some_and(|p| p.container.as_ref() == Some(&r.container));
+            (is_planned, r.state == InstanceState::Ready)
+        };
+        if records
+            .get(&record.id)
+            .is_none_or(|known| merit(record) > merit(known))
+        {
             records.insert(&record.id, record);
         }
     }

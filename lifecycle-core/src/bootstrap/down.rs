@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::progress::{Progress, Stage};
-use super::{Bootstrapper, PACE};
+use super::{Bootstrapper, PACE, retry_or};
 use crate::api::ManagerApi;
 use crate::cloud::{NodeChange, ObservedNode, Power, carry_out};
 use crate::error::{Error, Result, Retry};
@@ -19,6 +19,10 @@ const DELETION: Duration = Duration::from_mins(15);
 /// How long the manager may take to take everything down.
 const TAKE_DOWN: Duration = Duration::from_mins(30);
 
+/// How long a manager that is to take its platform down may take to answer, and to answer
+/// again if it falls silent: it may be starting anew.
+const SILENCE: Duration = Duration::from_mins(1);
+
 impl Bootstrapper {
     /// What `down` will remove, for the operator to confirm: our nodes, adopted ones apart.
     pub async fn removal(&self) -> Result<Vec<ObservedNode>> {
@@ -31,23 +35,21 @@ impl Bootstrapper {
             Ok(client) => self.hand_down(client.as_ref(), volumes).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = &handed {
-            self.without_manager(error);
-        }
         let manager_node = self.state.placed().await?.map(|p| p.manager.node);
-        let mut nodes = self.backends.cloud.list().await?;
-        // A manager that took its work down goes last: until then it can be asked what went
-        // wrong. One that cannot be asked goes first: it must not bring back what is removed.
-        nodes.sort_by_key(|node| {
-            let is_manager = Some(&node.name) == manager_node.as_ref();
-            is_manager == handed.is_ok()
-        });
-        for node in &nodes {
-            self.remove(node, platform).await?;
+        let is_manager = |node: &ObservedNode| Some(&node.name) == manager_node.as_ref();
+        if let Err(error) = handed {
+            self.without_manager(&error);
+            // It may live and only not answer here; then it would make again what is removed.
+            let nodes = self.backends.cloud.list().await?;
+            if let Some(node) = nodes.iter().find(|node| is_manager(node)) {
+                self.remove(node, platform, volumes).await?;
+            }
         }
-        // What a manager that could not be asked began meanwhile.
-        for node in self.backends.cloud.list().await? {
-            self.remove(&node, platform).await?;
+        let mut nodes = self.backends.cloud.list().await?;
+        // The manager's node last: until then it can still be asked what went wrong.
+        nodes.sort_by_key(is_manager);
+        for node in &nodes {
+            self.remove(node, platform, volumes).await?;
         }
         self.backends.cloud.delete_shared().await?;
         self.state.forget().await
@@ -67,19 +69,26 @@ impl Bootstrapper {
             self.reporter.as_ref(),
             "stop all services and delete the other nodes".into(),
         );
-        let operation = client.take_down(volumes).await?;
-        let deadline = tokio::time::Instant::now() + TAKE_DOWN;
+        let began = tokio::time::Instant::now();
+        let operation = loop {
+            match client.take_down(volumes).await {
+                Ok(operation) => break operation,
+                Err(error) => retry_or(error, began + SILENCE).await?,
+            }
+        };
+        let deadline = began + TAKE_DOWN;
+        let mut heard = tokio::time::Instant::now();
         loop {
             match client.operation(operation.id()).await {
-                Ok(now) if now.state == "running" => {}
+                Ok(now) if now.state == "running" => heard = tokio::time::Instant::now(),
                 Ok(now) if now.state == "failed" => {
                     let why = now.why.unwrap_or_default();
                     return Err(Error::failed("taking the platform down", why));
                 }
                 Ok(_) => break,
                 Err(error) => match error.retry() {
-                    Retry::After(_) => {}
-                    Retry::Replan | Retry::Never => return Err(error),
+                    Retry::After(_) if heard.elapsed() < SILENCE => {}
+                    Retry::After(_) | Retry::Replan | Retry::Never => return Err(error),
                 },
             }
             if tokio::time::Instant::now() > deadline {
@@ -95,7 +104,7 @@ impl Bootstrapper {
     }
 
     /// Removes a node that we made; of any other, what is ours on it.
-    async fn remove(&self, node: &ObservedNode, platform: PlatformId) -> Result<()> {
+    async fn remove(&self, node: &ObservedNode, platform: PlatformId, volumes: bool) -> Result<()> {
         if node.created {
             let stage = Stage::begin(self.reporter.as_ref(), format!("delete node {}", node.name));
             let change = NodeChange::Delete {
@@ -116,11 +125,17 @@ impl Bootstrapper {
         }
         let stage = Stage::begin(self.reporter.as_ref(), format!("clear node {}", node.name));
         let handle = self.backends.connector.connect(node).await?;
-        let mut containers = handle.runtime.state().await?.containers;
+        let found = handle.runtime.state().await?;
+        let mut containers = found.containers;
         // The manager first, or it would start again what is removed.
         containers.sort_by_key(|c| c.role != Role::Manager);
         for container in containers {
             handle.runtime.remove_container(&container.name).await?;
+        }
+        if volumes {
+            for volume in &found.volumes {
+                handle.runtime.remove_volume(volume).await?;
+            }
         }
         let directory = node_directory(platform);
         handle
@@ -130,5 +145,196 @@ impl Bootstrapper {
             .success("removing the platform's directory")?;
         stage.done();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::bootstrap::{
+        OperatorState, Placed, PlatformSecrets, ReachManager, Reporter, StateDirectory,
+        StaticBinary,
+    };
+    use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
+    use crate::cloud::{
+        CloudCapabilities, CloudOperation, CloudProgress, Fenced, PreflightReport, SshAddress,
+    };
+    use crate::code::PublishedStore;
+    use crate::host::{HostPreparer, NodeAccess, NodeConnector, NodeHandle, SshKeyPair};
+    use crate::model::{Addresses, NodeName, NodeSpec};
+    use crate::platform::{CloudSpec, ManagerSpec};
+    use crate::reconcile::{Backends, DriverOptions};
+    use crate::registry::MemoryRegistry;
+    use crate::runtime::{EngineInfo, ReadinessProbe};
+    use crate::secret::Sensitive;
+
+    /// Three nodes, the manager's first by name; remembers in which order they went.
+    #[derive(Debug, Default)]
+    struct Cloud(Mutex<Vec<NodeName>>);
+
+    #[async_trait]
+    impl crate::cloud::CloudProvider for Cloud {
+        fn capabilities(&self) -> CloudCapabilities {
+            CloudCapabilities {
+                name: "test",
+                provisions: true,
+                knows_host_keys: true,
+                fences: false,
+            }
+        }
+        async fn preflight(&self, _: &[NodeSpec]) -> Result<PreflightReport> {
+            Ok(PreflightReport::default())
+        }
+        async fn list(&self) -> Result<Vec<ObservedNode>> {
+            let gone = self.0.lock().unwrap().clone();
+            let names = ["a", "m", "z"].map(|name| NodeName::try_from(name).unwrap());
+            let left = names.into_iter().filter(|name| !gone.contains(name));
+            Ok(left.map(node).collect())
+        }
+        async fn get(&self, name: &NodeName) -> Result<Option<ObservedNode>> {
+            Ok(Some(node(name.clone())))
+        }
+        async fn adopt(&self, name: &NodeName) -> Result<ObservedNode> {
+            Ok(node(name.clone()))
+        }
+        async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {
+            self.0.lock().unwrap().push(change.node().clone());
+            Ok(CloudOperation {
+                change,
+                token: String::new(),
+            })
+        }
+        async fn poll(&self, _: &CloudOperation) -> Result<CloudProgress> {
+            Ok(CloudProgress::Done)
+        }
+        async fn fence(&self, name: &NodeName) -> Result<Fenced> {
+            Err(Error::not_found(name.to_string()))
+        }
+        async fn delete_shared(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn node(name: NodeName) -> ObservedNode {
+        ObservedNode {
+            name,
+            provider_id: String::new(),
+            power: Power::Running,
+            addresses: Addresses::default(),
+            ssh: SshAddress {
+                user: "root".into(),
+                port: 22,
+                host_keys: Vec::new(),
+            },
+            boot_id: None,
+            created: true,
+        }
+    }
+
+    /// Reaches nobody.
+    #[derive(Debug)]
+    struct Nobody;
+
+    #[async_trait]
+    impl NodeConnector for Nobody {
+        async fn connect(&self, node: &ObservedNode) -> Result<NodeHandle> {
+            Err(Error::Unreachable {
+                what: node.name.to_string(),
+                source: None,
+            })
+        }
+    }
+
+    #[async_trait]
+    impl HostPreparer for Nobody {
+        async fn prepare(
+            &self,
+            _: &dyn NodeAccess,
+            _: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+        ) -> Result<EngineInfo> {
+            Err(Error::not_found("an engine"))
+        }
+    }
+
+    #[async_trait]
+    impl ReadinessProbe for Nobody {
+        async fn tcp(&self, _: std::net::IpAddr, _: u16, _: Duration) -> bool {
+            false
+        }
+        async fn http(&self, _: std::net::IpAddr, _: u16, _: &str, _: Duration) -> bool {
+            false
+        }
+    }
+
+    #[async_trait]
+    impl ReachManager for Nobody {
+        async fn reach(
+            &self,
+            _: &NodeHandle,
+            _: PlatformId,
+            _: u16,
+        ) -> Result<Arc<dyn ManagerApi>> {
+            Err(Error::not_found("a manager"))
+        }
+    }
+
+    impl Reporter for Nobody {
+        fn report(&self, _: Progress) {}
+    }
+
+    #[tokio::test]
+    async fn a_manager_that_cannot_be_asked_goes_before_what_it_would_make_again() {
+        let home = tempfile::tempdir().unwrap();
+        let platform = PlatformId::new(RandomIds.uuid());
+        let ssh = SshKeyPair {
+            private: Sensitive::new("private"),
+            public: "public".into(),
+        };
+        let secrets = PlatformSecrets::generate(platform, ssh, SystemClock.now()).unwrap();
+        let state = StateDirectory::new(home.path(), platform);
+        state.keep_secrets(&secrets).await.unwrap();
+        let placed = Placed {
+            cloud: CloudSpec::Local { subnet: None },
+            manager: ManagerSpec {
+                node: NodeName::try_from("m").unwrap(),
+                port: 1,
+            },
+        };
+        state.keep_placed(&placed).await.unwrap();
+        let cloud = Arc::new(Cloud::default());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let bootstrapper = Bootstrapper {
+            backends: Backends {
+                registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
+                cloud: Arc::clone(&cloud) as _,
+                connector: Arc::new(Nobody),
+                preparer: Arc::new(Nobody),
+                probe: Arc::new(Nobody),
+                code: Arc::new(PublishedStore::new(home.path().into())),
+                clock,
+                ids: Arc::new(RandomIds),
+            },
+            operator_engine: None,
+            state: Arc::new(state),
+            secrets,
+            reach: Arc::new(Nobody),
+            manager_image: Arc::new(StaticBinary::new(home.path().into())),
+            reporter: Arc::new(Nobody),
+            driver: DriverOptions::default(),
+        };
+        bootstrapper.down(platform, false).await.unwrap();
+        let gone: Vec<String> = cloud
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|n| n.to_string())
+            .collect();
+        assert_eq!(gone, ["m", "a", "z"]);
+        assert!(bootstrapper.state.placed().await.unwrap().is_none());
     }
 }

@@ -80,6 +80,9 @@ pub struct UpOptions {
 impl Bootstrapper {
     /// Brings the platform up and follows until every service is ready or has failed.
     pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
+        if let Some(placed) = self.state.placed().await? {
+            stays(&placed, declaration)?;
+        }
         self.preflight(declaration).await?;
         self.state
             .keep_placed(&Placed {
@@ -259,9 +262,18 @@ impl Bootstrapper {
             }
         }
         for name in names {
-            if node.runtime.image(&name).await?.is_some() || operator.image(&name).await?.is_none()
-            {
+            // A digest is no name that survives the way; who needs such an image pulls it.
+            if name.contains('@') || node.runtime.image(&name).await?.is_some() {
                 continue;
+            }
+            match operator.image(&name).await {
+                Ok(Some(_)) => {}
+                Ok(None) => continue,
+                // An engine that is switched off has nothing to give, and need not run.
+                Err(error) => {
+                    tracing::debug!(error = %error.chain(), "the operator's engine is not asked");
+                    return Ok(());
+                }
             }
             let stage = Stage::begin(
                 self.reporter.as_ref(),
@@ -299,6 +311,19 @@ impl Bootstrapper {
             }
         }
     }
+}
+
+/// The manager stays where it was put: a second one elsewhere would fight it over the platform.
+fn stays(placed: &Placed, declaration: &Declaration) -> Result<()> {
+    let (is, wanted) = (&placed.manager.node, &declaration.manager.node);
+    if is == wanted {
+        return Ok(());
+    }
+    Err(Error::Invalid {
+        what: "manager.node".into(),
+        why: format!("the manager was put on {is}, and moving it to {wanted} is not possible yet"),
+        mend: format!("leave it at {is}, or take the platform down first"),
+    })
 }
 
 /// Pauses if the call may be repeated before the deadline.
@@ -346,8 +371,10 @@ fn nodes_failed(plan: &crate::reconcile::Plan) -> Error {
 }
 
 fn not_up() -> Error {
-    Error::NotFound {
-        what: "a running platform (try `up` first); its manager".into(),
+    Error::Invalid {
+        what: "the platform".into(),
+        why: "it is not up: there is no node with its manager".into(),
+        mend: "bring it up with `bootstrapper up`".into(),
     }
 }
 

@@ -237,13 +237,20 @@ impl OperatorState for StateDirectory {
     }
 
     async fn forget(&self) -> Result<()> {
-        match tokio::fs::remove_dir_all(&self.directory).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
-                format!("removing {}", self.directory.display()),
-                error,
-            )),
+        let gone = |path: &Path, removed: std::io::Result<()>| match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("removing {}", path.display()), error))
+            }
             _ => Ok(()),
-        }
+        };
+        // The key first, as it was written last: what is left of a removal that was broken off
+        // is not taken for a platform whose files were lost.
+        let key = self.directory.join(KEY);
+        gone(&key, tokio::fs::remove_file(&key).await)?;
+        gone(
+            &self.directory,
+            tokio::fs::remove_dir_all(&self.directory).await,
+        )
     }
 }
 

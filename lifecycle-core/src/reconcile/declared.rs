@@ -201,15 +201,22 @@ fn image_name(
     }
 }
 
-/// A name as engines list it: with a tag, without the default registry
-/// (Docker's "familiar" form of a reference).
+/// A name as engines list it: with a tag or a digest (which makes a tag beside it mean nothing),
+/// without the default registry (Docker's "familiar" form of a reference).
 pub fn listed_name(name: &str) -> String {
     let familiar = name
         .strip_prefix("docker.io/library/")
         .or_else(|| name.strip_prefix("docker.io/"))
         .unwrap_or(name);
+    if let Some((tagged, digest)) = familiar.split_once('@') {
+        let name = match tagged.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => name,
+            _ => tagged,
+        };
+        return format!("{name}@{digest}");
+    }
     let last = familiar.rsplit('/').next().unwrap_or(familiar);
-    if last.contains(':') || last.contains('@') {
+    if last.contains(':') {
         familiar.to_owned()
     } else {
         format!("{familiar}:latest")
@@ -272,6 +279,9 @@ mod tests {
             ("docker.io/grafana/grafana", "grafana/grafana:latest"),
             ("localhost:5000/x", "localhost:5000/x:latest"),
             ("x@sha256:00", "x@sha256:00"),
+            ("nginx:1.25@sha256:00", "nginx@sha256:00"),
+            ("localhost:5000/x@sha256:00", "localhost:5000/x@sha256:00"),
+            ("localhost:5000/x:1@sha256:00", "localhost:5000/x@sha256:00"),
         ] {
             assert_eq!(listed_name(given), listed);
         }

@@ -10,7 +10,7 @@ use super::declared::{Declared, DeclaredService};
 use super::step::Action;
 use crate::cloud::{NodeChange, ObservedNode, carry_out};
 use crate::error::{Error, Result};
-use crate::host::{HostFile, NodeHandle};
+use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{
     ApiAccess, ImageSource, InstanceId, NodeName, PlatformId, Protocol, ServiceName,
 };
@@ -277,6 +277,13 @@ impl Execution {
             let file = HostFile::new(format!("{directory}/{name}"), 0o444, contents);
             handle.host.put(file).await?;
         }
+        // The directory itself is what containers see; those above it stay closed on the node.
+        let open = HostCommand::new(format!("chmod 0755 '{directory}'")).as_root();
+        handle
+            .host
+            .exec(open)
+            .await?
+            .success("opening the directory of the API's credential to containers")?;
         Ok(directory)
     }
 }

@@ -23,6 +23,9 @@ use crate::model::NodeName;
 use crate::registry::Unknown;
 use crate::runtime::EngineEvent;
 
+/// How long after its end a stream of events is asked for again.
+const EVENTS_AGAIN: Duration = Duration::from_secs(1);
+
 /// How often is looked, and how long an answer may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchPolicy {
@@ -485,8 +488,9 @@ async fn happened(events: &mut Option<Events>) {
     let Some(stream) = events else {
         return std::future::pending().await;
     };
-    match stream.next().await {
-        Some(Ok(_)) => {}
-        Some(Err(_)) | None => *events = None,
+    if !matches!(stream.next().await, Some(Ok(_))) {
+        *events = None;
+        // An engine that ends every stream at once must not be asked without a pause.
+        tokio::time::sleep(EVENTS_AGAIN).await;
     }
 }

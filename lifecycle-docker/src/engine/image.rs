@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::body_try_stream;
+use bollard::models::ImageSummary;
 use bollard::query_parameters::{
     BuildImageOptionsBuilder, CreateImageOptionsBuilder, ImportImageOptionsBuilder,
     ListImagesOptions, RemoveImageOptions,
@@ -62,11 +63,7 @@ impl DockerEngine {
     pub(super) async fn image_names(&self) -> Result<BTreeSet<String>> {
         let list = self.docker.list_images(None::<ListImagesOptions>);
         let images = self.within(QUICK, "listing images", list).await?;
-        Ok(images
-            .into_iter()
-            .flat_map(|image| image.repo_tags)
-            .filter(|name| !name.contains("<none>"))
-            .collect())
+        Ok(images.into_iter().flat_map(names).collect())
     }
 
     pub(super) async fn find_image(&self, name: &str) -> Result<Option<ImageInfo>> {
@@ -192,6 +189,12 @@ impl DockerEngine {
     }
 }
 
+/// All names of an image. One that was pulled by its digest has no tag.
+fn names(image: ImageSummary) -> impl Iterator<Item = String> {
+    let names = image.repo_tags.into_iter().chain(image.repo_digests);
+    names.filter(|name| !name.contains("<none>"))
+}
+
 /// An image's name with the tag that engines mean by none.
 fn with_tag(name: &str) -> String {
     let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
@@ -205,6 +208,22 @@ fn with_tag(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_that_was_pulled_by_its_digest_is_known_by_it() {
+        let image = |tags: &[&str], digests: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+            names(ImageSummary {
+                repo_tags: owned(tags),
+                repo_digests: owned(digests),
+                ..ImageSummary::default()
+            })
+            .collect::<Vec<_>>()
+        };
+        assert_eq!(image(&[], &["nginx@sha256:00"]), ["nginx@sha256:00"]);
+        assert_eq!(image(&["a:1"], &["a@sha256:00"]), ["a:1", "a@sha256:00"]);
+        assert!(image(&["<none>:<none>"], &["<none>@<none>"]).is_empty());
+    }
 
     #[test]
     fn a_name_without_a_tag_means_the_latest() {

@@ -44,7 +44,7 @@ pub(super) async fn endpoints(
             let instances = service.instances.into_iter();
             Json(instances.flat_map(|i| i.endpoints).collect())
         })
-        .ok_or_else(|| Problem::not_found(format!("there is no service {name}")))
+        .ok_or_else(|| Problem::not_found(format!("service {name} does not exist")))
 }
 
 /// Which lines are wanted.

@@ -274,6 +274,7 @@ mod tests {
     impl ReachManager for Nobody {
         async fn reach(
             &self,
+            _: &ObservedNode,
             _: &NodeHandle,
             _: PlatformId,
             _: u16,

@@ -21,7 +21,6 @@ pub mod placement;
 pub mod plan;
 mod record;
 pub mod step;
-mod text;
 mod watch;
 
 pub use backends::Backends;

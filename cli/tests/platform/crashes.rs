@@ -16,7 +16,7 @@ const SERVICE: &str = r#"
 /// What the moments are drawn from. They are printed, so that a failure can be had again.
 const SEED: u64 = 20_261_123;
 
-/// Fractions of the whole, from a seed (SplitMix64).
+/// Fractions of the whole, from a seed (`SplitMix64`).
 struct Moments(u64);
 
 impl Moments {
@@ -69,6 +69,10 @@ fn a_killed_up_goes_on_and_a_killed_manager_comes_back() {
     assert!(Belongings::of(&id).is_empty());
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "the drawn moments, for whoever has to repeat them"
+)]
 fn managers_are_killed(project: &Project, moments: &mut Moments) {
     let (api, node) = (project.api(), project.node());
     for _ in 0..2 {
@@ -85,7 +89,7 @@ fn managers_are_killed(project: &Project, moments: &mut Moments) {
         until("the API answers", Duration::from_secs(30), || {
             api.is_healthy().then_some(())
         });
-        until("all is ready", Duration::from_secs(60), || {
+        until("all is ready", Duration::from_mins(1), || {
             api.is_ready().then_some(())
         });
         assert_eq!(node.service("web"), service);

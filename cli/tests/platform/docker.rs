@@ -12,7 +12,7 @@ use crate::subprocess::{Finished, run};
 const BASE: &str = "debian:bookworm-slim";
 
 /// How long a call to an engine may take.
-const CALL: Duration = Duration::from_secs(60);
+const CALL: Duration = Duration::from_mins(1);
 
 /// Fails with what to do when these tests cannot run here.
 pub(crate) fn require() {

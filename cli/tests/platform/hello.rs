@@ -110,7 +110,7 @@ fn a_lost_container_comes_back(project: &Project) {
     let (lost, other) = (node.service("hello"), node.service("other"));
     let cursor = api.last_event();
     node.docker(&["rm", "--force", &lost.id]);
-    until("hello is ready again", Duration::from_secs(60), || {
+    until("hello is ready again", Duration::from_mins(1), || {
         let status = project.status();
         let hello = instance(&status, "hello");
         let is_new = hello["container"] != lost.id.as_str();

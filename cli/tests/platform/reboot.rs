@@ -31,7 +31,7 @@ fn a_rebooted_node_comes_back_in_order() {
     let manager = node.manager();
 
     docker(&["restart", &node.container]);
-    until("the API answers", Duration::from_secs(60), || {
+    until("the API answers", Duration::from_mins(1), || {
         api.is_healthy().then_some(())
     });
     until("all is ready", Duration::from_secs(90), || {

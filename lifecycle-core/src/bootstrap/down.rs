@@ -333,7 +333,7 @@ mod tests {
             .lock()
             .unwrap()
             .iter()
-            .map(|n| n.to_string())
+            .map(ToString::to_string)
             .collect();
         assert_eq!(gone, ["m", "a", "z"]);
         assert!(bootstrapper.state.placed().await.unwrap().is_none());

@@ -148,7 +148,7 @@ impl Stage {
         .await;
         match found {
             Ok(status) => status.unwrap(),
-            Err(_) => panic!(
+            Err(_elapsed) => panic!(
                 "seed {}: {what}: not within {limit:?}: {:#?}",
                 self.seed,
                 self.manager.status().borrow()

@@ -2,6 +2,7 @@
 //! faults, and a crash at every effect. Time is paused, so hours pass in seconds.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a failure tells its seed")]
 
 mod cloud;
 mod convergence;

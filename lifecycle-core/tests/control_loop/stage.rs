@@ -146,14 +146,14 @@ impl Stage {
             status.wait_for(&mut condition).await.map(|s| s.clone())
         })
         .await;
-        match found {
-            Ok(status) => status.unwrap(),
-            Err(_) => panic!(
+        let Ok(status) = found else {
+            panic!(
                 "seed {}: {what}: not within {limit:?}: {:#?}",
                 self.seed,
                 self.manager.status().borrow()
-            ),
-        }
+            );
+        };
+        status.unwrap()
     }
 
     /// Waits until nothing is left to be done or awaited.

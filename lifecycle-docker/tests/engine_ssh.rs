@@ -28,11 +28,6 @@ use lifecycle_docker::{
 
 const HTTP: (u16, Protocol) = (80, Protocol::Tcp);
 
-async fn relays(machine: &Machine) -> usize {
-    let count = "pgrep -c -f '^docker system [d]ial-stdio' || true";
-    machine.exec(count).await.parse().unwrap()
-}
-
 /// The SSH connections of the account that are open.
 async fn connections(machine: &Machine) -> usize {
     let count = "pgrep -c -f '^sshd: ops@' || true";
@@ -53,7 +48,7 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
     let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
     let info = engine.info().await.unwrap();
     assert!(info.cpus > 0, "{info:?}");
-    assert!(relays(&machine).await > 0, "not relayed");
+    assert!(machine.relays().await > 0, "not relayed");
     with_base(&engine).await;
 
     let tag = "ldt/relayed:1";
@@ -143,7 +138,7 @@ async fn host_ports_give_way_or_are_said_to_be_taken() {
     let owner = owner();
     let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
     with_base(&engine).await;
-    assert_eq!(relays(&machine).await, 0, "relayed without need");
+    assert_eq!(machine.relays().await, 0, "relayed without need");
 
     let script = "exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 80, \
                   Listen => 5) or die; print \"listening\\n\"; STDOUT->flush; \

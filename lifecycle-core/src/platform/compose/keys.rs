@@ -51,8 +51,8 @@ const fn harmless(name: &'static str, consequence: &'static str) -> Key {
 const WINDOWS: &str = "it concerns Windows containers only";
 const NO_KERNEL_RIGHTS: &str = "containers run with the engine's default rights";
 const ENGINE_LIMITS: &str = "only `cpus` and `memory` are limited";
-const OWN_NETWORK: &str =
-    "every service reaches every other by its name, and nothing but `ports` is open to the outside";
+const OWN_NETWORK: &str = "no network is made: every service reaches the ports of every other at its endpoints, which the \
+     manager's API tells (`x-lifecycle.api: read`)";
 
 pub(super) const TOP: &[Key] = &[
     honoured(
@@ -101,10 +101,7 @@ pub(super) const SERVICE: &[Key] = &[
         "configs",
         "no config is mounted; put the file into the image",
     ),
-    harmless(
-        "container_name",
-        "containers get names of the platform; services are reached by their service name",
-    ),
+    harmless("container_name", "containers get names of the platform"),
     harmless("cpu_count", WINDOWS),
     harmless("cpu_percent", WINDOWS),
     changes("cpu_period", ENGINE_LIMITS),
@@ -139,23 +136,23 @@ pub(super) const SERVICE: &[Key] = &[
         "environment",
         "a key without a value is taken from the environment of the command",
     ),
-    honoured("expose", "these ports are reached by other services"),
+    honoured(
+        "expose",
+        "each gets a host port of its node, which other services reach it at",
+    ),
     changes(
         "extends",
         "nothing is taken over from the other service; YAML anchors and `<<` work",
     ),
     changes(
         "external_links",
-        "only services of the platform are reached by name",
+        "no name leads to containers outside of the platform",
     ),
     changes("extra_hosts", "these names are not known in the containers"),
     changes("gpus", "containers reach no devices of the node"),
     changes("group_add", "the process runs with the image's groups"),
     honoured("healthcheck", "see below"),
-    changes(
-        "hostname",
-        "a container's host name is its id; services are reached by their service name",
-    ),
+    changes("hostname", "a container's host name is its id"),
     honoured(
         "image",
         "beside `build` it has no effect: the built image gets a name of the platform",
@@ -167,7 +164,7 @@ pub(super) const SERVICE: &[Key] = &[
     honoured("labels", ""),
     changes(
         "links",
-        "services are reached by their service name, not by an alias; use `depends_on` for the order",
+        "no alias is made; endpoints are told by the manager's API, and `depends_on` gives the order",
     ),
     harmless(
         "logging",
@@ -477,6 +474,10 @@ an override file, are not merged yet: that is an error, not a silent choice.
 Variables (`$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}` and the forms without
 the colon) are put into every value; the environment wins over the `.env` file beside the
 Compose file. YAML's anchors, aliases and merge keys work, and so do extension fields (`x-…`).
+
+**Names.** A service's name does not resolve in other services' containers yet. A service finds the
+others by asking the manager's API for their endpoints (`x-lifecycle.api: read`, as
+`examples/iot-platform` does), or at a host port that `ports` fixes.
 
 What Compose has no word for stands under `x-lifecycle` on a service:
 

@@ -120,12 +120,9 @@ pub(super) const SERVICE: &[Key] = &[
         "containers reach no devices of the node",
     ),
     changes("devices", "containers reach no devices of the node"),
-    changes(
-        "dns",
-        "names are resolved by the platform, and by the node's resolvers beyond it",
-    ),
-    changes("dns_opt", "names are resolved by the platform"),
-    changes("dns_search", "names are resolved by the platform"),
+    changes("dns", "names are resolved by the node's resolvers"),
+    changes("dns_opt", "names are resolved by the node's resolvers"),
+    changes("dns_search", "names are resolved by the node's resolvers"),
     changes("domainname", "containers have no domain name"),
     honoured("entrypoint", ""),
     honoured(
@@ -287,7 +284,7 @@ pub(super) const DEPENDENCY: &[Key] = &[
 pub(super) const DEPLOY: &[Key] = &[
     changes(
         "endpoint_mode",
-        "a service has one address that leads to its ready replicas",
+        "there is no address for all replicas: the manager's API tells each ready one's endpoint",
     ),
     harmless("labels", "use the service's own `labels`"),
     honoured("mode", "`replicated`; `global` is not supported"),

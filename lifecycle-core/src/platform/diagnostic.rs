@@ -220,7 +220,14 @@ impl Report {
         name: &str,
         known: impl IntoIterator<Item = &'k str>,
     ) {
-        let help = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
+        let known: Vec<&str> = known.into_iter().collect();
+        let help = match nearest(name, known.iter().copied()) {
+            Some(near) => Some(format!("did you mean `{near}`?")),
+            None if (1..=12).contains(&known.len()) => {
+                Some(format!("known here: {}", known.join(", ")))
+            }
+            None => None,
+        };
         self.add(at, path, message, help);
     }
 

@@ -51,8 +51,7 @@ const fn harmless(name: &'static str, consequence: &'static str) -> Key {
 const WINDOWS: &str = "it concerns Windows containers only";
 const NO_KERNEL_RIGHTS: &str = "containers run with the engine's default rights";
 const ENGINE_LIMITS: &str = "only `cpus` and `memory` are limited";
-const OWN_NETWORK: &str = "no network is made: every service reaches the ports of every other at its endpoints, which the \
-     manager's API tells (`x-lifecycle.api: read`)";
+const OWN_NETWORK: &str = "no network is made: services reach each other at their nodes, through the ports that they look up in the manager's API";
 
 pub(super) const TOP: &[Key] = &[
     honoured(
@@ -135,16 +134,13 @@ pub(super) const SERVICE: &[Key] = &[
     ),
     honoured(
         "expose",
-        "each gets a host port of its node, which other services reach it at",
+        "other services reach these ports: each gets one of its node's from 20000 to 29999",
     ),
     changes(
         "extends",
         "nothing is taken over from the other service; YAML anchors and `<<` work",
     ),
-    changes(
-        "external_links",
-        "no name leads to containers outside of the platform",
-    ),
+    changes("external_links", "no other container is reached by name"),
     changes("extra_hosts", "these names are not known in the containers"),
     changes("gpus", "containers reach no devices of the node"),
     changes("group_add", "the process runs with the image's groups"),
@@ -161,7 +157,7 @@ pub(super) const SERVICE: &[Key] = &[
     honoured("labels", ""),
     changes(
         "links",
-        "no alias is made; endpoints are told by the manager's API, and `depends_on` gives the order",
+        "no service is reached by such a name; use `depends_on` for the order",
     ),
     harmless(
         "logging",
@@ -284,7 +280,7 @@ pub(super) const DEPENDENCY: &[Key] = &[
 pub(super) const DEPLOY: &[Key] = &[
     changes(
         "endpoint_mode",
-        "there is no address for all replicas: the manager's API tells each ready one's endpoint",
+        "each replica is reached at its own endpoint",
     ),
     harmless("labels", "use the service's own `labels`"),
     honoured("mode", "`replicated`; `global` is not supported"),
@@ -295,7 +291,10 @@ pub(super) const DEPLOY: &[Key] = &[
     ),
     honoured("resources", "see below"),
     changes("restart_policy", "use the service's `restart`"),
-    changes("rollback_config", "nothing is rolled back by itself"),
+    changes(
+        "rollback_config",
+        "where a changed replica never gets ready, the former one is started again",
+    ),
     changes(
         "update_config",
         "the manager decides in which order replicas are replaced",

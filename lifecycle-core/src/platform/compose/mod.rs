@@ -71,6 +71,14 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
         );
     }
     let entries = keys::honoured_entries(&root, keys::TOP, report);
+    if root.is_map() && root.get("services").is_none_or(|field| field.is_null()) {
+        report.problem_with_help(
+            root.get("services").map_or(root.at, |field| field.at),
+            "services",
+            "no service is declared",
+            "declare one, or write `services: {}` if none is meant",
+        );
+    }
     let names = |key: &str, report: &mut Report| -> Vec<&str> {
         entries
             .iter()

@@ -4,6 +4,7 @@ use super::super::diagnostic::Report;
 use super::super::tree::Field;
 use super::keys::{self, honoured_entries};
 use super::{Declared, named};
+use crate::code::DirectoryStore;
 use crate::model::{VolumeMount, VolumeName};
 
 const BIND: &str = "only named volumes are mounted; put the files into the image";
@@ -145,6 +146,10 @@ fn mount(
             report,
             format!("`{target}` is no absolute path in the container"),
         );
+        return None;
+    }
+    if DirectoryStore::normalised(target) == "/" {
+        item.problem(report, "nothing can be mounted over the whole container");
         return None;
     }
     if !declared.volumes.contains(&source) {

@@ -29,8 +29,9 @@ pub(crate) struct Project {
 }
 
 impl Project {
-    pub(crate) fn find(arguments: &Arguments) -> Result<Self> {
-        let mut sources = platform::find(&arguments.project_dir, &arguments.files)?;
+    pub(crate) fn find(arguments: &Arguments) -> std::result::Result<Self, Failure> {
+        let mut sources =
+            platform::find(&arguments.project_dir, &arguments.files).map_err(Failure::NoFiles)?;
         sources.name.clone_from(&arguments.project_name);
         Ok(Self { sources })
     }
@@ -45,8 +46,8 @@ impl Project {
         read_identity(&identity_file(&self.sources.project_dir))
     }
 
-    /// The identity, made at the first call and kept beside the files.
-    pub(crate) fn ensure_identity(&self, name: &PlatformName) -> Result<Identity> {
+    /// The identity, or a new one that is not kept yet.
+    pub(crate) fn identity_for(&self, name: &PlatformName) -> Result<Identity> {
         let file = identity_file(&self.sources.project_dir);
         if let Some(identity) = read_identity(&file)? {
             if identity.name == *name {
@@ -65,12 +66,24 @@ impl Project {
                 ),
             });
         }
-        let identity = Identity {
+        Ok(Identity {
             name: name.clone(),
             id: PlatformId::new(RandomIds.uuid()),
-        };
-        write_identity(&file, &identity)?;
-        Ok(identity)
+        })
+    }
+
+    /// Keeps a new identity beside the files. Of several processes that do so at once, one
+    /// succeeds.
+    pub(crate) fn keep_identity(&self, identity: &Identity) -> Result<()> {
+        let file = identity_file(&self.sources.project_dir);
+        if read_identity(&file)?.is_none() {
+            write_identity(&file, identity)?;
+        }
+        if read_identity(&file)?.as_ref() == Some(identity) {
+            Ok(())
+        } else {
+            Err(another_began())
+        }
     }
 
     /// Reads the files for a platform of this id.
@@ -98,7 +111,16 @@ fn read_identity(file: &Path) -> Result<Option<Identity>> {
     }
 }
 
-/// Whole or not at all: written beside its place, then moved there.
+/// Another process was quicker at the first `up`.
+pub(crate) fn another_began() -> Error {
+    Error::Denied {
+        what: "this command".into(),
+        why: "another `up` of this directory has just begun".into(),
+        mend: "wait until it has ended, then run this again".into(),
+    }
+}
+
+/// Whole or not at all, and never over another one: written beside its place, then linked there.
 fn write_identity(file: &Path, identity: &Identity) -> Result<()> {
     let failed = |error| Error::io(format!("writing {}", file.display()), error);
     let text = serde_json::to_string_pretty(identity)
@@ -106,7 +128,13 @@ fn write_identity(file: &Path, identity: &Identity) -> Result<()> {
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory).map_err(failed)?;
     }
-    let draft = file.with_extension("new");
+    let draft = file.with_extension(format!("{}.new", std::process::id()));
     std::fs::write(&draft, text + "\n").map_err(failed)?;
-    std::fs::rename(&draft, file).map_err(failed)
+    match std::fs::hard_link(&draft, file) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        // A file system without hard links.
+        Err(_) => return std::fs::rename(&draft, file).map_err(failed),
+    }
+    std::fs::remove_file(&draft).map_err(failed)
 }

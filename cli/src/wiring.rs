@@ -1,6 +1,6 @@
 //! Backends for the bootstrapper, by what the declaration says.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
@@ -16,6 +16,7 @@ use lifecycle_core::platform::{CloudSpec, Declaration};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
 use lifecycle_core::registry::MemoryRegistry;
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
+use lifecycle_core::secret::PlatformKey;
 use lifecycle_core::sim::{SimManagerImage, SimManagers, SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
@@ -28,10 +29,13 @@ use crate::project::Identity;
 /// The seed of simulated worlds: the same files give the same run.
 const SIMULATED_SEED: u64 = 1;
 
+/// The platform key of simulated worlds: the same files give the same names.
+const SIMULATED_KEY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 /// How long things take in a simulated world, in percent of what they take in a cloud.
 const SIMULATED_PACE: u32 = 3;
 
-/// The operator's own engine.
+/// Where the operator's own engine listens, unless `DOCKER_HOST` says otherwise.
 const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 
 /// What this machine keeps of a platform.
@@ -44,17 +48,15 @@ pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
     Ok(StateDirectory::new(&base.config_dir(), identity.id))
 }
 
-/// The platform's secrets, made at the first call and kept before anything else is done.
-pub(crate) async fn ensure_secrets(
+/// The platform's secrets, or new ones that are not kept yet.
+pub(crate) async fn secrets(
     state: &StateDirectory,
     identity: &Identity,
 ) -> Result<PlatformSecrets> {
-    if let Some(secrets) = state.secrets().await? {
-        return Ok(secrets);
+    match state.secrets().await? {
+        Some(secrets) => Ok(secrets),
+        None => PlatformSecrets::generate(identity.id, generate_ssh_key()?, SystemClock.now()),
     }
-    let secrets = PlatformSecrets::generate(identity.id, generate_ssh_key()?, SystemClock.now())?;
-    state.keep_secrets(&secrets).await?;
-    Ok(secrets)
 }
 
 /// A bootstrapper for a platform whose nodes come from `cloud`.
@@ -75,7 +77,7 @@ pub(crate) fn bootstrapper(
     let cloud: Arc<dyn CloudProvider> = match cloud {
         CloudSpec::Local { subnet } => {
             let mut options = LocalNodesOptions::new(owner.clone(), secrets.ssh.public.clone());
-            options.socket = ENGINE_SOCKET.into();
+            options.socket = engine_socket()?;
             options.manager_node = Some(manager_node.clone());
             options.subnet = subnet.as_deref().map(str::parse).transpose()?;
             Arc::new(LocalNodes::new(options)?)
@@ -87,9 +89,11 @@ pub(crate) fn bootstrapper(
             });
         }
     };
-    let operator_engine = Path::new(ENGINE_SOCKET)
-        .exists()
-        .then(|| DockerEngine::local(ENGINE_SOCKET, owner.clone()))
+    // An engine elsewhere is not asked: what it has is given where a socket leads to it.
+    let operator_engine = engine_socket()
+        .ok()
+        .filter(|socket| socket.exists())
+        .map(|socket| DockerEngine::local(socket, owner.clone()))
         .transpose()?
         .map(|engine| Arc::new(engine) as Arc<dyn ContainerRuntime>);
     Ok(Bootstrapper {
@@ -148,7 +152,9 @@ pub(crate) fn simulated(
         name: declaration.name.clone(),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let secrets = PlatformSecrets::generate(declaration.id, generate_ssh_key()?, clock.now())?;
+    let mut secrets = PlatformSecrets::generate(declaration.id, generate_ssh_key()?, clock.now())?;
+    // Digests are made with it, and containers named by them; nothing real is sealed.
+    secrets.key = PlatformKey::from_hex(SIMULATED_KEY)?;
     let driver = DriverOptions::default();
     Ok(Bootstrapper {
         backends: Backends {
@@ -169,6 +175,22 @@ pub(crate) fn simulated(
         reporter,
         driver,
     })
+}
+
+/// The socket of the operator's own engine.
+fn engine_socket() -> Result<PathBuf> {
+    match std::env::var("DOCKER_HOST") {
+        Err(_) => Ok(ENGINE_SOCKET.into()),
+        Ok(host) if host.is_empty() => Ok(ENGINE_SOCKET.into()),
+        Ok(host) => match host.strip_prefix("unix://") {
+            Some(socket) => Ok(socket.into()),
+            None => Err(Error::Invalid {
+                what: format!("DOCKER_HOST={host}"),
+                why: "local nodes need an engine on this machine".into(),
+                mend: "unset it, or set it to unix://<socket>".into(),
+            }),
+        },
+    }
 }
 
 /// The manager's program, which lies beside this one.

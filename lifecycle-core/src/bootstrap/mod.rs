@@ -8,10 +8,12 @@ mod down;
 mod follow;
 mod forecast;
 mod handover;
+mod lock;
 mod manager_container;
 mod manager_image;
 mod progress;
 mod reach;
+mod removal;
 mod secrets;
 
 use std::sync::Arc;
@@ -22,10 +24,12 @@ pub use forecast::Forecast;
 pub use handover::{
     HOST_ENGINE_SOCKET, Handover, ManagerConfig, code_directory, handover_directory,
 };
+pub use lock::StateLock;
 pub use manager_container::ManagerImage;
 pub use manager_image::StaticBinary;
 pub use progress::{Progress, Reporter};
 pub use reach::{ReachManager, ThroughNode};
+pub use removal::{Contents, Removal};
 pub use secrets::{MemoryState, OperatorState, Placed, PlatformSecrets, StateDirectory};
 
 use self::progress::Stage;
@@ -80,9 +84,6 @@ pub struct UpOptions {
 impl Bootstrapper {
     /// Brings the platform up and follows until every service is ready or has failed.
     pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
-        if let Some(placed) = self.state.placed().await? {
-            stays(&placed, declaration)?;
-        }
         self.preflight(declaration).await?;
         self.state
             .keep_placed(&Placed {
@@ -128,8 +129,11 @@ impl Bootstrapper {
             .await
     }
 
-    /// Refuses what can never be carried out, before anything is touched.
-    async fn preflight(&self, declaration: &Declaration) -> Result<()> {
+    /// Refuses what can never be carried out. Changes and keeps nothing.
+    pub async fn preflight(&self, declaration: &Declaration) -> Result<()> {
+        if let Some(placed) = self.state.placed().await? {
+            stays(&placed, declaration)?;
+        }
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let mut problems = self.backends.cloud.preflight(&nodes).await?.problems;
         let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;

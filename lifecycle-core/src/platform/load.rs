@@ -269,7 +269,7 @@ fn compose_tree(
                     names.join(", ")
                 )
             },
-            "name one file with `--compose`, or merge them with `docker compose config`",
+            "name one file with `--file`, or merge them with `docker compose config`",
         );
         return None;
     };

@@ -76,6 +76,25 @@ async fn down_leaves_nothing_and_can_be_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_left_the_declaration_is_told_with_what_is_on_it() {
+    let mut stage = Stage::new(8).await;
+    assert_eq!(stage.removed_by_up().await, [], "nothing exists yet");
+    stage.up().await.unwrap();
+    assert_eq!(stage.removed_by_up().await, []);
+    stage.drop_node("n2");
+    let removed = stage.removed_by_up().await;
+    let [removal] = removed.as_slice() else {
+        panic!("{removed:?}");
+    };
+    assert_eq!(removal.node.name.as_str(), "n2");
+    let contents = removal.contents.to_string();
+    assert!(contents.starts_with("on it: api-"), "{contents}");
+    stage.up().await.unwrap();
+    assert_eq!(stage.removed_by_up().await, []);
+    assert!(!stage.leftovers().iter().any(|left| left.contains("n2")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_fits_no_node_is_refused_before_anything_is_touched() {
     let mut stage = Stage::new(5).await;
     stage.pin("db", "nowhere");

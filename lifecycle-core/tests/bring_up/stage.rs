@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use lifecycle_core::Result;
 use lifecycle_core::bootstrap::{
-    Bootstrapper, MemoryState, OperatorState, Outcome, PlatformSecrets, Progress, Reporter,
-    UpOptions,
+    Bootstrapper, MemoryState, OperatorState, Outcome, PlatformSecrets, Progress, Removal,
+    Reporter, UpOptions,
 };
 use lifecycle_core::clock::{Clock, IdSource, SeededIds};
 use lifecycle_core::code::CodeStore;
@@ -127,6 +127,17 @@ impl Stage {
             operator: ConstraintOperator::Equal,
             value: host.into(),
         });
+    }
+
+    /// Takes a node out of the declaration.
+    pub(crate) fn drop_node(&mut self, name: &str) {
+        self.declaration.nodes.remove(&node(name));
+    }
+
+    /// What the next `up` would delete for good.
+    pub(crate) async fn removed_by_up(&self) -> Vec<Removal> {
+        let bootstrapper = self.bootstrapper().await;
+        bootstrapper.removed_by_up(&self.declaration).await.unwrap()
     }
 
     fn owner(&self) -> Owner {

@@ -14,7 +14,7 @@ const SERVICES: &str = "  db:
     image: debian:bookworm-slim
     command: [sleep, infinity]
     volumes: [data:/data]
-    deploy: {placement: {constraints: [CONSTRAINT]}}
+    deploy: {placement: {constraints: [\"node.hostname == b\"]}}
 volumes:
   data: {}
 ";
@@ -37,7 +37,7 @@ fn nodes(project: &Project) -> Vec<String> {
 #[test]
 fn two_at_once_are_one_and_nothing_is_lost_unasked() {
     let project = Project::new();
-    project.compose(&SERVICES.replace("CONSTRAINT", "node.hostname == b"));
+    project.compose(SERVICES);
     project.write("platform.toml", TWO_NODES);
 
     let both = [project.start(&["up"]), project.start(&["up"])];
@@ -59,7 +59,7 @@ fn two_at_once_are_one_and_nothing_is_lost_unasked() {
     // With the node's volume its data would go.
     let status = project.status();
     assert_eq!(status["services"][0]["instances"][0]["node"], "b");
-    project.compose(&SERVICES.replace("CONSTRAINT", "node.hostname != b"));
+    project.compose(&SERVICES.replace("node.hostname == b", "node.hostname == a"));
     project.write("platform.toml", ONE_NODE);
     let before = Belongings::of(&project.id());
     let unconfirmed = project.ends(2, &["--json", "up"]);

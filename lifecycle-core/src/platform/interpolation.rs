@@ -66,6 +66,11 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, so
                 *text = done.text;
                 // What a variable left empty is an empty text, not "no value".
                 *plain = false;
+                if !done.unset.is_empty() {
+                    let names: Vec<String> =
+                        done.unset.iter().map(|name| format!("`{name}`")).collect();
+                    report.note(node.at, format!("{} not set", names.join(", ")));
+                }
                 for name in done.unset {
                     if so_far.unset.insert(name.clone()) {
                         let message = format!("`{name}` is not set, so it is taken as empty");

@@ -356,7 +356,10 @@ pub(super) const PORT: &[Key] = &[
     ),
     harmless("name", "it is for people"),
     honoured("protocol", "`tcp` and `udp`"),
-    honoured("published", "one port, no range"),
+    honoured(
+        "published",
+        "a port, or a range as long as that of `target`",
+    ),
     honoured("target", ""),
 ];
 

@@ -99,7 +99,11 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
         return Vec::new();
     };
     if published.is_some_and(|published| published.size() != target.size()) {
-        item.problem(report, "`published` and `target` must be of one size");
+        item.problem_with_help(
+            report,
+            "`published` and `target` must be of one size",
+            "name one host port for each container port",
+        );
         return Vec::new();
     }
     if is_too_large(item, target, report) {

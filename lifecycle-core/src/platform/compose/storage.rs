@@ -67,6 +67,10 @@ fn short(item: &Field<'_>, declared: &Declared<'_>, report: &mut Report) -> Opti
         }
         return None;
     };
+    if first.starts_with(['.', '/', '~', '\\']) {
+        report.unsupported(item.value_at(), &item.path, BIND, true);
+        return None;
+    }
     let mut read_only = false;
     for option in parts
         .next()
@@ -84,10 +88,6 @@ fn short(item: &Field<'_>, declared: &Declared<'_>, report: &mut Report) -> Opti
                 format!("the option `{option}` is neither `ro` nor `rw`"),
             ),
         }
-    }
-    if first.starts_with(['.', '/', '~', '\\']) {
-        report.unsupported(item.value_at(), &item.path, BIND, true);
-        return None;
     }
     mount(item, first, target, read_only, declared, report)
 }

@@ -474,6 +474,10 @@ Variables (`$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}` and t
 the colon) are put into every value; the environment wins over the `.env` file beside the
 Compose file. YAML's anchors, aliases and merge keys work, and so do extension fields (`x-…`).
 
+**Names.** A service's name does not resolve in other services' containers yet. A service finds the
+others by asking the manager's API for their endpoints (`x-lifecycle.api: read`, as
+`examples/iot-platform` does), or at a host port that `ports` fixes.
+
 What Compose has no word for stands under `x-lifecycle` on a service:
 
 | key | meaning |

@@ -420,8 +420,9 @@ fn restart(text: &str) -> Result<RestartPolicy, String> {
     }
     text.strip_prefix("on-failure:")
         .and_then(|retries| retries.parse().ok())
-        .map(|retries| RestartPolicy::OnFailure {
-            max_retries: Some(retries),
+        .map(|retries: u32| RestartPolicy::OnFailure {
+            // 0 is no limit, as Docker has it.
+            max_retries: (retries > 0).then_some(retries),
         })
         .ok_or_else(|| {
             format!(

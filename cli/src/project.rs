@@ -41,34 +41,44 @@ impl Project {
         DirectoryStore::new(self.sources.project_dir.clone())
     }
 
-    /// The identity, if this project was ever brought up.
+    /// The identity, if this project was ever brought up. A name on the command line that is
+    /// another one's means another platform, and never this one.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
-        read_identity(&identity_file(&self.sources.project_dir))
+        let identity = read_identity(&identity_file(&self.sources.project_dir))?;
+        if let (Some(identity), Some(name)) = (&identity, &self.sources.name) {
+            self.is_named(identity, name)?;
+        }
+        Ok(identity)
     }
 
     /// The identity, or a new one that is not kept yet.
     pub(crate) fn identity_for(&self, name: &PlatformName) -> Result<Identity> {
-        let file = identity_file(&self.sources.project_dir);
-        if let Some(identity) = read_identity(&file)? {
-            if identity.name == *name {
-                return Ok(identity);
-            }
-            return Err(Error::Invalid {
-                what: file.display().to_string(),
-                why: format!(
-                    "it is of the platform `{}`, the files declare `{name}`",
-                    identity.name
-                ),
-                mend: format!(
-                    "name it `{}` again, or take it down first (`bootstrapper -p {} down`) and \
-                     remove this file",
-                    identity.name, identity.name
-                ),
-            });
+        if let Some(identity) = self.identity()? {
+            self.is_named(&identity, name)?;
+            return Ok(identity);
         }
         Ok(Identity {
             name: name.clone(),
             id: PlatformId::new(RandomIds.uuid()),
+        })
+    }
+
+    fn is_named(&self, identity: &Identity, name: &PlatformName) -> Result<()> {
+        if identity.name == *name {
+            return Ok(());
+        }
+        let file = identity_file(&self.sources.project_dir);
+        Err(Error::Invalid {
+            what: file.display().to_string(),
+            why: format!(
+                "it is of the platform `{}`, and `{name}` is asked for",
+                identity.name
+            ),
+            mend: format!(
+                "name it `{}` again, or take that one down first (`bootstrapper down`) and remove \
+                 this file",
+                identity.name
+            ),
         })
     }
 

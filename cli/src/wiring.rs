@@ -5,19 +5,18 @@ use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
 use lifecycle_core::bootstrap::{
-    Bootstrapper, MemoryState, OperatorState, PlatformSecrets, Reporter, StateDirectory,
-    StaticBinary, ThroughNode,
+    Bootstrapper, OperatorState, PlatformSecrets, Reporter, StateDirectory, StaticBinary,
+    ThroughNode,
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::CodeStore;
-use lifecycle_core::model::{ImageSource, NodeName};
+use lifecycle_core::model::NodeName;
 use lifecycle_core::platform::{CloudSpec, Declaration};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
 use lifecycle_core::registry::MemoryRegistry;
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
-use lifecycle_core::secret::PlatformKey;
-use lifecycle_core::sim::{SimManagerImage, SimManagers, SimOptions, SimWorld};
+use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
     AddressChoice, DebianPreparer, DockerEngine, HostKeyTrust, LocalNodes, LocalNodesOptions,
@@ -28,9 +27,6 @@ use crate::project::Identity;
 
 /// The seed of simulated worlds: the same files give the same run.
 const SIMULATED_SEED: u64 = 1;
-
-/// The platform key of simulated worlds: the same files give the same names.
-const SIMULATED_KEY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// How long things take in a simulated world, in percent of what they take in a cloud.
 const SIMULATED_PACE: u32 = 3;
@@ -125,8 +121,7 @@ pub(crate) fn bootstrapper(
     })
 }
 
-/// A bootstrapper whose cloud, nodes, engines and manager are simulated. The code bases are the
-/// user's own; every image that they are built from can be pulled there.
+/// A bootstrapper in a simulated world, with the user's own code bases.
 pub(crate) fn simulated(
     declaration: &Declaration,
     code: Arc<dyn CodeStore>,
@@ -136,45 +131,10 @@ pub(crate) fn simulated(
         pace_percent: SIMULATED_PACE,
         ..SimOptions::seeded(SIMULATED_SEED)
     });
-    for service in declaration.services.values() {
-        match &service.source {
-            ImageSource::Image(name) => world.publish_image(name),
-            ImageSource::Build(source) => {
-                source
-                    .bases
-                    .iter()
-                    .for_each(|base| world.publish_image(base));
-            }
-        }
-    }
-    let owner = Owner {
-        id: declaration.id,
-        name: declaration.name.clone(),
-    };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let mut secrets = PlatformSecrets::generate(declaration.id, generate_ssh_key()?, clock.now())?;
-    // Digests are made with it, and containers named by them; nothing real is sealed.
-    secrets.key = PlatformKey::from_hex(SIMULATED_KEY)?;
-    let driver = DriverOptions::default();
-    Ok(Bootstrapper {
-        backends: Backends {
-            registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
-            cloud: Arc::new(world.cloud(&owner)),
-            connector: Arc::new(world.connector(&owner)),
-            preparer: Arc::new(world.preparer()),
-            probe: Arc::new(world.probe()),
-            code,
-            clock,
-            ids: Arc::new(RandomIds),
-        },
-        operator_engine: None,
-        state: Arc::new(MemoryState::default()),
-        secrets,
-        reach: Arc::new(SimManagers::new(world, driver.clone())),
-        manager_image: Arc::new(SimManagerImage),
-        reporter,
-        driver,
-    })
+    let mut bootstrapper = world.bootstrapper(declaration)?;
+    bootstrapper.backends.code = code;
+    bootstrapper.reporter = reporter;
+    Ok(bootstrapper)
 }
 
 /// The socket of the operator's own engine.

@@ -20,10 +20,13 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         .load(known.as_ref().map_or(NOT_UP_YET, |i| i.id))
         .await?;
     let declaration = loaded.declaration;
-    let identity = known.unwrap_or_else(|| Identity {
-        name: declaration.name.clone(),
-        id: declaration.id,
-    });
+    let identity = match known {
+        Some(_) => project.identity_for(&declaration.name)?,
+        None => Identity {
+            name: declaration.name.clone(),
+            id: declaration.id,
+        },
+    };
     let state = wiring::state(&identity)?;
     // New ones are never kept: digests of what does not exist are compared with nothing.
     let secrets = wiring::secrets(&state, &identity).await?;

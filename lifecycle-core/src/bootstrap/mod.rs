@@ -321,7 +321,18 @@ impl Bootstrapper {
 fn stays(placed: &Placed, declaration: &Declaration) -> Result<()> {
     let (is, wanted) = (&placed.manager.node, &declaration.manager.node);
     if is == wanted {
-        return Ok(());
+        let (is, wanted) = (placed.manager.port, declaration.manager.port);
+        if is == wanted {
+            return Ok(());
+        }
+        return Err(Error::Invalid {
+            what: "manager.port".into(),
+            why: format!(
+                "the manager answers at {is}, which services were told when they started; it \
+                 cannot change to {wanted} yet"
+            ),
+            mend: format!("leave it at {is}, or take the platform down first"),
+        });
     }
     Err(Error::Invalid {
         what: "manager.node".into(),

@@ -58,7 +58,7 @@ pub fn find(directory: &Path, explicit: &[PathBuf]) -> Result<Sources> {
     } else {
         explicit.iter().map(|file| directory.join(file)).collect()
     };
-    for file in compose_files.iter().filter(|file| !file.is_file()) {
+    if let Some(file) = compose_files.iter().find(|file| !file.is_file()) {
         let what = format!("the file `{}`", file.display());
         if !file.exists() {
             return Err(Error::not_found(what));

@@ -16,7 +16,7 @@
 //! | `actor` | the gate that every call goes through: latency, faults, crashes, the record |
 //! | `cloud`, `host`, `runtime`, `probe`, `code` | the traits |
 //! | `machine`, `engine` | a VM, and the containers on it |
-//! | `managers` | the manager's process (feature `api`) |
+//! | `managers`, `bootstrapper` | the manager's process, and a bootstrapper (feature `api`) |
 //! | `behaviour` | how services behave, by script |
 //! | `dockerfile` | what the engine must know of a Dockerfile |
 //! | `fault`, `ledger` | what goes wrong, and what may never happen |
@@ -24,6 +24,8 @@
 
 mod actor;
 mod behaviour;
+#[cfg(feature = "api")]
+mod bootstrapper;
 mod chance;
 mod cloud;
 mod code;

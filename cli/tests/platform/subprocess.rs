@@ -21,8 +21,17 @@ pub(crate) struct Finished {
 pub(crate) struct Running {
     child: Child,
     what: String,
-    stdout: JoinHandle<String>,
-    stderr: JoinHandle<String>,
+    output: Option<[JoinHandle<String>; 2]>,
+}
+
+/// A test that fails leaves no program behind.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.output.is_some() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
 }
 
 /// Starts a program without a terminal.
@@ -36,8 +45,10 @@ pub(crate) fn start(command: &mut Command) -> Running {
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     Running {
         what,
-        stdout: reader(child.stdout.take().unwrap()),
-        stderr: reader(child.stderr.take().unwrap()),
+        output: Some([
+            reader(child.stdout.take().unwrap()),
+            reader(child.stderr.take().unwrap()),
+        ]),
         child,
     }
 }
@@ -79,6 +90,11 @@ impl Running {
         );
     }
 
+    /// Whether it has not ended yet.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + within;
         loop {
@@ -90,11 +106,12 @@ impl Running {
         }
     }
 
-    fn read(self, status: ExitStatus) -> Finished {
+    fn read(mut self, status: ExitStatus) -> Finished {
+        let [stdout, stderr] = self.output.take().unwrap().map(|text| text.join().unwrap());
         Finished {
             status,
-            stdout: self.stdout.join().unwrap(),
-            stderr: self.stderr.join().unwrap(),
+            stdout,
+            stderr,
         }
     }
 }

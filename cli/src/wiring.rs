@@ -12,9 +12,9 @@ use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::CodeStore;
 use lifecycle_core::model::{ImageSource, NodeName};
-use lifecycle_core::platform::{CloudSpec, Declaration};
+use lifecycle_core::platform::{CloudSpec, Declaration, RegistrySpec};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
-use lifecycle_core::registry::MemoryRegistry;
+use lifecycle_core::registry::{MemoryRegistry, SqlDatabases};
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimManagerImage, SimManagers, SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
@@ -118,6 +118,8 @@ pub(crate) fn bootstrapper(
         manager_image: Arc::new(StaticBinary::new(manager_program()?)),
         reporter,
         driver: DriverOptions::default(),
+        registry: RegistrySpec::default(),
+        databases: Arc::new(SqlDatabases::new(Arc::new(SystemClock))),
     })
 }
 
@@ -150,6 +152,7 @@ pub(crate) fn simulated(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let secrets = PlatformSecrets::generate(declaration.id, generate_ssh_key()?, clock.now())?;
     let driver = DriverOptions::default();
+    let managers = SimManagers::new(world.clone(), driver.clone());
     Ok(Bootstrapper {
         backends: Backends {
             registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
@@ -164,10 +167,12 @@ pub(crate) fn simulated(
         operator_engine: None,
         state: Arc::new(MemoryState::default()),
         secrets,
-        reach: Arc::new(SimManagers::new(world, driver.clone())),
+        databases: Arc::new(managers.databases()),
+        reach: Arc::new(managers),
         manager_image: Arc::new(SimManagerImage),
         reporter,
         driver,
+        registry: RegistrySpec::default(),
     })
 }
 

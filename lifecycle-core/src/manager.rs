@@ -18,7 +18,7 @@ use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::{
     Backends, Declared, Driver, DriverOptions, Observed, Plan, ServiceApi, Status, Target, plan,
 };
-use crate::registry::{Batch, Change, Credential, EventPage, Lease, Snapshot};
+use crate::registry::{Batch, Change, Credential, EventPage, Lease, Mirrors, Snapshot};
 use crate::runtime::{LogLine, LogOptions};
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
@@ -59,6 +59,8 @@ pub struct ManagerOptions {
     pub lease: Duration,
     /// How the control loop works.
     pub driver: DriverOptions,
+    /// The databases of kinds, if there are any.
+    pub mirrors: Option<Mirrors>,
 }
 
 /// What a credential allows.
@@ -156,7 +158,27 @@ impl Manager {
             error = driver.run() => error,
             error = self.renew(epoch) => error,
             error = self.follow(status, observations) => error,
+            () = self.mirror(epoch) => Error::failed("the mirrors of the registry", "they ended"),
         }
+    }
+
+    /// Keeps the databases of kinds up to date. Never ends: they hold up nobody.
+    async fn mirror(&self, epoch: Epoch) {
+        let Backends {
+            registry, clock, ..
+        } = &self.backends;
+        match &self.options.mirrors {
+            Some(mirrors) => mirrors.run(registry, epoch, clock.as_ref()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives the lease up, so that another manager need not wait until it runs out. For a
+    /// manager whose [`Manager::run`] was dropped.
+    pub async fn resign(&self) -> Result<()> {
+        *self.epoch.lock().await = None;
+        let registry = &self.backends.registry;
+        registry.release_lease(&self.options.holder).await
     }
 
     /// Writes what a new leader brings with it, and sets the target.
@@ -283,6 +305,9 @@ impl Manager {
             self.observations
                 .send_replace(observations.borrow_and_update().clone());
             self.status.send_replace(now);
+            if let Some(mirrors) = &self.options.mirrors {
+                mirrors.look();
+            }
             if taken_down && let Err(error) = self.end_take_down().await {
                 return error;
             }
@@ -402,7 +427,9 @@ impl Manager {
     }
 
     /// What a declaration would change, by what is observed now. Changes nothing.
-    pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
+    pub async fn plan(&self, candidate: &Declaration) -> Result<Plan> {
+        // Who does not lead has observed nothing, and would plan everything anew.
+        self.epoch.lock().await.ok_or_else(not_leading)?;
         self.check(candidate)?;
         let declared = Declared::new(Generation::default(), candidate, &self.options.key)?;
         let observed = self.observations.borrow().clone();
@@ -494,7 +521,7 @@ impl Manager {
         let mut streams = Vec::new();
         for record in snapshot.instances.values().map(|v| &v.value) {
             if record.id.service == *service {
-                streams.push(self.instance_logs(record, &options).await?);
+                streams.push(self.instance_logs(record, &snapshot, &options).await?);
             }
         }
         Ok(futures_util::stream::select_all(streams).boxed())
@@ -503,15 +530,17 @@ impl Manager {
     async fn instance_logs(
         &self,
         record: &InstanceRecord,
+        snapshot: &Snapshot,
         options: &LogOptions,
     ) -> Result<BoxStream<'static, Result<(String, LogLine)>>> {
         let observed = self.observations.borrow().clone();
-        let machine = observed
-            .nodes
-            .get(&record.node)
-            .map(|view| view.machine.clone())
+        let seen = observed.nodes.get(&record.node).map(|view| &view.machine);
+        // Who does not lead goes by what the leader has recorded.
+        let recorded = snapshot.nodes.get(&record.node);
+        let machine = seen
+            .or_else(|| recorded.and_then(|node| node.value.observed.as_ref()))
             .ok_or_else(|| Error::not_found(format!("node {}", record.node)))?;
-        let handle = self.backends.connector.connect(&machine).await?;
+        let handle = self.backends.connector.connect(machine).await?;
         let instance = record.id.to_string();
         let lines = handle
             .runtime

@@ -40,7 +40,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     let progress = ProgressLines::new(arguments.json);
     let reporter = Arc::clone(&progress);
     let code = Arc::new(project.code());
-    let bootstrapper = if options.simulate {
+    let mut bootstrapper = if options.simulate {
         printer::talk("Simulated: nothing is touched, nothing is kept.");
         wiring::simulated(&declaration, code, reporter)?
     } else {
@@ -58,6 +58,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
             reporter,
         )?
     };
+    bootstrapper.registry = loaded.registry;
     let options = UpOptions {
         all_nodes: options.all_nodes,
     };

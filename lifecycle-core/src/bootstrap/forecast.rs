@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Bootstrapper;
+use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, retry_or};
 use crate::error::Result;
 use crate::model::Generation;
 use crate::platform::Declaration;
@@ -54,10 +54,18 @@ impl Bootstrapper {
         if let Ok(client) = self.client(declaration.id).await
             && client.health().await.is_ok()
         {
+            let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
+            // One that has just started does not lead yet, and knows nothing.
+            let plan = loop {
+                match client.plan(declaration).await {
+                    Ok(plan) => break plan,
+                    Err(error) => retry_or(error, deadline).await?,
+                }
+            };
             return Ok(Forecast {
                 manager_runs: true,
                 problems,
-                plan: client.plan(declaration).await?,
+                plan,
             });
         }
         let key = &self.secrets.key;

@@ -15,7 +15,7 @@ use crate::cloud::ObservedNode;
 use crate::error::Result;
 use crate::host::{ByteStream, NodeHandle};
 use crate::model::{ContainerTemplate, SpecDigest};
-use crate::platform::{CloudSpec, Declaration, ManagerEndpoint};
+use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::execute::node_directory;
 use crate::runtime::{
     BuildRequest, ContainerSpec, ContainerState, HostBind, ObservedContainer, Owner, Role,
@@ -41,6 +41,9 @@ struct ManagerForm<'a> {
     image: &'a str,
     port: u16,
     cloud: &'a CloudSpec,
+    /// Left out where it is the default, so that what runs by it goes on.
+    #[serde(skip_serializing_if = "RegistrySpec::is_default")]
+    registry: &'a RegistrySpec,
 }
 
 impl Bootstrapper {
@@ -71,7 +74,8 @@ impl Bootstrapper {
                 self.reporter.as_ref(),
                 format!("start the lifecycle manager on {}", endpoint.node),
             );
-            for file in Handover::new(&self.secrets, declaration, endpoint).files()? {
+            let handover = Handover::new(&self.secrets, declaration, &self.registry, endpoint);
+            for file in handover.files()? {
                 node.host.put(file).await?;
             }
             for old in &former {
@@ -137,6 +141,7 @@ impl Bootstrapper {
             image,
             port: endpoint.port,
             cloud: &declaration.cloud,
+            registry: &self.registry,
         };
         let digest = SpecDigest::from_hex(own_digest(&self.secrets.key, &form)?);
         let directory = node_directory(declaration.id);

@@ -4,33 +4,30 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
+use super::databases::SimDatabases;
 use super::world::SimWorld;
 use crate::api::wire::{
     AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
-use crate::clock::{IdSource as _, SeededIds};
+use crate::clock::{SeededIds, TokioClock};
 use crate::cloud::{ObservedNode, Power};
 use crate::code::{CodeBaseRef, CodeStore, PublishedStore};
 use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
-use crate::manager::{Manager, ManagerOptions};
+use crate::manager::Manager;
 use crate::model::{ContainerId, NodeName, OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Backends, DriverOptions, Plan};
-use crate::registry::MemoryRegistry;
+use crate::registry::{MemoryRegistry, Registry, RegistryId};
 use crate::runtime::{ContainerState, Owner, Role};
-
-/// How long a simulated manager leads without renewing.
-const LEASE: Duration = Duration::from_secs(15);
 
 /// The managers of a world: one for each running container of that role.
 #[derive(Debug, Clone)]
@@ -40,6 +37,7 @@ pub struct SimManagers(Arc<Inner>);
 struct Inner {
     world: SimWorld,
     driver: DriverOptions,
+    databases: SimDatabases,
     registries: Mutex<BTreeMap<NodeName, Arc<MemoryRegistry>>>,
     processes: Mutex<BTreeMap<NodeName, Process>>,
 }
@@ -57,12 +55,26 @@ struct Process {
 impl SimManagers {
     /// The managers of `world`, whose control loops work as `driver` says.
     pub fn new(world: SimWorld, driver: DriverOptions) -> Self {
+        let databases = SimDatabases::new(Arc::new(world.clock()));
         Self(Arc::new(Inner {
             world,
             driver,
+            databases,
             registries: Mutex::default(),
             processes: Mutex::default(),
         }))
+    }
+
+    /// The databases that they reach.
+    pub fn databases(&self) -> SimDatabases {
+        self.0.databases.clone()
+    }
+
+    /// The registry in the file on a node, if a manager ever ran there.
+    pub fn registry(&self, node: &NodeName) -> Option<Arc<MemoryRegistry>> {
+        let registries = &self.0.registries;
+        let registries = registries.lock().unwrap_or_else(PoisonError::into_inner);
+        registries.get(node).cloned()
     }
 }
 
@@ -115,6 +127,27 @@ impl Inner {
         Ok(manager)
     }
 
+    /// The registry that a manager on `node` is told to use.
+    fn registry(
+        &self,
+        handover: &Handover,
+        node: &NodeName,
+        clock: &Arc<TokioClock>,
+    ) -> (RegistryId, Arc<dyn Registry>) {
+        if let Some(url) = &handover.registry.central {
+            let id = self.databases.at(url.expose()).id();
+            return (id, self.databases.connect(url));
+        }
+        let mut registries = self
+            .registries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let registry = registries
+            .entry(node.clone())
+            .or_insert_with(|| Arc::new(MemoryRegistry::new(Arc::clone(clock) as Arc<_>)));
+        (registry.id(), Arc::clone(registry) as Arc<_>)
+    }
+
     fn start(&self, node: &NodeName, platform: PlatformId) -> Result<Arc<Manager>> {
         let directory = handover_directory(platform);
         let handover = Handover::read_with(|name| {
@@ -122,33 +155,14 @@ impl Inner {
             file.map(|(_, contents)| String::from_utf8_lossy(&contents).into_owned())
         })?;
         let clock = Arc::new(self.world.clock());
-        let registry = self
-            .registries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(node.clone())
-            .or_insert_with(|| Arc::new(MemoryRegistry::new(Arc::clone(&clock) as Arc<_>)))
-            .clone();
+        let (id, registry) = self.registry(&handover, node, &clock);
         let owner = Owner {
             id: platform,
             name: handover.config.name.clone(),
         };
         let ids = SeededIds::new(self.world.incarnation());
-        let mut driver = self.driver.clone();
-        driver.policy.spares_manager_node = true;
-        let options = ManagerOptions {
-            holder: format!("manager {} on {node}", ids.uuid()),
-            name: handover.config.name,
-            platform,
-            key: handover.key,
-            endpoint: handover.config.endpoint,
-            authority: handover.authority.certificate,
-            admin_token_hash: handover.config.admin_token_hash,
-            read_token: handover.read_token,
-            declaration: handover.declaration,
-            lease: LEASE,
-            driver,
-        };
+        let mirrors = handover.mirrors(id, Arc::new(self.databases.clone()));
+        let options = handover.into_options(&ids, self.driver.clone(), mirrors);
         let backends = Backends {
             registry,
             cloud: Arc::new(self.world.cloud(&owner)),

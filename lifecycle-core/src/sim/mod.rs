@@ -17,6 +17,7 @@
 //! | `cloud`, `host`, `runtime`, `probe`, `code` | the traits |
 //! | `machine`, `engine` | a VM, and the containers on it |
 //! | `managers` | the manager's process (feature `api`) |
+//! | `databases` | registries in databases of their own |
 //! | `behaviour` | how services behave, by script |
 //! | `dockerfile` | what the engine must know of a Dockerfile |
 //! | `fault`, `ledger` | what goes wrong, and what may never happen |
@@ -27,6 +28,7 @@ mod behaviour;
 mod chance;
 mod cloud;
 mod code;
+mod databases;
 mod dockerfile;
 mod engine;
 mod fault;
@@ -45,6 +47,7 @@ mod world;
 pub use behaviour::{Behaviour, Exit};
 pub use cloud::SimCloud;
 pub use code::SimCodeStore;
+pub use databases::SimDatabases;
 pub use fault::{Edge, Faults};
 pub use host::{SimConnector, SimHost, SimPreparer};
 pub use ledger::{EffectOutcome, EffectRecord, Place, Violation};

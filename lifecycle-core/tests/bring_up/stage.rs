@@ -16,12 +16,12 @@ use lifecycle_core::model::{
     BuildSource, Constraint, ConstraintOperator, DependencyCondition, ImageSource, NodeName,
     NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, Starts,
 };
-use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
+use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec, RegistrySpec};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
 use lifecycle_core::registry::MemoryRegistry;
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
-use lifecycle_core::sim::{SimManagerImage, SimManagers, SimWorld};
+use lifecycle_core::sim::{SimDatabases, SimManagerImage, SimManagers, SimWorld};
 
 /// Hears nothing.
 #[derive(Debug)]
@@ -35,7 +35,8 @@ pub(crate) struct Stage {
     pub(crate) world: SimWorld,
     managers: SimManagers,
     state: Arc<MemoryState>,
-    declaration: Declaration,
+    pub(crate) declaration: Declaration,
+    pub(crate) registry: RegistrySpec,
 }
 
 fn node(name: &str) -> NodeName {
@@ -98,6 +99,7 @@ impl Stage {
             world,
             state: Arc::default(),
             declaration,
+            registry: RegistrySpec::default(),
         };
         stage.change_code("api", "first").await;
         stage
@@ -170,7 +172,13 @@ impl Stage {
             manager_image: Arc::new(SimManagerImage),
             reporter: Arc::new(Deaf),
             driver: DriverOptions::default(),
+            registry: self.registry.clone(),
+            databases: Arc::new(self.databases()),
         }
+    }
+
+    pub(crate) fn databases(&self) -> SimDatabases {
+        self.managers.databases()
     }
 
     pub(crate) async fn up(&self) -> Result<Outcome> {

@@ -64,7 +64,7 @@ pub(super) async fn plan(
     State(manager): State<Arc<Manager>>,
     Whole(body): Whole,
 ) -> Result<Json<Plan>, Problem> {
-    Ok(Json(manager.plan(&read(&body)?)?))
+    Ok(Json(manager.plan(&read(&body)?).await?))
 }
 
 /// What to take down beside services and nodes.

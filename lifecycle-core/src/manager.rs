@@ -34,6 +34,9 @@ const EVENTS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7);
 /// How many events are kept.
 const EVENTS_KEPT: u64 = 100_000;
 
+/// How long the end of a platform waits for the databases of kinds.
+const LAST_COPIES: Duration = Duration::from_secs(10);
+
 /// What a manager is started with; the bootstrapper hands it over.
 #[derive(Debug, Clone)]
 pub struct ManagerOptions {
@@ -321,29 +324,34 @@ impl Manager {
         }
     }
 
-    /// Ends the operation, and with it the declaration: a manager that starts again after this
-    /// has nothing to bring back.
+    /// Ends the declaration, and then the operation: a manager that starts again after this has
+    /// nothing to bring back, and one that starts in between ends the operation.
     async fn end_take_down(&self) -> Result<()> {
         let registry = &self.backends.registry;
         let epoch = self.epoch.lock().await;
         let Some(epoch) = *epoch else { return Ok(()) };
+        let open = registry.open_operations().await?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
+            let nothing = Change::Declare {
+                expected: Some(generation),
+                declaration: Box::new(emptied(declaration)),
+            };
+            registry.commit(epoch, Batch::of(nothing)).await?;
+        }
+        // Who asked for it deletes this node next, and with it whoever could tell the copies.
+        if let Some(mirrors) = &self.options.mirrors {
+            mirrors.caught_up(LAST_COPIES).await;
+        }
         let mut batch = Batch::default();
-        for mut operation in registry.open_operations().await? {
+        for mut operation in open {
             let OperationKind::DeletePlatform { .. } = operation.kind;
             operation.state = OperationState::Succeeded {
                 at: self.backends.clock.now(),
             };
             batch.changes.push(Change::PutOperation(operation));
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        // In the same transaction: a manager that starts after this one brings nothing back.
-        if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
-            batch.changes.push(Change::Declare {
-                expected: Some(generation),
-                declaration: Box::new(emptied(declaration)),
-            });
         }
         registry.commit(epoch, batch).await?;
         Ok(())

@@ -275,9 +275,27 @@ pub struct Mirrors {
     databases: Arc<dyn Databases>,
     platform: PlatformId,
     key: PlatformKey,
+    copies: Arc<[Copied]>,
+    /// How often something was told to be new.
+    changes: watch::Sender<u64>,
+}
+
+/// One database, and how far it is.
+#[derive(Debug)]
+struct Copied {
+    url: Sensitive,
     /// Kinds that share a database are copied together.
-    urls: Vec<(Sensitive, BTreeSet<Kind>)>,
-    changed: watch::Sender<()>,
+    kinds: BTreeSet<Kind>,
+    reached: watch::Sender<Reached>,
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reached {
+    /// The change that it has seen.
+    change: u64,
+    /// It cannot be written at the moment.
+    away: bool,
 }
 
 impl Mirrors {
@@ -289,11 +307,16 @@ impl Mirrors {
         key: PlatformKey,
         kinds: &BTreeMap<Kind, Sensitive>,
     ) -> Self {
-        let mut urls: Vec<(Sensitive, BTreeSet<Kind>)> = Vec::new();
+        let mut copies: Vec<Copied> = Vec::new();
         for (kind, url) in kinds {
-            match urls.iter_mut().find(|(known, _)| known == url) {
-                Some((_, kinds)) => drop(kinds.insert(*kind)),
-                None => urls.push((url.clone(), BTreeSet::from([*kind]))),
+            if let Some(known) = copies.iter_mut().find(|known| known.url == *url) {
+                known.kinds.insert(*kind);
+            } else {
+                copies.push(Copied {
+                    url: url.clone(),
+                    kinds: BTreeSet::from([*kind]),
+                    reached: watch::Sender::default(),
+                });
             }
         }
         Self {
@@ -301,31 +324,48 @@ impl Mirrors {
             databases,
             platform,
             key,
-            urls,
-            changed: watch::Sender::new(()),
+            copies: copies.into(),
+            changes: watch::Sender::default(),
         }
     }
 
     /// Tells that the central registry may hold something new. Without it a change is seen
     /// too, only later.
     pub fn look(&self) {
-        self.changed.send_replace(());
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until every database that can be written has what the central registry holds now,
+    /// at most for `within`.
+    pub async fn caught_up(&self, within: Duration) {
+        self.look();
+        let change = *self.changes.borrow();
+        let all = self.copies.iter().map(|copy| async move {
+            let mut reached = copy.reached.subscribe();
+            // The sender lives as long as `self`.
+            drop(reached.wait_for(|r| r.away || r.change >= change).await);
+        });
+        let all = futures_util::future::join_all(all);
+        if tokio::time::timeout(within, all).await.is_err() {
+            tracing::warn!("not all databases of kinds are up to date");
+        }
     }
 
     /// Copies what changes as long as the future is not dropped. A database that is away holds
     /// up nobody, not even the other mirrors.
     pub async fn run(&self, central: &Arc<dyn Registry>, epoch: Epoch, clock: &dyn Clock) {
-        let kept = self.urls.iter().map(|(url, kinds)| {
+        let kept = self.copies.iter().map(|copy| {
+            let kinds = copy.kinds.clone();
             let keeper = Keeper {
                 mirrors: self,
-                url,
-                mirror: Mirror::new(kinds.clone(), self.registry.clone(), Arc::clone(central)),
+                copy,
+                mirror: Mirror::new(kinds, self.registry.clone(), Arc::clone(central)),
                 epoch,
                 clock,
                 database: None,
                 away: None,
             };
-            keeper.run(self.changed.subscribe())
+            keeper.run(self.changes.subscribe())
         });
         futures_util::future::join_all(kept).await;
         // Without a mirror there is nothing that could end.
@@ -336,7 +376,7 @@ impl Mirrors {
 /// One database, kept up to date.
 struct Keeper<'a> {
     mirrors: &'a Mirrors,
-    url: &'a Sensitive,
+    copy: &'a Copied,
     mirror: Mirror,
     epoch: Epoch,
     clock: &'a dyn Clock,
@@ -351,13 +391,15 @@ struct Away {
 }
 
 impl Keeper<'_> {
-    async fn run(mut self, mut changed: watch::Receiver<()>) {
+    async fn run(mut self, mut changed: watch::Receiver<u64>) {
         let mut pause = FIRST_PAUSE;
         loop {
-            changed.mark_unchanged();
+            let change = *changed.borrow_and_update();
             match self.pass().await {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
+                    let away = false;
+                    self.copy.reached.send_replace(Reached { change, away });
                     self.is_back().await;
                     tokio::time::sleep(PACE).await;
                     // A sender that is gone tells of nothing any more; time still does.
@@ -383,7 +425,11 @@ impl Keeper<'_> {
             Arc::clone(database)
         } else {
             let Mirrors { platform, key, .. } = self.mirrors;
-            let opened = self.mirrors.databases.kind(self.url, *platform, key).await;
+            let opened = self
+                .mirrors
+                .databases
+                .kind(&self.copy.url, *platform, key)
+                .await;
             Arc::clone(self.database.insert(opened.map_err(Failure::Kind)?))
         };
         let copy = self.mirror.copy(database.as_ref(), self.epoch);
@@ -414,6 +460,7 @@ impl Keeper<'_> {
             told: false,
         });
         let since = away.since;
+        self.copy.reached.send_modify(|reached| reached.away = true);
         tracing::warn!(database = %names, %since, %why, "a kind's database cannot be written");
         if !away.told {
             let message = format!("the database of {names} cannot be written: {why}");

@@ -136,6 +136,8 @@ impl Manager {
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot ask for the lease"),
             }
             *self.epoch.lock().await = None;
+            // Whoever leads now may have changed what was observed.
+            self.status.send_replace(Status::default());
             tokio::time::sleep(self.options.lease / 3).await;
         }
     }
@@ -435,10 +437,18 @@ impl Manager {
     }
 
     /// What a declaration would change, by what is observed now. Changes nothing.
-    pub async fn plan(&self, candidate: &Declaration) -> Result<Plan> {
-        // Who does not lead has observed nothing, and would plan everything anew.
-        self.epoch.lock().await.ok_or_else(not_leading)?;
+    ///
+    /// # Errors
+    /// [`Error::Throttled`] until every node was asked once: what was not looked at yet would
+    /// seem not to exist.
+    pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
         self.check(candidate)?;
+        if self.status.borrow().generation == Generation::default() {
+            return Err(Error::Throttled {
+                what: "the manager (it has not asked every node yet)".into(),
+                after: Some(Duration::from_secs(1)),
+            });
+        }
         let declared = Declared::new(Generation::default(), candidate, &self.options.key)?;
         let observed = self.observations.borrow().clone();
         let now = self.backends.clock.now();
@@ -455,6 +465,29 @@ impl Manager {
                     declaration.id, self.options.platform
                 ),
                 mend: "hand it to its own platform's manager".into(),
+            });
+        }
+        if declaration.name != self.options.name {
+            return Err(Error::Invalid {
+                what: "the platform's name".into(),
+                why: format!(
+                    "it is {}, and this manager's platform is {}",
+                    declaration.name, self.options.name
+                ),
+                mend: "a platform keeps its name; take it down first to name it anew".into(),
+            });
+        }
+        if declaration.manager.port != self.options.endpoint.port {
+            return Err(Error::Invalid {
+                what: "manager.port".into(),
+                why: format!(
+                    "the manager answers at port {}, which services were told when they started",
+                    self.options.endpoint.port
+                ),
+                mend: format!(
+                    "leave it at {}, or take the platform down first",
+                    self.options.endpoint.port
+                ),
             });
         }
         if declaration.manager.node != self.options.endpoint.node {

@@ -50,7 +50,9 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
     let issue = || certificate(&authority, platform, reached_at, clock.as_ref());
     let tls = issue().await?;
     let handle = Handle::new();
-    let mut server = axum_server::bind_rustls(address, tls.clone()).handle(handle.clone());
+    let mut server = axum_server::bind_rustls(address, tls.clone())
+        .handle(handle.clone())
+        .first_request_timeout(HEADERS_WITHIN);
     server
         .http_builder()
         .http1()

@@ -45,11 +45,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         services,
     };
     if arguments.json {
-        printer::document(&status);
+        printer::document(&status)
     } else {
-        printer::data(&text(&status));
+        printer::data(&text(&status))
     }
-    Ok(())
 }
 
 fn text(status: &Status) -> String {
@@ -75,7 +74,8 @@ fn table(headings: &[&str]) -> Table {
     table
 }
 
-fn nodes_table(nodes: &[NodeV1]) -> String {
+/// A line per node.
+pub(crate) fn nodes_table(nodes: &[NodeV1]) -> String {
     let mut table = table(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
     for node in nodes {
         let address = node.addresses.public.or(node.addresses.private);

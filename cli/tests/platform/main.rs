@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_files;
+mod careful;
 mod crashes;
 mod docker;
 mod failing_service;

@@ -66,7 +66,8 @@ impl Running {
         self.read(status)
     }
 
-    fn finish(mut self, within: Duration) -> Finished {
+    /// Waits for its end; panics if it takes longer than `within`.
+    pub(crate) fn finish(mut self, within: Duration) -> Finished {
         if let Some(status) = self.wait(within) {
             return self.read(status);
         }

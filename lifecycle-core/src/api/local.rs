@@ -86,7 +86,7 @@ impl ManagerApi for LocalApi {
     }
 
     async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
-        self.0.plan(declaration).await
+        self.0.plan(declaration)
     }
 
     async fn take_down(&self, volumes: bool) -> Result<OperationV1> {

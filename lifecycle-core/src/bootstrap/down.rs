@@ -24,11 +24,6 @@ const TAKE_DOWN: Duration = Duration::from_mins(30);
 const SILENCE: Duration = Duration::from_mins(1);
 
 impl Bootstrapper {
-    /// What `down` will remove, for the operator to confirm: our nodes, adopted ones apart.
-    pub async fn removal(&self) -> Result<Vec<ObservedNode>> {
-        self.backends.cloud.list().await
-    }
-
     /// Takes everything of the platform down. Repeated after a failure, it goes on.
     pub async fn down(&self, platform: PlatformId, volumes: bool) -> Result<()> {
         let handed = match self.client(platform).await {

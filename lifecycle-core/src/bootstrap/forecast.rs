@@ -55,7 +55,6 @@ impl Bootstrapper {
             && client.health().await.is_ok()
         {
             let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
-            // One that has just started does not lead yet, and knows nothing.
             let plan = loop {
                 match client.plan(declaration).await {
                     Ok(plan) => break plan,
@@ -70,7 +69,12 @@ impl Bootstrapper {
         }
         let key = &self.secrets.key;
         let declared = Arc::new(Declared::new(Generation::default(), declaration, key)?);
-        let observed = look(&self.backends, Arc::clone(&declared), PATIENCE).await;
+        let mut observed = look(&self.backends, Arc::clone(&declared), PATIENCE).await;
+        if observed.cloud_unknown.is_some() && self.state.placed().await?.is_none() {
+            // It was never brought up from here, so nothing is what exists as far as is known;
+            // that the cloud does not answer stands among the problems.
+            observed = Observed::default();
+        }
         let policy = Policy {
             provisions: self.backends.cloud.capabilities().provisions,
             ..self.driver.policy.clone()

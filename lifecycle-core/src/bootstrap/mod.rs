@@ -7,12 +7,15 @@
 mod down;
 mod follow;
 mod forecast;
+mod former;
 mod handover;
+mod lock;
 mod manager_container;
 mod manager_image;
 mod progress;
 mod reach;
 mod registry;
+mod removal;
 mod secrets;
 
 use std::sync::Arc;
@@ -23,10 +26,12 @@ pub use forecast::Forecast;
 pub use handover::{
     HOST_ENGINE_SOCKET, Handover, ManagerConfig, code_directory, handover_directory,
 };
+pub use lock::StateLock;
 pub use manager_container::ManagerImage;
 pub use manager_image::StaticBinary;
 pub use progress::{Progress, Reporter};
 pub use reach::{ReachManager, ThroughNode};
+pub use removal::{Contents, Removal};
 pub use secrets::{MemoryState, OperatorState, Placed, PlatformSecrets, StateDirectory};
 
 use self::progress::Stage;
@@ -85,9 +90,6 @@ pub struct UpOptions {
 impl Bootstrapper {
     /// Brings the platform up and follows until every service is ready or has failed.
     pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
-        if let Some(placed) = self.state.placed().await? {
-            stays(&placed, declaration)?;
-        }
         self.preflight(declaration).await?;
         self.prepare_databases(declaration.id).await?;
         self.state
@@ -137,8 +139,11 @@ impl Bootstrapper {
             .await
     }
 
-    /// Refuses what can never be carried out, before anything is touched.
-    async fn preflight(&self, declaration: &Declaration) -> Result<()> {
+    /// Refuses what can never be carried out. Changes and keeps nothing.
+    pub async fn preflight(&self, declaration: &Declaration) -> Result<()> {
+        if let Some(placed) = self.state.placed().await? {
+            stays(&placed, declaration)?;
+        }
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let mut problems = self.backends.cloud.preflight(&nodes).await?.problems;
         let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
@@ -326,7 +331,18 @@ impl Bootstrapper {
 fn stays(placed: &Placed, declaration: &Declaration) -> Result<()> {
     let (is, wanted) = (&placed.manager.node, &declaration.manager.node);
     if is == wanted {
-        return Ok(());
+        let (is, wanted) = (placed.manager.port, declaration.manager.port);
+        if is == wanted {
+            return Ok(());
+        }
+        return Err(Error::Invalid {
+            what: "manager.port".into(),
+            why: format!(
+                "the manager answers at {is}, which services were told when they started; it \
+                 cannot change to {wanted} yet"
+            ),
+            mend: format!("leave it at {is}, or take the platform down first"),
+        });
     }
     Err(Error::Invalid {
         what: "manager.node".into(),

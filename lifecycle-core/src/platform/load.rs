@@ -9,6 +9,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Report, UnsupportedKey};
 use super::tree::{Node, Place};
 use super::{
     Declaration, RegistrySpec, Sources, dockerfile, environment_file, interpolation, settings,
+    text_file,
 };
 use super::{Settings, toml, validate, yaml};
 use crate::code::{self, CodeBaseRef, CodeStore};
@@ -247,7 +248,7 @@ async fn read_bases(
 }
 
 fn read_text(file: &Path, report: &mut Report) -> Option<String> {
-    match std::fs::read_to_string(file) {
+    match text_file::read(file) {
         Ok(text) => Some(text),
         Err(error) => {
             report.file_problem(
@@ -279,7 +280,7 @@ fn compose_tree(
                     names.join(", ")
                 )
             },
-            "name one file with `--compose`, or merge them with `docker compose config`",
+            "name one file with `--file`, or merge them with `docker compose config`",
         );
         return None;
     };
@@ -297,7 +298,7 @@ fn environment<'s>(
     let own = |name: &str| sources.environment.get(name).cloned();
     let mut beneath = environment_file::Variables::new();
     let file = sources.project_dir.join(".env");
-    if file.is_file()
+    if file.exists()
         && let Some(text) = read_text(&file, report)
     {
         match environment_file::parse(&text, &own) {

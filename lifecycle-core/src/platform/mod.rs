@@ -17,6 +17,7 @@ mod interpolation;
 mod load;
 mod settings;
 mod sources;
+mod text_file;
 mod toml;
 mod tree;
 mod validate;

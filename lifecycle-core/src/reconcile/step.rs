@@ -240,6 +240,14 @@ pub enum Reason {
         /// The digest that is declared, its first digits.
         to: String,
     },
+    /// A host port that it has is declared for another replica now, and its own declaration
+    /// has it elsewhere or not at all.
+    PortPasses {
+        /// The host port.
+        port: u16,
+        /// Who is to have it.
+        to: InstanceId,
+    },
     /// The replica is placed on another node now.
     Moved {
         /// Where it was.
@@ -275,6 +283,9 @@ impl fmt::Display for Reason {
             ),
             Self::SpecChanged { from, to } => {
                 write!(f, "its declaration changed: {from} runs, {to} is declared")
+            }
+            Self::PortPasses { port, to } => {
+                write!(f, "its port {port} is declared for {to} now")
             }
             Self::Moved { from } => write!(f, "it is placed here now and was on {from}"),
             Self::Superseded => f.write_str("what replaces it is up"),
@@ -340,6 +351,13 @@ pub enum HeldBy {
     Image {
         /// Which one.
         image: String,
+    },
+    /// A host port that it is to have is another replica's, which keeps it.
+    Port {
+        /// The host port.
+        port: u16,
+        /// Who has it.
+        holder: InstanceId,
     },
     /// The container runs and is not ready yet.
     NotReadyYet {
@@ -408,6 +426,7 @@ impl fmt::Display for HeldBy {
             Self::NodeChanging { node, power } => write!(f, "node {node} is {power}"),
             Self::Node { node } => write!(f, "waits for node {node}"),
             Self::Image { image } => write!(f, "waits for the image {image}"),
+            Self::Port { port, holder } => write!(f, "its port {port} is taken by {holder}"),
             Self::NotReadyYet { .. } => f.write_str("runs, not ready yet"),
             Self::Dependency { service, condition } => match condition {
                 DependencyCondition::ServiceStarted => {

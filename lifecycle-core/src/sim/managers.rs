@@ -2,7 +2,7 @@
 //! [`Manager`] runs as a task of this process, over what the bootstrapper really put on the node.
 //! The registry of a node outlives its managers, as its file does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -25,9 +25,13 @@ use crate::host::{ByteStream, NodeHandle};
 use crate::manager::Manager;
 use crate::model::{ContainerId, NodeName, OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
+use crate::reconcile::execute::node_directory;
 use crate::reconcile::{Backends, DriverOptions, Plan};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
 use crate::runtime::{ContainerState, Owner, Role};
+
+/// The form of a registry's file that a program did not write itself.
+const NEWER: &str = "a registry in a newer form";
 
 /// The managers of a world: one for each running container of that role.
 #[derive(Debug, Clone)]
@@ -39,6 +43,8 @@ struct Inner {
     driver: DriverOptions,
     databases: SimDatabases,
     registries: Mutex<BTreeMap<NodeName, Arc<MemoryRegistry>>>,
+    /// Digests of images whose program changes the registry's file and then never answers.
+    broken: Mutex<BTreeSet<String>>,
     processes: Mutex<BTreeMap<NodeName, Process>>,
 }
 
@@ -61,6 +67,7 @@ impl SimManagers {
             driver,
             databases,
             registries: Mutex::default(),
+            broken: Mutex::default(),
             processes: Mutex::default(),
         }))
     }
@@ -68,6 +75,13 @@ impl SimManagers {
     /// The databases that they reach.
     pub fn databases(&self) -> SimDatabases {
         self.0.databases.clone()
+    }
+
+    /// The program of images with this digest brings the registry's file to a form that no
+    /// other program reads, and then never answers.
+    pub fn break_image(&self, digest: &str) {
+        let mut broken = self.0.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.insert(digest.get(..12).unwrap_or(digest).to_owned());
     }
 
     /// The registry in the file on a node, if a manager ever ran there.
@@ -109,6 +123,15 @@ impl Inner {
             return Ok(Arc::clone(&process.manager));
         }
         processes.remove(node);
+        let file = format!("{}/registry.db", node_directory(platform));
+        if self.is_broken(node, &container.name) {
+            self.world.write_file(node, &file, NEWER);
+            return Err(silent());
+        }
+        match self.world.file(node, &file) {
+            Some((_, form)) if form == NEWER => return Err(silent()),
+            _ => self.world.write_file(node, &file, "a registry"),
+        }
         let manager = self.start(node, platform)?;
         let mut task = JoinSet::new();
         let running = Arc::clone(&manager);
@@ -125,6 +148,12 @@ impl Inner {
         };
         processes.insert(node.clone(), process);
         Ok(manager)
+    }
+
+    fn is_broken(&self, node: &NodeName, container: &str) -> bool {
+        let image = self.world.image_of(node, container).unwrap_or_default();
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.iter().any(|digest| image.ends_with(digest))
     }
 
     /// The registry that a manager on `node` is told to use.

@@ -14,9 +14,10 @@
 //! |---|---|
 //! | `world` | the world itself, and what a test asks of it |
 //! | `actor` | the gate that every call goes through: latency, faults, crashes, the record |
+//! | `files` | what scripts do with a host's files |
 //! | `cloud`, `host`, `runtime`, `probe`, `code` | the traits |
 //! | `machine`, `engine` | a VM, and the containers on it |
-//! | `managers` | the manager's process (feature `api`) |
+//! | `managers`, `bootstrapper` | the manager's process, and a bootstrapper (feature `api`) |
 //! | `databases` | registries in databases of their own |
 //! | `behaviour` | how services behave, by script |
 //! | `dockerfile` | what the engine must know of a Dockerfile |
@@ -25,6 +26,8 @@
 
 mod actor;
 mod behaviour;
+#[cfg(feature = "api")]
+mod bootstrapper;
 mod chance;
 mod cloud;
 mod code;
@@ -32,6 +35,7 @@ mod databases;
 mod dockerfile;
 mod engine;
 mod fault;
+mod files;
 mod host;
 mod ledger;
 mod machine;

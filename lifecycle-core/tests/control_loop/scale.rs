@@ -6,19 +6,19 @@ use lifecycle_core::sim::SimWorld;
 use crate::platform::{after, empty, named, node, owner};
 use crate::stage::Stage;
 
-#[tokio::test(start_paused = true)]
-async fn thirty_nodes_with_three_hundred_services_come_up() {
+/// So many nodes with ten services each, in rows of ten that wait for each other.
+async fn comes_up(nodes: u32) {
     let seed = 1;
     let world = SimWorld::new(seed);
-    let nodes = (1..=30).map(|n| NodeSpec::new(node(&format!("n{n}"))));
-    let mut declaration = empty(&owner(1), nodes.collect());
+    let specs = (1..=nodes).map(|n| NodeSpec::new(node(&format!("n{n}"))));
+    let mut declaration = empty(&owner(1), specs.collect());
     world.publish_image("worker:1");
-    for n in 1..=300 {
+    for n in 1..=nodes * 10 {
         let mut spec = named(&world, &format!("s{n}"), 80);
         spec.source = lifecycle_core::model::ImageSource::Image("worker:1".into());
-        if n > 30 {
+        if n > nodes {
             let condition = DependencyCondition::ServiceHealthy;
-            after(&mut spec, &format!("s{}", n - 30), condition);
+            after(&mut spec, &format!("s{}", n - nodes), condition);
         }
         declaration.services.insert(spec.name.clone(), spec);
     }
@@ -26,4 +26,14 @@ async fn thirty_nodes_with_three_hundred_services_come_up() {
     stage.start();
     stage.converged().await;
     stage.assert_whole().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn thirty_nodes_with_three_hundred_services_come_up() {
+    comes_up(30).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hundred_nodes_with_two_thousand_services_come_up() {
+    comes_up(200).await;
 }

@@ -94,7 +94,7 @@ impl PlatformDraft {
     /// The services; `ordered` without it leaves out everything that makes one wait for another.
     fn service_specs(&self, nodes: &[NodeSpec], ordered: bool) -> Vec<ServiceSpec> {
         let mut specs: Vec<ServiceSpec> = Vec::new();
-        for ((draft, name), own) in self.services.iter().zip(NAMES).zip((0_u16..).step_by(2)) {
+        for (draft, name) in self.services.iter().zip(NAMES) {
             if !draft.present {
                 continue;
             }
@@ -108,9 +108,7 @@ impl PlatformDraft {
                 spec = spec.on(nodes[on % nodes.len()].name.as_str());
             }
             if let Some(port) = draft.host_port {
-                // No two services share a port: one that takes over the port of its own
-                // dependent's former specification waits for it without end as yet.
-                spec = spec.host_port(port + own);
+                spec = spec.host_port(port);
             }
             if draft.on_failure {
                 spec = spec.restart(RestartPolicy::OnFailure { max_retries: None });

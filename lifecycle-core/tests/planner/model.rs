@@ -301,19 +301,12 @@ impl World {
             service.image
         );
         for other in engine.containers.iter().filter(|c| is_running(c)) {
-            let wanted = ports.iter().filter(|_| same_spec);
-            let taken = wanted.filter(|port| other.ports.contains(port)).count() > 0;
-            if other.role == role(id) || !taken {
-                continue;
-            }
-            // Two that swap ports meet, and try again; what has to go makes room first.
-            let stays = |id: &InstanceId| declared.wants(id);
+            let mut wanted = ports.iter().filter(|_| same_spec);
             assert!(
-                matches!(&other.role, Role::Instance(id) if stays(id)),
+                other.role == role(id) || !wanted.any(|port| other.ports.contains(port)),
                 "a port of {name} on {node} is still taken by {}",
                 other.name
             );
-            return;
         }
         if !exists {
             self.leave(node, id, service.digest.as_str(), ContainerState::Created);

@@ -171,8 +171,10 @@ fn assert_converged(world: &World, declared: &Declared, plan: &Plan) {
 }
 
 fn config() -> ProptestConfig {
+    // `PROPTEST_CASES` for a longer search.
+    let cases = std::env::var("PROPTEST_CASES").ok();
     ProptestConfig {
-        cases: 64,
+        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(64),
         failure_persistence: None,
         max_shrink_iters: 4_000,
         ..ProptestConfig::default()

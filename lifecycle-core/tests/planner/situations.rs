@@ -357,6 +357,53 @@ fn a_service_takes_over_the_port_of_one_that_was_removed() {
 }
 
 #[test]
+fn a_service_takes_over_the_port_of_one_that_waits_for_it() {
+    let before = declared(&["n1"], vec![service("web").host_port(80)]);
+    let mut world = World::empty();
+    world.settle(&before);
+    let proxy = service("proxy").host_port(80);
+    let declared = declared(&["n1"], vec![service("web").ready_after("proxy"), proxy]);
+    insta::assert_snapshot!(text(&world.plan(&declared)));
+    let plan = world.settle(&declared);
+    assert!(plan.is_empty() && plan.settled);
+}
+
+#[test]
+fn services_swap_their_ports() {
+    let services = |a, b| {
+        vec![
+            service("a").host_port(a),
+            service("b").host_port(b).ready_after("a"),
+        ]
+    };
+    let mut world = World::empty();
+    world.settle(&declared(&["n1"], services(80, 81)));
+    let declared = declared(&["n1"], services(81, 80));
+    insta::assert_snapshot!(text(&world.plan(&declared)));
+    let plan = world.settle(&declared);
+    assert!(plan.is_empty() && plan.settled);
+}
+
+#[test]
+fn a_former_specification_that_came_back_keeps_its_port() {
+    let web = service("web").host_port(80);
+    let mut world = World::empty();
+    world.settle(&declared(&["n1"], vec![web.clone()]));
+    let second = declared(&["n1"], vec![service("web").version(2)]);
+    let web = instance("web", 1);
+    let digest = second.services[&web.service].digest.clone();
+    world.never_ready.insert(digest);
+    world.settle(&second);
+    world.now += TimeDelta::minutes(5);
+    world.settle(&second);
+    let proxy = service("proxy").host_port(80);
+    let third = declared(&["n1"], vec![service("web").version(2), proxy]);
+    let plan = world.settle(&third);
+    assert!(plan.steps.is_empty() && plan.settled);
+    insta::assert_snapshot!(text(&plan));
+}
+
+#[test]
 fn the_platform_is_taken_down() {
     let declared = shop_declared().emptied();
     let mut world = shop_world();

@@ -64,7 +64,7 @@ pub(super) async fn plan(
     State(manager): State<Arc<Manager>>,
     Whole(body): Whole,
 ) -> Result<Json<Plan>, Problem> {
-    Ok(Json(manager.plan(&read(&body)?).await?))
+    Ok(Json(manager.plan(&read(&body)?)?))
 }
 
 /// What to take down beside services and nodes.

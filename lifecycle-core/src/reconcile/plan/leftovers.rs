@@ -16,27 +16,17 @@ impl<'a> Planning<'a> {
         &mut self,
         instance: &InstanceId,
         node: &NodeName,
-        container: &ObservedContainer,
+        container: &'a ObservedContainer,
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
     ) -> Gate {
         if container.state.is_running() {
-            let stopped = self.propose(
-                Action::StopInstance {
-                    instance: instance.clone(),
-                    container: container.name.clone(),
-                    id: container.id.clone(),
-                    node: node.clone(),
-                },
-                needs.clone(),
-                reason.clone(),
-            );
-            match stopped {
+            match self.stop(instance, node, container, reason, needs.clone()) {
                 Gate::After(step) => {
                     needs.insert(step);
                 }
                 Gate::Open => {}
-                Gate::Shut { .. } => return stopped,
+                shut @ Gate::Shut { .. } => return shut,
             }
         }
         self.propose(
@@ -55,7 +45,7 @@ impl<'a> Planning<'a> {
     pub(super) fn supersede(
         &mut self,
         instance: &InstanceId,
-        others: &[(&NodeName, &ObservedContainer)],
+        others: &[(&NodeName, &'a ObservedContainer)],
         reason: &Reason,
     ) {
         for (node, container) in others {

@@ -3,28 +3,37 @@
 //!
 //! - [`nodes`]: a node before its Docker.
 //! - [`images`]: an image before its container; built or pulled once, then copied.
-//! - [`instances`]: a service before those that depend on it, `starts: last` after all others;
-//!   stop-first replacement with a way back.
+//! - [`order`]: a service before those that depend on it, `starts: last` after all others.
+//! - [`instances`]: each replica made where it is placed, and kept [`alive`].
+//! - [`replacement`]: stop-first, with a way back.
+//! - [`ports`]: a host port passes from one to another.
 //! - [`leftovers`]: what is no longer declared, in reverse start order.
 //! - [`text`]: a plan as people read it.
 
+mod alive;
 mod images;
 mod instances;
 mod leftovers;
 mod nodes;
+mod order;
+mod ports;
+mod replacement;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::declared::Declared;
 use super::observe::Observed;
 use super::placement::{Placement, place};
-use super::step::{Action, Held, HeldBy, Plan, Reason, Step, StepId};
-use crate::model::{InstanceId, NodeName, Protocol, ServiceName, Starts, Subject};
+use super::step::{Action, Held, HeldBy, InstanceStatus, Plan, Reason, Step, StepId};
+use crate::model::{
+    ContainerId, InstanceId, InstanceState, NodeName, Protocol, ServiceName, Starts, Subject,
+};
 use crate::runtime::{ObservedContainer, Role};
 
 /// What the planner may assume and how patient it is.
@@ -103,7 +112,11 @@ struct Planning<'a> {
     /// Nodes that are deleted though nobody can see what runs on them.
     fences: BTreeMap<&'a NodeName, Gate>,
     /// Host ports that containers which are no longer declared still have.
-    leaving: BTreeMap<(&'a NodeName, u16, Protocol), Gate>,
+    leaving: BTreeMap<HostPort<'a>, Gate>,
+    /// Host ports that are declared, and which running container has them now.
+    holders_of_ports: BTreeMap<HostPort<'a>, (&'a InstanceId, &'a ObservedContainer)>,
+    /// The containers that are stopped, in the order in which that was found.
+    stops: IndexMap<&'a ContainerId, Gate>,
     image_gates: BTreeMap<(NodeName, String), Gate>,
     /// The steps that bring an image to its first node.
     image_origins: BTreeMap<String, (NodeName, StepId)>,
@@ -113,6 +126,9 @@ struct Planning<'a> {
     up: BTreeMap<InstanceId, Up>,
     plan: Plan,
 }
+
+/// A port of a node.
+type HostPort<'a> = (&'a NodeName, u16, Protocol);
 
 /// How far a replica is, as those that depend on it see it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -159,6 +175,8 @@ impl<'a> Planning<'a> {
             node_gates: BTreeMap::new(),
             fences: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            holders_of_ports: ports::holders(declared, observed),
+            stops: IndexMap::new(),
             image_gates: BTreeMap::new(),
             image_origins: BTreeMap::new(),
             starts: BTreeMap::new(),
@@ -267,5 +285,19 @@ impl<'a> Planning<'a> {
             .collect();
         order.sort();
         order.into_iter().map(|(_, _, name)| name).collect()
+    }
+}
+
+fn status(
+    node: Option<NodeName>,
+    container: Option<&ObservedContainer>,
+    state: InstanceState,
+    settled: bool,
+) -> InstanceStatus {
+    InstanceStatus {
+        node,
+        container: container.map(|c| c.id.clone()),
+        state,
+        settled,
     }
 }

@@ -1,0 +1,103 @@
+//! How long planning takes: on platforms of 100, 1,000 and 5,000 nodes with ten replicas each,
+//! with nothing there and with everything converged; and how many replicas are placed per
+//! second. Prints, asserts nothing.
+//!
+//! `cargo bench -p benches --bench planning`. The table at the end sets planning against raw
+//! operations on the same observation in the same run: copying it, writing it as JSON.
+
+#![expect(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench that cannot go on fails, and it talks to who runs it"
+)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use benches::{Shape, converged, declared, now};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
+use lifecycle_core::reconcile::placement::place;
+use lifecycle_core::reconcile::{Declared, Observed, Policy, plan};
+
+const NODES: [u32; 3] = [100, 1_000, 5_000];
+const REPLICAS_PER_NODE: u32 = 10;
+
+fn platform(nodes: u32, shape: Shape) -> Declared {
+    declared(nodes, nodes * REPLICAS_PER_NODE, shape).expect("a platform of this size is valid")
+}
+
+fn planning(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("planning");
+    group.sample_size(10);
+    let policy = Policy::default();
+    for nodes in NODES {
+        let declared = platform(nodes, Shape::Rows);
+        for (state, observed) in [
+            ("empty", Observed::default()),
+            ("converged", converged(&declared)),
+        ] {
+            group.throughput(Throughput::Elements(u64::from(nodes * REPLICAS_PER_NODE)));
+            group.bench_with_input(BenchmarkId::new(state, nodes), &observed, |b, observed| {
+                b.iter(|| plan(&declared, observed, &policy, now()));
+            });
+        }
+    }
+}
+
+fn placement(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("placements");
+    group.sample_size(10);
+    for nodes in NODES {
+        for (name, shape) in [
+            ("one-service", Shape::OneService),
+            ("one-replica-each", Shape::OneReplicaEach),
+        ] {
+            let declared = platform(nodes, shape);
+            group.throughput(Throughput::Elements(u64::from(nodes * REPLICAS_PER_NODE)));
+            group.bench_with_input(BenchmarkId::new(name, nodes), &declared, |b, declared| {
+                b.iter(|| place(declared, &Observed::default()));
+            });
+        }
+    }
+}
+
+/// The shortest of a few runs.
+fn shortest<T>(mut work: impl FnMut() -> T) -> Duration {
+    let run = |()| {
+        let since = Instant::now();
+        black_box(work());
+        since.elapsed()
+    };
+    [(); 5].map(run).into_iter().min().unwrap_or_default()
+}
+
+/// Planning as a multiple of what one has to do with an observation anyway.
+fn ratios() {
+    println!("\nplanning for a converged platform, as a multiple of a raw operation in this run");
+    println!("nodes  planning      copying the observation    writing it as JSON");
+    for nodes in NODES {
+        let declared = platform(nodes, Shape::Rows);
+        let observed = converged(&declared);
+        let policy = Policy::default();
+        let planned = shortest(|| plan(&declared, &observed, &policy, now()));
+        let copied = shortest(|| observed.clone());
+        let written = shortest(|| serde_json::to_vec(&observed).map(|json| json.len()));
+        let times = |raw: Duration| planned.as_secs_f64() / raw.as_secs_f64();
+        println!(
+            "{nodes:>5}  {planned:>9.1?}  {:>6.2} × ({copied:>9.1?})    {:>6.2} × ({written:>9.1?})",
+            times(copied),
+            times(written),
+        );
+    }
+}
+
+criterion_group!(benches, planning, placement);
+
+fn main() {
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+    // `cargo test` runs a bench once to see that it works; only `cargo bench` measures.
+    if std::env::args().any(|argument| argument == "--bench") {
+        ratios();
+    }
+}

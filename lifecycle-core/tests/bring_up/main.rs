@@ -1,7 +1,9 @@
 //! The bootstrapper as a whole against the simulated world: up, up again, changed, down, and a
 //! crash before and after every single effect.
 
+mod registry;
 mod stage;
+mod upgrade;
 
 use lifecycle_core::sim::{Edge, EffectOutcome};
 

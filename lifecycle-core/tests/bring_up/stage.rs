@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lifecycle_core::Result;
 use lifecycle_core::bootstrap::{
-    Bootstrapper, MemoryState, OperatorState, Outcome, Removal, UpOptions,
+    Bootstrapper, ManagerImage, MemoryState, OperatorState, Outcome, Removal, UpOptions,
 };
 use lifecycle_core::clock::{IdSource, SeededIds};
 use lifecycle_core::code::CodeStore;
@@ -14,16 +14,19 @@ use lifecycle_core::model::{
     BuildSource, Constraint, ConstraintOperator, DependencyCondition, ImageSource, NodeName,
     NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, Starts,
 };
-use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
+use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec, RegistrySpec};
 use lifecycle_core::reconcile::DriverOptions;
 use lifecycle_core::runtime::Owner;
-use lifecycle_core::sim::{SimManagers, SimWorld};
+use lifecycle_core::sim::{SimDatabases, SimManagers, SimWorld};
 
 pub(crate) struct Stage {
     pub(crate) world: SimWorld,
-    managers: SimManagers,
+    pub(crate) managers: SimManagers,
     state: Arc<MemoryState>,
-    declaration: Declaration,
+    pub(crate) declaration: Declaration,
+    pub(crate) registry: RegistrySpec,
+    /// A manager's image instead of the usual one.
+    pub(crate) manager_image: Option<Arc<dyn ManagerImage>>,
 }
 
 fn node(name: &str) -> NodeName {
@@ -86,6 +89,8 @@ impl Stage {
             world,
             state: Arc::default(),
             declaration,
+            registry: RegistrySpec::default(),
+            manager_image: None,
         };
         stage.change_code("api", "first").await;
         stage
@@ -148,7 +153,16 @@ impl Stage {
         }
         bootstrapper.state = Arc::clone(&self.state) as Arc<dyn OperatorState>;
         bootstrapper.reach = Arc::new(self.managers.clone());
+        bootstrapper.registry = self.registry.clone();
+        bootstrapper.databases = Arc::new(self.databases());
+        if let Some(image) = &self.manager_image {
+            bootstrapper.manager_image = Arc::clone(image);
+        }
         bootstrapper
+    }
+
+    pub(crate) fn databases(&self) -> SimDatabases {
+        self.managers.databases()
     }
 
     pub(crate) async fn up(&self) -> Result<Outcome> {

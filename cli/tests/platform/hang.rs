@@ -46,7 +46,11 @@ fn is_ready(status: &Value, service: &str) -> bool {
 #[test]
 fn a_hanging_node_is_shown_and_holds_up_no_other() {
     let project = Project::new();
-    let services = [service("at-b", "b"), service("at-c", "c")];
+    let both = format!(
+        "  both:{STATIC_SERVER}    expose: [\"8000\"]\n    \
+         deploy: {{replicas: 2, placement: {{constraints: [\"node.hostname != a\"]}}}}\n"
+    );
+    let services = [service("at-b", "b"), service("at-c", "c"), both];
     project.compose(&services.concat());
     project.write("platform.toml", NODES);
     project.static_server("server");
@@ -61,7 +65,7 @@ fn a_hanging_node_is_shown_and_holds_up_no_other() {
         assert!(up.runs(), "`up` ended without c");
         let status = try_status(&project)?;
         // The declaration may not be read yet.
-        let is_declared = status["services"].as_array().is_some_and(|s| s.len() == 2);
+        let is_declared = status["services"].as_array().is_some_and(|s| s.len() == 3);
         (is_declared && is_ready(&status, "at-b")).then_some(status)
     });
     assert!(!is_ready(&status, "at-c"), "{status}");
@@ -81,9 +85,14 @@ fn hangs_later(project: &Project, c: &Node) {
     let (cursor, at_c, at_b) = (api.last_event(), c.service("at-c"), b.service("at-b"));
     let before = b.exec(&["date", "--utc", "+%Y-%m-%dT%H:%M:%S.%6NZ"]);
     docker(&["pause", &c.container]);
+    output_of_the_others_flows(project);
     let status = until("c is unknown", NOTICED, || {
         let status = project.status();
-        (node(&status, "c")["state"] == "unknown").then_some(status)
+        // Its parts are asked side by side.
+        let is_noticed = status["platform"]["state"] == "degraded"
+            && instance(&status, "at-c")["state"] == "unknown"
+            && node(&status, "c")["state"] == "unknown";
+        is_noticed.then_some(status)
     });
     let unknown = node(&status, "c");
     let since = unknown["unknown_since"].as_str().unwrap();
@@ -95,10 +104,10 @@ fn hangs_later(project: &Project, c: &Node) {
     let why = unknown["unknown_why"].as_str().unwrap();
     assert!(!why.is_empty(), "{unknown}");
     let shown = project.ends(0, &["status"]).stdout;
-    assert!(shown.contains(&format!("unknown: {why}")), "{shown}");
-    assert_eq!(status["platform"]["state"], "degraded");
-    assert_eq!(instance(&status, "at-c")["state"], "unknown", "{status}");
+    let told = format!("unknown since {since}: {why}");
+    assert!(shown.contains(&told), "{told} in {shown}");
     assert_eq!(instance(&status, "at-c")["why"], why, "{status}");
+    output_of_the_others_flows(project);
     for other in ["a", "b"] {
         assert_eq!(node(&status, other)["state"], "running", "{status}");
     }
@@ -145,4 +154,34 @@ fn hangs_later(project: &Project, c: &Node) {
     for step in planned.flat_map(|e| e.event.data["steps"].as_array().unwrap()) {
         assert_eq!(step["instance"], "at-b-1", "{events:#?}");
     }
+}
+
+/// A service runs on the node that hangs and on another: the lines of the one come, and of the
+/// other the reason why not.
+fn output_of_the_others_flows(project: &Project) {
+    let logs = project.ends(0, &["logs", "both"]);
+    let lines: Vec<&str> = logs.stdout.lines().collect();
+    let instances: Vec<_> = lines
+        .iter()
+        .map(|l| l.split(" | ").next().unwrap())
+        .collect();
+    assert!(
+        !lines.is_empty() && instances.iter().all(|i| *i == instances[0]),
+        "{lines:#?}"
+    );
+    let status = project.status();
+    let both = status["services"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|s| s["name"] == "both");
+    let both = both.unwrap()["instances"].as_array().unwrap();
+    let on = |name: &str| {
+        both.iter().find(|i| i["node"] == name).unwrap()["id"]
+            .as_str()
+            .unwrap()
+    };
+    assert_eq!(instances[0], on("b"), "{lines:#?}");
+    let told = format!("warning: {}: no more of its output can be had: ", on("c"));
+    assert!(logs.stderr.contains(&told), "{told} in {}", logs.stderr);
 }

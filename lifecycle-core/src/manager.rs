@@ -1,26 +1,27 @@
 //! The lifecycle manager as a library object: leads while it holds the lease, drives the
 //! platform to what is declared, and answers who asks.
 
+mod output;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::error::{Error, Result};
 use crate::model::{
-    Epoch, EventKind, Generation, InstanceRecord, NewEvent, Operation, OperationId, OperationKind,
-    OperationState, PlatformId, PlatformName, ServiceName, Subject,
+    Epoch, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind, OperationState,
+    PlatformId, PlatformName, Subject,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::{
     Backends, Declared, Driver, DriverOptions, Observed, Plan, ServiceApi, Status, Target, plan,
 };
 use crate::registry::{Batch, Change, Credential, EventPage, Lease, Mirrors, Snapshot};
-use crate::runtime::{LogLine, LogOptions};
 use crate::secret::{PlatformKey, Sensitive, token_hash};
+
+pub use output::{InstanceOutput, Output};
 
 /// The name under which the registry keeps the hash of the token that changes things.
 const ADMIN_TOKEN: &str = "admin-token";
@@ -543,53 +544,6 @@ impl Manager {
     /// Events after a cursor.
     pub async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
         self.backends.registry.events(after, limit).await
-    }
-
-    /// The output of all instances of a service, each line with its instance.
-    pub async fn logs(
-        &self,
-        service: &ServiceName,
-        options: LogOptions,
-    ) -> Result<BoxStream<'static, Result<(String, LogLine)>>> {
-        let snapshot = self.backends.registry.snapshot().await?;
-        let declared = snapshot
-            .declaration
-            .as_ref()
-            .is_some_and(|(_, d)| d.services.contains_key(service));
-        if !declared {
-            return Err(Error::not_found(format!("service {service}")));
-        }
-        let mut streams = Vec::new();
-        for record in snapshot.instances.values().map(|v| &v.value) {
-            if record.id.service == *service {
-                streams.push(self.instance_logs(record, &snapshot, &options).await?);
-            }
-        }
-        Ok(futures_util::stream::select_all(streams).boxed())
-    }
-
-    async fn instance_logs(
-        &self,
-        record: &InstanceRecord,
-        snapshot: &Snapshot,
-        options: &LogOptions,
-    ) -> Result<BoxStream<'static, Result<(String, LogLine)>>> {
-        let observed = self.observations.borrow().clone();
-        let seen = observed.nodes.get(&record.node).map(|view| &view.machine);
-        // Who does not lead goes by what the leader has recorded.
-        let recorded = snapshot.nodes.get(&record.node);
-        let machine = seen
-            .or_else(|| recorded.and_then(|node| node.value.observed.as_ref()))
-            .ok_or_else(|| Error::not_found(format!("node {}", record.node)))?;
-        let handle = self.backends.connector.connect(machine).await?;
-        let instance = record.id.to_string();
-        let lines = handle
-            .runtime
-            .logs(&record.container.0, options.clone())
-            .await?;
-        Ok(lines
-            .map(move |line| line.map(|line| (instance.clone(), line)))
-            .boxed())
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
         let line = line?;
         if arguments.json {
             printer::record(&line)?;
+        } else if line.notice {
+            printer::talk(&format!("warning: {}: {}", line.instance, line.line.text));
         } else {
             printer::data(&format!("{} | {}", line.instance, line.line.text))?;
         }

@@ -7,20 +7,18 @@ use serde_json::Value;
 
 use crate::docker::{Belongings, Node};
 use crate::document::{endpoints, instances};
-use crate::project::Project;
+use crate::project::{Project, STATIC_SERVER};
 use crate::subprocess::until;
 
 /// Two nodes, and two services of which one waits for the other.
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[manager]\nnode = \"a\"\n";
-const SERVICES: &str = r#"
-  web:
-    build: ./web
-    ports: ["8080:8080"]
+const WEB: &str = r#"
+    ports: ["8080:8000"]
     volumes: ["data:/data"]
     deploy: {placement: {constraints: ["node.hostname == b"]}}
-  door:
-    build: ./web
-    ports: ["8081:8080"]
+"#;
+const DOOR: &str = r#"
+    ports: ["8081:8000"]
     depends_on: [web]
     deploy: {placement: {constraints: ["node.hostname == a"]}}
 volumes:
@@ -76,9 +74,11 @@ fn say(text: &str) {
 
 fn project() -> Project {
     let project = Project::new();
-    project.compose(SERVICES);
+    project.compose(&format!(
+        "  web:{STATIC_SERVER}{WEB}  door:{STATIC_SERVER}{DOOR}"
+    ));
     project.write("platform.toml", NODES);
-    project.web_server("web");
+    project.static_server("server");
     project
 }
 

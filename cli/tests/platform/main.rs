@@ -11,6 +11,7 @@ mod crashes;
 mod docker;
 mod document;
 mod failing_service;
+mod hang;
 mod hello;
 mod https;
 mod project;

@@ -30,6 +30,13 @@ const API: u16 = 7443;
 /// A web server in what the base image has; see `examples/hello`.
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello/hello");
 
+/// What a service says whose code base is [`Project::static_server`], beside its ports.
+pub(crate) const STATIC_SERVER: &str = r#"
+    build: ./server
+    command: [authentication]
+    environment: {SIGNING_KEY: signing, DEVICE_SECRET: device}
+"#;
+
 /// A project.
 #[derive(Debug)]
 pub(crate) struct Project {
@@ -92,6 +99,16 @@ impl Project {
         let built = Path::new(env!("CARGO_BIN_EXE_bootstrapper")).with_file_name(program);
         require_fresh(&built);
         std::fs::copy(built, self.directory.path().join(path)).unwrap();
+    }
+
+    /// A code base with a web server on port 8000 that hardly weighs anything: a service of the
+    /// IoT example that needs no other. [`STATIC_SERVER`] declares what it needs.
+    pub(crate) fn static_server(&self, code: &str) {
+        self.write(
+            &format!("{code}/Dockerfile"),
+            "FROM scratch\nCOPY iot-platform /\nENTRYPOINT [\"/iot-platform\"]\n",
+        );
+        self.put_program("iot-platform", &format!("{code}/iot-platform"));
     }
 
     /// A command of the bootstrapper.

@@ -98,7 +98,7 @@ async fn failure(
         last_lines = lines
             .into_iter()
             .filter_map(Result::ok)
-            .filter(|l| l.instance == instance.id)
+            .filter(|l| l.instance == instance.id && !l.notice)
             .map(|l| l.line.text)
             .collect();
     }

@@ -72,6 +72,7 @@ pub enum EventKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewEvent {
     /// When it happened.
+    #[serde(serialize_with = "crate::clock::six_digits::serialize")]
     pub at: DateTime<Utc>,
     /// Its kind.
     pub kind: EventKind,

@@ -68,9 +68,8 @@ pub(super) async fn logs(
         follow: lines.follow,
     };
     let lines = manager.logs(&name, options).await?;
-    let body = lines.map(|line| {
-        let (instance, line) = line.map_err(std::io::Error::other)?;
-        let mut text = serde_json::to_vec(&ServiceLogLine { instance, line })?;
+    let body = lines.map(|output| {
+        let mut text = serde_json::to_vec(&ServiceLogLine::from(output))?;
         text.push(b'\n');
         Ok::<_, std::io::Error>(text)
     });

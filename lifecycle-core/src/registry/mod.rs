@@ -75,6 +75,20 @@ pub struct NodeRecord {
     pub operation: Option<CloudOperation>,
 }
 
+impl NodeRecord {
+    /// A node of which nothing is known but its name.
+    pub fn new(name: NodeName) -> Self {
+        Self {
+            name,
+            observed: None,
+            engine: None,
+            host_keys: Vec::new(),
+            unknown: None,
+            operation: None,
+        }
+    }
+}
+
 /// Since when and why something cannot be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unknown {

@@ -207,14 +207,14 @@ impl Writer<'_> {
         use instance_endpoint::Column::Container;
 
         let forgotten = effect.instances.iter().filter(|(_, put)| put.is_none());
-        let forgotten: Vec<&str> = forgotten.map(|(id, _)| id.0.as_str()).collect();
+        let forgotten: Vec<&str> = forgotten.map(|(id, _)| id.0.as_ref()).collect();
         self.delete::<instance::Entity>(instance::Column::Container, &forgotten)
             .await?;
         let put: Vec<_> = effect.instances.values().flatten().collect();
         let rows = put.iter().copied().map(instance::Model::of);
         self.upsert::<instance::Entity>(rows.collect::<Result<_>>()?)
             .await?;
-        let containers: Vec<&str> = put.iter().map(|p| p.value.container.0.as_str()).collect();
+        let containers: Vec<&str> = put.iter().map(|p| p.value.container.0.as_ref()).collect();
         self.delete::<instance_endpoint::Entity>(Container, &containers)
             .await?;
         let mut rows = Vec::new();

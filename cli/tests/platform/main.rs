@@ -7,9 +7,13 @@
 mod bad_files;
 mod careful;
 mod crashes;
+mod database;
 mod docker;
 mod failing_service;
 mod hello;
+#[path = "../../../lifecycle-core/tests/registry/postgres_server.rs"]
+#[expect(dead_code, reason = "the core's tests use the rest")]
+mod postgres_server;
 mod project;
 mod reboot;
 mod secrets;

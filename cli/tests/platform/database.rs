@@ -1,5 +1,6 @@
 //! A platform whose registry lies in PostgreSQL, two kinds of it in databases of their own.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -127,8 +128,25 @@ fn a_server_that_does_not_run_is_told_first(project: &Project, server: &Postgres
         "{}",
         refused.stderr
     );
-    assert!(Belongings::of(&project.id()).is_empty());
+    assert!(project.identity().is_none(), "nothing was kept");
+    let planned = project.ends(0, &["plan"]);
+    assert!(
+        planned.stdout.contains("registry.url"),
+        "{}",
+        planned.stdout
+    );
     server.run();
+    let planned = project.ends(0, &["plan"]);
+    assert!(
+        !planned.stdout.contains("registry.url"),
+        "{}",
+        planned.stdout
+    );
+    assert_eq!(
+        server.query_in("central", "\\dt"),
+        "",
+        "a plan leaves no trace"
+    );
 }
 
 /// No secret is where it does not belong.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lifecycle_core::api::{LocalApi, ManagerApi};
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::error::Error;
-use lifecycle_core::model::{Epoch, EventKind, ServiceClass};
+use lifecycle_core::model::{Epoch, EventKind, ServiceClass, ServiceName};
 use lifecycle_core::registry::{
     Batch, Change, Kind, MemoryRegistry, Mirrors, Registry, SqlDatabases, SqlRegistry,
 };
@@ -80,7 +80,7 @@ async fn each_has_its_own(stage: &Stage, databases: &SimDatabases) {
         instances.retain(|_, v| services.contains(&v.value.id.service.as_str()));
         assert_eq!(held.instances, instances, "{url}");
         let (_, declared) = held.declaration.unwrap();
-        let declared: Vec<&str> = declared.services.keys().map(|s| s.as_str()).collect();
+        let declared: Vec<&str> = declared.services.keys().map(ServiceName::as_str).collect();
         assert_eq!(declared, services, "{url}");
         assert_eq!(held.last_event, whole.last_event, "{url}");
     }
@@ -97,7 +97,8 @@ async fn each_kinds_database_has_its_own_rows_through_outages_losses_and_take_ov
     let cursor = stage.last_event().await;
     databases.set_away(MODELS, true);
     let (node, container) = stage.place(&crate::platform::instance("web", 1));
-    stage.world.remove_container(&node, &container.name);
+    let faults = stage.world.faults();
+    faults.remove_container(&node, &container.name).unwrap();
     stage.pass(Duration::from_mins(5)).await;
     stage.converged().await;
     let away = stage.events(EventKind::DatabaseAway, cursor).await;

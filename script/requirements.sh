@@ -5,6 +5,7 @@
 : "${root:?is set by the script that sources this}" "${log_dir:?is set by progress.sh}"
 script_arguments=("$@")
 base_image=debian:bookworm-slim
+docker_problem=""                         # why Docker cannot be used, once that is known
 docker_pid=""                             # the engine that we started ourselves
 docker_unit=${LIFECYCLE_DOCKER_UNIT:-no}  # yes: the one that we started through systemd
 PATH="$PATH:/usr/sbin:/sbin"
@@ -18,15 +19,24 @@ as_root() {
     fi
 }
 
-# require_root WHAT: asks for the password now, in the foreground, once.
-require_root() {
+# can_be_root: asks for the password now, in the foreground, once. Otherwise root_problem says why not.
+can_be_root() {
     [ "$(id -u)" = 0 ] && return
-    command -v sudo >/dev/null || fail "root is needed to $1, and there is no sudo" "run this script as root"
-    if [ -t 0 ]; then
-        sudo -v || fail "root is needed to $1"
+    if ! command -v sudo >/dev/null; then
+        root_problem="there is no sudo"
+    elif [ -t 0 ]; then
+        sudo -v && return
+        root_problem="sudo refused"
     else
-        sudo -n true 2>/dev/null || fail "root is needed to $1, and sudo asks for a password" "run this script in a terminal, or as root"
+        sudo -n true 2>/dev/null && return
+        root_problem="sudo asks for a password, and there is no terminal"
     fi
+    return 1
+}
+
+# require_root WHAT
+require_root() {
+    can_be_root || fail "root is needed to $1, and $root_problem" "run this script as root, or in a terminal with sudo"
 }
 
 # missing_packages WHAT…: the Debian packages that are missing for what is asked for.
@@ -54,7 +64,7 @@ missing_packages() {
     done
 }
 
-# install_packages PACKAGE…
+# install_packages PACKAGE…: returns the installer's exit code.
 install_packages() {
     (($#)) || return 0
     command -v apt-get >/dev/null || fail "missing on this machine: $*" "install their equivalents; the scripts can do so on Debian and Ubuntu only"
@@ -114,24 +124,46 @@ docker_answers() {
     timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
 
-# ensure_docker: an engine that answers this account. Returns 1, having said why, if none can run.
-ensure_docker() {
+# docker_is_possible PACKAGE…: whether Docker may come to run here after these packages are installed.
+# Changes nothing. Returns 1, with docker_problem set, where it is clear that it cannot.
+docker_is_possible() {
+    case ${DOCKER_HOST:-unix://} in
+        unix://*) ;;
+        *)
+            docker_problem="DOCKER_HOST=$DOCKER_HOST names an engine elsewhere, and nodes need one on this machine"
+            return 1
+            ;;
+    esac
     docker_answers && return
     if [ -n "${DOCKER_HOST:-}" ]; then
-        say "Docker does not answer at DOCKER_HOST=$DOCKER_HOST"
-        return 1
+        docker_problem="it does not answer at DOCKER_HOST=$DOCKER_HOST"
+    elif (($#)) && ! command -v apt-get >/dev/null; then
+        docker_problem="it is not installed, and this script installs packages on Debian and Ubuntu only"
+    elif ! can_be_root; then
+        docker_problem="it does not run, root is needed to start it, and $root_problem"
+    else
+        return 0
     fi
-    require_root "start Docker"
+    return 1
+}
+
+# ensure_docker: an engine that answers this account. Returns 1, with docker_problem set, if none can run.
+ensure_docker() {
+    docker_answers && return
+    docker_is_possible || return
     if ! as_root docker version >/dev/null 2>&1; then
         if [ -d /run/systemd/system ]; then
             say "starting Docker (systemctl start docker)"
-            as_root systemctl start docker || return 1
+            if ! as_root systemctl start docker; then
+                docker_problem="systemd cannot start it (journalctl --unit docker says more)"
+                return 1
+            fi
             docker_unit=yes
         elif ! pidof dockerd >/dev/null; then
-            start_dockerd || return 1
+            start_dockerd || return
         fi
         if ! wait_for_docker; then
-            say "Docker was started but does not answer"
+            docker_problem="it was started and does not answer"
             return 1
         fi
     fi
@@ -139,11 +171,14 @@ ensure_docker() {
     # It runs, but its socket is not for this account. Docker's group is what Debian has for that;
     # the rest of the script runs in it at once, without a new login.
     if [ "${LIFECYCLE_IN_DOCKER_GROUP:-}" = yes ]; then
-        say "Docker runs, but this account ($(id -un)) may not use it, though it is in the group docker"
+        docker_problem="it runs, but this account ($(id -un)) may not use it, though it is in the group docker"
         return 1
     fi
     say "adding $(id -un) to the group docker"
-    as_root usermod -aG docker "$(id -un)" || return 1
+    if ! as_root usermod -aG docker "$(id -un)"; then
+        docker_problem="it runs, but this account ($(id -un)) may not use it and cannot join the group docker"
+        return 1
+    fi
     local command
     command=$(printf '%q ' "$0" "${script_arguments[@]}")
     LIFECYCLE_IN_DOCKER_GROUP=yes LIFECYCLE_DOCKER_UNIT=$docker_unit exec sg docker -c "$command"
@@ -160,11 +195,29 @@ start_dockerd() {
     # shellcheck disable=SC2016  # expanded by the inner shell
     as_root sh -c 'log=$1; shift; setsid --fork dockerd "$@" </dev/null >"$log" 2>&1' sh "$log" "${options[@]}"
     wait_for_docker || {
+        docker_problem="its engine (dockerd) ends as soon as it is started, or does not answer"
         say "Docker cannot run on this machine; the end of $log:"
         tail -n 15 "$log" | cut -c 1-300 | sed 's/^/    /'
         return 1
     }
     docker_pid=$(as_root cat /var/run/docker.pid)
+}
+
+# engine_takes_nodes: whether the engine starts containers with the rights that local nodes need, and
+# whether they can use them. Needs the base image. Returns 1, with docker_problem set, if not.
+engine_takes_nodes() {
+    local rights said
+    # Either is enough: what the nodes are given where privileged containers are refused, or all.
+    for rights in \
+        "--cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add SYS_PTRACE --security-opt seccomp=unconfined --security-opt apparmor=unconfined" \
+        --privileged; do
+        # shellcheck disable=SC2086  # several words
+        said=$(timeout 60 docker run --rm --pull never --network none $rights "$base_image" \
+            sh -c 'mount -t tmpfs none /mnt && unshare --net true' 2>&1 </dev/null) && return
+    done
+    said=$(grep -m 1 . <<<"$said" | cut -c 1-300)
+    docker_problem="it runs, but refuses what a node that runs an engine itself needs: ${said%.}"
+    return 1
 }
 
 # wait_for_docker: until it answers, or has died, or half a minute has gone.

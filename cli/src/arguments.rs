@@ -31,8 +31,10 @@ pub(crate) struct Arguments {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 something failed; 2 wrong arguments or files; 130 interrupted \
-(the same command goes on).";
+Exit codes: 0 done; 1 something failed, or was not confirmed; 2 wrong arguments or files, nothing \
+was touched; 130 interrupted (the same command goes on).
+With --json, standard output is JSON only; a failure is one line {\"error\": {\"kind\", \"message\", \
+\"hint\", …}} there.";
 
 /// What is to be done.
 #[derive(Debug, Subcommand)]
@@ -59,6 +61,10 @@ pub(crate) struct Plan {
 
 /// How to bring up.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 pub(crate) struct Up {
     /// Provision and prepare every declared node before the manager starts
     #[arg(long)]
@@ -71,6 +77,10 @@ pub(crate) struct Up {
     /// Go on although keys of the files that change behaviour have no effect
     #[arg(long)]
     pub(crate) accept_unsupported: bool,
+
+    /// Do not ask before nodes are deleted that the files declare no longer
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 /// Which output.

@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use lifecycle_core::Error;
-use lifecycle_core::bootstrap::ServiceFailure;
+use lifecycle_core::bootstrap::{Outcome, ServiceFailure};
 use lifecycle_core::platform::{Diagnostics, UnsupportedKey};
+use lifecycle_core::{Error, Retry};
+use serde_json::{Value, json};
 use thiserror::Error as ThisError;
+
+use crate::commands;
 
 /// Why a command ended without doing what it was asked.
 #[derive(Debug, ThisError)]
@@ -13,6 +16,9 @@ pub(crate) enum Failure {
     /// Something failed.
     #[error(transparent)]
     Failed(#[from] Error),
+    /// There are no files to read.
+    #[error(transparent)]
+    NoFiles(Error),
     /// The user's files cannot be used.
     #[error("{0}")]
     Files(Diagnostics),
@@ -20,8 +26,8 @@ pub(crate) enum Failure {
     #[error("{} keys of the files change behaviour and have no effect here", .0.len())]
     Unsupported(Vec<UnsupportedKey>),
     /// Services did not come up.
-    #[error("{} of the platform's instances did not come up", .0.len())]
-    Services(Vec<ServiceFailure>),
+    #[error("{} of the platform's instances did not come up", .0.failures.len())]
+    Services(Outcome),
     /// Nobody was there to confirm.
     #[error("this removes things, and there is no terminal to ask at")]
     Unconfirmed,
@@ -29,34 +35,124 @@ pub(crate) enum Failure {
     #[error("nothing was changed")]
     Refused,
     /// Ctrl-C.
-    #[error("interrupted; the same command goes on from here")]
+    #[error("interrupted")]
     Interrupted,
+    /// Nobody reads the output any more. No failure of the command's.
+    #[error("standard output was closed")]
+    Unread,
 }
 
 impl Failure {
     /// The exit code, as `--help` tells.
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Unread => 0,
             Self::Failed(_) | Self::Services(_) | Self::Refused => 1,
-            Self::Files(_) | Self::Unsupported(_) | Self::Unconfirmed => 2,
+            Self::NoFiles(_) | Self::Files(_) | Self::Unsupported(_) | Self::Unconfirmed => 2,
             Self::Interrupted => 130,
         })
     }
 
-    /// What to do about it.
-    pub(crate) fn hint(&self) -> Option<String> {
+    /// What went wrong, with its causes.
+    pub(crate) fn message(&self) -> String {
         match self {
-            Self::Failed(error) => error.hint().map(str::to_owned),
-            Self::Files(_) => Some("mend the files at the lines named; nothing was touched".into()),
-            Self::Unsupported(_) => {
-                Some("remove these keys, or go on without them with --accept-unsupported".into())
-            }
-            Self::Services(failed) => failed.first().map(|f| {
-                let service = f.instance.rsplit_once('-').map_or("", |(name, _)| name);
-                format!("`bootstrapper logs {service}` shows more; after a change, `up` goes on")
-            }),
-            Self::Unconfirmed => Some("say --yes".into()),
-            Self::Refused | Self::Interrupted => None,
+            Self::Failed(error) | Self::NoFiles(error) => error.chain(),
+            other => other.to_string(),
         }
     }
+
+    /// Lines that come before the message.
+    pub(crate) fn details(&self) -> Vec<String> {
+        match self {
+            Self::Unsupported(keys) => keys.iter().map(ToString::to_string).collect(),
+            Self::Services(outcome) => outcome.failures.iter().flat_map(last_words).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Failed(error) => error.hint().map_or_else(|| general(error), str::to_owned),
+            Self::NoFiles(_) => {
+                "write a `compose.yaml`, or name the file with --file, or its directory with \
+                 --project-dir"
+                    .into()
+            }
+            Self::Files(_) => "mend the files at the lines named; nothing was touched".into(),
+            Self::Unsupported(_) => {
+                "remove these keys, or go on without them with --accept-unsupported".into()
+            }
+            Self::Services(outcome) => {
+                let failed = outcome.failures.first().map_or("", |f| f.instance.as_str());
+                let service = failed.rsplit_once('-').map_or(failed, |(name, _)| name);
+                format!("`bootstrapper logs {service}` shows more; after a change, `up` goes on")
+            }
+            Self::Unconfirmed => "say --yes".into(),
+            Self::Refused => "run it again when you are sure, or with --yes".into(),
+            Self::Interrupted | Self::Unread => "the same command goes on from here".into(),
+        }
+    }
+
+    /// The failure for programs. What came up although something else did not is told with it.
+    pub(crate) fn document(&self) -> Value {
+        let kind = match self {
+            Self::Failed(_) => "failed",
+            Self::NoFiles(_) | Self::Files(_) => "files",
+            Self::Unsupported(_) => "unsupported",
+            Self::Services(_) => "services",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Refused => "refused",
+            Self::Interrupted => "interrupted",
+            Self::Unread => "unread",
+        };
+        let mut error = json!({"kind": kind, "message": self.message(), "hint": self.hint()});
+        match self {
+            Self::Files(diagnostics) => {
+                error["problems"] = diagnostics
+                    .iter()
+                    .map(|d| {
+                        json!({
+                            "file": d.file,
+                            "line": d.line,
+                            "column": d.column,
+                            "key": d.path,
+                            "message": d.message,
+                            "help": d.help,
+                        })
+                    })
+                    .collect();
+            }
+            Self::Unsupported(keys) => {
+                error["keys"] = keys.iter().map(commands::plan::unsupported).collect();
+            }
+            Self::Services(outcome) => {
+                error["instances"] = outcome
+                    .failures
+                    .iter()
+                    .map(|f| json!({"id": f.instance, "why": f.why, "last_lines": f.last_lines}))
+                    .collect();
+                let mut document = commands::up::document(outcome);
+                document["error"] = error;
+                return document;
+            }
+            _ => {}
+        }
+        json!({ "error": error })
+    }
+}
+
+fn last_words(failed: &ServiceFailure) -> impl Iterator<Item = String> {
+    let head = format!("{}: {}", failed.instance, failed.why);
+    let lines = failed.last_lines.iter().map(|line| format!("    {line}"));
+    std::iter::once(head).chain(lines)
+}
+
+/// For errors that know no better.
+fn general(error: &Error) -> String {
+    let what = match error.retry() {
+        Retry::After(_) => "this may pass: the same command goes on from here",
+        Retry::Replan | Retry::Never => "once that is mended, the same command goes on from here",
+    };
+    format!("{what}; LIFECYCLE_LOG=debug shows more")
 }

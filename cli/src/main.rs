@@ -17,9 +17,11 @@ use clap::Parser;
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return printer::usage(&error),
+    };
     // The one process-wide choice that rustls asks for; a second call would be a mistake of ours
     // and changes nothing.
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -30,14 +32,24 @@ async fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .init();
-    let outcome = tokio::select! {
-        outcome = run(&arguments) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+    let outcome = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(async {
+                tokio::select! {
+                    outcome = run(&arguments) => outcome,
+                    _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+                }
+            });
+            // A file that is being read on a thread of its own may never end, a pipe for example.
+            runtime.shutdown_background();
+            outcome
+        }
+        Err(error) => Err(lifecycle_core::Error::io("starting the runtime", error).into()),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(failure) => {
-            printer::failure(&failure);
+            printer::failure(&failure, arguments.json);
             failure.code()
         }
     }

@@ -1,59 +1,71 @@
 //! The only place that writes to the terminal: data to standard output, talk to standard error.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::process::ExitCode;
 
+use lifecycle_core::Error;
 use serde::Serialize;
 
 use crate::failure::Failure;
 
 /// Data: text for people.
-pub(crate) fn data(text: &str) {
-    // Who closed the pipe does not want to read on.
-    drop(writeln!(std::io::stdout().lock(), "{text}"));
+pub(crate) fn data(text: &str) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    let written = writeln!(output, "{text}").and_then(|()| output.flush());
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::Unread,
+        _ => Error::io("writing to standard output", error).into(),
+    })
 }
 
 /// Data: a document for programs.
-pub(crate) fn document(document: &impl Serialize) {
-    match serde_json::to_string_pretty(document) {
-        Ok(text) => data(&text),
-        Err(error) => talk(&format!("error: this cannot be shown as JSON: {error}")),
-    }
+pub(crate) fn document(document: &impl Serialize) -> Result<(), Failure> {
+    data(&serde_json::to_string_pretty(document).map_err(|error| no_json(&error))?)
 }
 
 /// Data: one line of JSON.
-pub(crate) fn record(record: &impl Serialize) {
-    match serde_json::to_string(record) {
-        Ok(text) => data(&text),
-        Err(error) => talk(&format!("error: this cannot be shown as JSON: {error}")),
-    }
+pub(crate) fn record(record: &impl Serialize) -> Result<(), Failure> {
+    data(&serde_json::to_string(record).map_err(|error| no_json(&error))?)
+}
+
+fn no_json(error: &serde_json::Error) -> Failure {
+    Error::failed("writing JSON", error.to_string()).into()
 }
 
 /// Talk.
 pub(crate) fn talk(text: &str) {
+    // Who closed the pipe does not want to read on.
     drop(writeln!(std::io::stderr().lock(), "{text}"));
 }
 
-/// Why a command failed, and what to do.
-pub(crate) fn failure(failure: &Failure) {
-    let text = match failure {
-        Failure::Failed(error) => error.chain(),
-        other => other.to_string(),
-    };
-    if let Failure::Unsupported(keys) = failure {
-        for key in keys {
-            talk(&key.to_string());
-        }
+/// Why a command failed, and what to do: for people, and with `json` for programs too.
+pub(crate) fn failure(failure: &Failure, json: bool) {
+    for line in failure.details() {
+        talk(&line);
     }
-    if let Failure::Services(failed) = failure {
-        for instance in failed {
-            talk(&format!("{}: {}", instance.instance, instance.why));
-            for line in &instance.last_lines {
-                talk(&format!("    {line}"));
-            }
-        }
+    talk(&format!("error: {}", failure.message()));
+    talk(&format!("hint: {}", failure.hint()));
+    if json {
+        // Standard output is where this would be told.
+        drop(record(&failure.document()));
     }
-    talk(&format!("error: {text}"));
-    if let Some(hint) = failure.hint() {
-        talk(&format!("hint: {hint}"));
+}
+
+/// What is wrong with the arguments; or the help that was asked for.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    drop(error.print());
+    // Clap tells these two apart: help goes to standard output.
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
     }
+    if std::env::args_os().any(|argument| argument == "--json") {
+        let message = error.to_string();
+        let document = serde_json::json!({"error": {
+            "kind": "arguments",
+            "message": message.trim(),
+            "hint": "`bootstrapper --help` shows all arguments",
+        }});
+        drop(record(&document));
+    }
+    ExitCode::from(2)
 }

@@ -29,8 +29,9 @@ pub(crate) struct Project {
 }
 
 impl Project {
-    pub(crate) fn find(arguments: &Arguments) -> Result<Self> {
-        let mut sources = platform::find(&arguments.project_dir, &arguments.files)?;
+    pub(crate) fn find(arguments: &Arguments) -> std::result::Result<Self, Failure> {
+        let mut sources =
+            platform::find(&arguments.project_dir, &arguments.files).map_err(Failure::NoFiles)?;
         sources.name.clone_from(&arguments.project_name);
         Ok(Self { sources })
     }
@@ -40,37 +41,59 @@ impl Project {
         DirectoryStore::new(self.sources.project_dir.clone())
     }
 
-    /// The identity, if this project was ever brought up.
+    /// The identity, if this project was ever brought up. A name on the command line that is
+    /// another one's means another platform, and never this one.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
-        read_identity(&identity_file(&self.sources.project_dir))
+        let identity = read_identity(&identity_file(&self.sources.project_dir))?;
+        if let (Some(identity), Some(name)) = (&identity, &self.sources.name) {
+            self.is_named(identity, name)?;
+        }
+        Ok(identity)
     }
 
-    /// The identity, made at the first call and kept beside the files.
-    pub(crate) fn ensure_identity(&self, name: &PlatformName) -> Result<Identity> {
-        let file = identity_file(&self.sources.project_dir);
-        if let Some(identity) = read_identity(&file)? {
-            if identity.name == *name {
-                return Ok(identity);
-            }
-            return Err(Error::Invalid {
-                what: file.display().to_string(),
-                why: format!(
-                    "it is of the platform `{}`, the files declare `{name}`",
-                    identity.name
-                ),
-                mend: format!(
-                    "name it `{}` again, or take it down first (`bootstrapper -p {} down`) and \
-                     remove this file",
-                    identity.name, identity.name
-                ),
-            });
+    /// The identity, or a new one that is not kept yet.
+    pub(crate) fn identity_for(&self, name: &PlatformName) -> Result<Identity> {
+        if let Some(identity) = self.identity()? {
+            self.is_named(&identity, name)?;
+            return Ok(identity);
         }
-        let identity = Identity {
+        Ok(Identity {
             name: name.clone(),
             id: PlatformId::new(RandomIds.uuid()),
-        };
-        write_identity(&file, &identity)?;
-        Ok(identity)
+        })
+    }
+
+    fn is_named(&self, identity: &Identity, name: &PlatformName) -> Result<()> {
+        if identity.name == *name {
+            return Ok(());
+        }
+        let file = identity_file(&self.sources.project_dir);
+        Err(Error::Invalid {
+            what: file.display().to_string(),
+            why: format!(
+                "it is of the platform `{}`, and `{name}` is asked for",
+                identity.name
+            ),
+            mend: format!(
+                "name it `{}` again, or take that one down first (`bootstrapper down`) and remove \
+                 this file",
+                identity.name
+            ),
+        })
+    }
+
+    /// Keeps a new identity beside the files. Of several processes that do so at once, one
+    /// succeeds.
+    pub(crate) fn keep_identity(&self, identity: &Identity) -> Result<()> {
+        let file = identity_file(&self.sources.project_dir);
+        if read_identity(&file)?.is_none() {
+            write_identity(&file, identity)?;
+        }
+        if read_identity(&file)?.as_ref() == Some(identity) {
+            Ok(())
+        } else {
+            Err(another_began())
+        }
     }
 
     /// Reads the files for a platform of this id.
@@ -98,7 +121,16 @@ fn read_identity(file: &Path) -> Result<Option<Identity>> {
     }
 }
 
-/// Whole or not at all: written beside its place, then moved there.
+/// Another process was quicker at the first `up`.
+pub(crate) fn another_began() -> Error {
+    Error::Denied {
+        what: "this command".into(),
+        why: "another `up` of this directory has just begun".into(),
+        mend: "wait until it has ended, then run this again".into(),
+    }
+}
+
+/// Whole or not at all, and never over another one: written beside its place, then linked there.
 fn write_identity(file: &Path, identity: &Identity) -> Result<()> {
     let failed = |error| Error::io(format!("writing {}", file.display()), error);
     let text = serde_json::to_string_pretty(identity)
@@ -106,7 +138,13 @@ fn write_identity(file: &Path, identity: &Identity) -> Result<()> {
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory).map_err(failed)?;
     }
-    let draft = file.with_extension("new");
+    let draft = file.with_extension(format!("{}.new", std::process::id()));
     std::fs::write(&draft, text + "\n").map_err(failed)?;
-    std::fs::rename(&draft, file).map_err(failed)
+    match std::fs::hard_link(&draft, file) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        // A file system without hard links.
+        Err(_) => return std::fs::rename(&draft, file).map_err(failed),
+    }
+    std::fs::remove_file(&draft).map_err(failed)
 }

@@ -1,22 +1,22 @@
 //! Backends for the bootstrapper, by what the declaration says.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
 use lifecycle_core::bootstrap::{
-    Bootstrapper, MemoryState, OperatorState, PlatformSecrets, Reporter, StateDirectory,
-    StaticBinary, ThroughNode,
+    Bootstrapper, OperatorState, PlatformSecrets, Reporter, StateDirectory, StaticBinary,
+    ThroughNode,
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::CodeStore;
-use lifecycle_core::model::{ImageSource, NodeName};
-use lifecycle_core::platform::{CloudSpec, Declaration};
+use lifecycle_core::model::NodeName;
+use lifecycle_core::platform::{CloudSpec, Declaration, RegistrySpec};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
-use lifecycle_core::registry::MemoryRegistry;
+use lifecycle_core::registry::{MemoryRegistry, SqlDatabases};
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
-use lifecycle_core::sim::{SimManagerImage, SimManagers, SimOptions, SimWorld};
+use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
     AddressChoice, DebianPreparer, DockerEngine, HostKeyTrust, LocalNodes, LocalNodesOptions,
@@ -31,7 +31,7 @@ const SIMULATED_SEED: u64 = 1;
 /// How long things take in a simulated world, in percent of what they take in a cloud.
 const SIMULATED_PACE: u32 = 3;
 
-/// The operator's own engine.
+/// Where the operator's own engine listens, unless `DOCKER_HOST` says otherwise.
 const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 
 /// What this machine keeps of a platform.
@@ -44,17 +44,15 @@ pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
     Ok(StateDirectory::new(&base.config_dir(), identity.id))
 }
 
-/// The platform's secrets, made at the first call and kept before anything else is done.
-pub(crate) async fn ensure_secrets(
+/// The platform's secrets, or new ones that are not kept yet.
+pub(crate) async fn secrets(
     state: &StateDirectory,
     identity: &Identity,
 ) -> Result<PlatformSecrets> {
-    if let Some(secrets) = state.secrets().await? {
-        return Ok(secrets);
+    match state.secrets().await? {
+        Some(secrets) => Ok(secrets),
+        None => PlatformSecrets::generate(identity.id, generate_ssh_key()?, SystemClock.now()),
     }
-    let secrets = PlatformSecrets::generate(identity.id, generate_ssh_key()?, SystemClock.now())?;
-    state.keep_secrets(&secrets).await?;
-    Ok(secrets)
 }
 
 /// A bootstrapper for a platform whose nodes come from `cloud`.
@@ -75,7 +73,7 @@ pub(crate) fn bootstrapper(
     let cloud: Arc<dyn CloudProvider> = match cloud {
         CloudSpec::Local { subnet } => {
             let mut options = LocalNodesOptions::new(owner.clone(), secrets.ssh.public.clone());
-            options.socket = ENGINE_SOCKET.into();
+            options.socket = engine_socket()?;
             options.manager_node = Some(manager_node.clone());
             options.subnet = subnet.as_deref().map(str::parse).transpose()?;
             Arc::new(LocalNodes::new(options)?)
@@ -87,9 +85,11 @@ pub(crate) fn bootstrapper(
             });
         }
     };
-    let operator_engine = Path::new(ENGINE_SOCKET)
-        .exists()
-        .then(|| DockerEngine::local(ENGINE_SOCKET, owner.clone()))
+    // An engine elsewhere is not asked: what it has is given where a socket leads to it.
+    let operator_engine = engine_socket()
+        .ok()
+        .filter(|socket| socket.exists())
+        .map(|socket| DockerEngine::local(socket, owner.clone()))
         .transpose()?
         .map(|engine| Arc::new(engine) as Arc<dyn ContainerRuntime>);
     Ok(Bootstrapper {
@@ -118,11 +118,12 @@ pub(crate) fn bootstrapper(
         manager_image: Arc::new(StaticBinary::new(manager_program()?)),
         reporter,
         driver: DriverOptions::default(),
+        registry: RegistrySpec::default(),
+        databases: Arc::new(SqlDatabases::new(Arc::new(SystemClock))),
     })
 }
 
-/// A bootstrapper whose cloud, nodes, engines and manager are simulated. The code bases are the
-/// user's own; every image that they are built from can be pulled there.
+/// A bootstrapper in a simulated world, with the user's own code bases.
 pub(crate) fn simulated(
     declaration: &Declaration,
     code: Arc<dyn CodeStore>,
@@ -132,43 +133,26 @@ pub(crate) fn simulated(
         pace_percent: SIMULATED_PACE,
         ..SimOptions::seeded(SIMULATED_SEED)
     });
-    for service in declaration.services.values() {
-        match &service.source {
-            ImageSource::Image(name) => world.publish_image(name),
-            ImageSource::Build(source) => {
-                source
-                    .bases
-                    .iter()
-                    .for_each(|base| world.publish_image(base));
-            }
-        }
-    }
-    let owner = Owner {
-        id: declaration.id,
-        name: declaration.name.clone(),
-    };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let secrets = PlatformSecrets::generate(declaration.id, generate_ssh_key()?, clock.now())?;
-    let driver = DriverOptions::default();
-    Ok(Bootstrapper {
-        backends: Backends {
-            registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
-            cloud: Arc::new(world.cloud(&owner)),
-            connector: Arc::new(world.connector(&owner)),
-            preparer: Arc::new(world.preparer()),
-            probe: Arc::new(world.probe()),
-            code,
-            clock,
-            ids: Arc::new(RandomIds),
+    let mut bootstrapper = world.bootstrapper(declaration)?;
+    bootstrapper.backends.code = code;
+    bootstrapper.reporter = reporter;
+    Ok(bootstrapper)
+}
+
+/// The socket of the operator's own engine.
+fn engine_socket() -> Result<PathBuf> {
+    match std::env::var("DOCKER_HOST") {
+        Err(_) => Ok(ENGINE_SOCKET.into()),
+        Ok(host) if host.is_empty() => Ok(ENGINE_SOCKET.into()),
+        Ok(host) => match host.strip_prefix("unix://") {
+            Some(socket) => Ok(socket.into()),
+            None => Err(Error::Invalid {
+                what: format!("DOCKER_HOST={host}"),
+                why: "local nodes need an engine on this machine".into(),
+                mend: "unset it, or set it to unix://<socket>".into(),
+            }),
         },
-        operator_engine: None,
-        state: Arc::new(MemoryState::default()),
-        secrets,
-        reach: Arc::new(SimManagers::new(world, driver.clone())),
-        manager_image: Arc::new(SimManagerImage),
-        reporter,
-        driver,
-    })
+    }
 }
 
 /// The manager's program, which lies beside this one.

@@ -56,6 +56,25 @@ impl Clock for TokioClock {
     }
 }
 
+/// How a time is written for others: always with six digits, so that times also sort as text.
+pub(crate) mod six_digits {
+    use chrono::{DateTime, SecondsFormat, Utc};
+    use serde::{Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(time: &DateTime<Utc>, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+
+    #[expect(clippy::ref_option, reason = "the form that serde calls")]
+    pub(crate) fn optional<S: Serializer>(
+        time: &Option<DateTime<Utc>>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        let text = time.map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true));
+        text.serialize(s)
+    }
+}
+
 /// Makes new ids.
 pub trait IdSource: Debug + Send + Sync + 'static {
     /// A UUID that nobody else has.

@@ -1,26 +1,27 @@
 //! The lifecycle manager as a library object: leads while it holds the lease, drives the
 //! platform to what is declared, and answers who asks.
 
+mod output;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::error::{Error, Result};
 use crate::model::{
-    Epoch, EventKind, Generation, InstanceRecord, NewEvent, Operation, OperationId, OperationKind,
-    OperationState, PlatformId, PlatformName, ServiceName, Subject,
+    Epoch, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind, OperationState,
+    PlatformId, PlatformName, Subject,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::{
     Backends, Declared, Driver, DriverOptions, Observed, Plan, ServiceApi, Status, Target, plan,
 };
-use crate::registry::{Batch, Change, Credential, EventPage, Lease, Snapshot};
-use crate::runtime::{LogLine, LogOptions};
+use crate::registry::{Batch, Change, Credential, EventPage, Lease, Mirrors, Snapshot};
 use crate::secret::{PlatformKey, Sensitive, token_hash};
+
+pub use output::{InstanceOutput, Output};
 
 /// The name under which the registry keeps the hash of the token that changes things.
 const ADMIN_TOKEN: &str = "admin-token";
@@ -33,6 +34,9 @@ const EVENTS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
 /// How many events are kept.
 const EVENTS_KEPT: u64 = 100_000;
+
+/// How long the end of a platform waits for the databases of kinds.
+const LAST_COPIES: Duration = Duration::from_secs(10);
 
 /// What a manager is started with; the bootstrapper hands it over.
 #[derive(Debug, Clone)]
@@ -59,6 +63,8 @@ pub struct ManagerOptions {
     pub lease: Duration,
     /// How the control loop works.
     pub driver: DriverOptions,
+    /// The databases of kinds, if there are any.
+    pub mirrors: Option<Mirrors>,
 }
 
 /// What a credential allows.
@@ -131,6 +137,8 @@ impl Manager {
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot ask for the lease"),
             }
             *self.epoch.lock().await = None;
+            // Whoever leads now may have changed what was observed.
+            self.status.send_replace(Status::default());
             tokio::time::sleep(self.options.lease / 3).await;
         }
     }
@@ -156,7 +164,27 @@ impl Manager {
             error = driver.run() => error,
             error = self.renew(epoch) => error,
             error = self.follow(status, observations) => error,
+            () = self.mirror(epoch) => Error::failed("the mirrors of the registry", "they ended"),
         }
+    }
+
+    /// Keeps the databases of kinds up to date. Never ends: they hold up nobody.
+    async fn mirror(&self, epoch: Epoch) {
+        let Backends {
+            registry, clock, ..
+        } = &self.backends;
+        match &self.options.mirrors {
+            Some(mirrors) => mirrors.run(registry, epoch, clock.as_ref()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives the lease up, so that another manager need not wait until it runs out. For a
+    /// manager whose [`Manager::run`] was dropped.
+    pub async fn resign(&self) -> Result<()> {
+        *self.epoch.lock().await = None;
+        let registry = &self.backends.registry;
+        registry.release_lease(&self.options.holder).await
     }
 
     /// Writes what a new leader brings with it, and sets the target.
@@ -283,6 +311,9 @@ impl Manager {
             self.observations
                 .send_replace(observations.borrow_and_update().clone());
             self.status.send_replace(now);
+            if let Some(mirrors) = &self.options.mirrors {
+                mirrors.look();
+            }
             if taken_down && let Err(error) = self.end_take_down().await {
                 return error;
             }
@@ -296,29 +327,34 @@ impl Manager {
         }
     }
 
-    /// Ends the operation, and with it the declaration: a manager that starts again after this
-    /// has nothing to bring back.
+    /// Ends the declaration, and then the operation: a manager that starts again after this has
+    /// nothing to bring back, and one that starts in between ends the operation.
     async fn end_take_down(&self) -> Result<()> {
         let registry = &self.backends.registry;
         let epoch = self.epoch.lock().await;
         let Some(epoch) = *epoch else { return Ok(()) };
+        let open = registry.open_operations().await?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
+            let nothing = Change::Declare {
+                expected: Some(generation),
+                declaration: Box::new(emptied(declaration)),
+            };
+            registry.commit(epoch, Batch::of(nothing)).await?;
+        }
+        // Who asked for it deletes this node next, and with it whoever could tell the copies.
+        if let Some(mirrors) = &self.options.mirrors {
+            mirrors.caught_up(LAST_COPIES).await;
+        }
         let mut batch = Batch::default();
-        for mut operation in registry.open_operations().await? {
+        for mut operation in open {
             let OperationKind::DeletePlatform { .. } = operation.kind;
             operation.state = OperationState::Succeeded {
                 at: self.backends.clock.now(),
             };
             batch.changes.push(Change::PutOperation(operation));
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        // In the same transaction: a manager that starts after this one brings nothing back.
-        if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
-            batch.changes.push(Change::Declare {
-                expected: Some(generation),
-                declaration: Box::new(emptied(declaration)),
-            });
         }
         registry.commit(epoch, batch).await?;
         Ok(())
@@ -402,8 +438,18 @@ impl Manager {
     }
 
     /// What a declaration would change, by what is observed now. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Throttled`] until every node was asked once: what was not looked at yet would
+    /// seem not to exist.
     pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
         self.check(candidate)?;
+        if self.status.borrow().generation == Generation::default() {
+            return Err(Error::Throttled {
+                what: "the manager (it has not asked every node yet)".into(),
+                after: Some(Duration::from_secs(1)),
+            });
+        }
         let declared = Declared::new(Generation::default(), candidate, &self.options.key)?;
         let observed = self.observations.borrow().clone();
         let now = self.backends.clock.now();
@@ -420,6 +466,29 @@ impl Manager {
                     declaration.id, self.options.platform
                 ),
                 mend: "hand it to its own platform's manager".into(),
+            });
+        }
+        if declaration.name != self.options.name {
+            return Err(Error::Invalid {
+                what: "the platform's name".into(),
+                why: format!(
+                    "it is {}, and this manager's platform is {}",
+                    declaration.name, self.options.name
+                ),
+                mend: "a platform keeps its name; take it down first to name it anew".into(),
+            });
+        }
+        if declaration.manager.port != self.options.endpoint.port {
+            return Err(Error::Invalid {
+                what: "manager.port".into(),
+                why: format!(
+                    "the manager answers at port {}, which services were told when they started",
+                    self.options.endpoint.port
+                ),
+                mend: format!(
+                    "leave it at {}, or take the platform down first",
+                    self.options.endpoint.port
+                ),
             });
         }
         if declaration.manager.node != self.options.endpoint.node {
@@ -475,51 +544,6 @@ impl Manager {
     /// Events after a cursor.
     pub async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
         self.backends.registry.events(after, limit).await
-    }
-
-    /// The output of all instances of a service, each line with its instance.
-    pub async fn logs(
-        &self,
-        service: &ServiceName,
-        options: LogOptions,
-    ) -> Result<BoxStream<'static, Result<(String, LogLine)>>> {
-        let snapshot = self.backends.registry.snapshot().await?;
-        let declared = snapshot
-            .declaration
-            .as_ref()
-            .is_some_and(|(_, d)| d.services.contains_key(service));
-        if !declared {
-            return Err(Error::not_found(format!("service {service}")));
-        }
-        let mut streams = Vec::new();
-        for record in snapshot.instances.values().map(|v| &v.value) {
-            if record.id.service == *service {
-                streams.push(self.instance_logs(record, &options).await?);
-            }
-        }
-        Ok(futures_util::stream::select_all(streams).boxed())
-    }
-
-    async fn instance_logs(
-        &self,
-        record: &InstanceRecord,
-        options: &LogOptions,
-    ) -> Result<BoxStream<'static, Result<(String, LogLine)>>> {
-        let observed = self.observations.borrow().clone();
-        let machine = observed
-            .nodes
-            .get(&record.node)
-            .map(|view| view.machine.clone())
-            .ok_or_else(|| Error::not_found(format!("node {}", record.node)))?;
-        let handle = self.backends.connector.connect(&machine).await?;
-        let instance = record.id.to_string();
-        let lines = handle
-            .runtime
-            .logs(&record.container.0, options.clone())
-            .await?;
-        Ok(lines
-            .map(move |line| line.map(|line| (instance.clone(), line)))
-            .boxed())
     }
 }
 

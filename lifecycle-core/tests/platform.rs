@@ -62,7 +62,14 @@ async fn a_platform_is_read_with_all_its_keys() {
         })
         .collect();
     insta::assert_snapshot!("unsupported", unsupported.join("\n"));
-    assert_eq!(loaded.warnings, []);
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "compose.yaml:9:1: services: services do not reach each other by name here: they look \
+             each other's endpoints up in the manager's API (`x-lifecycle.api: read`)"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -165,6 +172,96 @@ async fn malformed_files_are_answered_with_place_cause_and_mend() {
         let shown = problems.replace(&directory.display().to_string(), "<directory>");
         insta::assert_snapshot!(file, shown);
     }
+}
+
+/// Reads a Compose file, with other files beside it, and gives what is wrong.
+#[expect(clippy::unwrap_used, reason = "a test's own stage")]
+async fn problems(files: &[(&str, String)]) -> String {
+    let directory = tempfile::TempDir::new().unwrap();
+    let mut platform = None;
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text).unwrap();
+        platform = platform.or((*name == "platform.toml").then_some(*name));
+    }
+    let sources = sources(directory.path(), "compose.yaml", platform);
+    match loaded(&sources).await {
+        Err(problems) => problems.to_string(),
+        Ok(_) => panic!("it was taken"),
+    }
+}
+
+#[tokio::test]
+async fn what_multiplies_is_refused_before_it_fills_the_memory() {
+    let web = |lines: &str| format!("services:\n  web:\n    image: x\n{lines}");
+    let trebling: Vec<String> = (1..40)
+        .map(|n| format!("A{n}=$A{0}$A{0}$A{0}\n", n - 1))
+        .collect();
+    let services: Vec<String> = (0..11)
+        .map(|n| format!("  s{n}: {{image: x, scale: 10000}}\n"))
+        .collect();
+    let many = |line: &str, times: usize| line.repeat(times);
+    for (files, told) in [
+        (
+            vec![
+                ("compose.yaml", web("")),
+                (".env", format!("A0=x\n{}", trebling.concat())),
+            ],
+            ".env:14:1: in the value of `A13`: variables make more than 1 MiB of it",
+        ),
+        (
+            vec![
+                (
+                    "compose.yaml",
+                    web(&format!("    command: [{}]\n", many("\"$A\", ", 1000))),
+                ),
+                (".env", format!("A={}\n", many("x", 1 << 15))),
+            ],
+            "services.web.command[512]: up to here variables make more than 16 MiB of text",
+        ),
+        (
+            vec![(
+                "compose.yaml",
+                web(&format!(
+                    "    ports:\n{}",
+                    many("      - \"1-1000\"\n", 1000)
+                )),
+            )],
+            "services.web.ports[1]: a service publishes at most 1000 ports",
+        ),
+        (
+            vec![("compose.yaml", format!("services:\n{}", services.concat()))],
+            "services.s9.deploy.replicas: up to here more than 100000 replicas are declared",
+        ),
+        (
+            vec![("compose.yaml", web("    env_file: /dev/zero\n"))],
+            "`/dev/zero` cannot be read: it is no regular file; name a text file",
+        ),
+        (
+            vec![("compose.yaml", "# \n".repeat(6 << 20))],
+            "it cannot be read: it is larger than 16 MiB",
+        ),
+    ] {
+        let problems = problems(&files).await;
+        assert!(problems.contains(told), "{told}: {problems:.1000}");
+        assert_eq!(problems.lines().count(), 1, "{problems:.1000}");
+    }
+}
+
+#[tokio::test]
+async fn a_reservation_that_no_node_can_hold_is_told_by_its_line() {
+    let compose = "services:\n  a:\n    image: x\n    deploy:\n      resources:\n        \
+                   reservations: {cpus: 4}\n";
+    let platform = "[nodes.n]\ncapacity = { cpus = 2, memory = \"4g\" }\n";
+    let problems = problems(&[
+        ("compose.yaml", compose.to_owned()),
+        ("platform.toml", platform.to_owned()),
+    ])
+    .await;
+    assert_eq!(
+        problems,
+        "compose.yaml:6:9: services.a.deploy.resources.reservations: no node that it may run on \
+         has as much; reserve less, or declare a larger `capacity` of a node"
+    );
 }
 
 /// Words that lead a random text past the first check.

@@ -10,7 +10,7 @@ mod fixture;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fixture::{BASE, Machine, SOCKET, context, instance, owner};
+use fixture::{BASE, Machine, SHELL, SOCKET, context, instance, owner, shell_image};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Error;
@@ -18,7 +18,7 @@ use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
 use lifecycle_core::host::{HostPreparer, NodeConnector};
 use lifecycle_core::model::{Addresses, NodeName, Protocol};
 use lifecycle_core::runtime::{
-    BuildRequest, ContainerRuntime, ContainerState, LogOptions, PortBinding, ReadinessProbe,
+    BuildRequest, ContainerRuntime, ContainerState, LogOptions, Owner, PortBinding, ReadinessProbe,
 };
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::{
@@ -27,11 +27,6 @@ use lifecycle_docker::{
 };
 
 const HTTP: (u16, Protocol) = (80, Protocol::Tcp);
-
-async fn relays(machine: &Machine) -> usize {
-    let count = "pgrep -c -f '^docker system [d]ial-stdio' || true";
-    machine.exec(count).await.parse().unwrap()
-}
 
 /// The SSH connections of the account that are open.
 async fn connections(machine: &Machine) -> usize {
@@ -53,7 +48,7 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
     let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
     let info = engine.info().await.unwrap();
     assert!(info.cpus > 0, "{info:?}");
-    assert!(relays(&machine).await > 0, "not relayed");
+    assert!(machine.relays().await > 0, "not relayed");
     with_base(&engine).await;
 
     let tag = "ldt/relayed:1";
@@ -143,7 +138,7 @@ async fn host_ports_give_way_or_are_said_to_be_taken() {
     let owner = owner();
     let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
     with_base(&engine).await;
-    assert_eq!(relays(&machine).await, 0, "relayed without need");
+    assert_eq!(machine.relays().await, 0, "relayed without need");
 
     let script = "exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 80, \
                   Listen => 5) or die; print \"listening\\n\"; STDOUT->flush; \
@@ -193,6 +188,35 @@ async fn host_ports_give_way_or_are_said_to_be_taken() {
     assert!(!SocketReadiness.tcp(machine.address, 20_009, limit).await);
 }
 
+/// Streams that stay open side by side, over SSH as its server comes: each has what it asked for.
+async fn thirty_streams_at_once(machine: &Machine, engine: &dyn ContainerRuntime, owner: &Owner) {
+    shell_image().await;
+    let here = DockerEngine::local(SOCKET, owner.clone()).unwrap();
+    let archive = here.export_image(SHELL).await.unwrap();
+    engine.import_image(archive).await.unwrap();
+    let script = "echo one; until [ -e /go ]; do sleep 0.1; done; echo two";
+    let mut spec = instance(owner, "talk", script);
+    spec.image = SHELL.into();
+    engine.ensure_container(&spec).await.unwrap();
+    let follow = LogOptions {
+        tail: None,
+        follow: true,
+    };
+    let streams = join_all((0..30).map(|_| engine.logs(&spec.name, follow.clone()))).await;
+    let mut streams: Vec<_> = streams.into_iter().map(Result::unwrap).collect();
+    for stream in &mut streams {
+        assert_eq!(stream.next().await.unwrap().unwrap().text, "one");
+    }
+    assert!(machine.relays().await >= 30, "each stream has its relay");
+    let go = format!("docker exec {} sh -c '>/go'", spec.name);
+    machine.exec(&go).await;
+    for stream in streams {
+        let rest: Vec<_> = stream.try_collect().await.unwrap();
+        let rest: Vec<_> = rest.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(rest, ["two"]);
+    }
+}
+
 #[tokio::test]
 async fn a_bare_host_is_prepared_once_and_connected() {
     let machine = Machine::bare().await;
@@ -212,9 +236,10 @@ async fn a_bare_host_is_prepared_once_and_connected() {
         boot_id: Some("first".into()),
         created: true,
     };
+    let owner = owner();
     let connector = SshConnector::new(
         SshCredential::Password(Sensitive::new("ops-pw")),
-        owner(),
+        owner.clone(),
         AddressChoice::PublicThenPrivate,
         HostKeyTrust::Provider,
     );
@@ -233,17 +258,30 @@ async fn a_bare_host_is_prepared_once_and_connected() {
     assert!(said.contains(&info.version), "{said}");
     assert_eq!(handle.runtime.info().await.unwrap(), info);
 
+    // As it was found: Debian's SSH server as it is packaged, and an account that needs sudo.
+    let groups = machine.exec("id -nG ops").await;
+    assert_eq!(groups, "ops sudo", "its groups are its own");
+    let stock =
+        "cmp /etc/ssh/sshd_config /usr/share/openssh/sshd_config; ls /etc/ssh/sshd_config.d";
+    assert_eq!(machine.exec(stock).await, "");
+
     // Again: nothing is installed, started or changed.
-    let changed = "stat -c %Y /var/lib/dpkg/status /var/log/apt/history.log; pgrep -x dockerd";
-    let before = machine.exec(changed).await;
+    let runs = "pgrep -x dockerd; stat -c %Y /var/lib/dpkg/status /var/log/apt/history.log";
+    let before = machine.exec(runs).await;
+    machine.exec("touch /tmp/prepared").await;
     stages.lock().unwrap().clear();
     let again = DebianPreparer
         .prepare(handle.host.as_ref(), &progress)
         .await
         .unwrap();
     assert_eq!(again, info);
-    assert_eq!(machine.exec(changed).await, before);
+    assert_eq!(machine.exec(runs).await, before);
+    let changed = "find / -xdev -type f -cnewer /tmp/prepared -not -path '/proc/*' \
+                   -not -path '/var/log/*'";
+    assert_eq!(machine.exec(changed).await, "", "files were changed");
     assert!(!stages.lock().unwrap().join("\n").contains("installing"));
+
+    thirty_streams_at_once(&machine, handle.runtime.as_ref(), &owner).await;
 
     let shared = connector.connect(&node).await.unwrap();
     assert!(Arc::ptr_eq(&shared.host, &handle.host));

@@ -108,12 +108,18 @@ impl From<Error> for Problem {
                 "invalid",
                 "this cannot be used",
             ),
-            Error::Throttled { .. } | Error::Unreachable { .. } | Error::TimedOut { .. } => {
-                Self::new(
+            Error::Throttled { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "not available at the moment",
+            ),
+            Error::Unreachable { .. } | Error::TimedOut { .. } => {
+                tracing::warn!(error = %error.chain(), "a request could not be served");
+                return Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "unavailable",
-                    "not available at the moment",
-                )
+                    "the manager does not reach what it needs at the moment; its log says what",
+                );
             }
             Error::StaleEpoch { .. } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -3,24 +3,29 @@
 use std::sync::Arc;
 
 use crate::arguments::{Arguments, Down};
-use crate::commands;
 use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::printer;
 use crate::progress::ProgressLines;
+use crate::{commands, wiring};
 
 pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Failure> {
     let progress = ProgressLines::new(arguments.json);
     let reporter = Arc::clone(&progress);
     let (identity, bootstrapper) = commands::running(arguments, reporter).await?;
-    let nodes = bootstrapper.removal().await?;
-    for node in &nodes {
-        let fate = if node.created {
-            "will be deleted, with everything on it"
-        } else {
-            "stays; what the platform put on it will be removed"
+    let _lock = wiring::state(&identity)?.lock()?;
+    for removal in bootstrapper.removed_by_down().await? {
+        let fate = match (removal.node.created, options.volumes) {
+            (true, _) => "will be deleted, with everything on it",
+            (false, true) => "stays; what the platform put on it will be removed",
+            (false, false) => {
+                "stays; what the platform put on it will be removed, but for named volumes"
+            }
         };
-        printer::talk(&format!("node {}: {fate}", node.name));
+        printer::talk(&format!(
+            "node {}: {fate} ({})",
+            removal.node.name, removal.contents
+        ));
     }
     let question = format!("Take the platform {} down?", identity.name);
     confirm(options.yes, &question).await?;

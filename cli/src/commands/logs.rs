@@ -18,9 +18,11 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
     while let Some(line) = lines.next().await {
         let line = line?;
         if arguments.json {
-            printer::record(&line);
+            printer::record(&line)?;
+        } else if line.notice {
+            printer::talk(&format!("warning: {}: {}", line.instance, line.line.text));
         } else {
-            printer::data(&format!("{} | {}", line.instance, line.line.text));
+            printer::data(&format!("{} | {}", line.instance, line.line.text))?;
         }
     }
     Ok(())

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use lifecycle_core::bootstrap::{Forecast, OperatorState as _, PlatformSecrets};
+use lifecycle_core::bootstrap::Forecast;
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::platform::UnsupportedKey;
-use lifecycle_docker::generate_ssh_key;
 
 use crate::arguments::{Arguments, Plan};
 use crate::failure::Failure;
@@ -21,19 +20,18 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         .load(known.as_ref().map_or(NOT_UP_YET, |i| i.id))
         .await?;
     let declaration = loaded.declaration;
-    let identity = known.unwrap_or_else(|| Identity {
-        name: declaration.name.clone(),
-        id: declaration.id,
-    });
-    let state = wiring::state(&identity)?;
-    let now = SystemClock.now();
-    let secrets = match state.secrets().await? {
-        Some(secrets) => secrets,
-        // Never kept: digests of what does not exist are compared with nothing.
-        None => PlatformSecrets::generate(identity.id, generate_ssh_key()?, now)?,
+    let identity = match known {
+        Some(_) => project.identity_for(&declaration.name)?,
+        None => Identity {
+            name: declaration.name.clone(),
+            id: declaration.id,
+        },
     };
+    let state = wiring::state(&identity)?;
+    // New ones are never kept: digests of what does not exist are compared with nothing.
+    let secrets = wiring::secrets(&state, &identity).await?;
     let forecast = if options.simulate {
-        Forecast::from_nothing(&declaration, &secrets.key, now)?
+        Forecast::from_nothing(&declaration, &secrets.key, SystemClock.now())?
     } else {
         let bootstrapper = wiring::bootstrapper(
             &identity,
@@ -56,18 +54,18 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
             "unsupported": loaded.unsupported.iter().map(unsupported).collect::<Vec<_>>(),
             "steps": forecast.plan.steps,
             "held": forecast.plan.held,
-        }));
+        }))
     } else {
         printer::data(&text(
             &forecast,
             &loaded.unsupported,
             declaration.manager.node.as_ref(),
-        ));
+        ))
     }
-    Ok(())
 }
 
-fn unsupported(key: &UnsupportedKey) -> serde_json::Value {
+/// A key that has no effect, for programs.
+pub(crate) fn unsupported(key: &UnsupportedKey) -> serde_json::Value {
     serde_json::json!({
         "file": key.file,
         "line": key.line,

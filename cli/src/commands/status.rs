@@ -45,11 +45,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         services,
     };
     if arguments.json {
-        printer::document(&status);
+        printer::document(&status)
     } else {
-        printer::data(&text(&status));
+        printer::data(&text(&status))
     }
-    Ok(())
 }
 
 fn text(status: &Status) -> String {
@@ -75,14 +74,18 @@ fn table(headings: &[&str]) -> Table {
     table
 }
 
-fn nodes_table(nodes: &[NodeV1]) -> String {
+/// A line per node.
+pub(crate) fn nodes_table(nodes: &[NodeV1]) -> String {
     let mut table = table(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
     for node in nodes {
         let address = node.addresses.public.or(node.addresses.private);
-        let why = node.unknown_why.as_ref();
+        let mut state = node.state.clone();
+        if let (Some(since), Some(why)) = (node.unknown_since, &node.unknown_why) {
+            state = format!("{state} since {}: {why}", since.format("%FT%T%.6fZ"));
+        }
         table.add_row(vec![
             node.name.to_string(),
-            why.map_or_else(|| node.state.clone(), |w| format!("{}: {w}", node.state)),
+            state,
             address.map(|a| a.to_string()).unwrap_or_default(),
             node.docker.version.clone().unwrap_or_default(),
         ]);

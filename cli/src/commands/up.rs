@@ -2,62 +2,59 @@
 
 use std::sync::Arc;
 
-use lifecycle_core::bootstrap::{Outcome, UpOptions};
+use lifecycle_core::bootstrap::{
+    Bootstrapper, OperatorState as _, Outcome, StateDirectory, StateLock, UpOptions,
+};
+use lifecycle_core::platform::{Declaration, UnsupportedKey};
 
 use crate::arguments::{Arguments, Up};
+use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::printer;
 use crate::progress::ProgressLines;
-use crate::project::{NOT_UP_YET, Project};
+use crate::project::{Identity, NOT_UP_YET, Project, another_began};
 use crate::{commands, wiring};
 
 pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
-    let identity = project.identity()?;
-    // The files are read before anything is kept, so that bad ones touch nothing.
-    let mut loaded = project
-        .load(identity.as_ref().map_or(NOT_UP_YET, |i| i.id))
+    let known = project.identity()?;
+    let loaded = project
+        .load(known.as_ref().map_or(NOT_UP_YET, |i| i.id))
         .await?;
     for warning in &loaded.warnings {
         printer::talk(&format!("warning: {warning}"));
     }
-    let (changing, harmless): (Vec<_>, Vec<_>) = loaded
-        .unsupported
-        .drain(..)
-        .partition(|k| k.changes_behaviour);
-    for key in &harmless {
-        printer::talk(&format!("warning: {key}"));
-    }
-    if !changing.is_empty() {
-        if !options.accept_unsupported {
-            return Err(Failure::Unsupported(changing));
-        }
-        for key in &changing {
-            printer::talk(&format!("warning: {key}"));
-        }
-    }
+    accept(loaded.unsupported, options.accept_unsupported)?;
     let mut declaration = loaded.declaration;
     let progress = ProgressLines::new(arguments.json);
     let reporter = Arc::clone(&progress);
     let code = Arc::new(project.code());
-    let bootstrapper = if options.simulate {
+    // Held until the end.
+    let mut _lock = None;
+    let mut bootstrapper = if options.simulate {
         printer::talk("Simulated: nothing is touched, nothing is kept.");
         wiring::simulated(&declaration, code, reporter)?
     } else {
-        let identity = project.ensure_identity(&declaration.name)?;
+        let identity = project.identity_for(&declaration.name)?;
         declaration.id = identity.id;
         let state = wiring::state(&identity)?;
-        let secrets = wiring::ensure_secrets(&state, &identity).await?;
-        wiring::bootstrapper(
+        let secrets = wiring::secrets(&state, &identity).await?;
+        let bootstrapper = wiring::bootstrapper(
             &identity,
             &declaration.cloud,
             &declaration.manager.node,
-            state,
+            state.clone(),
             secrets,
             code,
             reporter,
-        )?
+        )?;
+        // What cannot be carried out is refused before anything is kept.
+        bootstrapper.preflight(&declaration).await?;
+        _lock = Some(keep(&project, &identity, &state, &bootstrapper).await?);
+        confirm_removals(&bootstrapper, &declaration, options.yes).await?;
+        bootstrapper
     };
+    bootstrapper.registry = loaded.registry;
     let options = UpOptions {
         all_nodes: options.all_nodes,
     };
@@ -65,21 +62,87 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         outcome = bootstrapper.up(&declaration, options) => outcome?,
         () = progress.heartbeat() => return Ok(()),
     };
-    show(&outcome, arguments.json);
-    if outcome.failures.is_empty() {
-        Ok(())
+    if !outcome.failures.is_empty() {
+        if !arguments.json {
+            printer::data(&text(&outcome))?;
+        }
+        return Err(Failure::Services(outcome));
+    }
+    if arguments.json {
+        printer::document(&document(&outcome))
     } else {
-        Err(Failure::Services(outcome.failures))
+        printer::data(&text(&outcome))
     }
 }
 
-fn show(outcome: &Outcome, json: bool) {
-    if json {
-        printer::document(&serde_json::json!({
-            "generation": outcome.generation,
-            "services": outcome.services,
-        }));
-        return;
+/// Tells which keys have no effect, and goes on if that changes nothing or is accepted.
+fn accept(unsupported: Vec<UnsupportedKey>, accepted: bool) -> Result<(), Failure> {
+    let (changing, harmless): (Vec<_>, Vec<_>) =
+        unsupported.into_iter().partition(|k| k.changes_behaviour);
+    for key in &harmless {
+        printer::talk(&format!("warning: {key}"));
     }
-    printer::data(&commands::status::services_table(&outcome.services));
+    if !changing.is_empty() && !accepted {
+        return Err(Failure::Unsupported(changing));
+    }
+    for key in &changing {
+        printer::talk(&format!("warning: {key}"));
+    }
+    Ok(())
+}
+
+/// Keeps who the platform is, before the first effect, and takes it for this process. Two first
+/// `up`s at once would make two platforms of it, so one of them is refused.
+async fn keep(
+    project: &Project,
+    identity: &Identity,
+    state: &StateDirectory,
+    bootstrapper: &Bootstrapper,
+) -> Result<StateLock, Failure> {
+    project.keep_identity(identity)?;
+    let lock = state.lock()?;
+    let secrets = &bootstrapper.secrets;
+    match state.secrets().await? {
+        Some(kept) if kept.key.to_hex() != secrets.key.to_hex() => {
+            return Err(another_began().into());
+        }
+        Some(_) => {}
+        None => state.keep_secrets(secrets).await?,
+    }
+    Ok(lock)
+}
+
+async fn confirm_removals(
+    bootstrapper: &Bootstrapper,
+    declaration: &Declaration,
+    yes: bool,
+) -> Result<(), Failure> {
+    let removals = bootstrapper.removed_by_up(declaration).await?;
+    if removals.is_empty() {
+        return Ok(());
+    }
+    for removal in &removals {
+        printer::talk(&format!(
+            "node {} is declared no longer and will be deleted, with everything on it ({})",
+            removal.node.name, removal.contents
+        ));
+    }
+    confirm(yes, "Delete what is declared no longer?").await
+}
+
+/// The document of `up --json`.
+pub(crate) fn document(outcome: &Outcome) -> serde_json::Value {
+    serde_json::json!({
+        "generation": outcome.generation,
+        "nodes": outcome.nodes,
+        "services": outcome.services,
+    })
+}
+
+fn text(outcome: &Outcome) -> String {
+    format!(
+        "\n{}\n\n{}",
+        commands::status::nodes_table(&outcome.nodes),
+        commands::status::services_table(&outcome.services),
+    )
 }

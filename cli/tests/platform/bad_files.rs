@@ -1,6 +1,5 @@
 //! What is wrong is told by file and line, with its exit code, before anything is touched.
 
-use crate::docker::Belongings;
 use crate::project::Project;
 
 #[test]
@@ -56,7 +55,7 @@ fn bad_files_and_questions_touch_nothing() {
         failed.stderr
     );
     assert!(failed.stderr.contains("172.17.0.0/16"), "{}", failed.stderr);
-    assert!(Belongings::of(&project.id()).is_empty());
+    assert!(!touched());
 
     let never_up = Project::new();
     never_up.compose(unsupported);

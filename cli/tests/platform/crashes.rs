@@ -1,25 +1,52 @@
-//! SIGKILL, at drawn moments: `up` goes on where it was killed and doubles nothing; a killed
-//! manager comes back and touches no service.
+//! SIGKILL, at drawn moments of a bring-up: `up` goes on where it was killed, and so does a
+//! manager; in the end everything is as if nothing had happened, nothing doubled or left over.
 
 use std::time::{Duration, Instant};
 
-use crate::docker::Belongings;
-use crate::project::Project;
+use serde_json::Value;
+
+use crate::docker::{Belongings, Node};
+use crate::document::{endpoints, instances};
+use crate::project::{Project, STATIC_SERVER};
 use crate::subprocess::until;
 
-const SERVICE: &str = r#"
-  web:
-    build: ./web
-    ports: ["8080:8080"]
+/// Two nodes, and two services of which one waits for the other.
+const NODES: &str = "[nodes.a]\n[nodes.b]\n[manager]\nnode = \"a\"\n";
+const WEB: &str = r#"
+    ports: ["8080:8000"]
+    volumes: ["data:/data"]
+    deploy: {placement: {constraints: ["node.hostname == b"]}}
+"#;
+const DOOR: &str = r#"
+    ports: ["8081:8000"]
+    depends_on: [web]
+    deploy: {placement: {constraints: ["node.hostname == a"]}}
+volumes:
+  data: {}
 "#;
 
-/// What the moments are drawn from. They are printed, so that a failure can be had again.
+/// What the moments are drawn from, unless the environment says otherwise. It is printed, so that
+/// a failure can be had again.
 const SEED: u64 = 20_261_123;
+const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
+
+/// How many moments are drawn.
+const KILLS: u32 = 5;
+
+/// Longer than a bring-up takes.
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Fractions of the whole, from a seed (`SplitMix64`).
 struct Moments(u64);
 
 impl Moments {
+    fn seeded() -> Self {
+        let given = std::env::var(SEED_VARIABLE).ok();
+        let seed = given.map_or(SEED, |text| text.parse().unwrap());
+        say(&format!("seed {seed} ({SEED_VARIABLE} sets another)"));
+        Self(seed)
+    }
+
     fn within(&mut self, whole: Duration) -> Duration {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -29,70 +56,215 @@ impl Moments {
         let thousandth = u32::try_from(mixed % 1000).unwrap();
         whole * thousandth / 1000
     }
-}
 
-fn nothing_is_doubled(project: &Project) {
-    let node = project.node();
-    assert_eq!(node.containers("lifecycle.role=manager").len(), 1);
-    assert_eq!(node.containers("lifecycle.role=instance").len(), 1);
-    let belongings = Belongings::of(&project.id());
-    assert_eq!(belongings.networks.len(), 1, "{belongings:?}");
-    assert_eq!(project.status()["platform"]["state"], "running");
-}
-
-#[test]
-fn a_killed_up_goes_on_and_a_killed_manager_comes_back() {
-    let mut moments = Moments(SEED);
-    let project = Project::new();
-    project.compose(SERVICE);
-    project.web_server("web");
-    let began = Instant::now();
-    project.ends(0, &["up"]);
-    let whole = began.elapsed();
-    println!("seed {SEED}; an undisturbed up takes {whole:?}");
-
-    managers_are_killed(&project, &mut moments);
-
-    // Early, in the middle, and late.
-    for part in 0..3 {
-        project.ends(0, &["down", "--yes"]);
-        let moment = whole / 3 * part + moments.within(whole / 3);
-        println!("up is killed after {moment:?}");
-        let killed = project.start(&["up"]).kill_after(moment);
-        project.keep(&killed);
-        println!("it had said:\n{}", killed.stderr);
-        project.ends(0, &["up"]);
-        nothing_is_doubled(&project);
+    /// One in each of as many parts of the whole: from early to late.
+    fn spread(&mut self, whole: Duration) -> Vec<Duration> {
+        let part = whole / KILLS;
+        (0..KILLS).map(|n| part * n + self.within(part)).collect()
     }
-    let id = project.id();
-    project.ends(0, &["down", "--yes"]);
-    assert!(Belongings::of(&id).is_empty());
 }
 
 #[expect(
     clippy::print_stdout,
     reason = "the drawn moments, for whoever has to repeat them"
 )]
-fn managers_are_killed(project: &Project, moments: &mut Moments) {
-    let (api, node) = (project.api(), project.node());
-    for _ in 0..2 {
-        let moment = moments.within(Duration::from_secs(3));
-        println!("the manager is killed after {moment:?}");
-        std::thread::sleep(moment);
-        let (service, manager) = (node.service("web"), node.manager());
-        let pid = node.inspect("lifecycle.role=manager")["State"]["Pid"].to_string();
-        node.exec(&["kill", "-KILL", &pid]);
-        until("another manager runs", Duration::from_secs(30), || {
-            (node.manager().started_at != manager.started_at).then_some(())
-        });
-        assert_eq!(node.manager().id, manager.id, "the engine restarts it");
-        until("the API answers", Duration::from_secs(30), || {
-            api.is_healthy().then_some(())
-        });
-        until("all is ready", Duration::from_mins(1), || {
-            api.is_ready().then_some(())
-        });
-        assert_eq!(node.service("web"), service);
-        nothing_is_doubled(project);
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn project() -> Project {
+    let project = Project::new();
+    project.compose(&format!(
+        "  web:{STATIC_SERVER}{WEB}  door:{STATIC_SERVER}{DOOR}"
+    ));
+    project.write("platform.toml", NODES);
+    project.static_server("server");
+    project
+}
+
+/// What a bring-up ends with, a line for each thing, without what differs each time: ids, times,
+/// addresses, and digests, which are keyed.
+fn end(project: &Project) -> Vec<String> {
+    let status = project.status();
+    assert_eq!(status["platform"]["state"], "running");
+    assert_eq!(status["platform"]["generation"], 1);
+    let mut all: Vec<String> = instances(&status).into_iter().map(instance).collect();
+    let host = Belongings::of(&project.id());
+    all.push(format!(
+        "here: {} containers, {} networks, {} volumes",
+        host.containers.len(),
+        host.networks.len(),
+        host.volumes.len()
+    ));
+    for (name, node) in Node::all(&project.id()) {
+        let lines = on(&node, &project.name).into_iter();
+        all.extend(lines.map(|line| format!("{name}: {line}")));
     }
+    all
+}
+
+fn is_the_same(now: &[String], before: &[String], label: &str) {
+    let only = |these: &[String], those: &[String]| {
+        let lines = these.iter().filter(|line| !those.contains(line));
+        lines.cloned().collect::<Vec<_>>()
+    };
+    assert!(
+        now == before,
+        "{label}: new are {:#?}, missing are {:#?} in {now:#?}",
+        only(now, before),
+        only(before, now)
+    );
+}
+
+fn instance(instance: &Value) -> String {
+    let ports: Vec<u64> = endpoints(instance)
+        .into_iter()
+        .map(|(_, port)| port)
+        .collect();
+    format!(
+        "{} {} on {} at {ports:?}",
+        instance["id"], instance["state"], instance["node"]
+    )
+}
+
+fn on(node: &Node, platform: &str) -> Vec<String> {
+    let mut all: Vec<String> = node.inspect_all().iter().map(container).collect();
+    let lines = |text: String| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let images = node.docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
+    all.extend(images.lines().map(|image| match image.rsplit_once(':') {
+        Some((name, _digest)) if name.starts_with(platform) => format!("image {name}"),
+        _ => format!("image {image}"),
+    }));
+    all.extend(lines(node.docker(&[
+        "volume",
+        "ls",
+        "--format",
+        "volume {{.Name}}",
+    ])));
+    // The log of a registry's writes comes and goes.
+    let files = "mkdir -p /var/lib/lifecycle; find /var/lib/lifecycle -type f \
+                 -not -name 'registry.db-*' -printf 'file %P %m\\n'";
+    all.extend(lines(node.exec(&["sh", "-c", files])));
+    all.sort();
+    all
+}
+
+fn container(container: &Value) -> String {
+    let without_last = |text: &Value, separator: char| {
+        let text = text.as_str().unwrap();
+        text.rsplit_once(separator).unwrap().0.to_owned()
+    };
+    let (config, host) = (&container["Config"], &container["HostConfig"]);
+    format!(
+        "container {} of {} runs {}: {} {} {} {} {} {}",
+        without_last(&container["Name"], '-'),
+        without_last(&config["Image"], ':'),
+        container["State"]["Running"],
+        config["Cmd"],
+        config["Env"],
+        host["PortBindings"],
+        host["Binds"],
+        host["Mounts"],
+        host["RestartPolicy"]
+    )
+}
+
+#[test]
+fn a_killed_up_goes_on() {
+    let mut moments = Moments::seeded();
+    let project = project();
+    let began = Instant::now();
+    project.ends(0, &["up"]);
+    let whole = began.elapsed();
+    say(&format!("an undisturbed up takes {whole:?}"));
+    let undisturbed = end(&project);
+    project.ends(0, &["down", "--yes"]);
+
+    for moment in moments.spread(whole) {
+        let killed = project.start(&["up"]).kill_after(moment);
+        project.keep(&killed);
+        let last = killed.stderr.lines().last().unwrap_or_default().to_owned();
+        say(&format!(
+            "up was killed after {moment:?}; it had said last: {last}"
+        ));
+        project.ends(0, &["up"]);
+        let label = format!("killed after {moment:?}");
+        is_the_same(&end(&project), &undisturbed, &label);
+        project.ends(0, &["down", "--yes"]);
+        let left = Belongings::of(&project.id());
+        assert!(left.is_empty(), "killed after {moment:?}: {left:?}");
+    }
+}
+
+/// The manager's process on its node, once it runs.
+fn managers_process(project: &Project) -> Option<(Node, String)> {
+    let node = Node::find(&project.identity()?, "a")?;
+    let pid = "docker inspect --format '{{.State.Pid}}' \
+               $(docker ps --quiet --filter label=lifecycle.role=manager)";
+    // The engine of a node that is just being made does not answer yet.
+    let pid = node.call(&["sh", "-c", pid]).stdout.trim().to_owned();
+    pid.parse::<u32>()
+        .is_ok_and(|pid| pid > 0)
+        .then_some((node, pid))
+}
+
+#[test]
+fn a_killed_manager_goes_on() {
+    let mut moments = Moments::seeded();
+    let project = project();
+    let bring_up = || {
+        let mut up = project.start(&["up"]);
+        let process = until("the manager runs", PATIENCE, || {
+            assert!(up.runs(), "`up` ended before its manager ran");
+            managers_process(&project)
+        });
+        (up, process)
+    };
+    let (up, _) = bring_up();
+    let began = Instant::now();
+    assert_eq!(up.finish(PATIENCE).status.code(), Some(0));
+    let whole = began.elapsed();
+    say(&format!("an undisturbed first round takes {whole:?}"));
+    let undisturbed = end(&project);
+
+    for moment in moments.spread(whole) {
+        project.ends(0, &["down", "--yes"]);
+        let (up, (node, pid)) = bring_up();
+        let manager = node.manager();
+        std::thread::sleep(moment);
+        say(&format!("the manager is killed after {moment:?}"));
+        node.exec(&["kill", "-KILL", &pid]);
+        let up = up.finish(PATIENCE);
+        project.keep(&up);
+        assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
+        let again = node.manager();
+        assert_eq!(again.id, manager.id, "the engine starts it again");
+        assert_ne!(again.started_at, manager.started_at);
+        let label = format!("killed after {moment:?}");
+        is_the_same(&end(&project), &undisturbed, &label);
+    }
+    what_runs_well_is_not_touched(&project);
+    let id = project.id();
+    project.ends(0, &["down", "--yes"]);
+    assert!(Belongings::of(&id).is_empty());
+}
+
+fn what_runs_well_is_not_touched(project: &Project) {
+    let (api, before) = (project.api(), end(project));
+    let (node, pid) = managers_process(project).unwrap();
+    let manager = node.manager();
+    let services = || {
+        [("a", "door"), ("b", "web")]
+            .map(|(node, service)| Node::find(&project.id(), node).unwrap().service(service))
+    };
+    let runs = services();
+    node.exec(&["kill", "-KILL", &pid]);
+    until("another manager runs", Duration::from_secs(30), || {
+        (node.manager().started_at != manager.started_at).then_some(())
+    });
+    until("all is ready", Duration::from_mins(1), || {
+        api.is_ready().then_some(())
+    });
+    assert_eq!(services(), runs);
+    is_the_same(&end(project), &before, "killed when all was well");
 }

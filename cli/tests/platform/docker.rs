@@ -1,6 +1,7 @@
 //! The engines, asked apart from the programs under test: this machine's, and those on nodes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -102,14 +103,41 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// All nodes of a platform that run, by name.
+    pub(crate) fn all(platform: &str) -> BTreeMap<String, Self> {
+        let filter = format!("label=lifecycle.platform-id={platform}");
+        let format = "{{.ID}} {{.Label \"lifecycle.node\"}}";
+        let list = ["ps", "--no-trunc", "--filter", &filter, "--format", format];
+        docker(&list)
+            .lines()
+            .map(|line| {
+                let (container, name) = line.split_once(' ').unwrap();
+                let node = Self {
+                    container: container.to_owned(),
+                    platform: platform.to_owned(),
+                };
+                (name.to_owned(), node)
+            })
+            .collect()
+    }
+
     /// The only node of a platform.
     pub(crate) fn only(platform: &str) -> Self {
-        let containers = Belongings::of(platform).containers;
-        assert_eq!(containers.len(), 1, "one node: {containers:?}");
-        Self {
-            container: containers.into_iter().next().unwrap(),
-            platform: platform.to_owned(),
-        }
+        let nodes = Self::all(platform);
+        assert_eq!(nodes.len(), 1, "one node: {nodes:?}");
+        nodes.into_values().next().unwrap()
+    }
+
+    /// A node of a platform, once it runs.
+    pub(crate) fn find(platform: &str, name: &str) -> Option<Self> {
+        Self::all(platform).remove(name)
+    }
+
+    /// Where it is reached.
+    pub(crate) fn address(&self) -> IpAddr {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        let address = docker(&["inspect", "--format", format, &self.container]);
+        address.parse().unwrap()
     }
 
     /// What a program on the node does.
@@ -140,6 +168,31 @@ impl Node {
         let list = ["ps", "--all", "--quiet", "--no-trunc", "--filter"];
         let list = [&list[..], &[&ours, "--filter", &wanted]].concat();
         self.docker(&list).lines().map(str::to_owned).collect()
+    }
+
+    /// All containers of the platform, as the engine describes them.
+    pub(crate) fn inspect_all(&self) -> Vec<Value> {
+        let ids = self.containers("lifecycle.role");
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let text = self.docker(&[&["inspect"], &ids[..]].concat());
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// All containers of the platform with their runs, by name.
+    pub(crate) fn runs(&self) -> BTreeMap<String, Run> {
+        let all = self.inspect_all();
+        let named = |found: &Value| found["Name"].as_str().unwrap().to_owned();
+        all.iter().map(|c| (named(c), run_of(c))).collect()
+    }
+
+    /// When the only container with a label was started, in microseconds since 1970.
+    pub(crate) fn started(&self, label: &str) -> i64 {
+        let started = run_of(&self.inspect(label)).started_at;
+        let micros = self.exec(&["date", "-d", &started, "+%s%6N"]);
+        micros.parse().unwrap()
     }
 
     /// The only container with a label, as the engine describes it.

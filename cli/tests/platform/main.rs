@@ -5,10 +5,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_files;
+mod bring_up;
+mod careful;
 mod crashes;
 mod docker;
+mod document;
 mod failing_service;
+mod hang;
 mod hello;
+mod https;
 mod project;
 mod reboot;
 mod secrets;

@@ -30,6 +30,13 @@ const API: u16 = 7443;
 /// A web server in what the base image has; see `examples/hello`.
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello/hello");
 
+/// What a service says whose code base is [`Project::static_server`], beside its ports.
+pub(crate) const STATIC_SERVER: &str = r#"
+    build: ./server
+    command: [authentication]
+    environment: {SIGNING_KEY: signing, DEVICE_SECRET: device}
+"#;
+
 /// A project.
 #[derive(Debug)]
 pub(crate) struct Project {
@@ -49,7 +56,10 @@ impl Project {
     /// A project without files.
     pub(crate) fn named(name: &str) -> Self {
         docker::require();
-        require_fresh_manager();
+        // The manager, which the bootstrapper finds beside itself.
+        require_fresh(
+            &Path::new(env!("CARGO_BIN_EXE_bootstrapper")).with_file_name("lifecycle-manager"),
+        );
         Self {
             name: name.to_owned(),
             directory: tempfile::tempdir().unwrap(),
@@ -77,6 +87,28 @@ impl Project {
             let text = std::fs::read_to_string(Path::new(SERVER).join(file)).unwrap();
             self.write(&format!("{code}/{file}"), &text);
         }
+    }
+
+    /// Copies a directory's files into the project, as they are committed.
+    pub(crate) fn copy(&self, from: &Path) {
+        copy(from, self.directory.path());
+    }
+
+    /// Puts a program of this workspace into a code base.
+    pub(crate) fn put_program(&self, program: &str, path: &str) {
+        let built = Path::new(env!("CARGO_BIN_EXE_bootstrapper")).with_file_name(program);
+        require_fresh(&built);
+        std::fs::copy(built, self.directory.path().join(path)).unwrap();
+    }
+
+    /// A code base with a web server on port 8000 that hardly weighs anything: a service of the
+    /// IoT example that needs no other. [`STATIC_SERVER`] declares what it needs.
+    pub(crate) fn static_server(&self, code: &str) {
+        self.write(
+            &format!("{code}/Dockerfile"),
+            "FROM scratch\nCOPY iot-platform /\nENTRYPOINT [\"/iot-platform\"]\n",
+        );
+        self.put_program("iot-platform", &format!("{code}/iot-platform"));
     }
 
     /// A command of the bootstrapper.
@@ -165,7 +197,10 @@ impl Project {
     /// The manager's API, past the command line.
     pub(crate) fn api(&self) -> Api {
         let status = self.status();
-        let ip = status["nodes"][0]["addresses"]["private"].as_str().unwrap();
+        let manager = &status["manager"]["node"];
+        let nodes = status["nodes"].as_array().unwrap();
+        let node = nodes.iter().find(|n| n["name"] == *manager).unwrap();
+        let ip = node["addresses"]["private"].as_str().unwrap();
         let platform: PlatformId = self.id().parse().unwrap();
         let client = ApiClient::new(
             Arc::new(Straight(ip.parse().unwrap())),
@@ -183,11 +218,14 @@ impl Project {
 impl Drop for Project {
     fn drop(&mut self) {
         let Some(id) = self.identity() else { return };
-        if std::thread::panicking() && Belongings::of(&id).containers.len() == 1 {
+        if std::thread::panicking() {
             let log = "docker logs --tail 60 \
                        $(docker ps --all --quiet --filter label=lifecycle.role=manager)";
-            let log = Node::only(&id).call(&["sh", "-c", log]);
-            let text = format!("{}\nmanager: {}{}", self.said(), log.stdout, log.stderr);
+            let mut text = self.said();
+            for (name, node) in Node::all(&id) {
+                let log = node.call(&["sh", "-c", log]);
+                text.push_str(&format!("\n{name}: {}{}", log.stdout, log.stderr));
+            }
             drop(std::io::stderr().write_all(text.as_bytes()));
         }
         if self.state().exists() {
@@ -251,22 +289,35 @@ impl Dial for Straight {
     }
 }
 
-/// Cargo builds the programs of a test's own package only: the manager, which the bootstrapper
-/// finds beside itself, may be missing or of yesterday.
-fn require_fresh_manager() {
+/// Copies a directory with all that is in it, except what a former bring-up left there.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name();
+        if entry.path().is_dir() && name != ".lifecycle" {
+            copy(&entry.path(), &to.join(name));
+        } else if entry.path().is_file() {
+            std::fs::copy(entry.path(), to.join(name)).unwrap();
+        }
+    }
+}
+
+/// Cargo builds the programs of a test's own package only: others may be missing or of
+/// yesterday.
+fn require_fresh(program: &Path) {
     const COMMAND: &str = "cargo build --workspace --bins";
-    let manager = Path::new(env!("CARGO_BIN_EXE_bootstrapper")).with_file_name("lifecycle-manager");
     let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified());
-    let Ok(built) = modified(&manager) else {
-        panic!("{} is missing: {COMMAND}", manager.display());
+    let Ok(built) = modified(program) else {
+        panic!("{} is missing: {COMMAND}", program.display());
     };
     // Cargo's own list of what the binary was made from.
-    let sources = std::fs::read_to_string(manager.with_extension("d")).unwrap_or_default();
+    let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
     for source in sources.split_whitespace().skip(1) {
         assert!(
             modified(Path::new(source)).is_ok_and(|at| at <= built),
             "{} is older than {source}: {COMMAND}",
-            manager.display()
+            program.display()
         );
     }
 }

@@ -21,8 +21,17 @@ pub(crate) struct Finished {
 pub(crate) struct Running {
     child: Child,
     what: String,
-    stdout: JoinHandle<String>,
-    stderr: JoinHandle<String>,
+    output: Option<[JoinHandle<String>; 2]>,
+}
+
+/// A test that fails leaves no program behind.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.output.is_some() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
 }
 
 /// Starts a program without a terminal.
@@ -36,8 +45,10 @@ pub(crate) fn start(command: &mut Command) -> Running {
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     Running {
         what,
-        stdout: reader(child.stdout.take().unwrap()),
-        stderr: reader(child.stderr.take().unwrap()),
+        output: Some([
+            reader(child.stdout.take().unwrap()),
+            reader(child.stderr.take().unwrap()),
+        ]),
         child,
     }
 }
@@ -66,7 +77,8 @@ impl Running {
         self.read(status)
     }
 
-    fn finish(mut self, within: Duration) -> Finished {
+    /// Waits for its end; panics if it takes longer than `within`.
+    pub(crate) fn finish(mut self, within: Duration) -> Finished {
         if let Some(status) = self.wait(within) {
             return self.read(status);
         }
@@ -76,6 +88,11 @@ impl Running {
             "{what} still ran after {within:?}:\n{}\n{}",
             finished.stdout, finished.stderr
         );
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
@@ -89,11 +106,12 @@ impl Running {
         }
     }
 
-    fn read(self, status: ExitStatus) -> Finished {
+    fn read(mut self, status: ExitStatus) -> Finished {
+        let [stdout, stderr] = self.output.take().unwrap().map(|text| text.join().unwrap());
         Finished {
             status,
-            stdout: self.stdout.join().unwrap(),
-            stderr: self.stderr.join().unwrap(),
+            stdout,
+            stderr,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A client of the manager's API that talks over whatever connection it is given: through a
-//! node's SSH server, or straight.
+//! node's SSH server, or straight. One connection serves call after call, since making one costs
+//! two handshakes; a stream has one of its own.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use http_body_util::{BodyExt, BodyStream, Full};
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -49,7 +51,11 @@ pub struct ApiClient {
     /// The name that the manager's certificate must carry.
     name: ServerName<'static>,
     token: Sensitive,
+    /// The connection that the latest call left behind.
+    idle: Arc<Mutex<Option<Connection>>>,
 }
+
+type Connection = SendRequest<Full<Bytes>>;
 
 impl Debug for ApiClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -106,13 +112,16 @@ impl ApiClient {
             tls: TlsConnector::from(Arc::new(config)),
             name,
             token,
+            idle: Arc::default(),
         })
     }
 
     /// Whether everything is ready: `GET /readyz`.
     pub async fn is_ready(&self) -> Result<bool> {
         let response = self.exchange(Method::GET, "/readyz", None, None).await?;
-        Ok(response.status() == StatusCode::OK)
+        let status = response.status();
+        whole("/readyz", response).await?;
+        Ok(status == StatusCode::OK)
     }
 
     /// `GET /v1/services/{name}/endpoints`.
@@ -153,6 +162,8 @@ impl ApiClient {
             .unwrap_or_else(|_| Err(late(path)))
     }
 
+    /// Asks over the connection that is there, or a new one if there is none, or if it turns out
+    /// to have ended: every call may be repeated.
     async fn ask(
         &self,
         method: Method,
@@ -160,6 +171,36 @@ impl ApiClient {
         body: Option<Bytes>,
         token: Option<&Sensitive>,
     ) -> Result<Response<hyper::body::Incoming>> {
+        if let Some(mut connection) = self.take_idle()
+            && connection.ready().await.is_ok()
+        {
+            let request = self.request(method.clone(), path, body.clone(), token)?;
+            if let Ok(response) = connection.send_request(request).await {
+                self.leave_idle(connection);
+                return Ok(response);
+            }
+        }
+        let mut connection = self.connect().await?;
+        let request = self.request(method, path, body, token)?;
+        let response = connection
+            .send_request(request)
+            .await
+            .map_err(interrupted)?;
+        self.leave_idle(connection);
+        Ok(response)
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.take().filter(|connection| !connection.is_closed())
+    }
+
+    fn leave_idle(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        *idle = Some(connection);
+    }
+
+    async fn connect(&self) -> Result<Connection> {
         let stream = self.dial.dial().await?;
         let stream = self
             .tls
@@ -169,7 +210,7 @@ impl ApiClient {
                 what: "the manager's API".into(),
                 source: Some(Box::new(error)),
             })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(interrupted)?;
         tokio::spawn(async move {
@@ -177,6 +218,16 @@ impl ApiClient {
                 tracing::debug!(%error, "a connection to the manager ended");
             }
         });
+        Ok(sender)
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        token: Option<&Sensitive>,
+    ) -> Result<Request<Full<Bytes>>> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -191,17 +242,17 @@ impl ApiClient {
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        let request = request
+        request
             .body(Full::new(body.unwrap_or_default()))
-            .map_err(interrupted)?;
-        sender.send_request(request).await.map_err(interrupted)
+            .map_err(interrupted)
     }
 }
 
 #[async_trait]
 impl ManagerApi for ApiClient {
     async fn health(&self) -> Result<()> {
-        self.send(Method::GET, "/healthz", None).await.map(drop)
+        let response = self.send(Method::GET, "/healthz", None).await?;
+        whole("/healthz", response).await.map(drop)
     }
 
     async fn platform(&self) -> Result<PlatformV1> {
@@ -262,6 +313,8 @@ impl ManagerApi for ApiClient {
         let tail = tail.map(|n| format!("&tail={n}")).unwrap_or_default();
         let path = format!("/v1/services/{service}/logs?follow={follow}{tail}");
         let response = self.send(Method::GET, &path, None).await?;
+        // A stream may never end: no other call waits behind it.
+        drop(self.take_idle());
         let chunks = BodyStream::new(response.into_body()).filter_map(|frame| async move {
             match frame {
                 Ok(frame) => frame.into_data().ok().map(Ok),
@@ -352,6 +405,10 @@ fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+
     use super::*;
     use crate::api::Authority;
     use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
@@ -379,6 +436,82 @@ mod tests {
         let health = tokio::time::timeout(Duration::from_hours(1), client.health());
         let error = health.await.expect("it waits without a bound").unwrap_err();
         assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+    }
+
+    /// A manager that answers `[]` to everything, and closes a connection after some answers.
+    #[derive(Debug)]
+    struct Terse {
+        acceptor: Acceptor,
+        answers: usize,
+        dials: AtomicUsize,
+    }
+
+    struct Acceptor(tokio_rustls::TlsAcceptor);
+
+    impl Debug for Acceptor {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an acceptor")
+        }
+    }
+
+    #[async_trait]
+    impl Dial for Terse {
+        async fn dial(&self) -> Result<Box<dyn Duplex>> {
+            self.dials.fetch_add(1, Ordering::SeqCst);
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            let (acceptor, answers) = (self.acceptor.0.clone(), self.answers);
+            tokio::spawn(async move {
+                let stream = acceptor.accept(theirs).await.unwrap();
+                let mut stream = tokio::io::BufReader::new(stream);
+                for _ in 0..answers {
+                    let mut line = String::new();
+                    while line != "\r\n" {
+                        line.clear();
+                        if stream.read_line(&mut line).await.unwrap() == 0 {
+                            return;
+                        }
+                    }
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]";
+                    stream.write_all(answer).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+                stream.shutdown().await.unwrap();
+            });
+            Ok(Box::new(ours))
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_share_a_connection_until_it_ends() {
+        let platform = PlatformId::new(RandomIds.uuid());
+        let now = SystemClock.now();
+        let authority = Authority::generate(platform, now).unwrap();
+        let ip = std::net::IpAddr::from([127, 0, 0, 1]);
+        let identity = authority.issue(platform, ip, now).unwrap();
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.certificates.as_bytes())
+            .collect::<std::result::Result<_, _>>()
+            .unwrap();
+        let key =
+            rustls::pki_types::PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes())
+                .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let dial = Arc::new(Terse {
+            acceptor: Acceptor(tokio_rustls::TlsAcceptor::from(Arc::new(config))),
+            answers: 3,
+            dials: AtomicUsize::new(0),
+        });
+        let token = Sensitive::new("x");
+        let client = ApiClient::new(dial.clone(), platform, &authority.certificate, token).unwrap();
+        for (call, dials) in [1, 1, 1, 2, 2, 2, 3].into_iter().enumerate() {
+            assert_eq!(client.nodes().await.unwrap(), [], "call {call}");
+            assert_eq!(dial.dials.load(Ordering::SeqCst), dials, "call {call}");
+        }
     }
 
     #[test]

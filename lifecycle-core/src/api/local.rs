@@ -104,8 +104,6 @@ impl ManagerApi for LocalApi {
         follow: bool,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
         let lines = self.0.logs(service, LogOptions { tail, follow }).await?;
-        Ok(lines
-            .map(|line| line.map(|(instance, line)| ServiceLogLine { instance, line }))
-            .boxed())
+        Ok(lines.map(|output| Ok(ServiceLogLine::from(output))).boxed())
     }
 }

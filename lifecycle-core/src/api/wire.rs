@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::manager::{InstanceOutput, Output};
 use crate::model::{
     Endpoint, Event, InstanceState, NodeName, OperationId, Protocol, ServiceClass, ServiceName,
 };
@@ -59,7 +60,11 @@ pub struct NodeV1 {
     /// `running`, `starting`, `stopping`, `stopped`, `failed`, `absent`, or `unknown`.
     pub state: String,
     /// Since when it cannot be asked, where it cannot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::clock::six_digits::optional"
+    )]
     pub unknown_since: Option<DateTime<Utc>>,
     /// Why it cannot be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,8 +122,10 @@ pub struct InstanceV1 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// When the engine started it.
+    #[serde(serialize_with = "crate::clock::six_digits::optional")]
     pub started_at: Option<DateTime<Utc>>,
     /// When its readiness check passed.
+    #[serde(serialize_with = "crate::clock::six_digits::optional")]
     pub ready_at: Option<DateTime<Utc>>,
     /// Where it is reached; only while it is ready.
     pub endpoints: Vec<EndpointV1>,
@@ -223,6 +230,29 @@ pub struct ServiceLogLine {
     /// The line.
     #[serde(flatten)]
     pub line: LogLine,
+    /// Whether the manager says it, not the instance: why no more can be had of its output.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub notice: bool,
+}
+
+impl From<InstanceOutput> for ServiceLogLine {
+    fn from(output: InstanceOutput) -> Self {
+        let (line, notice) = match output.output {
+            Output::Line(line) => (line, false),
+            Output::Unavailable { why } => {
+                let line = LogLine {
+                    stderr: true,
+                    text: format!("no more of its output can be had: {why}"),
+                };
+                (line, true)
+            }
+        };
+        Self {
+            instance: output.instance,
+            line,
+            notice,
+        }
+    }
 }
 
 /// A problem (RFC 9457), the body of every error.
@@ -241,4 +271,32 @@ pub struct ProblemV1 {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_six_digits_even_on_the_second() {
+        let whole: DateTime<Utc> = "2026-01-02T03:04:05Z".parse().unwrap();
+        let instance = InstanceV1 {
+            id: "web-1".into(),
+            replica: 1,
+            container: None,
+            node: None,
+            state: "starting".into(),
+            why: None,
+            started_at: Some(whole),
+            ready_at: None,
+            endpoints: Vec::new(),
+        };
+        let sent = serde_json::to_value(&instance).unwrap();
+        assert_eq!(sent["started_at"], "2026-01-02T03:04:05.000000Z");
+        assert!(sent["ready_at"].is_null());
+        assert_eq!(
+            serde_json::from_value::<InstanceV1>(sent).unwrap(),
+            instance
+        );
+    }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::PACE;
 use super::progress::{Progress, Reporter};
 use crate::api::ManagerApi;
-use crate::api::wire::{InstanceV1, ServiceV1};
+use crate::api::wire::{InstanceV1, NodeV1, ServiceV1};
 use crate::error::{Error, Result, Retry};
 use crate::model::{Event, EventKind};
 
@@ -24,6 +24,8 @@ const LAST_LINES: u32 = 10;
 pub struct Outcome {
     /// The generation that was brought up.
     pub generation: u64,
+    /// All nodes.
+    pub nodes: Vec<NodeV1>,
     /// All services with their replicas.
     pub services: Vec<ServiceV1>,
     /// Those that failed.
@@ -65,6 +67,7 @@ pub(super) async fn follow(
         }
         tokio::time::sleep(PACE).await;
     }
+    let nodes = client.nodes().await?;
     let services = client.services().await?;
     let mut failures = Vec::new();
     for service in &services {
@@ -76,6 +79,7 @@ pub(super) async fn follow(
     }
     Ok(Outcome {
         generation,
+        nodes,
         services,
         failures,
     })
@@ -94,7 +98,7 @@ async fn failure(
         last_lines = lines
             .into_iter()
             .filter_map(Result::ok)
-            .filter(|l| l.instance == instance.id)
+            .filter(|l| l.instance == instance.id && !l.notice)
             .map(|l| l.line.text)
             .collect();
     }
@@ -181,7 +185,9 @@ impl Following<'_> {
             | EventKind::NotReady
             | EventKind::Failed
             | EventKind::NodeUnknown
-            | EventKind::NodeKnown => self.reporter.report(Progress::Told { text: message }),
+            | EventKind::NodeKnown
+            | EventKind::DatabaseAway
+            | EventKind::DatabaseBack => self.reporter.report(Progress::Told { text: message }),
             EventKind::Declared
             | EventKind::Planned
             | EventKind::Converged

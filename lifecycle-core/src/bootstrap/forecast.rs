@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Bootstrapper;
+use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, retry_or};
 use crate::error::Result;
 use crate::model::Generation;
 use crate::platform::Declaration;
@@ -54,15 +54,27 @@ impl Bootstrapper {
         if let Ok(client) = self.client(declaration.id).await
             && client.health().await.is_ok()
         {
+            let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
+            let plan = loop {
+                match client.plan(declaration).await {
+                    Ok(plan) => break plan,
+                    Err(error) => retry_or(error, deadline).await?,
+                }
+            };
             return Ok(Forecast {
                 manager_runs: true,
                 problems,
-                plan: client.plan(declaration).await?,
+                plan,
             });
         }
         let key = &self.secrets.key;
         let declared = Arc::new(Declared::new(Generation::default(), declaration, key)?);
-        let observed = look(&self.backends, Arc::clone(&declared), PATIENCE).await;
+        let mut observed = look(&self.backends, Arc::clone(&declared), PATIENCE).await;
+        if observed.cloud_unknown.is_some() && self.state.placed().await?.is_none() {
+            // It was never brought up from here, so nothing is what exists as far as is known;
+            // that the cloud does not answer stands among the problems.
+            observed = Observed::default();
+        }
         let policy = Policy {
             provisions: self.backends.cloud.capabilities().provisions,
             ..self.driver.policy.clone()

@@ -7,11 +7,15 @@
 mod down;
 mod follow;
 mod forecast;
+mod former;
 mod handover;
+mod lock;
 mod manager_container;
 mod manager_image;
 mod progress;
 mod reach;
+mod registry;
+mod removal;
 mod secrets;
 
 use std::sync::Arc;
@@ -22,10 +26,12 @@ pub use forecast::Forecast;
 pub use handover::{
     HOST_ENGINE_SOCKET, Handover, ManagerConfig, code_directory, handover_directory,
 };
+pub use lock::StateLock;
 pub use manager_container::ManagerImage;
 pub use manager_image::StaticBinary;
 pub use progress::{Progress, Reporter};
 pub use reach::{ReachManager, ThroughNode};
+pub use removal::{Contents, Removal};
 pub use secrets::{MemoryState, OperatorState, Placed, PlatformSecrets, StateDirectory};
 
 use self::progress::Stage;
@@ -34,11 +40,11 @@ use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result, Retry};
 use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{Epoch, Generation, ImageSource, PlatformId};
-use crate::platform::{Declaration, ManagerEndpoint};
+use crate::platform::{Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::placement::place;
 use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Observed, Target};
-use crate::registry::Registry;
+use crate::registry::{Databases, Registry};
 use crate::runtime::ContainerRuntime;
 use crate::secret::PlatformKey;
 
@@ -67,6 +73,10 @@ pub struct Bootstrapper {
     pub reporter: Arc<dyn Reporter>,
     /// How the control loop works.
     pub driver: DriverOptions,
+    /// Where the registry lies. Only `up` asks.
+    pub registry: RegistrySpec,
+    /// Databases, should the registry or a part of it lie in one.
+    pub databases: Arc<dyn Databases>,
 }
 
 /// What `up` is to do beyond the usual.
@@ -80,10 +90,8 @@ pub struct UpOptions {
 impl Bootstrapper {
     /// Brings the platform up and follows until every service is ready or has failed.
     pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
-        if let Some(placed) = self.state.placed().await? {
-            stays(&placed, declaration)?;
-        }
         self.preflight(declaration).await?;
+        self.prepare_databases(declaration.id).await?;
         self.state
             .keep_placed(&Placed {
                 cloud: declaration.cloud.clone(),
@@ -96,7 +104,10 @@ impl Bootstrapper {
         self.publish_code(&node, declaration).await?;
         self.hand_on_images(&node, declaration).await?;
         let endpoint = endpoint(&machine, declaration)?;
-        let client = self.manager(&machine, &node, declaration, endpoint).await?;
+        let client = self
+            .manager(&machine, &node, declaration, endpoint.clone())
+            .await?;
+        self.record_manager(&endpoint).await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
         follow::follow(
             client.as_ref(),
@@ -128,8 +139,11 @@ impl Bootstrapper {
             .await
     }
 
-    /// Refuses what can never be carried out, before anything is touched.
-    async fn preflight(&self, declaration: &Declaration) -> Result<()> {
+    /// Refuses what can never be carried out. Changes and keeps nothing.
+    pub async fn preflight(&self, declaration: &Declaration) -> Result<()> {
+        if let Some(placed) = self.state.placed().await? {
+            stays(&placed, declaration)?;
+        }
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let mut problems = self.backends.cloud.preflight(&nodes).await?.problems;
         let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
@@ -317,7 +331,18 @@ impl Bootstrapper {
 fn stays(placed: &Placed, declaration: &Declaration) -> Result<()> {
     let (is, wanted) = (&placed.manager.node, &declaration.manager.node);
     if is == wanted {
-        return Ok(());
+        let (is, wanted) = (placed.manager.port, declaration.manager.port);
+        if is == wanted {
+            return Ok(());
+        }
+        return Err(Error::Invalid {
+            what: "manager.port".into(),
+            why: format!(
+                "the manager answers at {is}, which services were told when they started; it \
+                 cannot change to {wanted} yet"
+            ),
+            mend: format!("leave it at {is}, or take the platform down first"),
+        });
     }
     Err(Error::Invalid {
         what: "manager.node".into(),

@@ -56,6 +56,11 @@ pub trait Reporter: Debug + Send + Sync + 'static {
     fn report(&self, progress: Progress);
 }
 
+/// Hears nothing.
+impl Reporter for () {
+    fn report(&self, _: Progress) {}
+}
+
 /// Something that the bootstrapper does itself. Dropped without [`Stage::done`], it failed or
 /// was broken off; the error that explains it is the caller's.
 pub(super) struct Stage<'a> {

@@ -24,6 +24,10 @@ const IGNORE_FILE: &str = ".dockerignore";
 /// the context.)
 const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
 
+/// Ours, beside the user's files: who the platform is. It comes with the first `up` and says
+/// nothing of the code, so it is never part of a code base.
+const OWN_DIRECTORY: &str = ".lifecycle";
+
 /// More than any `.dockerignore` that a person wrote.
 const IGNORE_FILE_LIMIT: u64 = 1 << 20;
 
@@ -62,6 +66,9 @@ pub(super) fn entries(root: &Path) -> Result<Entries> {
             } else {
                 format!("{directory}/{name}")
             };
+            if relative == OWN_DIRECTORY {
+                continue;
+            }
             let left_out = rules.leave_out(&relative) && !ALWAYS_SENT.contains(&relative.as_str());
             if file_type.is_dir() {
                 if !left_out || rules.has_exceptions() {

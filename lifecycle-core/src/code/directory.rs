@@ -412,6 +412,16 @@ mod tests {
         assert_ne!(digest(root.path()).await, before);
     }
 
+    #[tokio::test]
+    async fn who_the_platform_is_counts_for_nothing_beside_the_files() {
+        let root = sample();
+        let before = digest(root.path()).await;
+        put(root.path(), "svc/.lifecycle/platform.json", "{}");
+        assert_eq!(digest(root.path()).await, before);
+        put(root.path(), "svc/src/.lifecycle", "somebody else's");
+        assert_ne!(digest(root.path()).await, before);
+    }
+
     #[test]
     fn the_dockerfile_and_dockerignore_are_always_sent() {
         let root = TempDir::new().unwrap();

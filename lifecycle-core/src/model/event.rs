@@ -62,12 +62,17 @@ pub enum EventKind {
     Converged,
     /// The manager took the lease.
     Leading,
+    /// The database of a kind of objects cannot be written; the central registry can.
+    DatabaseAway,
+    /// The database of a kind of objects is up to date again.
+    DatabaseBack,
 }
 
 /// An event that is about to be recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewEvent {
     /// When it happened.
+    #[serde(serialize_with = "crate::clock::six_digits::serialize")]
     pub at: DateTime<Utc>,
     /// Its kind.
     pub kind: EventKind,

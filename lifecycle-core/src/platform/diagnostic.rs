@@ -1,6 +1,6 @@
 //! What is wrong with the user's files: where, what, and how to mend it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::tree::Place;
@@ -127,6 +127,8 @@ pub(super) struct Report {
     problems: Vec<Diagnostic>,
     /// Where nothing more is said, since what stands there is wrong already.
     silenced: BTreeSet<Place>,
+    /// What is worth knowing about a value, should it be wrong.
+    notes: BTreeMap<Place, String>,
     pub(super) warnings: Vec<Diagnostic>,
     pub(super) unsupported: Vec<UnsupportedKey>,
 }
@@ -137,6 +139,7 @@ impl Report {
             file: file.into(),
             problems: Vec::new(),
             silenced: BTreeSet::new(),
+            notes: BTreeMap::new(),
             warnings: Vec::new(),
             unsupported: Vec::new(),
         }
@@ -161,6 +164,10 @@ impl Report {
 
     fn add(&mut self, at: Place, path: &str, message: impl Into<String>, help: Option<String>) {
         if !self.silenced.contains(&at) {
+            let mut message = message.into();
+            if let Some(note) = self.notes.get(&at) {
+                message = format!("{message} ({note})");
+            }
             let problem = self.diagnostic(Some(at), path, message, help);
             self.problems.push(problem);
         }
@@ -220,8 +227,20 @@ impl Report {
         name: &str,
         known: impl IntoIterator<Item = &'k str>,
     ) {
-        let help = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
+        let known: Vec<&str> = known.into_iter().collect();
+        let help = match nearest(name, known.iter().copied()) {
+            Some(near) => Some(format!("did you mean `{near}`?")),
+            None if (1..=12).contains(&known.len()) => {
+                Some(format!("known here: {}", known.join(", ")))
+            }
+            None => None,
+        };
         self.add(at, path, message, help);
+    }
+
+    /// Said with whatever is wrong there.
+    pub(super) fn note(&mut self, at: Place, note: impl Into<String>) {
+        self.notes.insert(at, note.into());
     }
 
     pub(super) fn warning(&mut self, at: Place, path: &str, message: impl Into<String>) {

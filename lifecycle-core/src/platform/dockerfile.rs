@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::compose::value;
 use super::interpolation::interpolate;
 
 /// The images that a Dockerfile's stages start from, in order, without `scratch`, its own
@@ -43,7 +44,7 @@ pub(super) fn bases(text: &str, args: &BTreeMap<String, String>) -> Result<Vec<S
                 .iter()
                 .any(|stage| stage.eq_ignore_ascii_case(&image));
             if image != "scratch" && !is_stage && !bases.contains(&image) {
-                bases.push(image);
+                bases.push(value::image(&image).map_err(|why| format!("line {line}: {why}"))?);
             }
             if words
                 .next()

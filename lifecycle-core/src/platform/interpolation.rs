@@ -10,6 +10,12 @@ use super::tree::{Node, Value};
 /// Defaults within defaults; nobody writes more.
 const DEEPEST: usize = 32;
 
+/// Variables can multiply a small text without end; no value that a person wrote comes near this.
+pub(super) const MOST_BYTES: usize = 1 << 20;
+
+/// Nor all values of a file together near this.
+const MOST_BYTES_OF_ALL: usize = 16 << 20;
+
 /// Looks a variable up.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -30,25 +36,43 @@ pub(super) fn interpolate(text: &str, lookup: Lookup<'_>) -> Result<Interpolated
 
 /// Puts the variables into every value of a tree; keys stay as they are.
 pub(super) fn interpolate_tree(node: &mut Node, lookup: Lookup<'_>, report: &mut Report) {
-    let mut unset = BTreeSet::new();
-    walk(node, "", lookup, report, &mut unset);
+    let mut so_far = SoFar::default();
+    walk(node, "", lookup, report, &mut so_far);
 }
 
-fn walk(
-    node: &mut Node,
-    path: &str,
-    lookup: Lookup<'_>,
-    report: &mut Report,
-    unset: &mut BTreeSet<String>,
-) {
+#[derive(Default)]
+struct SoFar {
+    /// Variables that were told of.
+    unset: BTreeSet<String>,
+    /// How much text variables have made.
+    bytes: usize,
+}
+
+fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, so_far: &mut SoFar) {
+    if so_far.bytes > MOST_BYTES_OF_ALL {
+        // Told already, and the file refused.
+        return;
+    }
     match &mut node.value {
         Value::Scalar { text, plain } if text.contains('$') => match interpolate(text, lookup) {
             Ok(done) => {
+                so_far.bytes = so_far.bytes.saturating_add(done.text.len());
+                if so_far.bytes > MOST_BYTES_OF_ALL {
+                    let most = MOST_BYTES_OF_ALL >> 20;
+                    let message = format!("up to here variables make more than {most} MiB of text");
+                    report.last_word(node.at, path, message);
+                    return;
+                }
                 *text = done.text;
                 // What a variable left empty is an empty text, not "no value".
                 *plain = false;
+                if !done.unset.is_empty() {
+                    let names: Vec<String> =
+                        done.unset.iter().map(|name| format!("`{name}`")).collect();
+                    report.note(node.at, format!("{} not set", names.join(", ")));
+                }
                 for name in done.unset {
-                    if unset.insert(name.clone()) {
+                    if so_far.unset.insert(name.clone()) {
                         let message = format!("`{name}` is not set, so it is taken as empty");
                         report.warning(node.at, path, message);
                     }
@@ -59,7 +83,7 @@ fn walk(
         Value::Scalar { .. } => {}
         Value::List(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                walk(item, &format!("{path}[{index}]"), lookup, report, unset);
+                walk(item, &format!("{path}[{index}]"), lookup, report, so_far);
             }
         }
         Value::Map(entries) => {
@@ -69,7 +93,7 @@ fn walk(
                 } else {
                     format!("{path}.{}", entry.key)
                 };
-                walk(&mut entry.node, &path, lookup, report, unset);
+                walk(&mut entry.node, &path, lookup, report, so_far);
             }
         }
     }
@@ -87,6 +111,12 @@ fn expand(
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
+        if out.len() > MOST_BYTES {
+            return Err(format!(
+                "variables make more than {} MiB of it",
+                MOST_BYTES >> 20
+            ));
+        }
         out.push_str(&rest[..dollar]);
         rest = &rest[dollar + 1..];
         if let Some(after) = rest.strip_prefix('$') {
@@ -106,6 +136,12 @@ fn expand(
         }
     }
     out.push_str(rest);
+    if out.len() > MOST_BYTES {
+        return Err(format!(
+            "variables make more than {} MiB of it",
+            MOST_BYTES >> 20
+        ));
+    }
     Ok(out)
 }
 
@@ -243,6 +279,10 @@ mod tests {
         }
         let deep = format!("{}x{}", "${A:-".repeat(500), "}".repeat(500));
         assert!(with(&deep).is_err());
+        let long = |_: &str| Some("x".repeat(1 << 16));
+        let text = "$A".repeat(17);
+        let refused = interpolate(&text, &long).unwrap_err();
+        assert_eq!(refused, "variables make more than 1 MiB of it");
     }
 
     #[test]

@@ -58,12 +58,16 @@ pub fn find(directory: &Path, explicit: &[PathBuf]) -> Result<Sources> {
     } else {
         explicit.iter().map(|file| directory.join(file)).collect()
     };
-    let missing = compose_files.iter().find(|file| !file.is_file());
-    if let Some(missing) = missing {
-        return Err(Error::not_found(format!(
-            "the file `{}`",
-            missing.display()
-        )));
+    if let Some(file) = compose_files.iter().find(|file| !file.is_file()) {
+        let what = format!("the file `{}`", file.display());
+        if !file.exists() {
+            return Err(Error::not_found(what));
+        }
+        return Err(Error::Invalid {
+            what,
+            why: "it is no regular file".to_owned(),
+            mend: "name a Compose file".to_owned(),
+        });
     }
     let project_dir = compose_files
         .first()

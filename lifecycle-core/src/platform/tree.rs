@@ -1,7 +1,7 @@
 //! A file as a tree whose every part knows where it stands. YAML and TOML are both read into
 //! it, so that one reader with one kind of diagnostics serves both.
 
-use super::diagnostic::Report;
+use super::diagnostic::{Report, nearest};
 
 /// A place in a file, both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -279,13 +279,13 @@ impl<'a> Field<'a> {
             return Some(*value);
         }
         let known: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-        report.unknown_name(
-            self.value_at(),
-            &self.path,
-            format!("`{text}` is none of {}", known.join(", ")),
-            text,
-            words.iter().map(|(word, _)| *word),
-        );
+        let message = format!("`{text}` is none of {}", known.join(", "));
+        match nearest(text, words.iter().map(|(word, _)| *word)) {
+            Some(near) => {
+                self.problem_with_help(report, message, format!("did you mean `{near}`?"));
+            }
+            None => self.problem(report, message),
+        }
         None
     }
 }

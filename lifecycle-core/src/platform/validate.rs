@@ -8,11 +8,15 @@ use super::diagnostic::Report;
 use super::tree::{Node, Place};
 use super::{ManagerSpec, Settings};
 use crate::model::{
-    DependencyCondition, NodeName, Protocol, RestartPolicy, ServiceName, ServiceSpec, Starts,
+    DependencyCondition, NodeName, Protocol, Resources, RestartPolicy, ServiceName, ServiceSpec,
+    Starts,
 };
 
 /// Where every node's SSH server listens.
 const SSH_PORT: u16 = 22;
+
+/// All replicas of all services.
+const MOST_INSTANCES: usize = 100_000;
 
 /// Checks all services of a Compose file against each other and against the nodes.
 pub(super) fn check(
@@ -26,6 +30,7 @@ pub(super) fn check(
         services,
         settings,
     };
+    check.size(report);
     check.cycles(report);
     check.dependencies(report);
     check.placement(report);
@@ -48,6 +53,24 @@ impl<'a> Check<'a> {
         let mut path = vec!["services", service.as_str()];
         path.extend(keys);
         (self.root.place_of(&path), path.join("."))
+    }
+
+    /// More instances than any platform here holds are a slip of the hand.
+    fn size(&self, report: &mut Report) {
+        let mut instances = 0;
+        for spec in self.specs() {
+            instances += usize::from(spec.replicas);
+            if instances > MOST_INSTANCES {
+                let (at, path) = self.spot(&spec.name, &["deploy", "replicas"]);
+                report.problem_with_help(
+                    at,
+                    &path,
+                    format!("up to here more than {MOST_INSTANCES} replicas are declared"),
+                    "declare fewer",
+                );
+                return;
+            }
+        }
     }
 
     /// Names each cycle of dependencies once, from the service that comes first by name.
@@ -150,16 +173,34 @@ impl<'a> Check<'a> {
             if self.allowed_nodes(spec).is_empty() {
                 let (at, path) = self.spot(&spec.name, &["deploy", "placement", "constraints"]);
                 let nodes: Vec<&str> = self.settings.nodes.keys().map(NodeName::as_str).collect();
-                report.problem(
+                report.problem_with_help(
                     at,
                     &path,
                     format!(
                         "no node meets these constraints; the nodes are {}",
                         some_of(&nodes)
                     ),
+                    "change them, or give a node the labels that they ask for",
+                );
+            } else if spec.replicas > 0 && !self.has_room(spec) {
+                let (at, path) = self.spot(&spec.name, &["deploy", "resources", "reservations"]);
+                report.problem_with_help(
+                    at,
+                    &path,
+                    "no node that it may run on has as much",
+                    "reserve less, or declare a larger `capacity` of a node",
                 );
             }
         }
+    }
+
+    /// Whether a node would hold the service if nothing else ran on it.
+    fn has_room(&self, spec: &ServiceSpec) -> bool {
+        self.allowed_nodes(spec).into_iter().any(|name| {
+            let capacity = self.settings.nodes.get(name).and_then(|node| node.capacity);
+            capacity
+                .is_none_or(|capacity| spec.reserves.fits_beside(Resources::default(), capacity))
+        })
     }
 
     /// One host port serves one instance on each node.

@@ -1,7 +1,7 @@
 //! YAML text to a [`Node`] tree: aliases put in place, merge keys (`<<`) merged, places kept.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
@@ -10,6 +10,8 @@ use super::tree::{Entry, Node, Place, Value};
 
 /// Aliases can multiply a small file without end; no file that a person wrote comes near this.
 const MOST_NODES: usize = 100_000;
+/// Nor near this much text.
+const MOST_BYTES: usize = 16 << 20;
 /// Nor near this depth. The tree is read and dropped by recursion.
 const DEEPEST: usize = 64;
 
@@ -61,6 +63,7 @@ struct Builder {
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    bytes: usize,
     documents: usize,
     root: Option<Node>,
 }
@@ -75,6 +78,8 @@ enum OpenKind {
     List(Vec<Node>),
     Map {
         entries: Vec<Entry>,
+        /// The line of each key.
+        lines: HashMap<String, usize>,
         merged: Vec<Node>,
         key: Option<(String, Place)>,
     },
@@ -104,6 +109,10 @@ impl Builder {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let quoted_by_tag = check_tag(at, tag.as_ref())?;
+                if text.contains('\0') {
+                    return fail(at, "a value cannot hold the character of number 0");
+                }
+                self.weigh(at, 0, text.len())?;
                 let node = Node {
                     at,
                     value: Value::Scalar {
@@ -121,22 +130,25 @@ impl Builder {
                 check_tag(at, tag.as_ref())?;
                 let kind = OpenKind::Map {
                     entries: Vec::new(),
+                    lines: HashMap::new(),
                     merged: Vec::new(),
                     key: None,
                 };
                 self.begin(at, anchor, kind)
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(at),
-            Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
-                Some(node) => {
-                    self.nodes += count(&node);
-                    if self.open.len() + depth(&node) > DEEPEST {
-                        return fail(at, format!("nested more than {DEEPEST} levels deep"));
-                    }
-                    self.complete(node, 0)
+            Event::Alias(anchor) => {
+                let Some(node) = self.anchors.get(&anchor) else {
+                    return fail(at, "this alias refers to what it is part of");
+                };
+                let weight = weight(node);
+                if self.open.len() + depth(node) > DEEPEST {
+                    return fail(at, format!("nested more than {DEEPEST} levels deep"));
                 }
-                None => fail(at, "this alias refers to what it is part of"),
-            },
+                self.weigh(at, weight.0, weight.1)?;
+                let node = self.anchors.get(&anchor).cloned();
+                node.map_or(Ok(()), |node| self.complete(node, 0))
+            }
             _ => Ok(()),
         }
     }
@@ -157,11 +169,13 @@ impl Builder {
             OpenKind::List(items) => Value::List(items),
             OpenKind::Map {
                 mut entries,
+                lines,
                 merged,
                 ..
             } => {
+                let mut keys: HashSet<String> = lines.into_keys().collect();
                 for node in merged {
-                    merge(&mut entries, node)?;
+                    merge(&mut entries, &mut keys, node)?;
                 }
                 Value::Map(entries)
             }
@@ -170,12 +184,23 @@ impl Builder {
         self.complete(node, open.anchor)
     }
 
-    fn complete(&mut self, node: Node, anchor: usize) -> Result<(), Failure> {
-        let at = node.at;
-        self.nodes += 1;
+    /// Takes account of what is about to be kept.
+    fn weigh(&mut self, at: Place, nodes: usize, bytes: usize) -> Result<(), Failure> {
+        self.nodes += nodes;
+        self.bytes += bytes;
         if self.nodes > MOST_NODES {
             return fail(at, format!("the file has more than {MOST_NODES} values"));
         }
+        if self.bytes > MOST_BYTES {
+            let most = MOST_BYTES >> 20;
+            return fail(at, format!("the file has more than {most} MiB of text"));
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, node: Node, anchor: usize) -> Result<(), Failure> {
+        let at = node.at;
+        self.weigh(at, 1, 0)?;
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -187,6 +212,7 @@ impl Builder {
             OpenKind::List(items) => items.push(node),
             OpenKind::Map {
                 entries,
+                lines,
                 merged,
                 key,
             } => match key.take() {
@@ -196,8 +222,7 @@ impl Builder {
                 },
                 Some((name, _)) if name == "<<" => merged.push(node),
                 Some((name, key_at)) => {
-                    if let Some(earlier) = entries.iter().find(|entry| entry.key == name) {
-                        let line = earlier.at.line;
+                    if let Some(line) = lines.insert(name.clone(), key_at.line) {
                         return fail(
                             key_at,
                             format!("`{name}` stands here already at line {line}"),
@@ -216,29 +241,34 @@ impl Builder {
 }
 
 /// What stands in the mapping itself wins over what is merged, an earlier merge over a later.
-fn merge(entries: &mut Vec<Entry>, node: Node) -> Result<(), Failure> {
+fn merge(entries: &mut Vec<Entry>, keys: &mut HashSet<String>, node: Node) -> Result<(), Failure> {
     match node.value {
         Value::Map(merged) => {
             for entry in merged {
-                if entries.iter().all(|own| own.key != entry.key) {
+                if keys.insert(entry.key.clone()) {
                     entries.push(entry);
                 }
             }
             Ok(())
         }
         Value::List(nodes) => nodes.into_iter().try_for_each(|node| match node.value {
-            Value::Map(_) => merge(entries, node),
+            Value::Map(_) => merge(entries, keys, node),
             _ => fail(node.at, "`<<` takes a mapping or a list of mappings"),
         }),
         Value::Scalar { .. } => fail(node.at, "`<<` takes a mapping or a list of mappings"),
     }
 }
 
-fn count(node: &Node) -> usize {
+/// How many values a node holds, and how much text.
+fn weight(node: &Node) -> (usize, usize) {
+    let sum = |(nodes, bytes), (more, text)| (nodes + more, bytes + text);
     match &node.value {
-        Value::Scalar { .. } => 1,
-        Value::List(items) => 1 + items.iter().map(count).sum::<usize>(),
-        Value::Map(entries) => 1 + entries.iter().map(|e| count(&e.node)).sum::<usize>(),
+        Value::Scalar { text, .. } => (1, text.len()),
+        Value::List(items) => items.iter().map(weight).fold((1, 0), sum),
+        Value::Map(entries) => entries
+            .iter()
+            .map(|entry| sum(weight(&entry.node), (0, entry.key.len())))
+            .fold((1, 0), sum),
     }
 }
 
@@ -345,6 +375,12 @@ mod tests {
         };
         let bomb = format!("a0: &a0 x\n{}", (1..12).map(level).collect::<String>());
         assert!(problem(&bomb).contains("more than 100000 values"));
+        let long = format!(
+            "a: &a \"{}\"\nb: [{}]\n",
+            "x".repeat(1 << 20),
+            "*a, ".repeat(20)
+        );
+        assert!(problem(&long).contains("more than 16 MiB of text"));
         problem(&"[".repeat(10_000));
         let deep = format!("{}x{}", "[".repeat(80), "]".repeat(80));
         assert!(problem(&deep).contains("levels deep"));

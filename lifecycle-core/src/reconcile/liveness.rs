@@ -157,11 +157,8 @@ impl Liveness {
     ) {
         match &container.state {
             ContainerState::Running { .. } => self.note_running(container, answer, now),
-            ContainerState::Exited { code, at } => {
-                if *code != 0 || self.runs.contains_key(&container.id) {
-                    self.note_ending(container, *at, now);
-                }
-            }
+            // Also one that ended before any look saw it run.
+            ContainerState::Exited { at, .. } => self.note_ending(container, *at, now),
             ContainerState::Created | ContainerState::Paused => {}
         }
     }

@@ -11,6 +11,7 @@ use super::liveness::Liveness;
 use super::observe::{EngineView, Observed};
 use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::Power;
+use crate::registry::Unknown;
 
 /// Looks at the cloud and at every node's engine; what has not answered after `patience` is
 /// what it is until then: not asked, or unknown.
@@ -34,7 +35,16 @@ pub async fn look(backends: &Backends, declared: Arc<Declared>, patience: Durati
     };
     // Whether complete or not, what there is is what is told.
     drop(tokio::time::timeout(patience, looked).await);
-    watcher.observed().unwrap_or_default()
+    watcher.observed().unwrap_or_else(|| Observed {
+        cloud_unknown: Some(Unknown {
+            since: backends.clock.now(),
+            why: format!(
+                "it has not listed its nodes within {}",
+                humantime::format_duration(patience)
+            ),
+        }),
+        ..Observed::default()
+    })
 }
 
 /// Whether every node that runs was asked, whatever it answered.

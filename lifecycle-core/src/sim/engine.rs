@@ -58,7 +58,7 @@ struct Run {
 #[derive(Debug)]
 pub(super) struct Container {
     id: ContainerId,
-    spec: ContainerSpec,
+    pub(super) spec: ContainerSpec,
     exposed: BTreeSet<(u16, Protocol)>,
     has_healthcheck: bool,
     command: Vec<String>,

@@ -1,7 +1,9 @@
 //! The bootstrapper as a whole against the simulated world: up, up again, changed, down, and a
 //! crash before and after every single effect.
 
+mod registry;
 mod stage;
+mod upgrade;
 
 use lifecycle_core::sim::{Edge, EffectOutcome};
 
@@ -73,6 +75,25 @@ async fn down_leaves_nothing_and_can_be_repeated() {
     stage.down().await.unwrap();
     stage.up().await.unwrap();
     assert_eq!(stage.containers().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_left_the_declaration_is_told_with_what_is_on_it() {
+    let mut stage = Stage::new(8).await;
+    assert_eq!(stage.removed_by_up().await, [], "nothing exists yet");
+    stage.up().await.unwrap();
+    assert_eq!(stage.removed_by_up().await, []);
+    stage.drop_node("n2");
+    let removed = stage.removed_by_up().await;
+    let [removal] = removed.as_slice() else {
+        panic!("{removed:?}");
+    };
+    assert_eq!(removal.node.name.as_str(), "n2");
+    let contents = removal.contents.to_string();
+    assert!(contents.starts_with("on it: api-"), "{contents}");
+    stage.up().await.unwrap();
+    assert_eq!(stage.removed_by_up().await, []);
+    assert!(!stage.leftovers().iter().any(|left| left.contains("n2")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,36 +6,27 @@ use std::sync::Arc;
 
 use lifecycle_core::Result;
 use lifecycle_core::bootstrap::{
-    Bootstrapper, MemoryState, OperatorState, Outcome, PlatformSecrets, Progress, Reporter,
-    UpOptions,
+    Bootstrapper, ManagerImage, MemoryState, OperatorState, Outcome, Removal, UpOptions,
 };
-use lifecycle_core::clock::{Clock, IdSource, SeededIds};
+use lifecycle_core::clock::{IdSource, SeededIds};
 use lifecycle_core::code::CodeStore;
-use lifecycle_core::host::SshKeyPair;
 use lifecycle_core::model::{
     BuildSource, Constraint, ConstraintOperator, DependencyCondition, ImageSource, NodeName,
     NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, Starts,
 };
-use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
-use lifecycle_core::reconcile::{Backends, DriverOptions};
-use lifecycle_core::registry::MemoryRegistry;
+use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec, RegistrySpec};
+use lifecycle_core::reconcile::DriverOptions;
 use lifecycle_core::runtime::Owner;
-use lifecycle_core::secret::Sensitive;
-use lifecycle_core::sim::{SimManagerImage, SimManagers, SimWorld};
-
-/// Hears nothing.
-#[derive(Debug)]
-struct Deaf;
-
-impl Reporter for Deaf {
-    fn report(&self, _: Progress) {}
-}
+use lifecycle_core::sim::{SimDatabases, SimManagers, SimWorld};
 
 pub(crate) struct Stage {
     pub(crate) world: SimWorld,
-    managers: SimManagers,
+    pub(crate) managers: SimManagers,
     state: Arc<MemoryState>,
-    declaration: Declaration,
+    pub(crate) declaration: Declaration,
+    pub(crate) registry: RegistrySpec,
+    /// A manager's image instead of the usual one.
+    pub(crate) manager_image: Option<Arc<dyn ManagerImage>>,
 }
 
 fn node(name: &str) -> NodeName {
@@ -98,6 +89,8 @@ impl Stage {
             world,
             state: Arc::default(),
             declaration,
+            registry: RegistrySpec::default(),
+            manager_image: None,
         };
         stage.change_code("api", "first").await;
         stage
@@ -129,6 +122,17 @@ impl Stage {
         });
     }
 
+    /// Takes a node out of the declaration.
+    pub(crate) fn drop_node(&mut self, name: &str) {
+        self.declaration.nodes.remove(&node(name));
+    }
+
+    /// What the next `up` would delete for good.
+    pub(crate) async fn removed_by_up(&self) -> Vec<Removal> {
+        let bootstrapper = self.bootstrapper().await;
+        bootstrapper.removed_by_up(&self.declaration).await.unwrap()
+    }
+
     fn owner(&self) -> Owner {
         Owner {
             id: self.declaration.id,
@@ -138,39 +142,27 @@ impl Stage {
 
     /// A bootstrapper of the present incarnation: all that the one before knew is what it kept.
     async fn bootstrapper(&self) -> Bootstrapper {
-        let clock: Arc<dyn Clock> = Arc::new(self.world.clock());
-        let secrets = if let Some(secrets) = self.state.secrets().await.unwrap() {
-            secrets
-        } else {
-            let ssh = SshKeyPair {
-                private: Sensitive::new("private"),
-                public: "ssh-ed25519 public".into(),
-            };
-            let id = self.declaration.id;
-            let secrets = PlatformSecrets::generate(id, ssh, clock.now()).unwrap();
-            self.state.keep_secrets(&secrets).await.unwrap();
-            secrets
-        };
-        let owner = self.owner();
-        Bootstrapper {
-            backends: Backends {
-                registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
-                cloud: Arc::new(self.world.cloud(&owner)),
-                connector: Arc::new(self.world.connector(&owner)),
-                preparer: Arc::new(self.world.preparer()),
-                probe: Arc::new(self.world.probe()),
-                code: Arc::new(self.world.code()),
-                clock,
-                ids: Arc::new(SeededIds::new(self.world.incarnation())),
-            },
-            operator_engine: None,
-            state: Arc::clone(&self.state) as Arc<dyn OperatorState>,
-            secrets,
-            reach: Arc::new(self.managers.clone()),
-            manager_image: Arc::new(SimManagerImage),
-            reporter: Arc::new(Deaf),
-            driver: DriverOptions::default(),
+        let mut bootstrapper = self.world.bootstrapper(&self.declaration).unwrap();
+        match self.state.secrets().await.unwrap() {
+            Some(secrets) => bootstrapper.secrets = secrets,
+            None => self
+                .state
+                .keep_secrets(&bootstrapper.secrets)
+                .await
+                .unwrap(),
         }
+        bootstrapper.state = Arc::clone(&self.state) as Arc<dyn OperatorState>;
+        bootstrapper.reach = Arc::new(self.managers.clone());
+        bootstrapper.registry = self.registry.clone();
+        bootstrapper.databases = Arc::new(self.databases());
+        if let Some(image) = &self.manager_image {
+            bootstrapper.manager_image = Arc::clone(image);
+        }
+        bootstrapper
+    }
+
+    pub(crate) fn databases(&self) -> SimDatabases {
+        self.managers.databases()
     }
 
     pub(crate) async fn up(&self) -> Result<Outcome> {

@@ -145,6 +145,21 @@ async fn a_crash_loop_is_slowed_down_counts_as_failed_and_is_kept_alive() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_ends_well_at_every_start_before_anybody_sees_it_run_counts_as_failed_too() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(43)).await;
+    let ends = Behaviour::default().exits(Duration::ZERO, 0);
+    stage.world.behave("web", ends);
+    stage.start();
+    let limit = Duration::from_mins(10);
+    stage.until("settled", limit, |s| s.settled).await;
+    let record = &stage.records().await[&instance("web", 1)];
+    let InstanceState::Failed { why } = &record.state else {
+        panic!("{record:?}");
+    };
+    assert!(why.contains("in a row"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_never_ready_fails_in_time_and_the_round_ends() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(42)).await;
     stage

@@ -12,7 +12,8 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use lifecycle_core::manager::Manager;
@@ -45,6 +46,10 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&manager),
+            change_nothing_while_converging,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&manager),
             require_credential,
         ));
     Router::new()
@@ -52,4 +57,19 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
         .route("/readyz", get(health::readyz))
         .merge(v1)
         .with_state(manager)
+}
+
+/// Until the first round has ended, whatever changes anything is told to wait. Except the
+/// declaration itself, or a bad one could never be mended; and a plan changes nothing.
+async fn change_nothing_while_converging(
+    State(manager): State<Arc<Manager>>,
+    request: Request,
+    next: middleware::Next,
+) -> Result<Response, Problem> {
+    let path = request.uri().path();
+    let may_come_early = matches!(path, "/v1/platform" | "/v1/platform/plan");
+    if manager.is_open() || may_come_early || request.method().is_safe() {
+        return Ok(next.run(request).await);
+    }
+    Err(Problem::not_ready("the platform converges"))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
@@ -15,7 +15,7 @@ use lifecycle_core::model::ServiceName;
 use lifecycle_core::runtime::LogOptions;
 use serde::Deserialize;
 
-use super::request::Parameters;
+use super::request::{Parameters, Segment};
 use crate::auth::Reader;
 use crate::problem::Problem;
 
@@ -33,7 +33,7 @@ pub(super) async fn list(
 pub(super) async fn endpoints(
     _: Reader,
     State(manager): State<Arc<Manager>>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<Json<Vec<EndpointV1>>, Problem> {
     let snapshot = manager.snapshot().await?;
     let status = manager.status().borrow().clone();
@@ -59,7 +59,7 @@ pub(super) struct Lines {
 pub(super) async fn logs(
     _: Reader,
     State(manager): State<Arc<Manager>>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     Parameters(lines): Parameters<Lines>,
 ) -> Result<Response, Problem> {
     let name = ServiceName::try_from(name).map_err(lifecycle_core::Error::from)?;
@@ -68,9 +68,8 @@ pub(super) async fn logs(
         follow: lines.follow,
     };
     let lines = manager.logs(&name, options).await?;
-    let body = lines.map(|line| {
-        let (instance, line) = line.map_err(std::io::Error::other)?;
-        let mut text = serde_json::to_vec(&ServiceLogLine { instance, line })?;
+    let body = lines.map(|output| {
+        let mut text = serde_json::to_vec(&ServiceLogLine::from(output))?;
         text.push(b'\n');
         Ok::<_, std::io::Error>(text)
     });

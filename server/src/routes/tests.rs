@@ -59,6 +59,11 @@ struct Served {
 impl Served {
     /// A manager that does not lead yet.
     fn waiting() -> Self {
+        Self::with_image("base:1")
+    }
+
+    /// A manager that does not lead yet, of a platform whose service needs an image.
+    fn with_image(image: &str) -> Self {
         let world = SimWorld::new(1);
         world.preload_image("base:1");
         let owner = Owner {
@@ -89,7 +94,7 @@ impl Served {
             nodes: BTreeMap::from([(node.clone(), NodeSpec::new(node.clone()))]),
             services: BTreeMap::from([(
                 web.clone(),
-                ServiceSpec::new(web, ImageSource::Image("base:1".into())),
+                ServiceSpec::new(web, ImageSource::Image(image.into())),
             )]),
             volumes: BTreeSet::new(),
         };
@@ -110,6 +115,7 @@ impl Served {
             holder: "a test".into(),
             lease: Duration::from_secs(15),
             driver: DriverOptions::default(),
+            mirrors: None,
         };
         let manager = Manager::new(backends, options);
         Self {
@@ -240,6 +246,43 @@ async fn health_takes_no_credential() {
     }
     let ready = served.ask("GET", "/readyz", None).await;
     assert_eq!(ready.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_converges_only_the_declaration_may_change() {
+    let served = Served::waiting();
+    let admin = Some(&served.admin);
+    for (method, path) in [("POST", "/v1/services"), ("DELETE", "/v1/nodes/n1")] {
+        problem(
+            served.ask(method, path, None).await,
+            StatusCode::UNAUTHORIZED,
+            path,
+        )
+        .await;
+        let response = served.ask(method, path, admin).await;
+        assert!(response.headers().contains_key(RETRY_AFTER));
+        let body = problem(response, StatusCode::SERVICE_UNAVAILABLE, path).await;
+        assert_eq!(body["type"], "converging");
+    }
+
+    // It leads, and its platform never gets ready: the service's image is nowhere.
+    let served = Served::with_image("absent:1");
+    tokio::spawn(Arc::clone(&served.manager).run());
+    let mut status = served.manager.status();
+    status
+        .wait_for(|s| !s.plan.instances.is_empty())
+        .await
+        .unwrap();
+    assert!(!served.manager.is_open());
+    let body = serde_json::to_vec(&served.declaration).unwrap();
+    let put = request("PUT", "/v1/platform", Some(&served.admin), body.into());
+    let applied = served.send(put).await;
+    assert_eq!(applied.status(), StatusCode::OK);
+    assert_eq!(json(applied).await["changed"], false);
+    let removed = served
+        .ask("DELETE", "/v1/platform", Some(&served.admin))
+        .await;
+    assert_eq!(removed.status(), StatusCode::ACCEPTED);
 }
 
 #[tokio::test(start_paused = true)]

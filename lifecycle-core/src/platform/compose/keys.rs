@@ -51,8 +51,7 @@ const fn harmless(name: &'static str, consequence: &'static str) -> Key {
 const WINDOWS: &str = "it concerns Windows containers only";
 const NO_KERNEL_RIGHTS: &str = "containers run with the engine's default rights";
 const ENGINE_LIMITS: &str = "only `cpus` and `memory` are limited";
-const OWN_NETWORK: &str =
-    "every service reaches every other by its name, and nothing but `ports` is open to the outside";
+const OWN_NETWORK: &str = "no network is made: services reach each other at their nodes, through the ports that they look up in the manager's API";
 
 pub(super) const TOP: &[Key] = &[
     honoured(
@@ -101,10 +100,7 @@ pub(super) const SERVICE: &[Key] = &[
         "configs",
         "no config is mounted; put the file into the image",
     ),
-    harmless(
-        "container_name",
-        "containers get names of the platform; services are reached by their service name",
-    ),
+    harmless("container_name", "containers get names of the platform"),
     harmless("cpu_count", WINDOWS),
     harmless("cpu_percent", WINDOWS),
     changes("cpu_period", ENGINE_LIMITS),
@@ -123,12 +119,9 @@ pub(super) const SERVICE: &[Key] = &[
         "containers reach no devices of the node",
     ),
     changes("devices", "containers reach no devices of the node"),
-    changes(
-        "dns",
-        "names are resolved by the platform, and by the node's resolvers beyond it",
-    ),
-    changes("dns_opt", "names are resolved by the platform"),
-    changes("dns_search", "names are resolved by the platform"),
+    changes("dns", "names are resolved by the node's resolvers"),
+    changes("dns_opt", "names are resolved by the node's resolvers"),
+    changes("dns_search", "names are resolved by the node's resolvers"),
     changes("domainname", "containers have no domain name"),
     honoured("entrypoint", ""),
     honoured(
@@ -139,23 +132,20 @@ pub(super) const SERVICE: &[Key] = &[
         "environment",
         "a key without a value is taken from the environment of the command",
     ),
-    honoured("expose", "these ports are reached by other services"),
+    honoured(
+        "expose",
+        "other services reach these ports: each gets one of its node's from 20000 to 29999",
+    ),
     changes(
         "extends",
         "nothing is taken over from the other service; YAML anchors and `<<` work",
     ),
-    changes(
-        "external_links",
-        "only services of the platform are reached by name",
-    ),
+    changes("external_links", "no other container is reached by name"),
     changes("extra_hosts", "these names are not known in the containers"),
     changes("gpus", "containers reach no devices of the node"),
     changes("group_add", "the process runs with the image's groups"),
     honoured("healthcheck", "see below"),
-    changes(
-        "hostname",
-        "a container's host name is its id; services are reached by their service name",
-    ),
+    changes("hostname", "a container's host name is its id"),
     honoured(
         "image",
         "beside `build` it has no effect: the built image gets a name of the platform",
@@ -167,7 +157,7 @@ pub(super) const SERVICE: &[Key] = &[
     honoured("labels", ""),
     changes(
         "links",
-        "services are reached by their service name, not by an alias; use `depends_on` for the order",
+        "no service is reached by such a name; use `depends_on` for the order",
     ),
     harmless(
         "logging",
@@ -290,7 +280,7 @@ pub(super) const DEPENDENCY: &[Key] = &[
 pub(super) const DEPLOY: &[Key] = &[
     changes(
         "endpoint_mode",
-        "a service has one address that leads to its ready replicas",
+        "each replica is reached at its own endpoint",
     ),
     harmless("labels", "use the service's own `labels`"),
     honoured("mode", "`replicated`; `global` is not supported"),
@@ -301,7 +291,10 @@ pub(super) const DEPLOY: &[Key] = &[
     ),
     honoured("resources", "see below"),
     changes("restart_policy", "use the service's `restart`"),
-    changes("rollback_config", "nothing is rolled back by itself"),
+    changes(
+        "rollback_config",
+        "where a changed replica never gets ready, the former one is started again",
+    ),
     changes(
         "update_config",
         "the manager decides in which order replicas are replaced",
@@ -363,7 +356,10 @@ pub(super) const PORT: &[Key] = &[
     ),
     harmless("name", "it is for people"),
     honoured("protocol", "`tcp` and `udp`"),
-    honoured("published", "one port, no range"),
+    honoured(
+        "published",
+        "a port, or a range as long as that of `target`",
+    ),
     honoured("target", ""),
 ];
 
@@ -478,6 +474,10 @@ Variables (`$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}` and t
 the colon) are put into every value; the environment wins over the `.env` file beside the
 Compose file. YAML's anchors, aliases and merge keys work, and so do extension fields (`x-…`).
 
+**Names.** A service's name does not resolve in other services' containers yet. A service finds the
+others by asking the manager's API for their endpoints (`x-lifecycle.api: read`, as
+`examples/iot-platform` does), or at a host port that `ports` fixes.
+
 What Compose has no word for stands under `x-lifecycle` on a service:
 
 | key | meaning |
@@ -525,6 +525,98 @@ What Compose has no word for stands under `x-lifecycle` on a service:
             written == page(),
             "docs/compose.md is out of date: run with UPDATE_DOCS=1"
         );
+    }
+
+    /// Reads `{before}{key}: {value}{after}` and gives the paths of
+    /// all problems and of all keys without effect.
+    fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<String>) {
+        let text = format!("{before}{key}: {value}{after}");
+        let mut report = Report::new("f");
+        let root = super::super::super::yaml::parse(&text, &mut report).unwrap();
+        let (lookup, nodes) = (|_: &str| None, std::collections::BTreeMap::new());
+        let world = super::super::World {
+            directory: Path::new("/nonexistent"),
+            code_store: "code",
+            lookup: &lookup,
+            nodes: &nodes,
+        };
+        super::super::read(&root, &world, &mut report);
+        let unsupported = report.unsupported.iter().map(|key| key.path.clone());
+        let unsupported = unsupported.collect();
+        let problems = Report::problems_of(vec![report]).unwrap_or_default();
+        (
+            problems
+                .iter()
+                .map(|problem| problem.path.clone())
+                .collect(),
+            unsupported,
+        )
+    }
+
+    /// A key that is called honoured is read: nonsense in its place is a problem. Every other key
+    /// is told as having no effect.
+    #[test]
+    fn every_key_is_treated_as_its_table_says() {
+        const NONSENSE: &str = "{'?': [[]]}";
+        for (keys, before, after) in [
+            (TOP, "{", "}"),
+            (SERVICE, "services: {a: {image: x, ", "}}"),
+            (BUILD, "services: {a: {build: {", "}}}"),
+            (
+                DEPENDENCY,
+                "services: {b: {image: x}, a: {image: x, depends_on: {b: {",
+                "}}}}",
+            ),
+            (DEPLOY, "services: {a: {image: x, deploy: {", "}}}"),
+            (
+                PLACEMENT,
+                "services: {a: {image: x, deploy: {placement: {",
+                "}}}}",
+            ),
+            (
+                RESOURCES,
+                "services: {a: {image: x, deploy: {resources: {",
+                "}}}}",
+            ),
+            (
+                LIMITS,
+                "services: {a: {image: x, deploy: {resources: {limits: {",
+                "}}}}}",
+            ),
+            (
+                RESERVATIONS,
+                "services: {a: {image: x, deploy: {resources: {reservations: {",
+                "}}}}}",
+            ),
+            (
+                HEALTHCHECK,
+                "services: {a: {image: x, healthcheck: {",
+                "}}}",
+            ),
+            (PORT, "services: {a: {image: x, ports: [{", "}]}}"),
+            (
+                MOUNT,
+                "volumes: {v: }\nservices: {a: {image: x, volumes: [{",
+                "}]}}",
+            ),
+            (ENV_FILE, "services: {a: {image: x, env_file: [{", "}]}}"),
+            (VOLUME, "services: {a: {image: x}}\nvolumes: {v: {", "}}"),
+        ] {
+            for key in keys {
+                let told = |paths: &[String]| {
+                    let parts = paths.iter().flat_map(|path| path.split(['.', '[']));
+                    parts.into_iter().any(|part| part == key.name)
+                };
+                // Within a mapping that takes one image only.
+                let before = before.replace(&format!("{}: x, ", key.name), "");
+                let (problems, unsupported) = read(&before, key.name, NONSENSE, after);
+                if matches!(key.fate, Fate::Honoured(_)) {
+                    assert!(told(&problems), "{before}{}: {problems:?}", key.name);
+                } else {
+                    assert!(told(&unsupported), "{before}{}: {unsupported:?}", key.name);
+                }
+            }
+        }
     }
 
     #[test]

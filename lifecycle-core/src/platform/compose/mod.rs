@@ -71,6 +71,14 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
         );
     }
     let entries = keys::honoured_entries(&root, keys::TOP, report);
+    if root.is_map() && root.get("services").is_none_or(|field| field.is_null()) {
+        report.problem_with_help(
+            root.get("services").map_or(root.at, |field| field.at),
+            "services",
+            "no service is declared",
+            "declare one, or write `services: {}` if none is meant",
+        );
+    }
     let names = |key: &str, report: &mut Report| -> Vec<&str> {
         entries
             .iter()
@@ -113,7 +121,24 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
             _ => {}
         }
     }
+    names_are_not_resolved(&composition, &root, report);
     composition
+}
+
+/// Compose gives every service a name that the others reach it by. Who asks the manager needs none.
+fn names_are_not_resolved(composition: &Composition, root: &Field<'_>, report: &mut Report) {
+    let mut specs = composition.services.values().map(|draft| &draft.spec);
+    if composition.services.len() < 2 || specs.all(|spec| spec.container.api.is_some()) {
+        return;
+    }
+    if let Some(services) = root.is_map().then(|| root.get("services")).flatten() {
+        report.warning(
+            services.at,
+            &services.path,
+            "services do not reach each other by name here: they look each other's endpoints up \
+             in the manager's API (`x-lifecycle.api: read`)",
+        );
+    }
 }
 
 /// A name of ours through its own rule.

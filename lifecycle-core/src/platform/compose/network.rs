@@ -8,6 +8,9 @@ use super::keys::{self, honoured_entries};
 use super::value::{self, PortRange};
 use crate::model::{ContainerTemplate, Protocol, PublishedPort};
 
+/// More ports than any one service opens; an engine opens each by itself.
+const MOST_PORTS: u32 = 1000;
+
 const HOST_IP: &str = "the port is open on every address of the node";
 
 /// Reads `ports` into the template.
@@ -20,6 +23,14 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
         } else {
             short(&item, report)
         };
+        if container.ports.len() + found.len() > MOST_PORTS as usize {
+            item.problem_with_help(
+                report,
+                format!("a service publishes at most {MOST_PORTS} ports"),
+                "publish fewer",
+            );
+            return;
+        }
         for port in found {
             let inside = port.container_port;
             if !container_ports.insert((inside, port.protocol)) {
@@ -54,6 +65,9 @@ fn short(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
     let Some(port) = item.parse(report, value::short_port) else {
         return Vec::new();
     };
+    if is_too_large(item, port.container, report) {
+        return Vec::new();
+    }
     if port.host_ip.is_some_and(|ip| !ip.is_unspecified()) {
         report.unsupported(item.value_at(), &item.path, HOST_IP, true);
     }
@@ -85,17 +99,38 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
         return Vec::new();
     };
     if published.is_some_and(|published| published.size() != target.size()) {
-        item.problem(report, "`published` and `target` must be of one size");
+        item.problem_with_help(
+            report,
+            "`published` and `target` must be of one size",
+            "name one host port for each container port",
+        );
+        return Vec::new();
+    }
+    if is_too_large(item, target, report) {
         return Vec::new();
     }
     pairs(published, target, protocol)
+}
+
+fn is_too_large(item: &Field<'_>, range: PortRange, report: &mut Report) -> bool {
+    let is_too_large = range.size() > MOST_PORTS;
+    if is_too_large {
+        item.problem_with_help(
+            report,
+            format!("{} ports are more than a service may have", range.size()),
+            format!("name at most {MOST_PORTS}"),
+        );
+    }
+    is_too_large
 }
 
 /// Reads `expose` into the template; what is published anyway is not exposed a second time.
 pub(super) fn expose(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
     let mut exposed = BTreeSet::new();
     for item in field.items(report) {
-        if let Some((range, protocol)) = item.parse(report, value::exposed) {
+        if let Some((range, protocol)) = item.parse(report, value::exposed)
+            && !is_too_large(&item, range, report)
+        {
             exposed.extend((range.first..=range.last).map(|port| (port, protocol)));
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::diagnostic::Report;
 use super::super::environment_file;
+use super::super::text_file;
 use super::super::tree::Field;
 use super::keys::{self, honoured_entries};
 use super::{Declared, Draft, World, build, deploy, extension, network, storage, value};
@@ -43,7 +44,9 @@ pub(super) fn read(
             "env_file" => from_files = reader.environment_files(&field),
             "environment" => environment = reader.environment(&field),
             "user" => container.user = field.text(reader.report).map(str::to_owned),
-            "working_dir" => container.working_dir = field.text(reader.report).map(str::to_owned),
+            "working_dir" => {
+                container.working_dir = field.parse(reader.report, value::container_directory);
+            }
             "labels" => container.labels = reader.labels(&field),
             "stop_grace_period" => {
                 container.stop_grace = field.parse(reader.report, value::duration);
@@ -164,13 +167,18 @@ impl Reader<'_, '_> {
         required: bool,
         raw: bool,
     ) -> BTreeMap<String, Sensitive> {
-        let text = match std::fs::read_to_string(self.world.directory.join(path)) {
+        let text = match text_file::read(&self.world.directory.join(path)) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
                 return BTreeMap::new();
             }
             Err(error) => {
-                item.problem(self.report, format!("`{path}` cannot be read: {error}"));
+                let help = match error.kind() {
+                    std::io::ErrorKind::NotFound => "write it, or say `required: false`",
+                    _ => "name a text file (UTF-8) that you may read",
+                };
+                let message = format!("`{path}` cannot be read: {error}");
+                item.problem_with_help(self.report, message, help);
                 return BTreeMap::new();
             }
         };
@@ -219,7 +227,8 @@ impl Reader<'_, '_> {
         let mut test = None;
         let mut disabled = false;
         for (key, field) in honoured_entries(field, keys::HEALTHCHECK, self.report) {
-            let mut duration = || -> Option<Duration> { field.parse(self.report, value::duration) };
+            let mut duration =
+                || -> Option<Duration> { field.parse(self.report, value::check_duration) };
             match key {
                 "interval" => check.interval = duration(),
                 "timeout" => check.timeout = duration(),
@@ -247,7 +256,15 @@ impl Reader<'_, '_> {
 
     fn health_test(&mut self, field: &Field<'_>) -> Option<HealthcheckTest> {
         if !field.is_list() {
-            return Some(HealthcheckTest::Shell(field.text(self.report)?.to_owned()));
+            let line = field.text(self.report)?;
+            if line.trim().is_empty() {
+                field.problem_with_help(
+                    self.report,
+                    "an empty line checks nothing",
+                    "write a command, or `disable: true`",
+                );
+            }
+            return Some(HealthcheckTest::Shell(line.to_owned()));
         }
         let mut words = field.texts(self.report).into_iter();
         let first = words.next();
@@ -403,8 +420,9 @@ fn restart(text: &str) -> Result<RestartPolicy, String> {
     }
     text.strip_prefix("on-failure:")
         .and_then(|retries| retries.parse().ok())
-        .map(|retries| RestartPolicy::OnFailure {
-            max_retries: Some(retries),
+        .map(|retries: u32| RestartPolicy::OnFailure {
+            // 0 is no limit, as Docker has it.
+            max_retries: (retries > 0).then_some(retries),
         })
         .ok_or_else(|| {
             format!(

@@ -4,6 +4,7 @@ use super::super::diagnostic::Report;
 use super::super::tree::Field;
 use super::keys::{self, honoured_entries};
 use super::{Declared, named};
+use crate::code::DirectoryStore;
 use crate::model::{VolumeMount, VolumeName};
 
 const BIND: &str = "only named volumes are mounted; put the files into the image";
@@ -66,6 +67,10 @@ fn short(item: &Field<'_>, declared: &Declared<'_>, report: &mut Report) -> Opti
         }
         return None;
     };
+    if first.starts_with(['.', '/', '~', '\\']) {
+        report.unsupported(item.value_at(), &item.path, BIND, true);
+        return None;
+    }
     let mut read_only = false;
     for option in parts
         .next()
@@ -83,10 +88,6 @@ fn short(item: &Field<'_>, declared: &Declared<'_>, report: &mut Report) -> Opti
                 format!("the option `{option}` is neither `ro` nor `rw`"),
             ),
         }
-    }
-    if first.starts_with(['.', '/', '~', '\\']) {
-        report.unsupported(item.value_at(), &item.path, BIND, true);
-        return None;
     }
     mount(item, first, target, read_only, declared, report)
 }
@@ -145,6 +146,10 @@ fn mount(
             report,
             format!("`{target}` is no absolute path in the container"),
         );
+        return None;
+    }
+    if DirectoryStore::normalised(target) == "/" {
+        item.problem(report, "nothing can be mounted over the whole container");
         return None;
     }
     if !declared.volumes.contains(&source) {

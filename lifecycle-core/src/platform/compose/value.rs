@@ -44,6 +44,24 @@ pub(in super::super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
+/// A duration of a health check: engines take none between nothing and a millisecond.
+pub(super) fn check_duration(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration > Duration::ZERO && duration < Duration::from_millis(1) {
+        return Err(format!("`{text}` is shorter than a millisecond"));
+    }
+    Ok(duration)
+}
+
+/// A directory within a container.
+pub(super) fn container_directory(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.starts_with('/') {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is no absolute path in the container"))
+    }
+}
+
 /// An amount of bytes as Docker reads it: `512m`, `1.5gb`, `4GiB`; units are powers of 1024.
 pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
     let bad = || format!("`{text}` is no amount of memory; write for example `512m` or `2g`");
@@ -254,7 +272,11 @@ pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
 }
 
 /// Checks an image's name: `[registry[:port]/]name[:tag][@digest]`.
-pub(super) fn image(text: &str) -> Result<String, String> {
+pub(in super::super) fn image(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 255;
+    if text.len() > LONGEST {
+        return Err(format!("an image's name has at most {LONGEST} characters"));
+    }
     let bad = |why: &str| format!("`{text}` is no image name: {why}");
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest)),

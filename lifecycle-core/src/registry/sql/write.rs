@@ -74,11 +74,7 @@ impl Writer<'_> {
                 event: stored_event(event),
             })
             .collect();
-        let rows = told
-            .iter()
-            .map(event::Model::of)
-            .collect::<Result<Vec<_>>>()?;
-        self.insert::<event::Entity>(rows, None).await?;
+        self.numbered_events(&told).await?;
         event_counter::Entity::update_many()
             .col_expr(
                 event_counter::Column::Last,
@@ -89,6 +85,13 @@ impl Writer<'_> {
             .await
             .map_err(at(self.place))?;
         Ok(told)
+    }
+
+    /// Keeps events that have their ids already.
+    pub(super) async fn numbered_events(&self, events: &[Event]) -> Result<()> {
+        let rows = events.iter().map(event::Model::of);
+        self.insert::<event::Entity>(rows.collect::<Result<_>>()?, None)
+            .await
     }
 
     /// Drops events from the oldest on; see the trait.

@@ -1,0 +1,187 @@
+//! A node that hangs, as it comes up and later: shown as unknown, with since when and why, it
+//! holds up no other; and when it answers again, nothing on it was replaced.
+
+use std::time::Duration;
+
+use lifecycle_core::model::EventKind;
+use serde_json::Value;
+
+use crate::docker::{Node, docker};
+use crate::document::{endpoints, instance};
+use crate::https::plain_get;
+use crate::project::{Project, STATIC_SERVER};
+use crate::subprocess::until;
+
+const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.c]\n[manager]\nnode = \"a\"\n";
+
+/// Longer than it takes until a silent node is noticed, on a busy machine.
+const NOTICED: Duration = Duration::from_secs(90);
+
+/// Longer than a bring-up takes.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+fn service(name: &str, node: &str) -> String {
+    format!(
+        "  {name}:{STATIC_SERVER}    ports: [\"8080:8000\"]\n    \
+         deploy: {{placement: {{constraints: [\"node.hostname == {node}\"]}}}}\n"
+    )
+}
+
+fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let nodes = status["nodes"].as_array().unwrap();
+    nodes.iter().find(|node| node["name"] == name).unwrap()
+}
+
+/// How things stand, once the manager can be asked.
+fn try_status(project: &Project) -> Option<Value> {
+    let finished = project.call(&["--json", "status"]);
+    let document = || serde_json::from_str(&finished.stdout).unwrap();
+    finished.status.success().then(document)
+}
+
+fn is_ready(status: &Value, service: &str) -> bool {
+    instance(status, service)["state"] == "ready"
+}
+
+#[test]
+fn a_hanging_node_is_shown_and_holds_up_no_other() {
+    let project = Project::new();
+    let both = format!(
+        "  both:{STATIC_SERVER}    expose: [\"8000\"]\n    \
+         deploy: {{replicas: 2, placement: {{constraints: [\"node.hostname != a\"]}}}}\n"
+    );
+    let services = [service("at-b", "b"), service("at-c", "c"), both];
+    project.compose(&services.concat());
+    project.write("platform.toml", NODES);
+    project.static_server("server");
+
+    let mut up = project.start(&["up"]);
+    let c = until("c is made", PATIENCE, || {
+        assert!(up.runs(), "`up` ended before c was made");
+        Node::find(&project.identity()?, "c")
+    });
+    docker(&["pause", &c.container]);
+    let status = until("what is on b is ready", PATIENCE, || {
+        assert!(up.runs(), "`up` ended without c");
+        let status = try_status(&project)?;
+        // The declaration may not be read yet.
+        let is_declared = status["services"].as_array().is_some_and(|s| s.len() == 3);
+        (is_declared && is_ready(&status, "at-b")).then_some(status)
+    });
+    assert!(!is_ready(&status, "at-c"), "{status}");
+    assert!(up.runs(), "`up` waits for c");
+    docker(&["unpause", &c.container]);
+    let up = up.finish(PATIENCE);
+    project.keep(&up);
+    assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
+
+    hangs_later(&project, &c);
+    project.ends(0, &["down", "--yes"]);
+}
+
+fn hangs_later(project: &Project, c: &Node) {
+    let api = project.api();
+    let b = Node::find(&project.id(), "b").unwrap();
+    let (cursor, at_c, at_b) = (api.last_event(), c.service("at-c"), b.service("at-b"));
+    let before = b.exec(&["date", "--utc", "+%Y-%m-%dT%H:%M:%S.%6NZ"]);
+    docker(&["pause", &c.container]);
+    output_of_the_others_flows(project);
+    let status = until("c is unknown", NOTICED, || {
+        let status = project.status();
+        // Its parts are asked side by side.
+        let is_noticed = status["platform"]["state"] == "degraded"
+            && instance(&status, "at-c")["state"] == "unknown"
+            && node(&status, "c")["state"] == "unknown";
+        is_noticed.then_some(status)
+    });
+    let unknown = node(&status, "c");
+    let since = unknown["unknown_since"].as_str().unwrap();
+    // Times of one form sort as text.
+    assert!(
+        since >= before.as_str(),
+        "unknown since {since}, hangs since {before}"
+    );
+    let why = unknown["unknown_why"].as_str().unwrap();
+    assert!(!why.is_empty(), "{unknown}");
+    let shown = project.ends(0, &["status"]).stdout;
+    let told = format!("unknown since {since}: {why}");
+    assert!(shown.contains(&told), "{told} in {shown}");
+    assert_eq!(instance(&status, "at-c")["why"], why, "{status}");
+    output_of_the_others_flows(project);
+    for other in ["a", "b"] {
+        assert_eq!(node(&status, other)["state"], "running", "{status}");
+    }
+
+    b.docker(&["rm", "--force", &at_b.id]);
+    let status = until(
+        "what was lost on b is back",
+        Duration::from_secs(30),
+        || {
+            let status = project.status();
+            let at_b_now = instance(&status, "at-b");
+            (at_b_now["state"] == "ready" && at_b_now["container"] != at_b.id.as_str())
+                .then_some(status)
+        },
+    );
+    let (ip, port) = &endpoints(instance(&status, "at-b"))[0];
+    assert!(plain_get(ip, *port, "/health").contains("200 OK"));
+    assert_eq!(node(&status, "c")["state"], "unknown");
+    assert_eq!(
+        node(&status, "c")["unknown_since"],
+        since,
+        "the first time counts"
+    );
+
+    docker(&["unpause", &c.container]);
+    until("all is well again", NOTICED, || {
+        (project.status()["platform"]["state"] == "running").then_some(())
+    });
+    let status = project.status();
+    assert_eq!(node(&status, "c")["state"], "running");
+    assert!(
+        node(&status, "c").get("unknown_since").is_none(),
+        "{status}"
+    );
+    assert!(is_ready(&status, "at-c"), "{status}");
+    assert_eq!(c.service("at-c"), at_c, "nothing on it was touched");
+
+    let events = api.events(cursor);
+    for kind in [EventKind::NodeUnknown, EventKind::NodeKnown] {
+        let told = events.iter().filter(|e| e.event.kind == kind);
+        assert_eq!(told.count(), 1, "{kind:?} in {events:#?}");
+    }
+    let planned = events.iter().filter(|e| e.event.kind == EventKind::Planned);
+    for step in planned.flat_map(|e| e.event.data["steps"].as_array().unwrap()) {
+        assert_eq!(step["instance"], "at-b-1", "{events:#?}");
+    }
+}
+
+/// A service runs on the node that hangs and on another: the lines of the one come, and of the
+/// other the reason why not.
+fn output_of_the_others_flows(project: &Project) {
+    let logs = project.ends(0, &["logs", "both"]);
+    let lines: Vec<&str> = logs.stdout.lines().collect();
+    let instances: Vec<_> = lines
+        .iter()
+        .map(|l| l.split(" | ").next().unwrap())
+        .collect();
+    assert!(
+        !lines.is_empty() && instances.iter().all(|i| *i == instances[0]),
+        "{lines:#?}"
+    );
+    let status = project.status();
+    let both = status["services"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|s| s["name"] == "both");
+    let both = both.unwrap()["instances"].as_array().unwrap();
+    let on = |name: &str| {
+        both.iter().find(|i| i["node"] == name).unwrap()["id"]
+            .as_str()
+            .unwrap()
+    };
+    assert_eq!(instances[0], on("b"), "{lines:#?}");
+    let told = format!("warning: {}: no more of its output can be had: ", on("c"));
+    assert!(logs.stderr.contains(&told), "{told} in {}", logs.stderr);
+}

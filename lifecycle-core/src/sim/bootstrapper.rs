@@ -1,0 +1,73 @@
+//! A bootstrapper whose cloud, nodes, engines and manager are simulated.
+
+use std::sync::Arc;
+
+use super::managers::{SimManagerImage, SimManagers};
+use super::world::SimWorld;
+use crate::bootstrap::{Bootstrapper, MemoryState, PlatformSecrets};
+use crate::clock::{Clock, SeededIds};
+use crate::error::Result;
+use crate::host::SshKeyPair;
+use crate::model::ImageSource;
+use crate::platform::{Declaration, RegistrySpec};
+use crate::reconcile::{Backends, DriverOptions};
+use crate::registry::MemoryRegistry;
+use crate::runtime::Owner;
+use crate::secret::{PlatformKey, Sensitive};
+
+/// The platform key: the same declaration gives the same names, and nothing real is sealed.
+const KEY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+impl SimWorld {
+    /// A bootstrapper for a platform in this world, to which nothing of the platform is known
+    /// yet. Every image that the declaration names can be pulled. Its parts are its caller's to
+    /// replace: who is told of its progress, or where code bases are read.
+    pub fn bootstrapper(&self, declaration: &Declaration) -> Result<Bootstrapper> {
+        for service in declaration.services.values() {
+            match &service.source {
+                ImageSource::Image(name) => self.publish_image(name),
+                ImageSource::Build(source) => {
+                    source
+                        .bases
+                        .iter()
+                        .for_each(|base| self.publish_image(base));
+                }
+            }
+        }
+        let owner = Owner {
+            id: declaration.id,
+            name: declaration.name.clone(),
+        };
+        let clock: Arc<dyn Clock> = Arc::new(self.clock());
+        // Simulated hosts let in whoever comes.
+        let ssh = SshKeyPair {
+            private: Sensitive::new("private"),
+            public: "ssh-ed25519 public".into(),
+        };
+        let mut secrets = PlatformSecrets::generate(declaration.id, ssh, clock.now())?;
+        secrets.key = PlatformKey::from_hex(KEY)?;
+        let driver = DriverOptions::default();
+        let managers = SimManagers::new(self.clone(), driver.clone());
+        Ok(Bootstrapper {
+            backends: Backends {
+                registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
+                cloud: Arc::new(self.cloud(&owner)),
+                connector: Arc::new(self.connector(&owner)),
+                preparer: Arc::new(self.preparer()),
+                probe: Arc::new(self.probe()),
+                code: Arc::new(self.code()),
+                clock,
+                ids: Arc::new(SeededIds::new(self.incarnation())),
+            },
+            operator_engine: None,
+            state: Arc::new(MemoryState::default()),
+            secrets,
+            registry: RegistrySpec::default(),
+            databases: Arc::new(managers.databases()),
+            reach: Arc::new(managers),
+            manager_image: Arc::new(SimManagerImage),
+            reporter: Arc::new(()),
+            driver,
+        })
+    }
+}

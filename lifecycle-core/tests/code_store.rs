@@ -1,0 +1,145 @@
+//! The suite that all code stores pass, on directories; and on published archives what these
+//! promise of it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt as _;
+use lifecycle_core::code::{CodeBaseRef, CodeStore, DirectoryStore, PublishedStore};
+use lifecycle_core::conformance::code::{self, CodeBench};
+use lifecycle_core::host::ByteStream;
+use lifecycle_core::{Error, Result};
+use tempfile::TempDir;
+
+fn io<T>(outcome: std::io::Result<T>) -> Result<T> {
+    outcome.map_err(|error| Error::io("a code base", error))
+}
+
+/// Code bases in a directory that is removed with it.
+#[derive(Debug)]
+struct Directory {
+    root: TempDir,
+    store: DirectoryStore,
+}
+
+impl Directory {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::new(root.path().to_owned());
+        Self { root, store }
+    }
+
+    fn clear(path: &Path) -> Result<()> {
+        if path.exists() {
+            io(fs::remove_dir_all(path))?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl CodeBench for Directory {
+    fn store(&self) -> &dyn CodeStore {
+        &self.store
+    }
+
+    async fn write(&self, name: &str, files: &[(&str, &str)]) -> Result<()> {
+        let base = self.root.path().join(name);
+        Self::clear(&base)?;
+        for (path, text) in files {
+            let path = base.join(path);
+            io(fs::create_dir_all(path.parent().unwrap()))?;
+            io(fs::write(path, text))?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        Self::clear(&self.root.path().join(name))
+    }
+}
+
+/// The code bases of a directory, each published when it is written. Names are the directory's
+/// to know; an archive comes from what was published.
+#[derive(Debug)]
+struct Published {
+    source: Directory,
+    directory: TempDir,
+    store: PublishedStore,
+}
+
+impl Published {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = PublishedStore::new(directory.path().to_owned());
+        Self {
+            source: Directory::new(),
+            directory,
+            store,
+        }
+    }
+}
+
+#[async_trait]
+impl CodeStore for Published {
+    async fn list(&self) -> Result<Vec<String>> {
+        self.source.store.list().await
+    }
+
+    async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
+        self.source.store.digest(name).await
+    }
+
+    async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
+        self.store.archive(code).await
+    }
+}
+
+#[async_trait]
+impl CodeBench for Published {
+    fn store(&self) -> &dyn CodeStore {
+        self
+    }
+
+    async fn write(&self, name: &str, files: &[(&str, &str)]) -> Result<()> {
+        self.source.write(name, files).await?;
+        let code = self.source.store.digest(name).await?;
+        let archive = self.source.store.archive(&code).await?;
+        let archive: Vec<_> = io(archive.try_collect().await)?;
+        let file = self
+            .directory
+            .path()
+            .join(PublishedStore::file_name(&code)?);
+        io(fs::write(file, archive.concat()))
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.source.remove(name).await
+    }
+}
+
+#[tokio::test]
+async fn directories_pass_the_suite() {
+    code::all(&Directory::new()).await;
+}
+
+/// It knows contents, not names: whatever was published is given for as long as it is there,
+/// so that neither the list nor what an outdated digest means is its to say.
+#[tokio::test]
+async fn published_archives_are_what_the_digest_covers() {
+    let published = Published::new();
+    code::what_is_absent_is_not_found(&published).await;
+    code::an_archive_holds_what_the_digest_covers(&published).await;
+    code::ignored_files_are_left_out(&published).await;
+
+    let listed = published.store.list().await;
+    assert!(
+        matches!(listed, Err(Error::Unsupported { .. })),
+        "{listed:?}"
+    );
+    let named = published.store.digest("conformance-archive").await;
+    assert!(matches!(named, Err(Error::NotFound { .. })), "{named:?}");
+}

@@ -1,0 +1,103 @@
+//! The suite that all engines pass, on Docker: through the socket of this machine, and through
+//! SSH in both ways that there are.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a setup that fails is a test that fails"
+)]
+
+mod fixture;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+
+use fixture::{Machine, SHELL, SOCKET, Swept, owner, shell_image};
+use lifecycle_core::clock::{IdSource as _, RandomIds};
+use lifecycle_core::conformance::runtime::{self, RuntimeFixture};
+use lifecycle_core::runtime::{ContainerRuntime, Owner};
+use lifecycle_docker::{DockerEngine, SshAccess};
+
+type Engine = Arc<dyn ContainerRuntime>;
+
+fn local(owner: &Owner) -> Engine {
+    Arc::new(DockerEngine::local(SOCKET, owner.clone()).unwrap())
+}
+
+fn over_ssh(access: &Arc<SshAccess>, owner: &Owner) -> Engine {
+    Arc::new(DockerEngine::over_ssh(Arc::clone(access), owner.clone()).unwrap())
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// The suite on the engine that `engine` gives to each of two platforms.
+async fn passes(engine: impl Fn(&Owner) -> Engine, other_engine: Engine, free_port: u16) {
+    let (ours, theirs) = (owner(), owner());
+    let shell = |script| words(&["sh", "-c", script]);
+    runtime::all(&RuntimeFixture {
+        runtime: engine(&ours),
+        owner: ours.clone(),
+        stranger: (engine(&theirs), theirs),
+        other_engine: Some(other_engine),
+        prefix: format!("ldt-{}", ours.id.short()),
+        image: SHELL.into(),
+        runs_long: shell("trap 'exit 0' TERM; sleep 600 & wait"),
+        exits_0: words(&["true"]),
+        exits_3: shell("exit 3"),
+        prints: shell("echo out; echo err >&2"),
+        free_port,
+    })
+    .await;
+}
+
+/// The first of three host ports that are free on this machine.
+fn free_port() -> u16 {
+    let random = RandomIds.uuid().as_u128() % 9_000;
+    let begin = 20_000 + u16::try_from(random).unwrap();
+    let is_free = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
+    (begin..29_900)
+        .find(|&first| (first..first + 3).all(is_free))
+        .unwrap()
+}
+
+/// Gives a machine's engine the suite's image; says how many relays were needed for it.
+async fn with_image(machine: &Machine) -> usize {
+    let archive = local(&owner()).export_image(SHELL).await.unwrap();
+    let engine = over_ssh(&machine.access(), &owner());
+    engine.import_image(archive).await.unwrap();
+    engine.info().await.unwrap();
+    machine.relays().await
+}
+
+#[tokio::test]
+async fn the_engine_of_this_machine_passes_the_suite() {
+    shell_image().await;
+    let other = Machine::with_engine().await;
+    // What a check leaves when it fails is found by its owner's label.
+    let swept = std::sync::Mutex::new(Vec::new());
+    let engine = |owner: &Owner| {
+        swept.lock().unwrap().push(Swept(owner.clone()));
+        local(owner)
+    };
+    passes(engine, over_ssh(&other.access(), &owner()), free_port()).await;
+}
+
+#[tokio::test]
+async fn an_engine_whose_socket_ssh_forwards_passes_the_suite() {
+    shell_image().await;
+    let machine = Machine::with_engine().await;
+    machine.exec("usermod -aG docker ops").await;
+    assert_eq!(with_image(&machine).await, 0, "relayed without need");
+    let access = machine.access();
+    passes(|owner| over_ssh(&access, owner), local(&owner()), 20_500).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_relayed_over_ssh_passes_the_suite() {
+    shell_image().await;
+    let machine = Machine::with_engine().await;
+    assert!(with_image(&machine).await > 0, "not relayed");
+    let access = machine.access();
+    passes(|owner| over_ssh(&access, owner), local(&owner()), 20_500).await;
+}

@@ -37,9 +37,9 @@ const LONGEST_GATHERING: Duration = Duration::from_millis(50);
 
 /// How long after one plan the next one is made at the earliest, for each node and each replica:
 /// the work of planning grows with the platform, and on a large one changes come in swarms. For a
-/// dozen replicas it is a few milliseconds, for two thousand less than half a second. Steps
-/// that only wait for their turn do not wait for it.
-const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(200);
+/// dozen replicas it is a few milliseconds, for two thousand less than a second. Steps that
+/// only wait for their turn do not wait for it, nor does the first change after some quiet.
+const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(300);
 const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(2);
 
 /// How many steps, and how many that are held, are told of in an event.

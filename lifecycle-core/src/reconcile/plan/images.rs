@@ -96,8 +96,19 @@ impl<'a> Planning<'a> {
                 });
             }
         }
-        let held_there = holders.and_then(|h| h.first()).copied().cloned();
-        let (from, way) = if let Some(from) = held_there {
+        let answers = |node: &&&NodeName| {
+            let view = self.observed.nodes.get(**node);
+            view.is_some_and(|view| view.silence.is_none())
+        };
+        let from = holders.and_then(|h| h.iter().find(answers)).copied();
+        if from.is_none() && holders.is_some() {
+            // Whoever has it does not answer just now.
+            let by = HeldBy::Image {
+                image: image.to_owned(),
+            };
+            return Some(Gate::Shut { by, settled: false });
+        }
+        let (from, way) = if let Some(from) = from.cloned() {
             (from, "another node has it, so it is copied")
         } else {
             let (from, origin) = self.image_origins.get(image)?;

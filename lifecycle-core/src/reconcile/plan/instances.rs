@@ -50,8 +50,8 @@ impl<'a> Planning<'a> {
             node,
         };
         if let Some(Gate::Shut { by, settled }) = self.node_gates.get(node) {
-            let (why, settled) = (by.to_string(), *settled);
-            return self.on_a_shut_node(spot, why, settled);
+            let failed = settled.then(|| by.to_string());
+            return self.on_a_shut_node(spot, failed);
         }
         let containers = self.containers_of(spot);
         let rejected = self.observed.rejected.get(id);
@@ -73,21 +73,17 @@ impl<'a> Planning<'a> {
 
     /// A replica whose node cannot be worked with now: nothing is done and nothing started
     /// elsewhere, since it may still run there.
-    fn on_a_shut_node(
-        &mut self,
-        spot: Spot<'a>,
-        why: String,
-        settled: bool,
-    ) -> (InstanceStatus, Up) {
+    fn on_a_shut_node(&mut self, spot: Spot<'a>, failed: Option<String>) -> (InstanceStatus, Up) {
+        let settled = failed.is_some();
         let was_here = self.index.last_seen[spot.at] == Some(spot.node);
         let view = self.observed.nodes.get(spot.node);
-        let state = match view.map(|view| &view.engine) {
-            Some(EngineView::Unknown(unknown)) if was_here => InstanceState::Unknown {
+        let state = match (view.map(|view| &view.engine), failed) {
+            (Some(EngineView::Unknown(unknown)), _) if was_here => InstanceState::Unknown {
                 since: unknown.since,
                 why: unknown.why.clone(),
             },
-            _ if settled => InstanceState::Failed { why },
-            _ => InstanceState::Stopped,
+            (_, Some(why)) => InstanceState::Failed { why },
+            (_, None) => InstanceState::Stopped,
         };
         let node = spot.node.clone();
         self.hold(Subject::Instance(spot.id.clone()), HeldBy::Node { node });

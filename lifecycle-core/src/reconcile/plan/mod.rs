@@ -164,9 +164,6 @@ impl<'a> Planning<'a> {
     ) -> Self {
         let mut holders: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
         for (node, view) in &observed.nodes {
-            if view.silence.is_some() {
-                continue;
-            }
             let images = view.engine_state().map(|state| &state.images);
             for image in images.into_iter().flatten() {
                 holders.entry(image).or_default().push(node);

@@ -15,8 +15,8 @@ use lifecycle_core::reconcile::{Backends, DriverOptions};
 use lifecycle_core::registry::SqlRegistry;
 use lifecycle_core::runtime::Owner;
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, HostKeyTrust, LocalNodes, LocalNodesOptions, SocketReadiness,
-    SshConnector, SshCredential,
+    AddressChoice, DebianPreparer, LocalNodes, LocalNodesOptions, SocketReadiness, SshConnector,
+    SshCredential,
 };
 
 /// How long a manager leads without renewing.
@@ -41,7 +41,6 @@ pub(crate) async fn backends(handover: &Handover, directory: &Path) -> Result<Ba
             SshCredential::PrivateKey(handover.ssh_private.clone()),
             owner,
             AddressChoice::Private,
-            HostKeyTrust::Provider,
         )),
         preparer: Arc::new(DebianPreparer),
         probe: Arc::new(SocketReadiness),

@@ -13,6 +13,7 @@ mod document;
 mod failing_service;
 mod hang;
 mod hello;
+mod host;
 mod https;
 mod project;
 mod reboot;

@@ -11,6 +11,7 @@ mod handover;
 mod lock;
 mod manager_container;
 mod manager_image;
+mod outdated;
 mod progress;
 mod reach;
 mod removal;
@@ -99,13 +100,15 @@ impl Bootstrapper {
         let endpoint = endpoint(&machine, declaration)?;
         let client = self.manager(&machine, &node, declaration, endpoint).await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
-        follow::follow(
+        let outcome = follow::follow(
             client.as_ref(),
             applied.generation,
             cursor,
             self.reporter.as_ref(),
         )
-        .await
+        .await?;
+        self.remove_outdated_code(&node, declaration).await?;
+        Ok(outcome)
     }
 
     /// A client of the running manager, through its node.

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use lifecycle_core::Result;
 use lifecycle_core::bootstrap::{
-    Bootstrapper, MemoryState, OperatorState, Outcome, Removal, UpOptions,
+    Bootstrapper, ManagerImage, MemoryState, OperatorState, Outcome, Removal, UpOptions,
 };
 use lifecycle_core::clock::{IdSource, SeededIds};
 use lifecycle_core::code::CodeStore;
+use lifecycle_core::host::ByteStream;
 use lifecycle_core::model::{
     BuildSource, Constraint, ConstraintOperator, DependencyCondition, ImageSource, NodeName,
     NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, Starts,
@@ -17,13 +19,15 @@ use lifecycle_core::model::{
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
 use lifecycle_core::reconcile::DriverOptions;
 use lifecycle_core::runtime::Owner;
-use lifecycle_core::sim::{SimManagers, SimWorld};
+use lifecycle_core::sim::{SimManagerImage, SimManagers, SimWorld};
 
 pub(crate) struct Stage {
     pub(crate) world: SimWorld,
     managers: SimManagers,
     state: Arc<MemoryState>,
     declaration: Declaration,
+    /// Which manager the operator has.
+    pub(crate) manager_version: u8,
 }
 
 fn node(name: &str) -> NodeName {
@@ -86,6 +90,7 @@ impl Stage {
             world,
             state: Arc::default(),
             declaration,
+            manager_version: 0,
         };
         stage.change_code("api", "first").await;
         stage
@@ -148,6 +153,7 @@ impl Stage {
         }
         bootstrapper.state = Arc::clone(&self.state) as Arc<dyn OperatorState>;
         bootstrapper.reach = Arc::new(self.managers.clone());
+        bootstrapper.manager_image = Arc::new(ManagerOf(self.manager_version));
         bootstrapper
     }
 
@@ -161,6 +167,17 @@ impl Stage {
     pub(crate) async fn down(&self) -> Result<()> {
         let bootstrapper = self.bootstrapper().await;
         bootstrapper.down(self.declaration.id, false).await
+    }
+
+    /// The images of the manager on its node.
+    pub(crate) fn manager_images(&self) -> Vec<String> {
+        let images = self
+            .world
+            .images(&self.declaration.manager.node)
+            .into_iter();
+        images
+            .filter(|i| i.contains("/lifecycle-manager:"))
+            .collect()
     }
 
     /// Name, id and start of every container.
@@ -186,5 +203,20 @@ impl Stage {
 
     pub(crate) fn leftovers(&self) -> Vec<String> {
         self.world.leftovers(&self.owner())
+    }
+}
+
+/// The simulated manager's image in one of its versions.
+#[derive(Debug)]
+struct ManagerOf(u8);
+
+#[async_trait]
+impl ManagerImage for ManagerOf {
+    async fn digest(&self) -> Result<String> {
+        Ok(format!("{:02x}", self.0).repeat(32))
+    }
+
+    async fn context(&self) -> Result<ByteStream> {
+        SimManagerImage.context().await
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::Result;
@@ -87,9 +88,7 @@ pub fn converged(declared: &Declared) -> Observed {
         let Some(node) = placed.get(&id) else {
             continue;
         };
-        let container = ContainerId(format!("{number:064x}"));
-        let ready = Readiness::Ready { at: now() };
-        observed.readiness.insert(container.clone(), ready);
+        let container = ContainerId(format!("{number:064x}").into());
         containers.entry(node).or_default().push(ObservedContainer {
             id: container,
             name: declared.container_name(&id, &service.digest),
@@ -114,13 +113,10 @@ pub fn converged(declared: &Declared) -> Observed {
             images: images.clone(),
             volumes: BTreeSet::new(),
         };
-        observed
-            .nodes
-            .insert(name.clone(), view(name, number, state));
+        let view = Arc::new(view(name, number, state));
+        observed.nodes.insert(name.clone(), view);
     }
-    for (id, node) in placed {
-        observed.last_seen.insert(id, node);
-    }
+    observed.last_seen = Arc::new(placed);
     observed
 }
 
@@ -143,6 +139,14 @@ fn view(name: &NodeName, number: u32, state: EngineState) -> NodeView {
             boot_id: Some("1".into()),
             created: true,
         },
+        readiness: state
+            .containers
+            .iter()
+            .map(|c| (c.id.clone(), Readiness::Ready { at: now() }))
+            .collect(),
+        endings: BTreeMap::new(),
+        changing_since: None,
+        silence: None,
         engine: EngineView::Known {
             info: EngineInfo {
                 version: "20.10.24".into(),

@@ -12,9 +12,9 @@ use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::CodeStore;
 use lifecycle_core::model::NodeName;
-use lifecycle_core::platform::{CloudSpec, Declaration};
+use lifecycle_core::platform::{CloudSpec, Declaration, RegistrySpec};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
-use lifecycle_core::registry::MemoryRegistry;
+use lifecycle_core::registry::{MemoryRegistry, SqlDatabases};
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
@@ -117,6 +117,8 @@ pub(crate) fn bootstrapper(
         manager_image: Arc::new(StaticBinary::new(manager_program()?)),
         reporter,
         driver: DriverOptions::default(),
+        registry: RegistrySpec::default(),
+        databases: Arc::new(SqlDatabases::new(Arc::new(SystemClock))),
     })
 }
 

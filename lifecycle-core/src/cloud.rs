@@ -217,17 +217,7 @@ pub async fn carry_out(
     let node = change.node().clone();
     let work = async {
         let operation = provider.begin(change).await?;
-        loop {
-            let after = match provider.poll(&operation).await {
-                Ok(CloudProgress::Done) => return Ok(()),
-                Ok(CloudProgress::Running { after, .. }) => after.unwrap_or(POLL_EVERY),
-                Err(error) => match error.retry() {
-                    Retry::After(after) => after.max(POLL_EVERY),
-                    Retry::Replan | Retry::Never => return Err(error),
-                },
-            };
-            tokio::time::sleep(after).await;
-        }
+        see_through(provider, &operation).await
     };
     tokio::time::timeout(deadline, work)
         .await
@@ -237,6 +227,24 @@ pub async fn carry_out(
                 after: deadline,
             })
         })
+}
+
+/// Asks until a change that was begun, by whatever process, is done.
+///
+/// A question that cannot be answered just now is asked again; a change that failed is its
+/// error.
+pub async fn see_through(provider: &dyn CloudProvider, operation: &CloudOperation) -> Result<()> {
+    loop {
+        let after = match provider.poll(operation).await {
+            Ok(CloudProgress::Done) => return Ok(()),
+            Ok(CloudProgress::Running { after, .. }) => after.unwrap_or(POLL_EVERY),
+            Err(error) => match error.retry() {
+                Retry::After(after) => after.max(POLL_EVERY),
+                Retry::Replan | Retry::Never => return Err(error),
+            },
+        };
+        tokio::time::sleep(after).await;
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::{
     Backends, Declared, Driver, DriverOptions, Observed, Plan, ServiceApi, Status, Target, plan,
 };
-use crate::registry::{Batch, Change, Credential, EventPage, Lease, Snapshot};
+use crate::registry::{Batch, Change, Credential, EventPage, Lease, Mirrors, Snapshot};
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
 pub use output::{InstanceOutput, Output};
@@ -34,6 +34,9 @@ const EVENTS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
 /// How many events are kept.
 const EVENTS_KEPT: u64 = 100_000;
+
+/// How long the end of a platform waits for the databases of kinds.
+const LAST_COPIES: Duration = Duration::from_secs(10);
 
 /// What a manager is started with; the bootstrapper hands it over.
 #[derive(Debug, Clone)]
@@ -60,6 +63,8 @@ pub struct ManagerOptions {
     pub lease: Duration,
     /// How the control loop works.
     pub driver: DriverOptions,
+    /// The databases of kinds, if there are any.
+    pub mirrors: Option<Mirrors>,
 }
 
 /// What a credential allows.
@@ -132,6 +137,8 @@ impl Manager {
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot ask for the lease"),
             }
             *self.epoch.lock().await = None;
+            // Whoever leads now may have changed what was observed.
+            self.status.send_replace(Status::default());
             tokio::time::sleep(self.options.lease / 3).await;
         }
     }
@@ -157,7 +164,27 @@ impl Manager {
             error = driver.run() => error,
             error = self.renew(epoch) => error,
             error = self.follow(status, observations) => error,
+            () = self.mirror(epoch) => Error::failed("the mirrors of the registry", "they ended"),
         }
+    }
+
+    /// Keeps the databases of kinds up to date. Never ends: they hold up nobody.
+    async fn mirror(&self, epoch: Epoch) {
+        let Backends {
+            registry, clock, ..
+        } = &self.backends;
+        match &self.options.mirrors {
+            Some(mirrors) => mirrors.run(registry, epoch, clock.as_ref()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives the lease up, so that another manager need not wait until it runs out. For a
+    /// manager whose [`Manager::run`] was dropped.
+    pub async fn resign(&self) -> Result<()> {
+        *self.epoch.lock().await = None;
+        let registry = &self.backends.registry;
+        registry.release_lease(&self.options.holder).await
     }
 
     /// Writes what a new leader brings with it, and sets the target.
@@ -284,6 +311,9 @@ impl Manager {
             self.observations
                 .send_replace(observations.borrow_and_update().clone());
             self.status.send_replace(now);
+            if let Some(mirrors) = &self.options.mirrors {
+                mirrors.look();
+            }
             if taken_down && let Err(error) = self.end_take_down().await {
                 return error;
             }
@@ -297,29 +327,34 @@ impl Manager {
         }
     }
 
-    /// Ends the operation, and with it the declaration: a manager that starts again after this
-    /// has nothing to bring back.
+    /// Ends the declaration, and then the operation: a manager that starts again after this has
+    /// nothing to bring back, and one that starts in between ends the operation.
     async fn end_take_down(&self) -> Result<()> {
         let registry = &self.backends.registry;
         let epoch = self.epoch.lock().await;
         let Some(epoch) = *epoch else { return Ok(()) };
+        let open = registry.open_operations().await?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
+            let nothing = Change::Declare {
+                expected: Some(generation),
+                declaration: Box::new(emptied(declaration)),
+            };
+            registry.commit(epoch, Batch::of(nothing)).await?;
+        }
+        // Who asked for it deletes this node next, and with it whoever could tell the copies.
+        if let Some(mirrors) = &self.options.mirrors {
+            mirrors.caught_up(LAST_COPIES).await;
+        }
         let mut batch = Batch::default();
-        for mut operation in registry.open_operations().await? {
+        for mut operation in open {
             let OperationKind::DeletePlatform { .. } = operation.kind;
             operation.state = OperationState::Succeeded {
                 at: self.backends.clock.now(),
             };
             batch.changes.push(Change::PutOperation(operation));
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        // In the same transaction: a manager that starts after this one brings nothing back.
-        if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
-            batch.changes.push(Change::Declare {
-                expected: Some(generation),
-                declaration: Box::new(emptied(declaration)),
-            });
         }
         registry.commit(epoch, batch).await?;
         Ok(())

@@ -72,7 +72,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
         _ => declared.as_ref().map(host_ports).unwrap_or_default(),
     };
     Ok(Some(ObservedContainer {
-        id: ContainerId(found.id.unwrap_or_default()),
+        id: ContainerId(found.id.unwrap_or_default().into()),
         role,
         digest: SpecDigest::from_hex(label(labels::SPEC_DIGEST).unwrap_or_default()),
         digest_version: label(labels::SPEC_VERSION).unwrap_or_default(),

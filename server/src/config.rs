@@ -4,37 +4,39 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifecycle_core::Result;
 use lifecycle_core::bootstrap::{HOST_ENGINE_SOCKET, Handover, code_directory};
-use lifecycle_core::clock::{Clock, IdSource, RandomIds, SystemClock};
+use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::PublishedStore;
-use lifecycle_core::manager::ManagerOptions;
+use lifecycle_core::error::Retry;
 use lifecycle_core::platform::CloudSpec;
-use lifecycle_core::reconcile::{Backends, DriverOptions};
-use lifecycle_core::registry::SqlRegistry;
+use lifecycle_core::reconcile::Backends;
+use lifecycle_core::registry::{Mirrors, SqlDatabases, SqlRegistry};
 use lifecycle_core::runtime::Owner;
+use lifecycle_core::secret::Sensitive;
+use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
     AddressChoice, DebianPreparer, LocalNodes, LocalNodesOptions, SocketReadiness, SshConnector,
     SshCredential,
 };
 
-/// How long a manager leads without renewing.
-const LEASE: Duration = Duration::from_secs(15);
+/// How often a database that does not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
-/// The backends that a hand-over asks for.
-pub(crate) async fn backends(handover: &Handover, directory: &Path) -> Result<Backends> {
+/// The backends that a hand-over asks for, and the mirrors of its registry.
+pub(crate) async fn backends(
+    handover: &Handover,
+    directory: &Path,
+) -> Result<(Backends, Option<Mirrors>)> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let owner = Owner {
         id: handover.config.platform,
         name: handover.config.name.clone(),
     };
-    let database = format!(
-        "sqlite://{}?mode=rwc",
-        directory.join("registry.db").display()
-    );
-    let registry = SqlRegistry::open(&database, handover.key.clone(), Arc::clone(&clock)).await?;
-    Ok(Backends {
+    let registry = registry(handover, directory, &clock).await?;
+    let databases = Arc::new(SqlDatabases::new(Arc::clone(&clock)));
+    let mirrors = handover.mirrors(registry.id(), databases);
+    let backends = Backends {
         registry: Arc::new(registry),
         cloud: cloud(handover, &owner)?,
         connector: Arc::new(SshConnector::new(
@@ -49,7 +51,36 @@ pub(crate) async fn backends(handover: &Handover, directory: &Path) -> Result<Ba
         )),
         clock,
         ids: Arc::new(RandomIds),
-    })
+    };
+    Ok((backends, mirrors))
+}
+
+/// Opens the registry: the database that was handed over, else the file beside the hand-over.
+/// A database that does not answer yet is waited for; it may start when this machine does.
+async fn registry(
+    handover: &Handover,
+    directory: &Path,
+    clock: &Arc<dyn Clock>,
+) -> Result<SqlRegistry> {
+    let file = || {
+        let path = directory.join("registry.db");
+        Sensitive::new(format!("sqlite://{}?mode=rwc", path.display()))
+    };
+    let url = handover.registry.central.clone().unwrap_or_else(file);
+    loop {
+        let key = handover.key.clone();
+        match SqlRegistry::open(url.expose(), key, Arc::clone(clock)).await {
+            Err(error) if is_passing(&error) => {
+                tracing::warn!(error = %error.chain(), "waits for the registry");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_passing(error: &Error) -> bool {
+    matches!(error.retry(), Retry::After(_))
 }
 
 fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
@@ -65,29 +96,5 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             what: format!("the cloud {other:?}"),
             backend: "this manager",
         }),
-    }
-}
-
-/// What the manager is started with.
-pub(crate) fn options(handover: Handover, ids: &dyn IdSource) -> ManagerOptions {
-    let mut driver = DriverOptions::default();
-    driver.policy.spares_manager_node = true;
-    ManagerOptions {
-        // Names this run of this process: what a former run held is not ours.
-        holder: format!(
-            "manager {} on {}",
-            ids.uuid(),
-            handover.config.endpoint.node
-        ),
-        name: handover.config.name,
-        platform: handover.config.platform,
-        key: handover.key,
-        endpoint: handover.config.endpoint,
-        authority: handover.authority.certificate,
-        admin_token_hash: handover.config.admin_token_hash,
-        read_token: handover.read_token,
-        declaration: handover.declaration,
-        lease: LEASE,
-        driver,
     }
 }

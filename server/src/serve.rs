@@ -13,6 +13,7 @@ use lifecycle_core::bootstrap::Handover;
 use lifecycle_core::clock::Clock;
 use lifecycle_core::manager::Manager;
 use lifecycle_core::model::PlatformId;
+use lifecycle_core::reconcile::DriverOptions;
 use lifecycle_core::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,16 +29,23 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// How long requests may go on after the manager was asked to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
+/// How long giving the lease up may take.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
 /// Runs until the process is asked to stop.
 pub(crate) async fn run(directory: &Path) -> Result<()> {
     let handover = Handover::read(directory)?;
-    let backends = config::backends(&handover, directory).await?;
+    let (backends, mirrors) = tokio::select! {
+        opened = config::backends(&handover, directory) => opened?,
+        stopped = asked_to_stop() => return stopped,
+    };
     let authority = handover.authority.clone();
     let platform = handover.config.platform;
     let reached_at = handover.config.endpoint.ip;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, handover.config.endpoint.port));
     let clock = Arc::clone(&backends.clock);
-    let options = config::options(handover, backends.ids.as_ref());
+    let driver = DriverOptions::default();
+    let options = handover.into_options(backends.ids.as_ref(), driver, mirrors);
     let manager = Manager::new(backends, options);
     let issue = || certificate(&authority, platform, reached_at, clock.as_ref());
     let tls = issue().await?;
@@ -53,15 +61,20 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
     let failed = |error| Error::io(format!("serving at {address}"), error);
     tokio::pin!(server);
     tracing::info!(%address, %platform, "the API listens");
-    tokio::select! {
+    let ended = tokio::select! {
         ended = &mut server => ended.map_err(failed),
-        error = manager.run() => Err(error),
+        error = Arc::clone(&manager).run() => Err(error),
         error = renew(&tls, issue) => Err(error),
         stopped = asked_to_stop() => {
             handle.graceful_shutdown(Some(LAST_REQUESTS));
             stopped.and(server.await.map_err(failed))
         }
+    };
+    // So that the next one need not wait for the lease to run out.
+    if let Ok(Err(error)) = tokio::time::timeout(LAST_WORD, manager.resign()).await {
+        tracing::warn!(error = %error.chain(), "cannot give the lease up");
     }
+    ended
 }
 
 async fn certificate(

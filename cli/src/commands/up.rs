@@ -31,7 +31,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     let code = Arc::new(project.code());
     // Held until the end.
     let mut _lock = None;
-    let bootstrapper = if options.simulate {
+    let mut bootstrapper = if options.simulate {
         printer::talk("Simulated: nothing is touched, nothing is kept.");
         wiring::simulated(&declaration, code, reporter)?
     } else {
@@ -54,6 +54,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         confirm_removals(&bootstrapper, &declaration, options.yes).await?;
         bootstrapper
     };
+    bootstrapper.registry = loaded.registry;
     let options = UpOptions {
         all_nodes: options.all_nodes,
     };

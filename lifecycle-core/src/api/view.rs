@@ -9,8 +9,8 @@ use super::wire::{
 };
 use crate::cloud::Power;
 use crate::model::{
-    InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState, PlatformId,
-    PlatformName, Replica,
+    Generation, InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState,
+    PlatformId, PlatformName, Replica,
 };
 use crate::reconcile::Status;
 use crate::registry::Snapshot;
@@ -22,8 +22,20 @@ pub fn platform(
     snapshot: &Snapshot,
     status: &Status,
 ) -> PlatformV1 {
-    let replicas = || status.plan.instances.values().map(|i| &i.state);
-    let all_up = replicas().all(|s| matches!(s, InstanceState::Ready | InstanceState::Completed));
+    let is_up = |s: &InstanceState| matches!(s, InstanceState::Ready | InstanceState::Completed);
+    // Who does not lead has planned nothing, and knows what the leader has recorded.
+    let has_planned = status.generation != Generation::default();
+    let (settled, all_up) = if has_planned || !snapshot.converged {
+        let mut planned = status.plan.instances.values();
+        (status.settled, planned.all(|i| is_up(&i.state)))
+    } else {
+        let declared = snapshot.declaration.iter();
+        let services = declared.flat_map(|(_, d)| d.services.values());
+        let wanted: usize = services.map(|s| usize::from(s.replicas)).sum();
+        let recorded = snapshot.instances.values();
+        let up = recorded.filter(|v| is_up(&v.value.state)).count();
+        (true, up == wanted && up == snapshot.instances.len())
+    };
     let unknown = snapshot.nodes.values().any(|n| n.value.unknown.is_some());
     PlatformV1 {
         name: name.to_string(),
@@ -31,7 +43,7 @@ pub fn platform(
         generation: snapshot.declaration.as_ref().map_or(0, |(g, _)| g.0),
         state: if status.taking_down {
             PlatformState::TakingDown
-        } else if !status.settled && !unknown {
+        } else if !settled && !unknown {
             PlatformState::Converging
         } else if all_up && !unknown {
             PlatformState::Running

@@ -161,11 +161,11 @@ mod tests {
     use crate::code::PublishedStore;
     use crate::host::{HostPreparer, NodeAccess, NodeConnector, NodeHandle, SshKeyPair};
     use crate::model::{Addresses, NodeName, NodeSpec};
-    use crate::platform::{CloudSpec, ManagerSpec};
+    use crate::platform::{CloudSpec, ManagerEndpoint, ManagerSpec, RegistrySpec};
     use crate::reconcile::{Backends, DriverOptions};
-    use crate::registry::MemoryRegistry;
+    use crate::registry::{Databases, KindDatabase, MemoryRegistry};
     use crate::runtime::{EngineInfo, ReadinessProbe};
-    use crate::secret::Sensitive;
+    use crate::secret::{PlatformKey, Sensitive};
 
     /// Three nodes, the manager's first by name; remembers in which order they went.
     #[derive(Debug, Default)]
@@ -278,6 +278,29 @@ mod tests {
         }
     }
 
+    #[async_trait]
+    impl Databases for Nobody {
+        async fn prepare(&self, _: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
+            Err(Error::not_found("a database"))
+        }
+        async fn record_manager(
+            &self,
+            _: &Sensitive,
+            _: &PlatformKey,
+            _: &ManagerEndpoint,
+        ) -> Result<()> {
+            Err(Error::not_found("a database"))
+        }
+        async fn kind(
+            &self,
+            _: &Sensitive,
+            _: PlatformId,
+            _: &PlatformKey,
+        ) -> Result<Arc<dyn KindDatabase>> {
+            Err(Error::not_found("a database"))
+        }
+    }
+
     impl Reporter for Nobody {
         fn report(&self, _: Progress) {}
     }
@@ -321,6 +344,8 @@ mod tests {
             manager_image: Arc::new(StaticBinary::new(home.path().into())),
             reporter: Arc::new(Nobody),
             driver: DriverOptions::default(),
+            registry: RegistrySpec::default(),
+            databases: Arc::new(Nobody),
         };
         bootstrapper.down(platform, false).await.unwrap();
         let gone: Vec<String> = cloud

@@ -185,7 +185,9 @@ impl Following<'_> {
             | EventKind::NotReady
             | EventKind::Failed
             | EventKind::NodeUnknown
-            | EventKind::NodeKnown => self.reporter.report(Progress::Told { text: message }),
+            | EventKind::NodeKnown
+            | EventKind::DatabaseAway
+            | EventKind::DatabaseBack => self.reporter.report(Progress::Told { text: message }),
             EventKind::Declared
             | EventKind::Planned
             | EventKind::Converged

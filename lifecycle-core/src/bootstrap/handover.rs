@@ -1,18 +1,24 @@
 //! What the bootstrapper hands to the manager: files of root's in one directory of the
 //! manager's node, which the manager's container sees at the same path. The bootstrapper never
-//! opens the registry beside them.
+//! opens a registry that lies beside them.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::secrets::PlatformSecrets;
 use crate::api::Authority;
+use crate::clock::IdSource;
 use crate::error::{Error, Result};
 use crate::host::HostFile;
+use crate::manager::ManagerOptions;
 use crate::model::{PlatformId, PlatformName};
-use crate::platform::{CloudSpec, Declaration, ManagerEndpoint};
+use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, RegistrySpec};
+use crate::reconcile::DriverOptions;
 use crate::reconcile::execute::node_directory;
+use crate::registry::{Databases, Mirrors, RegistryId};
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
 /// The socket of the operator's own engine as a local manager's node sees it.
@@ -48,9 +54,14 @@ pub struct Handover {
     pub read_token: Sensitive,
     /// The private key that opens the nodes.
     pub ssh_private: Sensitive,
+    /// Where the registry lies.
+    pub registry: RegistrySpec,
     /// What to start with, if the registry holds no declaration.
     pub declaration: Option<Declaration>,
 }
+
+/// How long a manager leads without renewing.
+const LEASE: Duration = Duration::from_secs(15);
 
 const CONFIG: &str = "config.json";
 const KEY: &str = "platform.key";
@@ -58,6 +69,7 @@ const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 const READ_TOKEN: &str = "read.token";
 const SSH: &str = "ssh.key";
+const REGISTRY: &str = "registry.json";
 const DECLARATION: &str = "declaration.json";
 
 /// The directory of the hand-over on the manager's node.
@@ -71,10 +83,11 @@ pub fn code_directory(platform: PlatformId) -> String {
 }
 
 impl Handover {
-    /// What `secrets` and `declaration` hand to a manager at `endpoint`.
+    /// What `secrets`, `declaration` and `registry` hand to a manager at `endpoint`.
     pub fn new(
         secrets: &PlatformSecrets,
         declaration: &Declaration,
+        registry: &RegistrySpec,
         endpoint: ManagerEndpoint,
     ) -> Self {
         Self {
@@ -90,6 +103,7 @@ impl Handover {
             authority: secrets.authority.clone(),
             read_token: secrets.read_token.clone(),
             ssh_private: secrets.ssh.private.clone(),
+            registry: registry.clone(),
             declaration: Some(declaration.clone()),
         }
     }
@@ -105,12 +119,14 @@ impl Handover {
             .transpose()
             .map_err(failed)?;
         let config = serde_json::to_string_pretty(&self.config).map_err(failed)?;
+        let registry = serde_json::to_string(&self.registry).map_err(failed)?;
         let mut files = vec![
             (KEY, self.key.to_hex().expose().to_owned()),
             (CA, self.authority.certificate.clone()),
             (CA_KEY, self.authority.key.expose().to_owned()),
             (READ_TOKEN, self.read_token.expose().to_owned()),
             (SSH, self.ssh_private.expose().to_owned()),
+            (REGISTRY, registry),
         ];
         files.extend(declaration.map(|text| (DECLARATION, text)));
         files.push((CONFIG, config));
@@ -156,6 +172,7 @@ impl Handover {
         };
         let read_token = Sensitive::new(required(READ_TOKEN)?);
         let ssh_private = Sensitive::new(required(SSH)?);
+        let registry = parse(REGISTRY, &required(REGISTRY)?)?;
         let declaration = file(DECLARATION)
             .map(|text| parse(DECLARATION, &text))
             .transpose()?;
@@ -165,8 +182,42 @@ impl Handover {
             authority,
             read_token,
             ssh_private,
+            registry,
             declaration,
         })
+    }
+
+    /// The mirrors that the manager keeps of the registry `id`, if kinds have databases.
+    pub fn mirrors(&self, id: RegistryId, databases: Arc<dyn Databases>) -> Option<Mirrors> {
+        let kinds = &self.registry.kinds;
+        let platform = self.config.platform;
+        (!kinds.is_empty()).then(|| Mirrors::new(id, databases, platform, self.key.clone(), kinds))
+    }
+
+    /// What the manager is started with. Each call is another run: what a former one held is
+    /// not its own.
+    pub fn into_options(
+        self,
+        ids: &dyn IdSource,
+        mut driver: DriverOptions,
+        mirrors: Option<Mirrors>,
+    ) -> ManagerOptions {
+        driver.policy.spares_manager_node = true;
+        let node = &self.config.endpoint.node;
+        ManagerOptions {
+            holder: format!("manager {} on {node}", ids.uuid()),
+            name: self.config.name,
+            platform: self.config.platform,
+            key: self.key,
+            endpoint: self.config.endpoint,
+            authority: self.authority.certificate,
+            admin_token_hash: self.config.admin_token_hash,
+            read_token: self.read_token,
+            declaration: self.declaration,
+            lease: LEASE,
+            driver,
+            mirrors,
+        }
     }
 }
 

@@ -12,10 +12,10 @@ use super::progress::Stage;
 use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, own_digest, retry_or};
 use crate::api::ManagerApi;
 use crate::cloud::ObservedNode;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
 use crate::model::{ContainerTemplate, SpecDigest};
-use crate::platform::{CloudSpec, Declaration, ManagerEndpoint};
+use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::execute::node_directory;
 use crate::runtime::{
     BuildRequest, ContainerSpec, ContainerState, HostBind, ObservedContainer, Owner, Role,
@@ -41,6 +41,9 @@ struct ManagerForm<'a> {
     image: &'a str,
     port: u16,
     cloud: &'a CloudSpec,
+    /// Left out where it is the default, so that what runs by it goes on.
+    #[serde(skip_serializing_if = "RegistrySpec::is_default")]
+    registry: &'a RegistrySpec,
 }
 
 impl Bootstrapper {
@@ -66,33 +69,51 @@ impl Bootstrapper {
             .containers
             .into_iter()
             .find(|c| c.name == spec.name && matches!(c.state, ContainerState::Running { .. }));
+        let files = self.former_files(node, declaration.id).await?;
+        let way_back = files.way_back(&former);
         if current.is_none() {
             let stage = Stage::begin(
                 self.reporter.as_ref(),
                 format!("start the lifecycle manager on {}", endpoint.node),
             );
-            for file in Handover::new(&self.secrets, declaration, endpoint).files()? {
-                node.host.put(file).await?;
-            }
             for old in &former {
                 node.runtime.stop_container(&old.name, None).await?;
+            }
+            if let Some(old) = way_back {
+                files.keep(node, old).await?;
+            }
+            let handover = Handover::new(&self.secrets, declaration, &self.registry, endpoint);
+            for file in handover.files()? {
+                node.host.put(file).await?;
             }
             node.runtime.ensure_container(&spec).await?;
             stage.done();
         }
         if let Err(error) = self.answers(client.as_ref()).await {
-            // The way back: what ran before runs again.
-            if let Some(old) = former.first() {
-                node.runtime.remove_container(&spec.name).await?;
-                node.runtime.start_container(&old.name).await?;
+            let Some(old) = way_back else {
+                return Err(error);
+            };
+            // What ran before runs again, on what it had.
+            node.runtime.remove_container(&spec.name).await?;
+            let kept = self.former_files(node, declaration.id).await?;
+            if kept.has(old) {
+                kept.put_back(node, old).await?;
             }
-            return Err(error);
+            node.runtime.start_container(&old.name).await?;
+            return Err(Error::Failed {
+                what: "replacing the lifecycle manager".into(),
+                why: "the new one does not answer, so the former one runs again".into(),
+                source: Some(Box::new(error)),
+            });
         }
         if !former.is_empty() {
             self.remove_outdated_manager_images(node, &image).await?;
         }
         for old in &former {
             node.runtime.remove_container(&old.name).await?;
+        }
+        if let Some(old) = way_back {
+            files.forget(node, old).await?;
         }
         Ok(client)
     }
@@ -140,6 +161,7 @@ impl Bootstrapper {
             image,
             port: endpoint.port,
             cloud: &declaration.cloud,
+            registry: &self.registry,
         };
         let digest = SpecDigest::from_hex(own_digest(&self.secrets.key, &form)?);
         let directory = node_directory(declaration.id);

@@ -7,6 +7,7 @@
 mod down;
 mod follow;
 mod forecast;
+mod former;
 mod handover;
 mod lock;
 mod manager_container;
@@ -14,6 +15,7 @@ mod manager_image;
 mod outdated;
 mod progress;
 mod reach;
+mod registry;
 mod removal;
 mod secrets;
 
@@ -39,11 +41,11 @@ use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result, Retry};
 use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{Epoch, Generation, ImageSource, PlatformId};
-use crate::platform::{Declaration, ManagerEndpoint};
+use crate::platform::{Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::placement::place;
 use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Observed, Target};
-use crate::registry::Registry;
+use crate::registry::{Databases, Registry};
 use crate::runtime::ContainerRuntime;
 use crate::secret::PlatformKey;
 
@@ -72,6 +74,10 @@ pub struct Bootstrapper {
     pub reporter: Arc<dyn Reporter>,
     /// How the control loop works.
     pub driver: DriverOptions,
+    /// Where the registry lies. Only `up` asks.
+    pub registry: RegistrySpec,
+    /// Databases, should the registry or a part of it lie in one.
+    pub databases: Arc<dyn Databases>,
 }
 
 /// What `up` is to do beyond the usual.
@@ -86,6 +92,7 @@ impl Bootstrapper {
     /// Brings the platform up and follows until every service is ready or has failed.
     pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
         self.preflight(declaration).await?;
+        self.prepare_databases(declaration.id).await?;
         self.state
             .keep_placed(&Placed {
                 cloud: declaration.cloud.clone(),
@@ -98,7 +105,10 @@ impl Bootstrapper {
         self.publish_code(&node, declaration).await?;
         self.hand_on_images(&node, declaration).await?;
         let endpoint = endpoint(&machine, declaration)?;
-        let client = self.manager(&machine, &node, declaration, endpoint).await?;
+        let client = self
+            .manager(&machine, &node, declaration, endpoint.clone())
+            .await?;
+        self.record_manager(&endpoint).await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
         let outcome = follow::follow(
             client.as_ref(),

@@ -8,6 +8,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::Manager;
+use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
 use crate::host::NodeConnector;
 use crate::model::{ContainerId, InstanceRecord, NodeName, ServiceName};
@@ -43,6 +44,8 @@ struct Source {
     node: NodeName,
     container: ContainerId,
     observed: Arc<Observed>,
+    /// The machine as the leader recorded it, for who does not lead and so observes nothing.
+    recorded: Option<ObservedNode>,
     connector: Arc<dyn NodeConnector>,
 }
 
@@ -64,13 +67,19 @@ impl Manager {
         }
         let records = snapshot.instances.into_values().map(|v| v.value);
         let of_service = records.filter(|record| record.id.service == *service);
-        let streams = of_service.map(|record| self.output_of(record, options.clone()));
+        let nodes = &snapshot.nodes;
+        let streams = of_service.map(|record| {
+            let node = nodes.get(&record.node);
+            let recorded = node.and_then(|node| node.value.observed.clone());
+            self.output_of(record, recorded, options.clone())
+        });
         Ok(stream::select_all(streams).boxed())
     }
 
     fn output_of(
         &self,
         record: InstanceRecord,
+        recorded: Option<ObservedNode>,
         options: LogOptions,
     ) -> BoxStream<'static, InstanceOutput> {
         let instance = record.id.to_string();
@@ -78,6 +87,7 @@ impl Manager {
             node: record.node,
             container: record.container,
             observed: self.observations.borrow().clone(),
+            recorded,
             connector: Arc::clone(&self.backends.connector),
         };
         stream::once(source.lines(options))
@@ -96,8 +106,11 @@ impl Manager {
 impl Source {
     async fn lines(self, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
         let view = self.observed.nodes.get(&self.node);
-        let view = view.ok_or_else(|| Error::not_found(format!("node {}", self.node)))?;
-        if let EngineView::Unknown(unknown) = &view.engine {
+        let machine = view
+            .map(|view| &view.machine)
+            .or(self.recorded.as_ref())
+            .ok_or_else(|| Error::not_found(format!("node {}", self.node)))?;
+        if let Some(EngineView::Unknown(unknown)) = view.map(|view| &view.engine) {
             // What is known to hang is not waited for once more.
             return Err(Error::failed(
                 format!("asking node {}", self.node),
@@ -105,7 +118,7 @@ impl Source {
             ));
         }
         let begin = async {
-            let handle = self.connector.connect(&view.machine).await?;
+            let handle = self.connector.connect(machine).await?;
             handle.runtime.logs(&self.container.0, options).await
         };
         tokio::time::timeout(BEGINS_WITHIN, begin)

@@ -1,6 +1,7 @@
 //! Instances: the containers that really run a replica.
 
 use std::fmt;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use super::{Endpoint, InstanceId, NodeName};
 /// The engine's id of a container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ContainerId(pub String);
+pub struct ContainerId(pub Arc<str>);
 
 impl fmt::Display for ContainerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,7 +23,7 @@ impl fmt::Display for ContainerId {
 /// Two instances with one digest are interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct SpecDigest(String);
+pub struct SpecDigest(Arc<str>);
 
 impl SpecDigest {
     /// The version of the form that the digest is computed over, as the label
@@ -30,7 +31,7 @@ impl SpecDigest {
     pub const VERSION: &'static str = "1";
 
     /// Wraps the hexadecimal digest, as computed or as read from a container's label.
-    pub fn from_hex(hex: impl Into<String>) -> Self {
+    pub fn from_hex(hex: impl Into<Arc<str>>) -> Self {
         Self(hex.into())
     }
 

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::compose::{self, Build, Composition, World};
+use super::database::Outside;
 use super::diagnostic::{Diagnostic, Diagnostics, Report, UnsupportedKey};
 use super::tree::{Node, Place};
 use super::{
-    Declaration, Sources, dockerfile, environment_file, interpolation, settings, text_file,
+    Declaration, RegistrySpec, Sources, dockerfile, environment_file, interpolation, settings,
+    text_file,
 };
 use super::{Settings, toml, validate, yaml};
 use crate::code::{self, CodeBaseRef, CodeStore};
@@ -22,6 +24,8 @@ const DOCKERFILE_LIMIT: u64 = 1 << 20;
 pub struct Loaded {
     /// What is declared.
     pub declaration: Declaration,
+    /// Where the registry lies.
+    pub registry: RegistrySpec,
     /// What is declared and has no effect.
     pub unsupported: Vec<UnsupportedKey>,
     /// What may be meant otherwise, for example a variable that is not set.
@@ -84,10 +88,14 @@ impl Draft {
         });
         // What cannot be read is said; the defaults in its place would only add false findings.
         let readable = sources.platform_toml.is_none() || toml_root.is_some();
-        let settings = settings::read(toml_root.as_ref(), &mut toml_report);
-
         let mut env_report = Report::new(".env");
         let lookup = environment(sources, &mut env_report);
+        let outside = Outside {
+            directory: &sources.project_dir,
+            lookup: &lookup,
+        };
+        let settings = settings::read(toml_root.as_ref(), outside, &mut toml_report);
+
         let mut report = Report::new(shown(sources.compose_files.first(), sources));
         let mut composition = Composition::default();
         if let Some(root) = compose_tree(sources, &lookup, &mut report) {
@@ -192,6 +200,7 @@ impl Draft {
                 services,
                 volumes: self.composition.volumes,
             },
+            registry: self.settings.registry,
             unsupported,
             warnings,
         })

@@ -3,12 +3,13 @@
 //!
 //! [`find`] says which files, [`load`] reads them. Text becomes a tree whose parts know their
 //! places (`yaml`, `toml` → `tree`), variables are put in (`interpolation`,
-//! `environment_file`), each key is read by what it means (`settings`, `compose`), what
+//! `environment_file`), each key is read by what it means (`settings`, `database`, `compose`), what
 //! services say of each other is checked (`validate`), and code bases are looked up (`load`,
 //! `dockerfile`). Everything wrong is found in one go and said with its line
 //! ([`Diagnostics`]).
 
 mod compose;
+mod database;
 mod diagnostic;
 mod dockerfile;
 mod environment_file;
@@ -30,6 +31,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     NodeName, NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, VolumeName,
 };
+use crate::registry::Kind;
+use crate::secret::Sensitive;
 
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub use load::{Loaded, load};
@@ -84,6 +87,25 @@ pub enum CloudSpec {
         #[serde(default)]
         subnet: Option<String>,
     },
+}
+
+/// Where the registry lies. Not a part of the declaration that the registry keeps: the
+/// bootstrapper hands it to the manager.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistrySpec {
+    /// The URL of the central database; a file in the manager's directory on its node, if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub central: Option<Sensitive>,
+    /// The URLs of the databases of kinds; the central one serves for those without.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kinds: BTreeMap<Kind, Sensitive>,
+}
+
+impl RegistrySpec {
+    /// Whether all of it is the file on the manager's node.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How services find the manager, where they ask for it.

@@ -1,17 +1,26 @@
-//! `platform.toml`: the cloud, the nodes, the manager, the code store. Every key is described
+//! `platform.toml`: the cloud, the nodes, the manager, the registry, the code store. Every key is described
 //! in `docs/platform-toml.md`; without the file every one has its default.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::compose::{named, value};
+use super::database::{self, Outside};
 use super::diagnostic::Report;
 use super::tree::{Field, Node};
-use super::{CloudSpec, ManagerSpec};
+use super::{CloudSpec, ManagerSpec, RegistrySpec};
 use crate::code::DirectoryStore;
 use crate::model::{NodeName, NodeSpec, Origin, PlatformName, Resources};
 
-const TOP: [&str; 6] = ["cloud", "code", "manager", "name", "node_pool", "nodes"];
+const TOP: [&str; 7] = [
+    "cloud",
+    "code",
+    "manager",
+    "name",
+    "node_pool",
+    "nodes",
+    "registry",
+];
 const CLOUD: [&str; 2] = ["provider", "subnet"];
 const NODE: [&str; 4] = ["capacity", "image", "labels", "size"];
 const POOL: [&str; 6] = ["capacity", "count", "image", "labels", "name", "size"];
@@ -37,10 +46,11 @@ pub(super) struct Settings {
     pub(super) manager: Option<ManagerSpec>,
     /// The code store's directory, relative to the Compose file's.
     pub(super) code_store: String,
+    pub(super) registry: RegistrySpec,
 }
 
 /// Reads the file's tree; `None` stands for a platform without the file.
-pub(super) fn read(root: Option<&Node>, report: &mut Report) -> Settings {
+pub(super) fn read(root: Option<&Node>, outside: Outside<'_>, report: &mut Report) -> Settings {
     let mut reader = Reader {
         report,
         nodes: BTreeMap::new(),
@@ -50,6 +60,7 @@ pub(super) fn read(root: Option<&Node>, report: &mut Report) -> Settings {
     let mut subnet = None;
     let mut manager = None;
     let mut code_store = CODE_STORE.to_owned();
+    let mut registry = RegistrySpec::default();
     let entries = root.map(|root| Field::root(root).entries(reader.report));
     for (key, field) in entries.unwrap_or_default() {
         match key {
@@ -66,6 +77,7 @@ pub(super) fn read(root: Option<&Node>, report: &mut Report) -> Settings {
                 }
             }
             "manager" => manager = Some(field),
+            "registry" => registry = database::read(&field, outside, reader.report),
             "code" => code_store = reader.code(&field).unwrap_or(code_store),
             _ => reader.report.unknown_key(field.at, &field.path, key, TOP),
         }
@@ -82,6 +94,7 @@ pub(super) fn read(root: Option<&Node>, report: &mut Report) -> Settings {
         nodes: reader.nodes,
         manager,
         code_store,
+        registry,
     }
 }
 
@@ -309,13 +322,23 @@ fn ipv4_network(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::platform::toml;
+    use crate::registry::Kind;
+
+    fn outside() -> Outside<'static> {
+        Outside {
+            directory: Path::new("/nowhere"),
+            lookup: &|name| (name == "URL").then(|| "postgres://l:hunter2@db/registry\n".into()),
+        }
+    }
 
     fn settings(text: &str) -> Result<Settings, String> {
         let mut report = Report::new("platform.toml");
         let node = toml::parse(text, &mut report);
-        let settings = read(node.as_ref(), &mut report);
+        let settings = read(node.as_ref(), outside(), &mut report);
         match Report::problems_of(vec![report]) {
             Some(problems) => Err(problems.to_string()),
             None => Ok(settings),
@@ -329,7 +352,7 @@ mod tests {
     #[test]
     fn without_the_file_there_is_one_local_node_with_the_manager() {
         let mut report = Report::new("platform.toml");
-        let settings = read(None, &mut report);
+        let settings = read(None, outside(), &mut report);
         assert!(!report.has_problems());
         assert_eq!(names(&settings), ["node-1"]);
         assert_eq!(settings.cloud, CloudSpec::Local { subnet: None });
@@ -364,9 +387,35 @@ mod tests {
     }
 
     #[test]
+    fn the_registry_is_a_file_of_the_managers_or_databases_by_url() {
+        assert!(settings("").unwrap().registry.is_default());
+        let registry = settings(
+            "[registry]\nurl = { env = \"URL\" }\nnodes = \"postgres://l@db/nodes\"\n\
+             models = { env = \"URL\" }\n",
+        )
+        .unwrap()
+        .registry;
+        let central = registry.central.unwrap();
+        assert_eq!(central.expose(), "postgres://l:hunter2@db/registry");
+        let kinds: Vec<Kind> = registry.kinds.into_keys().collect();
+        assert_eq!(kinds, [Kind::Nodes], "models are at the central one");
+    }
+
+    #[test]
     fn the_page_describes_every_key() {
         let page = include_str!("../../../docs/platform-toml.md");
-        for keys in [&TOP[..], &CLOUD, &NODE, &POOL, &CAPACITY, &MANAGER, &CODE] {
+        let registry: Vec<&str> = database::keys().collect();
+        for keys in [
+            &TOP[..],
+            &CLOUD,
+            &NODE,
+            &POOL,
+            &CAPACITY,
+            &MANAGER,
+            &CODE,
+            &registry,
+            &database::REFERENCE,
+        ] {
             for key in keys {
                 assert!(page.contains(&format!("`{key}`")), "`{key}` is missing");
             }

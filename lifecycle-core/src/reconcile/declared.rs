@@ -46,6 +46,8 @@ pub struct DeclaredService {
     pub restart: RestartPolicy,
     /// Whether it runs once and is kept, since others await its completion.
     pub runs_once: bool,
+    /// Its place in the start order.
+    pub rank: u32,
 }
 
 impl Declared {
@@ -62,6 +64,7 @@ impl Declared {
             .filter(|(_, c)| **c == DependencyCondition::ServiceCompletedSuccessfully)
             .map(|(name, _)| name)
             .collect();
+        let ranks = ranks(&declaration.services)?;
         let services = declaration
             .services
             .iter()
@@ -80,6 +83,7 @@ impl Declared {
                     digest,
                     restart,
                     runs_once,
+                    rank: ranks.get(name).copied().unwrap_or_default(),
                 };
                 Ok((name.clone(), service))
             })
@@ -91,7 +95,7 @@ impl Declared {
                 name: declaration.name.clone(),
             },
             nodes: declaration.nodes.clone(),
-            ranks: ranks(&declaration.services)?,
+            ranks,
             services,
             manager_node: declaration.manager.node.clone(),
             taking_down: false,
@@ -117,15 +121,9 @@ impl Declared {
 
     /// All replicas that should exist, in order.
     pub fn instances(&self) -> impl Iterator<Item = (InstanceId, &DeclaredService)> {
-        self.services.iter().flat_map(|(name, service)| {
-            (1..=service.spec.replicas).map(move |n| {
-                let id = InstanceId {
-                    service: name.clone(),
-                    replica: Replica(n),
-                };
-                (id, service)
-            })
-        })
+        self.services
+            .values()
+            .flat_map(|service| service.replicas().map(move |id| (id, service)))
     }
 
     /// Whether a replica should exist.
@@ -145,6 +143,16 @@ impl Declared {
             id.replica,
             digest.short()
         )
+    }
+}
+
+impl DeclaredService {
+    /// Its replicas, in order.
+    pub fn replicas(&self) -> impl Iterator<Item = InstanceId> {
+        (1..=self.spec.replicas).map(|n| InstanceId {
+            service: self.spec.name.clone(),
+            replica: Replica(n),
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The control loop: observes, plans, runs what may run now, records, and waits for the next
 //! change. One loop serves the manager, the bootstrapper and the simulation.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::backends::Backends;
@@ -19,17 +19,31 @@ use super::liveness::Liveness;
 use super::look::is_complete;
 use super::observe::{Failure, Observed};
 use super::plan::{Policy, plan};
-use super::record::record;
+use super::record::{UnderWay, apply, record};
 use super::step::{Action, Plan, Step, StepId};
 use super::watch::{WatchPolicy, Watcher};
+use crate::cloud::{CloudOperation, NodeChange};
 use crate::error::{Error, Result, Retry};
-use crate::model::{ContainerId, Epoch, EventKind, Generation, NewEvent, NodeName, Subject};
-use crate::registry::{Batch, Change, Snapshot};
+use crate::model::{
+    ContainerId, Epoch, EventKind, Generation, InstanceId, InstanceRecord, NewEvent, NodeName,
+    Subject,
+};
+use crate::registry::{Batch, Change, NodeRecord, Snapshot};
 
-/// What happens within this time for each node and each replica is planned for together: the
-/// work of planning grows with the platform, and on a large one changes come in swarms. For a
-/// dozen replicas it is less than a millisecond, for two thousand a tenth of a second.
-const GATHERING_PER_OBJECT: Duration = Duration::from_micros(50);
+/// What happens within this time for each node and each replica is planned for together, since
+/// few changes come alone: half a millisecond for fifty.
+const GATHERING_PER_OBJECT: Duration = Duration::from_micros(10);
+const LONGEST_GATHERING: Duration = Duration::from_millis(50);
+
+/// How long after one plan the next one is made at the earliest, for each node and each replica:
+/// the work of planning grows with the platform, and on a large one changes come in swarms. For a
+/// dozen replicas it is a few milliseconds, for two thousand less than half a second. Steps
+/// that only wait for their turn do not wait for it.
+const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(200);
+const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(2);
+
+/// How many steps, and how many that are held, are told of in an event.
+const TOLD: usize = 100;
 
 /// How the loop works.
 #[derive(Debug, Clone, Default)]
@@ -135,13 +149,32 @@ pub struct Driver {
     tasks: JoinSet<Result<()>>,
     task_steps: HashMap<tokio::task::Id, StepId>,
     running: BTreeMap<StepId, Running>,
+    /// Changes of nodes that the cloud has accepted and that have not ended.
+    operations: BTreeMap<NodeName, CloudOperation>,
+    /// Those that a former process began, until they are taken up.
+    inherited: Vec<CloudOperation>,
+    begun: mpsc::UnboundedSender<CloudOperation>,
+    just_begun: mpsc::UnboundedReceiver<CloudOperation>,
     settling: BTreeMap<StepId, Settling>,
     failures: BTreeMap<StepId, Failure>,
     lines: Arc<Mutex<BTreeMap<StepId, String>>>,
     has_looked: bool,
-    announced: BTreeSet<StepId>,
+    latest: Option<Latest>,
+    /// Where each replica was last seen, as the registry has it.
+    last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
     events: Vec<NewEvent>,
     jitter: StdRng,
+}
+
+/// The latest plan.
+#[derive(Debug)]
+struct Latest {
+    target: Target,
+    observed: Arc<Observed>,
+    plan: Arc<Plan>,
+    made_at: tokio::time::Instant,
+    /// The steps that need no other one and have not been launched, by their place in the plan.
+    left: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -175,6 +208,12 @@ impl Driver {
             declared.subscribe(),
             liveness,
         );
+        let last_seen = Arc::new(last_seen(&registry));
+        let (begun, just_begun) = mpsc::unbounded_channel();
+        let recorded = registry.nodes.values().map(|v| &v.value);
+        let operations = recorded
+            .filter_map(|node| Some((node.name.clone(), node.operation.clone()?)))
+            .collect::<BTreeMap<_, _>>();
         let (_, seed) = backends.ids.uuid().as_u64_pair();
         Self {
             backends,
@@ -189,11 +228,16 @@ impl Driver {
             tasks: JoinSet::new(),
             task_steps: HashMap::new(),
             running: BTreeMap::new(),
+            inherited: operations.values().cloned().collect(),
+            operations,
+            begun,
+            just_begun,
             settling: BTreeMap::new(),
             failures: BTreeMap::new(),
             lines: Arc::default(),
             has_looked: false,
-            announced: BTreeSet::new(),
+            latest: None,
+            last_seen,
             events: Vec::new(),
             jitter: StdRng::seed_from_u64(seed),
         }
@@ -221,7 +265,10 @@ impl Driver {
                         tracing::warn!(error = %error.chain(), "the registry could not be written");
                         tokio::time::sleep(Duration::from_secs(2)).await;
                         match self.backends.registry.snapshot().await {
-                            Ok(snapshot) => self.registry = snapshot,
+                            Ok(snapshot) => {
+                                self.last_seen = Arc::new(last_seen(&snapshot));
+                                self.registry = snapshot;
+                            }
                             Err(error) => {
                                 tracing::warn!(error = %error.chain(), "the registry cannot be read");
                             }
@@ -239,6 +286,7 @@ impl Driver {
         let target = self.target.borrow().clone();
         if let (Some(target), Some(observed)) = (target, self.observe()) {
             let now = self.backends.clock.now();
+            self.take_up(&target, &observed, now);
             let plan = plan(&target.declared, &observed, &self.options.policy, now);
             self.announce(&plan, now);
             self.commit(&target.declared, &observed, &plan, now).await?;
@@ -248,18 +296,19 @@ impl Driver {
             } else {
                 Some(now)
             };
-            let plan = Arc::new(plan);
-            let launches = self.choose(&plan);
-            self.withdraw(&launches).await?;
-            for step in &launches {
-                self.spawn(step, &target, &observed, now);
-            }
-            // First, so that who is woken by the status finds what it was made from.
-            self.observations.send_replace(Arc::new(observed));
-            self.publish(&target.declared, plan);
+            let steps = plan.steps.iter().enumerate();
+            let free = steps.filter(|(_, step)| step.needs.is_empty());
+            self.latest = Some(Latest {
+                left: free.map(|(place, _)| place).collect(),
+                target,
+                observed: Arc::new(observed),
+                plan: Arc::new(plan),
+                made_at: tokio::time::Instant::now(),
+            });
+            self.launch().await?;
+            self.publish();
         }
-        self.wait(next_change).await;
-        Ok(())
+        self.wait(next_change).await
     }
 
     fn take_target(&mut self) {
@@ -296,32 +345,49 @@ impl Driver {
         });
         observed.failures.clone_from(&self.failures);
         observed.rejected.clone_from(&self.registry.rejected);
-        observed.last_seen = self
-            .registry
-            .instances
-            .values()
-            .map(|v| (v.value.id.clone(), v.value.node.clone()))
-            .collect();
+        observed.last_seen = Arc::clone(&self.last_seen);
+        observed.placed = self.placed();
         Some(observed)
     }
 
-    /// Tells of a plan that has steps which the one before did not have.
+    /// Where the latest plan for the same declaration placed what has no container yet.
+    fn placed(&self) -> BTreeMap<InstanceId, NodeName> {
+        let declared = self.declared.borrow();
+        let latest = self.latest.as_ref().filter(|latest| {
+            let now = declared.as_ref();
+            now.is_some_and(|now| Arc::ptr_eq(now, &latest.target.declared))
+        });
+        let instances = latest.into_iter().flat_map(|latest| &latest.plan.instances);
+        instances
+            .filter(|(_, status)| status.container.is_none())
+            .filter_map(|(id, status)| Some((id.clone(), status.node.clone()?)))
+            .collect()
+    }
+
+    /// Tells of a plan that has steps which the one before did not have: of these.
     fn announce(&mut self, plan: &Plan, now: DateTime<Utc>) {
-        let ids: BTreeSet<StepId> = plan.steps.iter().map(|s| s.id.clone()).collect();
-        if !ids.is_subset(&self.announced) {
-            let data = serde_json::json!({ "steps": plan.steps, "held": plan.held });
-            self.events.push(NewEvent {
-                at: now,
-                kind: EventKind::Planned,
-                subject: Subject::Platform,
-                message: match plan.steps.as_slice() {
-                    [only] => format!("plan: {} ({})", only.action, only.reason),
-                    steps => format!("plan of {} steps", steps.len()),
-                },
-                data,
-            });
+        let former = self.latest.as_ref().map(|latest| &latest.plan.steps);
+        let new = new_steps(former.map_or(&[], Vec::as_slice), &plan.steps);
+        if new.is_empty() {
+            return;
         }
-        self.announced = ids;
+        let held = &plan.held[..plan.held.len().min(TOLD)];
+        let data = serde_json::json!({
+            "steps": &new[..new.len().min(TOLD)],
+            "held": held,
+            "more_steps": new.len().saturating_sub(TOLD),
+            "more_held": plan.held.len() - held.len(),
+        });
+        self.events.push(NewEvent {
+            at: now,
+            kind: EventKind::Planned,
+            subject: Subject::Platform,
+            message: match plan.steps.as_slice() {
+                [only] => format!("plan: {} ({})", only.action, only.reason),
+                steps => format!("plan of {} steps", steps.len()),
+            },
+            data,
+        });
     }
 
     async fn commit(
@@ -331,11 +397,12 @@ impl Driver {
         plan: &Plan,
         now: DateTime<Utc>,
     ) -> Result<()> {
-        let stopping = self.stopping();
-        let (mut batch, mut after) =
-            record(declared, observed, plan, &stopping, &self.registry, now);
-        if self.is_settled(plan) && !after.converged && !declared.services.is_empty() {
-            after.converged = true;
+        let under_way = UnderWay {
+            stopping: self.stopping(),
+            operations: self.operations.clone(),
+        };
+        let mut batch = record(declared, observed, plan, &under_way, &self.registry, now);
+        if self.is_settled(plan) && !self.registry.converged && !declared.services.is_empty() {
             batch.changes.push(Change::MarkConverged);
             batch.events.push(NewEvent {
                 at: now,
@@ -346,11 +413,24 @@ impl Driver {
             });
         }
         batch.events.extend(self.events.iter().cloned());
-        if !batch.is_empty() {
-            self.backends.registry.commit(self.epoch, batch).await?;
+        if batch.is_empty() {
+            return Ok(());
         }
+        let changes = batch.changes.clone();
+        self.backends.registry.commit(self.epoch, batch).await?;
         self.events.clear();
-        self.registry = after;
+        let is_known = |change: &Change| match change {
+            Change::PutInstance { record, .. } => {
+                self.last_seen.get(&record.id) == Some(&record.node)
+            }
+            Change::DeleteInstance(_) => false,
+            _ => true,
+        };
+        let same = changes.iter().all(is_known);
+        apply(changes, &mut self.registry);
+        if !same {
+            self.last_seen = Arc::new(last_seen(&self.registry));
+        }
         Ok(())
     }
 
@@ -373,34 +453,52 @@ impl Driver {
         plan.settled && self.running.is_empty() && self.settling.is_empty()
     }
 
+    /// Launches every step of the latest plan that may start now.
+    async fn launch(&mut self) -> Result<()> {
+        let launches = self.choose();
+        self.withdraw(&launches).await?;
+        let now = self.backends.clock.now();
+        for step in launches {
+            let Some(latest) = &self.latest else {
+                break;
+            };
+            let execution = self.execution(&step.action, &latest.target, &latest.observed);
+            self.spawn(step.action, execution, now);
+        }
+        Ok(())
+    }
+
     /// Every step that may start now.
-    fn choose(&self, plan: &Plan) -> Vec<Step> {
-        let planned: BTreeSet<&StepId> = plan.steps.iter().map(|s| &s.id).collect();
+    fn choose(&mut self) -> Vec<Step> {
+        let Some(latest) = &mut self.latest else {
+            return Vec::new();
+        };
         let mut load = Load::of(self.running.values().map(|r| &r.action));
-        let mut busy: BTreeSet<Subject> = self
+        let mut busy: BTreeSet<InstanceId> = self
             .running
             .values()
             .map(|r| &r.action)
             .chain(self.settling.values().map(|s| &s.action))
-            .map(Action::subject)
-            .filter(|s| matches!(s, Subject::Instance(_)))
+            .filter_map(|action| action.instance().cloned())
             .collect();
         let mut chosen = Vec::new();
-        for step in &plan.steps {
-            if self.running.contains_key(&step.id)
-                || self.settling.contains_key(&step.id)
-                || step.needs.iter().any(|need| planned.contains(need))
-                || busy.contains(&step.action.subject())
-                || !load.admits(&step.action, &self.options.bounds)
+        let steps = &latest.plan.steps;
+        latest.left.retain(|place| {
+            let step = &steps[*place];
+            if self.running.contains_key(&step.id) || self.settling.contains_key(&step.id) {
+                return false;
+            }
+            let instance = step.action.instance();
+            if !load.admits(&step.action, &self.options.bounds)
+                || instance.is_some_and(|id| busy.contains(id))
             {
-                continue;
+                return true;
             }
-            if let subject @ Subject::Instance(_) = step.action.subject() {
-                busy.insert(subject);
-            }
+            busy.extend(instance.cloned());
             load.add(&step.action);
             chosen.push(step.clone());
-        }
+            false
+        });
         chosen
     }
 
@@ -433,21 +531,48 @@ impl Driver {
         Ok(())
     }
 
-    fn spawn(&mut self, step: &Step, target: &Target, observed: &Observed, now: DateTime<Utc>) {
-        let execution = Execution {
+    /// Goes on with what a former process began at the cloud, instead of beginning it anew.
+    fn take_up(&mut self, target: &Target, observed: &Observed, now: DateTime<Utc>) {
+        for operation in std::mem::take(&mut self.inherited) {
+            let node = operation.change.node().clone();
+            let action = match operation.change {
+                NodeChange::Provision { .. } => Action::ProvisionNode { node },
+                NodeChange::Start { .. } => Action::StartNode { node },
+                NodeChange::Delete { .. } => Action::DeleteNode { node },
+                // No plan has these: what became of the node is seen.
+                NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
+                    self.operations.remove(&node);
+                    continue;
+                }
+            };
+            let execution = self.execution(&action, target, observed);
+            self.spawn(action, execution, now);
+        }
+    }
+
+    fn execution(&self, action: &Action, target: &Target, observed: &Observed) -> Execution {
+        let from = match action {
+            Action::CopyImage { from, .. } => Some(from),
+            _ => None,
+        };
+        let touched = std::iter::once(action.node()).chain(from);
+        let machines = touched.filter_map(|name| observed.nodes.get_key_value(name));
+        Execution {
             backends: self.backends.clone(),
             declared: Arc::clone(&target.declared),
-            machines: observed
-                .nodes
-                .iter()
-                .filter(|(name, _)| touches(&step.action, name))
+            machines: machines
                 .map(|(name, view)| (name.clone(), view.machine.clone()))
                 .collect(),
             api: target.api.clone(),
             deadlines: self.options.deadlines.clone(),
-        };
+            under_way: self.operations.get(action.node()).cloned(),
+            begun: self.begun.clone(),
+        }
+    }
+
+    fn spawn(&mut self, action: Action, execution: Execution, now: DateTime<Utc>) {
         let lines = Arc::clone(&self.lines);
-        let (id, action) = (step.id.clone(), step.action.clone());
+        let id = action.id();
         self.running.insert(
             id.clone(),
             Running {
@@ -470,7 +595,14 @@ impl Driver {
         self.task_steps.insert(task.id(), id);
     }
 
-    fn publish(&self, declared: &Declared, plan: Arc<Plan>) {
+    fn publish(&self) {
+        let Some(latest) = &self.latest else {
+            return;
+        };
+        // First, so that who is woken by the status finds what it was made from.
+        self.observations.send_replace(Arc::clone(&latest.observed));
+        let declared = &latest.target.declared;
+        let plan = Arc::clone(&latest.plan);
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let status = Status {
             generation: declared.generation,
@@ -496,7 +628,7 @@ impl Driver {
         });
     }
 
-    async fn wait(&mut self, next_change: Option<DateTime<Utc>>) {
+    async fn wait(&mut self, next_change: Option<DateTime<Utc>>) -> Result<()> {
         let now = self.backends.clock.now();
         let until_change = next_change.map(|at| (at - now).to_std().unwrap_or_default());
         let pause = until_change.unwrap_or(Duration::from_mins(1));
@@ -507,8 +639,9 @@ impl Driver {
             let until_line = tokio::time::sleep(Duration::from_secs(1));
             tokio::select! {
                 biased;
+                Some(operation) = self.just_begun.recv() => self.store(operation).await?,
                 Some(ended) = self.tasks.join_next_with_id() => {
-                    self.ended(ended);
+                    self.ended(ended).await?;
                     break;
                 }
                 () = changed(&mut target) => break,
@@ -517,14 +650,25 @@ impl Driver {
                 () = until_line, if !self.running.is_empty() => self.tell_lines(),
             }
         }
-        tokio::select! {
-            biased;
-            () = changed(&mut target) => {}
-            () = tokio::time::sleep(self.gathering()) => {}
+        let end = self.next_plan();
+        loop {
+            while let Some(ended) = self.tasks.try_join_next_with_id() {
+                self.ended(ended).await?;
+            }
+            if self.target.has_changed().unwrap_or(false) {
+                break;
+            }
+            // Who waited for a turn gets it now.
+            self.launch().await?;
+            tokio::select! {
+                biased;
+                () = changed(&mut target) => break,
+                () = tokio::time::sleep_until(end) => break,
+                Some(operation) = self.just_begun.recv() => self.store(operation).await?,
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended).await?,
+            }
         }
-        while let Some(ended) = self.tasks.try_join_next_with_id() {
-            self.ended(ended);
-        }
+        Ok(())
     }
 
     /// Tells what running steps said last, without planning anew.
@@ -543,8 +687,8 @@ impl Driver {
         });
     }
 
-    /// How long changes are gathered before they are planned for.
-    fn gathering(&self) -> Duration {
+    /// Until when changes are gathered before they are planned for.
+    fn next_plan(&self) -> tokio::time::Instant {
         let declared = self.declared.borrow();
         let objects = declared.as_ref().map_or(0, |declared| {
             let replicas = declared
@@ -554,10 +698,56 @@ impl Driver {
             let nodes = u32::try_from(declared.nodes.len()).unwrap_or(u32::MAX);
             replicas.fold(nodes, u32::saturating_add)
         });
-        GATHERING_PER_OBJECT.saturating_mul(objects)
+        let gathering = GATHERING_PER_OBJECT.saturating_mul(objects);
+        let between = BETWEEN_PLANS_PER_OBJECT.saturating_mul(objects);
+        let gathered = tokio::time::Instant::now() + gathering.min(LONGEST_GATHERING);
+        let least = self.latest.as_ref().map(|latest| latest.made_at);
+        least.map_or(gathered, |made_at| {
+            gathered.max(made_at + between.min(LONGEST_BETWEEN_PLANS))
+        })
     }
 
-    fn ended(&mut self, ended: std::result::Result<(tokio::task::Id, Result<()>), JoinError>) {
+    /// Keeps the cloud's token of a change that it has accepted, so that the next process can go
+    /// on asking for it.
+    async fn store(&mut self, operation: CloudOperation) -> Result<()> {
+        let name = operation.change.node().clone();
+        let known = self.registry.nodes.get(&name).map(|v| v.value.clone());
+        let record = NodeRecord {
+            operation: Some(operation.clone()),
+            ..known.unwrap_or_else(|| NodeRecord::new(name.clone()))
+        };
+        self.operations.insert(name, operation);
+        let batch = Batch::of(Change::PutNode {
+            record: Box::new(record),
+            expected: crate::registry::Expect::Any,
+        });
+        let changes = batch.changes.clone();
+        self.backends.registry.commit(self.epoch, batch).await?;
+        apply(changes, &mut self.registry);
+        Ok(())
+    }
+
+    async fn ended(
+        &mut self,
+        ended: std::result::Result<(tokio::task::Id, Result<()>), JoinError>,
+    ) -> Result<()> {
+        // What was begun is known before it ends.
+        let mut begun = Vec::new();
+        while let Ok(operation) = self.just_begun.try_recv() {
+            let node = operation.change.node().clone();
+            self.operations.insert(node, operation.clone());
+            begun.push(operation);
+        }
+        self.note_end(ended);
+        for operation in begun {
+            if self.operations.get(operation.change.node()) == Some(&operation) {
+                self.store(operation).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_end(&mut self, ended: std::result::Result<(tokio::task::Id, Result<()>), JoinError>) {
         let (task, result) = match ended {
             Ok(ended) => ended,
             Err(error) => (
@@ -577,6 +767,11 @@ impl Driver {
             .remove(&id);
         let now = self.backends.clock.now();
         let action = running.action;
+        // What takes longer than its step may goes on in the cloud, and is asked for again.
+        let goes_on = matches!(result, Err(Error::TimedOut { .. }));
+        if action.is_at_cloud() && !goes_on {
+            self.operations.remove(action.node());
+        }
         match result {
             Ok(()) => {
                 self.failures.remove(&id);
@@ -644,8 +839,27 @@ async fn changed(target: &mut watch::Receiver<Option<Target>>) {
     }
 }
 
-fn touches(action: &Action, node: &NodeName) -> bool {
-    action.node() == node || matches!(action, Action::CopyImage { from, .. } if from == node)
+/// Which steps a plan has that the one before did not have.
+fn new_steps<'a>(former: &[Step], steps: &'a [Step]) -> Vec<&'a Step> {
+    // Mostly some are done, and the rest is as it was.
+    let mut rest = former.iter();
+    if steps
+        .iter()
+        .all(|step| rest.any(|before| before.id == step.id))
+    {
+        return Vec::new();
+    }
+    let known: HashSet<&StepId> = former.iter().map(|step| &step.id).collect();
+    let is_new = |step: &&Step| !known.contains(&step.id);
+    steps.iter().filter(is_new).collect()
+}
+
+/// Where each replica was last seen: where it was started last.
+fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
+    let mut records: Vec<&InstanceRecord> = registry.instances.values().map(|v| &v.value).collect();
+    records.sort_by_key(|record| (&record.id, record.started_at));
+    let places = records.into_iter().map(|r| (r.id.clone(), r.node.clone()));
+    places.collect()
 }
 
 /// How many steps run where.

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
 use super::step::Action;
-use crate::cloud::{NodeChange, ObservedNode, carry_out};
+use crate::cloud::{CloudOperation, NodeChange, ObservedNode, see_through};
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{
@@ -71,6 +73,10 @@ pub(super) struct Execution {
     pub(super) machines: BTreeMap<NodeName, ObservedNode>,
     pub(super) api: Option<ServiceApi>,
     pub(super) deadlines: Deadlines,
+    /// The change of the node that is under way at the cloud, by whatever process.
+    pub(super) under_way: Option<CloudOperation>,
+    /// Where a change is told of once the cloud has accepted it.
+    pub(super) begun: mpsc::UnboundedSender<CloudOperation>,
 }
 
 impl Execution {
@@ -94,7 +100,7 @@ impl Execution {
             }
             Action::StartInstance { .. } => self.deadlines.container,
         };
-        tokio::time::timeout(deadline, self.act(action, deadline, progress))
+        tokio::time::timeout(deadline, self.act(action, progress))
             .await
             .unwrap_or_else(|_| {
                 Err(Error::TimedOut {
@@ -107,7 +113,6 @@ impl Execution {
     async fn act(
         &self,
         action: &Action,
-        deadline: Duration,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
         match action {
@@ -118,15 +123,15 @@ impl Execution {
                     .get(node)
                     .ok_or_else(|| Error::not_found(format!("node {node}")))?
                     .clone();
-                self.change(NodeChange::Provision { spec }, deadline).await
+                self.change(NodeChange::Provision { spec }).await
             }
             Action::StartNode { node } => {
                 let node = node.clone();
-                self.change(NodeChange::Start { node }, deadline).await
+                self.change(NodeChange::Start { node }).await
             }
             Action::DeleteNode { node } => {
                 let node = node.clone();
-                self.change(NodeChange::Delete { node }, deadline).await
+                self.change(NodeChange::Delete { node }).await
             }
             Action::PrepareNode { node } => {
                 let handle = self.handle(node).await?;
@@ -172,8 +177,16 @@ impl Execution {
         }
     }
 
-    async fn change(&self, change: NodeChange, deadline: Duration) -> Result<()> {
-        carry_out(self.backends.cloud.as_ref(), change, deadline).await
+    /// Changes a node, or goes on with that change if it is under way already.
+    async fn change(&self, change: NodeChange) -> Result<()> {
+        let cloud = self.backends.cloud.as_ref();
+        if let Some(operation) = self.under_way.as_ref().filter(|o| o.change == change) {
+            return see_through(cloud, operation).await;
+        }
+        let operation = cloud.begin(change).await?;
+        // Whoever stores it may be gone; then so is who would ask for it.
+        drop(self.begun.send(operation.clone()));
+        see_through(cloud, &operation).await
     }
 
     async fn handle(&self, node: &NodeName) -> Result<NodeHandle> {

@@ -117,18 +117,26 @@ impl Liveness {
         }
     }
 
-    pub(super) fn readiness(&self) -> BTreeMap<ContainerId, Readiness> {
-        self.runs
-            .iter()
-            .map(|(id, run)| (id.clone(), run.readiness))
-            .collect()
-    }
-
-    pub(super) fn endings(&self) -> BTreeMap<ContainerId, Endings> {
-        self.endings
-            .iter()
-            .map(|(id, (endings, _))| (id.clone(), endings.clone()))
-            .collect()
+    /// What is known of these containers: whether they are ready, and how they ended.
+    pub(super) fn of(
+        &self,
+        containers: &[ObservedContainer],
+    ) -> (
+        BTreeMap<ContainerId, Readiness>,
+        BTreeMap<ContainerId, Endings>,
+    ) {
+        let readiness = |c: &ObservedContainer| {
+            let run = self.runs.get(&c.id)?;
+            Some((c.id.clone(), run.readiness))
+        };
+        let endings = |c: &ObservedContainer| {
+            let (endings, _) = self.endings.get(&c.id)?;
+            Some((c.id.clone(), endings.clone()))
+        };
+        (
+            containers.iter().filter_map(readiness).collect(),
+            containers.iter().filter_map(endings).collect(),
+        )
     }
 
     /// Whether the container runs and is not ready.
@@ -140,27 +148,19 @@ impl Liveness {
             )
     }
 
-    /// Takes one look into account, and says whether it told anything new.
+    /// Takes one look into account.
     pub(super) fn note(
         &mut self,
         container: &ObservedContainer,
         answer: Answer,
         now: DateTime<Utc>,
-    ) -> bool {
-        let known = |liveness: &Self| {
-            (
-                liveness.runs.get(&container.id).map(|run| run.readiness),
-                liveness.endings.get(&container.id).cloned(),
-            )
-        };
-        let before = known(self);
+    ) {
         match &container.state {
             ContainerState::Running { .. } => self.note_running(container, answer, now),
             // Also one that ended before any look saw it run.
             ContainerState::Exited { at, .. } => self.note_ending(container, *at, now),
             ContainerState::Created | ContainerState::Paused => {}
         }
-        known(self) != before
     }
 
     fn note_running(&mut self, container: &ObservedContainer, answer: Answer, now: DateTime<Utc>) {

@@ -2,6 +2,7 @@
 //! [`super::watch`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -18,18 +19,19 @@ pub struct Observed {
     /// Since when and why the cloud's list of nodes cannot be had. The nodes below are then
     /// those that it last told.
     pub cloud_unknown: Option<Unknown>,
-    /// Every node that the cloud shows as this platform's, and its engine.
-    pub nodes: BTreeMap<NodeName, NodeView>,
-    /// What is known of containers beyond what their engine says.
-    pub readiness: BTreeMap<ContainerId, Readiness>,
+    /// Every node that the cloud shows as this platform's, and its engine. What did not change
+    /// is shared with the observation before.
+    pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
     /// Where each replica was last seen, for nodes that cannot be asked and for stickiness.
-    pub last_seen: BTreeMap<InstanceId, NodeName>,
+    pub last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
+    /// Where the plan before placed the replicas that have no container yet. They stay there,
+    /// so that what is made ready for them is not made ready in vain.
+    #[serde(default)]
+    pub placed: BTreeMap<InstanceId, NodeName>,
     /// Specifications that were given up.
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     /// Steps that failed.
     pub failures: BTreeMap<StepId, Failure>,
-    /// How containers ended by themselves.
-    pub endings: BTreeMap<ContainerId, Endings>,
 }
 
 /// A node as it is observed.
@@ -37,8 +39,21 @@ pub struct Observed {
 pub struct NodeView {
     /// What the cloud says.
     pub machine: ObservedNode,
+    /// Since when it has been starting or stopping, as far as was seen.
+    #[serde(default)]
+    pub changing_since: Option<DateTime<Utc>>,
     /// What its engine says.
     pub engine: EngineView,
+    /// Since when and why it does not answer, while that is not long enough for it to count as
+    /// unknown. What stands above is then what it last told.
+    #[serde(default)]
+    pub silence: Option<Unknown>,
+    /// What is known of its containers beyond what the engine says: whether they are ready.
+    #[serde(default)]
+    pub readiness: BTreeMap<ContainerId, Readiness>,
+    /// How they ended by themselves.
+    #[serde(default)]
+    pub endings: BTreeMap<ContainerId, Endings>,
 }
 
 /// An engine as it is observed.
@@ -61,6 +76,18 @@ pub enum EngineView {
 }
 
 impl NodeView {
+    /// A machine whose engine was not asked yet.
+    pub fn not_asked(machine: ObservedNode) -> Self {
+        Self {
+            machine,
+            changing_since: None,
+            engine: EngineView::NotAsked,
+            silence: None,
+            readiness: BTreeMap::new(),
+            endings: BTreeMap::new(),
+        }
+    }
+
     /// The engine's contents, if they are known.
     pub fn engine_state(&self) -> Option<&EngineState> {
         match &self.engine {

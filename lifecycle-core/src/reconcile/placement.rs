@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::declared::{Declared, DeclaredService};
+use super::index::Index;
 use super::observe::Observed;
-use crate::model::{
-    Constraint, InstanceId, NodeName, Protocol, Resources, ServiceName, VolumeName,
-};
-use crate::runtime::Role;
+use crate::model::{Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resources, VolumeName};
 
 /// Where each replica goes, and why some go nowhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,89 +18,164 @@ pub struct Placement {
     pub misfits: BTreeMap<InstanceId, String>,
 }
 
-/// What is taken on a node.
-#[derive(Debug, Default)]
-struct Taken {
-    instances: usize,
-    reserved: Resources,
-    ports: BTreeMap<(u16, Protocol), InstanceId>,
-    services: BTreeMap<ServiceName, u32>,
-}
-
 /// Places all declared replicas.
 pub fn place(declared: &Declared, observed: &Observed) -> Placement {
-    let mut placing = Placing {
-        declared,
-        taken: BTreeMap::new(),
-        by_load: declared.nodes.keys().map(|n| (0, n.clone())).collect(),
-        placement: Placement::default(),
-    };
-    let homes = homes(declared, observed);
-    let mut homeless = Vec::new();
-    for (id, service) in declared.instances() {
-        let home = homes.get(&id).and_then(|homes| {
-            let mut free = homes.iter().map(|(_, node)| *node);
-            free.find(|node| placing.obstacle(node, &id, service).is_none())
-        });
-        match home {
-            Some(node) => placing.put(node, id, service),
-            None => homeless.push((id, service)),
-        }
+    let index = Index::new(declared, observed);
+    let placed = place_indexed(declared, observed, &index);
+    let replicas = index.replicas.iter().zip(&placed.nodes);
+    Placement {
+        nodes: replicas
+            .filter_map(|(id, node)| Some((id.clone(), (*node)?.clone())))
+            .collect(),
+        misfits: placed
+            .misfits
+            .into_iter()
+            .map(|(place, why)| (index.replicas[place].clone(), why))
+            .collect(),
     }
-    let mut homeless = homeless.into_iter().peekable();
-    while let Some((id, service)) = homeless.next() {
-        let name = id.service.clone();
-        let rest = std::iter::from_fn(|| homeless.next_if(|(next, _)| next.service == name));
-        let replicas: Vec<InstanceId> = std::iter::once(id).chain(rest.map(|(id, _)| id)).collect();
-        placing.spread(service, replicas);
-    }
-    placing.placement
 }
 
-/// Where each replica is, was, or has its volumes: the best home first.
-fn homes<'a>(
-    declared: &Declared,
+/// A placement by the places of an index.
+#[derive(Debug)]
+pub(super) struct Placed<'a> {
+    pub(super) nodes: Vec<Option<&'a NodeName>>,
+    pub(super) misfits: BTreeMap<usize, String>,
+}
+
+pub(super) fn place_indexed<'a>(
+    declared: &'a Declared,
     observed: &'a Observed,
-) -> BTreeMap<InstanceId, BTreeSet<(Home, &'a NodeName)>> {
-    let mut homes: BTreeMap<InstanceId, BTreeSet<(Home, &NodeName)>> = BTreeMap::new();
-    let mut volumes: BTreeMap<&VolumeName, &NodeName> = BTreeMap::new();
-    for (node, view) in &observed.nodes {
-        let Some(state) = view.engine_state() else {
-            continue;
-        };
-        for volume in &state.volumes {
-            volumes.entry(volume).or_insert(node);
+    index: &Index<'a>,
+) -> Placed<'a> {
+    let mut placing = Placing {
+        index,
+        specs: declared.nodes.values().collect(),
+        taken: index.nodes.iter().map(|_| Taken::default()).collect(),
+        by_load: (0..index.nodes.len()).map(|node| (0, node)).collect(),
+        placed: Placed {
+            nodes: vec![None; index.replicas.len()],
+            misfits: BTreeMap::new(),
+        },
+    };
+    let homes = Homes::new(declared, observed, index);
+    let mut homeless: Vec<Vec<usize>> = Vec::with_capacity(index.services.len());
+    let mut free: Vec<(Home, usize)> = Vec::new();
+    for (place, service) in index.services.iter().enumerate() {
+        let mut left = Vec::new();
+        for replica in service.places() {
+            if let Some(node) = homes.runs_at(replica, service.service)
+                && placing.obstacle(node, replica, service.service).is_none()
+            {
+                placing.put(node, replica, place, service.service);
+                continue;
+            }
+            homes.of(replica, service.service, &mut free);
+            let home = free
+                .iter()
+                .map(|(_, node)| *node)
+                .find(|node| placing.obstacle(*node, replica, service.service).is_none());
+            match home {
+                Some(node) => placing.put(node, replica, place, service.service),
+                None => left.push(replica),
+            }
         }
-        for container in &state.containers {
-            let Role::Instance(id) = &container.role else {
+        homeless.push(left);
+    }
+    for (place, replicas) in homeless.into_iter().enumerate() {
+        placing.spread(place, index.services[place].service, replicas, &homes);
+    }
+    placing.placed
+}
+
+/// What ties replicas to nodes.
+struct Homes<'i, 'a> {
+    observed: &'a Observed,
+    index: &'i Index<'a>,
+    /// The first node that has each volume which is mounted.
+    volumes: BTreeMap<&'a VolumeName, &'a NodeName>,
+    /// A few of the nodes that have each image, by place.
+    images: BTreeMap<&'a str, Vec<usize>>,
+}
+
+/// How many nodes that have an image are looked at for one that suits as well as any other.
+const FEW_HOLDERS: usize = 16;
+
+impl<'i, 'a> Homes<'i, 'a> {
+    fn new(declared: &'a Declared, observed: &'a Observed, index: &'i Index<'a>) -> Self {
+        let wanted: BTreeSet<&VolumeName> = declared
+            .services
+            .values()
+            .flat_map(|s| &s.spec.container.volumes)
+            .map(|mount| &mount.volume)
+            .collect();
+        let mut volumes = BTreeMap::new();
+        let mut images: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (name, view) in &observed.nodes {
+            let Some(state) = view.engine_state() else {
                 continue;
             };
-            let declared = declared.services.get(&id.service);
-            let current = declared.is_some_and(|s| s.digest == container.digest);
-            let home = match (container.state.is_running(), current) {
+            for volume in state.volumes.iter().filter(|v| wanted.contains(v)) {
+                volumes.entry(volume).or_insert(name);
+            }
+            let Some(node) = index.node(name) else {
+                continue;
+            };
+            for image in &state.images {
+                let holders = images.entry(image).or_default();
+                if holders.len() < FEW_HOLDERS {
+                    holders.push(node);
+                }
+            }
+        }
+        Self {
+            observed,
+            index,
+            volumes,
+            images,
+        }
+    }
+
+    /// The node of a replica that has one container and no better home could have.
+    fn runs_at(&self, replica: usize, service: &DeclaredService) -> Option<usize> {
+        let [seen] = self.index.seen[replica].as_slice() else {
+            return None;
+        };
+        let is_best = seen.is_running() && seen.container.digest == service.digest;
+        seen.place.filter(|_| is_best)
+    }
+
+    /// Where a replica is, was, has its volumes, or was going to be: the best home first.
+    fn of(&self, replica: usize, service: &DeclaredService, homes: &mut Vec<(Home, usize)>) {
+        homes.clear();
+        for seen in &self.index.seen[replica] {
+            let current = service.digest == seen.container.digest;
+            let home = match (seen.is_running(), current) {
                 (true, true) => Home::Runs,
                 (true, false) => Home::FormerRuns,
                 (false, true) => Home::Lies,
                 (false, false) => Home::FormerLies,
             };
-            homes.entry(id.clone()).or_default().insert((home, node));
+            homes.extend(seen.place.map(|node| (home, node)));
         }
-    }
-    for (id, node) in &observed.last_seen {
-        let home = match observed.nodes.get(node) {
-            Some(view) if view.may_run_unseen() => Home::MayRun,
-            _ => Home::LastSeen,
+        let mut add = |home, name: &NodeName| {
+            homes.extend(self.index.node(name).map(|node| (home, node)));
         };
-        homes.entry(id.clone()).or_default().insert((home, node));
-    }
-    for (id, service) in declared.instances() {
-        let mounts = &service.spec.container.volumes;
-        if let Some(node) = mounts.iter().find_map(|m| volumes.get(&m.volume)) {
-            let homes = homes.entry(id).or_default();
-            homes.insert((Home::HasVolume, node));
+        if let Some(node) = self.index.last_seen[replica] {
+            let home = match self.observed.nodes.get(node) {
+                Some(view) if view.may_run_unseen() => Home::MayRun,
+                _ => Home::LastSeen,
+            };
+            add(home, node);
         }
+        let mounts = &service.spec.container.volumes;
+        if let Some(node) = mounts.iter().find_map(|m| self.volumes.get(&m.volume)) {
+            add(Home::HasVolume, node);
+        }
+        if let Some(node) = self.observed.placed.get(&self.index.replicas[replica]) {
+            add(Home::WasPlaced, node);
+        }
+        homes.sort_unstable();
     }
-    homes
 }
 
 /// What ties a replica to a node, the strongest tie first.
@@ -122,124 +195,166 @@ enum Home {
     FormerLies,
     /// A volume of it is there.
     HasVolume,
+    /// The plan before placed it there.
+    WasPlaced,
 }
 
 /// Replicas of one service and of all on a node: the order in which it is tried.
-type Rank = (u32, usize, NodeName);
+type Rank = (u32, usize, usize);
 
 /// From how many replicas without a home on a service gets an index of its own.
 const MANY_REPLICAS: usize = 16;
 
-struct Placing<'a> {
-    declared: &'a Declared,
-    taken: BTreeMap<NodeName, Taken>,
-    /// Nodes by how many replicas they have, then by name: the order in which they are tried.
-    by_load: BTreeSet<(usize, NodeName)>,
-    placement: Placement,
+/// What is taken on a node.
+#[derive(Debug, Default)]
+struct Taken {
+    instances: usize,
+    reserved: Resources,
+    /// Which replica has each host port.
+    ports: BTreeMap<(u16, Protocol), usize>,
+    /// How many replicas of each service are there.
+    services: BTreeMap<usize, u32>,
 }
 
-impl Placing<'_> {
-    fn put(&mut self, node: &NodeName, id: InstanceId, service: &DeclaredService) {
-        let taken = self.taken.entry(node.clone()).or_default();
-        if self.by_load.remove(&(taken.instances, node.clone())) {
-            self.by_load.insert((taken.instances + 1, node.clone()));
+struct Placing<'i, 'a> {
+    index: &'i Index<'a>,
+    /// The declared nodes, by place.
+    specs: Vec<&'a NodeSpec>,
+    taken: Vec<Taken>,
+    /// Nodes by how many replicas they have, then by name: the order in which they are tried.
+    by_load: BTreeSet<(usize, usize)>,
+    placed: Placed<'a>,
+}
+
+impl<'a> Placing<'_, 'a> {
+    fn put(&mut self, node: usize, replica: usize, place: usize, service: &DeclaredService) {
+        let taken = &mut self.taken[node];
+        if self.by_load.remove(&(taken.instances, node)) {
+            self.by_load.insert((taken.instances + 1, node));
         }
         taken.instances += 1;
         taken.reserved = taken.reserved.saturating_add(service.spec.reserves);
-        *taken.services.entry(id.service.clone()).or_default() += 1;
+        *taken.services.entry(place).or_default() += 1;
         for port in &service.spec.container.ports {
             if let Some(host_port) = port.host_port {
-                taken.ports.insert((host_port, port.protocol), id.clone());
+                taken.ports.insert((host_port, port.protocol), replica);
             }
         }
-        self.placement.nodes.insert(id, node.clone());
+        self.placed.nodes[replica] = Some(self.index.nodes[node]);
     }
 
     /// Places replicas of one service that have no home: each on the node with the fewest of the
     /// service, then the fewest of all.
-    fn spread(&mut self, service: &DeclaredService, replicas: Vec<InstanceId>) {
+    fn spread(
+        &mut self,
+        place: usize,
+        service: &DeclaredService,
+        replicas: Vec<usize>,
+        homes: &Homes<'_, 'a>,
+    ) {
         // An index of the service's own pays off where going through all nodes would not end soon.
         let mut candidates = (replicas.len() > MANY_REPLICAS
             || !service.spec.constraints.is_empty())
-        .then(|| self.candidates(service));
+        .then(|| self.candidates(place, service));
+        let holders = homes.images.get(service.image.as_str());
+        let holders = holders.map_or(&[][..], Vec::as_slice);
         let mut misfit: Option<String> = None;
-        for id in replicas {
+        for replica in replicas {
             // What keeps one of them from every node keeps all that come after it.
             if let Some(why) = &misfit {
-                self.placement.misfits.insert(id, why.clone());
+                self.placed.misfits.insert(replica, why.clone());
                 continue;
             }
             let choice = match &mut candidates {
-                Some(candidates) => self.take_candidate(&id, service, candidates),
-                None => self.choose(&id, service),
+                Some(candidates) => self.take_candidate(replica, service, candidates),
+                None => self
+                    .choose(replica, place, service)
+                    .map(|node| self.holder(node, holders, replica, place, service)),
             };
             if let Some(node) = choice {
-                self.put(&node, id, service);
+                self.put(node, replica, place, service);
                 if let Some(candidates) = &mut candidates {
-                    candidates.insert(self.rank(&node, &service.spec.name));
+                    candidates.insert(self.rank(node, place));
                 }
             } else {
-                let why = self.obstacles(&id, service);
-                self.placement.misfits.insert(id, why.clone());
+                let why = self.obstacles(replica, service);
+                self.placed.misfits.insert(replica, why.clone());
                 misfit = Some(why);
             }
         }
     }
 
     /// How much a node has, of one service and of all.
-    fn rank(&self, node: &NodeName, service: &ServiceName) -> Rank {
-        let taken = self.taken.get(node);
-        let same = taken.and_then(|t| t.services.get(service)).copied();
-        let all = taken.map_or(0, |t| t.instances);
-        (same.unwrap_or_default(), all, node.clone())
+    fn rank(&self, node: usize, place: usize) -> Rank {
+        let taken = &self.taken[node];
+        let same = taken.services.get(&place).copied().unwrap_or_default();
+        (same, taken.instances, node)
     }
 
     /// The nodes that meet a service's constraints.
-    fn candidates(&self, service: &DeclaredService) -> BTreeSet<Rank> {
-        let nodes = self.declared.nodes.iter();
+    fn candidates(&self, place: usize, service: &DeclaredService) -> BTreeSet<Rank> {
+        let nodes = self.specs.iter().enumerate();
         nodes
             .filter(|(_, spec)| service.spec.constraints.iter().all(|c| c.holds(spec)))
-            .map(|(node, _)| self.rank(node, &service.spec.name))
+            .map(|(node, _)| self.rank(node, place))
             .collect()
     }
 
     /// Takes the best candidate out, and those before it that are full for this service.
     fn take_candidate(
         &self,
-        id: &InstanceId,
+        replica: usize,
         service: &DeclaredService,
         candidates: &mut BTreeSet<Rank>,
-    ) -> Option<NodeName> {
+    ) -> Option<usize> {
         std::iter::from_fn(|| candidates.pop_first())
             .map(|(_, _, node)| node)
-            .find(|node| self.obstacle(node, id, service).is_none())
+            .find(|node| self.obstacle(*node, replica, service).is_none())
     }
 
     /// The same choice without an index.
-    fn choose(&self, id: &InstanceId, service: &DeclaredService) -> Option<NodeName> {
-        let mut best: Option<(u32, &NodeName)> = None;
+    fn choose(&self, replica: usize, place: usize, service: &DeclaredService) -> Option<usize> {
+        let mut best: Option<(u32, usize)> = None;
         for (_, node) in &self.by_load {
-            if self.obstacle(node, id, service).is_some() {
+            if self.obstacle(*node, replica, service).is_some() {
                 continue;
             }
-            let (same, _, _) = self.rank(node, &id.service);
+            let (same, _, _) = self.rank(*node, place);
             if best.is_none_or(|(fewest, _)| same < fewest) {
-                best = Some((same, node));
+                best = Some((same, *node));
             }
             if same == 0 {
                 break;
             }
         }
-        best.map(|(_, node)| node.clone())
+        best.map(|(_, node)| node)
+    }
+
+    /// A node that has the image and is as good as the chosen one otherwise, or the chosen one.
+    fn holder(
+        &self,
+        chosen: usize,
+        holders: &[usize],
+        replica: usize,
+        place: usize,
+        service: &DeclaredService,
+    ) -> usize {
+        let (same, all, _) = self.rank(chosen, place);
+        let suits = |node: &usize| {
+            let (of_service, of_all, _) = self.rank(*node, place);
+            of_service <= same && of_all <= all && self.obstacle(*node, replica, service).is_none()
+        };
+        let mut holders = holders.iter().copied();
+        holders.find(suits).unwrap_or(chosen)
     }
 
     /// What keeps a replica from every node, in words.
-    fn obstacles(&self, id: &InstanceId, service: &DeclaredService) -> String {
+    fn obstacles(&self, replica: usize, service: &DeclaredService) -> String {
         let mut obstacles: BTreeMap<String, Vec<&NodeName>> = BTreeMap::new();
-        for node in self.declared.nodes.keys() {
-            if let Some(obstacle) = self.obstacle(node, id, service) {
+        for (node, name) in self.index.nodes.iter().enumerate() {
+            if let Some(obstacle) = self.obstacle(node, replica, service) {
                 let nodes = obstacles.entry(obstacle.to_string()).or_default();
-                nodes.push(node);
+                nodes.push(name);
             }
         }
         if obstacles.is_empty() {
@@ -259,29 +374,29 @@ impl Placing<'_> {
     /// What keeps a replica from a node.
     fn obstacle<'s>(
         &'s self,
-        node: &NodeName,
-        id: &InstanceId,
+        node: usize,
+        replica: usize,
         service: &'s DeclaredService,
     ) -> Option<Obstacle<'s>> {
-        let Some(spec) = self.declared.nodes.get(node) else {
-            return Some(Obstacle::NotDeclared);
-        };
+        let spec = self.specs[node];
         if let Some(constraint) = service.spec.constraints.iter().find(|c| !c.holds(spec)) {
             return Some(Obstacle::Constraint(constraint));
         }
-        let taken = self.taken.get(node);
-        if let Some(capacity) = spec.capacity {
-            let reserved = taken.map(|t| t.reserved).unwrap_or_default();
-            if !service.spec.reserves.fits_beside(reserved, capacity) {
-                let others = taken.map_or(0, |t| t.instances);
-                return Some(Obstacle::Capacity { others });
-            }
+        let taken = &self.taken[node];
+        if let Some(capacity) = spec.capacity
+            && !service.spec.reserves.fits_beside(taken.reserved, capacity)
+        {
+            let others = taken.instances;
+            return Some(Obstacle::Capacity { others });
         }
-        let taken = taken?;
         service.spec.container.ports.iter().find_map(|port| {
             let host_port = port.host_port?;
-            let by = taken.ports.get(&(host_port, port.protocol))?;
-            (by != id).then_some(Obstacle::Port { host_port, by })
+            let by = *taken.ports.get(&(host_port, port.protocol))?;
+            let by_another = by != replica;
+            by_another.then(|| Obstacle::Port {
+                host_port,
+                by: &self.index.replicas[by],
+            })
         })
     }
 }
@@ -289,7 +404,6 @@ impl Placing<'_> {
 /// What keeps a replica from a node. Put into words only when no node is left.
 #[derive(Debug)]
 enum Obstacle<'a> {
-    NotDeclared,
     Constraint(&'a Constraint),
     Capacity { others: usize },
     Port { host_port: u16, by: &'a InstanceId },
@@ -298,7 +412,6 @@ enum Obstacle<'a> {
 impl fmt::Display for Obstacle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotDeclared => f.write_str("it is not declared"),
             Self::Constraint(constraint) => write!(f, "`{constraint}` does not hold"),
             Self::Capacity { others } => write!(
                 f,

@@ -1,14 +1,14 @@
 //! Brings the registry in line with what is observed: one batch of changes, each with the
 //! event that tells of it. A pure function; the driver commits its result.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 
 use super::declared::Declared;
 use super::observe::{EngineView, NodeView, Observed, Readiness};
 use super::step::Plan;
-use crate::cloud::Power;
+use crate::cloud::{CloudOperation, Power};
 use crate::model::{
     ContainerId, Endpoint, EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent,
     NodeName, Subject,
@@ -16,46 +16,88 @@ use crate::model::{
 use crate::registry::{Batch, Change, Expect, NodeRecord, Snapshot, Versioned};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
-/// What of the registry has to change, and the snapshot as it is after that.
+/// What of the registry has to change.
 pub(super) fn record(
     declared: &Declared,
     observed: &Observed,
     plan: &Plan,
-    stopping: &BTreeSet<ContainerId>,
+    under_way: &UnderWay,
     before: &Snapshot,
     now: DateTime<Utc>,
-) -> (Batch, Snapshot) {
+) -> Batch {
     let mut recording = Recording {
         declared,
         observed,
         plan,
-        stopping,
+        under_way,
+        before,
         now,
         batch: Batch::default(),
-        after: before.clone(),
     };
     recording.nodes();
     recording.instances();
     recording.rejections();
-    (recording.batch, recording.after)
+    recording.batch
+}
+
+/// Brings the copy of the registry that is kept here to where the batch brought the registry.
+pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
+    for change in changes {
+        match change {
+            Change::PutNode { record, .. } => {
+                put(&mut snapshot.nodes, record.name.clone(), *record);
+            }
+            Change::DeleteNode(name) => {
+                snapshot.nodes.remove(&name);
+            }
+            Change::PutInstance { record, .. } => {
+                put(&mut snapshot.instances, record.container.clone(), *record);
+            }
+            Change::DeleteInstance(container) => {
+                snapshot.instances.remove(&container);
+            }
+            Change::Reject(rejected) => {
+                snapshot.rejected.insert(rejected.id.clone(), rejected);
+            }
+            Change::ClearRejected(id) => {
+                snapshot.rejected.remove(&id);
+            }
+            Change::MarkConverged => snapshot.converged = true,
+            // Not the control loop's to write.
+            Change::Declare { .. }
+            | Change::PutOperation(_)
+            | Change::PutCredential { .. }
+            | Change::PutManager(_) => {}
+        }
+    }
+}
+
+/// What is being done, as far as it is recorded.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    /// Containers that are being stopped; what is published of them is withdrawn before.
+    pub(super) stopping: BTreeSet<ContainerId>,
+    /// Changes of nodes that the cloud has accepted and that have not ended.
+    pub(super) operations: BTreeMap<NodeName, CloudOperation>,
 }
 
 struct Recording<'a> {
     declared: &'a Declared,
     observed: &'a Observed,
     plan: &'a Plan,
-    stopping: &'a BTreeSet<ContainerId>,
+    under_way: &'a UnderWay,
+    before: &'a Snapshot,
     now: DateTime<Utc>,
     batch: Batch,
-    after: Snapshot,
 }
 
 impl Recording<'_> {
     fn nodes(&mut self) {
         for (name, view) in &self.observed.nodes {
-            let old = self.after.nodes.get(name).map(|v| v.value.clone());
-            let record = node_record(name, view, old.as_ref());
-            if old.as_ref() == Some(&record) {
+            let old = self.before.nodes.get(name).map(|v| &v.value);
+            let operation = self.under_way.operations.get(name).cloned();
+            let record = node_record(name, view, old, operation);
+            if old == Some(&record) {
                 continue;
             }
             let was_unknown = old.is_some_and(|o| o.unknown.is_some());
@@ -73,7 +115,6 @@ impl Recording<'_> {
                 ),
                 _ => {}
             }
-            put(&mut self.after.nodes, name.clone(), record.clone());
             self.batch.changes.push(Change::PutNode {
                 record: Box::new(record),
                 expected: Expect::Any,
@@ -83,7 +124,7 @@ impl Recording<'_> {
             return;
         }
         let gone: Vec<NodeName> = self
-            .after
+            .before
             .nodes
             .keys()
             .filter(|n| !self.observed.nodes.contains_key(*n))
@@ -91,20 +132,14 @@ impl Recording<'_> {
             .collect();
         for name in gone {
             if !self.declared.nodes.contains_key(&name) {
-                self.after.nodes.remove(&name);
                 self.batch.changes.push(Change::DeleteNode(name));
                 continue;
             }
             let record = NodeRecord {
-                name: name.clone(),
-                observed: None,
-                engine: None,
-                host_keys: Vec::new(),
-                unknown: None,
-                operation: None,
+                operation: self.under_way.operations.get(&name).cloned(),
+                ..NodeRecord::new(name.clone())
             };
-            if self.after.nodes.get(&name).map(|v| &v.value) != Some(&record) {
-                put(&mut self.after.nodes, name, record.clone());
+            if self.before.nodes.get(&name).map(|v| &v.value) != Some(&record) {
                 self.batch.changes.push(Change::PutNode {
                     record: Box::new(record),
                     expected: Expect::Any,
@@ -114,36 +149,37 @@ impl Recording<'_> {
     }
 
     fn instances(&mut self) {
-        let mut seen: BTreeSet<ContainerId> = BTreeSet::new();
-        let mut represented: BTreeSet<InstanceId> = BTreeSet::new();
-        for (node, view) in &self.observed.nodes {
-            let Some(state) = view.engine_state() else {
-                continue;
-            };
-            for container in &state.containers {
-                let Role::Instance(id) = &container.role else {
-                    continue;
-                };
-                seen.insert(container.id.clone());
-                represented.insert(id.clone());
-                let record = self.instance_record(id, node, view, container);
-                self.put_instance(record);
-            }
+        let (observed, before) = (self.observed, self.before);
+        let containers = || {
+            observed.nodes.iter().flat_map(|(node, view)| {
+                let state = view.engine_state().into_iter();
+                let containers = state.flat_map(|state| &state.containers);
+                containers.filter_map(move |container| match &container.role {
+                    Role::Instance(id) => Some((node, view, id, container)),
+                    Role::Manager => None,
+                })
+            })
+        };
+        let mut known = 0;
+        for (node, view, id, container) in containers() {
+            known += usize::from(before.instances.contains_key(&container.id));
+            let record = self.instance_record(id, node, view, container);
+            self.put_instance(record);
         }
-        let others: Vec<InstanceRecord> = self
-            .after
-            .instances
-            .values()
-            .filter(|v| !seen.contains(&v.value.container))
-            .map(|v| v.value.clone())
-            .collect();
-        for record in others {
-            self.unseen(record, &represented);
+        if known == before.instances.len() {
+            return;
+        }
+        let seen: HashSet<&ContainerId> = containers().map(|(_, _, _, c)| &c.id).collect();
+        let represented: HashSet<&InstanceId> = containers().map(|(_, _, id, _)| id).collect();
+        for recorded in before.instances.values() {
+            if !seen.contains(&recorded.value.container) {
+                self.unseen(recorded.value.clone(), &represented);
+            }
         }
     }
 
     /// A recorded container that no engine shows at the moment.
-    fn unseen(&mut self, mut record: InstanceRecord, represented: &BTreeSet<InstanceId>) {
+    fn unseen(&mut self, mut record: InstanceRecord, represented: &HashSet<&InstanceId>) {
         let view = self.observed.nodes.get(&record.node);
         let engine = view.map(|v| &v.engine);
         record.endpoints = Vec::new();
@@ -167,7 +203,6 @@ impl Recording<'_> {
                 // Its container is gone. The memory of where it was stays until another one
                 // takes its place, or nobody wants it any more.
                 if represented.contains(&record.id) || !self.declared.wants(&record.id) {
-                    self.after.instances.remove(&record.container);
                     self.batch
                         .changes
                         .push(Change::DeleteInstance(record.container));
@@ -187,7 +222,7 @@ impl Recording<'_> {
         view: &NodeView,
         container: &ObservedContainer,
     ) -> InstanceRecord {
-        let ready_at = match self.observed.readiness.get(&container.id) {
+        let ready_at = match view.readiness.get(&container.id) {
             Some(Readiness::Ready { at }) => Some(*at),
             Some(Readiness::Waiting { .. }) | None => None,
         };
@@ -208,8 +243,9 @@ impl Recording<'_> {
                 failed.unwrap_or(InstanceState::Stopped)
             }
         };
-        let publishes =
-            running && state == InstanceState::Ready && !self.stopping.contains(&container.id);
+        let publishes = running
+            && state == InstanceState::Ready
+            && !self.under_way.stopping.contains(&container.id);
         InstanceRecord {
             id: id.clone(),
             node: node.clone(),
@@ -234,18 +270,13 @@ impl Recording<'_> {
     }
 
     fn put_instance(&mut self, record: InstanceRecord) {
-        let old = self
-            .after
-            .instances
-            .get(&record.container)
-            .map(|v| v.value.clone());
-        if old.as_ref() == Some(&record) {
+        let old = self.before.instances.get(&record.container);
+        let old = old.map(|v| &v.value);
+        if old == Some(&record) {
             return;
         }
         let subject = Subject::Instance(record.id.clone());
-        let was_ready = old
-            .as_ref()
-            .is_some_and(|o| o.state == InstanceState::Ready);
+        let was_ready = old.is_some_and(|o| o.state == InstanceState::Ready);
         let is_ready = record.state == InstanceState::Ready;
         if is_ready && !was_ready {
             let at: Vec<String> = record
@@ -282,11 +313,6 @@ impl Recording<'_> {
                 format!("{} failed: {why}", record.id),
             );
         }
-        put(
-            &mut self.after.instances,
-            record.container.clone(),
-            record.clone(),
-        );
         self.batch.changes.push(Change::PutInstance {
             record: Box::new(record),
             expected: Expect::Any,
@@ -295,9 +321,6 @@ impl Recording<'_> {
 
     fn rejections(&mut self) {
         for rejected in &self.plan.rejects {
-            self.after
-                .rejected
-                .insert(rejected.id.clone(), rejected.clone());
             self.batch.changes.push(Change::Reject(rejected.clone()));
             self.tell(
                 EventKind::Failed,
@@ -309,9 +332,10 @@ impl Recording<'_> {
             );
         }
         let over: Vec<InstanceId> = self
-            .after
+            .before
             .rejected
             .values()
+            .filter(|r| self.plan.rejects.iter().all(|new| new.id != r.id))
             .filter(|r| {
                 self.declared
                     .services
@@ -321,7 +345,6 @@ impl Recording<'_> {
             .map(|r| r.id.clone())
             .collect();
         for id in over {
-            self.after.rejected.remove(&id);
             self.batch.changes.push(Change::ClearRejected(id));
         }
     }
@@ -342,7 +365,12 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, Versioned<V>>, key: K, value: V) {
     map.insert(key, Versioned { value, version });
 }
 
-fn node_record(name: &NodeName, view: &NodeView, old: Option<&NodeRecord>) -> NodeRecord {
+fn node_record(
+    name: &NodeName,
+    view: &NodeView,
+    old: Option<&NodeRecord>,
+    operation: Option<CloudOperation>,
+) -> NodeRecord {
     let (engine, unknown) = match &view.engine {
         EngineView::Known { info, .. } => (Some(info.clone()), None),
         EngineView::Unknown(unknown) => (old.and_then(|o| o.engine.clone()), Some(unknown.clone())),
@@ -355,7 +383,7 @@ fn node_record(name: &NodeName, view: &NodeView, old: Option<&NodeRecord>) -> No
         engine,
         host_keys: view.machine.ssh.host_keys.clone(),
         unknown,
-        operation: None,
+        operation,
     }
 }
 

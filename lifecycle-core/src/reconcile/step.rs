@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use crate::registry::RejectedSpec;
 /// The identity of a step: the same step in two plans has the same id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct StepId(pub String);
+pub struct StepId(pub Arc<str>);
 
 impl fmt::Display for StepId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,7 +43,7 @@ pub enum Action {
         /// Which one.
         node: NodeName,
     },
-    /// Deletes a node that is no longer declared.
+    /// Deletes a node that is no longer declared, or that the cloud could not make.
     DeleteNode {
         /// Which one.
         node: NodeName,
@@ -140,6 +141,22 @@ impl Action {
         }
     }
 
+    /// The replica that it is about, if it is about one.
+    pub fn instance(&self) -> Option<&InstanceId> {
+        match self {
+            Self::StartInstance { instance, .. }
+            | Self::StopInstance { instance, .. }
+            | Self::RemoveInstance { instance, .. } => Some(instance),
+            Self::ProvisionNode { .. }
+            | Self::StartNode { .. }
+            | Self::PrepareNode { .. }
+            | Self::DeleteNode { .. }
+            | Self::BuildImage { .. }
+            | Self::CopyImage { .. }
+            | Self::PullImage { .. } => None,
+        }
+    }
+
     /// Whether its effect is seen at the cloud rather than on the engine.
     pub fn is_at_cloud(&self) -> bool {
         matches!(
@@ -150,7 +167,7 @@ impl Action {
 
     /// Its identity.
     pub fn id(&self) -> StepId {
-        StepId(match self {
+        let id = match self {
             Self::ProvisionNode { node } => format!("node/{node}/provision"),
             Self::StartNode { node } => format!("node/{node}/start"),
             Self::PrepareNode { node } => format!("node/{node}/prepare"),
@@ -172,7 +189,8 @@ impl Action {
             } => {
                 format!("node/{node}/remove/{container}")
             }
-        })
+        };
+        StepId(id.into())
     }
 }
 
@@ -213,6 +231,8 @@ pub enum Reason {
     NodeIsNew,
     /// The node runs and has no engine that answers.
     EngineMissing,
+    /// The cloud could not make the node, and nothing ever ran on it.
+    NodeFailed,
     /// The node is of this platform and no longer declared.
     NodeNotDeclared,
     /// An image is needed and the node does not have it.
@@ -271,6 +291,9 @@ impl fmt::Display for Reason {
             Self::NodeStopped => f.write_str("declared; the node is stopped"),
             Self::NodeIsNew => f.write_str("a new node has no Docker engine"),
             Self::EngineMissing => f.write_str("the node runs, but no Docker engine answers on it"),
+            Self::NodeFailed => {
+                f.write_str("the cloud could not make it; it is deleted and made again")
+            }
             Self::NodeNotDeclared => f.write_str("made for this platform, no longer declared"),
             Self::ImageAbsent { needed_by, way } => {
                 write!(f, "{needed_by} needs it, the node does not have it; {way}")
@@ -335,12 +358,25 @@ pub enum HeldBy {
         /// Why.
         why: String,
     },
+    /// The node does not answer just now: nothing is begun on it until it does, or until it has
+    /// been silent for long enough to count as unknown.
+    NodeSilent {
+        /// Which one.
+        node: NodeName,
+        /// Since when.
+        since: DateTime<Utc>,
+        /// Why.
+        why: String,
+    },
     /// The node is on its way.
     NodeChanging {
         /// Which one.
         node: NodeName,
         /// What the cloud says of it.
         power: String,
+        /// Since when, as far as was seen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<DateTime<Utc>>,
     },
     /// A node that something runs on is not usable, for a reason of its own.
     Node {
@@ -423,7 +459,17 @@ impl fmt::Display for HeldBy {
                     short(*since)
                 )
             }
-            Self::NodeChanging { node, power } => write!(f, "node {node} is {power}"),
+            Self::NodeSilent { node, since, why } => {
+                write!(
+                    f,
+                    "node {node} has not answered since {}: {why}",
+                    short(*since)
+                )
+            }
+            Self::NodeChanging { node, power, since } => match since {
+                Some(since) => write!(f, "node {node} is {power} since {}", short(*since)),
+                None => write!(f, "node {node} is {power}"),
+            },
             Self::Node { node } => write!(f, "waits for node {node}"),
             Self::Image { image } => write!(f, "waits for the image {image}"),
             Self::Port { port, holder } => write!(f, "its port {port} is taken by {holder}"),

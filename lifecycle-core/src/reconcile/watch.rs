@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use super::backends::Backends;
 use super::declared::Declared;
@@ -21,7 +23,7 @@ use crate::error::{Error, Result, Retry};
 use crate::host::HostCommand;
 use crate::model::NodeName;
 use crate::registry::Unknown;
-use crate::runtime::EngineEvent;
+use crate::runtime::{EngineEvent, EngineState};
 
 /// How long after its end a stream of events is asked for again.
 const EVENTS_AGAIN: Duration = Duration::from_secs(1);
@@ -33,6 +35,13 @@ pub struct WatchPolicy {
     pub node_timeout: Duration,
     /// How long the cloud may take to list its nodes.
     pub cloud_timeout: Duration,
+    /// How often in a row a node must fail to answer before it counts as unknown. Until then
+    /// its endpoints stay, and nothing is begun on it.
+    pub looks_before_unknown: u32,
+    /// How long it must have been silent besides.
+    pub unknown_after: Duration,
+    /// How long a node that did not answer may take when it is asked again.
+    pub again_timeout: Duration,
     /// How often a node is asked when nothing happens.
     pub node_interval: Duration,
     /// How often the cloud is asked when nothing happens.
@@ -47,6 +56,9 @@ impl Default for WatchPolicy {
         Self {
             node_timeout: Duration::from_secs(20),
             cloud_timeout: Duration::from_mins(1),
+            looks_before_unknown: 3,
+            unknown_after: Duration::from_secs(5),
+            again_timeout: Duration::from_secs(5),
             node_interval: Duration::from_secs(10),
             cloud_interval: Duration::from_secs(30),
             eager_interval: Duration::from_millis(300),
@@ -91,7 +103,7 @@ struct CloudView {
 #[derive(Debug)]
 struct Slot {
     machine: watch::Sender<ObservedNode>,
-    engine: EngineView,
+    view: Arc<NodeView>,
     as_of: u64,
     /// The latest request to look at this node.
     request: u64,
@@ -182,16 +194,8 @@ impl Watcher {
             nodes: views
                 .nodes
                 .iter()
-                .map(|(name, slot)| {
-                    let view = NodeView {
-                        machine: slot.machine.borrow().clone(),
-                        engine: slot.engine.clone(),
-                    };
-                    (name.clone(), view)
-                })
+                .map(|(name, slot)| (name.clone(), Arc::clone(&slot.view)))
                 .collect(),
-            readiness: views.liveness.readiness(),
-            endings: views.liveness.endings(),
             ..Observed::default()
         })
     }
@@ -218,9 +222,7 @@ async fn watch_cloud(shared: Arc<Shared>) {
         });
         let wait = match answer {
             Ok(machines) => {
-                let moving = machines
-                    .iter()
-                    .any(|m| matches!(m.power, Power::Starting | Power::Stopping));
+                let moving = machines.iter().any(is_changing);
                 if publish_cloud(&shared, &mut tasks, machines, as_of) {
                     shared.changed.notify_one();
                 }
@@ -283,19 +285,26 @@ fn publish_cloud(
     let mut slots = std::mem::take(&mut views.nodes);
     for machine in machines {
         let name = machine.name.clone();
-        let slot = if let Some(mut slot) = slots.remove(&name) {
-            if slot.machine.borrow().provider_id != machine.provider_id {
+        let mut slot = if let Some(mut slot) = slots.remove(&name) {
+            if slot.view.machine.provider_id != machine.provider_id {
                 // Another machine under the same name: what was on the old one is gone.
-                slot.engine = EngineView::NotAsked;
+                slot.view = Arc::new(NodeView::not_asked(machine.clone()));
             }
             is_awaited |= slot.machine.send_if_modified(|old| {
                 let differs = *old != machine;
-                *old = machine;
+                if differs {
+                    let view = Arc::make_mut(&mut slot.view);
+                    let same = is_changing(&machine) && view.machine.power == machine.power;
+                    view.changing_since = view.changing_since.filter(|_| same);
+                    view.machine = machine.clone();
+                    *old = machine;
+                }
                 differs
             });
             slot
         } else {
             is_awaited = true;
+            let view = Arc::new(NodeView::not_asked(machine.clone()));
             let (sender, receiver) = watch::channel(machine);
             let wanted = Arc::new(Notify::new());
             let node = WatchedNode {
@@ -306,13 +315,17 @@ fn publish_cloud(
             };
             Slot {
                 machine: sender,
-                engine: EngineView::NotAsked,
+                view,
                 as_of: 0,
                 request: 0,
                 wanted,
                 task: tasks.spawn(node.run()),
             }
         };
+        if is_changing(&slot.view.machine) && slot.view.changing_since.is_none() {
+            let now = shared.backends.clock.now();
+            Arc::make_mut(&mut slot.view).changing_since = Some(now);
+        }
         views.nodes.insert(name, slot);
     }
     // What is left in `slots` is gone from the cloud; dropping it ends its task.
@@ -322,6 +335,10 @@ fn publish_cloud(
         unknown: None,
     });
     is_awaited
+}
+
+fn is_changing(machine: &ObservedNode) -> bool {
+    matches!(machine.power, Power::Starting | Power::Stopping)
 }
 
 struct WatchedNode {
@@ -336,13 +353,13 @@ type Events = BoxStream<'static, Result<EngineEvent>>;
 impl WatchedNode {
     async fn run(mut self) {
         let mut events: Option<Events> = None;
-        let mut failures = 0_u32;
+        let mut silence: Option<Silence> = None;
         loop {
             let as_of = self.shared.requests.load(Ordering::SeqCst);
             let machine = self.machine.borrow_and_update().clone();
             if machine.power != Power::Running {
-                events = None;
-                self.publish(EngineView::NotAsked, as_of, false);
+                (events, silence) = (None, None);
+                self.publish(EngineView::NotAsked, as_of);
                 tokio::select! {
                     biased;
                     changed = self.machine.changed() => if changed.is_err() { return },
@@ -350,7 +367,12 @@ impl WatchedNode {
                 }
                 continue;
             }
-            let timeout = self.shared.policy.node_timeout;
+            let policy = &self.shared.policy;
+            let timeout = match &silence {
+                None => policy.node_timeout,
+                Some(_) => policy.again_timeout.min(policy.node_timeout),
+            };
+            let began = Instant::now();
             let look = tokio::time::timeout(timeout, self.look(&machine, &mut events));
             let answer = look.await.unwrap_or_else(|_| {
                 Err(Error::TimedOut {
@@ -359,21 +381,25 @@ impl WatchedNode {
                 })
             });
             let wait = match answer {
-                Ok((view, is_news)) => {
-                    failures = 0;
-                    let eager = self.publish(view, as_of, is_news);
-                    if eager {
-                        self.shared.policy.eager_interval
+                Ok(view) => {
+                    silence = None;
+                    if self.publish(view, as_of) {
+                        policy.eager_interval
                     } else {
-                        self.shared.policy.node_interval
+                        policy.node_interval
                     }
                 }
                 Err(error) => {
                     events = None;
-                    failures = failures.saturating_add(1);
-                    self.publish_unknown(&error, as_of);
-                    let backoff = Duration::from_millis(250 << failures.min(5));
-                    backoff.min(self.shared.policy.node_interval)
+                    let silence = silence.get_or_insert_with(|| Silence {
+                        began,
+                        since: self.shared.backends.clock.now(),
+                        looks: 0,
+                    });
+                    silence.looks = silence.looks.saturating_add(1);
+                    self.publish_silence(silence, &error, as_of);
+                    let backoff = Duration::from_millis(250 << silence.looks.min(5));
+                    backoff.min(policy.node_interval)
                 }
             };
             tokio::select! {
@@ -386,12 +412,12 @@ impl WatchedNode {
         }
     }
 
-    /// One complete look at the node; says too whether it told anything new of readiness.
+    /// One complete look at the node.
     async fn look(
         &self,
         machine: &ObservedNode,
         events: &mut Option<Events>,
-    ) -> Result<(EngineView, bool)> {
+    ) -> Result<EngineView> {
         let handle = self.shared.backends.connector.connect(machine).await?;
         let info = match handle.runtime.info().await {
             Ok(info) => info,
@@ -402,7 +428,7 @@ impl WatchedNode {
                     .exec(HostCommand::new("true").within(Duration::from_secs(10)))
                     .await?;
                 tracing::debug!(node = %self.name, error = %error.chain(), "no engine answers");
-                return Ok((EngineView::Missing, false));
+                return Ok(EngineView::Missing);
             }
         };
         if events.is_none() {
@@ -410,17 +436,13 @@ impl WatchedNode {
             *events = Some(handle.runtime.events().await?);
         }
         let state = handle.runtime.state().await?;
-        let is_news = self.check_readiness(machine, &state).await;
-        Ok((EngineView::Known { info, state }, is_news))
+        self.check_readiness(machine, &state).await;
+        Ok(EngineView::Known { info, state })
     }
 
-    async fn check_readiness(
-        &self,
-        machine: &ObservedNode,
-        state: &crate::runtime::EngineState,
-    ) -> bool {
+    async fn check_readiness(&self, machine: &ObservedNode, state: &EngineState) {
         let Some(declared) = self.shared.declared.borrow().clone() else {
-            return false;
+            return;
         };
         let checks = state.containers.iter().map(|container| {
             let declared = Arc::clone(&declared);
@@ -438,30 +460,38 @@ impl WatchedNode {
         let verdicts: Vec<_> = futures_util::future::join_all(checks).await;
         let now = self.shared.backends.clock.now();
         let mut views = self.shared.views();
-        let mut is_news = false;
         for (container, answers) in verdicts {
-            is_news |= views.liveness.note(container, answers, now);
+            views.liveness.note(container, answers, now);
         }
         views.liveness.keep_on(&self.name, &state.containers);
-        is_news
     }
 
-    /// Publishes a view and says whether something on it is on its way. Who waits for changes
-    /// is told if the view or what is known of readiness differs, or if it was asked for:
+    /// Publishes what the engine says, and says whether something on it is on its way. Who waits
+    /// for changes is told if that or what is known of readiness differs, or if it was asked for:
     /// planning anew for every look at every node would be most of the work.
-    fn publish(&self, view: EngineView, as_of: u64, is_news: bool) -> bool {
+    fn publish(&self, engine: EngineView, as_of: u64) -> bool {
         let mut views = self.shared.views();
-        let eager = match &view {
-            EngineView::Known { state, .. } => state
-                .containers
-                .iter()
-                .any(|c| views.liveness.is_waiting(c)),
-            EngineView::Missing | EngineView::NotAsked | EngineView::Unknown(_) => false,
-        };
-        let mut is_awaited = is_news;
+        let (mut eager, mut known) = (false, (BTreeMap::new(), BTreeMap::new()));
+        if let EngineView::Known { state, .. } = &engine {
+            let mut containers = state.containers.iter();
+            eager = containers.any(|c| views.liveness.is_waiting(c));
+            known = views.liveness.of(&state.containers);
+        }
+        let mut is_awaited = false;
         if let Some(slot) = views.nodes.get_mut(&self.name) {
-            is_awaited |= slot.engine != view || slot.as_of < slot.request.max(1);
-            slot.engine = view;
+            let (readiness, endings) = known;
+            let view = NodeView {
+                machine: slot.view.machine.clone(),
+                changing_since: slot.view.changing_since,
+                engine,
+                silence: None,
+                readiness,
+                endings,
+            };
+            is_awaited = *slot.view != view || slot.as_of < slot.request.max(1);
+            if *slot.view != view {
+                slot.view = Arc::new(view);
+            }
             slot.as_of = as_of;
         }
         drop(views);
@@ -471,16 +501,40 @@ impl WatchedNode {
         eager
     }
 
-    fn publish_unknown(&self, error: &Error, as_of: u64) {
-        let since = match self.shared.views().nodes.get(&self.name).map(|s| &s.engine) {
-            Some(EngineView::Unknown(unknown)) => unknown.since,
-            _ => self.shared.backends.clock.now(),
+    /// Publishes that the node does not answer: that it is silent, then that it is unknown.
+    fn publish_silence(&self, silence: &Silence, error: &Error, as_of: u64) {
+        let policy = &self.shared.policy;
+        let unknown = Unknown {
+            since: silence.since,
+            why: error.chain(),
         };
-        let why = error.chain();
-        self.publish(EngineView::Unknown(Unknown { since, why }), as_of, false);
+        if silence.looks >= policy.looks_before_unknown
+            && silence.began.elapsed() >= policy.unknown_after
+        {
+            self.publish(EngineView::Unknown(unknown), as_of);
+        } else {
+            let mut views = self.shared.views();
+            if let Some(slot) = views.nodes.get_mut(&self.name)
+                && slot.view.silence.is_none()
+            {
+                Arc::make_mut(&mut slot.view).silence = Some(unknown);
+                self.shared.changed.notify_one();
+            }
+        }
         // A machine that stopped, or came back under another address, explains an error.
         self.shared.cloud_wanted.notify_one();
     }
+}
+
+/// How long a node has not answered.
+#[derive(Debug)]
+struct Silence {
+    /// When the first look that failed began.
+    began: Instant,
+    /// When it failed.
+    since: DateTime<Utc>,
+    /// How many have failed since.
+    looks: u32,
 }
 
 /// Waits for the next event; for ever without a stream. A stream that ended is dropped.

@@ -9,18 +9,24 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::effect::{Effect, Present, lease_end, stored, stored_event};
-use super::{Batch, Committed, Credential, EventPage, Lease, Registry, Snapshot};
+use super::kind::{follows_another, is_central};
+use super::{
+    Batch, Committed, Credential, EventPage, KindDatabase, Lease, Mirrored, Registry, RegistryId,
+    Snapshot,
+};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerId, Epoch, Event, Generation, NodeName, Operation, OperationId, OperationState,
 };
-use crate::platform::Declaration;
+use crate::platform::{Declaration, ManagerEndpoint};
+use crate::secret::new_token;
 
 /// A registry in memory.
 #[derive(Debug)]
 pub struct MemoryRegistry {
     clock: Arc<dyn Clock>,
+    id: RegistryId,
     state: Mutex<State>,
 }
 
@@ -32,6 +38,9 @@ struct State {
     operations: BTreeMap<OperationId, Operation>,
     credentials: BTreeMap<String, Credential>,
     events: VecDeque<Event>,
+    /// The latest event that is kept no more; 0 if all are.
+    dropped: u64,
+    follows: Option<RegistryId>,
 }
 
 #[derive(Debug)]
@@ -45,8 +54,19 @@ impl MemoryRegistry {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
+            id: RegistryId(new_token().expose().to_owned()),
             state: Mutex::default(),
         }
+    }
+
+    /// Names this registry.
+    pub fn id(&self) -> RegistryId {
+        self.id.clone()
+    }
+
+    /// Records where the manager's API is, under whatever epoch.
+    pub fn record_manager(&self, endpoint: ManagerEndpoint) {
+        self.state().snapshot.manager = Some(endpoint);
     }
 
     /// A panic elsewhere leaves the state whole: it is changed only after nothing can fail.
@@ -88,9 +108,7 @@ impl State {
     }
 
     fn oldest_event(&self) -> u64 {
-        self.events
-            .front()
-            .map_or(self.snapshot.last_event + 1, |event| event.id)
+        self.dropped + 1
     }
 }
 
@@ -197,11 +215,56 @@ impl Registry for MemoryRegistry {
         let mut state = self.state();
         let too_many = state.snapshot.last_event.saturating_sub(keep);
         while let Some(oldest) = state.events.front() {
-            if oldest.id > too_many && oldest.event.at >= before {
+            let id = oldest.id;
+            if id > too_many && oldest.event.at >= before {
                 break;
             }
+            state.dropped = id;
             state.events.pop_front();
         }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl KindDatabase for MemoryRegistry {
+    async fn follows(&self) -> Result<Option<RegistryId>> {
+        Ok(self.state().follows.clone())
+    }
+
+    async fn mirror(&self, epoch: Epoch, update: Mirrored) -> Result<()> {
+        let mut state = self.state();
+        if state.follows.is_none() && state.epoch != Epoch::default() {
+            return Err(is_central("registry in memory"));
+        }
+        let follows_it = state.follows.as_ref() == Some(&update.of);
+        if follows_it && epoch < state.epoch {
+            return Err(Error::StaleEpoch {
+                ours: epoch,
+                current: state.epoch,
+            });
+        }
+        if !follows_it && !update.anew {
+            return Err(follows_another("registry in memory"));
+        }
+        if update.anew {
+            *state = State::default();
+        }
+        state.follows = Some(update.of);
+        state.epoch = epoch;
+        state.apply(Effect {
+            declarations: update.declaration.into_iter().collect(),
+            nodes: update.nodes,
+            instances: update.instances,
+            rejected: update.rejected,
+            ..Effect::default()
+        });
+        if update.after > state.snapshot.last_event {
+            state.events.clear();
+            state.dropped = update.after;
+        }
+        state.events.extend(update.events);
+        state.snapshot.last_event = update.through;
         Ok(())
     }
 }

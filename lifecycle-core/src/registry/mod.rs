@@ -4,10 +4,13 @@
 //! the user's files, the cloud's tags and the engines' labels. Keep it that way.
 //!
 //! [`MemoryRegistry`] ends with its process; `SqlRegistry` (feature `sql`) lies in one file of
-//! SQLite or in PostgreSQL. What a batch does is worked out in one place for all of them.
+//! SQLite or in PostgreSQL. What a batch does is worked out in one place for all of them. Kinds
+//! of objects may each have a database that follows the central one ([`KindDatabase`]).
 
 mod effect;
+mod kind;
 mod memory;
+mod mirror;
 #[cfg(feature = "sql")]
 mod sql;
 
@@ -29,9 +32,11 @@ use crate::platform::{Declaration, ManagerEndpoint};
 use crate::runtime::EngineInfo;
 use crate::secret::Sensitive;
 
+pub use kind::{Databases, Kind, KindDatabase, Mirrored, RegistryId};
 pub use memory::MemoryRegistry;
+pub use mirror::{Mirror, Mirrors};
 #[cfg(feature = "sql")]
-pub use sql::SqlRegistry;
+pub use sql::{SqlDatabases, SqlRegistry};
 
 /// A value with the number of its last write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +73,20 @@ pub struct NodeRecord {
     pub unknown: Option<Unknown>,
     /// A change at the cloud that is under way.
     pub operation: Option<CloudOperation>,
+}
+
+impl NodeRecord {
+    /// A node of which nothing is known but its name.
+    pub fn new(name: NodeName) -> Self {
+        Self {
+            name,
+            observed: None,
+            engine: None,
+            host_keys: Vec::new(),
+            unknown: None,
+            operation: None,
+        }
+    }
 }
 
 /// Since when and why something cannot be asked.

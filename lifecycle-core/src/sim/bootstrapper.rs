@@ -9,7 +9,7 @@ use crate::clock::{Clock, SeededIds};
 use crate::error::Result;
 use crate::host::SshKeyPair;
 use crate::model::ImageSource;
-use crate::platform::Declaration;
+use crate::platform::{Declaration, RegistrySpec};
 use crate::reconcile::{Backends, DriverOptions};
 use crate::registry::MemoryRegistry;
 use crate::runtime::Owner;
@@ -47,6 +47,7 @@ impl SimWorld {
         let mut secrets = PlatformSecrets::generate(declaration.id, ssh, clock.now())?;
         secrets.key = PlatformKey::from_hex(KEY)?;
         let driver = DriverOptions::default();
+        let managers = SimManagers::new(self.clone(), driver.clone());
         Ok(Bootstrapper {
             backends: Backends {
                 registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
@@ -61,7 +62,9 @@ impl SimWorld {
             operator_engine: None,
             state: Arc::new(MemoryState::default()),
             secrets,
-            reach: Arc::new(SimManagers::new(self.clone(), driver.clone())),
+            registry: RegistrySpec::default(),
+            databases: Arc::new(managers.databases()),
+            reach: Arc::new(managers),
             manager_image: Arc::new(SimManagerImage),
             reporter: Arc::new(()),
             driver,

@@ -58,7 +58,7 @@ struct Run {
 #[derive(Debug)]
 pub(super) struct Container {
     id: ContainerId,
-    spec: ContainerSpec,
+    pub(super) spec: ContainerSpec,
     exposed: BTreeSet<(u16, Protocol)>,
     has_healthcheck: bool,
     command: Vec<String>,
@@ -308,7 +308,7 @@ impl Engine {
     pub(super) fn called(&self, name_or_id: &str) -> Option<&Container> {
         self.containers
             .get(name_or_id)
-            .or_else(|| self.containers.values().find(|c| c.id.0 == name_or_id))
+            .or_else(|| self.containers.values().find(|c| *c.id.0 == *name_or_id))
     }
 
     pub(super) fn image(&self, name: &str, rules: &Rules) -> Option<ImageInfo> {
@@ -410,7 +410,7 @@ impl Engine {
         self.made += 1;
         let purpose = ["container", here.node.as_str(), &spec.name];
         Ok(Container {
-            id: ContainerId(rules.chance.hex(&purpose, self.made)),
+            id: ContainerId(rules.chance.hex(&purpose, self.made).into()),
             spec: spec.clone(),
             exposed,
             has_healthcheck,

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt;
 
 use super::actor::{Actor, Call, Done, Party};
+use super::files;
 use super::options::Span;
 use super::runtime::SimRuntime;
 use super::world::State;
@@ -249,9 +250,10 @@ fn run(state: &mut State, number: u64, node: &NodeName, script: &str) -> Result<
         VERIFY => serde_json::to_string(&engine_info())
             .map(|info| Done::unchanged(said(0, info)))
             .map_err(|error| Error::failed("verifying the engine", error.to_string())),
-        _ => Ok(Done::changed(
-            answer.unwrap_or_else(|| said(0, String::new())),
-        )),
+        _ => {
+            let listing = files::run(&mut machine.files, script);
+            Ok(Done::changed(answer.unwrap_or_else(|| said(0, listing))))
+        }
     }
 }
 

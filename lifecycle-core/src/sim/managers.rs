@@ -2,35 +2,36 @@
 //! [`Manager`] runs as a task of this process, over what the bootstrapper really put on the node.
 //! The registry of a node outlives its managers, as its file does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
+use super::databases::SimDatabases;
 use super::world::SimWorld;
 use crate::api::wire::{
     AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
-use crate::clock::{IdSource as _, SeededIds};
+use crate::clock::{SeededIds, TokioClock};
 use crate::cloud::{ObservedNode, Power};
 use crate::code::{CodeBaseRef, CodeStore, PublishedStore};
 use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
-use crate::manager::{Manager, ManagerOptions};
+use crate::manager::Manager;
 use crate::model::{ContainerId, NodeName, OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
+use crate::reconcile::execute::node_directory;
 use crate::reconcile::{Backends, DriverOptions, Plan};
-use crate::registry::MemoryRegistry;
+use crate::registry::{MemoryRegistry, Registry, RegistryId};
 use crate::runtime::{ContainerState, Owner, Role};
 
-/// How long a simulated manager leads without renewing.
-const LEASE: Duration = Duration::from_secs(15);
+/// The form of a registry's file that a program did not write itself.
+const NEWER: &str = "a registry in a newer form";
 
 /// The managers of a world: one for each running container of that role.
 #[derive(Debug, Clone)]
@@ -40,7 +41,10 @@ pub struct SimManagers(Arc<Inner>);
 struct Inner {
     world: SimWorld,
     driver: DriverOptions,
+    databases: SimDatabases,
     registries: Mutex<BTreeMap<NodeName, Arc<MemoryRegistry>>>,
+    /// Digests of images whose program changes the registry's file and then never answers.
+    broken: Mutex<BTreeSet<String>>,
     processes: Mutex<BTreeMap<NodeName, Process>>,
 }
 
@@ -57,12 +61,34 @@ struct Process {
 impl SimManagers {
     /// The managers of `world`, whose control loops work as `driver` says.
     pub fn new(world: SimWorld, driver: DriverOptions) -> Self {
+        let databases = SimDatabases::new(Arc::new(world.clock()));
         Self(Arc::new(Inner {
             world,
             driver,
+            databases,
             registries: Mutex::default(),
+            broken: Mutex::default(),
             processes: Mutex::default(),
         }))
+    }
+
+    /// The databases that they reach.
+    pub fn databases(&self) -> SimDatabases {
+        self.0.databases.clone()
+    }
+
+    /// The program of images with this digest brings the registry's file to a form that no
+    /// other program reads, and then never answers.
+    pub fn break_image(&self, digest: &str) {
+        let mut broken = self.0.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.insert(digest.get(..12).unwrap_or(digest).to_owned());
+    }
+
+    /// The registry in the file on a node, if a manager ever ran there.
+    pub fn registry(&self, node: &NodeName) -> Option<Arc<MemoryRegistry>> {
+        let registries = &self.0.registries;
+        let registries = registries.lock().unwrap_or_else(PoisonError::into_inner);
+        registries.get(node).cloned()
     }
 }
 
@@ -97,6 +123,15 @@ impl Inner {
             return Ok(Arc::clone(&process.manager));
         }
         processes.remove(node);
+        let file = format!("{}/registry.db", node_directory(platform));
+        if self.is_broken(node, &container.name) {
+            self.world.write_file(node, &file, NEWER);
+            return Err(silent());
+        }
+        match self.world.file(node, &file) {
+            Some((_, form)) if form == NEWER => return Err(silent()),
+            _ => self.world.write_file(node, &file, "a registry"),
+        }
         let manager = self.start(node, platform)?;
         let mut task = JoinSet::new();
         let running = Arc::clone(&manager);
@@ -115,6 +150,33 @@ impl Inner {
         Ok(manager)
     }
 
+    fn is_broken(&self, node: &NodeName, container: &str) -> bool {
+        let image = self.world.image_of(node, container).unwrap_or_default();
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.iter().any(|digest| image.ends_with(digest))
+    }
+
+    /// The registry that a manager on `node` is told to use.
+    fn registry(
+        &self,
+        handover: &Handover,
+        node: &NodeName,
+        clock: &Arc<TokioClock>,
+    ) -> (RegistryId, Arc<dyn Registry>) {
+        if let Some(url) = &handover.registry.central {
+            let id = self.databases.at(url.expose()).id();
+            return (id, self.databases.connect(url));
+        }
+        let mut registries = self
+            .registries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let registry = registries
+            .entry(node.clone())
+            .or_insert_with(|| Arc::new(MemoryRegistry::new(Arc::clone(clock) as Arc<_>)));
+        (registry.id(), Arc::clone(registry) as Arc<_>)
+    }
+
     fn start(&self, node: &NodeName, platform: PlatformId) -> Result<Arc<Manager>> {
         let directory = handover_directory(platform);
         let handover = Handover::read_with(|name| {
@@ -122,33 +184,14 @@ impl Inner {
             file.map(|(_, contents)| String::from_utf8_lossy(&contents).into_owned())
         })?;
         let clock = Arc::new(self.world.clock());
-        let registry = self
-            .registries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(node.clone())
-            .or_insert_with(|| Arc::new(MemoryRegistry::new(Arc::clone(&clock) as Arc<_>)))
-            .clone();
+        let (id, registry) = self.registry(&handover, node, &clock);
         let owner = Owner {
             id: platform,
             name: handover.config.name.clone(),
         };
         let ids = SeededIds::new(self.world.incarnation());
-        let mut driver = self.driver.clone();
-        driver.policy.spares_manager_node = true;
-        let options = ManagerOptions {
-            holder: format!("manager {} on {node}", ids.uuid()),
-            name: handover.config.name,
-            platform,
-            key: handover.key,
-            endpoint: handover.config.endpoint,
-            authority: handover.authority.certificate,
-            admin_token_hash: handover.config.admin_token_hash,
-            read_token: handover.read_token,
-            declaration: handover.declaration,
-            lease: LEASE,
-            driver,
-        };
+        let mirrors = handover.mirrors(id, Arc::new(self.databases.clone()));
+        let options = handover.into_options(&ids, self.driver.clone(), mirrors);
         let backends = Backends {
             registry,
             cloud: Arc::new(self.world.cloud(&owner)),

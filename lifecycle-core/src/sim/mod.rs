@@ -14,9 +14,11 @@
 //! |---|---|
 //! | `world` | the world itself, and what a test asks of it |
 //! | `actor` | the gate that every call goes through: latency, faults, crashes, the record |
+//! | `files` | what scripts do with a host's files |
 //! | `cloud`, `host`, `runtime`, `probe`, `code` | the traits |
 //! | `machine`, `engine` | a VM, and the containers on it |
 //! | `managers`, `bootstrapper` | the manager's process, and a bootstrapper (feature `api`) |
+//! | `databases` | registries in databases of their own |
 //! | `behaviour` | how services behave, by script |
 //! | `dockerfile` | what the engine must know of a Dockerfile |
 //! | `fault`, `ledger` | what goes wrong, and what may never happen |
@@ -29,9 +31,11 @@ mod bootstrapper;
 mod chance;
 mod cloud;
 mod code;
+mod databases;
 mod dockerfile;
 mod engine;
 mod fault;
+mod files;
 mod host;
 mod ledger;
 mod machine;
@@ -47,6 +51,7 @@ mod world;
 pub use behaviour::{Behaviour, Exit};
 pub use cloud::SimCloud;
 pub use code::SimCodeStore;
+pub use databases::SimDatabases;
 pub use fault::{Edge, Faults};
 pub use host::{SimConnector, SimHost, SimPreparer};
 pub use ledger::{EffectOutcome, EffectRecord, Place, Violation};

@@ -420,6 +420,17 @@ impl SimWorld {
         .unwrap_or_default()
     }
 
+    /// The image of a container.
+    pub fn image_of(&self, node: &NodeName, container: &str) -> Option<String> {
+        self.with_machine(node, |machine, _, _| {
+            let found = machine.engine.containers.values();
+            let mut named = found.filter(|c| c.spec.name == container);
+            named.next().map(|c| c.spec.image.clone())
+        })
+        .ok()
+        .flatten()
+    }
+
     /// The names of all images on a node.
     pub fn images(&self, node: &NodeName) -> BTreeSet<String> {
         self.with_machine(node, |machine, _, _| {
@@ -439,6 +450,24 @@ impl SimWorld {
         self.with_machine(node, |machine, _, _| machine.files.get(path).cloned())
             .ok()
             .flatten()
+    }
+
+    /// The paths of all files that were put on a node.
+    pub fn files(&self, node: &NodeName) -> Vec<String> {
+        self.with_machine(node, |machine, _, _| {
+            machine.files.keys().cloned().collect()
+        })
+        .unwrap_or_default()
+    }
+
+    /// Writes a file on a node, as a program there does.
+    pub fn write_file(&self, node: &NodeName, path: &str, contents: &str) {
+        let file = (0o600, Bytes::from(contents.to_owned()));
+        // A node that is gone has no programs either.
+        self.with_machine(node, |machine, _, _| {
+            machine.files.insert(path.to_owned(), file);
+        })
+        .ok();
     }
 
     /// Whether something answers at an address now.

@@ -1,7 +1,9 @@
 //! The bootstrapper as a whole against the simulated world: up, up again, changed, down, and a
 //! crash before and after every single effect.
 
+mod registry;
 mod stage;
+mod upgrade;
 
 use lifecycle_core::host::HostOutput;
 use lifecycle_core::sim::{Edge, EffectOutcome};
@@ -62,27 +64,6 @@ async fn a_changed_code_base_replaces_its_service_alone() {
     let kept = before.intersection(&after).count();
     assert_eq!(kept, 3, "only both api go: {before:?} {after:?}");
     assert_eq!(after.len(), 5);
-    assert_eq!(stage.world.violations(), []);
-}
-
-#[tokio::test(start_paused = true)]
-async fn of_the_managers_images_the_present_and_the_former_stay() {
-    let mut stage = Stage::new(9).await;
-    let mut images = Vec::new();
-    for version in 1..=4 {
-        stage.manager_version = version;
-        let outcome = stage.up().await.unwrap();
-        assert_eq!(outcome.failures, []);
-        images.push(stage.manager_images());
-    }
-    let counts: Vec<_> = images.iter().map(Vec::len).collect();
-    assert_eq!(counts, [1, 2, 2, 2], "{images:#?}");
-    for (before, after) in images.iter().zip(&images[1..]) {
-        let kept = after.iter().filter(|image| before.contains(image)).count();
-        assert_eq!(kept, 1, "the former one: {images:#?}");
-    }
-    stage.up().await.unwrap();
-    assert_eq!(stage.manager_images(), images[3], "nothing was replaced");
     assert_eq!(stage.world.violations(), []);
 }
 

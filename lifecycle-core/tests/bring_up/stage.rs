@@ -4,30 +4,29 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use lifecycle_core::Result;
 use lifecycle_core::bootstrap::{
     Bootstrapper, ManagerImage, MemoryState, OperatorState, Outcome, Removal, UpOptions,
 };
 use lifecycle_core::clock::{IdSource, SeededIds};
 use lifecycle_core::code::CodeStore;
-use lifecycle_core::host::ByteStream;
 use lifecycle_core::model::{
     BuildSource, Constraint, ConstraintOperator, DependencyCondition, ImageSource, NodeName,
     NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, Starts,
 };
-use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
+use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec, RegistrySpec};
 use lifecycle_core::reconcile::DriverOptions;
 use lifecycle_core::runtime::Owner;
-use lifecycle_core::sim::{SimManagerImage, SimManagers, SimWorld};
+use lifecycle_core::sim::{SimDatabases, SimManagers, SimWorld};
 
 pub(crate) struct Stage {
     pub(crate) world: SimWorld,
-    managers: SimManagers,
+    pub(crate) managers: SimManagers,
     state: Arc<MemoryState>,
-    declaration: Declaration,
-    /// Which manager the operator has.
-    pub(crate) manager_version: u8,
+    pub(crate) declaration: Declaration,
+    pub(crate) registry: RegistrySpec,
+    /// A manager's image instead of the usual one.
+    pub(crate) manager_image: Option<Arc<dyn ManagerImage>>,
 }
 
 fn node(name: &str) -> NodeName {
@@ -90,7 +89,8 @@ impl Stage {
             world,
             state: Arc::default(),
             declaration,
-            manager_version: 0,
+            registry: RegistrySpec::default(),
+            manager_image: None,
         };
         stage.change_code("api", "first").await;
         stage
@@ -153,8 +153,16 @@ impl Stage {
         }
         bootstrapper.state = Arc::clone(&self.state) as Arc<dyn OperatorState>;
         bootstrapper.reach = Arc::new(self.managers.clone());
-        bootstrapper.manager_image = Arc::new(ManagerOf(self.manager_version));
+        bootstrapper.registry = self.registry.clone();
+        bootstrapper.databases = Arc::new(self.databases());
+        if let Some(image) = &self.manager_image {
+            bootstrapper.manager_image = Arc::clone(image);
+        }
         bootstrapper
+    }
+
+    pub(crate) fn databases(&self) -> SimDatabases {
+        self.managers.databases()
     }
 
     pub(crate) async fn up(&self) -> Result<Outcome> {
@@ -203,20 +211,5 @@ impl Stage {
 
     pub(crate) fn leftovers(&self) -> Vec<String> {
         self.world.leftovers(&self.owner())
-    }
-}
-
-/// The simulated manager's image in one of its versions.
-#[derive(Debug)]
-struct ManagerOf(u8);
-
-#[async_trait]
-impl ManagerImage for ManagerOf {
-    async fn digest(&self) -> Result<String> {
-        Ok(format!("{:02x}", self.0).repeat(32))
-    }
-
-    async fn context(&self) -> Result<ByteStream> {
-        SimManagerImage.context().await
     }
 }

@@ -10,7 +10,7 @@ use lifecycle_core::cloud::{
 };
 use lifecycle_core::error::{Error, Result};
 use lifecycle_core::model::{NodeName, NodeSpec};
-use lifecycle_core::sim::SimOptions;
+use lifecycle_core::sim::{Edge, FaultRates, SimOptions};
 use tokio::time::Instant;
 
 use crate::platform::node;
@@ -28,6 +28,24 @@ struct Listing {
 struct WatchedCloud {
     inner: Arc<dyn CloudProvider>,
     listings: Mutex<Vec<Listing>>,
+    begun: Mutex<Vec<NodeName>>,
+    polled: Mutex<Vec<CloudOperation>>,
+}
+
+impl WatchedCloud {
+    fn of(stage: &Stage) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Arc::new(stage.world.cloud(&stage.owner)),
+            listings: Mutex::default(),
+            begun: Mutex::default(),
+            polled: Mutex::default(),
+        })
+    }
+
+    fn begun(&self, node: &NodeName) -> usize {
+        let begun = self.begun.lock().unwrap();
+        begun.iter().filter(|begun| *begun == node).count()
+    }
 }
 
 #[async_trait]
@@ -64,10 +82,12 @@ impl CloudProvider for WatchedCloud {
     }
 
     async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {
+        self.begun.lock().unwrap().push(change.node().clone());
         self.inner.begin(change).await
     }
 
     async fn poll(&self, operation: &CloudOperation) -> Result<CloudProgress> {
+        self.polled.lock().unwrap().push(operation.clone());
         self.inner.poll(operation).await
     }
 
@@ -83,10 +103,7 @@ impl CloudProvider for WatchedCloud {
 #[tokio::test(start_paused = true)]
 async fn a_throttled_cloud_is_not_asked_before_its_delay_is_over() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(46)).await;
-    let cloud = Arc::new(WatchedCloud {
-        inner: Arc::new(stage.world.cloud(&stage.owner)),
-        listings: Mutex::default(),
-    });
+    let cloud = WatchedCloud::of(&stage);
     stage.cloud = Some(cloud.clone());
     stage.start();
     stage.converged().await;
@@ -110,4 +127,93 @@ async fn a_throttled_cloud_is_not_asked_before_its_delay_is_over() {
     faults.heal(&node("n2")).unwrap();
     stage.pass(Duration::from_secs(30)).await;
     stage.assert_whole().await;
+}
+
+/// The operations that the registry holds.
+async fn stored(stage: &Stage) -> Vec<CloudOperation> {
+    let nodes = stage.registry.snapshot().await.unwrap().nodes;
+    let operations = nodes.into_values().filter_map(|v| v.value.operation);
+    operations.collect()
+}
+
+async fn stored_for(stage: &Stage, name: &NodeName) -> CloudOperation {
+    let found = async {
+        loop {
+            let operations = stored(stage).await;
+            if let Some(operation) = operations.into_iter().find(|o| o.change.node() == name) {
+                return operation;
+            }
+            stage.pass(Duration::from_millis(5)).await;
+        }
+    };
+    let limit = Duration::from_mins(5);
+    tokio::time::timeout(limit, found).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_goes_on_asking_for_what_the_former_one_began() {
+    for seed in 48..51 {
+        let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
+        let first = WatchedCloud::of(&stage);
+        stage.cloud = Some(first.clone());
+        stage.start();
+        let operation = stored_for(&stage, &node("n2")).await;
+        stage.crash().await;
+        assert_eq!(first.begun(&node("n2")), 1, "seed {seed}");
+        let second = WatchedCloud::of(&stage);
+        stage.cloud = Some(second.clone());
+        stage.start();
+        stage.converged().await;
+        stage.assert_whole().await;
+        assert_eq!(second.begun(&node("n2")), 0, "seed {seed}");
+        assert!(
+            second.polled.lock().unwrap().contains(&operation),
+            "seed {seed}"
+        );
+        assert_eq!(stored(&stage).await, [], "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_begun_and_not_stored_is_not_made_twice() {
+    for seed in 51..54 {
+        let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
+        let before = u64::try_from(stage.world.effects().len()).unwrap();
+        // The cloud has accepted it, and nobody hears the answer.
+        stage.world.faults().crash_at(before + 1, Edge::After);
+        stage.start();
+        stage.world.crashed().await;
+        stage.crash().await;
+        assert_eq!(stored(&stage).await, [], "seed {seed}");
+        stage.start();
+        stage.converged().await;
+        stage.assert_whole().await;
+        assert_eq!(stored(&stage).await, [], "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_failed_is_kept_no_longer() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(55)).await;
+    let rates = |provision_fails| FaultRates {
+        provision_fails,
+        ..FaultRates::default()
+    };
+    stage.world.faults().rates(rates(1.0));
+    stage.start();
+    let operation = stored_for(&stage, &node("n2")).await;
+    stage.crash().await;
+    stage.start();
+    let gone = async {
+        while stored(&stage).await.contains(&operation) {
+            stage.pass(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(30), gone)
+        .await
+        .unwrap();
+    stage.world.faults().rates(rates(0.0));
+    stage.converged().await;
+    stage.assert_whole().await;
+    assert_eq!(stored(&stage).await, []);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use lifecycle_core::error::Error;
 use lifecycle_core::model::{EventKind, InstanceState, NodeName};
+use lifecycle_core::runtime::Role;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::{Behaviour, EffectOutcome, FaultRates, SimOptions};
 
@@ -281,13 +282,10 @@ async fn a_silent_node_is_unknown_and_delays_no_other() {
         let stage = up(seed).await;
         let before = stage.records().await;
         let faults = stage.world.faults();
-        // A node that has something, and something on another node.
-        let silent = before[&instance("api", 1)].node.clone();
-        let other = before
-            .values()
-            .find(|r| r.node != silent && r.state == InstanceState::Ready)
-            .unwrap()
-            .clone();
+        // Something that depends on nothing, and another node that has something.
+        let other = before[&instance("db", 1)].clone();
+        let elsewhere = before.values().find(|r| r.node != other.node);
+        let silent = elsewhere.unwrap().node.clone();
         let since = stage.world.effects().len();
         if paused {
             faults.pause(&silent).unwrap();
@@ -324,6 +322,96 @@ async fn a_silent_node_is_unknown_and_delays_no_other() {
         assert_eq!(effects(&stage, since).len(), 1, "seed {seed}");
         let nodes = stage.registry.snapshot().await.unwrap().nodes;
         assert_eq!(nodes[&silent].value.unknown, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_silence_withdraws_nothing_and_nothing_is_begun_meanwhile() {
+    for seed in 1..=3 {
+        let stage = up(seed).await;
+        let (before, cursor) = (stage.records().await, stage.last_event().await);
+        let faults = stage.world.faults();
+        let silent = before[&instance("db", 1)].node.clone();
+        let error = Error::Unreachable {
+            what: "it".into(),
+            source: None,
+        };
+        faults.fail_next("connect", error);
+        stage.pass(Duration::from_secs(30)).await;
+        assert_eq!(stage.records().await, before, "seed {seed}");
+        faults.partition(&silent).unwrap();
+        for _ in 0..30 {
+            stage.pass(Duration::from_millis(100)).await;
+            assert_eq!(stage.records().await, before, "seed {seed}");
+        }
+        faults.heal(&silent).unwrap();
+        stage.pass(Duration::from_secs(30)).await;
+        assert_eq!(stage.records().await, before, "seed {seed}");
+        for kind in [EventKind::NodeUnknown, EventKind::StepStarted] {
+            let events = stage.events(kind, cursor).await;
+            assert!(events.is_empty(), "seed {seed}: {events:#?}");
+        }
+        // What happened to it behind the silence is mended after it.
+        let (on, container) = stage.place(&instance("db", 1));
+        faults.partition(&silent).unwrap();
+        faults.kill_container(&on, &container.name, 1).unwrap();
+        stage.pass(Duration::from_secs(3)).await;
+        faults.heal(&silent).unwrap();
+        stage.pass(Duration::from_secs(30)).await;
+        stage.assert_whole().await;
+        let failed = stage.events(EventKind::StepFailed, cursor).await;
+        assert!(failed.is_empty(), "seed {seed}: {failed:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_the_cloud_could_not_make_is_deleted_and_made_again() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(47)).await;
+    let rates = |provision_fails| FaultRates {
+        provision_fails,
+        ..FaultRates::default()
+    };
+    stage.world.faults().rates(rates(1.0));
+    stage.start();
+    let limit = Duration::from_hours(2);
+    let status = stage.until("settled", limit, |s| s.settled).await;
+    let failed = |i: &lifecycle_core::reconcile::InstanceStatus| {
+        matches!(i.state, InstanceState::Failed { .. })
+    };
+    assert!(status.plan.instances.values().any(failed), "{status:#?}");
+    stage.world.faults().rates(rates(0.0));
+    stage.converged().await;
+    stage.assert_whole().await;
+    assert_order(&stage).await;
+    let deleted = stage.events(EventKind::StepSucceeded, 0).await;
+    let deleted = deleted
+        .iter()
+        .filter(|e| e.message.starts_with("delete node"));
+    let count = deleted.count();
+    assert!((2..40).contains(&count), "{count}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_comes_to_no_node_that_does_not_run_it() {
+    for seed in 1..=5 {
+        let stage = up(seed).await;
+        let brought = stage.world.effects().into_iter().filter_map(|effect| {
+            let what = effect.what;
+            let image = what
+                .strip_prefix("import ")
+                .or_else(|| what.strip_prefix("pull "))
+                .or_else(|| what.strip_prefix("build "))?;
+            Some((effect.node?, image.to_owned()))
+        });
+        for (on, image) in brought.filter(|(_, image)| image != "base:1") {
+            let of = image.trim_start_matches("demo/");
+            let service = of.split(['-', ':']).next().unwrap();
+            let runs = stage.containers().iter().any(|(node, c)| {
+                *node == on
+                    && matches!(&c.role, Role::Instance(id) if id.service.as_str() == service)
+            });
+            assert!(runs, "seed {seed}: {image} on {on}");
+        }
     }
 }
 
@@ -443,7 +531,7 @@ async fn whatever_goes_wrong_by_chance_the_platform_comes_up() {
             throttled: 0.1,
             interrupted: 0.03,
             reply_lost: 0.2,
-            provision_fails: 0.0,
+            provision_fails: 0.2,
         });
         stage.start();
         stage.pass(Duration::from_mins(30)).await;

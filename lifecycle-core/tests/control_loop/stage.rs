@@ -12,7 +12,7 @@ use lifecycle_core::model::{
 };
 use lifecycle_core::platform::{Declaration, ManagerEndpoint};
 use lifecycle_core::reconcile::{Backends, DriverOptions, Policy, Status};
-use lifecycle_core::registry::{EventPage, MemoryRegistry, Registry};
+use lifecycle_core::registry::{EventPage, MemoryRegistry, Mirrors, Registry};
 use lifecycle_core::runtime::{ContainerState, ObservedContainer, Owner, Role};
 use lifecycle_core::secret::{PlatformKey, Sensitive, token_hash};
 use lifecycle_core::sim::{SimOptions, SimWorld};
@@ -34,6 +34,8 @@ pub(crate) struct Stage {
     pub(crate) manager: Arc<Manager>,
     /// A cloud to be used instead of the world's own.
     pub(crate) cloud: Option<Arc<dyn CloudProvider>>,
+    /// Databases of kinds that managers keep up to date.
+    pub(crate) mirrors: Option<Mirrors>,
     runs: u64,
     task: Option<JoinHandle<()>>,
 }
@@ -84,8 +86,9 @@ impl Stage {
         let registry: Arc<dyn Registry> = Arc::new(MemoryRegistry::new(Arc::new(world.clock())));
         Self {
             seed,
-            manager: idle_manager(&world, &owner, &registry, &declaration, None, seed),
+            manager: idle_manager(&world, &owner, &registry, &declaration, None, None, seed),
             cloud: None,
+            mirrors: None,
             world,
             owner,
             registry,
@@ -104,6 +107,7 @@ impl Stage {
             &self.registry,
             &self.declaration,
             self.cloud.clone(),
+            self.mirrors.clone(),
             self.seed ^ self.runs,
         )
     }
@@ -271,6 +275,7 @@ fn idle_manager(
     registry: &Arc<dyn Registry>,
     declaration: &Declaration,
     cloud: Option<Arc<dyn CloudProvider>>,
+    mirrors: Option<Mirrors>,
     seed: u64,
 ) -> Arc<Manager> {
     let backends = Backends {
@@ -307,6 +312,7 @@ fn idle_manager(
             },
             ..DriverOptions::default()
         },
+        mirrors,
     };
     Manager::new(backends, options)
 }

@@ -2,6 +2,7 @@
 //! It applies a step's effect at once, and refuses every step that must not be carried out now.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
@@ -38,6 +39,8 @@ pub(crate) struct World {
     pub last_seen: BTreeMap<InstanceId, NodeName>,
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     pub failures: BTreeMap<StepId, Failure>,
+    /// Where the plan before placed what has no container.
+    pub placed: BTreeMap<InstanceId, NodeName>,
     /// Specifications that never get ready.
     pub never_ready: BTreeSet<SpecDigest>,
     containers_made: u32,
@@ -65,6 +68,7 @@ impl World {
             last_seen: BTreeMap::new(),
             rejected: BTreeMap::new(),
             failures: BTreeMap::new(),
+            placed: BTreeMap::new(),
             never_ready: BTreeSet::new(),
             containers_made: 0,
         }
@@ -80,14 +84,29 @@ impl World {
             nodes: self
                 .machines
                 .iter()
-                .map(|(name, machine)| (name.clone(), machine.view(name)))
+                .map(|(name, machine)| {
+                    let view = machine.view(name, &self.readiness);
+                    (name.clone(), Arc::new(view))
+                })
                 .collect(),
-            readiness: self.readiness.clone(),
-            last_seen: self.last_seen.clone(),
+            last_seen: Arc::new(self.last_seen.clone()),
+            placed: self.placed.clone(),
             rejected: self.rejected.clone(),
             failures: self.failures.clone(),
-            endings: BTreeMap::new(),
         }
+    }
+
+    /// A machine that the cloud could not make.
+    pub(crate) fn half_made(&mut self, node: &NodeName) {
+        let machine = Machine {
+            power: Power::Failed,
+            created: true,
+            prepared: false,
+            asked: false,
+            unknown_since: None,
+            state: EngineState::default(),
+        };
+        self.machines.insert(node.clone(), machine);
     }
 
     pub(crate) fn plan(&self, declared: &Declared) -> Plan {
@@ -137,7 +156,7 @@ impl World {
     ) -> ContainerId {
         self.containers_made += 1;
         let now = self.now;
-        let container = ContainerId(format!("c{}", self.containers_made));
+        let container = ContainerId(format!("c{}", self.containers_made).into());
         let digest = SpecDigest::from_hex(digest);
         let name = format!("shop-ab12cd-{id}-{}", digest.short());
         let engine = self.engine(node);
@@ -187,11 +206,11 @@ impl World {
                 machine.prepared = true;
             }
             Action::DeleteNode { node } => {
-                assert!(
-                    !declared.nodes.contains_key(node),
-                    "{node} is declared and must stay"
-                );
                 if let Some(machine) = self.machines.remove(node) {
+                    assert!(
+                        !declared.nodes.contains_key(node) || machine.power == Power::Failed,
+                        "{node} is declared and must stay"
+                    );
                     assert!(machine.created, "{node} is not ours to delete");
                     assert!(
                         machine.unknown_since.is_some()
@@ -457,6 +476,10 @@ impl World {
             let plan = self.plan(declared);
             assert_sound(&plan);
             self.record(&plan);
+            let waiting = plan.instances.iter().filter(|(_, s)| s.container.is_none());
+            self.placed = waiting
+                .filter_map(|(id, s)| Some((id.clone(), s.node.clone()?)))
+                .collect();
             let mut ready = may_run(&plan);
             if ready.is_empty() {
                 // Nothing can begin: either all is done, or only time changes something.
@@ -522,7 +545,7 @@ impl World {
 }
 
 impl Machine {
-    fn view(&self, name: &NodeName) -> NodeView {
+    fn view(&self, name: &NodeName, known: &BTreeMap<ContainerId, Readiness>) -> NodeView {
         let engine = match self.unknown_since {
             Some(since) => EngineView::Unknown(Unknown {
                 since,
@@ -555,7 +578,19 @@ impl Machine {
                 boot_id: None,
                 created: self.created,
             },
+            readiness: match &engine {
+                EngineView::Known { .. } => self
+                    .state
+                    .containers
+                    .iter()
+                    .filter_map(|c| Some((c.id.clone(), *known.get(&c.id)?)))
+                    .collect(),
+                _ => BTreeMap::new(),
+            },
             engine,
+            changing_since: None,
+            silence: None,
+            endings: BTreeMap::new(),
         }
     }
 }

@@ -1,11 +1,15 @@
 //! What the planner does in telling situations, as people read it.
 
+use std::sync::Arc;
+
 use chrono::TimeDelta;
+use lifecycle_core::cloud::Power;
 use lifecycle_core::model::{
     DependencyCondition, InstanceState, NodeSpec, RestartPolicy, ServiceSpec, SpecDigest,
 };
 use lifecycle_core::reconcile::observe::{Endings, Failure};
-use lifecycle_core::reconcile::{Action, Declared, Observed, Plan, Policy, plan};
+use lifecycle_core::reconcile::{Action, Declared, EngineView, Observed, Plan, Policy, plan};
+use lifecycle_core::registry::Unknown;
 use lifecycle_core::runtime::ContainerState;
 
 use super::builder::{Wording, declaration, declared, derived, instance, node_name, service};
@@ -113,15 +117,17 @@ fn a_container_ends_again_and_again() {
     end(&mut world, "db", 1);
     let mut observed = world.observed();
     let db = instance("db", 1);
-    let (_, container) = world.of(&db).next().unwrap();
+    let (node, container) = world.of(&db).next().unwrap();
     let endings = |times| Endings {
         times,
         again_at: world.now + TimeDelta::seconds(4),
     };
-    observed.endings.insert(container.id.clone(), endings(3));
+    let view = Arc::make_mut(observed.nodes.get_mut(node).unwrap());
+    view.endings.insert(container.id.clone(), endings(3));
     let third = plan_of(&shop_declared(), &observed, &world);
     assert_eq!(third.next_change, Some(world.now + TimeDelta::seconds(4)));
-    observed.endings.insert(container.id.clone(), endings(5));
+    let view = Arc::make_mut(observed.nodes.get_mut(node).unwrap());
+    view.endings.insert(container.id.clone(), endings(5));
     let fifth = plan_of(&shop_declared(), &observed, &world);
     insta::assert_snapshot!(format!(
         "the third time\n{}\n\nthe fifth time\n{}",
@@ -262,6 +268,116 @@ fn a_node_is_unknown() {
     world.now += TimeDelta::minutes(5);
     let later = world.plan(&shop_declared());
     insta::assert_snapshot!(format!("{}\n\nlater\n{}", text(&at_first), text(&later)));
+}
+
+#[test]
+fn a_node_is_silent_and_not_unknown_yet() {
+    let world = shop_world();
+    let mut observed = world.observed();
+    let (node, container) = place_of(&world, "db", 1);
+    let view = Arc::make_mut(observed.nodes.get_mut(&node).unwrap());
+    view.silence = Some(Unknown {
+        since: world.now,
+        why: "no answer".into(),
+    });
+    let plan = plan_of(&shop_declared(), &observed, &world);
+    assert!(plan.is_empty() && plan.settled, "{plan}");
+    let view = Arc::make_mut(observed.nodes.get_mut(&node).unwrap());
+    let EngineView::Known { state, .. } = &mut view.engine else {
+        panic!("{view:?}");
+    };
+    state.containers.retain(|c| c.name != container);
+    insta::assert_snapshot!(text(&plan_of(&shop_declared(), &observed, &world)));
+}
+
+#[test]
+fn the_cloud_could_not_make_a_node() {
+    let mut world = World::empty();
+    world.half_made(&node_name("n2"));
+    let declared = declared(&["n1", "n2"], vec![service("db").on("n2")]);
+    insta::assert_snapshot!(text(&world.plan(&declared)));
+    let plan = world.settle(&declared);
+    assert!(plan.is_empty() && plan.settled);
+}
+
+#[test]
+fn a_failed_node_on_which_something_ran_is_left_as_it_is() {
+    let mut world = shop_world();
+    let (node, _) = place_of(&world, "db", 1);
+    world.power_off(&node);
+    world.machines.get_mut(&node).unwrap().power = Power::Failed;
+    let plan = world.plan(&shop_declared());
+    assert!(plan.steps.iter().all(|step| *step.action.node() != node));
+    insta::assert_snapshot!(text(&plan));
+}
+
+#[test]
+fn a_node_that_starts_without_end_counts_as_failed() {
+    let world = shop_world();
+    let mut observed = world.observed();
+    let (node, _) = place_of(&world, "db", 1);
+    let view = Arc::make_mut(observed.nodes.get_mut(&node).unwrap());
+    view.machine.power = Power::Starting;
+    view.engine = EngineView::NotAsked;
+    view.changing_since = Some(world.now);
+    let plan_at = |now| plan(&shop_declared(), &observed, &Policy::default(), now);
+    let at_first = plan_at(world.now);
+    let end = world.now + TimeDelta::minutes(30);
+    assert!(!at_first.settled);
+    assert_eq!(at_first.next_change, Some(end));
+    let later = plan_at(end);
+    assert!(later.settled);
+    insta::assert_snapshot!(text(&later));
+}
+
+#[test]
+fn what_waits_stays_where_it_was_placed() {
+    let nodes = ["n1", "n2", "n3", "n4"];
+    let declared = declared(&nodes, shop());
+    let mut world = World::empty();
+    let mut observed = world.observed();
+    observed.placed.insert(instance("db", 1), node_name("n4"));
+    observed.placed.insert(instance("web", 1), node_name("n4"));
+    let before = plan_of(&declared, &observed, &world);
+    let places = |plan: &Plan| -> Vec<_> {
+        let instances = plan.instances.iter();
+        instances
+            .map(|(id, s)| (id.clone(), s.node.clone()))
+            .collect()
+    };
+    assert_eq!(
+        before.instances[&instance("db", 1)].node,
+        Some(node_name("n4"))
+    );
+    world.placed = before
+        .instances
+        .iter()
+        .filter_map(|(id, s)| Some((id.clone(), s.node.clone()?)))
+        .collect();
+    world.settle(&declared);
+    assert_eq!(places(&world.plan(&declared)), places(&before));
+}
+
+#[test]
+fn what_can_go_anywhere_goes_where_its_image_is() {
+    let declared = declared(
+        &["n1", "n2", "n3"],
+        vec![service("db").image("postgres:15")],
+    );
+    let mut world = World::empty();
+    world.settle(&declared.clone());
+    let (first, name) = place_of(&world, "db", 1);
+    for machine in world.machines.values_mut() {
+        machine.state.containers.retain(|c| c.name != name);
+        machine.state.images.clear();
+    }
+    world.last_seen.clear();
+    let other = node_name(if first.as_str() == "n3" { "n2" } else { "n3" });
+    let machine = world.machines.get_mut(&other).unwrap();
+    machine.state.images.insert("postgres:15".into());
+    let plan = world.plan(&declared);
+    assert_eq!(plan.steps.len(), 1, "{plan}");
+    assert_eq!(*plan.steps[0].action.node(), other);
 }
 
 #[test]

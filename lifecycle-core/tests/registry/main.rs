@@ -5,6 +5,7 @@
 mod clock;
 mod equivalence;
 mod memory;
+mod mirror;
 mod platform;
 mod postgres;
 mod postgres_server;

@@ -115,6 +115,7 @@ impl Served {
             holder: "a test".into(),
             lease: Duration::from_secs(15),
             driver: DriverOptions::default(),
+            mirrors: None,
         };
         let manager = Manager::new(backends, options);
         Self {

@@ -103,7 +103,7 @@ pub async fn records_come_back_as_they_were_put(registry: &dyn Registry) -> Resu
     let rest = registry.snapshot().await?;
     assert_eq!(node_names(&rest), ["vm2"]);
     assert_eq!(rest.nodes[&node_name("vm2")?].value, bare_node("vm2")?);
-    let containers: Vec<&str> = rest.instances.keys().map(|c| c.0.as_str()).collect();
+    let containers: Vec<&str> = rest.instances.keys().map(|c| c.0.as_ref()).collect();
     assert_eq!(containers, ["c1", "c3", "c4", "c5", "c6"]);
     Ok(())
 }

@@ -527,6 +527,98 @@ What Compose has no word for stands under `x-lifecycle` on a service:
         );
     }
 
+    /// Reads `{before}{key}: {value}{after}` and gives the paths of
+    /// all problems and of all keys without effect.
+    fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<String>) {
+        let text = format!("{before}{key}: {value}{after}");
+        let mut report = Report::new("f");
+        let root = super::super::super::yaml::parse(&text, &mut report).unwrap();
+        let (lookup, nodes) = (|_: &str| None, std::collections::BTreeMap::new());
+        let world = super::super::World {
+            directory: Path::new("/nonexistent"),
+            code_store: "code",
+            lookup: &lookup,
+            nodes: &nodes,
+        };
+        super::super::read(&root, &world, &mut report);
+        let unsupported = report.unsupported.iter().map(|key| key.path.clone());
+        let unsupported = unsupported.collect();
+        let problems = Report::problems_of(vec![report]).unwrap_or_default();
+        (
+            problems
+                .iter()
+                .map(|problem| problem.path.clone())
+                .collect(),
+            unsupported,
+        )
+    }
+
+    /// A key that is called honoured is read: nonsense in its place is a problem. Every other key
+    /// is told as having no effect.
+    #[test]
+    fn every_key_is_treated_as_its_table_says() {
+        const NONSENSE: &str = "{'?': [[]]}";
+        for (keys, before, after) in [
+            (TOP, "{", "}"),
+            (SERVICE, "services: {a: {image: x, ", "}}"),
+            (BUILD, "services: {a: {build: {", "}}}"),
+            (
+                DEPENDENCY,
+                "services: {b: {image: x}, a: {image: x, depends_on: {b: {",
+                "}}}}",
+            ),
+            (DEPLOY, "services: {a: {image: x, deploy: {", "}}}"),
+            (
+                PLACEMENT,
+                "services: {a: {image: x, deploy: {placement: {",
+                "}}}}",
+            ),
+            (
+                RESOURCES,
+                "services: {a: {image: x, deploy: {resources: {",
+                "}}}}",
+            ),
+            (
+                LIMITS,
+                "services: {a: {image: x, deploy: {resources: {limits: {",
+                "}}}}}",
+            ),
+            (
+                RESERVATIONS,
+                "services: {a: {image: x, deploy: {resources: {reservations: {",
+                "}}}}}",
+            ),
+            (
+                HEALTHCHECK,
+                "services: {a: {image: x, healthcheck: {",
+                "}}}",
+            ),
+            (PORT, "services: {a: {image: x, ports: [{", "}]}}"),
+            (
+                MOUNT,
+                "volumes: {v: }\nservices: {a: {image: x, volumes: [{",
+                "}]}}",
+            ),
+            (ENV_FILE, "services: {a: {image: x, env_file: [{", "}]}}"),
+            (VOLUME, "services: {a: {image: x}}\nvolumes: {v: {", "}}"),
+        ] {
+            for key in keys {
+                let told = |paths: &[String]| {
+                    let parts = paths.iter().flat_map(|path| path.split(['.', '[']));
+                    parts.into_iter().any(|part| part == key.name)
+                };
+                // Within a mapping that takes one image only.
+                let before = before.replace(&format!("{}: x, ", key.name), "");
+                let (problems, unsupported) = read(&before, key.name, NONSENSE, after);
+                if matches!(key.fate, Fate::Honoured(_)) {
+                    assert!(told(&problems), "{before}{}: {problems:?}", key.name);
+                } else {
+                    assert!(told(&unsupported), "{before}{}: {unsupported:?}", key.name);
+                }
+            }
+        }
+    }
+
     #[test]
     fn tables_are_sorted_and_without_doubles() {
         for keys in [

@@ -5,43 +5,37 @@ use chrono::{DateTime, Utc};
 
 use super::order::Dependencies;
 use super::replacement::replaced;
-use super::{Gate, Planning, Up, status};
-use crate::model::{InstanceId, InstanceState, NodeName, RestartPolicy, Subject};
-use crate::reconcile::declared::DeclaredService;
+use super::{Gate, Planning, Spot, Up, status};
+use crate::model::{InstanceState, RestartPolicy, Subject};
+use crate::reconcile::index::Seen;
 use crate::reconcile::observe::Readiness;
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
-use crate::runtime::{ContainerState, ObservedContainer};
+use crate::runtime::ContainerState;
 
 impl<'a> Planning<'a> {
     /// Keeps one container alive: started if it never was, started again if it ended and its
     /// policy says so, or if it had made room for another one that is to go.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one replica as it is declared and as it stands"
-    )]
     pub(super) fn alive(
         &mut self,
-        id: &InstanceId,
-        service: &DeclaredService,
-        node: &NodeName,
-        container: &ObservedContainer,
-        others: &[(&NodeName, &'a ObservedContainer)],
+        spot: Spot<'a>,
+        seen: Seen<'a>,
+        others: &[Seen<'a>],
         dependencies: &Dependencies,
         restoring: Option<Reason>,
     ) -> (InstanceStatus, Up) {
-        let subject = Subject::Instance(id.clone());
-        let up = self.up_of(container);
+        let Spot { service, node, .. } = spot;
+        let container = seen.container;
+        let subject = || Subject::Instance(spot.id.clone());
+        let up = Self::up_of(&seen);
         let stands = |state, settled| {
-            (
-                status(Some(node.clone()), Some(container), state, settled),
-                up,
-            )
+            let node = Some(node.clone());
+            (status(node, Some(container), state, settled), up)
         };
         match &container.state {
             ContainerState::Running { .. } => {
-                let since = match self.observed.readiness.get(&container.id) {
+                let since = match seen.readiness() {
                     Some(Readiness::Ready { .. }) => return stands(InstanceState::Ready, true),
-                    Some(Readiness::Waiting { since }) => *since,
+                    Some(Readiness::Waiting { since }) => since,
                     None => container.started_at.unwrap_or(self.now),
                 };
                 if self.is_over(since, service.spec.ready_within) {
@@ -49,16 +43,16 @@ impl<'a> Planning<'a> {
                         "not ready within {}",
                         humantime::format_duration(service.spec.ready_within)
                     );
-                    self.hold(subject, HeldBy::Failed { why: why.clone() });
+                    self.hold(subject(), HeldBy::Failed { why: why.clone() });
                     return stands(InstanceState::Failed { why }, true);
                 }
                 self.hold(
-                    subject,
+                    subject(),
                     HeldBy::NotReadyYet {
                         since: container.started_at,
                     },
                 );
-                match self.endings(container) {
+                match endings(&seen) {
                     Some((times, _)) if times >= self.policy.endings_before_failed => {
                         let why = format!("its container ended {times}× in a row");
                         stands(InstanceState::Failed { why }, true)
@@ -68,31 +62,23 @@ impl<'a> Planning<'a> {
             }
             ContainerState::Paused => {
                 let why = "its container is paused".to_owned();
-                self.hold(subject, HeldBy::Failed { why: why.clone() });
+                self.hold(subject(), HeldBy::Failed { why: why.clone() });
                 stands(InstanceState::Failed { why }, true)
             }
             ContainerState::Created => {
                 let reason = restoring.unwrap_or(Reason::NeverStarted);
-                self.start_again(id, node, container, others, dependencies, reason, None)
+                self.start_again(spot, seen, others, dependencies, reason, None)
             }
             ContainerState::Exited { code, .. } => {
-                let successor = others.iter().find(|(_, o)| self.made_room(container, o));
-                if let Some((at, successor)) = successor
+                let successor = others.iter().find(|other| made_room(&seen, other));
+                if let Some(successor) = successor
                     && (*code != 0 || !service.runs_once)
                 {
-                    let reason = restoring
-                        .unwrap_or_else(|| replaced(at, successor, node, &container.digest));
-                    return self.start_again(
-                        id,
-                        node,
-                        container,
-                        others,
-                        dependencies,
-                        reason,
-                        None,
-                    );
+                    let reason =
+                        restoring.unwrap_or_else(|| replaced(successor, node, &container.digest));
+                    return self.start_again(spot, seen, others, dependencies, reason, None);
                 }
-                let (times, again_at) = self.endings(container).unwrap_or((1, self.now));
+                let (times, again_at) = endings(&seen).unwrap_or((1, self.now));
                 let stays = match service.restart {
                     RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
                     RestartPolicy::No => true,
@@ -110,15 +96,15 @@ impl<'a> Planning<'a> {
                 });
                 if stays {
                     let why = format!("its container ended with exit code {code}");
-                    self.hold(subject, HeldBy::Failed { why: why.clone() });
+                    self.hold(subject(), HeldBy::Failed { why: why.clone() });
                     return stands(InstanceState::Failed { why }, true);
                 }
                 if again_at > self.now {
                     self.changes_at(again_at);
                     self.hold(
-                        subject,
+                        subject(),
                         HeldBy::Backoff {
-                            step: StepId(format!("node/{node}/start/{}", container.name)),
+                            step: StepId(format!("node/{node}/start/{}", container.name).into()),
                             until: again_at,
                             failures: times,
                             why: format!("its container ended with exit code {code}"),
@@ -130,41 +116,27 @@ impl<'a> Planning<'a> {
                     };
                 }
                 let reason = Reason::Ended { code: *code, times };
-                self.start_again(id, node, container, others, dependencies, reason, failed)
+                self.start_again(spot, seen, others, dependencies, reason, failed)
             }
         }
     }
 
-    /// Whether a container was stopped for another one, rather than ended by itself.
-    fn made_room(&self, container: &ObservedContainer, other: &ObservedContainer) -> bool {
-        if other.state == ContainerState::Created {
-            // That it was made tells nothing about what happened since.
-            return self.endings(container).is_none_or(|(times, _)| times <= 1);
-        }
-        other.started_at > container.started_at
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one replica as it is declared and as it stands"
-    )]
     fn start_again(
         &mut self,
-        id: &InstanceId,
-        node: &NodeName,
-        container: &ObservedContainer,
-        others: &[(&NodeName, &'a ObservedContainer)],
+        spot: Spot<'a>,
+        seen: Seen<'a>,
+        others: &[Seen<'a>],
         dependencies: &Dependencies,
         reason: Reason,
         failed: Option<String>,
     ) -> (InstanceStatus, Up) {
-        let other = others.iter().find(|(_, o)| o.state.is_running());
-        let up = other.map_or(Up::default(), |(_, other)| self.up_of(other));
+        let Spot { id, node, .. } = spot;
+        let container = seen.container;
+        let other = others.iter().find(|other| other.is_running());
+        let up = other.map_or(Up::default(), Self::up_of);
         let stands = |state, settled| {
-            (
-                status(Some(node.clone()), Some(container), state, settled),
-                up,
-            )
+            let node = Some(node.clone());
+            (status(node, Some(container), state, settled), up)
         };
         let needs = match dependencies {
             Dependencies::Met(steps) => steps.clone(),
@@ -173,11 +145,11 @@ impl<'a> Planning<'a> {
                 return stands(InstanceState::Stopped, *settled);
             }
         };
-        let declared = self.declared.services.get(&id.service);
-        let freed = match declared.filter(|s| s.digest == container.digest) {
-            Some(service) => self.free_ports(id, service, node, needs),
+        let freed = if container.digest == spot.service.digest {
+            self.free_ports(spot, needs)
+        } else {
             // What ports a former specification wants is not known any more.
-            None => Ok(needs),
+            Ok(needs)
         };
         let stopped = freed.and_then(|needs| self.stop_running(id, others, &reason, needs));
         let needs = match stopped {
@@ -199,7 +171,7 @@ impl<'a> Planning<'a> {
         );
         match (start, failed) {
             (Gate::After(step), failed) => {
-                self.starts.insert(id.clone(), step);
+                self.starts[spot.at] = Some(step);
                 match failed {
                     Some(why) => stands(InstanceState::Failed { why }, true),
                     None => stands(InstanceState::Stopped, false),
@@ -215,20 +187,11 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// How often the container ended by itself, and when it may start again.
-    fn endings(&self, container: &ObservedContainer) -> Option<(u32, DateTime<Utc>)> {
-        let endings = self.observed.endings.get(&container.id)?;
-        Some((endings.times, endings.again_at))
-    }
-
-    pub(super) fn up_of(&self, container: &ObservedContainer) -> Up {
-        match container.state {
+    pub(super) fn up_of(seen: &Seen<'_>) -> Up {
+        match seen.container.state {
             ContainerState::Running { .. } => Up {
                 started: true,
-                ready: matches!(
-                    self.observed.readiness.get(&container.id),
-                    Some(Readiness::Ready { .. })
-                ),
+                ready: matches!(seen.readiness(), Some(Readiness::Ready { .. })),
                 completed: false,
             },
             ContainerState::Exited { code: 0, .. } => Up {
@@ -241,4 +204,19 @@ impl<'a> Planning<'a> {
             }
         }
     }
+}
+
+/// Whether a container was stopped for another one, rather than ended by itself.
+fn made_room(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
+    if other.container.state == ContainerState::Created {
+        // That it was made tells nothing about what happened since.
+        return endings(seen).is_none_or(|(times, _)| times <= 1);
+    }
+    other.container.started_at > seen.container.started_at
+}
+
+/// How often a container ended by itself, and when it may start again.
+fn endings(seen: &Seen<'_>) -> Option<(u32, DateTime<Utc>)> {
+    let endings = seen.view.endings.get(seen.id())?;
+    Some((endings.times, endings.again_at))
 }

@@ -2,19 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::{Gate, Planning};
-use crate::model::{ImageSource, InstanceId, NodeName, ServiceName, Subject};
-use crate::reconcile::declared::{DeclaredService, listed_name};
+use super::{Gate, Planning, Spot};
+use crate::model::{ImageSource, NodeName, ServiceName, Subject};
+use crate::reconcile::declared::listed_name;
 use crate::reconcile::step::{Action, HeldBy, Reason};
 
-impl Planning<'_> {
+impl<'a> Planning<'a> {
     /// Opens when `node` has the image that `service` runs.
-    pub(super) fn service_image(
-        &mut self,
-        _: &InstanceId,
-        node: &NodeName,
-        service: &DeclaredService,
-    ) -> Gate {
+    pub(super) fn service_image(&mut self, spot: Spot<'a>) -> Gate {
+        let Spot { node, service, .. } = spot;
         let name = &service.spec.name;
         match &service.spec.source {
             ImageSource::Image(_) => self.named_image(node, &service.image, name),
@@ -73,12 +69,12 @@ impl Planning<'_> {
         image: &str,
         needed_by: &ServiceName,
     ) -> Option<Gate> {
-        let key = (node.clone(), image.to_owned());
-        if let Some(gate) = self.image_gates.get(&key) {
+        let known = self.image_gates.get(node).and_then(|of| of.get(image));
+        if let Some(gate) = known {
             return Some(gate.clone());
         }
         let holders = self.holders.get(image);
-        if holders.is_some_and(|h| h.contains(node)) {
+        if holders.is_some_and(|h| h.binary_search(&node).is_ok()) {
             return Some(Gate::Open);
         }
         let mut needs = BTreeSet::new();
@@ -100,7 +96,7 @@ impl Planning<'_> {
                 });
             }
         }
-        let held_there = holders.and_then(|h| h.iter().next()).copied().cloned();
+        let held_there = holders.and_then(|h| h.first()).copied().cloned();
         let (from, way) = if let Some(from) = held_there {
             (from, "another node has it, so it is copied")
         } else {
@@ -165,7 +161,8 @@ impl Planning<'_> {
             },
             open => open,
         };
-        self.image_gates.insert((node.clone(), image), gate.clone());
+        let of_node = self.image_gates.entry(node.clone()).or_default();
+        of_node.insert(image, gate.clone());
         gate
     }
 }

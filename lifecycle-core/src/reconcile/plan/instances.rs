@@ -4,41 +4,36 @@ use std::collections::BTreeSet;
 
 use super::order::Dependencies;
 use super::replacement::{Containers, WayBack, replaced};
-use super::{Gate, Planning, Up, status};
-use crate::model::{InstanceId, InstanceState, NodeName, Replica, Subject};
+use super::{Gate, Planning, Spot, Up, status};
+use crate::model::{InstanceId, InstanceState, NodeName, Subject};
 use crate::reconcile::declared::DeclaredService;
 use crate::reconcile::observe::EngineView;
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason};
-use crate::runtime::ObservedContainer;
 
 impl<'a> Planning<'a> {
     pub(super) fn instances(&mut self) {
-        let declared = self.declared;
-        for name in self.in_start_order() {
-            let Some(service) = declared.services.get(name) else {
-                continue;
-            };
-            let gate = self.dependencies(service);
-            for n in 1..=service.spec.replicas {
-                let id = InstanceId {
-                    service: name.clone(),
-                    replica: Replica(n),
-                };
-                let (status, up) = self.instance(&id, service, &gate);
-                self.up.insert(id.clone(), up);
-                self.plan.instances.insert(id, status);
+        let index = self.index;
+        for place in index.in_start_order() {
+            let indexed = &index.services[place];
+            let gate = self.dependencies(indexed.service);
+            for at in indexed.places() {
+                let id = &index.replicas[at];
+                let (status, up) = self.instance(at, id, indexed.service, &gate);
+                self.up[at] = up;
+                self.statuses[at] = Some(status);
             }
         }
     }
 
     fn instance(
         &mut self,
-        id: &InstanceId,
-        service: &DeclaredService,
+        at: usize,
+        id: &'a InstanceId,
+        service: &'a DeclaredService,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        let Some(node) = self.placement.nodes.get(id).cloned() else {
-            let why = self.placement.misfits.get(id).cloned().unwrap_or_default();
+        let Some(node) = self.placed.nodes[at] else {
+            let why = self.placed.misfits.get(&at).cloned().unwrap_or_default();
             self.hold(
                 Subject::Instance(id.clone()),
                 HeldBy::NoNodeFits { why: why.clone() },
@@ -48,26 +43,28 @@ impl<'a> Planning<'a> {
             };
             return (status(None, None, state, true), Up::default());
         };
-        let gate = self.node_gates.get(&node).cloned().unwrap_or(Gate::Open);
-        if let Gate::Shut { by, settled } = gate {
-            return self.on_a_shut_node(id, node, &by, settled);
+        let spot = Spot {
+            at,
+            id,
+            service,
+            node,
+        };
+        if let Some(Gate::Shut { by, settled }) = self.node_gates.get(node) {
+            let (why, settled) = (by.to_string(), *settled);
+            return self.on_a_shut_node(spot, why, settled);
         }
-        let containers = self.containers_of(id, service, &node);
-        let rejected = self
-            .observed
-            .rejected
-            .get(id)
-            .filter(|r| r.digest == service.digest);
-        if let (Some(rejected), Some(former)) = (rejected, containers.predecessor(service, &node)) {
-            let way_back = WayBack {
-                former,
-                why: rejected.why.clone(),
-            };
-            return self.roll_back(id, service, &node, &containers, &way_back, dependencies);
+        let containers = self.containers_of(spot);
+        let rejected = self.observed.rejected.get(id);
+        if let Some(rejected) = rejected.filter(|r| r.digest == service.digest)
+            && let Some(former) = containers.predecessor(spot)
+        {
+            let why = rejected.why.clone();
+            let way_back = WayBack { former, why };
+            return self.roll_back(spot, &containers, &way_back, dependencies);
         }
         match containers.current {
-            Some(current) => self.keep(id, service, &node, current, &containers, dependencies),
-            None => self.create(id, service, node, &containers, dependencies),
+            Some(current) => self.keep(spot, current, &containers, dependencies),
+            None => self.create(spot, &containers, dependencies),
         }
     }
 
@@ -75,155 +72,118 @@ impl<'a> Planning<'a> {
     /// elsewhere, since it may still run there.
     fn on_a_shut_node(
         &mut self,
-        id: &InstanceId,
-        node: NodeName,
-        by: &HeldBy,
+        spot: Spot<'a>,
+        why: String,
         settled: bool,
     ) -> (InstanceStatus, Up) {
-        let was_here = self.observed.last_seen.get(id) == Some(&node);
-        let unknown = self
-            .observed
-            .nodes
-            .get(&node)
-            .and_then(|v| match &v.engine {
-                EngineView::Unknown(unknown) => Some(unknown.clone()),
-                _ => None,
-            });
-        let state = match unknown {
-            Some(u) if was_here => InstanceState::Unknown {
-                since: u.since,
-                why: u.why,
+        let was_here = self.index.last_seen[spot.at] == Some(spot.node);
+        let view = self.observed.nodes.get(spot.node);
+        let state = match view.map(|view| &view.engine) {
+            Some(EngineView::Unknown(unknown)) if was_here => InstanceState::Unknown {
+                since: unknown.since,
+                why: unknown.why.clone(),
             },
-            _ if settled => InstanceState::Failed {
-                why: by.to_string(),
-            },
+            _ if settled => InstanceState::Failed { why },
             _ => InstanceState::Stopped,
         };
-        self.hold(
-            Subject::Instance(id.clone()),
-            HeldBy::Node { node: node.clone() },
-        );
-        (status(Some(node), None, state, settled), Up::default())
+        let node = spot.node.clone();
+        self.hold(Subject::Instance(spot.id.clone()), HeldBy::Node { node });
+        let node = Some(spot.node.clone());
+        (status(node, None, state, settled), Up::default())
     }
 
     /// No container of the declared specification exists on the replica's node.
     fn create(
         &mut self,
-        id: &InstanceId,
-        service: &DeclaredService,
-        node: NodeName,
+        spot: Spot<'a>,
         containers: &Containers<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
         // What runs under a former specification goes on serving until its successor may start.
-        let former = containers.others.iter().find(|(_, c)| c.state.is_running());
-        let up = former.map_or(Up::default(), |(_, c)| self.up_of(c));
-        let standing = |state| {
-            (
-                status(Some(node.clone()), former_id(former), state, false),
-                up,
-            )
+        let former = containers.others.iter().find(|seen| seen.is_running());
+        let up = former.map_or(Up::default(), Planning::up_of);
+        let stands = |state, settled| {
+            let node = Some(spot.node.clone());
+            let container = former.map(|seen| seen.container);
+            (status(node, container, state, settled), up)
+        };
+        let held = |by: &HeldBy, settled| {
+            let state = if settled {
+                let why = by.to_string();
+                InstanceState::Failed { why }
+            } else if up.ready {
+                InstanceState::Ready
+            } else {
+                InstanceState::Stopped
+            };
+            stands(state, settled)
         };
         let mut needs = BTreeSet::new();
         let ways = [Self::node_gate, Self::vacated, Self::service_image];
         for way in ways {
-            match way(self, id, &node, service) {
+            match way(self, spot) {
                 Gate::Open => {}
                 Gate::After(step) => {
                     needs.insert(step);
                 }
                 Gate::Shut { by, settled } => {
-                    self.hold(Subject::Instance(id.clone()), by.clone());
-                    let state = if settled {
-                        InstanceState::Failed {
-                            why: by.to_string(),
-                        }
-                    } else if up.ready {
-                        InstanceState::Ready
-                    } else {
-                        InstanceState::Stopped
-                    };
-                    return (status(Some(node), former_id(former), state, settled), up);
+                    self.hold(Subject::Instance(spot.id.clone()), by.clone());
+                    return held(&by, settled);
                 }
             }
         }
         match dependencies {
             Dependencies::Met(steps) => needs.extend(steps.iter().cloned()),
             Dependencies::Unmet { by, settled } => {
-                self.hold(Subject::Instance(id.clone()), by.clone());
-                return (
-                    status(
-                        Some(node),
-                        former_id(former),
-                        InstanceState::Stopped,
-                        *settled,
-                    ),
-                    up,
-                );
+                self.hold(Subject::Instance(spot.id.clone()), by.clone());
+                return stands(InstanceState::Stopped, *settled);
             }
         }
         let reason = match containers.others.first() {
             None => Reason::InstanceAbsent,
-            Some((from, old)) => replaced(from, old, &node, &service.digest),
+            Some(old) => replaced(old, spot.node, &spot.service.digest),
         };
         let stopped = self
-            .free_ports(id, service, &node, needs)
-            .and_then(|needs| self.stop_running(id, &containers.others, &reason, needs));
+            .free_ports(spot, needs)
+            .and_then(|needs| self.stop_running(spot.id, &containers.others, &reason, needs));
         let needs = match stopped {
             Ok(needs) => needs,
-            Err((by, settled)) => {
-                let state = if settled {
-                    InstanceState::Failed {
-                        why: by.to_string(),
-                    }
-                } else if up.ready {
-                    InstanceState::Ready
-                } else {
-                    InstanceState::Stopped
-                };
-                return (status(Some(node), former_id(former), state, settled), up);
-            }
+            Err((by, settled)) => return held(&by, settled),
         };
         let start = self.propose(
             Action::StartInstance {
-                instance: id.clone(),
-                container: self.declared.container_name(id, &service.digest),
-                node: node.clone(),
+                instance: spot.id.clone(),
+                container: self.declared.container_name(spot.id, &spot.service.digest),
+                node: spot.node.clone(),
             },
             needs,
             reason,
         );
         match start {
             Gate::After(step) => {
-                self.starts.insert(id.clone(), step);
-                standing(if up.ready {
+                self.starts[spot.at] = Some(step);
+                let serves = if up.ready {
                     InstanceState::Ready
                 } else {
                     InstanceState::Stopped
-                })
-            }
-            Gate::Open => standing(InstanceState::Stopped),
-            Gate::Shut { by, settled } => {
-                let state = if settled {
-                    InstanceState::Failed {
-                        why: by.to_string(),
-                    }
-                } else {
-                    InstanceState::Stopped
                 };
-                (status(Some(node), former_id(former), state, settled), up)
+                stands(serves, false)
             }
+            Gate::Shut { by, settled: true } => held(&by, true),
+            Gate::Open | Gate::Shut { .. } => stands(InstanceState::Stopped, false),
         }
     }
 
-    fn node_gate(&mut self, _: &InstanceId, node: &NodeName, _: &DeclaredService) -> Gate {
-        self.node_gates.get(node).cloned().unwrap_or(Gate::Open)
+    fn node_gate(&mut self, spot: Spot<'a>) -> Gate {
+        let gate = self.node_gates.get(spot.node);
+        gate.cloned().unwrap_or(Gate::Open)
     }
 
     /// Opens when the replica cannot run unseen on another node than the one it is placed on.
-    fn vacated(&mut self, id: &InstanceId, node: &NodeName, _: &DeclaredService) -> Gate {
+    fn vacated(&mut self, spot: Spot<'a>) -> Gate {
         let observed = self.observed;
-        let Some(last) = observed.last_seen.get(id).filter(|last| *last != node) else {
+        let elsewhere = |last: &&NodeName| *last != spot.node;
+        let Some(last) = self.index.last_seen[spot.at].filter(elsewhere) else {
             return Gate::Open;
         };
         let Some(view) = observed.nodes.get(last) else {
@@ -260,10 +220,4 @@ impl<'a> Planning<'a> {
             },
         }
     }
-}
-
-fn former_id<'a>(
-    former: Option<&(&'a NodeName, &'a ObservedContainer)>,
-) -> Option<&'a ObservedContainer> {
-    former.map(|(_, c)| *c)
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Gate, Planning};
 use crate::cloud::Power;
 use crate::model::{ContainerId, InstanceId, NodeName, Subject};
+use crate::reconcile::index::Seen;
 use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 use crate::runtime::{ObservedContainer, Role};
@@ -15,13 +16,12 @@ impl<'a> Planning<'a> {
     pub(super) fn stop_and_remove(
         &mut self,
         instance: &InstanceId,
-        node: &NodeName,
-        container: &'a ObservedContainer,
+        seen: Seen<'a>,
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
     ) -> Gate {
-        if container.state.is_running() {
-            match self.stop(instance, node, container, reason, needs.clone()) {
+        if seen.is_running() {
+            match self.stop(instance, seen, reason, needs.clone()) {
                 Gate::After(step) => {
                     needs.insert(step);
                 }
@@ -32,9 +32,9 @@ impl<'a> Planning<'a> {
         self.propose(
             Action::RemoveInstance {
                 instance: instance.clone(),
-                container: container.name.clone(),
-                id: container.id.clone(),
-                node: node.clone(),
+                container: seen.container.name.clone(),
+                id: seen.container.id.clone(),
+                node: seen.node.clone(),
             },
             needs,
             reason.clone(),
@@ -45,37 +45,35 @@ impl<'a> Planning<'a> {
     pub(super) fn supersede(
         &mut self,
         instance: &InstanceId,
-        others: &[(&NodeName, &'a ObservedContainer)],
+        others: &[Seen<'a>],
         reason: &Reason,
     ) {
-        for (node, container) in others {
-            self.stop_and_remove(instance, node, container, reason, BTreeSet::new());
+        for other in others {
+            self.stop_and_remove(instance, *other, reason, BTreeSet::new());
         }
     }
 
     pub(super) fn undeclared_instances(&mut self) {
-        let mut left: Vec<(u32, &'a InstanceId, &'a NodeName, &'a ObservedContainer)> = Vec::new();
-        for (id, containers) in &self.containers {
-            if self.declared.wants(id) {
-                continue;
-            }
+        let index = self.index;
+        let mut left: Vec<(u32, &InstanceId, Seen<'a>)> = Vec::new();
+        for (id, containers) in &index.undeclared {
             let rank = self
                 .declared
                 .ranks
                 .get(&id.service)
                 .copied()
                 .unwrap_or(u32::MAX);
-            left.extend(containers.iter().map(|(node, c)| (rank, *id, *node, *c)));
+            left.extend(containers.iter().map(|seen| (rank, *id, *seen)));
         }
         // Only the last of the start order goes now; the others wait for the next plan, so that
         // nothing is stopped while something that depends on it still runs.
         let last = left
             .iter()
-            .filter(|(_, _, _, c)| c.state.is_running())
+            .filter(|(_, _, seen)| seen.is_running())
             .max_by_key(|(rank, ..)| *rank)
             .map(|(rank, id, ..)| (*rank, id.service.clone()));
-        for (rank, id, node, container) in left {
-            let running = container.state.is_running();
+        for (rank, id, seen) in left {
+            let running = seen.is_running();
             let gate = match &last {
                 Some((last, service)) if rank < *last && running => {
                     let by = HeldBy::StopsAfter {
@@ -84,12 +82,11 @@ impl<'a> Planning<'a> {
                     self.hold(Subject::Instance(id.clone()), by.clone());
                     Gate::Shut { by, settled: false }
                 }
-                _ => {
-                    self.stop_and_remove(id, node, container, &Reason::NotDeclared, BTreeSet::new())
-                }
+                _ => self.stop_and_remove(id, seen, &Reason::NotDeclared, BTreeSet::new()),
             };
-            for (_, protocol, port) in container.ports.iter().filter(|_| running) {
-                self.leaving.insert((node, *port, *protocol), gate.clone());
+            for (_, protocol, port) in seen.container.ports.iter().filter(|_| running) {
+                self.leaving
+                    .insert((seen.node, *port, *protocol), gate.clone());
             }
         }
     }
@@ -99,6 +96,7 @@ impl<'a> Planning<'a> {
         let undeclared: BTreeMap<&NodeName, &NodeView> = observed
             .nodes
             .iter()
+            .map(|(node, view)| (node, view.as_ref()))
             .filter(|(node, view)| {
                 self.is_ours_to_delete(node, view) && !self.fences.contains_key(node)
             })

@@ -27,14 +27,13 @@ use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::declared::Declared;
+use super::declared::{Declared, DeclaredService};
+use super::index::{Index, Seen};
 use super::observe::Observed;
-use super::placement::{Placement, place};
+use super::placement::{Placed, place_indexed};
 use super::step::{Action, Held, HeldBy, InstanceStatus, Plan, Reason, Step, StepId};
-use crate::model::{
-    ContainerId, InstanceId, InstanceState, NodeName, Protocol, ServiceName, Starts, Subject,
-};
-use crate::runtime::{ObservedContainer, Role};
+use crate::model::{ContainerId, InstanceId, InstanceState, NodeName, Protocol, Subject};
+use crate::runtime::ObservedContainer;
 
 /// What the planner may assume and how patient it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +53,8 @@ pub struct Policy {
     pub failures_before_failed: u32,
     /// How long a node may be unknown before what is on it counts as failed for the round.
     pub unknown_before_failed: Duration,
+    /// How long a node may be starting or stopping before the same.
+    pub changing_before_failed: Duration,
 }
 
 impl Default for Policy {
@@ -65,13 +66,15 @@ impl Default for Policy {
             endings_before_failed: 5,
             failures_before_failed: 5,
             unknown_before_failed: Duration::from_mins(5),
+            changing_before_failed: Duration::from_mins(30),
         }
     }
 }
 
 /// Plans. See the module's documentation.
 pub fn plan(declared: &Declared, observed: &Observed, policy: &Policy, now: DateTime<Utc>) -> Plan {
-    let mut planning = Planning::new(declared, observed, policy, now);
+    let index = Index::new(declared, observed);
+    let mut planning = Planning::new(declared, observed, policy, now, &index);
     planning.nodes();
     if !policy.only_nodes {
         planning.fences();
@@ -103,28 +106,38 @@ struct Planning<'a> {
     observed: &'a Observed,
     policy: &'a Policy,
     now: DateTime<Utc>,
-    placement: Placement,
-    /// Every container of each replica that any engine shows.
-    containers: BTreeMap<&'a InstanceId, Vec<(&'a NodeName, &'a ObservedContainer)>>,
-    /// Which nodes have which image.
-    holders: BTreeMap<&'a str, BTreeSet<&'a NodeName>>,
-    node_gates: BTreeMap<NodeName, Gate>,
+    index: &'a Index<'a>,
+    placed: Placed<'a>,
+    /// Which nodes have which image, in order.
+    holders: BTreeMap<&'a str, Vec<&'a NodeName>>,
+    node_gates: BTreeMap<&'a NodeName, Gate>,
     /// Nodes that are deleted though nobody can see what runs on them.
     fences: BTreeMap<&'a NodeName, Gate>,
     /// Host ports that containers which are no longer declared still have.
     leaving: BTreeMap<HostPort<'a>, Gate>,
-    /// Host ports that are declared, and which running container has them now.
-    holders_of_ports: BTreeMap<HostPort<'a>, (&'a InstanceId, &'a ObservedContainer)>,
+    /// Host ports that are declared, and which running container of which replica has them now.
+    holders_of_ports: BTreeMap<HostPort<'a>, (usize, Seen<'a>)>,
     /// The containers that are stopped, in the order in which that was found.
     stops: IndexMap<&'a ContainerId, Gate>,
-    image_gates: BTreeMap<(NodeName, String), Gate>,
+    image_gates: BTreeMap<NodeName, BTreeMap<String, Gate>>,
     /// The steps that bring an image to its first node.
     image_origins: BTreeMap<String, (NodeName, StepId)>,
-    /// The steps that will start a replica.
-    starts: BTreeMap<InstanceId, StepId>,
+    /// The step that will start each replica.
+    starts: Vec<Option<StepId>>,
     /// How far each replica is, whatever specification it runs.
-    up: BTreeMap<InstanceId, Up>,
+    up: Vec<Up>,
+    statuses: Vec<Option<InstanceStatus>>,
     plan: Plan,
+}
+
+/// A declared replica, and where it is placed.
+#[derive(Debug, Clone, Copy)]
+struct Spot<'a> {
+    /// Its place in the index.
+    at: usize,
+    id: &'a InstanceId,
+    service: &'a DeclaredService,
+    node: &'a NodeName,
 }
 
 /// A port of a node.
@@ -144,49 +157,53 @@ impl<'a> Planning<'a> {
         observed: &'a Observed,
         policy: &'a Policy,
         now: DateTime<Utc>,
+        index: &'a Index<'a>,
     ) -> Self {
-        let mut containers: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        let mut holders: BTreeMap<&str, BTreeSet<&NodeName>> = BTreeMap::new();
+        let mut holders: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
         for (node, view) in &observed.nodes {
-            let Some(state) = view.engine_state() else {
+            if view.silence.is_some() {
                 continue;
-            };
-            for container in &state.containers {
-                if let Role::Instance(id) = &container.role {
-                    containers.entry(id).or_default().push((node, container));
-                }
             }
-            for image in &state.images {
-                holders.entry(image).or_default().insert(node);
+            let images = view.engine_state().map(|state| &state.images);
+            for image in images.into_iter().flatten() {
+                holders.entry(image).or_default().push(node);
             }
         }
-        for containers in containers.values_mut() {
-            containers
-                .sort_by_key(|(node, c): &(&NodeName, &ObservedContainer)| (*node, &c.name, &c.id));
-        }
+        let replicas = index.replicas.len();
         Self {
             declared,
             observed,
             policy,
             now,
-            placement: place(declared, observed),
-            containers,
+            index,
+            placed: place_indexed(declared, observed, index),
             holders,
             node_gates: BTreeMap::new(),
             fences: BTreeMap::new(),
             leaving: BTreeMap::new(),
-            holders_of_ports: ports::holders(declared, observed),
+            holders_of_ports: ports::holders(declared, index),
             stops: IndexMap::new(),
             image_gates: BTreeMap::new(),
             image_origins: BTreeMap::new(),
-            starts: BTreeMap::new(),
-            up: BTreeMap::new(),
+            starts: vec![None; replicas],
+            up: vec![Up::default(); replicas],
+            statuses: vec![None; replicas],
             plan: Plan::default(),
         }
     }
 
     /// Puts a step into the plan, unless it failed and has to wait.
     fn propose(&mut self, action: Action, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
+        let view = self.observed.nodes.get(action.node());
+        if let Some(silence) = view.and_then(|view| view.silence.as_ref()) {
+            let by = HeldBy::NodeSilent {
+                node: action.node().clone(),
+                since: silence.since,
+                why: silence.why.clone(),
+            };
+            self.hold(action.subject(), by.clone());
+            return Gate::Shut { by, settled: false };
+        }
         let id = action.id();
         if let Some(failure) = self.observed.failures.get(&id) {
             let given_up = failure.is_final || failure.times >= self.policy.failures_before_failed;
@@ -236,55 +253,21 @@ impl<'a> Planning<'a> {
         end <= self.now
     }
 
-    /// Puts each step behind those that it needs, and says whether the round has ended.
+    /// Says whether the round has ended. Each step stands behind those that it needs already,
+    /// since none is proposed before them.
     fn finish(mut self) -> Plan {
         let nodes_settled = self.node_gates.values().all(|gate| match gate {
             Gate::Open => true,
             Gate::After(_) => false,
             Gate::Shut { settled, .. } => *settled,
         });
-        self.plan.settled = nodes_settled && self.plan.instances.values().all(|i| i.settled);
-        let mut placed = BTreeSet::new();
-        let mut waiting = std::mem::take(&mut self.plan.steps);
-        let known: BTreeSet<StepId> = waiting.iter().map(|s| s.id.clone()).collect();
-        while !waiting.is_empty() {
-            let before = waiting.len();
-            let mut later = Vec::new();
-            for step in waiting {
-                if step
-                    .needs
-                    .iter()
-                    .all(|n| placed.contains(n) || !known.contains(n))
-                {
-                    placed.insert(step.id.clone());
-                    self.plan.steps.push(step);
-                } else {
-                    later.push(step);
-                }
-            }
-            waiting = later;
-            if waiting.len() == before {
-                // Steps that need each other: none of them may begin. They stay visible.
-                self.plan.steps.append(&mut waiting);
-            }
-        }
-        self.plan
-    }
-
-    /// The services in their start order.
-    fn in_start_order(&self) -> Vec<&'a ServiceName> {
-        let mut order: Vec<_> = self
-            .declared
-            .services
-            .iter()
-            .map(|(name, service)| {
-                let last = service.spec.starts == Starts::Last;
-                let rank = self.declared.ranks.get(name).copied().unwrap_or_default();
-                (last, rank, name)
-            })
+        let replicas = self.index.replicas.iter().cloned();
+        self.plan.instances = replicas
+            .zip(self.statuses)
+            .filter_map(|(id, status)| Some((id, status?)))
             .collect();
-        order.sort();
-        order.into_iter().map(|(_, _, name)| name).collect()
+        self.plan.settled = nodes_settled && self.plan.instances.values().all(|i| i.settled);
+        self.plan
     }
 }
 

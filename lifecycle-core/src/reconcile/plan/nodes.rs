@@ -1,18 +1,21 @@
 //! Nodes: there, running, with an engine.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 
 use super::{Gate, Planning};
 use crate::cloud::Power;
 use crate::model::{NodeName, Subject};
 use crate::reconcile::observe::{EngineView, NodeView};
-use crate::reconcile::step::{Action, HeldBy, Reason};
+use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 
 impl Planning<'_> {
     pub(super) fn nodes(&mut self) {
         for node in self.declared.nodes.keys() {
             let gate = self.node(node);
-            self.node_gates.insert(node.clone(), gate);
+            self.node_gates.insert(node, gate);
         }
     }
 
@@ -51,7 +54,7 @@ impl Planning<'_> {
                         since: unknown.since,
                         why: unknown.why.clone(),
                     },
-                    Some(unknown.since),
+                    Some((unknown.since, self.policy.unknown_before_failed)),
                 );
             }
             if spared || !self.policy.provisions {
@@ -62,12 +65,7 @@ impl Planning<'_> {
                 };
                 return self.shut(node, HeldBy::Failed { why }, None);
             }
-            let made = self.propose(
-                Action::ProvisionNode { node: node.clone() },
-                BTreeSet::new(),
-                Reason::NodeAbsent,
-            );
-            return self.prepared_after(node, made);
+            return self.made_after(node, BTreeSet::new(), Reason::NodeAbsent);
         };
         match view.machine.power {
             Power::Starting | Power::Stopping => self.shut(
@@ -78,16 +76,12 @@ impl Planning<'_> {
                         Power::Starting => "starting".into(),
                         _ => "stopping".into(),
                     },
+                    since: view.changing_since,
                 },
-                None,
+                view.changing_since
+                    .map(|since| (since, self.policy.changing_before_failed)),
             ),
-            Power::Failed => self.shut(
-                node,
-                HeldBy::Failed {
-                    why: "the cloud says that making this node failed".into(),
-                },
-                None,
-            ),
+            Power::Failed => self.failed(node, view, spared),
             Power::Stopped if spared => self.shut(
                 node,
                 HeldBy::Failed {
@@ -118,6 +112,7 @@ impl Planning<'_> {
                     HeldBy::NodeChanging {
                         node: node.clone(),
                         power: "being asked".into(),
+                        since: None,
                     },
                     None,
                 ),
@@ -128,10 +123,43 @@ impl Planning<'_> {
                         since: unknown.since,
                         why: unknown.why.clone(),
                     },
-                    Some(unknown.since),
+                    Some((unknown.since, self.policy.unknown_before_failed)),
                 ),
             },
         }
+    }
+
+    /// A node that the cloud could not make is deleted and made again. One that ever ran
+    /// something is left as it is: the cloud may mean a later change of it.
+    fn failed(&mut self, node: &NodeName, view: &NodeView, spared: bool) -> Gate {
+        let why = if spared {
+            "the cloud says that the manager's own node failed"
+        } else if !view.machine.created {
+            "the cloud says that this node failed, and this platform did not make it"
+        } else if !self.policy.provisions {
+            "the cloud says that this node failed, and this provider cannot make another"
+        } else if self.observed.last_seen.values().any(|last| last == node) {
+            "the cloud says that this node failed, and something ran on it"
+        } else {
+            let deleted = self.propose(
+                Action::DeleteNode { node: node.clone() },
+                BTreeSet::new(),
+                Reason::NodeFailed,
+            );
+            return match deleted {
+                Gate::After(step) => {
+                    self.made_after(node, BTreeSet::from([step]), Reason::NodeFailed)
+                }
+                other => other,
+            };
+        };
+        self.shut(node, HeldBy::Failed { why: why.into() }, None)
+    }
+
+    fn made_after(&mut self, node: &NodeName, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
+        let action = Action::ProvisionNode { node: node.clone() };
+        let made = self.propose(action, needs, reason);
+        self.prepared_after(node, made)
     }
 
     fn prepared_after(&mut self, node: &NodeName, before: Gate) -> Gate {
@@ -143,16 +171,16 @@ impl Planning<'_> {
         self.propose(Action::PrepareNode { node: node.clone() }, needs, reason)
     }
 
-    /// Holds a node up. What lies on it is settled when the node failed, or has been unknown
+    /// Holds a node up. What lies on it is settled when the node failed, or has been as it is
     /// for longer than the policy waits.
     fn shut(
         &mut self,
         node: &NodeName,
         by: HeldBy,
-        unknown_since: Option<chrono::DateTime<chrono::Utc>>,
+        patience: Option<(DateTime<Utc>, Duration)>,
     ) -> Gate {
-        let settled = match unknown_since {
-            Some(since) => self.is_over(since, self.policy.unknown_before_failed),
+        let settled = match patience {
+            Some((since, patience)) => self.is_over(since, patience),
             None => matches!(by, HeldBy::Failed { .. }),
         };
         self.hold(Subject::Node(node.clone()), by.clone());

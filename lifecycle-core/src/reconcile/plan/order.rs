@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Planning, Up};
-use crate::model::{DependencyCondition, InstanceId, Replica, ServiceName, Starts};
+use crate::model::{DependencyCondition, Starts};
 use crate::reconcile::declared::DeclaredService;
+use crate::reconcile::index::IndexedService;
 use crate::reconcile::step::{HeldBy, StepId};
 
 /// What a service's dependencies say.
@@ -39,20 +40,21 @@ impl Planning<'_> {
                 service: name.clone(),
                 condition: *condition,
             };
-            if let Some(unmet) = self.await_service(name, &up, &by, &mut steps) {
+            let other = self.index.service(name);
+            if let Some(unmet) = self.await_service(other, &up, &by, &mut steps) {
                 return unmet;
             }
         }
         if service.spec.starts == Starts::Last {
-            for (name, other) in &self.declared.services {
-                if other.spec.starts == Starts::Last {
+            for other in &self.index.services {
+                if other.service.spec.starts == Starts::Last {
                     continue;
                 }
                 let up = |up: &Up| up.ready || up.completed;
                 let by = || HeldBy::StartsLast {
-                    service: name.clone(),
+                    service: other.name.clone(),
                 };
-                if let Some(unmet) = self.await_service(name, &up, &by, &mut steps) {
+                if let Some(unmet) = self.await_service(Some(other), &up, &by, &mut steps) {
                     return unmet;
                 }
             }
@@ -63,32 +65,28 @@ impl Planning<'_> {
     /// Collects the steps after which `service` is up, or says what keeps it down.
     fn await_service(
         &self,
-        name: &ServiceName,
+        service: Option<&IndexedService<'_>>,
         is_up: &dyn Fn(&Up) -> bool,
         by: &dyn Fn() -> HeldBy,
         steps: &mut BTreeSet<StepId>,
     ) -> Option<Dependencies> {
-        let Some(service) = self.declared.services.get(name) else {
+        let Some(service) = service else {
             return Some(Dependencies::Unmet {
                 by: by(),
                 settled: true,
             });
         };
         let mut awaited: Vec<&StepId> = Vec::new();
-        for n in 1..=service.spec.replicas {
-            let id = InstanceId {
-                service: name.clone(),
-                replica: Replica(n),
-            };
+        for at in service.places() {
             // What is replaced by this plan is awaited in its new form.
-            if let Some(step) = self.starts.get(&id) {
+            if let Some(step) = &self.starts[at] {
                 awaited.push(step);
                 continue;
             }
-            if self.up.get(&id).is_some_and(is_up) {
+            if is_up(&self.up[at]) {
                 continue;
             }
-            let settled = self.plan.instances.get(&id).is_some_and(|s| s.settled);
+            let settled = self.statuses[at].as_ref().is_some_and(|s| s.settled);
             return Some(Dependencies::Unmet { by: by(), settled });
         }
         if awaited.len() > MANY_REPLICAS {

@@ -4,18 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Gate, HostPort, Planning};
-use crate::model::{InstanceId, NodeName, Subject};
-use crate::reconcile::declared::{Declared, DeclaredService};
-use crate::reconcile::observe::Observed;
+use super::{Gate, HostPort, Planning, Spot};
+use crate::model::Subject;
+use crate::reconcile::declared::Declared;
+use crate::reconcile::index::{Index, Seen};
 use crate::reconcile::step::{HeldBy, Reason, StepId};
-use crate::runtime::{ObservedContainer, Role};
 
 /// Which running containers of declared replicas have host ports that are declared.
 pub(super) fn holders<'a>(
-    declared: &Declared,
-    observed: &'a Observed,
-) -> BTreeMap<HostPort<'a>, (&'a InstanceId, &'a ObservedContainer)> {
+    declared: &'a Declared,
+    index: &Index<'a>,
+) -> BTreeMap<HostPort<'a>, (usize, Seen<'a>)> {
     let wanted: BTreeSet<u16> = declared
         .services
         .values()
@@ -26,18 +25,11 @@ pub(super) fn holders<'a>(
     if wanted.is_empty() {
         return holders;
     }
-    for (node, view) in &observed.nodes {
-        let containers = view.engine_state().map(|state| &state.containers);
-        for container in containers.into_iter().flatten() {
-            let Role::Instance(id) = &container.role else {
-                continue;
-            };
-            if !container.state.is_running() || !declared.wants(id) {
-                continue;
-            }
-            for (_, protocol, port) in &container.ports {
+    for (at, all) in index.seen.iter().enumerate() {
+        for seen in all.iter().filter(|seen| seen.is_running()) {
+            for (_, protocol, port) in &seen.container.ports {
                 if wanted.contains(port) {
-                    holders.insert((node, *port, *protocol), (id, container));
+                    holders.insert((seen.node, *port, *protocol), (at, *seen));
                 }
             }
         }
@@ -50,35 +42,34 @@ impl<'a> Planning<'a> {
     /// be done before it may start, or what holds it up and whether that is for good.
     pub(super) fn free_ports(
         &mut self,
-        id: &InstanceId,
-        service: &DeclaredService,
-        node: &NodeName,
+        spot: Spot<'a>,
         mut needs: BTreeSet<StepId>,
     ) -> Result<BTreeSet<StepId>, (HeldBy, bool)> {
         let before = needs.clone();
-        for port in &service.spec.container.ports {
+        for port in &spot.service.spec.container.ports {
             let Some(host_port) = port.host_port else {
                 continue;
             };
-            let key = (node, host_port, port.protocol);
+            let key = (spot.node, host_port, port.protocol);
             let gate = if let Some(gate) = self.leaving.get(&key) {
                 gate.clone()
-            } else if let Some((holder, container)) = self.holders_of_ports.get(&key).copied()
-                && holder != id
+            } else if let Some((at, seen)) = self.holders_of_ports.get(&key).copied()
+                && at != spot.at
             {
-                if self.stays(holder, node, container) {
+                let holder = &self.index.replicas[at];
+                if self.stays(at, seen) {
                     let by = HeldBy::Port {
                         port: host_port,
                         holder: holder.clone(),
                     };
-                    self.hold(Subject::Instance(id.clone()), by.clone());
+                    self.hold(Subject::Instance(spot.id.clone()), by.clone());
                     return Err((by, true));
                 }
                 let reason = Reason::PortPasses {
                     port: host_port,
-                    to: id.clone(),
+                    to: spot.id.clone(),
                 };
-                self.stop(holder, node, container, &reason, before.clone())
+                self.stop(holder, seen, &reason, before.clone())
             } else {
                 continue;
             };
@@ -88,7 +79,7 @@ impl<'a> Planning<'a> {
                     needs.insert(step);
                 }
                 Gate::Shut { by, settled } => {
-                    self.hold(Subject::Instance(id.clone()), by.clone());
+                    self.hold(Subject::Instance(spot.id.clone()), by.clone());
                     return Err((by, settled));
                 }
             }
@@ -98,21 +89,28 @@ impl<'a> Planning<'a> {
 
     /// Whether a container is the one that its replica is to run in, under the declared
     /// specification or, if that was given up, under the one before.
-    fn stays(&self, id: &InstanceId, node: &NodeName, container: &'a ObservedContainer) -> bool {
-        let Some(service) = self.declared.services.get(&id.service) else {
+    fn stays(&self, at: usize, seen: Seen<'a>) -> bool {
+        let id = &self.index.replicas[at];
+        let Some(service) = self.index.service(&id.service).map(|s| s.service) else {
             return false;
         };
-        if self.placement.nodes.get(id) != Some(node) {
+        let Some(node) = self.placed.nodes[at].filter(|node| *node == seen.node) else {
             return false;
-        }
-        if container.digest == service.digest {
+        };
+        if seen.container.digest == service.digest {
             return true;
         }
+        let spot = Spot {
+            at,
+            id,
+            service,
+            node,
+        };
         let rejected = self.observed.rejected.get(id);
         rejected.is_some_and(|r| r.digest == service.digest)
             && self
-                .containers_of(id, service, node)
-                .predecessor(service, node)
-                .is_some_and(|former| former.id == container.id)
+                .containers_of(spot)
+                .predecessor(spot)
+                .is_some_and(|former| former.id() == seen.id())
     }
 }

@@ -3,77 +3,68 @@
 use std::collections::BTreeSet;
 
 use super::order::Dependencies;
-use super::{Gate, Planning, Up};
+use super::{Gate, Planning, Spot, Up};
 use crate::model::{InstanceId, InstanceState, NodeName, SpecDigest};
-use crate::reconcile::declared::DeclaredService;
+use crate::reconcile::index::Seen;
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
-use crate::runtime::{ContainerState, ObservedContainer};
+use crate::registry::RejectedSpec;
+use crate::runtime::ContainerState;
 
 /// The containers of a replica, as one declaration sees them.
 pub(super) struct Containers<'a> {
     /// The one that should run.
-    pub(super) current: Option<&'a ObservedContainer>,
-    /// All others, with their nodes.
-    pub(super) others: Vec<(&'a NodeName, &'a ObservedContainer)>,
+    pub(super) current: Option<Seen<'a>>,
+    /// All others.
+    pub(super) others: Vec<Seen<'a>>,
 }
 
 impl<'a> Containers<'a> {
     /// What comes back when the declared specification is given up: what runs on the node
     /// beside it, else what was started first there, since whatever gets ready removes all that
     /// was before it. What runs once and failed has no predecessor that would do its work.
-    pub(super) fn predecessor(
-        &self,
-        service: &DeclaredService,
-        node: &NodeName,
-    ) -> Option<&'a ObservedContainer> {
-        if service.runs_once {
+    pub(super) fn predecessor(&self, spot: Spot<'a>) -> Option<Seen<'a>> {
+        if spot.service.runs_once {
             return None;
         }
-        self.others
-            .iter()
-            .filter(|(at, _)| *at == node)
-            .map(|(_, c)| *c)
-            .min_by_key(|c| (!c.state.is_running(), c.started_at.is_none(), c.started_at))
+        let here = self.others.iter().filter(|seen| seen.node == spot.node);
+        here.copied().min_by_key(|seen| {
+            let started_at = seen.container.started_at;
+            (!seen.is_running(), started_at.is_none(), started_at)
+        })
     }
 }
 
 /// The way back from a specification that is given up.
 pub(super) struct WayBack<'a> {
-    pub(super) former: &'a ObservedContainer,
+    pub(super) former: Seen<'a>,
     pub(super) why: String,
 }
 
 impl<'a> Planning<'a> {
-    /// The containers of a replica that is placed on `node`.
-    pub(super) fn containers_of(
-        &self,
-        id: &InstanceId,
-        service: &DeclaredService,
-        node: &NodeName,
-    ) -> Containers<'a> {
-        let all = self.containers.get(id).map_or(&[][..], Vec::as_slice);
-        // The name on its node is the compare-and-set; the digest is what the name is made from.
-        let current = all
-            .iter()
-            .find(|(n, c)| *n == node && c.digest == service.digest)
-            .map(|(_, c)| *c);
-        let others = all
-            .iter()
-            .filter(|(_, c)| current.is_none_or(|current| current.id != c.id))
-            .copied()
-            .collect();
-        Containers { current, others }
+    /// The containers of a replica.
+    pub(super) fn containers_of(&self, spot: Spot<'a>) -> Containers<'a> {
+        let all = &self.index.seen[spot.at];
+        // The name on its node is the compare-and-set, and the digest is what the name is made of.
+        let is_current = |seen: &&Seen<'a>| {
+            seen.node == spot.node && seen.container.digest == spot.service.digest
+        };
+        let current = all.iter().find(is_current).copied();
+        let is_other = |seen: &&Seen<'a>| current.is_none_or(|current| current.id() != seen.id());
+        Containers {
+            current,
+            others: all.iter().filter(is_other).copied().collect(),
+        }
     }
 
     /// Stops a container, once in a plan whoever wants it stopped. Opens after that.
     pub(super) fn stop(
         &mut self,
         id: &InstanceId,
-        node: &NodeName,
-        container: &'a ObservedContainer,
+        seen: Seen<'a>,
         reason: &Reason,
         needs: BTreeSet<StepId>,
     ) -> Gate {
+        let container = seen.container;
         if let Some(gate) = self.stops.get(&container.id) {
             return gate.clone();
         }
@@ -82,7 +73,7 @@ impl<'a> Planning<'a> {
                 instance: id.clone(),
                 container: container.name.clone(),
                 id: container.id.clone(),
-                node: node.clone(),
+                node: seen.node.clone(),
             },
             needs,
             reason.clone(),
@@ -96,16 +87,13 @@ impl<'a> Planning<'a> {
     pub(super) fn stop_running(
         &mut self,
         id: &InstanceId,
-        others: &[(&NodeName, &'a ObservedContainer)],
+        others: &[Seen<'a>],
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
     ) -> Result<BTreeSet<StepId>, (HeldBy, bool)> {
         let before = needs.clone();
-        for (at, other) in others {
-            if !other.state.is_running() {
-                continue;
-            }
-            match self.stop(id, at, other, reason, before.clone()) {
+        for other in others.iter().filter(|seen| seen.is_running()) {
+            match self.stop(id, *other, reason, before.clone()) {
                 Gate::Open => {}
                 Gate::After(step) => {
                     needs.insert(step);
@@ -120,48 +108,44 @@ impl<'a> Planning<'a> {
     /// what it replaces goes. If it fails, what it replaces comes back.
     pub(super) fn keep(
         &mut self,
-        id: &InstanceId,
-        service: &DeclaredService,
-        node: &NodeName,
-        current: &'a ObservedContainer,
+        spot: Spot<'a>,
+        current: Seen<'a>,
         containers: &Containers<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        let (steps, held, stops) = (
-            self.plan.steps.len(),
-            self.plan.held.len(),
-            self.stops.len(),
-        );
+        let (steps, held) = (self.plan.steps.len(), self.plan.held.len());
+        let stopped = self.stops.len();
         let others = &containers.others;
-        let (status, up) = self.alive(id, service, node, current, others, dependencies, None);
-        match (&status.state, containers.predecessor(service, node)) {
+        let (status, up) = self.alive(spot, current, others, dependencies, None);
+        if others.is_empty() {
+            return (status, up);
+        }
+        match (&status.state, containers.predecessor(spot)) {
             (InstanceState::Ready | InstanceState::Completed, _) => {
-                self.supersede(id, others, &Reason::Superseded);
+                self.supersede(spot.id, others, &Reason::Superseded);
             }
             (InstanceState::Failed { why }, Some(former))
-                if current.state != ContainerState::Paused =>
+                if current.container.state != ContainerState::Paused =>
             {
                 self.plan.steps.truncate(steps);
                 self.plan.held.truncate(held);
-                self.stops.truncate(stops);
-                self.starts.remove(id);
-                self.plan.rejects.push(crate::registry::RejectedSpec {
-                    id: id.clone(),
-                    digest: current.digest.clone(),
+                self.stops.truncate(stopped);
+                self.starts[spot.at] = None;
+                self.plan.rejects.push(RejectedSpec {
+                    id: spot.id.clone(),
+                    digest: current.container.digest.clone(),
                     at: self.now,
                     why: why.clone(),
                 });
-                let way_back = WayBack {
-                    former,
-                    why: why.clone(),
-                };
-                return self.roll_back(id, service, node, containers, &way_back, dependencies);
+                let why = why.clone();
+                let way_back = WayBack { former, why };
+                return self.roll_back(spot, containers, &way_back, dependencies);
             }
-            _ if current.state.is_running() => {
-                for (at, other) in others {
-                    let reason = replaced(at, other, node, &current.digest);
+            _ if current.is_running() => {
+                for other in others {
+                    let reason = replaced(other, spot.node, &current.container.digest);
                     // What holds a stop up is said by itself.
-                    let _ = self.stop_running(id, &[(*at, *other)], &reason, BTreeSet::new());
+                    let _ = self.stop_running(spot.id, &[*other], &reason, BTreeSet::new());
                 }
             }
             _ => {}
@@ -173,31 +157,20 @@ impl<'a> Planning<'a> {
     /// once it runs, what it replaced goes.
     pub(super) fn roll_back(
         &mut self,
-        id: &InstanceId,
-        service: &DeclaredService,
-        node: &NodeName,
+        spot: Spot<'a>,
         containers: &Containers<'a>,
         way_back: &WayBack<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
         let WayBack { former, why } = way_back;
         let reason = Reason::RolledBack { why: why.clone() };
-        let mut others: Vec<_> = containers
-            .others
-            .iter()
-            .filter(|(_, c)| c.id != former.id)
-            .copied()
-            .collect();
-        let current = containers.current.and_then(|current| {
-            let all = self.containers.get(id)?;
-            all.iter().find(|(_, c)| c.id == current.id).copied()
-        });
-        others.extend(current);
+        let is_other = |seen: &&Seen<'a>| seen.id() != former.id();
+        let others = containers.others.iter().filter(is_other).copied();
+        let others: Vec<Seen<'a>> = others.chain(containers.current).collect();
         let restoring = (!others.is_empty()).then_some(reason.clone());
-        let (mut standing, up) =
-            self.alive(id, service, node, former, &others, dependencies, restoring);
-        let why = if former.state.is_running() {
-            self.supersede(id, &others, &reason);
+        let (mut standing, up) = self.alive(spot, *former, &others, dependencies, restoring);
+        let why = if former.is_running() {
+            self.supersede(spot.id, &others, &reason);
             format!("{why}; the former specification runs again")
         } else {
             why.clone()
@@ -207,19 +180,16 @@ impl<'a> Planning<'a> {
     }
 }
 
-/// Why `other` on `from` gives way to a container of `digest` on `node`.
-pub(super) fn replaced(
-    from: &NodeName,
-    other: &ObservedContainer,
-    node: &NodeName,
-    digest: &SpecDigest,
-) -> Reason {
-    if from == node {
+/// Why `other` gives way to a container of `digest` on `node`.
+pub(super) fn replaced(other: &Seen<'_>, node: &NodeName, digest: &SpecDigest) -> Reason {
+    if other.node == node {
         Reason::SpecChanged {
-            from: other.digest.short().to_owned(),
+            from: other.container.digest.short().to_owned(),
             to: digest.short().to_owned(),
         }
     } else {
-        Reason::Moved { from: from.clone() }
+        Reason::Moved {
+            from: other.node.clone(),
+        }
     }
 }

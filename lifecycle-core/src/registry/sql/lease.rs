@@ -13,6 +13,7 @@ use sea_orm::{
 
 use super::entity::lease::{Column, Entity, Model};
 use super::session::Session;
+use crate::model::Epoch;
 use crate::registry::effect::{LONGEST_LEASE, lease_end};
 
 /// The one lease there is.
@@ -75,6 +76,17 @@ pub(super) async fn release(session: &Session, holder: Option<&str>) -> Result<(
         give = give.filter(Column::Holder.eq(holder));
     }
     give.exec(session).await?;
+    Ok(())
+}
+
+/// Sets the epoch of a database that follows one whose lease is elsewhere.
+pub(super) async fn lead_by(session: &Session, epoch: Epoch) -> Result<(), DbErr> {
+    let number = i64::try_from(epoch.0).map_err(|error| DbErr::Type(error.to_string()))?;
+    Entity::update_many()
+        .col_expr(Column::Epoch, Expr::value(number))
+        .filter(Column::Name.eq(MANAGER))
+        .exec(session)
+        .await?;
     Ok(())
 }
 

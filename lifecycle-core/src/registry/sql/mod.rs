@@ -9,6 +9,7 @@
 //! The view `endpoints(service, class, replica, node, ip, port, protocol, ready_since)` is what
 //! other services may rely on; everything else may change with the version.
 
+mod databases;
 mod entity;
 mod error;
 mod lease;
@@ -16,6 +17,7 @@ mod migration;
 mod place;
 mod read;
 mod session;
+mod take;
 mod write;
 
 use std::fmt;
@@ -24,21 +26,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::Expr;
 use sea_orm::{
-    AccessMode, ColumnTrait, DatabaseConnection, DbErr, EntityTrait, IsolationLevel, QueryFilter,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    AccessMode, DatabaseConnection, DbErr, IsolationLevel, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
-use self::entity::{damaged, platform, unsigned};
+pub use self::databases::SqlDatabases;
+use self::entity::{damaged, unsigned};
 use self::error::at;
 use self::place::{FileLock, Place};
 use self::read::Reader;
 use self::session::Session;
+use self::take::Use;
 use self::write::Writer;
 use super::effect::Effect;
-use super::{Batch, Committed, Credential, EventPage, Lease, Registry, Snapshot};
+use super::{Batch, Committed, Credential, EventPage, Lease, Registry, RegistryId, Snapshot};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::model::{Epoch, Operation, OperationId};
@@ -53,6 +56,7 @@ pub struct SqlRegistry {
     key: PlatformKey,
     clock: Arc<dyn Clock>,
     place: String,
+    id: RegistryId,
     /// On SQLite: writers queue here, in the order of their coming. Its own waiting is a
     /// polling without order, and can leave one out for long.
     writers: Option<Mutex<()>>,
@@ -88,18 +92,33 @@ impl SqlRegistry {
     /// cannot be used or tables of a newer version, [`Error::Denied`] for another platform's
     /// key, [`Error::Unreachable`] if nobody answers.
     pub async fn open(url: &str, key: PlatformKey, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::open_for(Use::Central, url, key, clock).await
+    }
+
+    async fn open_for(
+        usage: Use,
+        url: &str,
+        key: PlatformKey,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let place = Place::of(url)?;
         let (connection, lock) = place.connect(url).await?;
-        let registry = Self {
+        let mut registry = Self {
             connection,
             key,
             clock,
             place: place.to_string(),
+            id: RegistryId(String::new()),
             writers: lock.is_some().then(Mutex::default),
             lock,
         };
-        registry.bounded(registry.prepare()).await?;
+        registry.id = registry.bounded(registry.prepare(usage)).await?;
         Ok(registry)
+    }
+
+    /// Names this registry, so that its kinds' databases know it again.
+    pub fn id(&self) -> RegistryId {
+        self.id.clone()
     }
 
     /// Waits until all connections are closed, and lets go of the file.
@@ -115,7 +134,7 @@ impl SqlRegistry {
         Ok(())
     }
 
-    async fn prepare(&self) -> Result<()> {
+    async fn prepare(&self, usage: Use) -> Result<RegistryId> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
@@ -127,33 +146,15 @@ impl SqlRegistry {
             .map_err(self.failed())?;
         migration::up(&transaction, &self.place).await?;
         let session = Session::new(transaction);
-        self.check_key(&session).await?;
+        let id = self.take(usage, &session).await?;
         if self.lock.is_some() {
             // Who held it does not run any more, or the file would still be locked.
             lease::release(&session, None)
                 .await
                 .map_err(self.failed())?;
         }
-        session.commit().await.map_err(self.failed())
-    }
-
-    /// A wrong key would seal what nobody can open, and open nothing.
-    async fn check_key(&self, session: &Session) -> Result<()> {
-        let check = self.key.sign("registry key check", b"");
-        platform::Entity::update_many()
-            .col_expr(platform::Column::KeyCheck, Expr::value(check.as_str()))
-            .filter(platform::Column::KeyCheck.is_null())
-            .exec(session)
-            .await
-            .map_err(self.failed())?;
-        if self.reader(session).platform().await?.key_check.as_deref() == Some(&*check) {
-            return Ok(());
-        }
-        Err(Error::Denied {
-            what: self.place.clone(),
-            why: "it is sealed with another platform's key".into(),
-            mend: "give it the platform.key that it was made with, or name another database".into(),
-        })
+        session.commit().await.map_err(self.failed())?;
+        Ok(id)
     }
 
     fn failed(&self) -> impl Fn(DbErr) -> Error {

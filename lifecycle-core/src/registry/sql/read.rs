@@ -52,7 +52,7 @@ impl Present for Met {
     }
 
     fn instance(&self, container: &ContainerId) -> Option<u64> {
-        self.instances.get(&container.0).copied()
+        self.instances.get(container.0.as_ref()).copied()
     }
 }
 
@@ -65,7 +65,7 @@ impl Reader<'_> {
         for change in changes {
             match change {
                 Change::PutNode { record, .. } => nodes.push(record.name.as_str()),
-                Change::PutInstance { record, .. } => instances.push(record.container.0.as_str()),
+                Change::PutInstance { record, .. } => instances.push(record.container.0.as_ref()),
                 Change::Declare { .. } => declares = true,
                 _ => {}
             }

@@ -74,11 +74,7 @@ impl Writer<'_> {
                 event: stored_event(event),
             })
             .collect();
-        let rows = told
-            .iter()
-            .map(event::Model::of)
-            .collect::<Result<Vec<_>>>()?;
-        self.insert::<event::Entity>(rows, None).await?;
+        self.numbered_events(&told).await?;
         event_counter::Entity::update_many()
             .col_expr(
                 event_counter::Column::Last,
@@ -89,6 +85,13 @@ impl Writer<'_> {
             .await
             .map_err(at(self.place))?;
         Ok(told)
+    }
+
+    /// Keeps events that have their ids already.
+    pub(super) async fn numbered_events(&self, events: &[Event]) -> Result<()> {
+        let rows = events.iter().map(event::Model::of);
+        self.insert::<event::Entity>(rows.collect::<Result<_>>()?, None)
+            .await
     }
 
     /// Drops events from the oldest on; see the trait.
@@ -204,14 +207,14 @@ impl Writer<'_> {
         use instance_endpoint::Column::Container;
 
         let forgotten = effect.instances.iter().filter(|(_, put)| put.is_none());
-        let forgotten: Vec<&str> = forgotten.map(|(id, _)| id.0.as_str()).collect();
+        let forgotten: Vec<&str> = forgotten.map(|(id, _)| id.0.as_ref()).collect();
         self.delete::<instance::Entity>(instance::Column::Container, &forgotten)
             .await?;
         let put: Vec<_> = effect.instances.values().flatten().collect();
         let rows = put.iter().copied().map(instance::Model::of);
         self.upsert::<instance::Entity>(rows.collect::<Result<_>>()?)
             .await?;
-        let containers: Vec<&str> = put.iter().map(|p| p.value.container.0.as_str()).collect();
+        let containers: Vec<&str> = put.iter().map(|p| p.value.container.0.as_ref()).collect();
         self.delete::<instance_endpoint::Entity>(Container, &containers)
             .await?;
         let mut rows = Vec::new();

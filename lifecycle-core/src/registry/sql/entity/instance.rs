@@ -44,7 +44,7 @@ impl Model {
             InstanceState::Unknown { since, why } => (Some(why.clone()), Some(*since)),
         };
         Ok(Self {
-            container: record.container.0.clone(),
+            container: record.container.to_string(),
             version: signed(put.version)?,
             service: record.id.service.to_string(),
             replica: record.id.replica.0.into(),
@@ -80,7 +80,7 @@ impl Model {
                     replica: Replica(small(WHAT, self.replica)?),
                 },
                 node: from_word(WHAT, self.node)?,
-                container: ContainerId(self.container),
+                container: ContainerId(self.container.into()),
                 digest: SpecDigest::from_hex(self.digest),
                 state,
                 started_at: self.started_at,

@@ -22,6 +22,10 @@ pub struct Model {
     pub manager_port: Option<i32>,
     /// Shows a wrong platform key before anything is sealed with it.
     pub key_check: Option<String>,
+    /// Names this registry, if it is a central one.
+    pub registry: Option<String>,
+    /// The central registry of which this database holds one kind's part.
+    pub follows: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

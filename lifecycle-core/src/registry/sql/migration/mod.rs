@@ -2,6 +2,7 @@
 //! forward only, and a database that is further than that is left alone.
 
 mod m0001_registry;
+mod m0002_kinds;
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,10 @@ struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_registry::Migration)]
+        vec![
+            Box::new(m0001_registry::Migration),
+            Box::new(m0002_kinds::Migration),
+        ]
     }
 }
 

@@ -1,0 +1,54 @@
+//! The docker command.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Runs it with input, and gives what it prints.
+pub(crate) fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, String> {
+    let mut child = Command::new("docker")
+        .args(arguments)
+        .stdin(if input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("docker: {error}"))?;
+    if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
+        // Who does not read on fails, and says why.
+        drop(pipe.write_all(input));
+    }
+    let output = child
+        .wait_with_output()
+        .map_err(|error| format!("docker: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("docker {}: {}", arguments.join(" "), said.trim()))
+}
+
+/// Runs it, and gives what it prints.
+pub(crate) fn docker(arguments: &[&str]) -> Result<String, String> {
+    docker_with(arguments, None)
+}
+
+/// Whether there is an engine that answers.
+pub(crate) fn require() -> Result<(), String> {
+    docker(&["version"]).map(drop).map_err(|why| {
+        format!("this bench needs Docker ({why}): sudo apt-get install docker.io iptables")
+    })
+}
+
+/// What a call costs that does nothing.
+pub(crate) fn one_call() -> Duration {
+    const CALLS: u32 = 10;
+    let since = Instant::now();
+    for _ in 0..CALLS {
+        drop(docker(&["version"]));
+    }
+    since.elapsed() / CALLS
+}

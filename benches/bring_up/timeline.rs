@@ -1,0 +1,87 @@
+//! What happened when, in phases.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+/// The phases of a bring-up, in the order in which they begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Nodes,
+    Sending,
+    Manager,
+    Images,
+    Services,
+}
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nodes => "nodes and their engines",
+            Self::Sending => "code bases and images to the manager's node",
+            Self::Manager => "the manager's image, its start",
+            Self::Images => "the services' images",
+            Self::Services => "containers, until they are ready",
+        }
+    }
+}
+
+/// A run.
+#[derive(Debug, Default)]
+pub(crate) struct Timeline {
+    pub(crate) total: Duration,
+    spans: BTreeMap<Phase, Vec<(Duration, Duration)>>,
+}
+
+impl Timeline {
+    /// Something that belongs to a phase went on from one moment to another.
+    pub(crate) fn add(&mut self, phase: Phase, from: Duration, to: Duration) {
+        self.spans.entry(phase).or_default().push((from, to));
+    }
+
+    /// The one that took less time.
+    pub(crate) fn quicker(one: Option<Self>, other: Self) -> Option<Self> {
+        one.filter(|one| one.total <= other.total).or(Some(other))
+    }
+}
+
+/// How long at least one of the spans went on.
+fn covered(spans: &[(Duration, Duration)]) -> Duration {
+    let mut sorted = spans.to_vec();
+    sorted.sort();
+    let mut covered = Duration::ZERO;
+    let mut end = Duration::ZERO;
+    for (from, to) in sorted {
+        covered += to.saturating_sub(from.max(end));
+        end = end.max(to);
+    }
+    covered
+}
+
+impl fmt::Display for Timeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<46}{:>8}{:>8}{:>10}", "phase", "from", "to", "busy")?;
+        for (phase, spans) in &self.spans {
+            let from = spans.iter().map(|span| span.0).min().unwrap_or_default();
+            let to = spans.iter().map(|span| span.1).max().unwrap_or_default();
+            writeln!(
+                f,
+                "{:<46}{:>7.1}s{:>7.1}s{:>9.1}s",
+                phase.name(),
+                from.as_secs_f64(),
+                to.as_secs_f64(),
+                covered(spans).as_secs_f64()
+            )?;
+        }
+        let busy: Vec<_> = self.spans.values().flatten().copied().collect();
+        let idle = self.total.saturating_sub(covered(&busy));
+        write!(
+            f,
+            "{:<46}{:>8}{:>7.1}s{:>9.1}s",
+            "in all; between and after these",
+            "",
+            self.total.as_secs_f64(),
+            idle.as_secs_f64()
+        )
+    }
+}

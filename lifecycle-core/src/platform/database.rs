@@ -1,0 +1,208 @@
+//! `[registry]` in `platform.toml`: URLs of databases, which hold passwords and so are written
+//! as references to where the secret is. No finding quotes a URL.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::RegistrySpec;
+use super::diagnostic::Report;
+use super::interpolation::Lookup;
+use super::tree::Field;
+use crate::registry::Kind;
+use crate::secret::Sensitive;
+
+/// The key of the central database.
+const URL: &str = "url";
+
+/// The keys of a reference to a secret.
+pub(super) const REFERENCE: [&str; 2] = ["env", "file"];
+
+const FORM: &str = "write `postgres://user@host:5432/database`";
+const REFER: &str = "write `{ env = \"NAME\" }` or `{ file = \"path\" }`";
+
+/// Where what the files refer to is found.
+#[derive(Clone, Copy)]
+pub(super) struct Outside<'a> {
+    /// The directory that paths start from.
+    pub(super) directory: &'a Path,
+    /// The variables of the environment and of `.env`.
+    pub(super) lookup: Lookup<'a>,
+}
+
+/// All keys of `[registry]`.
+pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
+    std::iter::once(URL).chain(Kind::ALL.map(Kind::word))
+}
+
+/// Reads `[registry]`.
+pub(super) fn read(field: &Field<'_>, outside: Outside<'_>, report: &mut Report) -> RegistrySpec {
+    let mut spec = RegistrySpec::default();
+    for (key, field) in field.entries(report) {
+        if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.word() == key) {
+            if let Some(url) = url(&field, outside, report) {
+                spec.kinds.insert(kind, url);
+            }
+        } else if key == URL {
+            spec.central = url(&field, outside, report);
+        } else {
+            report.unknown_key(field.at, &field.path, key, keys());
+        }
+    }
+    // A kind at the central database needs no copy.
+    let central = spec.central.clone();
+    spec.kinds
+        .retain(|_, url| central.as_ref().is_none_or(|central| url != central));
+    spec
+}
+
+/// The URL of a database: a reference, or itself if it holds no password.
+fn url(field: &Field<'_>, outside: Outside<'_>, report: &mut Report) -> Option<Sensitive> {
+    let in_clear = !field.is_map();
+    let text = if in_clear {
+        field.text(report)?.to_owned()
+    } else {
+        referred(field, outside, report)?
+    };
+    match check(&text) {
+        Err(why) => {
+            field.problem_with_help(report, why, FORM);
+            None
+        }
+        Ok(Password::Held) if in_clear => {
+            field.problem_with_help(report, "it holds a password in clear", REFER);
+            None
+        }
+        Ok(_) => Some(Sensitive::new(text)),
+    }
+}
+
+/// What a reference refers to.
+fn referred(field: &Field<'_>, outside: Outside<'_>, report: &mut Report) -> Option<String> {
+    let entries = field.entries(report);
+    let unknown = |(key, _): &&(&str, Field<'_>)| !REFERENCE.contains(key);
+    if let Some((key, entry)) = entries.iter().find(unknown) {
+        report.unknown_key(entry.at, &entry.path, key, REFERENCE);
+        return None;
+    }
+    let [(key, entry)] = entries.as_slice() else {
+        field.problem_with_help(report, "it refers to one secret", REFER);
+        return None;
+    };
+    let name = entry.text(report)?;
+    let found = if *key == "env" {
+        (outside.lookup)(name).ok_or_else(|| {
+            let mend = format!("set `{name}`, or write it into `.env`");
+            (format!("the variable `{name}` is not set"), mend)
+        })
+    } else {
+        std::fs::read_to_string(outside.directory.join(name)).map_err(|error| {
+            let mend = "name a text file, relative to the Compose file".to_owned();
+            (format!("`{name}` cannot be read: {error}"), mend)
+        })
+    };
+    match found {
+        Ok(text) => Some(text.trim().to_owned()),
+        Err((why, mend)) => {
+            entry.problem_with_help(report, why, mend);
+            None
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Password {
+    Held,
+    None,
+}
+
+/// Whether a URL names a database that both the bootstrapper and the manager can mean. Says
+/// what is wrong without quoting it.
+fn check(url: &str) -> Result<Password, String> {
+    let rest = ["postgres://", "postgresql://"]
+        .iter()
+        .find_map(|scheme| url.strip_prefix(scheme))
+        .ok_or("this is no URL of a PostgreSQL database: it does not begin with `postgres://`")?;
+    let bad = |why: &str| format!("this is no URL of a PostgreSQL database: {why}");
+    if rest.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(bad("there are spaces or line breaks in it"));
+    }
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = place.split_once('/').unwrap_or((place, ""));
+    let (user, server) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (name, password) = user.split_once(':').unwrap_or((user, ""));
+    if name.is_empty() {
+        return Err(bad("it names no user"));
+    }
+    let (host, port) = match server.rsplit_once(':') {
+        // The colons of an IPv6 address stand in brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (server, None),
+    };
+    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(bad("its port is no number from 1 to 65535"));
+    }
+    if host.is_empty() {
+        return Err(bad("it names no host"));
+    }
+    if database.is_empty() || database.contains('/') {
+        return Err(bad("it names no database"));
+    }
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if is_loopback || bare.eq_ignore_ascii_case("localhost") {
+        let why = format!("`{host}` is another machine for the manager than for you");
+        return Err(format!("{why}: name the host as the nodes reach it"));
+    }
+    let in_query = query.split('&').any(|part| {
+        part.split_once('=')
+            .is_some_and(|(key, _)| key == "password")
+    });
+    Ok(if password.is_empty() && !in_query {
+        Password::None
+    } else {
+        Password::Held
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_user_host_and_database_and_is_not_quoted() {
+        for (good, password) in [
+            ("postgres://lifecycle@db.example/registry", Password::None),
+            (
+                "postgresql://l@[fd00::1]:5433/r?sslmode=require",
+                Password::None,
+            ),
+            (
+                "postgres://l:hunter2@10.0.0.4:5432/registry",
+                Password::Held,
+            ),
+            ("postgres://l:h@nter2@10.0.0.4/registry", Password::Held),
+            (
+                "postgres://l@10.0.0.4/registry?password=hunter2",
+                Password::Held,
+            ),
+        ] {
+            assert_eq!(check(good), Ok(password), "{good}");
+        }
+        for bad in [
+            "hunter2",
+            "mysql://l:hunter2@host/registry",
+            "postgres://host/hunter2",
+            "postgres://l:hunter2@/registry",
+            "postgres://l:hunter2@host",
+            "postgres://l:hunter2@host/",
+            "postgres://l:hunter2@host:port/registry",
+            "postgres://l:hunter2@host/regis try",
+            "postgres://l:hunter2@localhost/registry",
+            "postgres://l:hunter2@127.0.0.1:5432/registry",
+            "postgres://l:hunter2@[::1]/registry",
+        ] {
+            let why = check(bad).unwrap_err();
+            assert!(!why.contains("hunter2"), "{why}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What is declared and what is observed of it, by place instead of by name: built once per
+//! plan, so that planning looks nothing up twice.
+
+use std::collections::BTreeMap;
+
+use super::declared::{Declared, DeclaredService};
+use super::observe::{NodeView, Observed, Readiness};
+use crate::model::{ContainerId, InstanceId, NodeName, ServiceName, Starts};
+use crate::runtime::{ObservedContainer, Role};
+
+/// A container of a replica, where it was seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) node: &'a NodeName,
+    /// The node's place, if it is declared.
+    pub(super) place: Option<usize>,
+    pub(super) view: &'a NodeView,
+    pub(super) container: &'a ObservedContainer,
+}
+
+impl Seen<'_> {
+    pub(super) fn id(&self) -> &ContainerId {
+        &self.container.id
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.container.state.is_running()
+    }
+
+    pub(super) fn readiness(&self) -> Option<Readiness> {
+        self.view.readiness.get(&self.container.id).copied()
+    }
+}
+
+/// The replicas of one service stand side by side.
+#[derive(Debug)]
+pub(super) struct IndexedService<'a> {
+    pub(super) name: &'a ServiceName,
+    pub(super) service: &'a DeclaredService,
+    /// The place of its first replica.
+    pub(super) first: usize,
+}
+
+/// Everything by its place in the order of names.
+#[derive(Debug)]
+pub(super) struct Index<'a> {
+    /// The declared nodes.
+    pub(super) nodes: Vec<&'a NodeName>,
+    places_of_nodes: BTreeMap<&'a NodeName, usize>,
+    /// The declared services.
+    pub(super) services: Vec<IndexedService<'a>>,
+    places_of_services: BTreeMap<&'a ServiceName, usize>,
+    /// All declared replicas.
+    pub(super) replicas: Vec<InstanceId>,
+    /// Every container of each replica that any engine shows, in the order of nodes and names.
+    pub(super) seen: Vec<Vec<Seen<'a>>>,
+    /// The same of replicas that are not declared.
+    pub(super) undeclared: BTreeMap<&'a InstanceId, Vec<Seen<'a>>>,
+    /// Where each replica was last seen.
+    pub(super) last_seen: Vec<Option<&'a NodeName>>,
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(declared: &'a Declared, observed: &'a Observed) -> Self {
+        let mut replicas = Vec::new();
+        let mut services = Vec::with_capacity(declared.services.len());
+        for (name, service) in &declared.services {
+            services.push(IndexedService {
+                name,
+                service,
+                first: replicas.len(),
+            });
+            replicas.extend(service.replicas());
+        }
+        let nodes: Vec<&NodeName> = declared.nodes.keys().collect();
+        let mut index = Self {
+            places_of_nodes: nodes.iter().copied().zip(0..).collect(),
+            nodes,
+            places_of_services: services.iter().map(|s| s.name).zip(0..).collect(),
+            services,
+            seen: replicas.iter().map(|_| Vec::new()).collect(),
+            undeclared: BTreeMap::new(),
+            last_seen: vec![None; replicas.len()],
+            replicas,
+        };
+        index.see(observed);
+        index
+    }
+
+    fn see(&mut self, observed: &'a Observed) {
+        for (node, view) in &observed.nodes {
+            let Some(state) = view.engine_state() else {
+                continue;
+            };
+            let place = self.node(node);
+            for container in &state.containers {
+                let Role::Instance(id) = &container.role else {
+                    continue;
+                };
+                let seen = Seen {
+                    node,
+                    place,
+                    view: view.as_ref(),
+                    container,
+                };
+                let all = match self.replica(id) {
+                    Some(at) => &mut self.seen[at],
+                    None => self.undeclared.entry(id).or_default(),
+                };
+                all.push(seen);
+            }
+        }
+        // The engine's own order of containers decides nothing.
+        for all in self.seen.iter_mut().chain(self.undeclared.values_mut()) {
+            if all.len() > 1 {
+                all.sort_by_key(|seen| (seen.node, &seen.container.name, &seen.container.id));
+            }
+        }
+        // Both are in the order of ids.
+        let mut replicas = self.replicas.iter().zip(&mut self.last_seen).peekable();
+        for (id, node) in observed.last_seen.iter() {
+            while replicas.next_if(|(replica, _)| *replica < id).is_some() {}
+            if let Some((_, last)) = replicas.next_if(|(replica, _)| *replica == id) {
+                *last = Some(node);
+            }
+        }
+    }
+
+    pub(super) fn node(&self, name: &NodeName) -> Option<usize> {
+        self.places_of_nodes.get(name).copied()
+    }
+
+    pub(super) fn service(&self, name: &ServiceName) -> Option<&IndexedService<'a>> {
+        let place = self.places_of_services.get(name)?;
+        self.services.get(*place)
+    }
+
+    /// The place of a declared replica.
+    pub(super) fn replica(&self, id: &InstanceId) -> Option<usize> {
+        let service = self.service(&id.service)?;
+        let number = usize::from(id.replica.0).checked_sub(1)?;
+        (id.replica.0 <= service.service.spec.replicas).then_some(service.first + number)
+    }
+
+    /// The services in their start order, by place.
+    pub(super) fn in_start_order(&self) -> Vec<usize> {
+        let mut order: Vec<(bool, u32, usize)> = self
+            .services
+            .iter()
+            .zip(0..)
+            .map(|(indexed, place)| {
+                let service = indexed.service;
+                (service.spec.starts == Starts::Last, service.rank, place)
+            })
+            .collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, _, place)| place).collect()
+    }
+}
+
+impl IndexedService<'_> {
+    /// The places of its replicas.
+    pub(super) fn places(&self) -> std::ops::Range<usize> {
+        self.first..self.first + usize::from(self.service.spec.replicas)
+    }
+}

@@ -1,0 +1,170 @@
+//! Registries in databases by URL: what the bootstrapper does in a central one, and the
+//! databases of kinds.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+
+use super::SqlRegistry;
+use super::entity::{SINGLE, declaration, event, platform, signed, unsigned};
+use super::lease;
+use super::take::Use;
+use super::write::counter;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::model::{Epoch, PlatformId};
+use crate::platform::ManagerEndpoint;
+use crate::registry::effect::Effect;
+use crate::registry::kind::{follows_another, is_central};
+use crate::registry::{Databases, KindDatabase, Mirrored, RegistryId};
+use crate::secret::{PlatformKey, Sensitive};
+
+/// Registries in databases, by URL.
+#[derive(Debug, Clone)]
+pub struct SqlDatabases {
+    clock: Arc<dyn Clock>,
+}
+
+impl SqlDatabases {
+    /// All that can be reached; what has no clock of its own goes by `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+
+    async fn open(&self, usage: Use, url: &Sensitive, key: &PlatformKey) -> Result<SqlRegistry> {
+        SqlRegistry::open_for(usage, url.expose(), key.clone(), Arc::clone(&self.clock)).await
+    }
+}
+
+#[async_trait]
+impl Databases for SqlDatabases {
+    async fn prepare(
+        &self,
+        url: &Sensitive,
+        platform: PlatformId,
+        key: &PlatformKey,
+    ) -> Result<()> {
+        let registry = self.open(Use::CentralOf(platform), url, key).await?;
+        registry.close().await
+    }
+
+    async fn record_manager(
+        &self,
+        url: &Sensitive,
+        key: &PlatformKey,
+        endpoint: &ManagerEndpoint,
+    ) -> Result<()> {
+        let registry = self.open(Use::Central, url, key).await?;
+        registry.record_manager(endpoint.clone()).await?;
+        registry.close().await
+    }
+
+    async fn kind(
+        &self,
+        url: &Sensitive,
+        platform: PlatformId,
+        key: &PlatformKey,
+    ) -> Result<Arc<dyn KindDatabase>> {
+        Ok(Arc::new(self.open(Use::Kind(platform), url, key).await?))
+    }
+}
+
+impl SqlRegistry {
+    /// Records where the manager's API is, without leading: the manager's place is the
+    /// bootstrapper's to say.
+    async fn record_manager(&self, endpoint: ManagerEndpoint) -> Result<()> {
+        self.bounded(async {
+            let write = self.write().await?;
+            // Among the other writes, in their order.
+            lease::lock(&write.session).await.map_err(self.failed())?;
+            let effect = Effect {
+                manager: Some(endpoint),
+                ..Effect::default()
+            };
+            self.writer(&write.session).write(&effect).await?;
+            write.commit().await.map_err(self.failed())
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl KindDatabase for SqlRegistry {
+    async fn follows(&self) -> Result<Option<RegistryId>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let found = self.reader(&session).platform().await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(found.follows.map(RegistryId))
+        })
+        .await
+    }
+
+    async fn mirror(&self, epoch: Epoch, update: Mirrored) -> Result<()> {
+        self.bounded(async {
+            let write = self.write().await?;
+            let session = &write.session;
+            let lease = lease::lock(session).await.map_err(self.failed())?;
+            let found = self.reader(session).platform().await?;
+            if found.registry.is_some() {
+                return Err(is_central(&self.place));
+            }
+            let follows_it = found.follows.as_deref() == Some(&*update.of.0);
+            let current = Epoch(unsigned("epoch", lease.epoch)?);
+            if follows_it && epoch < current {
+                return Err(Error::StaleEpoch {
+                    ours: epoch,
+                    current,
+                });
+            }
+            if !follows_it && !update.anew {
+                return Err(follows_another(&self.place));
+            }
+            if update.anew {
+                self.empty(session).await?;
+            }
+            lease::lead_by(session, epoch)
+                .await
+                .map_err(self.failed())?;
+            platform::Entity::update_many()
+                .col_expr(platform::Column::Follows, Expr::value(update.of.0))
+                .filter(platform::Column::Row.eq(SINGLE))
+                .exec(session)
+                .await
+                .map_err(self.failed())?;
+            let writer = self.writer(session);
+            if let Some((generation, _)) = &update.declaration {
+                // The part of a generation changes with the kinds that share the database.
+                declaration::Entity::delete_many()
+                    .filter(declaration::Column::Generation.eq(signed(generation.0)?))
+                    .exec(session)
+                    .await
+                    .map_err(self.failed())?;
+            }
+            let effect = Effect {
+                declarations: update.declaration.into_iter().collect(),
+                nodes: update.nodes,
+                instances: update.instances,
+                rejected: update.rejected,
+                ..Effect::default()
+            };
+            writer.write(&effect).await?;
+            let counted = counter(session, &self.place).await?;
+            let mut oldest = counted.oldest;
+            if update.after > unsigned("event counter", counted.last)? {
+                oldest = signed(update.after)? + 1;
+                event::Entity::delete_many()
+                    .exec(session)
+                    .await
+                    .map_err(self.failed())?;
+            }
+            writer.numbered_events(&update.events).await?;
+            self.count_events(session, signed(update.through)?, oldest)
+                .await?;
+            write.commit().await.map_err(self.failed())
+        })
+        .await
+    }
+}

@@ -1,0 +1,169 @@
+//! Taking a database into use: whose it is, and whether it may serve for what it is opened for.
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
+
+use super::SqlRegistry;
+use super::entity::{
+    SINGLE, credential, declaration, event, event_counter, instance, node, operation, platform,
+    rejected, service,
+};
+use super::session::Session;
+use crate::error::{Error, Result};
+use crate::model::PlatformId;
+use crate::registry::RegistryId;
+use crate::registry::kind::is_central;
+use crate::secret::new_token;
+
+/// What a database is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// As the central registry, whosever it is: the key decides.
+    Central,
+    /// As the central registry of a platform that may have forgotten the key with which it was
+    /// sealed when it was taken down.
+    CentralOf(PlatformId),
+    /// For a kind of a platform's objects.
+    Kind(PlatformId),
+}
+
+impl SqlRegistry {
+    /// Checks that the database may be used so, and marks it. Gives the registry's name.
+    pub(super) async fn take(&self, usage: Use, session: &Session) -> Result<RegistryId> {
+        let found = self.reader(session).platform().await?;
+        let is_kind = matches!(usage, Use::Kind(_));
+        if found.follows.is_some() && !is_kind {
+            return Err(Error::Invalid {
+                what: self.place.clone(),
+                why: "it is the database of a kind, a copy of a registry".into(),
+                mend: "name the central registry's own database, or an empty one".into(),
+            });
+        }
+        if is_kind && found.follows.is_none() && found.registry.is_some() {
+            return Err(is_central(&self.place));
+        }
+        // A wrong key would seal what nobody can open, and open nothing.
+        let check = self.key.sign("registry key check", b"");
+        match found.key_check.as_deref() {
+            Some(known) if known == check => {}
+            Some(_) if self.may_forget(usage, &found, session).await? => {
+                self.forget_sealed(session, is_kind).await?;
+            }
+            Some(_) => {
+                return Err(Error::Denied {
+                    what: self.place.clone(),
+                    why: "it is sealed with another platform's key".into(),
+                    mend: "give it the platform.key that it was made with, or name another \
+                           database"
+                        .into(),
+                });
+            }
+            None => {}
+        }
+        let id = match (is_kind, found.registry) {
+            (true, _) => None,
+            (false, Some(id)) => Some(id),
+            (false, None) => Some(new_token().expose().to_owned()),
+        };
+        platform::Entity::update_many()
+            .col_expr(platform::Column::KeyCheck, Expr::value(check))
+            .col_expr(platform::Column::Registry, Expr::value(id.clone()))
+            .filter(platform::Column::Row.eq(SINGLE))
+            .exec(session)
+            .await
+            .map_err(self.failed())?;
+        Ok(RegistryId(id.unwrap_or_default()))
+    }
+
+    /// Whether what is sealed with a key that is not in use any more is of no use to anybody:
+    /// the same platform's, and a copy, or left behind when the platform was taken down.
+    async fn may_forget(
+        &self,
+        usage: Use,
+        found: &platform::Model,
+        session: &Session,
+    ) -> Result<bool> {
+        let (Use::CentralOf(platform) | Use::Kind(platform)) = usage else {
+            return Ok(false);
+        };
+        if found.id.as_deref() != Some(&*platform.to_string()) {
+            return Ok(false);
+        }
+        if matches!(usage, Use::Kind(_)) {
+            return Ok(true);
+        }
+        let services = service::Entity::find().count(session).await;
+        let instances = instance::Entity::find().count(session).await;
+        Ok(services.map_err(self.failed())? == 0 && instances.map_err(self.failed())? == 0)
+    }
+
+    /// Empties the tables with sealed values; all of them, in a copy. A registry's history and
+    /// its epoch stay.
+    async fn forget_sealed(&self, session: &Session, is_copy: bool) -> Result<()> {
+        if is_copy {
+            return self.empty(session).await;
+        }
+        self.clear::<declaration::Entity>(session).await?;
+        self.clear::<credential::Entity>(session).await?;
+        self.clear::<node::Entity>(session).await?;
+        self.reset_platform(session).await
+    }
+
+    /// Forgets everything except the epoch.
+    pub(super) async fn empty(&self, session: &Session) -> Result<()> {
+        self.clear::<declaration::Entity>(session).await?;
+        self.clear::<credential::Entity>(session).await?;
+        self.clear::<node::Entity>(session).await?;
+        self.clear::<service::Entity>(session).await?;
+        self.clear::<instance::Entity>(session).await?;
+        self.clear::<rejected::Entity>(session).await?;
+        self.clear::<operation::Entity>(session).await?;
+        self.clear::<event::Entity>(session).await?;
+        self.count_events(session, 0, 1).await?;
+        self.reset_platform(session).await
+    }
+
+    /// Sets the numbers of the latest event and of the oldest that is kept.
+    pub(super) async fn count_events(
+        &self,
+        session: &Session,
+        last: i64,
+        oldest: i64,
+    ) -> Result<()> {
+        event_counter::Entity::update_many()
+            .col_expr(event_counter::Column::Last, Expr::value(last))
+            .col_expr(event_counter::Column::Oldest, Expr::value(oldest))
+            .filter(event_counter::Column::Row.eq(SINGLE))
+            .exec(session)
+            .await
+            .map_err(self.failed())?;
+        Ok(())
+    }
+
+    async fn clear<E: EntityTrait>(&self, session: &Session) -> Result<()> {
+        E::delete_many()
+            .exec(session)
+            .await
+            .map_err(self.failed())?;
+        Ok(())
+    }
+
+    async fn reset_platform(&self, session: &Session) -> Result<()> {
+        use platform::Column::{
+            Converged, Follows, Generation, ManagerIp, ManagerNode, ManagerPort, Row,
+        };
+
+        platform::Entity::update_many()
+            .col_expr(Generation, Expr::value(None::<i64>))
+            .col_expr(Converged, Expr::value(false))
+            .col_expr(ManagerNode, Expr::value(None::<String>))
+            .col_expr(ManagerIp, Expr::value(None::<String>))
+            .col_expr(ManagerPort, Expr::value(None::<i32>))
+            .col_expr(Follows, Expr::value(None::<String>))
+            .filter(Row.eq(SINGLE))
+            .exec(session)
+            .await
+            .map_err(self.failed())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! What scripts do with the files of a simulated host: the few commands that the bootstrapper
+//! uses, on paths in quotes, one to a line. All else does nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+/// Files by their paths, with their modes.
+type Files = BTreeMap<String, (u32, Bytes)>;
+
+/// Does what the script says, and gives what it prints.
+pub(super) fn run(files: &mut Files, script: &str) -> String {
+    let mut printed = String::new();
+    for line in script.lines().map(str::trim) {
+        let mut quoted = line.split('\'').skip(1).step_by(2);
+        let (first, second) = (quoted.next(), quoted.next());
+        match (line.split_whitespace().next(), first, second) {
+            (Some("ls"), Some(directory), _) => {
+                for name in names(files, directory) {
+                    printed.push_str(&name);
+                    printed.push('\n');
+                }
+            }
+            (Some("rm"), Some(path), _) => drop(take(files, path)),
+            (Some("cp"), Some(from), Some(to)) => {
+                for (rest, file) in below(files, from) {
+                    files.insert(joined(to, &rest), file);
+                }
+            }
+            (Some("mv"), Some(from), Some(to)) => {
+                for (rest, file) in take(files, from) {
+                    files.insert(joined(to, &rest), file);
+                }
+            }
+            _ => {}
+        }
+    }
+    printed
+}
+
+/// The path, and the rest of it below; both without needless ends.
+fn joined(path: &str, rest: &str) -> String {
+    let path = path.trim_end_matches('/');
+    if rest.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}/{rest}")
+    }
+}
+
+/// The file at a path, or all files below it, by the rest of their paths.
+fn below(files: &Files, path: &str) -> Vec<(String, (u32, Bytes))> {
+    let path = path.trim_end_matches("/.").trim_end_matches('/');
+    let found = files.iter().filter_map(|(name, file)| {
+        let rest = name.strip_prefix(path)?;
+        let rest = match rest {
+            "" => "",
+            _ => rest.strip_prefix('/')?,
+        };
+        Some((rest.to_owned(), file.clone()))
+    });
+    found.collect()
+}
+
+fn take(files: &mut Files, path: &str) -> Vec<(String, (u32, Bytes))> {
+    let taken = below(files, path);
+    for (rest, _) in &taken {
+        files.remove(&joined(path, rest));
+    }
+    taken
+}
+
+fn names(files: &Files, directory: &str) -> BTreeSet<String> {
+    let first = |(rest, _): (String, _)| rest.split('/').next().map(str::to_owned);
+    below(files, directory)
+        .into_iter()
+        .filter_map(first)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_listed_copied_moved_and_removed() {
+        let mut files = Files::new();
+        for path in ["/d/a/one", "/d/a/two", "/d/b", "/dd/c"] {
+            files.insert(path.into(), (0o400, Bytes::from(path)));
+        }
+        assert_eq!(run(&mut files, "ls -1 '/d' 2>/dev/null || true"), "a\nb\n");
+        let script = "set -e\nmkdir -m 0700 '/d/new'\ncp -a '/d/a' '/d/new/a'\n\
+                      mv '/d/new' '/d/kept'\nrm -rf '/d/a'\nrm -rf '/d/b'";
+        assert_eq!(run(&mut files, script), "");
+        assert_eq!(run(&mut files, "ls -1 '/d'"), "kept\n");
+        run(&mut files, "cp -a '/d/kept/.' '/d/'\nrm -rf '/d/kept'");
+        let paths: Vec<&str> = files.keys().map(String::as_str).collect();
+        assert_eq!(paths, ["/d/a/one", "/d/a/two", "/dd/c"]);
+        assert_eq!(files["/d/a/one"].1, "/d/a/one");
+    }
+}

@@ -1,0 +1,136 @@
+//! A platform whose registry, or a part of it, lies in databases.
+
+use lifecycle_core::error::Error;
+use lifecycle_core::model::ServiceClass;
+use lifecycle_core::registry::{Kind, Registry};
+use lifecycle_core::secret::Sensitive;
+
+use crate::stage::Stage;
+
+const CENTRAL: &str = "postgres://lifecycle@db/registry";
+const OTHER: &str = "postgres://lifecycle@db/another";
+const NODES: &str = "postgres://lifecycle@db/nodes";
+const SERVICES: &str = "postgres://lifecycle@db/services";
+
+async fn stage(seed: u64) -> Stage {
+    let mut stage = Stage::new(seed).await;
+    stage.registry.central = Some(Sensitive::new(CENTRAL));
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_managers_endpoint_is_recorded_in_the_database_and_a_second_up_touches_nothing() {
+    let stage = stage(21).await;
+    stage.up().await.unwrap();
+    let registry = stage.databases().at(CENTRAL);
+    let snapshot = registry.snapshot().await.unwrap();
+    let manager = snapshot.manager.unwrap();
+    assert_eq!(manager.node, stage.declaration.manager.node);
+    assert_eq!(snapshot.instances.len(), 4);
+    let before = stage.containers();
+    stage.up().await.unwrap();
+    assert_eq!(stage.containers(), before);
+    assert_eq!(stage.world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_does_not_answer_is_told_before_anything_is_touched() {
+    let stage = stage(22).await;
+    stage.databases().set_away(CENTRAL, true);
+    let error = stage.up().await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains("registry.url"), "{error:?}");
+    assert!(
+        stage.world.effects().is_empty(),
+        "{}",
+        stage.world.transcript()
+    );
+    stage.databases().set_away(CENTRAL, false);
+    stage.up().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_url_replaces_the_manager_alone_and_fills_the_database_there() {
+    let mut stage = stage(23).await;
+    stage.up().await.unwrap();
+    let before = stage.containers();
+    let former = stage.databases().at(CENTRAL).snapshot().await.unwrap();
+    stage.registry.central = Some(Sensitive::new(OTHER));
+    stage.up().await.unwrap();
+    let after = stage.containers();
+    assert_eq!(
+        before.intersection(&after).count(),
+        4,
+        "{before:?} {after:?}"
+    );
+    assert_eq!(after.len(), 5);
+    let now = stage.databases().at(OTHER).snapshot().await.unwrap();
+    let instances = |snapshot: &lifecycle_core::registry::Snapshot| -> Vec<_> {
+        let records = snapshot.instances.values();
+        records
+            .map(|v| (v.value.id.clone(), v.value.endpoints.clone()))
+            .collect()
+    };
+    assert_eq!(instances(&now), instances(&former));
+    assert!(now.converged);
+    assert_eq!(now.manager, former.manager);
+    // And back to the file on the node.
+    stage.registry.central = None;
+    stage.up().await.unwrap();
+    let file = stage
+        .managers
+        .registry(&stage.declaration.manager.node)
+        .unwrap();
+    assert_eq!(
+        instances(&file.snapshot().await.unwrap()),
+        instances(&former)
+    );
+    assert_eq!(stage.containers().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn databases_of_kinds_hold_up_nobody_and_see_the_end() {
+    let mut stage = stage(24).await;
+    for (name, service) in &mut stage.declaration.services {
+        if name.as_str() == "api" {
+            service.class = ServiceClass::Application;
+        }
+    }
+    let urls = [
+        (Kind::Nodes, NODES),
+        (Kind::Microservices, SERVICES),
+        (Kind::Applications, OTHER),
+    ];
+    stage.registry.kinds = urls.map(|(kind, url)| (kind, Sensitive::new(url))).into();
+    stage.databases().set_away(NODES, true);
+    stage.up().await.unwrap();
+    stage.databases().set_away(NODES, false);
+    tokio::time::sleep(std::time::Duration::from_mins(2)).await;
+    let at = async |url: &str| stage.databases().at(url).snapshot().await.unwrap();
+    let nodes = at(NODES).await;
+    assert_eq!((nodes.nodes.len(), nodes.instances.len()), (2, 0));
+    let services = at(SERVICES).await;
+    assert_eq!((services.nodes.len(), services.instances.len()), (0, 2));
+    let applications = at(OTHER).await;
+    assert_eq!(applications.instances.len(), 2);
+    let of_api = |snapshot: lifecycle_core::registry::Snapshot| {
+        snapshot
+            .instances
+            .into_values()
+            .all(|v| v.value.id.service.as_str() == "api")
+    };
+    assert!(of_api(applications));
+
+    stage.down().await.unwrap();
+    for url in [CENTRAL, SERVICES, OTHER] {
+        let end = at(url).await;
+        assert!(end.instances.is_empty(), "{url}: {end:?}");
+        let (_, declared) = end.declaration.unwrap();
+        assert!(declared.services.is_empty(), "{url}: {declared:?}");
+    }
+    assert_eq!(
+        at(NODES).await.nodes.len(),
+        1,
+        "the manager's own went last"
+    );
+}

@@ -4,14 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use lifecycle_core::Result;
 use lifecycle_core::bootstrap::{
     Bootstrapper, ManagerImage, MemoryState, OperatorState, Outcome, Removal, UpOptions,
 };
 use lifecycle_core::clock::{IdSource, SeededIds};
 use lifecycle_core::code::CodeStore;
-use lifecycle_core::host::ByteStream;
 use lifecycle_core::model::{
     BuildSource, Constraint, ConstraintOperator, DependencyCondition, ImageSource, NodeName,
     NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, Starts,
@@ -19,7 +17,7 @@ use lifecycle_core::model::{
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec, RegistrySpec};
 use lifecycle_core::reconcile::DriverOptions;
 use lifecycle_core::runtime::Owner;
-use lifecycle_core::sim::{SimDatabases, SimManagerImage, SimManagers, SimWorld};
+use lifecycle_core::sim::{SimDatabases, SimManagers, SimWorld};
 
 pub(crate) struct Stage {
     pub(crate) world: SimWorld,
@@ -213,20 +211,5 @@ impl Stage {
 
     pub(crate) fn leftovers(&self) -> Vec<String> {
         self.world.leftovers(&self.owner())
-    }
-}
-
-/// The simulated manager's image in one of its versions.
-#[derive(Debug)]
-pub(crate) struct ManagerOf(pub(crate) u8);
-
-#[async_trait]
-impl ManagerImage for ManagerOf {
-    async fn digest(&self) -> Result<String> {
-        Ok(format!("{:02x}", self.0).repeat(32))
-    }
-
-    async fn context(&self) -> Result<ByteStream> {
-        SimManagerImage.context().await
     }
 }

@@ -27,10 +27,21 @@ pub(super) async fn show(
     Ok(Json(view::platform(name, id, &snapshot, &status)))
 }
 
-/// How far the present round is.
-pub(super) async fn progress(_: Reader, State(manager): State<Arc<Manager>>) -> Json<ProgressV1> {
+/// What of the present round is shown.
+#[derive(Debug, Deserialize)]
+pub(super) struct Shown {
+    plan: Option<bool>,
+}
+
+/// How far the present round is; with the plan unless it is not wanted.
+pub(super) async fn progress(
+    _: Reader,
+    State(manager): State<Arc<Manager>>,
+    Parameters(shown): Parameters<Shown>,
+) -> Json<ProgressV1> {
     let status = manager.status().borrow().clone();
-    Json(view::progress(&status, manager.is_open()))
+    let with_plan = shown.plan.unwrap_or(true);
+    Json(view::progress(&status, manager.is_open(), with_plan))
 }
 
 /// Reads a declaration. What is wrong is told by place: its text may hold secrets.

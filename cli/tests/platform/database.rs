@@ -1,5 +1,6 @@
 //! A platform whose registry lies in PostgreSQL, two kinds of it in databases of their own.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 

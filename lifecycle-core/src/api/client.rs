@@ -268,7 +268,7 @@ impl ManagerApi for ApiClient {
     }
 
     async fn progress(&self) -> Result<ProgressV1> {
-        self.get("/v1/progress").await
+        self.get("/v1/progress?plan=false").await
     }
 
     async fn events(&self, after: u64) -> Result<EventsV1> {

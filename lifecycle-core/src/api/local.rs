@@ -58,7 +58,7 @@ impl ManagerApi for LocalApi {
     }
 
     async fn progress(&self) -> Result<ProgressV1> {
-        Ok(view::progress(&self.status(), self.0.is_open()))
+        Ok(view::progress(&self.status(), self.0.is_open(), false))
     }
 
     async fn events(&self, after: u64) -> Result<EventsV1> {

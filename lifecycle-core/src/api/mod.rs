@@ -44,7 +44,7 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// All services with their replicas.
     async fn services(&self) -> Result<Vec<ServiceV1>>;
 
-    /// How far the present round is.
+    /// How far the present round is; without the plan, since this is asked again and again.
     async fn progress(&self) -> Result<ProgressV1>;
 
     /// A page of events after a cursor.

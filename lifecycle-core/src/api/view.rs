@@ -177,15 +177,15 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, status: &Status) -
     }
 }
 
-/// How far the present round is.
-pub fn progress(status: &Status, open: bool) -> ProgressV1 {
+/// How far the present round is, with the plan if that is wanted.
+pub fn progress(status: &Status, open: bool, with_plan: bool) -> ProgressV1 {
     ProgressV1 {
         generation: status.generation.0,
         open,
         settled: status.settled,
         ready: is_ready(status),
         running: status.running.clone(),
-        plan: status.plan.as_ref().clone(),
+        plan: with_plan.then(|| status.plan.as_ref().clone()),
     }
 }
 

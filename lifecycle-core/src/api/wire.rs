@@ -169,7 +169,7 @@ impl From<Endpoint> for EndpointV1 {
     }
 }
 
-/// `GET /v1/progress`.
+/// `GET /v1/progress`; with `?plan=false` without the plan, which grows with the platform.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProgressV1 {
     /// The generation that is worked towards.
@@ -182,8 +182,9 @@ pub struct ProgressV1 {
     pub ready: bool,
     /// What is being carried out.
     pub running: Vec<RunningStep>,
-    /// The latest plan.
-    pub plan: Plan,
+    /// The latest plan, unless it was not wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
 }
 
 /// The answer to `PUT /v1/platform`.

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::api::wire::{AppliedV1, OperationV1, PlatformV1, ProgressV1};
-use lifecycle_core::api::{LocalApi, ManagerApi as _};
+use lifecycle_core::api::{LocalApi, ManagerApi as _, view};
 use lifecycle_core::manager::Manager;
 use lifecycle_core::platform::Declaration;
 use lifecycle_core::reconcile::Plan;
@@ -24,12 +24,21 @@ pub(super) async fn show(
     Ok(Json(LocalApi::new(manager).platform().await?))
 }
 
-/// How far the present round is.
+/// What of the present round is shown.
+#[derive(Debug, Deserialize)]
+pub(super) struct Shown {
+    plan: Option<bool>,
+}
+
+/// How far the present round is; with the plan unless it is not wanted.
 pub(super) async fn progress(
     _: Reader,
     State(manager): State<Arc<Manager>>,
-) -> Result<Json<ProgressV1>, Problem> {
-    Ok(Json(LocalApi::new(manager).progress().await?))
+    Parameters(shown): Parameters<Shown>,
+) -> Json<ProgressV1> {
+    let status = manager.status().borrow().clone();
+    let with_plan = shown.plan.unwrap_or(true);
+    Json(view::progress(&status, manager.is_open(), with_plan))
 }
 
 /// Reads a declaration. What is wrong is told by place: its text may hold secrets.

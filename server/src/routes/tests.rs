@@ -435,3 +435,13 @@ async fn events_stream_from_a_cursor_on() {
     let gone = served.send(stream("/v1/events?after=1000000", None)).await;
     problem(gone, StatusCode::GONE, "a cursor of another registry").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn progress_leaves_out_a_plan_that_is_not_wanted() {
+    let served = Served::ready().await;
+    let whole = served.get("/v1/progress").await;
+    assert!(whole["plan"]["instances"].is_object(), "{whole}");
+    let short = served.get("/v1/progress?plan=false").await;
+    assert_eq!(short.get("plan"), None, "{short}");
+    assert_eq!(short["settled"], whole["settled"]);
+}

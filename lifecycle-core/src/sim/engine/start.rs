@@ -1,0 +1,199 @@
+//! Containers made and started: what they run as, when they get ready, when they end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Container, Engine, Here, Phase, Run, service_in};
+use crate::error::{Error, Result};
+use crate::model::{ContainerId, HealthcheckTest, PlatformId};
+use crate::runtime::{ContainerSpec, LogLine, ObservedContainer};
+use crate::sim::behaviour::perform;
+use crate::sim::ledger::{Ledger, Place, Violation};
+use crate::sim::world::Rules;
+
+/// After how long a health check that never passes has failed as often as it may.
+const HEALTH_GIVEN_UP: Duration = Duration::from_secs(30);
+
+impl Engine {
+    pub(in crate::sim) fn ensure(
+        &mut self,
+        spec: &ContainerSpec,
+        now: Instant,
+        here: Here<'_>,
+        rules: &Rules,
+        ledger: &mut Ledger,
+    ) -> Result<(ObservedContainer, bool)> {
+        let owner = spec.owner.id;
+        let name = &spec.name;
+        match self.owned(name, owner)? {
+            Some(container) if container.spec.digest != spec.digest => {
+                return Err(Error::Conflict {
+                    what: format!("container {name}"),
+                    why: "it has another digest".into(),
+                });
+            }
+            Some(_) => {}
+            None => {
+                let container = self.made(spec, here, rules)?;
+                // Ports first: a container that cannot get them is not left behind.
+                self.ports_for(&container)?;
+                for mount in &spec.template.volumes {
+                    self.volumes.insert((owner, mount.volume.clone()));
+                }
+                self.containers.insert(name.clone(), container);
+                self.tell(owner, "create".into());
+            }
+        }
+        let changed = self.start(name, now, here, rules, ledger)?;
+        let container = self
+            .containers
+            .get(name)
+            .ok_or_else(|| Error::not_found(format!("container {name}")))?;
+        Ok((container.observed(now, rules), changed))
+    }
+
+    fn made(&mut self, spec: &ContainerSpec, here: Here<'_>, rules: &Rules) -> Result<Container> {
+        let image = self
+            .images
+            .get(&spec.image)
+            .ok_or_else(|| Error::not_found(format!("image {}", spec.image)))?;
+        let template = &spec.template;
+        let mut exposed = image.exposed.clone();
+        exposed.extend(template.expose.iter().copied());
+        exposed.extend(
+            template
+                .ports
+                .iter()
+                .map(|p| (p.container_port, p.protocol)),
+        );
+        let mut has_healthcheck = image.has_healthcheck;
+        if let Some(behaviour) = rules.behaviours.get(service_in(&spec.role)) {
+            exposed.extend(behaviour.exposed.iter().copied());
+            has_healthcheck |= behaviour.has_healthcheck;
+        }
+        if let Some(healthcheck) = &template.healthcheck {
+            has_healthcheck = healthcheck.test != HealthcheckTest::None;
+        }
+        let mut command = template.entrypoint.clone().unwrap_or_default();
+        match (&template.command, &image.command) {
+            (Some(given), _) => command.extend(given.iter().cloned()),
+            (None, Some(own)) if command.is_empty() => command.clone_from(own),
+            (None, _) => {}
+        }
+        self.made += 1;
+        let purpose = ["container", here.node.as_str(), &spec.name];
+        Ok(Container {
+            id: ContainerId(rules.chance.hex(&purpose, self.made).into()),
+            spec: spec.clone(),
+            exposed,
+            has_healthcheck,
+            command,
+            phase: Phase::Created,
+            started: None,
+            starts: 0,
+            host_ports: BTreeMap::new(),
+            told_to_stop: false,
+            restart_at: None,
+            log: Vec::new(),
+        })
+    }
+
+    /// Starts a container that does not run; says whether it had to.
+    pub(in crate::sim) fn start(
+        &mut self,
+        name: &str,
+        at: Instant,
+        here: Here<'_>,
+        rules: &Rules,
+        ledger: &mut Ledger,
+    ) -> Result<bool> {
+        let container = self
+            .containers
+            .get(name)
+            .ok_or_else(|| Error::not_found(format!("container {name}")))?;
+        if container.is_running() {
+            return Ok(false);
+        }
+        let ports = self.ports_for(container)?;
+        for ((_, protocol), host) in &ports {
+            self.bound.insert((*host, *protocol), name.to_owned());
+        }
+        let Some(container) = self.containers.get_mut(name) else {
+            return Ok(false);
+        };
+        container.host_ports = ports;
+        container.starts += 1;
+        container.started = Some(at);
+        container.told_to_stop = false;
+        container.restart_at = None;
+        let service = service_in(&container.spec.role);
+        let behaviour = rules.behaviours.get(service);
+        let performance = perform(&container.command);
+        let (exit, unhealthy_after, never_ready) = match behaviour {
+            Some(b) => (b.exits, b.unhealthy_after, b.never_ready),
+            None => (performance.exit, None, false),
+        };
+        let ready_after = behaviour.and_then(|b| b.ready_after).unwrap_or_else(|| {
+            let purpose = ["ready", here.node.as_str(), name];
+            let span = rules.latencies.ready;
+            rules.chance.between(span, &purpose, container.starts)
+        });
+        if performance.lines.is_empty() {
+            container.log.push(LogLine {
+                stderr: false,
+                text: format!("{service}: start {} on {}", container.starts, here.node),
+            });
+        } else {
+            container.log.extend(performance.lines);
+        }
+        let unready_after = if never_ready {
+            Some(HEALTH_GIVEN_UP)
+        } else {
+            unhealthy_after
+        };
+        container.phase = Phase::Running(Run {
+            ready_at: (!never_ready).then(|| at + ready_after),
+            unready_at: unready_after.map(|after| at + after),
+            ends: exit.map(|exit| (at + exit.after, exit.code)),
+            health_told: at,
+        });
+        let owner = container.spec.owner.id;
+        let digest = container.spec.digest.clone();
+        if let Some(key) = container.key() {
+            ledger.started(
+                key,
+                (here.number, name.to_owned()),
+                here.node.clone(),
+                digest,
+            );
+            if here.fenced {
+                ledger.violations.push(Violation::StartedWhileFenced {
+                    at: rules.date(at),
+                    place: Place {
+                        node: here.node.clone(),
+                        container: name.to_owned(),
+                    },
+                });
+            }
+        }
+        self.tell(owner, "start".into());
+        Ok(true)
+    }
+
+    /// Starts a container of this platform.
+    pub(in crate::sim) fn start_owned(
+        &mut self,
+        name: &str,
+        owner: PlatformId,
+        now: Instant,
+        here: Here<'_>,
+        rules: &Rules,
+        ledger: &mut Ledger,
+    ) -> Result<bool> {
+        self.owned(name, owner)?
+            .ok_or_else(|| Error::not_found(format!("container {name}")))?;
+        self.start(name, now, here, rules, ledger)
+    }
+}

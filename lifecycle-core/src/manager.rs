@@ -18,7 +18,9 @@ use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::{
     Backends, Declared, Driver, DriverOptions, Observed, Plan, ServiceApi, Status, Target, plan,
 };
-use crate::registry::{Batch, Change, Credential, EventPage, Lease, Mirrors, Snapshot};
+use crate::registry::{
+    Batch, Change, Credential, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
+};
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
 pub use output::{InstanceOutput, Output};
@@ -28,12 +30,6 @@ const ADMIN_TOKEN: &str = "admin-token";
 
 /// The name under which the registry keeps the token that reads.
 const READ_TOKEN: &str = "read-token";
-
-/// How long events are kept.
-const EVENTS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7);
-
-/// How many events are kept.
-const EVENTS_KEPT: u64 = 100_000;
 
 /// How long the end of a platform waits for the databases of kinds.
 const LAST_COPIES: Duration = Duration::from_secs(10);

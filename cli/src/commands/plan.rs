@@ -33,7 +33,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let forecast = if options.simulate {
         Forecast::from_nothing(&declaration, &secrets.key, SystemClock.now())?
     } else {
-        let bootstrapper = wiring::bootstrapper(
+        let mut bootstrapper = wiring::bootstrapper(
             &identity,
             &declaration.cloud,
             &declaration.manager.node,
@@ -42,6 +42,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
             Arc::new(project.code()),
             ProgressLines::new(arguments.json),
         )?;
+        bootstrapper.registry = loaded.registry;
         bootstrapper.forecast(&declaration).await?
     };
     for warning in &loaded.warnings {

@@ -31,15 +31,17 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     let code = Arc::new(project.code());
     // Held until the end.
     let mut _lock = None;
-    let mut bootstrapper = if options.simulate {
+    let bootstrapper = if options.simulate {
         printer::talk("Simulated: nothing is touched, nothing is kept.");
-        wiring::simulated(&declaration, code, reporter)?
+        let mut bootstrapper = wiring::simulated(&declaration, code, reporter)?;
+        bootstrapper.registry = loaded.registry;
+        bootstrapper
     } else {
         let identity = project.identity_for(&declaration.name)?;
         declaration.id = identity.id;
         let state = wiring::state(&identity)?;
         let secrets = wiring::secrets(&state, &identity).await?;
-        let bootstrapper = wiring::bootstrapper(
+        let mut bootstrapper = wiring::bootstrapper(
             &identity,
             &declaration.cloud,
             &declaration.manager.node,
@@ -48,13 +50,13 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
             code,
             reporter,
         )?;
+        bootstrapper.registry = loaded.registry;
         // What cannot be carried out is refused before anything is kept.
         bootstrapper.preflight(&declaration).await?;
         _lock = Some(keep(&project, &identity, &state, &bootstrapper).await?);
         confirm_removals(&bootstrapper, &declaration, options.yes).await?;
         bootstrapper
     };
-    bootstrapper.registry = loaded.registry;
     let options = UpOptions {
         all_nodes: options.all_nodes,
     };

@@ -8,12 +8,16 @@ mod bad_files;
 mod bring_up;
 mod careful;
 mod crashes;
+mod database;
 mod docker;
 mod document;
 mod failing_service;
 mod hang;
 mod hello;
 mod https;
+#[path = "../../../lifecycle-core/tests/registry/postgres_server.rs"]
+#[expect(dead_code, reason = "the core's tests use the rest")]
+mod postgres_server;
 mod project;
 mod reboot;
 mod secrets;

@@ -165,7 +165,10 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, status: &Status) -
             .map(|r| r.node.clone())
             .or_else(|| planned.and_then(|p| p.node.clone())),
         state: state.word().to_owned(),
-        why: InstanceV1::why_of(&state).or_else(|| (!is_up).then(held).flatten()),
+        // A replica that serves under its former specification is ready, and yet not as declared.
+        why: InstanceV1::why_of(&state)
+            .or_else(|| planned.and_then(|p| InstanceV1::why_of(&p.state)))
+            .or_else(|| (!is_up).then(held).flatten()),
         started_at: record.and_then(|r| r.started_at),
         ready_at: record.and_then(|r| r.ready_at),
         endpoints: record

@@ -118,7 +118,8 @@ pub struct InstanceV1 {
     pub node: Option<NodeName>,
     /// `starting`, `ready`, `completed`, `stopped`, `failed` or `unknown`.
     pub state: String,
-    /// Why it is in this state, where that needs a reason.
+    /// Why it is in this state, where that needs a reason; of a replica that is ready, why it
+    /// serves under its former declaration and not under the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// When the engine started it.
@@ -228,6 +229,8 @@ pub struct EventsV1 {
 pub struct ServiceLogLine {
     /// `<service>-<replica>`.
     pub instance: String,
+    /// The engine's id of the container that wrote it.
+    pub container: String,
     /// The line.
     #[serde(flatten)]
     pub line: LogLine,
@@ -250,6 +253,7 @@ impl From<InstanceOutput> for ServiceLogLine {
         };
         Self {
             instance: output.instance,
+            container: output.container.to_string(),
             line,
             notice,
         }

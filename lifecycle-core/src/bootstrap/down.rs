@@ -280,6 +280,9 @@ mod tests {
 
     #[async_trait]
     impl Databases for Nobody {
+        async fn check(&self, _: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
+            Err(Error::not_found("a database"))
+        }
         async fn prepare(&self, _: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
             Err(Error::not_found("a database"))
         }

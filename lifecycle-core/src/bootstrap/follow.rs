@@ -72,7 +72,7 @@ pub(super) async fn follow(
     let mut failures = Vec::new();
     for service in &services {
         for instance in &service.instances {
-            if !matches!(instance.state.as_str(), "ready" | "completed") {
+            if !is_as_declared(instance) {
                 failures.push(failure(client, service, instance).await);
             }
         }
@@ -83,6 +83,15 @@ pub(super) async fn follow(
         services,
         failures,
     })
+}
+
+fn is_up(instance: &InstanceV1) -> bool {
+    matches!(instance.state.as_str(), "ready" | "completed")
+}
+
+/// What serves under its former specification, since the declared one was given up, has a reason.
+fn is_as_declared(instance: &InstanceV1) -> bool {
+    is_up(instance) && instance.why.is_none()
 }
 
 async fn failure(
@@ -99,6 +108,8 @@ async fn failure(
             .into_iter()
             .filter_map(Result::ok)
             .filter(|l| l.instance == instance.id && !l.notice)
+            // The one that serves did not fail.
+            .filter(|l| !is_up(instance) || Some(&l.container) != instance.container.as_ref())
             .map(|l| l.line.text)
             .collect();
     }

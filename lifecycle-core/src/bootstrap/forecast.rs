@@ -50,7 +50,11 @@ impl Bootstrapper {
     /// it is planned from one look at what exists.
     pub async fn forecast(&self, declaration: &Declaration) -> Result<Forecast> {
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
-        let problems = self.backends.cloud.preflight(&nodes).await?.problems;
+        let mut problems = self.backends.cloud.preflight(&nodes).await?.problems;
+        if let Err(error) = self.check_registry(declaration.id).await {
+            let mend = error.hint().map(|mend| format!("; {mend}"));
+            problems.push(format!("{}{}", error.chain(), mend.unwrap_or_default()));
+        }
         if let Ok(client) = self.client(declaration.id).await
             && client.health().await.is_ok()
         {

@@ -151,7 +151,7 @@ impl Bootstrapper {
         let misfits = placement.misfits.iter();
         problems.extend(misfits.map(|(id, why)| format!("{id} fits no node: {why}")));
         if problems.is_empty() {
-            return Ok(());
+            return self.check_registry(declaration.id).await;
         }
         Err(Error::Invalid {
             what: "what is declared".into(),

@@ -9,7 +9,16 @@ use crate::model::PlatformId;
 use crate::platform::ManagerEndpoint;
 
 impl Bootstrapper {
-    /// Refuses a registry that cannot be used. The databases of kinds may be away, or reachable
+    /// Refuses a registry that cannot be used, and leaves no trace in it.
+    pub(super) async fn check_registry(&self, platform: PlatformId) -> Result<()> {
+        let Some(url) = &self.registry.central else {
+            return Ok(());
+        };
+        let checked = self.databases.check(url, platform, &self.secrets.key).await;
+        checked.map_err(with_mend)
+    }
+
+    /// Takes the registry and the databases of kinds into use. The databases of kinds may be away, or reachable
     /// from nodes only: they hold up nobody.
     pub(super) async fn prepare_databases(&self, platform: PlatformId) -> Result<()> {
         let key = &self.secrets.key;

@@ -35,6 +35,8 @@ pub enum Output {
 pub struct InstanceOutput {
     /// `<service>-<replica>`.
     pub instance: String,
+    /// Which of its containers: the former one and one that was given up may both be there.
+    pub container: ContainerId,
     /// The piece.
     pub output: Output,
 }
@@ -83,6 +85,7 @@ impl Manager {
         options: LogOptions,
     ) -> BoxStream<'static, InstanceOutput> {
         let instance = record.id.to_string();
+        let container = record.container.clone();
         let source = Source {
             node: record.node,
             container: record.container,
@@ -94,6 +97,7 @@ impl Manager {
             .try_flatten()
             .map(move |line| InstanceOutput {
                 instance: instance.clone(),
+                container: container.clone(),
                 output: match line {
                     Ok(line) => Output::Line(line),
                     Err(error) => Output::Unavailable { why: error.chain() },

@@ -120,6 +120,9 @@ pub trait KindDatabase: Registry {
 /// As those of opening a registry; none quotes a URL or a password.
 #[async_trait]
 pub trait Databases: Debug + Send + Sync + 'static {
+    /// Whether [`Databases::prepare`] would end well. Leaves no trace.
+    async fn check(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey) -> Result<()>;
+
     /// Sees to it that a central registry can be used by `platform`: it answers, its tables are
     /// up to date, it is sealed with `key`. One that this platform left when it was taken down,
     /// and whose key was forgotten then, is taken into use again.

@@ -14,8 +14,8 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::{
-    Batch, Databases, EventPage, Kind, KindDatabase, Mirrored, Registry, RegistryId, Snapshot,
-    Versioned,
+    Batch, Databases, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Kind, KindDatabase, Mirrored,
+    Registry, RegistryId, Snapshot, Versioned,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -40,6 +40,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest of these pauses.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// How often old events are dropped.
+const DROP_OLD: Duration = Duration::from_mins(10);
 
 /// How long one pass may take against a database that stopped answering.
 const PASS: Duration = Duration::from_mins(2);
@@ -364,6 +367,7 @@ impl Mirrors {
                 clock,
                 database: None,
                 away: None,
+                dropped: None,
             };
             keeper.run(self.changes.subscribe())
         });
@@ -382,6 +386,8 @@ struct Keeper<'a> {
     clock: &'a dyn Clock,
     database: Option<Arc<dyn KindDatabase>>,
     away: Option<Away>,
+    /// When old events were dropped there.
+    dropped: Option<tokio::time::Instant>,
 }
 
 struct Away {
@@ -433,18 +439,33 @@ impl Keeper<'_> {
             Arc::clone(self.database.insert(opened.map_err(Failure::Kind)?))
         };
         let copy = self.mirror.copy(database.as_ref(), self.epoch);
-        let outcome = match tokio::time::timeout(PASS, copy).await {
+        let mut outcome = match tokio::time::timeout(PASS, copy).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::Kind(Error::TimedOut {
                 what: format!("copying into the database of {}", self.names()),
                 after: PASS,
             })),
         };
+        if outcome.is_ok() {
+            outcome = self.drop_old(database.as_ref()).await;
+        }
         if matches!(outcome, Err(Failure::Kind(_))) {
             // Perhaps it is another one by the next time, without tables.
             self.database = None;
         }
         outcome
+    }
+
+    /// A copy keeps events no longer than the central registry does.
+    async fn drop_old(&mut self, database: &dyn KindDatabase) -> std::result::Result<(), Failure> {
+        if self.dropped.is_some_and(|at| at.elapsed() < DROP_OLD) {
+            return Ok(());
+        }
+        let before = self.clock.now() - EVENTS_KEPT_FOR;
+        let dropped = database.prune_events(before, EVENTS_KEPT).await;
+        dropped.map_err(Failure::Kind)?;
+        self.dropped = Some(tokio::time::Instant::now());
+        Ok(())
     }
 
     fn names(&self) -> String {

@@ -38,6 +38,12 @@ pub use mirror::{Mirror, Mirrors};
 #[cfg(feature = "sql")]
 pub use sql::{SqlDatabases, SqlRegistry};
 
+/// How long a manager keeps events.
+pub(crate) const EVENTS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7);
+
+/// How many events a manager keeps.
+pub(crate) const EVENTS_KEPT: u64 = 100_000;
+
 /// A value with the number of its last write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned<T> {

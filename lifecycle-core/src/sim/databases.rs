@@ -92,6 +92,10 @@ impl SimDatabases {
 
 #[async_trait]
 impl Databases for SimDatabases {
+    async fn check(&self, url: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
+        self.answering(url).map(drop)
+    }
+
     async fn prepare(&self, url: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
         self.answering(url).map(drop)
     }

@@ -5,7 +5,7 @@ mod registry;
 mod stage;
 mod upgrade;
 
-use lifecycle_core::sim::{Edge, EffectOutcome};
+use lifecycle_core::sim::{Behaviour, Edge, EffectOutcome};
 
 use crate::stage::Stage;
 
@@ -63,6 +63,63 @@ async fn a_changed_code_base_replaces_its_service_alone() {
     let kept = before.intersection(&after).count();
     assert_eq!(kept, 3, "only both api go: {before:?} {after:?}");
     assert_eq!(after.len(), 5);
+    assert_eq!(stage.world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_given_up_fails_every_up_until_another_one_is_declared() {
+    let mut stage = Stage::new(8).await;
+    stage.up().await.unwrap();
+    let before = stage.containers();
+    stage
+        .world
+        .behave("api", Behaviour::default().exposes(80).never_ready());
+    stage.change_code("api", "bad").await;
+    for _ in 0..2 {
+        let outcome = stage.up().await.unwrap();
+        let failed: Vec<_> = outcome.failures.iter().map(|f| &*f.instance).collect();
+        assert_eq!(failed, ["api-1", "api-2"]);
+        for failure in &outcome.failures {
+            assert!(
+                failure.why.contains("not ready within")
+                    && failure.why.contains("the former specification runs again"),
+                "{failure:?}"
+            );
+        }
+    }
+    // What failed is kept beside what serves, for its output.
+    assert_eq!(stage.containers().len(), before.len() + 2);
+    stage.world.behave("api", Behaviour::default().exposes(80));
+    stage.change_code("api", "good").await;
+    let outcome = stage.up().await.unwrap();
+    assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
+    assert_eq!(stage.containers().len(), before.len());
+    assert_eq!(stage.world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_bad_change_in_a_row_leads_back_to_what_served_before_the_first() {
+    let mut stage = Stage::new(9).await;
+    stage.up().await.unwrap();
+    let ids = |stage: &Stage| -> std::collections::BTreeSet<String> {
+        stage
+            .containers()
+            .into_iter()
+            .map(|(_, id, _)| id)
+            .collect()
+    };
+    let before = ids(&stage);
+    stage
+        .world
+        .behave("api", Behaviour::default().exposes(80).never_ready());
+    for contents in ["bad", "worse"] {
+        stage.change_code("api", contents).await;
+        let outcome = stage.up().await.unwrap();
+        assert_eq!(outcome.failures.len(), 2, "{:?}", outcome.failures);
+        let after = ids(&stage);
+        assert!(before.is_subset(&after), "{}", stage.world.transcript());
+        assert_eq!(after.len(), before.len() + 2, "one failure each is kept");
+    }
     assert_eq!(stage.world.violations(), []);
 }
 

@@ -206,6 +206,23 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
     tokio::time::timeout(limit, given_up).await.unwrap();
     stage.world.behave("web", Behaviour::default());
     stage.pass(Duration::from_secs(10)).await;
+    // It serves again, and is told not to be as declared. What failed is kept beside it.
+    let snapshot = stage.registry.snapshot().await.unwrap();
+    let status = stage.manager.status().borrow().clone();
+    let services = lifecycle_core::api::view::services(&snapshot, &status);
+    let web = services.iter().find(|s| s.name == service("web")).unwrap();
+    let shown = &web.instances[0];
+    assert_eq!(shown.state, "ready");
+    assert_eq!(shown.container, Some(former.id.to_string()));
+    let why = shown.why.as_deref().unwrap();
+    assert!(why.contains("the former specification runs again"), "{why}");
+    let of_web = |stage: &Stage| {
+        let role = lifecycle_core::runtime::Role::Instance(instance("web", 1));
+        let containers = stage.containers().into_iter();
+        containers.filter(|(_, c)| c.role == role).count()
+    };
+    assert_eq!(of_web(&stage), 2);
+    stage.pass(Duration::from_mins(10)).await;
     let (_, now) = stage.place(&instance("web", 1));
     assert_eq!(now.id, former.id);
     let record = &stage.records().await[&instance("web", 1)];

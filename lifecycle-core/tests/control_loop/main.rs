@@ -1,5 +1,6 @@
 //! The real control loop and the real manager against the simulated world: convergence,
-//! faults, and a crash at every effect. Time is paused, so hours pass in seconds.
+//! faults, and a crash at every effect. Time is paused, so hours pass in seconds; it is real only
+//! where a real database is asked.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a failure tells its seed")]
@@ -7,9 +8,13 @@
 mod cloud;
 mod convergence;
 mod crash;
+mod databases;
 mod fault;
 mod leadership;
 mod platform;
+#[path = "../registry/postgres_server.rs"]
+#[expect(dead_code, reason = "the registry's own tests use the rest")]
+mod postgres_server;
 mod registry;
 mod requests;
 mod scale;

@@ -36,6 +36,8 @@ pub(crate) struct Stage {
     pub(crate) cloud: Option<Arc<dyn CloudProvider>>,
     /// Databases of kinds that managers keep up to date.
     pub(crate) mirrors: Option<Mirrors>,
+    /// How long a manager leads without renewing.
+    pub(crate) lease: Duration,
     runs: u64,
     task: Option<JoinHandle<()>>,
 }
@@ -86,9 +88,17 @@ impl Stage {
         let registry: Arc<dyn Registry> = Arc::new(MemoryRegistry::new(Arc::new(world.clock())));
         Self {
             seed,
-            manager: idle_manager(&world, &owner, &registry, &declaration, None, None, seed),
+            manager: idle_manager(
+                &world,
+                &owner,
+                &registry,
+                &declaration,
+                Setup::default(),
+                seed,
+            ),
             cloud: None,
             mirrors: None,
+            lease: LEASE,
             world,
             owner,
             registry,
@@ -106,8 +116,11 @@ impl Stage {
             &self.owner,
             &self.registry,
             &self.declaration,
-            self.cloud.clone(),
-            self.mirrors.clone(),
+            Setup {
+                cloud: self.cloud.clone(),
+                mirrors: self.mirrors.clone(),
+                lease: self.lease,
+            },
             self.seed ^ self.runs,
         )
     }
@@ -269,18 +282,39 @@ impl Stage {
     }
 }
 
+/// The platform's key.
+pub(crate) fn key() -> PlatformKey {
+    PlatformKey::from_hex(&"5a".repeat(32)).unwrap()
+}
+
+/// What differs from manager to manager.
+struct Setup {
+    cloud: Option<Arc<dyn CloudProvider>>,
+    mirrors: Option<Mirrors>,
+    lease: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            cloud: None,
+            mirrors: None,
+            lease: LEASE,
+        }
+    }
+}
+
 fn idle_manager(
     world: &SimWorld,
     owner: &Owner,
     registry: &Arc<dyn Registry>,
     declaration: &Declaration,
-    cloud: Option<Arc<dyn CloudProvider>>,
-    mirrors: Option<Mirrors>,
+    setup: Setup,
     seed: u64,
 ) -> Arc<Manager> {
     let backends = Backends {
         registry: Arc::clone(registry),
-        cloud: cloud.unwrap_or_else(|| Arc::new(world.cloud(owner))),
+        cloud: setup.cloud.unwrap_or_else(|| Arc::new(world.cloud(owner))),
         connector: Arc::new(world.connector(owner)),
         preparer: Arc::new(world.preparer()),
         probe: Arc::new(world.probe()),
@@ -293,7 +327,7 @@ fn idle_manager(
     let options = ManagerOptions {
         name: owner.name.clone(),
         platform: owner.id,
-        key: PlatformKey::from_hex(&"5a".repeat(32)).unwrap(),
+        key: key(),
         endpoint: ManagerEndpoint {
             node,
             ip,
@@ -304,7 +338,7 @@ fn idle_manager(
         read_token: Sensitive::new(READER),
         declaration: Some(declaration.clone()),
         holder: format!("manager {seed} of {}", world.clock().now()),
-        lease: LEASE,
+        lease: setup.lease,
         driver: DriverOptions {
             policy: Policy {
                 spares_manager_node: true,
@@ -312,7 +346,7 @@ fn idle_manager(
             },
             ..DriverOptions::default()
         },
-        mirrors,
+        mirrors: setup.mirrors,
     };
     Manager::new(backends, options)
 }

@@ -178,6 +178,10 @@ fn a_changed_service_never_gets_ready() {
     world.settle(&declared);
     let back = world.plan(&declared);
     assert!(back.steps.is_empty());
+    // What failed is kept a while, for its output.
+    assert_eq!(world.summary(true).len(), former.summary(true).len() + 1);
+    world.now += TimeDelta::minutes(10);
+    world.settle(&declared);
     assert_eq!(world.summary(true), former.summary(true));
     insta::assert_snapshot!(format!(
         "waiting\n{}\n\ngiven up\n{}\n\nback\n{}",
@@ -204,6 +208,8 @@ fn a_service_that_is_not_restarted_comes_back_too() {
     );
     world.settle(&declared);
     world.now += TimeDelta::minutes(5);
+    world.settle(&declared);
+    world.now += TimeDelta::minutes(10);
     world.settle(&declared);
     assert_eq!(world.summary(true), former);
 }

@@ -1,7 +1,9 @@
-//! A PostgreSQL server of the test's own: in a directory of its own, on a socket in it, with a
-//! password, stopped at the end.
+//! A PostgreSQL server of the test's own: in a directory of its own, on a socket in it, and on
+//! one address where asked for; with a password, stopped at the end.
 
+use std::fmt::Write as _;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -17,14 +19,32 @@ pub(crate) struct PostgresServer {
     programs: PathBuf,
     directory: TempDir,
     databases: AtomicU32,
+    options: String,
+    /// It is in the socket's name too.
+    port: String,
 }
 
 impl PostgresServer {
+    /// On a socket only.
     pub(crate) fn start() -> Self {
-        let server = Self {
+        Self::with("-c listen_addresses=''", 5432, &[])
+    }
+
+    /// Also at an address of this machine, for these networks; with its port.
+    pub(crate) fn start_at(address: IpAddr, networks: &[&str]) -> (Self, u16) {
+        // A kernel may hold on to a port that was only tried; so it is drawn instead.
+        let port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+        let options = format!("-c listen_addresses='{address}' -c port={port}");
+        (Self::with(&options, port, networks), port)
+    }
+
+    fn with(options: &str, port: u16, networks: &[&str]) -> Self {
+        let mut server = Self {
             programs: programs(),
             directory: tempfile::Builder::new().prefix("lc-pg-").tempdir().unwrap(),
             databases: AtomicU32::new(0),
+            options: options.to_owned(),
+            port: port.to_string(),
         };
         let root = server.directory.path();
         fs::set_permissions(root, PermissionsExt::from_mode(0o700)).unwrap();
@@ -45,20 +65,39 @@ impl PostgresServer {
                 .arg(&data),
         );
         // Another time zone and date style than ours: both may be whatever the user has.
-        let options = format!(
-            "-F -c listen_addresses='' -c unix_socket_directories='{}' \
+        let hba = data.join("pg_hba.conf");
+        let mut allowed = fs::read_to_string(&hba).unwrap();
+        for network in networks {
+            writeln!(allowed, "host all {USER} {network} scram-sha-256").unwrap();
+        }
+        fs::write(&hba, allowed).unwrap();
+        server.options = format!(
+            "-F {} -c unix_socket_directories='{}' \
              -c timezone=Asia/Kathmandu -c datestyle=German",
+            server.options,
             root.display()
         );
-        done(
-            server
-                .command("pg_ctl")
-                .args(["-w", "-t", "60", "start", "-o", &options, "-l"])
-                .arg(root.join("log"))
-                .arg("-D")
-                .arg(&data),
-        );
+        server.run();
         server
+    }
+
+    /// Starts it, at first or again.
+    pub(crate) fn run(&self) {
+        let root = self.directory.path();
+        let log = root.join("log");
+        let started = self
+            .command("pg_ctl")
+            .args(["-w", "-t", "60", "start", "-o", &self.options, "-l"])
+            .arg(&log)
+            .arg("-D")
+            .arg(root.join("data"))
+            .output()
+            .unwrap();
+        assert!(
+            started.status.success(),
+            "{started:?}: {}",
+            fs::read_to_string(&log).unwrap_or_default()
+        );
     }
 
     /// The URL of a new database.
@@ -67,8 +106,18 @@ impl PostgresServer {
             "registry_{}",
             self.databases.fetch_add(1, Ordering::Relaxed)
         );
-        done(&mut self.client("createdb", &name));
+        self.create(&name);
         self.url(PASSWORD, &name)
+    }
+
+    /// Makes a database.
+    pub(crate) fn create(&self, name: &str) {
+        done(&mut self.client("createdb", name));
+    }
+
+    /// The URL of a database at an address at which the server listens.
+    pub(crate) fn url_at(address: IpAddr, port: u16, database: &str) -> String {
+        format!("postgres://{USER}:{PASSWORD}@{address}:{port}/{database}")
     }
 
     pub(crate) fn url(&self, password: &str, database: &str) -> String {
@@ -78,15 +127,28 @@ impl PostgresServer {
 
     /// What `pg_dump` shows of the latest database.
     pub(crate) fn dump(&self) -> String {
-        let name = format!("registry_{}", self.databases.load(Ordering::Relaxed) - 1);
-        String::from_utf8(done(&mut self.client("pg_dump", &name)).stdout).unwrap()
+        self.dump_of(&self.latest())
     }
 
     /// What a query shows of the latest database, as the server prints it.
     pub(crate) fn query(&self, sql: &str) -> String {
-        let name = format!("registry_{}", self.databases.load(Ordering::Relaxed) - 1);
-        let output = done(self.client("psql", &name).args(["-At", "-c", sql]));
+        self.query_in(&self.latest(), sql)
+    }
+
+    /// What `pg_dump` shows of a database.
+    pub(crate) fn dump_of(&self, database: &str) -> String {
+        String::from_utf8(done(&mut self.client("pg_dump", database)).stdout).unwrap()
+    }
+
+    /// What a query shows of a database, as the server prints it.
+    pub(crate) fn query_in(&self, database: &str, sql: &str) -> String {
+        let output = done(self.client("psql", database).args(["-At", "-c", sql]));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn latest(&self) -> String {
+        let number = self.databases.load(Ordering::Relaxed) - 1;
+        format!("registry_{number}")
     }
 
     pub(crate) fn stop(&self) {
@@ -107,6 +169,7 @@ impl PostgresServer {
             .env("PGPASSWORD", PASSWORD)
             .args(["-U", USER, "-h"])
             .arg(self.directory.path())
+            .args(["-p", &self.port])
             .arg(database);
         command
     }

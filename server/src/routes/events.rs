@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -22,6 +23,9 @@ use crate::problem::Problem;
 
 /// How many events a page holds at most.
 const PAGE: u32 = 500;
+
+/// How soon is looked again for what another manager has recorded.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where to begin.
 #[derive(Debug, Deserialize)]
@@ -101,8 +105,10 @@ fn stream(
                     Ok(_) => {}
                     Err(_) => return None,
                 }
-                // A plan is made at least once a minute; nothing is recorded without one.
-                status.changed().await.ok()?;
+                // A manager that does not lead is told nothing: it looks again after a while.
+                if let Ok(changed) = tokio::time::timeout(LOOK_AGAIN, status.changed()).await {
+                    changed.ok()?;
+                }
             }
         },
     )

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::api::view;
 use lifecycle_core::api::wire::{AppliedV1, OperationV1, PlatformV1, ProgressV1};
+use lifecycle_core::api::{LocalApi, ManagerApi as _};
 use lifecycle_core::manager::Manager;
 use lifecycle_core::platform::Declaration;
 use lifecycle_core::reconcile::Plan;
@@ -21,10 +22,7 @@ pub(super) async fn show(
     _: Reader,
     State(manager): State<Arc<Manager>>,
 ) -> Result<Json<PlatformV1>, Problem> {
-    let snapshot = manager.snapshot().await?;
-    let (name, id) = manager.platform();
-    let status = manager.status().borrow().clone();
-    Ok(Json(view::platform(name, id, &snapshot, &status)))
+    Ok(Json(LocalApi::new(manager).platform().await?))
 }
 
 /// What of the present round is shown.
@@ -62,11 +60,8 @@ pub(super) async fn apply(
     State(manager): State<Arc<Manager>>,
     Whole(body): Whole,
 ) -> Result<Json<AppliedV1>, Problem> {
-    let applied = manager.apply(read(&body)?).await?;
-    Ok(Json(AppliedV1 {
-        generation: applied.generation.0,
-        changed: applied.changed,
-    }))
+    let declaration = read(&body)?;
+    Ok(Json(LocalApi::new(manager).apply(&declaration).await?))
 }
 
 /// What a declaration would change. Only for the admin: a declaration may hold secrets.
@@ -75,7 +70,8 @@ pub(super) async fn plan(
     State(manager): State<Arc<Manager>>,
     Whole(body): Whole,
 ) -> Result<Json<Plan>, Problem> {
-    Ok(Json(manager.plan(&read(&body)?)?))
+    let candidate = read(&body)?;
+    Ok(Json(LocalApi::new(manager).plan(&candidate).await?))
 }
 
 /// What to take down beside services and nodes.
@@ -91,6 +87,6 @@ pub(super) async fn take_down(
     State(manager): State<Arc<Manager>>,
     Parameters(options): Parameters<TakeDown>,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {
-    let operation = manager.take_down(options.volumes).await?;
-    Ok((StatusCode::ACCEPTED, Json(view::operation(&operation))))
+    let operation = LocalApi::new(manager).take_down(options.volumes).await?;
+    Ok((StatusCode::ACCEPTED, Json(operation)))
 }

@@ -8,11 +8,10 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
-use lifecycle_core::api::view;
-use lifecycle_core::api::wire::{EndpointV1, ServiceLogLine, ServiceV1};
+use lifecycle_core::api::wire::{EndpointV1, ServiceV1};
+use lifecycle_core::api::{LocalApi, ManagerApi as _};
 use lifecycle_core::manager::Manager;
 use lifecycle_core::model::ServiceName;
-use lifecycle_core::runtime::LogOptions;
 use serde::Deserialize;
 
 use super::request::{Parameters, Segment};
@@ -24,9 +23,7 @@ pub(super) async fn list(
     _: Reader,
     State(manager): State<Arc<Manager>>,
 ) -> Result<Json<Vec<ServiceV1>>, Problem> {
-    let snapshot = manager.snapshot().await?;
-    let status = manager.status().borrow().clone();
-    Ok(Json(view::services(&snapshot, &status)))
+    Ok(Json(LocalApi::new(manager).services().await?))
 }
 
 /// Where the ready replicas of a service are reached.
@@ -35,9 +32,8 @@ pub(super) async fn endpoints(
     State(manager): State<Arc<Manager>>,
     Segment(name): Segment,
 ) -> Result<Json<Vec<EndpointV1>>, Problem> {
-    let snapshot = manager.snapshot().await?;
-    let status = manager.status().borrow().clone();
-    view::services(&snapshot, &status)
+    let services = LocalApi::new(manager).services().await?;
+    services
         .into_iter()
         .find(|service| service.name.as_str() == name)
         .map(|service| {
@@ -63,13 +59,10 @@ pub(super) async fn logs(
     Parameters(lines): Parameters<Lines>,
 ) -> Result<Response, Problem> {
     let name = ServiceName::try_from(name).map_err(lifecycle_core::Error::from)?;
-    let options = LogOptions {
-        tail: lines.tail,
-        follow: lines.follow,
-    };
-    let lines = manager.logs(&name, options).await?;
-    let body = lines.map(|output| {
-        let mut text = serde_json::to_vec(&ServiceLogLine::from(output))?;
+    let api = LocalApi::new(manager);
+    let lines = api.logs(&name, lines.tail, lines.follow).await?;
+    let body = lines.map(|line| {
+        let mut text = serde_json::to_vec(&line.map_err(std::io::Error::other)?)?;
         text.push(b'\n');
         Ok::<_, std::io::Error>(text)
     });

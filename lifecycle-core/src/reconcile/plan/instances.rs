@@ -58,8 +58,11 @@ impl<'a> Planning<'a> {
         if let Some(rejected) = rejected.filter(|r| r.digest == service.digest)
             && let Some(former) = containers.predecessor(spot)
         {
-            let why = rejected.why.clone();
-            let way_back = WayBack { former, why };
+            let way_back = WayBack {
+                former,
+                since: rejected.at,
+                why: rejected.why.clone(),
+            };
             return self.roll_back(spot, &containers, &way_back, dependencies);
         }
         match containers.current {
@@ -141,6 +144,7 @@ impl<'a> Planning<'a> {
         };
         let stopped = self
             .free_ports(spot, needs)
+            .and_then(|needs| self.clear_stopped(spot.id, &containers.others, &reason, needs))
             .and_then(|needs| self.stop_running(spot.id, &containers.others, &reason, needs));
         let needs = match stopped {
             Ok(needs) => needs,

@@ -55,6 +55,8 @@ pub struct Policy {
     pub unknown_before_failed: Duration,
     /// How long a node may be starting or stopping before the same.
     pub changing_before_failed: Duration,
+    /// How long the container of a specification that was given up is kept, for its output.
+    pub given_up_kept_for: Duration,
 }
 
 impl Default for Policy {
@@ -67,6 +69,7 @@ impl Default for Policy {
             failures_before_failed: 5,
             unknown_before_failed: Duration::from_mins(5),
             changing_before_failed: Duration::from_mins(30),
+            given_up_kept_for: Duration::from_mins(10),
         }
     }
 }

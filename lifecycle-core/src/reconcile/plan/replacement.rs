@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
+
 use super::order::Dependencies;
 use super::{Gate, Planning, Spot, Up};
-use crate::model::{InstanceId, InstanceState, NodeName, SpecDigest};
+use crate::model::{InstanceId, InstanceState, NodeName, SpecDigest, Subject};
 use crate::reconcile::index::Seen;
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
 use crate::registry::RejectedSpec;
@@ -37,6 +39,8 @@ impl<'a> Containers<'a> {
 /// The way back from a specification that is given up.
 pub(super) struct WayBack<'a> {
     pub(super) former: Seen<'a>,
+    /// Since when the declared specification is given up.
+    pub(super) since: DateTime<Utc>,
     pub(super) why: String,
 }
 
@@ -80,6 +84,30 @@ impl<'a> Planning<'a> {
         );
         self.stops.insert(&container.id, gate.clone());
         gate
+    }
+
+    /// While one of these runs, what does not is wanted back by nobody: it goes before the one
+    /// that runs is stopped, so that nothing else could be taken for the way back.
+    pub(super) fn clear_stopped(
+        &mut self,
+        id: &InstanceId,
+        others: &[Seen<'a>],
+        reason: &Reason,
+        mut needs: BTreeSet<StepId>,
+    ) -> Result<BTreeSet<StepId>, (HeldBy, bool)> {
+        if !others.iter().any(Seen::is_running) {
+            return Ok(needs);
+        }
+        for other in others.iter().filter(|seen| !seen.is_running()) {
+            match self.stop_and_remove(id, *other, reason, BTreeSet::new()) {
+                Gate::Open => {}
+                Gate::After(step) => {
+                    needs.insert(step);
+                }
+                Gate::Shut { by, settled } => return Err((by, settled)),
+            }
+        }
+        Ok(needs)
     }
 
     /// Stops all of these that run, stop-first. Gives what must be done before a successor may
@@ -137,8 +165,11 @@ impl<'a> Planning<'a> {
                     at: self.now,
                     why: why.clone(),
                 });
-                let why = why.clone();
-                let way_back = WayBack { former, why };
+                let way_back = WayBack {
+                    former,
+                    since: self.now,
+                    why: why.clone(),
+                };
                 return self.roll_back(spot, containers, &way_back, dependencies);
             }
             _ if current.is_running() => {
@@ -154,7 +185,8 @@ impl<'a> Planning<'a> {
     }
 
     /// The declared specification was given up and its predecessor is there: it comes back, and
-    /// once it runs, what it replaced goes.
+    /// once it runs, what it replaced goes. What failed is kept a while, stopped: its output
+    /// tells why.
     pub(super) fn roll_back(
         &mut self,
         spot: Spot<'a>,
@@ -162,16 +194,26 @@ impl<'a> Planning<'a> {
         way_back: &WayBack<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        let WayBack { former, why } = way_back;
+        let WayBack { former, since, why } = way_back;
         let reason = Reason::RolledBack { why: why.clone() };
         let is_other = |seen: &&Seen<'a>| seen.id() != former.id();
-        let others = containers.others.iter().filter(is_other).copied();
-        let others: Vec<Seen<'a>> = others.chain(containers.current).collect();
+        let older: Vec<Seen<'a>> = containers.others.iter().filter(is_other).copied().collect();
+        let others: Vec<Seen<'a>> = older.iter().copied().chain(containers.current).collect();
         let restoring = (!others.is_empty()).then_some(reason.clone());
         let (mut standing, up) = self.alive(spot, *former, &others, dependencies, restoring);
         let why = if former.is_running() {
-            self.supersede(spot.id, &others, &reason);
-            format!("{why}; the former specification runs again")
+            self.supersede(spot.id, &older, &reason);
+            let failed: Vec<Seen<'a>> = containers.current.into_iter().collect();
+            if self.is_over(*since, self.policy.given_up_kept_for) {
+                self.supersede(spot.id, &failed, &reason);
+            } else {
+                // What holds a stop up is said by itself.
+                let _ = self.stop_running(spot.id, &failed, &reason, BTreeSet::new());
+            }
+            let why = format!("{why}; the former specification runs again");
+            let by = HeldBy::Failed { why: why.clone() };
+            self.hold(Subject::Instance(spot.id.clone()), by);
+            why
         } else {
             why.clone()
         };

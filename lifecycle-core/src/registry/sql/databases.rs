@@ -40,6 +40,11 @@ impl SqlDatabases {
 
 #[async_trait]
 impl Databases for SqlDatabases {
+    async fn check(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey) -> Result<()> {
+        let clock = Arc::clone(&self.clock);
+        SqlRegistry::check_for(Use::CentralOf(platform), url.expose(), key.clone(), clock).await
+    }
+
     async fn prepare(
         &self,
         url: &Sensitive,

@@ -101,9 +101,30 @@ impl SqlRegistry {
         key: PlatformKey,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
+        let mut registry = Self::connect(url, key, clock).await?;
+        let taken = registry.bounded(registry.prepare(usage)).await?;
+        taken.commit().await.map_err(registry.failed())?;
+        registry.id = registry.bounded(registry.named()).await?;
+        Ok(registry)
+    }
+
+    /// Whether a database can be opened so, without leaving a trace in it.
+    async fn check_for(
+        usage: Use,
+        url: &str,
+        key: PlatformKey,
+        clock: Arc<dyn Clock>,
+    ) -> Result<()> {
+        let registry = Self::connect(url, key, clock).await?;
+        let taken = registry.bounded(registry.prepare(usage)).await?;
+        taken.rollback().await.map_err(registry.failed())?;
+        registry.close().await
+    }
+
+    async fn connect(url: &str, key: PlatformKey, clock: Arc<dyn Clock>) -> Result<Self> {
         let place = Place::of(url)?;
         let (connection, lock) = place.connect(url).await?;
-        let mut registry = Self {
+        Ok(Self {
             connection,
             key,
             clock,
@@ -111,9 +132,7 @@ impl SqlRegistry {
             id: RegistryId(String::new()),
             writers: lock.is_some().then(Mutex::default),
             lock,
-        };
-        registry.id = registry.bounded(registry.prepare(usage)).await?;
-        Ok(registry)
+        })
     }
 
     /// Names this registry, so that its kinds' databases know it again.
@@ -134,7 +153,8 @@ impl SqlRegistry {
         Ok(())
     }
 
-    async fn prepare(&self, usage: Use) -> Result<RegistryId> {
+    /// Brings the tables up to date and takes the database into use; to be committed.
+    async fn prepare(&self, usage: Use) -> Result<Session> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
@@ -146,15 +166,22 @@ impl SqlRegistry {
             .map_err(self.failed())?;
         migration::up(&transaction, &self.place).await?;
         let session = Session::new(transaction);
-        let id = self.take(usage, &session).await?;
+        self.take(usage, &session).await?;
         if self.lock.is_some() {
             // Who held it does not run any more, or the file would still be locked.
             lease::release(&session, None)
                 .await
                 .map_err(self.failed())?;
         }
-        session.commit().await.map_err(self.failed())?;
-        Ok(id)
+        Ok(session)
+    }
+
+    /// The name of this registry; empty for the database of a kind.
+    async fn named(&self) -> Result<RegistryId> {
+        let session = self.read().await?;
+        let found = self.reader(&session).platform().await?;
+        session.rollback().await.map_err(self.failed())?;
+        Ok(RegistryId(found.registry.unwrap_or_default()))
     }
 
     fn failed(&self) -> impl Fn(DbErr) -> Error {

@@ -11,7 +11,6 @@ use super::entity::{
 use super::session::Session;
 use crate::error::{Error, Result};
 use crate::model::PlatformId;
-use crate::registry::RegistryId;
 use crate::registry::kind::is_central;
 use crate::secret::new_token;
 
@@ -28,8 +27,8 @@ pub(super) enum Use {
 }
 
 impl SqlRegistry {
-    /// Checks that the database may be used so, and marks it. Gives the registry's name.
-    pub(super) async fn take(&self, usage: Use, session: &Session) -> Result<RegistryId> {
+    /// Checks that the database may be used so, and marks it.
+    pub(super) async fn take(&self, usage: Use, session: &Session) -> Result<()> {
         let found = self.reader(session).platform().await?;
         let is_kind = matches!(usage, Use::Kind(_));
         if found.follows.is_some() && !is_kind {
@@ -53,9 +52,10 @@ impl SqlRegistry {
                 return Err(Error::Denied {
                     what: self.place.clone(),
                     why: "it is sealed with another platform's key".into(),
-                    mend: "give it the platform.key that it was made with, or name another \
-                           database"
-                        .into(),
+                    mend:
+                        "give it the platform.key that it was made with, name another database, or \
+                           empty this one if nobody needs it"
+                            .into(),
                 });
             }
             None => {}
@@ -67,12 +67,12 @@ impl SqlRegistry {
         };
         platform::Entity::update_many()
             .col_expr(platform::Column::KeyCheck, Expr::value(check))
-            .col_expr(platform::Column::Registry, Expr::value(id.clone()))
+            .col_expr(platform::Column::Registry, Expr::value(id))
             .filter(platform::Column::Row.eq(SINGLE))
             .exec(session)
             .await
             .map_err(self.failed())?;
-        Ok(RegistryId(id.unwrap_or_default()))
+        Ok(())
     }
 
     /// Whether what is sealed with a key that is not in use any more is of no use to anybody:

@@ -1,20 +1,28 @@
 //! The control loop: observes, plans, runs what may run now, records, and waits for the next
 //! change. One loop serves the manager, the bootstrapper and the simulation.
+//!
+//! - [`launch`]: which steps begin, and with what.
+//! - [`load`]: how much is done at once.
+//! - [`ending`]: what becomes of a step that ended.
+
+mod ending;
+mod launch;
+mod load;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 use super::backends::Backends;
 use super::declared::Declared;
-use super::execute::{Deadlines, Execution, ServiceApi};
+use super::execute::{Deadlines, ServiceApi};
 use super::liveness::Liveness;
 use super::look::is_complete;
 use super::observe::{Failure, Observed};
@@ -22,13 +30,15 @@ use super::plan::{Policy, plan};
 use super::record::{UnderWay, apply, record};
 use super::step::{Action, Plan, Step, StepId};
 use super::watch::{WatchPolicy, Watcher};
-use crate::cloud::{CloudOperation, NodeChange};
+use crate::cloud::CloudOperation;
 use crate::error::{Error, Result, Retry};
 use crate::model::{
     ContainerId, Epoch, EventKind, Generation, InstanceId, InstanceRecord, NewEvent, NodeName,
     Subject,
 };
-use crate::registry::{Batch, Change, NodeRecord, Snapshot};
+use crate::registry::{Change, Snapshot};
+
+pub use load::Bounds;
 
 /// What happens within this time for each node and each replica is planned for together, since
 /// few changes come alone: half a millisecond for fifty.
@@ -56,27 +66,6 @@ pub struct DriverOptions {
     pub bounds: Bounds,
     /// How long steps may take.
     pub deadlines: Deadlines,
-}
-
-/// How much is done at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bounds {
-    /// Steps on one node.
-    pub per_node: usize,
-    /// Builds, copies and pulls of images on one node.
-    pub images_per_node: usize,
-    /// Steps on all nodes.
-    pub per_platform: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            per_node: 8,
-            images_per_node: 2,
-            per_platform: 64,
-        }
-    }
 }
 
 /// What the loop works towards.
@@ -453,148 +442,6 @@ impl Driver {
         plan.settled && self.running.is_empty() && self.settling.is_empty()
     }
 
-    /// Launches every step of the latest plan that may start now.
-    async fn launch(&mut self) -> Result<()> {
-        let launches = self.choose();
-        self.withdraw(&launches).await?;
-        let now = self.backends.clock.now();
-        for step in launches {
-            let Some(latest) = &self.latest else {
-                break;
-            };
-            let execution = self.execution(&step.action, &latest.target, &latest.observed);
-            self.spawn(step.action, execution, now);
-        }
-        Ok(())
-    }
-
-    /// Every step that may start now.
-    fn choose(&mut self) -> Vec<Step> {
-        let Some(latest) = &mut self.latest else {
-            return Vec::new();
-        };
-        let mut load = Load::of(self.running.values().map(|r| &r.action));
-        let mut busy: BTreeSet<InstanceId> = self
-            .running
-            .values()
-            .map(|r| &r.action)
-            .chain(self.settling.values().map(|s| &s.action))
-            .filter_map(|action| action.instance().cloned())
-            .collect();
-        let mut chosen = Vec::new();
-        let steps = &latest.plan.steps;
-        latest.left.retain(|place| {
-            let step = &steps[*place];
-            if self.running.contains_key(&step.id) || self.settling.contains_key(&step.id) {
-                return false;
-            }
-            let instance = step.action.instance();
-            if !load.admits(&step.action, &self.options.bounds)
-                || instance.is_some_and(|id| busy.contains(id))
-            {
-                return true;
-            }
-            busy.extend(instance.cloned());
-            load.add(&step.action);
-            chosen.push(step.clone());
-            false
-        });
-        chosen
-    }
-
-    /// Takes back the endpoints of containers that are about to be stopped or removed. Here and
-    /// not in their steps, so that the registry is written in the order of the observations.
-    async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
-        let mut batch = Batch::default();
-        for step in launches {
-            let (Action::StopInstance { id, .. } | Action::RemoveInstance { id, .. }) =
-                &step.action
-            else {
-                continue;
-            };
-            let Some(recorded) = self.registry.instances.get_mut(id) else {
-                continue;
-            };
-            if recorded.value.endpoints.is_empty() {
-                continue;
-            }
-            recorded.value.endpoints.clear();
-            recorded.version += 1;
-            batch.changes.push(Change::PutInstance {
-                record: Box::new(recorded.value.clone()),
-                expected: crate::registry::Expect::Any,
-            });
-        }
-        if !batch.is_empty() {
-            self.backends.registry.commit(self.epoch, batch).await?;
-        }
-        Ok(())
-    }
-
-    /// Goes on with what a former process began at the cloud, instead of beginning it anew.
-    fn take_up(&mut self, target: &Target, observed: &Observed, now: DateTime<Utc>) {
-        for operation in std::mem::take(&mut self.inherited) {
-            let node = operation.change.node().clone();
-            let action = match operation.change {
-                NodeChange::Provision { .. } => Action::ProvisionNode { node },
-                NodeChange::Start { .. } => Action::StartNode { node },
-                NodeChange::Delete { .. } => Action::DeleteNode { node },
-                // No plan has these: what became of the node is seen.
-                NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
-                    self.operations.remove(&node);
-                    continue;
-                }
-            };
-            let execution = self.execution(&action, target, observed);
-            self.spawn(action, execution, now);
-        }
-    }
-
-    fn execution(&self, action: &Action, target: &Target, observed: &Observed) -> Execution {
-        let from = match action {
-            Action::CopyImage { from, .. } => Some(from),
-            _ => None,
-        };
-        let touched = std::iter::once(action.node()).chain(from);
-        let machines = touched.filter_map(|name| observed.nodes.get_key_value(name));
-        Execution {
-            backends: self.backends.clone(),
-            declared: Arc::clone(&target.declared),
-            machines: machines
-                .map(|(name, view)| (name.clone(), view.machine.clone()))
-                .collect(),
-            api: target.api.clone(),
-            deadlines: self.options.deadlines.clone(),
-            under_way: self.operations.get(action.node()).cloned(),
-            begun: self.begun.clone(),
-        }
-    }
-
-    fn spawn(&mut self, action: Action, execution: Execution, now: DateTime<Utc>) {
-        let lines = Arc::clone(&self.lines);
-        let id = action.id();
-        self.running.insert(
-            id.clone(),
-            Running {
-                action: action.clone(),
-                since: now,
-            },
-        );
-        self.tell(EventKind::StepStarted, &action, action.to_string(), now);
-        let line_id = id.clone();
-        let task = self.tasks.spawn(async move {
-            let progress = move |line: &str| {
-                tracing::debug!(step = %line_id, "{line}");
-                lines
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(line_id.clone(), line.to_owned());
-            };
-            execution.carry_out(&action, &progress).await
-        });
-        self.task_steps.insert(task.id(), id);
-    }
-
     fn publish(&self) {
         let Some(latest) = &self.latest else {
             return;
@@ -707,120 +554,6 @@ impl Driver {
         })
     }
 
-    /// Keeps the cloud's token of a change that it has accepted, so that the next process can go
-    /// on asking for it.
-    async fn store(&mut self, operation: CloudOperation) -> Result<()> {
-        let name = operation.change.node().clone();
-        let known = self.registry.nodes.get(&name).map(|v| v.value.clone());
-        let record = NodeRecord {
-            operation: Some(operation.clone()),
-            ..known.unwrap_or_else(|| NodeRecord::new(name.clone()))
-        };
-        self.operations.insert(name, operation);
-        let batch = Batch::of(Change::PutNode {
-            record: Box::new(record),
-            expected: crate::registry::Expect::Any,
-        });
-        let changes = batch.changes.clone();
-        self.backends.registry.commit(self.epoch, batch).await?;
-        apply(changes, &mut self.registry);
-        Ok(())
-    }
-
-    async fn ended(
-        &mut self,
-        ended: std::result::Result<(tokio::task::Id, Result<()>), JoinError>,
-    ) -> Result<()> {
-        // What was begun is known before it ends.
-        let mut begun = Vec::new();
-        while let Ok(operation) = self.just_begun.try_recv() {
-            let node = operation.change.node().clone();
-            self.operations.insert(node, operation.clone());
-            begun.push(operation);
-        }
-        self.note_end(ended);
-        for operation in begun {
-            if self.operations.get(operation.change.node()) == Some(&operation) {
-                self.store(operation).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn note_end(&mut self, ended: std::result::Result<(tokio::task::Id, Result<()>), JoinError>) {
-        let (task, result) = match ended {
-            Ok(ended) => ended,
-            Err(error) => (
-                error.id(),
-                Err(Error::failed("a step", "it ended without a result")),
-            ),
-        };
-        let Some(id) = self.task_steps.remove(&task) else {
-            return;
-        };
-        let Some(running) = self.running.remove(&id) else {
-            return;
-        };
-        self.lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
-        let now = self.backends.clock.now();
-        let action = running.action;
-        // What takes longer than its step may goes on in the cloud, and is asked for again.
-        let goes_on = matches!(result, Err(Error::TimedOut { .. }));
-        if action.is_at_cloud() && !goes_on {
-            self.operations.remove(action.node());
-        }
-        match result {
-            Ok(()) => {
-                self.failures.remove(&id);
-                let took = (now - running.since).to_std().unwrap_or_default();
-                let took = Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(0));
-                let message = format!("{action}: done in {}", humantime::format_duration(took));
-                self.tell(EventKind::StepSucceeded, &action, message, now);
-            }
-            Err(error) => {
-                let failure = self.failure(&id, &error, now);
-                let message = format!("{action}: {}", failure.why);
-                self.tell(EventKind::StepFailed, &action, message, now);
-                self.failures.insert(id.clone(), failure);
-            }
-        }
-        let settling = Settling {
-            node_request: self.watcher.look_at_node(action.node()),
-            cloud_request: action.is_at_cloud().then(|| self.watcher.look_at_cloud()),
-            action,
-        };
-        self.settling.insert(id, settling);
-    }
-
-    fn failure(&mut self, id: &StepId, error: &Error, now: DateTime<Utc>) -> Failure {
-        const LONGEST: Duration = Duration::from_mins(1);
-        const FINAL: Duration = Duration::from_mins(5);
-        let times = self.failures.get(id).map_or(1, |f| f.times + 1);
-        let backoff = Duration::from_secs(1 << (times - 1).min(6)).min(LONGEST);
-        let (least, is_final) = match error.retry() {
-            Retry::After(after) => (after.max(backoff), false),
-            Retry::Replan => (backoff, false),
-            Retry::Never => (FINAL, true),
-        };
-        let pause = least.mul_f64(1.0 + 0.2 * self.jitter.random::<f64>());
-        let mut why = error.chain();
-        if let Some(hint) = error.hint() {
-            why = format!("{why} (hint: {hint})");
-        }
-        Failure {
-            times,
-            again_at: chrono::TimeDelta::from_std(pause)
-                .ok()
-                .and_then(|pause| now.checked_add_signed(pause))
-                .unwrap_or(now),
-            why,
-            is_final,
-        }
-    }
-
     fn tell(&mut self, kind: EventKind, action: &Action, message: String, at: DateTime<Utc>) {
         self.events.push(NewEvent {
             at,
@@ -860,49 +593,4 @@ fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
     records.sort_by_key(|record| (&record.id, record.started_at));
     let places = records.into_iter().map(|r| (r.id.clone(), r.node.clone()));
     places.collect()
-}
-
-/// How many steps run where.
-#[derive(Debug, Default)]
-struct Load {
-    total: usize,
-    nodes: BTreeMap<NodeName, (usize, usize)>,
-    deleting: BTreeSet<NodeName>,
-}
-
-impl Load {
-    fn of<'a>(actions: impl Iterator<Item = &'a Action>) -> Self {
-        let mut load = Self::default();
-        for action in actions {
-            load.add(action);
-        }
-        load
-    }
-
-    fn add(&mut self, action: &Action) {
-        self.total += 1;
-        let (all, images) = self.nodes.entry(action.node().clone()).or_default();
-        *all += 1;
-        *images += usize::from(is_image(action));
-        if matches!(action, Action::DeleteNode { .. }) {
-            self.deleting.insert(action.node().clone());
-        }
-    }
-
-    fn admits(&self, action: &Action, bounds: &Bounds) -> bool {
-        let (all, images) = self.nodes.get(action.node()).copied().unwrap_or_default();
-        let alone = !matches!(action, Action::DeleteNode { .. }) || all == 0;
-        self.total < bounds.per_platform
-            && all < bounds.per_node
-            && (!is_image(action) || images < bounds.images_per_node)
-            && !self.deleting.contains(action.node())
-            && alone
-    }
-}
-
-fn is_image(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::BuildImage { .. } | Action::CopyImage { .. } | Action::PullImage { .. }
-    )
 }

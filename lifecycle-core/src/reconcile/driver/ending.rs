@@ -1,0 +1,133 @@
+//! What becomes of steps: what the cloud began is kept, an end is told, a failure is counted.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rand::RngExt;
+use tokio::task::JoinError;
+
+use super::{Driver, Settling};
+use crate::cloud::CloudOperation;
+use crate::error::{Error, Result, Retry};
+use crate::model::EventKind;
+use crate::reconcile::observe::Failure;
+use crate::reconcile::record::apply;
+use crate::reconcile::step::StepId;
+use crate::registry::{Batch, Change, Expect, NodeRecord};
+
+impl Driver {
+    /// Keeps the cloud's token of a change that it has accepted, so that the next process can go
+    /// on asking for it.
+    pub(super) async fn store(&mut self, operation: CloudOperation) -> Result<()> {
+        let name = operation.change.node().clone();
+        let known = self.registry.nodes.get(&name).map(|v| v.value.clone());
+        let record = NodeRecord {
+            operation: Some(operation.clone()),
+            ..known.unwrap_or_else(|| NodeRecord::new(name.clone()))
+        };
+        self.operations.insert(name, operation);
+        let batch = Batch::of(Change::PutNode {
+            record: Box::new(record),
+            expected: Expect::Any,
+        });
+        let changes = batch.changes.clone();
+        self.backends.registry.commit(self.epoch, batch).await?;
+        apply(changes, &mut self.registry);
+        Ok(())
+    }
+
+    pub(super) async fn ended(
+        &mut self,
+        ended: std::result::Result<(tokio::task::Id, Result<()>), JoinError>,
+    ) -> Result<()> {
+        // What was begun is known before it ends.
+        let mut begun = Vec::new();
+        while let Ok(operation) = self.just_begun.try_recv() {
+            let node = operation.change.node().clone();
+            self.operations.insert(node, operation.clone());
+            begun.push(operation);
+        }
+        self.note_end(ended);
+        for operation in begun {
+            if self.operations.get(operation.change.node()) == Some(&operation) {
+                self.store(operation).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_end(&mut self, ended: std::result::Result<(tokio::task::Id, Result<()>), JoinError>) {
+        let (task, result) = match ended {
+            Ok(ended) => ended,
+            Err(error) => (
+                error.id(),
+                Err(Error::failed("a step", "it ended without a result")),
+            ),
+        };
+        let Some(id) = self.task_steps.remove(&task) else {
+            return;
+        };
+        let Some(running) = self.running.remove(&id) else {
+            return;
+        };
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        let now = self.backends.clock.now();
+        let action = running.action;
+        // What takes longer than its step may goes on in the cloud, and is asked for again.
+        let goes_on = matches!(result, Err(Error::TimedOut { .. }));
+        if action.is_at_cloud() && !goes_on {
+            self.operations.remove(action.node());
+        }
+        match result {
+            Ok(()) => {
+                self.failures.remove(&id);
+                let took = (now - running.since).to_std().unwrap_or_default();
+                let took = Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(0));
+                let message = format!("{action}: done in {}", humantime::format_duration(took));
+                self.tell(EventKind::StepSucceeded, &action, message, now);
+            }
+            Err(error) => {
+                let failure = self.failure(&id, &error, now);
+                let message = format!("{action}: {}", failure.why);
+                self.tell(EventKind::StepFailed, &action, message, now);
+                self.failures.insert(id.clone(), failure);
+            }
+        }
+        let settling = Settling {
+            node_request: self.watcher.look_at_node(action.node()),
+            cloud_request: action.is_at_cloud().then(|| self.watcher.look_at_cloud()),
+            action,
+        };
+        self.settling.insert(id, settling);
+    }
+
+    fn failure(&mut self, id: &StepId, error: &Error, now: DateTime<Utc>) -> Failure {
+        const LONGEST: Duration = Duration::from_mins(1);
+        const FINAL: Duration = Duration::from_mins(5);
+        let times = self.failures.get(id).map_or(1, |f| f.times + 1);
+        let backoff = Duration::from_secs(1 << (times - 1).min(6)).min(LONGEST);
+        let (least, is_final) = match error.retry() {
+            Retry::After(after) => (after.max(backoff), false),
+            Retry::Replan => (backoff, false),
+            Retry::Never => (FINAL, true),
+        };
+        let pause = least.mul_f64(1.0 + 0.2 * self.jitter.random::<f64>());
+        let mut why = error.chain();
+        if let Some(hint) = error.hint() {
+            why = format!("{why} (hint: {hint})");
+        }
+        Failure {
+            times,
+            again_at: chrono::TimeDelta::from_std(pause)
+                .ok()
+                .and_then(|pause| now.checked_add_signed(pause))
+                .unwrap_or(now),
+            why,
+            is_final,
+        }
+    }
+}

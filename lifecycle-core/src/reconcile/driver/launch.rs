@@ -1,0 +1,160 @@
+//! Which steps of the latest plan begin, and with what.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+
+use chrono::{DateTime, Utc};
+
+use super::load::Load;
+use super::{Driver, Running, Target};
+use crate::cloud::NodeChange;
+use crate::error::Result;
+use crate::model::{EventKind, InstanceId};
+use crate::reconcile::execute::Execution;
+use crate::reconcile::observe::Observed;
+use crate::reconcile::step::{Action, Step};
+use crate::registry::{Batch, Change, Expect};
+
+impl Driver {
+    /// Launches every step of the latest plan that may start now.
+    pub(super) async fn launch(&mut self) -> Result<()> {
+        let launches = self.choose();
+        self.withdraw(&launches).await?;
+        let now = self.backends.clock.now();
+        for step in launches {
+            let Some(latest) = &self.latest else {
+                break;
+            };
+            let execution = self.execution(&step.action, &latest.target, &latest.observed);
+            self.spawn(step.action, execution, now);
+        }
+        Ok(())
+    }
+
+    /// Every step that may start now.
+    fn choose(&mut self) -> Vec<Step> {
+        let Some(latest) = &mut self.latest else {
+            return Vec::new();
+        };
+        let mut load = Load::of(self.running.values().map(|r| &r.action));
+        let mut busy: BTreeSet<InstanceId> = self
+            .running
+            .values()
+            .map(|r| &r.action)
+            .chain(self.settling.values().map(|s| &s.action))
+            .filter_map(|action| action.instance().cloned())
+            .collect();
+        let mut chosen = Vec::new();
+        let steps = &latest.plan.steps;
+        latest.left.retain(|place| {
+            let step = &steps[*place];
+            if self.running.contains_key(&step.id) || self.settling.contains_key(&step.id) {
+                return false;
+            }
+            let instance = step.action.instance();
+            if !load.admits(&step.action, &self.options.bounds)
+                || instance.is_some_and(|id| busy.contains(id))
+            {
+                return true;
+            }
+            busy.extend(instance.cloned());
+            load.add(&step.action);
+            chosen.push(step.clone());
+            false
+        });
+        chosen
+    }
+
+    /// Takes back the endpoints of containers that are about to be stopped or removed. Here and
+    /// not in their steps, so that the registry is written in the order of the observations.
+    async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
+        let mut batch = Batch::default();
+        for step in launches {
+            let (Action::StopInstance { id, .. } | Action::RemoveInstance { id, .. }) =
+                &step.action
+            else {
+                continue;
+            };
+            let Some(recorded) = self.registry.instances.get_mut(id) else {
+                continue;
+            };
+            if recorded.value.endpoints.is_empty() {
+                continue;
+            }
+            recorded.value.endpoints.clear();
+            recorded.version += 1;
+            batch.changes.push(Change::PutInstance {
+                record: Box::new(recorded.value.clone()),
+                expected: Expect::Any,
+            });
+        }
+        if !batch.is_empty() {
+            self.backends.registry.commit(self.epoch, batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with what a former process began at the cloud, instead of beginning it anew.
+    pub(super) fn take_up(&mut self, target: &Target, observed: &Observed, now: DateTime<Utc>) {
+        for operation in std::mem::take(&mut self.inherited) {
+            let node = operation.change.node().clone();
+            let action = match operation.change {
+                NodeChange::Provision { .. } => Action::ProvisionNode { node },
+                NodeChange::Start { .. } => Action::StartNode { node },
+                NodeChange::Delete { .. } => Action::DeleteNode { node },
+                // No plan has these: what became of the node is seen.
+                NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
+                    self.operations.remove(&node);
+                    continue;
+                }
+            };
+            let execution = self.execution(&action, target, observed);
+            self.spawn(action, execution, now);
+        }
+    }
+
+    fn execution(&self, action: &Action, target: &Target, observed: &Observed) -> Execution {
+        let from = match action {
+            Action::CopyImage { from, .. } => Some(from),
+            _ => None,
+        };
+        let touched = std::iter::once(action.node()).chain(from);
+        let machines = touched.filter_map(|name| observed.nodes.get_key_value(name));
+        Execution {
+            backends: self.backends.clone(),
+            declared: Arc::clone(&target.declared),
+            machines: machines
+                .map(|(name, view)| (name.clone(), view.machine.clone()))
+                .collect(),
+            api: target.api.clone(),
+            deadlines: self.options.deadlines.clone(),
+            under_way: self.operations.get(action.node()).cloned(),
+            begun: self.begun.clone(),
+        }
+    }
+
+    fn spawn(&mut self, action: Action, execution: Execution, now: DateTime<Utc>) {
+        let lines = Arc::clone(&self.lines);
+        let id = action.id();
+        self.running.insert(
+            id.clone(),
+            Running {
+                action: action.clone(),
+                since: now,
+            },
+        );
+        self.tell(EventKind::StepStarted, &action, action.to_string(), now);
+        let line_id = id.clone();
+        let task = self.tasks.spawn(async move {
+            let progress = move |line: &str| {
+                tracing::debug!(step = %line_id, "{line}");
+                lines
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(line_id.clone(), line.to_owned());
+            };
+            execution.carry_out(&action, &progress).await
+        });
+        self.task_steps.insert(task.id(), id);
+    }
+}

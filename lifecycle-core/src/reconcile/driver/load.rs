@@ -1,0 +1,72 @@
+//! How much is done at once: on each node, and on all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::NodeName;
+use crate::reconcile::step::Action;
+
+/// How much is done at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// Steps on one node.
+    pub per_node: usize,
+    /// Builds, copies and pulls of images on one node.
+    pub images_per_node: usize,
+    /// Steps on all nodes.
+    pub per_platform: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            per_node: 8,
+            images_per_node: 2,
+            per_platform: 64,
+        }
+    }
+}
+
+/// How many steps run where.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    total: usize,
+    nodes: BTreeMap<NodeName, (usize, usize)>,
+    deleting: BTreeSet<NodeName>,
+}
+
+impl Load {
+    pub(super) fn of<'a>(actions: impl Iterator<Item = &'a Action>) -> Self {
+        let mut load = Self::default();
+        for action in actions {
+            load.add(action);
+        }
+        load
+    }
+
+    pub(super) fn add(&mut self, action: &Action) {
+        self.total += 1;
+        let (all, images) = self.nodes.entry(action.node().clone()).or_default();
+        *all += 1;
+        *images += usize::from(is_image(action));
+        if matches!(action, Action::DeleteNode { .. }) {
+            self.deleting.insert(action.node().clone());
+        }
+    }
+
+    pub(super) fn admits(&self, action: &Action, bounds: &Bounds) -> bool {
+        let (all, images) = self.nodes.get(action.node()).copied().unwrap_or_default();
+        let alone = !matches!(action, Action::DeleteNode { .. }) || all == 0;
+        self.total < bounds.per_platform
+            && all < bounds.per_node
+            && (!is_image(action) || images < bounds.images_per_node)
+            && !self.deleting.contains(action.node())
+            && alone
+    }
+}
+
+fn is_image(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::BuildImage { .. } | Action::CopyImage { .. } | Action::PullImage { .. }
+    )
+}

@@ -110,8 +110,9 @@ impl Handover {
 
     /// The files, in the order in which they are put: the configuration last.
     pub fn files(&self) -> Result<Vec<HostFile>> {
-        let config = serde_json::to_string_pretty(&self.config).map_err(unwritten)?;
-        let registry = serde_json::to_string(&self.registry).map_err(unwritten)?;
+        let config =
+            serde_json::to_string_pretty(&self.config).map_err(|error| unwritten(&error))?;
+        let registry = serde_json::to_string(&self.registry).map_err(|error| unwritten(&error))?;
         let files = [
             (KEY, self.key.to_hex().expose().to_owned()),
             (CA, self.authority.certificate.clone()),
@@ -130,7 +131,7 @@ impl Handover {
     /// so it is put anew whenever another one was accepted.
     pub fn declaration_file(&self) -> Result<Option<HostFile>> {
         let text = self.declaration.as_ref().map(serde_json::to_string);
-        let text = text.transpose().map_err(unwritten)?;
+        let text = text.transpose().map_err(|error| unwritten(&error))?;
         Ok(text.map(|text| self.file(DECLARATION, text)))
     }
 
@@ -224,7 +225,7 @@ impl Handover {
     }
 }
 
-fn unwritten(error: serde_json::Error) -> Error {
+fn unwritten(error: &serde_json::Error) -> Error {
     Error::failed("writing the hand-over", error.to_string())
 }
 

@@ -5,8 +5,10 @@ mod registry;
 mod stage;
 mod upgrade;
 
+use std::collections::BTreeSet;
+
 use lifecycle_core::host::HostOutput;
-use lifecycle_core::sim::{Behaviour, Edge, EffectOutcome};
+use lifecycle_core::sim::{Edge, EffectOutcome};
 
 use crate::stage::Stage;
 
@@ -72,26 +74,30 @@ async fn a_change_that_is_given_up_fails_every_up_until_another_one_is_declared(
     let mut stage = Stage::new(8).await;
     stage.up().await.unwrap();
     let before = stage.containers();
-    stage
-        .world
-        .behave("api", Behaviour::default().exposes(80).never_ready());
-    stage.change_code("api", "bad").await;
+    stage.command("api", "echo broken; exit 1");
     for _ in 0..2 {
         let outcome = stage.up().await.unwrap();
         let failed: Vec<_> = outcome.failures.iter().map(|f| &*f.instance).collect();
         assert_eq!(failed, ["api-1", "api-2"]);
         for failure in &outcome.failures {
             assert!(
-                failure.why.contains("not ready within")
+                failure.why.contains("in a row")
                     && failure.why.contains("the former specification runs again"),
                 "{failure:?}"
             );
+            assert!(
+                failure.last_lines.iter().any(|line| line == "broken"),
+                "{failure:?}"
+            );
+        }
+        let api = outcome.services.iter().find(|s| s.name.as_str() == "api");
+        for instance in &api.unwrap().instances {
+            assert_eq!(instance.state, "ready", "{instance:?}");
         }
     }
     // What failed is kept beside what serves, for its output.
     assert_eq!(stage.containers().len(), before.len() + 2);
-    stage.world.behave("api", Behaviour::default().exposes(80));
-    stage.change_code("api", "good").await;
+    stage.command("api", "sleep infinity");
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
     assert_eq!(stage.containers().len(), before.len());
@@ -102,19 +108,13 @@ async fn a_change_that_is_given_up_fails_every_up_until_another_one_is_declared(
 async fn a_second_bad_change_in_a_row_leads_back_to_what_served_before_the_first() {
     let mut stage = Stage::new(9).await;
     stage.up().await.unwrap();
-    let ids = |stage: &Stage| -> std::collections::BTreeSet<String> {
-        stage
-            .containers()
-            .into_iter()
-            .map(|(_, id, _)| id)
-            .collect()
+    let ids = |stage: &Stage| -> BTreeSet<String> {
+        let containers = stage.containers().into_iter();
+        containers.map(|(_, id, _)| id).collect()
     };
     let before = ids(&stage);
-    stage
-        .world
-        .behave("api", Behaviour::default().exposes(80).never_ready());
-    for contents in ["bad", "worse"] {
-        stage.change_code("api", contents).await;
+    for command in ["exit 1", "exit 2"] {
+        stage.command("api", command);
         let outcome = stage.up().await.unwrap();
         assert_eq!(outcome.failures.len(), 2, "{:?}", outcome.failures);
         let after = ids(&stage);

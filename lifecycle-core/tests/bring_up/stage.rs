@@ -113,6 +113,12 @@ impl Stage {
         source.code = code;
     }
 
+    /// Declares another command of a service.
+    pub(crate) fn command(&mut self, name: &str, line: &str) {
+        let spec = self.declaration.services.get_mut(&service(name)).unwrap();
+        spec.container.command = Some(["sh", "-c", line].map(str::to_owned).into());
+    }
+
     pub(crate) fn pin(&mut self, name: &str, host: &str) {
         let spec = self.declaration.services.get_mut(&service(name)).unwrap();
         spec.constraints.push(Constraint {

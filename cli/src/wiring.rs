@@ -19,8 +19,8 @@ use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, DockerEngine, HostKeyTrust, LocalNodes, LocalNodesOptions,
-    SocketReadiness, SshConnector, SshCredential, generate_ssh_key,
+    AddressChoice, DebianPreparer, DockerEngine, LocalNodes, LocalNodesOptions, SocketReadiness,
+    SshConnector, SshCredential, generate_ssh_key,
 };
 
 use crate::project::Identity;
@@ -100,7 +100,6 @@ pub(crate) fn bootstrapper(
                 SshCredential::PrivateKey(secrets.ssh.private.clone()),
                 owner,
                 AddressChoice::PublicThenPrivate,
-                HostKeyTrust::Provider,
             )),
             preparer: Arc::new(DebianPreparer),
             probe: Arc::new(SocketReadiness),

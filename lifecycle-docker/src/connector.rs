@@ -12,7 +12,7 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 
 use crate::engine::DockerEngine;
-use crate::ssh::{HostKeyTrust, SshAccess, SshCredential, SshTarget, SshTimings};
+use crate::ssh::{SshAccess, SshCredential, SshTarget, SshTimings};
 
 /// Which of a node's addresses is dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,25 +60,17 @@ pub struct SshConnector {
     credential: SshCredential,
     owner: Owner,
     addresses: AddressChoice,
-    trust: HostKeyTrust,
     timings: SshTimings,
     known: Mutex<HashMap<NodeName, Known>>,
 }
 
 impl SshConnector {
-    /// A connector for one platform's nodes. `trust` says what a node's host key is checked
-    /// against when its provider tells none.
-    pub fn new(
-        credential: SshCredential,
-        owner: Owner,
-        addresses: AddressChoice,
-        trust: HostKeyTrust,
-    ) -> Self {
+    /// A connector for one platform's nodes.
+    pub fn new(credential: SshCredential, owner: Owner, addresses: AddressChoice) -> Self {
         Self {
             credential,
             owner,
             addresses,
-            trust,
             timings: SshTimings::default(),
             known: Mutex::new(HashMap::new()),
         }
@@ -111,7 +103,6 @@ impl SshConnector {
             port: identity.port,
             user: identity.user.clone(),
             host_keys: identity.host_keys.clone(),
-            trust: self.trust.clone(),
         };
         let access = Arc::new(SshAccess::new(target, &self.credential, self.timings)?);
         let engine = DockerEngine::over_ssh(Arc::clone(&access), self.owner.clone())?;
@@ -153,7 +144,6 @@ mod tests {
                 name: PlatformName::try_from("demo").unwrap(),
             },
             addresses,
-            HostKeyTrust::Provider,
         )
     }
 

@@ -27,8 +27,6 @@ pub(crate) enum SshError {
     HostCertificate,
     #[error("a pinned host key cannot be read: {0}")]
     PinUnreadable(String),
-    #[error("its pinned host keys cannot be looked up: {0}")]
-    Pins(String),
     #[error("account `{user}` and its credential were not accepted")]
     CredentialRefused { user: String },
     #[error("it opens no further session")]
@@ -61,8 +59,8 @@ impl SshError {
             Self::HostKeyChanged { .. } => Error::Denied {
                 what,
                 why,
-                mend: "if the machine was set up anew on purpose, remove its pinned host key; \
-                       otherwise somebody else may answer at this address"
+                mend: "if the machine was set up anew on purpose, delete the node and bring it up \
+                       again; otherwise somebody else may answer at this address"
                     .into(),
             },
             Self::HostKeyUnknown { .. } => Error::Denied {
@@ -101,7 +99,6 @@ impl SshError {
             Self::Io(_)
             | Self::Protocol(_)
             | Self::EndedDuringAuthentication
-            | Self::Pins(_)
             | Self::SessionRefused => Error::Unreachable {
                 what,
                 source: Some(why.into()),

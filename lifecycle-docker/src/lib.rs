@@ -25,7 +25,4 @@ pub use engine::DockerEngine;
 pub use local_nodes::{LocalNodes, LocalNodesOptions, Subnet};
 pub use prepare::DebianPreparer;
 pub use readiness::SocketReadiness;
-pub use ssh::{
-    HostKeyStore, HostKeyTrust, MemoryHostKeys, SshAccess, SshCredential, SshTarget, SshTimings,
-    generate_ssh_key,
-};
+pub use ssh::{SshAccess, SshCredential, SshTarget, SshTimings, generate_ssh_key};

@@ -22,8 +22,7 @@ use lifecycle_core::runtime::{
 };
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, DockerEngine, HostKeyTrust, SocketReadiness, SshConnector,
-    SshCredential,
+    AddressChoice, DebianPreparer, DockerEngine, SocketReadiness, SshConnector, SshCredential,
 };
 
 const HTTP: (u16, Protocol) = (80, Protocol::Tcp);
@@ -241,7 +240,6 @@ async fn a_bare_host_is_prepared_once_and_connected() {
         SshCredential::Password(Sensitive::new("ops-pw")),
         owner.clone(),
         AddressChoice::PublicThenPrivate,
-        HostKeyTrust::Provider,
     );
     let handle = connector.connect(&node).await.unwrap();
     let error = handle.runtime.info().await.unwrap_err();

@@ -2,7 +2,6 @@
 
 mod fixture;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +11,7 @@ use futures_util::future::join_all;
 use lifecycle_core::Error;
 use lifecycle_core::host::{ForwardTarget, HostCommand, HostFile, NodeAccess};
 use lifecycle_core::secret::Sensitive;
-use lifecycle_docker::{
-    HostKeyStore, HostKeyTrust, MemoryHostKeys, SshAccess, SshCredential, SshTarget, SshTimings,
-};
+use lifecycle_docker::{SshAccess, SshCredential, SshTarget, SshTimings};
 use tokio::io::AsyncReadExt;
 
 #[tokio::test]
@@ -190,19 +187,6 @@ async fn keys_passwords_and_refusals() {
 #[tokio::test]
 async fn a_host_with_another_key_is_refused() {
     let mut machine = Machine::bare().await;
-    let pins = Arc::new(MemoryHostKeys::default());
-    let first_use = |machine: &Machine| SshTarget {
-        host_keys: Vec::new(),
-        trust: HostKeyTrust::FirstUse(Arc::clone(&pins) as Arc<dyn HostKeyStore>),
-        ..machine.target()
-    };
-    let node = machine.target().node;
-    open(first_use(&machine), "ops-pw").check().await.unwrap();
-    let pinned = pins.pinned(&node).await.unwrap();
-    assert_eq!(pinned.len(), 1);
-    open(first_use(&machine), "ops-pw").check().await.unwrap();
-    assert_eq!(pins.pinned(&node).await.unwrap(), pinned);
-
     let unknown = SshTarget {
         host_keys: Vec::new(),
         ..machine.target()
@@ -212,21 +196,18 @@ async fn a_host_with_another_key_is_refused() {
 
     let before = machine.target();
     machine.renew_host_keys().await;
-    for target in [
-        first_use(&machine),
-        SshTarget {
-            address: machine.address,
-            ..before
-        },
-    ] {
-        let error = open(target, "ops-pw").check().await.unwrap_err();
-        let Error::Denied { what, why, mend } = &error else {
-            panic!("{error:?}");
-        };
-        assert!(what.contains("vm1"), "{what}");
-        assert_eq!(why.matches("SHA256:").count(), 2, "{why}");
-        assert!(mend.contains("pinned host key"), "{mend}");
-    }
+    let target = SshTarget {
+        address: machine.address,
+        ..before
+    };
+    let error = open(target, "ops-pw").check().await.unwrap_err();
+    let Error::Denied { what, why, mend } = &error else {
+        panic!("{error:?}");
+    };
+    assert!(what.contains("vm1"), "{what}");
+    assert!(why.contains("key changed"), "{why}");
+    assert_eq!(why.matches("SHA256:").count(), 2, "{why}");
+    assert!(mend.contains("somebody else may answer"), "{mend}");
     open(machine.target(), "ops-pw").check().await.unwrap();
 
     // A server that has no key of the pinned kind is another server.

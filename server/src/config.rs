@@ -16,8 +16,8 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, HostKeyTrust, LocalNodes, LocalNodesOptions, SocketReadiness,
-    SshConnector, SshCredential,
+    AddressChoice, DebianPreparer, LocalNodes, LocalNodesOptions, SocketReadiness, SshConnector,
+    SshCredential,
 };
 
 /// How often a database that does not answer is asked again.
@@ -43,7 +43,6 @@ pub(crate) async fn backends(
             SshCredential::PrivateKey(handover.ssh_private.clone()),
             owner,
             AddressChoice::Private,
-            HostKeyTrust::Provider,
         )),
         preparer: Arc::new(DebianPreparer),
         probe: Arc::new(SocketReadiness),

@@ -1,5 +1,6 @@
 //! The whole life of a small platform: up, again up, a container lost, code changed, logs, down.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lifecycle_core::model::EventKind;
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::docker::Belongings;
 use crate::document::{endpoints, has_the_documented_shape, instance};
+use crate::host::Traces;
 use crate::https::plain_get;
 use crate::project::Project;
 use crate::subprocess::until;
@@ -73,7 +75,9 @@ fn a_platform_comes_up_stays_up_changes_and_goes() {
         unconfirmed.stderr
     );
     assert_eq!(Belongings::of(&id), belongings);
+    let traces = Traces::of(&project);
     project.ends(0, &["down", "--yes"]);
+    traces.are_gone(&project);
     assert!(Belongings::of(&id).is_empty(), "{:?}", Belongings::of(&id));
     assert!(!state.exists(), "{}", state.display());
     assert_eq!(Belongings::of(&other.id()), others);
@@ -141,7 +145,27 @@ fn changed_code_replaces_its_service_alone(project: &Project) {
     let (hello, other, manager) = (node.service("hello"), node.service("other"), node.manager());
     let generation = project.status()["platform"]["generation"].clone();
     project.write("hello/changed", "one more file");
+    let code = format!("/var/lib/lifecycle/{}/code", project.id());
+    let shell = |script: &str| node.exec(&["sh", "-c", script]);
+    let present = || -> BTreeSet<String> {
+        shell(&format!("ls {code}"))
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    };
+    let former = present();
+    assert_eq!(former.len(), 1, "both services have the same code");
+    // As bring-ups of long ago left them.
+    let old =
+        format!("cd {code}; for year in 2020 2021 2022; do touch -d $year-01-01 $year.tar; done");
+    shell(&old);
     project.ends(0, &["up"]);
+    let code = present();
+    assert!(code.is_superset(&former), "the former code stays: {code:?}");
+    assert!(
+        !code.contains("2020.tar"),
+        "what nobody uses goes: {code:?}"
+    );
     assert_ne!(node.service("hello").id, hello.id);
     assert_eq!(node.service("other"), other);
     assert_eq!(node.manager(), manager);

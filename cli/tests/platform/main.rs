@@ -14,6 +14,7 @@ mod document;
 mod failing_service;
 mod hang;
 mod hello;
+mod host;
 mod https;
 #[path = "../../../lifecycle-core/tests/registry/postgres_server.rs"]
 #[expect(dead_code, reason = "the core's tests use the rest")]

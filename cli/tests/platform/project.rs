@@ -31,11 +31,11 @@ const API: u16 = 7443;
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello/hello");
 
 /// What a service says whose code base is [`Project::static_server`], beside its ports.
-pub(crate) const STATIC_SERVER: &str = r#"
+pub(crate) const STATIC_SERVER: &str = "
     build: ./server
     command: [authentication]
     environment: {SIGNING_KEY: signing, DEVICE_SECRET: device}
-"#;
+";
 
 /// A project.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ pub(crate) struct Project {
     directory: TempDir,
     configuration: TempDir,
     said: Mutex<String>,
+    environment: Mutex<Vec<(String, String)>>,
 }
 
 impl Project {
@@ -65,6 +66,7 @@ impl Project {
             directory: tempfile::tempdir().unwrap(),
             configuration: tempfile::tempdir().unwrap(),
             said: Mutex::default(),
+            environment: Mutex::default(),
         }
     }
 
@@ -73,6 +75,17 @@ impl Project {
         let path = self.directory.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
+    }
+
+    /// A file of the project.
+    pub(crate) fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(path)).unwrap()
+    }
+
+    /// Sets a variable for the commands from now on.
+    pub(crate) fn set(&self, name: &str, value: &str) {
+        let variable = (name.to_owned(), value.to_owned());
+        self.environment.lock().unwrap().push(variable);
     }
 
     /// Writes the Compose file: the platform's name, and these services.
@@ -118,7 +131,8 @@ impl Project {
             .arg("--project-dir")
             .arg(self.directory.path())
             .args(arguments)
-            .env("XDG_CONFIG_HOME", self.configuration.path());
+            .env("XDG_CONFIG_HOME", self.configuration.path())
+            .envs(self.environment.lock().unwrap().iter().cloned());
         command
     }
 
@@ -184,6 +198,11 @@ impl Project {
         self.configuration.path().join("lifecycle").join(self.id())
     }
 
+    /// The configuration directory that this project's commands are given, and nobody else's.
+    pub(crate) fn configuration(&self) -> &Path {
+        self.configuration.path()
+    }
+
     /// A file of what this machine keeps of the platform.
     pub(crate) fn kept(&self, file: &str) -> String {
         std::fs::read_to_string(self.state().join(file)).unwrap()
@@ -224,7 +243,7 @@ impl Drop for Project {
             let mut text = self.said();
             for (name, node) in Node::all(&id) {
                 let log = node.call(&["sh", "-c", log]);
-                text.push_str(&format!("\n{name}: {}{}", log.stdout, log.stderr));
+                text = format!("{text}\n{name}: {}{}", log.stdout, log.stderr);
             }
             drop(std::io::stderr().write_all(text.as_bytes()));
         }

@@ -106,6 +106,9 @@ impl Bootstrapper {
                 source: Some(Box::new(error)),
             });
         }
+        if !former.is_empty() {
+            self.remove_outdated_manager_images(node, &image).await?;
+        }
         for old in &former {
             node.runtime.remove_container(&old.name).await?;
         }

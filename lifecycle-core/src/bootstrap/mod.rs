@@ -12,6 +12,7 @@ mod handover;
 mod lock;
 mod manager_container;
 mod manager_image;
+mod outdated;
 mod progress;
 mod reach;
 mod registry;
@@ -109,13 +110,15 @@ impl Bootstrapper {
             .await?;
         self.record_manager(&endpoint).await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
-        follow::follow(
+        let outcome = follow::follow(
             client.as_ref(),
             applied.generation,
             cursor,
             self.reporter.as_ref(),
         )
-        .await
+        .await?;
+        self.remove_outdated_code(&node, declaration).await?;
+        Ok(outcome)
     }
 
     /// A client of the running manager, through its node.

@@ -5,6 +5,7 @@ mod registry;
 mod stage;
 mod upgrade;
 
+use lifecycle_core::host::HostOutput;
 use lifecycle_core::sim::{Behaviour, Edge, EffectOutcome};
 
 use crate::stage::Stage;
@@ -121,6 +122,26 @@ async fn a_second_bad_change_in_a_row_leads_back_to_what_served_before_the_first
         assert_eq!(after.len(), before.len() + 2, "one failure each is kept");
     }
     assert_eq!(stage.world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn code_bases_that_nobody_uses_go_after_the_round() {
+    let stage = Stage::new(10).await;
+    let former = ["aa", "bb", "cc"].map(|name| format!("{name}.tar"));
+    stage.world.answer(
+        "ls -1t",
+        HostOutput {
+            code: 0,
+            stdout: former.join("\n"),
+            stderr: String::new(),
+        },
+    );
+    stage.up().await.unwrap();
+    let effects = stage.world.effects();
+    let removal = effects.iter().position(|e| e.what.contains("exec rm -f"));
+    assert!(removal.is_some(), "{}", stage.world.transcript());
+    let start = effects.iter().rposition(|e| e.what.contains("start"));
+    assert!(start < removal, "{}", stage.world.transcript());
 }
 
 #[tokio::test(start_paused = true)]

@@ -177,6 +177,17 @@ impl Stage {
         bootstrapper.down(self.declaration.id, false).await
     }
 
+    /// The images of the manager on its node.
+    pub(crate) fn manager_images(&self) -> Vec<String> {
+        let images = self
+            .world
+            .images(&self.declaration.manager.node)
+            .into_iter();
+        images
+            .filter(|i| i.contains("/lifecycle-manager:"))
+            .collect()
+    }
+
     /// Name, id and start of every container.
     pub(crate) fn containers(&self) -> BTreeSet<(String, String, String)> {
         self.declaration

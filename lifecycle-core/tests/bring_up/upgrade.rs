@@ -60,6 +60,27 @@ async fn a_new_version_replaces_the_manager_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_the_managers_images_the_present_and_the_former_stay() {
+    let mut stage = Stage::new(9).await;
+    let mut images = Vec::new();
+    for version in ["a", "b", "c", "d"] {
+        stage.manager_image = Some(Arc::new(Version(version)));
+        let outcome = stage.up().await.unwrap();
+        assert_eq!(outcome.failures, []);
+        images.push(stage.manager_images());
+    }
+    let counts: Vec<_> = images.iter().map(Vec::len).collect();
+    assert_eq!(counts, [1, 2, 2, 2], "{images:#?}");
+    for (before, after) in images.iter().zip(&images[1..]) {
+        let kept = after.iter().filter(|image| before.contains(image)).count();
+        assert_eq!(kept, 1, "the former one: {images:#?}");
+    }
+    stage.up().await.unwrap();
+    assert_eq!(stage.manager_images(), images[3], "nothing was replaced");
+    assert_eq!(stage.world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_version_that_never_answers_gives_way_to_the_former_one_and_its_registry() {
     let mut stage = Stage::new(42).await;
     stage.up().await.unwrap();

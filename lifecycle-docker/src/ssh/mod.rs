@@ -23,7 +23,6 @@ use lifecycle_core::{Error, Result};
 
 pub use credential::{SshCredential, generate_ssh_key};
 pub(crate) use exec::quote;
-pub use host_key::{HostKeyStore, HostKeyTrust, MemoryHostKeys};
 pub(crate) use pool::Share;
 pub use pool::SshTimings;
 pub(crate) use stream::LeasedStream;
@@ -41,7 +40,7 @@ const FILE_STEP: Duration = Duration::from_mins(1);
 /// How a host is reached over SSH.
 #[derive(Debug, Clone)]
 pub struct SshTarget {
-    /// The node's name, for messages and pinned keys.
+    /// The node's name, for messages.
     pub node: NodeName,
     /// The address that is dialled.
     pub address: IpAddr,
@@ -49,10 +48,9 @@ pub struct SshTarget {
     pub port: u16,
     /// The account; it is root, or may run sudo without a password.
     pub user: String,
-    /// The host's public keys in OpenSSH form, where the provider tells them.
+    /// The host's public keys in OpenSSH form, as its provider tells them; without any, nobody
+    /// is trusted.
     pub host_keys: Vec<String>,
-    /// Whom to trust when it tells none.
-    pub trust: HostKeyTrust,
 }
 
 /// A node's operating system over SSH.
@@ -81,11 +79,9 @@ impl SshAccess {
         Ok(Self {
             host: format!("node {} ({address})", target.node),
             pool: Pool::new(Peer {
-                node: target.node,
                 address,
                 user: target.user,
                 host_keys: target.host_keys,
-                trust: target.trust,
                 credential: Credential::parse(credential)?,
                 timings,
             }),

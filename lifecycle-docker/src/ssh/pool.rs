@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lifecycle_core::host::ForwardTarget;
-use lifecycle_core::model::NodeName;
 use russh::client::{self, Handle, Msg};
 use russh::{AlgorithmKind, Channel, Preferred};
 use tokio::net::TcpStream;
@@ -20,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::credential::Credential;
-use super::host_key::{HostKeyCheck, HostKeyTrust};
+use super::host_key::HostKeyCheck;
 use crate::error::SshError;
 
 /// Stock sshd allows ten; two are left for sessions that it has not cleared away yet.
@@ -169,11 +168,9 @@ impl Drop for Lease {
 /// Whom the pool connects to, and as whom.
 #[derive(Clone)]
 pub(super) struct Peer {
-    pub(super) node: NodeName,
     pub(super) address: SocketAddr,
     pub(super) user: String,
     pub(super) host_keys: Vec<String>,
-    pub(super) trust: HostKeyTrust,
     pub(super) credential: Credential,
     pub(super) timings: SshTimings,
 }
@@ -308,7 +305,7 @@ impl Pool {
 
     async fn dial(&self) -> Result<Connection, SshError> {
         let peer = &self.peer;
-        let check = HostKeyCheck::new(&peer.node, &peer.host_keys, &peer.trust).await?;
+        let check = HostKeyCheck::new(&peer.host_keys)?;
         let pinned = check.pinned();
         let mut preferred = Preferred::DEFAULT;
         if let Some(algorithms) = check.algorithms() {

@@ -86,8 +86,8 @@ impl<'a> Planning<'a> {
         gate
     }
 
-    /// While one of these runs, what does not is wanted back by nobody: it goes before the one
-    /// that runs is stopped, so that nothing else could be taken for the way back.
+    /// While one of these is ready, what does not run is wanted back by nobody: it goes before the
+    /// one that is ready is stopped, so that nothing else could be taken for the way back.
     pub(super) fn clear_stopped(
         &mut self,
         id: &InstanceId,
@@ -95,7 +95,9 @@ impl<'a> Planning<'a> {
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
     ) -> Result<BTreeSet<StepId>, (HeldBy, bool)> {
-        if !others.iter().any(Seen::is_running) {
+        // One that was never ready is no better than what it replaced.
+        let is_ready = |seen: &Seen<'a>| Self::up_of(seen).ready;
+        if !others.iter().any(is_ready) {
             return Ok(needs);
         }
         for other in others.iter().filter(|seen| !seen.is_running()) {

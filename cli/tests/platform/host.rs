@@ -1,0 +1,139 @@
+//! What a platform makes of this machine, beyond what its engine lists by label: processes,
+//! network interfaces, volumes without a name, whatever would still be there after `down`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::docker::{Belongings, Node, call, docker};
+use crate::project::Project;
+use crate::subprocess::until;
+
+/// How long processes that were ended may take to go.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A process: another one may get its number later.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Process {
+    pid: u32,
+    parent: u32,
+    /// In the kernel's own unit.
+    started: u64,
+}
+
+impl Process {
+    /// All that run now.
+    fn all() -> BTreeSet<Self> {
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        entries
+            .filter_map(|entry| {
+                let pid = entry.file_name().to_str()?.parse().ok()?;
+                let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+                // The name may hold anything, a parenthesis too.
+                let (_, rest) = stat.rsplit_once(") ")?;
+                let fields: Vec<&str> = rest.split(' ').collect();
+                Some(Self {
+                    pid,
+                    parent: fields[1].parse().ok()?,
+                    started: fields[19].parse().ok()?,
+                })
+            })
+            .collect()
+    }
+
+    fn says(&self, file: &str, text: &str) -> bool {
+        let file = Path::new("/proc").join(self.pid.to_string()).join(file);
+        std::fs::read(file).is_ok_and(|said| String::from_utf8_lossy(&said).contains(text))
+    }
+}
+
+/// What there is of a platform on this machine.
+#[derive(Debug)]
+pub(crate) struct Traces {
+    processes: BTreeSet<Process>,
+    interfaces: Vec<String>,
+    volumes: Vec<String>,
+    addresses: Vec<String>,
+}
+
+impl Traces {
+    /// While it runs.
+    pub(crate) fn of(project: &Project) -> Self {
+        let belongings = Belongings::of(&project.id());
+        let nodes = Node::all(&project.id());
+        let mut processes = BTreeSet::new();
+        let mut volumes = Vec::new();
+        for node in nodes.values() {
+            let text = docker(&["inspect", &node.container]);
+            let found = serde_json::from_str::<Value>(&text).unwrap()[0].take();
+            let published = &found["HostConfig"]["PortBindings"];
+            let count = published.as_object().map_or(0, serde_json::Map::len);
+            assert_eq!(count, 0, "no port of this machine is taken: {published}");
+            let init = found["State"]["Pid"].as_u64().unwrap();
+            processes.extend(descendants(u32::try_from(init).unwrap()));
+            let mounts = found["Mounts"].as_array().unwrap().iter();
+            volumes.extend(mounts.filter_map(|m| m["Name"].as_str().map(str::to_owned)));
+        }
+        let bridges = belongings
+            .networks
+            .iter()
+            .map(|id| format!("br-{}", &id[..12]));
+        let traces = Self {
+            processes,
+            interfaces: bridges.collect(),
+            volumes,
+            addresses: nodes.values().map(|n| n.address().to_string()).collect(),
+        };
+        assert!(
+            traces.processes.len() > 3,
+            "engine, manager, services: {traces:?}"
+        );
+        for interface in &traces.interfaces {
+            assert!(is_there(interface), "{interface}");
+        }
+        traces
+    }
+
+    /// Nothing of it is left; nor a process that any of the project's commands began.
+    pub(crate) fn are_gone(&self, project: &Project) {
+        until("its processes are gone", PATIENCE, || {
+            self.processes.is_disjoint(&Process::all()).then_some(())
+        });
+        let directory = project.configuration().to_string_lossy();
+        for process in Process::all() {
+            assert!(!process.says("environ", &directory), "{process:?} was left");
+            for address in &self.addresses {
+                let is_told = process.says("cmdline", &format!("{address}\0"));
+                assert!(!is_told, "{process:?} serves {address}");
+            }
+        }
+        for interface in &self.interfaces {
+            assert!(!is_there(interface), "{interface} was left");
+        }
+        for volume in &self.volumes {
+            let found = call(&["volume", "inspect", volume]);
+            assert!(!found.status.success(), "the volume {volume} was left");
+        }
+    }
+}
+
+fn is_there(interface: &str) -> bool {
+    Path::new("/sys/class/net").join(interface).exists()
+}
+
+/// A process and all that it began, directly or not.
+fn descendants(root: u32) -> BTreeSet<Process> {
+    let all = Process::all();
+    let mut found: BTreeSet<Process> = all.iter().filter(|p| p.pid == root).cloned().collect();
+    loop {
+        let pids: BTreeSet<u32> = found.iter().map(|p| p.pid).collect();
+        let children = all.iter().filter(|p| pids.contains(&p.parent)).cloned();
+        let before = found.len();
+        found.extend(children);
+        if found.len() == before {
+            return found;
+        }
+    }
+}

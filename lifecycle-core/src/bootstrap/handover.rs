@@ -110,17 +110,9 @@ impl Handover {
 
     /// The files, in the order in which they are put: the configuration last.
     pub fn files(&self) -> Result<Vec<HostFile>> {
-        let directory = handover_directory(self.config.platform);
-        let failed = |e: serde_json::Error| Error::failed("writing the hand-over", e.to_string());
-        let declaration = self
-            .declaration
-            .as_ref()
-            .map(serde_json::to_string)
-            .transpose()
-            .map_err(failed)?;
-        let config = serde_json::to_string_pretty(&self.config).map_err(failed)?;
-        let registry = serde_json::to_string(&self.registry).map_err(failed)?;
-        let mut files = vec![
+        let config = serde_json::to_string_pretty(&self.config).map_err(unwritten)?;
+        let registry = serde_json::to_string(&self.registry).map_err(unwritten)?;
+        let files = [
             (KEY, self.key.to_hex().expose().to_owned()),
             (CA, self.authority.certificate.clone()),
             (CA_KEY, self.authority.key.expose().to_owned()),
@@ -128,12 +120,23 @@ impl Handover {
             (SSH, self.ssh_private.expose().to_owned()),
             (REGISTRY, registry),
         ];
-        files.extend(declaration.map(|text| (DECLARATION, text)));
-        files.push((CONFIG, config));
-        Ok(files
-            .into_iter()
-            .map(|(name, text)| HostFile::new(format!("{directory}/{name}"), 0o400, text))
-            .collect())
+        let mut files: Vec<_> = files.map(|(name, text)| self.file(name, text)).into();
+        files.extend(self.declaration_file()?);
+        files.push(self.file(CONFIG, config));
+        Ok(files)
+    }
+
+    /// The file of the declaration alone: what a manager starts from that has lost its registry,
+    /// so it is put anew whenever another one was accepted.
+    pub fn declaration_file(&self) -> Result<Option<HostFile>> {
+        let text = self.declaration.as_ref().map(serde_json::to_string);
+        let text = text.transpose().map_err(unwritten)?;
+        Ok(text.map(|text| self.file(DECLARATION, text)))
+    }
+
+    fn file(&self, name: &str, text: String) -> HostFile {
+        let directory = handover_directory(self.config.platform);
+        HostFile::new(format!("{directory}/{name}"), 0o400, text)
     }
 
     /// Reads what the bootstrapper put into the platform's directory.
@@ -219,6 +222,10 @@ impl Handover {
             mirrors,
         }
     }
+}
+
+fn unwritten(error: serde_json::Error) -> Error {
+    Error::failed("writing the hand-over", error.to_string())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {

@@ -3,8 +3,10 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use serde::Serialize;
 
 use super::handover::{HOST_ENGINE_SOCKET, Handover, handover_directory};
@@ -18,8 +20,15 @@ use crate::model::{ContainerTemplate, SpecDigest};
 use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::execute::node_directory;
 use crate::runtime::{
-    BuildRequest, ContainerSpec, ContainerState, HostBind, ObservedContainer, Owner, Role,
+    BuildRequest, ContainerSpec, ContainerState, HostBind, LogOptions, ObservedContainer, Owner,
+    Role,
 };
+
+/// How many last lines of a manager that does not answer are told.
+const LAST_LINES: u32 = 10;
+
+/// How long these lines may take.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the manager's image is built from.
 ///
@@ -71,27 +80,38 @@ impl Bootstrapper {
             .find(|c| c.name == spec.name && matches!(c.state, ContainerState::Running { .. }));
         let files = self.former_files(node, declaration.id).await?;
         let way_back = files.way_back(&former);
-        if current.is_none() {
-            let stage = Stage::begin(
-                self.reporter.as_ref(),
-                format!("start the lifecycle manager on {}", endpoint.node),
-            );
-            for old in &former {
-                node.runtime.stop_container(&old.name, None).await?;
+        let begun = async {
+            if current.is_none() {
+                let stage = Stage::begin(
+                    self.reporter.as_ref(),
+                    format!("start the lifecycle manager on {}", endpoint.node),
+                );
+                for old in &former {
+                    node.runtime.stop_container(&old.name, None).await?;
+                }
+                if let Some(old) = way_back {
+                    files.keep(node, old).await?;
+                }
+                let handover = Handover::new(&self.secrets, declaration, &self.registry, endpoint);
+                for file in handover.files()? {
+                    node.host.put(file).await?;
+                }
+                node.runtime.ensure_container(&spec).await?;
+                stage.done();
             }
-            if let Some(old) = way_back {
-                files.keep(node, old).await?;
-            }
-            let handover = Handover::new(&self.secrets, declaration, &self.registry, endpoint);
-            for file in handover.files()? {
-                node.host.put(file).await?;
-            }
-            node.runtime.ensure_container(&spec).await?;
-            stage.done();
-        }
-        if let Err(error) = self.answers(client.as_ref()).await {
+            self.answers(client.as_ref()).await
+        };
+        if let Err(error) = begun.await {
+            let said = last_words(node, &spec.name).await;
             let Some(old) = way_back else {
-                return Err(error);
+                if said.is_empty() {
+                    return Err(error);
+                }
+                return Err(Error::Failed {
+                    what: "starting the lifecycle manager".into(),
+                    why: format!("it does not answer; it said: {said}"),
+                    source: Some(Box::new(error)),
+                });
             };
             // What ran before runs again, on what it had.
             node.runtime.remove_container(&spec.name).await?;
@@ -102,7 +122,9 @@ impl Bootstrapper {
             node.runtime.start_container(&old.name).await?;
             return Err(Error::Failed {
                 what: "replacing the lifecycle manager".into(),
-                why: "the new one does not answer, so the former one runs again".into(),
+                why: format!(
+                    "the new one does not answer, so the former one runs again; it said: {said}"
+                ),
                 source: Some(Box::new(error)),
             });
         }
@@ -221,5 +243,24 @@ impl Bootstrapper {
             .into_iter()
             .filter(|c| c.role == Role::Manager && c.name != spec.name)
             .collect())
+    }
+}
+
+/// The last that a container wrote, as far as it can be had.
+async fn last_words(node: &NodeHandle, container: &str) -> String {
+    let options = LogOptions {
+        tail: Some(LAST_LINES),
+        follow: false,
+    };
+    let lines = async {
+        let lines = node.runtime.logs(container, options).await?;
+        lines.try_collect::<Vec<_>>().await
+    };
+    match tokio::time::timeout(LAST_WORDS_WITHIN, lines).await {
+        Ok(Ok(lines)) => {
+            let lines: Vec<String> = lines.into_iter().map(|line| line.text).collect();
+            lines.join("\n")
+        }
+        Ok(Err(_)) | Err(_) => String::new(),
     }
 }

@@ -110,6 +110,10 @@ impl Bootstrapper {
             .await?;
         self.record_manager(&endpoint).await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
+        let accepted = Handover::new(&self.secrets, declaration, &self.registry, endpoint);
+        if let Some(file) = accepted.declaration_file()? {
+            node.host.put(file).await?;
+        }
         let outcome = follow::follow(
             client.as_ref(),
             applied.generation,

@@ -183,7 +183,11 @@ fn spec_digest(
 #[derive(Serialize)]
 struct ImageForm<'a> {
     version: &'static str,
-    source: &'a crate::model::BuildSource,
+    /// The contents, wherever they lie.
+    code: &'a str,
+    dockerfile: &'a str,
+    args: &'a BTreeMap<String, crate::secret::Sensitive>,
+    bases: &'a [String],
 }
 
 /// The image's name as an engine lists it. A built image is named by what it is built from, so
@@ -197,8 +201,11 @@ fn image_name(
         ImageSource::Image(name) => Ok(listed_name(name)),
         ImageSource::Build(source) => {
             let form = serde_json::to_vec(&ImageForm {
-                version: "1",
-                source,
+                version: "2",
+                code: &source.code.digest,
+                dockerfile: &source.dockerfile,
+                args: &source.args,
+                bases: &source.bases,
             })
             .map_err(|e| Error::failed("writing the form of an image digest", e.to_string()))?;
             let digest = key.sign("image digest", &form);

@@ -605,6 +605,7 @@ fn the_last_good_specification_comes_back() {
     world.settle(&services(3));
     world.now += TimeDelta::minutes(5);
     world.settle(&services(3));
+    // What failed is kept a while, for its output.
     world.now += TimeDelta::minutes(10);
     world.settle(&services(3));
     let left: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use lifecycle_core::api::view;
 use lifecycle_core::api::wire::{AppliedV1, OperationV1, PlatformV1, ProgressV1};
 use lifecycle_core::api::{LocalApi, ManagerApi as _, view};
 use lifecycle_core::manager::Manager;

@@ -226,7 +226,11 @@ mod tests {
         for part in ["vm1 (10.0.0.4:22)", "SHA256:aaa", "SHA256:bbb"] {
             assert!(text.contains(part), "{text}");
         }
-        assert!(error.hint().is_some_and(|h| h.contains("pinned host key")));
+        assert!(
+            error
+                .hint()
+                .is_some_and(|h| h.contains("set up anew on purpose"))
+        );
     }
 
     #[test]

@@ -224,7 +224,11 @@ pub(super) const SERVICE: &[Key] = &[
     honoured("user", ""),
     changes("userns_mode", NO_KERNEL_RIGHTS),
     changes("uts", NO_KERNEL_RIGHTS),
-    honoured("volumes", "see below"),
+    honoured(
+        "volumes",
+        "see below; what an image keeps in a `VOLUME` of its own goes with the container when it \
+         is replaced, unless a volume is named for it",
+    ),
     changes("volumes_from", "nothing is mounted; name the volumes"),
     honoured("working_dir", ""),
 ];

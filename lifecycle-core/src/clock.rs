@@ -59,19 +59,22 @@ impl Clock for TokioClock {
 /// How a time is written for others: always with six digits, so that times also sort as text.
 pub(crate) mod six_digits {
     use chrono::{DateTime, SecondsFormat, Utc};
-    use serde::{Serialize, Serializer};
+    use serde::Serializer;
 
     pub(crate) fn serialize<S: Serializer>(time: &DateTime<Utc>, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
     }
 
+    #[cfg(feature = "api")]
     #[expect(clippy::ref_option, reason = "the form that serde calls")]
     pub(crate) fn optional<S: Serializer>(
         time: &Option<DateTime<Utc>>,
         s: S,
     ) -> Result<S::Ok, S::Error> {
-        let text = time.map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true));
-        text.serialize(s)
+        match time {
+            Some(time) => serialize(time, s),
+            None => s.serialize_none(),
+        }
     }
 }
 

@@ -142,6 +142,19 @@ async fn files_are_put_whole_or_not_at_all() {
     assert!(error.chain().contains("the disk fell out"), "{error:?}");
     assert_eq!(machine.exec(&read("%s")).await, "20000000");
 
+    // What a put left that was broken off goes with the next one of the same file.
+    let directory = "\"/var/lib/lifecycle/it's \\$new\"";
+    let drafts = format!("ls -A {directory} | grep -c lifecycle-put || true");
+    let left = format!(
+        "cd {directory} && rm -f .lifecycle-put.* && \
+         tag=$(printf %s {directory}/file | sha256sum | cut -c 1-16) && \
+         touch .lifecycle-put.$tag.abc .lifecycle-put.0123456789abcdef.abc"
+    );
+    machine.exec(&left).await;
+    assert_eq!(machine.exec(&drafts).await, "2");
+    host.put(HostFile::new(path, 0o440, "whole")).await.unwrap();
+    assert_eq!(machine.exec(&drafts).await, "1", "another file's is left");
+
     // A directory in the way is said.
     let error = host.put(HostFile::new("/var/lib", 0o600, "x")).await;
     assert!(matches!(error, Err(Error::Failed { .. })), "{error:?}");

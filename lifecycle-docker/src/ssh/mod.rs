@@ -20,6 +20,7 @@ use futures_util::{Stream, stream as streams};
 use lifecycle_core::host::{Duplex, ForwardTarget, HostCommand, HostFile, HostOutput, NodeAccess};
 use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
+use sha2::{Digest, Sha256};
 
 pub use credential::{SshCredential, generate_ssh_key};
 pub(crate) use exec::quote;
@@ -202,10 +203,13 @@ impl NodeAccess for SshAccess {
         let (directory, path) = split_path(&file.path)?;
         // The upload and the renaming are two commands: when the contents end early, the host
         // sees an ordinary end of input, and must not take the half for the whole.
+        // What a put left that was broken off goes with the next one of the same file.
+        let draft = draft(&file.path);
         let upload = format!(
             "umask 077 && mkdir -p {directory} && \
-             find {directory} -maxdepth 1 -name '{TEMPORARY}*' -mmin +60 -delete && \
-             t=$(mktemp {directory}/{TEMPORARY}XXXXXXXXXX) && printf %s \"$t\" && cat > \"$t\""
+             find {directory} -maxdepth 1 -name '{TEMPORARY}*' \
+             \\( -name '{draft}*' -o -mmin +60 \\) -delete && \
+             t=$(mktemp {directory}/{draft}XXXXXXXXXX) && printf %s \"$t\" && cat > \"$t\""
         );
         let (output, sent) = self.run(&upload, true, file.contents).await?;
         let temporary = quote(output.success(&what)?.trim());
@@ -229,6 +233,14 @@ impl NodeAccess for SshAccess {
 
 /// How the names of files that are not complete yet begin.
 const TEMPORARY: &str = ".lifecycle-put.";
+
+/// How the names of unfinished contents of the file at `path` begin; no shell and no pattern
+/// finds a special character in it.
+fn draft(path: &str) -> String {
+    let mut digest = hex::encode(Sha256::digest(path));
+    digest.truncate(16);
+    format!("{TEMPORARY}{digest}.")
+}
 
 /// A file's directory and its whole path, both quoted.
 fn split_path(path: &str) -> Result<(String, String)> {

@@ -103,6 +103,20 @@ enum Gate {
     },
 }
 
+impl Gate {
+    /// Adds what has to be done before, or says what holds it up, and whether for the round.
+    fn pass(self, needs: &mut BTreeSet<StepId>) -> Result<(), (HeldBy, bool)> {
+        match self {
+            Self::Open => {}
+            Self::After(step) => {
+                needs.insert(step);
+            }
+            Self::Shut { by, settled } => return Err((by, settled)),
+        }
+        Ok(())
+    }
+}
+
 /// A plan in the making.
 struct Planning<'a> {
     declared: &'a Declared,

@@ -101,13 +101,8 @@ impl<'a> Planning<'a> {
             return Ok(needs);
         }
         for other in others.iter().filter(|seen| !seen.is_running()) {
-            match self.stop_and_remove(id, *other, reason, BTreeSet::new()) {
-                Gate::Open => {}
-                Gate::After(step) => {
-                    needs.insert(step);
-                }
-                Gate::Shut { by, settled } => return Err((by, settled)),
-            }
+            self.stop_and_remove(id, *other, reason, BTreeSet::new())
+                .pass(&mut needs)?;
         }
         Ok(needs)
     }
@@ -123,13 +118,8 @@ impl<'a> Planning<'a> {
     ) -> Result<BTreeSet<StepId>, (HeldBy, bool)> {
         let before = needs.clone();
         for other in others.iter().filter(|seen| seen.is_running()) {
-            match self.stop(id, *other, reason, before.clone()) {
-                Gate::Open => {}
-                Gate::After(step) => {
-                    needs.insert(step);
-                }
-                Gate::Shut { by, settled } => return Err((by, settled)),
-            }
+            self.stop(id, *other, reason, before.clone())
+                .pass(&mut needs)?;
         }
         Ok(needs)
     }

@@ -4,6 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`model`] | nodes, services, instances, endpoints, operations, events |
+//! | [`network`] | service addresses, and what the agents on the nodes are told |
 //! | [`platform`] | what the user declares |
 //! | [`cloud`], [`host`], [`runtime`], [`code`], [`registry`] | the traits that backends implement |
 //! | [`secret`] | values that are shown nowhere, and the platform key |
@@ -25,6 +26,7 @@ pub mod manager;
 #[cfg(feature = "mock")]
 pub mod mock;
 pub mod model;
+pub mod network;
 pub mod platform;
 pub mod reconcile;
 pub mod registry;

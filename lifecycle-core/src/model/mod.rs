@@ -7,7 +7,7 @@ mod id;
 mod instance;
 mod node;
 mod operation;
-mod service;
+pub(crate) mod service;
 
 pub use endpoint::{Endpoint, Protocol};
 pub use event::{Event, EventKind, NewEvent, Subject};

@@ -1,0 +1,49 @@
+//! What an agent says while it is fed with tables: one line of JSON for each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Epoch, InstanceId, ServiceName};
+
+/// One line of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The epoch of the table that is in force.
+    pub epoch: Epoch,
+    /// The version of the table that is in force.
+    pub version: u64,
+    /// What there is to say.
+    #[serde(flatten)]
+    pub kind: ReportKind,
+}
+
+/// What an agent has to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "report")]
+pub enum ReportKind {
+    /// The table is in force: its names resolve, its addresses listen.
+    Accepted,
+    /// The table was refused, with the reason; the one in force is newer.
+    Refused {
+        /// Why, in words.
+        why: String,
+    },
+    /// Connections to a service were given up, since no endpoint got ready within the limit.
+    /// At most one a second and service.
+    NoReadyEndpoint {
+        /// The service.
+        service: ServiceName,
+        /// The port that was asked for.
+        port: u16,
+        /// How many connections since the last such report.
+        connections: u64,
+    },
+    /// How many connections of a draining instance are open. Said when it changes.
+    Draining {
+        /// The instance.
+        instance: InstanceId,
+        /// Its container's name.
+        container: String,
+        /// How many connections are open.
+        open: u64,
+    },
+}

@@ -196,11 +196,7 @@ mod tests {
             "10.0.0.0/x",
             "100.128.0.0/16",
         ] {
-            let error = bad.parse::<Block>().unwrap_err();
-            assert!(
-                error.to_string().contains("private network"),
-                "{bad}: {error}"
-            );
+            assert!(bad.parse::<Block>().is_err(), "{bad}");
         }
     }
 

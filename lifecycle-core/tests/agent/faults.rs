@@ -64,7 +64,10 @@ impl World {
 
     /// Without a word before; the table follows only later.
     async fn kill(&mut self, number: u16) {
-        let killed = self.servers.remove(&number).or_else(|| self.leaving.remove(&number));
+        let killed = self
+            .servers
+            .remove(&number)
+            .or_else(|| self.leaving.remove(&number));
         if let Some((server, _)) = killed {
             let now = self.fates.now.load(Ordering::SeqCst);
             self.fates.killed.lock().unwrap().insert(number, now);
@@ -92,18 +95,25 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
     while !fates.over.load(Ordering::SeqCst) {
         let began = fates.now.load(Ordering::SeqCst);
         let connected = timeout(PATIENCE, who(to)).await;
-        let (number, mut stream) = match connected.expect("a connection is neither served nor reset") {
-            Ok(connected) => connected,
-            Err(error) => {
-                // It may have been in a killed server's hands, of which it cannot tell.
-                let killed = fates.killed.lock().unwrap();
-                let lately = killed.values().any(|at| *at >= began.saturating_sub(1));
-                assert!(lately, "seed {seed}: a connection failed, nobody was killed: {error}");
-                continue;
-            }
-        };
+        let (number, mut stream) =
+            match connected.expect("a connection is neither served nor reset") {
+                Ok(connected) => connected,
+                Err(error) => {
+                    // It may have been in a killed server's hands, of which it cannot tell.
+                    let killed = fates.killed.lock().unwrap();
+                    let lately = killed.values().any(|at| *at >= began.saturating_sub(1));
+                    assert!(
+                        lately,
+                        "seed {seed}: a connection failed, nobody was killed: {error}"
+                    );
+                    continue;
+                }
+            };
         if let Some(drained) = fates.drained.lock().unwrap().get(&number) {
-            assert!(began <= *drained, "seed {seed}: {number} was drained at {drained}, now {began}");
+            assert!(
+                began <= *drained,
+                "seed {seed}: {number} was drained at {drained}, now {began}"
+            );
         }
         for _ in 0..random.random_range(1..8) {
             let text = vec![random.random::<u8>(); random.random_range(1..20_000)];
@@ -112,11 +122,17 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
                 stream.write_all(&text).await?;
                 stream.read_exact(&mut echo).await
             };
-            match timeout(PATIENCE, echoed).await.expect("an echo came neither back nor to an end") {
+            match timeout(PATIENCE, echoed)
+                .await
+                .expect("an echo came neither back nor to an end")
+            {
                 Ok(_) => assert_eq!(echo, text),
                 Err(error) => {
                     let killed = fates.killed.lock().unwrap().contains_key(&number);
-                    assert!(killed, "seed {seed}: server {number} was not killed: {error}");
+                    assert!(
+                        killed,
+                        "seed {seed}: server {number} was not killed: {error}"
+                    );
                     break;
                 }
             }
@@ -133,8 +149,15 @@ fn open_files() -> usize {
 /// Resident memory in KiB.
 fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_ascii_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 async fn faults(block: u8, seed: u64) {
@@ -159,12 +182,19 @@ async fn faults(block: u8, seed: u64) {
     }
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
-        clients.spawn(client(to, seed * 10_000 + number as u64, Arc::clone(&fates)));
+        clients.spawn(client(
+            to,
+            seed * 10_000 + number as u64,
+            Arc::clone(&fates),
+        ));
     }
     let mut memory_half_way = 0;
     for event in 0..EVENTS {
         let pick = |random: &mut StdRng, among: &BTreeMap<u16, (Server, Backend)>| {
-            among.keys().nth(random.random_range(0..among.len().max(1))).copied()
+            among
+                .keys()
+                .nth(random.random_range(0..among.len().max(1)))
+                .copied()
         };
         let ready = world.servers.len();
         match random.random_range(0..4) {
@@ -210,11 +240,17 @@ async fn faults(block: u8, seed: u64) {
         }
     };
     if timeout(PATIENCE, all_closed).await.is_err() {
-        panic!("seed {seed}: {} files are open, {before} were before", open_files());
+        panic!(
+            "seed {seed}: {} files are open, {before} were before",
+            open_files()
+        );
     }
     // Clients and servers of this process included.
     let grown = memory_at_end.saturating_sub(memory_half_way);
-    assert!(grown < 64 << 10, "seed {seed}: {grown} KiB more than half-way");
+    assert!(
+        grown < 64 << 10,
+        "seed {seed}: {grown} KiB more than half-way"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId, NodeName,
+    BuildOptions, ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId, NodeName,
     NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts,
 };
 use crate::platform::Declaration;
@@ -188,6 +188,8 @@ struct ImageForm<'a> {
     dockerfile: &'a str,
     args: &'a BTreeMap<String, crate::secret::Sensitive>,
     bases: &'a [String],
+    #[serde(skip_serializing_if = "crate::model::container::is_default")]
+    options: &'a BuildOptions,
 }
 
 /// The image's name as an engine lists it. A built image is named by what it is built from, so
@@ -206,6 +208,7 @@ fn image_name(
                 dockerfile: &source.dockerfile,
                 args: &source.args,
                 bases: &source.bases,
+                options: &source.options,
             })
             .map_err(|e| Error::failed("writing the form of an image digest", e.to_string()))?;
             let digest = key.sign("image digest", &form);

@@ -14,6 +14,7 @@ pub mod backends;
 pub mod declared;
 pub mod driver;
 pub mod execute;
+mod files;
 mod index;
 mod liveness;
 pub mod look;

@@ -81,6 +81,7 @@ pub(crate) async fn built(world: &SimWorld, name: &str, port: u16, content: &str
         dockerfile: "Dockerfile".into(),
         args: BTreeMap::new(),
         bases: vec!["base:1".into()],
+        options: lifecycle_core::model::BuildOptions::default(),
     });
     ServiceSpec::new(service(name), source)
 }
@@ -106,6 +107,7 @@ pub(crate) async fn shop(world: &SimWorld, owner: &Owner) -> Declaration {
         volume: data,
         target: "/data".into(),
         read_only: false,
+        options: lifecycle_core::model::VolumeOptions::default(),
     }];
     let mut migrate = named(world, "migrate", 1);
     migrate.container.expose.clear();
@@ -121,6 +123,7 @@ pub(crate) async fn shop(world: &SimWorld, owner: &Owner) -> Declaration {
         host_port: Some(8000),
         container_port: 80,
         protocol: Protocol::Tcp,
+        host_ip: None,
     }];
     after(&mut web, "api", ServiceHealthy);
     let mut monitoring = named(world, "monitoring", 9090);

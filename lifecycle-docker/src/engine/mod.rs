@@ -1,6 +1,7 @@
 //! One node's Docker engine as a [`ContainerRuntime`], as one platform sees it.
 
 mod container;
+mod host_config;
 mod image;
 mod output;
 mod port;

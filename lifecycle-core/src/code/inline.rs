@@ -12,12 +12,9 @@ const BLOCK: usize = 512;
 /// Puts a file before everything else of an archive.
 pub(crate) fn with_file(context: ByteStream, name: &str, content: &str) -> Result<ByteStream> {
     let mut header = tar::Header::new_gnu();
-    header.set_path(name).map_err(|error| {
-        Error::io(
-            format!("putting `{name}` into the build's context"),
-            error,
-        )
-    })?;
+    header
+        .set_path(name)
+        .map_err(|error| Error::io(format!("putting `{name}` into the build's context"), error))?;
     header.set_mode(0o644);
     header.set_mtime(0);
     header.set_uid(0);
@@ -44,7 +41,9 @@ mod tests {
         let mut archive = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
         header.set_size(3);
-        archive.append_data(&mut header, "old", b"abc".as_slice()).unwrap();
+        archive
+            .append_data(&mut header, "old", b"abc".as_slice())
+            .unwrap();
         let bytes = Bytes::from(archive.into_inner().unwrap());
         let context = stream::once(async move { Ok(bytes) }).boxed();
         let both: Vec<Bytes> = with_file(context, "new", &"x".repeat(700))

@@ -17,8 +17,8 @@ mod update;
 pub use build::{BuildOptions, BuildSource};
 pub use connection::{Connection, NetworkMode};
 pub use container::{
-    BlockIo, CgroupNamespace, DeviceMapping, DeviceRequest, Devices, Isolation, KernelLimits, Logging,
-    Terminal, Ulimit,
+    BlockIo, CgroupNamespace, DeviceMapping, DeviceRequest, Devices, Isolation, KernelLimits,
+    Logging, Terminal, Ulimit,
 };
 pub use endpoint::{Endpoint, Protocol};
 pub use event::{Event, EventKind, NewEvent, Subject};
@@ -28,14 +28,14 @@ pub use id::{
 };
 pub use instance::{ContainerId, InstanceRecord, InstanceState, SpecDigest};
 pub use mount::{
-    FileContents, FileTree, MemoryMount, NodeMount, ShippedFile, ShippedMount, TreeEntry, VolumeMount,
-    VolumeOptions,
+    FileContents, FileTree, MemoryMount, NodeMount, ShippedFile, ShippedMount, TreeEntry,
+    VolumeMount, VolumeOptions,
 };
 pub use node::{Addresses, NodeSpec, Origin, Resources};
 pub use operation::{Operation, OperationId, OperationKind, OperationState};
 pub use service::{
-    ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DependencyCondition,
-    Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PublishedPort, RestartPolicy,
-    ServiceClass, ServiceSpec, Starts,
+    ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DependencyCondition, Healthcheck,
+    HealthcheckTest, HttpReadiness, ImageSource, PublishedPort, RestartPolicy, ServiceClass,
+    ServiceSpec, Starts,
 };
 pub use update::{OnFailure, Replacement, ReplacementOrder, UpdatePolicy};

@@ -12,8 +12,8 @@ use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
 use super::files;
 use super::step::Action;
-use crate::code;
 use crate::cloud::{CloudOperation, NodeChange, ObservedNode, see_through};
+use crate::code;
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{

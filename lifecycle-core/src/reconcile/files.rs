@@ -117,11 +117,7 @@ fn append_directory(archive: &mut tar::Builder<Vec<u8>>, path: &str) -> std::io:
     archive.append_data(&mut header, path, std::io::empty())
 }
 
-fn append_file(
-    archive: &mut tar::Builder<Vec<u8>>,
-    path: &str,
-    file: &ShippedFile,
-) -> Result<()> {
+fn append_file(archive: &mut tar::Builder<Vec<u8>>, path: &str, file: &ShippedFile) -> Result<()> {
     let contents = file.contents.expose()?;
     let mut header = header(tar::EntryType::Regular, file.mode, contents.len() as u64);
     header.set_uid(file.uid.into());

@@ -156,7 +156,7 @@ impl Recording<'_> {
                 let containers = state.flat_map(|state| &state.containers);
                 containers.filter_map(move |container| match &container.role {
                     Role::Instance(id) => Some((node, view, id, container)),
-                    Role::Manager => None,
+                    Role::Manager | Role::Agent => None,
                 })
             })
         };

@@ -392,7 +392,9 @@ impl DockerEngine {
         let mut filter = self.filter();
         let labels = filter.entry("label".to_owned()).or_default();
         labels.push(spec::volume_label(volume));
-        let options = ListVolumesOptionsBuilder::default().filters(&filter).build();
+        let options = ListVolumesOptionsBuilder::default()
+            .filters(&filter)
+            .build();
         let list = self.docker.list_volumes(Some(options));
         let listed = self.within(QUICK, &what, list).await?;
         for found in listed.volumes.unwrap_or_default() {

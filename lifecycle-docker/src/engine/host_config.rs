@@ -14,7 +14,7 @@ use lifecycle_core::model::{
     BlockIo, CgroupNamespace, Connection, ContainerTemplate, Devices, Isolation, KernelLimits,
     Logging, NetworkMode, NodeMount, Protocol,
 };
-use lifecycle_core::runtime::ContainerSpec;
+use lifecycle_core::runtime::{ContainerSpec, Role};
 
 use super::spec::{port_key, volume_name};
 
@@ -68,6 +68,11 @@ pub(super) fn host_config(
     };
     connect(&mut config, &template.connection);
     set_apart(&mut config, &template.isolation);
+    if spec.role == Role::Agent {
+        // It routes the block of service addresses to itself.
+        let capabilities = config.cap_add.get_or_insert_default();
+        capabilities.push("NET_ADMIN".to_owned());
+    }
     give_devices(&mut config, &template.devices);
     set_limits(&mut config, &template.kernel);
     share_devices(&mut config, &template.kernel.block_io);

@@ -56,6 +56,9 @@ pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> 
         Role::Manager => {
             set(labels::ROLE, labels::ROLE_MANAGER.to_owned());
         }
+        Role::Agent => {
+            set(labels::ROLE, labels::ROLE_AGENT.to_owned());
+        }
         Role::Instance(id) => {
             set(labels::ROLE, labels::ROLE_INSTANCE.to_owned());
             set(labels::INSTANCE, id.to_string());
@@ -142,8 +145,8 @@ pub(super) fn whole_seconds(duration: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{ContainerStateStatusEnum, RestartPolicyNameEnum};
     use bollard::models::{ContainerConfig, ContainerInspectResponse, ContainerState};
+    use bollard::models::{ContainerStateStatusEnum, RestartPolicyNameEnum};
     use lifecycle_core::model::{
         ContainerTemplate, InstanceId, PlatformId, PlatformName, Replica, ServiceName,
     };

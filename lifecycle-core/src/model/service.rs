@@ -145,6 +145,9 @@ pub struct ContainerTemplate {
     /// Files that the declaration carries.
     #[serde(default, skip_serializing_if = "is_default")]
     pub files: Vec<ShippedMount>,
+    /// Places of volumes without a name, which go with the container.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub anonymous_volumes: Vec<String>,
     /// Paths of the node.
     #[serde(default, skip_serializing_if = "is_default")]
     pub node_paths: Vec<NodeMount>,

@@ -101,6 +101,7 @@ pub(super) fn create_body(
         exposed_ports: Some(exposed.into_iter().collect()),
         healthcheck: template.healthcheck.as_ref().map(health_config),
         stop_timeout: template.stop_grace.map(whole_seconds),
+        volumes: Some(template.anonymous_volumes.clone()).filter(|v| !v.is_empty()),
         hostname: template.connection.hostname.clone(),
         domainname: template.connection.domainname.clone(),
         stop_signal: template.terminal.stop_signal.clone(),

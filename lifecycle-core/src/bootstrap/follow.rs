@@ -198,6 +198,7 @@ impl Following<'_> {
             | EventKind::NodeUnknown
             | EventKind::NodeKnown
             | EventKind::DatabaseAway
+            | EventKind::NoReadyEndpoint
             | EventKind::DatabaseBack => self.reporter.report(Progress::Told { text: message }),
             EventKind::Declared
             | EventKind::Planned

@@ -60,6 +60,8 @@ pub enum EventKind {
     NodeKnown,
     /// The first round has ended and the API is open.
     Converged,
+    /// Connections to a service were given up, since none of its instances got ready in time.
+    NoReadyEndpoint,
     /// The manager took the lease.
     Leading,
     /// The database of a kind of objects cannot be written; the central registry can.

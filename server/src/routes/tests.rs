@@ -97,6 +97,7 @@ impl Served {
                 ServiceSpec::new(web, ImageSource::Image(image.into())),
             )]),
             volumes: BTreeSet::new(),
+            network: lifecycle_core::platform::NetworkSpec::default(),
         };
         let (admin, read) = (new_token(), new_token());
         let options = ManagerOptions {

@@ -120,8 +120,14 @@ pub(super) const SERVICE: &[Key] = &[
         "dns",
         "with resolvers of its own a container does not know the other services' names",
     ),
-    honoured("dns_opt", ""),
-    honoured("dns_search", ""),
+    honoured(
+        "dns_opt",
+        "beside `dns`; without it the platform's resolver is asked as it is",
+    ),
+    honoured(
+        "dns_search",
+        "beside `dns`; without it the platform's resolver is asked as it is",
+    ),
     honoured("domainname", ""),
     honoured("entrypoint", ""),
     honoured(

@@ -322,7 +322,16 @@ fn texts_or_one(field: &Field<'_>, report: &mut Report) -> Vec<String> {
 
 /// What a container's network makes of its ports, when all of both is read.
 pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
-    let mode = container.connection.mode;
+    let connection = &container.connection;
+    if !connection.has_own_resolvers() {
+        for key in ["dns_opt", "dns_search"] {
+            if let Some(field) = field.get(key).filter(|field| !field.is_null()) {
+                let consequence = "the platform's resolver is asked, and as it is; give `dns` too";
+                report.unsupported(field.at, &field.path, consequence, true);
+            }
+        }
+    }
+    let mode = connection.mode;
     if mode == NetworkMode::Platform {
         return;
     }

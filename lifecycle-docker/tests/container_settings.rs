@@ -187,7 +187,14 @@ async fn volumes_go_by_the_names_that_they_are_given() {
         },
     });
     engine.ensure_container(&spec).await.unwrap();
-    let labels = docker(&["volume", "inspect", "--format", "{{json .Labels}}", &engine_name]).await;
+    let labels = docker(&[
+        "volume",
+        "inspect",
+        "--format",
+        "{{json .Labels}}",
+        &engine_name,
+    ])
+    .await;
     assert!(labels.contains("\"mine\":\"yes\""), "{labels}");
     assert!(engine.state().await.unwrap().volumes.contains(&volume));
     engine.remove_container(&spec.name).await.unwrap();

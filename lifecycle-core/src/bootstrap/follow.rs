@@ -199,6 +199,7 @@ impl Following<'_> {
             | EventKind::NodeKnown
             | EventKind::DatabaseAway
             | EventKind::NoReadyEndpoint
+            | EventKind::CannotListen
             | EventKind::DatabaseBack => self.reporter.report(Progress::Told { text: message }),
             EventKind::Declared
             | EventKind::Planned

@@ -30,7 +30,7 @@ pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
 /// The command that feeds an agent, run in its container.
 pub(super) fn feed_command(platform: PlatformId) -> ExecCommand {
     let directory = directory(platform);
-    ExecCommand::new([PROGRAM, "agent", "feed", "--directory", &directory])
+    ExecCommand::new([PROGRAM, "agent", "feed", "--state", &directory])
 }
 
 /// Makes sure that the agent runs, and no former one.
@@ -89,12 +89,7 @@ fn spec(declared: &Declared, agents: &Agents, container: &str, directory: String
         digest: agents.digest.clone(),
         image: agents.image.clone(),
         template: ContainerTemplate {
-            command: Some(vec![
-                "agent".into(),
-                "run".into(),
-                "--directory".into(),
-                directory.clone(),
-            ]),
+            command: Some(vec!["agent".into(), "--state".into(), directory.clone()]),
             ..ContainerTemplate::default()
         },
         ports: BTreeMap::new(),

@@ -138,7 +138,7 @@ pub struct Driver {
     declared: watch::Sender<Option<Arc<Declared>>>,
     watcher: Watcher,
     feeder: Feeder,
-    reports: mpsc::UnboundedReceiver<Report>,
+    reports: mpsc::UnboundedReceiver<(NodeName, Report)>,
     status: watch::Sender<Status>,
     observations: watch::Sender<Arc<Observed>>,
     tasks: JoinSet<Result<()>>,
@@ -507,8 +507,8 @@ impl Driver {
                 () = changed(&mut target) => break,
                 () = self.watcher.changed() => break,
                 () = self.feeder.changed() => break,
-                Some(report) = self.reports.recv() => {
-                    self.hear(report);
+                Some((node, report)) = self.reports.recv() => {
+                    self.hear(&node, report);
                     break;
                 }
                 () = tokio::time::sleep_until(end) => break,

@@ -50,7 +50,7 @@ struct Shared {
     changed: Notify,
     /// Rises whenever an agent has accepted a table, or is asked no more.
     accepted: watch::Sender<u64>,
-    reports: mpsc::UnboundedSender<Report>,
+    reports: mpsc::UnboundedSender<(NodeName, Report)>,
 }
 
 /// What an agent was told.
@@ -85,7 +85,7 @@ impl Feeder {
     pub(super) fn new(
         backends: Backends,
         epoch: Epoch,
-        reports: mpsc::UnboundedSender<Report>,
+        reports: mpsc::UnboundedSender<(NodeName, Report)>,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -360,7 +360,7 @@ fn hear(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
         | ReportKind::CannotListen { .. }
         | ReportKind::Draining { .. } => {
             // Who reads them may be gone, and this feed with it.
-            drop(shared.reports.send(report));
+            drop(shared.reports.send((node.clone(), report)));
         }
     }
     Ok(version)

@@ -109,6 +109,7 @@ impl Served {
                 ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 port: ManagerSpec::PORT,
             },
+            image: None,
             authority: "a certificate".into(),
             admin_token_hash: token_hash(&admin),
             read_token: read.clone(),

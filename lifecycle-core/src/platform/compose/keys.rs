@@ -327,7 +327,10 @@ pub(super) const DEPLOY: &[Key] = &[
         "1 without it; 0 keeps the service declared and stopped",
     ),
     honoured("resources", "see below"),
-    honoured("restart_policy", "the same as `restart`, and wins over it; see below"),
+    honoured(
+        "restart_policy",
+        "the same as `restart`, and wins over it; see below",
+    ),
     honoured(
         "rollback_config",
         "read, checked and kept; so far a changed replica that never gets ready gives way to the former one, whatever this says",

@@ -1,11 +1,12 @@
 //! Throws mutated declarations at the readers of Compose files and of `platform.toml`, for as
 //! long as one likes.
 //!
-//! `cargo run --release -p benches --bin fuzz -- --seconds 600`. It begins with the files that
+//! `cargo run -p benches --bin fuzz -- --seconds 600`. It begins with the files that
 //! the tests keep, changes lines, words and bytes of them, mixes them, and reads the outcome. A
 //! panic, a reading that takes too long, a refusal that says nothing and a place that does not
 //! exist end it; what was read then stays in the directory that it names, and `--seed` repeats
-//! it. Coverage does not guide it: what it needs is a stable toolchain and nothing else.
+//! it. Built without `--release`, so that a sum that overflows is a panic too. Coverage does not guide
+//! it: what it needs is a stable toolchain and nothing else.
 
 #![expect(
     clippy::print_stdout,
@@ -125,7 +126,10 @@ fn watch(directory: PathBuf, case: &Arc<AtomicU64>) {
                 seen = (now, Instant::now());
             } else if seen.1.elapsed() > TOO_LONG {
                 let stage = directory.join(now.to_string());
-                eprintln!("--seed {now}: it takes too long, reading {}", stage.display());
+                eprintln!(
+                    "--seed {now}: it takes too long, reading {}",
+                    stage.display()
+                );
                 std::process::exit(1);
             }
         }
@@ -140,7 +144,12 @@ fn write(stage: &Path, corpus: &Corpus, number: u64) -> Outcome<Sources> {
     if mutator.random.random_bool(0.4) {
         compose_files.push(stage.join("compose.override.yaml"));
     }
-    for name in ["compose.yaml", "compose.override.yaml", "base.yaml", "sub/compose.yaml"] {
+    for name in [
+        "compose.yaml",
+        "compose.override.yaml",
+        "base.yaml",
+        "sub/compose.yaml",
+    ] {
         fs::write(stage.join(name), mutator.compose())?;
     }
     fs::write(stage.join("platform.toml"), mutator.settings())?;
@@ -181,10 +190,14 @@ fn check(problems: &Diagnostics, sources: &Sources, number: u64) -> Outcome<()> 
     for problem in all {
         let file = sources.project_dir.join(&problem.file);
         let Some(line) = problem.line else { continue };
-        let bytes = fs::read(&file).map_err(|error| format!("--seed {number}: {problem}: {error}"))?;
+        let bytes =
+            fs::read(&file).map_err(|error| format!("--seed {number}: {problem}: {error}"))?;
         let text = String::from_utf8_lossy(&bytes);
         // YAML knows further ends of lines than `\n`, and a document may end behind the last.
-        let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
+        let lines = text
+            .split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
+            .count()
+            + 1;
         if line > lines {
             return Err(format!("--seed {number}: there is no such line: {problem}").into());
         }

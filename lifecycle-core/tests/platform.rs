@@ -164,10 +164,7 @@ async fn several_files_are_one_declaration_and_each_finding_names_its_file() {
         .iter()
         .map(|(name, value)| (name.as_str(), value.expose()))
         .collect();
-    assert_eq!(
-        variables,
-        [("A", "1"), ("B", "3"), ("NAME", "of-the-file")]
-    );
+    assert_eq!(variables, [("A", "1"), ("B", "3"), ("NAME", "of-the-file")]);
     assert_eq!(web.ports.len(), 1);
     assert_eq!(web.ports[0].host_port, Some(80));
     let db = service("db");
@@ -276,9 +273,7 @@ async fn faults_of_several_files_are_told_where_they_are() {
     for case in cases {
         let mut sources = sources(&directory.join(&case), "compose.yaml", None);
         let over = sources.project_dir.join("compose.override.yaml");
-        sources
-            .compose_files
-            .extend(over.is_file().then_some(over));
+        sources.compose_files.extend(over.is_file().then_some(over));
         let problems = match loaded(&sources).await {
             Err(problems) => problems.to_string(),
             Ok(_) => panic!("{case} was taken"),
@@ -375,6 +370,53 @@ async fn a_reservation_that_no_node_can_hold_is_told_by_its_line() {
         "compose.yaml:6:9: services.a.deploy.resources.reservations: no node that it may run on \
          has as much; reserve less, or declare a larger `capacity` of a node"
     );
+}
+
+#[tokio::test]
+async fn what_files_draw_in_is_bounded() {
+    let named = |name: &str, text: String| (name.to_owned(), text);
+    let include = |name: &str, text: &str| named(name, format!("include: [{text}]\n"));
+    let mut deep = vec![include("compose.yaml", "f1.yaml")];
+    deep.extend((1..40).map(|n| include(&format!("f{n}.yaml"), &format!("f{}.yaml", n + 1))));
+    let twice = |n: usize| format!("f{n}.yaml, f{n}.yaml");
+    let mut wide = vec![include("compose.yaml", &twice(1))];
+    wide.extend((1..20).map(|n| include(&format!("f{n}.yaml"), &twice(n + 1))));
+    wide.push(named("f20.yaml", "services: {}\n".to_owned()));
+    let chain: Vec<String> = (0..80)
+        .map(|n| format!("  s{n}: {{image: x, extends: s{}}}\n", n + 1))
+        .collect();
+    let chain = format!("services:\n{}  s80: {{image: x}}\n", chain.concat());
+    let words = "x, ".repeat(90_000);
+    let heirs: Vec<String> = (0..50)
+        .map(|n| format!("  s{n}: {{extends: base}}\n"))
+        .collect();
+    let heirs = format!(
+        "services:\n  base: {{image: x, command: [{words}]}}\n{}",
+        heirs.concat()
+    );
+    for (files, told) in [
+        (deep, "more than 24 files include each other"),
+        (
+            wide,
+            "up to here more than 256 files are read; draw in fewer",
+        ),
+        (
+            vec![named("compose.yaml", chain)],
+            "more than 64 services extend each other in a row",
+        ),
+        (
+            vec![named("compose.yaml", heirs)],
+            "up to here the files come to more than 1000000 values or 64 MiB of text",
+        ),
+    ] {
+        let files: Vec<(&str, String)> = files
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.clone()))
+            .collect();
+        let problems = problems(&files).await;
+        assert!(problems.contains(told), "{told}: {problems:.1000}");
+        assert_eq!(problems.lines().count(), 1, "{problems:.1000}");
+    }
 }
 
 /// Words that lead a random text past the first check.

@@ -289,9 +289,7 @@ mod tests {
         ] {
             assert_eq!(with(text), Err(message.to_owned()), "{text}");
         }
-        for text in [
-            "${}", "${1}", "${SET!x}", "${SET:}", "${SET/foo/bar}"
-        ] {
+        for text in ["${}", "${1}", "${SET!x}", "${SET:}", "${SET/foo/bar}"] {
             assert!(with(text).is_err(), "{text}");
         }
         let deep = format!("{}x{}", "${A:-".repeat(500), "}".repeat(500));

@@ -380,7 +380,10 @@ mod tests {
             ),
             ("? [a]\n: b\n", "f:1:3: a key must be a single value"),
             ("a: 1\n---\nb: 2\n", "f:2:1: a second document begins here"),
-            ("a: !rest null\n", "f:1:10: the tag `!rest` is not known; did you mean `!reset`?"),
+            (
+                "a: !rest null\n",
+                "f:1:10: the tag `!rest` is not known; did you mean `!reset`?",
+            ),
             ("a:\n  <<: 3\n", "f:2:7: `<<` takes a mapping"),
         ] {
             let found = problem(text);

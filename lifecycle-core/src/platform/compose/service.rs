@@ -315,8 +315,7 @@ impl Reader<'_, '_> {
                         continue;
                     }
                     // This says what happens anyway.
-                    let is_default =
-                        key == "restart" && field.boolean(self.report) == Some(false);
+                    let is_default = key == "restart" && field.boolean(self.report) == Some(false);
                     let honoured = !is_default
                         && keys::is_honoured(key, &field, keys::DEPENDENCY, self.report);
                     if honoured {

@@ -63,8 +63,12 @@ impl Merge<'_> {
     fn refuse_mark(&mut self, node: &Node, what: &str) {
         if node.mark != Mark::None {
             let message = format!("`!reset` and `!override` say nothing about {what}");
-            self.report
-                .problem_with_help(node.at, &self.shown(), message, "put it on a key's value");
+            self.report.problem_with_help(
+                node.at,
+                &self.shown(),
+                message,
+                "put it on a key's value",
+            );
         }
     }
 
@@ -143,8 +147,11 @@ impl Merge<'_> {
             Rule::Unique(identity) => self.unique(earlier, later, identity),
             Rule::Short(key) => self.plain(as_mapping(earlier, key), as_mapping(later, key)),
             Rule::OfDriver => {
-                let driver =
-                    |node: &Node| node.child("driver").and_then(Node::as_text).map(str::to_owned);
+                let driver = |node: &Node| {
+                    node.child("driver")
+                        .and_then(Node::as_text)
+                        .map(str::to_owned)
+                };
                 match (driver(&earlier), driver(&later)) {
                     (Some(one), Some(other)) if one != other => self.alone(later),
                     _ => self.plain(earlier, later),

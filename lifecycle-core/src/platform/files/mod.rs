@@ -107,11 +107,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// Makes one tree of the project's files; `None` if something is missing.
-    pub(super) fn assemble(
-        mut self,
-        documents: Vec<Document>,
-        lookup: Lookup<'_>,
-    ) -> Option<Node> {
+    pub(super) fn assemble(mut self, documents: Vec<Document>, lookup: Lookup<'_>) -> Option<Node> {
         let scope = Scope {
             directory: PathBuf::from(paths::PROJECT),
             lookup,
@@ -149,11 +145,17 @@ impl<'a> Assembly<'a> {
         at: Place,
         key_path: &str,
     ) -> Option<Document> {
+        if self.files > MOST_FILES {
+            // Told already.
+            self.complete = false;
+            return None;
+        }
         let is_remote = path.contains("://") || path.starts_with("git@") || path.contains(".git#");
         let refused = if is_remote {
             let message = format!("`{path}` lies elsewhere, and only files here are read");
             Some((message, "fetch it, and name the file"))
-        } else if self.files >= MOST_FILES {
+        } else if self.files == MOST_FILES {
+            self.files += 1;
             let message = format!("up to here more than {MOST_FILES} files are read");
             Some((message, "draw in fewer"))
         } else {

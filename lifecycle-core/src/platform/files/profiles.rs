@@ -117,7 +117,9 @@ impl References<'_> {
         }
         for key in ["network_mode", "ipc", "pid"] {
             if let Some(node) = service.child(key)
-                && let Some(name) = node.as_text().and_then(|text| text.strip_prefix("service:"))
+                && let Some(name) = node
+                    .as_text()
+                    .and_then(|text| text.strip_prefix("service:"))
             {
                 self.refuse(name, node.at, key, false);
             }
@@ -147,5 +149,8 @@ impl References<'_> {
 }
 
 fn is_false(text: &str) -> bool {
-    matches!(text.to_ascii_lowercase().as_str(), "false" | "no" | "off" | "n")
+    matches!(
+        text.to_ascii_lowercase().as_str(),
+        "false" | "no" | "off" | "n"
+    )
 }

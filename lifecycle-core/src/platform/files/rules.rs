@@ -85,8 +85,16 @@ fn of_service(path: &[&str]) -> Rule {
         ["configs"] => Rule::Unique(Identity::File("/")),
         ["expose"] => Rule::Unique(Identity::Exposed),
         [
-            "cap_add" | "cap_drop" | "device_cgroup_rules" | "dns_opt" | "external_links"
-            | "group_add" | "links" | "profiles" | "security_opt" | "volumes_from",
+            "cap_add"
+            | "cap_drop"
+            | "device_cgroup_rules"
+            | "dns_opt"
+            | "external_links"
+            | "group_add"
+            | "links"
+            | "profiles"
+            | "security_opt"
+            | "volumes_from",
         ]
         | ["build", "tags" | "platforms"]
         | ["deploy", "placement", "constraints"]

@@ -344,9 +344,15 @@ fn other_projects_are_included_as_14_include_says() {
                 "include:\n  - commons/compose.yaml\n  - another_domain/compose.yaml\nservices:\n  \
                  webapp:\n    depends_on:\n      - included-service # defined by another_domain\n",
             ),
-            ("commons/compose.yaml", "name: other\nx-note: passed over\nnetworks: {n: }\n"),
+            (
+                "commons/compose.yaml",
+                "name: other\nx-note: passed over\nnetworks: {n: }\n",
+            ),
             ("another_domain/compose.yaml", common),
-            ("another_domain/.env", "IMAGE=of-the-domain\nTOKEN=of-the-domain\n"),
+            (
+                "another_domain/.env",
+                "IMAGE=of-the-domain\nTOKEN=of-the-domain\n",
+            ),
         ],
         main: 1,
         variables: &[("TOKEN", "of the project")],
@@ -432,24 +438,37 @@ fn variables_are_put_in_as_12_interpolation_says() {
     for (text, expected) in [
         // Set, empty, and not set.
         ("$SET ${SET}", "set set"),
-        ("${SET:-default} ${EMPTY:-default} ${NONE:-default}", "set default default"),
-        ("${SET-default} ${EMPTY-default} ${NONE-default}", "set  default"),
+        (
+            "${SET:-default} ${EMPTY:-default} ${NONE:-default}",
+            "set default default",
+        ),
+        (
+            "${SET-default} ${EMPTY-default} ${NONE-default}",
+            "set  default",
+        ),
         ("${SET:?err} ${SET?err}", "set set"),
         ("${NONE:-${SET}}", "set"),
         ("${SET?$FOO}", "set"),
         ("${NONE:-${FOO:-default}}", "default"),
-        ("$$VAR_NOT_INTERPOLATED_BY_COMPOSE", "$VAR_NOT_INTERPOLATED_BY_COMPOSE"),
+        (
+            "$$VAR_NOT_INTERPOLATED_BY_COMPOSE",
+            "$VAR_NOT_INTERPOLATED_BY_COMPOSE",
+        ),
         // "In other circumstances, it will be preserved".
         ("$(date) $1 5$", "$(date) $1 5$"),
     ] {
-        let file = format!("web:\n  command: \"{text}\"\n  labels: {{\"$SET\": \"BAR\"}}\n  list: [\"$SET=BAR\"]\n");
+        let file = format!(
+            "web:\n  command: \"{text}\"\n  labels: {{\"$SET\": \"BAR\"}}\n  list: [\"$SET=BAR\"]\n"
+        );
         let found = Project {
             files: &[("compose.yaml", &file)],
             main: 1,
             variables: &[("SET", "set"), ("EMPTY", "")],
             profiles: &[],
         };
-        let expected = format!("web:\n  command: \"{expected}\"\n  labels: {{\"$SET\": \"BAR\"}}\n  list: [set=BAR]\n");
+        let expected = format!(
+            "web:\n  command: \"{expected}\"\n  labels: {{\"$SET\": \"BAR\"}}\n  list: [set=BAR]\n"
+        );
         assert_same(text, found.tree(), &expected);
     }
     for (text, told) in [

@@ -263,7 +263,7 @@ async fn malformed_files_are_answered_with_place_cause_and_mend() {
 /// Faults of several files: a directory for each, with an override file or without.
 #[tokio::test]
 async fn faults_of_several_files_are_told_where_they_are() {
-    let directory = tests().join("malformed/files");
+    let directory = tests().join("malformed/several");
     let mut cases: Vec<String> = std::fs::read_dir(&directory)
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
@@ -278,7 +278,7 @@ async fn faults_of_several_files_are_told_where_they_are() {
             Err(problems) => problems.to_string(),
             Ok(_) => panic!("{case} was taken"),
         };
-        insta::assert_snapshot!(format!("files__{case}"), problems);
+        insta::assert_snapshot!(format!("several__{case}"), problems);
     }
 }
 

@@ -45,8 +45,9 @@ fn main() -> Outcome<()> {
         .tempdir()?
         .keep();
     println!(
-        "{} texts; seed {}; what is read lies in {}",
-        corpus.len(),
+        "{} projects and {} texts; seed {}; what is read lies in {}",
+        corpus.projects(),
+        corpus.texts(),
         options.seed,
         directory.display()
     );
@@ -140,10 +141,6 @@ fn watch(directory: PathBuf, case: &Arc<AtomicU64>) {
 fn write(stage: &Path, corpus: &Corpus, number: u64) -> Outcome<Sources> {
     let mut mutator = Mutator::new(corpus, StdRng::seed_from_u64(number));
     fs::create_dir_all(stage.join("sub"))?;
-    let mut compose_files = vec![stage.join("compose.yaml")];
-    if mutator.random.random_bool(0.4) {
-        compose_files.push(stage.join("compose.override.yaml"));
-    }
     for name in [
         "compose.yaml",
         "compose.override.yaml",
@@ -156,6 +153,31 @@ fn write(stage: &Path, corpus: &Corpus, number: u64) -> Outcome<Sources> {
     fs::write(stage.join(".env"), mutator.variables())?;
     fs::write(stage.join("sub/.env"), mutator.variables())?;
     fs::write(stage.join("Dockerfile"), mutator.dockerfile())?;
+    let mut compose_files = vec![stage.join("compose.yaml")];
+    if mutator.random.random_bool(0.6) {
+        for name in ["compose.yaml", "base.yaml"] {
+            fs::remove_file(stage.join(name))?;
+        }
+        for (path, content) in mutator.project() {
+            let file = stage.join(path);
+            fs::create_dir_all(file.parent().unwrap_or(stage))?;
+            fs::write(file, content)?;
+        }
+        let names = [
+            "compose.yaml",
+            "compose.yml",
+            "docker-compose.yml",
+            "docker-compose.yaml",
+        ];
+        let found = names
+            .iter()
+            .map(|name| stage.join(name))
+            .find(|file| file.is_file());
+        compose_files = found.into_iter().collect();
+    }
+    if mutator.random.random_bool(0.4) {
+        compose_files.push(stage.join("compose.override.yaml"));
+    }
     let has_settings = mutator.random.random_bool(0.5);
     Ok(Sources {
         compose_files,

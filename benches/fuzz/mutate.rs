@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _};
@@ -119,8 +119,12 @@ const WORDS: &[&str] = &[
     "x@sha256:0",
 ];
 
-/// Texts by what they are.
+/// A project as it is checked out: each file's path and content.
+pub(crate) type Project = Vec<(PathBuf, Vec<u8>)>;
+
+/// Texts by what they are, and whole projects.
 pub(crate) struct Corpus {
+    projects: Vec<Project>,
     compose: Vec<String>,
     settings: Vec<String>,
     variables: Vec<String>,
@@ -130,6 +134,7 @@ impl Corpus {
     /// All that lies under the tests' directory.
     pub(crate) fn of(tests: &Path) -> io::Result<Self> {
         let mut corpus = Self {
+            projects: Vec::new(),
             compose: Vec::new(),
             settings: Vec::new(),
             variables: vec!["A=1\n".to_owned()],
@@ -137,18 +142,29 @@ impl Corpus {
         for directory in ["declared", "malformed", "published"] {
             corpus.add(&tests.join(directory))?;
         }
-        if corpus.compose.is_empty() || corpus.settings.is_empty() {
+        for directory in sorted(&tests.join("published"))? {
+            let mut project = Project::new();
+            if directory.is_dir() {
+                add_files(&directory, &directory, &mut project)?;
+            }
+            // A directory of another kind has no such file at its top.
+            let has_compose = |(path, _): &(PathBuf, Vec<u8>)| {
+                path.extension()
+                    .is_some_and(|end| end == "yaml" || end == "yml")
+            };
+            if project.iter().any(has_compose) {
+                corpus.projects.push(project);
+            }
+        }
+        let nothing = corpus.compose.is_empty() || corpus.settings.is_empty();
+        if nothing || corpus.projects.is_empty() {
             return Err(io::Error::other("there is nothing to begin with"));
         }
         Ok(corpus)
     }
 
     fn add(&mut self, directory: &Path) -> io::Result<()> {
-        let mut entries: Vec<_> = fs::read_dir(directory)?.collect::<io::Result<_>>()?;
-        // One seed is one case, whatever the order of the directory.
-        entries.sort_by_key(std::fs::DirEntry::file_name);
-        for entry in entries {
-            let path = entry.path();
+        for path in sorted(directory)? {
             if path.is_dir() {
                 self.add(&path)?;
                 continue;
@@ -156,7 +172,7 @@ impl Corpus {
             let Ok(text) = fs::read_to_string(&path) else {
                 continue;
             };
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = path.to_string_lossy().into_owned();
             match name.rsplit('.').next() {
                 Some("yaml" | "yml") => self.compose.push(text),
                 Some("toml") => self.settings.push(text),
@@ -167,9 +183,32 @@ impl Corpus {
         Ok(())
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn projects(&self) -> usize {
+        self.projects.len()
+    }
+
+    pub(crate) fn texts(&self) -> usize {
         self.compose.len() + self.settings.len() + self.variables.len()
     }
+}
+
+/// What lies in a directory. One seed is one case, whatever order the directory has.
+fn sorted(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths: Vec<PathBuf> = entries.collect::<io::Result<_>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn add_files(root: &Path, directory: &Path, project: &mut Project) -> io::Result<()> {
+    for path in sorted(directory)? {
+        if path.is_dir() {
+            add_files(root, &path, project)?;
+        } else if let Ok(relative) = path.strip_prefix(root) {
+            project.push((relative.to_owned(), fs::read(&path)?));
+        }
+    }
+    Ok(())
 }
 
 /// Makes the texts of one case.
@@ -212,14 +251,37 @@ impl<'c> Mutator<'c> {
         lines.join("\n").into_bytes()
     }
 
+    /// A whole project, some of its files changed a little.
+    pub(crate) fn project(&mut self) -> Project {
+        let corpus = self.corpus;
+        let mut project = self.one_of(&corpus.projects).clone();
+        for (path, content) in &mut project {
+            let texts = match path.to_string_lossy().rsplit('.').next() {
+                Some("yaml" | "yml") => &corpus.compose,
+                Some("env") => &corpus.variables,
+                _ => continue,
+            };
+            if self.random.random_bool(0.6) {
+                let text = String::from_utf8_lossy(content).into_owned();
+                let changes = self.random.random_range(1..4);
+                *content = self.changed(&text, changes, texts);
+            }
+        }
+        project
+    }
+
     fn one_of<'t, T>(&mut self, all: &'t [T]) -> &'t T {
         &all[self.random.random_range(0..all.len())]
     }
 
     fn text(&mut self, texts: &[String]) -> Vec<u8> {
-        let text = self.one_of(texts).clone();
-        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let text = self.one_of(texts);
         let changes = self.random.random_range(0..6);
+        self.changed(text, changes, texts)
+    }
+
+    fn changed(&mut self, text: &str, changes: usize, texts: &[String]) -> Vec<u8> {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         for _ in 0..changes {
             self.change(&mut lines, texts);
         }

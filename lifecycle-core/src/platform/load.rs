@@ -165,6 +165,7 @@ impl Draft {
                         dockerfile: build.dockerfile,
                         args: build.args,
                         bases,
+                        options: build.options,
                     });
                 }
                 Err(Refusal::Store(error)) => refuse(&error, &build, report),
@@ -230,9 +231,12 @@ async fn read_bases(
     build: &Build,
 ) -> Result<Vec<String>, Refusal> {
     let file = &build.dockerfile;
-    let content = code::read_file(store, code, file, DOCKERFILE_LIMIT)
-        .await
-        .map_err(Refusal::Store)?;
+    let content = match &build.options.inline {
+        Some(inline) => Some(inline.clone().into_bytes()),
+        None => code::read_file(store, code, file, DOCKERFILE_LIMIT)
+            .await
+            .map_err(Refusal::Store)?,
+    };
     let Some(content) = content else {
         return Err(Refusal::Dockerfile {
             message: format!("the code base `{}` has no file `{file}`", code.name),

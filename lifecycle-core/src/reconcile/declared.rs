@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId, NodeName,
-    NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts,
+    BuildOptions, ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId,
+    NodeName, NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts,
 };
 use crate::platform::{Declaration, NetworkSpec};
 use crate::runtime::Owner;
@@ -251,6 +251,8 @@ struct ImageForm<'a> {
     dockerfile: &'a str,
     args: &'a BTreeMap<String, crate::secret::Sensitive>,
     bases: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    options: Option<&'a BuildOptions>,
 }
 
 /// The image's name as an engine lists it. A built image is named by what it is built from, so
@@ -269,6 +271,7 @@ fn image_name(
                 dockerfile: &source.dockerfile,
                 args: &source.args,
                 bases: &source.bases,
+                options: Some(&source.options).filter(|o| **o != BuildOptions::default()),
             })
             .map_err(|e| Error::failed("writing the form of an image digest", e.to_string()))?;
             let digest = key.sign("image digest", &form);

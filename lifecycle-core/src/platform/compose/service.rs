@@ -8,7 +8,11 @@ use super::super::environment_file;
 use super::super::text_file;
 use super::super::tree::Field;
 use super::keys::{self, honoured_entries};
-use super::{Declared, Draft, World, build, deploy, extension, network, storage, value};
+use super::networks::Connected;
+use super::{
+    Declared, Draft, World, build, deploy, devices, extension, isolation, limits, material,
+    network, networks, storage, value,
+};
 use crate::model::{
     DependencyCondition, Healthcheck, HealthcheckTest, ImageSource, RestartPolicy, ServiceName,
     ServiceSpec,
@@ -19,17 +23,19 @@ use crate::secret::Sensitive;
 const OWN_LABELS: &str = "lifecycle.";
 
 /// Reads a service. What is wrong with it is in the report; the draft then holds the rest.
-pub(super) fn read(
+pub(super) fn read<'a>(
     name: ServiceName,
-    field: &Field<'_>,
+    field: &Field<'a>,
     world: &World<'_>,
     declared: &Declared<'_>,
     report: &mut Report,
-) -> Draft {
+) -> (Draft, Connected<'a>) {
     let mut spec = ServiceSpec::new(name, ImageSource::Image(String::new()));
     let mut image = None;
     let mut from_files = BTreeMap::new();
     let mut environment = BTreeMap::new();
+    let mut from_label_files = BTreeMap::new();
+    let mut connected = Connected::default();
     let mut reader = Reader { world, report };
     for (key, field) in honoured_entries(field, keys::SERVICE, reader.report) {
         // A key without a value means nothing, but for those where it says "none".
@@ -54,7 +60,20 @@ pub(super) fn read(
             "healthcheck" => container.healthcheck = reader.healthcheck(&field),
             "ports" => network::ports(&field, container, reader.report),
             "expose" => network::expose(&field, container, reader.report),
-            "volumes" => container.volumes = storage::mounts(&field, declared, reader.report),
+            "volumes" => storage::mounts(&field, declared, world, container, reader.report),
+            "tmpfs" => storage::memory(&field, container, reader.report),
+            "configs" => {
+                let known = &declared.configs;
+                let mounted = material::mounted(&field, material::CONFIG, known, reader.report);
+                container.files.extend(mounted);
+            }
+            "secrets" => {
+                let known = &declared.secrets;
+                let mounted = material::mounted(&field, material::SECRET, known, reader.report);
+                container.files.extend(mounted);
+            }
+            "label_file" => from_label_files = reader.label_files(&field),
+            "pull_policy" => pull_policy(&field, reader.report),
             "cpus" => deploy::cpus(&field, &mut container.limits, reader.report),
             "mem_limit" => deploy::memory(&field, &mut container.limits, reader.report),
             "mem_reservation" => deploy::memory(&field, &mut spec.reserves, reader.report),
@@ -62,8 +81,20 @@ pub(super) fn read(
             "deploy" => deploy::read(&field, &mut spec, world, reader.report),
             "restart" => spec.restart = field.parse(reader.report, restart),
             "depends_on" => spec.depends_on = reader.dependencies(&field, declared),
-            _ => {}
+            _ => {
+                let report = &mut *reader.report;
+                let _known = isolation::read(key, &field, world, container, report)
+                    || limits::read(key, &field, &mut container.kernel, report)
+                    || devices::read(key, &field, &mut container.devices, report)
+                    || networks::read(key, &field, &mut spec, declared, &mut connected, report);
+            }
         }
+    }
+    from_label_files.append(&mut spec.container.labels);
+    spec.container.labels = from_label_files;
+    if field.is_map() {
+        networks::settle(field, &mut spec.container, reader.report);
+        storage::without_doubles(field, &spec.container, reader.report);
     }
     network::without_doubles(&mut spec.container);
     from_files.append(&mut environment);
@@ -97,7 +128,9 @@ pub(super) fn read(
         Some((None, _)) | None => {}
     }
     reader.readiness_port(field, &spec);
-    Draft { spec, build }
+    deploy::settle(field, &mut spec, world, reader.report);
+    let draft = Draft { spec, build };
+    (draft, connected)
 }
 
 /// Reads values that need the world around the file.
@@ -201,6 +234,25 @@ impl Reader<'_, '_> {
                 BTreeMap::new()
             }
         }
+    }
+
+    /// Labels in files of lines, as environments are.
+    fn label_files(&mut self, field: &Field<'_>) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::new();
+        for item in field.items_or_one(self.report) {
+            let Some(path) = item.text(self.report) else {
+                continue;
+            };
+            for (name, value) in self.environment_file(&item, path, true, false) {
+                if name.starts_with(OWN_LABELS) {
+                    let message =
+                        format!("labels that begin with `{OWN_LABELS}` are the platform's own");
+                    item.problem(self.report, message);
+                }
+                labels.insert(name, value.expose().to_owned());
+            }
+        }
+        labels
     }
 
     fn labels(&mut self, field: &Field<'_>) -> BTreeMap<String, String> {
@@ -364,6 +416,8 @@ impl Reader<'_, '_> {
             ("scale", ["deploy", "replicas", ""]),
             ("cpus", ["deploy", "resources", "limits.cpus"]),
             ("mem_limit", ["deploy", "resources", "limits.memory"]),
+            ("pids_limit", ["deploy", "resources", "limits.pids"]),
+            ("restart", ["deploy", "restart_policy", ""]),
             (
                 "mem_reservation",
                 ["deploy", "resources", "reservations.memory"],
@@ -407,6 +461,34 @@ impl Reader<'_, '_> {
                 format!("add it to `expose`: `expose: [{}]`", ready.port),
             );
         }
+    }
+}
+
+/// `pull_policy`: an image is pulled where a node lacks it, whatever is asked for.
+fn pull_policy(field: &Field<'_>, report: &mut Report) {
+    let Some(text) = field.text(report) else {
+        return;
+    };
+    match text {
+        "missing" | "if_not_present" | "build" => {}
+        "always" | "daily" | "weekly" | "refresh" => {
+            let consequence = "an image is pulled where a node lacks it, and not again; name its \
+                               digest, or another tag, to have it replaced";
+            report.unsupported(field.at, &field.path, consequence, true);
+        }
+        "never" => {
+            let consequence = "an image is pulled where a node lacks it";
+            report.unsupported(field.at, &field.path, consequence, true);
+        }
+        _ if text.starts_with("every_") => {
+            let consequence = "an image is pulled where a node lacks it, and not again";
+            report.unsupported(field.at, &field.path, consequence, true);
+        }
+        _ => field.problem_with_help(
+            report,
+            format!("`{text}` is no pull policy"),
+            "write `missing`, `build`, `always` or `never`",
+        ),
     }
 }
 

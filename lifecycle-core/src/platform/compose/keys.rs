@@ -61,7 +61,7 @@ pub(super) const TOP: &[Key] = &[
         "each node that needs one makes its own, and a service that has one stays on that node",
     ),
     harmless("version", "the specification ignores it as well"),
-    changes("include", "the included files are not read"),
+    honoured("include", "see *Several files*"),
     honoured(
         "networks",
         "names only; a platform has one network, in which all services reach each other",
@@ -142,10 +142,7 @@ pub(super) const SERVICE: &[Key] = &[
         "expose",
         "other services reach these ports: each gets one of its node's from 20000 to 29999",
     ),
-    changes(
-        "extends",
-        "nothing is taken over from the other service; YAML anchors and `<<` work",
-    ),
+    honoured("extends", "see *Several files*"),
     changes(
         "external_links",
         "no container outside the platform is reached by name",
@@ -210,7 +207,7 @@ pub(super) const SERVICE: &[Key] = &[
     changes("post_start", "nothing is run after the start"),
     changes("pre_stop", "nothing is run before the stop"),
     honoured("privileged", ""),
-    changes("profiles", "the service is started whatever the profiles"),
+    honoured("profiles", "see *Several files*"),
     changes(
         "provider",
         "the service is not handed to an external provider",
@@ -307,7 +304,11 @@ pub(super) const BUILD: &[Key] = &[
 
 pub(super) const DEPENDENCY: &[Key] = &[
     honoured("condition", "all three"),
-    changes("required", "every dependency is required"),
+    honoured(
+        "required",
+        "`false` drops a dependency that no active profile enables; one that is enabled is waited \
+         for like any other",
+    ),
     changes("restart", "a restarted service restarts no other"),
 ];
 
@@ -661,14 +662,6 @@ Services are declared in `compose.yaml`, in the words of the
 becomes of it here. A key in bold face changes how a service runs when it is left out, and
 `up` says so before it touches anything; a key that nobody knows is an error.
 
-The file is looked for as Compose does: `compose.yaml`, `compose.yml`, `docker-compose.yml`,
-`docker-compose.yaml`, in the project's directory and then in those above it. Two files, and so
-an override file, are not merged yet: that is an error, not a silent choice.
-
-Variables (`$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}` and the forms without
-the colon) are put into every value; the environment wins over the `.env` file beside the
-Compose file. YAML's anchors, aliases and merge keys work, and so do extension fields (`x-…`).
-
 **Names.** A service's name does not resolve in other services' containers yet. A service finds the
 others by asking the manager's API for their endpoints (`x-lifecycle.api: read`, as
 `examples/iot-platform` does), or at a host port that `ports` fixes.
@@ -697,6 +690,41 @@ said where it makes a difference.
 
 **Rights.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and the like are given
 as asked. Whoever may declare services is root on the nodes.
+
+**Several files.** The files are those of `-f`, in their order; else those that `COMPOSE_FILE` lists
+(separated by `:`, or by what `COMPOSE_PATH_SEPARATOR` says); else `compose.yaml`, `compose.yml`,
+`docker-compose.yml` or `docker-compose.yaml`, in the project's directory and then in those above
+it, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
+`docker-compose.override.yaml` beside it. Relative paths start from the first file's directory.
+
+- *Merge*: each file is merged over those before it. Mappings are merged key by key, lists are
+  joined, single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced
+  whole; `environment`, `labels`, `args` and their like are merged by name, whichever of their two
+  forms they have; of `ports`, `volumes`, `devices`, `secrets`, `configs`, `expose` and lists of
+  words, an entry takes the place of one that is the same thing (the same port, the same path in
+  the container). `!reset` takes away what an earlier file has at a key, `!override` puts its value
+  in place of it. Two kinds of value that cannot be merged are an error.
+- *`include`*: the short form, and the long one with `path`, `project_directory` and `env_file`.
+  Each entry is a project of its own, with its own directory for relative paths and its own `.env`
+  beneath the project's variables. A resource that is declared on both sides is an error, unless it
+  is the same to the letter; an override file may change what is included. Up to 24 levels.
+- *`extends`*: a service of the same file or of another one (`file`), through any chain of up to 64;
+  a circle is an error. Paths of the other file start from its directory. What the other service
+  needs beside itself (volumes, networks, other services) is not taken over with it.
+- *`profiles`*: a service with profiles is left out unless one of them is active, by `--profile` or
+  `COMPOSE_PROFILES` (`*` for all). A dependency on a service that is left out is an error, unless
+  it says `required: false`; then it is dropped.
+- *Variables*: `$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}`, the forms without the
+  colon, each within each, and `$$` for a dollar sign, in every value and never in keys, before
+  files are merged. The environment wins over the `.env` file beside the first Compose file (or the
+  files that `COMPOSE_ENV_FILES` lists). `COMPOSE_PROJECT_NAME` names the platform where `-p` does
+  not, and has its name in every file.
+- YAML's anchors, aliases and merge keys work, and so do extension fields (`x-…`).
+
+What differs from Compose: only files of this machine are included or extended, no address; one
+YAML document is one file; a service that is left out by its profiles is not checked; two entries
+of one list in *one* file that are the same thing are an error and not silently one; `secrets` and
+`configs` of an included project take `environment` from the project's own variables.
 
 What Compose has no word for stands under `x-lifecycle` on a service:
 
@@ -776,7 +804,7 @@ What Compose has no word for stands under `x-lifecycle` on a service:
     fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<String>) {
         let text = format!("{before}{key}: {value}{after}");
         let mut report = Report::new("f");
-        let root = super::super::super::yaml::parse(&text, &mut report).unwrap();
+        let root = super::super::super::files::of_text(&text, &mut report);
         let (lookup, nodes) = (|_: &str| None, std::collections::BTreeMap::new());
         let world = super::super::World {
             directory: Path::new("/nonexistent"),
@@ -784,7 +812,9 @@ What Compose has no word for stands under `x-lifecycle` on a service:
             lookup: &lookup,
             nodes: &nodes,
         };
-        super::super::read(&root, &world, &mut report);
+        if let Some(root) = root {
+            super::super::read(&root, &world, &mut report);
+        }
         let unsupported = report.unsupported.iter().map(|key| key.path.clone());
         let unsupported = unsupported.collect();
         let problems = Report::problems_of(vec![report]).unwrap_or_default();

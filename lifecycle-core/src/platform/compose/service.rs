@@ -365,12 +365,13 @@ impl Reader<'_, '_> {
             let mut condition = DependencyCondition::ServiceStarted;
             if !entry.is_null() {
                 for (key, field) in entry.entries(self.report) {
-                    // These say what happens anyway.
-                    let is_default = match key {
-                        "required" => field.boolean(self.report) == Some(true),
-                        "restart" => field.boolean(self.report) == Some(false),
-                        _ => false,
-                    };
+                    if key == "required" {
+                        // What may be missing and is, was left out before.
+                        field.boolean(self.report);
+                        continue;
+                    }
+                    // This says what happens anyway.
+                    let is_default = key == "restart" && field.boolean(self.report) == Some(false);
                     let honoured = !is_default
                         && keys::is_honoured(key, &field, keys::DEPENDENCY, self.report);
                     if honoured {

@@ -29,12 +29,12 @@ pub(super) fn raise_limit() {
     }
 }
 
-/// How many connections can be open at once, with some files left for all else. A connection
-/// takes two, and two more for each direction of a large stream.
+/// How many connections can be open at once: each takes two files, and some are left for all
+/// else.
 pub(super) fn most_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let files = usize::try_from(files).unwrap_or(usize::MAX);
-    (files.saturating_sub(512) / 3).clamp(16, tokio::sync::Semaphore::MAX_PERMITS)
+    (files.saturating_sub(256) / 2).clamp(16, tokio::sync::Semaphore::MAX_PERMITS)
 }
 
 /// Listens for connections. What is accepted inherits the options, which saves setting them

@@ -20,8 +20,8 @@ use crate::host::{
 use crate::model::{Epoch, NodeName, NodeSpec, Operation, OperationId, VolumeName};
 use crate::registry::{Batch, Committed, Credential, EventPage, Lease, Registry, Snapshot};
 use crate::runtime::{
-    BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState, ImageInfo,
-    LogLine, LogOptions, ObservedContainer,
+    BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState,
+    ExecCommand, ExecSession, ImageInfo, LogLine, LogOptions, ObservedContainer, TerminalSize,
 };
 
 mockall::mock! {
@@ -76,6 +76,10 @@ mockall::mock! {
         pub fn remove_volume(&self, volume: &VolumeName) -> Result<()>;
         /// See [`ContainerRuntime::logs`].
         pub fn logs(&self, container: &str, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>>;
+        /// See [`ContainerRuntime::exec`].
+        pub fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession>;
+        /// See [`ContainerRuntime::resize_exec`].
+        pub fn resize_exec(&self, id: &str, size: TerminalSize) -> Result<()>;
         /// See [`ContainerRuntime::events`].
         pub fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>>;
     }
@@ -145,6 +149,14 @@ impl ContainerRuntime for MockContainerRuntime {
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
         self.logs(container, options)
+    }
+
+    async fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession> {
+        self.exec(container, command)
+    }
+
+    async fn resize_exec(&self, id: &str, size: TerminalSize) -> Result<()> {
+        self.resize_exec(id, size)
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {

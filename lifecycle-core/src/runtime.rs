@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWrite;
 
 use crate::error::Result;
 use crate::host::ByteStream;
@@ -82,6 +84,8 @@ pub enum Role {
     Instance(InstanceId),
     /// It runs the lifecycle manager.
     Manager,
+    /// It makes service addresses work on its node.
+    Agent,
 }
 
 /// A container that should run.
@@ -224,6 +228,68 @@ pub struct LogLine {
     pub text: String,
 }
 
+/// A command to be run in a container that runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecCommand {
+    /// The program and its arguments. Holds no secret: process lists show it.
+    pub command: Vec<String>,
+    /// The user that it runs as; the container's own without one.
+    pub user: Option<String>,
+    /// The directory that it starts in; the container's own without one.
+    pub working_dir: Option<String>,
+    /// Gives it a terminal of this size; then all output is standard output.
+    pub terminal: Option<TerminalSize>,
+}
+
+impl ExecCommand {
+    /// A command without a terminal.
+    pub fn new<W: Into<String>>(command: impl IntoIterator<Item = W>) -> Self {
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// How wide it is.
+    pub columns: u16,
+    /// How high it is.
+    pub rows: u16,
+}
+
+/// What a command in a container says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecOutput {
+    /// A piece of its standard output.
+    Stdout(Bytes),
+    /// A piece of its standard error.
+    Stderr(Bytes),
+    /// It ended with this code. Always the last.
+    Exit(i64),
+}
+
+/// A command that runs in a container. Dropping it closes the command's input and output; a
+/// command that heeds neither goes on.
+pub struct ExecSession {
+    /// The engine's id of it, for [`ContainerRuntime::resize_exec`].
+    pub id: String,
+    /// What the command reads; shutting it down ends the command's input.
+    pub input: Box<dyn AsyncWrite + Send + Unpin>,
+    /// What it says, up to its end.
+    pub output: BoxStream<'static, Result<ExecOutput>>,
+}
+
+impl Debug for ExecSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExecSession")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Something that happened on an engine; what exactly is found by looking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineEvent {
@@ -297,6 +363,14 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
         container: &str,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>>;
+
+    /// Runs a command in a container that runs. One that does not run is
+    /// [`crate::Error::Conflict`], and a program that it lacks is an exit code (126, 127), as
+    /// a shell has it. Not repeated by anybody: whether a command may run twice is for who asks.
+    async fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession>;
+
+    /// Tells a command's terminal its new size. A command that has ended is Ok.
+    async fn resize_exec(&self, id: &str, size: TerminalSize) -> Result<()>;
 
     /// What happens to the platform's containers from now on; ends when the engine does.
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>>;

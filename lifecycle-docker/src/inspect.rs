@@ -34,6 +34,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
     let label = |key: &str| config.labels.as_ref()?.get(key).cloned();
     let role = match label(labels::ROLE).as_deref() {
         Some(labels::ROLE_MANAGER) => Role::Manager,
+        Some(labels::ROLE_AGENT) => Role::Agent,
         Some(labels::ROLE_INSTANCE) => Role::Instance(
             instance(label(labels::SERVICE), label(labels::REPLICA))
                 .ok_or_else(|| damaged("its labels name no service and replica"))?,

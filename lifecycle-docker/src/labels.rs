@@ -26,5 +26,7 @@ pub(crate) const VOLUME: &str = "lifecycle.volume";
 pub(crate) const ROLE_INSTANCE: &str = "instance";
 /// The role of the container that runs the manager.
 pub(crate) const ROLE_MANAGER: &str = "manager";
+/// The role of the container that makes service addresses work on its node.
+pub(crate) const ROLE_AGENT: &str = "agent";
 /// The role of a container that plays a node.
 pub(crate) const ROLE_NODE: &str = "node";

@@ -198,6 +198,8 @@ impl Following<'_> {
             | EventKind::NodeUnknown
             | EventKind::NodeKnown
             | EventKind::DatabaseAway
+            | EventKind::NoReadyEndpoint
+            | EventKind::CannotListen
             | EventKind::DatabaseBack => self.reporter.report(Progress::Told { text: message }),
             EventKind::Declared
             | EventKind::Planned

@@ -53,7 +53,7 @@ impl From<EngineState> for Contents {
                 .into_iter()
                 .filter_map(|container| match container.role {
                     Role::Instance(id) => Some(id),
-                    Role::Manager => None,
+                    Role::Manager | Role::Agent => None,
                 })
                 .collect(),
             volumes: state.volumes,

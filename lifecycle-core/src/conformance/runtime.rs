@@ -20,8 +20,8 @@ use crate::model::{
     VolumeName,
 };
 use crate::runtime::{
-    BuildRequest, ContainerRuntime, ContainerSpec, ContainerState, ImageInfo, LogLine, LogOptions,
-    ObservedContainer, Owner, PortBinding, Role,
+    BuildRequest, ContainerRuntime, ContainerSpec, ContainerState, ExecCommand, ExecOutput,
+    ImageInfo, LogLine, LogOptions, ObservedContainer, Owner, PortBinding, Role,
 };
 
 /// Longer than any engine may take for one thing in a test.
@@ -165,6 +165,7 @@ pub async fn all(fixture: &RuntimeFixture) {
     names_of_others_are_left_alone(fixture).await;
     volumes_are_the_platforms(fixture).await;
     output_is_kept_by_stream(fixture).await;
+    commands_run_in_containers(fixture).await;
     the_end_of_a_container_is_an_event(fixture).await;
     images_are_built_and_removed(fixture).await;
     images_are_copied(fixture).await;
@@ -456,6 +457,50 @@ pub async fn output_is_kept_by_stream(fixture: &RuntimeFixture) {
     };
     assert_eq!(fixture.logs(&spec.name, tail).await.len(), 1, "tail 1");
     fixture.remove(&spec.name).await;
+}
+
+/// A command in a container says what it says by stream, and its exit code last; its input ends
+/// when nobody writes any more.
+pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
+    let runtime = &fixture.runtime;
+    let spec = fixture.container("exec", &fixture.runs_long);
+    let name = &spec.name;
+    let absent = runtime.exec(name, &ExecCommand::new(["true"])).await;
+    is_not_found("a command in an absent container", &absent.map(drop));
+    fixture.ensure(&spec).await;
+    let run = async |command: &[String]| {
+        let command = ExecCommand::new(command);
+        let session = done("exec", runtime.exec(name, &command).await);
+        let (mut out, mut err, mut code) = (Vec::new(), Vec::new(), None);
+        let read = async {
+            let mut output = session.output;
+            while let Some(piece) = output.next().await {
+                assert_eq!(code, None, "the exit code comes last");
+                match done("a piece", piece) {
+                    ExecOutput::Stdout(bytes) => out.extend_from_slice(&bytes),
+                    ExecOutput::Stderr(bytes) => err.extend_from_slice(&bytes),
+                    ExecOutput::Exit(ended) => code = Some(ended),
+                }
+            }
+        };
+        in_time("a command in a container", read).await;
+        (
+            String::from_utf8_lossy(&out).into_owned(),
+            String::from_utf8_lossy(&err).into_owned(),
+            code,
+        )
+    };
+    let said = run(&fixture.prints).await;
+    assert_eq!(said, ("out\n".to_owned(), "err\n".to_owned(), Some(0)));
+    assert_eq!(run(&fixture.exits_3).await.2, Some(3));
+    assert_eq!(run(&fixture.exits_0).await.2, Some(0));
+    fixture.stop(name).await;
+    let stopped = runtime.exec(name, &ExecCommand::new(["true"])).await;
+    assert!(
+        matches!(stopped, Err(Error::Conflict { .. })),
+        "a command in a container that does not run: {stopped:?}"
+    );
+    fixture.remove(name).await;
 }
 
 /// Whoever listens hears that a container ended.

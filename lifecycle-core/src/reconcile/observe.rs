@@ -32,6 +32,24 @@ pub struct Observed {
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     /// Steps that failed.
     pub failures: BTreeMap<StepId, Failure>,
+    /// What each node's agent knows of the services' addresses.
+    #[serde(default)]
+    pub agents: BTreeMap<NodeName, AgentView>,
+}
+
+/// What a running agent knows of the services' addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum AgentView {
+    /// All that is declared.
+    Told,
+    /// Not all yet.
+    NotTold {
+        /// Since when.
+        since: DateTime<Utc>,
+        /// Why.
+        why: String,
+    },
 }
 
 /// A node as it is observed.

@@ -67,6 +67,7 @@ pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
             Change::Declare { .. }
             | Change::PutOperation(_)
             | Change::PutCredential { .. }
+            | Change::PutAddresses(_)
             | Change::PutManager(_) => {}
         }
     }
@@ -156,7 +157,7 @@ impl Recording<'_> {
                 let containers = state.flat_map(|state| &state.containers);
                 containers.filter_map(move |container| match &container.role {
                     Role::Instance(id) => Some((node, view, id, container)),
-                    Role::Manager => None,
+                    Role::Manager | Role::Agent => None,
                 })
             })
         };

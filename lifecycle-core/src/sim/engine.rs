@@ -13,6 +13,7 @@ use super::ledger::{InstanceKey, Ledger};
 use super::world::Rules;
 use crate::error::{Error, Result};
 use crate::model::{ContainerId, NodeName, PlatformId, Protocol, SpecDigest, VolumeName};
+use crate::network::Table;
 use crate::runtime::{
     ContainerSpec, ContainerState, EngineState, Health, ImageInfo, LogLine, ObservedContainer, Role,
 };
@@ -64,6 +65,8 @@ pub(super) struct Container {
     told_to_stop: bool,
     restart_at: Option<Instant>,
     pub(super) log: Vec<LogLine>,
+    /// What it was told, if it is an agent. It lies on the node's disk.
+    pub(super) table: Option<Table>,
 }
 
 impl Container {
@@ -87,7 +90,7 @@ impl Container {
     fn key(&self) -> Option<InstanceKey> {
         match &self.spec.role {
             Role::Instance(id) => Some((self.spec.owner.id, id.clone())),
-            Role::Manager => None,
+            Role::Manager | Role::Agent => None,
         }
     }
 
@@ -500,6 +503,7 @@ fn service_in(role: &Role) -> &str {
     match role {
         Role::Instance(id) => id.service.as_str(),
         Role::Manager => "lifecycle-manager",
+        Role::Agent => "lifecycle-agent",
     }
 }
 

@@ -34,6 +34,7 @@ mod code;
 mod databases;
 mod dockerfile;
 mod engine;
+mod exec;
 mod fault;
 mod files;
 mod host;

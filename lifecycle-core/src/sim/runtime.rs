@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::actor::{Actor, Call, Done, Party};
 use super::dockerfile::{self, Dockerfile};
 use super::engine::{Engine, Here, Image};
+use super::exec;
 use super::host::engine_info;
 use super::ledger::{Ledger, Violation};
 use super::options::{Latencies, Span};
@@ -20,9 +21,11 @@ use super::world::{Rules, State};
 use crate::error::{Error, Result};
 use crate::host::ByteStream;
 use crate::model::{NodeName, VolumeName};
+use crate::network::{Report, Table};
 use crate::runtime::{
-    BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState, ImageInfo,
-    LogLine, LogOptions, ObservedContainer, Owner,
+    BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState,
+    ExecCommand, ExecSession, ImageInfo, LogLine, LogOptions, ObservedContainer, Owner,
+    TerminalSize,
 };
 
 /// How long an engine waits after asking a container to stop, where nobody says.
@@ -162,6 +165,20 @@ impl SimRuntime {
 }
 
 impl SimRuntime {
+    /// Gives a table to the agent in `container`.
+    pub(super) async fn take_table(&self, container: &str, table: Table) -> Result<Report> {
+        let call = self.call(format!("feed {container}"), |l| l.node_call);
+        self.at_engine(call, |engine, _, _, _, _| {
+            let found = engine.containers.get_mut(container);
+            let agent = found
+                .filter(|agent| agent.is_running())
+                .ok_or_else(|| Error::not_found(format!("container {container}")))?;
+            let report = exec::accepted(&mut agent.table, table);
+            Ok(Done::unchanged(report))
+        })
+        .await
+    }
+
     /// The moment at which an image is there.
     fn built(
         &self,
@@ -440,6 +457,31 @@ impl ContainerRuntime for SimRuntime {
             Ok(line.map(|line| (line, following)))
         });
         Ok(old.chain(new).boxed())
+    }
+
+    async fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession> {
+        let owner = self.owner.id;
+        let call = self.call(format!("exec in {container}"), |l| l.node_call);
+        let (name, host) = self
+            .at_engine(call, |engine, _, _, _, _| {
+                let found = engine.called(container);
+                let found = found.filter(|found| found.owner() == owner);
+                let missing = || Error::not_found(format!("container {container}"));
+                let found = found.ok_or_else(missing)?;
+                let host = exec::Host {
+                    role: found.spec.role.clone(),
+                    runs: found.is_running(),
+                };
+                Ok(Done::unchanged((found.spec.name.clone(), host)))
+            })
+            .await?;
+        let id = format!("exec in {name}");
+        exec::start(self.clone(), name, &host, &command.command, id)
+    }
+
+    async fn resize_exec(&self, _: &str, _: TerminalSize) -> Result<()> {
+        // Nothing in the simulation draws.
+        Ok(())
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {

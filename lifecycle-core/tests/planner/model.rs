@@ -93,6 +93,7 @@ impl World {
             placed: self.placed.clone(),
             rejected: self.rejected.clone(),
             failures: self.failures.clone(),
+            agents: BTreeMap::new(),
         }
     }
 

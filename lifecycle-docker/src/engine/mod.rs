@@ -1,6 +1,7 @@
 //! One node's Docker engine as a [`ContainerRuntime`], as one platform sees it.
 
 mod container;
+mod exec;
 mod image;
 mod output;
 mod port;
@@ -22,8 +23,9 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use lifecycle_core::host::ByteStream;
 use lifecycle_core::model::VolumeName;
 use lifecycle_core::runtime::{
-    BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState, ImageInfo,
-    LogLine, LogOptions, ObservedContainer, Owner,
+    BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState,
+    ExecCommand, ExecSession, ImageInfo, LogLine, LogOptions, ObservedContainer, Owner,
+    TerminalSize,
 };
 use lifecycle_core::{Error, Result};
 
@@ -196,6 +198,14 @@ impl ContainerRuntime for DockerEngine {
             async move { Some(stream::iter(cut)) }
         });
         Ok(lines.flatten().boxed())
+    }
+
+    async fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession> {
+        self.run(container, command).await
+    }
+
+    async fn resize_exec(&self, id: &str, size: TerminalSize) -> Result<()> {
+        self.resize(id, size).await
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {

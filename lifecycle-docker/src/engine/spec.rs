@@ -52,6 +52,9 @@ pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> 
         Role::Manager => {
             set(labels::ROLE, labels::ROLE_MANAGER.to_owned());
         }
+        Role::Agent => {
+            set(labels::ROLE, labels::ROLE_AGENT.to_owned());
+        }
         Role::Instance(id) => {
             set(labels::ROLE, labels::ROLE_INSTANCE.to_owned());
             set(labels::INSTANCE, id.to_string());
@@ -108,6 +111,9 @@ pub(super) fn create_body(
                     })
                     .collect(),
             ),
+            // It makes a network of its own on the node, to which service addresses lead.
+            cap_add: (spec.role == Role::Agent)
+                .then(|| vec!["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()]),
             memory: limit(template.limits.memory_bytes),
             nano_cpus: limit(template.limits.cpu_millis.saturating_mul(1_000_000)),
             restart_policy: Some(RestartPolicy {

@@ -97,6 +97,7 @@ impl Engine {
             told_to_stop: false,
             restart_at: None,
             log: Vec::new(),
+            table: None,
         })
     }
 

@@ -1,0 +1,134 @@
+//! Commands in simulated containers: what the simulation understands of commands, and the agent's
+//! end of the manager's feed.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines, duplex};
+use tokio::time::sleep;
+
+use super::behaviour::{Performance, perform};
+use super::runtime::SimRuntime;
+use crate::error::{Error, Result};
+use crate::network::{Report, ReportKind, Table};
+use crate::runtime::{ExecOutput, ExecSession, LogLine, Role};
+
+/// How much may be written before it is read, in bytes.
+const BUFFER: usize = 64 * 1024;
+
+/// What a container is, to a command in it.
+pub(super) struct Host {
+    pub(super) role: Role,
+    pub(super) runs: bool,
+}
+
+/// Runs a command in `container`.
+pub(super) fn start(
+    runtime: SimRuntime,
+    container: String,
+    host: &Host,
+    command: &[String],
+    id: String,
+) -> Result<ExecSession> {
+    if !host.runs {
+        return Err(Error::Conflict {
+            what: format!("container {container}"),
+            why: "it does not run".into(),
+        });
+    }
+    let (ours, theirs) = duplex(BUFFER);
+    let feeds = host.role == Role::Agent && command.iter().any(|word| word == "feed");
+    let output = if feeds {
+        fed(runtime, container, BufReader::new(theirs).lines())
+    } else {
+        performed(perform(command), theirs)
+    };
+    Ok(ExecSession {
+        id,
+        input: Box::new(ours),
+        output,
+    })
+}
+
+fn performed(
+    performance: Performance,
+    input: DuplexStream,
+) -> BoxStream<'static, Result<ExecOutput>> {
+    let said = performance
+        .lines
+        .into_iter()
+        .map(|LogLine { stderr, text }| {
+            let text = Bytes::from(format!("{text}\n"));
+            Ok(if stderr {
+                ExecOutput::Stderr(text)
+            } else {
+                ExecOutput::Stdout(text)
+            })
+        });
+    let end = stream::once(async move {
+        if let Some(exit) = performance.exit {
+            sleep(exit.after).await;
+            return Ok(ExecOutput::Exit(exit.code));
+        }
+        // It runs until nobody talks to it any more.
+        let mut lines = BufReader::new(input).lines();
+        while let Ok(Some(_)) = lines.next_line().await {}
+        Ok(ExecOutput::Exit(0))
+    });
+    stream::iter(said).chain(end).boxed()
+}
+
+/// The agent: takes each table that is not older than the one it has.
+fn fed(
+    runtime: SimRuntime,
+    container: String,
+    lines: Lines<BufReader<DuplexStream>>,
+) -> BoxStream<'static, Result<ExecOutput>> {
+    let start = Some((runtime, container, Box::pin(lines)));
+    stream::unfold(start, |state| async move {
+        let (runtime, container, mut lines) = state?;
+        let line = Pin::as_mut(&mut lines).get_mut().next_line().await;
+        let Ok(Some(line)) = line else {
+            return Some((Ok(ExecOutput::Exit(0)), None));
+        };
+        let report = match serde_json::from_str::<Table>(&line) {
+            Ok(table) => runtime.take_table(&container, table).await,
+            Err(error) => Err(Error::failed("reading a table", error.to_string())),
+        };
+        match report {
+            Ok(report) => {
+                let mut text = serde_json::to_vec(&report).unwrap_or_default();
+                text.push(b'\n');
+                let said = ExecOutput::Stdout(text.into());
+                Some((Ok(said), Some((runtime, container, lines))))
+            }
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed()
+}
+
+/// What an agent that has `current` says to `table`, and which of them it has then.
+pub(super) fn accepted(current: &mut Option<Table>, table: Table) -> Report {
+    let newest = current.as_ref().map(|t| (t.epoch, t.version));
+    let offered = (table.epoch, table.version);
+    let kind = match newest {
+        Some(newest) if offered < newest => ReportKind::Refused {
+            why: format!("the table in force is newer ({}/{})", newest.0, newest.1),
+        },
+        _ => {
+            *current = Some(table);
+            ReportKind::Accepted
+        }
+    };
+    let (epoch, version) = current
+        .as_ref()
+        .map_or(offered, |table| (table.epoch, table.version));
+    Report {
+        epoch,
+        version,
+        kind,
+    }
+}

@@ -1,0 +1,99 @@
+//! Commands in a container that runs.
+
+use bollard::container::LogOutput;
+use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
+use futures_util::{StreamExt, stream};
+use lifecycle_core::runtime::{ExecCommand, ExecOutput, ExecSession, TerminalSize};
+use lifecycle_core::{Error, Result};
+
+use super::{DockerEngine, QUICK};
+use crate::error;
+
+/// How much of a command's output is read at a time, in bytes.
+const CHUNK: usize = 32 * 1024;
+
+impl DockerEngine {
+    pub(super) async fn run(&self, container: &str, command: &ExecCommand) -> Result<ExecSession> {
+        self.existing(container).await?;
+        let what = format!("running a command in container {container}");
+        let create = self.docker.create_exec(
+            container,
+            CreateExecOptions::<String> {
+                attach_stdin: Some(true),
+                attach_stdout: Some(true),
+                attach_stderr: Some(true),
+                tty: Some(command.terminal.is_some()),
+                cmd: Some(command.command.clone()),
+                user: command.user.clone(),
+                working_dir: command.working_dir.clone(),
+                ..CreateExecOptions::default()
+            },
+        );
+        let id = self.within(QUICK, &what, create).await?.id;
+        // The connection becomes the command's own, so it is none that calls share.
+        let start = self.streams.start_exec(
+            &id,
+            Some(StartExecOptions {
+                detach: false,
+                tty: command.terminal.is_some(),
+                output_capacity: Some(CHUNK),
+            }),
+        );
+        let StartExecResults::Attached { output, input } = self.within(QUICK, &what, start).await?
+        else {
+            return Err(Error::failed(what, "the engine gave no connection to it"));
+        };
+        if let Some(size) = command.terminal {
+            self.resize(&id, size).await?;
+        }
+        let pieces = {
+            let what = what.clone();
+            output.map(move |piece| match piece {
+                Ok(LogOutput::StdErr { message }) => Ok(ExecOutput::Stderr(message)),
+                Ok(
+                    LogOutput::StdOut { message }
+                    | LogOutput::Console { message }
+                    | LogOutput::StdIn { message },
+                ) => Ok(ExecOutput::Stdout(message)),
+                Err(error) => Err(error::engine(&what, error)),
+            })
+        };
+        let engine = self.clone();
+        let asked = id.clone();
+        let end = stream::once(async move { engine.exit_code(&asked, &what).await });
+        Ok(ExecSession {
+            id,
+            input: Box::new(input),
+            output: pieces.chain(end).boxed(),
+        })
+    }
+
+    /// The exit code of a command whose output has ended.
+    async fn exit_code(&self, id: &str, what: &str) -> Result<ExecOutput> {
+        let inspect = self.docker.inspect_exec(id);
+        let found = self.within(QUICK, what, inspect).await?;
+        match found.exit_code {
+            Some(code) => Ok(ExecOutput::Exit(code)),
+            None => Err(Error::Interrupted {
+                what: what.to_owned(),
+                source: Some("the connection ended before the command did".into()),
+            }),
+        }
+    }
+
+    pub(super) async fn resize(&self, id: &str, size: TerminalSize) -> Result<()> {
+        let resize = self.docker.resize_exec(
+            id,
+            ResizeExecOptions {
+                height: size.rows,
+                width: size.columns,
+            },
+        );
+        let what = "telling a command the size of its terminal";
+        match self.within(QUICK, what, resize).await {
+            // A command that has ended has no terminal.
+            Ok(()) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -2,8 +2,9 @@
 //! directly, beside HAProxy in TCP mode in the same run; and its memory with 10,000 idle
 //! connections. Prints, asserts nothing.
 //!
-//! `cargo bench -p benches --bench agent`. Needs `haproxy` for the comparison. Server, agent and
-//! HAProxy are processes of their own; both proxies get as many threads as there are processors.
+//! `cargo bench -p benches --bench agent`. Needs `haproxy` for the comparison and Docker for a
+//! server in a container; without, it is a process. Agent and HAProxy are processes of their
+//! own, with as many threads each as there are processors.
 //! The three ways take turns within a round, so that what else the machine does hits all; the
 //! median of the rounds counts.
 
@@ -12,6 +13,7 @@
     reason = "a bench talks to who runs it, and fails aloud"
 )]
 
+mod container;
 mod load;
 mod process;
 mod server;
@@ -25,10 +27,10 @@ use load::{Load, Measured};
 use process::Ways;
 
 /// How often everything is measured.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 
 /// For how long each is.
-const FOR: Duration = Duration::from_millis(1200);
+const FOR: Duration = Duration::from_millis(700);
 
 /// How many connections are idle while memory is read, if the machine allows as many open files.
 const IDLE: usize = 10_000;
@@ -41,7 +43,8 @@ fn main() -> ExitCode {
     let ended = match arguments[..] {
         ["server", address] => server::run(address),
         ["agent", state, threads] => process::run_agent(state, threads),
-        _ => bench(),
+        // As `cargo bench -- part of a load's name`.
+        _ => bench(arguments.iter().find(|argument| !argument.starts_with('-'))),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,11 +55,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench() -> Result<(), Failure> {
+fn bench(only: Option<&&str>) -> Result<(), Failure> {
     let ways = Ways::start()?;
     let runtime = tokio::runtime::Runtime::new()?;
     let mut measured: BTreeMap<(usize, usize), Vec<Measured>> = BTreeMap::new();
-    let loads = Load::all();
+    let mut loads = Load::all();
+    loads.retain(|load| only.is_none_or(|only| load.to_string().contains(only)));
     for round in 1..=ROUNDS {
         println!("round {round} of {ROUNDS} …");
         for (number, load) in loads.iter().enumerate() {

@@ -10,6 +10,7 @@ use lifecycle_core::agent::{self, AgentOptions};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::container::Container;
 use crate::{Failure, place};
 
 /// How long a process may take to listen.
@@ -20,21 +21,28 @@ const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Proxy {
     pub(crate) name: &'static str,
     pub(crate) at: SocketAddr,
-    process: Child,
+    process: Option<Child>,
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // It may have ended.
-        drop(self.process.kill());
-        drop(self.process.wait());
+        if let Some(process) = &mut self.process {
+            // It may have ended.
+            drop(process.kill());
+            drop(process.wait());
+        }
     }
 }
 
 impl Proxy {
     fn start(name: &'static str, at: SocketAddr, command: &mut Command) -> Result<Self, Failure> {
         let process = command.stdin(Stdio::null()).spawn()?;
-        let proxy = Self { name, at, process };
+        let process = Some(process);
+        Self { name, at, process }.listening()
+    }
+
+    fn listening(self) -> Result<Self, Failure> {
+        let Self { name, at, .. } = self;
         let deadline = Instant::now() + LISTENS_WITHIN;
         while TcpStream::connect(at).is_err() {
             if Instant::now() > deadline {
@@ -42,13 +50,16 @@ impl Proxy {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(proxy)
+        Ok(self)
     }
 
     /// What the process has used of the processors so far.
     pub(crate) fn processor_time(&self) -> Result<Duration, Failure> {
+        let Some(process) = &self.process else {
+            return Ok(Duration::ZERO);
+        };
         let mut total = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
+        for thread in fs::read_dir(format!("/proc/{}/task", process.id()))? {
             let text = fs::read_to_string(thread?.path().join("schedstat"))?;
             let on_processor = text.split_ascii_whitespace().next().ok_or("no schedstat")?;
             total += on_processor.parse::<u64>()?;
@@ -58,7 +69,8 @@ impl Proxy {
 
     /// Resident memory in KiB.
     pub(crate) fn memory(&self) -> Result<f64, Failure> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let process = self.process.as_ref().ok_or("it has no process")?;
+        let text = fs::read_to_string(format!("/proc/{}/status", process.id()))?;
         let line = text.lines().find(|line| line.starts_with("VmRSS:"));
         let word = line.and_then(|line| line.split_ascii_whitespace().nth(1));
         Ok(word.ok_or("no VmRSS")?.parse()?)
@@ -69,6 +81,7 @@ impl Proxy {
 #[derive(Debug)]
 pub(crate) struct Ways {
     ways: Vec<Proxy>,
+    _container: Option<Container>,
     _files: TempDir,
 }
 
@@ -77,12 +90,24 @@ impl Ways {
         let files = TempDir::new()?;
         let threads = std::thread::available_parallelism()?;
         let program = std::env::current_exe()?;
-        let server = place([127, 0, 0, 1], 18_080);
-        let direct = Proxy::start(
-            "directly",
-            server,
-            Command::new(&program).args(["server", &server.to_string()]),
-        )?;
+        let (container, direct) = match Container::start(&program) {
+            Ok((container, at)) => {
+                let direct = Proxy {
+                    name: "directly",
+                    at,
+                    process: None,
+                };
+                (Some(container), direct.listening()?)
+            }
+            Err(error) => {
+                println!("the server is a process, since it cannot be a container: {error}");
+                let at = place([127, 0, 0, 1], 18_080);
+                let mut command = Command::new(&program);
+                let command = command.args(["server", &at.to_string()]);
+                (None, Proxy::start("directly", at, command)?)
+            }
+        };
+        let server = direct.at;
 
         let state = files.path().join("agent");
         fs::create_dir(&state)?;
@@ -122,6 +147,7 @@ impl Ways {
         }
         Ok(Self {
             ways,
+            _container: container,
             _files: files,
         })
     }

@@ -80,7 +80,7 @@ impl Proxy {
 /// Directly, through the agent, and through HAProxy if there is one.
 #[derive(Debug)]
 pub(crate) struct Ways {
-    ways: Vec<Proxy>,
+    all: Vec<Proxy>,
     _container: Option<Container>,
     _files: TempDir,
 }
@@ -146,14 +146,14 @@ impl Ways {
             Err(error) => println!("no HAProxy to compare with: {error}"),
         }
         Ok(Self {
-            ways,
+            all: ways,
             _container: container,
             _files: files,
         })
     }
 
     pub(crate) fn all(&self) -> &[Proxy] {
-        &self.ways
+        &self.all
     }
 }
 

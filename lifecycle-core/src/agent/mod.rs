@@ -83,7 +83,8 @@ pub struct AgentOptions {
     /// How many connections to one service may wait for a ready endpoint at a time. One more is
     /// reset at once.
     pub waiting: usize,
-    /// How long a backend has to accept a connection before the next one is tried.
+    /// How long a backend has to accept a connection before the next one is tried. The kernel
+    /// sees to it, in steps of about a second.
     pub connect_within: Duration,
     /// After how long a backend that acknowledges nothing any more counts as vanished.
     pub vanished_after: Duration,

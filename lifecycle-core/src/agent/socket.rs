@@ -29,12 +29,12 @@ pub(super) fn raise_limit() {
     }
 }
 
-/// How many connections can be open at once, with some files left for all else. A connection
-/// takes two, and two more for each direction of a large stream.
+/// How many connections can be open at once: each takes two files, and some are left for all
+/// else.
 pub(super) fn most_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let files = usize::try_from(files).unwrap_or(usize::MAX);
-    (files.saturating_sub(512) / 3).clamp(16, tokio::sync::Semaphore::MAX_PERMITS)
+    (files.saturating_sub(256) / 2).clamp(16, tokio::sync::Semaphore::MAX_PERMITS)
 }
 
 /// Listens for connections. What is accepted inherits the options, which saves setting them
@@ -46,7 +46,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_tcp_nodelay(true)?;
     // No time-out for what the client does not acknowledge: one that reads nothing for an hour
     // is its own master, and it is on this node.
-    socket.set_tcp_keepalive(&keepalive())?;
+    socket.set_tcp_keepalive(&asked_when_idle().with_retries(ASK))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -62,10 +62,12 @@ pub(super) fn datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Connects to a backend. A node that vanishes sends no reset: what stays unacknowledged for
-/// longer than `vanished_after`, data or the kernel's question, ends the connection.
+/// Connects to a backend within about `within`. A node that vanishes sends no reset: what stays
+/// unacknowledged for longer than `vanished_after`, data or the kernel's question, ends the
+/// connection.
 pub(super) async fn connect(
     address: SocketAddr,
+    within: Duration,
     vanished_after: Duration,
 ) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() {
@@ -74,16 +76,42 @@ pub(super) async fn connect(
         TcpSocket::new_v6()?
     };
     socket.set_nodelay(true)?;
+    // The kernel's timer: one of the runtime's for each connection costs as much as sending a
+    // small request.
+    SockRef::from(&socket).set_tcp_user_timeout(Some(within))?;
     let stream = socket.connect(address).await?;
     let options = SockRef::from(&stream);
-    options.set_tcp_keepalive(&keepalive())?;
+    // The time-out is also the kernel's limit of how often it asks.
+    options.set_tcp_keepalive(&asked_when_idle())?;
     options.set_tcp_user_timeout(Some(vanished_after))?;
     Ok(stream)
 }
 
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new()
-        .with_time(IDLE)
-        .with_interval(ASK_EVERY)
-        .with_retries(ASK)
+fn asked_when_idle() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(IDLE).with_interval(ASK_EVERY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn vanished_ones_are_noticed_on_both_sides() {
+        let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let at = listener.local_addr().unwrap();
+        let minute = Duration::from_mins(1);
+        let ours = connect(at, Duration::from_secs(2), minute).await.unwrap();
+        let ours = SockRef::from(&ours);
+        assert_eq!(ours.tcp_user_timeout().unwrap(), Some(minute));
+        listener.set_nonblocking(false).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        let theirs = SockRef::from(&theirs);
+        assert_eq!(theirs.tcp_user_timeout().unwrap(), None);
+        assert_eq!(theirs.tcp_keepalive_retries().unwrap(), ASK);
+        for side in [ours, theirs] {
+            assert!(side.keepalive().unwrap() && side.tcp_nodelay().unwrap());
+            assert_eq!(side.tcp_keepalive_time().unwrap(), IDLE);
+            assert_eq!(side.tcp_keepalive_interval().unwrap(), ASK_EVERY);
+        }
+    }
 }

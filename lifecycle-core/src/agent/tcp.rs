@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::report::Reporter;
 use super::service::{Backend, Counted, Lease, Service};
@@ -114,11 +114,11 @@ impl Connection {
         let mut tried: Vec<Arc<Backend>> = Vec::new();
         loop {
             let lease = self.service.choose((self.port, Protocol::Tcp), &tried)?;
-            let connect = socket::connect(lease.address, self.forwarding.vanished_after);
-            let error = match timeout(self.forwarding.connect_within, connect).await {
-                Ok(Ok(stream)) => return Some((stream, lease)),
-                Ok(Err(error)) => error,
-                Err(passed) => passed.into(),
+            let forwarding = &self.forwarding;
+            let (within, vanished) = (forwarding.connect_within, forwarding.vanished_after);
+            let error = match socket::connect(lease.address, within, vanished).await {
+                Ok(stream) => return Some((stream, lease)),
+                Err(error) => error,
             };
             tracing::debug!(
                 container = lease.backend.container, address = %lease.address, %error,

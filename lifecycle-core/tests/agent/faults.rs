@@ -23,7 +23,7 @@ const PORT: (u16, Protocol) = (8000, Protocol::Tcp);
 const CLIENTS: usize = 1000;
 
 /// How often something happens to a backend.
-const EVENTS: usize = 60;
+const EVENTS: usize = 40;
 
 /// What became of a server, by its number: the events are counted up, and an event's number is
 /// written down once it is done.
@@ -116,7 +116,7 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
             );
         }
         for _ in 0..random.random_range(1..8) {
-            let text = vec![random.random::<u8>(); random.random_range(1..20_000)];
+            let text = vec![random.random::<u8>(); random.random_range(1..5_000)];
             let mut echo = vec![0; text.len()];
             let echoed = async {
                 stream.write_all(&text).await?;

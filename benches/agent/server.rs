@@ -1,0 +1,64 @@
+//! What is connected to: small replies to HTTP requests, and a stream without end.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::Failure;
+
+/// The whole reply, as loads await it.
+pub(crate) const REPLY: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world\n";
+
+/// Asks for one reply, and for more on the same connection.
+pub(crate) const KEEP_ALIVE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n";
+
+/// Asks for one reply; the server closes.
+pub(crate) const CLOSE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
+
+/// Asks for the stream.
+pub(crate) const STREAM: &[u8] = b"GET /stream HTTP/1.1\r\nHost: bench\r\n\r\n";
+
+pub(crate) fn run(address: &str) -> Result<(), Failure> {
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address.parse()?)?;
+        let listener = socket.listen(4096)?;
+        serve(listener).await
+    })
+}
+
+async fn serve(listener: TcpListener) -> Result<(), Failure> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(async move {
+            // Ends with the client.
+            drop(answer(stream).await);
+        });
+    }
+}
+
+async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut request = [0; 256];
+    let mut have = 0;
+    loop {
+        let read = stream.read(&mut request[have..]).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        have += read;
+        match &request[..have] {
+            KEEP_ALIVE => stream.write_all(REPLY).await?,
+            CLOSE => return stream.write_all(REPLY).await,
+            STREAM => {
+                let block = vec![b'x'; 256 << 10];
+                loop {
+                    stream.write_all(&block).await?;
+                }
+            }
+            _ => continue,
+        }
+        have = 0;
+    }
+}

@@ -419,6 +419,87 @@ async fn what_files_draw_in_is_bounded() {
     }
 }
 
+#[tokio::test]
+async fn what_is_too_large_for_a_declaration_is_refused() {
+    let compose = "services:\n  web:\n    image: x\n    configs: [c]\n    secrets: [s]\n    volumes:\n      \
+                   - ./mount:/m\nconfigs: {c: {file: large}}\nsecrets: {s: {environment: BIG}}\n";
+    let problems = problems(&[
+        ("compose.yaml", compose.to_owned()),
+        ("large", "x".repeat(600 << 10)),
+        ("mount", "x".repeat(1100 << 10)),
+        (".env", format!("BIG={}\n", "x".repeat(600 << 10))),
+    ])
+    .await;
+    for told in [
+        "services.web.volumes[0]: `",
+        "with it there are more than 1024 KiB",
+        "configs.c.file: `",
+        "with it there are more than 500 KiB",
+        "secrets.s.environment: it is larger than 500 KiB",
+    ] {
+        assert!(problems.contains(told), "{told}: {problems:.2000}");
+    }
+}
+
+#[tokio::test]
+async fn files_beside_the_compose_file_are_part_of_the_declaration() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let compose = "services:\n  web:\n    image: x\n    secrets: [{source: s, mode: 0440, uid: \"7\"}]\n    \
+                   configs: [{source: c, target: /etc/c}]\n    volumes:\n      - ./site:/srv\n      \
+                   - ./data:/data\n      - /etc/localtime:/etc/localtime:ro\n      - /scratch\n\
+                   secrets: {s: {file: secret}}\nconfigs: {c: {content: \"a=$$b\"}}\n";
+    for (name, text) in [
+        ("compose.yaml", compose),
+        ("secret", "hunter2"),
+        ("site/index.html", "hi"),
+        ("site/left.out", "no"),
+        ("site/.dockerignore", "left.out\n"),
+    ] {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let (_, web) = loaded.declaration.services.first_key_value().unwrap();
+    insta::assert_yaml_snapshot!("files", web.container);
+    let volume = web.container.volumes[0].volume.clone();
+    assert!(loaded.declaration.volumes.contains(&volume));
+    assert!(!format!("{:?}", loaded.declaration).contains("hunter2"));
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!("files_warnings", warnings.join("\n"));
+}
+
+#[tokio::test]
+async fn a_name_leads_to_one_service() {
+    let compose = "services:\n  a:\n    image: x\n    container_name: first\n    networks: {n: {aliases: \
+                   [shared]}}\n  b:\n    image: x\n    networks: {n: {aliases: [shared]}, m: {aliases: \
+                   [other]}}\n    links: [\"a:linked\"]\n  c:\n    image: x\n    networks: [m]\nnetworks: \
+                   {n: , m: {internal: true}}\n";
+    let directory = tempfile::TempDir::new().unwrap();
+    std::fs::write(directory.path().join("compose.yaml"), compose).unwrap();
+    let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let aliases: Vec<String> = loaded
+        .declaration
+        .services
+        .values()
+        .map(|spec| {
+            format!(
+                "{}: {:?} after {:?}",
+                spec.name, spec.aliases, spec.depends_on
+            )
+        })
+        .collect();
+    let unsupported: Vec<String> = loaded.unsupported.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(
+        "names",
+        format!("{}\n{}", aliases.join("\n"), unsupported.join("\n"))
+    );
+}
+
 /// Words that lead a random text past the first check.
 fn fragment() -> impl Strategy<Value = String> {
     let known = proptest::sample::select(vec![

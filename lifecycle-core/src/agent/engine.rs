@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::apart::Addresses;
 use super::control::Told;
 use super::dns::{Answerer, Forwarder, Sockets, Zone};
 use super::metrics::View;
@@ -23,7 +24,7 @@ use super::store::Store;
 use super::tcp::{self, Forwarding};
 use super::udp::{self, Bounds};
 use super::workers::Workers;
-use super::{AgentOptions, RESOLV_CONF, route, socket};
+use super::{AgentOptions, RESOLV_CONF, socket};
 use crate::error::Result;
 use crate::model::{InstanceId, Protocol, ServiceName};
 use crate::network::{Block, ReportKind, Table};
@@ -40,6 +41,7 @@ type Place = (ServiceName, Ipv4Addr, u16, Protocol);
 pub(super) struct Engine {
     options: Arc<AgentOptions>,
     store: Store,
+    addresses: Addresses,
     reporter: Arc<Reporter>,
     resolvers: watch::Receiver<Arc<ResolvConf>>,
     forwarding: Arc<Forwarding>,
@@ -62,6 +64,7 @@ impl Engine {
     pub(super) async fn start(
         options: Arc<AgentOptions>,
         store: Store,
+        addresses: Addresses,
         workers: Workers,
         reporter: Arc<Reporter>,
         resolvers: watch::Receiver<Arc<ResolvConf>>,
@@ -85,6 +88,7 @@ impl Engine {
             forwarding: Arc::new(forwarding),
             options,
             store,
+            addresses,
             reporter,
             resolvers,
             zone,
@@ -170,10 +174,7 @@ impl Engine {
 
     /// The route and the disk can fail, and come first; nothing was changed then.
     async fn put_in_force(&mut self, table: Table, new: bool) -> Result<()> {
-        let before = self.table.as_ref().map(|table| table.block);
-        if self.options.route {
-            route::ensure(table.block).await?;
-        }
+        self.addresses.lead_here(table.block).await?;
         if new {
             self.store.save(&table).await?;
         }
@@ -195,15 +196,9 @@ impl Engine {
             epoch = %table.epoch, version = table.version, services = table.services.len(),
             "a table is in force"
         );
-        let block = table.block;
         self.table = Some(table);
         self.answer_dns().await;
         self.write_resolv_conf();
-        if let Some(before) = before.filter(|before| self.options.route && *before != block)
-            && let Err(error) = route::remove(before).await
-        {
-            tracing::warn!(error = %error.chain(), "the former block still leads here");
-        }
         Ok(())
     }
 
@@ -304,12 +299,12 @@ impl Engine {
         let workers = &self.forwarding.workers;
         Ok(match protocol {
             Protocol::Tcp => {
-                let listener = socket::listen(at)?;
+                let listener = self.addresses.make(move || socket::listen(at))?;
                 let forwarding = Arc::clone(&self.forwarding);
                 workers.spawn_in_turn(tcp::accept(listener, service, port, forwarding))
             }
             Protocol::Udp => {
-                let socket = socket::datagrams(at)?;
+                let socket = self.addresses.make(move || socket::datagrams(at))?;
                 let bounds = Bounds {
                     sessions: self.options.udp_sessions,
                     idle: self.options.udp_idle,
@@ -336,7 +331,7 @@ impl Engine {
             None => {}
         }
         let at = SocketAddr::from((block.agent(), self.options.dns_port));
-        match Sockets::bind(at) {
+        match self.addresses.make(move || Sockets::bind(at)) {
             Ok(sockets) => {
                 let server = tokio::spawn(Arc::clone(&self.answerer).serve(sockets));
                 self.dns = Some((block, AbortOnDropHandle::new(server)));

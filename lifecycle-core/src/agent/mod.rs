@@ -1,7 +1,7 @@
 //! The agent of the service network: makes service addresses work on its node.
 //!
-//! It routes the block of service addresses to the node itself, answers DNS on the block's first
-//! address, and listens on each service's address and ports; connections go on to ready
+//! It routes the block of service addresses to a network of its own on the node, answers DNS on
+//! the block's first address there, and listens on each service's address and ports; connections go on to ready
 //! endpoints, on whatever node. What exists and where, the manager tells it by
 //! [`Table`](crate::network::Table)s. The last one is kept on disk: names and traffic go on while
 //! the manager is away, and a restarted agent serves before anyone has fed it.
@@ -15,10 +15,11 @@
 //! | `tcp`, `pump` | accepting, connecting and waiting; carrying bytes |
 //! | `udp` | sessions of datagrams |
 //! | `dns`, `resolvers` | names, and who is asked about all others |
-//! | `route` | the block leads to this node |
+//! | `apart`, `route` | service addresses have a network of their own on the node, and lead there |
 //! | `workers` | the threads that carry traffic |
 //! | `report`, `metrics` | what the manager and Prometheus are told |
 
+mod apart;
 mod control;
 mod dns;
 mod engine;
@@ -46,6 +47,7 @@ use tokio::task::JoinSet;
 pub use feed::{check, feed};
 
 use crate::error::{Error, Result};
+use apart::{Addresses, Apart};
 use engine::Engine;
 use report::Reporter;
 use resolvers::Resolvers;
@@ -73,8 +75,8 @@ pub struct AgentOptions {
     pub resolvers_port: u16,
     /// The port at which DNS is answered.
     pub dns_port: u16,
-    /// Whether the block is routed to this node, which needs `NET_ADMIN`. A block within
-    /// 127.0.0.0/8 leads here anyway.
+    /// Whether service addresses have a network of their own on the node, to which the block is
+    /// routed; needs `NET_ADMIN` and `SYS_ADMIN`. A block within 127.0.0.0/8 leads here anyway.
     pub route: bool,
     /// How many threads carry traffic. `None`: as many as there are processors.
     pub threads: Option<NonZeroUsize>,
@@ -124,10 +126,22 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let metrics = store.listen(METRICS_SOCKET)?;
     let resolvers = Resolvers::read(&options.resolvers);
     let reporter = Arc::new(Reporter::default());
+    let addresses = if options.route {
+        Addresses::Apart(Apart::new()?)
+    } else {
+        Addresses::OnNode
+    };
     let (workers, _stop) = Workers::start(options.threads)?;
     let watched = resolvers.watch();
-    let (engine, view) =
-        Engine::start(options, store, workers, Arc::clone(&reporter), watched).await;
+    let (engine, view) = Engine::start(
+        options,
+        store,
+        addresses,
+        workers,
+        Arc::clone(&reporter),
+        watched,
+    )
+    .await;
     let (tables, incoming) = tokio::sync::mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(resolvers.keep_reading());

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::io::ReadBuf;
+use socket2::SockRef;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
@@ -116,7 +117,8 @@ impl Last {
 impl Clients {
     fn pass_on(&mut self, client: SocketAddr, datagram: &[u8]) {
         let session = self.session(client);
-        let sent = session.is_some_and(|socket| socket.try_send(datagram).is_ok());
+        // Not through the reactor, which does not know yet that a new socket can be written to.
+        let sent = session.is_some_and(|socket| SockRef::from(&*socket).send(datagram).is_ok());
         let figures = &self.service.figures;
         if sent {
             figures.datagrams_in.fetch_add(1, Ordering::Relaxed);
@@ -235,6 +237,11 @@ impl Answers {
             let silent_until = self.last.at() + idle;
             tokio::select! {
                 carried = self.carry_one(service) => carried?,
+                // Nobody receives there: the kernel was told by the other node's.
+                ready = self.from.ready(Interest::ERROR) => {
+                    ready?;
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
                 () = sleep_until(silent_until) => {
                     if Instant::now() >= self.last.at() + idle {
                         return Ok(());

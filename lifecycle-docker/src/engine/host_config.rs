@@ -69,9 +69,9 @@ pub(super) fn host_config(
     connect(&mut config, &template.connection);
     set_apart(&mut config, &template.isolation);
     if spec.role == Role::Agent {
-        // It routes the block of service addresses to itself.
+        // It makes a network of its own on the node, to which service addresses lead.
         let capabilities = config.cap_add.get_or_insert_default();
-        capabilities.push("NET_ADMIN".to_owned());
+        capabilities.extend(["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()]);
     }
     give_devices(&mut config, &template.devices);
     set_limits(&mut config, &template.kernel);

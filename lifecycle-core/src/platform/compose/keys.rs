@@ -328,7 +328,10 @@ pub(super) const DEPLOY: &[Key] = &[
         "1 without it; 0 keeps the service declared and stopped",
     ),
     honoured("resources", "see below"),
-    honoured("restart_policy", "the same as `restart`; see below"),
+    honoured(
+        "restart_policy",
+        "the same as `restart`, and wins over it; see below",
+    ),
     honoured(
         "rollback_config",
         "read, checked and kept; so far a changed replica that never gets ready gives way to the former one, whatever this says",
@@ -672,7 +675,8 @@ mount holds at most 1 MiB (a config or secret 500 KiB), all together 16 MiB; a d
 `.dockerignore` is honoured. Files keep the executable bit and belong to root.
 
 A relative path with nothing behind it, or with an empty directory (`./data:/var/lib/postgresql/data`),
-is a place of data: it becomes a volume of the platform on the node, and the service stays there. An
+is a place of data: it becomes a volume of the platform on the node, and the service stays there. What
+lies there when `up` reads the file decides, so put nothing of your own into a place of data. An
 absolute path (`/var/run/docker.sock`, `/etc/localtime`, `/data`) is the node's own, unless it lies in
 the Compose file's directory; what is written there stays there when the service moves. `up` says for
 each mount which of these it is, where that may surprise.

@@ -35,6 +35,7 @@ pub(super) fn read<'a>(
     let mut from_files = BTreeMap::new();
     let mut environment = BTreeMap::new();
     let mut from_label_files = BTreeMap::new();
+    let mut plain_restart = None;
     let mut connected = Connected::default();
     let mut reader = Reader { world, report };
     for (key, field) in honoured_entries(field, keys::SERVICE, reader.report) {
@@ -79,7 +80,7 @@ pub(super) fn read<'a>(
             "mem_reservation" => deploy::memory(&field, &mut spec.reserves, reader.report),
             "scale" => deploy::replicas(&field, &mut spec, reader.report),
             "deploy" => deploy::read(&field, &mut spec, world, reader.report),
-            "restart" => spec.restart = field.parse(reader.report, restart),
+            "restart" => plain_restart = field.parse(reader.report, restart),
             "depends_on" => spec.depends_on = reader.dependencies(&field, declared),
             _ => {
                 let report = &mut *reader.report;
@@ -90,6 +91,8 @@ pub(super) fn read<'a>(
             }
         }
     }
+    // As the specification has it, the key under `deploy` wins.
+    spec.restart = spec.restart.or(plain_restart);
     from_label_files.append(&mut spec.container.labels);
     spec.container.labels = from_label_files;
     if field.is_map() {
@@ -106,6 +109,7 @@ pub(super) fn read<'a>(
         .and_then(|extension| extension::read(&extension, &mut spec, reader.report));
     if field.is_map() {
         reader.agreement(field);
+        reader.processors(field, &spec);
     }
     let build_field = field.get("build").filter(|build| !build.is_null());
     let build = build::read(build_field.as_ref(), code.as_ref(), world, reader.report);
@@ -417,7 +421,6 @@ impl Reader<'_, '_> {
             ("cpus", ["deploy", "resources", "limits.cpus"]),
             ("mem_limit", ["deploy", "resources", "limits.memory"]),
             ("pids_limit", ["deploy", "resources", "limits.pids"]),
-            ("restart", ["deploy", "restart_policy", ""]),
             (
                 "mem_reservation",
                 ["deploy", "resources", "reservations.memory"],
@@ -435,6 +438,21 @@ impl Reader<'_, '_> {
                 let newer: Vec<&str> = newer.into_iter().filter(|part| !part.is_empty()).collect();
                 let message = format!("`{}` says the same", newer.join("."));
                 older.problem_with_help(self.report, message, "keep one of the two");
+            }
+        }
+    }
+
+    /// Engines take a number of processors or the scheduler's own terms.
+    fn processors(&mut self, field: &Field<'_>, spec: &ServiceSpec) {
+        for key in ["cpu_period", "cpu_quota"] {
+            if let Some(field) = field.get(key).filter(|field| !field.is_null())
+                && spec.container.limits.cpu_millis > 0
+            {
+                field.problem_with_help(
+                    self.report,
+                    "the number of processors is limited already",
+                    "keep `cpus`, or `cpu_quota` with `cpu_period`",
+                );
             }
         }
     }

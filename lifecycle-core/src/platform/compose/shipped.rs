@@ -35,7 +35,7 @@ pub(super) fn find(
     world: &World<'_>,
     report: &mut Report,
 ) -> Option<Found> {
-    let full = world.directory.join(path);
+    let full = world.directory.join(DirectoryStore::normalised(path));
     if is_empty(&full) {
         return Some(Found::Nothing);
     }
@@ -55,7 +55,7 @@ pub(super) fn file(
     world: &World<'_>,
     report: &mut Report,
 ) -> Option<FileTree> {
-    let full = world.directory.join(path);
+    let full = world.directory.join(DirectoryStore::normalised(path));
     match read_tree(&full, LARGEST_SECRET) {
         Ok(tree) => Some(tree),
         Err(error) if full.exists() => {

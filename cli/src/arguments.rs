@@ -13,8 +13,9 @@ pub(crate) struct Arguments {
     #[arg(long, global = true, default_value = ".")]
     pub(crate) project_dir: PathBuf,
 
-    /// The Compose file, relative to the project's directory; found as Compose finds it without.
-    /// Stands before the command, as with `docker compose`
+    /// A Compose file, relative to the project's directory; found as Compose finds it without.
+    /// Several are merged, each over those before it. Stands before the command, as with
+    /// `docker compose`
     #[arg(short, long = "file", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 

@@ -13,8 +13,9 @@ pub(crate) struct Arguments {
     #[arg(long, global = true, default_value = ".")]
     pub(crate) project_dir: PathBuf,
 
-    /// The Compose file, relative to the project's directory; found as Compose finds it without.
-    /// Stands before the command, as with `docker compose`
+    /// A Compose file, relative to the project's directory; found as Compose finds it without.
+    /// Several are merged, each over those before it. Stands before the command, as with
+    /// `docker compose`
     #[arg(short, long = "file", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 
@@ -22,7 +23,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'p', long, global = true, value_name = "NAME")]
     pub(crate) project_name: Option<PlatformName>,
 
-    /// Start services of this profile too; instead of those in COMPOSE_PROFILES
+    /// Start services of this profile too; instead of those in `COMPOSE_PROFILES`
     #[arg(long = "profile", global = true, value_name = "PROFILE")]
     pub(crate) profiles: Vec<String>,
 

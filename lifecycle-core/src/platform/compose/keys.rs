@@ -730,7 +730,8 @@ it, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.overri
 What differs from Compose: only files of this machine are included or extended, no address; one
 YAML document is one file; a service that is left out by its profiles is not checked; two entries
 of one list in *one* file that are the same thing are an error and not silently one; `secrets` and
-`configs` of an included project take `environment` from the project's own variables.
+`configs` of an included project take `environment` from the project's own variables;
+`x-lifecycle.code` names a code base of the platform's code store, wherever it stands.
 
 What Compose has no word for stands under `x-lifecycle` on a service:
 

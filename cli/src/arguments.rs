@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lifecycle_core::api::tail::Since;
 use lifecycle_core::model::{PlatformName, ServiceName};
 
 /// Brings a whole platform of services up on VMs with one command.
@@ -26,8 +27,23 @@ pub(crate) struct Arguments {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
+    /// Whether to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Colors,
+
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// When output is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colors {
+    /// On a terminal, unless `NO_COLOR` is set; anywhere with `CLICOLOR_FORCE`
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
 }
 
 const EXIT_CODES: &str = "\
@@ -43,10 +59,15 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Bring the platform up, or to what the files declare now
     Up(Up),
-    /// Show nodes, services and endpoints
-    Status,
-    /// Show what a service writes
+    /// Show how nodes and services stand
+    #[command(visible_alias = "ps")]
+    Status(Status),
+    /// Say why a service, a replica or a node stands as it does
+    Why(Why),
+    /// Show what services write, interleaved as it comes
     Logs(Logs),
+    /// Show what has happened, and what happens
+    Events(Events),
     /// Take the platform down
     Down(Down),
 }
@@ -83,11 +104,45 @@ pub(crate) struct Up {
     pub(crate) yes: bool,
 }
 
+/// How much of it.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Show all that is known, however wide it gets
+    #[arg(short, long)]
+    pub(crate) wide: bool,
+}
+
+/// About what.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// A service, a replica (`web-2`) or a node; `node:NAME` where a service is called so too
+    pub(crate) name: String,
+}
+
+/// Which events.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Only about these services, replicas or nodes
+    pub(crate) names: Vec<String>,
+
+    /// Go on as new ones come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+
+    /// Only since then: `10m` ago, or a moment (`2026-01-02T03:04:05Z`)
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<Since>,
+
+    /// Only the last so many; 50 without --since
+    #[arg(short = 'n', long, value_name = "EVENTS")]
+    pub(crate) tail: Option<u32>,
+}
+
 /// Which output.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// The service
-    pub(crate) service: ServiceName,
+    /// The services; all without one
+    pub(crate) services: Vec<ServiceName>,
 
     /// Go on as new lines come
     #[arg(short, long)]
@@ -96,6 +151,14 @@ pub(crate) struct Logs {
     /// Only the last so many lines of each instance
     #[arg(short = 'n', long, value_name = "LINES")]
     pub(crate) tail: Option<u32>,
+
+    /// Only since then: `10m` ago, or a moment (`2026-01-02T03:04:05Z`)
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<Since>,
+
+    /// Say when each line was written
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
 }
 
 /// How to take down.

@@ -5,6 +5,7 @@ mod arguments;
 mod commands;
 mod confirm;
 mod failure;
+mod paint;
 mod printer;
 mod progress;
 mod project;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return printer::usage(&error),
     };
+    printer::choose_colors(arguments.color);
     // The one process-wide choice that rustls asks for; a second call would be a mistake of ours
     // and changes nothing.
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -59,7 +61,9 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
         Command::Plan(options) => commands::plan::run(arguments, options).await,
         Command::Up(options) => commands::up::run(arguments, options).await,
-        Command::Status => commands::status::run(arguments).await,
+        Command::Status(options) => commands::status::run(arguments, options).await,
+        Command::Why(options) => commands::why::run(arguments, options).await,
+        Command::Events(options) => commands::events::run(arguments, options).await,
         Command::Logs(options) => commands::logs::run(arguments, options).await,
         Command::Down(options) => commands::down::run(arguments, options).await,
     }

@@ -11,8 +11,8 @@ use tokio::sync::{Mutex, Notify, watch};
 
 use crate::error::{Error, Result};
 use crate::model::{
-    Epoch, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind, OperationState,
-    PlatformId, PlatformName, Subject,
+    Epoch, Event, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind,
+    OperationState, PlatformId, PlatformName, Subject,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::{
@@ -30,6 +30,9 @@ const ADMIN_TOKEN: &str = "admin-token";
 
 /// The name under which the registry keeps the token that reads.
 const READ_TOKEN: &str = "read-token";
+
+/// How many events are read at a time when the latest are looked for.
+const LATEST_PAGE: u32 = 500;
 
 /// How long the end of a platform waits for the databases of kinds.
 const LAST_COPIES: Duration = Duration::from_secs(10);
@@ -535,6 +538,29 @@ impl Manager {
             .operation(id)
             .await?
             .ok_or_else(|| Error::not_found(format!("operation {id}")))
+    }
+
+    /// The latest events, oldest first.
+    pub async fn latest_events(&self, count: u64) -> Result<Vec<Event>> {
+        let last = self.backends.registry.snapshot().await?.last_event;
+        let mut after = last.saturating_sub(count);
+        let mut events = Vec::new();
+        while after < last {
+            match self.events(after, LATEST_PAGE).await? {
+                EventPage::Events(page) => {
+                    let Some(latest) = page.last() else { break };
+                    after = latest.id;
+                    events.extend(page);
+                }
+                EventPage::Gone { oldest } => after = oldest.max(after + 1) - 1,
+            }
+        }
+        Ok(events)
+    }
+
+    /// What the latest plan was made from; nothing as long as it does not lead.
+    pub fn observed(&self) -> Arc<Observed> {
+        self.observations.borrow().clone()
     }
 
     /// Events after a cursor.

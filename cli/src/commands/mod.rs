@@ -1,10 +1,12 @@
 //! A file for each command.
 
 pub(crate) mod down;
+pub(crate) mod events;
 pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod status;
 pub(crate) mod up;
+pub(crate) mod why;
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         .load(known.as_ref().map_or(NOT_UP_YET, |i| i.id))
         .await?;
     for warning in &loaded.warnings {
-        printer::talk(&format!("warning: {warning}"));
+        printer::warning(&warning.to_string());
     }
     accept(loaded.unsupported, options.accept_unsupported)?;
     let mut declaration = loaded.declaration;
@@ -82,13 +82,13 @@ fn accept(unsupported: Vec<UnsupportedKey>, accepted: bool) -> Result<(), Failur
     let (changing, harmless): (Vec<_>, Vec<_>) =
         unsupported.into_iter().partition(|k| k.changes_behaviour);
     for key in &harmless {
-        printer::talk(&format!("warning: {key}"));
+        printer::warning(&key.to_string());
     }
     if !changing.is_empty() && !accepted {
         return Err(Failure::Unsupported(changing));
     }
     for key in &changing {
-        printer::talk(&format!("warning: {key}"));
+        printer::warning(&key.to_string());
     }
     Ok(())
 }
@@ -143,8 +143,7 @@ pub(crate) fn document(outcome: &Outcome) -> serde_json::Value {
 
 fn text(outcome: &Outcome) -> String {
     format!(
-        "\n{}\n\n{}",
-        commands::status::nodes_table(&outcome.nodes),
-        commands::status::services_table(&outcome.services),
+        "\n{}",
+        commands::status::tables(&outcome.nodes, &outcome.services, printer::width()),
     )
 }

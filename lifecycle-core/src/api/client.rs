@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::ManagerApi;
 use super::authority::server_name;
+use super::why::WhyV1;
 use super::wire::{
     AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProblemV1, ProgressV1,
     ServiceLogLine, ServiceV1,
@@ -31,6 +32,7 @@ use crate::host::Duplex;
 use crate::model::{OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::Plan;
+use crate::runtime::LogOptions;
 use crate::secret::Sensitive;
 
 /// How long an answer may take to begin, from the dial on; and then to end, where it is no stream.
@@ -304,14 +306,31 @@ impl ManagerApi for ApiClient {
         self.get(&format!("/v1/operations/{id}")).await
     }
 
+    async fn why(&self, name: &str) -> Result<WhyV1> {
+        // Whatever could not stand in a path is no name of anything.
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+        if name.is_empty() || !name.chars().all(is_plain) {
+            return Err(Error::not_found(format!("service, replica or node {name}")));
+        }
+        self.get(&format!("/v1/why/{name}")).await
+    }
+
     async fn logs(
         &self,
         service: &ServiceName,
-        tail: Option<u32>,
-        follow: bool,
+        options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
-        let tail = tail.map(|n| format!("&tail={n}")).unwrap_or_default();
-        let path = format!("/v1/services/{service}/logs?follow={follow}{tail}");
+        let mut path = format!(
+            "/v1/services/{service}/logs?follow={}&timestamps={}",
+            options.follow, options.timestamps
+        );
+        if let Some(tail) = options.tail {
+            path = format!("{path}&tail={tail}");
+        }
+        if let Some(since) = options.since {
+            let since = since.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            path = format!("{path}&since={since}");
+        }
         let response = self.send(Method::GET, &path, None).await?;
         // A stream may never end: no other call waits behind it.
         drop(self.take_idle());
@@ -386,6 +405,7 @@ fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
                 .strip_suffix(" does not exist")
                 .unwrap_or(&detail)
                 .to_owned(),
+            mend: Some(mend).filter(|mend| !mend.is_empty()),
         },
         StatusCode::CONFLICT => {
             let (what, why) = halves(" is in conflict: ");

@@ -5,7 +5,9 @@ pub mod authority;
 pub mod client;
 pub mod local;
 mod service;
+pub mod tail;
 pub mod view;
+pub mod why;
 pub mod wire;
 
 use std::fmt::Debug;
@@ -17,6 +19,7 @@ pub use authority::{Authority, ServerIdentity};
 pub use client::{ApiClient, Dial};
 pub use local::LocalApi;
 
+use self::why::WhyV1;
 use self::wire::{
     AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
 };
@@ -24,6 +27,7 @@ use crate::error::Result;
 use crate::model::{OperationId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::Plan;
+use crate::runtime::LogOptions;
 
 /// The manager's API, wherever the manager runs.
 ///
@@ -65,11 +69,13 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// An operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;
 
+    /// Why a service, one of its replicas (`web-2`) or a node stands as it does.
+    async fn why(&self, name: &str) -> Result<WhyV1>;
+
     /// Lines of all instances of a service.
     async fn logs(
         &self,
         service: &ServiceName,
-        tail: Option<u32>,
-        follow: bool,
+        options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>>;
 }

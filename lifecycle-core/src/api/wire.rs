@@ -245,6 +245,7 @@ impl From<InstanceOutput> for ServiceLogLine {
             Output::Line(line) => (line, false),
             Output::Unavailable { why } => {
                 let line = LogLine {
+                    at: None,
                     stderr: true,
                     text: format!("no more of its output can be had: {why}"),
                 };

@@ -12,6 +12,7 @@ use crate::api::ManagerApi;
 use crate::api::wire::{InstanceV1, NodeV1, ServiceV1};
 use crate::error::{Error, Result, Retry};
 use crate::model::{Event, EventKind};
+use crate::runtime::LogOptions;
 
 /// How long a manager that answered may be silent.
 const SILENCE: Duration = Duration::from_mins(1);
@@ -101,7 +102,9 @@ async fn failure(
 ) -> ServiceFailure {
     let mut last_lines = Vec::new();
     if instance.container.is_some()
-        && let Ok(lines) = client.logs(&service.name, Some(LAST_LINES), false).await
+        && let Ok(lines) = client
+            .logs(&service.name, LogOptions::last(LAST_LINES))
+            .await
     {
         let lines: Vec<_> = lines.collect().await;
         last_lines = lines

@@ -65,7 +65,13 @@ impl Manager {
             .as_ref()
             .is_some_and(|(_, d)| d.services.contains_key(service));
         if !declared {
-            return Err(Error::not_found(format!("service {service}")));
+            let services = snapshot.declaration.iter();
+            let known = services.flat_map(|(_, d)| d.services.keys());
+            return Err(Error::unknown_name(
+                format!("service {service}"),
+                service.as_str(),
+                known.map(ServiceName::as_str),
+            ));
         }
         let records = snapshot.instances.into_values().map(|v| v.value);
         let of_service = records.filter(|record| record.id.service == *service);

@@ -34,6 +34,7 @@ use crate::model::{
 use crate::registry::Kind;
 use crate::secret::Sensitive;
 
+pub(crate) use diagnostic::nearest;
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub use load::{Loaded, load};
 pub use sources::{Sources, find};

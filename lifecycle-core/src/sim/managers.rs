@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::databases::SimDatabases;
 use super::world::SimWorld;
+use crate::api::why::WhyV1;
 use crate::api::wire::{
     AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
 };
@@ -28,7 +29,7 @@ use crate::platform::Declaration;
 use crate::reconcile::execute::node_directory;
 use crate::reconcile::{Backends, DriverOptions, Plan};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
-use crate::runtime::{ContainerState, Owner, Role};
+use crate::runtime::{ContainerState, LogOptions, Owner, Role};
 
 /// The form of a registry's file that a program did not write itself.
 const NEWER: &str = "a registry in a newer form";
@@ -288,13 +289,16 @@ impl ManagerApi for SimApi {
         self.now()?.operation(id).await
     }
 
+    async fn why(&self, name: &str) -> Result<WhyV1> {
+        self.now()?.why(name).await
+    }
+
     async fn logs(
         &self,
         service: &ServiceName,
-        tail: Option<u32>,
-        follow: bool,
+        options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
-        self.now()?.logs(service, tail, follow).await
+        self.now()?.logs(service, options).await
     }
 }
 

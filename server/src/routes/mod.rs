@@ -9,6 +9,7 @@ mod request;
 mod services;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/services/{name}/endpoints", get(services::endpoints))
         .route("/v1/services/{name}/logs", get(services::logs))
         .route("/v1/events", get(events::list))
+        .route("/v1/why/{name}", get(why::show))
         .route("/v1/progress", get(platform::progress))
         .route("/v1/operations/{id}", get(operations::show))
         .fallback(|| async { Problem::not_found("no such path") })

@@ -7,11 +7,13 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use lifecycle_core::api::wire::{EndpointV1, ServiceV1};
 use lifecycle_core::api::{LocalApi, ManagerApi as _};
 use lifecycle_core::manager::Manager;
 use lifecycle_core::model::ServiceName;
+use lifecycle_core::runtime::LogOptions;
 use serde::Deserialize;
 
 use super::request::{Parameters, Segment};
@@ -49,6 +51,9 @@ pub(super) struct Lines {
     tail: Option<u32>,
     #[serde(default)]
     follow: bool,
+    since: Option<DateTime<Utc>>,
+    #[serde(default)]
+    timestamps: bool,
 }
 
 /// The output of all replicas of a service, a JSON object per line.
@@ -60,7 +65,13 @@ pub(super) async fn logs(
 ) -> Result<Response, Problem> {
     let name = ServiceName::try_from(name).map_err(lifecycle_core::Error::from)?;
     let api = LocalApi::new(manager);
-    let lines = api.logs(&name, lines.tail, lines.follow).await?;
+    let options = LogOptions {
+        tail: lines.tail,
+        follow: lines.follow,
+        since: lines.since,
+        timestamps: lines.timestamps,
+    };
+    let lines = api.logs(&name, options).await?;
     let body = lines.map(|line| {
         let mut text = serde_json::to_vec(&line.map_err(std::io::Error::other)?)?;
         text.push(b'\n');

@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Show what has happened, and what happens
     Events(Events),
+    /// Start the containers of a service, or of one replica, anew
+    Restart(Restart),
     /// Take the platform down
     Down(Down),
 }
@@ -117,6 +119,14 @@ pub(crate) struct Status {
 pub(crate) struct Why {
     /// A service, a replica (`web-2`) or a node; `node:NAME` where a service is called so too
     pub(crate) name: String,
+}
+
+/// What to restart.
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// Services or replicas (`web-2`), one after the other
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
 }
 
 /// Which events.

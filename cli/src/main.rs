@@ -65,6 +65,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Why(options) => commands::why::run(arguments, options).await,
         Command::Events(options) => commands::events::run(arguments, options).await,
         Command::Logs(options) => commands::logs::run(arguments, options).await,
+        Command::Restart(options) => commands::restart::run(arguments, options).await,
         Command::Down(options) => commands::down::run(arguments, options).await,
     }
 }

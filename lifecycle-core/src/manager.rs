@@ -2,6 +2,7 @@
 //! platform to what is declared, and answers who asks.
 
 mod output;
+mod restart;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,6 +97,8 @@ pub struct Manager {
     /// them do not race for a generation.
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
+    /// The restarts that have not ended, as the registry has them.
+    restarts: std::sync::Mutex<Vec<Operation>>,
     /// An operation was accepted; the control loop's status may be the same as before.
     accepted: Notify,
 }
@@ -111,6 +114,7 @@ impl Manager {
             observations: watch::Sender::new(Arc::default()),
             epoch: Mutex::new(None),
             open: AtomicBool::new(false),
+            restarts: std::sync::Mutex::default(),
             accepted: Notify::new(),
         })
     }
@@ -223,11 +227,9 @@ impl Manager {
         registry
             .prune_events(now - EVENTS_KEPT_FOR, EVENTS_KEPT)
             .await?;
-        let taking_down = registry
-            .open_operations()
-            .await?
-            .iter()
-            .any(|o| matches!(o.kind, OperationKind::DeletePlatform { .. }));
+        let open = registry.open_operations().await?;
+        let taking_down = open.iter().any(is_take_down);
+        self.take_restarts(open);
         self.aim(&snapshot, taking_down)?;
         *self.epoch.lock().await = Some(epoch);
         Ok(snapshot)
@@ -249,6 +251,7 @@ impl Manager {
                 token: self.options.read_token.clone(),
                 authority: self.options.authority.clone(),
             }),
+            restarts: self.runs_to_end(),
         }));
         Ok(())
     }
@@ -297,7 +300,12 @@ impl Manager {
         mut observations: watch::Receiver<Arc<Observed>>,
     ) -> Error {
         loop {
+            // First, so that the status is of the same plan or of a later one.
+            let observed = observations.borrow_and_update().clone();
             let now = status.borrow_and_update().clone();
+            if let Err(error) = self.end_restarts(&observed, &now).await {
+                return error;
+            }
             if now.settled && !now.taking_down && now.generation != Generation::default() {
                 self.open.store(true, Ordering::SeqCst);
             }
@@ -307,8 +315,7 @@ impl Manager {
             let taken_down = now.taking_down
                 && now.is_idle()
                 && self.target.borrow().as_ref().is_some_and(is_aimed_at);
-            self.observations
-                .send_replace(observations.borrow_and_update().clone());
+            self.observations.send_replace(observed);
             self.status.send_replace(now);
             if let Some(mirrors) = &self.options.mirrors {
                 mirrors.look();
@@ -333,7 +340,7 @@ impl Manager {
         let epoch = self.epoch.lock().await;
         let Some(epoch) = *epoch else { return Ok(()) };
         let open = registry.open_operations().await?;
-        if open.is_empty() {
+        if !open.iter().any(is_take_down) {
             return Ok(());
         }
         if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
@@ -349,9 +356,12 @@ impl Manager {
         }
         let mut batch = Batch::default();
         for mut operation in open {
-            let OperationKind::DeletePlatform { .. } = operation.kind;
-            operation.state = OperationState::Succeeded {
-                at: self.backends.clock.now(),
+            let at = self.backends.clock.now();
+            operation.state = if is_take_down(&operation) {
+                OperationState::Succeeded { at }
+            } else {
+                let why = "the platform was taken down".into();
+                OperationState::Failed { at, why }
             };
             batch.changes.push(Change::PutOperation(operation));
         }
@@ -398,7 +408,7 @@ impl Manager {
         let epoch = (*epoch).ok_or_else(not_leading)?;
         self.check(&declaration)?;
         let registry = &self.backends.registry;
-        if !registry.open_operations().await?.is_empty() {
+        if registry.open_operations().await?.iter().any(is_take_down) {
             return Err(Error::Conflict {
                 what: "the declaration".into(),
                 why: "the platform is being taken down".into(),
@@ -510,7 +520,8 @@ impl Manager {
         let epoch = self.epoch.lock().await;
         let epoch = (*epoch).ok_or_else(not_leading)?;
         let registry = &self.backends.registry;
-        let under_way = registry.open_operations().await?.into_iter().next();
+        let under_way = registry.open_operations().await?;
+        let under_way = under_way.into_iter().find(is_take_down);
         let operation = if let Some(operation) = under_way {
             operation
         } else {
@@ -580,6 +591,10 @@ fn emptied(declaration: Declaration) -> Declaration {
         volumes: std::collections::BTreeSet::new(),
         ..declaration
     }
+}
+
+fn is_take_down(operation: &Operation) -> bool {
+    matches!(operation.kind, OperationKind::DeletePlatform { .. })
 }
 
 fn not_leading() -> Error {

@@ -4,6 +4,7 @@ pub(crate) mod down;
 pub(crate) mod events;
 pub(crate) mod logs;
 pub(crate) mod plan;
+pub(crate) mod restart;
 pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod why;

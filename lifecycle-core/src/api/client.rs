@@ -25,7 +25,7 @@ use super::authority::server_name;
 use super::why::WhyV1;
 use super::wire::{
     AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProblemV1, ProgressV1,
-    ServiceLogLine, ServiceV1,
+    RestartV1, ServiceLogLine, ServiceV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
@@ -302,16 +302,25 @@ impl ManagerApi for ApiClient {
         read(&path, response).await
     }
 
+    async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
+        let path = format!(
+            "/v1/services/{}/restart",
+            in_path("service or replica", name)?
+        );
+        let body = match replaces {
+            Some(replaces) => Some(body(&replaces)?),
+            None => None,
+        };
+        let response = self.send(Method::POST, &path, body).await?;
+        read(&path, response).await
+    }
+
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
         self.get(&format!("/v1/operations/{id}")).await
     }
 
     async fn why(&self, name: &str) -> Result<WhyV1> {
-        // Whatever could not stand in a path is no name of anything.
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-        if name.is_empty() || !name.chars().all(is_plain) {
-            return Err(Error::not_found(format!("service, replica or node {name}")));
-        }
+        let name = in_path("service, replica or node", name)?;
         self.get(&format!("/v1/why/{name}")).await
     }
 
@@ -354,8 +363,18 @@ impl ManagerApi for ApiClient {
     }
 }
 
-fn body(declaration: &Declaration) -> Result<Bytes> {
-    serde_json::to_vec(declaration)
+/// A name as it stands in a path. What could not stand there is no name of anything.
+fn in_path<'n>(kind: &str, name: &'n str) -> Result<&'n str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain) {
+        Ok(name)
+    } else {
+        Err(Error::not_found(format!("{kind} {name}")))
+    }
+}
+
+fn body(document: &impl serde::Serialize) -> Result<Bytes> {
+    serde_json::to_vec(document)
         .map(Bytes::from)
         .map_err(interrupted)
 }

@@ -9,7 +9,8 @@ use futures_util::stream::BoxStream;
 
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, ServiceLogLine,
+    ServiceV1,
 };
 use super::{ManagerApi, view, why};
 use crate::error::{Error, Result};
@@ -95,6 +96,12 @@ impl ManagerApi for LocalApi {
 
     async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
         Ok(view::operation(&self.0.take_down(volumes).await?))
+    }
+
+    async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
+        let replaces = replaces.map(|restart| restart.replaces);
+        let operation = self.0.restart(name, replaces.as_ref()).await?;
+        Ok(view::operation(&operation))
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {

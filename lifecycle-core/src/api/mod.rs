@@ -21,7 +21,8 @@ pub use local::LocalApi;
 
 use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, ServiceLogLine,
+    ServiceV1,
 };
 use crate::error::Result;
 use crate::model::{OperationId, ServiceName};
@@ -65,6 +66,10 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
 
     /// Begins to take everything down. Asked again, the same operation is meant.
     async fn take_down(&self, volumes: bool) -> Result<OperationV1>;
+
+    /// Begins to start a service's containers anew, or one replica's (`web-2`). With `replaces`,
+    /// only those that are still in the run that began then: a repeated call restarts once.
+    async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
 
     /// An operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;

@@ -92,7 +92,7 @@ pub fn subject_named(name: &str, snapshot: &Snapshot) -> Result<Subject> {
         if let Some(service) = services().find(|s| s.as_str() == rest) {
             return Ok(Subject::Service(service.clone()));
         }
-        if let Some(id) = declaration.and_then(|d| replica_named(rest, d)) {
+        if let Some(id) = declaration.and_then(|d| d.replica_named(rest)) {
             return Ok(Subject::Instance(id));
         }
     }
@@ -109,20 +109,6 @@ pub fn subject_named(name: &str, snapshot: &Snapshot) -> Result<Subject> {
         None => format!("service, replica or node {rest}"),
     };
     Err(Error::unknown_name(what, rest, candidates))
-}
-
-/// The replica that `web-2` means, if it is declared.
-pub fn replica_named(name: &str, declaration: &Declaration) -> Option<InstanceId> {
-    let (service, replica) = name.rsplit_once('-')?;
-    let replica: u16 = replica.parse().ok()?;
-    let (service, spec) = declaration
-        .services
-        .iter()
-        .find(|(known, _)| known.as_str() == service)?;
-    (1..=spec.replicas).contains(&replica).then(|| InstanceId {
-        service: service.clone(),
-        replica: Replica(replica),
-    })
 }
 
 /// Why `subject` stands as it does. `events` are the latest ones, oldest first.

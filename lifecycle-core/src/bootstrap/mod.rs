@@ -17,6 +17,7 @@ mod progress;
 mod reach;
 mod registry;
 mod removal;
+mod restart;
 mod secrets;
 
 use std::sync::Arc;

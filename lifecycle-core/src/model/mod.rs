@@ -17,7 +17,7 @@ pub use id::{
 };
 pub use instance::{ContainerId, InstanceRecord, InstanceState, SpecDigest};
 pub use node::{Addresses, NodeSpec, Origin, Resources};
-pub use operation::{Operation, OperationId, OperationKind, OperationState};
+pub use operation::{ContainerRun, Operation, OperationId, OperationKind, OperationState};
 pub use service::{
     ApiAccess, BuildSource, Constraint, ConstraintOperator, ContainerTemplate, DependencyCondition,
     Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PublishedPort, RestartPolicy,

@@ -29,7 +29,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    NodeName, NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, VolumeName,
+    InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica, ServiceName, ServiceSpec,
+    VolumeName,
 };
 use crate::registry::Kind;
 use crate::secret::Sensitive;
@@ -61,6 +62,20 @@ pub struct Declaration {
     /// The named volumes.
     #[serde(default)]
     pub volumes: BTreeSet<VolumeName>,
+}
+
+impl Declaration {
+    /// The replica that `web-2` means, if it is declared.
+    pub fn replica_named(&self, name: &str) -> Option<InstanceId> {
+        let (service, replica) = name.rsplit_once('-')?;
+        let replica: u16 = replica.parse().ok()?;
+        let mut services = self.services.iter();
+        let (service, spec) = services.find(|(known, _)| known.as_str() == service)?;
+        (1..=spec.replicas).contains(&replica).then(|| InstanceId {
+            service: service.clone(),
+            replica: Replica(replica),
+        })
+    }
 }
 
 /// Where the lifecycle manager runs.

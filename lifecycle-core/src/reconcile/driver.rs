@@ -33,8 +33,8 @@ use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::CloudOperation;
 use crate::error::{Error, Result, Retry};
 use crate::model::{
-    ContainerId, Epoch, EventKind, Generation, InstanceId, InstanceRecord, NewEvent, NodeName,
-    Subject,
+    ContainerId, ContainerRun, Epoch, EventKind, Generation, InstanceId, InstanceRecord, NewEvent,
+    NodeName, Subject,
 };
 use crate::registry::{Change, Snapshot};
 
@@ -75,6 +75,8 @@ pub struct Target {
     pub declared: Arc<Declared>,
     /// How services reach the manager, once that is known.
     pub api: Option<ServiceApi>,
+    /// Runs of containers that are to end, for another one to begin.
+    pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 
 impl Target {
@@ -83,6 +85,7 @@ impl Target {
         Self {
             declared: Arc::new(declared),
             api: None,
+            restarts: Arc::default(),
         }
     }
 }
@@ -273,7 +276,8 @@ impl Driver {
         self.take_target();
         let mut next_change = None;
         let target = self.target.borrow().clone();
-        if let (Some(target), Some(observed)) = (target, self.observe()) {
+        if let (Some(target), Some(mut observed)) = (target, self.observe()) {
+            observed.restarts = Arc::clone(&target.restarts);
             let now = self.backends.clock.now();
             self.take_up(&target, &observed, now);
             let plan = plan(&target.declared, &observed, &self.options.policy, now);

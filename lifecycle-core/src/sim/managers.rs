@@ -14,7 +14,8 @@ use super::databases::SimDatabases;
 use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, ServiceLogLine,
+    ServiceV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -283,6 +284,10 @@ impl ManagerApi for SimApi {
 
     async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
         self.now()?.take_down(volumes).await
+    }
+
+    async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
+        self.now()?.restart(name, replaces).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {

@@ -39,6 +39,7 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/services", get(services::list))
         .route("/v1/services/{name}/endpoints", get(services::endpoints))
         .route("/v1/services/{name}/logs", get(services::logs))
+        .route("/v1/services/{name}/restart", post(services::restart))
         .route("/v1/events", get(events::list))
         .route("/v1/why/{name}", get(why::show))
         .route("/v1/progress", get(platform::progress))

@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Show what has happened, and what happens
     Events(Events),
+    /// Run a command in a container of a service; its exit code is passed on
+    Exec(Exec),
     /// Start the containers of a service, or of one replica, anew
     Restart(Restart),
     /// Take the platform down
@@ -119,6 +121,33 @@ pub(crate) struct Status {
 pub(crate) struct Why {
     /// A service, a replica (`web-2`) or a node; `node:NAME` where a service is called so too
     pub(crate) name: String,
+}
+
+/// Which command, and where.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The service, or one of its replicas (`web-2`)
+    pub(crate) name: String,
+
+    /// The replica's number; one that is ready without it
+    #[arg(long, value_name = "N")]
+    pub(crate) index: Option<u16>,
+
+    /// The user that it runs as
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+
+    /// The directory that it starts in
+    #[arg(short = 'C', long, value_name = "DIRECTORY")]
+    pub(crate) workdir: Option<String>,
+
+    /// No terminal, though there is one here
+    #[arg(short = 'T', long)]
+    pub(crate) no_tty: bool,
+
+    /// The command, and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
 }
 
 /// What to restart.

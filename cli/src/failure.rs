@@ -37,6 +37,9 @@ pub(crate) enum Failure {
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+    /// A command in a container ended with this code, which is passed on.
+    #[error("the command ended with exit code {0}")]
+    CommandEnded(u8),
     /// Nobody reads the output any more. No failure of the command's.
     #[error("standard output was closed")]
     Unread,
@@ -50,6 +53,7 @@ impl Failure {
             Self::Failed(_) | Self::Services(_) | Self::Refused => 1,
             Self::NoFiles(_) | Self::Files(_) | Self::Unsupported(_) | Self::Unconfirmed => 2,
             Self::Interrupted => 130,
+            Self::CommandEnded(code) => *code,
         })
     }
 
@@ -90,7 +94,9 @@ impl Failure {
             }
             Self::Unconfirmed => "say --yes".into(),
             Self::Refused => "run it again when you are sure, or with --yes".into(),
-            Self::Interrupted | Self::Unread => "the same command goes on from here".into(),
+            Self::Interrupted | Self::Unread | Self::CommandEnded(_) => {
+                "the same command goes on from here".into()
+            }
         }
     }
 
@@ -104,6 +110,7 @@ impl Failure {
             Self::Unconfirmed => "unconfirmed",
             Self::Refused => "refused",
             Self::Interrupted => "interrupted",
+            Self::CommandEnded(_) => "command",
             Self::Unread => "unread",
         };
         let mut error = json!({"kind": kind, "message": self.message(), "hint": self.hint()});

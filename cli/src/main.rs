@@ -9,6 +9,7 @@ mod paint;
 mod printer;
 mod progress;
 mod project;
+mod terminal;
 mod wiring;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
+        Err(failure @ Failure::CommandEnded(_)) => failure.code(),
         Err(failure) => {
             printer::failure(&failure, arguments.json);
             failure.code()
@@ -65,6 +67,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Why(options) => commands::why::run(arguments, options).await,
         Command::Events(options) => commands::events::run(arguments, options).await,
         Command::Logs(options) => commands::logs::run(arguments, options).await,
+        Command::Exec(options) => commands::exec::run(arguments, options).await,
         Command::Restart(options) => commands::restart::run(arguments, options).await,
         Command::Down(options) => commands::down::run(arguments, options).await,
     }

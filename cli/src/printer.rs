@@ -20,6 +20,21 @@ pub(crate) fn data(text: &str) -> Result<(), Failure> {
     })
 }
 
+/// Data as it comes, whatever it is.
+pub(crate) fn raw(bytes: &[u8], stderr: bool) -> Result<(), Failure> {
+    let written = if stderr {
+        let mut output = std::io::stderr().lock();
+        output.write_all(bytes).and_then(|()| output.flush())
+    } else {
+        let mut output = std::io::stdout().lock();
+        output.write_all(bytes).and_then(|()| output.flush())
+    };
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::Unread,
+        _ => Error::io("writing the command's output", error).into(),
+    })
+}
+
 /// Data: a document for programs.
 pub(crate) fn document(document: &impl Serialize) -> Result<(), Failure> {
     data(&serde_json::to_string_pretty(document).map_err(|error| no_json(&error))?)

@@ -1,6 +1,7 @@
 //! The lifecycle manager as a library object: leads while it holds the lease, drives the
 //! platform to what is declared, and answers who asks.
 
+mod exec;
 mod output;
 mod restart;
 
@@ -24,6 +25,7 @@ use crate::registry::{
 };
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
+pub use exec::{CommandInput, Conversation};
 pub use output::{InstanceOutput, Output};
 
 /// The name under which the registry keeps the hash of the token that changes things.

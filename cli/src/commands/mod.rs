@@ -2,6 +2,7 @@
 
 pub(crate) mod down;
 pub(crate) mod events;
+pub(crate) mod exec;
 pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod restart;

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use http_body_util::{BodyExt, BodyStream, Full};
 use hyper::client::conn::http1::SendRequest;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::ManagerApi;
 use super::authority::server_name;
+use super::exec::{self, ExecV1};
 use super::why::WhyV1;
 use super::wire::{
     AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProblemV1, ProgressV1,
@@ -29,10 +30,11 @@ use super::wire::{
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
+use crate::manager::Conversation;
 use crate::model::{OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::Plan;
-use crate::runtime::LogOptions;
+use crate::runtime::{ExecCommand, LogOptions};
 use crate::secret::Sensitive;
 
 /// How long an answer may take to begin, from the dial on; and then to end, where it is no stream.
@@ -216,7 +218,7 @@ impl ApiClient {
             .await
             .map_err(interrupted)?;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to the manager ended");
             }
         });
@@ -322,6 +324,33 @@ impl ManagerApi for ApiClient {
     async fn why(&self, name: &str) -> Result<WhyV1> {
         let name = in_path("service, replica or node", name)?;
         self.get(&format!("/v1/why/{name}")).await
+    }
+
+    async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {
+        let name = in_path("service or replica", name)?;
+        let path = format!("/v1/services/{name}/exec");
+        let body = body(&ExecV1::from(command))?;
+        let begin = async {
+            // The connection becomes the command's own.
+            let mut connection = self.connect().await?;
+            let mut request = self.request(Method::POST, &path, Some(body), Some(&self.token))?;
+            let headers = request.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static(exec::PROTOCOL));
+            let response = connection
+                .send_request(request)
+                .await
+                .map_err(interrupted)?;
+            let status = response.status();
+            if status != StatusCode::SWITCHING_PROTOCOLS {
+                return Err(problem(&path, status, &whole(&path, response).await?));
+            }
+            hyper::upgrade::on(response).await.map_err(interrupted)
+        };
+        let upgraded = tokio::time::timeout(ANSWER_WITHIN, begin)
+            .await
+            .unwrap_or_else(|_| Err(late(&path)))?;
+        Ok(exec::converse(TokioIo::new(upgraded)))
     }
 
     async fn logs(

@@ -14,12 +14,12 @@ use super::wire::{
 };
 use super::{ManagerApi, view, why};
 use crate::error::{Error, Result};
-use crate::manager::Manager;
+use crate::manager::{Conversation, Manager};
 use crate::model::{OperationId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, Status};
 use crate::registry::EventPage;
-use crate::runtime::LogOptions;
+use crate::runtime::{ExecCommand, LogOptions};
 
 /// How many events a page holds at most.
 pub const EVENTS_PER_PAGE: u32 = 500;
@@ -120,6 +120,10 @@ impl ManagerApi for LocalApi {
             &observed,
             &events,
         ))
+    }
+
+    async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {
+        self.0.exec(name, &command).await
     }
 
     async fn logs(

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod client;
+pub mod exec;
 pub mod local;
 mod service;
 pub mod tail;
@@ -25,10 +26,11 @@ use self::wire::{
     ServiceV1,
 };
 use crate::error::Result;
+use crate::manager::Conversation;
 use crate::model::{OperationId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::Plan;
-use crate::runtime::LogOptions;
+use crate::runtime::{ExecCommand, LogOptions};
 
 /// The manager's API, wherever the manager runs.
 ///
@@ -76,6 +78,10 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
 
     /// Why a service, one of its replicas (`web-2`) or a node stands as it does.
     async fn why(&self, name: &str) -> Result<WhyV1>;
+
+    /// Runs a command in a container of a service: of the replica that is named (`web-2`), or of
+    /// one that is ready. Not repeated by itself: whether a command may run twice is for who asks.
+    async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation>;
 
     /// Lines of all instances of a service.
     async fn logs(

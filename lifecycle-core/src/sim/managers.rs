@@ -24,13 +24,13 @@ use crate::cloud::{ObservedNode, Power};
 use crate::code::{CodeBaseRef, CodeStore, PublishedStore};
 use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
-use crate::manager::Manager;
+use crate::manager::{Conversation, Manager};
 use crate::model::{ContainerId, NodeName, OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::execute::node_directory;
 use crate::reconcile::{Backends, DriverOptions, Plan};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
-use crate::runtime::{ContainerState, LogOptions, Owner, Role};
+use crate::runtime::{ContainerState, ExecCommand, LogOptions, Owner, Role};
 
 /// The form of a registry's file that a program did not write itself.
 const NEWER: &str = "a registry in a newer form";
@@ -296,6 +296,10 @@ impl ManagerApi for SimApi {
 
     async fn why(&self, name: &str) -> Result<WhyV1> {
         self.now()?.why(name).await
+    }
+
+    async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {
+        self.now()?.exec(name, command).await
     }
 
     async fn logs(

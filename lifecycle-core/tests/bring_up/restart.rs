@@ -1,5 +1,6 @@
 //! Restarts: the same containers again, one replica after the other, once however often they are
 //! asked for and whoever dies in between.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -47,14 +47,17 @@ pub(crate) enum Colors {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 something failed, or was not confirmed; 2 wrong arguments or files, nothing \
-was touched; 130 interrupted (the same command goes on).
+Exit codes: 0 done; 1 something failed, or was not confirmed, or `doctor` found something wrong; 2 \
+wrong arguments or files, nothing was touched; 130 interrupted (the same command goes on). `exec` \
+passes the command's own code on; 125 if it could not be run.
 With --json, standard output is JSON only; a failure is one line {\"error\": {\"kind\", \"message\", \
 \"hint\", …}} there.";
 
 /// What is to be done.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Write a first platform.toml for the Compose file that is here
+    Init(Init),
     /// Show what `up` would do, and why; changes nothing
     Plan(Plan),
     /// Bring the platform up, or to what the files declare now
@@ -74,6 +77,44 @@ pub(crate) enum Command {
     Restart(Restart),
     /// Take the platform down
     Down(Down),
+    /// Look at this machine, the files, each node and the manager: what is wrong, what to do
+    Doctor,
+    /// Print the JSON Schema of platform.toml, for editors
+    Schema,
+    /// Print completions for a shell: `source <(bootstrapper completions bash)`
+    Completions(Completions),
+    /// Write the manual pages into a directory
+    Man(Man),
+}
+
+/// What to write.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// How many nodes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=50))]
+    pub(crate) nodes: Option<u16>,
+
+    /// Ask nothing: what is not said has its default
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+
+    /// Overwrite the file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// For which shell.
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Where to.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The directory; it is made if need be
+    pub(crate) directory: PathBuf,
 }
 
 /// How to plan.

@@ -15,6 +15,7 @@ mod wiring;
 use std::process::ExitCode;
 
 use clap::Parser;
+use lifecycle_core::bootstrap::ExitStatus;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
@@ -51,16 +52,25 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
-        Err(failure @ Failure::CommandEnded(_)) => failure.code(),
+        Err(failure @ (Failure::CommandEnded(_) | Failure::Told)) => failure.code(),
         Err(failure) => {
             printer::failure(&failure, arguments.json);
-            failure.code()
+            match (&arguments.command, &failure) {
+                (_, Failure::Interrupted) => failure.code(),
+                (Command::Exec(_), _) => ExitStatus::NotRun.code().into(),
+                _ => failure.code(),
+            }
         }
     }
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
+        Command::Init(options) => commands::init::run(arguments, options).await,
+        Command::Doctor => commands::doctor::run(arguments).await,
+        Command::Schema => printer::document(&lifecycle_core::platform::schema()),
+        Command::Completions(options) => commands::pages::completions(options),
+        Command::Man(options) => commands::pages::man(options),
         Command::Plan(options) => commands::plan::run(arguments, options).await,
         Command::Up(options) => commands::up::run(arguments, options).await,
         Command::Status(options) => commands::status::run(arguments, options).await,

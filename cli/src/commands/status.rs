@@ -242,7 +242,7 @@ impl Table {
         let text = self.table.trim_fmt();
         let lines = text.lines().zip(&self.tones);
         let lines = lines.map(|(line, tone)| {
-            let line = fitting(line, width);
+            let line = fitting(line.strip_prefix(' ').unwrap_or(line), width);
             match tone {
                 // What is as it should be needs no colour.
                 Tone::Good => line,

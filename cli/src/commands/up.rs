@@ -10,6 +10,7 @@ use lifecycle_core::platform::{Declaration, UnsupportedKey};
 use crate::arguments::{Arguments, Up};
 use crate::confirm::confirm;
 use crate::failure::Failure;
+use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
 use crate::project::{Identity, NOT_UP_YET, Project, another_began};
@@ -57,6 +58,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         confirm_removals(&bootstrapper, &declaration, options.yes).await?;
         bootstrapper
     };
+    let simulates = options.simulate;
     let options = UpOptions {
         all_nodes: options.all_nodes,
     };
@@ -71,10 +73,15 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         return Err(Failure::Services(outcome));
     }
     if arguments.json {
-        printer::document(&document(&outcome))
-    } else {
-        printer::data(&text(&outcome))
+        return printer::document(&document(&outcome));
     }
+    printer::data(&text(&outcome))?;
+    if !simulates {
+        let next = "`bootstrapper status`, `logs`, `why NAME` and `exec NAME -- CMD` look closer; \
+                    `bootstrapper down` takes it away again";
+        printer::talk(&format!("\n{} {next}", paint(Tone::Accent, "next:")));
+    }
+    Ok(())
 }
 
 /// Tells which keys have no effect, and goes on if that changes nothing or is accepted.

@@ -15,8 +15,10 @@ mod dockerfile;
 mod environment_file;
 mod interpolation;
 mod load;
+mod schema;
 mod settings;
 mod sources;
+mod starter;
 mod text_file;
 mod toml;
 mod tree;
@@ -38,7 +40,9 @@ use crate::secret::Sensitive;
 pub(crate) use diagnostic::nearest;
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub use load::{Loaded, load};
+pub use schema::{SCHEMA_LINE, schema};
 pub use sources::{Sources, find};
+pub use starter::Starter;
 
 use settings::Settings;
 

@@ -20,7 +20,7 @@ const OVERRIDE_FILES: [&str; 4] = [
     "docker-compose.override.yml",
     "docker-compose.override.yaml",
 ];
-const PLATFORM_FILE: &str = "platform.toml";
+pub(super) const PLATFORM_FILE: &str = "platform.toml";
 
 /// The files that declare a platform.
 #[derive(Clone, PartialEq, Eq)]

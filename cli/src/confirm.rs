@@ -47,7 +47,7 @@ where
 /// The answer is read on a thread of its own, so that Ctrl-C is heard while it is waited for;
 /// nobody waits for that thread.
 async fn ask(question: &str) -> Result<String, Failure> {
-    printer::talk(question);
+    printer::prompt(question);
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let mut answer = String::new();

@@ -112,9 +112,10 @@ impl Failure {
             Self::Exists(_) => "edit it, or overwrite it with --force".into(),
             Self::Unwell(_) | Self::Told => "each says above what to do about it".into(),
             Self::Refused => "run it again when you are sure, or with --yes".into(),
-            Self::Interrupted | Self::Unread | Self::CommandEnded(_) => {
-                "the same command goes on from here".into()
-            }
+            Self::Interrupted => "what runs already keeps running, and a manager that was started \
+                                  goes on by itself; the same command goes on from here"
+                .into(),
+            Self::Unread | Self::CommandEnded(_) => "the same command goes on from here".into(),
         }
     }
 

@@ -50,7 +50,13 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(lifecycle_core::Error::io("starting the runtime", error).into()),
     };
+    // Who ends what would not end by itself knows that.
+    let only_shows = matches!(
+        arguments.command,
+        Command::Logs(_) | Command::Events(_) | Command::Status(_) | Command::Why(_)
+    );
     match outcome {
+        Err(Failure::Interrupted) if only_shows => Failure::Interrupted.code(),
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(failure @ (Failure::CommandEnded(_) | Failure::Told)) => failure.code(),
         Err(failure) => {

@@ -55,6 +55,12 @@ pub(crate) fn talk(text: &str) {
     drop(writeln!(anstream::stderr().lock(), "{text}"));
 }
 
+/// A question; the answer stands behind it.
+pub(crate) fn prompt(question: &str) {
+    let mut output = anstream::stderr().lock();
+    drop(write!(output, "{question} ").and_then(|()| output.flush()));
+}
+
 /// Something that is not as it should be, and does not end the command.
 pub(crate) fn warning(text: &str) {
     talk(&format!("{} {text}", paint(Tone::Caution, "warning:")));

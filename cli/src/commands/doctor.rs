@@ -82,7 +82,7 @@ async fn look(arguments: &Arguments) -> Vec<Finding> {
     findings.push(Finding::fine(
         "files",
         format!(
-            "{} services on {} nodes",
+            "services: {}, nodes: {}",
             declaration.services.len(),
             declaration.nodes.len()
         ),

@@ -70,6 +70,11 @@ impl Project {
         }
     }
 
+    /// The project's directory.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Writes a file of the project.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.directory.path().join(path);
@@ -125,7 +130,7 @@ impl Project {
     }
 
     /// A command of the bootstrapper.
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrapper"));
         command
             .arg("--project-dir")

@@ -106,7 +106,10 @@ impl Bootstrapper {
             Ok(machines) => {
                 let nodes = machines.iter().map(|machine| self.examine_node(machine));
                 let nodes = futures_util::future::join_all(nodes).await;
-                findings.push(Finding::fine("cloud", format!("{} nodes", machines.len())));
+                findings.push(Finding::fine(
+                    "cloud",
+                    format!("it answers; nodes: {}", machines.len()),
+                ));
                 findings.extend(nodes.into_iter().flatten());
             }
             Err(error) => {

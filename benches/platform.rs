@@ -74,6 +74,7 @@ pub fn declared(nodes: u32, replicas: u32, shape: Shape) -> Result<Declared> {
         nodes: nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
         services: services.into_iter().map(|s| (s.name.clone(), s)).collect(),
         volumes: BTreeSet::new(),
+        network: lifecycle_core::platform::NetworkSpec::default(),
     };
     let key = PlatformKey::from_hex(&"07".repeat(32))?;
     Declared::new(Generation(1), &declaration, &key)

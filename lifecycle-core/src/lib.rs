@@ -5,12 +5,15 @@
 //! |---|---|
 //! | [`model`] | nodes, services, instances, endpoints, operations, events |
 //! | [`network`] | service addresses, and what the agents on the nodes are told |
+//! | `agent` | makes service addresses work on a node (feature `agent`) |
 //! | [`platform`] | what the user declares |
 //! | [`cloud`], [`host`], [`runtime`], [`code`], [`registry`] | the traits that backends implement |
 //! | [`secret`] | values that are shown nowhere, and the platform key |
 //! | [`clock`] | time and new ids, asked for |
 //! | `conformance` | the suites that every backend of a trait passes (feature `conformance`) |
 
+#[cfg(feature = "agent")]
+pub mod agent;
 #[cfg(feature = "api")]
 pub mod api;
 #[cfg(feature = "api")]

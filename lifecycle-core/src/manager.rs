@@ -5,6 +5,8 @@ mod exec;
 mod output;
 mod restart;
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,11 +16,13 @@ use tokio::sync::{Mutex, Notify, watch};
 use crate::error::{Error, Result};
 use crate::model::{
     Epoch, Event, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind,
-    OperationState, PlatformId, PlatformName, Subject,
+    OperationState, PlatformId, PlatformName, ServiceName, Subject,
 };
+use crate::network::assign;
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::{
-    Backends, Declared, Driver, DriverOptions, Observed, Plan, ServiceApi, Status, Target, plan,
+    Agents, Backends, Declared, Driver, DriverOptions, Observed, Plan, ServiceApi, Status, Target,
+    plan,
 };
 use crate::registry::{
     Batch, Change, Credential, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
@@ -51,6 +55,8 @@ pub struct ManagerOptions {
     pub key: PlatformKey,
     /// Where this manager's API is reached.
     pub endpoint: ManagerEndpoint,
+    /// The image that it runs from, and agents with it; no service network without one.
+    pub image: Option<String>,
     /// The authority that signed its certificate, in PEM.
     pub authority: String,
     /// The hash of the token that changes things.
@@ -232,17 +238,24 @@ impl Manager {
         let open = registry.open_operations().await?;
         let taking_down = open.iter().any(is_take_down);
         self.take_restarts(open);
-        self.aim(&snapshot, taking_down)?;
+        self.aim(epoch, &snapshot, taking_down).await?;
         *self.epoch.lock().await = Some(epoch);
         Ok(snapshot)
     }
 
     /// Sets what the control loop works towards.
-    fn aim(&self, snapshot: &Snapshot, taking_down: bool) -> Result<()> {
+    async fn aim(&self, epoch: Epoch, snapshot: &Snapshot, taking_down: bool) -> Result<()> {
         let Some((generation, declaration)) = &snapshot.declaration else {
             return Ok(());
         };
         let mut declared = Declared::new(*generation, declaration, &self.options.key)?;
+        if let Some(image) = &self.options.image {
+            let addresses = self.addresses(epoch, snapshot, declaration).await?;
+            let network = declaration.network.clone();
+            let key = &self.options.key;
+            let agents = Agents::new(image.clone(), network, addresses, key)?;
+            declared = declared.with_agents(agents);
+        }
         if taking_down {
             declared = declared.emptied();
         }
@@ -256,6 +269,27 @@ impl Manager {
             restarts: self.runs_to_end(),
         }));
         Ok(())
+    }
+
+    /// Each service's address, kept before anybody is told of it. While the platform is taken
+    /// down there are no services, and those that still run keep theirs.
+    async fn addresses(
+        &self,
+        epoch: Epoch,
+        snapshot: &Snapshot,
+        declaration: &Declaration,
+    ) -> Result<BTreeMap<ServiceName, Ipv4Addr>> {
+        let before = &snapshot.addresses;
+        if declaration.services.is_empty() {
+            return Ok(before.clone());
+        }
+        let block = declaration.network.block;
+        let addresses = assign(block, declaration.services.keys(), before)?;
+        if addresses != *before {
+            let kept = Batch::of(Change::PutAddresses(addresses.clone()));
+            self.backends.registry.commit(epoch, kept).await?;
+        }
+        Ok(addresses)
     }
 
     /// Keeps the lease; returns when it is lost, or may be.
@@ -440,7 +474,7 @@ impl Manager {
             !target.declared.taking_down && target.declared.generation == generation
         };
         if !self.target.borrow().as_ref().is_some_and(is_aimed_at) {
-            self.aim(&registry.snapshot().await?, false)?;
+            self.aim(epoch, &registry.snapshot().await?, false).await?;
         }
         Ok(Applied {
             generation,
@@ -461,7 +495,7 @@ impl Manager {
                 after: Some(Duration::from_secs(1)),
             });
         }
-        let declared = Declared::new(Generation::default(), candidate, &self.options.key)?;
+        let declared = self.derive(candidate)?;
         let observed = self.observations.borrow().clone();
         let now = self.backends.clock.now();
         Ok(plan(&declared, &observed, &self.options.driver.policy, now))
@@ -514,7 +548,25 @@ impl Manager {
         }
         // Whatever cannot be derived must be refused before it is recorded, or no manager could
         // start again.
-        Declared::new(Generation::default(), declaration, &self.options.key).map(drop)
+        self.derive(declaration).map(drop)
+    }
+
+    /// What a declaration that is not in force would mean.
+    fn derive(&self, candidate: &Declaration) -> Result<Declared> {
+        let key = &self.options.key;
+        let declared = Declared::new(Generation::default(), candidate, key)?;
+        let Some(image) = &self.options.image else {
+            return Ok(declared);
+        };
+        let before = match self.target.borrow().as_ref() {
+            Some(target) => target.declared.agents.clone().map(|a| a.addresses),
+            None => None,
+        };
+        let network = candidate.network.clone();
+        let services = candidate.services.keys();
+        let addresses = assign(network.block, services, &before.unwrap_or_default())?;
+        let agents = Agents::new(image.clone(), network, addresses, key)?;
+        Ok(declared.with_agents(agents))
     }
 
     /// Begins to take the whole platform down. Asked again, the same operation is meant.
@@ -539,7 +591,7 @@ impl Manager {
             operation
         };
         // An earlier call may have been recorded and its answer lost, so aiming is repeated too.
-        self.aim(&registry.snapshot().await?, true)?;
+        self.aim(epoch, &registry.snapshot().await?, true).await?;
         self.accepted.notify_one();
         Ok(operation)
     }

@@ -102,7 +102,7 @@ async fn renew(tls: &RustlsConfig, issue: impl AsyncFn() -> Result<RustlsConfig>
     }
 }
 
-async fn asked_to_stop() -> Result<()> {
+pub(crate) async fn asked_to_stop() -> Result<()> {
     let failed = |error| Error::io("waiting for signals", error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

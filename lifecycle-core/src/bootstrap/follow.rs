@@ -234,6 +234,8 @@ impl Following<'_> {
             | EventKind::NodeKnown
             | EventKind::RestartRequested
             | EventKind::DatabaseAway
+            | EventKind::NoReadyEndpoint
+            | EventKind::CannotListen
             | EventKind::DatabaseBack => self.reporter.report(Progress::Told { text: message }),
             EventKind::Declared
             | EventKind::Planned

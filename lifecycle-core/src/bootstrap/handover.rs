@@ -33,6 +33,9 @@ pub struct ManagerConfig {
     pub platform: PlatformId,
     /// Where the manager's API is to be.
     pub endpoint: ManagerEndpoint,
+    /// The image that the manager runs from, and agents with it.
+    #[serde(default)]
+    pub image: Option<String>,
     /// Where nodes come from.
     pub cloud: CloudSpec,
     /// The public key that new nodes accept.
@@ -83,18 +86,21 @@ pub fn code_directory(platform: PlatformId) -> String {
 }
 
 impl Handover {
-    /// What `secrets`, `declaration` and `registry` hand to a manager at `endpoint`.
+    /// What `secrets`, `declaration` and `registry` hand to a manager at `endpoint` that runs from
+    /// `image`.
     pub fn new(
         secrets: &PlatformSecrets,
         declaration: &Declaration,
         registry: &RegistrySpec,
         endpoint: ManagerEndpoint,
+        image: String,
     ) -> Self {
         Self {
             config: ManagerConfig {
                 name: declaration.name.clone(),
                 platform: declaration.id,
                 endpoint,
+                image: Some(image),
                 cloud: declaration.cloud.clone(),
                 ssh_public: secrets.ssh.public.clone(),
                 admin_token_hash: token_hash(&secrets.admin_token),
@@ -121,23 +127,20 @@ impl Handover {
             (SSH, self.ssh_private.expose().to_owned()),
             (REGISTRY, registry),
         ];
-        let mut files: Vec<_> = files.map(|(name, text)| self.file(name, text)).into();
-        files.extend(self.declaration_file()?);
-        files.push(self.file(CONFIG, config));
+        let platform = self.config.platform;
+        let mut files: Vec<_> = files.map(|(name, text)| file(platform, name, text)).into();
+        if let Some(declaration) = &self.declaration {
+            files.push(Self::declaration_file(declaration)?);
+        }
+        files.push(file(platform, CONFIG, config));
         Ok(files)
     }
 
     /// The file of the declaration alone: what a manager starts from that has lost its registry,
     /// so it is put anew whenever another one was accepted.
-    pub fn declaration_file(&self) -> Result<Option<HostFile>> {
-        let text = self.declaration.as_ref().map(serde_json::to_string);
-        let text = text.transpose().map_err(|error| unwritten(&error))?;
-        Ok(text.map(|text| self.file(DECLARATION, text)))
-    }
-
-    fn file(&self, name: &str, text: String) -> HostFile {
-        let directory = handover_directory(self.config.platform);
-        HostFile::new(format!("{directory}/{name}"), 0o400, text)
+    pub fn declaration_file(declaration: &Declaration) -> Result<HostFile> {
+        let text = serde_json::to_string(declaration).map_err(|error| unwritten(&error))?;
+        Ok(file(declaration.id, DECLARATION, text))
     }
 
     /// Reads what the bootstrapper put into the platform's directory.
@@ -214,6 +217,7 @@ impl Handover {
             platform: self.config.platform,
             key: self.key,
             endpoint: self.config.endpoint,
+            image: self.config.image,
             authority: self.authority.certificate,
             admin_token_hash: self.config.admin_token_hash,
             read_token: self.read_token,
@@ -223,6 +227,11 @@ impl Handover {
             mirrors,
         }
     }
+}
+
+fn file(platform: PlatformId, name: &str, text: String) -> HostFile {
+    let directory = handover_directory(platform);
+    HostFile::new(format!("{directory}/{name}"), 0o400, text)
 }
 
 fn unwritten(error: &serde_json::Error) -> Error {

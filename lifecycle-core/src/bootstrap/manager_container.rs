@@ -62,10 +62,10 @@ impl Bootstrapper {
         machine: &ObservedNode,
         node: &NodeHandle,
         declaration: &Declaration,
-        endpoint: ManagerEndpoint,
+        endpoint: &ManagerEndpoint,
     ) -> Result<Arc<dyn ManagerApi>> {
         let image = self.manager_image(node, declaration).await?;
-        let spec = self.manager_spec(declaration, &image, &endpoint)?;
+        let spec = self.manager_spec(declaration, &image, endpoint)?;
         let client = self
             .reach
             .reach(machine, node, declaration.id, endpoint.port)
@@ -92,7 +92,13 @@ impl Bootstrapper {
                 if let Some(old) = way_back {
                     files.keep(node, old).await?;
                 }
-                let handover = Handover::new(&self.secrets, declaration, &self.registry, endpoint);
+                let handover = Handover::new(
+                    &self.secrets,
+                    declaration,
+                    &self.registry,
+                    endpoint.clone(),
+                    image.clone(),
+                );
                 for file in handover.files()? {
                     node.host.put(file).await?;
                 }

@@ -111,14 +111,13 @@ impl Bootstrapper {
         self.hand_on_images(&node, declaration).await?;
         let endpoint = endpoint(&machine, declaration)?;
         let client = self
-            .manager(&machine, &node, declaration, endpoint.clone())
+            .manager(&machine, &node, declaration, &endpoint)
             .await?;
         self.record_manager(&endpoint).await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
-        let accepted = Handover::new(&self.secrets, declaration, &self.registry, endpoint);
-        if let Some(file) = accepted.declaration_file()? {
-            node.host.put(file).await?;
-        }
+        node.host
+            .put(Handover::declaration_file(declaration)?)
+            .await?;
         let outcome = follow::follow(
             client.as_ref(),
             applied.generation,

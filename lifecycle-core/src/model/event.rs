@@ -60,6 +60,10 @@ pub enum EventKind {
     NodeKnown,
     /// The first round has ended and the API is open.
     Converged,
+    /// Connections to a service were given up, since none of its instances got ready in time.
+    NoReadyEndpoint,
+    /// An agent cannot listen at an address, since something else on its node has it.
+    CannotListen,
     /// The manager took the lease.
     Leading,
     /// A restart was asked for.

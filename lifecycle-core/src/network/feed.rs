@@ -1,8 +1,10 @@
 //! What an agent says while it is fed with tables: one line of JSON for each.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Epoch, InstanceId, ServiceName};
+use crate::model::{Epoch, InstanceId, Protocol, ServiceName};
 
 /// One line of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +22,8 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "report")]
 pub enum ReportKind {
-    /// The table is in force: its names resolve, its addresses listen.
+    /// The table is in force: its names resolve, its addresses listen, but for those of which
+    /// [`ReportKind::CannotListen`] is said.
     Accepted,
     /// The table was refused, with the reason; the one in force is newer.
     Refused {
@@ -36,6 +39,18 @@ pub enum ReportKind {
         port: u16,
         /// How many connections since the last such report.
         connections: u64,
+    },
+    /// Nobody listens at an address of the table, since something else on the node has it. It is
+    /// tried again until it works.
+    CannotListen {
+        /// Whose address it is. `None`: the agent's own, where it answers DNS.
+        service: Option<ServiceName>,
+        /// The address and port.
+        address: SocketAddr,
+        /// The transport protocol.
+        protocol: Protocol,
+        /// What the operating system says.
+        why: String,
     },
     /// How many connections of a draining instance are open. Said when it changes.
     Draining {

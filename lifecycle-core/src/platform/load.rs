@@ -199,6 +199,7 @@ impl Draft {
                 nodes: self.settings.nodes,
                 services,
                 volumes: self.composition.volumes,
+                network: self.settings.network,
             },
             registry: self.settings.registry,
             unsupported,

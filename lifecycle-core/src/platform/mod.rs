@@ -27,6 +27,7 @@ mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,7 @@ use crate::model::{
     InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica, ServiceName, ServiceSpec,
     VolumeName,
 };
+use crate::network::{Block, DEFAULT_BLOCK};
 use crate::registry::Kind;
 use crate::secret::Sensitive;
 
@@ -66,6 +68,33 @@ pub struct Declaration {
     /// The named volumes.
     #[serde(default)]
     pub volumes: BTreeSet<VolumeName>,
+    /// The service network.
+    #[serde(default)]
+    pub network: NetworkSpec,
+}
+
+/// The service network: where addresses come from, and how long connections are held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// The block that service addresses come from.
+    pub block: Block,
+    /// How long a new connection waits for a ready endpoint.
+    #[serde(with = "crate::model::service::seconds")]
+    pub wait: Duration,
+}
+
+impl NetworkSpec {
+    /// How long a new connection waits, where the declaration does not say.
+    pub const WAIT: Duration = Duration::from_secs(30);
+}
+
+impl Default for NetworkSpec {
+    fn default() -> Self {
+        Self {
+            block: DEFAULT_BLOCK,
+            wait: Self::WAIT,
+        }
+    }
 }
 
 impl Declaration {

@@ -158,6 +158,21 @@ pub fn schema() -> Value {
             ]),
         ),
         (
+            "network",
+            table([
+                (
+                    "block",
+                    text(
+                        "The private network that services' addresses come from (IPv4, prefix from 12 to 24)",
+                    ),
+                ),
+                (
+                    "wait",
+                    text("How long a connection waits for a ready endpoint, for example 30s"),
+                ),
+            ]),
+        ),
+        (
             "code",
             table([
                 (
@@ -217,6 +232,7 @@ mod tests {
             ("/properties/cloud", &settings::CLOUD),
             ("/properties/manager", &settings::MANAGER),
             ("/properties/code", &settings::CODE),
+            ("/properties/network", &settings::NETWORK),
             ("/properties/registry", &registry),
             ("/$defs/node", &settings::NODE),
             ("/$defs/pool", &settings::POOL),

@@ -8,15 +8,17 @@ use super::compose::{named, value};
 use super::database::{self, Outside};
 use super::diagnostic::Report;
 use super::tree::{Field, Node};
-use super::{CloudSpec, ManagerSpec, RegistrySpec};
+use super::{CloudSpec, ManagerSpec, NetworkSpec, RegistrySpec};
 use crate::code::DirectoryStore;
 use crate::model::{NodeName, NodeSpec, Origin, PlatformName, Resources};
+use crate::network::Block;
 
-pub(super) const TOP: [&str; 7] = [
+pub(super) const TOP: [&str; 8] = [
     "cloud",
     "code",
     "manager",
     "name",
+    "network",
     "node_pool",
     "nodes",
     "registry",
@@ -27,6 +29,7 @@ pub(super) const POOL: [&str; 6] = ["capacity", "count", "image", "labels", "nam
 pub(super) const CAPACITY: [&str; 2] = ["cpus", "memory"];
 pub(super) const MANAGER: [&str; 2] = ["node", "port"];
 pub(super) const CODE: [&str; 2] = ["path", "store"];
+pub(super) const NETWORK: [&str; 2] = ["block", "wait"];
 
 /// What local nodes can boot.
 pub(super) const LOCAL_IMAGES: [&str; 2] = ["ready", "bare"];
@@ -47,6 +50,7 @@ pub(super) struct Settings {
     /// The code store's directory, relative to the Compose file's.
     pub(super) code_store: String,
     pub(super) registry: RegistrySpec,
+    pub(super) network: NetworkSpec,
 }
 
 /// Reads the file's tree; `None` stands for a platform without the file.
@@ -61,6 +65,7 @@ pub(super) fn read(root: Option<&Node>, outside: Outside<'_>, report: &mut Repor
     let mut manager = None;
     let mut code_store = CODE_STORE.to_owned();
     let mut registry = RegistrySpec::default();
+    let mut network = NetworkSpec::default();
     let entries = root.map(|root| Field::root(root).entries(reader.report));
     for (key, field) in entries.unwrap_or_default() {
         match key {
@@ -78,6 +83,7 @@ pub(super) fn read(root: Option<&Node>, outside: Outside<'_>, report: &mut Repor
             }
             "manager" => manager = Some(field),
             "registry" => registry = database::read(&field, outside, reader.report),
+            "network" => network = reader.network(&field),
             "code" => code_store = reader.code(&field).unwrap_or(code_store),
             _ => reader.report.unknown_key(field.at, &field.path, key, TOP),
         }
@@ -95,6 +101,7 @@ pub(super) fn read(root: Option<&Node>, outside: Outside<'_>, report: &mut Repor
         manager,
         code_store,
         registry,
+        network,
     }
 }
 
@@ -272,6 +279,26 @@ impl Reader<'_> {
         node.map(|node| ManagerSpec { node, port })
     }
 
+    fn network(&mut self, field: &Field<'_>) -> NetworkSpec {
+        let mut network = NetworkSpec::default();
+        for (key, field) in field.entries(self.report) {
+            match key {
+                "block" => {
+                    let block = field.parse(self.report, |text| {
+                        text.parse::<Block>().map_err(|error| error.to_string())
+                    });
+                    network.block = block.unwrap_or(network.block);
+                }
+                "wait" => {
+                    let wait = field.parse(self.report, value::duration);
+                    network.wait = wait.unwrap_or(network.wait);
+                }
+                _ => self.report.unknown_key(field.at, &field.path, key, NETWORK),
+            }
+        }
+        network
+    }
+
     fn code(&mut self, field: &Field<'_>) -> Option<String> {
         let mut path = None;
         for (key, field) in field.entries(self.report) {
@@ -413,6 +440,7 @@ mod tests {
             &CAPACITY,
             &MANAGER,
             &CODE,
+            &NETWORK,
             &registry,
             &database::REFERENCE,
         ] {

@@ -2,6 +2,7 @@
 //! service with its image's name, its spec digest, and its place in the start order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
@@ -10,7 +11,7 @@ use crate::model::{
     ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId, NodeName,
     NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts,
 };
-use crate::platform::Declaration;
+use crate::platform::{Declaration, NetworkSpec};
 use crate::runtime::Owner;
 use crate::secret::PlatformKey;
 
@@ -31,6 +32,50 @@ pub struct Declared {
     pub manager_node: NodeName,
     /// Whether this is the target of a take-down.
     pub taking_down: bool,
+    /// What makes service addresses work on the nodes; `None` where nothing does.
+    pub agents: Option<Agents>,
+}
+
+/// What makes service addresses work on the nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agents {
+    /// The image that agents run from: the manager's own.
+    pub image: String,
+    /// The digest that their containers carry.
+    pub digest: SpecDigest,
+    /// The block that addresses come from, and how long connections are held.
+    pub network: NetworkSpec,
+    /// The services' addresses. In a take-down those of the services that still run, too.
+    pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
+}
+
+impl Agents {
+    /// Agents that run from `image`.
+    pub fn new(
+        image: String,
+        network: NetworkSpec,
+        addresses: BTreeMap<ServiceName, Ipv4Addr>,
+        key: &PlatformKey,
+    ) -> Result<Self> {
+        let form = serde_json::to_vec(&AgentForm {
+            version: "1",
+            image: &image,
+        })
+        .map_err(|error| Error::failed("writing the form of a digest", error.to_string()))?;
+        Ok(Self {
+            digest: SpecDigest::from_hex(key.sign("agent digest", &form)),
+            image,
+            network,
+            addresses,
+        })
+    }
+}
+
+/// What the digest of an agent's container covers. The network is told with the table.
+#[derive(Serialize)]
+struct AgentForm<'a> {
+    version: &'static str,
+    image: &'a str,
 }
 
 /// A declared service with what is derived from it.
@@ -99,7 +144,25 @@ impl Declared {
             services,
             manager_node: declaration.manager.node.clone(),
             taking_down: false,
+            agents: None,
         })
+    }
+
+    /// The same platform with agents on its nodes.
+    #[must_use]
+    pub fn with_agents(mut self, agents: Agents) -> Self {
+        self.agents = Some(agents);
+        self
+    }
+
+    /// The name of the agent's container on every node.
+    pub fn agent_container(&self, agents: &Agents) -> String {
+        format!(
+            "{}-{}-lifecycle-agent-{}",
+            self.owner.name,
+            self.owner.id.short(),
+            agents.digest.short()
+        )
     }
 
     /// The same platform with nothing on it but the manager's node: the target of a take-down.

@@ -4,10 +4,12 @@
 //! - [`launch`]: which steps begin, and with what.
 //! - [`load`]: how much is done at once.
 //! - [`ending`]: what becomes of a step that ended.
+//! - [`network`]: what the agents are told, and what they tell.
 
 mod ending;
 mod launch;
 mod load;
+mod network;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +25,7 @@ use tokio::task::JoinSet;
 use super::backends::Backends;
 use super::declared::Declared;
 use super::execute::{Deadlines, ServiceApi};
+use super::feeder::Feeder;
 use super::liveness::Liveness;
 use super::look::is_complete;
 use super::observe::{Failure, Observed};
@@ -36,6 +39,7 @@ use crate::model::{
     ContainerId, ContainerRun, Epoch, EventKind, Generation, InstanceId, InstanceRecord, NewEvent,
     NodeName, Subject,
 };
+use crate::network::Report;
 use crate::registry::{Change, Snapshot};
 
 pub use load::Bounds;
@@ -136,6 +140,8 @@ pub struct Driver {
     target: watch::Receiver<Option<Target>>,
     declared: watch::Sender<Option<Arc<Declared>>>,
     watcher: Watcher,
+    feeder: Feeder,
+    reports: mpsc::UnboundedReceiver<(NodeName, Report)>,
     status: watch::Sender<Status>,
     observations: watch::Sender<Arc<Observed>>,
     tasks: JoinSet<Result<()>>,
@@ -202,6 +208,8 @@ impl Driver {
         );
         let last_seen = Arc::new(last_seen(&registry));
         let (begun, just_begun) = mpsc::unbounded_channel();
+        let (reporter, reports) = mpsc::unbounded_channel();
+        let feeder = Feeder::new(backends.clone(), epoch, reporter);
         let recorded = registry.nodes.values().map(|v| &v.value);
         let operations = recorded
             .filter_map(|node| Some((node.name.clone(), node.operation.clone()?)))
@@ -215,6 +223,8 @@ impl Driver {
             target,
             declared,
             watcher,
+            feeder,
+            reports,
             status: watch::Sender::new(Status::default()),
             observations: watch::Sender::new(Arc::default()),
             tasks: JoinSet::new(),
@@ -281,6 +291,7 @@ impl Driver {
             let now = self.backends.clock.now();
             self.take_up(&target, &observed, now);
             let plan = plan(&target.declared, &observed, &self.options.policy, now);
+            self.tell_agents(&target, &observed, &[]);
             self.announce(&plan, now);
             self.commit(&target.declared, &observed, &plan, now).await?;
             // What was given up now is planned for at once.
@@ -339,6 +350,8 @@ impl Driver {
         observed.failures.clone_from(&self.failures);
         observed.rejected.clone_from(&self.registry.rejected);
         observed.last_seen = Arc::clone(&self.last_seen);
+        self.feeder.follow(&observed);
+        observed.agents = self.feeder.views();
         observed.placed = self.placed();
         Some(observed)
     }
@@ -497,6 +510,11 @@ impl Driver {
                 }
                 () = changed(&mut target) => break,
                 () = self.watcher.changed() => break,
+                () = self.feeder.changed() => break,
+                Some((node, report)) = self.reports.recv() => {
+                    self.hear(&node, report);
+                    break;
+                }
                 () = tokio::time::sleep_until(end) => break,
                 () = until_line, if !self.running.is_empty() => self.tell_lines(),
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::agent;
 use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
 use super::step::Action;
@@ -98,7 +99,9 @@ impl Execution {
                 let grace = self.grace(&instance.service).unwrap_or_default();
                 self.deadlines.container.saturating_add(grace)
             }
-            Action::StartInstance { .. } => self.deadlines.container,
+            Action::StartInstance { .. }
+            | Action::EnsureAgent { .. }
+            | Action::RemoveAgent { .. } => self.deadlines.container,
         };
         tokio::time::timeout(deadline, self.act(action, progress))
             .await
@@ -153,6 +156,10 @@ impl Execution {
                 handle.runtime.pull_image(image).await?;
                 Ok(())
             }
+            Action::EnsureAgent { container, node } => {
+                let handle = self.handle(node).await?;
+                agent::ensure(&handle, &self.declared, container, node).await
+            }
             Action::StartInstance {
                 instance,
                 container,
@@ -168,7 +175,8 @@ impl Execution {
                 let grace = self.grace(&instance.service);
                 handle.runtime.stop_container(container, grace).await
             }
-            Action::RemoveInstance {
+            Action::RemoveAgent { container, node }
+            | Action::RemoveInstance {
                 container, node, ..
             } => {
                 let handle = self.handle(node).await?;
@@ -258,6 +266,9 @@ impl Execution {
                 .environment
                 .entry(API_URL.into())
                 .or_insert_with(|| Sensitive::new(api.endpoint.url()));
+        }
+        if self.declared.agents.is_some() {
+            binds.push(agent::resolver_file(self.declared.owner.id));
         }
         let image = handle.runtime.image(&service.image).await?;
         let exposed = image.map(|i| i.exposed).unwrap_or_default();

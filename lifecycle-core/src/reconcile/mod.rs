@@ -10,10 +10,12 @@
 //! The [`driver`] plans anew after every step instead of walking one plan to its end, so that what
 //! happens meanwhile is never missed, and a start after a crash is no special case.
 
-pub mod backends;
+mod agent;
+mod backends;
 pub mod declared;
 pub mod driver;
 pub mod execute;
+mod feeder;
 mod index;
 mod liveness;
 pub mod look;
@@ -22,10 +24,11 @@ pub mod placement;
 pub mod plan;
 mod record;
 pub mod step;
+mod traffic;
 mod watch;
 
 pub use backends::Backends;
-pub use declared::{Declared, DeclaredService};
+pub use declared::{Agents, Declared, DeclaredService};
 pub use driver::{Bounds, Driver, DriverOptions, RunningStep, Status, Target};
 pub use execute::{Deadlines, ServiceApi};
 pub use look::look;

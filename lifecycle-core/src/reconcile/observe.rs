@@ -35,6 +35,24 @@ pub struct Observed {
     /// Runs of containers that are to end, for another one to begin.
     #[serde(default)]
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
+    /// What each node's agent knows of the services' addresses.
+    #[serde(default)]
+    pub agents: BTreeMap<NodeName, AgentView>,
+}
+
+/// What a running agent knows of the services' addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum AgentView {
+    /// All that is declared.
+    Told,
+    /// Not all yet.
+    NotTold {
+        /// Since when.
+        since: DateTime<Utc>,
+        /// Why.
+        why: String,
+    },
 }
 
 /// A node as it is observed.

@@ -67,6 +67,7 @@ pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
             Change::Declare { .. }
             | Change::PutOperation(_)
             | Change::PutCredential { .. }
+            | Change::PutAddresses(_)
             | Change::PutManager(_) => {}
         }
     }

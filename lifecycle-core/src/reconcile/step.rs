@@ -73,6 +73,20 @@ pub enum Action {
         /// Where.
         node: NodeName,
     },
+    /// Makes sure that the node's agent runs, in place of any former one.
+    EnsureAgent {
+        /// The container's name.
+        container: String,
+        /// Where.
+        node: NodeName,
+    },
+    /// Removes a node's agent.
+    RemoveAgent {
+        /// The container's name.
+        container: String,
+        /// Where.
+        node: NodeName,
+    },
     /// Makes sure that an instance's container exists and runs.
     StartInstance {
         /// Which replica of which service.
@@ -119,6 +133,8 @@ impl Action {
             | Self::BuildImage { node, .. }
             | Self::CopyImage { node, .. }
             | Self::PullImage { node, .. }
+            | Self::EnsureAgent { node, .. }
+            | Self::RemoveAgent { node, .. }
             | Self::StartInstance { node, .. }
             | Self::StopInstance { node, .. }
             | Self::RemoveInstance { node, .. } => node,
@@ -133,7 +149,9 @@ impl Action {
             | Self::PrepareNode { node }
             | Self::DeleteNode { node }
             | Self::CopyImage { node, .. }
-            | Self::PullImage { node, .. } => Subject::Node(node.clone()),
+            | Self::PullImage { node, .. }
+            | Self::EnsureAgent { node, .. }
+            | Self::RemoveAgent { node, .. } => Subject::Node(node.clone()),
             Self::BuildImage { service, .. } => Subject::Service(service.clone()),
             Self::StartInstance { instance, .. }
             | Self::StopInstance { instance, .. }
@@ -153,7 +171,9 @@ impl Action {
             | Self::DeleteNode { .. }
             | Self::BuildImage { .. }
             | Self::CopyImage { .. }
-            | Self::PullImage { .. } => None,
+            | Self::PullImage { .. }
+            | Self::EnsureAgent { .. }
+            | Self::RemoveAgent { .. } => None,
         }
     }
 
@@ -176,6 +196,10 @@ impl Action {
             Self::BuildImage { image, node, .. }
             | Self::CopyImage { image, node, .. }
             | Self::PullImage { image, node } => format!("node/{node}/image/{image}"),
+            Self::EnsureAgent { container, node } => format!("node/{node}/agent/{container}"),
+            Self::RemoveAgent { container, node } => {
+                format!("node/{node}/remove-agent/{container}")
+            }
             Self::StartInstance {
                 container, node, ..
             } => {
@@ -206,6 +230,8 @@ impl fmt::Display for Action {
                 write!(f, "copy {image} from {from} to {node}")
             }
             Self::PullImage { image, node } => write!(f, "pull {image} on {node}"),
+            Self::EnsureAgent { node, .. } => write!(f, "start the agent on {node}"),
+            Self::RemoveAgent { node, .. } => write!(f, "remove the agent on {node}"),
             Self::StartInstance { instance, node, .. } => write!(f, "start {instance} on {node}"),
             Self::StopInstance { instance, node, .. } => write!(f, "stop {instance} on {node}"),
             Self::RemoveInstance {
@@ -242,6 +268,12 @@ pub enum Reason {
         /// Why it is built, copied or pulled.
         way: String,
     },
+    /// Service addresses need an agent, and the node has none that runs.
+    AgentAbsent,
+    /// The node's agent is not the one of this manager.
+    AgentOutdated,
+    /// Nothing on the node needs its agent any more.
+    AgentNotNeeded,
     /// A replica is declared and no container of it exists.
     InstanceAbsent,
     /// A replica's container was made and never started.
@@ -300,6 +332,11 @@ impl fmt::Display for Reason {
             Self::ImageAbsent { needed_by, way } => {
                 write!(f, "{needed_by} needs it, the node does not have it; {way}")
             }
+            Self::AgentAbsent => {
+                f.write_str("service names need an agent on each node; none runs here")
+            }
+            Self::AgentOutdated => f.write_str("another version of the manager made the agent"),
+            Self::AgentNotNeeded => f.write_str("no service runs here any more"),
             Self::InstanceAbsent => f.write_str("declared; no container of it exists"),
             Self::NeverStarted => f.write_str("its container was made and never started"),
             Self::Ended { code, times } => write!(
@@ -385,6 +422,15 @@ pub enum HeldBy {
     Node {
         /// Which one.
         node: NodeName,
+    },
+    /// The node's agent does not have the services' addresses yet.
+    Agent {
+        /// The node.
+        node: NodeName,
+        /// Since when.
+        since: DateTime<Utc>,
+        /// Why.
+        why: String,
     },
     /// The image is not there yet, for a reason of its own.
     Image {
@@ -479,6 +525,7 @@ impl fmt::Display for HeldBy {
                 None => write!(f, "node {node} is {power}"),
             },
             Self::Node { node } => write!(f, "waits for node {node}"),
+            Self::Agent { node, why, .. } => write!(f, "waits for the agent of {node}: {why}"),
             Self::Image { image } => write!(f, "waits for the image {image}"),
             Self::Port { port, holder } => write!(f, "its port {port} is taken by {holder}"),
             Self::NotReadyYet { .. } => f.write_str("runs, not ready yet"),

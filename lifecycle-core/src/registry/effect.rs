@@ -2,6 +2,7 @@
 //! outcome, so that they cannot differ in when a version rises or an expectation fails.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -10,7 +11,7 @@ use super::{Change, Credential, Expect, NodeRecord, RejectedSpec, Versioned};
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerId, Generation, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
-    Operation, OperationId, OperationState,
+    Operation, OperationId, OperationState, ServiceName,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 
@@ -35,6 +36,7 @@ pub(super) struct Effect {
     pub(super) operations: BTreeMap<OperationId, Operation>,
     pub(super) credentials: BTreeMap<String, Credential>,
     pub(super) manager: Option<ManagerEndpoint>,
+    pub(super) addresses: Option<BTreeMap<ServiceName, Ipv4Addr>>,
     pub(super) converged: bool,
 }
 
@@ -118,6 +120,7 @@ impl Effect {
                 self.credentials.insert(name, credential);
             }
             Change::PutManager(endpoint) => self.manager = Some(endpoint),
+            Change::PutAddresses(addresses) => self.addresses = Some(addresses),
             Change::MarkConverged => self.converged = true,
         }
         Ok(())

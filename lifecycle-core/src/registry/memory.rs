@@ -104,6 +104,9 @@ impl State {
         if effect.manager.is_some() {
             self.snapshot.manager = effect.manager;
         }
+        if let Some(addresses) = effect.addresses {
+            self.snapshot.addresses = addresses;
+        }
         self.snapshot.converged |= effect.converged;
     }
 

@@ -16,6 +16,7 @@ mod sql;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,7 +27,7 @@ use crate::cloud::{CloudOperation, ObservedNode};
 use crate::error::Result;
 use crate::model::{
     ContainerId, Epoch, Event, Generation, InstanceId, InstanceRecord, NewEvent, NodeName,
-    Operation, SpecDigest,
+    Operation, ServiceName, SpecDigest,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::runtime::EngineInfo;
@@ -172,6 +173,8 @@ pub enum Change {
     },
     /// Records where the manager's API is.
     PutManager(ManagerEndpoint),
+    /// Keeps the services' addresses: these and no others.
+    PutAddresses(BTreeMap<ServiceName, Ipv4Addr>),
     /// Remembers that the first round after the first declaration has ended.
     MarkConverged,
 }
@@ -229,6 +232,8 @@ pub struct Snapshot {
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     /// The manager's endpoint.
     pub manager: Option<ManagerEndpoint>,
+    /// The services' addresses.
+    pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
     /// Whether the first round has ended.
     pub converged: bool,
     /// The id of the latest event; 0 before the first.

@@ -27,6 +27,7 @@ use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result};
 use crate::host::HostOutput;
 use crate::model::{NodeName, NodeSpec, PlatformId, Protocol};
+use crate::network::Table;
 use crate::reconcile::Backends;
 use crate::registry::Registry;
 use crate::runtime::{ObservedContainer, Owner};
@@ -418,6 +419,16 @@ impl SimWorld {
             machine.engine.all_observed(now, rules)
         })
         .unwrap_or_default()
+    }
+
+    /// What the agent of a node was told last.
+    pub fn agent_table(&self, node: &NodeName) -> Option<Table> {
+        self.with_machine(node, |machine, _, _| {
+            let mut containers = machine.engine.containers.values();
+            containers.find_map(|c| c.table.clone())
+        })
+        .ok()
+        .flatten()
     }
 
     /// The image of a container.

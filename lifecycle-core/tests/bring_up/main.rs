@@ -23,8 +23,8 @@ async fn a_platform_comes_up_and_a_second_up_touches_nothing() {
     let before = stage.containers();
     assert_eq!(
         before.len(),
-        5,
-        "manager, db, 2 × api, monitoring: {before:?}"
+        7,
+        "manager, 2 agents, db, 2 × api, monitoring: {before:?}"
     );
 
     let effects = stage.world.effects().len();
@@ -65,8 +65,8 @@ async fn a_changed_code_base_replaces_its_service_alone() {
     assert_eq!(outcome.generation, 2);
     let after = stage.containers();
     let kept = before.intersection(&after).count();
-    assert_eq!(kept, 3, "only both api go: {before:?} {after:?}");
-    assert_eq!(after.len(), 5);
+    assert_eq!(kept, 5, "only both api go: {before:?} {after:?}");
+    assert_eq!(after.len(), 7);
     assert_eq!(stage.world.violations(), []);
 }
 
@@ -153,7 +153,7 @@ async fn down_leaves_nothing_and_can_be_repeated() {
     assert_eq!(stage.leftovers(), [""; 0]);
     stage.down().await.unwrap();
     stage.up().await.unwrap();
-    assert_eq!(stage.containers().len(), 5);
+    assert_eq!(stage.containers().len(), 7);
 }
 
 #[tokio::test(start_paused = true)]

@@ -60,10 +60,10 @@ async fn another_url_replaces_the_manager_alone_and_fills_the_database_there() {
     let after = stage.containers();
     assert_eq!(
         before.intersection(&after).count(),
-        4,
+        6,
         "{before:?} {after:?}"
     );
-    assert_eq!(after.len(), 5);
+    assert_eq!(after.len(), 7);
     let now = stage.databases().at(OTHER).snapshot().await.unwrap();
     let instances = |snapshot: &lifecycle_core::registry::Snapshot| -> Vec<_> {
         let records = snapshot.instances.values();
@@ -85,7 +85,7 @@ async fn another_url_replaces_the_manager_alone_and_fills_the_database_there() {
         instances(&file.snapshot().await.unwrap()),
         instances(&former)
     );
-    assert_eq!(stage.containers().len(), 5);
+    assert_eq!(stage.containers().len(), 7);
 }
 
 #[tokio::test(start_paused = true)]

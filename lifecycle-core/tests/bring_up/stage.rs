@@ -84,6 +84,7 @@ impl Stage {
                 .map(|s| (s.name.clone(), s))
                 .collect(),
             volumes: BTreeSet::new(),
+            network: lifecycle_core::platform::NetworkSpec::default(),
         };
         let mut stage = Self {
             managers: SimManagers::new(world.clone(), DriverOptions::default()),

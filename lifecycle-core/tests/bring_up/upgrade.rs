@@ -44,7 +44,7 @@ fn kept(stage: &Stage) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_version_replaces_the_manager_alone() {
+async fn a_new_version_replaces_the_manager_and_the_agents_alone() {
     let mut stage = Stage::new(41).await;
     stage.up().await.unwrap();
     let before = stage.containers();
@@ -114,7 +114,7 @@ async fn a_version_that_never_answers_gives_way_to_the_former_one_and_its_regist
     let outcome = stage.up().await.unwrap();
     assert_eq!((outcome.generation, outcome.failures.len()), (1, 0));
     let now = stage.containers();
-    assert_eq!(now.intersection(&services).count(), 4, "{now:?}");
+    assert_eq!(now.intersection(&services).count(), 6, "{now:?}");
 }
 
 /// The bootstrapper dies anywhere while a version is tried that never answers; the next one

@@ -11,6 +11,7 @@ mod crash;
 mod databases;
 mod fault;
 mod leadership;
+mod network;
 mod platform;
 #[path = "../registry/postgres_server.rs"]
 #[expect(dead_code, reason = "the registry's own tests use the rest")]

@@ -58,6 +58,7 @@ pub(crate) fn empty(owner: &Owner, nodes: Vec<NodeSpec>) -> Declaration {
         nodes: nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
         services: BTreeMap::new(),
         volumes: BTreeSet::new(),
+        network: lifecycle_core::platform::NetworkSpec::default(),
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Stage {
     pub(crate) mirrors: Option<Mirrors>,
     /// How long a manager leads without renewing.
     pub(crate) lease: Duration,
+    /// The image that managers run from, and agents with them.
+    pub(crate) image: Option<String>,
     runs: u64,
     task: Option<JoinHandle<()>>,
 }
@@ -99,6 +101,7 @@ impl Stage {
             cloud: None,
             mirrors: None,
             lease: LEASE,
+            image: None,
             world,
             owner,
             registry,
@@ -120,6 +123,7 @@ impl Stage {
                 cloud: self.cloud.clone(),
                 mirrors: self.mirrors.clone(),
                 lease: self.lease,
+                image: self.image.clone(),
             },
             self.seed ^ self.runs,
         )
@@ -292,6 +296,7 @@ struct Setup {
     cloud: Option<Arc<dyn CloudProvider>>,
     mirrors: Option<Mirrors>,
     lease: Duration,
+    image: Option<String>,
 }
 
 impl Default for Setup {
@@ -300,6 +305,7 @@ impl Default for Setup {
             cloud: None,
             mirrors: None,
             lease: LEASE,
+            image: None,
         }
     }
 }
@@ -328,6 +334,7 @@ fn idle_manager(
         name: owner.name.clone(),
         platform: owner.id,
         key: key(),
+        image: setup.image,
         endpoint: ManagerEndpoint {
             node,
             ip,

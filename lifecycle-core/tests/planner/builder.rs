@@ -130,6 +130,7 @@ pub(crate) fn declaration(nodes: Vec<NodeSpec>, services: Vec<ServiceSpec>) -> D
         nodes: nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
         services: services.into_iter().map(|s| (s.name.clone(), s)).collect(),
         volumes: std::collections::BTreeSet::new(),
+        network: lifecycle_core::platform::NetworkSpec::default(),
     }
 }
 

@@ -97,6 +97,7 @@ impl World {
             rejected: self.rejected.clone(),
             failures: self.failures.clone(),
             restarts: Arc::new(self.restarts.clone()),
+            agents: BTreeMap::new(),
         }
     }
 

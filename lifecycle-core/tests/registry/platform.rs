@@ -57,6 +57,7 @@ pub(crate) fn declaration(replicas: u16) -> Declaration {
         nodes: BTreeMap::new(),
         services: BTreeMap::from([(name, service)]),
         volumes: BTreeSet::new(),
+        network: lifecycle_core::platform::NetworkSpec::default(),
     }
 }
 

@@ -111,8 +111,9 @@ pub(super) fn create_body(
                     })
                     .collect(),
             ),
-            // It routes the block of service addresses to itself.
-            cap_add: (spec.role == Role::Agent).then(|| vec!["NET_ADMIN".to_owned()]),
+            // It makes a network of its own on the node, to which service addresses lead.
+            cap_add: (spec.role == Role::Agent)
+                .then(|| vec!["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()]),
             memory: limit(template.limits.memory_bytes),
             nano_cpus: limit(template.limits.cpu_millis.saturating_mul(1_000_000)),
             restart_policy: Some(RestartPolicy {

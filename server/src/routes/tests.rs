@@ -100,6 +100,7 @@ impl Served {
                 ServiceSpec::new(web, ImageSource::Image(image.into())),
             )]),
             volumes: BTreeSet::new(),
+            network: lifecycle_core::platform::NetworkSpec::default(),
         };
         let (admin, read) = (new_token(), new_token());
         let options = ManagerOptions {
@@ -111,6 +112,7 @@ impl Served {
                 ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 port: ManagerSpec::PORT,
             },
+            image: None,
             authority: "a certificate".into(),
             admin_token_hash: token_hash(&admin),
             read_token: read.clone(),

@@ -15,7 +15,7 @@ use crate::model::{
     OperationKind, OperationState, PlatformId, PlatformName, Protocol, Replica, ServiceName,
     ServiceSpec, SpecDigest, Subject,
 };
-use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, ManagerSpec};
+use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, ManagerSpec, NetworkSpec};
 use crate::registry::{
     Batch, Change, Expect, NodeRecord, Registry, RejectedSpec, Snapshot, Unknown, Versioned,
 };
@@ -143,6 +143,7 @@ pub(super) fn declaration(text: &str) -> Result<Declaration> {
         nodes: BTreeMap::from([(node_name("vm1")?, NodeSpec::new(node_name("vm1")?))]),
         services: BTreeMap::from([(service.name.clone(), service)]),
         volumes: BTreeSet::new(),
+        network: NetworkSpec::default(),
     })
 }
 
@@ -242,6 +243,11 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
     }
     let failed = rejected("db", 5, "d1")?;
     full.rejected.insert(failed.id.clone(), failed);
+    for (service, last) in [("db", 7), ("front.v2", 9)] {
+        let address = Ipv4Addr::new(10, 210, 0, last);
+        let service = ServiceName::try_from(service)?;
+        full.addresses.insert(service, address);
+    }
 
     let mut changes = vec![Change::MarkConverged];
     changes.extend(
@@ -250,6 +256,7 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
             .map(|(_, declared)| declare(None, declared)),
     );
     changes.extend(full.manager.clone().map(Change::PutManager));
+    changes.push(Change::PutAddresses(full.addresses.clone()));
     changes.extend(full.nodes.values().map(|node| Change::PutNode {
         record: Box::new(node.value.clone()),
         expected: Expect::Absent,

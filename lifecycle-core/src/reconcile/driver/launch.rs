@@ -19,7 +19,14 @@ impl Driver {
     /// Launches every step of the latest plan that may start now.
     pub(super) async fn launch(&mut self) -> Result<()> {
         let launches = self.choose();
+        if launches.is_empty() {
+            return Ok(());
+        }
         self.withdraw(&launches).await?;
+        if let Some(latest) = &self.latest {
+            let (target, observed) = (latest.target.clone(), Arc::clone(&latest.observed));
+            self.tell_agents(&target, &observed, &launches);
+        }
         let now = self.backends.clock.now();
         for step in launches {
             let Some(latest) = &self.latest else {
@@ -145,6 +152,7 @@ impl Driver {
         );
         self.tell(EventKind::StepStarted, &action, action.to_string(), now);
         let line_id = id.clone();
+        let heeded = matches!(action, Action::StopInstance { .. }).then(|| self.feeder.heeded());
         let task = self.tasks.spawn(async move {
             let progress = move |line: &str| {
                 tracing::debug!(step = %line_id, "{line}");
@@ -153,6 +161,9 @@ impl Driver {
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(line_id.clone(), line.to_owned());
             };
+            if let Some(heeded) = heeded {
+                heeded.await;
+            }
             execution.carry_out(&action, &progress).await
         });
         self.task_steps.insert(task.id(), id);

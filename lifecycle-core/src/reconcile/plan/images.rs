@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Gate, Planning, Spot};
-use crate::model::{ImageSource, NodeName, ServiceName, Subject};
+use crate::model::{ImageSource, NodeName, Subject};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::step::{Action, HeldBy, Reason};
 
@@ -12,16 +12,17 @@ impl<'a> Planning<'a> {
     pub(super) fn service_image(&mut self, spot: Spot<'a>) -> Gate {
         let Spot { node, service, .. } = spot;
         let name = &service.spec.name;
+        let needed_by = &Subject::Service(name.clone());
         match &service.spec.source {
-            ImageSource::Image(_) => self.named_image(node, &service.image, name),
+            ImageSource::Image(_) => self.named_image(node, &service.image, needed_by),
             ImageSource::Build(source) => {
                 let image = service.image.clone();
-                if let Some(gate) = self.image_at_hand(node, &image, name) {
+                if let Some(gate) = self.image_at_hand(node, &image, needed_by) {
                     return gate;
                 }
                 let mut needs = BTreeSet::new();
                 for base in &source.bases {
-                    match self.named_image(node, &listed_name(base), name) {
+                    match self.named_image(node, &listed_name(base), needed_by) {
                         Gate::Open => {}
                         Gate::After(step) => {
                             needs.insert(step);
@@ -36,7 +37,7 @@ impl<'a> Planning<'a> {
                         node: node.clone(),
                     },
                     &image,
-                    name,
+                    needed_by,
                     needs,
                     "no node has it, so it is built here",
                 )
@@ -45,7 +46,7 @@ impl<'a> Planning<'a> {
     }
 
     /// Opens when `node` has an image that somebody else made.
-    fn named_image(&mut self, node: &NodeName, image: &str, needed_by: &ServiceName) -> Gate {
+    fn named_image(&mut self, node: &NodeName, image: &str, needed_by: &Subject) -> Gate {
         if let Some(gate) = self.image_at_hand(node, image, needed_by) {
             return gate;
         }
@@ -63,11 +64,11 @@ impl<'a> Planning<'a> {
 
     /// The gate of an image that need not be made: it is on the node, on another one, or on
     /// its way to one.
-    fn image_at_hand(
+    pub(super) fn image_at_hand(
         &mut self,
         node: &NodeName,
         image: &str,
-        needed_by: &ServiceName,
+        needed_by: &Subject,
     ) -> Option<Gate> {
         let known = self.image_gates.get(node).and_then(|of| of.get(image));
         if let Some(gate) = known {
@@ -126,7 +127,7 @@ impl<'a> Planning<'a> {
             },
             needs,
             Reason::ImageAbsent {
-                needed_by: Subject::Service(needed_by.clone()),
+                needed_by: needed_by.clone(),
                 way: way.to_owned(),
             },
         );
@@ -138,7 +139,7 @@ impl<'a> Planning<'a> {
         &mut self,
         action: Action,
         image: &str,
-        needed_by: &ServiceName,
+        needed_by: &Subject,
         mut needs: BTreeSet<crate::reconcile::step::StepId>,
         way: &str,
     ) -> Gate {
@@ -150,7 +151,7 @@ impl<'a> Planning<'a> {
             action,
             needs,
             Reason::ImageAbsent {
-                needed_by: Subject::Service(needed_by.clone()),
+                needed_by: needed_by.clone(),
                 way: way.to_owned(),
             },
         );

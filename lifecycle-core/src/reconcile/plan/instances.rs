@@ -118,7 +118,12 @@ impl<'a> Planning<'a> {
             stands(state, settled)
         };
         let mut needs = BTreeSet::new();
-        let ways = [Self::node_gate, Self::vacated, Self::service_image];
+        let ways = [
+            Self::node_gate,
+            Self::vacated,
+            Self::service_image,
+            Self::names,
+        ];
         for way in ways {
             match way(self, spot) {
                 Gate::Open => {}
@@ -177,6 +182,11 @@ impl<'a> Planning<'a> {
     fn node_gate(&mut self, spot: Spot<'a>) -> Gate {
         let gate = self.node_gates.get(spot.node);
         gate.cloned().unwrap_or(Gate::Open)
+    }
+
+    /// Opens when the replica would find other services by their names.
+    fn names(&mut self, spot: Spot<'a>) -> Gate {
+        self.agent_gate(spot.node)
     }
 
     /// Opens when the replica cannot run unseen on another node than the one it is placed on.

@@ -126,8 +126,10 @@ impl<'a> Planning<'a> {
         for (node, view) in &undeclared {
             let still_used = match &view.engine {
                 EngineView::Known { state, .. } => {
-                    let gone = |c: &ObservedContainer| {
-                        matches!(c.role, Role::Instance(_)) && removed.contains(&c.id)
+                    let gone = |c: &ObservedContainer| match c.role {
+                        Role::Instance(_) => removed.contains(&c.id),
+                        Role::Agent => true,
+                        Role::Manager => false,
                     };
                     !state.containers.iter().all(gone)
                 }

@@ -2,6 +2,7 @@
 //! between them. No I/O, no clock, no randomness; the same input gives the same plan.
 //!
 //! - [`nodes`]: a node before its Docker.
+//! - [`agents`]: names work on a node before anything starts there that may ask for them.
 //! - [`images`]: an image before its container; built or pulled once, then copied.
 //! - [`order`]: a service before those that depend on it, `starts: last` after all others.
 //! - [`instances`]: each replica made where it is placed, and kept [`alive`].
@@ -11,6 +12,7 @@
 //! - [`leftovers`]: what is no longer declared, in reverse start order.
 //! - [`text`]: a plan as people read it.
 
+mod agents;
 mod alive;
 mod images;
 mod instances;
@@ -83,8 +85,10 @@ pub fn plan(declared: &Declared, observed: &Observed, policy: &Policy, now: Date
     planning.nodes();
     if !policy.only_nodes {
         planning.fences();
+        planning.agents();
         planning.undeclared_instances();
         planning.instances();
+        planning.needless_agents();
         planning.undeclared_nodes();
     }
     planning.finish()
@@ -130,6 +134,7 @@ struct Planning<'a> {
     /// Which nodes have which image, in order.
     holders: BTreeMap<&'a str, Vec<&'a NodeName>>,
     node_gates: BTreeMap<&'a NodeName, Gate>,
+    agent_gates: BTreeMap<&'a NodeName, Gate>,
     /// Nodes that are deleted though nobody can see what runs on them.
     fences: BTreeMap<&'a NodeName, Gate>,
     /// Host ports that containers which are no longer declared still have.
@@ -195,6 +200,7 @@ impl<'a> Planning<'a> {
             placed: place_indexed(declared, observed, index),
             holders,
             node_gates: BTreeMap::new(),
+            agent_gates: BTreeMap::new(),
             fences: BTreeMap::new(),
             leaving: BTreeMap::new(),
             holders_of_ports: ports::holders(declared, index),
@@ -272,7 +278,8 @@ impl<'a> Planning<'a> {
     /// Says whether the round has ended. Each step stands behind those that it needs already,
     /// since none is proposed before them.
     fn finish(mut self) -> Plan {
-        let nodes_settled = self.node_gates.values().all(|gate| match gate {
+        let gates = self.node_gates.values().chain(self.agent_gates.values());
+        let nodes_settled = gates.into_iter().all(|gate| match gate {
             Gate::Open => true,
             Gate::After(_) => false,
             Gate::Shut { settled, .. } => *settled,

@@ -9,7 +9,7 @@ use sea_orm::{
 
 use super::entity::{
     SINGLE, credential, declaration, event, instance, instance_endpoint, node, operation, platform,
-    rejected, signed, unsigned,
+    rejected, service_address, signed, unsigned,
 };
 use super::error::at;
 use super::session::Session;
@@ -144,6 +144,10 @@ impl Reader<'_> {
         for row in self.all::<rejected::Entity>().await? {
             let spec = row.open()?;
             snapshot.rejected.insert(spec.id.clone(), spec);
+        }
+        for row in self.all::<service_address::Entity>().await? {
+            let (service, address) = row.open()?;
+            snapshot.addresses.insert(service, address);
         }
         Ok(snapshot)
     }

@@ -6,7 +6,7 @@ use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
 use super::SqlRegistry;
 use super::entity::{
     SINGLE, credential, declaration, event, event_counter, instance, node, operation, platform,
-    rejected, service,
+    rejected, service, service_address,
 };
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -117,6 +117,7 @@ impl SqlRegistry {
         self.clear::<service::Entity>(session).await?;
         self.clear::<instance::Entity>(session).await?;
         self.clear::<rejected::Entity>(session).await?;
+        self.clear::<service_address::Entity>(session).await?;
         self.clear::<operation::Entity>(session).await?;
         self.clear::<event::Entity>(session).await?;
         self.count_events(session, 0, 1).await?;

@@ -9,7 +9,7 @@ use sea_orm::{
 
 use super::entity::{
     SINGLE, credential, declaration, event, event_counter, instance, instance_endpoint, node,
-    operation, platform, rejected, service, signed, unsigned,
+    operation, platform, rejected, service, service_address, signed, unsigned,
 };
 use super::error::at;
 use super::session::Session;
@@ -46,6 +46,7 @@ impl Writer<'_> {
         self.nodes(effect).await?;
         self.instances(effect).await?;
         self.rejected(effect).await?;
+        self.addresses(effect).await?;
         let operations = effect.operations.values().map(operation::Model::of);
         self.upsert::<operation::Entity>(operations.collect::<Result<_>>()?)
             .await?;
@@ -226,6 +227,18 @@ impl Writer<'_> {
             }
         }
         self.insert::<instance_endpoint::Entity>(rows, None).await
+    }
+
+    async fn addresses(&self, effect: &Effect) -> Result<()> {
+        let Some(addresses) = &effect.addresses else {
+            return Ok(());
+        };
+        service_address::Entity::delete_many()
+            .exec(self.session)
+            .await
+            .map_err(at(self.place))?;
+        let rows = addresses.iter().map(service_address::Model::of).collect();
+        self.insert::<service_address::Entity>(rows, None).await
     }
 
     async fn rejected(&self, effect: &Effect) -> Result<()> {

@@ -3,6 +3,7 @@
 
 mod m0001_registry;
 mod m0002_kinds;
+mod m0003_addresses;
 
 use std::collections::BTreeSet;
 
@@ -19,6 +20,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_registry::Migration),
             Box::new(m0002_kinds::Migration),
+            Box::new(m0003_addresses::Migration),
         ]
     }
 }

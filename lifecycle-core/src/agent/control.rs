@@ -1,0 +1,142 @@
+//! The control socket: tables come in and reports go out, a line of JSON each. An empty line
+//! asks which table is in force.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::lines::{LONGEST, Line, Lines};
+use super::report::Reporter;
+use crate::model::Epoch;
+use crate::network::{Report, ReportKind};
+
+/// How many feeders may be connected; the oldest makes room for a further one. More than one is
+/// there only while a former leader's lingers.
+const FEEDERS: usize = 16;
+
+/// How long accepting pauses when the machine has no room for a further connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A line with a table, and where the answer goes.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) line: Vec<u8>,
+    pub(super) answer: oneshot::Sender<Report>,
+}
+
+/// Serves feeders.
+pub(super) async fn serve(
+    listener: UnixListener,
+    tables: mpsc::Sender<Told>,
+    reporter: Arc<Reporter>,
+) {
+    let mut feeders = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    oldest_first.retain(|feeder| !feeder.is_finished());
+                    if oldest_first.len() >= FEEDERS
+                        && let Some(oldest) = oldest_first.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    let feeder = Feeder {
+                        tables: tables.clone(),
+                        reporter: Arc::clone(&reporter),
+                    };
+                    oldest_first.push_back(feeders.spawn(feeder.serve(stream)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a feeder");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+            Some(ended) = feeders.join_next() => {
+                if let Ok(Err(error)) = ended {
+                    tracing::debug!(%error, "a feeder broke off");
+                }
+            }
+        }
+    }
+}
+
+struct Feeder {
+    tables: mpsc::Sender<Told>,
+    reporter: Arc<Reporter>,
+}
+
+impl Feeder {
+    async fn serve(self, stream: UnixStream) -> io::Result<()> {
+        let (from, mut to) = stream.into_split();
+        let mut lines = Lines::new(BufReader::new(from), LONGEST);
+        let mut reports = self.reporter.listen();
+        loop {
+            tokio::select! {
+                line = lines.next() => match line? {
+                    Some(line) => self.answer(line, &mut to).await?,
+                    None => return Ok(()),
+                },
+                report = reports.recv() => match report {
+                    Ok(report) => send(&mut to, &report).await?,
+                    // The counts are whole ones, so that a lost report is mended by the next.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return Ok(()),
+                },
+            }
+        }
+    }
+
+    async fn answer(&self, line: Line, to: &mut OwnedWriteHalf) -> io::Result<()> {
+        let refused = |why: &str| {
+            self.reporter
+                .report(ReportKind::Refused { why: why.into() })
+        };
+        let line = match line {
+            // What is in force?
+            Line::Whole(line) if line.is_empty() => {
+                let report = self.reporter.report(ReportKind::Accepted);
+                return if report.epoch == Epoch::default() {
+                    send(to, &refused("no table is in force")).await
+                } else {
+                    send(to, &report).await
+                };
+            }
+            Line::Whole(line) => line,
+            Line::TooLong => {
+                let why = format!("the line is longer than {LONGEST} bytes");
+                return send(to, &refused(&why)).await;
+            }
+        };
+        let (answer, answered) = oneshot::channel();
+        let told = self.tables.send(Told { line, answer }).await;
+        let report = match (told, answered.await) {
+            (Ok(()), Ok(report)) => report,
+            _ => refused("the agent ends"),
+        };
+        send(to, &report).await?;
+        if report.kind == ReportKind::Accepted {
+            // One who just came has not heard of them.
+            for report in self.reporter.standing() {
+                send(to, &report).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn send(to: &mut OwnedWriteHalf, report: &Report) -> io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    to.write_all(&line).await
+}

@@ -1,0 +1,186 @@
+//! DNS on the block's first address: names of services are answered here, all others by the
+//! node's own resolvers, whose answers are passed on as they are.
+
+mod forward;
+mod zone;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+pub(super) use forward::Forwarder;
+use zone::{Verdict, failure};
+pub(super) use zone::{Zone, domain};
+
+/// The longest query over UDP that is read: a question is far shorter.
+const LONGEST_QUERY: usize = 4096;
+
+/// How many queries may be with the node's resolvers at a time. Further ones are dropped, and
+/// clients ask again.
+const FORWARDED: usize = 1024;
+
+/// How many TCP connections may be open, and for how long one may be silent.
+const CONNECTIONS: usize = 256;
+const SILENT_FOR: Duration = Duration::from_secs(10);
+
+/// How long accepting pauses when the machine has no room for a further connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers queries.
+#[derive(Debug)]
+pub(super) struct Answerer {
+    pub(super) zone: watch::Receiver<Arc<Zone>>,
+    pub(super) forwarder: Forwarder,
+    room: Arc<Semaphore>,
+}
+
+/// The sockets of a DNS server.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    datagrams: std::net::UdpSocket,
+    streams: std::net::TcpListener,
+}
+
+impl Sockets {
+    pub(super) fn bind(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self {
+            datagrams: super::socket::datagrams(address)?,
+            streams: super::socket::listen(address)?,
+        })
+    }
+}
+
+impl Answerer {
+    pub(super) fn new(zone: watch::Receiver<Arc<Zone>>, forwarder: Forwarder) -> Self {
+        Self {
+            zone,
+            forwarder,
+            room: Arc::new(Semaphore::new(FORWARDED)),
+        }
+    }
+
+    /// Serves until it is dropped.
+    pub(super) async fn serve(self: Arc<Self>, sockets: Sockets) {
+        let served = async {
+            let datagrams = UdpSocket::from_std(sockets.datagrams)?;
+            let streams = TcpListener::from_std(sockets.streams)?;
+            let both = (
+                Arc::clone(&self).serve_datagrams(datagrams),
+                self.serve_streams(streams),
+            );
+            tokio::join!(both.0, both.1);
+            io::Result::Ok(())
+        };
+        if let Err(error) = served.await {
+            tracing::error!(%error, "cannot answer DNS");
+        }
+    }
+
+    async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket) {
+        let socket = Arc::new(socket);
+        let mut buffer = vec![0; LONGEST_QUERY];
+        let mut forwarded = JoinSet::new();
+        loop {
+            tokio::select! {
+                received = socket.recv_from(&mut buffer) => {
+                    let Ok((length, client)) = received else {
+                        // Told of an earlier answer that nobody took.
+                        continue;
+                    };
+                    let query = &buffer[..length];
+                    match self.judge(query) {
+                        Verdict::Answer(answer) => drop(socket.try_send_to(&answer, client)),
+                        Verdict::Nothing => {}
+                        Verdict::Forward => {
+                            let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+                                continue;
+                            };
+                            let (this, socket) = (Arc::clone(&self), Arc::clone(&socket));
+                            let query = query.to_vec();
+                            forwarded.spawn(async move {
+                                let _permit = permit;
+                                let answer = this.forwarder.ask(&query, false).await;
+                                let answer = answer.or_else(|| failure(&query));
+                                if let Some(answer) = answer {
+                                    drop(socket.send_to(&answer, client).await);
+                                }
+                            });
+                        }
+                    }
+                }
+                Some(_) = forwarded.join_next() => {}
+            }
+        }
+    }
+
+    async fn serve_streams(self: Arc<Self>, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let this = Arc::clone(&self);
+                    connections.spawn(async move {
+                        let _permit = permit;
+                        // Ends with the client's silence or its mistakes.
+                        drop(this.serve_stream(stream).await);
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept a DNS connection");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn serve_stream(&self, mut stream: TcpStream) -> io::Result<()> {
+        loop {
+            let query = timeout(SILENT_FOR, read_framed(&mut stream)).await??;
+            let answer = match self.judge(&query) {
+                Verdict::Answer(answer) => Some(answer),
+                Verdict::Nothing => None,
+                Verdict::Forward => {
+                    let answer = self.forwarder.ask(&query, true).await;
+                    answer.or_else(|| failure(&query))
+                }
+            };
+            let Some(answer) = answer else {
+                return Ok(());
+            };
+            timeout(SILENT_FOR, write_framed(&mut stream, &answer)).await??;
+        }
+    }
+
+    fn judge(&self, query: &[u8]) -> Verdict {
+        let zone = Arc::clone(&self.zone.borrow());
+        zone.judge(query)
+    }
+}
+
+/// Reads a message of DNS over TCP: its length, then itself.
+async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut message = vec![0; length.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    let mut framed = Vec::with_capacity(message.len() + 2);
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
+}

@@ -1,0 +1,312 @@
+//! What the agent itself answers: pure, from a table.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, PTR};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
+
+use crate::model::PlatformName;
+use crate::network::{Block, Table};
+
+/// For how many seconds an answer may be kept. Addresses are sticky, yet a service that is gone
+/// should not be looked for at an address that another one may get.
+const TTL: u32 = 10;
+
+/// The most that we take over UDP, as RFC 9715 recommends.
+const PAYLOAD: u16 = 1232;
+
+/// Behind a reversed address.
+const REVERSE: &str = ".in-addr.arpa";
+
+/// What to do with a query.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Answer it with this.
+    Answer(Vec<u8>),
+    /// Ask the node's resolvers.
+    Forward,
+    /// It is no query.
+    Nothing,
+}
+
+/// The domain that a platform's services are in.
+pub(in crate::agent) fn domain(platform: &PlatformName) -> String {
+    format!("{platform}.internal")
+}
+
+/// The names of a table.
+#[derive(Debug, Default)]
+pub(in crate::agent) struct Zone {
+    /// In lower case, without the last dot.
+    names: HashMap<String, Ipv4Addr>,
+    reverse: HashMap<Ipv4Addr, String>,
+    domain: String,
+    block: Option<Block>,
+}
+
+impl Zone {
+    pub(in crate::agent) fn new(table: &Table) -> Self {
+        let domain = domain(&table.platform);
+        let mut names = HashMap::new();
+        let mut reverse = HashMap::new();
+        for entry in table.services.values() {
+            for alias in &entry.aliases {
+                let alias = alias.to_ascii_lowercase();
+                names.insert(format!("{alias}.{domain}"), entry.address);
+                names.insert(alias, entry.address);
+            }
+        }
+        // A service's own name wins over another one's alias.
+        for (name, entry) in &table.services {
+            let short = name.as_str().to_ascii_lowercase();
+            let full = format!("{short}.{domain}");
+            reverse.insert(entry.address, full.clone());
+            names.insert(full, entry.address);
+            names.insert(short, entry.address);
+        }
+        Self {
+            names,
+            reverse,
+            domain,
+            block: Some(table.block),
+        }
+    }
+
+    /// Decides on a query.
+    pub(super) fn judge(&self, query: &[u8]) -> Verdict {
+        let Some((head, question)) = read(query) else {
+            return failing(query, ResponseCode::FormErr);
+        };
+        if head.message_type != MessageType::Query {
+            return Verdict::Nothing;
+        }
+        if head.op_code != OpCode::Query {
+            return failing(query, ResponseCode::NotImp);
+        }
+        let Some(question) = question else {
+            return failing(query, ResponseCode::FormErr);
+        };
+        match self.answer(&question) {
+            Some((code, records)) => {
+                let mut message = response(&head, code);
+                message.metadata.authoritative = true;
+                // A client that speaks EDNS is answered with it.
+                if Message::from_vec(query).is_ok_and(|query| query.edns.is_some()) {
+                    let mut edns = Edns::new();
+                    edns.set_max_payload(PAYLOAD);
+                    message.set_edns(edns);
+                }
+                message.add_query(question);
+                message.add_answers(records);
+                message.to_vec().map_or(Verdict::Nothing, Verdict::Answer)
+            }
+            None => Verdict::Forward,
+        }
+    }
+
+    /// `None`: not ours to know.
+    fn answer(&self, question: &Query) -> Option<(ResponseCode, Vec<Record>)> {
+        if question.query_class() != DNSClass::IN {
+            return None;
+        }
+        let name = question.name().to_ascii().to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        let record = |data| Record::from_rdata(question.name().clone(), TTL, data);
+        if let Some(address) = self.names.get(name) {
+            // Whatever else is asked of it: the name exists, and has none.
+            let asked = matches!(question.query_type(), RecordType::A | RecordType::ANY);
+            let records = asked.then(|| record(RData::A(A(*address))));
+            return Some((ResponseCode::NoError, records.into_iter().collect()));
+        }
+        if let Some(address) = name.strip_suffix(REVERSE).and_then(unreversed)
+            && self.block.is_some_and(|block| block.contains(address))
+        {
+            let Some(name) = self.reverse.get(&address) else {
+                return Some((ResponseCode::NXDomain, Vec::new()));
+            };
+            let asked = matches!(question.query_type(), RecordType::PTR | RecordType::ANY);
+            let name = Name::from_ascii(format!("{name}.")).ok().filter(|_| asked);
+            let records = name.map(|name| record(RData::PTR(PTR(name))));
+            return Some((ResponseCode::NoError, records.into_iter().collect()));
+        }
+        if self.domain.is_empty() {
+            return None;
+        }
+        if name == self.domain {
+            return Some((ResponseCode::NoError, Vec::new()));
+        }
+        let within = name
+            .strip_suffix(&self.domain)
+            .is_some_and(|rest| rest.ends_with('.'));
+        within.then(|| (ResponseCode::NXDomain, Vec::new()))
+    }
+}
+
+/// "The server failed", to a query that nobody answers.
+pub(super) fn failure(query: &[u8]) -> Option<Vec<u8>> {
+    match failing(query, ResponseCode::ServFail) {
+        Verdict::Answer(answer) => Some(answer),
+        Verdict::Forward | Verdict::Nothing => None,
+    }
+}
+
+/// The head, and the question if it is a single one.
+fn read(query: &[u8]) -> Option<(Header, Option<Query>)> {
+    let mut decoder = BinDecoder::new(query);
+    let head = Header::read(&mut decoder).ok()?;
+    let question = (head.counts.queries == 1)
+        .then(|| Query::read(&mut decoder).ok())
+        .flatten();
+    Some((head, question))
+}
+
+fn failing(query: &[u8], code: ResponseCode) -> Verdict {
+    match read(query) {
+        Some((head, question)) if head.message_type == MessageType::Query => {
+            let mut message = response(&head, code);
+            message.add_queries(question);
+            message.to_vec().map_or(Verdict::Nothing, Verdict::Answer)
+        }
+        _ => Verdict::Nothing,
+    }
+}
+
+fn response(head: &Header, code: ResponseCode) -> Message {
+    let mut message = Message::response(head.id, head.op_code);
+    message.metadata.recursion_desired = head.recursion_desired;
+    message.metadata.recursion_available = true;
+    message.metadata.checking_disabled = head.checking_disabled;
+    message.metadata.response_code = code;
+    message
+}
+
+/// `4.3.2.1` is 1.2.3.4.
+fn unreversed(name: &str) -> Option<Ipv4Addr> {
+    let address: Ipv4Addr = name.parse().ok()?;
+    Some(Ipv4Addr::from(u32::from(address).swap_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn zone() -> Zone {
+        let entry = |address: &str, aliases: &[&str]| json!({ "address": address, "aliases": aliases, "ports": [], "backends": [] });
+        let table: Table = serde_json::from_value(json!({
+            "epoch": 1, "version": 1, "platform": "my_demo", "block": "127.80.0.0/16", "wait": 1,
+            "services": {
+                "db": entry("127.80.0.5", &["Postgres", "web"]),
+                "web": entry("127.80.0.6", &[]),
+                "My_App.v2": entry("127.80.1.7", &[]),
+            },
+        }))
+        .unwrap();
+        Zone::new(&table)
+    }
+
+    fn ask(zone: &Zone, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
+        let mut message = Message::query();
+        message.metadata.recursion_desired = true;
+        let name = Name::from_ascii(format!("{name}.")).unwrap();
+        message.add_query(Query::query(name.clone(), kind));
+        match zone.judge(&message.to_vec().unwrap()) {
+            Verdict::Answer(answer) => {
+                let answer = Message::from_vec(&answer).unwrap();
+                assert_eq!(answer.metadata.id, message.metadata.id);
+                assert!(answer.metadata.recursion_available);
+                assert_eq!(answer.queries[0].name(), &name);
+                let records = answer.answers.iter().map(|record| {
+                    assert_eq!(record.name, name);
+                    record.data.to_string()
+                });
+                Some((answer.metadata.response_code, records.collect()))
+            }
+            Verdict::Forward => None,
+            Verdict::Nothing => panic!("{name} was no query"),
+        }
+    }
+
+    #[test]
+    fn services_have_one_address_and_nothing_else() {
+        let zone = zone();
+        for (name, address) in [
+            ("db", "127.80.0.5"),
+            ("DB", "127.80.0.5"),
+            ("db.my_demo.internal", "127.80.0.5"),
+            ("postgres", "127.80.0.5"),
+            ("postgres.my_demo.internal", "127.80.0.5"),
+            ("web", "127.80.0.6"),
+            ("my_app.V2", "127.80.1.7"),
+            ("my_app.v2.my_demo.internal", "127.80.1.7"),
+        ] {
+            let found = (ResponseCode::NoError, vec![address.to_owned()]);
+            assert_eq!(ask(&zone, name, RecordType::A), Some(found), "{name}");
+            let empty = (ResponseCode::NoError, vec![]);
+            for other in [RecordType::AAAA, RecordType::MX, RecordType::HTTPS] {
+                assert_eq!(ask(&zone, name, other), Some(empty.clone()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_within_is_known_not_to_exist_and_all_else_is_forwarded() {
+        let zone = zone();
+        let none = (ResponseCode::NXDomain, vec![]);
+        for name in ["x.my_demo.internal", "a.db.my_demo.internal"] {
+            assert_eq!(
+                ask(&zone, name, RecordType::A),
+                Some(none.clone()),
+                "{name}"
+            );
+        }
+        let apex = ask(&zone, "my_demo.internal", RecordType::A);
+        assert_eq!(apex, Some((ResponseCode::NoError, vec![])));
+        for name in ["debian.org", "x", "demo.internal", "xmy_demo.internal"] {
+            assert_eq!(ask(&zone, name, RecordType::A), None, "{name}");
+        }
+        assert_eq!(ask(&Zone::default(), "db", RecordType::A), None);
+    }
+
+    #[test]
+    fn addresses_have_names() {
+        let zone = zone();
+        let named = (
+            ResponseCode::NoError,
+            vec!["db.my_demo.internal.".to_owned()],
+        );
+        let asked = ask(&zone, "5.0.80.127.in-addr.arpa", RecordType::PTR);
+        assert_eq!(asked, Some(named));
+        let asked = ask(&zone, "9.0.80.127.in-addr.arpa", RecordType::PTR);
+        assert_eq!(asked, Some((ResponseCode::NXDomain, vec![])));
+        for other in ["1.0.0.10.in-addr.arpa", "80.127.in-addr.arpa"] {
+            assert_eq!(ask(&zone, other, RecordType::PTR), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn edns_is_answered_with_edns() {
+        let mut message = Message::query();
+        let name = Name::from_ascii("db.").unwrap();
+        message.add_query(Query::query(name, RecordType::A));
+        message.set_edns(Edns::new());
+        let Verdict::Answer(answer) = zone().judge(&message.to_vec().unwrap()) else {
+            panic!("no answer");
+        };
+        assert!(Message::from_vec(&answer).unwrap().edns.is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_judged(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let zone = zone();
+            zone.judge(&bytes);
+            failure(&bytes);
+        }
+    }
+}

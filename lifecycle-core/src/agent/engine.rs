@@ -1,0 +1,455 @@
+//! Puts tables in force, by difference: what stays as it was is not touched, nor are the
+//! connections of what changed or is gone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::apart::Addresses;
+use super::control::Told;
+use super::dns::{Answerer, Forwarder, Sockets, Zone};
+use super::metrics::View;
+use super::report::Reporter;
+use super::resolvers::{ResolvConf, for_containers, write_in_place};
+use super::service::{Backend, Service, Targets};
+use super::store::Store;
+use super::tcp::{self, Forwarding};
+use super::udp::{self, Bounds};
+use super::workers::Workers;
+use super::{AgentOptions, RESOLV_CONF, socket};
+use crate::error::Result;
+use crate::model::{InstanceId, Protocol, ServiceName};
+use crate::network::{Block, ReportKind, Table};
+
+/// How often what could not be done is tried again: an address that is still taken, a table from
+/// disk that could not be put in force.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// What listens: for which service, at which address and port.
+type Place = (ServiceName, Ipv4Addr, u16, Protocol);
+
+/// The table in force and all that it brought about.
+#[derive(Debug)]
+pub(super) struct Engine {
+    options: Arc<AgentOptions>,
+    store: Store,
+    addresses: Addresses,
+    reporter: Arc<Reporter>,
+    resolvers: watch::Receiver<Arc<ResolvConf>>,
+    forwarding: Arc<Forwarding>,
+    answerer: Arc<Answerer>,
+    zone: watch::Sender<Arc<Zone>>,
+    view: watch::Sender<Arc<View>>,
+    table: Option<Table>,
+    /// The table from disk, while it could not be put in force.
+    last: Option<Table>,
+    services: BTreeMap<ServiceName, Arc<Service>>,
+    backends: HashMap<(InstanceId, String), Weak<Backend>>,
+    listening: BTreeMap<Place, JoinHandle<()>>,
+    /// What should listen and does not, since its address is taken.
+    missing: BTreeSet<Place>,
+    dns: Option<(Block, AbortOnDropHandle<()>)>,
+}
+
+impl Engine {
+    /// Puts the table from disk in force.
+    pub(super) async fn start(
+        options: Arc<AgentOptions>,
+        store: Store,
+        addresses: Addresses,
+        workers: Workers,
+        reporter: Arc<Reporter>,
+        resolvers: watch::Receiver<Arc<ResolvConf>>,
+    ) -> (Self, watch::Receiver<Arc<View>>) {
+        let zone = watch::Sender::default();
+        let forwarder = Forwarder {
+            resolvers: resolvers.clone(),
+            port: options.resolvers_port,
+        };
+        let forwarding = Forwarding {
+            workers,
+            reporter: Arc::clone(&reporter),
+            room: Arc::new(Semaphore::new(socket::most_connections())),
+            connect_within: options.connect_within,
+            vanished_after: options.vanished_after,
+        };
+        let (view, seen) = watch::channel(Arc::default());
+        let mut engine = Self {
+            last: store.load(),
+            answerer: Arc::new(Answerer::new(zone.subscribe(), forwarder)),
+            forwarding: Arc::new(forwarding),
+            options,
+            store,
+            addresses,
+            reporter,
+            resolvers,
+            zone,
+            view,
+            table: None,
+            services: BTreeMap::new(),
+            backends: HashMap::new(),
+            listening: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            dns: None,
+        };
+        engine.resume().await;
+        (engine, seen)
+    }
+
+    /// Takes tables for as long as the agent runs.
+    pub(super) async fn run(mut self, mut told: mpsc::Receiver<Told>) {
+        let mut again = interval(TRY_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(told) = told.recv() => {
+                    let kind = self.take(told.line).await;
+                    // Fails if the feeder is gone: then nobody misses it.
+                    drop(told.answer.send(self.reporter.report(kind)));
+                }
+                Ok(()) = self.resolvers.changed() => self.write_resolv_conf(),
+                _ = again.tick() => {
+                    self.resume().await;
+                    self.listen_to_missing();
+                    self.answer_dns().await;
+                }
+            }
+        }
+    }
+
+    /// Puts the table from disk in force, unless that was done or there is a newer one.
+    async fn resume(&mut self) {
+        let Some(last) = self.last.take() else {
+            return;
+        };
+        if let Err(error) = self.put_in_force(last.clone(), false).await {
+            tracing::error!(error = %error.chain(), "cannot go on with the last table");
+            self.last = Some(last);
+        }
+    }
+
+    async fn take(&mut self, line: Vec<u8>) -> ReportKind {
+        let parsed = tokio::task::spawn_blocking(move || {
+            let table: Table = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
+            match unfit(&table) {
+                Some(why) => Err(why),
+                None => Ok(table),
+            }
+        });
+        let refused = |why: String| ReportKind::Refused { why };
+        let table = match parsed.await {
+            Ok(Ok(table)) => table,
+            Ok(Err(why)) => return refused(format!("the line is no table: {why}")),
+            Err(error) => return refused(error.to_string()),
+        };
+        // The one from disk counts too while it could not be put in force.
+        if let Some(ours) = self.table.as_ref().or(self.last.as_ref()) {
+            let (offered, current) = ((table.epoch, table.version), (ours.epoch, ours.version));
+            if offered < current {
+                return refused(format!(
+                    "epoch {}, version {} is older than epoch {}, version {}, which is in force",
+                    offered.0, offered.1, current.0, current.1
+                ));
+            }
+            if offered == current && self.table.is_some() {
+                return ReportKind::Accepted;
+            }
+        }
+        match self.put_in_force(table, true).await {
+            Ok(()) => ReportKind::Accepted,
+            Err(error) => {
+                tracing::error!(error = %error.chain(), "cannot put a table in force");
+                refused(error.chain())
+            }
+        }
+    }
+
+    /// The route and the disk can fail, and come first; nothing was changed then.
+    async fn put_in_force(&mut self, table: Table, new: bool) -> Result<()> {
+        self.addresses.lead_here(table.block).await?;
+        if new {
+            self.store.save(&table).await?;
+        }
+        self.last = None;
+        self.set_targets(&table);
+        self.stop_listening(&table).await;
+        self.missing = places(&table)
+            .filter(|place| !self.listening.contains_key(place))
+            .collect();
+        self.listen_to_missing();
+        // Names lead somewhere only once somebody listens there.
+        self.zone.send_replace(Arc::new(Zone::new(&table)));
+        self.view.send_replace(Arc::new(View {
+            epoch: table.epoch.0,
+            version: table.version,
+            services: self.services.values().map(Arc::clone).collect(),
+        }));
+        tracing::info!(
+            epoch = %table.epoch, version = table.version, services = table.services.len(),
+            "a table is in force"
+        );
+        self.table = Some(table);
+        self.answer_dns().await;
+        self.write_resolv_conf();
+        Ok(())
+    }
+
+    fn set_targets(&mut self, table: &Table) {
+        self.services
+            .retain(|name, _| table.services.contains_key(name));
+        self.backends
+            .retain(|_, backend| backend.strong_count() > 0);
+        let mut gone: HashMap<_, _> = self.backends.clone();
+        let mut draining = Vec::new();
+        for (name, entry) in &table.services {
+            let mut targets = Targets::new(table.wait);
+            for told in &entry.backends {
+                let key = (told.instance.clone(), told.container.clone());
+                gone.remove(&key);
+                let known = self.backends.get(&key).and_then(Weak::upgrade);
+                let backend = known.unwrap_or_else(|| {
+                    let changed = Arc::clone(&self.reporter.wake);
+                    let new = Backend::new(key.0.clone(), key.1.clone(), changed);
+                    let new = Arc::new(new);
+                    self.backends.insert(key, Arc::downgrade(&new));
+                    new
+                });
+                backend.ready.store(!told.draining, Ordering::Relaxed);
+                backend.draining.store(told.draining, Ordering::Relaxed);
+                if told.draining {
+                    draining.push(backend);
+                    continue;
+                }
+                for (port, address) in &told.endpoints {
+                    targets.add(*port, &backend, *address);
+                }
+            }
+            let service = self
+                .services
+                .entry(name.clone())
+                .or_insert_with(|| Arc::new(Service::new(name.clone(), self.options.waiting)));
+            service.targets.send_replace(Arc::new(targets));
+        }
+        // Their open connections are left to end by themselves.
+        for backend in gone.values().filter_map(Weak::upgrade) {
+            backend.ready.store(false, Ordering::Relaxed);
+            backend.draining.store(false, Ordering::Relaxed);
+        }
+        self.reporter.in_force(table.epoch, table.version, draining);
+    }
+
+    /// Gives up the addresses that the table no longer has. Waits until they are free.
+    async fn stop_listening(&mut self, table: &Table) {
+        let wanted: BTreeSet<Place> = places(table).collect();
+        let unwanted = self
+            .listening
+            .extract_if(.., |place, _| !wanted.contains(place));
+        let stopped: Vec<_> = unwanted.map(|(_, listener)| listener).collect();
+        stop(stopped).await;
+        let places = wanted
+            .iter()
+            .map(|(_, address, port, protocol)| (SocketAddr::from((*address, *port)), *protocol));
+        let dns = SocketAddr::from((table.block.agent(), self.options.dns_port));
+        self.reporter
+            .listening_is_wanted(&places.chain([(dns, Protocol::Udp)]).collect());
+    }
+
+    fn listen_to_missing(&mut self) {
+        for place in std::mem::take(&mut self.missing) {
+            let Some(service) = self.services.get(&place.0) else {
+                continue;
+            };
+            let (name, address, port, protocol) = &place;
+            let at = SocketAddr::from((*address, *port));
+            match self.listen(service, at, *protocol) {
+                Ok(listener) => {
+                    self.reporter.listens(at, *protocol);
+                    self.listening.insert(place, listener);
+                }
+                Err(error) => {
+                    let told = self
+                        .reporter
+                        .cannot_listen(Some(name), at, *protocol, &error);
+                    if told {
+                        tracing::error!(%error, service = %name, %at, %protocol,
+                            "cannot listen; it is tried again");
+                    }
+                    self.missing.insert(place);
+                }
+            }
+        }
+    }
+
+    fn listen(
+        &self,
+        service: &Arc<Service>,
+        at: SocketAddr,
+        protocol: Protocol,
+    ) -> io::Result<JoinHandle<()>> {
+        let port = at.port();
+        let service = Arc::clone(service);
+        let workers = &self.forwarding.workers;
+        Ok(match protocol {
+            Protocol::Tcp => {
+                let listener = self.addresses.make(move || socket::listen(at))?;
+                let forwarding = Arc::clone(&self.forwarding);
+                workers.spawn_in_turn(tcp::accept(listener, service, port, forwarding))
+            }
+            Protocol::Udp => {
+                let socket = self.addresses.make(move || socket::datagrams(at))?;
+                let bounds = Bounds {
+                    sessions: self.options.udp_sessions,
+                    idle: self.options.udp_idle,
+                    room: Arc::clone(&self.forwarding.room),
+                };
+                workers.spawn_in_turn(udp::serve(socket, service, port, bounds))
+            }
+        })
+    }
+}
+
+impl Engine {
+    /// Answers DNS on the first address of the table's block.
+    async fn answer_dns(&mut self) {
+        let Some(block) = self.table.as_ref().map(|table| table.block) else {
+            return;
+        };
+        match self.dns.take() {
+            Some((answered, server)) if answered == block && !server.is_finished() => {
+                self.dns = Some((answered, server));
+                return;
+            }
+            Some((_, server)) => stop([server.detach()]).await,
+            None => {}
+        }
+        let at = SocketAddr::from((block.agent(), self.options.dns_port));
+        match self.addresses.make(move || Sockets::bind(at)) {
+            Ok(sockets) => {
+                let server = tokio::spawn(Arc::clone(&self.answerer).serve(sockets));
+                self.dns = Some((block, AbortOnDropHandle::new(server)));
+                self.reporter.listens(at, Protocol::Udp);
+            }
+            Err(error) => {
+                let told = self.reporter.cannot_listen(None, at, Protocol::Udp, &error);
+                if told {
+                    tracing::error!(%error, %at, "cannot answer DNS; it is tried again");
+                }
+            }
+        }
+    }
+
+    fn write_resolv_conf(&mut self) {
+        let node = Arc::clone(&self.resolvers.borrow_and_update());
+        let Some(table) = &self.table else {
+            return;
+        };
+        let path = self.store.path(RESOLV_CONF);
+        if let Err(error) = write_in_place(&path, &for_containers(table, &node)) {
+            tracing::error!(%error, path = %path.display(), "cannot write the containers' resolvers");
+        }
+    }
+}
+
+/// What should listen by a table.
+fn places(table: &Table) -> impl Iterator<Item = Place> {
+    table.services.iter().flat_map(|(name, entry)| {
+        let ports = entry.ports.iter();
+        ports.map(|(port, protocol)| (name.clone(), entry.address, *port, *protocol))
+    })
+}
+
+/// Ends tasks and waits until what they hold is free.
+async fn stop(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
+    let tasks: Vec<_> = tasks.into_iter().collect();
+    for task in &tasks {
+        task.abort();
+    }
+    for task in tasks {
+        // Aborted, as was asked.
+        drop(task.await);
+    }
+}
+
+/// Why a table cannot be put in force, whoever made it.
+fn unfit(table: &Table) -> Option<String> {
+    let block = table.block;
+    let mut taken = HashMap::new();
+    for (name, entry) in &table.services {
+        let address = entry.address;
+        if !block.contains(address) || address == block.agent() {
+            return Some(format!(
+                "{address} of {name} is not in {block}, or is the agent's own"
+            ));
+        }
+        if let Some(other) = taken.insert(address, name) {
+            return Some(format!(
+                "{name} and {other} have the same address {address}"
+            ));
+        }
+        if entry.ports.iter().any(|(port, _)| *port == 0) {
+            return Some(format!("{name} has a port 0"));
+        }
+        for backend in &entry.backends {
+            for at in backend.endpoints.values() {
+                if let SocketAddr::V4(at) = at
+                    && block.contains(*at.ip())
+                {
+                    return Some(format!(
+                        "{} of {name} is said to be at {at}, a service address",
+                        backend.instance
+                    ));
+                }
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn table(services: &serde_json::Value) -> Table {
+        serde_json::from_value(json!({
+            "epoch": 1, "version": 1, "platform": "demo", "block": "127.80.0.0/16", "wait": 1,
+            "services": services,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn tables_that_would_lead_in_circles_or_clash_are_unfit() {
+        let entry =
+            |address: &str| json!({ "address": address, "ports": [[80, "tcp"]], "backends": [] });
+        assert_eq!(
+            unfit(&table(
+                &json!({ "a": entry("127.80.0.2"), "b": entry("127.80.0.3") })
+            )),
+            None
+        );
+        let at = |at: &str| {
+            json!({ "a": { "address": "127.80.0.2", "ports": [], "backends": [
+            { "instance": "a-1", "container": "a-1", "endpoints": [[80, "tcp", at]] } ] } })
+        };
+        assert_eq!(unfit(&table(&at("10.0.0.4:20000"))), None);
+        for unfit_one in [
+            json!({ "a": entry("127.81.0.2") }),
+            json!({ "a": entry("127.80.0.1") }),
+            json!({ "a": entry("127.80.0.2"), "b": entry("127.80.0.2") }),
+            json!({ "a": { "address": "127.80.0.2", "ports": [[0, "tcp"]], "backends": [] } }),
+            at("127.80.0.9:80"),
+        ] {
+            assert!(unfit(&table(&unfit_one)).is_some(), "{unfit_one}");
+        }
+    }
+}

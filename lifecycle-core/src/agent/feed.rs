@@ -1,0 +1,110 @@
+//! The other side of the control socket, which the manager runs on the node through the engine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::CONTROL_SOCKET;
+use crate::error::{Error, Result};
+use crate::network::{Report, ReportKind};
+
+/// How long an agent that does not listen yet is waited for.
+const LISTENS_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long an agent has to say whether it has a table.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often it is asked.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Copies lines from `from` to the agent with the state directory `state`, and its reports to
+/// `to`. Ends when `from` has ended and every line has been answered.
+///
+/// # Errors
+/// [`Error::Unreachable`] if no agent listens, [`Error::Interrupted`] if it breaks off.
+pub async fn feed(
+    state: &Path,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+) -> Result<()> {
+    let stream = connect(state, LISTENS_WITHIN).await?;
+    let (mut reports, mut tables) = stream.into_split();
+    let mut told = false;
+    let tell = async {
+        copy(&mut from, &mut tables).await?;
+        // The agent answers what it was told, then closes its side too.
+        tables.shutdown().await
+    };
+    let hear = async {
+        copy(&mut reports, &mut to).await?;
+        to.flush().await
+    };
+    tokio::pin!(tell, hear);
+    let ended = loop {
+        tokio::select! {
+            done = &mut tell, if !told => match done {
+                Ok(()) => told = true,
+                Err(error) => break Err(error),
+            },
+            done = &mut hear => break done,
+        }
+    };
+    let interrupted = |source| Error::Interrupted {
+        what: "feeding the agent".into(),
+        source,
+    };
+    match ended {
+        Ok(()) if told => Ok(()),
+        Ok(()) => Err(interrupted(None)),
+        Err(error) => Err(interrupted(Some(Box::new(error)))),
+    }
+}
+
+/// Whether an agent with the state directory `state` runs and has a table in force.
+///
+/// # Errors
+/// [`Error::Unreachable`] if none runs, [`Error::Failed`] if it has no table,
+/// [`Error::Interrupted`] if it does not answer.
+pub async fn check(state: &Path) -> Result<()> {
+    let mut answer = Vec::new();
+    let interrupted = |error: std::io::Error| Error::Interrupted {
+        what: "asking the agent".into(),
+        source: Some(Box::new(error)),
+    };
+    let ask = async {
+        let mut stream = connect(state, Duration::ZERO).await?;
+        // An empty line asks what is in force.
+        stream.write_all(b"\n").await.map_err(interrupted)?;
+        stream.shutdown().await.map_err(interrupted)?;
+        stream.read_to_end(&mut answer).await.map_err(interrupted)
+    };
+    let asked = timeout(ANSWERS_WITHIN, ask).await;
+    asked.map_err(|passed| interrupted(passed.into()))??;
+    let first = answer.split(|byte| *byte == b'\n').next();
+    let report: Report = serde_json::from_slice(first.unwrap_or_default())
+        .map_err(|error| interrupted(error.into()))?;
+    match report.kind {
+        ReportKind::Refused { why } => Err(Error::failed("asking the agent", why)),
+        _ => Ok(()),
+    }
+}
+
+async fn connect(state: &Path, within: Duration) -> Result<UnixStream> {
+    let socket = state.join(CONTROL_SOCKET);
+    let deadline = Instant::now() + within;
+    loop {
+        match UnixStream::connect(&socket).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(Error::Unreachable {
+                    what: format!("the agent at `{}`", socket.display()),
+                    source: Some(Box::new(error)),
+                });
+            }
+            Err(_) => sleep(ASK_AGAIN).await,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Figures for Prometheus, on a unix socket: whoever may read the state directory may read them,
+//! and no port is taken on the node.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::service::{Figures, Service};
+
+/// How long a request may take: one after the other is answered.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// The longest head of a request.
+const LONGEST_HEAD: usize = 8 << 10;
+
+/// How long accepting pauses when the machine has no room for a further connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What there is to count.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub(super) epoch: u64,
+    pub(super) version: u64,
+    pub(super) services: Vec<Arc<Service>>,
+}
+
+/// Answers every request with all figures.
+pub(super) async fn serve(listener: UnixListener, view: watch::Receiver<Arc<View>>) {
+    let mut registry = Registry::with_prefix("lifecycle_agent");
+    registry.register_collector(Box::new(Collected(view)));
+    loop {
+        match listener.accept().await {
+            // Who asks wrongly or too slowly goes without.
+            Ok((stream, _)) => drop(timeout(WITHIN, answer(stream, &registry)).await),
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept a request for figures");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, registry: &Registry) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await? == 0 || head.len() > LONGEST_HEAD {
+            return Ok(());
+        }
+    }
+    let mut body = String::new();
+    let status = match text::encode(&mut body, registry) {
+        Ok(()) => "200 OK",
+        Err(fmt::Error) => "500 Internal Server Error",
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\
+         content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// Reads the figures when they are asked for.
+#[derive(Debug)]
+struct Collected(watch::Receiver<Arc<View>>);
+
+/// A figure of each service: its name, what it says, where it is read.
+type Figure = (&'static str, &'static str, fn(&Figures) -> &AtomicU64);
+
+const COUNTERS: [Figure; 7] = [
+    (
+        "accepted",
+        "Connections and UDP sessions from clients",
+        |of| &of.accepted,
+    ),
+    (
+        "given_up",
+        "Connections reset since no endpoint got ready",
+        |of| &of.given_up,
+    ),
+    ("in_bytes", "Bytes from clients to backends", |of| {
+        &of.bytes_in
+    }),
+    ("out_bytes", "Bytes from backends to clients", |of| {
+        &of.bytes_out
+    }),
+    ("in_datagrams", "Datagrams from clients to backends", |of| {
+        &of.datagrams_in
+    }),
+    (
+        "out_datagrams",
+        "Datagrams from backends to clients",
+        |of| &of.datagrams_out,
+    ),
+    ("dropped_datagrams", "Datagrams that went nowhere", |of| {
+        &of.datagrams_dropped
+    }),
+];
+
+const GAUGES: [Figure; 2] = [
+    ("open", "Connections and UDP sessions that are open", |of| {
+        &of.open
+    }),
+    (
+        "waiting",
+        "Connections that wait for a ready endpoint",
+        |of| &of.waiting,
+    ),
+];
+
+impl Collector for Collected {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let view = Arc::clone(&self.0.borrow());
+        for (name, help, value) in [
+            ("table_epoch", "Epoch of the table in force", view.epoch),
+            (
+                "table_version",
+                "Version of the table in force",
+                view.version,
+            ),
+        ] {
+            let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(gauge)?;
+        }
+        per_service(&mut encoder, &view, &COUNTERS, ConstCounter::new)?;
+        per_service(&mut encoder, &view, &GAUGES, ConstGauge::new)
+    }
+}
+
+fn per_service<M: EncodeMetric + TypedMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    view: &View,
+    figures: &[Figure],
+    metric: fn(u64) -> M,
+) -> Result<(), fmt::Error> {
+    for (name, help, read) in figures {
+        let mut family = encoder.encode_descriptor(name, help, None, M::TYPE)?;
+        for service in &view.services {
+            let value = read(&service.figures).load(Ordering::Relaxed);
+            let labels = [("service", service.name.as_str())];
+            metric(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Carries bytes between a client and a backend.
+//!
+//! An idle connection holds no buffer: bytes go through one that the thread has, and only what
+//! the receiver does not take at once is kept, until it does. So nothing is read before what was
+//! read is gone: a slow receiver slows its sender, not the agent.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::service::Figures;
+
+/// As much as is read at once.
+const SCRATCH: usize = 64 << 10;
+
+/// After how many reads others on the thread get their turn.
+const TURN: u32 = 8;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
+}
+
+/// Lends the thread's buffer.
+pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+    BUFFER.with_borrow_mut(|buffer| use_it(buffer))
+}
+
+/// Carries both directions to their ends. When one side breaks off, so does the other.
+pub(super) async fn carry(mut client: TcpStream, mut backend: TcpStream, figures: &Figures) {
+    let (mut there, mut back) = (Direction::default(), Direction::default());
+    let carried = poll_fn(|cx| {
+        let there = there.poll(cx, &mut client, &mut backend, &figures.bytes_in)?;
+        let back = back.poll(cx, &mut backend, &mut client, &figures.bytes_out)?;
+        if there.is_ready() && back.is_ready() {
+            Poll::Ready(io::Result::Ok(()))
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    if carried.is_err() {
+        // What the other side got is not all, and it must not take it for all.
+        drop(client.set_zero_linger());
+        drop(backend.set_zero_linger());
+    }
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+struct Direction {
+    /// What was read and not yet taken.
+    kept: Bytes,
+    ended: bool,
+    passed_on: bool,
+}
+
+impl Direction {
+    /// Carries as much as there is; ready when the end was passed on.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        count: &AtomicU64,
+    ) -> Poll<io::Result<()>> {
+        for _ in 0..TURN {
+            while !self.kept.is_empty() {
+                let taken = ready!(Pin::new(&mut *to).poll_write(cx, &self.kept))?;
+                self.kept.advance(taken);
+            }
+            if self.passed_on {
+                return Poll::Ready(Ok(()));
+            }
+            if self.ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                self.passed_on = true;
+                return Poll::Ready(Ok(()));
+            }
+            // What is left of the last one goes free.
+            self.kept = Bytes::new();
+            let carried = with_buffer(|buffer| {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer))?;
+                let mut read: &[u8] = buffer.filled();
+                self.ended = read.is_empty();
+                count.fetch_add(read.len() as u64, Ordering::Relaxed);
+                while !read.is_empty() {
+                    match Pin::new(&mut *to).poll_write(cx, read) {
+                        Poll::Ready(taken) => read = &read[taken?..],
+                        Poll::Pending => {
+                            self.kept = Bytes::copy_from_slice(read);
+                            break;
+                        }
+                    }
+                }
+                Poll::Ready(io::Result::Ok(()))
+            });
+            ready!(carried)?;
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

@@ -1,0 +1,194 @@
+//! How a block of service addresses leads to the agent: a pair of connected interfaces, one on
+//! the node and one in the agent's own network, and the routes between them.
+
+use std::fmt::Display;
+use std::net::Ipv4Addr;
+use std::os::fd::RawFd;
+
+use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::route::{RouteProtocol, RouteScope, RouteType};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::error::{Error, Result};
+use crate::network::Block;
+
+/// The kernel's table of local addresses.
+const LOCAL: u32 = 255;
+
+/// `EEXIST`: it is there already.
+const EXISTS: i32 = -17;
+
+/// The prefix of the two addresses of the connection.
+const PAIR: u8 = 30;
+
+type Done = std::result::Result<(), rtnetlink::Error>;
+
+/// The connection of one block. Names and addresses follow from the block, so that the next
+/// agent replaces what a killed one left.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    block: Block,
+    on_node: String,
+    inside: String,
+    node: Ipv4Addr,
+    agent: Ipv4Addr,
+}
+
+impl Link {
+    /// The connection of `block`. Its two ends have link-local addresses (RFC 3927) by the bits
+    /// that tell blocks apart, beside those that clouds use.
+    pub(super) fn of(block: Block) -> Self {
+        let [a, b, c, _] = block.base().octets();
+        let pair = |last: u8| {
+            let third = 192 + (a ^ b) % 60;
+            Ipv4Addr::new(169, 254, third, (c & 0xf8) | last)
+        };
+        let number = format!("{a:02x}{b:02x}{c:02x}");
+        Self {
+            block,
+            on_node: format!("lifecycle{number}"),
+            inside: format!("services{number}"),
+            node: pair(1),
+            agent: pair(2),
+        }
+    }
+
+    /// Makes both ends, with one in the network behind `network`. Run on the node.
+    pub(super) async fn connect(&self, network: RawFd) -> Result<()> {
+        self.netlink(async |handle| {
+            // The one of an agent that was killed goes with its network, a moment later.
+            if let Some(left) = index(&handle, &self.on_node).await? {
+                handle.link().del(left).execute().await?;
+            }
+            let pair = LinkVeth::new(&self.on_node, &self.inside).build();
+            handle.link().add(pair).execute().await?;
+            let inside = LinkUnspec::new_with_name(&self.inside).setns_by_fd(network);
+            handle.link().set(inside.build()).execute().await?;
+            up(&handle, &self.on_node, self.node).await
+        })
+        .await
+    }
+
+    /// Takes the block in. Run in the agent's network.
+    pub(super) async fn receive(&self) -> Result<()> {
+        self.netlink(async |handle| {
+            let Some(loopback) = index(&handle, "lo").await? else {
+                return Err(rtnetlink::Error::RequestFailed);
+            };
+            let enable = LinkUnspec::new_with_index(loopback).up().build();
+            handle.link().set(enable).execute().await?;
+            up(&handle, &self.inside, self.agent).await?;
+            let local = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(self.block.base(), self.block.prefix())
+                .output_interface(loopback)
+                .table_id(LOCAL)
+                .kind(RouteType::Local)
+                .scope(RouteScope::Host)
+                .protocol(RouteProtocol::Static)
+                .build();
+            handle.route().add(local).replace().execute().await?;
+            let back = RouteMessageBuilder::<Ipv4Addr>::new()
+                .gateway(self.node)
+                .protocol(RouteProtocol::Static)
+                .build();
+            handle.route().add(back).replace().execute().await
+        })
+        .await
+    }
+
+    /// Routes the block to the agent's network. Run on the node.
+    pub(super) async fn lead(&self) -> Result<()> {
+        self.netlink(async |handle| {
+            let there = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(self.block.base(), self.block.prefix())
+                .gateway(self.agent)
+                .protocol(RouteProtocol::Static)
+                .build();
+            handle.route().add(there).replace().execute().await
+        })
+        .await
+    }
+
+    /// Takes the connection away, and its route with it. Absent is Ok.
+    pub(super) async fn remove(&self) -> Result<()> {
+        self.netlink(async |handle| match index(&handle, &self.on_node).await? {
+            Some(link) => handle.link().del(link).execute().await,
+            None => Ok(()),
+        })
+        .await
+    }
+
+    async fn netlink(&self, change: impl AsyncFnOnce(Handle) -> Done) -> Result<()> {
+        let what = || format!("making {} lead to the agent", self.block);
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|error| Error::io(what(), error))?;
+        let connection = tokio::spawn(connection);
+        let changed = change(handle).await;
+        connection.abort();
+        let denied = |why: &dyn Display| Error::Denied {
+            what: what(),
+            why: why.to_string(),
+            mend: "the agent needs NET_ADMIN and SYS_ADMIN in the node's own network".into(),
+        };
+        changed.map_err(|error| denied(&error))
+    }
+}
+
+async fn index(handle: &Handle, name: &str) -> std::result::Result<Option<u32>, rtnetlink::Error> {
+    // Asked for by its name, an absent one is an error like any other.
+    let mut links = handle.link().get().execute();
+    while let Some(link) = links.try_next().await? {
+        let named = link.attributes.iter().any(|attribute| {
+            matches!(attribute, rtnetlink::packet_route::link::LinkAttribute::IfName(its) if its == name)
+        });
+        if named {
+            return Ok(Some(link.header.index));
+        }
+    }
+    Ok(None)
+}
+
+/// Gives an interface its address and turns it on.
+async fn up(handle: &Handle, name: &str, address: Ipv4Addr) -> Done {
+    let Some(link) = index(handle, name).await? else {
+        return Err(rtnetlink::Error::RequestFailed);
+    };
+    let added = handle
+        .address()
+        .add(link, address.into(), PAIR)
+        .execute()
+        .await;
+    match added {
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == EXISTS => {}
+        added => added?,
+    }
+    let enable = LinkUnspec::new_with_index(link).up().build();
+    handle.link().set(enable).execute().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_may_meet_on_a_node_have_connections_of_their_own() {
+        let links = [
+            "10.210.0.0/16",
+            "10.211.0.0/16",
+            "172.30.0.0/16",
+            "10.210.8.0/24",
+        ]
+        .map(|block| Link::of(block.parse().unwrap()));
+        for (place, link) in links.iter().enumerate() {
+            assert!(
+                link.on_node.len() < 16 && link.inside.len() < 16,
+                "{link:?}"
+            );
+            for other in &links[..place] {
+                assert_ne!(link.node, other.node);
+                assert_ne!(link.on_node, other.on_node);
+            }
+            assert_ne!(link.node.octets()[2], 169, "where clouds answer");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The agent's directory: whose it is, the sockets in it, and the last table.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+
+use crate::error::{Error, Result};
+use crate::network::Table;
+
+const TABLE: &str = "table.json";
+const LOCK: &str = "lock";
+
+/// How often an agent asks whether the one before it has ended.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The state directory, which one agent at a time has.
+#[derive(Debug)]
+pub(super) struct Store {
+    directory: PathBuf,
+    _lock: File,
+}
+
+impl Store {
+    /// Makes the directory and waits until no other agent has it.
+    pub(super) async fn open(directory: &Path) -> Result<Self> {
+        let failed = |error| Error::io(format!("opening `{}`", directory.display()), error);
+        fs::create_dir_all(directory).map_err(failed)?;
+        let lock = File::create(directory.join(LOCK)).map_err(failed)?;
+        let mut said = false;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if !said {
+                tracing::warn!(directory = %directory.display(), "waits for another agent to end");
+                said = true;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// The path of a file in it.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Listens on a unix socket in it, which only its owner may use.
+    pub(super) fn listen(&self, name: &str) -> Result<UnixListener> {
+        let path = self.path(name);
+        let failed = |error| Error::io(format!("listening on `{}`", path.display()), error);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(listener)
+    }
+
+    /// The table that was in force last. One that cannot be read is as none: the manager has it.
+    pub(super) fn load(&self) -> Option<Table> {
+        let path = self.path(TABLE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::error!(path = %path.display(), %error, "cannot read the last table");
+                }
+                return None;
+            }
+        };
+        serde_json::from_slice(&text)
+            .inspect_err(
+                |error| tracing::error!(path = %path.display(), %error, "the last table is damaged"),
+            )
+            .ok()
+    }
+
+    /// Keeps a table, whole or not at all, whenever the machine stops.
+    pub(super) async fn save(&self, table: &Table) -> Result<()> {
+        let path = self.path(TABLE);
+        let failed = |error| Error::io(format!("writing `{}`", path.display()), error);
+        let text = serde_json::to_vec(table).map_err(|error| failed(error.into()))?;
+        let (directory, target) = (self.directory.clone(), path.clone());
+        let write = move || {
+            let new = target.with_extension("new");
+            let mut file = File::create(&new)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&new, &target)?;
+            File::open(&directory)?.sync_all()
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(written) => written.map_err(failed),
+            Err(error) => Err(failed(io::Error::other(error))),
+        }
+    }
+}

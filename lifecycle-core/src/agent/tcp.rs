@@ -1,0 +1,176 @@
+//! Accepts connections to a service and finds each a backend.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::report::Reporter;
+use super::service::{Backend, Counted, Lease, Service};
+use super::workers::Workers;
+use super::{pump, socket};
+use crate::model::Protocol;
+
+/// How long accepting pauses when the machine has no room for a further connection.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The first and the longest pause before backends that refused are asked again.
+const FIRST_AGAIN: Duration = Duration::from_millis(50);
+const LONGEST_AGAIN: Duration = Duration::from_secs(1);
+
+/// What all listeners share.
+#[derive(Debug)]
+pub(super) struct Forwarding {
+    pub(super) workers: Workers,
+    pub(super) reporter: Arc<Reporter>,
+    /// How many further connections may be open.
+    pub(super) room: Arc<Semaphore>,
+    pub(super) connect_within: Duration,
+    pub(super) vanished_after: Duration,
+}
+
+/// Accepts connections until it is dropped. While as many are open as can be, further ones stay
+/// in the kernel's queue.
+pub(super) async fn accept(
+    listener: std::net::TcpListener,
+    service: Arc<Service>,
+    port: u16,
+    forwarding: Arc<Forwarding>,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, service = %service.name, port, "cannot accept connections");
+            return;
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                service.figures.accepted.fetch_add(1, Ordering::Relaxed);
+                let Ok(permit) = Arc::clone(&forwarding.room).acquire_owned().await else {
+                    return;
+                };
+                let connection = Connection {
+                    service: Arc::clone(&service),
+                    port,
+                    forwarding: Arc::clone(&forwarding),
+                    _permit: permit,
+                };
+                match forwarding.workers.less_busy() {
+                    None => drop(tokio::spawn(connection.serve(client))),
+                    // A socket belongs to the reactor of one thread.
+                    Some(other) => match client.into_std() {
+                        Ok(client) => drop(other.spawn(connection.serve_moved(client))),
+                        Err(error) => tracing::debug!(%error, "a connection was lost"),
+                    },
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, service = %service.name, port, "cannot accept a connection");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A connection that was accepted.
+struct Connection {
+    service: Arc<Service>,
+    port: u16,
+    forwarding: Arc<Forwarding>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn serve_moved(self, client: std::net::TcpStream) {
+        match TcpStream::from_std(client) {
+            Ok(client) => self.serve(client).await,
+            Err(error) => tracing::debug!(%error, "a connection was lost"),
+        }
+    }
+
+    async fn serve(self, client: TcpStream) {
+        let found = match self.attempt().await {
+            Some(found) => Some(found),
+            // In a box, so that the room for it is not kept by connections that need not wait.
+            None => Box::pin(self.wait(&client)).await,
+        };
+        let Some((backend, _lease)) = found else {
+            // A reset, which no client takes for an answer.
+            drop(client.set_zero_linger());
+            return;
+        };
+        let _open = Counted::new(&self.service.figures.open);
+        pump::carry(client, backend, &self.service.figures).await;
+    }
+
+    /// Asks each backend once.
+    async fn attempt(&self) -> Option<(TcpStream, Lease)> {
+        let mut tried: Vec<Arc<Backend>> = Vec::new();
+        loop {
+            let lease = self.service.choose((self.port, Protocol::Tcp), &tried)?;
+            let connect = socket::connect(lease.address, self.forwarding.vanished_after);
+            let error = match timeout(self.forwarding.connect_within, connect).await {
+                Ok(Ok(stream)) => return Some((stream, lease)),
+                Ok(Err(error)) => error,
+                Err(passed) => passed.into(),
+            };
+            tracing::debug!(
+                container = lease.backend.container, address = %lease.address, %error,
+                "a backend does not accept a connection"
+            );
+            lease.backend.suspect();
+            tried.push(Arc::clone(&lease.backend));
+        }
+    }
+
+    /// Waits for a backend that accepts the connection, as long as the table says.
+    async fn wait(&self, client: &TcpStream) -> Option<(TcpStream, Lease)> {
+        let started = Instant::now();
+        let mut targets = self.service.targets.subscribe();
+        // What came between the attempt and now counts as a change.
+        targets.mark_changed();
+        let mut again = FIRST_AGAIN;
+        let found = match self.service.room_to_wait.try_acquire() {
+            Err(_) => None,
+            Ok(_room) => {
+                let _waiting = Counted::new(&self.service.figures.waiting);
+                loop {
+                    let deadline = started + targets.borrow_and_update().wait;
+                    if Instant::now() >= deadline {
+                        break None;
+                    }
+                    if let Some(found) = self.attempt().await {
+                        break Some(found);
+                    }
+                    tokio::select! {
+                        changed = targets.changed() => match changed {
+                            Ok(()) => again = FIRST_AGAIN,
+                            // The service is gone from the table.
+                            Err(_) => break None,
+                        },
+                        () = sleep(again) => again = (again * 2).min(LONGEST_AGAIN),
+                        () = sleep_until(deadline) => {}
+                        // The client gave up itself; nobody is to be told.
+                        _ = client.ready(Interest::ERROR) => return None,
+                    }
+                }
+            }
+        };
+        if found.is_none() {
+            self.service
+                .figures
+                .given_up
+                .fetch_add(1, Ordering::Relaxed);
+            self.forwarding
+                .reporter
+                .given_up(&self.service.name, self.port);
+        }
+        found
+    }
+}

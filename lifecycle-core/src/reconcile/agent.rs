@@ -1,0 +1,104 @@
+//! A node's agent as its engine sees it: its container, its directory, what other containers
+//! get of it.
+
+use std::collections::BTreeMap;
+
+use super::declared::{Agents, Declared};
+use super::execute::node_directory;
+use crate::error::{Error, Result};
+use crate::host::{HostCommand, NodeHandle};
+use crate::model::{ContainerTemplate, NodeName, PlatformId};
+use crate::runtime::{ContainerSpec, ExecCommand, HostBind, Role};
+
+/// The manager's program in its image.
+const PROGRAM: &str = "/lifecycle-manager";
+
+/// Where the agent keeps its table and its sockets, on the node and in its container.
+fn directory(platform: PlatformId) -> String {
+    format!("{}/agent", node_directory(platform))
+}
+
+/// The resolver's configuration that the agent writes, as containers get it.
+pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
+    HostBind {
+        source: format!("{}/resolv.conf", directory(platform)),
+        target: "/etc/resolv.conf".into(),
+        read_only: true,
+    }
+}
+
+/// The command that feeds an agent, run in its container.
+pub(super) fn feed_command(platform: PlatformId) -> ExecCommand {
+    let directory = directory(platform);
+    ExecCommand::new([PROGRAM, "agent", "feed", "--state", &directory])
+}
+
+/// Makes sure that the agent runs, and no former one.
+pub(super) async fn ensure(
+    handle: &NodeHandle,
+    declared: &Declared,
+    container: &str,
+    node: &NodeName,
+) -> Result<()> {
+    let agents = declared
+        .agents
+        .as_ref()
+        .filter(|agents| declared.agent_container(agents) == container)
+        .ok_or_else(|| Error::Conflict {
+            what: format!("agent {container}"),
+            why: "another one is wanted now".into(),
+        })?;
+    let directory = directory(declared.owner.id);
+    // Containers see a file in it; the directories above stay closed on the node.
+    let made = HostCommand::new(format!(
+        "mkdir -p '{directory}' && chmod 0755 '{directory}'"
+    ));
+    handle
+        .host
+        .exec(made.as_root())
+        .await?
+        .success("making the agent's directory")?;
+    let state = handle.runtime.state().await?;
+    let former = state.containers.iter().filter(|c| c.role == Role::Agent);
+    for old in former.filter(|old| old.name != container) {
+        // Not asked for long: its connections end with it in any case.
+        handle.runtime.remove_container(&old.name).await?;
+    }
+    let spec = spec(declared, agents, container, directory);
+    handle.runtime.ensure_container(&spec).await?;
+    if *node == declared.manager_node {
+        // The way back to a former manager needs its image.
+        return Ok(());
+    }
+    let (repository, _) = agents.image.rsplit_once(':').unwrap_or((&agents.image, ""));
+    let outdated = state.images.iter().filter(|image| {
+        let its = image.rsplit_once(':').map(|(repository, _)| repository);
+        **image != agents.image && its == Some(repository)
+    });
+    for image in outdated {
+        handle.runtime.remove_image(image).await?;
+    }
+    Ok(())
+}
+
+fn spec(declared: &Declared, agents: &Agents, container: &str, directory: String) -> ContainerSpec {
+    ContainerSpec {
+        name: container.to_owned(),
+        owner: declared.owner.clone(),
+        role: Role::Agent,
+        digest: agents.digest.clone(),
+        image: agents.image.clone(),
+        template: ContainerTemplate {
+            command: Some(vec!["agent".into(), "--state".into(), directory.clone()]),
+            ..ContainerTemplate::default()
+        },
+        ports: BTreeMap::new(),
+        binds: vec![HostBind {
+            source: directory.clone(),
+            target: directory,
+            read_only: false,
+        }],
+        host_network: true,
+        starts_with_engine: true,
+    }
+}

@@ -1,0 +1,391 @@
+//! Tells every agent where connections go: one task per running agent, which writes each new
+//! table into a command in the agent's container and reads what the agent says to it. Nobody
+//! waits for anybody: an agent that cannot be told holds up only what starts on its node.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::agent::feed_command;
+use super::backends::Backends;
+use super::observe::{AgentView, Observed};
+use super::traffic::adds_names;
+use crate::cloud::ObservedNode;
+use crate::error::{Error, Result};
+use crate::model::{Epoch, NodeName, PlatformId};
+use crate::network::{Report, ReportKind, Table};
+use crate::runtime::{ContainerState, ExecOutput, Role};
+
+/// How long after a feed that broke off the next one begins.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long an agent may take to accept a table.
+const ACCEPTS_WITHIN: Duration = Duration::from_secs(10);
+/// How long a stop waits for the agents to send nobody there any more.
+const HEEDED_WITHIN: Duration = Duration::from_secs(2);
+/// The longest line that an agent says.
+const LONGEST_LINE: usize = 64 * 1024;
+
+/// Who feeds the agents. Dropping it ends the feeds; the agents go on with what they have.
+#[derive(Debug)]
+pub(super) struct Feeder {
+    shared: Arc<Shared>,
+    epoch: Epoch,
+    tables: watch::Sender<Option<Arc<Table>>>,
+    /// The version since which an agent knows all names.
+    named_since: u64,
+    feeds: BTreeMap<NodeName, Feed>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    backends: Backends,
+    platform: watch::Sender<Option<PlatformId>>,
+    told: Mutex<BTreeMap<NodeName, Told>>,
+    changed: Notify,
+    /// Rises whenever an agent has accepted a table, or is asked no more.
+    accepted: watch::Sender<u64>,
+    reports: mpsc::UnboundedSender<(NodeName, Report)>,
+}
+
+/// What an agent was told.
+#[derive(Debug, Clone)]
+enum Told {
+    Version(u64),
+    Nothing { since: DateTime<Utc>, why: String },
+}
+
+/// Which container is fed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Agent {
+    machine: ObservedNode,
+    container: String,
+    started_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug)]
+struct Feed {
+    agent: Agent,
+    task: AbortHandle,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Feeder {
+    /// Feeds nobody yet. What agents report beside their acceptance goes to `reports`.
+    pub(super) fn new(
+        backends: Backends,
+        epoch: Epoch,
+        reports: mpsc::UnboundedSender<(NodeName, Report)>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                backends,
+                platform: watch::Sender::new(None),
+                told: Mutex::default(),
+                changed: Notify::new(),
+                accepted: watch::Sender::new(0),
+                reports,
+            }),
+            epoch,
+            tables: watch::Sender::new(None),
+            named_since: 0,
+            feeds: BTreeMap::new(),
+        }
+    }
+
+    /// Waits until an agent has accepted a table, or can be told no more.
+    pub(super) async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    /// Tells all agents of a table, unless it is the one that they have.
+    pub(super) fn tell(&mut self, platform: PlatformId, mut table: Table) {
+        self.shared.platform.send_replace(Some(platform));
+        let latest = self.tables.borrow().clone();
+        table.epoch = self.epoch;
+        table.version = latest.as_ref().map_or(0, |latest| latest.version);
+        if latest.as_deref() == Some(&table) {
+            return;
+        }
+        table.version += 1;
+        if latest.is_none_or(|latest| adds_names(&latest, &table)) {
+            self.named_since = table.version;
+        }
+        self.tables.send_replace(Some(Arc::new(table)));
+    }
+
+    /// Feeds the agents that run now, and no others. One whose node does not answer stays.
+    pub(super) fn follow(&mut self, observed: &Observed) {
+        self.feeds
+            .retain(|node, _| observed.nodes.contains_key(node));
+        for (node, view) in &observed.nodes {
+            let Some(state) = view.engine_state() else {
+                continue;
+            };
+            let runs = state.containers.iter().find(|c| {
+                c.role == Role::Agent && matches!(c.state, ContainerState::Running { .. })
+            });
+            let Some(container) = runs else {
+                self.feeds.remove(node);
+                continue;
+            };
+            let agent = Agent {
+                machine: view.machine.clone(),
+                container: container.name.clone(),
+                started_at: container.started_at,
+            };
+            if self.feeds.get(node).is_some_and(|feed| feed.agent == agent) {
+                continue;
+            }
+            // The former feed ends before the next one begins.
+            self.feeds.remove(node);
+            self.shared.untold(node, "it has just started".into());
+            let feeding = feed(
+                Arc::clone(&self.shared),
+                node.clone(),
+                agent.clone(),
+                self.tables.subscribe(),
+            );
+            let task = tokio::spawn(feeding).abort_handle();
+            self.feeds.insert(node.clone(), Feed { agent, task });
+        }
+        let mut told = self.shared.told();
+        told.retain(|node, _| self.feeds.contains_key(node));
+        drop(told);
+        self.shared.accepted.send_modify(|count| *count += 1);
+    }
+
+    /// What each running agent knows.
+    pub(super) fn views(&self) -> BTreeMap<NodeName, AgentView> {
+        let told = self.shared.told();
+        let views = told.iter().map(|(node, told)| {
+            let view = match told {
+                Told::Version(version) if *version >= self.named_since => AgentView::Told,
+                Told::Version(_) => AgentView::NotTold {
+                    since: self.shared.backends.clock.now(),
+                    why: "it is about to be told of new services".into(),
+                },
+                Told::Nothing { since, why } => AgentView::NotTold {
+                    since: *since,
+                    why: why.clone(),
+                },
+            };
+            (node.clone(), view)
+        });
+        views.collect()
+    }
+
+    /// Waits until every agent that can be told heeds the latest table.
+    pub(super) fn heeded(&self) -> impl Future<Output = ()> + Send + 'static {
+        let version = self.tables.borrow().as_ref().map_or(0, |t| t.version);
+        let shared = Arc::clone(&self.shared);
+        let mut accepted = shared.accepted.subscribe();
+        async move {
+            let all = async {
+                loop {
+                    accepted.borrow_and_update();
+                    let heeds = |told: &Told| match told {
+                        Told::Version(has) => *has >= version,
+                        // It cannot be asked to; what it cannot reach, it tries elsewhere.
+                        Told::Nothing { .. } => true,
+                    };
+                    if shared.told().values().all(heeds) || accepted.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            if tokio::time::timeout(HEEDED_WITHIN, all).await.is_err() {
+                tracing::warn!(version, "not every agent has accepted the table in time");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// A panic elsewhere leaves it whole: each change is one insertion.
+    fn told(&self) -> MutexGuard<'_, BTreeMap<NodeName, Told>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn untold(&self, node: &NodeName, why: String) {
+        let now = self.backends.clock.now();
+        let mut told = self.told();
+        let since = match told.get(node) {
+            Some(Told::Nothing { since, .. }) => *since,
+            Some(Told::Version(_)) | None => now,
+        };
+        told.insert(node.clone(), Told::Nothing { since, why });
+        drop(told);
+        self.accepted.send_modify(|count| *count += 1);
+        self.changed.notify_one();
+    }
+
+    fn accepted(&self, node: &NodeName, version: u64) {
+        self.told().insert(node.clone(), Told::Version(version));
+        self.accepted.send_modify(|count| *count += 1);
+        self.changed.notify_one();
+    }
+}
+
+/// Feeds one agent until the task is ended.
+async fn feed(
+    shared: Arc<Shared>,
+    node: NodeName,
+    agent: Agent,
+    mut tables: watch::Receiver<Option<Arc<Table>>>,
+) {
+    loop {
+        let why = match feed_once(&shared, &node, &agent, &mut tables).await {
+            Ok(()) => "the feed ended".to_owned(),
+            Err(error) => error.chain(),
+        };
+        tracing::debug!(%node, why, "an agent's feed broke off");
+        shared.untold(&node, why);
+        tokio::time::sleep(AGAIN).await;
+        tables.mark_changed();
+    }
+}
+
+async fn feed_once(
+    shared: &Shared,
+    node: &NodeName,
+    agent: &Agent,
+    tables: &mut watch::Receiver<Option<Arc<Table>>>,
+) -> Result<()> {
+    let ended = |_| Error::failed("feeding an agent", "nobody feeds any more");
+    let platform = loop {
+        let latest = tables.borrow_and_update().clone();
+        match latest {
+            Some(_) => break *shared.platform.borrow(),
+            None => tables.changed().await.map_err(ended)?,
+        }
+    };
+    let Some(platform) = platform else {
+        return Ok(());
+    };
+    let handle = shared.backends.connector.connect(&agent.machine).await?;
+    let mut session = handle
+        .runtime
+        .exec(&agent.container, &feed_command(platform))
+        .await?;
+    tables.mark_changed();
+    let mut lines = AgentLines::default();
+    let mut awaited: Option<(u64, tokio::time::Instant)> = None;
+    loop {
+        let overdue = async {
+            match awaited {
+                Some((_, until)) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            piece = session.output.next() => match piece {
+                Some(Ok(ExecOutput::Stdout(bytes))) => {
+                    for line in lines.push(&bytes)? {
+                        let report = hear(shared, node, &line)?;
+                        if awaited.is_some_and(|(version, _)| report >= version) {
+                            awaited = None;
+                        }
+                    }
+                }
+                Some(Ok(ExecOutput::Stderr(bytes))) => {
+                    let said = String::from_utf8_lossy(&bytes);
+                    tracing::warn!(%node, said = said.trim_end(), "an agent's feed");
+                }
+                Some(Ok(ExecOutput::Exit(code))) => {
+                    return Err(Error::failed("feeding the agent", format!("exit code {code}")));
+                }
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
+            },
+            changed = tables.changed() => {
+                changed.map_err(ended)?;
+                let Some(table) = tables.borrow_and_update().clone() else {
+                    continue;
+                };
+                let until = tokio::time::Instant::now() + ACCEPTS_WITHIN;
+                awaited = Some((table.version, until));
+                let mut line = serde_json::to_vec(table.as_ref())
+                    .map_err(|error| Error::failed("writing a table", error.to_string()))?;
+                line.push(b'\n');
+                let write = async {
+                    session.input.write_all(&line).await?;
+                    session.input.flush().await
+                };
+                tokio::time::timeout_at(until, write)
+                    .await
+                    .map_err(|_| late())?
+                    .map_err(|error| Error::Interrupted {
+                        what: "feeding the agent".into(),
+                        source: Some(error.into()),
+                    })?;
+            }
+            () = overdue => return Err(late()),
+        }
+    }
+}
+
+fn late() -> Error {
+    Error::TimedOut {
+        what: "the agent's answer to a table".into(),
+        after: ACCEPTS_WITHIN,
+    }
+}
+
+/// Takes in one line of an agent; says which version it has.
+fn hear(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
+    let report: Report = serde_json::from_str(line)
+        .map_err(|error| Error::failed("reading what an agent says", error.to_string()))?;
+    let version = report.version;
+    match &report.kind {
+        ReportKind::Accepted => shared.accepted(node, version),
+        ReportKind::Refused { why } => {
+            return Err(Error::Conflict {
+                what: "the agent's table".into(),
+                why: why.clone(),
+            });
+        }
+        ReportKind::NoReadyEndpoint { .. }
+        | ReportKind::CannotListen { .. }
+        | ReportKind::Draining { .. } => {
+            // Who reads them may be gone, and this feed with it.
+            drop(shared.reports.send((node.clone(), report)));
+        }
+    }
+    Ok(version)
+}
+
+/// An agent's output, cut into lines.
+#[derive(Debug, Default)]
+struct AgentLines {
+    rest: Vec<u8>,
+}
+
+impl AgentLines {
+    fn push(&mut self, bytes: &[u8]) -> Result<Vec<String>> {
+        self.rest.extend_from_slice(bytes);
+        let mut lines = Vec::new();
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            lines.push(String::from_utf8_lossy(&line[..end]).into_owned());
+        }
+        if self.rest.len() > LONGEST_LINE {
+            return Err(Error::failed(
+                "reading what an agent says",
+                "a line has no end",
+            ));
+        }
+        Ok(lines)
+    }
+}

@@ -1,0 +1,107 @@
+//! Where connections to service addresses go, worked out from what is declared and observed.
+//! Pure; the feeder hands the result to the agents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::declared::{Agents, Declared};
+use super::observe::{NodeView, Observed, Readiness};
+use super::record::endpoints;
+use crate::model::{ContainerId, Epoch, Protocol, ServiceName};
+use crate::network::{Backend, ServiceEntry, Table};
+use crate::runtime::{ContainerState, ObservedContainer, Role};
+
+/// The table of this moment, as the first version under no epoch. `stopping`: containers that
+/// are about to be stopped, which get no new connections. `None` where there are no agents.
+pub(super) fn table(
+    declared: &Declared,
+    observed: &Observed,
+    stopping: &BTreeSet<ContainerId>,
+) -> Option<Table> {
+    let agents = declared.agents.as_ref()?;
+    let mut services: BTreeMap<ServiceName, ServiceEntry> = agents
+        .addresses
+        .iter()
+        .map(|(name, address)| (name.clone(), entry(declared, name, *address)))
+        .collect();
+    for view in observed.nodes.values() {
+        let state = view.engine_state().into_iter();
+        for container in state.flat_map(|state| &state.containers) {
+            let Role::Instance(id) = &container.role else {
+                continue;
+            };
+            let Some(entry) = services.get_mut(&id.service) else {
+                continue;
+            };
+            let ports = container.ports.iter().map(|port| (port.0, port.1));
+            entry.ports.extend(container.exposed.iter().copied());
+            entry.ports.extend(ports);
+            if is_ready(view, container) {
+                entry.backends.push(Backend {
+                    instance: id.clone(),
+                    container: container.name.clone(),
+                    endpoints: endpoints(view, container)
+                        .into_iter()
+                        .map(|e| {
+                            let key = (e.container_port, e.protocol);
+                            (key, SocketAddr::new(e.ip, e.port))
+                        })
+                        .collect(),
+                    draining: stopping.contains(&container.id),
+                });
+            }
+        }
+    }
+    for entry in services.values_mut() {
+        let key = |b: &Backend| (b.instance.clone(), b.container.clone());
+        entry.backends.sort_by_cached_key(key);
+    }
+    let Agents { network, .. } = agents;
+    Some(Table {
+        epoch: Epoch::default(),
+        version: 0,
+        platform: declared.owner.name.clone(),
+        block: network.block,
+        wait: network.wait,
+        services,
+    })
+}
+
+/// A service without its instances.
+fn entry(declared: &Declared, name: &ServiceName, address: Ipv4Addr) -> ServiceEntry {
+    let mut ports: BTreeSet<(u16, Protocol)> = BTreeSet::new();
+    if let Some(service) = declared.services.get(name) {
+        let container = &service.spec.container;
+        let published = container.ports.iter();
+        ports.extend(published.map(|port| (port.container_port, port.protocol)));
+        ports.extend(container.expose.iter().copied());
+        ports.extend(service.spec.ready.iter().map(|r| (r.port, Protocol::Tcp)));
+    }
+    ServiceEntry {
+        address,
+        aliases: BTreeSet::new(),
+        ports,
+        backends: Vec::new(),
+    }
+}
+
+fn is_ready(view: &NodeView, container: &ObservedContainer) -> bool {
+    matches!(container.state, ContainerState::Running { .. })
+        && matches!(
+            view.readiness.get(&container.id),
+            Some(Readiness::Ready { .. })
+        )
+}
+
+/// Whether what starts under `new` needs an agent to have more than `old`: names and addresses.
+/// Where connections go may come a moment later.
+pub(super) fn adds_names(old: &Table, new: &Table) -> bool {
+    old.block != new.block
+        || new.services.iter().any(|(name, service)| {
+            old.services.get(name).is_none_or(|known| {
+                known.address != service.address
+                    || !service.aliases.is_subset(&known.aliases)
+                    || !service.ports.is_subset(&known.ports)
+            })
+        })
+}

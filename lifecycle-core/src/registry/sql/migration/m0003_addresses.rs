@@ -1,0 +1,26 @@
+//! The address of each service in the service network.
+
+use sea_orm_migration::async_trait::async_trait;
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::text;
+
+/// The step's name is kept in the database, so it stays, whatever becomes of this file.
+pub(super) struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m0003_addresses"
+    }
+}
+
+#[async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let table = Table::create()
+            .table("service_addresses")
+            .col(text("service").primary_key())
+            .col(text("address"))
+            .take();
+        manager.create_table(table).await
+    }
+}

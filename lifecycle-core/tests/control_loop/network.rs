@@ -1,0 +1,169 @@
+//! Agents: told of every name before anything starts on their node, told where connections go,
+//! replaced and removed without anybody's help.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lifecycle_core::cloud::Power;
+use lifecycle_core::model::{NodeName, ServiceName};
+use lifecycle_core::network::Table;
+use lifecycle_core::runtime::Role;
+use lifecycle_core::sim::SimOptions;
+
+use crate::stage::Stage;
+
+const IMAGE: &str = "shop/lifecycle-manager:0123456789ab";
+
+async fn stage(seed: u64) -> Stage {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
+    stage.world.preload_image(IMAGE);
+    stage.image = Some(IMAGE.into());
+    stage.start();
+    stage
+}
+
+fn table(stage: &Stage, node: &NodeName) -> Table {
+    let table = stage.world.agent_table(node);
+    table.unwrap_or_else(|| panic!("seed {}: the agent of {node} has no table", stage.seed))
+}
+
+/// What all agents were told last, which is the same to all.
+async fn told(stage: &Stage) -> Table {
+    told_when(stage, |_| true).await
+}
+
+/// The same as soon as it meets a condition.
+async fn told_when(stage: &Stage, condition: impl Fn(&Table) -> bool) -> Table {
+    let nodes: Vec<&NodeName> = stage.declaration.nodes.keys().collect();
+    let looks = async {
+        loop {
+            let tables: Vec<Table> = nodes.iter().map(|node| table(stage, node)).collect();
+            if tables.windows(2).all(|pair| pair[0] == pair[1]) && condition(&tables[0]) {
+                return tables[0].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(5), looks)
+        .await
+        .unwrap_or_else(|_| panic!("seed {}: the agents differ", stage.seed))
+}
+
+fn ready(table: &Table, service: &str) -> usize {
+    let service = ServiceName::try_from(service).unwrap();
+    table.services[&service]
+        .backends
+        .iter()
+        .filter(|backend| !backend.draining)
+        .count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_node_knows_every_name_and_where_it_leads() {
+    let stage = stage(61).await;
+    stage.converged().await;
+    let table = told(&stage).await;
+    let named: BTreeSet<&ServiceName> = table.services.keys().collect();
+    let declared: BTreeSet<&ServiceName> = stage.declaration.services.keys().collect();
+    assert_eq!(named, declared);
+    let addresses: BTreeSet<_> = table.services.values().map(|s| s.address).collect();
+    assert_eq!(addresses.len(), named.len());
+    for (id, record) in stage.records().await {
+        let entry = &table.services[&id.service];
+        let backends: BTreeSet<_> = entry
+            .backends
+            .iter()
+            .filter(|backend| backend.instance == id)
+            .flat_map(|backend| backend.endpoints.values())
+            .collect();
+        let published: Vec<_> = record
+            .endpoints
+            .iter()
+            .map(|e| std::net::SocketAddr::new(e.ip, e.port))
+            .collect();
+        assert_eq!(backends, published.iter().collect(), "{id}");
+    }
+    assert!(stage.world.violations().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_is_withdrawn_from_every_agent_and_comes_back() {
+    let stage = stage(62).await;
+    stage.converged().await;
+    let before = told(&stage).await;
+    let id = stage
+        .declaration
+        .services
+        .keys()
+        .find(|name| ready(&before, name.as_str()) > 0)
+        .unwrap()
+        .clone();
+    let count = ready(&before, id.as_str());
+    let (node, container) = stage.place(&before.services[&id].backends[0].instance);
+    stage
+        .world
+        .faults()
+        .kill_container(&node, &container.name, 1)
+        .unwrap();
+    let during = told_when(&stage, |table| ready(table, id.as_str()) == count - 1).await;
+    let after = told_when(&stage, |table| ready(table, id.as_str()) == count).await;
+    assert!(before.version < during.version && during.version < after.version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_stay_with_another_manager_and_its_tables_are_newer() {
+    let mut stage = stage(63).await;
+    stage.converged().await;
+    let before = told(&stage).await;
+    let agents = |stage: &Stage| {
+        let containers = stage.containers().into_iter();
+        let agents = containers.filter(|(_, c)| c.role == Role::Agent);
+        agents.map(|(_, c)| c.id).collect::<BTreeSet<_>>()
+    };
+    let former = agents(&stage);
+    stage.crash().await;
+    stage.start();
+    stage.converged().await;
+    let after = told(&stage).await;
+    assert!(before.epoch < after.epoch);
+    for (name, service) in &before.services {
+        assert_eq!(after.services[name].address, service.address, "{name}");
+    }
+    assert_eq!(agents(&stage), former, "a take-over replaces nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_was_removed_is_made_again_and_told() {
+    let stage = stage(64).await;
+    stage.converged().await;
+    let (node, agent) = stage
+        .containers()
+        .into_iter()
+        .find(|(_, c)| c.role == Role::Agent)
+        .unwrap();
+    assert_eq!(stage.world.node(&node).unwrap().power, Power::Running);
+    stage
+        .world
+        .faults()
+        .remove_container(&node, &agent.name)
+        .unwrap();
+    stage
+        .until("noticed", Duration::from_mins(2), |s| !s.is_idle())
+        .await;
+    stage.converged().await;
+    told(&stage).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_of_the_agents_when_the_platform_goes() {
+    let stage = stage(65).await;
+    stage.converged().await;
+    stage.manager.take_down(false).await.unwrap();
+    let gone = |_: &lifecycle_core::reconcile::Status| {
+        stage
+            .containers()
+            .iter()
+            .all(|(_, c)| c.role == Role::Manager)
+    };
+    stage.until("gone", Duration::from_hours(1), gone).await;
+}

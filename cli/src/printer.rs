@@ -58,7 +58,13 @@ pub(crate) fn talk(text: &str) {
 /// A question; the answer stands behind it.
 pub(crate) fn prompt(question: &str) {
     let mut output = anstream::stderr().lock();
-    drop(write!(output, "{question} ").and_then(|()| output.flush()));
+    // In one piece: the answer may be there before it.
+    let question = format!("{question} ");
+    drop(
+        output
+            .write_all(question.as_bytes())
+            .and_then(|()| output.flush()),
+    );
 }
 
 /// Something that is not as it should be, and does not end the command.

@@ -298,7 +298,8 @@ fn snapshot(name: &str, project: &Project, shown: &str) {
         (r"\d+\.\d+\.\d+\.\d+(:\d+)?", "<address>"),
         (r"meeting-[0-9a-f]{6}", "<platform>"),
         (r"-[0-9a-f]{12}\b", "-<digest>"),
-        (r"\b\d+ s\b *", "<age> "),
+        (r"\b\d+ (s|min)\b *", "<age> "),
+        (r"(?m)^warning: compose\S+ .*\n", ""),
         (r"20\.\d+\.\d+\S*", "<version>"),
         (r"(?m) +$", ""),
     ] {

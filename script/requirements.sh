@@ -57,6 +57,9 @@ missing_packages() {
             database)
                 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql
                 ;;
+            musl)
+                command -v musl-gcc >/dev/null || echo musl-tools
+                ;;
             python)
                 python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
                 ;;

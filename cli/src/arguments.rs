@@ -23,6 +23,10 @@ pub(crate) struct Arguments {
     #[arg(short = 'p', long, global = true, value_name = "NAME")]
     pub(crate) project_name: Option<PlatformName>,
 
+    /// Start services of this profile too; instead of those in COMPOSE_PROFILES
+    #[arg(long = "profile", global = true, value_name = "PROFILE")]
+    pub(crate) profiles: Vec<String>,
+
     /// Print JSON for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -33,6 +33,7 @@ impl Project {
         let mut sources =
             platform::find(&arguments.project_dir, &arguments.files).map_err(Failure::NoFiles)?;
         sources.name.clone_from(&arguments.project_name);
+        sources.profiles.clone_from(&arguments.profiles);
         Ok(Self { sources })
     }
 

@@ -15,8 +15,8 @@ use tokio::io::AsyncWrite;
 use crate::error::Result;
 use crate::host::ByteStream;
 use crate::model::{
-    ContainerId, ContainerTemplate, InstanceId, PlatformId, PlatformName, Protocol, SpecDigest,
-    VolumeName,
+    BuildOptions, ContainerId, ContainerTemplate, InstanceId, PlatformId, PlatformName, Protocol,
+    SpecDigest, VolumeName,
 };
 use crate::secret::Sensitive;
 
@@ -54,6 +54,8 @@ pub struct BuildRequest {
     pub dockerfile: String,
     /// Build arguments.
     pub args: BTreeMap<String, Sensitive>,
+    /// What else the builder is told. A Dockerfile in it lies in the context already.
+    pub options: BuildOptions,
     /// The context as an uncompressed tar archive.
     pub context: ByteStream,
 }
@@ -103,7 +105,8 @@ pub struct ContainerSpec {
     pub image: String,
     /// What it is made from. Volume names are those of the declaration.
     pub template: ContainerTemplate,
-    /// Host ports to bind, for `ports` and `expose` alike: host port by container port.
+    /// Host ports to bind, for `ports` and `expose` alike: host port by container port. What the
+    /// template publishes beyond one port for all of the node's addresses is bound beside it.
     pub ports: BTreeMap<(u16, Protocol), PortBinding>,
     /// Directories of the node's own, for the manager and for credentials.
     pub binds: Vec<HostBind>,

@@ -1,5 +1,7 @@
 //! Whole platforms read from files: what is declared, and what is said about what is malformed.
 
+mod published;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -28,8 +30,10 @@ fn sources(directory: &Path, compose: &str, platform: Option<&str>) -> Sources {
         compose_files: vec![directory.join(compose)],
         platform_toml: platform.map(|file| directory.join(file)),
         project_dir: directory.to_owned(),
+        env_files: Vec::new(),
         environment: BTreeMap::new(),
         name: None,
+        profiles: Vec::new(),
     }
 }
 
@@ -110,16 +114,98 @@ async fn a_variable_that_is_not_set_is_a_warning() {
     );
 }
 
+/// Files of a directory of its own, by name.
+#[expect(clippy::unwrap_used, reason = "a test's own stage")]
+fn directory_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let directory = tempfile::TempDir::new().unwrap();
+    for (name, text) in files {
+        let file = directory.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+    directory
+}
+
 #[tokio::test]
-async fn several_files_are_refused_rather_than_dropped() {
-    let mut sources = sources(&tests().join("declared"), "compose.yaml", None);
+async fn several_files_are_one_declaration_and_each_finding_names_its_file() {
+    let directory = directory_with(&[
+        (
+            "compose.yaml",
+            "name: shop\nservices:\n  web:\n    image: nginx\n    privileged: true\n    \
+             environment: {A: \"1\", B: \"2\"}\n    ports: [\"8080:80\"]\n",
+        ),
+        (
+            "prod/over.yaml",
+            "include: [more/db.yaml]\nservices:\n  web:\n    environment: [B=3, NAME=$COMPOSE_PROJECT_NAME]\n    \
+             pid: host\n    ports: !override [\"80:80\"]\n",
+        ),
+        (
+            "more/db.yaml",
+            "services:\n  db:\n    image: postgres:$TAG\n    env_file: db.env\n    ipc: host\n    \
+             user: $NONE\n",
+        ),
+        ("more/db.env", "PASSWORD=x\n"),
+        ("more/.env", "TAG=17\n"),
+        (".env", "COMPOSE_PROJECT_NAME=of-the-file\n"),
+    ]);
+    let mut sources = sources(directory.path(), "compose.yaml", None);
     sources
         .compose_files
-        .push(sources.project_dir.join("compose.override.yaml"));
-    let problems = loaded(&sources).await.unwrap_err().to_string();
-    assert!(
-        problems.contains("merging several Compose files is not supported yet"),
-        "{problems}"
+        .push(directory.path().join("prod/over.yaml"));
+    let loaded = loaded(&sources)
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let declaration = loaded.declaration;
+    assert_eq!(declaration.name.as_str(), "of-the-file");
+    let service = |name: &str| &declaration.services[&name.try_into().unwrap()];
+    let web = &service("web").container;
+    let variables: Vec<(&str, &str)> = web
+        .environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.expose()))
+        .collect();
+    assert_eq!(variables, [("A", "1"), ("B", "3"), ("NAME", "of-the-file")]);
+    assert_eq!(web.ports.len(), 1);
+    assert_eq!(web.ports[0].host_port, Some(80));
+    let db = service("db");
+    assert_eq!(format!("{:?}", db.source), "Image(\"postgres:17\")");
+    assert!(db.container.environment.contains_key("PASSWORD"));
+    assert_eq!(
+        loaded.warnings[0].to_string(),
+        "more/db.yaml:6:11: services.db.user: `NONE` is not set, so it is taken as empty"
+    );
+}
+
+#[tokio::test]
+async fn profiles_come_from_the_command_line_else_from_the_environment() {
+    let directory = directory_with(&[(
+        "compose.yaml",
+        "services:\n  a: {image: x}\n  b: {image: x, profiles: [one]}\n  c: {image: x, profiles: \
+         [two, three]}\n",
+    )]);
+    let mut sources = sources(directory.path(), "compose.yaml", None);
+    let names = async |sources: &Sources| {
+        let loaded = loaded(sources).await.unwrap();
+        let names: Vec<String> = loaded
+            .declaration
+            .services
+            .keys()
+            .map(ToString::to_string)
+            .collect();
+        let warnings = loaded.warnings.iter().map(ToString::to_string);
+        let warnings: Vec<String> = warnings.filter(|line| line.contains("profile")).collect();
+        (names.join(" "), warnings)
+    };
+    assert_eq!(names(&sources).await.0, "a");
+    let variable = ("COMPOSE_PROFILES".to_owned(), "one, three".to_owned());
+    sources.environment = [variable].into();
+    assert_eq!(names(&sources).await.0, "a b c");
+    sources.profiles = vec!["one".to_owned(), "fuor".to_owned()];
+    let (found, warnings) = names(&sources).await;
+    assert_eq!(found, "a b");
+    assert_eq!(
+        warnings,
+        ["compose.yaml: no service is of the profile `fuor`"]
     );
 }
 
@@ -171,6 +257,28 @@ async fn malformed_files_are_answered_with_place_cause_and_mend() {
         };
         let shown = problems.replace(&directory.display().to_string(), "<directory>");
         insta::assert_snapshot!(file, shown);
+    }
+}
+
+/// Faults of several files: a directory for each, with an override file or without.
+#[tokio::test]
+async fn faults_of_several_files_are_told_where_they_are() {
+    let directory = tests().join("malformed/several");
+    let mut cases: Vec<String> = std::fs::read_dir(&directory)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 15, "{}", cases.len());
+    for case in cases {
+        let mut sources = sources(&directory.join(&case), "compose.yaml", None);
+        let over = sources.project_dir.join("compose.override.yaml");
+        sources.compose_files.extend(over.is_file().then_some(over));
+        let problems = match loaded(&sources).await {
+            Err(problems) => problems.to_string(),
+            Ok(_) => panic!("{case} was taken"),
+        };
+        insta::assert_snapshot!(format!("several__{case}"), problems);
     }
 }
 
@@ -261,6 +369,134 @@ async fn a_reservation_that_no_node_can_hold_is_told_by_its_line() {
         problems,
         "compose.yaml:6:9: services.a.deploy.resources.reservations: no node that it may run on \
          has as much; reserve less, or declare a larger `capacity` of a node"
+    );
+}
+
+#[tokio::test]
+async fn what_files_draw_in_is_bounded() {
+    let named = |name: &str, text: String| (name.to_owned(), text);
+    let include = |name: &str, text: &str| named(name, format!("include: [{text}]\n"));
+    let mut deep = vec![include("compose.yaml", "f1.yaml")];
+    deep.extend((1..40).map(|n| include(&format!("f{n}.yaml"), &format!("f{}.yaml", n + 1))));
+    let twice = |n: usize| format!("f{n}.yaml, f{n}.yaml");
+    let mut wide = vec![include("compose.yaml", &twice(1))];
+    wide.extend((1..20).map(|n| include(&format!("f{n}.yaml"), &twice(n + 1))));
+    wide.push(named("f20.yaml", "services: {}\n".to_owned()));
+    let chain: Vec<String> = (0..80)
+        .map(|n| format!("  s{n}: {{image: x, extends: s{}}}\n", n + 1))
+        .collect();
+    let chain = format!("services:\n{}  s80: {{image: x}}\n", chain.concat());
+    let words = "x, ".repeat(90_000);
+    let heirs: Vec<String> = (0..50)
+        .map(|n| format!("  s{n}: {{extends: base}}\n"))
+        .collect();
+    let heirs = format!(
+        "services:\n  base: {{image: x, command: [{words}]}}\n{}",
+        heirs.concat()
+    );
+    for (files, told) in [
+        (deep, "more than 24 files include each other"),
+        (
+            wide,
+            "up to here more than 256 files are read; draw in fewer",
+        ),
+        (
+            vec![named("compose.yaml", chain)],
+            "more than 64 services extend each other in a row",
+        ),
+        (
+            vec![named("compose.yaml", heirs)],
+            "up to here the files come to more than 1000000 values or 64 MiB of text",
+        ),
+    ] {
+        let files: Vec<(&str, String)> = files
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.clone()))
+            .collect();
+        let problems = problems(&files).await;
+        assert!(problems.contains(told), "{told}: {problems:.1000}");
+        assert_eq!(problems.lines().count(), 1, "{problems:.1000}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_a_declaration_is_refused() {
+    let compose = "services:\n  web:\n    image: x\n    configs: [c]\n    secrets: [s]\n    volumes:\n      \
+                   - ./mount:/m\nconfigs: {c: {file: large}}\nsecrets: {s: {environment: BIG}}\n";
+    let problems = problems(&[
+        ("compose.yaml", compose.to_owned()),
+        ("large", "x".repeat(600 << 10)),
+        ("mount", "x".repeat(1100 << 10)),
+        (".env", format!("BIG={}\n", "x".repeat(600 << 10))),
+    ])
+    .await;
+    for told in [
+        "services.web.volumes[0]: `",
+        "with it there are more than 1024 KiB",
+        "configs.c.file: `",
+        "with it there are more than 500 KiB",
+        "secrets.s.environment: it is larger than 500 KiB",
+    ] {
+        assert!(problems.contains(told), "{told}: {problems:.2000}");
+    }
+}
+
+#[tokio::test]
+async fn files_beside_the_compose_file_are_part_of_the_declaration() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let compose = "services:\n  web:\n    image: x\n    secrets: [{source: s, mode: 0440, uid: \"7\"}]\n    \
+                   configs: [{source: c, target: /etc/c}]\n    volumes:\n      - ./site:/srv\n      \
+                   - ./data:/data\n      - /etc/localtime:/etc/localtime:ro\n      - /scratch\n\
+                   secrets: {s: {file: secret}}\nconfigs: {c: {content: \"a=$$b\"}}\n";
+    for (name, text) in [
+        ("compose.yaml", compose),
+        ("secret", "hunter2"),
+        ("site/index.html", "hi"),
+        ("site/left.out", "no"),
+        ("site/.dockerignore", "left.out\n"),
+    ] {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let (_, web) = loaded.declaration.services.first_key_value().unwrap();
+    insta::assert_yaml_snapshot!("files", web.container);
+    let volume = web.container.volumes[0].volume.clone();
+    assert!(loaded.declaration.volumes.contains(&volume));
+    assert!(!format!("{:?}", loaded.declaration).contains("hunter2"));
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!("files_warnings", warnings.join("\n"));
+}
+
+#[tokio::test]
+async fn a_name_leads_to_one_service() {
+    let compose = "services:\n  a:\n    image: x\n    container_name: first\n    networks: {n: {aliases: \
+                   [shared]}}\n  b:\n    image: x\n    networks: {n: {aliases: [shared]}, m: {aliases: \
+                   [other]}}\n    links: [\"a:linked\"]\n  c:\n    image: x\n    networks: [m]\nnetworks: \
+                   {n: , m: {internal: true}}\n";
+    let directory = tempfile::TempDir::new().unwrap();
+    std::fs::write(directory.path().join("compose.yaml"), compose).unwrap();
+    let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let aliases: Vec<String> = loaded
+        .declaration
+        .services
+        .values()
+        .map(|spec| {
+            format!(
+                "{}: {:?} after {:?}",
+                spec.name, spec.aliases, spec.depends_on
+            )
+        })
+        .collect();
+    let unsupported: Vec<String> = loaded.unsupported.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(
+        "names",
+        format!("{}\n{}", aliases.join("\n"), unsupported.join("\n"))
     );
 }
 

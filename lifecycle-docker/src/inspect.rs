@@ -2,7 +2,7 @@
 
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HealthStatusEnum,
-    ImageInspect, PortMap,
+    ImageInspect, PortBinding, PortMap,
 };
 use chrono::{DateTime, SubsecRound as _, Utc};
 use lifecycle_core::model::{ContainerId, InstanceId, Protocol, Replica, ServiceName, SpecDigest};
@@ -66,9 +66,14 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
         }
     };
     let bound = found.network_settings.and_then(|n| n.ports);
-    let declared = found.host_config.and_then(|h| h.port_bindings);
+    let host_config = found.host_config.unwrap_or_default();
+    let on_the_nodes_network = host_config.network_mode.as_deref() == Some("host");
+    let declared = host_config.port_bindings;
+    let exposed = exposed(config.exposed_ports.as_deref());
     // A container that does not run has none bound, but will have those it was made with.
     let ports = match bound.as_ref().map(host_ports) {
+        // Nothing is bound for it: what it opens is open on the node.
+        _ if on_the_nodes_network => exposed.iter().map(|(port, p)| (*port, *p, *port)).collect(),
         Some(ports) if !ports.is_empty() => ports,
         _ => declared.as_ref().map(host_ports).unwrap_or_default(),
     };
@@ -80,7 +85,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
         started_at: time(state.started_at.as_deref()),
         state: observed,
         ports,
-        exposed: exposed(config.exposed_ports.as_deref()),
+        exposed,
         has_healthcheck,
         name,
     }))
@@ -133,6 +138,7 @@ fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
         .flat_map(|((container, protocol), bindings)| {
             bindings
                 .iter()
+                .filter(|binding| is_on_every_address(binding))
                 .filter_map(|b| b.host_port.as_ref()?.parse().ok())
                 .map(move |host: u16| (container, protocol, host))
         })
@@ -140,6 +146,14 @@ fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
     ports.sort_unstable();
     ports.dedup();
     ports
+}
+
+/// One that is bound at a single address of the node is not what other nodes reach.
+fn is_on_every_address(binding: &PortBinding) -> bool {
+    matches!(
+        binding.host_ip.as_deref(),
+        None | Some("" | "0.0.0.0" | "::")
+    )
 }
 
 fn has_healthcheck(check: Option<&HealthConfig>) -> bool {

@@ -39,6 +39,7 @@ async fn ensuring_twice_is_one_container() {
         volume: volume.clone(),
         target: "/data".into(),
         read_only: false,
+        options: lifecycle_core::model::VolumeOptions::default(),
     });
     spec.template.expose = vec![(5432, Protocol::Tcp)];
     spec.template
@@ -202,6 +203,7 @@ async fn images_are_built_with_their_output_and_removed() {
         tag: tag.clone(),
         dockerfile: "sub/Dockerfile".into(),
         args: BTreeMap::from([("WORD".to_owned(), Sensitive::new("spoken"))]),
+        options: lifecycle_core::model::BuildOptions::default(),
         context: context(&[("sub/Dockerfile", dockerfile), ("file", &"x".repeat(5000))]),
     };
     let lines = Mutex::new(Vec::new());

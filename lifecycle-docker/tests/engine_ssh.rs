@@ -56,6 +56,7 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
         tag: tag.into(),
         dockerfile: "Dockerfile".into(),
         args: std::collections::BTreeMap::new(),
+        options: lifecycle_core::model::BuildOptions::default(),
         context: context(&[("Dockerfile", &format!("FROM {BASE}\nRUN echo built\n"))]),
     };
     let progress = |line: &str| lines.lock().unwrap().push(line.to_owned());

@@ -17,6 +17,7 @@ mod hello;
 mod host;
 mod https;
 mod interactive;
+mod names;
 #[path = "../../../lifecycle-core/tests/registry/postgres_server.rs"]
 #[expect(dead_code, reason = "the core's tests use the rest")]
 mod postgres_server;

@@ -107,6 +107,16 @@ impl Project {
         }
     }
 
+    /// Where a file of the project lies.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    /// Copies a directory's files into one of the project's, as they are committed.
+    pub(crate) fn copy_to(&self, from: &Path, directory: &str) {
+        copy(from, &self.path(directory));
+    }
+
     /// Copies a directory's files into the project, as they are committed.
     pub(crate) fn copy(&self, from: &Path) {
         copy(from, self.directory.path());

@@ -169,6 +169,7 @@ impl Bootstrapper {
                 tag: name.clone(),
                 dockerfile: "Dockerfile".into(),
                 args: std::collections::BTreeMap::new(),
+                options: crate::model::BuildOptions::default(),
                 context: self.manager_image.context().await?,
             };
             let line = |text: &str| stage.line(text);

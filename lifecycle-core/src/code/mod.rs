@@ -6,7 +6,9 @@
 mod digest;
 mod directory;
 mod dockerignore;
+mod inline;
 mod published;
+mod tree;
 
 use std::fmt::Debug;
 use std::io::Read;
@@ -20,7 +22,9 @@ use crate::error::{Error, Result};
 use crate::host::ByteStream;
 
 pub use directory::DirectoryStore;
+pub(crate) use inline::with_file;
 pub use published::PublishedStore;
+pub(crate) use tree::read_tree;
 
 /// A code base by name and content.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -145,6 +145,7 @@ impl RuntimeFixture {
             tag: tag.to_owned(),
             dockerfile: "Dockerfile".to_owned(),
             args: BTreeMap::new(),
+            options: crate::model::BuildOptions::default(),
             context: context(dockerfile),
         };
         self.runtime.build_image(request, &|_| {}).await
@@ -396,6 +397,7 @@ pub async fn volumes_are_the_platforms(fixture: &RuntimeFixture) {
         volume: volume.clone(),
         target: "/data".into(),
         read_only: false,
+        options: crate::model::VolumeOptions::default(),
     });
     let listed = |runtime: Arc<dyn ContainerRuntime>| {
         let volume = volume.clone();

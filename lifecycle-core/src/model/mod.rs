@@ -1,14 +1,25 @@
 //! The words of the domain as types. Raw strings stop here: a value of one of
 //! these types has been validated once and needs no second look.
 
+mod build;
+mod connection;
+pub(crate) mod container;
 mod endpoint;
 mod event;
 mod id;
 mod instance;
+mod mount;
 mod node;
 mod operation;
 pub(crate) mod service;
+mod update;
 
+pub use build::{BuildOptions, BuildSource};
+pub use connection::{Connection, NetworkMode};
+pub use container::{
+    BlockIo, CgroupNamespace, DeviceMapping, DeviceRequest, Devices, Isolation, KernelLimits,
+    Logging, Terminal, Ulimit,
+};
 pub use endpoint::{Endpoint, Protocol};
 pub use event::{Event, EventKind, NewEvent, Subject};
 pub use id::{
@@ -16,10 +27,15 @@ pub use id::{
     ServiceName, VolumeName,
 };
 pub use instance::{ContainerId, InstanceRecord, InstanceState, SpecDigest};
+pub use mount::{
+    FileContents, FileTree, MemoryMount, NodeMount, ShippedFile, ShippedMount, TreeEntry,
+    VolumeMount, VolumeOptions,
+};
 pub use node::{Addresses, NodeSpec, Origin, Resources};
 pub use operation::{ContainerRun, Operation, OperationId, OperationKind, OperationState};
 pub use service::{
-    ApiAccess, BuildSource, Constraint, ConstraintOperator, ContainerTemplate, DependencyCondition,
-    Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PublishedPort, RestartPolicy,
-    ServiceClass, ServiceSpec, Starts, VolumeMount,
+    ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DependencyCondition, Healthcheck,
+    HealthcheckTest, HttpReadiness, ImageSource, PublishedPort, RestartPolicy, ServiceClass,
+    ServiceSpec, Starts,
 };
+pub use update::{OnFailure, Replacement, ReplacementOrder, UpdatePolicy};

@@ -1,14 +1,19 @@
 //! Services as they are declared, after the user's files were read: normalised,
 //! interpolated, secrets resolved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeSpec, Origin, Protocol, Resources, ServiceName, VolumeName};
-use crate::code::CodeBaseRef;
+use super::build::BuildSource;
+use super::connection::Connection;
+use super::container::{Devices, Isolation, KernelLimits, Logging, Terminal, is_default};
+use super::mount::{MemoryMount, NodeMount, ShippedMount, VolumeMount};
+use super::update::UpdatePolicy;
+use super::{NodeSpec, Origin, Protocol, Resources, ServiceName};
 use crate::secret::Sensitive;
 
 /// What kind of workload a service is. Each kind may have a database of its own.
@@ -74,6 +79,15 @@ pub struct ServiceSpec {
     /// Its place in the start order.
     #[serde(default)]
     pub starts: Starts,
+    /// Further names that other services reach it by.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub aliases: BTreeSet<String>,
+    /// How many replicas one node may have; as many as fit without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_per_node: Option<u16>,
+    /// How its replicas are to be replaced.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: UpdatePolicy,
 }
 
 /// Where an image comes from.
@@ -84,21 +98,6 @@ pub enum ImageSource {
     Build(BuildSource),
     /// Named by the user.
     Image(String),
-}
-
-/// What an image is built from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BuildSource {
-    /// The code base, by name and content.
-    pub code: CodeBaseRef,
-    /// The Dockerfile's path within the code base.
-    pub dockerfile: String,
-    /// Build arguments.
-    #[serde(default)]
-    pub args: BTreeMap<String, Sensitive>,
-    /// The images that the Dockerfile's `FROM` lines name, without its own stages and `scratch`.
-    #[serde(default)]
-    pub bases: Vec<String>,
 }
 
 /// What a container of a service is made from; everything here is part of the spec digest.
@@ -143,6 +142,36 @@ pub struct ContainerTemplate {
     /// Whether containers are told how to reach the manager's API.
     #[serde(default)]
     pub api: Option<ApiAccess>,
+    /// Files that the declaration carries.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub files: Vec<ShippedMount>,
+    /// Places of volumes without a name, which go with the container.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub anonymous_volumes: Vec<String>,
+    /// Paths of the node.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub node_paths: Vec<NodeMount>,
+    /// File systems in memory.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub memory: Vec<MemoryMount>,
+    /// Network and names.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub connection: Connection,
+    /// How far it is set apart from its node.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub isolation: Isolation,
+    /// The node's devices that it reaches.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub devices: Devices,
+    /// Limits beyond processors and memory.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kernel: KernelLimits,
+    /// How its process is run and spoken to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub terminal: Terminal,
+    /// Where its output goes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logging: Logging,
 }
 
 /// What a service may do at the manager's API.
@@ -151,18 +180,6 @@ pub struct ContainerTemplate {
 pub enum ApiAccess {
     /// Look up and watch.
     Read,
-}
-
-/// A named volume in a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeMount {
-    /// The volume.
-    pub volume: VolumeName,
-    /// Where the container sees it.
-    pub target: String,
-    /// Whether the container may only read.
-    #[serde(default)]
-    pub read_only: bool,
 }
 
 /// A port published on the node.
@@ -175,6 +192,9 @@ pub struct PublishedPort {
     pub container_port: u16,
     /// The transport protocol.
     pub protocol: Protocol,
+    /// The one address of the node that it is opened at; all of them without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
 }
 
 /// A health check that the engine runs inside the container (Compose `healthcheck`).
@@ -328,6 +348,9 @@ impl ServiceSpec {
             constraints: Vec::new(),
             reserves: Resources::default(),
             starts: Starts::default(),
+            aliases: BTreeSet::new(),
+            most_per_node: None,
+            update: UpdatePolicy::default(),
         }
     }
 }

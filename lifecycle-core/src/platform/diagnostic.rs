@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::tree::Place;
+use super::tree::{FileId, Place};
 use crate::error::Error;
 
 /// One thing that is wrong with a file.
@@ -121,10 +121,11 @@ impl fmt::Display for UnsupportedKey {
     }
 }
 
-/// Collects the findings about one file.
+/// Collects the findings about a file, and about those that it draws in.
 pub(super) struct Report {
-    file: String,
-    problems: Vec<Diagnostic>,
+    /// By their numbers in places.
+    files: Vec<String>,
+    problems: Vec<(Option<Place>, Diagnostic)>,
     /// Where nothing more is said, since what stands there is wrong already.
     silenced: BTreeSet<Place>,
     /// What is worth knowing about a value, should it be wrong.
@@ -133,16 +134,41 @@ pub(super) struct Report {
     pub(super) unsupported: Vec<UnsupportedKey>,
 }
 
+/// More files than any platform is made of.
+pub(super) const MOST_FILES: usize = 256;
+
 impl Report {
     pub(super) fn new(file: impl Into<String>) -> Self {
         Self {
-            file: file.into(),
+            files: vec![file.into()],
             problems: Vec::new(),
             silenced: BTreeSet::new(),
             notes: BTreeMap::new(),
             warnings: Vec::new(),
             unsupported: Vec::new(),
         }
+    }
+
+    /// Begins another file; what is read from now on has its places there.
+    pub(super) fn begin(&mut self, file: impl Into<String>) {
+        if self.files.len() <= MOST_FILES {
+            self.files.push(file.into());
+        }
+    }
+
+    /// The file that was begun last.
+    pub(super) fn current(&self) -> FileId {
+        FileId::try_from(self.files.len() - 1).unwrap_or(FileId::MAX)
+    }
+
+    /// The name of a file.
+    pub(super) fn name_of(&self, file: FileId) -> &str {
+        self.files.get(usize::from(file)).map_or("", String::as_str)
+    }
+
+    /// A place in words, for a message about another place.
+    pub(super) fn place_in_words(&self, at: Place) -> String {
+        format!("{}:{}", self.name_of(at.file), at.line)
     }
 
     fn diagnostic(
@@ -153,7 +179,7 @@ impl Report {
         help: Option<String>,
     ) -> Diagnostic {
         Diagnostic {
-            file: self.file.clone(),
+            file: self.name_of(at.map_or(0, |at| at.file)).to_owned(),
             line: at.map(|at| at.line),
             column: at.map(|at| at.column),
             path: path.to_owned(),
@@ -169,7 +195,7 @@ impl Report {
                 message = format!("{message} ({note})");
             }
             let problem = self.diagnostic(Some(at), path, message, help);
-            self.problems.push(problem);
+            self.problems.push((Some(at), problem));
         }
     }
 
@@ -180,6 +206,11 @@ impl Report {
     /// A problem of a value that makes all further findings about it pointless.
     pub(super) fn last_word(&mut self, at: Place, path: &str, message: impl Into<String>) {
         self.add(at, path, message, None);
+        self.silenced.insert(at);
+    }
+
+    /// Says nothing more about what stands there.
+    pub(super) fn silence(&mut self, at: Place) {
         self.silenced.insert(at);
     }
 
@@ -196,7 +227,24 @@ impl Report {
     /// A problem of the file as a whole.
     pub(super) fn file_problem(&mut self, message: impl Into<String>, help: impl Into<String>) {
         let problem = self.diagnostic(None, "", message, Some(help.into()));
-        self.problems.push(problem);
+        self.problems.push((None, problem));
+    }
+
+    /// The same of the file that was begun last.
+    pub(super) fn problem_of_current(
+        &mut self,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let mut problem = self.diagnostic(None, "", message, Some(help.into()));
+        self.name_of(self.current()).clone_into(&mut problem.file);
+        self.problems.push((None, problem));
+    }
+
+    /// The same, where it does not keep the file from being read.
+    pub(super) fn file_warning(&mut self, message: impl Into<String>) {
+        let warning = self.diagnostic(None, "", message, None);
+        self.warnings.push(warning);
     }
 
     /// A key that nobody knows, with the nearest one that is known.
@@ -256,12 +304,21 @@ impl Report {
         changes_behaviour: bool,
     ) {
         self.unsupported.push(UnsupportedKey {
-            file: self.file.clone(),
+            file: self.name_of(at.file).to_owned(),
             line: at.line,
             path: path.to_owned(),
             consequence,
             changes_behaviour,
         });
+    }
+
+    /// The keys without effect, in the order of the files and their lines.
+    pub(super) fn unsupported_in_order(&self) -> Vec<UnsupportedKey> {
+        let mut keys = self.unsupported.clone();
+        let number = |name: &String| self.files.iter().position(|file| file == name);
+        keys.sort_by_cached_key(|key| (number(&key.file), key.line, key.path.clone()));
+        keys.dedup();
+        keys
     }
 
     pub(super) fn has_problems(&self) -> bool {
@@ -272,9 +329,9 @@ impl Report {
     pub(super) fn problems_of(reports: Vec<Self>) -> Option<Diagnostics> {
         let mut all = Vec::new();
         for mut report in reports {
-            report.problems.sort_by_key(|p| (p.line, p.column));
+            report.problems.sort_by_key(|(at, _)| *at);
             report.problems.dedup();
-            all.append(&mut report.problems);
+            all.extend(report.problems.into_iter().map(|(_, problem)| problem));
         }
         (!all.is_empty()).then_some(Diagnostics(all))
     }
@@ -305,6 +362,7 @@ mod tests {
     fn a_finding_prints_where_what_and_the_mend() {
         let mut report = Report::new("compose.yaml");
         let at = Place {
+            file: 0,
             line: 12,
             column: 5,
         };

@@ -1,6 +1,7 @@
 //! Variables in values, as the Compose Specification has them: `$VAR`, `${VAR}`,
 //! `${VAR:-default}`, `${VAR-default}`, `${VAR:?message}`, `${VAR?message}`,
-//! `${VAR:+instead}`, `${VAR+instead}`, and `$$` for a dollar sign.
+//! `${VAR:+instead}`, `${VAR+instead}`, and `$$` for a dollar sign. A `$` before anything else is
+//! one as well.
 
 use std::collections::BTreeSet;
 
@@ -35,13 +36,18 @@ pub(super) fn interpolate(text: &str, lookup: Lookup<'_>) -> Result<Interpolated
 }
 
 /// Puts the variables into every value of a tree; keys stay as they are.
-pub(super) fn interpolate_tree(node: &mut Node, lookup: Lookup<'_>, report: &mut Report) {
-    let mut so_far = SoFar::default();
-    walk(node, "", lookup, report, &mut so_far);
+pub(super) fn interpolate_tree(
+    node: &mut Node,
+    lookup: Lookup<'_>,
+    so_far: &mut SoFar,
+    report: &mut Report,
+) {
+    walk(node, "", lookup, report, so_far);
 }
 
+/// What the variables of all files have come to.
 #[derive(Default)]
-struct SoFar {
+pub(super) struct SoFar {
     /// Variables that were told of.
     unset: BTreeSet<String>,
     /// How much text variables have made.
@@ -129,9 +135,11 @@ fn expand(
         } else {
             let name = name_at_start(rest);
             if name.is_empty() {
-                return Err("`$` is followed by no variable; write `$$` for a dollar sign".into());
+                // It is followed by no variable, and stays what it is.
+                out.push('$');
+            } else {
+                out.push_str(&value(name, lookup, unset));
             }
-            out.push_str(&value(name, lookup, unset));
             rest = &rest[name.len()..];
         }
     }
@@ -200,13 +208,18 @@ fn name_at_start(text: &str) -> &str {
     &text[..end]
 }
 
-/// Where the `}` stands that closes what is open; each `${` opens another.
+/// Where the `}` stands that closes what is open; each `{` opens another, so that a default may
+/// be JSON. Where they do not come out even, only each `${` does.
 fn closing_brace(text: &str) -> Option<usize> {
+    closing(text, |_| true).or_else(|| closing(text, |before| before == '$'))
+}
+
+fn closing(text: &str, opens: impl Fn(char) -> bool) -> Option<usize> {
     let mut open = 1_usize;
     let mut before = ' ';
     for (index, c) in text.char_indices() {
         match c {
-            '{' if before == '$' => open += 1,
+            '{' if opens(before) => open += 1,
             '}' => open -= 1,
             _ => {}
         }
@@ -256,6 +269,10 @@ mod tests {
             ("$$SET $${SET}", "$SET ${SET}"),
             ("100 $$", "100 $"),
             ("${NONE:-http://x:80/?a-b}", "http://x:80/?a-b"),
+            ("${SET:-{\"a\": {}}}", "value"),
+            ("${NONE:-{\"a\": {}}}", "{\"a\": {}}"),
+            ("${NONE:-{}", "{"),
+            ("$(date) 5$ $1 $", "$(date) 5$ $1 $"),
         ] {
             assert_eq!(with(text).as_deref(), Ok(expected), "{text}");
         }
@@ -272,9 +289,7 @@ mod tests {
         ] {
             assert_eq!(with(text), Err(message.to_owned()), "{text}");
         }
-        for text in [
-            "$(date)", "cost: 5$", "${}", "${1}", "$1", "${SET!x}", "${SET:}",
-        ] {
+        for text in ["${}", "${1}", "${SET!x}", "${SET:}", "${SET/foo/bar}"] {
             assert!(with(text).is_err(), "{text}");
         }
         let deep = format!("{}x{}", "${A:-".repeat(500), "}".repeat(500));

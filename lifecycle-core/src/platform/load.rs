@@ -6,12 +6,10 @@ use std::path::Path;
 use super::compose::{self, Build, Composition, World};
 use super::database::Outside;
 use super::diagnostic::{Diagnostic, Diagnostics, Report, UnsupportedKey};
-use super::tree::{Node, Place};
-use super::{
-    Declaration, RegistrySpec, Sources, dockerfile, environment_file, interpolation, settings,
-    text_file,
-};
-use super::{Settings, toml, validate, yaml};
+use super::environment::Environment;
+use super::files::{Assembly, leave_out_disabled};
+use super::{Declaration, RegistrySpec, Settings, Sources};
+use super::{dockerfile, settings, text_file, toml, validate};
 use crate::code::{self, CodeBaseRef, CodeStore};
 use crate::error::Error;
 use crate::model::{BuildSource, ImageSource, PlatformId, PlatformName, ServiceName};
@@ -89,7 +87,8 @@ impl Draft {
         // What cannot be read is said; the defaults in its place would only add false findings.
         let readable = sources.platform_toml.is_none() || toml_root.is_some();
         let mut env_report = Report::new(".env");
-        let lookup = environment(sources, &mut env_report);
+        let mut environment = Environment::read(sources, &mut env_report);
+        let lookup = |name: &str| environment.get(name);
         let outside = Outside {
             directory: &sources.project_dir,
             lookup: &lookup,
@@ -97,8 +96,20 @@ impl Draft {
         let settings = settings::read(toml_root.as_ref(), outside, &mut toml_report);
 
         let mut report = Report::new(shown(sources.compose_files.first(), sources));
+        let mut assembly = Assembly::new(&sources.project_dir, &mut report);
+        let documents = assembly.read_all(&sources.compose_files);
+        let mut wanted = Wanted::of(sources, &environment, &mut env_report);
+        wanted.name = wanted.name.or_else(|| settings.name.clone());
+        let own_name = Assembly::declared_name(&documents, &lookup);
+        // Told of where it stands, if it is no name.
+        let own_name = own_name.and_then(|name| PlatformName::try_from(name.as_str()).ok());
+        let name = wanted.name.clone().or(own_name);
+        let name = name.or_else(|| directory_name(&sources.project_dir));
+        environment.set_project_name(name.as_ref());
+        let lookup = |name: &str| environment.get(name);
         let mut composition = Composition::default();
-        if let Some(root) = compose_tree(sources, &lookup, &mut report) {
+        if let Some(mut root) = assembly.assemble(documents, &lookup) {
+            leave_out_disabled(&mut root, &wanted.profiles, &mut report);
             let code_store = settings.code_store.clone();
             let world = World {
                 directory: &sources.project_dir,
@@ -111,12 +122,6 @@ impl Draft {
                 validate::check(&root, &composition.services, &settings, &mut report);
             }
         }
-        let name = sources
-            .name
-            .clone()
-            .or_else(|| settings.name.clone())
-            .or_else(|| composition.name.clone())
-            .or_else(|| directory_name(&sources.project_dir));
         if name.is_none() {
             report.file_problem(
                 "the platform has no name, and its directory's cannot serve as one",
@@ -160,6 +165,7 @@ impl Draft {
                         dockerfile: build.dockerfile,
                         args: build.args,
                         bases,
+                        options: build.options,
                     });
                 }
                 Err(Refusal::Store(error)) => refuse(&error, &build, report),
@@ -172,11 +178,10 @@ impl Draft {
 
     fn finish(self, id: PlatformId) -> Result<Loaded, Diagnostics> {
         let [toml_report, compose_report, env_report] = &self.reports;
-        let mut unsupported = toml_report.unsupported.clone();
-        unsupported.extend(compose_report.unsupported.clone());
+        let mut unsupported = toml_report.unsupported_in_order();
+        unsupported.extend(compose_report.unsupported_in_order());
         let mut warnings = compose_report.warnings.clone();
         warnings.extend(env_report.warnings.clone());
-        unsupported.sort_by(|a, b| (a.line, &a.path).cmp(&(b.line, &b.path)));
         let complete = self.name.zip(self.settings.manager);
         if let Some(problems) = Report::problems_of(self.reports.into()) {
             return Err(problems);
@@ -226,9 +231,12 @@ async fn read_bases(
     build: &Build,
 ) -> Result<Vec<String>, Refusal> {
     let file = &build.dockerfile;
-    let content = code::read_file(store, code, file, DOCKERFILE_LIMIT)
-        .await
-        .map_err(Refusal::Store)?;
+    let content = match &build.options.inline {
+        Some(inline) => Some(inline.clone().into_bytes()),
+        None => code::read_file(store, code, file, DOCKERFILE_LIMIT)
+            .await
+            .map_err(Refusal::Store)?,
+    };
     let Some(content) = content else {
         return Err(Refusal::Dockerfile {
             message: format!("the code base `{}` has no file `{file}`", code.name),
@@ -248,6 +256,38 @@ async fn read_bases(
     })
 }
 
+/// What the command line or the environment asks for.
+struct Wanted {
+    name: Option<PlatformName>,
+    profiles: Vec<String>,
+}
+
+impl Wanted {
+    /// The command line wins over the environment, as with Compose.
+    fn of(sources: &Sources, environment: &Environment<'_>, report: &mut Report) -> Self {
+        let mut name = sources.name.clone();
+        if name.is_none()
+            && let Some(text) = environment.get("COMPOSE_PROJECT_NAME")
+            && !text.is_empty()
+        {
+            match PlatformName::try_from(text.as_str()) {
+                Ok(valid) => name = Some(valid),
+                Err(error) => report.file_problem(
+                    format!("`COMPOSE_PROJECT_NAME`: {error}"),
+                    "change it, here or in the environment of the command",
+                ),
+            }
+        }
+        let mut profiles = sources.profiles.clone();
+        if profiles.is_empty() {
+            let listed = environment.get("COMPOSE_PROFILES").unwrap_or_default();
+            let listed = listed.split(',').map(str::trim);
+            profiles.extend(listed.filter(|one| !one.is_empty()).map(str::to_owned));
+        }
+        Self { name, profiles }
+    }
+}
+
 fn read_text(file: &Path, report: &mut Report) -> Option<String> {
     match text_file::read(file) {
         Ok(text) => Some(text),
@@ -258,64 +298,6 @@ fn read_text(file: &Path, report: &mut Report) -> Option<String> {
             );
             None
         }
-    }
-}
-
-fn compose_tree(
-    sources: &Sources,
-    lookup: interpolation::Lookup<'_>,
-    report: &mut Report,
-) -> Option<Node> {
-    let [file] = sources.compose_files.as_slice() else {
-        let names: Vec<String> = sources
-            .compose_files
-            .iter()
-            .map(|file| format!("`{}`", shown(Some(file), sources)))
-            .collect();
-        report.file_problem(
-            if names.is_empty() {
-                "no Compose file is named".to_owned()
-            } else {
-                format!(
-                    "merging several Compose files is not supported yet ({})",
-                    names.join(", ")
-                )
-            },
-            "name one file with `--file`, or merge them with `docker compose config`",
-        );
-        return None;
-    };
-    let text = read_text(file, report)?;
-    let mut root = yaml::parse(&text, report)?;
-    interpolation::interpolate_tree(&mut root, lookup, report);
-    Some(root)
-}
-
-/// The variables of the environment, and beneath them those of `.env`.
-fn environment<'s>(
-    sources: &'s Sources,
-    report: &mut Report,
-) -> impl Fn(&str) -> Option<String> + use<'s> {
-    let own = |name: &str| sources.environment.get(name).cloned();
-    let mut beneath = environment_file::Variables::new();
-    let file = sources.project_dir.join(".env");
-    if file.exists()
-        && let Some(text) = read_text(&file, report)
-    {
-        match environment_file::parse(&text, &own) {
-            Ok(variables) => beneath = variables,
-            Err(bad) => {
-                let at = Place {
-                    line: bad.line,
-                    column: 1,
-                };
-                report.problem(at, "", bad.message);
-            }
-        }
-    }
-    move |name| {
-        let own = sources.environment.get(name).cloned();
-        own.or_else(|| beneath.get(name).cloned().flatten())
     }
 }
 

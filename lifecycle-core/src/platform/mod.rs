@@ -2,17 +2,19 @@
 //! into one [`Declaration`].
 //!
 //! [`find`] says which files, [`load`] reads them. Text becomes a tree whose parts know their
-//! places (`yaml`, `toml` → `tree`), variables are put in (`interpolation`,
-//! `environment_file`), each key is read by what it means (`settings`, `database`, `compose`), what
-//! services say of each other is checked (`validate`), and code bases are looked up (`load`,
-//! `dockerfile`). Everything wrong is found in one go and said with its line
+//! places (`yaml`, `toml` → `tree`), variables are put in (`interpolation`, `environment`,
+//! `environment_file`), several files and what they include and extend become one tree (`files`),
+//! each key is read by what it means (`settings`, `database`, `compose`), what services say of
+//! each other is checked (`validate`), and code bases are looked up (`load`, `dockerfile`). Everything wrong is found in one go and said with its line
 //! ([`Diagnostics`]).
 
 mod compose;
 mod database;
 mod diagnostic;
 mod dockerfile;
+mod environment;
 mod environment_file;
+mod files;
 mod interpolation;
 mod load;
 mod schema;

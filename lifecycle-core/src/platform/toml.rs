@@ -51,6 +51,7 @@ impl<'t> Lines<'t> {
         let start = self.starts.get(line.wrapping_sub(1)).copied().unwrap_or(0);
         let before = self.text.get(start..offset).unwrap_or_default();
         Place {
+            file: 0,
             line: line.max(1),
             column: before.chars().count() + 1,
         }
@@ -67,10 +68,7 @@ impl<'t> Lines<'t> {
             });
         }
         entries.sort_by_key(|entry| entry.at);
-        Some(Node {
-            at,
-            value: Value::Map(entries),
-        })
+        Some(Node::new(at, Value::Map(entries)))
     }
 
     fn value(&self, value: &Spanned<DeValue<'_>>, depth: usize) -> Option<Node> {
@@ -93,7 +91,7 @@ impl<'t> Lines<'t> {
             ),
             DeValue::Table(table) => return self.table(table, at, depth),
         };
-        Some(Node { at, value })
+        Some(Node::new(at, value))
     }
 }
 
@@ -118,6 +116,7 @@ mod tests {
         assert_eq!(
             place,
             Place {
+                file: 0,
                 line: 3,
                 column: 21
             }

@@ -1,17 +1,38 @@
 //! A file as a tree whose every part knows where it stands. YAML and TOML are both read into
 //! it, so that one reader with one kind of diagnostics serves both.
 
+use std::collections::HashMap;
+
 use super::diagnostic::{Report, nearest};
 
-/// A place in a file, both from 1; columns count characters.
+/// Which of the files that a [`Report`] is about; 0 is the one that it began with.
+pub(super) type FileId = u16;
+
+/// A place in a file, line and column from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
+    pub(super) file: FileId,
     pub(super) line: usize,
     pub(super) column: usize,
 }
 
 impl Place {
-    pub(super) const START: Self = Self { line: 1, column: 1 };
+    pub(super) const START: Self = Self {
+        file: 0,
+        line: 1,
+        column: 1,
+    };
+}
+
+/// What a tag says about the value that an earlier file has in the same place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// The two are merged.
+    None,
+    /// `!reset`: neither of the two stays.
+    Reset,
+    /// `!override`: this one stays, whole.
+    Override,
 }
 
 /// A value in a file. Without `Debug`: values may be secrets.
@@ -19,6 +40,7 @@ impl Place {
 pub(super) struct Node {
     pub(super) at: Place,
     pub(super) value: Value,
+    pub(super) mark: Mark,
 }
 
 #[derive(Clone)]
@@ -43,6 +65,110 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// A value that no tag says anything about.
+    pub(super) fn new(at: Place, value: Value) -> Self {
+        Self {
+            at,
+            value,
+            mark: Mark::None,
+        }
+    }
+
+    /// A text as if it had been written in quotes.
+    pub(super) fn of_text(at: Place, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self::new(at, Value::Scalar { text, plain: false })
+    }
+
+    /// No value.
+    pub(super) fn nothing(at: Place) -> Self {
+        let text = String::new();
+        Self::new(at, Value::Scalar { text, plain: true })
+    }
+
+    /// The text of a single value.
+    pub(super) fn as_text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar { text, .. } if !self.is_null() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The value of a key of this mapping.
+    pub(super) fn child(&self, key: &str) -> Option<&Node> {
+        let Value::Map(entries) = &self.value else {
+            return None;
+        };
+        let entry = entries.iter().find(|entry| entry.key == key)?;
+        Some(&entry.node)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn child_mut(&mut self, key: &str) -> Option<&mut Node> {
+        let Value::Map(entries) = &mut self.value else {
+            return None;
+        };
+        let entry = entries.iter_mut().find(|entry| entry.key == key)?;
+        Some(&mut entry.node)
+    }
+
+    /// Takes an entry out of this mapping.
+    pub(super) fn take(&mut self, key: &str) -> Option<Entry> {
+        let Value::Map(entries) = &mut self.value else {
+            return None;
+        };
+        let index = entries.iter().position(|entry| entry.key == key)?;
+        Some(entries.remove(index))
+    }
+
+    /// Whether two values are the same, wherever they stand.
+    pub(super) fn says_the_same_as(&self, other: &Node) -> bool {
+        match (&self.value, &other.value) {
+            (
+                Value::Scalar { text, .. },
+                Value::Scalar {
+                    text: other_text, ..
+                },
+            ) => match (self.is_null(), other.is_null()) {
+                (false, false) => text == other_text,
+                (one, other) => one && other,
+            },
+            (Value::List(items), Value::List(others)) => {
+                items.len() == others.len()
+                    && items
+                        .iter()
+                        .zip(others)
+                        .all(|(item, other)| item.says_the_same_as(other))
+            }
+            (Value::Map(entries), Value::Map(others)) => {
+                let others: HashMap<&str, &Node> = others
+                    .iter()
+                    .map(|entry| (entry.key.as_str(), &entry.node))
+                    .collect();
+                entries.len() == others.len()
+                    && entries.iter().all(|entry| {
+                        others
+                            .get(entry.key.as_str())
+                            .is_some_and(|other| entry.node.says_the_same_as(other))
+                    })
+            }
+            _ => false,
+        }
+    }
+
+    /// How many values this one holds, and how much text.
+    pub(super) fn weight(&self) -> (usize, usize) {
+        let sum = |(nodes, bytes), (more, text)| (nodes + more, bytes + text);
+        match &self.value {
+            Value::Scalar { text, .. } => (1, text.len()),
+            Value::List(items) => items.iter().map(Self::weight).fold((1, 0), sum),
+            Value::Map(entries) => entries
+                .iter()
+                .map(|entry| sum(entry.node.weight(), (0, entry.key.len())))
+                .fold((1, 0), sum),
+        }
+    }
+
     /// Whether there is no value.
     pub(super) fn is_null(&self) -> bool {
         match &self.value {
@@ -53,7 +179,7 @@ impl Node {
         }
     }
 
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match &self.value {
             _ if self.is_null() => "nothing",
             Value::Scalar { .. } => "a single value",

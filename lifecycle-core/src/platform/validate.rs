@@ -182,6 +182,21 @@ impl<'a> Check<'a> {
                     ),
                     "change them, or give a node the labels that they ask for",
                 );
+            } else if let Some(most) = spec.most_per_node
+                && usize::from(spec.replicas) > self.allowed_nodes(spec).len() * usize::from(most)
+            {
+                let keys = ["deploy", "placement", "max_replicas_per_node"];
+                let (at, path) = self.spot(&spec.name, &keys);
+                report.problem_with_help(
+                    at,
+                    &path,
+                    format!(
+                        "{} replicas do not fit on {} nodes with at most {most} on each",
+                        spec.replicas,
+                        self.allowed_nodes(spec).len()
+                    ),
+                    "declare fewer replicas, allow more on a node, or add nodes",
+                );
             } else if spec.replicas > 0 && !self.has_room(spec) {
                 let (at, path) = self.spot(&spec.name, &["deploy", "resources", "reservations"]);
                 report.problem_with_help(

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::diagnostic::Report;
-use super::tree::{Entry, Node, Place, Value};
+use super::diagnostic::{Report, nearest};
+use super::tree::{Entry, FileId, Mark, Node, Place, Value};
 
 /// Aliases can multiply a small file without end; no file that a person wrote comes near this.
 const MOST_NODES: usize = 100_000;
@@ -16,15 +16,19 @@ const MOST_BYTES: usize = 16 << 20;
 const DEEPEST: usize = 64;
 
 /// Reads a document; `None` if it is no YAML, and then `report` says why. A file without
-/// content is an empty mapping.
+/// content is an empty mapping. Its places are in the file that `report` was last told of.
 pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
-    let mut builder = Builder::default();
+    let file = report.current();
+    let mut builder = Builder {
+        file,
+        ..Builder::default()
+    };
     let mut parser = Parser::new_from_str(text);
     while let Some(next) = parser.next_event() {
         let step = match next {
             Ok((event, span)) => builder.take(event, span),
             Err(error) => Err(Failure {
-                at: place(error.marker().line(), error.marker().col()),
+                at: place(file, error.marker().line(), error.marker().col()),
                 message: format!("this is no YAML: {}", error.info()),
                 help: None,
             }),
@@ -37,10 +41,15 @@ pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
             return None;
         }
     }
-    Some(builder.root.unwrap_or(Node {
-        at: Place::START,
-        value: Value::Map(Vec::new()),
-    }))
+    let start = Place {
+        file,
+        ..Place::START
+    };
+    Some(
+        builder
+            .root
+            .unwrap_or(Node::new(start, Value::Map(Vec::new()))),
+    )
 }
 
 struct Failure {
@@ -60,6 +69,7 @@ fn fail<T>(at: Place, message: impl Into<String>) -> Result<T, Failure> {
 /// Half-read collections, innermost last.
 #[derive(Default)]
 struct Builder {
+    file: FileId,
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
@@ -70,6 +80,7 @@ struct Builder {
 
 struct Open {
     at: Place,
+    mark: Mark,
     anchor: usize,
     kind: OpenKind,
 }
@@ -85,8 +96,9 @@ enum OpenKind {
     },
 }
 
-fn place(line: usize, column: usize) -> Place {
+fn place(file: FileId, line: usize, column: usize) -> Place {
     Place {
+        file,
         line: line.max(1),
         column: column + 1,
     }
@@ -94,7 +106,7 @@ fn place(line: usize, column: usize) -> Place {
 
 impl Builder {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Failure> {
-        let at = place(span.start.line(), span.start.col());
+        let at = place(self.file, span.start.line(), span.start.col());
         match event {
             Event::DocumentStart(..) => {
                 self.documents += 1;
@@ -108,40 +120,38 @@ impl Builder {
                 Ok(())
             }
             Event::Scalar(text, style, anchor, tag) => {
-                let quoted_by_tag = check_tag(at, tag.as_ref())?;
+                let (quoted_by_tag, mark) = read_tag(at, tag.as_ref())?;
                 if text.contains('\0') {
                     return fail(at, "a value cannot hold the character of number 0");
                 }
                 self.weigh(at, 0, text.len())?;
-                let node = Node {
-                    at,
-                    value: Value::Scalar {
-                        text: text.into_owned(),
-                        plain: style == ScalarStyle::Plain && !quoted_by_tag,
-                    },
+                let value = Value::Scalar {
+                    text: text.into_owned(),
+                    plain: style == ScalarStyle::Plain && !quoted_by_tag,
                 };
+                let node = Node { at, value, mark };
                 self.complete(node, anchor)
             }
             Event::SequenceStart(_, anchor, tag) => {
-                check_tag(at, tag.as_ref())?;
-                self.begin(at, anchor, OpenKind::List(Vec::new()))
+                let (_, mark) = read_tag(at, tag.as_ref())?;
+                self.begin(at, mark, anchor, OpenKind::List(Vec::new()))
             }
             Event::MappingStart(_, anchor, tag) => {
-                check_tag(at, tag.as_ref())?;
+                let (_, mark) = read_tag(at, tag.as_ref())?;
                 let kind = OpenKind::Map {
                     entries: Vec::new(),
                     lines: HashMap::new(),
                     merged: Vec::new(),
                     key: None,
                 };
-                self.begin(at, anchor, kind)
+                self.begin(at, mark, anchor, kind)
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(at),
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
                     return fail(at, "this alias refers to what it is part of");
                 };
-                let weight = weight(node);
+                let weight = node.weight();
                 if self.open.len() + depth(node) > DEEPEST {
                     return fail(at, format!("nested more than {DEEPEST} levels deep"));
                 }
@@ -153,11 +163,22 @@ impl Builder {
         }
     }
 
-    fn begin(&mut self, at: Place, anchor: usize, kind: OpenKind) -> Result<(), Failure> {
+    fn begin(
+        &mut self,
+        at: Place,
+        mark: Mark,
+        anchor: usize,
+        kind: OpenKind,
+    ) -> Result<(), Failure> {
         if self.open.len() >= DEEPEST {
             return fail(at, format!("nested more than {DEEPEST} levels deep"));
         }
-        self.open.push(Open { at, anchor, kind });
+        self.open.push(Open {
+            at,
+            mark,
+            anchor,
+            kind,
+        });
         Ok(())
     }
 
@@ -180,7 +201,11 @@ impl Builder {
                 Value::Map(entries)
             }
         };
-        let node = Node { at: open.at, value };
+        let node = Node {
+            at: open.at,
+            value,
+            mark: open.mark,
+        };
         self.complete(node, open.anchor)
     }
 
@@ -259,19 +284,6 @@ fn merge(entries: &mut Vec<Entry>, keys: &mut HashSet<String>, node: Node) -> Re
     }
 }
 
-/// How many values a node holds, and how much text.
-fn weight(node: &Node) -> (usize, usize) {
-    let sum = |(nodes, bytes), (more, text)| (nodes + more, bytes + text);
-    match &node.value {
-        Value::Scalar { text, .. } => (1, text.len()),
-        Value::List(items) => items.iter().map(weight).fold((1, 0), sum),
-        Value::Map(entries) => entries
-            .iter()
-            .map(|entry| sum(weight(&entry.node), (0, entry.key.len())))
-            .fold((1, 0), sum),
-    }
-}
-
 fn depth(node: &Node) -> usize {
     match &node.value {
         Value::Scalar { .. } => 0,
@@ -280,17 +292,21 @@ fn depth(node: &Node) -> usize {
     }
 }
 
-/// Whether the tag makes text of a plain scalar.
-fn check_tag(at: Place, tag: Option<&Cow<'_, Tag>>) -> Result<bool, Failure> {
-    let Some(tag) = tag else { return Ok(false) };
-    match tag.core_suffix() {
-        Some("str") => Ok(true),
-        Some("int" | "float" | "bool" | "null" | "map" | "seq") => Ok(false),
-        _ => Err(Failure {
+/// Whether the tag makes text of a plain scalar, and what it says to a merge.
+fn read_tag(at: Place, tag: Option<&Cow<'_, Tag>>) -> Result<(bool, Mark), Failure> {
+    let Some(tag) = tag else {
+        return Ok((false, Mark::None));
+    };
+    match (tag.core_suffix(), tag.original().as_str()) {
+        (Some("str"), _) => Ok((true, Mark::None)),
+        (Some("int" | "float" | "bool" | "null" | "map" | "seq"), _) => Ok((false, Mark::None)),
+        (_, "!reset") => Ok((false, Mark::Reset)),
+        (_, "!override") => Ok((false, Mark::Override)),
+        (_, original) => Err(Failure {
             at,
-            message: format!("the tag `{}` is not known", tag.original()),
-            help: matches!(tag.suffix(), "reset" | "override")
-                .then(|| "it has a meaning only where several files are merged".to_owned()),
+            message: format!("the tag `{original}` is not known"),
+            help: nearest(original, ["!reset", "!override"])
+                .map(|near| format!("did you mean `{near}`?")),
         }),
     }
 }
@@ -340,8 +356,13 @@ mod tests {
     #[test]
     fn every_part_knows_where_it_stands() {
         let node = tree("a:\n  b: x\n  - c\n".trim_end_matches("  - c\n"));
-        assert_eq!(node.place_of(&["a", "b"]), Place { line: 2, column: 3 });
-        assert_eq!(node.place_of(&["a", "zz"]), Place { line: 1, column: 1 });
+        let at = |line, column| Place {
+            file: 0,
+            line,
+            column,
+        };
+        assert_eq!(node.place_of(&["a", "b"]), at(2, 3));
+        assert_eq!(node.place_of(&["a", "zz"]), at(1, 1));
     }
 
     #[test]
@@ -359,7 +380,10 @@ mod tests {
             ),
             ("? [a]\n: b\n", "f:1:3: a key must be a single value"),
             ("a: 1\n---\nb: 2\n", "f:2:1: a second document begins here"),
-            ("a: !reset null\n", "f:1:"),
+            (
+                "a: !rest null\n",
+                "f:1:10: the tag `!rest` is not known; did you mean `!reset`?",
+            ),
             ("a:\n  <<: 3\n", "f:2:7: `<<` takes a mapping"),
         ] {
             let found = problem(text);

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId, NodeName,
-    NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts,
+    BuildOptions, ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId,
+    NodeName, NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts,
 };
 use crate::platform::{Declaration, NetworkSpec};
 use crate::runtime::Owner;
@@ -251,6 +251,13 @@ struct ImageForm<'a> {
     dockerfile: &'a str,
     args: &'a BTreeMap<String, crate::secret::Sensitive>,
     bases: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    options: Option<&'a BuildOptions>,
+}
+
+/// Options that say something.
+fn given(options: &BuildOptions) -> Option<&BuildOptions> {
+    (*options != BuildOptions::default()).then_some(options)
 }
 
 /// The image's name as an engine lists it. A built image is named by what it is built from, so
@@ -269,6 +276,7 @@ fn image_name(
                 dockerfile: &source.dockerfile,
                 args: &source.args,
                 bases: &source.bases,
+                options: given(&source.options),
             })
             .map_err(|e| Error::failed("writing the form of an image digest", e.to_string()))?;
             let digest = key.sign("image digest", &form);
@@ -348,6 +356,56 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What was added to the model since must not change the digest of what does not use it.
+    #[test]
+    fn the_forms_of_digests_are_those_of_former_versions() {
+        use crate::model::{Protocol, PublishedPort, VolumeMount, VolumeName, VolumeOptions};
+        let template = ContainerTemplate {
+            volumes: vec![VolumeMount {
+                volume: VolumeName::try_from("data").unwrap(),
+                target: "/d".into(),
+                read_only: false,
+                options: VolumeOptions::default(),
+            }],
+            ports: vec![PublishedPort {
+                host_port: Some(80),
+                container_port: 8080,
+                protocol: Protocol::Tcp,
+                host_ip: None,
+            }],
+            ..ContainerTemplate::default()
+        };
+        let form = DigestForm {
+            version: "1",
+            image: "x",
+            container: &template,
+        };
+        assert_eq!(
+            serde_json::to_string(&form).unwrap(),
+            concat!(
+                r#"{"version":"1","image":"x","container":{"command":null,"entrypoint":null,"#,
+                r#""environment":{},"user":null,"working_dir":null,"labels":{},"#,
+                r#""volumes":[{"volume":"data","target":"/d","read_only":false}],"#,
+                r#""ports":[{"host_port":80,"container_port":8080,"protocol":"tcp"}],"#,
+                r#""expose":[],"healthcheck":null,"stop_grace":null,"#,
+                r#""limits":{"cpu_millis":0,"memory_bytes":0},"api":null}}"#
+            )
+        );
+        let options = BuildOptions::default();
+        let form = ImageForm {
+            version: "2",
+            code: "00",
+            dockerfile: "Dockerfile",
+            args: &BTreeMap::new(),
+            bases: &[],
+            options: given(&options),
+        };
+        assert_eq!(
+            serde_json::to_string(&form).unwrap(),
+            r#"{"version":"2","code":"00","dockerfile":"Dockerfile","args":{},"bases":[]}"#
+        );
+    }
 
     #[test]
     fn names_are_compared_as_engines_list_them() {

@@ -2,6 +2,7 @@
 //! every step can be repeated.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use tokio::sync::mpsc;
 use super::agent;
 use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
+use super::files;
 use super::step::Action;
 use crate::cloud::{CloudOperation, NodeChange, ObservedNode, see_through};
+use crate::code;
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{
-    ApiAccess, ImageSource, InstanceId, NodeName, PlatformId, Protocol, ServiceName,
+    ApiAccess, ImageSource, InstanceId, NetworkMode, NodeName, PlatformId, Protocol, ServiceName,
 };
 use crate::platform::ManagerEndpoint;
 use crate::runtime::{BuildRequest, ContainerSpec, HostBind, PortBinding, Role};
@@ -23,6 +26,9 @@ use crate::secret::Sensitive;
 
 /// Host ports that are picked for ports nobody asked to be fixed.
 pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+
+/// The name that a declaration's own Dockerfile gets within the context.
+const INLINE_DOCKERFILE: &str = ".lifecycle.Dockerfile";
 
 /// Where a container finds its credential for the manager's API.
 pub(crate) const API_DIRECTORY: &str = "/run/lifecycle";
@@ -180,7 +186,8 @@ impl Execution {
                 container, node, ..
             } => {
                 let handle = self.handle(node).await?;
-                handle.runtime.remove_container(container).await
+                handle.runtime.remove_container(container).await?;
+                files::forget(handle.host.as_ref(), self.declared.owner.id, container).await
             }
         }
     }
@@ -233,11 +240,17 @@ impl Execution {
             });
         };
         let handle = self.handle(node).await?;
-        let context = self.backends.code.archive(&source.code).await?;
+        let mut context = self.backends.code.archive(&source.code).await?;
+        let mut dockerfile = source.dockerfile.clone();
+        if let Some(inline) = &source.options.inline {
+            INLINE_DOCKERFILE.clone_into(&mut dockerfile);
+            context = code::with_file(context, INLINE_DOCKERFILE, inline)?;
+        }
         let request = BuildRequest {
             tag: service.image.clone(),
-            dockerfile: source.dockerfile.clone(),
+            dockerfile,
             args: source.args.clone(),
+            options: source.options.clone(),
             context,
         };
         handle.runtime.build_image(request, progress).await?;
@@ -252,7 +265,9 @@ impl Execution {
             return handle.runtime.start_container(container).await;
         }
         let mut template = service.spec.container.clone();
-        let mut binds = Vec::new();
+        let host = handle.host.as_ref();
+        let owner = self.declared.owner.id;
+        let mut binds = files::ship(host, owner, container, &template.files).await?;
         if template.api == Some(ApiAccess::Read)
             && let Some(api) = &self.api
         {
@@ -267,11 +282,12 @@ impl Execution {
                 .entry(API_URL.into())
                 .or_insert_with(|| Sensitive::new(api.endpoint.url()));
         }
-        if self.declared.agents.is_some() {
+        if self.declared.agents.is_some() && !template.connection.has_own_resolvers() {
             binds.push(agent::resolver_file(self.declared.owner.id));
         }
         let image = handle.runtime.image(&service.image).await?;
         let exposed = image.map(|i| i.exposed).unwrap_or_default();
+        let host_network = template.connection.mode == NetworkMode::Host;
         let spec = ContainerSpec {
             name: container.to_owned(),
             owner: self.declared.owner.clone(),
@@ -281,7 +297,7 @@ impl Execution {
             ports: bindings(container, &template, &exposed),
             template,
             binds,
-            host_network: false,
+            host_network,
             starts_with_engine: false,
         };
         handle.runtime.ensure_container(&spec).await?;
@@ -325,12 +341,27 @@ fn bindings(
     exposed_by_image: &[(u16, Protocol)],
 ) -> BTreeMap<(u16, Protocol), PortBinding> {
     let mut bindings = BTreeMap::new();
+    if template.connection.mode == NetworkMode::None {
+        return bindings;
+    }
     for port in &template.ports {
         let key = (port.container_port, port.protocol);
+        // Other services must reach it too, so one that is opened at a single address of the node
+        // gets a picked port for them beside.
         let binding = port
             .host_port
+            .filter(|_| port.host_ip.is_none())
             .map_or_else(|| picked(container, key), PortBinding::Fixed);
-        bindings.insert(key, binding);
+        match bindings.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(binding);
+            }
+            Entry::Occupied(mut entry) => {
+                if matches!(entry.get(), PortBinding::Preferred(_)) {
+                    entry.insert(binding);
+                }
+            }
+        }
     }
     for key in template.expose.iter().chain(exposed_by_image) {
         bindings

@@ -16,6 +16,7 @@ pub mod declared;
 pub mod driver;
 pub mod execute;
 mod feeder;
+mod files;
 mod index;
 mod liveness;
 pub mod look;

@@ -1,5 +1,6 @@
 //! Which node each replica goes to: constraints, reserved resources and host ports decide what
-//! is possible; a replica stays where it is; others are spread. Pure and deterministic.
+//! is possible; a replica stays where it is, and where its volume is; others are spread. Pure and
+//! deterministic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -47,8 +48,10 @@ pub(super) fn place_indexed<'a>(
     observed: &'a Observed,
     index: &Index<'a>,
 ) -> Placed<'a> {
+    let homes = Homes::new(declared, observed, index);
     let mut placing = Placing {
         index,
+        homes: &homes,
         specs: declared.nodes.values().collect(),
         taken: index.nodes.iter().map(|_| Taken::default()).collect(),
         by_load: (0..index.nodes.len()).map(|node| (0, node)).collect(),
@@ -57,23 +60,25 @@ pub(super) fn place_indexed<'a>(
             misfits: BTreeMap::new(),
         },
     };
-    let homes = Homes::new(declared, observed, index);
     let mut homeless: Vec<Vec<usize>> = Vec::with_capacity(index.services.len());
     let mut free: Vec<(Home, usize)> = Vec::new();
     for (place, service) in index.services.iter().enumerate() {
         let mut left = Vec::new();
         for replica in service.places() {
             if let Some(node) = homes.runs_at(replica, service.service)
-                && placing.obstacle(node, replica, service.service).is_none()
+                && placing
+                    .obstacle(node, replica, place, service.service)
+                    .is_none()
             {
                 placing.put(node, replica, place, service.service);
                 continue;
             }
             homes.of(replica, service.service, &mut free);
-            let home = free
-                .iter()
-                .map(|(_, node)| *node)
-                .find(|node| placing.obstacle(*node, replica, service.service).is_none());
+            let home = free.iter().map(|(_, node)| *node).find(|node| {
+                placing
+                    .obstacle(*node, replica, place, service.service)
+                    .is_none()
+            });
             match home {
                 Some(node) => placing.put(node, replica, place, service.service),
                 None => left.push(replica),
@@ -82,7 +87,7 @@ pub(super) fn place_indexed<'a>(
         homeless.push(left);
     }
     for (place, replicas) in homeless.into_iter().enumerate() {
-        placing.spread(place, index.services[place].service, replicas, &homes);
+        placing.spread(place, index.services[place].service, replicas);
     }
     placing.placed
 }
@@ -91,8 +96,8 @@ pub(super) fn place_indexed<'a>(
 struct Homes<'i, 'a> {
     observed: &'a Observed,
     index: &'i Index<'a>,
-    /// The first node that has each volume which is mounted.
-    volumes: BTreeMap<&'a VolumeName, &'a NodeName>,
+    /// The nodes that have each volume which is mounted, by place.
+    volumes: BTreeMap<&'a VolumeName, BTreeSet<usize>>,
     /// A few of the nodes that have each image, by place.
     images: BTreeMap<&'a str, Vec<usize>>,
 }
@@ -108,18 +113,18 @@ impl<'i, 'a> Homes<'i, 'a> {
             .flat_map(|s| &s.spec.container.volumes)
             .map(|mount| &mount.volume)
             .collect();
-        let mut volumes = BTreeMap::new();
+        let mut volumes: BTreeMap<&VolumeName, BTreeSet<usize>> = BTreeMap::new();
         let mut images: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (name, view) in &observed.nodes {
             let Some(state) = view.engine_state() else {
                 continue;
             };
-            for volume in state.volumes.iter().filter(|v| wanted.contains(v)) {
-                volumes.entry(volume).or_insert(name);
-            }
             let Some(node) = index.node(name) else {
                 continue;
             };
+            for volume in state.volumes.iter().filter(|v| wanted.contains(v)) {
+                volumes.entry(volume).or_default().insert(node);
+            }
             for image in &state.images {
                 let holders = images.entry(image).or_default();
                 if holders.len() < FEW_HOLDERS {
@@ -167,14 +172,55 @@ impl<'i, 'a> Homes<'i, 'a> {
             };
             add(home, node);
         }
-        let mounts = &service.spec.container.volumes;
-        if let Some(node) = mounts.iter().find_map(|m| self.volumes.get(&m.volume)) {
-            add(Home::HasVolume, node);
-        }
         if let Some(node) = self.observed.placed.get(&self.index.replicas[replica]) {
             add(Home::WasPlaced, node);
         }
+        let mounts = &service.spec.container.volumes;
+        let holder = mounts
+            .iter()
+            .find_map(|m| self.volumes.get(&m.volume)?.first());
+        homes.extend(holder.map(|node| (Home::HasVolume, *node)));
         homes.sort_unstable();
+    }
+
+    /// A volume that keeps a replica from a node: its data is on others. Where the replica was
+    /// counts first; one that never was anywhere is bound if it is the only one of its service,
+    /// since each of several has data of its own.
+    fn bound(
+        &self,
+        node: usize,
+        replica: usize,
+        service: &'a DeclaredService,
+    ) -> Option<(&'a VolumeName, usize)> {
+        let mounts = &service.spec.container.volumes;
+        if mounts.is_empty() || !self.is_known(node) {
+            return None;
+        }
+        let mounts = mounts.iter().filter(|mount| !mount.options.external);
+        let mut bound = mounts.filter_map(|mount| {
+            let holders = self.volumes.get(&mount.volume)?;
+            let elsewhere = !holders.contains(&node);
+            Some((&mount.volume, holders)).filter(|_| elsewhere)
+        });
+        bound.find_map(|(volume, holders)| {
+            let was_at = self.index.seen[replica]
+                .iter()
+                .filter_map(|seen| seen.place);
+            let last = self.index.last_seen[replica].and_then(|name| self.index.node(name));
+            let mut was_at = was_at.chain(last).peekable();
+            let is_new = was_at.peek().is_none();
+            let home = was_at.find(|place| holders.contains(place));
+            let only = || holders.first().copied();
+            let binds = is_new && service.spec.replicas == 1;
+            let holder = home.or_else(|| only().filter(|_| binds))?;
+            Some((volume, holder))
+        })
+    }
+
+    /// Whether it is known what volumes a node has: one that does not answer may have any.
+    fn is_known(&self, node: usize) -> bool {
+        let view = self.observed.nodes.get(self.index.nodes[node]);
+        view.is_none_or(|view| view.engine_state().is_some())
     }
 }
 
@@ -218,6 +264,7 @@ struct Taken {
 
 struct Placing<'i, 'a> {
     index: &'i Index<'a>,
+    homes: &'i Homes<'i, 'a>,
     /// The declared nodes, by place.
     specs: Vec<&'a NodeSpec>,
     taken: Vec<Taken>,
@@ -227,7 +274,7 @@ struct Placing<'i, 'a> {
 }
 
 impl<'a> Placing<'_, 'a> {
-    fn put(&mut self, node: usize, replica: usize, place: usize, service: &DeclaredService) {
+    fn put(&mut self, node: usize, replica: usize, place: usize, service: &'a DeclaredService) {
         let taken = &mut self.taken[node];
         if self.by_load.remove(&(taken.instances, node)) {
             self.by_load.insert((taken.instances + 1, node));
@@ -245,18 +292,12 @@ impl<'a> Placing<'_, 'a> {
 
     /// Places replicas of one service that have no home: each on the node with the fewest of the
     /// service, then the fewest of all.
-    fn spread(
-        &mut self,
-        place: usize,
-        service: &DeclaredService,
-        replicas: Vec<usize>,
-        homes: &Homes<'_, 'a>,
-    ) {
+    fn spread(&mut self, place: usize, service: &'a DeclaredService, replicas: Vec<usize>) {
         // An index of the service's own pays off where going through all nodes would not end soon.
         let mut candidates = (replicas.len() > MANY_REPLICAS
             || !service.spec.constraints.is_empty())
         .then(|| self.candidates(place, service));
-        let holders = homes.images.get(service.image.as_str());
+        let holders = self.homes.images.get(service.image.as_str());
         let holders = holders.map_or(&[][..], Vec::as_slice);
         let mut misfit: Option<String> = None;
         for replica in replicas {
@@ -266,7 +307,7 @@ impl<'a> Placing<'_, 'a> {
                 continue;
             }
             let choice = match &mut candidates {
-                Some(candidates) => self.take_candidate(replica, service, candidates),
+                Some(candidates) => self.take_candidate(replica, place, service, candidates),
                 None => self
                     .choose(replica, place, service)
                     .map(|node| self.holder(node, holders, replica, place, service)),
@@ -277,9 +318,10 @@ impl<'a> Placing<'_, 'a> {
                     candidates.insert(self.rank(node, place));
                 }
             } else {
-                let why = self.obstacles(replica, service);
+                let why = self.obstacles(replica, place, service);
                 self.placed.misfits.insert(replica, why.clone());
-                misfit = Some(why);
+                // But for volumes, which bind each replica by itself.
+                misfit = service.spec.container.volumes.is_empty().then_some(why);
             }
         }
     }
@@ -304,19 +346,20 @@ impl<'a> Placing<'_, 'a> {
     fn take_candidate(
         &self,
         replica: usize,
-        service: &DeclaredService,
+        place: usize,
+        service: &'a DeclaredService,
         candidates: &mut BTreeSet<Rank>,
     ) -> Option<usize> {
         std::iter::from_fn(|| candidates.pop_first())
             .map(|(_, _, node)| node)
-            .find(|node| self.obstacle(*node, replica, service).is_none())
+            .find(|node| self.obstacle(*node, replica, place, service).is_none())
     }
 
     /// The same choice without an index.
-    fn choose(&self, replica: usize, place: usize, service: &DeclaredService) -> Option<usize> {
+    fn choose(&self, replica: usize, place: usize, service: &'a DeclaredService) -> Option<usize> {
         let mut best: Option<(u32, usize)> = None;
         for (_, node) in &self.by_load {
-            if self.obstacle(*node, replica, service).is_some() {
+            if self.obstacle(*node, replica, place, service).is_some() {
                 continue;
             }
             let (same, _, _) = self.rank(*node, place);
@@ -337,22 +380,24 @@ impl<'a> Placing<'_, 'a> {
         holders: &[usize],
         replica: usize,
         place: usize,
-        service: &DeclaredService,
+        service: &'a DeclaredService,
     ) -> usize {
         let (same, all, _) = self.rank(chosen, place);
         let suits = |node: &usize| {
             let (of_service, of_all, _) = self.rank(*node, place);
-            of_service <= same && of_all <= all && self.obstacle(*node, replica, service).is_none()
+            of_service <= same
+                && of_all <= all
+                && self.obstacle(*node, replica, place, service).is_none()
         };
         let mut holders = holders.iter().copied();
         holders.find(suits).unwrap_or(chosen)
     }
 
     /// What keeps a replica from every node, in words.
-    fn obstacles(&self, replica: usize, service: &DeclaredService) -> String {
+    fn obstacles(&self, replica: usize, place: usize, service: &'a DeclaredService) -> String {
         let mut obstacles: BTreeMap<String, Vec<&NodeName>> = BTreeMap::new();
         for (node, name) in self.index.nodes.iter().enumerate() {
-            if let Some(obstacle) = self.obstacle(node, replica, service) {
+            if let Some(obstacle) = self.obstacle(node, replica, place, service) {
                 let nodes = obstacles.entry(obstacle.to_string()).or_default();
                 nodes.push(name);
             }
@@ -376,13 +421,24 @@ impl<'a> Placing<'_, 'a> {
         &'s self,
         node: usize,
         replica: usize,
-        service: &'s DeclaredService,
+        place: usize,
+        service: &'a DeclaredService,
     ) -> Option<Obstacle<'s>> {
         let spec = self.specs[node];
         if let Some(constraint) = service.spec.constraints.iter().find(|c| !c.holds(spec)) {
             return Some(Obstacle::Constraint(constraint));
         }
+        if let Some((volume, holder)) = self.homes.bound(node, replica, service) {
+            let holder = self.index.nodes[holder];
+            return Some(Obstacle::Volume { volume, holder });
+        }
         let taken = &self.taken[node];
+        let same = taken.services.get(&place).copied().unwrap_or_default();
+        if let Some(most) = service.spec.most_per_node
+            && same >= u32::from(most)
+        {
+            return Some(Obstacle::Full { most });
+        }
         if let Some(capacity) = spec.capacity
             && !service.spec.reserves.fits_beside(taken.reserved, capacity)
         {
@@ -405,14 +461,33 @@ impl<'a> Placing<'_, 'a> {
 #[derive(Debug)]
 enum Obstacle<'a> {
     Constraint(&'a Constraint),
-    Capacity { others: usize },
-    Port { host_port: u16, by: &'a InstanceId },
+    Volume {
+        volume: &'a VolumeName,
+        holder: &'a NodeName,
+    },
+    Full {
+        most: u16,
+    },
+    Capacity {
+        others: usize,
+    },
+    Port {
+        host_port: u16,
+        by: &'a InstanceId,
+    },
 }
 
 impl fmt::Display for Obstacle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Constraint(constraint) => write!(f, "`{constraint}` does not hold"),
+            Self::Volume { volume, holder } => {
+                write!(
+                    f,
+                    "its volume {volume} is on {holder}, and data does not move"
+                )
+            }
+            Self::Full { most } => write!(f, "it has {most} of the service, as many as it may"),
             Self::Capacity { others } => write!(
                 f,
                 "what it reserves does not fit beside what {others} others reserve"

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     ContainerId, DependencyCondition, InstanceId, InstanceState, NodeName, ServiceName, Subject,
+    VolumeName,
 };
 use crate::registry::RejectedSpec;
 
@@ -276,6 +277,11 @@ pub enum Reason {
     AgentNotNeeded,
     /// A replica is declared and no container of it exists.
     InstanceAbsent,
+    /// A replica is declared and no container of it exists; its volume does, and keeps it there.
+    VolumeIsHere {
+        /// The volume.
+        volume: VolumeName,
+    },
     /// A replica's container was made and never started.
     NeverStarted,
     /// A replica's container ended and its restart policy says to start it again.
@@ -338,6 +344,10 @@ impl fmt::Display for Reason {
             Self::AgentOutdated => f.write_str("another version of the manager made the agent"),
             Self::AgentNotNeeded => f.write_str("no service runs here any more"),
             Self::InstanceAbsent => f.write_str("declared; no container of it exists"),
+            Self::VolumeIsHere { volume } => write!(
+                f,
+                "declared; no container of it exists, and its volume {volume} is here"
+            ),
             Self::NeverStarted => f.write_str("its container was made and never started"),
             Self::Ended { code, times } => write!(
                 f,

@@ -70,7 +70,9 @@ pub(super) fn table(
 /// A service without its instances.
 fn entry(declared: &Declared, name: &ServiceName, address: Ipv4Addr) -> ServiceEntry {
     let mut ports: BTreeSet<(u16, Protocol)> = BTreeSet::new();
+    let mut aliases = BTreeSet::new();
     if let Some(service) = declared.services.get(name) {
+        aliases.clone_from(&service.spec.aliases);
         let container = &service.spec.container;
         let published = container.ports.iter();
         ports.extend(published.map(|port| (port.container_port, port.protocol)));
@@ -79,7 +81,7 @@ fn entry(declared: &Declared, name: &ServiceName, address: Ipv4Addr) -> ServiceE
     }
     ServiceEntry {
         address,
-        aliases: BTreeSet::new(),
+        aliases,
         ports,
         backends: Vec::new(),
     }

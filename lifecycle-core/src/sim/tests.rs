@@ -145,6 +145,7 @@ async fn a_bare_node_is_made_prepared_and_used() {
                 tag: "base:1".into(),
                 dockerfile: "Dockerfile".into(),
                 args: BTreeMap::new(),
+                options: crate::model::BuildOptions::default(),
                 context: world.code().archive(&code).await.unwrap(),
             },
             &|_| {},
@@ -178,6 +179,7 @@ async fn a_build_needs_its_base_on_the_engine() {
         tag: "demo/a:1".into(),
         dockerfile: "Dockerfile".into(),
         args: BTreeMap::new(),
+        options: crate::model::BuildOptions::default(),
         context,
     };
     let error = handle

@@ -60,6 +60,7 @@ impl Stage {
             dockerfile: "Dockerfile".into(),
             args: std::collections::BTreeMap::new(),
             bases: vec!["debian:bookworm-slim".into()],
+            options: lifecycle_core::model::BuildOptions::default(),
         });
         let mut api = ServiceSpec::new(service("api"), build);
         api.replicas = 2;

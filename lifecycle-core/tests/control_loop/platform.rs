@@ -82,6 +82,7 @@ pub(crate) async fn built(world: &SimWorld, name: &str, port: u16, content: &str
         dockerfile: "Dockerfile".into(),
         args: BTreeMap::new(),
         bases: vec!["base:1".into()],
+        options: lifecycle_core::model::BuildOptions::default(),
     });
     ServiceSpec::new(service(name), source)
 }
@@ -107,6 +108,7 @@ pub(crate) async fn shop(world: &SimWorld, owner: &Owner) -> Declaration {
         volume: data,
         target: "/data".into(),
         read_only: false,
+        options: lifecycle_core::model::VolumeOptions::default(),
     }];
     let mut migrate = named(world, "migrate", 1);
     migrate.container.expose.clear();
@@ -122,6 +124,7 @@ pub(crate) async fn shop(world: &SimWorld, owner: &Owner) -> Declaration {
         host_port: Some(8000),
         container_port: 80,
         protocol: Protocol::Tcp,
+        host_ip: None,
     }];
     after(&mut web, "api", ServiceHealthy);
     let mut monitoring = named(world, "monitoring", 9090);

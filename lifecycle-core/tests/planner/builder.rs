@@ -37,6 +37,7 @@ pub(crate) fn service(name: &str) -> ServiceSpec {
         dockerfile: "Dockerfile".to_owned(),
         args: BTreeMap::new(),
         bases: vec!["debian:12".to_owned()],
+        options: lifecycle_core::model::BuildOptions::default(),
     });
     ServiceSpec::new(service_name(name), source)
 }
@@ -105,6 +106,7 @@ impl Wording for ServiceSpec {
             host_port: Some(port),
             container_port: 80,
             protocol: Protocol::Tcp,
+            host_ip: None,
         });
         self
     }

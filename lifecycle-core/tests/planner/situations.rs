@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use lifecycle_core::cloud::Power;
 use lifecycle_core::model::{
     DependencyCondition, InstanceState, NodeSpec, RestartPolicy, ServiceSpec, SpecDigest,
+    VolumeMount, VolumeName, VolumeOptions,
 };
 use lifecycle_core::reconcile::observe::{Endings, Failure};
 use lifecycle_core::reconcile::{Action, Declared, EngineView, Observed, Plan, Policy, plan};
@@ -611,4 +612,81 @@ fn the_last_good_specification_comes_back() {
     let left: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();
     assert_eq!(left.len(), 1);
     assert!(is_running(&left[0]) && left[0].digest == web(1));
+}
+
+/// A service with one named volume.
+fn with_volume(name: &str) -> ServiceSpec {
+    let mut spec = service(name).image("postgres:15");
+    spec.container.volumes.push(VolumeMount {
+        volume: VolumeName::try_from("data").unwrap(),
+        target: "/data".into(),
+        read_only: false,
+        options: VolumeOptions::default(),
+    });
+    spec
+}
+
+/// The database ran on n2, and only its volume is left there.
+fn only_the_volume_is_left() -> World {
+    let mut world = World::empty();
+    world.settle(&declared(&["n1", "n2", "n3"], Vec::new()));
+    let machine = world.machines.get_mut(&node_name("n2")).unwrap();
+    let volume = VolumeName::try_from("data").unwrap();
+    machine.state.volumes.insert(volume);
+    world
+}
+
+#[test]
+fn a_volume_keeps_its_service_on_its_node_and_the_plan_says_so() {
+    let target = declared(&["n1", "n2", "n3"], vec![with_volume("db")]);
+    let plan = only_the_volume_is_left().plan(&target);
+    let start = plan.steps.iter().find(|step| {
+        matches!(&step.action, Action::StartInstance { node, .. } if *node == node_name("n2"))
+    });
+    let reason = start.unwrap().reason.to_string();
+    assert_eq!(
+        reason,
+        "declared; no container of it exists, and its volume data is here"
+    );
+}
+
+#[test]
+fn a_service_waits_rather_than_start_without_its_data() {
+    let elsewhere = with_volume("db").on("n1");
+    let target = declared(&["n1", "n2", "n3"], vec![elsewhere]);
+    let plan = only_the_volume_is_left().plan(&target);
+    let text = text(&plan);
+    assert!(
+        text.contains("n1: its volume data is on n2, and data does not move"),
+        "{text}"
+    );
+    let starts = plan.steps.iter();
+    let mut starts = starts.filter(|s| matches!(s.action, Action::StartInstance { .. }));
+    assert!(starts.next().is_none());
+}
+
+#[test]
+fn one_of_several_replicas_may_begin_with_data_of_its_own() {
+    let mut spec = with_volume("db").replicas(3);
+    spec.most_per_node = Some(1);
+    let target = declared(&["n1", "n2", "n3"], vec![spec]);
+    let plan = only_the_volume_is_left().plan(&target);
+    let nodes: std::collections::BTreeSet<_> = plan
+        .instances
+        .values()
+        .map(|status| status.node.clone())
+        .collect();
+    assert_eq!(nodes.len(), 3, "{}", text(&plan));
+}
+
+#[test]
+fn a_node_takes_no_more_of_a_service_than_it_may() {
+    let mut spec = service("db").image("postgres:15").replicas(3);
+    spec.most_per_node = Some(1);
+    let target = declared(&["n1", "n2"], vec![spec]);
+    let text = text(&World::empty().plan(&target));
+    assert!(
+        text.contains("n1 and 1 more: it has 1 of the service, as many as it may"),
+        "{text}"
+    );
 }

@@ -10,7 +10,7 @@ use bollard::query_parameters::{
     StartContainerOptions, StopContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use lifecycle_core::model::{Protocol, VolumeName};
+use lifecycle_core::model::{Protocol, VolumeMount, VolumeName};
 use lifecycle_core::runtime::{ContainerSpec, ObservedContainer, PortBinding};
 use lifecycle_core::{Error, Result};
 
@@ -167,6 +167,16 @@ impl DockerEngine {
             };
             meant.contains(&(*host, container.1)).then_some(*host)
         });
+        // Those beside the one that the service is reached at cannot move either.
+        let beside = spec.template.ports.iter();
+        let beside = beside.filter_map(|port| port.host_port.map(|host| (host, port.protocol)));
+        let taken_beside = port::named(message, &beside.collect());
+        if let Some((host, _)) = taken_beside.first() {
+            return Err(Error::Conflict {
+                what: format!("host port {host} for container {}", spec.name),
+                why: message.to_owned(),
+            });
+        }
         let movable = spec
             .ports
             .iter()
@@ -204,13 +214,36 @@ impl DockerEngine {
     }
 
     async fn ensure_volumes(&self, spec: &ContainerSpec) -> Result<()> {
-        let names: BTreeSet<&VolumeName> =
-            spec.template.volumes.iter().map(|v| &v.volume).collect();
-        for volume in names {
+        let mounts = spec.template.volumes.iter();
+        let volumes: BTreeMap<&VolumeName, &VolumeMount> =
+            mounts.map(|mount| (&mount.volume, mount)).collect();
+        for (volume, mount) in volumes {
             let what = format!("volume {volume}");
+            let name = spec::volume_name(&self.owner, mount);
+            if mount.options.external {
+                // The engine would make one of this name if there is none.
+                let found = self.docker.inspect_volume(&name);
+                match self.within(QUICK, &what, found).await {
+                    Ok(_) => continue,
+                    Err(Error::NotFound { .. }) => {
+                        return Err(Error::Invalid {
+                            what: format!("the external volume {name}"),
+                            why: "the node's engine has none of that name".into(),
+                            mend: "make it there with `docker volume create`, or declare it \
+                                   without `external`"
+                                .into(),
+                        });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            let options = mount.options.driver_opts.iter();
+            let options = options.map(|(key, value)| (key.clone(), value.expose().to_owned()));
             let create = self.docker.create_volume(VolumeCreateRequest {
-                name: Some(spec::volume_name(&self.owner, volume)),
-                labels: Some(spec::volume_labels(&self.owner, volume)),
+                name: Some(name),
+                driver: mount.options.driver.clone(),
+                driver_opts: Some(options.collect::<HashMap<_, _>>()).filter(|o| !o.is_empty()),
+                labels: Some(spec::volume_labels(&self.owner, mount)),
                 ..VolumeCreateRequest::default()
             });
             // The engine gives back one that exists as it is.
@@ -353,25 +386,27 @@ impl DockerEngine {
         }
     }
 
+    /// Removes what carries the platform's label of the volume, whatever name the engine has for it.
     pub(super) async fn delete_volume(&self, volume: &VolumeName) -> Result<()> {
-        let name = spec::volume_name(&self.owner, volume);
         let what = format!("volume {volume}");
-        let found = match self
-            .within(QUICK, &what, self.docker.inspect_volume(&name))
-            .await
-        {
-            Ok(found) => found,
-            Err(Error::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        self.check_owner(&what, Some(&found.labels))?;
-        let remove = self
-            .docker
-            .remove_volume(&name, None::<RemoveVolumeOptions>);
-        match self.within(PATIENT, &what, remove).await {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error),
+        let mut filter = self.filter();
+        let labels = filter.entry("label".to_owned()).or_default();
+        labels.push(spec::volume_label(volume));
+        let options = ListVolumesOptionsBuilder::default()
+            .filters(&filter)
+            .build();
+        let list = self.docker.list_volumes(Some(options));
+        let listed = self.within(QUICK, &what, list).await?;
+        for found in listed.volumes.unwrap_or_default() {
+            let remove = self
+                .docker
+                .remove_volume(&found.name, None::<RemoveVolumeOptions>);
+            match self.within(PATIENT, &what, remove).await {
+                Ok(()) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use bollard::query_parameters::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use lifecycle_core::host::ByteStream;
+use lifecycle_core::model::BuildOptions;
 use lifecycle_core::runtime::{BuildRequest, ImageInfo};
 use lifecycle_core::{Error, Result};
 
@@ -100,8 +101,8 @@ impl DockerEngine {
             .t(&request.tag)
             .rm(true)
             .forcerm(true)
-            .buildargs(&arguments)
-            .build();
+            .buildargs(&arguments);
+        let options = told(options, &request.options).build();
         let (context, body) = Watched::new(request.context);
         let body = body_try_stream(body);
         let mut steps = Box::pin(self.streams.build_image(options, None, Some(body)));
@@ -187,6 +188,30 @@ impl DockerEngine {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What the declaration tells the builder beyond context and arguments.
+fn told(mut builder: BuildImageOptionsBuilder, told: &BuildOptions) -> BuildImageOptionsBuilder {
+    if let Some(target) = &told.target {
+        builder = builder.target(target);
+    }
+    if let Some(network) = &told.network {
+        builder = builder.networkmode(network);
+    }
+    if let Some(bytes) = told.shm_bytes {
+        builder = builder.shmsize(i32::try_from(bytes).unwrap_or(i32::MAX));
+    }
+    if !told.extra_hosts.is_empty() {
+        builder = builder.extrahosts(&told.extra_hosts.join(","));
+    }
+    if !told.labels.is_empty() {
+        let labels: HashMap<String, String> = told.labels.clone().into_iter().collect();
+        builder = builder.labels(&labels);
+    }
+    if !told.cache_from.is_empty() {
+        builder = builder.cachefrom(&told.cache_from);
+    }
+    builder
 }
 
 /// All names of an image. One that was pulled by its digest has no tag.

@@ -2,6 +2,7 @@
 
 mod container;
 mod exec;
+mod host_config;
 mod image;
 mod output;
 mod port;

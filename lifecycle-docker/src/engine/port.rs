@@ -53,16 +53,21 @@ pub(super) fn is_conflict(message: &str) -> bool {
 /// Which of `ports` the engine's message means; all of them if it names none. Engines word
 /// this differently, so the ports are looked for and not the words.
 pub(super) fn meant(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
-    let named: BTreeSet<HostPort> = ports
-        .iter()
-        .filter(|(port, _)| names(message, *port))
-        .copied()
-        .collect();
+    let named = named(message, ports);
     if named.is_empty() {
         ports.clone()
     } else {
         named
     }
+}
+
+/// Which of `ports` the engine's message names.
+pub(super) fn named(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
+    ports
+        .iter()
+        .filter(|(port, _)| names(message, *port))
+        .copied()
+        .collect()
 }
 
 fn names(message: &str, port: u16) -> bool {

@@ -3,18 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
-    PortBinding as EngineBinding, RestartPolicy, RestartPolicyNameEnum,
+use bollard::models::{ContainerCreateBody, HealthConfig};
+use lifecycle_core::model::{
+    Healthcheck, HealthcheckTest, Protocol, SpecDigest, VolumeMount, VolumeName,
 };
-use lifecycle_core::model::{Healthcheck, HealthcheckTest, Protocol, SpecDigest, VolumeName};
 use lifecycle_core::runtime::{ContainerSpec, Owner, Role};
 
+use super::host_config::host_config;
 use crate::labels;
-
-/// How large a container's log may grow before it is rotated, and how many are kept.
-const LOG_SIZE: &str = "10m";
-const LOG_FILES: &str = "3";
 
 /// The labels of everything that belongs to a platform.
 pub(super) fn owner_labels(owner: &Owner) -> HashMap<String, String> {
@@ -24,15 +20,23 @@ pub(super) fn owner_labels(owner: &Owner) -> HashMap<String, String> {
     ])
 }
 
-/// The engine's name of a platform's volume.
-pub(super) fn volume_name(owner: &Owner, volume: &VolumeName) -> String {
-    format!("{}-{}-{volume}", owner.name, owner.id.short())
+/// The engine's name of a volume.
+pub(super) fn volume_name(owner: &Owner, mount: &VolumeMount) -> String {
+    let made = || format!("{}-{}-{}", owner.name, owner.id.short(), mount.volume);
+    mount.options.engine_name.clone().unwrap_or_else(made)
 }
 
-/// The labels of a platform's volume.
-pub(super) fn volume_labels(owner: &Owner, volume: &VolumeName) -> HashMap<String, String> {
-    let mut labels = owner_labels(owner);
-    labels.insert(labels::VOLUME.to_owned(), volume.to_string());
+/// The label by which a platform's volume is found.
+pub(super) fn volume_label(volume: &VolumeName) -> String {
+    format!("{}={volume}", labels::VOLUME)
+}
+
+/// The labels of a platform's volume. The user's own cannot replace ours.
+pub(super) fn volume_labels(owner: &Owner, mount: &VolumeMount) -> HashMap<String, String> {
+    let own = mount.options.labels.iter();
+    let mut labels: HashMap<String, String> = own.map(|(k, v)| (k.clone(), v.clone())).collect();
+    labels.extend(owner_labels(owner));
+    labels.insert(labels::VOLUME.to_owned(), mount.volume.to_string());
     labels
 }
 
@@ -97,67 +101,19 @@ pub(super) fn create_body(
         exposed_ports: Some(exposed.into_iter().collect()),
         healthcheck: template.healthcheck.as_ref().map(health_config),
         stop_timeout: template.stop_grace.map(whole_seconds),
-        host_config: Some(HostConfig {
-            mounts: Some(mounts(spec)),
-            port_bindings: Some(
-                ports
-                    .iter()
-                    .map(|(container, host)| {
-                        let binding = EngineBinding {
-                            host_ip: None,
-                            host_port: Some(host.to_string()),
-                        };
-                        (port_key(*container), Some(vec![binding]))
-                    })
-                    .collect(),
-            ),
-            // It makes a network of its own on the node, to which service addresses lead.
-            cap_add: (spec.role == Role::Agent)
-                .then(|| vec!["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()]),
-            memory: limit(template.limits.memory_bytes),
-            nano_cpus: limit(template.limits.cpu_millis.saturating_mul(1_000_000)),
-            restart_policy: Some(RestartPolicy {
-                name: Some(if spec.starts_with_engine {
-                    RestartPolicyNameEnum::UNLESS_STOPPED
-                } else {
-                    RestartPolicyNameEnum::NO
-                }),
-                maximum_retry_count: None,
-            }),
-            network_mode: spec.host_network.then(|| "host".to_owned()),
-            log_config: Some(HostConfigLogConfig {
-                typ: Some("json-file".to_owned()),
-                config: Some(HashMap::from([
-                    ("max-size".to_owned(), LOG_SIZE.to_owned()),
-                    ("max-file".to_owned(), LOG_FILES.to_owned()),
-                ])),
-            }),
-            ..HostConfig::default()
-        }),
+        volumes: Some(template.anonymous_volumes.clone()).filter(|v| !v.is_empty()),
+        hostname: template.connection.hostname.clone(),
+        domainname: template.connection.domainname.clone(),
+        stop_signal: template.terminal.stop_signal.clone(),
+        open_stdin: template.terminal.stdin_open.then_some(true),
+        tty: template.terminal.tty.then_some(true),
+        host_config: Some(host_config(spec, ports)),
         ..ContainerCreateBody::default()
     }
 }
 
-fn port_key((port, protocol): (u16, Protocol)) -> String {
+pub(super) fn port_key((port, protocol): (u16, Protocol)) -> String {
     format!("{port}/{protocol}")
-}
-
-fn mounts(spec: &ContainerSpec) -> Vec<Mount> {
-    let volumes = spec.template.volumes.iter().map(|volume| Mount {
-        typ: Some(MountType::VOLUME),
-        source: Some(volume_name(&spec.owner, &volume.volume)),
-        target: Some(volume.target.clone()),
-        read_only: Some(volume.read_only),
-        ..Mount::default()
-    });
-    let binds = spec.binds.iter().map(|bind| Mount {
-        typ: Some(MountType::BIND),
-        source: Some(bind.source.clone()),
-        target: Some(bind.target.clone()),
-        read_only: Some(bind.read_only),
-        ..Mount::default()
-    });
-    volumes.chain(binds).collect()
 }
 
 fn health_config(check: &Healthcheck) -> HealthConfig {
@@ -188,15 +144,10 @@ pub(super) fn whole_seconds(duration: Duration) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
-/// A limit for the engine; 0 is none.
-fn limit(value: u64) -> Option<i64> {
-    (value > 0).then(|| i64::try_from(value).unwrap_or(i64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
-    use bollard::models::ContainerStateStatusEnum;
     use bollard::models::{ContainerConfig, ContainerInspectResponse, ContainerState};
+    use bollard::models::{ContainerStateStatusEnum, RestartPolicyNameEnum};
     use lifecycle_core::model::{
         ContainerTemplate, InstanceId, PlatformId, PlatformName, Replica, ServiceName,
     };

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::super::diagnostic::Report;
 use super::super::tree::{Field, Place};
-use super::World;
 use super::keys::{self, honoured_entries};
 use super::service::pairs;
+use super::{World, networks, value};
 use crate::code::DirectoryStore;
+use crate::model::BuildOptions;
 use crate::secret::Sensitive;
 
 /// Where an image is to be built from, before the content is known.
@@ -16,6 +17,7 @@ pub(in super::super) struct Build {
     pub(in super::super) code: String,
     pub(in super::super) dockerfile: String,
     pub(in super::super) args: BTreeMap<String, Sensitive>,
+    pub(in super::super) options: BuildOptions,
     /// Where a missing code base or Dockerfile is reported.
     pub(in super::super) at: Place,
     pub(in super::super) path: String,
@@ -31,6 +33,7 @@ pub(super) fn read(
     let mut context: Option<(String, Place, String)> = None;
     let mut dockerfile = "Dockerfile".to_owned();
     let mut args = BTreeMap::new();
+    let mut options = BuildOptions::default();
     if let Some(build) = build {
         if build.is_map() {
             for (key, field) in honoured_entries(build, keys::BUILD, report) {
@@ -45,8 +48,18 @@ pub(super) fn read(
                         }
                     }
                     "args" => args = arguments(&field, world, report),
-                    _ => {}
+                    _ if field.is_null() => {}
+                    _ => option(key, &field, &mut options, report),
                 }
+            }
+            if options.inline.is_some()
+                && let Some(field) = build.get("dockerfile")
+            {
+                field.problem_with_help(
+                    report,
+                    "`dockerfile_inline` is in place of a Dockerfile",
+                    "keep one of the two",
+                );
             }
         } else {
             context = directory(build, report).map(|d| (d, build.value_at(), build.path.clone()));
@@ -88,9 +101,59 @@ pub(super) fn read(
         code,
         dockerfile,
         args,
+        options,
         at,
         path,
     })
+}
+
+/// What the builder is told beyond context, Dockerfile and arguments.
+fn option(key: &str, field: &Field<'_>, options: &mut BuildOptions, report: &mut Report) {
+    match key {
+        "target" => options.target = field.text(report).map(str::to_owned),
+        "network" => options.network = field.text(report).map(str::to_owned),
+        "dockerfile_inline" => {
+            options.inline = field.parse(report, |text| {
+                if text.trim().is_empty() {
+                    Err("an empty Dockerfile builds nothing".to_owned())
+                } else {
+                    Ok(text.to_owned())
+                }
+            });
+        }
+        "shm_size" => {
+            options.shm_bytes = field.parse(report, |text| {
+                let bytes = value::bytes(text)?;
+                if i32::try_from(bytes).is_ok() {
+                    Ok(bytes)
+                } else {
+                    Err(format!("`{text}` is more than a builder takes (2 GiB)"))
+                }
+            });
+        }
+        "extra_hosts" => options.extra_hosts = networks::hosts(field, report),
+        "labels" => {
+            let labels = pairs(field, report).into_iter();
+            options.labels = labels
+                .map(|(name, value)| (name, value.unwrap_or_default()))
+                .collect();
+        }
+        "cache_from" => {
+            for item in field.items(report) {
+                let Some(text) = item.text(report) else {
+                    continue;
+                };
+                // `type=registry,ref=…` and the like are for another builder.
+                if text.contains('=') {
+                    let consequence = "the engine's own cache is used, and images that are named";
+                    report.unsupported(item.value_at(), &item.path, consequence, false);
+                } else {
+                    options.cache_from.extend(item.parse(report, value::image));
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn directory(field: &Field<'_>, report: &mut Report) -> Option<String> {

@@ -1,22 +1,17 @@
 //! `deploy`, and the older keys that say the same: replicas, placement, resources.
 
 use super::super::diagnostic::Report;
-use super::super::tree::Field;
-use super::World;
+use super::super::tree::{Field, Value};
 use super::keys::{self, honoured_entries};
 use super::value;
+use super::{World, devices, limits, update};
 use crate::model::{Constraint, ConstraintOperator, NodeName, Resources, ServiceSpec};
 
 /// More replicas of one service than any platform here holds.
 const MOST_REPLICAS: u32 = 10_000;
 
 /// Placement keys that swarm mode knows and that mean nothing here.
-const FOREIGN_KEYS: [&str; 4] = [
-    "node.id",
-    "node.role",
-    "node.platform.os",
-    "node.platform.arch",
-];
+const FOREIGN_KEYS: [&str; 3] = ["node.id", "node.role", "node.platform.arch"];
 
 pub(super) fn read(
     field: &Field<'_>,
@@ -28,25 +23,65 @@ pub(super) fn read(
         match key {
             "replicas" => replicas(&field, spec, report),
             "mode" => {
-                let is_global = field.word(report, &[("replicated", false), ("global", true)]);
-                if is_global == Some(true) {
-                    let consequence = "`replicas` run, not one on each node";
-                    report.unsupported(field.at, &field.path, consequence, true);
-                }
+                field.word(report, &[("replicated", ()), ("global", ())]);
             }
             "placement" => {
                 for (key, field) in honoured_entries(&field, keys::PLACEMENT, report) {
-                    if key == "constraints" {
-                        for item in field.items(report) {
-                            spec.constraints.extend(constraint(&item, world, report));
-                        }
+                    if key == "max_replicas_per_node" {
+                        let most = field.number(report, 1, MOST_REPLICAS);
+                        spec.most_per_node = most.and_then(|most| u16::try_from(most).ok());
+                        continue;
+                    }
+                    for item in field.items(report) {
+                        spec.constraints.extend(constraint(&item, world, report));
                     }
                 }
             }
             "resources" => resources(&field, spec, report),
+            "restart_policy" => spec.restart = update::restart(&field, report),
+            "update_config" => spec.update.update = Some(update::replacement(&field, report)),
+            "rollback_config" => spec.update.rollback = Some(update::replacement(&field, report)),
+            "endpoint_mode" => {
+                field.word(report, &[("vip", ()), ("dnsrr", ())]);
+                if field.text(report) == Some("dnsrr") {
+                    let consequence = "a service has one address, whose connections go to its \
+                                       replicas";
+                    report.unsupported(field.at, &field.path, consequence, true);
+                }
+            }
             _ => {}
         }
     }
+}
+
+/// What the number of nodes makes of a service: one on each that meets its constraints, if it is
+/// global. To be called when all of it is read.
+pub(super) fn settle(
+    field: &Field<'_>,
+    spec: &mut ServiceSpec,
+    world: &World<'_>,
+    report: &mut Report,
+) {
+    let deploy = field.get("deploy");
+    let mode = deploy.as_ref().and_then(|deploy| deploy.get("mode"));
+    let is_global = mode.is_some_and(
+        |mode| matches!(&mode.node.value, Value::Scalar { text, .. } if text == "global"),
+    );
+    if !is_global {
+        return;
+    }
+    let given = deploy.and_then(|deploy| deploy.get("replicas"));
+    if let Some(given) = given.or_else(|| field.get("scale")) {
+        given.problem_with_help(
+            report,
+            "a global service has one replica on each node",
+            "remove this key, or `mode: global`",
+        );
+    }
+    let nodes = world.nodes.values();
+    let nodes = nodes.filter(|node| spec.constraints.iter().all(|c| c.holds(node)));
+    spec.replicas = u16::try_from(nodes.count()).unwrap_or(u16::MAX);
+    spec.most_per_node = Some(1);
 }
 
 pub(super) fn replicas(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {
@@ -66,7 +101,12 @@ fn resources(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {
         for (key, field) in honoured_entries(&field, table, report) {
             match key {
                 "cpus" => cpus(&field, amount, report),
-                _ => memory(&field, amount, report),
+                "memory" => memory(&field, amount, report),
+                "pids" => {
+                    let most = i64::from(i32::MAX);
+                    spec.container.kernel.pids = limits::integer(&field, -1, most, report);
+                }
+                _ => devices::requests(&field, &mut spec.container.devices, report),
             }
         }
     }
@@ -100,6 +140,13 @@ fn constraint(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Opti
         return None;
     };
     let (key, value) = (key.trim(), value.trim());
+    if key == "node.platform.os" {
+        let is_linux = value == "linux";
+        if is_linux != (operator == ConstraintOperator::Equal) {
+            field.problem_with_help(report, "every node runs Linux", "remove this constraint");
+        }
+        return None;
+    }
     if FOREIGN_KEYS.contains(&key) || key.starts_with("engine.labels.") {
         let consequence = "nodes have no such property, so the constraint is not applied";
         report.unsupported(field.value_at(), &field.path, consequence, true);

@@ -49,9 +49,6 @@ const fn harmless(name: &'static str, consequence: &'static str) -> Key {
 }
 
 const WINDOWS: &str = "it concerns Windows containers only";
-const NO_KERNEL_RIGHTS: &str = "containers run with the engine's default rights";
-const ENGINE_LIMITS: &str = "only `cpus` and `memory` are limited";
-const OWN_NETWORK: &str = "no network is made: services reach each other at their nodes, through the ports that they look up in the manager's API";
 
 pub(super) const TOP: &[Key] = &[
     honoured(
@@ -61,19 +58,16 @@ pub(super) const TOP: &[Key] = &[
     honoured("services", ""),
     honoured(
         "volumes",
-        "names only; each node that needs one makes its own",
+        "each node that needs one makes its own, and a service that has one stays on that node",
     ),
     harmless("version", "the specification ignores it as well"),
-    changes("include", "the included files are not read"),
-    changes("networks", OWN_NETWORK),
-    changes(
-        "configs",
-        "no config is mounted; put the file into the image",
+    honoured("include", "see *Several files*"),
+    honoured(
+        "networks",
+        "names only; a platform has one network, in which all services reach each other",
     ),
-    changes(
-        "secrets",
-        "no secret is mounted; pass it through `environment` or `env_file`",
-    ),
+    honoured("configs", "see below"),
+    honoured("secrets", "see below"),
     changes(
         "models",
         "no model is started; declare it as a service with `x-lifecycle.class: model`",
@@ -81,48 +75,60 @@ pub(super) const TOP: &[Key] = &[
 ];
 
 pub(super) const SERVICE: &[Key] = &[
-    harmless("annotations", "containers carry no annotations"),
+    harmless(
+        "annotations",
+        "containers carry no annotations: the API of Debian's engine has none",
+    ),
     harmless("attach", "output is read with `logs`"),
-    changes("blkio_config", ENGINE_LIMITS),
+    honoured(
+        "blkio_config",
+        "`weight`, `weight_device`, `device_read_bps`, `device_write_bps`, `device_read_iops`, `device_write_iops`",
+    ),
     honoured("build", "see below"),
-    changes("cap_add", NO_KERNEL_RIGHTS),
-    changes("cap_drop", NO_KERNEL_RIGHTS),
-    changes(
-        "cgroup",
-        "containers get the engine's default cgroup namespace",
-    ),
-    changes(
-        "cgroup_parent",
-        "containers get the engine's default parent cgroup",
-    ),
+    honoured("cap_add", ""),
+    honoured("cap_drop", ""),
+    honoured("cgroup", ""),
+    honoured("cgroup_parent", ""),
     honoured("command", ""),
-    changes(
+    honoured(
         "configs",
-        "no config is mounted; put the file into the image",
+        "by name, or with `source`, `target`, `uid`, `gid`, `mode`; `/<name>` without a target",
     ),
-    harmless("container_name", "containers get names of the platform"),
+    honoured(
+        "container_name",
+        "as a further name of the service; containers themselves get names of the platform",
+    ),
     harmless("cpu_count", WINDOWS),
     harmless("cpu_percent", WINDOWS),
-    changes("cpu_period", ENGINE_LIMITS),
-    changes("cpu_quota", ENGINE_LIMITS),
-    changes("cpu_rt_period", ENGINE_LIMITS),
-    changes("cpu_rt_runtime", ENGINE_LIMITS),
-    changes("cpu_shares", ENGINE_LIMITS),
+    honoured("cpu_period", ""),
+    honoured("cpu_quota", ""),
+    honoured("cpu_rt_period", ""),
+    honoured("cpu_rt_runtime", ""),
+    honoured("cpu_shares", ""),
     honoured("cpus", "the same as `deploy.resources.limits.cpus`"),
-    changes("cpuset", "containers may run on every processor"),
+    honoured("cpuset", ""),
     harmless("credential_spec", WINDOWS),
     honoured("depends_on", "see below"),
     honoured("deploy", "see below"),
     harmless("develop", "it is for `docker compose watch`"),
-    changes(
-        "device_cgroup_rules",
-        "containers reach no devices of the node",
+    honoured("device_cgroup_rules", ""),
+    honoured(
+        "devices",
+        "of the node that the container runs on; placement does not look for them",
     ),
-    changes("devices", "containers reach no devices of the node"),
-    changes("dns", "names are resolved by the node's resolvers"),
-    changes("dns_opt", "names are resolved by the node's resolvers"),
-    changes("dns_search", "names are resolved by the node's resolvers"),
-    changes("domainname", "containers have no domain name"),
+    honoured(
+        "dns",
+        "with resolvers of its own a container does not know the other services' names",
+    ),
+    honoured(
+        "dns_opt",
+        "beside `dns`; without it the platform's resolver is asked as it is",
+    ),
+    honoured(
+        "dns_search",
+        "beside `dns`; without it the platform's resolver is asked as it is",
+    ),
+    honoured("domainname", ""),
     honoured("entrypoint", ""),
     honoured(
         "env_file",
@@ -136,32 +142,35 @@ pub(super) const SERVICE: &[Key] = &[
         "expose",
         "other services reach these ports: each gets one of its node's from 20000 to 29999",
     ),
+    honoured("extends", "see *Several files*"),
     changes(
-        "extends",
-        "nothing is taken over from the other service; YAML anchors and `<<` work",
+        "external_links",
+        "no container outside the platform is reached by name",
     ),
-    changes("external_links", "no other container is reached by name"),
-    changes("extra_hosts", "these names are not known in the containers"),
-    changes("gpus", "containers reach no devices of the node"),
-    changes("group_add", "the process runs with the image's groups"),
+    honoured("extra_hosts", "with `host-gateway`"),
+    honoured("gpus", "`all`, or a list; placement does not look for them"),
+    honoured("group_add", ""),
     honoured("healthcheck", "see below"),
-    changes("hostname", "a container's host name is its id"),
+    honoured("hostname", ""),
     honoured(
         "image",
         "beside `build` it has no effect: the built image gets a name of the platform",
     ),
-    changes("init", "the image's own process is number 1"),
-    changes("ipc", "each container has shared memory of its own"),
-    harmless("isolation", WINDOWS),
-    changes("label_file", "the labels in it are not set; use `labels`"),
-    honoured("labels", ""),
-    changes(
-        "links",
-        "no service is reached by such a name; use `depends_on` for the order",
+    honoured("init", ""),
+    honoured(
+        "ipc",
+        "`host`, `none`, `private`, `shareable`; no other container's, which may be elsewhere",
     ),
-    harmless(
+    harmless("isolation", WINDOWS),
+    honoured("label_file", ""),
+    honoured("labels", ""),
+    honoured(
+        "links",
+        "an alias becomes a further name of the service, for all of the platform; the linked service starts first",
+    ),
+    honoured(
         "logging",
-        "output is read with `logs`, from the engine's default driver",
+        "the driver must be one whose output the engine can read, or `logs` shows nothing; without it files of JSON, rotated",
     ),
     changes("mac_address", "the engine picks the address"),
     honoured("mem_limit", "the same as `deploy.resources.limits.memory`"),
@@ -169,18 +178,27 @@ pub(super) const SERVICE: &[Key] = &[
         "mem_reservation",
         "the same as `deploy.resources.reservations.memory`",
     ),
-    changes("mem_swappiness", ENGINE_LIMITS),
-    changes("memswap_limit", ENGINE_LIMITS),
+    honoured("mem_swappiness", "where the node's kernel has it"),
+    honoured("memswap_limit", ""),
     changes(
         "models",
         "no model is started; declare it as a service with `x-lifecycle.class: model`",
     ),
-    changes("network_mode", OWN_NETWORK),
-    changes("networks", OWN_NETWORK),
-    changes("oom_kill_disable", ENGINE_LIMITS),
-    changes("oom_score_adj", ENGINE_LIMITS),
-    changes("pid", "each container sees its own processes only"),
-    changes("pids_limit", ENGINE_LIMITS),
+    honoured(
+        "network_mode",
+        "`host`, `none`, `bridge`; no other container's network, which may be elsewhere. With `host` each port is open on the node as the process opens it, and `ports` and `expose` say which those are",
+    ),
+    honoured(
+        "networks",
+        "names and `aliases`; all services of a platform reach each other, whatever networks they name",
+    ),
+    honoured("oom_kill_disable", "where the node's kernel has it"),
+    honoured("oom_score_adj", ""),
+    honoured(
+        "pid",
+        "`host`; no other container's, which may be elsewhere",
+    ),
+    honoured("pids_limit", "the same as `deploy.resources.limits.pids`"),
     changes(
         "platform",
         "images are taken for the node's own architecture",
@@ -188,42 +206,45 @@ pub(super) const SERVICE: &[Key] = &[
     honoured("ports", "see below"),
     changes("post_start", "nothing is run after the start"),
     changes("pre_stop", "nothing is run before the stop"),
-    changes("privileged", NO_KERNEL_RIGHTS),
-    changes("profiles", "the service is started whatever the profiles"),
+    honoured("privileged", ""),
+    honoured("profiles", "see *Several files*"),
     changes(
         "provider",
         "the service is not handed to an external provider",
     ),
-    changes("pull_policy", "an image is pulled where a node lacks it"),
+    honoured(
+        "pull_policy",
+        "`missing` and `build`; the others are told as without effect",
+    ),
     changes(
         "pull_refresh_after",
         "an image is pulled where a node lacks it",
     ),
-    changes("read_only", "the container's file system can be written"),
+    honoured("read_only", ""),
     honoured("restart", "carried out by the manager; `always` without it"),
-    changes("runtime", "the engine's default runtime is used"),
+    honoured("runtime", ""),
     honoured("scale", "the same as `deploy.replicas`"),
-    changes(
+    honoured(
         "secrets",
-        "no secret is mounted; pass it through `environment` or `env_file`",
+        "by name, or with `source`, `target`, `uid`, `gid`, `mode`; `/run/secrets/<name>` without a target",
     ),
-    changes("security_opt", NO_KERNEL_RIGHTS),
-    changes("shm_size", "`/dev/shm` has the engine's default size"),
-    changes("stdin_open", "the process reads an empty input"),
+    honoured(
+        "security_opt",
+        "a file of `seccomp` rules is read beside the Compose file",
+    ),
+    honoured("shm_size", ""),
+    honoured("stdin_open", ""),
     honoured("stop_grace_period", ""),
-    changes("stop_signal", "the image's own stop signal is sent"),
-    changes("storage_opt", "the engine's defaults hold"),
-    changes("sysctls", "the engine's defaults hold"),
-    changes(
-        "tmpfs",
-        "nothing is mounted there; what is written there lives in the container's layer",
-    ),
-    changes("tty", "the process has no terminal"),
-    changes("ulimits", "the engine's defaults hold"),
+    honoured("stop_signal", ""),
+    honoured("storage_opt", "where the node's storage driver has it"),
+    honoured("sysctls", ""),
+    honoured("tmpfs", ""),
+    honoured("tty", ""),
+    honoured("ulimits", ""),
     changes("use_api_socket", "containers do not reach the engine"),
     honoured("user", ""),
-    changes("userns_mode", NO_KERNEL_RIGHTS),
-    changes("uts", NO_KERNEL_RIGHTS),
+    honoured("userns_mode", "`host`"),
+    honoured("uts", "`host`"),
     honoured(
         "volumes",
         "see below; what an image keeps in a `VOLUME` of its own goes with the container when it \
@@ -242,19 +263,22 @@ pub(super) const BUILD: &[Key] = &[
         "args",
         "a key without a value is taken from the environment of the command",
     ),
-    harmless("cache_from", "the engine's own cache is used"),
+    honoured(
+        "cache_from",
+        "images that the engine has; nothing is fetched for it",
+    ),
     harmless("cache_to", "the engine's own cache is used"),
     honoured(
         "context",
         "a directory, relative to the Compose file; no URL",
     ),
     honoured("dockerfile", ""),
-    changes("dockerfile_inline", "the Dockerfile of the context is used"),
+    honoured("dockerfile_inline", ""),
     changes("entitlements", "the build gets no further rights"),
-    changes("extra_hosts", "these names are not known in the build"),
+    honoured("extra_hosts", ""),
     harmless("isolation", WINDOWS),
-    harmless("labels", "images carry the Dockerfile's labels"),
-    changes("network", "the build uses the engine's default network"),
+    honoured("labels", ""),
+    honoured("network", "`host`, `none`, or the engine's default"),
     harmless(
         "no_cache",
         "an image is built once for each content of its code base",
@@ -267,71 +291,87 @@ pub(super) const BUILD: &[Key] = &[
     harmless("provenance", "no attestation is made"),
     harmless("pull", "base images are pulled where a node lacks them"),
     harmless("sbom", "no bill of materials is made"),
-    changes("secrets", "no secret is mounted in the build"),
-    changes("shm_size", "the build has the engine's default"),
+    changes(
+        "secrets",
+        "no secret is mounted in the build, so a step that needs one fails",
+    ),
+    honoured("shm_size", ""),
     changes("ssh", "the build reaches no SSH agent"),
     harmless("tags", "images get names of the platform"),
-    changes("target", "the last stage of the Dockerfile is built"),
+    honoured("target", ""),
     changes("ulimits", "the build has the engine's defaults"),
 ];
 
 pub(super) const DEPENDENCY: &[Key] = &[
     honoured("condition", "all three"),
-    changes("required", "every dependency is required"),
+    honoured(
+        "required",
+        "`false` drops a dependency that no active profile enables; one that is enabled is waited \
+         for like any other",
+    ),
     changes("restart", "a restarted service restarts no other"),
 ];
 
 pub(super) const DEPLOY: &[Key] = &[
-    changes(
+    honoured(
         "endpoint_mode",
-        "each replica is reached at its own endpoint",
+        "`vip`; with `dnsrr` a service has one address all the same",
     ),
     harmless("labels", "use the service's own `labels`"),
-    honoured("mode", "`replicated`; `global` is not supported"),
+    honoured(
+        "mode",
+        "`replicated`, and `global`: one replica on each declared node that meets the constraints",
+    ),
     honoured("placement", "see below"),
     honoured(
         "replicas",
         "1 without it; 0 keeps the service declared and stopped",
     ),
     honoured("resources", "see below"),
-    changes("restart_policy", "use the service's `restart`"),
-    changes(
-        "rollback_config",
-        "where a changed replica never gets ready, the former one is started again",
+    honoured(
+        "restart_policy",
+        "the same as `restart`, and wins over it; see below",
     ),
-    changes(
+    honoured(
+        "rollback_config",
+        "read, checked and kept; so far a changed replica that never gets ready gives way to the former one, whatever this says",
+    ),
+    honoured(
         "update_config",
-        "the manager decides in which order replicas are replaced",
+        "read, checked and kept; so far replicas are replaced one after the other by the manager's own rules",
     ),
 ];
 
 pub(super) const PLACEMENT: &[Key] = &[
     honoured(
         "constraints",
-        "`node.hostname` and `node.labels.*` with `==` and `!=`",
+        "`node.hostname` and `node.labels.*` with `==` and `!=`; `node.platform.os` is `linux`",
     ),
+    honoured("max_replicas_per_node", ""),
     changes(
-        "max_replicas_per_node",
-        "the manager decides how replicas are spread",
+        "preferences",
+        "replicas are spread over nodes, not over their labels",
     ),
-    changes("preferences", "the manager decides how replicas are spread"),
 ];
 
 pub(super) const RESOURCES: &[Key] = &[
-    honoured("limits", "`cpus` and `memory`"),
-    honoured("reservations", "`cpus` and `memory`"),
+    honoured("limits", "`cpus`, `memory`, `pids`"),
+    honoured("reservations", "`cpus`, `memory`, `devices`"),
 ];
 
 pub(super) const LIMITS: &[Key] = &[
     honoured("cpus", ""),
     honoured("memory", ""),
-    changes("pids", ENGINE_LIMITS),
+    honoured("pids", ""),
 ];
 
 pub(super) const RESERVATIONS: &[Key] = &[
     honoured("cpus", ""),
     honoured("memory", ""),
-    changes("devices", "containers reach no devices of the node"),
+    honoured(
+        "devices",
+        "the engine's drivers are asked for them; placement does not look for them",
+    ),
     changes("generic_resources", "only `cpus` and `memory` are reserved"),
 ];
 
@@ -353,7 +393,10 @@ pub(super) const PORT: &[Key] = &[
         "app_protocol",
         "it is a hint to gateways that are not used here",
     ),
-    changes("host_ip", "the port is open on every address of the node"),
+    honoured(
+        "host_ip",
+        "other services reach the port all the same, at one that is picked",
+    ),
     harmless(
         "mode",
         "a port is published on the nodes where replicas run",
@@ -368,29 +411,178 @@ pub(super) const PORT: &[Key] = &[
 ];
 
 pub(super) const MOUNT: &[Key] = &[
-    changes("bind", "only named volumes are mounted"),
+    honoured("bind", "see below"),
     harmless("consistency", "it concerns desktop engines only"),
-    changes("image", "only named volumes are mounted"),
+    changes("image", "nothing of an image is mounted"),
     honoured("read_only", ""),
-    honoured("source", "a volume that the top-level `volumes` declare"),
-    honoured("target", ""),
-    changes("tmpfs", "only named volumes are mounted"),
-    honoured("type", "`volume`"),
-    changes(
-        "volume",
-        "the volume is mounted whole, with the engine's defaults",
+    honoured(
+        "source",
+        "a volume that the top-level `volumes` declare, a path of the node (`/…`), or the user's own files (`./…`)",
     ),
+    honoured("target", ""),
+    honoured("tmpfs", "see below"),
+    honoured("type", "`volume`, `bind`, `tmpfs`"),
+    honoured("volume", "see below"),
 ];
 
 pub(super) const VOLUME: &[Key] = &[
-    changes("driver", "the engine's local driver is used"),
+    honoured("driver", "a driver that each node's engine has"),
+    honoured("driver_opts", ""),
+    honoured(
+        "external",
+        "the node's engine must have it; it is never removed",
+    ),
+    honoured("labels", ""),
+    honoured("name", "the engine's name of it"),
+];
+
+pub(super) const NETWORK: &[Key] = &[
+    harmless("attachable", "nothing but services is attached"),
+    changes("driver", "the platform's own network is used"),
+    changes("driver_opts", "the platform's own network is used"),
+    changes("enable_ipv4", "the platform's own network is used"),
+    changes("enable_ipv6", "services have IPv4 addresses"),
+    changes(
+        "external",
+        "the platform's own network is used; what is on that one is not reached by name",
+    ),
+    changes(
+        "internal",
+        "containers reach what their node reaches, the outside too",
+    ),
+    changes("ipam", "the platform picks addresses"),
+    harmless("labels", "there is no network of its own to carry them"),
+    harmless("name", "there is no network of its own to name"),
+];
+
+pub(super) const SERVICE_NETWORK: &[Key] = &[
+    honoured(
+        "aliases",
+        "further names of the service, for all of the platform",
+    ),
+    changes("driver_opts", "the platform's own network is used"),
+    harmless("gw_priority", "there is one network"),
+    changes("interface_name", "the engine names the interface"),
+    changes("ipv4_address", "the platform picks a service's address"),
+    changes("ipv6_address", "services have IPv4 addresses"),
+    changes("link_local_ips", "the engine picks addresses"),
+    changes("mac_address", "the engine picks the address"),
+    harmless("priority", "there is one network"),
+];
+
+pub(super) const CONFIG: &[Key] = &[
+    honoured("content", ""),
+    honoured(
+        "environment",
+        "a variable of the environment of the command, or of `.env`",
+    ),
+    honoured(
+        "external",
+        "an error: there is no store of configs; give its contents",
+    ),
+    honoured("file", "relative to the Compose file; at most 500 KiB"),
+    harmless("labels", "it is a file, which carries no labels"),
+    honoured("name", "of no use here: a config goes by its key"),
+    harmless("template_driver", "contents are taken as they are"),
+];
+
+pub(super) const SECRET: &[Key] = &[
+    honoured("content", ""),
+    changes(
+        "driver",
+        "no driver is asked; give it `file` or `environment`",
+    ),
     changes(
         "driver_opts",
-        "the engine's local driver is used without options",
+        "no driver is asked; give it `file` or `environment`",
     ),
-    changes("external", "the platform makes a volume of its own"),
-    harmless("labels", "volumes carry the platform's labels"),
-    changes("name", "volumes get names of the platform"),
+    honoured(
+        "environment",
+        "a variable of the environment of the command, or of `.env`",
+    ),
+    honoured(
+        "external",
+        "an error: there is no store of secrets; give its contents",
+    ),
+    honoured("file", "relative to the Compose file; at most 500 KiB"),
+    harmless("labels", "it is a file, which carries no labels"),
+    honoured("name", "of no use here: a secret goes by its key"),
+    harmless("template_driver", "contents are taken as they are"),
+];
+
+pub(super) const MATERIAL: &[Key] = &[
+    honoured("gid", ""),
+    honoured("mode", "`0444` without it"),
+    honoured("source", ""),
+    honoured("target", ""),
+    honoured("uid", ""),
+];
+
+pub(super) const BIND: &[Key] = &[
+    honoured(
+        "create_host_path",
+        "a missing directory of the node is made, unless this is `false`",
+    ),
+    honoured("propagation", ""),
+    changes("recursive", "what is mounted below it is mounted too"),
+    harmless("selinux", "nodes have no such security module"),
+];
+
+pub(super) const TMPFS: &[Key] = &[honoured("mode", ""), honoured("size", "")];
+
+pub(super) const VOLUME_MOUNT: &[Key] = &[
+    changes("labels", "labels stand under the volume at the top level"),
+    honoured("nocopy", ""),
+    changes(
+        "subpath",
+        "the volume is mounted whole: the API of Debian's engine has no part of one",
+    ),
+];
+
+pub(super) const LOGGING: &[Key] = &[honoured("driver", ""), honoured("options", "")];
+
+pub(super) const ULIMIT: &[Key] = &[honoured("hard", ""), honoured("soft", "")];
+
+pub(super) const BLOCK_IO: &[Key] = &[
+    honoured("device_read_bps", ""),
+    honoured("device_read_iops", ""),
+    honoured("device_write_bps", ""),
+    honoured("device_write_iops", ""),
+    honoured("weight", ""),
+    honoured("weight_device", ""),
+];
+
+pub(super) const DEVICE: &[Key] = &[
+    honoured("permissions", "`rwm` without it"),
+    honoured("source", ""),
+    honoured("target", ""),
+];
+
+pub(super) const DEVICE_REQUEST: &[Key] = &[
+    honoured("capabilities", ""),
+    honoured("count", "all of them without it"),
+    honoured("device_ids", ""),
+    honoured("driver", ""),
+    honoured("options", ""),
+];
+
+pub(super) const RESTART_POLICY: &[Key] = &[
+    honoured("condition", "`none`, `on-failure`, `any`"),
+    changes("delay", "the manager waits longer after each failure"),
+    honoured("max_attempts", ""),
+    changes("window", "a replica that was ready once is counted anew"),
+];
+
+pub(super) const REPLACEMENT: &[Key] = &[
+    honoured("delay", "kept"),
+    honoured("failure_action", "kept"),
+    changes(
+        "max_failure_ratio",
+        "replicas are replaced one after the other",
+    ),
+    honoured("monitor", "kept"),
+    honoured("order", "kept"),
+    honoured("parallelism", "kept"),
 ];
 
 pub(super) const ENV_FILE: &[Key] = &[
@@ -470,17 +662,69 @@ Services are declared in `compose.yaml`, in the words of the
 becomes of it here. A key in bold face changes how a service runs when it is left out, and
 `up` says so before it touches anything; a key that nobody knows is an error.
 
-The file is looked for as Compose does: `compose.yaml`, `compose.yml`, `docker-compose.yml`,
-`docker-compose.yaml`, in the project's directory and then in those above it. Two files, and so
-an override file, are not merged yet: that is an error, not a silent choice.
-
-Variables (`$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}` and the forms without
-the colon) are put into every value; the environment wins over the `.env` file beside the
-Compose file. YAML's anchors, aliases and merge keys work, and so do extension fields (`x-…`).
-
 **Names.** A service's name does not resolve in other services' containers yet. A service finds the
 others by asking the manager's API for their endpoints (`x-lifecycle.api: read`, as
 `examples/iot-platform` does), or at a host port that `ports` fixes.
+
+**Files beside the Compose file.** Nodes have no copy of your directory, so a relative path
+(`./nginx.conf:/etc/nginx/nginx.conf`), a config and a secret go to the node by their content: read
+where the command runs, carried in the declaration (which the registry keeps sealed), put into a
+directory of root's on the node before the container is made, and mounted **read-only**. The content
+is part of what a container is made from: a changed file replaces the containers that mount it. One
+mount holds at most 1 MiB (a config or secret 500 KiB), all together 16 MiB; a directory's
+`.dockerignore` is honoured. Files keep the executable bit and belong to root.
+
+A relative path with nothing behind it, or with an empty directory (`./data:/var/lib/postgresql/data`),
+is a place of data: it becomes a volume of the platform on the node, and the service stays there. What
+lies there when `up` reads the file decides, so put nothing of your own into a place of data. An
+absolute path (`/var/run/docker.sock`, `/etc/localtime`, `/data`) is the node's own, unless it lies in
+the Compose file's directory; what is written there stays there when the service moves. `up` says for
+each mount which of these it is, where that may surprise.
+
+**Volumes keep a service in its place.** A replica whose named volume is on a node runs there and
+nowhere else; if it cannot, the plan says that it waits, and for which volume.
+
+**Networks.** There is one network. All services of a platform reach each other by name, whatever
+`networks` they name; `internal` and other means of keeping services apart have no effect, and that is
+said where it makes a difference.
+
+**Rights.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and the like are given
+as asked. Whoever may declare services is root on the nodes.
+
+**Several files.** The files are those of `-f`, in their order; else those that `COMPOSE_FILE` lists
+(separated by `:`, or by what `COMPOSE_PATH_SEPARATOR` says); else `compose.yaml`, `compose.yml`,
+`docker-compose.yml` or `docker-compose.yaml`, in the project's directory and then in those above
+it, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
+`docker-compose.override.yaml` beside it. Relative paths start from the first file's directory.
+
+- *Merge*: each file is merged over those before it. Mappings are merged key by key, lists are
+  joined, single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced
+  whole; `environment`, `labels`, `args` and their like are merged by name, whichever of their two
+  forms they have; of `ports`, `volumes`, `devices`, `secrets`, `configs`, `expose` and lists of
+  words, an entry takes the place of one that is the same thing (the same port, the same path in
+  the container). `!reset` takes away what an earlier file has at a key, `!override` puts its value
+  in place of it. Two kinds of value that cannot be merged are an error.
+- *`include`*: the short form, and the long one with `path`, `project_directory` and `env_file`.
+  Each entry is a project of its own, with its own directory for relative paths and its own `.env`
+  beneath the project's variables. A resource that is declared on both sides is an error, unless it
+  is the same to the letter; an override file may change what is included. Up to 24 levels.
+- *`extends`*: a service of the same file or of another one (`file`), through any chain of up to 64;
+  a circle is an error. Paths of the other file start from its directory. What the other service
+  needs beside itself (volumes, networks, other services) is not taken over with it.
+- *`profiles`*: a service with profiles is left out unless one of them is active, by `--profile` or
+  `COMPOSE_PROFILES` (`*` for all). A dependency on a service that is left out is an error, unless
+  it says `required: false`; then it is dropped.
+- *Variables*: `$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}`, the forms without the
+  colon, each within each, and `$$` for a dollar sign, in every value and never in keys, before
+  files are merged. The environment wins over the `.env` file beside the first Compose file (or the
+  files that `COMPOSE_ENV_FILES` lists). `COMPOSE_PROJECT_NAME` names the platform where `-p` does
+  not, and has its name in every file.
+- YAML's anchors, aliases and merge keys work, and so do extension fields (`x-…`).
+
+What differs from Compose: only files of this machine are included or extended, no address; one
+YAML document is one file; a service that is left out by its profiles is not checked; two entries
+of one list in *one* file that are the same thing are an error and not silently one; `secrets` and
+`configs` of an included project take `environment` from the project's own variables.
 
 What Compose has no word for stands under `x-lifecycle` on a service:
 
@@ -510,7 +754,31 @@ What Compose has no word for stands under `x-lifecycle` on a service:
             ("`healthcheck`", HEALTHCHECK),
             ("`ports[]`, long form", PORT),
             ("`volumes[]` of a service, long form", MOUNT),
+            ("`volumes[].bind`", BIND),
+            ("`volumes[].tmpfs`", TMPFS),
+            ("`volumes[].volume`", VOLUME_MOUNT),
+            (
+                "`configs[]` and `secrets[]` of a service, long form",
+                MATERIAL,
+            ),
+            ("`networks.<name>` of a service", SERVICE_NETWORK),
+            ("`logging`", LOGGING),
+            ("`ulimits.<name>`", ULIMIT),
+            ("`blkio_config`", BLOCK_IO),
+            ("`devices[]`, long form", DEVICE),
+            (
+                "`gpus[]` and `deploy.resources.reservations.devices[]`",
+                DEVICE_REQUEST,
+            ),
+            ("`deploy.restart_policy`", RESTART_POLICY),
+            (
+                "`deploy.update_config` and `deploy.rollback_config`",
+                REPLACEMENT,
+            ),
             ("`volumes.<name>` at the top level", VOLUME),
+            ("`networks.<name>` at the top level", NETWORK),
+            ("`configs.<name>` at the top level", CONFIG),
+            ("`secrets.<name>` at the top level", SECRET),
         ] {
             table(&mut page, title, keys);
         }
@@ -536,7 +804,7 @@ What Compose has no word for stands under `x-lifecycle` on a service:
     fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<String>) {
         let text = format!("{before}{key}: {value}{after}");
         let mut report = Report::new("f");
-        let root = super::super::super::yaml::parse(&text, &mut report).unwrap();
+        let root = super::super::super::files::of_text(&text, &mut report);
         let (lookup, nodes) = (|_: &str| None, std::collections::BTreeMap::new());
         let world = super::super::World {
             directory: Path::new("/nonexistent"),
@@ -544,7 +812,9 @@ What Compose has no word for stands under `x-lifecycle` on a service:
             lookup: &lookup,
             nodes: &nodes,
         };
-        super::super::read(&root, &world, &mut report);
+        if let Some(root) = root {
+            super::super::read(&root, &world, &mut report);
+        }
         let unsupported = report.unsupported.iter().map(|key| key.path.clone());
         let unsupported = unsupported.collect();
         let problems = Report::problems_of(vec![report]).unwrap_or_default();
@@ -604,6 +874,53 @@ What Compose has no word for stands under `x-lifecycle` on a service:
                 "}]}}",
             ),
             (ENV_FILE, "services: {a: {image: x, env_file: [{", "}]}}"),
+            (
+                BIND,
+                "services: {a: {image: x, volumes: [{type: bind, source: /s, target: /t, bind: {",
+                "}}]}}",
+            ),
+            (
+                TMPFS,
+                "services: {a: {image: x, volumes: [{type: tmpfs, target: /t, tmpfs: {",
+                "}}]}}",
+            ),
+            (
+                VOLUME_MOUNT,
+                "volumes: {v: }\nservices: {a: {image: x, volumes: [{target: /t, volume: {",
+                "}}]}}",
+            ),
+            (
+                MATERIAL,
+                "configs: {c: {content: x}}\nservices: {a: {image: x, configs: [{",
+                "}]}}",
+            ),
+            (
+                SERVICE_NETWORK,
+                "networks: {n: }\nservices: {a: {image: x, networks: {n: {",
+                "}}}}",
+            ),
+            (LOGGING, "services: {a: {image: x, logging: {", "}}}"),
+            (
+                ULIMIT,
+                "services: {a: {image: x, ulimits: {nofile: {",
+                "}}}}",
+            ),
+            (BLOCK_IO, "services: {a: {image: x, blkio_config: {", "}}}"),
+            (DEVICE, "services: {a: {image: x, devices: [{", "}]}}"),
+            (DEVICE_REQUEST, "services: {a: {image: x, gpus: [{", "}]}}"),
+            (
+                RESTART_POLICY,
+                "services: {a: {image: x, deploy: {restart_policy: {",
+                "}}}}",
+            ),
+            (
+                REPLACEMENT,
+                "services: {a: {image: x, deploy: {update_config: {",
+                "}}}}",
+            ),
+            (NETWORK, "services: {a: {image: x}}\nnetworks: {n: {", "}}"),
+            (CONFIG, "services: {a: {image: x}}\nconfigs: {n: {", "}}"),
+            (SECRET, "services: {a: {image: x}}\nsecrets: {n: {", "}}"),
             (VOLUME, "services: {a: {image: x}}\nvolumes: {v: {", "}}"),
         ] {
             for key in keys {
@@ -635,6 +952,21 @@ What Compose has no word for stands under `x-lifecycle` on a service:
             PORT,
             MOUNT,
             VOLUME,
+            NETWORK,
+            SERVICE_NETWORK,
+            CONFIG,
+            SECRET,
+            MATERIAL,
+            BIND,
+            TMPFS,
+            VOLUME_MOUNT,
+            LOGGING,
+            ULIMIT,
+            BLOCK_IO,
+            DEVICE,
+            DEVICE_REQUEST,
+            RESTART_POLICY,
+            REPLACEMENT,
         ] {
             let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
             assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");

@@ -7,11 +7,18 @@
 
 mod build;
 mod deploy;
+mod devices;
 mod extension;
+mod isolation;
 mod keys;
+mod limits;
+mod material;
 mod network;
+mod networks;
 mod service;
+mod shipped;
 mod storage;
+mod update;
 pub(super) mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +27,13 @@ use std::path::Path;
 use super::diagnostic::Report;
 use super::interpolation::Lookup;
 use super::tree::{Field, Node};
-use crate::model::{NodeName, NodeSpec, PlatformName, ServiceName, ServiceSpec, VolumeName};
+use crate::model::{
+    NetworkMode, NodeName, NodeSpec, PlatformName, ServiceName, ServiceSpec, VolumeName,
+    VolumeOptions,
+};
 
 pub(super) use build::Build;
+use material::Materials;
 
 /// What the services of a file are read against.
 pub(super) struct World<'a> {
@@ -39,7 +50,10 @@ pub(super) struct World<'a> {
 /// The names that a file declares.
 struct Declared<'a> {
     services: Vec<&'a str>,
-    volumes: Vec<&'a str>,
+    volumes: BTreeMap<&'a str, VolumeOptions>,
+    networks: Vec<&'a str>,
+    configs: Materials<'a>,
+    secrets: Materials<'a>,
 }
 
 /// A service, before the content of its code base is known.
@@ -54,6 +68,39 @@ pub(super) struct Composition {
     pub(super) name: Option<PlatformName>,
     pub(super) services: BTreeMap<ServiceName, Draft>,
     pub(super) volumes: BTreeSet<VolumeName>,
+}
+
+impl Composition {
+    /// Directories of data beside the Compose file are volumes like those that are declared.
+    fn keep_data(&mut self, declared: &Declared<'_>) {
+        let mounts = self
+            .services
+            .values()
+            .flat_map(|draft| &draft.spec.container.volumes)
+            .filter(|mount| !declared.volumes.contains_key(mount.volume.as_str()));
+        let volumes: Vec<VolumeName> = mounts.map(|mount| mount.volume.clone()).collect();
+        self.volumes.extend(volumes);
+    }
+}
+
+/// A declaration is kept and handed on whole.
+fn is_not_too_large(composition: &Composition, root: &Field<'_>, report: &mut Report) {
+    let mounts = composition
+        .services
+        .values()
+        .flat_map(|draft| &draft.spec.container.files);
+    let sum: u64 = mounts.map(|mount| shipped::size(&mount.tree)).sum();
+    if sum > shipped::LARGEST_SUM {
+        report.problem_with_help(
+            root.at,
+            "services",
+            format!(
+                "the files that services mount make more than {} MiB together",
+                shipped::LARGEST_SUM >> 20
+            ),
+            "put large files into images",
+        );
+    }
 }
 
 /// Reads a file's tree, its variables put in already.
@@ -79,48 +126,65 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
             "declare one, or write `services: {}` if none is meant",
         );
     }
-    let names = |key: &str, report: &mut Report| -> Vec<&str> {
+    let part = |key: &str| {
         entries
             .iter()
             .find(|(name, field)| *name == key && !field.is_null())
-            .map(|(_, field)| {
-                field
-                    .entries(report)
-                    .into_iter()
-                    .map(|(name, _)| name)
-                    .collect()
-            })
-            .unwrap_or_default()
+            .map(|(_, field)| field)
     };
-    let declared = Declared {
-        services: names("services", report),
-        volumes: names("volumes", report),
-    };
-    for (key, field) in &entries {
-        match *key {
-            "name" => composition.name = field.parse(report, named),
-            "volumes" if !field.is_null() => {
-                for (name, volume) in field.entries(report) {
-                    composition
-                        .volumes
-                        .extend(storage::volume(name, &volume, report));
-                }
+    let services = part("services").map(|field| field.entries(report));
+    let mut volumes = BTreeMap::new();
+    for (name, field) in part("volumes")
+        .map(|field| field.entries(report))
+        .unwrap_or_default()
+    {
+        if let Some((volume, options)) = storage::volume(name, &field, report) {
+            if !options.external {
+                composition.volumes.insert(volume);
             }
-            "services" if !field.is_null() => {
-                for (name, service) in field.entries(report) {
-                    match ServiceName::try_from(name) {
-                        Ok(name) => {
-                            let draft =
-                                service::read(name.clone(), &service, world, &declared, report);
-                            composition.services.insert(name, draft);
-                        }
-                        Err(error) => report.problem(service.at, &service.path, error.to_string()),
-                    }
-                }
-            }
-            _ => {}
+            volumes.insert(name, options);
+        } else {
+            volumes.insert(name, VolumeOptions::default());
         }
     }
+    let materials = |key: &str, kind, report: &mut Report| match part(key) {
+        Some(field) => material::declared(field, kind, world, report),
+        None => Materials::new(),
+    };
+    let declared = Declared {
+        services: services.iter().flatten().map(|(name, _)| *name).collect(),
+        volumes,
+        networks: match part("networks") {
+            Some(field) => networks::declared(field, report),
+            None => Vec::new(),
+        },
+        configs: materials("configs", material::CONFIG, report),
+        secrets: materials("secrets", material::SECRET, report),
+    };
+    if let Some(field) = entries.iter().find(|(key, _)| *key == "name") {
+        composition.name = field.1.parse(report, named);
+    }
+    let mut aliases = Vec::new();
+    let mut memberships = Vec::new();
+    for (name, service) in services.unwrap_or_default() {
+        match ServiceName::try_from(name) {
+            Ok(name) => {
+                let (draft, connected) =
+                    service::read(name.clone(), &service, world, &declared, report);
+                aliases.extend(connected.aliases);
+                if draft.spec.container.connection.mode == NetworkMode::Platform {
+                    let networks = connected.networks;
+                    memberships.push(networks.unwrap_or_else(|| BTreeSet::from(["default"])));
+                }
+                composition.services.insert(name, draft);
+            }
+            Err(error) => report.problem(service.at, &service.path, error.to_string()),
+        }
+    }
+    networks::name(&mut composition.services, aliases, report);
+    networks::are_not_kept_apart(part("networks"), &memberships, report);
+    composition.keep_data(&declared);
+    is_not_too_large(&composition, &root, report);
     names_are_not_resolved(&composition, &root, report);
     composition
 }

@@ -1,6 +1,7 @@
 //! `ports` and `expose`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
@@ -11,12 +12,10 @@ use crate::model::{ContainerTemplate, Protocol, PublishedPort};
 /// More ports than any one service opens; an engine opens each by itself.
 const MOST_PORTS: u32 = 1000;
 
-const HOST_IP: &str = "the port is open on every address of the node";
-
 /// Reads `ports` into the template.
 pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
     let mut container_ports = BTreeSet::new();
-    let mut host_ports = BTreeSet::new();
+    let mut host_ports: BTreeSet<(u16, Protocol, Option<IpAddr>)> = BTreeSet::new();
     for item in field.items(report) {
         let found = if item.is_map() {
             long(&item, report)
@@ -33,23 +32,41 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
         }
         for port in found {
             let inside = port.container_port;
-            if !container_ports.insert((inside, port.protocol)) {
-                item.problem(
-                    report,
-                    format!("the container port {inside} is published twice"),
-                );
-            } else if let Some(outside) = port.host_port
-                && !host_ports.insert((outside, port.protocol))
-            {
+            let is_new = container_ports.insert((inside, port.protocol));
+            let Some(outside) = port.host_port else {
+                // A port to be picked beside one that is named says nothing more.
+                if is_new {
+                    container.ports.push(port);
+                } else {
+                    item.problem(
+                        report,
+                        format!("the container port {inside} is published twice"),
+                    );
+                }
+                continue;
+            };
+            // One at all addresses of the node takes it from those at a single one.
+            let taken = host_ports.iter().any(|(host, protocol, ip)| {
+                (*host, *protocol) == (outside, port.protocol)
+                    && (ip.is_none() || port.host_ip.is_none() || *ip == port.host_ip)
+            });
+            if taken {
                 item.problem(report, format!("the host port {outside} is used twice"));
             } else {
+                host_ports.insert((outside, port.protocol, port.host_ip));
                 container.ports.push(port);
             }
         }
     }
 }
 
-fn pairs(host: Option<PortRange>, container: PortRange, protocol: Protocol) -> Vec<PublishedPort> {
+fn pairs(
+    host: Option<PortRange>,
+    container: PortRange,
+    protocol: Protocol,
+    host_ip: Option<IpAddr>,
+) -> Vec<PublishedPort> {
+    let host_ip = host_ip.filter(|ip| !ip.is_unspecified());
     let hosts = host.map(|range| range.first..=range.last);
     (container.first..=container.last)
         .enumerate()
@@ -57,6 +74,7 @@ fn pairs(host: Option<PortRange>, container: PortRange, protocol: Protocol) -> V
             host_port: hosts.clone().and_then(|mut ports| ports.nth(index)),
             container_port,
             protocol,
+            host_ip,
         })
         .collect()
 }
@@ -68,16 +86,14 @@ fn short(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
     if is_too_large(item, port.container, report) {
         return Vec::new();
     }
-    if port.host_ip.is_some_and(|ip| !ip.is_unspecified()) {
-        report.unsupported(item.value_at(), &item.path, HOST_IP, true);
-    }
-    pairs(port.host, port.container, port.protocol)
+    pairs(port.host, port.container, port.protocol, port.host_ip)
 }
 
 fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
     let mut target = None;
     let mut published = None;
     let mut protocol = Some(Protocol::Tcp);
+    let mut host_ip = None;
     for (key, field) in honoured_entries(item, keys::PORT, report) {
         match key {
             "target" => target = field.parse(report, value::port_range),
@@ -87,6 +103,12 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
                 } else {
                     field.parse(report, value::port_range)
                 };
+            }
+            "host_ip" => {
+                host_ip = field.parse(report, |text| {
+                    let ip = text.parse::<IpAddr>();
+                    ip.map_err(|_| format!("`{text}` is no IP address"))
+                });
             }
             "protocol" => protocol = field.parse(report, value::protocol),
             _ => {}
@@ -109,7 +131,7 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
     if is_too_large(item, target, report) {
         return Vec::new();
     }
-    pairs(published, target, protocol)
+    pairs(published, target, protocol, host_ip)
 }
 
 fn is_too_large(item: &Field<'_>, range: PortRange, report: &mut Report) -> bool {

@@ -8,7 +8,11 @@ use super::super::environment_file;
 use super::super::text_file;
 use super::super::tree::Field;
 use super::keys::{self, honoured_entries};
-use super::{Declared, Draft, World, build, deploy, extension, network, storage, value};
+use super::networks::Connected;
+use super::{
+    Declared, Draft, World, build, deploy, devices, extension, isolation, limits, material,
+    network, networks, storage, value,
+};
 use crate::model::{
     DependencyCondition, Healthcheck, HealthcheckTest, ImageSource, RestartPolicy, ServiceName,
     ServiceSpec,
@@ -19,17 +23,20 @@ use crate::secret::Sensitive;
 const OWN_LABELS: &str = "lifecycle.";
 
 /// Reads a service. What is wrong with it is in the report; the draft then holds the rest.
-pub(super) fn read(
+pub(super) fn read<'a>(
     name: ServiceName,
-    field: &Field<'_>,
+    field: &Field<'a>,
     world: &World<'_>,
     declared: &Declared<'_>,
     report: &mut Report,
-) -> Draft {
+) -> (Draft, Connected<'a>) {
     let mut spec = ServiceSpec::new(name, ImageSource::Image(String::new()));
     let mut image = None;
     let mut from_files = BTreeMap::new();
     let mut environment = BTreeMap::new();
+    let mut from_label_files = BTreeMap::new();
+    let mut plain_restart = None;
+    let mut connected = Connected::default();
     let mut reader = Reader { world, report };
     for (key, field) in honoured_entries(field, keys::SERVICE, reader.report) {
         // A key without a value means nothing, but for those where it says "none".
@@ -54,16 +61,43 @@ pub(super) fn read(
             "healthcheck" => container.healthcheck = reader.healthcheck(&field),
             "ports" => network::ports(&field, container, reader.report),
             "expose" => network::expose(&field, container, reader.report),
-            "volumes" => container.volumes = storage::mounts(&field, declared, reader.report),
+            "volumes" => storage::mounts(&field, declared, world, container, reader.report),
+            "tmpfs" => storage::memory(&field, container, reader.report),
+            "configs" => {
+                let known = &declared.configs;
+                let mounted = material::mounted(&field, material::CONFIG, known, reader.report);
+                container.files.extend(mounted);
+            }
+            "secrets" => {
+                let known = &declared.secrets;
+                let mounted = material::mounted(&field, material::SECRET, known, reader.report);
+                container.files.extend(mounted);
+            }
+            "label_file" => from_label_files = reader.label_files(&field),
+            "pull_policy" => pull_policy(&field, reader.report),
             "cpus" => deploy::cpus(&field, &mut container.limits, reader.report),
             "mem_limit" => deploy::memory(&field, &mut container.limits, reader.report),
             "mem_reservation" => deploy::memory(&field, &mut spec.reserves, reader.report),
             "scale" => deploy::replicas(&field, &mut spec, reader.report),
             "deploy" => deploy::read(&field, &mut spec, world, reader.report),
-            "restart" => spec.restart = field.parse(reader.report, restart),
+            "restart" => plain_restart = field.parse(reader.report, restart),
             "depends_on" => spec.depends_on = reader.dependencies(&field, declared),
-            _ => {}
+            _ => {
+                let report = &mut *reader.report;
+                let _known = isolation::read(key, &field, world, container, report)
+                    || limits::read(key, &field, &mut container.kernel, report)
+                    || devices::read(key, &field, &mut container.devices, report)
+                    || networks::read(key, &field, &mut spec, declared, &mut connected, report);
+            }
         }
+    }
+    // As the specification has it, the key under `deploy` wins.
+    spec.restart = spec.restart.or(plain_restart);
+    from_label_files.append(&mut spec.container.labels);
+    spec.container.labels = from_label_files;
+    if field.is_map() {
+        networks::settle(field, &mut spec.container, reader.report);
+        storage::without_doubles(field, &spec.container, reader.report);
     }
     network::without_doubles(&mut spec.container);
     from_files.append(&mut environment);
@@ -75,6 +109,7 @@ pub(super) fn read(
         .and_then(|extension| extension::read(&extension, &mut spec, reader.report));
     if field.is_map() {
         reader.agreement(field);
+        reader.processors(field, &spec);
     }
     let build_field = field.get("build").filter(|build| !build.is_null());
     let build = build::read(build_field.as_ref(), code.as_ref(), world, reader.report);
@@ -97,7 +132,9 @@ pub(super) fn read(
         Some((None, _)) | None => {}
     }
     reader.readiness_port(field, &spec);
-    Draft { spec, build }
+    deploy::settle(field, &mut spec, world, reader.report);
+    let draft = Draft { spec, build };
+    (draft, connected)
 }
 
 /// Reads values that need the world around the file.
@@ -201,6 +238,25 @@ impl Reader<'_, '_> {
                 BTreeMap::new()
             }
         }
+    }
+
+    /// Labels in files of lines, as environments are.
+    fn label_files(&mut self, field: &Field<'_>) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::new();
+        for item in field.items_or_one(self.report) {
+            let Some(path) = item.text(self.report) else {
+                continue;
+            };
+            for (name, value) in self.environment_file(&item, path, true, false) {
+                if name.starts_with(OWN_LABELS) {
+                    let message =
+                        format!("labels that begin with `{OWN_LABELS}` are the platform's own");
+                    item.problem(self.report, message);
+                }
+                labels.insert(name, value.expose().to_owned());
+            }
+        }
+        labels
     }
 
     fn labels(&mut self, field: &Field<'_>) -> BTreeMap<String, String> {
@@ -309,12 +365,13 @@ impl Reader<'_, '_> {
             let mut condition = DependencyCondition::ServiceStarted;
             if !entry.is_null() {
                 for (key, field) in entry.entries(self.report) {
-                    // These say what happens anyway.
-                    let is_default = match key {
-                        "required" => field.boolean(self.report) == Some(true),
-                        "restart" => field.boolean(self.report) == Some(false),
-                        _ => false,
-                    };
+                    if key == "required" {
+                        // What may be missing and is, was left out before.
+                        field.boolean(self.report);
+                        continue;
+                    }
+                    // This says what happens anyway.
+                    let is_default = key == "restart" && field.boolean(self.report) == Some(false);
                     let honoured = !is_default
                         && keys::is_honoured(key, &field, keys::DEPENDENCY, self.report);
                     if honoured {
@@ -363,6 +420,7 @@ impl Reader<'_, '_> {
             ("scale", ["deploy", "replicas", ""]),
             ("cpus", ["deploy", "resources", "limits.cpus"]),
             ("mem_limit", ["deploy", "resources", "limits.memory"]),
+            ("pids_limit", ["deploy", "resources", "limits.pids"]),
             (
                 "mem_reservation",
                 ["deploy", "resources", "reservations.memory"],
@@ -380,6 +438,21 @@ impl Reader<'_, '_> {
                 let newer: Vec<&str> = newer.into_iter().filter(|part| !part.is_empty()).collect();
                 let message = format!("`{}` says the same", newer.join("."));
                 older.problem_with_help(self.report, message, "keep one of the two");
+            }
+        }
+    }
+
+    /// Engines take a number of processors or the scheduler's own terms.
+    fn processors(&mut self, field: &Field<'_>, spec: &ServiceSpec) {
+        for key in ["cpu_period", "cpu_quota"] {
+            if let Some(field) = field.get(key).filter(|field| !field.is_null())
+                && spec.container.limits.cpu_millis > 0
+            {
+                field.problem_with_help(
+                    self.report,
+                    "the number of processors is limited already",
+                    "keep `cpus`, or `cpu_quota` with `cpu_period`",
+                );
             }
         }
     }
@@ -406,6 +479,34 @@ impl Reader<'_, '_> {
                 format!("add it to `expose`: `expose: [{}]`", ready.port),
             );
         }
+    }
+}
+
+/// `pull_policy`: an image is pulled where a node lacks it, whatever is asked for.
+fn pull_policy(field: &Field<'_>, report: &mut Report) {
+    let Some(text) = field.text(report) else {
+        return;
+    };
+    match text {
+        "missing" | "if_not_present" | "build" => {}
+        "always" | "daily" | "weekly" | "refresh" => {
+            let consequence = "an image is pulled where a node lacks it, and not again; name its \
+                               digest, or another tag, to have it replaced";
+            report.unsupported(field.at, &field.path, consequence, true);
+        }
+        "never" => {
+            let consequence = "an image is pulled where a node lacks it";
+            report.unsupported(field.at, &field.path, consequence, true);
+        }
+        _ if text.starts_with("every_") => {
+            let consequence = "an image is pulled where a node lacks it, and not again";
+            report.unsupported(field.at, &field.path, consequence, true);
+        }
+        _ => field.problem_with_help(
+            report,
+            format!("`{text}` is no pull policy"),
+            "write `missing`, `build`, `always` or `never`",
+        ),
     }
 }
 

@@ -96,6 +96,15 @@ pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(bad)
 }
 
+/// Permissions as `chmod` writes them: digits from 0 to 7, with or without `0` or `0o` before.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    u32::from_str_radix(digits, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| format!("`{text}` are no permissions; write for example `0440`"))
+}
+
 /// A number of processors (`0.5`) in thousandths.
 pub(in super::super) fn cpu_millis(text: &str) -> Result<u64, String> {
     let bad = || format!("`{text}` is no number of processors; write for example `0.5` or `2`");

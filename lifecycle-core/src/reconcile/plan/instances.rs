@@ -144,7 +144,7 @@ impl<'a> Planning<'a> {
             }
         }
         let reason = match containers.others.first() {
-            None => Reason::InstanceAbsent,
+            None => self.absent(spot),
             Some(old) => replaced(old, spot.node, &spot.service.digest),
         };
         let stopped = self
@@ -176,6 +176,23 @@ impl<'a> Planning<'a> {
             }
             Gate::Shut { by, settled: true } => held(&by, true),
             Gate::Open | Gate::Shut { .. } => stands(InstanceState::Stopped, false),
+        }
+    }
+
+    /// Why a replica of which nothing exists is made here.
+    fn absent(&self, spot: Spot<'a>) -> Reason {
+        let view = self.observed.nodes.get(spot.node);
+        let state = view.and_then(|view| view.engine_state());
+        let mounts = &spot.service.spec.container.volumes;
+        let here = state.and_then(|state| {
+            let mut volumes = mounts.iter().map(|mount| &mount.volume);
+            volumes.find(|volume| state.volumes.contains(*volume))
+        });
+        match here {
+            Some(volume) => Reason::VolumeIsHere {
+                volume: volume.clone(),
+            },
+            None => Reason::InstanceAbsent,
         }
     }
 

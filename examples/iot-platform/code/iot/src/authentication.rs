@@ -13,7 +13,6 @@ use lifecycle_core::clock::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use crate::directory::Directory;
 use crate::failure::{Failure, Result};
 use crate::peer::Call;
 use crate::setting;
@@ -103,11 +102,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// What the other services call: lets only requests in whose token is valid.
-pub(crate) async fn require_token(headers: &HeaderMap, directory: &Directory) -> Result<()> {
+pub(crate) async fn require_token(headers: &HeaderMap) -> Result<()> {
     let token = bearer(headers).ok_or(Failure::Unauthorized)?;
     Call::get("/tokens/check")
         .with_token(token)
-        .to("authentication", directory)
+        .to("authentication")
         .await
         .map(drop)
 }

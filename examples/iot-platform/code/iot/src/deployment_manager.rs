@@ -10,7 +10,6 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
-use crate::directory::Directory;
 use crate::failure::{Failure, Result};
 use crate::peer::Call;
 use crate::sensor_binder::Needs;
@@ -31,10 +30,9 @@ enum Deployment {
 type Deployments = Arc<Mutex<BTreeMap<String, Deployment>>>;
 
 pub(crate) fn routes() -> Result<Router> {
-    let directory = Directory::open()?;
     let applications = read(&setting::<String>("APPLICATIONS")?)?;
     let deployments = Deployments::default();
-    tokio::spawn(deploy(directory, applications, Arc::clone(&deployments)));
+    tokio::spawn(deploy(applications, Arc::clone(&deployments)));
     Ok(Router::new()
         .route("/deployments", get(list))
         .with_state(deployments))
@@ -56,16 +54,12 @@ async fn list(State(deployments): State<Deployments>) -> Json<BTreeMap<String, D
     Json(deployments.unwrap_or_else(PoisonError::into_inner).clone())
 }
 
-async fn deploy(
-    directory: Directory,
-    applications: Vec<(String, Needs)>,
-    deployments: Deployments,
-) {
+async fn deploy(applications: Vec<(String, Needs)>, deployments: Deployments) {
     let mut pace = tokio::time::interval(PACE);
     loop {
         pace.tick().await;
         for (name, needs) in &applications {
-            let now = match bind(&directory, name, needs).await {
+            let now = match bind(name, needs).await {
                 Ok(sensors) => Deployment::Deployed { sensors },
                 Err(failure) => Deployment::Waiting {
                     why: failure.to_string(),
@@ -79,9 +73,9 @@ async fn deploy(
     }
 }
 
-async fn bind(directory: &Directory, name: &str, needs: &Needs) -> Result<Vec<String>> {
+async fn bind(name: &str, needs: &Needs) -> Result<Vec<String>> {
     Call::post(format!("/bindings/{name}"), needs)?
-        .ask("sensor-binder", directory)
+        .ask("sensor-binder")
         .await
 }
 

@@ -1,11 +1,10 @@
 //! The seven services of an IoT platform in one program: `iot-platform <service>`, each the
 //! command of one service in `compose.yaml`. It shows what services do with the platform that
-//! runs them: they look each other up at the lifecycle manager, and keep working while parts
-//! are away.
+//! runs them: they call each other by name, wherever they run; the monitoring asks the lifecycle
+//! manager for all replicas; and they keep working while parts are away.
 
 mod authentication;
 mod deployment_manager;
-mod directory;
 mod failure;
 mod monitoring;
 mod peer;
@@ -49,9 +48,9 @@ async fn run(service: &str) -> Result<()> {
         "authentication" => authentication::routes()?,
         "sensor-manager" => sensor_manager::routes()?,
         "sensor-controller" => sensor_controller::routes()?,
-        "sensor-binder" => sensor_binder::routes()?,
+        "sensor-binder" => sensor_binder::routes(),
         "deployment-manager" => deployment_manager::routes()?,
-        "request-manager" => request_manager::routes()?,
+        "request-manager" => request_manager::routes(),
         "monitoring" => monitoring::routes()?,
         // What the health check of a container runs.
         "check" => return peer::check_health(PORT).await,

@@ -11,10 +11,10 @@ use axum::routing::get;
 use axum::{Json, Router};
 use chrono::{DateTime, Utc};
 use lifecycle_core::api::wire::InstanceV1;
+use lifecycle_core::api::{ApiClient, ManagerApi as _};
 use lifecycle_core::clock::{Clock, SystemClock};
 use serde::Serialize;
 
-use crate::directory::Directory;
 use crate::failure::Result;
 use crate::peer::Call;
 
@@ -46,9 +46,9 @@ struct Health {
 type Latest = Arc<Mutex<Summary>>;
 
 pub(crate) fn routes() -> Result<Router> {
-    let directory = Directory::open()?;
+    let manager = ApiClient::of_this_service()?;
     let latest = Latest::default();
-    tokio::spawn(watch(directory, Arc::clone(&latest)));
+    tokio::spawn(watch(manager, Arc::clone(&latest)));
     Ok(Router::new().route("/", get(show)).with_state(latest))
 }
 
@@ -57,11 +57,11 @@ async fn show(State(latest): State<Latest>) -> Json<Summary> {
     Json(latest.unwrap_or_else(PoisonError::into_inner).clone())
 }
 
-async fn watch(directory: Directory, latest: Latest) {
+async fn watch(manager: ApiClient, latest: Latest) {
     let mut pace = tokio::time::interval(PACE);
     loop {
         pace.tick().await;
-        let looked = look(&directory).await;
+        let looked = look(&manager).await;
         let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
         match looked {
             Ok(summary) => *latest = summary,
@@ -70,12 +70,12 @@ async fn watch(directory: Directory, latest: Latest) {
     }
 }
 
-async fn look(directory: &Directory) -> Result<Summary> {
+async fn look(manager: &ApiClient) -> Result<Summary> {
     let mut summary = Summary {
         at: Some(SystemClock.now()),
         ..Summary::default()
     };
-    for service in directory.services().await? {
+    for service in manager.services().await? {
         for instance in service.instances {
             let is_healthy = is_healthy(&instance).await;
             if is_healthy {

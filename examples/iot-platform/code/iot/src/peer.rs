@@ -1,5 +1,5 @@
-//! Calls from one service to another: plain HTTP with JSON, to a replica that the directory
-//! names, once more if that one has just gone.
+//! Calls from one service to another: plain HTTP with JSON, to the service's name. Which replica
+//! answers is the platform's business; once more if that one has just gone.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 
-use crate::directory::Directory;
+use crate::PORT;
 use crate::failure::{Failure, Result};
 
 /// How long an answer may take.
@@ -58,11 +58,10 @@ impl Call {
     }
 
     /// Makes the call; the answer's body.
-    pub(crate) async fn to(&self, service: &str, directory: &Directory) -> Result<Bytes> {
+    pub(crate) async fn to(&self, service: &str) -> Result<Bytes> {
         let mut why = String::new();
         for _ in 0..ATTEMPTS {
-            let address = directory.find(service).await?;
-            match self.at(address).await {
+            match self.at((service, PORT)).await {
                 Ok((status, body)) if status.is_success() => return Ok(body),
                 Ok((status, _)) => {
                     return Err(Failure::Refused {
@@ -70,10 +69,7 @@ impl Call {
                         status,
                     });
                 }
-                Err(error) => {
-                    directory.doubt(service);
-                    why = format!("{address}: {error}");
-                }
+                Err(error) => why = error.to_string(),
             }
         }
         Err(Failure::Unavailable {
@@ -83,12 +79,8 @@ impl Call {
     }
 
     /// Makes the call and reads the answer.
-    pub(crate) async fn ask<T: DeserializeOwned>(
-        &self,
-        service: &str,
-        directory: &Directory,
-    ) -> Result<T> {
-        let body = self.to(service, directory).await?;
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, service: &str) -> Result<T> {
+        let body = self.to(service).await?;
         serde_json::from_slice(&body).map_err(|error| Failure::Unavailable {
             service: service.to_owned(),
             why: error.to_string(),
@@ -96,18 +88,22 @@ impl Call {
     }
 
     /// Makes the call at an address.
-    pub(crate) async fn at(&self, address: SocketAddr) -> std::io::Result<(StatusCode, Bytes)> {
+    pub(crate) async fn at(
+        &self,
+        address: impl ToSocketAddrs,
+    ) -> std::io::Result<(StatusCode, Bytes)> {
         match tokio::time::timeout(ANSWER_WITHIN, self.exchange(address)).await {
             Ok(answer) => answer,
             Err(late) => Err(late.into()),
         }
     }
 
-    async fn exchange(&self, address: SocketAddr) -> std::io::Result<(StatusCode, Bytes)> {
+    async fn exchange(&self, address: impl ToSocketAddrs) -> std::io::Result<(StatusCode, Bytes)> {
+        let stream = TcpStream::connect(address).await?;
         let mut request = Request::builder()
             .method(&self.method)
             .uri(&self.path)
-            .header(HOST, address.to_string())
+            .header(HOST, stream.peer_addr()?.to_string())
             .header(CONTENT_TYPE, "application/json");
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -115,7 +111,6 @@ impl Call {
         let request = request
             .body(Full::new(self.body.clone()))
             .map_err(std::io::Error::other)?;
-        let stream = TcpStream::connect(address).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(std::io::Error::other)?;

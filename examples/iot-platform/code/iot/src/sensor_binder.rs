@@ -8,7 +8,6 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
-use crate::directory::Directory;
 use crate::failure::{Failure, Result};
 use crate::peer::Call;
 
@@ -19,18 +18,16 @@ pub(crate) struct Needs {
 }
 
 struct Binder {
-    directory: Directory,
     bindings: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
-pub(crate) fn routes() -> Result<Router> {
+pub(crate) fn routes() -> Router {
     let binder = Binder {
-        directory: Directory::open()?,
         bindings: Mutex::default(),
     };
-    Ok(Router::new()
+    Router::new()
         .route("/bindings/{application}", get(show).post(bind))
-        .with_state(Arc::new(binder)))
+        .with_state(Arc::new(binder))
 }
 
 async fn show(
@@ -49,9 +46,7 @@ async fn bind(
     Path(application): Path<String>,
     Json(needs): Json<Needs>,
 ) -> Result<Json<Vec<String>>> {
-    let known: Vec<String> = Call::get("/sensors")
-        .ask("sensor-manager", &binder.directory)
-        .await?;
+    let known: Vec<String> = Call::get("/sensors").ask("sensor-manager").await?;
     let bound = choose(&known, &needs.kinds)?;
     let bindings = binder.bindings.lock();
     let mut bindings = bindings.unwrap_or_else(PoisonError::into_inner);

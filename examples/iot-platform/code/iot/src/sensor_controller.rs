@@ -14,14 +14,12 @@ use lifecycle_core::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
 use crate::authentication::{Credential, Token};
-use crate::directory::Directory;
 use crate::failure::{Failure, Result};
 use crate::peer::Call;
 use crate::sensor_manager::Measured;
 use crate::setting;
 
 struct Controller {
-    directory: Directory,
     sensors: Vec<String>,
     every: Duration,
     secret: String,
@@ -32,7 +30,6 @@ struct Controller {
 pub(crate) fn routes() -> Result<Router> {
     let sensors: String = setting("SENSORS")?;
     let controller = Arc::new(Controller {
-        directory: Directory::open()?,
         sensors: sensors.split_whitespace().map(str::to_owned).collect(),
         every: Duration::from_secs(seconds(&setting::<String>("READING_EVERY")?)?),
         secret: setting("DEVICE_SECRET")?,
@@ -90,7 +87,7 @@ async fn send(controller: &Controller, sensor: &str, token: &mut Option<String>)
         let answer = reading
             .clone()
             .with_token(&current)
-            .to("sensor-manager", &controller.directory)
+            .to("sensor-manager")
             .await;
         match answer {
             // The token has ended: once more with a new one.
@@ -110,7 +107,7 @@ async fn log_in(controller: &Controller) -> Result<String> {
         secret: controller.secret.clone(),
     };
     let issued: Token = Call::post("/tokens", &credential)?
-        .ask("authentication", &controller.directory)
+        .ask("authentication")
         .await?;
     Ok(issued.token)
 }

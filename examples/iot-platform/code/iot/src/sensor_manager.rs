@@ -16,7 +16,6 @@ use lifecycle_core::clock::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 
 use crate::authentication::require_token;
-use crate::directory::Directory;
 use crate::failure::{Failure, Result};
 
 /// Where the volume is mounted.
@@ -40,13 +39,11 @@ pub(crate) struct Measured {
 }
 
 struct Manager {
-    directory: Directory,
     readings: Mutex<Readings>,
 }
 
 pub(crate) fn routes() -> Result<Router> {
     let manager = Manager {
-        directory: Directory::open()?,
         readings: Mutex::new(Readings::open(FilePath::new(FILE))?),
     };
     Ok(Router::new()
@@ -77,7 +74,7 @@ async fn record(
     headers: HeaderMap,
     Json(measured): Json<Measured>,
 ) -> Result<StatusCode> {
-    require_token(&headers, &manager.directory).await?;
+    require_token(&headers).await?;
     lock(&manager).add(Reading {
         sensor,
         value: measured.value,

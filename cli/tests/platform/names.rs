@@ -1,0 +1,200 @@
+//! Services find each other by their names from the first second on: on every node, from two C
+//! libraries, with and without a manager, and while an agent is killed.
+
+use std::collections::BTreeSet;
+use std::io::BufRead as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use lifecycle_core::model::{EventKind, ServiceName, Subject};
+
+use crate::docker::{Node, docker};
+use crate::project::Project;
+use crate::subprocess::until;
+
+const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.m]\n[manager]\nnode = \"m\"\n\
+                     [network]\nwait = \"5s\"\n";
+
+/// `db` listens two seconds after its start, and `late` once it is allowed to.
+const SERVICES: &str = r#"
+  client:
+    build: ./net
+    command: [watch, "db:5432"]
+    deploy: {placement: {constraints: ["node.hostname == a"]}}
+  db:
+    build: ./net
+    command: [tcp, "5432"]
+    environment: {NAME: db, DELAY: "2"}
+    expose: ["5432"]
+    deploy: {placement: {constraints: ["node.hostname == b"]}}
+  echo_1:
+    build: ./net
+    command: [udp, "5353"]
+    environment: {NAME: echo}
+    expose: ["5353/udp"]
+    deploy: {placement: {constraints: ["node.hostname == b"]}}
+  late:
+    build: ./net
+    command: [tcp, "7000"]
+    environment: {NAME: late, AFTER: /allowed}
+    expose: ["7000"]
+    deploy: {placement: {constraints: ["node.hostname == a"]}}
+  web:
+    build: ./net
+    command: [tcp, "5432"]
+    environment: {NAME: web}
+    # The port of another service, and the one that everybody's nodes listen at.
+    ports: ["5432:5432"]
+    deploy: {replicas: 2, placement: {constraints: ["node.hostname != m"]}}
+"#;
+
+const PATIENCE: Duration = Duration::from_mins(4);
+
+/// What `net.pl` says in the client's container.
+fn say(node: &Node, words: &[&str]) -> Vec<String> {
+    let client = node.service("client").id;
+    let said = node.docker(&[&["exec", &client, "perl", "/net.pl"], words].concat());
+    said.lines().map(str::to_owned).collect()
+}
+
+fn build_the_dialler(project: &Project) {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/platform/names/dial.c");
+    let built = Command::new("musl-gcc")
+        .args(["-static", "-O1", "-o"])
+        .arg(project.path("net/dial"))
+        .arg(source)
+        .status();
+    assert!(
+        built.is_ok_and(|status| status.success()),
+        "this test needs another C library: apt-get install musl-tools"
+    );
+}
+
+#[test]
+fn services_reach_each_other_by_their_names() {
+    let project = Project::new();
+    project.compose(SERVICES);
+    project.write("platform.toml", NODES);
+    project.copy_to(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/platform/names"),
+        "net",
+    );
+    build_the_dialler(&project);
+
+    let mut up = project.start(&["up"]);
+    let (a, said) = until("both libraries have found db", PATIENCE, || {
+        assert!(up.runs(), "`up` ended before db was found");
+        let a = Node::find(&project.identity()?, "a")?;
+        // Its engine may not be there yet, nor the container.
+        let logs = "docker logs $(docker ps --quiet --filter label=lifecycle.service=client)";
+        let said = a.call(&["sh", "-c", logs]).stdout;
+        (said.lines().count() == 2).then_some((a, said))
+    });
+    for line in ["glibc db:5432: db ", "musl db:5432: db "] {
+        assert!(said.lines().any(|told| told.starts_with(line)), "{said}");
+    }
+    let api = project.api();
+    assert!(!api.is_ready(), "`late` is not ready yet");
+
+    who_waits_too_long_is_told(&project, &a);
+    let late = a.service("late").id;
+    a.docker(&["exec", &late, "touch", "/allowed"]);
+    let up = up.finish(PATIENCE);
+    project.keep(&up);
+    assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
+    assert!(say(&a, &["dial", "late:7000"])[0].starts_with("late "));
+
+    let b = Node::find(&project.id(), "b").unwrap();
+    all_names_work(&project, &a, &b);
+    agents_come_back(&a);
+    nothing_needs_the_manager(&project, &a);
+    project.ends(0, &["down", "--yes"]);
+}
+
+/// Nobody listens yet: connections are held for as long as was declared, then reset, and an
+/// event says for want of what.
+fn who_waits_too_long_is_told(project: &Project, a: &Node) {
+    assert_eq!(say(a, &["dial", "late:7000"]), ["gave up after 5 s"]);
+    let api = project.api();
+    let about = Subject::Service(ServiceName::try_from("late").unwrap());
+    until("the event is there", Duration::from_secs(20), || {
+        let events = api.events(0);
+        let told = events.iter().find(|event| {
+            event.event.kind == EventKind::NoReadyEndpoint && event.event.subject == about
+        });
+        told.map(|event| {
+            let message = &event.event.message;
+            assert!(message.contains("late:7000"), "{message}");
+        })
+    });
+}
+
+fn all_names_work(project: &Project, a: &Node, b: &Node) {
+    // Two replicas, one on each node, share what comes.
+    let said = say(a, &["dial", "web:5432", "20"]);
+    let replicas: BTreeSet<&String> = said.iter().collect();
+    assert_eq!((said.len(), replicas.len()), (20, 2), "{said:?}");
+    assert!(said.iter().all(|line| line.starts_with("web ")), "{said:?}");
+    // Whatever way a name is written; and datagrams.
+    let full = format!("db.{}.internal:5432", project.name);
+    for name in ["db:5432", "DB:5432", &full] {
+        assert!(say(a, &["dial", name])[0].starts_with("db "), "{name}");
+    }
+    assert!(say(a, &["ask", "echo_1:5353"])[0].starts_with("hello to echo "));
+    // From the other node, and at the published port as before.
+    let container = &b.service("db").id;
+    let dial = ["exec", container, "perl", "/net.pl", "dial", "late:7000"];
+    assert!(b.docker(&dial).starts_with("late "));
+    let published = std::net::TcpStream::connect((b.address(), 5432)).unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(published)
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.starts_with("web "), "{line}");
+    // What is no service's is asked of the node's own resolver, which knows the other nodes.
+    let name = docker(&["inspect", "--format", "{{.Name}}", &b.container]);
+    let client = &a.service("client").id;
+    let found = a.docker(&[
+        "exec",
+        client,
+        "getent",
+        "hosts",
+        name.trim_start_matches('/'),
+    ]);
+    assert!(found.starts_with(&b.address().to_string()), "{found}");
+}
+
+/// Killed behind everybody's back, an agent is there again by itself.
+#[expect(clippy::print_stdout, reason = "what was measured")]
+fn agents_come_back(a: &Node) {
+    let agent = a.inspect("lifecycle.role=agent");
+    let (id, pid) = (
+        agent["Id"].as_str().unwrap(),
+        agent["State"]["Pid"].to_string(),
+    );
+    let client = a.service("client").id;
+    a.exec(&["kill", "-9", &pid]);
+    let script = ["exec", &client, "perl", "/net.pl", "until", "db:5432"];
+    let took = a.docker(&script);
+    println!("after its agent was killed, a node reached a service again within {took} ms");
+    // On a machine that does nothing else it is some hundred milliseconds.
+    assert!(took.parse::<u64>().unwrap() < 5000, "{took} ms");
+    let again = a.inspect("lifecycle.role=agent");
+    assert_eq!(again["Id"], id, "the same container");
+    assert_ne!(again["State"]["Pid"].to_string(), pid, "another process");
+}
+
+fn nothing_needs_the_manager(project: &Project, a: &Node) {
+    let m = Node::find(&project.id(), "m").unwrap();
+    docker(&["stop", "--time", "1", &m.container]);
+    for name in ["db:5432", "web:5432", "late:7000"] {
+        let said = say(a, &["dial", name]);
+        assert!(said[0].starts_with(&name[..2]), "{name}: {said:?}");
+    }
+    assert!(say(a, &["ask", "echo_1:5353"])[0].starts_with("hello to echo "));
+    docker(&["start", &m.container]);
+    until("the manager is back", Duration::from_mins(1), || {
+        project.call(&["status"]).status.success().then_some(())
+    });
+}

@@ -1,0 +1,70 @@
+# A server, or a client that finds servers by their names, in what the base image has (Perl, glibc).
+#
+#   net.pl tcp PORT    says who it is to whoever connects, $DELAY seconds after its start, or once $AFTER exists
+#   net.pl udp PORT    the same for datagrams
+#   net.pl watch NAME:PORT…    connects to each once, with this C library's resolver and with musl's, and stays
+#   net.pl dial NAME:PORT [TIMES]    connects, prints what is said
+#   net.pl ask NAME:PORT    sends a datagram, prints the answer
+#   net.pl until NAME:PORT    connects until it is answered; prints how many milliseconds that took
+use strict;
+use warnings;
+use IO::Select;
+use IO::Socket::INET;
+use Time::HiRes qw(sleep time);
+$| = 1;
+
+my ($mode, @arguments) = @ARGV;
+my $me = "$ENV{NAME} $ENV{HOSTNAME}";
+
+sub dial {
+    my ($target, $patience) = @_;
+    my $began = time;
+    my $server = IO::Socket::INET->new(PeerAddr => $target, Timeout => $patience // 120)
+        or return "failed to connect: $!";
+    my $said = <$server>;
+    return sprintf "gave up after %.0f s", time - $began unless defined $said;
+    chomp $said;
+    return $said;
+}
+
+if ($mode eq 'tcp') {
+    if (my $file = $ENV{AFTER}) {
+        sleep 0.1 until -e $file;
+    }
+    sleep($ENV{DELAY} // 0);
+    my $listener = IO::Socket::INET->new(LocalPort => $arguments[0], Listen => 64, ReuseAddr => 1)
+        or die "cannot listen: $!";
+    while (1) {
+        my $client = $listener->accept or next;
+        print $client "$me\n";
+    }
+}
+elsif ($mode eq 'udp') {
+    my $socket = IO::Socket::INET->new(LocalPort => $arguments[0], Proto => 'udp') or die "cannot listen: $!";
+    while (defined $socket->recv(my $asked, 1024)) {
+        $socket->send("$asked to $me");
+    }
+}
+elsif ($mode eq 'watch') {
+    for my $target (@arguments) {
+        print "glibc $target: ", dial($target), "\n";
+        my ($name, $port) = split /:/, $target;
+        print "musl $target: ", `/dial $name $port`;
+    }
+    sleep;
+}
+elsif ($mode eq 'dial') {
+    print dial($arguments[0]), "\n" for 1 .. $arguments[1] // 1;
+}
+elsif ($mode eq 'ask') {
+    my $socket = IO::Socket::INET->new(PeerAddr => $arguments[0], Proto => 'udp') or die "cannot send: $!";
+    $socket->send('hello');
+    die "no answer\n" unless IO::Select->new($socket)->can_read(10);
+    $socket->recv(my $answer, 1024);
+    print "$answer\n";
+}
+elsif ($mode eq 'until') {
+    my $began = time;
+    until (dial($arguments[0], 1) =~ /^\w+ [0-9a-f]+$/) { sleep 0.01 }
+    printf "%.0f\n", 1000 * (time - $began);
+}

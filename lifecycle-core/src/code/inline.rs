@@ -1,0 +1,69 @@
+//! A further file in a build context on its way: what `dockerfile_inline` says.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+
+use crate::error::{Error, Result};
+use crate::host::ByteStream;
+
+/// A block of a tar archive.
+const BLOCK: usize = 512;
+
+/// Puts a file before everything else of an archive.
+pub(crate) fn with_file(context: ByteStream, name: &str, content: &str) -> Result<ByteStream> {
+    let mut header = tar::Header::new_gnu();
+    header
+        .set_path(name)
+        .map_err(|error| Error::io(format!("putting `{name}` into the build's context"), error))?;
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    let mut file = header.as_bytes().to_vec();
+    file.extend_from_slice(content.as_bytes());
+    file.resize(file.len().next_multiple_of(BLOCK), 0);
+    let first = stream::once(async move { Ok(Bytes::from(file)) });
+    Ok(first.chain(context).boxed())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use futures_util::TryStreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_archive_holds_the_file_and_all_that_it_held() {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        archive
+            .append_data(&mut header, "old", b"abc".as_slice())
+            .unwrap();
+        let bytes = Bytes::from(archive.into_inner().unwrap());
+        let context = stream::once(async move { Ok(bytes) }).boxed();
+        let both: Vec<Bytes> = with_file(context, "new", &"x".repeat(700))
+            .unwrap()
+            .try_collect()
+            .await
+            .unwrap();
+        let both = both.concat();
+        let mut read = tar::Archive::new(both.as_slice());
+        let found: Vec<(String, usize)> = read
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let name = entry.path().unwrap().display().to_string();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                (name, content.len())
+            })
+            .collect();
+        assert_eq!(found, [("new".to_owned(), 700), ("old".to_owned(), 3)]);
+    }
+}

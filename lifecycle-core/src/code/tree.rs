@@ -1,0 +1,128 @@
+//! Files and directories that a declaration carries with it, read where the user works on them.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use super::digest::{self, Kind};
+use crate::error::{Error, Result};
+use crate::model::{FileContents, FileTree, ShippedFile, TreeEntry};
+
+/// More entries than a directory of settings has.
+const MOST_ENTRIES: usize = 4096;
+
+/// Reads a file, or a directory without what its `.dockerignore` leaves out: at most `limit`
+/// bytes in all. Contents and the executable bit are kept, owners and times are not.
+pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
+    let metadata = fs::metadata(path)
+        .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?;
+    let mut left = limit;
+    if !metadata.is_dir() {
+        let file = read_file(path, is_executable(&metadata), &mut left, limit)?;
+        return Ok(FileTree::File(file));
+    }
+    let found = digest::entries(path)?;
+    if found.len() > MOST_ENTRIES {
+        return Err(Error::Invalid {
+            what: format!("`{}`", path.display()),
+            why: format!("it holds more than {MOST_ENTRIES} files"),
+            mend: "leave some out in a `.dockerignore` in it, or put them into the image".into(),
+        });
+    }
+    let entries = found.into_iter().map(|(name, kind)| {
+        let entry = match kind {
+            Kind::Directory => TreeEntry::Directory,
+            Kind::Symlink { target } => TreeEntry::Link(target.display().to_string()),
+            Kind::File { executable } => {
+                TreeEntry::File(read_file(&path.join(&name), executable, &mut left, limit)?)
+            }
+        };
+        Ok((name, entry))
+    });
+    entries.collect::<Result<_>>().map(FileTree::Directory)
+}
+
+fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Result<ShippedFile> {
+    let failed = |error| Error::io(format!("reading `{}`", path.display()), error);
+    let file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Error::Invalid {
+            what: format!("`{}`", path.display()),
+            why: "it is neither a file nor a directory".into(),
+            mend: "name a file or a directory; a socket or device of the node is named by its \
+                   absolute path"
+                .into(),
+        });
+    }
+    let mut bytes = Vec::new();
+    file.take(*left + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    *left = left
+        .checked_sub(bytes.len() as u64)
+        .ok_or_else(|| Error::Invalid {
+            what: format!("`{}`", path.display()),
+            why: format!("with it there are more than {} KiB", limit >> 10),
+            mend: "put large files into the image, or data into a named volume".into(),
+        })?;
+    Ok(ShippedFile {
+        mode: if executable { 0o755 } else { 0o644 },
+        uid: 0,
+        gid: 0,
+        contents: FileContents::new(bytes),
+    })
+}
+
+#[cfg(unix)]
+fn is_executable(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o100 != 0
+}
+
+#[cfg(not(unix))]
+fn is_executable(_: &fs::Metadata) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_read_without_what_it_leaves_out() {
+        let root = tempfile::TempDir::new().unwrap();
+        fs::create_dir(root.path().join("sub")).unwrap();
+        for (name, text) in [
+            ("a.conf", "one"),
+            ("sub/b.conf", "two"),
+            ("left.out", "three"),
+            (".dockerignore", "left.out\n"),
+        ] {
+            fs::write(root.path().join(name), text).unwrap();
+        }
+        let FileTree::Directory(entries) = read_tree(root.path(), 100).unwrap() else {
+            panic!("a directory became a file");
+        };
+        let names: Vec<&str> = entries.keys().map(String::as_str).collect();
+        assert_eq!(names, [".dockerignore", "a.conf", "sub", "sub/b.conf"]);
+        let Some(TreeEntry::File(file)) = entries.get("sub/b.conf") else {
+            panic!("a file is missing");
+        };
+        assert_eq!(file.mode, 0o644);
+        assert_eq!(file.contents.expose().unwrap(), b"two".as_slice());
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_by_its_name() {
+        let root = tempfile::TempDir::new().unwrap();
+        for name in ["a", "b"] {
+            fs::write(root.path().join(name), "0123456789").unwrap();
+        }
+        assert!(read_tree(root.path(), 20).is_ok());
+        let error = read_tree(root.path(), 19).unwrap_err().to_string();
+        assert!(error.contains('b'), "{error}");
+        assert!(read_tree(&root.path().join("a"), 9).is_err());
+        assert!(read_tree(Path::new("/dev/null"), 9).is_err());
+        assert!(read_tree(&root.path().join("absent"), 9).is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! Keys that say how far a container is set apart from its node, how its process is run, and
+//! where its output goes.
+
+use super::super::diagnostic::Report;
+use super::super::text_file;
+use super::super::tree::Field;
+use super::World;
+use super::keys::{self, honoured_entries};
+use crate::model::{CgroupNamespace, ContainerTemplate};
+
+/// Reads a key if it is one of these; says whether it was.
+pub(super) fn read(
+    key: &str,
+    field: &Field<'_>,
+    world: &World<'_>,
+    container: &mut ContainerTemplate,
+    report: &mut Report,
+) -> bool {
+    let (isolation, terminal) = (&mut container.isolation, &mut container.terminal);
+    match key {
+        "privileged" => isolation.privileged = field.boolean(report).unwrap_or_default(),
+        "cap_add" => isolation.cap_add = field.texts(report),
+        "cap_drop" => isolation.cap_drop = field.texts(report),
+        "security_opt" => isolation.security_opt = security(field, world, report),
+        "group_add" => isolation.group_add = field.texts(report),
+        "read_only" => isolation.read_only = field.boolean(report).unwrap_or_default(),
+        "userns_mode" => isolation.userns_mode = mode(field, &["host"], report),
+        "ipc" => {
+            let modes = ["host", "none", "private", "shareable"];
+            isolation.ipc = mode(field, &modes, report);
+        }
+        "pid" => isolation.pid = mode(field, &["host"], report),
+        "uts" => isolation.uts = mode(field, &["host"], report),
+        "cgroup" => {
+            let namespaces = [
+                ("host", CgroupNamespace::Host),
+                ("private", CgroupNamespace::Private),
+            ];
+            isolation.cgroup = field.word(report, &namespaces);
+        }
+        "cgroup_parent" => isolation.cgroup_parent = text(field, report),
+        "runtime" => isolation.runtime = text(field, report),
+        "init" => terminal.init = field.boolean(report),
+        "stop_signal" => terminal.stop_signal = text(field, report),
+        "stdin_open" => terminal.stdin_open = field.boolean(report).unwrap_or_default(),
+        "tty" => terminal.tty = field.boolean(report).unwrap_or_default(),
+        "logging" => {
+            for (key, field) in honoured_entries(field, keys::LOGGING, report) {
+                match key {
+                    "driver" => container.logging.driver = text(&field, report),
+                    _ => {
+                        for (name, option) in field.entries(report) {
+                            if let Some(value) = option.text(report) {
+                                let options = &mut container.logging.options;
+                                options.insert(name.to_owned(), value.to_owned());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn text(field: &Field<'_>, report: &mut Report) -> Option<String> {
+    field.parse(report, |text| {
+        if text.is_empty() {
+            Err("it is empty".to_owned())
+        } else {
+            Ok(text.to_owned())
+        }
+    })
+}
+
+/// One of a few words; another container's namespace is refused, since it may be on another node.
+fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String> {
+    let text = field.text(report)?;
+    if text.starts_with("service:") || text.starts_with("container:") {
+        field.problem_with_help(
+            report,
+            format!("`{text}`: a container shares nothing with another, which may be elsewhere"),
+            "remove it, or run both processes in one container",
+        );
+        return None;
+    }
+    let words: Vec<(&str, &str)> = modes.iter().map(|mode| (*mode, *mode)).collect();
+    field.word(report, &words).map(str::to_owned)
+}
+
+/// Rules of `seccomp` may lie in a file beside the Compose file; the engine wants what is in it.
+fn security(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Vec<String> {
+    let mut options = Vec::new();
+    for item in field.items(report) {
+        let Some(text) = item.text(report) else {
+            continue;
+        };
+        let file = text
+            .strip_prefix("seccomp=")
+            .or_else(|| text.strip_prefix("seccomp:"))
+            .filter(|file| !matches!(*file, "unconfined" | "builtin"));
+        let Some(file) = file else {
+            options.push(text.replacen(':', "=", 1));
+            continue;
+        };
+        match text_file::read(&world.directory.join(file)) {
+            Ok(rules) => options.push(format!("seccomp={rules}")),
+            Err(error) => item.problem_with_help(
+                report,
+                format!("`{file}` cannot be read: {error}"),
+                "name a file beside the Compose file, or `seccomp=unconfined`",
+            ),
+        }
+    }
+    options
+}

@@ -1,0 +1,436 @@
+//! `networks`, `network_mode`, `links` and the other keys that connect a container. A platform
+//! has one network in which each service is known by its name on every node; Compose's own
+//! networks only give services further names there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::super::diagnostic::Report;
+use super::super::tree::{Field, Place};
+use super::keys::{self, honoured_entries};
+use super::{Declared, Draft};
+use crate::model::{
+    ContainerTemplate, DependencyCondition, NetworkMode, PublishedPort, ServiceName, ServiceSpec,
+};
+
+/// A further name that somebody gives a service.
+pub(super) struct Alias {
+    /// Whose name it is to be.
+    pub(super) service: ServiceName,
+    pub(super) name: String,
+    pub(super) at: Place,
+    pub(super) path: String,
+}
+
+/// What a service says of its connection beyond its own specification.
+#[derive(Default)]
+pub(super) struct Connected<'a> {
+    pub(super) aliases: Vec<Alias>,
+    /// The networks that it names; `None` if it names none.
+    pub(super) networks: Option<BTreeSet<&'a str>>,
+}
+
+/// The networks at the top level. Names only; what sets one apart is said to have no effect.
+pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for (name, network) in field.entries(report) {
+        names.push(name);
+        if network.is_null() {
+            continue;
+        }
+        for (key, field) in network.entries(report) {
+            // These say what is so anyway.
+            let is_default = match key {
+                "driver" => field.text(report) == Some("bridge"),
+                "internal" | "external" | "enable_ipv6" if !field.is_map() => {
+                    field.boolean(report) == Some(false)
+                }
+                "enable_ipv4" => field.boolean(report) == Some(true),
+                _ => false,
+            };
+            if !is_default {
+                keys::is_honoured(key, &field, keys::NETWORK, report);
+            }
+        }
+    }
+    names
+}
+
+/// Reads a key if it is one of these; says whether it was.
+pub(super) fn read<'a>(
+    key: &str,
+    field: &Field<'a>,
+    spec: &mut ServiceSpec,
+    declared: &Declared<'_>,
+    connected: &mut Connected<'a>,
+    report: &mut Report,
+) -> bool {
+    let connection = &mut spec.container.connection;
+    match key {
+        "network_mode" => connection.mode = mode(field, report),
+        "networks" => service_networks(field, &spec.name, declared, connected, report),
+        "links" => links(field, spec, declared, connected, report),
+        "container_name" => {
+            let name = field.parse(report, dns_name);
+            if let Some(name) = name.filter(|name| name != spec.name.as_str()) {
+                report.warning(
+                    field.at,
+                    &field.path,
+                    "containers get names of the platform; this one leads to the service like \
+                     its own",
+                );
+                connected.aliases.push(Alias {
+                    service: spec.name.clone(),
+                    name,
+                    at: field.at,
+                    path: field.path.clone(),
+                });
+            }
+        }
+        "hostname" => connection.hostname = field.parse(report, dns_name),
+        "domainname" => connection.domainname = field.parse(report, dns_name),
+        "extra_hosts" => connection.extra_hosts = hosts(field, report),
+        "dns" => {
+            connection.dns = resolvers(field, report);
+            if !connection.dns.is_empty() {
+                report.warning(
+                    field.at,
+                    &field.path,
+                    "with resolvers of its own the container does not know the other services' \
+                     names",
+                );
+            }
+        }
+        "dns_search" => connection.dns_search = texts_or_one(field, report),
+        "dns_opt" => connection.dns_options = field.texts(report),
+        _ => return false,
+    }
+    true
+}
+
+fn mode(field: &Field<'_>, report: &mut Report) -> NetworkMode {
+    let Some(text) = field.text(report) else {
+        return NetworkMode::Platform;
+    };
+    match text {
+        "host" => NetworkMode::Host,
+        "none" => NetworkMode::None,
+        "bridge" | "default" => NetworkMode::Platform,
+        _ if text.starts_with("service:") || text.starts_with("container:") => {
+            field.problem_with_help(
+                report,
+                format!(
+                    "`{text}`: containers share no network, since each may be on a node of its own"
+                ),
+                "let the service have its own ports and reach it by its name, or run both \
+                 processes in one container",
+            );
+            NetworkMode::Platform
+        }
+        _ => {
+            field.problem_with_help(
+                report,
+                format!("there is no network `{text}`"),
+                "write `host`, `none` or `bridge`; named networks stand under `networks`",
+            );
+            NetworkMode::Platform
+        }
+    }
+}
+
+fn service_networks<'a>(
+    field: &Field<'a>,
+    service: &ServiceName,
+    declared: &Declared<'_>,
+    connected: &mut Connected<'a>,
+    report: &mut Report,
+) {
+    let mut names = BTreeSet::new();
+    let mut known = |name: &'a str, field: &Field<'_>, report: &mut Report| {
+        if name == "default" || declared.networks.contains(&name) {
+            names.insert(name);
+        } else {
+            report.unknown_name(
+                field.at,
+                &field.path,
+                format!("the network `{name}` is not declared under `networks`"),
+                name,
+                declared.networks.iter().copied(),
+            );
+        }
+    };
+    if field.is_list() {
+        for item in field.items(report) {
+            if let Some(name) = item.text(report) {
+                known(name, &item, report);
+            }
+        }
+        connected.networks = Some(names);
+        return;
+    }
+    if !field.is_map() {
+        field.wrong_kind(report, "a list or a mapping");
+        return;
+    }
+    for (name, entry) in field.entries(report) {
+        known(name, &entry, report);
+        if entry.is_null() {
+            continue;
+        }
+        for (_, field) in honoured_entries(&entry, keys::SERVICE_NETWORK, report) {
+            for item in field.items(report) {
+                connected
+                    .aliases
+                    .extend(item.parse(report, dns_name).map(|name| Alias {
+                        service: service.clone(),
+                        name,
+                        at: item.value_at(),
+                        path: item.path.clone(),
+                    }));
+            }
+        }
+    }
+    connected.networks = Some(names);
+}
+
+/// `db`, or `db:database`; the linked service starts first.
+fn links<'a>(
+    field: &Field<'a>,
+    spec: &mut ServiceSpec,
+    declared: &Declared<'_>,
+    connected: &mut Connected<'a>,
+    report: &mut Report,
+) {
+    for item in field.items(report) {
+        let Some(text) = item.text(report) else {
+            continue;
+        };
+        let (name, alias) = match text.split_once(':') {
+            Some((name, alias)) => (name, Some(alias)),
+            None => (text, None),
+        };
+        if !declared.services.contains(&name) {
+            report.unknown_name(
+                item.value_at(),
+                &item.path,
+                format!("there is no service `{name}`"),
+                name,
+                declared.services.iter().copied(),
+            );
+            continue;
+        }
+        let Ok(service) = ServiceName::try_from(name) else {
+            continue;
+        };
+        if let Some(alias) = alias.filter(|alias| *alias != name)
+            && let Some(alias) = item.parse_as(alias, report, dns_name)
+        {
+            connected.aliases.push(Alias {
+                service: service.clone(),
+                name: alias,
+                at: item.value_at(),
+                path: item.path.clone(),
+            });
+        }
+        if service != spec.name {
+            spec.depends_on
+                .entry(service)
+                .or_insert(DependencyCondition::ServiceStarted);
+        }
+    }
+}
+
+/// A name that resolvers take: labels of letters, digits, `-` and `_`.
+fn dns_name(text: &str) -> Result<String, String> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && label.chars().all(inner)
+    };
+    if text.len() <= 253 && text.split('.').all(label) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "`{text}` is no name that resolvers take: letters, digits, `-`, `_` and `.`"
+        ))
+    }
+}
+
+/// `name:address`, `name=address`, or a mapping.
+pub(super) fn hosts(field: &Field<'_>, report: &mut Report) -> Vec<String> {
+    let mut hosts = Vec::new();
+    let mut add = |name: &str, address: &str, field: &Field<'_>, report: &mut Report| {
+        let bare = address
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(address);
+        if bare != "host-gateway" && bare.parse::<IpAddr>().is_err() {
+            field.problem(
+                report,
+                format!("`{address}` is neither an IP address nor `host-gateway`"),
+            );
+        } else if field.parse_as(name, report, dns_name).is_some() {
+            hosts.push(format!("{name}:{bare}"));
+        }
+    };
+    if field.is_list() {
+        for item in field.items(report) {
+            let Some(text) = item.text(report) else {
+                continue;
+            };
+            match text.split_once('=').or_else(|| text.split_once(':')) {
+                Some((name, address)) => add(name, address, &item, report),
+                None => item.problem(
+                    report,
+                    format!("`{text}` is not of the form `name=address`"),
+                ),
+            }
+        }
+    } else {
+        for (name, entry) in field.entries(report) {
+            for item in entry.items_or_one(report) {
+                if let Some(address) = item.text(report) {
+                    add(name, address, &item, report);
+                }
+            }
+        }
+    }
+    hosts
+}
+
+fn resolvers(field: &Field<'_>, report: &mut Report) -> Vec<String> {
+    let items = field.items_or_one(report);
+    let parse = |text: &str| match text.parse::<IpAddr>() {
+        Ok(ip) => Ok(ip.to_string()),
+        Err(_) => Err(format!("`{text}` is no IP address")),
+    };
+    items
+        .iter()
+        .filter_map(|item| item.parse(report, parse))
+        .collect()
+}
+
+fn texts_or_one(field: &Field<'_>, report: &mut Report) -> Vec<String> {
+    let items = field.items_or_one(report);
+    items
+        .iter()
+        .filter_map(|item| item.text(report).map(str::to_owned))
+        .collect()
+}
+
+/// What a container's network makes of its ports, when all of both is read.
+pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
+    let connection = &container.connection;
+    if !connection.has_own_resolvers() {
+        for key in ["dns_opt", "dns_search"] {
+            if let Some(field) = field.get(key).filter(|field| !field.is_null()) {
+                let consequence = "the platform's resolver is asked, and as it is; give `dns` too";
+                report.unsupported(field.at, &field.path, consequence, true);
+            }
+        }
+    }
+    let mode = connection.mode;
+    if mode == NetworkMode::Platform {
+        return;
+    }
+    if let Some(networks) = field.get("networks").filter(|field| !field.is_null()) {
+        networks.problem_with_help(
+            report,
+            "`network_mode` gives it another network",
+            "keep one of the two",
+        );
+    }
+    if mode == NetworkMode::None {
+        if let Some(ports) = field.get("ports").filter(|_| !container.ports.is_empty()) {
+            let consequence = "a container without a network is reached at no port";
+            report.unsupported(ports.at, &ports.path, consequence, true);
+        }
+        container.ports.clear();
+        container.expose.clear();
+        return;
+    }
+    let mapped = container.ports.iter().any(|port| {
+        port.host_ip.is_some()
+            || port
+                .host_port
+                .is_some_and(|host| host != port.container_port)
+    });
+    if let Some(ports) = field.get("ports").filter(|_| mapped) {
+        let consequence = "with the node's own network no port is mapped: each is open on the \
+                           node under the number that the process opens";
+        report.unsupported(ports.at, &ports.path, consequence, true);
+    }
+    let published = container
+        .ports
+        .iter()
+        .map(|port| (port.container_port, port.protocol));
+    let all: BTreeSet<_> = published.chain(container.expose.iter().copied()).collect();
+    container.expose.clear();
+    container.ports = all
+        .into_iter()
+        .map(|(port, protocol)| PublishedPort {
+            host_port: Some(port),
+            container_port: port,
+            protocol,
+            host_ip: None,
+        })
+        .collect();
+}
+
+/// Gives services their further names. A name leads to one service only.
+pub(super) fn name(
+    services: &mut BTreeMap<ServiceName, Draft>,
+    aliases: Vec<Alias>,
+    report: &mut Report,
+) {
+    let mut owners: BTreeMap<String, ServiceName> = BTreeMap::new();
+    for alias in aliases {
+        if alias.name == alias.service.as_str() {
+            continue;
+        }
+        let taken = services
+            .keys()
+            .find(|name| name.as_str().eq_ignore_ascii_case(&alias.name));
+        if let Some(taken) = taken.filter(|taken| **taken != alias.service) {
+            report.problem_with_help(
+                alias.at,
+                &alias.path,
+                format!("the name `{}` is the service's of that name", taken),
+                "choose another name",
+            );
+            continue;
+        }
+        let lower = alias.name.to_ascii_lowercase();
+        let owner = owners.entry(lower).or_insert_with(|| alias.service.clone());
+        if *owner != alias.service {
+            let consequence = "another service has this name first, and a name leads to one \
+                               service only";
+            report.unsupported(alias.at, &alias.path, consequence, true);
+            continue;
+        }
+        if let Some(draft) = services.get_mut(&alias.service) {
+            draft.spec.aliases.insert(alias.name);
+        }
+    }
+}
+
+/// Services that share no network in Compose reach each other here all the same.
+pub(super) fn are_not_kept_apart(
+    field: Option<&Field<'_>>,
+    memberships: &[BTreeSet<&str>],
+    report: &mut Report,
+) {
+    let Some(field) = field else { return };
+    let apart = memberships.iter().enumerate().any(|(index, one)| {
+        memberships[..index]
+            .iter()
+            .any(|other| one.is_disjoint(other))
+    });
+    if apart {
+        let consequence = "networks keep no services apart: all services of a platform reach \
+                           each other by name";
+        report.unsupported(field.at, &field.path, consequence, true);
+    }
+}

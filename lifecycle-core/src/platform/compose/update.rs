@@ -1,0 +1,70 @@
+//! `deploy.update_config`, `rollback_config` and `restart_policy`.
+
+use super::super::diagnostic::Report;
+use super::super::tree::Field;
+use super::keys::{self, honoured_entries};
+use super::value;
+use crate::model::{OnFailure, Replacement, ReplacementOrder, RestartPolicy};
+
+/// More replicas than are replaced at a time anywhere.
+const MOST: u32 = 10_000;
+
+/// How replicas are to be replaced.
+pub(super) fn replacement(field: &Field<'_>, report: &mut Report) -> Replacement {
+    let mut replacement = Replacement::default();
+    for (key, field) in honoured_entries(field, keys::REPLACEMENT, report) {
+        if field.is_null() {
+            continue;
+        }
+        match key {
+            "parallelism" => replacement.parallelism = field.number(report, 0, MOST),
+            "delay" => replacement.delay = field.parse(report, value::duration),
+            "monitor" => replacement.monitor = field.parse(report, value::duration),
+            "order" => {
+                let orders = [
+                    ("stop-first", ReplacementOrder::StopFirst),
+                    ("start-first", ReplacementOrder::StartFirst),
+                ];
+                replacement.order = field.word(report, &orders);
+            }
+            _ => {
+                let actions = [
+                    ("pause", OnFailure::Pause),
+                    ("continue", OnFailure::Continue),
+                    ("rollback", OnFailure::Rollback),
+                ];
+                replacement.on_failure = field.word(report, &actions);
+            }
+        }
+    }
+    replacement
+}
+
+/// `restart_policy`, in the words of `restart`.
+pub(super) fn restart(field: &Field<'_>, report: &mut Report) -> Option<RestartPolicy> {
+    let mut condition = Some("any");
+    let mut attempts = None;
+    for (key, field) in honoured_entries(field, keys::RESTART_POLICY, report) {
+        if field.is_null() {
+            continue;
+        }
+        match key {
+            "condition" => {
+                let words = [
+                    ("none", "none"),
+                    ("on-failure", "on-failure"),
+                    ("any", "any"),
+                ];
+                condition = field.word(report, &words);
+            }
+            _ => attempts = field.number(report, 0, u32::MAX),
+        }
+    }
+    match condition? {
+        "none" => Some(RestartPolicy::No),
+        "on-failure" => Some(RestartPolicy::OnFailure {
+            max_retries: attempts.filter(|attempts| *attempts > 0),
+        }),
+        _ => Some(RestartPolicy::Always),
+    }
+}

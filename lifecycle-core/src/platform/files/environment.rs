@@ -1,0 +1,53 @@
+//! Variables that an included file takes from its environment without a value of their own.
+//!
+//! Who reads the merged tree has the project's environment only, and an included file has a
+//! `.env` of its own beneath that. So what such a file leaves open is put in here.
+
+use super::super::interpolation::Lookup;
+use super::super::tree::{Node, Value};
+
+/// Gives each such variable the value that it has in the included project.
+pub(super) fn fix(root: &mut Node, lookup: Lookup<'_>) {
+    let Some(Value::Map(services)) = root.child_mut("services").map(|node| &mut node.value) else {
+        return;
+    };
+    for service in services {
+        if let Some(variables) = service.node.child_mut("environment") {
+            fix_variables(&mut variables.value, lookup);
+        }
+        if let Some(arguments) = service
+            .node
+            .child_mut("build")
+            .and_then(|build| build.child_mut("args"))
+        {
+            fix_variables(&mut arguments.value, lookup);
+        }
+    }
+}
+
+fn fix_variables(variables: &mut Value, lookup: Lookup<'_>) {
+    match variables {
+        Value::Map(entries) => {
+            for entry in entries {
+                if entry.node.is_null()
+                    && let Some(value) = lookup(&entry.key)
+                {
+                    let mark = entry.node.mark;
+                    entry.node = Node::of_text(entry.node.at, value);
+                    entry.node.mark = mark;
+                }
+            }
+        }
+        Value::List(items) => {
+            for item in items {
+                if let Some(name) = item.as_text()
+                    && !name.contains('=')
+                    && let Some(value) = lookup(name)
+                {
+                    *item = Node::of_text(item.at, format!("{name}={value}"));
+                }
+            }
+        }
+        Value::Scalar { .. } => {}
+    }
+}

@@ -1,0 +1,328 @@
+//! `include`: what other projects declare, copied into this one (the specification's
+//! `14-include.md`).
+//!
+//! Each entry is a project of its own: its files are merged by themselves, with their own
+//! directory for relative paths, and with variables of their own beneath the project's.
+
+use std::path::{Path, PathBuf};
+
+use super::super::diagnostic::Report;
+use super::super::environment_file::{self, Variables};
+use super::super::text_file;
+use super::super::tree::{Entry, Field, Node, Place, Value};
+use super::{Assembly, Scope, environment, paths};
+
+/// Projects within projects; nobody writes more.
+const DEEPEST: usize = 24;
+
+/// What one project may declare for another.
+const RESOURCES: [(&str, &str); 6] = [
+    ("services", "service"),
+    ("volumes", "volume"),
+    ("networks", "network"),
+    ("secrets", "secret"),
+    ("configs", "config"),
+    ("models", "model"),
+];
+
+const KEYS: [&str; 3] = ["path", "project_directory", "env_file"];
+
+/// A text, where it stands, and under which key.
+struct Named {
+    text: String,
+    at: Place,
+    path: String,
+}
+
+/// One entry of `include`.
+struct Included {
+    files: Vec<Named>,
+    directory: Option<String>,
+    environment: Option<Vec<Named>>,
+}
+
+impl Included {
+    fn read(item: &Field<'_>, report: &mut Report) -> Option<Self> {
+        if !item.is_map() {
+            return Some(Self {
+                files: vec![named(item, report)?],
+                directory: None,
+                environment: None,
+            });
+        }
+        let mut included = Self {
+            files: Vec::new(),
+            directory: None,
+            environment: None,
+        };
+        let mut is_right = true;
+        for (key, field) in item.entries(report) {
+            match key {
+                "path" => included.files = all_named(&field, report)?,
+                "project_directory" if field.is_null() => {}
+                "project_directory" => {
+                    included.directory = Some(field.text(report)?.to_owned());
+                }
+                "env_file" if field.is_null() => {}
+                "env_file" => included.environment = Some(all_named(&field, report)?),
+                _ if key.starts_with("x-") => {}
+                _ => {
+                    report.unknown_key(field.at, &field.path, key, KEYS);
+                    is_right = false;
+                }
+            }
+        }
+        if included.files.is_empty() && is_right {
+            item.problem(report, "`path` is missing");
+            is_right = false;
+        }
+        is_right.then_some(included)
+    }
+}
+
+fn named(field: &Field<'_>, report: &mut Report) -> Option<Named> {
+    Some(Named {
+        text: field.text(report)?.to_owned(),
+        at: field.value_at(),
+        path: field.path.clone(),
+    })
+}
+
+fn all_named(field: &Field<'_>, report: &mut Report) -> Option<Vec<Named>> {
+    let items = field.items_or_one(report);
+    items.iter().map(|item| named(item, report)).collect()
+}
+
+impl Assembly<'_> {
+    /// Copies what a file includes into it. `way` are the files that lead here, it the last.
+    pub(super) fn include(
+        &mut self,
+        include: &Entry,
+        root: &mut Node,
+        scope: &Scope<'_>,
+        way: &[PathBuf],
+    ) {
+        let field = Field {
+            path: "include".to_owned(),
+            at: include.at,
+            node: &include.node,
+        };
+        if field.is_null() {
+            return;
+        }
+        if !field.is_list() {
+            field.wrong_kind(self.report, "a list");
+            self.complete = false;
+            return;
+        }
+        for item in field.items(self.report) {
+            let model = Included::read(&item, self.report)
+                .and_then(|included| self.included(&item, &included, scope, way));
+            match model {
+                Some(model) => self.copy(model, root, &item),
+                None => self.complete = false,
+            }
+        }
+    }
+
+    fn included(
+        &mut self,
+        item: &Field<'_>,
+        included: &Included,
+        scope: &Scope<'_>,
+        way: &[PathBuf],
+    ) -> Option<Node> {
+        if way.len() > DEEPEST {
+            let message = format!("more than {DEEPEST} files include each other");
+            item.problem(self.report, message);
+            return None;
+        }
+        let mut documents = Vec::new();
+        for file in &included.files {
+            let document = self.draw_in(&scope.directory, &file.text, file.at, &file.path)?;
+            if way.contains(&document.identity) {
+                let begin = way.iter().position(|one| *one == document.identity);
+                let mut names: Vec<String> = way
+                    .iter()
+                    .skip(begin.unwrap_or_default())
+                    .chain([&document.identity])
+                    .map(|file| self.shown(file))
+                    .collect();
+                names.dedup();
+                let message = format!("files include each other: {}", names.join(" → "));
+                let help = "remove one of these entries";
+                self.report
+                    .problem_with_help(file.at, &file.path, message, help);
+                return None;
+            }
+            documents.push(document);
+        }
+        let directory = match (&included.directory, included.files.first()) {
+            (Some(directory), _) => paths::joined(&scope.directory, directory),
+            (None, Some(first)) => {
+                let first = paths::joined(&scope.directory, &first.text);
+                let parent = first.parent().unwrap_or(Path::new("")).to_string_lossy();
+                paths::joined(Path::new(paths::PROJECT), &parent)
+            }
+            (None, None) => return None,
+        };
+        let own = self.variables(included, &directory, scope)?;
+        let lookup = |name: &str| {
+            let outer = (scope.lookup)(name);
+            outer.or_else(|| own.get(name).cloned().flatten())
+        };
+        let inner = Scope {
+            directory,
+            lookup: &lookup,
+        };
+        let mut model = self.model(documents, &inner, way)?;
+        environment::fix(&mut model, &lookup);
+        Some(model)
+    }
+
+    /// The variables of an included project's own files.
+    fn variables(
+        &mut self,
+        included: &Included,
+        directory: &Path,
+        scope: &Scope<'_>,
+    ) -> Option<Variables> {
+        let mut variables = Variables::new();
+        let Some(files) = &included.environment else {
+            let shown = paths::joined(directory, ".env");
+            let file = self.project_dir.join(&shown);
+            if file.is_file() {
+                let at = included.files.first()?;
+                self.add_variables(&file, &shown, at, scope, &mut variables)?;
+            }
+            return Some(variables);
+        };
+        for named in files.iter().filter(|named| named.text != "/dev/null") {
+            let shown = paths::joined(&scope.directory, &named.text);
+            let file = self.project_dir.join(&shown);
+            self.add_variables(&file, &shown, named, scope, &mut variables)?;
+        }
+        Some(variables)
+    }
+
+    fn add_variables(
+        &mut self,
+        file: &Path,
+        shown: &Path,
+        named: &Named,
+        scope: &Scope<'_>,
+        variables: &mut Variables,
+    ) -> Option<()> {
+        let lookup = |name: &str| {
+            let outer = (scope.lookup)(name);
+            outer.or_else(|| variables.get(name).cloned().flatten())
+        };
+        let shown = shown.display();
+        let more = match text_file::read(file) {
+            Ok(text) => environment_file::parse(&text, &lookup)
+                .map_err(|bad| format!("`{shown}`, line {}: {}", bad.line, bad.message)),
+            Err(error) => Err(format!("`{shown}` cannot be read: {error}")),
+        };
+        match more {
+            Ok(mut more) => {
+                variables.append(&mut more);
+                Some(())
+            }
+            Err(message) => {
+                self.report.problem(named.at, &named.path, message);
+                None
+            }
+        }
+    }
+
+    /// Copies all that an included project declares.
+    fn copy(&mut self, model: Node, root: &mut Node, item: &Field<'_>) {
+        let Value::Map(sections) = model.value else {
+            let message = "what is included is no mapping";
+            item.problem(self.report, message);
+            return;
+        };
+        let Value::Map(own) = &mut root.value else {
+            return;
+        };
+        for section in sections {
+            let resource = RESOURCES.iter().find(|(key, _)| *key == section.key);
+            match (resource, section.node.value) {
+                (Some((_, kind)), Value::Map(resources)) => {
+                    let at = section.at;
+                    let slot = own.iter().position(|entry| entry.key == section.key);
+                    let slot = slot.unwrap_or_else(|| {
+                        own.push(Entry {
+                            key: section.key.clone(),
+                            at,
+                            node: Node::new(at, Value::Map(Vec::new())),
+                        });
+                        own.len() - 1
+                    });
+                    if let Some(target) = own.get_mut(slot) {
+                        self.copy_resources(&section.key, kind, resources, target, item);
+                    }
+                }
+                // These speak of the project that was included.
+                _ if matches!(section.key.as_str(), "name" | "version")
+                    || (section.key.starts_with("x-") && section.key != "x-lifecycle") => {}
+                (Some(_), Value::Scalar { text, plain: true })
+                    if matches!(text.as_str(), "" | "~" | "null") => {}
+                (_, value) => {
+                    // A key that nobody knows, or a section of a wrong kind: whoever reads the
+                    // whole says so, at its own place.
+                    if !own.iter().any(|entry| entry.key == section.key) {
+                        own.push(Entry {
+                            key: section.key,
+                            at: section.at,
+                            node: Node::new(section.node.at, value),
+                        });
+                    } else {
+                        let message = format!(
+                            "expected a mapping, found {}",
+                            Node::new(section.node.at, value).kind()
+                        );
+                        self.report.problem(section.node.at, &section.key, message);
+                        self.complete = false;
+                    }
+                }
+            }
+        }
+    }
+
+    fn copy_resources(
+        &mut self,
+        section: &str,
+        kind: &str,
+        resources: Vec<Entry>,
+        target: &mut Entry,
+        item: &Field<'_>,
+    ) {
+        if target.node.is_null() {
+            target.node = Node::new(target.at, Value::Map(Vec::new()));
+        }
+        let Value::Map(own) = &mut target.node.value else {
+            // Told of by who reads it.
+            return;
+        };
+        for resource in resources {
+            match own.iter().find(|entry| entry.key == resource.key) {
+                None => own.push(resource),
+                Some(entry) if entry.node.says_the_same_as(&resource.node) => {}
+                Some(entry) => {
+                    let message = format!(
+                        "the {kind} `{}` of {} is declared at {} as well",
+                        resource.key,
+                        self.report.place_in_words(resource.at),
+                        self.report.place_in_words(entry.at)
+                    );
+                    let help = format!(
+                        "rename one of the two; to change what is included, put a file that does \
+                         so behind it into `path`, or declare `{section}` in an override file"
+                    );
+                    item.problem_with_help(self.report, message, help);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Two trees into one, the later over the earlier. Each part keeps the place that it came from.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::diagnostic::Report;
+use super::super::tree::{Entry, Mark, Node, Place, Value};
+use super::rules::{self, Identity, Name, Rule};
+
+/// Merges a file over those before it.
+pub(super) fn files(earlier: Node, later: Node, report: &mut Report) -> Node {
+    let mut merge = Merge {
+        report,
+        keeps_marks: false,
+        path: Vec::new(),
+    };
+    merge.refuse_mark(&later, "the whole file");
+    merge.node(earlier, later)
+}
+
+/// Merges a service over the one that it extends. Its tags stay, since they speak to earlier
+/// files as well.
+pub(super) fn services(name: &str, extended: Node, own: Node, report: &mut Report) -> Node {
+    let mut merge = Merge {
+        report,
+        keeps_marks: true,
+        path: vec!["services".to_owned(), name.to_owned()],
+    };
+    let mark = own.mark;
+    let mut merged = merge.node(extended, own);
+    merged.mark = mark;
+    merged
+}
+
+/// A tree that nothing is merged over any more: what it resets is gone.
+pub(super) fn settled(node: Node, report: &mut Report) -> Node {
+    let mut merge = Merge {
+        report,
+        keeps_marks: false,
+        path: Vec::new(),
+    };
+    merge.refuse_mark(&node, "the whole file");
+    merge.settled(node)
+}
+
+struct Merge<'r> {
+    report: &'r mut Report,
+    keeps_marks: bool,
+    path: Vec<String>,
+}
+
+/// What becomes of two values of one key in a mapping.
+#[derive(Clone, Copy)]
+enum Both {
+    Merged,
+    Replaced,
+}
+
+impl Merge<'_> {
+    fn shown(&self) -> String {
+        self.path.join(".")
+    }
+
+    fn refuse_mark(&mut self, node: &Node, what: &str) {
+        if node.mark != Mark::None {
+            let message = format!("`!reset` and `!override` say nothing about {what}");
+            self.report.problem_with_help(
+                node.at,
+                &self.shown(),
+                message,
+                "put it on a key's value",
+            );
+        }
+    }
+
+    fn settled(&mut self, mut node: Node) -> Node {
+        node.mark = Mark::None;
+        node.value = match node.value {
+            Value::List(items) => Value::List(self.settled_items(items)),
+            Value::Map(entries) => Value::Map(
+                entries
+                    .into_iter()
+                    .filter(|entry| entry.node.mark != Mark::Reset)
+                    .map(|entry| self.settled_entry(entry))
+                    .collect(),
+            ),
+            scalar @ Value::Scalar { .. } => scalar,
+        };
+        node
+    }
+
+    fn settled_entry(&mut self, entry: Entry) -> Entry {
+        self.path.push(entry.key);
+        let node = self.settled(entry.node);
+        Entry {
+            key: self.path.pop().unwrap_or_default(),
+            at: entry.at,
+            node,
+        }
+    }
+
+    fn settled_items(&mut self, items: Vec<Node>) -> Vec<Node> {
+        items
+            .into_iter()
+            .map(|item| {
+                self.refuse_mark(&item, "an item of a list");
+                self.settled(item)
+            })
+            .collect()
+    }
+
+    /// What has nothing to be merged with.
+    fn alone(&mut self, node: Node) -> Node {
+        if self.keeps_marks {
+            node
+        } else {
+            self.settled(node)
+        }
+    }
+
+    fn node(&mut self, earlier: Node, later: Node) -> Node {
+        if later.mark == Mark::Override {
+            return self.alone(later);
+        }
+        match rules::rule(&self.path) {
+            Rule::Replace => self.alone(later),
+            _ if later.is_null() => earlier,
+            _ if earlier.is_null() => self.alone(later),
+            Rule::Plain => self.plain(earlier, later),
+            Rule::Pairs => {
+                let (earlier_at, later_at) = (earlier.at, later.at);
+                match (self.pairs(earlier), self.pairs(later)) {
+                    (Some(earlier), Some(later)) => {
+                        let entries = self.mappings(earlier, later, Both::Replaced);
+                        Node::new(earlier_at, Value::Map(entries))
+                    }
+                    // Told already.
+                    _ => Node::nothing(later_at),
+                }
+            }
+            Rule::Names(name) => {
+                let earlier = named(earlier, name);
+                let later = named(later, name);
+                self.plain(earlier, later)
+            }
+            Rule::OneOrList => self.plain(as_list(earlier), as_list(later)),
+            Rule::Hosts => self.hosts(earlier, later),
+            Rule::Unique(identity) => self.unique(earlier, later, identity),
+            Rule::Short(key) => self.plain(as_mapping(earlier, key), as_mapping(later, key)),
+            Rule::OfDriver => {
+                let driver = |node: &Node| {
+                    node.child("driver")
+                        .and_then(Node::as_text)
+                        .map(str::to_owned)
+                };
+                match (driver(&earlier), driver(&later)) {
+                    (Some(one), Some(other)) if one != other => self.alone(later),
+                    _ => self.plain(earlier, later),
+                }
+            }
+        }
+    }
+
+    fn plain(&mut self, earlier: Node, later: Node) -> Node {
+        let at = earlier.at;
+        match (earlier.value, later.value) {
+            (Value::Map(entries), Value::Map(more)) => {
+                Node::new(at, Value::Map(self.mappings(entries, more, Both::Merged)))
+            }
+            (Value::List(mut items), Value::List(more)) => {
+                items.extend(self.settled_items(more));
+                Node::new(at, Value::List(items))
+            }
+            (Value::Scalar { .. }, value) => {
+                let mark = later.mark;
+                self.alone(Node {
+                    at: later.at,
+                    value,
+                    mark,
+                })
+            }
+            (earlier, later_value) => {
+                let earlier = Node::new(at, earlier);
+                let later = Node::new(later.at, later_value);
+                self.differ(&earlier, &later);
+                self.alone(later)
+            }
+        }
+    }
+
+    /// Two kinds of value that cannot become one.
+    fn differ(&mut self, earlier: &Node, later: &Node) {
+        let message = format!(
+            "here it is {}, at {} {}; the two cannot be merged",
+            later.kind(),
+            self.report.place_in_words(earlier.at),
+            earlier.kind()
+        );
+        let help = if self.path.is_empty() {
+            "write a mapping with `services` and its like"
+        } else {
+            "write both in one form, or put `!override` before this one"
+        };
+        let path = self.shown();
+        self.report
+            .problem_with_help(later.at, &path, message, help);
+        self.report.silence(later.at);
+    }
+
+    fn mappings(&mut self, earlier: Vec<Entry>, later: Vec<Entry>, both: Both) -> Vec<Entry> {
+        let mut slots: Vec<Option<Entry>> = earlier.into_iter().map(Some).collect();
+        let mut indices: HashMap<String, usize> = slots
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| Some((entry.as_ref()?.key.clone(), index)))
+            .collect();
+        for entry in later {
+            let slot = indices
+                .get(&entry.key)
+                .and_then(|index| slots.get_mut(*index));
+            let Some(slot) = slot else {
+                if entry.node.mark != Mark::Reset || self.keeps_marks {
+                    indices.insert(entry.key.clone(), slots.len());
+                    let entry = if self.keeps_marks {
+                        entry
+                    } else {
+                        self.settled_entry(entry)
+                    };
+                    slots.push(Some(entry));
+                }
+                continue;
+            };
+            *slot = match (slot.take(), entry.node.mark) {
+                (_, Mark::Reset) if self.keeps_marks => Some(entry),
+                (_, Mark::Reset) => None,
+                (None, _) => Some(self.settled_entry(entry)),
+                (Some(earlier), mark) => {
+                    self.path.push(entry.key);
+                    let later_at = entry.node.at;
+                    let mut node = match both {
+                        Both::Merged => self.node(earlier.node, entry.node),
+                        Both::Replaced => self.alone(entry.node),
+                    };
+                    if self.keeps_marks && mark == Mark::Override {
+                        node.mark = mark;
+                    }
+                    let at = if node.at == later_at {
+                        entry.at
+                    } else {
+                        earlier.at
+                    };
+                    let key = self.path.pop().unwrap_or_default();
+                    Some(Entry { key, at, node })
+                }
+            };
+        }
+        slots.into_iter().flatten().collect()
+    }
+
+    /// `NAME=value`s as the entries of a mapping.
+    fn pairs(&mut self, node: Node) -> Option<Vec<Entry>> {
+        match node.value {
+            Value::Map(entries) => Some(entries),
+            Value::List(items) => {
+                let mut entries: Vec<Entry> = Vec::new();
+                let mut indices: HashMap<String, usize> = HashMap::new();
+                for item in items {
+                    self.refuse_mark(&item, "an item of a list");
+                    let at = item.at;
+                    let Some(text) = item.as_text() else {
+                        self.unexpected(&item, "`NAME=value`");
+                        continue;
+                    };
+                    let (key, node) = match text.split_once('=') {
+                        Some((key, value)) => (key, Node::of_text(at, value)),
+                        None => (text, Node::nothing(at)),
+                    };
+                    let entry = Entry {
+                        key: key.to_owned(),
+                        at,
+                        node,
+                    };
+                    match indices.get(key).and_then(|index| entries.get_mut(*index)) {
+                        Some(earlier) => *earlier = entry,
+                        None => {
+                            indices.insert(key.to_owned(), entries.len());
+                            entries.push(entry);
+                        }
+                    }
+                }
+                Some(entries)
+            }
+            Value::Scalar { .. } => {
+                self.unexpected(&node, "a list or a mapping");
+                None
+            }
+        }
+    }
+
+    fn unexpected(&mut self, node: &Node, wanted: &str) {
+        let message = format!("expected {wanted}, found {}", node.kind());
+        let path = self.shown();
+        self.report.last_word(node.at, &path, message);
+    }
+
+    /// All of a host's addresses are replaced together: it may have several.
+    fn hosts(&mut self, earlier: Node, later: Node) -> Node {
+        let at = earlier.at;
+        let mut items = as_host_list(earlier);
+        let more = self.settled_items(as_host_list(later));
+        let hosts: HashSet<&str> = more.iter().filter_map(host_of).collect();
+        items.retain(|item| host_of(item).is_none_or(|host| !hosts.contains(host)));
+        items.extend(more);
+        Node::new(at, Value::List(items))
+    }
+
+    fn unique(&mut self, earlier: Node, later: Node, identity: Identity) -> Node {
+        let (mut items, more) = match (earlier.value, later.value) {
+            (Value::List(items), Value::List(more)) => (items, more),
+            (one, other) => {
+                let later = Node::new(later.at, other);
+                return self.plain(Node::new(earlier.at, one), later);
+            }
+        };
+        let mut indices: HashMap<String, usize> = items
+            .iter()
+            .enumerate()
+            .filter_map(|(index, item)| Some((identity.of(item)?, index)))
+            .collect();
+        for item in self.settled_items(more) {
+            let known = identity.of(&item);
+            let slot = known
+                .as_ref()
+                .and_then(|known| indices.get(known))
+                .and_then(|index| items.get_mut(*index));
+            if let Some(slot) = slot {
+                *slot = item;
+            } else {
+                if let Some(known) = known {
+                    indices.insert(known, items.len());
+                }
+                items.push(item);
+            }
+        }
+        Node::new(earlier.at, Value::List(items))
+    }
+}
+
+fn as_list(node: Node) -> Node {
+    match node.value {
+        Value::Scalar { .. } => Node::new(node.at, Value::List(vec![node])),
+        _ => node,
+    }
+}
+
+fn as_mapping(node: Node, key: &str) -> Node {
+    match node.value {
+        Value::Scalar { .. } => {
+            let at = node.at;
+            let entry = Entry {
+                key: key.to_owned(),
+                at,
+                node,
+            };
+            Node::new(at, Value::Map(vec![entry]))
+        }
+        _ => node,
+    }
+}
+
+/// A list of names as the keys of a mapping; anything else stays, to be told of by who reads it.
+fn named(node: Node, name: Name) -> Node {
+    let Value::List(items) = &node.value else {
+        return node;
+    };
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut known: HashSet<String> = HashSet::new();
+    for item in items {
+        let Some(text) = item.as_text() else {
+            return node;
+        };
+        if known.insert(text.to_owned()) {
+            entries.push(Entry {
+                key: text.to_owned(),
+                at: item.at,
+                node: defaults(item.at, name),
+            });
+        }
+    }
+    Node::new(node.at, Value::Map(entries))
+}
+
+fn defaults(at: Place, name: Name) -> Node {
+    match name {
+        Name::Bare => Node::nothing(at),
+        Name::Dependency => {
+            let entry = |key: &str, text: &str| Entry {
+                key: key.to_owned(),
+                at,
+                node: Node::of_text(at, text),
+            };
+            let entries = vec![
+                entry("condition", "service_started"),
+                entry("required", "true"),
+            ];
+            Node::new(at, Value::Map(entries))
+        }
+    }
+}
+
+fn as_host_list(node: Node) -> Vec<Node> {
+    match node.value {
+        Value::List(items) => items,
+        Value::Map(entries) => entries
+            .into_iter()
+            .flat_map(|entry| {
+                let addresses = match entry.node.value {
+                    Value::List(addresses) => addresses,
+                    _ => vec![entry.node],
+                };
+                let key = entry.key;
+                addresses.into_iter().map(move |address| {
+                    let text = address.as_text().unwrap_or_default();
+                    Node::of_text(address.at, format!("{key}={text}"))
+                })
+            })
+            .collect(),
+        Value::Scalar { .. } => vec![node],
+    }
+}
+
+fn host_of(item: &Node) -> Option<&str> {
+    let text = item.as_text()?;
+    text.split(['=', ':']).next()
+}

@@ -1,0 +1,227 @@
+//! Relative paths of a file that does not lie in the project's directory, made relative to that.
+//!
+//! Whoever reads the merged tree knows one directory only. What stands in an included file, or
+//! in one whose service is extended, is relative to another one.
+
+use std::path::{Path, PathBuf};
+
+use super::super::tree::{Node, Value};
+use crate::code::DirectoryStore;
+
+/// The project's directory, relative to itself.
+pub(super) const PROJECT: &str = ".";
+
+/// A path as it stands in a file of a directory, both that and the result relative to the
+/// project's.
+pub(super) fn joined(directory: &Path, path: &str) -> PathBuf {
+    let joined = directory.join(path);
+    PathBuf::from(DirectoryStore::normalised(&joined.to_string_lossy()))
+}
+
+/// Makes the paths of a whole file relative to the project's directory.
+pub(super) fn rebase(root: &mut Node, directory: &Path) {
+    if directory == Path::new(PROJECT) {
+        return;
+    }
+    let rebase = Rebase { directory };
+    for service in values(root.child_mut("services")) {
+        rebase.service(service);
+    }
+    for section in ["configs", "secrets"] {
+        for resource in values(root.child_mut(section)) {
+            rebase.each(resource.child_mut("file"));
+        }
+    }
+    for volume in values(root.child_mut("volumes")) {
+        let is_bind = volume
+            .child("driver_opts")
+            .and_then(|options| options.child("o"))
+            .and_then(Node::as_text)
+            .is_some_and(|options| options.split(',').any(|option| option == "bind"));
+        if is_bind && let Some(options) = volume.child_mut("driver_opts") {
+            rebase.each(options.child_mut("device"));
+        }
+    }
+}
+
+/// The values of a mapping, if it is one.
+fn values(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
+    let entries = match node.map(|node| &mut node.value) {
+        Some(Value::Map(entries)) => entries.as_mut_slice(),
+        _ => &mut [],
+    };
+    entries.iter_mut().map(|entry| &mut entry.node)
+}
+
+/// The items of a list, or what stands for a list of one.
+fn items(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
+    let items = match node {
+        Some(Node {
+            value: Value::List(items),
+            ..
+        }) => items.as_mut_slice(),
+        Some(one) => std::slice::from_mut(one),
+        None => &mut [],
+    };
+    items.iter_mut()
+}
+
+struct Rebase<'d> {
+    directory: &'d Path,
+}
+
+impl Rebase<'_> {
+    fn service(&self, service: &mut Node) {
+        if let Some(build) = service.child_mut("build") {
+            if matches!(build.value, Value::Map(_)) {
+                self.each(build.child_mut("context"));
+                self.contexts(build.child_mut("additional_contexts"));
+            } else {
+                self.each(Some(build));
+            }
+        }
+        for key in ["env_file", "label_file"] {
+            for item in items(service.child_mut(key)) {
+                if matches!(item.value, Value::Map(_)) {
+                    self.each(item.child_mut("path"));
+                } else {
+                    self.each(Some(item));
+                }
+            }
+        }
+        for item in items(service.child_mut("volumes")) {
+            if matches!(item.value, Value::Map(_)) {
+                if item.child("type").and_then(Node::as_text) == Some("bind") {
+                    self.each(item.child_mut("source"));
+                }
+            } else {
+                change(item, |text| self.mount(text));
+            }
+        }
+    }
+
+    fn each(&self, node: Option<&mut Node>) {
+        if let Some(node) = node {
+            change(node, |text| self.path(text));
+        }
+    }
+
+    /// What begins like an address, in the home directory, or at the root stays as it is.
+    fn path(&self, text: &str) -> Option<String> {
+        let stays = text.is_empty()
+            || text.starts_with(['/', '~'])
+            || text.contains("://")
+            || text.starts_with("git@")
+            || text.starts_with("github.com/");
+        if stays {
+            return None;
+        }
+        let path = joined(self.directory, text).to_string_lossy().into_owned();
+        // A mount's source that begins otherwise would be a volume's name.
+        Some(if path.starts_with(['/', '.']) {
+            path
+        } else {
+            format!("./{path}")
+        })
+    }
+
+    /// `SOURCE:TARGET[:OPTIONS]`, where the source is a path if it begins like one.
+    fn mount(&self, text: &str) -> Option<String> {
+        let (source, rest) = text.split_once(':')?;
+        if !source.starts_with('.') {
+            return None;
+        }
+        Some(format!("{}:{rest}", self.path(source)?))
+    }
+
+    /// `NAME=PATH`, as a list or as a mapping.
+    fn contexts(&self, node: Option<&mut Node>) {
+        match node.map(|node| &mut node.value) {
+            Some(Value::Map(entries)) => {
+                for entry in entries {
+                    change(&mut entry.node, |text| self.context(text));
+                }
+            }
+            Some(Value::List(items)) => {
+                for item in items {
+                    change(item, |text| {
+                        let (name, path) = text.split_once('=')?;
+                        Some(format!("{name}={}", self.context(path)?))
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Another service, an image or an address is no path.
+    fn context(&self, text: &str) -> Option<String> {
+        let is_path = !text.contains(':');
+        is_path.then(|| self.path(text)).flatten()
+    }
+}
+
+fn change(node: &mut Node, change: impl FnOnce(&str) -> Option<String>) {
+    if node.is_null() {
+        return;
+    }
+    if let Value::Scalar { text, .. } = &mut node.value
+        && let Some(changed) = change(text)
+    {
+        *text = changed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::diagnostic::Report;
+    use crate::platform::tree::Field;
+    use crate::platform::yaml;
+
+    #[test]
+    fn every_path_of_a_file_follows_it_and_nothing_else_does() {
+        let text = "services:\n  a:\n    build: {context: ./app, additional_contexts: [x=../x, \
+                    y=docker-image://y]}\n    env_file: [a.env, {path: /b.env}]\n    \
+                    volumes: ['./c:/c:ro', 'data:/d', '/e:/e', {type: bind, source: f, target: /f}]\n  \
+                    b: {build: ., env_file: b.env}\n  c: {build: 'https://example.com/x.git'}\n\
+                    configs: {k: {file: k.conf}}\nsecrets: {s: {file: ../../s}}\n";
+        let mut report = Report::new("f");
+        let mut root = yaml::parse(text, &mut report).unwrap();
+        rebase(&mut root, Path::new("../other/db"));
+        let root = Field::root(&root);
+        for (path, expected) in [
+            ("services.a.build.context", "../other/db/app"),
+            ("services.a.build.additional_contexts.0", "x=../other/x"),
+            (
+                "services.a.build.additional_contexts.1",
+                "y=docker-image://y",
+            ),
+            ("services.a.env_file.0", "../other/db/a.env"),
+            ("services.a.env_file.1.path", "/b.env"),
+            ("services.a.volumes.0", "../other/db/c:/c:ro"),
+            ("services.a.volumes.1", "data:/d"),
+            ("services.a.volumes.2", "/e:/e"),
+            ("services.a.volumes.3.source", "../other/db/f"),
+            ("services.b.build", "../other/db"),
+            ("services.b.env_file", "../other/db/b.env"),
+            ("services.c.build", "https://example.com/x.git"),
+            ("configs.k.file", "../other/db/k.conf"),
+            ("secrets.s.file", "../s"),
+        ] {
+            let mut field = root.clone();
+            for part in path.split('.') {
+                field = match part.parse::<usize>() {
+                    Ok(index) => field.items(&mut report).remove(index),
+                    Err(_) => field.get(part).unwrap(),
+                };
+            }
+            assert_eq!(field.text(&mut report), Some(expected), "{path}");
+        }
+        let mut below = yaml::parse("services: {a: {volumes: ['./c:/c']}}", &mut report).unwrap();
+        rebase(&mut below, Path::new("db"));
+        let field = Field::root(&below).get("services").unwrap();
+        let field = field.get("a").unwrap().get("volumes").unwrap();
+        assert_eq!(field.texts(&mut report), ["./db/c:/c"]);
+    }
+}

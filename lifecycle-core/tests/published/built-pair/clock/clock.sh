@@ -1,0 +1,2 @@
+trap 'exit 0' TERM
+while :; do date > /times/now; sleep 1 & wait $!; done

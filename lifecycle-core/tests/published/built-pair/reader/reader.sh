@@ -1,0 +1,2 @@
+trap 'exit 0' TERM
+while :; do cat /times/now; sleep "$EVERY" & wait $!; done

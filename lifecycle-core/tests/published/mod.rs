@@ -1,0 +1,127 @@
+//! Forty platforms in the style of what people publish: each is read, and planned on two nodes.
+//!
+//! Each directory is a project as it is checked out: its files are found as Compose finds them.
+//! `platform.toml` beside them gives all of them the same two nodes.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use lifecycle_core::model::{Generation, ImageSource};
+use lifecycle_core::platform::{Loaded, find};
+use lifecycle_core::reconcile::placement::place;
+use lifecycle_core::reconcile::{Declared, Observed, Policy, plan};
+use lifecycle_core::secret::PlatformKey;
+
+/// Those that another area still refuses, and the words that it refuses them with.
+const REFUSED: &[(&str, &str)] = &[];
+
+/// Those whose images can be built without an image registry: from `debian:bookworm-slim` alone.
+const BUILT_HERE: [&str; 6] = [
+    "build-inline",
+    "built-configured",
+    "built-jobs",
+    "built-merged",
+    "built-networks",
+    "built-pair",
+];
+
+fn directory() -> PathBuf {
+    super::tests().join("published")
+}
+
+fn cases() -> Vec<String> {
+    let mut cases: Vec<String> = std::fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().is_dir() && entry.file_name() != "snapshots")
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    cases.sort();
+    cases
+}
+
+async fn read(case: &str) -> Result<Loaded, String> {
+    let mut sources = find(&directory().join(case), &[]).unwrap();
+    sources.platform_toml = Some(directory().join("platform.toml"));
+    // The environment of whoever runs the tests says nothing here.
+    sources.environment.clear();
+    super::loaded(&sources)
+        .await
+        .map_err(|problems| problems.to_string())
+}
+
+/// Services in the order of their start, each with the nodes of its replicas.
+fn shown(loaded: &Loaded) -> String {
+    let declaration = &loaded.declaration;
+    let key = PlatformKey::from_hex(&"07".repeat(32)).unwrap();
+    let declared = Declared::new(Generation(1), declaration, &key).unwrap();
+    let placement = place(&declared, &Observed::default());
+    let now = chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::days(20_000);
+    let plan = plan(&declared, &Observed::default(), &Policy::default(), now);
+    assert!(!plan.steps.is_empty() && !plan.settled);
+
+    let mut services: Vec<_> = declared.services.values().collect();
+    services.sort_by_key(|service| (service.rank, service.spec.name.clone()));
+    let mut text = format!("{}\n", declaration.name);
+    for service in services {
+        let spec = &service.spec;
+        let nodes: Vec<&str> = placement
+            .nodes
+            .iter()
+            .filter(|(id, _)| id.service == spec.name)
+            .map(|(_, node)| node.as_str())
+            .collect();
+        let source = match &spec.source {
+            ImageSource::Build(build) => format!("built from {}", build.code.name),
+            ImageSource::Image(image) => image.clone(),
+        };
+        let nodes = nodes.join(", ");
+        writeln!(text, "{} {} ({source}): {nodes}", service.rank, spec.name).unwrap();
+    }
+    for (id, why) in &placement.misfits {
+        writeln!(text, "{id} fits nowhere: {why}").unwrap();
+    }
+    text
+}
+
+#[tokio::test]
+async fn every_one_is_read_and_planned() {
+    let cases = cases();
+    assert!(cases.len() >= 40, "{}", cases.len());
+    let mut wrong = Vec::new();
+    for case in cases {
+        let refused = REFUSED.iter().find(|(name, _)| *name == case);
+        match (read(&case).await, refused) {
+            (Ok(loaded), None) => insta::assert_snapshot!(case, shown(&loaded)),
+            (Err(problems), Some((_, words))) => {
+                assert!(problems.contains(words), "{case}: {problems}");
+            }
+            (Ok(_), Some(_)) => wrong.push(format!("{case} is taken now: take it out of the list")),
+            (Err(problems), None) => wrong.push(format!("{case}: {problems}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn those_that_are_built_here_need_no_registry() {
+    let base = "debian:bookworm-slim";
+    let mut built = Vec::new();
+    for case in cases() {
+        let Ok(loaded) = read(&case).await else {
+            continue;
+        };
+        let all = loaded
+            .declaration
+            .services
+            .values()
+            .all(|service| match &service.source {
+                ImageSource::Build(build) => build.bases.iter().all(|one| one == base),
+                ImageSource::Image(_) => false,
+            });
+        if all {
+            built.push(case);
+        }
+    }
+    assert_eq!(built, BUILT_HERE);
+}

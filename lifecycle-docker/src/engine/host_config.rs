@@ -1,0 +1,281 @@
+//! What a container gets of its host, as the engine's API wants it: ports, mounts, rights,
+//! devices, limits.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bollard::models::{
+    DeviceMapping as EngineDevice, DeviceRequest as EngineRequest, HostConfig,
+    HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountBindOptions,
+    MountBindOptionsPropagationEnum, MountType, MountVolumeOptions, PortBinding as EngineBinding,
+    PortMap, ResourcesBlkioWeightDevice, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ThrottleDevice,
+};
+use lifecycle_core::model::{
+    BlockIo, CgroupNamespace, Connection, ContainerTemplate, Devices, Isolation, KernelLimits,
+    Logging, NetworkMode, NodeMount, Protocol,
+};
+use lifecycle_core::runtime::{ContainerSpec, Role};
+
+use super::spec::{port_key, volume_name};
+
+/// How large a container's log may grow before it is rotated, and how many are kept.
+const LOG_SIZE: &str = "10m";
+const LOG_FILES: &str = "3";
+/// The engine's log driver that these are options of.
+const LOG_DRIVER: &str = "json-file";
+
+/// All of it. `ports`: the host port of each container port.
+pub(super) fn host_config(
+    spec: &ContainerSpec,
+    ports: &BTreeMap<(u16, Protocol), u16>,
+) -> HostConfig {
+    let template = &spec.template;
+    let network_mode = match template.connection.mode {
+        _ if spec.host_network => Some("host"),
+        NetworkMode::Host => Some("host"),
+        NetworkMode::None => Some("none"),
+        NetworkMode::Platform => None,
+    };
+    let mut config = HostConfig {
+        mounts: Some(mounts(spec)),
+        binds: some(template.node_paths.iter().filter_map(bind_line).collect()),
+        tmpfs: some(
+            template
+                .memory
+                .iter()
+                .map(|mount| (mount.target.clone(), mount.options.clone()))
+                .collect(),
+        ),
+        port_bindings: Some(if network_mode.is_none() {
+            bindings(template, ports)
+        } else {
+            PortMap::new()
+        }),
+        memory: limit(template.limits.memory_bytes),
+        nano_cpus: limit(template.limits.cpu_millis.saturating_mul(1_000_000)),
+        restart_policy: Some(RestartPolicy {
+            name: Some(if spec.starts_with_engine {
+                RestartPolicyNameEnum::UNLESS_STOPPED
+            } else {
+                RestartPolicyNameEnum::NO
+            }),
+            maximum_retry_count: None,
+        }),
+        network_mode: network_mode.map(str::to_owned),
+        log_config: Some(log_config(&template.logging)),
+        init: template.terminal.init,
+        ..HostConfig::default()
+    };
+    connect(&mut config, &template.connection);
+    set_apart(&mut config, &template.isolation);
+    if spec.role == Role::Agent {
+        // It makes a network of its own on the node, to which service addresses lead.
+        let capabilities = config.cap_add.get_or_insert_default();
+        capabilities.extend(["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()]);
+    }
+    give_devices(&mut config, &template.devices);
+    set_limits(&mut config, &template.kernel);
+    share_devices(&mut config, &template.kernel.block_io);
+    config
+}
+
+/// `None` for what holds nothing, so that the engine's default stays.
+fn some<T: Default + PartialEq>(value: T) -> Option<T> {
+    (value != T::default()).then_some(value)
+}
+
+fn hash(map: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {
+    let map: HashMap<String, String> = map.clone().into_iter().collect();
+    some(map)
+}
+
+/// A limit for the engine; 0 is none.
+fn limit(value: u64) -> Option<i64> {
+    (value > 0).then(|| signed(value))
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The port that each container port is reached at, and what is published beside it.
+fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>) -> PortMap {
+    let mut map: BTreeMap<(u16, Protocol), Vec<EngineBinding>> = BTreeMap::new();
+    let binding = |host_ip: Option<String>, host: u16| EngineBinding {
+        host_ip,
+        host_port: Some(host.to_string()),
+    };
+    for (container, host) in ports {
+        map.entry(*container)
+            .or_default()
+            .push(binding(None, *host));
+    }
+    for port in &template.ports {
+        let key = (port.container_port, port.protocol);
+        let Some(host) = port.host_port else { continue };
+        if port.host_ip.is_none() && ports.get(&key) == Some(&host) {
+            continue;
+        }
+        let host_ip = port.host_ip.map(|ip| ip.to_string());
+        map.entry(key).or_default().push(binding(host_ip, host));
+    }
+    map.into_iter()
+        .map(|(container, bindings)| (port_key(container), Some(bindings)))
+        .collect()
+}
+
+/// A path of the node that is made where nothing is: only this form of the API does that.
+fn bind_line(mount: &NodeMount) -> Option<String> {
+    if !is_line(mount) {
+        return None;
+    }
+    let mut options = vec![if mount.read_only { "ro" } else { "rw" }];
+    options.extend(mount.propagation.as_deref());
+    Some(format!(
+        "{}:{}:{}",
+        mount.source,
+        mount.target,
+        options.join(",")
+    ))
+}
+
+fn is_line(mount: &NodeMount) -> bool {
+    mount.create && !mount.source.contains(':') && !mount.target.contains(':')
+}
+
+fn mounts(spec: &ContainerSpec) -> Vec<Mount> {
+    let volumes = spec.template.volumes.iter().map(|volume| Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume_name(&spec.owner, volume)),
+        target: Some(volume.target.clone()),
+        read_only: Some(volume.read_only),
+        volume_options: volume.options.no_copy.then(|| MountVolumeOptions {
+            no_copy: Some(true),
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    });
+    let paths = spec.template.node_paths.iter();
+    let paths = paths.filter(|mount| !is_line(mount)).map(|mount| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(mount.source.clone()),
+        target: Some(mount.target.clone()),
+        read_only: Some(mount.read_only),
+        bind_options: mount.propagation.as_ref().map(|words| MountBindOptions {
+            propagation: words.parse::<MountBindOptionsPropagationEnum>().ok(),
+            ..MountBindOptions::default()
+        }),
+        ..Mount::default()
+    });
+    let binds = spec.binds.iter().map(|bind| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(bind.source.clone()),
+        target: Some(bind.target.clone()),
+        read_only: Some(bind.read_only),
+        ..Mount::default()
+    });
+    volumes.chain(paths).chain(binds).collect()
+}
+
+fn log_config(logging: &Logging) -> HostConfigLogConfig {
+    let driver = logging.driver.as_deref().unwrap_or(LOG_DRIVER);
+    let mut options = BTreeMap::new();
+    if driver == LOG_DRIVER {
+        options.insert("max-size".to_owned(), LOG_SIZE.to_owned());
+        options.insert("max-file".to_owned(), LOG_FILES.to_owned());
+    }
+    options.extend(logging.options.clone());
+    HostConfigLogConfig {
+        typ: Some(driver.to_owned()),
+        config: Some(options.into_iter().collect()),
+    }
+}
+
+fn connect(config: &mut HostConfig, connection: &Connection) {
+    config.extra_hosts = some(connection.extra_hosts.clone());
+    config.dns = some(connection.dns.clone());
+    config.dns_search = some(connection.dns_search.clone());
+    config.dns_options = some(connection.dns_options.clone());
+}
+
+fn set_apart(config: &mut HostConfig, isolation: &Isolation) {
+    config.privileged = some(isolation.privileged);
+    config.cap_add = some(isolation.cap_add.clone());
+    config.cap_drop = some(isolation.cap_drop.clone());
+    config.security_opt = some(isolation.security_opt.clone());
+    config.group_add = some(isolation.group_add.clone());
+    config.readonly_rootfs = some(isolation.read_only);
+    config.userns_mode.clone_from(&isolation.userns_mode);
+    config.ipc_mode.clone_from(&isolation.ipc);
+    config.pid_mode.clone_from(&isolation.pid);
+    config.uts_mode.clone_from(&isolation.uts);
+    config.cgroupns_mode = isolation.cgroup.map(|namespace| match namespace {
+        CgroupNamespace::Host => HostConfigCgroupnsModeEnum::HOST,
+        CgroupNamespace::Private => HostConfigCgroupnsModeEnum::PRIVATE,
+    });
+    config.cgroup_parent.clone_from(&isolation.cgroup_parent);
+    config.runtime.clone_from(&isolation.runtime);
+}
+
+fn give_devices(config: &mut HostConfig, devices: &Devices) {
+    let mappings = devices.mappings.iter().map(|device| EngineDevice {
+        path_on_host: Some(device.source.clone()),
+        path_in_container: Some(device.target.clone()),
+        cgroup_permissions: Some(device.permissions.clone()),
+    });
+    config.devices = some(mappings.collect());
+    config.device_cgroup_rules = some(devices.cgroup_rules.clone());
+    let requests = devices.requests.iter().map(|request| EngineRequest {
+        driver: request.driver.clone(),
+        count: request.count,
+        device_ids: some(request.ids.clone()),
+        capabilities: some(request.capabilities.clone()).map(|all| vec![all]),
+        options: hash(&request.options),
+    });
+    config.device_requests = some(requests.collect());
+}
+
+fn set_limits(config: &mut HostConfig, kernel: &KernelLimits) {
+    let ulimits = kernel.ulimits.iter().map(|(name, limit)| ResourcesUlimits {
+        name: Some(name.clone()),
+        soft: Some(limit.soft),
+        hard: Some(limit.hard),
+    });
+    config.ulimits = some(ulimits.collect());
+    config.sysctls = hash(&kernel.sysctls);
+    config.shm_size = kernel.shm_bytes.map(signed);
+    config.pids_limit = kernel.pids;
+    config.oom_score_adj = kernel.oom_score_adj;
+    config.oom_kill_disable = some(kernel.oom_kill_disable);
+    config.memory_swap = kernel.memory_swap;
+    config.memory_swappiness = kernel.memory_swappiness;
+    config.cpu_shares = kernel.cpu_shares;
+    config.cpu_period = kernel.cpu_period;
+    config.cpu_quota = kernel.cpu_quota;
+    config.cpu_realtime_period = kernel.cpu_rt_period;
+    config.cpu_realtime_runtime = kernel.cpu_rt_runtime;
+    config.cpuset_cpus.clone_from(&kernel.cpuset);
+    config.storage_opt = hash(&kernel.storage_opt);
+}
+
+fn share_devices(config: &mut HostConfig, block_io: &BlockIo) {
+    config.blkio_weight = block_io.weight;
+    let weights = block_io.device_weights.iter();
+    let weights = weights.map(|(path, weight)| ResourcesBlkioWeightDevice {
+        path: Some(path.clone()),
+        weight: Some(usize::from(*weight)),
+    });
+    config.blkio_weight_device = some(weights.collect());
+    config.blkio_device_read_bps = throttles(&block_io.read_bps);
+    config.blkio_device_write_bps = throttles(&block_io.write_bps);
+    config.blkio_device_read_iops = throttles(&block_io.read_iops);
+    config.blkio_device_write_iops = throttles(&block_io.write_iops);
+}
+
+fn throttles(rates: &BTreeMap<String, u64>) -> Option<Vec<ThrottleDevice>> {
+    let throttles = rates.iter().map(|(path, rate)| ThrottleDevice {
+        path: Some(path.clone()),
+        rate: Some(signed(*rate)),
+    });
+    some(throttles.collect())
+}

@@ -70,11 +70,6 @@ impl Project {
         }
     }
 
-    /// The project's directory.
-    pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// Writes a file of the project.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.directory.path().join(path);

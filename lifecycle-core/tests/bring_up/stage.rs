@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lifecycle_core::Result;
+use lifecycle_core::api::ManagerApi;
 use lifecycle_core::bootstrap::{
     Bootstrapper, ManagerImage, MemoryState, OperatorState, Outcome, Removal, UpOptions,
 };
@@ -179,6 +180,17 @@ impl Stage {
         bootstrapper
             .up(&self.declaration, UpOptions::default())
             .await
+    }
+
+    pub(crate) async fn restart(&self, name: &str) -> Result<Vec<String>> {
+        let bootstrapper = self.bootstrapper().await;
+        bootstrapper.restart(self.declaration.id, name).await
+    }
+
+    /// The manager's API.
+    pub(crate) async fn api(&self) -> Arc<dyn ManagerApi> {
+        let bootstrapper = self.bootstrapper().await;
+        bootstrapper.client(self.declaration.id).await.unwrap()
     }
 
     pub(crate) async fn down(&self) -> Result<()> {

@@ -32,8 +32,8 @@ fn platform() -> (DockerEngine, lifecycle_core::runtime::Owner, Swept) {
 async fn said(engine: &DockerEngine, spec: &ContainerSpec) -> Vec<String> {
     engine.ensure_container(spec).await.unwrap();
     let follow = LogOptions {
-        tail: None,
         follow: true,
+        ..LogOptions::default()
     };
     let lines = engine.logs(&spec.name, follow).await.unwrap();
     let lines: Vec<LogLine> = lines.try_collect().await.unwrap();

@@ -71,9 +71,7 @@ pub(super) fn table(
 fn entry(declared: &Declared, name: &ServiceName, address: Ipv4Addr) -> ServiceEntry {
     let mut ports: BTreeSet<(u16, Protocol)> = BTreeSet::new();
     let mut aliases: BTreeSet<String> = BTreeSet::new();
-    let mut aliases: BTreeSet<String> = BTreeSet::new();
     if let Some(service) = declared.services.get(name) {
-        aliases.clone_from(&service.spec.aliases);
         aliases.clone_from(&service.spec.aliases);
         let container = &service.spec.container;
         let published = container.ports.iter();

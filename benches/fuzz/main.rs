@@ -87,7 +87,7 @@ struct Options {
 impl Options {
     fn of(mut arguments: impl Iterator<Item = String>) -> Outcome<Self> {
         let mut options = Self {
-            time: Duration::from_secs(60),
+            time: Duration::from_mins(1),
             seed: rand::random::<u32>().into(),
         };
         while let Some(name) = arguments.next() {

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lifecycle_core::api::tail::Since;
 use lifecycle_core::model::{PlatformName, ServiceName};
 
 /// Brings a whole platform of services up on VMs with one command.
@@ -13,8 +14,9 @@ pub(crate) struct Arguments {
     #[arg(long, global = true, default_value = ".")]
     pub(crate) project_dir: PathBuf,
 
-    /// The Compose file, relative to the project's directory; found as Compose finds it without.
-    /// Stands before the command, as with `docker compose`
+    /// A Compose file, relative to the project's directory; found as Compose finds it without.
+    /// Several are merged, each over those before it. Stands before the command, as with
+    /// `docker compose`
     #[arg(short, long = "file", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 
@@ -22,7 +24,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'p', long, global = true, value_name = "NAME")]
     pub(crate) project_name: Option<PlatformName>,
 
-    /// Start services of this profile too; instead of those in COMPOSE_PROFILES
+    /// Start services of this profile too; instead of those in `COMPOSE_PROFILES`
     #[arg(long = "profile", global = true, value_name = "PROFILE")]
     pub(crate) profiles: Vec<String>,
 
@@ -30,29 +32,94 @@ pub(crate) struct Arguments {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
+    /// Whether to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Colors,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// When output is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colors {
+    /// On a terminal, unless `NO_COLOR` is set; anywhere with `CLICOLOR_FORCE`
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 something failed, or was not confirmed; 2 wrong arguments or files, nothing \
-was touched; 130 interrupted (the same command goes on).
+Exit codes: 0 done; 1 something failed, or was not confirmed, or `doctor` found something wrong; 2 \
+wrong arguments or files, nothing was touched; 130 interrupted (the same command goes on). `exec` \
+passes the command's own code on; 125 if it could not be run.
 With --json, standard output is JSON only; a failure is one line {\"error\": {\"kind\", \"message\", \
 \"hint\", …}} there.";
 
 /// What is to be done.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Write a first platform.toml for the Compose file that is here
+    Init(Init),
     /// Show what `up` would do, and why; changes nothing
     Plan(Plan),
     /// Bring the platform up, or to what the files declare now
     Up(Up),
-    /// Show nodes, services and endpoints
-    Status,
-    /// Show what a service writes
+    /// Show how nodes and services stand
+    #[command(visible_alias = "ps")]
+    Status(Status),
+    /// Say why a service, a replica or a node stands as it does
+    Why(Why),
+    /// Show what services write, interleaved as it comes
     Logs(Logs),
+    /// Show what has happened, and what happens
+    Events(Events),
+    /// Run a command in a container of a service; its exit code is passed on
+    Exec(Exec),
+    /// Start the containers of a service, or of one replica, anew
+    Restart(Restart),
     /// Take the platform down
     Down(Down),
+    /// Look at this machine, the files, each node and the manager: what is wrong, what to do
+    Doctor,
+    /// Print the JSON Schema of platform.toml, for editors
+    Schema,
+    /// Print completions for a shell: `source <(bootstrapper completions bash)`
+    Completions(Completions),
+    /// Write the manual pages into a directory
+    Man(Man),
+}
+
+/// What to write.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// How many nodes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=50))]
+    pub(crate) nodes: Option<u16>,
+
+    /// Ask nothing: what is not said has its default
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+
+    /// Overwrite the file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// For which shell.
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Where to.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The directory; it is made if need be
+    pub(crate) directory: PathBuf,
 }
 
 /// How to plan.
@@ -87,11 +154,80 @@ pub(crate) struct Up {
     pub(crate) yes: bool,
 }
 
+/// How much of it.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Show all that is known, however wide it gets
+    #[arg(short, long)]
+    pub(crate) wide: bool,
+}
+
+/// About what.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// A service, a replica (`web-2`) or a node; `node:NAME` where a service is called so too
+    pub(crate) name: String,
+}
+
+/// Which command, and where.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The service, or one of its replicas (`web-2`)
+    pub(crate) name: String,
+
+    /// The replica's number; one that is ready without it
+    #[arg(long, value_name = "N")]
+    pub(crate) index: Option<u16>,
+
+    /// The user that it runs as
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+
+    /// The directory that it starts in
+    #[arg(short = 'C', long, value_name = "DIRECTORY")]
+    pub(crate) workdir: Option<String>,
+
+    /// No terminal, though there is one here
+    #[arg(short = 'T', long)]
+    pub(crate) no_tty: bool,
+
+    /// The command, and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// What to restart.
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// Services or replicas (`web-2`), one after the other
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
+}
+
+/// Which events.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Only about these services, replicas or nodes
+    pub(crate) names: Vec<String>,
+
+    /// Go on as new ones come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+
+    /// Only since then: `10m` ago, or a moment (`2026-01-02T03:04:05Z`)
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<Since>,
+
+    /// Only the last so many; 50 without --since
+    #[arg(short = 'n', long, value_name = "EVENTS")]
+    pub(crate) tail: Option<u32>,
+}
+
 /// Which output.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// The service
-    pub(crate) service: ServiceName,
+    /// The services; all without one
+    pub(crate) services: Vec<ServiceName>,
 
     /// Go on as new lines come
     #[arg(short, long)]
@@ -100,6 +236,14 @@ pub(crate) struct Logs {
     /// Only the last so many lines of each instance
     #[arg(short = 'n', long, value_name = "LINES")]
     pub(crate) tail: Option<u32>,
+
+    /// Only since then: `10m` ago, or a moment (`2026-01-02T03:04:05Z`)
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<Since>,
+
+    /// Say when each line was written
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
 }
 
 /// How to take down.

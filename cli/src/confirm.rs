@@ -5,8 +5,7 @@ use std::io::{BufRead as _, IsTerminal as _};
 use crate::failure::Failure;
 use crate::printer;
 
-/// Goes on if the user says yes. The answer is read on a thread of its own, so that Ctrl-C is
-/// heard while it is waited for; nobody waits for that thread.
+/// Goes on if the user says yes.
 pub(crate) async fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     if yes {
         return Ok(());
@@ -14,7 +13,41 @@ pub(crate) async fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Unconfirmed);
     }
-    printer::talk(&format!("{question} [y/N]"));
+    if matches!(
+        ask(&format!("{question} [y/N]")).await?.as_str(),
+        "y" | "Y" | "yes"
+    ) {
+        Ok(())
+    } else {
+        Err(Failure::Refused)
+    }
+}
+
+/// Asks for a value until there is one that can be used; the default for an empty answer.
+pub(crate) async fn value<T>(
+    question: &str,
+    default: T,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<T, Failure>
+where
+    T: std::fmt::Display,
+{
+    loop {
+        let answer = ask(&format!("{question} [{default}]")).await?;
+        if answer.is_empty() {
+            return Ok(default);
+        }
+        match read(&answer) {
+            Ok(value) => return Ok(value),
+            Err(why) => printer::warning(&why),
+        }
+    }
+}
+
+/// The answer is read on a thread of its own, so that Ctrl-C is heard while it is waited for;
+/// nobody waits for that thread.
+async fn ask(question: &str) -> Result<String, Failure> {
+    printer::prompt(question);
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let mut answer = String::new();
@@ -26,9 +59,9 @@ pub(crate) async fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::UnexpectedEof.into()))
         .map_err(|error| lifecycle_core::Error::io("reading the answer", error))?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        Ok(())
-    } else {
-        Err(Failure::Refused)
+    // The end of the input is no answer.
+    if answer.is_empty() {
+        return Err(Failure::Refused);
     }
+    Ok(answer.trim().to_owned())
 }

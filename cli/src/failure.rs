@@ -1,8 +1,9 @@
 //! How a command fails, and with which exit code.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lifecycle_core::bootstrap::{Outcome, ServiceFailure};
+use lifecycle_core::bootstrap::{ExitStatus, Outcome, ServiceFailure};
 use lifecycle_core::platform::{Diagnostics, UnsupportedKey};
 use lifecycle_core::{Error, Retry};
 use serde_json::{Value, json};
@@ -31,12 +32,24 @@ pub(crate) enum Failure {
     /// Nobody was there to confirm.
     #[error("this removes things, and there is no terminal to ask at")]
     Unconfirmed,
+    /// The file that was to be written is there, and nobody said that it may be overwritten.
+    #[error("{} is there already", .0.display())]
+    Exists(PathBuf),
+    /// Something is wrong, and was told.
+    #[error("{0} of the things that were looked at are wrong")]
+    Unwell(usize),
+    /// The document on standard output says what.
+    #[error("something is wrong")]
+    Told,
     /// The user said no.
     #[error("nothing was changed")]
     Refused,
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+    /// A command in a container ended with this code, which is passed on.
+    #[error("the command ended with exit code {0}")]
+    CommandEnded(u8),
     /// Nobody reads the output any more. No failure of the command's.
     #[error("standard output was closed")]
     Unread,
@@ -46,10 +59,17 @@ impl Failure {
     /// The exit code, as `--help` tells.
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Unread => 0,
-            Self::Failed(_) | Self::Services(_) | Self::Refused => 1,
-            Self::NoFiles(_) | Self::Files(_) | Self::Unsupported(_) | Self::Unconfirmed => 2,
-            Self::Interrupted => 130,
+            Self::Unread => ExitStatus::Done.code(),
+            Self::Failed(_) | Self::Services(_) | Self::Refused | Self::Unwell(_) | Self::Told => {
+                ExitStatus::Failed.code()
+            }
+            Self::NoFiles(_)
+            | Self::Files(_)
+            | Self::Unsupported(_)
+            | Self::Unconfirmed
+            | Self::Exists(_) => ExitStatus::Refused.code(),
+            Self::Interrupted => ExitStatus::Interrupted.code(),
+            Self::CommandEnded(code) => *code,
         })
     }
 
@@ -89,8 +109,13 @@ impl Failure {
                 format!("`bootstrapper logs {service}` shows more; after a change, `up` goes on")
             }
             Self::Unconfirmed => "say --yes".into(),
+            Self::Exists(_) => "edit it, or overwrite it with --force".into(),
+            Self::Unwell(_) | Self::Told => "each says above what to do about it".into(),
             Self::Refused => "run it again when you are sure, or with --yes".into(),
-            Self::Interrupted | Self::Unread => "the same command goes on from here".into(),
+            Self::Interrupted => "what runs already keeps running, and a manager that was started \
+                                  goes on by itself; the same command goes on from here"
+                .into(),
+            Self::Unread | Self::CommandEnded(_) => "the same command goes on from here".into(),
         }
     }
 
@@ -102,8 +127,11 @@ impl Failure {
             Self::Unsupported(_) => "unsupported",
             Self::Services(_) => "services",
             Self::Unconfirmed => "unconfirmed",
+            Self::Exists(_) => "exists",
+            Self::Unwell(_) | Self::Told => "unwell",
             Self::Refused => "refused",
             Self::Interrupted => "interrupted",
+            Self::CommandEnded(_) => "command",
             Self::Unread => "unread",
         };
         let mut error = json!({"kind": kind, "message": self.message(), "hint": self.hint()});

@@ -5,14 +5,17 @@ mod arguments;
 mod commands;
 mod confirm;
 mod failure;
+mod paint;
 mod printer;
 mod progress;
 mod project;
+mod terminal;
 mod wiring;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use lifecycle_core::bootstrap::ExitStatus;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return printer::usage(&error),
     };
+    printer::choose_colors(arguments.color);
     // The one process-wide choice that rustls asks for; a second call would be a mistake of ours
     // and changes nothing.
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -46,21 +50,41 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(lifecycle_core::Error::io("starting the runtime", error).into()),
     };
+    // Who ends what would not end by itself knows that.
+    let only_shows = matches!(
+        arguments.command,
+        Command::Logs(_) | Command::Events(_) | Command::Status(_) | Command::Why(_)
+    );
     match outcome {
+        Err(Failure::Interrupted) if only_shows => Failure::Interrupted.code(),
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
+        Err(failure @ (Failure::CommandEnded(_) | Failure::Told)) => failure.code(),
         Err(failure) => {
             printer::failure(&failure, arguments.json);
-            failure.code()
+            match (&arguments.command, &failure) {
+                (_, Failure::Interrupted) => failure.code(),
+                (Command::Exec(_), _) => ExitStatus::NotRun.code().into(),
+                _ => failure.code(),
+            }
         }
     }
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
+        Command::Init(options) => commands::init::run(arguments, options).await,
+        Command::Doctor => commands::doctor::run(arguments).await,
+        Command::Schema => printer::document(&lifecycle_core::platform::schema()),
+        Command::Completions(options) => commands::pages::completions(options),
+        Command::Man(options) => commands::pages::man(options),
         Command::Plan(options) => commands::plan::run(arguments, options).await,
         Command::Up(options) => commands::up::run(arguments, options).await,
-        Command::Status => commands::status::run(arguments).await,
+        Command::Status(options) => commands::status::run(arguments, options).await,
+        Command::Why(options) => commands::why::run(arguments, options).await,
+        Command::Events(options) => commands::events::run(arguments, options).await,
         Command::Logs(options) => commands::logs::run(arguments, options).await,
+        Command::Exec(options) => commands::exec::run(arguments, options).await,
+        Command::Restart(options) => commands::restart::run(arguments, options).await,
         Command::Down(options) => commands::down::run(arguments, options).await,
     }
 }

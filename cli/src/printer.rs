@@ -6,15 +6,32 @@ use std::process::ExitCode;
 use lifecycle_core::Error;
 use serde::Serialize;
 
+use crate::arguments::Colors;
 use crate::failure::Failure;
+use crate::paint::{Tone, paint};
 
 /// Data: text for people.
 pub(crate) fn data(text: &str) -> Result<(), Failure> {
-    let mut output = std::io::stdout().lock();
+    let mut output = anstream::stdout().lock();
     let written = writeln!(output, "{text}").and_then(|()| output.flush());
     written.map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Failure::Unread,
         _ => Error::io("writing to standard output", error).into(),
+    })
+}
+
+/// Data as it comes, whatever it is.
+pub(crate) fn raw(bytes: &[u8], stderr: bool) -> Result<(), Failure> {
+    let written = if stderr {
+        let mut output = std::io::stderr().lock();
+        output.write_all(bytes).and_then(|()| output.flush())
+    } else {
+        let mut output = std::io::stdout().lock();
+        output.write_all(bytes).and_then(|()| output.flush())
+    };
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::Unread,
+        _ => Error::io("writing the command's output", error).into(),
     })
 }
 
@@ -35,7 +52,40 @@ fn no_json(error: &serde_json::Error) -> Failure {
 /// Talk.
 pub(crate) fn talk(text: &str) {
     // Who closed the pipe does not want to read on.
-    drop(writeln!(std::io::stderr().lock(), "{text}"));
+    drop(writeln!(anstream::stderr().lock(), "{text}"));
+}
+
+/// A question; the answer stands behind it.
+pub(crate) fn prompt(question: &str) {
+    let mut output = anstream::stderr().lock();
+    // In one piece: the answer may be there before it.
+    let question = format!("{question} ");
+    drop(
+        output
+            .write_all(question.as_bytes())
+            .and_then(|()| output.flush()),
+    );
+}
+
+/// Something that is not as it should be, and does not end the command.
+pub(crate) fn warning(text: &str) {
+    talk(&format!("{} {text}", paint(Tone::Caution, "warning:")));
+}
+
+/// When colours are used. Without a word: on a terminal, unless `NO_COLOR` is set.
+pub(crate) fn choose_colors(colors: Colors) {
+    match colors {
+        Colors::Auto => {}
+        Colors::Always => anstream::ColorChoice::Always.write_global(),
+        Colors::Never => anstream::ColorChoice::Never.write_global(),
+    }
+}
+
+/// How wide standard output is, where it is a terminal.
+pub(crate) fn width() -> Option<usize> {
+    let stdout = std::io::stdout();
+    let (width, _) = terminal_size::terminal_size_of(stdout)?;
+    Some(width.0.into())
 }
 
 /// Why a command failed, and what to do: for people, and with `json` for programs too.
@@ -43,8 +93,16 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
     for line in failure.details() {
         talk(&line);
     }
-    talk(&format!("error: {}", failure.message()));
-    talk(&format!("hint: {}", failure.hint()));
+    talk(&format!(
+        "{} {}",
+        paint(Tone::Bad, "error:"),
+        failure.message()
+    ));
+    talk(&format!(
+        "{} {}",
+        paint(Tone::Accent, "hint:"),
+        failure.hint()
+    ));
     if json {
         // Standard output is where this would be told.
         drop(record(&failure.document()));

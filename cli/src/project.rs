@@ -37,6 +37,18 @@ impl Project {
         Ok(Self { sources })
     }
 
+    /// Which files they are.
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// The same project as if there were no platform.toml.
+    pub(crate) fn without_platform_file(&self) -> Self {
+        let mut sources = self.sources.clone();
+        sources.platform_toml = None;
+        Self { sources }
+    }
+
     /// The code bases, by their paths beside the Compose file.
     pub(crate) fn code(&self) -> DirectoryStore {
         DirectoryStore::new(self.sources.project_dir.clone())

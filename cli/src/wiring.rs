@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
 use lifecycle_core::bootstrap::{
-    Bootstrapper, OperatorState, PlatformSecrets, Reporter, StateDirectory, StaticBinary,
-    ThroughNode,
+    Bootstrapper, Finding, Health, OperatorState, PlatformSecrets, Reporter, StateDirectory,
+    StaticBinary, ThroughNode,
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
@@ -36,12 +36,61 @@ const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 
 /// What this machine keeps of a platform.
 pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
+    Ok(StateDirectory::new(
+        &configuration_directory()?,
+        identity.id,
+    ))
+}
+
+fn configuration_directory() -> Result<PathBuf> {
     let base = etcetera::choose_base_strategy().map_err(|error| Error::Invalid {
         what: "the user's configuration directory".into(),
         why: error.to_string(),
         mend: "set HOME".into(),
     })?;
-    Ok(StateDirectory::new(&base.config_dir(), identity.id))
+    Ok(base.config_dir())
+}
+
+/// Whether the user's configuration directory can be written.
+pub(crate) fn configuration() -> Finding {
+    const WHAT: &str = "configuration directory";
+    const MEND: &str = "make it a directory that is yours, or name another with XDG_CONFIG_HOME";
+    let directory = match configuration_directory() {
+        Ok(directory) => directory,
+        Err(error) => return Finding::failed(WHAT, &error, MEND),
+    };
+    // It is made at the first `up`, so what counts is the first that is there.
+    let nearest = directory.ancestors().find(|ancestor| ancestor.exists());
+    let says = directory.display().to_string();
+    let is_ours = nearest.is_some_and(|nearest| {
+        use rustix::fs::{Access, access};
+        nearest.is_dir() && access(nearest, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+    });
+    if is_ours {
+        Finding::fine(WHAT, says)
+    } else {
+        Finding::of(
+            Health::Wrong,
+            WHAT,
+            format!("{says} cannot be written"),
+            MEND,
+        )
+    }
+}
+
+/// Whether the manager's program lies beside this one.
+pub(crate) fn manager_beside_us() -> Finding {
+    const WHAT: &str = "manager's program";
+    match manager_program() {
+        Ok(path) if path.is_file() => Finding::fine(WHAT, path.display().to_string()),
+        Ok(path) => Finding::of(
+            Health::Wrong,
+            WHAT,
+            format!("{} is not there", path.display()),
+            "install both programs into one directory",
+        ),
+        Err(error) => Finding::failed(WHAT, &error, "call this program by its path"),
+    }
 }
 
 /// The platform's secrets, or new ones that are not kept yet.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::model::{Epoch, InvalidName};
+use crate::platform::nearest;
 
 /// What this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -25,6 +26,8 @@ pub enum Error {
     NotFound {
         /// What was looked for.
         what: String,
+        /// What may have been meant, where that can be guessed.
+        mend: Option<String>,
     },
     /// Something exists already, or changed since it was read.
     #[error("{what} is in conflict: {why}")]
@@ -184,6 +187,7 @@ impl Error {
             Self::Invalid { mend, .. }
             | Self::Denied { mend, .. }
             | Self::Exhausted { mend, .. } => Some(mend),
+            Self::NotFound { mend, .. } => mend.as_deref(),
             Self::Name(name) => Some(name.rule),
             _ => None,
         }
@@ -221,8 +225,31 @@ impl Error {
         }
     }
 
+    /// A name that is none of `known`, with the one that it may have been meant for.
+    pub fn unknown_name<'k>(
+        what: impl Into<String>,
+        name: &str,
+        known: impl IntoIterator<Item = &'k str>,
+    ) -> Self {
+        let known: Vec<&str> = known.into_iter().collect();
+        let mend = match nearest(name, known.iter().copied()) {
+            Some(near) => Some(format!("did you mean `{near}`?")),
+            None if (1..=12).contains(&known.len()) => {
+                Some(format!("there are: {}", known.join(", ")))
+            }
+            None => None,
+        };
+        Self::NotFound {
+            what: what.into(),
+            mend,
+        }
+    }
+
     /// A [`Error::NotFound`].
     pub fn not_found(what: impl Into<String>) -> Self {
-        Self::NotFound { what: what.into() }
+        Self::NotFound {
+            what: what.into(),
+            mend: None,
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! The lifecycle manager as a library object: leads while it holds the lease, drives the
 //! platform to what is declared, and answers who asks.
 
+mod exec;
 mod output;
+mod restart;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -13,8 +15,8 @@ use tokio::sync::{Mutex, Notify, watch};
 
 use crate::error::{Error, Result};
 use crate::model::{
-    Epoch, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind, OperationState,
-    PlatformId, PlatformName, ServiceName, Subject,
+    Epoch, Event, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind,
+    OperationState, PlatformId, PlatformName, ServiceName, Subject,
 };
 use crate::network::assign;
 use crate::platform::{Declaration, ManagerEndpoint};
@@ -27,6 +29,7 @@ use crate::registry::{
 };
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
+pub use exec::{CommandInput, Conversation};
 pub use output::{InstanceOutput, Output};
 
 /// The name under which the registry keeps the hash of the token that changes things.
@@ -34,6 +37,9 @@ const ADMIN_TOKEN: &str = "admin-token";
 
 /// The name under which the registry keeps the token that reads.
 const READ_TOKEN: &str = "read-token";
+
+/// How many events are read at a time when the latest are looked for.
+const LATEST_PAGE: u32 = 500;
 
 /// How long the end of a platform waits for the databases of kinds.
 const LAST_COPIES: Duration = Duration::from_secs(10);
@@ -99,6 +105,8 @@ pub struct Manager {
     /// them do not race for a generation.
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
+    /// The restarts that have not ended, as the registry has them.
+    restarts: std::sync::Mutex<Vec<Operation>>,
     /// An operation was accepted; the control loop's status may be the same as before.
     accepted: Notify,
 }
@@ -114,6 +122,7 @@ impl Manager {
             observations: watch::Sender::new(Arc::default()),
             epoch: Mutex::new(None),
             open: AtomicBool::new(false),
+            restarts: std::sync::Mutex::default(),
             accepted: Notify::new(),
         })
     }
@@ -226,11 +235,9 @@ impl Manager {
         registry
             .prune_events(now - EVENTS_KEPT_FOR, EVENTS_KEPT)
             .await?;
-        let taking_down = registry
-            .open_operations()
-            .await?
-            .iter()
-            .any(|o| matches!(o.kind, OperationKind::DeletePlatform { .. }));
+        let open = registry.open_operations().await?;
+        let taking_down = open.iter().any(is_take_down);
+        self.take_restarts(open);
         self.aim(epoch, &snapshot, taking_down).await?;
         *self.epoch.lock().await = Some(epoch);
         Ok(snapshot)
@@ -259,6 +266,7 @@ impl Manager {
                 token: self.options.read_token.clone(),
                 authority: self.options.authority.clone(),
             }),
+            restarts: self.runs_to_end(),
         }));
         Ok(())
     }
@@ -328,7 +336,12 @@ impl Manager {
         mut observations: watch::Receiver<Arc<Observed>>,
     ) -> Error {
         loop {
+            // First, so that the status is of the same plan or of a later one.
+            let observed = observations.borrow_and_update().clone();
             let now = status.borrow_and_update().clone();
+            if let Err(error) = self.end_restarts(&observed, &now).await {
+                return error;
+            }
             if now.settled && !now.taking_down && now.generation != Generation::default() {
                 self.open.store(true, Ordering::SeqCst);
             }
@@ -338,8 +351,7 @@ impl Manager {
             let taken_down = now.taking_down
                 && now.is_idle()
                 && self.target.borrow().as_ref().is_some_and(is_aimed_at);
-            self.observations
-                .send_replace(observations.borrow_and_update().clone());
+            self.observations.send_replace(observed);
             self.status.send_replace(now);
             if let Some(mirrors) = &self.options.mirrors {
                 mirrors.look();
@@ -364,7 +376,7 @@ impl Manager {
         let epoch = self.epoch.lock().await;
         let Some(epoch) = *epoch else { return Ok(()) };
         let open = registry.open_operations().await?;
-        if open.is_empty() {
+        if !open.iter().any(is_take_down) {
             return Ok(());
         }
         if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
@@ -380,9 +392,12 @@ impl Manager {
         }
         let mut batch = Batch::default();
         for mut operation in open {
-            let OperationKind::DeletePlatform { .. } = operation.kind;
-            operation.state = OperationState::Succeeded {
-                at: self.backends.clock.now(),
+            let at = self.backends.clock.now();
+            operation.state = if is_take_down(&operation) {
+                OperationState::Succeeded { at }
+            } else {
+                let why = "the platform was taken down".into();
+                OperationState::Failed { at, why }
             };
             batch.changes.push(Change::PutOperation(operation));
         }
@@ -429,7 +444,7 @@ impl Manager {
         let epoch = (*epoch).ok_or_else(not_leading)?;
         self.check(&declaration)?;
         let registry = &self.backends.registry;
-        if !registry.open_operations().await?.is_empty() {
+        if registry.open_operations().await?.iter().any(is_take_down) {
             return Err(Error::Conflict {
                 what: "the declaration".into(),
                 why: "the platform is being taken down".into(),
@@ -559,7 +574,8 @@ impl Manager {
         let epoch = self.epoch.lock().await;
         let epoch = (*epoch).ok_or_else(not_leading)?;
         let registry = &self.backends.registry;
-        let under_way = registry.open_operations().await?.into_iter().next();
+        let under_way = registry.open_operations().await?;
+        let under_way = under_way.into_iter().find(is_take_down);
         let operation = if let Some(operation) = under_way {
             operation
         } else {
@@ -589,6 +605,29 @@ impl Manager {
             .ok_or_else(|| Error::not_found(format!("operation {id}")))
     }
 
+    /// The latest events, oldest first.
+    pub async fn latest_events(&self, count: u64) -> Result<Vec<Event>> {
+        let last = self.backends.registry.snapshot().await?.last_event;
+        let mut after = last.saturating_sub(count);
+        let mut events = Vec::new();
+        while after < last {
+            match self.events(after, LATEST_PAGE).await? {
+                EventPage::Events(page) => {
+                    let Some(latest) = page.last() else { break };
+                    after = latest.id;
+                    events.extend(page);
+                }
+                EventPage::Gone { oldest } => after = oldest.max(after + 1) - 1,
+            }
+        }
+        Ok(events)
+    }
+
+    /// What the latest plan was made from; nothing as long as it does not lead.
+    pub fn observed(&self) -> Arc<Observed> {
+        self.observations.borrow().clone()
+    }
+
     /// Events after a cursor.
     pub async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
         self.backends.registry.events(after, limit).await
@@ -606,6 +645,10 @@ fn emptied(declaration: Declaration) -> Declaration {
         volumes: std::collections::BTreeSet::new(),
         ..declaration
     }
+}
+
+fn is_take_down(operation: &Operation) -> bool {
+    matches!(operation.kind, OperationKind::DeletePlatform { .. })
 }
 
 fn not_leading() -> Error {

@@ -220,6 +220,20 @@ pub struct LogOptions {
     pub tail: Option<u32>,
     /// Go on as new lines come.
     pub follow: bool,
+    /// Only lines that were written at this moment or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Say when each line was written.
+    pub timestamps: bool,
+}
+
+impl LogOptions {
+    /// The last so many lines that there are now.
+    pub fn last(lines: u32) -> Self {
+        Self {
+            tail: Some(lines),
+            ..Self::default()
+        }
+    }
 }
 
 /// A line of a container's output.
@@ -229,6 +243,9 @@ pub struct LogLine {
     pub stderr: bool,
     /// The line without its end; not UTF-8 is replaced.
     pub text: String,
+    /// When it was written, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
 }
 
 /// A command to be run in a container that runs.

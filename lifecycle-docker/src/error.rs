@@ -153,9 +153,7 @@ fn answered(what: String, status: u16, message: String) -> Error {
             why: message,
             mend: "check who may do this on the engine or at the image's registry".into(),
         },
-        404 => Error::NotFound {
-            what: format!("{what}: {message}"),
-        },
+        404 => Error::not_found(format!("{what}: {message}")),
         409 => Error::Conflict { what, why: message },
         429 => Error::Throttled { what, after: None },
         _ => Error::failed(what, message),

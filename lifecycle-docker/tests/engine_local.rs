@@ -162,6 +162,7 @@ async fn output_comes_line_by_line() {
     let follow = LogOptions {
         tail: None,
         follow: true,
+        ..LogOptions::default()
     };
     let mut lines = engine.logs(&spec.name, follow).await.unwrap();
     let mut heard: Vec<LogLine> = Vec::new();
@@ -181,6 +182,7 @@ async fn output_comes_line_by_line() {
     let tail = LogOptions {
         tail: Some(1),
         follow: false,
+        ..LogOptions::default()
     };
     let tail = engine.logs(&spec.name, tail).await.unwrap();
     let tail: Vec<LogLine> = tail.try_collect().await.unwrap();

@@ -70,6 +70,7 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
     let follow = LogOptions {
         tail: None,
         follow: true,
+        ..LogOptions::default()
     };
     let streams = join_all((0..10).map(|_| engine.logs(&spec.name, follow.clone()))).await;
     let mut streams: Vec<_> = streams.into_iter().map(Result::unwrap).collect();
@@ -180,6 +181,7 @@ async fn host_ports_give_way_or_are_said_to_be_taken() {
     let follow = LogOptions {
         tail: None,
         follow: true,
+        ..LogOptions::default()
     };
     let mut lines = engine.logs(&second.name, follow).await.unwrap();
     assert_eq!(lines.next().await.unwrap().unwrap().text, "listening");
@@ -201,6 +203,7 @@ async fn thirty_streams_at_once(machine: &Machine, engine: &dyn ContainerRuntime
     let follow = LogOptions {
         tail: None,
         follow: true,
+        ..LogOptions::default()
     };
     let streams = join_all((0..30).map(|_| engine.logs(&spec.name, follow.clone()))).await;
     let mut streams: Vec<_> = streams.into_iter().map(Result::unwrap).collect();

@@ -1,10 +1,17 @@
-//! `logs`: what a service writes.
+//! `logs`: what services write, interleaved as it comes.
+
+use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
+use lifecycle_core::api::tail;
+use lifecycle_core::api::wire::ServiceLogLine;
+use lifecycle_core::clock::{Clock as _, SystemClock};
+use lifecycle_core::runtime::LogOptions;
 
 use crate::arguments::{Arguments, Logs};
 use crate::commands;
 use crate::failure::Failure;
+use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
 
@@ -12,18 +19,53 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = bootstrapper.client(identity.id).await?;
-    let mut lines = client
-        .logs(&options.service, options.tail, options.follow)
-        .await?;
+    let wanted = LogOptions {
+        tail: options.tail,
+        follow: options.follow,
+        since: options.since.map(|since| since.moment(SystemClock.now())),
+        timestamps: options.timestamps,
+    };
+    let (instances, mut lines) = tail::logs(client.as_ref(), &options.services, &wanted).await?;
+    let mut names = Names::of(instances);
     while let Some(line) = lines.next().await {
         let line = line?;
         if arguments.json {
             printer::record(&line)?;
         } else if line.notice {
-            printer::talk(&format!("warning: {}: {}", line.instance, line.line.text));
+            printer::warning(&format!("{}: {}", line.instance, line.line.text));
         } else {
-            printer::data(&format!("{} | {}", line.instance, line.line.text))?;
+            printer::data(&text(&line, &mut names))?;
         }
     }
     Ok(())
+}
+
+fn text(line: &ServiceLogLine, names: &mut Names) -> String {
+    let at = line.line.at.map_or_else(String::new, |at| {
+        let at = at.format("%FT%T%.3fZ").to_string();
+        format!("{} ", paint(Tone::Faint, &at))
+    });
+    format!("{} {at}{}", names.prefix(&line.instance), line.line.text)
+}
+
+/// The replicas, each with a colour, their names made equally wide.
+struct Names {
+    numbers: BTreeMap<String, usize>,
+    width: usize,
+}
+
+impl Names {
+    fn of(instances: Vec<String>) -> Self {
+        Self {
+            width: instances.iter().map(String::len).max().unwrap_or_default(),
+            numbers: instances.into_iter().zip(0..).collect(),
+        }
+    }
+
+    fn prefix(&mut self, instance: &str) -> String {
+        let next = self.numbers.len();
+        let number = *self.numbers.entry(instance.to_owned()).or_insert(next);
+        let width = self.width;
+        paint(Tone::Name(number), &format!("{instance:width$} |"))
+    }
 }

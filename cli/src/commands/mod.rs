@@ -1,10 +1,17 @@
 //! A file for each command.
 
+pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod init;
 pub(crate) mod logs;
+pub(crate) mod pages;
 pub(crate) mod plan;
+pub(crate) mod restart;
 pub(crate) mod status;
 pub(crate) mod up;
+pub(crate) mod why;
 
 use std::sync::Arc;
 

@@ -46,7 +46,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         bootstrapper.forecast(&declaration).await?
     };
     for warning in &loaded.warnings {
-        printer::talk(&format!("warning: {warning}"));
+        printer::warning(&warning.to_string());
     }
     if arguments.json {
         printer::document(&serde_json::json!({

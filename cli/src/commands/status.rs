@@ -1,12 +1,15 @@
 //! `status`: nodes, services, endpoints.
 
-use comfy_table::{Table, presets};
-use lifecycle_core::api::wire::{ManagerV1, NodeV1, PlatformState, ServiceV1};
+use comfy_table::presets;
+use lifecycle_core::api::wire::{InstanceV1, ManagerV1, NodeV1, PlatformState, ServiceV1};
+use lifecycle_core::clock::{Clock as _, SystemClock};
+use lifecycle_core::model::Protocol;
 use serde::Serialize;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Status as Options};
 use crate::commands;
 use crate::failure::Failure;
+use crate::paint::{Tone, of_state, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
 
@@ -27,7 +30,7 @@ struct Platform {
     state: PlatformState,
 }
 
-pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) async fn run(arguments: &Arguments, options: &Options) -> Result<(), Failure> {
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = bootstrapper.client(identity.id).await?;
@@ -45,77 +48,261 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         services,
     };
     if arguments.json {
-        printer::document(&status)
-    } else {
-        printer::data(&text(&status))
+        return printer::document(&status);
     }
+    let tables = if options.wide {
+        wide_tables(&status.nodes, &status.services)
+    } else {
+        tables(&status.nodes, &status.services, printer::width())
+    };
+    printer::data(&format!("{}\n\n{tables}", heading(&status)))
 }
 
-fn text(status: &Status) -> String {
+fn heading(status: &Status) -> String {
     let platform = &status.platform;
     let state = serde_json::to_value(platform.state).unwrap_or_default();
+    let state = state.as_str().unwrap_or_default();
     let manager = status.manager.as_ref().map_or_else(String::new, |m| {
-        format!(", manager {} on {}", m.url, m.node)
+        format!(", manager on {} ({})", m.node, m.url)
     });
     format!(
-        "{} {}: generation {}{manager}\n\n{}\n\n{}",
-        platform.name,
-        state.as_str().unwrap_or_default(),
+        "{} {}, generation {}{manager}",
+        paint(Tone::Strong, &platform.name),
+        paint(of_state(state), state),
         platform.generation,
-        nodes_table(&status.nodes),
-        services_table(&status.services),
     )
 }
 
-fn table(headings: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(headings.to_vec());
-    table
-}
-
-/// A line per node.
-pub(crate) fn nodes_table(nodes: &[NodeV1]) -> String {
-    let mut table = table(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
+/// The short form: a line per node and per replica, and then why those that are not as declared
+/// are not. It fits 80 columns with names of usual length; on a terminal no line is longer than
+/// that is wide.
+pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usize>) -> String {
+    let mut table = Table::of(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
+    let mut whys = Vec::new();
     for node in nodes {
         let address = node.addresses.public.or(node.addresses.private);
-        let mut state = node.state.clone();
-        if let (Some(since), Some(why)) = (node.unknown_since, &node.unknown_why) {
-            state = format!("{state} since {}: {why}", since.format("%FT%T%.6fZ"));
+        table.row(
+            &node.state,
+            vec![
+                node.name.to_string(),
+                node.state.clone(),
+                address.map(|a| a.to_string()).unwrap_or_default(),
+                node.docker.version.clone().unwrap_or_default(),
+            ],
+        );
+        if let Some(why) = unknown(node) {
+            whys.push(format!("node {}: {}{why}", node.name, node.state));
         }
-        table.add_row(vec![
-            node.name.to_string(),
-            state,
-            address.map(|a| a.to_string()).unwrap_or_default(),
-            node.docker.version.clone().unwrap_or_default(),
-        ]);
     }
-    table.trim_fmt()
-}
-
-/// A line per instance, with its endpoints.
-pub(crate) fn services_table(services: &[ServiceV1]) -> String {
-    let mut table = table(&["SERVICE", "STATE", "NODE", "ENDPOINTS"]);
+    let nodes = table.text(width);
+    let mut table = Table::of(&["INSTANCE", "STATE", "NODE", "UP", "PORTS"]);
     for instance in services.iter().flat_map(|s| &s.instances) {
-        let endpoints: Vec<String> = instance
+        let ports: Vec<String> = instance
             .endpoints
             .iter()
-            .map(|e| format!("{}:{}→{}/{}", e.ip, e.port, e.container_port, e.protocol))
+            .map(|e| match e.protocol {
+                Protocol::Tcp => format!("{}→{}", e.port, e.container_port),
+                protocol @ Protocol::Udp => format!("{}→{}/{protocol}", e.port, e.container_port),
+            })
             .collect();
-        let state = match &instance.why {
-            Some(why) => format!("{}: {why}", instance.state),
-            None => instance.state.clone(),
-        };
-        table.add_row(vec![
-            instance.id.clone(),
-            state,
-            instance
-                .node
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            endpoints.join(" "),
-        ]);
+        table.row(
+            &instance.state,
+            vec![
+                instance.id.clone(),
+                instance.state.clone(),
+                node_of(instance),
+                up_for(instance),
+                ports.join(" "),
+            ],
+        );
+        if let Some(why) = &instance.why {
+            whys.push(format!("{}: {}: {why}", instance.id, instance.state));
+        }
     }
-    table.trim_fmt()
+    let mut text = format!("{nodes}\n\n{}", table.text(width));
+    if !whys.is_empty() {
+        let whys = whys.iter().map(|why| paint(Tone::Caution, why));
+        text = format!("{text}\n\n{}", whys.collect::<Vec<_>>().join("\n"));
+    }
+    text
+}
+
+/// The wide form.
+fn wide_tables(nodes: &[NodeV1], services: &[ServiceV1]) -> String {
+    let mut table = Table::of(&["NODE", "STATE", "PRIVATE", "PUBLIC", "DOCKER"]);
+    for node in nodes {
+        let ip = |ip: Option<std::net::IpAddr>| ip.map(|a| a.to_string()).unwrap_or_default();
+        table.row(
+            &node.state,
+            vec![
+                node.name.to_string(),
+                format!("{}{}", node.state, unknown(node).unwrap_or_default()),
+                ip(node.addresses.private),
+                ip(node.addresses.public),
+                node.docker.version.clone().unwrap_or_default(),
+            ],
+        );
+    }
+    let nodes = table.text(None);
+    let mut table = Table::of(&[
+        "INSTANCE",
+        "CLASS",
+        "STATE",
+        "NODE",
+        "CONTAINER",
+        "STARTED",
+        "READY",
+        "ENDPOINTS",
+    ]);
+    for service in services {
+        for instance in &service.instances {
+            let endpoints: Vec<String> = instance
+                .endpoints
+                .iter()
+                .map(|e| format!("{}:{}→{}/{}", e.ip, e.port, e.container_port, e.protocol))
+                .collect();
+            let state = match &instance.why {
+                Some(why) => format!("{}: {why}", instance.state),
+                None => instance.state.clone(),
+            };
+            let container = instance.container.as_deref().unwrap_or_default();
+            table.row(
+                &instance.state,
+                vec![
+                    instance.id.clone(),
+                    service.class.to_string(),
+                    state,
+                    node_of(instance),
+                    container.get(..12).unwrap_or(container).to_owned(),
+                    moment(instance.started_at),
+                    moment(instance.ready_at),
+                    endpoints.join(" "),
+                ],
+            );
+        }
+    }
+    format!("{nodes}\n\n{}", table.text(None))
+}
+
+fn node_of(instance: &InstanceV1) -> String {
+    let node = instance.node.as_ref();
+    node.map(ToString::to_string).unwrap_or_default()
+}
+
+fn unknown(node: &NodeV1) -> Option<String> {
+    let (since, why) = (node.unknown_since?, node.unknown_why.as_ref()?);
+    Some(format!(" since {}: {why}", since.format("%FT%T%.6fZ")))
+}
+
+/// How long it has been running.
+fn up_for(instance: &InstanceV1) -> String {
+    let runs = matches!(instance.state.as_str(), "starting" | "ready");
+    let Some(started) = instance.started_at.filter(|_| runs) else {
+        return String::new();
+    };
+    let seconds = (SystemClock.now() - started).num_seconds().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+fn moment(at: Option<chrono::DateTime<chrono::Utc>>) -> String {
+    at.map(|at| at.format("%FT%TZ").to_string())
+        .unwrap_or_default()
+}
+
+/// Rows, each in the tone of its state.
+struct Table {
+    table: comfy_table::Table,
+    tones: Vec<Tone>,
+}
+
+impl Table {
+    fn of(headings: &[&str]) -> Self {
+        let mut table = comfy_table::Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(headings.to_vec());
+        Self {
+            table,
+            tones: vec![Tone::Faint],
+        }
+    }
+
+    fn row(&mut self, state: &str, cells: Vec<String>) {
+        // A cell is a line, whatever stands in it.
+        let cells = cells.into_iter().map(|cell| cell.replace('\n', " "));
+        self.table.add_row(cells.collect::<Vec<_>>());
+        self.tones.push(of_state(state));
+    }
+
+    fn text(&self, width: Option<usize>) -> String {
+        let text = self.table.trim_fmt();
+        let lines = text.lines().zip(&self.tones);
+        let lines = lines.map(|(line, tone)| {
+            let line = fitting(line.strip_prefix(' ').unwrap_or(line), width);
+            match tone {
+                // What is as it should be needs no colour.
+                Tone::Good => line,
+                tone => paint(*tone, &line),
+            }
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A line that is cut where the terminal ends.
+fn fitting(line: &str, width: Option<usize>) -> String {
+    match width {
+        Some(width) if line.chars().count() > width => {
+            let kept: String = line.chars().take(width.saturating_sub(1)).collect();
+            format!("{kept}…")
+        }
+        _ => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lifecycle_core::api::wire::EndpointV1;
+    use lifecycle_core::model::{NodeName, ServiceClass, ServiceName};
+
+    use super::*;
+
+    #[test]
+    fn the_short_form_fits_the_terminal() {
+        let instance = InstanceV1 {
+            id: "a-service-with-quite-a-long-name-1".into(),
+            replica: 1,
+            container: None,
+            node: NodeName::try_from("a-node-with-a-long-name").ok(),
+            state: "failed".into(),
+            why: Some("its container ended".into()),
+            started_at: None,
+            ready_at: None,
+            endpoints: vec![
+                EndpointV1 {
+                    ip: [10, 0, 0, 1].into(),
+                    port: 20_000,
+                    container_port: 8_080,
+                    protocol: Protocol::Udp,
+                };
+                5
+            ],
+        };
+        let service = ServiceV1 {
+            name: ServiceName::try_from("a-service-with-quite-a-long-name").unwrap(),
+            class: ServiceClass::Microservice,
+            instances: vec![instance],
+        };
+        let services = [service];
+        let text = anstream::adapter::strip_str(&tables(&[], &services, Some(80))).to_string();
+        assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+        assert!(text.contains('…'), "{text}");
+        assert!(text.ends_with("-1: failed: its container ended"), "{text}");
+        let piped = tables(&[], &services, None);
+        assert!(piped.contains("20000→8080/udp"), "{piped}");
+    }
 }

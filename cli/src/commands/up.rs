@@ -10,6 +10,7 @@ use lifecycle_core::platform::{Declaration, UnsupportedKey};
 use crate::arguments::{Arguments, Up};
 use crate::confirm::confirm;
 use crate::failure::Failure;
+use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
 use crate::project::{Identity, NOT_UP_YET, Project, another_began};
@@ -22,7 +23,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         .load(known.as_ref().map_or(NOT_UP_YET, |i| i.id))
         .await?;
     for warning in &loaded.warnings {
-        printer::talk(&format!("warning: {warning}"));
+        printer::warning(&warning.to_string());
     }
     accept(loaded.unsupported, options.accept_unsupported)?;
     let mut declaration = loaded.declaration;
@@ -57,6 +58,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         confirm_removals(&bootstrapper, &declaration, options.yes).await?;
         bootstrapper
     };
+    let simulates = options.simulate;
     let options = UpOptions {
         all_nodes: options.all_nodes,
     };
@@ -71,10 +73,15 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         return Err(Failure::Services(outcome));
     }
     if arguments.json {
-        printer::document(&document(&outcome))
-    } else {
-        printer::data(&text(&outcome))
+        return printer::document(&document(&outcome));
     }
+    printer::data(&text(&outcome))?;
+    if !simulates {
+        let next = "`bootstrapper status`, `logs`, `why NAME` and `exec NAME -- CMD` look closer; \
+                    `bootstrapper down` takes it away again";
+        printer::talk(&format!("\n{} {next}", paint(Tone::Accent, "next:")));
+    }
+    Ok(())
 }
 
 /// Tells which keys have no effect, and goes on if that changes nothing or is accepted.
@@ -82,13 +89,13 @@ fn accept(unsupported: Vec<UnsupportedKey>, accepted: bool) -> Result<(), Failur
     let (changing, harmless): (Vec<_>, Vec<_>) =
         unsupported.into_iter().partition(|k| k.changes_behaviour);
     for key in &harmless {
-        printer::talk(&format!("warning: {key}"));
+        printer::warning(&key.to_string());
     }
     if !changing.is_empty() && !accepted {
         return Err(Failure::Unsupported(changing));
     }
     for key in &changing {
-        printer::talk(&format!("warning: {key}"));
+        printer::warning(&key.to_string());
     }
     Ok(())
 }
@@ -143,8 +150,7 @@ pub(crate) fn document(outcome: &Outcome) -> serde_json::Value {
 
 fn text(outcome: &Outcome) -> String {
     format!(
-        "\n{}\n\n{}",
-        commands::status::nodes_table(&outcome.nodes),
-        commands::status::services_table(&outcome.services),
+        "\n{}",
+        commands::status::tables(&outcome.nodes, &outcome.services, printer::width()),
     )
 }

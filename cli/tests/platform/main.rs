@@ -16,6 +16,7 @@ mod hang;
 mod hello;
 mod host;
 mod https;
+mod interactive;
 mod names;
 #[path = "../../../lifecycle-core/tests/registry/postgres_server.rs"]
 #[expect(dead_code, reason = "the core's tests use the rest")]
@@ -24,3 +25,4 @@ mod project;
 mod reboot;
 mod secrets;
 mod subprocess;
+mod terminal;

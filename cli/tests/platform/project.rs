@@ -135,7 +135,7 @@ impl Project {
     }
 
     /// A command of the bootstrapper.
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrapper"));
         command
             .arg("--project-dir")

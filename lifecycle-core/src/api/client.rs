@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use http_body_util::{BodyExt, BodyStream, Full};
 use hyper::client::conn::http1::SendRequest;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -22,15 +22,19 @@ use tokio_rustls::TlsConnector;
 
 use super::ManagerApi;
 use super::authority::server_name;
+use super::exec::{self, ExecV1};
+use super::why::WhyV1;
 use super::wire::{
     AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProblemV1, ProgressV1,
-    ServiceLogLine, ServiceV1,
+    RestartV1, ServiceLogLine, ServiceV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
+use crate::manager::Conversation;
 use crate::model::{OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::Plan;
+use crate::runtime::{ExecCommand, LogOptions};
 use crate::secret::Sensitive;
 
 /// How long an answer may take to begin, from the dial on; and then to end, where it is no stream.
@@ -214,7 +218,7 @@ impl ApiClient {
             .await
             .map_err(interrupted)?;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to the manager ended");
             }
         });
@@ -300,18 +304,71 @@ impl ManagerApi for ApiClient {
         read(&path, response).await
     }
 
+    async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
+        let path = format!(
+            "/v1/services/{}/restart",
+            in_path("service or replica", name)?
+        );
+        let body = match replaces {
+            Some(replaces) => Some(body(&replaces)?),
+            None => None,
+        };
+        let response = self.send(Method::POST, &path, body).await?;
+        read(&path, response).await
+    }
+
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
         self.get(&format!("/v1/operations/{id}")).await
+    }
+
+    async fn why(&self, name: &str) -> Result<WhyV1> {
+        let name = in_path("service, replica or node", name)?;
+        self.get(&format!("/v1/why/{name}")).await
+    }
+
+    async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {
+        let name = in_path("service or replica", name)?;
+        let path = format!("/v1/services/{name}/exec");
+        let body = body(&ExecV1::from(command))?;
+        let begin = async {
+            // The connection becomes the command's own.
+            let mut connection = self.connect().await?;
+            let mut request = self.request(Method::POST, &path, Some(body), Some(&self.token))?;
+            let headers = request.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static(exec::PROTOCOL));
+            let response = connection
+                .send_request(request)
+                .await
+                .map_err(interrupted)?;
+            let status = response.status();
+            if status != StatusCode::SWITCHING_PROTOCOLS {
+                return Err(problem(&path, status, &whole(&path, response).await?));
+            }
+            hyper::upgrade::on(response).await.map_err(interrupted)
+        };
+        let upgraded = tokio::time::timeout(ANSWER_WITHIN, begin)
+            .await
+            .unwrap_or_else(|_| Err(late(&path)))?;
+        Ok(exec::converse(TokioIo::new(upgraded)))
     }
 
     async fn logs(
         &self,
         service: &ServiceName,
-        tail: Option<u32>,
-        follow: bool,
+        options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
-        let tail = tail.map(|n| format!("&tail={n}")).unwrap_or_default();
-        let path = format!("/v1/services/{service}/logs?follow={follow}{tail}");
+        let mut path = format!(
+            "/v1/services/{service}/logs?follow={}&timestamps={}",
+            options.follow, options.timestamps
+        );
+        if let Some(tail) = options.tail {
+            path = format!("{path}&tail={tail}");
+        }
+        if let Some(since) = options.since {
+            let since = since.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            path = format!("{path}&since={since}");
+        }
         let response = self.send(Method::GET, &path, None).await?;
         // A stream may never end: no other call waits behind it.
         drop(self.take_idle());
@@ -335,8 +392,18 @@ impl ManagerApi for ApiClient {
     }
 }
 
-fn body(declaration: &Declaration) -> Result<Bytes> {
-    serde_json::to_vec(declaration)
+/// A name as it stands in a path. What could not stand there is no name of anything.
+fn in_path<'n>(kind: &str, name: &'n str) -> Result<&'n str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain) {
+        Ok(name)
+    } else {
+        Err(Error::not_found(format!("{kind} {name}")))
+    }
+}
+
+fn body(document: &impl serde::Serialize) -> Result<Bytes> {
+    serde_json::to_vec(document)
         .map(Bytes::from)
         .map_err(interrupted)
 }
@@ -386,6 +453,7 @@ fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
                 .strip_suffix(" does not exist")
                 .unwrap_or(&detail)
                 .to_owned(),
+            mend: Some(mend).filter(|mend| !mend.is_empty()),
         },
         StatusCode::CONFLICT => {
             let (what, why) = halves(" is in conflict: ");

@@ -7,20 +7,25 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 
+use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, ServiceLogLine,
+    ServiceV1,
 };
-use super::{ManagerApi, view};
+use super::{ManagerApi, view, why};
 use crate::error::{Error, Result};
-use crate::manager::Manager;
+use crate::manager::{Conversation, Manager};
 use crate::model::{OperationId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, Status};
 use crate::registry::EventPage;
-use crate::runtime::LogOptions;
+use crate::runtime::{ExecCommand, LogOptions};
 
 /// How many events a page holds at most.
 pub const EVENTS_PER_PAGE: u32 = 500;
+
+/// Among how many of the latest events evidence is looked for.
+const EVENTS_SEARCHED: u64 = 2_000;
 
 /// A manager's API without a wire.
 #[derive(Debug, Clone)]
@@ -93,17 +98,40 @@ impl ManagerApi for LocalApi {
         Ok(view::operation(&self.0.take_down(volumes).await?))
     }
 
+    async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
+        let replaces = replaces.map(|restart| restart.replaces);
+        let operation = self.0.restart(name, replaces.as_ref()).await?;
+        Ok(view::operation(&operation))
+    }
+
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
         Ok(view::operation(&self.0.operation(id).await?))
+    }
+
+    async fn why(&self, name: &str) -> Result<WhyV1> {
+        let snapshot = self.0.snapshot().await?;
+        let subject = why::subject_named(name, &snapshot)?;
+        let events = self.0.latest_events(EVENTS_SEARCHED).await?;
+        let observed = self.0.observed();
+        Ok(why::why(
+            subject,
+            &snapshot,
+            &self.status(),
+            &observed,
+            &events,
+        ))
+    }
+
+    async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {
+        self.0.exec(name, &command).await
     }
 
     async fn logs(
         &self,
         service: &ServiceName,
-        tail: Option<u32>,
-        follow: bool,
+        options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
-        let lines = self.0.logs(service, LogOptions { tail, follow }).await?;
+        let lines = self.0.logs(service, options).await?;
         Ok(lines.map(|output| Ok(ServiceLogLine::from(output))).boxed())
     }
 }

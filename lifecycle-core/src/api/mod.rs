@@ -3,9 +3,12 @@
 
 pub mod authority;
 pub mod client;
+pub mod exec;
 pub mod local;
 mod service;
+pub mod tail;
 pub mod view;
+pub mod why;
 pub mod wire;
 
 use std::fmt::Debug;
@@ -17,13 +20,17 @@ pub use authority::{Authority, ServerIdentity};
 pub use client::{ApiClient, Dial};
 pub use local::LocalApi;
 
+use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, ServiceLogLine,
+    ServiceV1,
 };
 use crate::error::Result;
+use crate::manager::Conversation;
 use crate::model::{OperationId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::Plan;
+use crate::runtime::{ExecCommand, LogOptions};
 
 /// The manager's API, wherever the manager runs.
 ///
@@ -62,14 +69,24 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Begins to take everything down. Asked again, the same operation is meant.
     async fn take_down(&self, volumes: bool) -> Result<OperationV1>;
 
+    /// Begins to start a service's containers anew, or one replica's (`web-2`). With `replaces`,
+    /// only those that are still in the run that began then: a repeated call restarts once.
+    async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
+
     /// An operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;
+
+    /// Why a service, one of its replicas (`web-2`) or a node stands as it does.
+    async fn why(&self, name: &str) -> Result<WhyV1>;
+
+    /// Runs a command in a container of a service: of the replica that is named (`web-2`), or of
+    /// one that is ready. Not repeated by itself: whether a command may run twice is for who asks.
+    async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation>;
 
     /// Lines of all instances of a service.
     async fn logs(
         &self,
         service: &ServiceName,
-        tail: Option<u32>,
-        follow: bool,
+        options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>>;
 }

@@ -1,6 +1,7 @@
 //! What the API's version 1 sends and takes. Apart from the domain, so that the domain can
 //! change without breaking a client.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
@@ -9,7 +10,8 @@ use uuid::Uuid;
 
 use crate::manager::{InstanceOutput, Output};
 use crate::model::{
-    Endpoint, Event, InstanceState, NodeName, OperationId, Protocol, ServiceClass, ServiceName,
+    Endpoint, Event, InstanceId, InstanceState, NodeName, OperationId, Protocol, ServiceClass,
+    ServiceName,
 };
 use crate::reconcile::{Plan, RunningStep};
 use crate::runtime::LogLine;
@@ -215,6 +217,14 @@ impl OperationV1 {
     }
 }
 
+/// The body of `POST /v1/services/{name}/restart`; it may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartV1 {
+    /// When the run of each replica began that is to end. One that was started since is not
+    /// touched.
+    pub replaces: BTreeMap<InstanceId, DateTime<Utc>>,
+}
+
 /// `GET /v1/events` with `Accept: application/json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventsV1 {
@@ -245,6 +255,7 @@ impl From<InstanceOutput> for ServiceLogLine {
             Output::Line(line) => (line, false),
             Output::Unavailable { why } => {
                 let line = LogLine {
+                    at: None,
                     stderr: true,
                     text: format!("no more of its output can be had: {why}"),
                 };

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use super::PACE;
 use super::progress::{Progress, Reporter};
 use crate::api::ManagerApi;
-use crate::api::wire::{InstanceV1, NodeV1, ServiceV1};
+use crate::api::wire::{InstanceV1, NodeV1, OperationV1, ServiceV1};
 use crate::error::{Error, Result, Retry};
-use crate::model::{Event, EventKind};
+use crate::model::{Event, EventKind, OperationId};
+use crate::runtime::LogOptions;
 
 /// How long a manager that answered may be silent.
 const SILENCE: Duration = Duration::from_mins(1);
@@ -60,10 +61,7 @@ pub(super) async fn follow(
         match following.once(client, generation).await {
             Ok(true) => break,
             Ok(false) => following.heard = Instant::now(),
-            Err(error) => match error.retry() {
-                Retry::After(_) if following.heard.elapsed() < SILENCE => {}
-                _ => return Err(error),
-            },
+            Err(error) => retry_within(error, following.heard)?,
         }
         tokio::time::sleep(PACE).await;
     }
@@ -85,6 +83,41 @@ pub(super) async fn follow(
     })
 }
 
+/// Follows an operation to its end, telling what happens after `cursor`.
+pub(super) async fn follow_operation(
+    client: &dyn ManagerApi,
+    id: OperationId,
+    cursor: u64,
+    reporter: &dyn Reporter,
+) -> Result<OperationV1> {
+    let mut following = Following {
+        reporter,
+        cursor,
+        since: BTreeMap::new(),
+        heard: Instant::now(),
+    };
+    loop {
+        let attempt = async {
+            let operation = client.operation(id).await?;
+            following.once(client, 0).await?;
+            Ok(operation)
+        };
+        match attempt.await {
+            Ok(operation) if operation.state != "running" => return Ok(operation),
+            Ok(_) => following.heard = Instant::now(),
+            Err(error) => retry_within(error, following.heard)?,
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+fn retry_within(error: Error, heard: Instant) -> Result<()> {
+    match error.retry() {
+        Retry::After(_) if heard.elapsed() < SILENCE => Ok(()),
+        _ => Err(error),
+    }
+}
+
 fn is_up(instance: &InstanceV1) -> bool {
     matches!(instance.state.as_str(), "ready" | "completed")
 }
@@ -101,7 +134,9 @@ async fn failure(
 ) -> ServiceFailure {
     let mut last_lines = Vec::new();
     if instance.container.is_some()
-        && let Ok(lines) = client.logs(&service.name, Some(LAST_LINES), false).await
+        && let Ok(lines) = client
+            .logs(&service.name, LogOptions::last(LAST_LINES))
+            .await
     {
         let lines: Vec<_> = lines.collect().await;
         last_lines = lines
@@ -197,6 +232,7 @@ impl Following<'_> {
             | EventKind::Failed
             | EventKind::NodeUnknown
             | EventKind::NodeKnown
+            | EventKind::RestartRequested
             | EventKind::DatabaseAway
             | EventKind::NoReadyEndpoint
             | EventKind::CannotListen
@@ -204,6 +240,7 @@ impl Following<'_> {
             EventKind::Declared
             | EventKind::Planned
             | EventKind::Converged
+            | EventKind::RestartEnded
             | EventKind::Leading => {}
         }
     }

@@ -255,10 +255,7 @@ impl Bootstrapper {
 
 /// The last that a container wrote, as far as it can be had.
 async fn last_words(node: &NodeHandle, container: &str) -> String {
-    let options = LogOptions {
-        tail: Some(LAST_LINES),
-        follow: false,
-    };
+    let options = LogOptions::last(LAST_LINES);
     let lines = async {
         let lines = node.runtime.logs(container, options).await?;
         lines.try_collect::<Vec<_>>().await

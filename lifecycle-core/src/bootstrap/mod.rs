@@ -4,7 +4,9 @@
 //! Every step looks first and changes only what is missing, so that a call that was broken off
 //! anywhere goes on where it ended.
 
+mod doctor;
 mod down;
+mod exit;
 mod follow;
 mod forecast;
 mod former;
@@ -17,11 +19,14 @@ mod progress;
 mod reach;
 mod registry;
 mod removal;
+mod restart;
 mod secrets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use doctor::{Finding, Health};
+pub use exit::ExitStatus;
 pub use follow::{Outcome, ServiceFailure};
 pub use forecast::Forecast;
 pub use handover::{

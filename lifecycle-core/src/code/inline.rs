@@ -10,7 +10,7 @@ use crate::host::ByteStream;
 const BLOCK: usize = 512;
 
 /// Puts a file before everything else of an archive.
-pub(crate) fn with_file(context: ByteStream, name: &str, content: &str) -> Result<ByteStream> {
+pub(crate) fn with_file(context: ByteStream, name: &str, text: &str) -> Result<ByteStream> {
     let mut header = tar::Header::new_gnu();
     header
         .set_path(name)
@@ -19,10 +19,10 @@ pub(crate) fn with_file(context: ByteStream, name: &str, content: &str) -> Resul
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
-    header.set_size(content.len() as u64);
+    header.set_size(text.len() as u64);
     header.set_cksum();
     let mut file = header.as_bytes().to_vec();
-    file.extend_from_slice(content.as_bytes());
+    file.extend_from_slice(text.as_bytes());
     file.resize(file.len().next_multiple_of(BLOCK), 0);
     let first = stream::once(async move { Ok(Bytes::from(file)) });
     Ok(first.chain(context).boxed())
@@ -59,9 +59,9 @@ mod tests {
             .map(|entry| {
                 let mut entry = entry.unwrap();
                 let name = entry.path().unwrap().display().to_string();
-                let mut content = Vec::new();
-                entry.read_to_end(&mut content).unwrap();
-                (name, content.len())
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).unwrap();
+                (name, bytes.len())
             })
             .collect();
         assert_eq!(found, [("new".to_owned(), 700), ("old".to_owned(), 3)]);

@@ -439,6 +439,7 @@ pub async fn output_is_kept_by_stream(fixture: &RuntimeFixture) {
     let follow = LogOptions {
         tail: None,
         follow: true,
+        ..LogOptions::default()
     };
     let mut followed = fixture.logs(&spec.name, follow).await;
     fixture.ended(&spec.name).await;
@@ -447,6 +448,7 @@ pub async fn output_is_kept_by_stream(fixture: &RuntimeFixture) {
     followed.sort_by_key(|line| line.stderr);
     lines.sort_by_key(|line| line.stderr);
     let line = |stderr, text: &str| LogLine {
+        at: None,
         stderr,
         text: text.to_owned(),
     };
@@ -456,6 +458,7 @@ pub async fn output_is_kept_by_stream(fixture: &RuntimeFixture) {
     let tail = LogOptions {
         tail: Some(1),
         follow: false,
+        ..LogOptions::default()
     };
     assert_eq!(fixture.logs(&spec.name, tail).await.len(), 1, "tail 1");
     fixture.remove(&spec.name).await;

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use super::Manager;
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
-use crate::host::NodeConnector;
+use crate::host::{NodeConnector, NodeHandle};
 use crate::model::{ContainerId, InstanceRecord, NodeName, ServiceName};
 use crate::reconcile::{EngineView, Observed};
 use crate::runtime::{LogLine, LogOptions};
@@ -42,7 +42,7 @@ pub struct InstanceOutput {
 }
 
 /// Where an instance's output is.
-struct Source {
+pub(super) struct Source {
     node: NodeName,
     container: ContainerId,
     observed: Arc<Observed>,
@@ -65,7 +65,13 @@ impl Manager {
             .as_ref()
             .is_some_and(|(_, d)| d.services.contains_key(service));
         if !declared {
-            return Err(Error::not_found(format!("service {service}")));
+            let services = snapshot.declaration.iter();
+            let known = services.flat_map(|(_, d)| d.services.keys());
+            return Err(Error::unknown_name(
+                format!("service {service}"),
+                service.as_str(),
+                known.map(ServiceName::as_str),
+            ));
         }
         let records = snapshot.instances.into_values().map(|v| v.value);
         let of_service = records.filter(|record| record.id.service == *service);
@@ -86,13 +92,7 @@ impl Manager {
     ) -> BoxStream<'static, InstanceOutput> {
         let instance = record.id.to_string();
         let container = record.container.clone();
-        let source = Source {
-            node: record.node,
-            container: record.container,
-            observed: self.observations.borrow().clone(),
-            recorded,
-            connector: Arc::clone(&self.backends.connector),
-        };
+        let source = Source::of(self, record, recorded);
         stream::once(source.lines(options))
             .try_flatten()
             .map(move |line| InstanceOutput {
@@ -108,7 +108,22 @@ impl Manager {
 }
 
 impl Source {
-    async fn lines(self, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
+    pub(super) fn of(
+        manager: &Manager,
+        record: InstanceRecord,
+        recorded: Option<ObservedNode>,
+    ) -> Self {
+        Self {
+            node: record.node,
+            container: record.container,
+            observed: manager.observations.borrow().clone(),
+            recorded,
+            connector: Arc::clone(&manager.backends.connector),
+        }
+    }
+
+    /// A connection to its node.
+    pub(super) async fn handle(&self) -> Result<NodeHandle> {
         let view = self.observed.nodes.get(&self.node);
         let machine = view
             .map(|view| &view.machine)
@@ -121,17 +136,25 @@ impl Source {
                 unknown.why.clone(),
             ));
         }
+        tokio::time::timeout(BEGINS_WITHIN, self.connector.connect(machine))
+            .await
+            .unwrap_or_else(|_| Err(self.late()))
+    }
+
+    async fn lines(self, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
         let begin = async {
-            let handle = self.connector.connect(machine).await?;
+            let handle = self.handle().await?;
             handle.runtime.logs(&self.container.0, options).await
         };
         tokio::time::timeout(BEGINS_WITHIN, begin)
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::TimedOut {
-                    what: format!("the output on node {}", self.node),
-                    after: BEGINS_WITHIN,
-                })
-            })
+            .unwrap_or_else(|_| Err(self.late()))
+    }
+
+    fn late(&self) -> Error {
+        Error::TimedOut {
+            what: format!("asking node {}", self.node),
+            after: BEGINS_WITHIN,
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! What an image is built from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::Protocol;
 use super::container::is_default;
 use crate::code::CodeBaseRef;
 use crate::secret::Sensitive;
@@ -21,6 +22,9 @@ pub struct BuildSource {
     /// The images that the Dockerfile's `FROM` lines name, without its own stages and `scratch`.
     #[serde(default)]
     pub bases: Vec<String>,
+    /// The ports that the Dockerfile's `EXPOSE` lines name: known before the image is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exposes: BTreeSet<(u16, Protocol)>,
     /// What else the builder is told.
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: BuildOptions,

@@ -66,6 +66,10 @@ pub enum EventKind {
     CannotListen,
     /// The manager took the lease.
     Leading,
+    /// A restart was asked for.
+    RestartRequested,
+    /// A restart has ended, well or not.
+    RestartEnded,
     /// The database of a kind of objects cannot be written; the central registry can.
     DatabaseAway,
     /// The database of a kind of objects is up to date again.

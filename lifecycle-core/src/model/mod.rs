@@ -32,7 +32,7 @@ pub use mount::{
     VolumeMount, VolumeOptions,
 };
 pub use node::{Addresses, NodeSpec, Origin, Resources};
-pub use operation::{Operation, OperationId, OperationKind, OperationState};
+pub use operation::{ContainerRun, Operation, OperationId, OperationKind, OperationState};
 pub use service::{
     ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DependencyCondition, Healthcheck,
     HealthcheckTest, HttpReadiness, ImageSource, PublishedPort, RestartPolicy, ServiceClass,

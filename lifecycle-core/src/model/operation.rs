@@ -1,10 +1,13 @@
 //! Requested changes that outlive the process that took the request.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::{ContainerId, InstanceId, ServiceName};
 
 /// The id of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,6 +30,23 @@ pub enum OperationKind {
         /// Whether named volumes on nodes that stay are removed too.
         volumes: bool,
     },
+    /// Start the containers of a service, or of one replica, anew.
+    Restart {
+        /// The service.
+        service: ServiceName,
+        /// Which runs are to end: a container that was started since is not touched, so a
+        /// restart that is asked for or carried on twice restarts once.
+        replaces: BTreeMap<InstanceId, ContainerRun>,
+    },
+}
+
+/// One run of a container, from its start to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRun {
+    /// The container.
+    pub container: ContainerId,
+    /// When the engine started it.
+    pub started_at: DateTime<Utc>,
 }
 
 /// How far it is.

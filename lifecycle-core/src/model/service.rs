@@ -93,6 +93,7 @@ pub struct ServiceSpec {
 /// Where an image comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "there is one for each service")]
 pub enum ImageSource {
     /// Built from a code base.
     Build(BuildSource),

@@ -341,7 +341,7 @@ impl Report {
 const LONGEST_TYPO: usize = 64;
 
 /// The known name that `name` is most likely a slip of.
-pub(super) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     if name.len() > LONGEST_TYPO {
         return None;
     }

@@ -1,16 +1,28 @@
-//! The `FROM` lines of a Dockerfile: which images a build starts from.
+//! What of a Dockerfile is known before it is built: its `FROM` lines, which images a build
+//! starts from, and its `EXPOSE` lines, where what it builds is reached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::compose::value;
 use super::interpolation::interpolate;
+use crate::model::Protocol;
 
-/// The images that a Dockerfile's stages start from, in order, without `scratch`, its own
-/// stages and doubles. The error says what is wrong with which line.
-pub(super) fn bases(text: &str, args: &BTreeMap<String, String>) -> Result<Vec<String>, String> {
+/// What a Dockerfile says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Dockerfile {
+    /// The images that its stages start from, in order, without `scratch`, its own stages and
+    /// doubles.
+    pub(super) bases: Vec<String>,
+    /// The ports that its last stage names, as far as they can be read.
+    pub(super) exposes: BTreeSet<(u16, Protocol)>,
+}
+
+/// Reads a Dockerfile. The error says what is wrong with which line.
+pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Dockerfile, String> {
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
     let mut stages: Vec<String> = Vec::new();
     let mut bases: Vec<String> = Vec::new();
+    let mut exposes = BTreeSet::new();
     let mut seen_from = false;
     for (line, instruction) in instructions(text) {
         let (word, rest) = instruction
@@ -32,6 +44,7 @@ pub(super) fn bases(text: &str, args: &BTreeMap<String, String>) -> Result<Vec<S
             }
         } else if word.eq_ignore_ascii_case("FROM") {
             seen_from = true;
+            exposes.clear();
             let mut words = rest
                 .split_whitespace()
                 .filter(|word| !word.starts_with("--"));
@@ -53,13 +66,26 @@ pub(super) fn bases(text: &str, args: &BTreeMap<String, String>) -> Result<Vec<S
             {
                 stages.push(name.to_owned());
             }
+        } else if word.eq_ignore_ascii_case("EXPOSE") {
+            exposes.extend(rest.split_whitespace().filter_map(port));
         }
     }
     if seen_from {
-        Ok(bases)
+        Ok(Dockerfile { bases, exposes })
     } else {
         Err("it has no `FROM` line".to_owned())
     }
+}
+
+/// `8080` or `53/udp`. A variable is left out: its value is known to the build alone.
+fn port(text: &str) -> Option<(u16, Protocol)> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    Some((port.parse().ok()?, protocol))
 }
 
 fn substituted(
@@ -130,7 +156,19 @@ mod tests {
 
     fn of(text: &str) -> Vec<String> {
         let args = BTreeMap::from([("TAG".to_owned(), "given".to_owned())]);
-        bases(text, &args).unwrap()
+        read(text, &args).unwrap().bases
+    }
+
+    #[test]
+    fn ports_are_those_of_the_last_stage() {
+        let text = "FROM a AS build\nEXPOSE 1\nFROM b\nEXPOSE 80 53/UDP $PORT 9/sctp\nEXPOSE 443\n";
+        let exposes = read(text, &BTreeMap::new()).unwrap().exposes;
+        let named = [
+            (80, Protocol::Tcp),
+            (443, Protocol::Tcp),
+            (53, Protocol::Udp),
+        ];
+        assert_eq!(exposes, BTreeSet::from(named));
     }
 
     #[test]
@@ -164,10 +202,10 @@ mod tests {
     fn a_from_line_without_an_image_is_named() {
         let none = BTreeMap::new();
         assert_eq!(
-            bases("ARG X\nFROM $X\n", &none),
+            read("ARG X\nFROM $X\n", &none),
             Err("line 2: `FROM $X` names no image".into())
         );
-        assert_eq!(bases("RUN x\n", &none), Err("it has no `FROM` line".into()));
-        assert!(bases("FROM ${X\n", &none).is_err());
+        assert_eq!(read("RUN x\n", &none), Err("it has no `FROM` line".into()));
+        assert!(read("FROM ${X\n", &none).is_err());
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::compose::{self, Build, Composition, World};
 use super::database::Outside;
 use super::diagnostic::{Diagnostic, Diagnostics, Report, UnsupportedKey};
+use super::dockerfile::Dockerfile;
 use super::environment::Environment;
 use super::files::{Assembly, leave_out_disabled};
 use super::{Declaration, RegistrySpec, Settings, Sources};
@@ -158,13 +159,14 @@ impl Draft {
                     }
                 },
             };
-            match read_bases(store, &code, &build).await {
-                Ok(bases) => {
+            match read_dockerfile(store, &code, &build).await {
+                Ok(Dockerfile { bases, exposes }) => {
                     draft.spec.source = ImageSource::Build(BuildSource {
                         code,
                         dockerfile: build.dockerfile,
                         args: build.args,
                         bases,
+                        exposes,
                         options: build.options,
                     });
                 }
@@ -225,11 +227,11 @@ enum Refusal {
     Dockerfile { message: String, help: &'static str },
 }
 
-async fn read_bases(
+async fn read_dockerfile(
     store: &dyn CodeStore,
     code: &CodeBaseRef,
     build: &Build,
-) -> Result<Vec<String>, Refusal> {
+) -> Result<Dockerfile, Refusal> {
     let file = &build.dockerfile;
     let content = match &build.options.inline {
         Some(inline) => Some(inline.clone().into_bytes()),
@@ -248,11 +250,9 @@ async fn read_bases(
         .iter()
         .map(|(name, value)| (name.clone(), value.expose().to_owned()))
         .collect();
-    dockerfile::bases(&String::from_utf8_lossy(&content), &args).map_err(|why| {
-        Refusal::Dockerfile {
-            message: format!("`{file}` of `{}`: {why}", code.name),
-            help: "mend the Dockerfile, or give the argument in `build.args`",
-        }
+    dockerfile::read(&String::from_utf8_lossy(&content), &args).map_err(|why| Refusal::Dockerfile {
+        message: format!("`{file}` of `{}`: {why}", code.name),
+        help: "mend the Dockerfile, or give the argument in `build.args`",
     })
 }
 

@@ -17,8 +17,10 @@ mod environment_file;
 mod files;
 mod interpolation;
 mod load;
+mod schema;
 mod settings;
 mod sources;
+mod starter;
 mod text_file;
 mod toml;
 mod tree;
@@ -32,15 +34,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    NodeName, NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, VolumeName,
+    InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica, ServiceName, ServiceSpec,
+    VolumeName,
 };
 use crate::network::{Block, DEFAULT_BLOCK};
 use crate::registry::Kind;
 use crate::secret::Sensitive;
 
+pub(crate) use diagnostic::nearest;
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub use load::{Loaded, load};
+pub use schema::{SCHEMA_LINE, schema};
 pub use sources::{Sources, find};
+pub use starter::Starter;
 
 use settings::Settings;
 
@@ -90,6 +96,20 @@ impl Default for NetworkSpec {
             block: DEFAULT_BLOCK,
             wait: Self::WAIT,
         }
+    }
+}
+
+impl Declaration {
+    /// The replica that `web-2` means, if it is declared.
+    pub fn replica_named(&self, name: &str) -> Option<InstanceId> {
+        let (service, replica) = name.rsplit_once('-')?;
+        let replica: u16 = replica.parse().ok()?;
+        let mut services = self.services.iter();
+        let (service, spec) = services.find(|(known, _)| known.as_str() == service)?;
+        (1..=spec.replicas).contains(&replica).then(|| InstanceId {
+            service: service.clone(),
+            replica: Replica(replica),
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::code::DirectoryStore;
 use crate::model::{NodeName, NodeSpec, Origin, PlatformName, Resources};
 use crate::network::Block;
 
-const TOP: [&str; 8] = [
+pub(super) const TOP: [&str; 8] = [
     "cloud",
     "code",
     "manager",
@@ -23,22 +23,22 @@ const TOP: [&str; 8] = [
     "nodes",
     "registry",
 ];
-const CLOUD: [&str; 2] = ["provider", "subnet"];
-const NODE: [&str; 4] = ["capacity", "image", "labels", "size"];
-const POOL: [&str; 6] = ["capacity", "count", "image", "labels", "name", "size"];
-const CAPACITY: [&str; 2] = ["cpus", "memory"];
-const MANAGER: [&str; 2] = ["node", "port"];
-const CODE: [&str; 2] = ["path", "store"];
-const NETWORK: [&str; 2] = ["block", "wait"];
+pub(super) const CLOUD: [&str; 2] = ["provider", "subnet"];
+pub(super) const NODE: [&str; 4] = ["capacity", "image", "labels", "size"];
+pub(super) const POOL: [&str; 6] = ["capacity", "count", "image", "labels", "name", "size"];
+pub(super) const CAPACITY: [&str; 2] = ["cpus", "memory"];
+pub(super) const MANAGER: [&str; 2] = ["node", "port"];
+pub(super) const CODE: [&str; 2] = ["path", "store"];
+pub(super) const NETWORK: [&str; 2] = ["block", "wait"];
 
 /// What local nodes can boot.
-const LOCAL_IMAGES: [&str; 2] = ["ready", "bare"];
+pub(super) const LOCAL_IMAGES: [&str; 2] = ["ready", "bare"];
 /// The node that there is when none is declared.
 const ONLY_NODE: &str = "node-1";
 /// Where code bases are looked for by name.
 const CODE_STORE: &str = "code";
 /// More nodes than any pool here has.
-const MOST_NODES: u32 = 10_000;
+pub(super) const MOST_NODES: u32 = 10_000;
 
 /// What `platform.toml` says.
 pub(super) struct Settings {

@@ -21,7 +21,7 @@ const OVERRIDE_FILES: [&str; 4] = [
     "docker-compose.override.yml",
     "docker-compose.override.yaml",
 ];
-const PLATFORM_FILE: &str = "platform.toml";
+pub(super) const PLATFORM_FILE: &str = "platform.toml";
 const ENV_FILE: &str = ".env";
 
 /// The files that declare a platform.

@@ -36,8 +36,8 @@ use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::CloudOperation;
 use crate::error::{Error, Result, Retry};
 use crate::model::{
-    ContainerId, Epoch, EventKind, Generation, InstanceId, InstanceRecord, NewEvent, NodeName,
-    Subject,
+    ContainerId, ContainerRun, Epoch, EventKind, Generation, InstanceId, InstanceRecord, NewEvent,
+    NodeName, Subject,
 };
 use crate::network::Report;
 use crate::registry::{Change, Snapshot};
@@ -79,6 +79,8 @@ pub struct Target {
     pub declared: Arc<Declared>,
     /// How services reach the manager, once that is known.
     pub api: Option<ServiceApi>,
+    /// Runs of containers that are to end, for another one to begin.
+    pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 
 impl Target {
@@ -87,6 +89,7 @@ impl Target {
         Self {
             declared: Arc::new(declared),
             api: None,
+            restarts: Arc::default(),
         }
     }
 }
@@ -283,7 +286,8 @@ impl Driver {
         self.take_target();
         let mut next_change = None;
         let target = self.target.borrow().clone();
-        if let (Some(target), Some(observed)) = (target, self.observe()) {
+        if let (Some(target), Some(mut observed)) = (target, self.observe()) {
+            observed.restarts = Arc::clone(&target.restarts);
             let now = self.backends.clock.now();
             self.take_up(&target, &observed, now);
             let plan = plan(&target.declared, &observed, &self.options.policy, now);

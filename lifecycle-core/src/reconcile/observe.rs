@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::step::StepId;
 use crate::cloud::{ObservedNode, Power};
-use crate::model::{ContainerId, InstanceId, NodeName};
+use crate::model::{ContainerId, ContainerRun, InstanceId, NodeName};
 use crate::registry::{RejectedSpec, Unknown};
 use crate::runtime::{EngineInfo, EngineState};
 
@@ -32,6 +32,9 @@ pub struct Observed {
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     /// Steps that failed.
     pub failures: BTreeMap<StepId, Failure>,
+    /// Runs of containers that are to end, for another one to begin.
+    #[serde(default)]
+    pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
     /// What each node's agent knows of the services' addresses.
     #[serde(default)]
     pub agents: BTreeMap<NodeName, AgentView>,

@@ -315,6 +315,8 @@ pub enum Reason {
     Superseded,
     /// The service, or this replica of it, is no longer declared.
     NotDeclared,
+    /// A restart of it was asked for.
+    RestartRequested,
     /// The new specification did not become ready, so the former one comes back.
     RolledBack {
         /// Why the new one was given up.
@@ -360,6 +362,7 @@ impl fmt::Display for Reason {
             Self::Moved { from } => write!(f, "it is placed here now and was on {from}"),
             Self::Superseded => f.write_str("what replaces it is up"),
             Self::NotDeclared => f.write_str("it runs and is not declared"),
+            Self::RestartRequested => f.write_str("its restart was asked for"),
             Self::RolledBack { why } => {
                 write!(
                     f,
@@ -479,6 +482,11 @@ pub enum HeldBy {
         /// What it said the last time.
         why: String,
     },
+    /// Its restart was asked for, and this replica is restarted before it.
+    RestartsAfter {
+        /// The replica that is not up again.
+        replica: InstanceId,
+    },
     /// It is no longer declared and stops only after this service.
     StopsAfter {
         /// One of those that stop before it.
@@ -541,6 +549,9 @@ impl fmt::Display for HeldBy {
                 }
             },
             Self::StartsLast { service } => write!(f, "starts last, and {service} is not up yet"),
+            Self::RestartsAfter { replica } => {
+                write!(f, "is restarted once {replica} is up again")
+            }
             Self::StopsAfter { service } => write!(f, "stops after {service}"),
             Self::StillUsed => f.write_str("no longer declared, but something still runs on it"),
             Self::Backoff {

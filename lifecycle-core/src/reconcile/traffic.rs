@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::declared::{Agents, Declared};
 use super::observe::{NodeView, Observed, Readiness};
 use super::record::endpoints;
-use crate::model::{ContainerId, Epoch, Protocol, ServiceName};
+use crate::model::{ContainerId, Epoch, ImageSource, Protocol, ServiceName};
 use crate::network::{Backend, ServiceEntry, Table};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
@@ -70,13 +70,18 @@ pub(super) fn table(
 /// A service without its instances.
 fn entry(declared: &Declared, name: &ServiceName, address: Ipv4Addr) -> ServiceEntry {
     let mut ports: BTreeSet<(u16, Protocol)> = BTreeSet::new();
-    let mut aliases = BTreeSet::new();
+    let mut aliases: BTreeSet<String> = BTreeSet::new();
+    let mut aliases: BTreeSet<String> = BTreeSet::new();
     if let Some(service) = declared.services.get(name) {
+        aliases.clone_from(&service.spec.aliases);
         aliases.clone_from(&service.spec.aliases);
         let container = &service.spec.container;
         let published = container.ports.iter();
         ports.extend(published.map(|port| (port.container_port, port.protocol)));
         ports.extend(container.expose.iter().copied());
+        if let ImageSource::Build(build) = &service.spec.source {
+            ports.extend(build.exposes.iter().copied());
+        }
         ports.extend(service.spec.ready.iter().map(|r| (r.port, Protocol::Tcp)));
     }
     ServiceEntry {

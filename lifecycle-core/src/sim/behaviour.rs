@@ -159,6 +159,7 @@ fn statement(words: &[&str], lines: &mut Vec<LogLine>, passed: &mut Duration) ->
                 said => (false, said),
             };
             lines.push(LogLine {
+                at: None,
                 stderr,
                 text: said.join(" ").replace(['"', '\''], ""),
             });

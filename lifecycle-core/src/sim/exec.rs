@@ -59,7 +59,7 @@ fn performed(
     let said = performance
         .lines
         .into_iter()
-        .map(|LogLine { stderr, text }| {
+        .map(|LogLine { stderr, text, .. }| {
             let text = Bytes::from(format!("{text}\n"));
             Ok(if stderr {
                 ExecOutput::Stderr(text)

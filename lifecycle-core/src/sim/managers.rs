@@ -12,8 +12,10 @@ use tokio::task::JoinSet;
 
 use super::databases::SimDatabases;
 use super::world::SimWorld;
+use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, ServiceLogLine, ServiceV1,
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, ServiceLogLine,
+    ServiceV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -22,13 +24,13 @@ use crate::cloud::{ObservedNode, Power};
 use crate::code::{CodeBaseRef, CodeStore, PublishedStore};
 use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
-use crate::manager::Manager;
+use crate::manager::{Conversation, Manager};
 use crate::model::{ContainerId, NodeName, OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::execute::node_directory;
 use crate::reconcile::{Backends, DriverOptions, Plan};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
-use crate::runtime::{ContainerState, Owner, Role};
+use crate::runtime::{ContainerState, ExecCommand, LogOptions, Owner, Role};
 
 /// The form of a registry's file that a program did not write itself.
 const NEWER: &str = "a registry in a newer form";
@@ -284,17 +286,28 @@ impl ManagerApi for SimApi {
         self.now()?.take_down(volumes).await
     }
 
+    async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
+        self.now()?.restart(name, replaces).await
+    }
+
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
         self.now()?.operation(id).await
+    }
+
+    async fn why(&self, name: &str) -> Result<WhyV1> {
+        self.now()?.why(name).await
+    }
+
+    async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {
+        self.now()?.exec(name, command).await
     }
 
     async fn logs(
         &self,
         service: &ServiceName,
-        tail: Option<u32>,
-        follow: bool,
+        options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
-        self.now()?.logs(service, tail, follow).await
+        self.now()?.logs(service, options).await
     }
 }
 

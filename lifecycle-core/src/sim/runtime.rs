@@ -437,11 +437,22 @@ impl ContainerRuntime for SimRuntime {
             })
             .await?;
         let read = lines.len();
-        let tail = options
-            .tail
-            .map_or(read, |tail| usize::try_from(tail).unwrap_or(usize::MAX));
-        let old = lines.into_iter().skip(read.saturating_sub(tail));
-        let old = stream::iter(old.collect::<Vec<_>>()).map(Ok);
+        let since = options.since;
+        let lines: Vec<LogLine> = lines
+            .into_iter()
+            .filter(|line| since.is_none_or(|since| line.at >= Some(since)))
+            .collect();
+        let tail = options.tail.map_or(lines.len(), |tail| {
+            usize::try_from(tail).unwrap_or(usize::MAX)
+        });
+        let timestamps = options.timestamps;
+        let told = move |line: LogLine| LogLine {
+            at: line.at.filter(|_| timestamps),
+            ..line
+        };
+        let skipped = lines.len().saturating_sub(tail);
+        let old: Vec<LogLine> = lines.into_iter().skip(skipped).map(told).collect();
+        let old = stream::iter(old).map(Ok);
         if !options.follow {
             return Ok(old.boxed());
         }
@@ -452,9 +463,9 @@ impl ContainerRuntime for SimRuntime {
             read,
             waiting: VecDeque::new(),
         };
-        let new = stream::try_unfold(following, |mut following| async move {
+        let new = stream::try_unfold(following, move |mut following| async move {
             let line = following.next().await?;
-            Ok(line.map(|line| (line, following)))
+            Ok(line.map(|line| (told(line), following)))
         });
         Ok(old.chain(new).boxed())
     }

@@ -2,6 +2,7 @@
 //! crash before and after every single effect.
 
 mod registry;
+mod restart;
 mod stage;
 mod upgrade;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lifecycle_core::Result;
+use lifecycle_core::api::ManagerApi;
 use lifecycle_core::bootstrap::{
     Bootstrapper, ManagerImage, MemoryState, OperatorState, Outcome, Removal, UpOptions,
 };
@@ -59,6 +60,7 @@ impl Stage {
             dockerfile: "Dockerfile".into(),
             args: std::collections::BTreeMap::new(),
             bases: vec!["debian:bookworm-slim".into()],
+            exposes: std::collections::BTreeSet::new(),
             options: lifecycle_core::model::BuildOptions::default(),
         });
         let mut api = ServiceSpec::new(service("api"), build);
@@ -178,6 +180,17 @@ impl Stage {
         bootstrapper
             .up(&self.declaration, UpOptions::default())
             .await
+    }
+
+    pub(crate) async fn restart(&self, name: &str) -> Result<Vec<String>> {
+        let bootstrapper = self.bootstrapper().await;
+        bootstrapper.restart(self.declaration.id, name).await
+    }
+
+    /// The manager's API.
+    pub(crate) async fn api(&self) -> Arc<dyn ManagerApi> {
+        let bootstrapper = self.bootstrapper().await;
+        bootstrapper.client(self.declaration.id).await.unwrap()
     }
 
     pub(crate) async fn down(&self) -> Result<()> {

@@ -11,6 +11,7 @@ use lifecycle_core::model::{Epoch, EventKind, ServiceClass, ServiceName};
 use lifecycle_core::registry::{
     Batch, Change, Kind, MemoryRegistry, Mirrors, Registry, SqlDatabases, SqlRegistry,
 };
+use lifecycle_core::runtime::LogOptions;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::{SimDatabases, SimOptions};
 
@@ -174,7 +175,7 @@ async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_o
     assert_eq!(api.last_event().await.unwrap(), last);
     assert!(!api.events(last - 1).await.unwrap().events.is_empty());
     let web = service("web");
-    assert!(api.logs(&web, Some(1), false).await.is_ok());
+    assert!(api.logs(&web, LogOptions::last(1)).await.is_ok());
     // Whatever needs the lead is not.
     let declaration = &stage.declaration;
     for refused in [

@@ -82,6 +82,7 @@ pub(crate) async fn built(world: &SimWorld, name: &str, port: u16, content: &str
         dockerfile: "Dockerfile".into(),
         args: BTreeMap::new(),
         bases: vec!["base:1".into()],
+        exposes: std::collections::BTreeSet::new(),
         options: lifecycle_core::model::BuildOptions::default(),
     });
     ServiceSpec::new(service(name), source)

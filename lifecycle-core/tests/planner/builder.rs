@@ -37,6 +37,7 @@ pub(crate) fn service(name: &str) -> ServiceSpec {
         dockerfile: "Dockerfile".to_owned(),
         args: BTreeMap::new(),
         bases: vec!["debian:12".to_owned()],
+        exposes: std::collections::BTreeSet::new(),
         options: lifecycle_core::model::BuildOptions::default(),
     });
     ServiceSpec::new(service_name(name), source)

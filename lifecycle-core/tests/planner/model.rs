@@ -7,8 +7,8 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
 use lifecycle_core::model::{
-    Addresses, ContainerId, DependencyCondition, ImageSource, InstanceId, NodeName, Protocol,
-    ServiceName, SpecDigest, Starts, Subject,
+    Addresses, ContainerId, ContainerRun, DependencyCondition, ImageSource, InstanceId, NodeName,
+    Protocol, ServiceName, SpecDigest, Starts, Subject,
 };
 use lifecycle_core::reconcile::declared::listed_name;
 use lifecycle_core::reconcile::observe::Failure;
@@ -39,6 +39,8 @@ pub(crate) struct World {
     pub last_seen: BTreeMap<InstanceId, NodeName>,
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     pub failures: BTreeMap<StepId, Failure>,
+    /// Runs that a restart is to end.
+    pub restarts: BTreeMap<InstanceId, ContainerRun>,
     /// Where the plan before placed what has no container.
     pub placed: BTreeMap<InstanceId, NodeName>,
     /// Specifications that never get ready.
@@ -68,6 +70,7 @@ impl World {
             last_seen: BTreeMap::new(),
             rejected: BTreeMap::new(),
             failures: BTreeMap::new(),
+            restarts: BTreeMap::new(),
             placed: BTreeMap::new(),
             never_ready: BTreeSet::new(),
             containers_made: 0,
@@ -93,6 +96,7 @@ impl World {
             placed: self.placed.clone(),
             rejected: self.rejected.clone(),
             failures: self.failures.clone(),
+            restarts: Arc::new(self.restarts.clone()),
             agents: BTreeMap::new(),
         }
     }

@@ -3,6 +3,8 @@
 //! Each directory is a project as it is checked out: its files are found as Compose finds them.
 //! `platform.toml` beside them gives all of them the same two nodes.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -116,7 +118,7 @@ async fn those_that_are_built_here_need_no_registry() {
             .services
             .values()
             .all(|service| match &service.source {
-                ImageSource::Build(build) => build.bases.iter().all(|one| one == base),
+                ImageSource::Build(source) => source.bases.iter().all(|one| one == base),
                 ImageSource::Image(_) => false,
             });
         if all {

@@ -40,6 +40,7 @@ pub(crate) fn declaration(replicas: u16) -> Declaration {
         dockerfile: "Dockerfile".into(),
         args: BTreeMap::from([("TOKEN".into(), Sensitive::new(PLANTED[1]))]),
         bases: Vec::new(),
+        exposes: std::collections::BTreeSet::new(),
         options: lifecycle_core::model::BuildOptions::default(),
     };
     let mut service = ServiceSpec::new(name.clone(), ImageSource::Build(build));

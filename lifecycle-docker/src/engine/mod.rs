@@ -20,7 +20,7 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder};
 use chrono::{DateTime, Utc};
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use lifecycle_core::host::ByteStream;
 use lifecycle_core::model::VolumeName;
 use lifecycle_core::runtime::{
@@ -176,21 +176,30 @@ impl ContainerRuntime for DockerEngine {
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
         self.existing(container).await?;
         let tail = options.tail.map_or("all".to_owned(), |n| n.to_string());
-        let query = LogsOptionsBuilder::default()
+        // The engine counts whole seconds; what it says of each line tells the rest.
+        let stamped = options.timestamps || options.since.is_some();
+        let mut query = LogsOptionsBuilder::default()
             .stdout(true)
             .stderr(true)
             .follow(options.follow)
-            .tail(&tail)
-            .build();
+            .timestamps(stamped)
+            .tail(&tail);
+        if let Some(since) = options.since {
+            query = query.since(i32::try_from(since.timestamp()).unwrap_or(i32::MAX));
+        }
+        let query = query.build();
         let what = format!("the output of container {container}");
         let pieces = self.streams.logs(container, Some(query));
         // The end of the pieces is itself a piece: it gives out what is left.
         let pieces = pieces.map(Some).chain(stream::once(async { None }));
-        let lines = pieces.scan(LogLines::default(), move |lines, piece| {
+        let lines = pieces.scan(LogLines::new(stamped), move |lines, piece| {
             let cut: Vec<Result<LogLine>> = match piece {
                 Some(Ok(output)) => {
-                    let stderr = matches!(output, LogOutput::StdErr { .. });
-                    let cut = lines.push(stderr, output.as_ref());
+                    let cut = match &output {
+                        LogOutput::StdErr { message } => lines.push(true, message),
+                        LogOutput::Console { message } => lines.push_terminal(message),
+                        output => lines.push(false, output.as_ref()),
+                    };
                     cut.into_iter().map(Ok).collect()
                 }
                 Some(Err(error)) => vec![Err(error::engine(&what, error))],
@@ -198,7 +207,15 @@ impl ContainerRuntime for DockerEngine {
             };
             async move { Some(stream::iter(cut)) }
         });
-        Ok(lines.flatten().boxed())
+        let since = options.since.filter(|_| stamped);
+        let lines = lines.flatten().try_filter_map(move |line| async move {
+            let wanted = since.is_none_or(|since| line.at.is_none_or(|at| at >= since));
+            Ok(wanted.then(|| LogLine {
+                at: line.at.filter(|_| options.timestamps),
+                ..line
+            }))
+        });
+        Ok(lines.boxed())
     }
 
     async fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession> {

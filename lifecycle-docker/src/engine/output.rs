@@ -2,11 +2,15 @@
 
 use std::collections::VecDeque;
 
+use chrono::{DateTime, Utc};
 use lifecycle_core::runtime::LogLine;
 
 /// A line longer than this is given out in parts, so that output without line ends needs no
 /// endless memory.
 const LONGEST_LINE: usize = 256 << 10;
+
+/// A moment as the engine writes it is shorter than this.
+const LONGEST_STAMP: usize = 48;
 
 /// Cuts one stream of bytes into lines.
 #[derive(Debug, Default)]
@@ -46,27 +50,89 @@ impl Lines {
 /// Cuts a container's two outputs into lines, each by itself.
 #[derive(Debug, Default)]
 pub(super) struct LogLines {
-    stdout: Lines,
-    stderr: Lines,
+    stdout: Side,
+    stderr: Side,
+    /// Whether the engine says before each message when it was written.
+    stamped: bool,
+}
+
+#[derive(Debug, Default)]
+struct Side {
+    lines: Lines,
+    /// When the line that is not whole yet was begun.
+    at: Option<DateTime<Utc>>,
 }
 
 impl LogLines {
+    pub(super) fn new(stamped: bool) -> Self {
+        Self {
+            stamped,
+            ..Self::default()
+        }
+    }
+
+    /// A message of one of the outputs. A long line is several messages.
     pub(super) fn push(&mut self, stderr: bool, bytes: &[u8]) -> Vec<LogLine> {
-        let lines = if stderr {
+        let (at, bytes) = match stamp(bytes) {
+            Some((at, rest)) if self.stamped => (Some(at), rest),
+            _ => (None, bytes),
+        };
+        let side = if stderr {
             &mut self.stderr
         } else {
             &mut self.stdout
         };
-        let lines = lines.push(bytes).into_iter();
-        lines.map(|text| LogLine { stderr, text }).collect()
+        side.at = side.at.or(at);
+        let mut lines = Vec::new();
+        for text in side.lines.push(bytes) {
+            let at = std::mem::replace(&mut side.at, at);
+            lines.push(LogLine { stderr, text, at });
+        }
+        if side.lines.rest.is_empty() {
+            side.at = None;
+        }
+        lines
+    }
+
+    /// A piece of a terminal's output, which knows no messages.
+    pub(super) fn push_terminal(&mut self, bytes: &[u8]) -> Vec<LogLine> {
+        let lines = self.stdout.lines.push(bytes).into_iter();
+        lines.map(|text| of_terminal(text, self.stamped)).collect()
     }
 
     pub(super) fn finish(&mut self) -> Vec<LogLine> {
-        let rest = [(false, self.stdout.finish()), (true, self.stderr.finish())];
-        rest.into_iter()
-            .filter_map(|(stderr, text)| text.map(|text| LogLine { stderr, text }))
-            .collect()
+        let stamped = self.stamped;
+        let mut rest = Vec::new();
+        for (stderr, side) in [(false, &mut self.stdout), (true, &mut self.stderr)] {
+            let at = side.at.take();
+            rest.extend(side.lines.finish().map(|text| match at {
+                Some(_) => LogLine { stderr, text, at },
+                None if stderr => LogLine { stderr, text, at },
+                None => of_terminal(text, stamped),
+            }));
+        }
+        rest
     }
+}
+
+fn of_terminal(text: String, stamped: bool) -> LogLine {
+    let (at, text) = match stamp(text.as_bytes()) {
+        Some((at, rest)) if stamped => (Some(at), String::from_utf8_lossy(rest).into_owned()),
+        _ => (None, text),
+    };
+    LogLine {
+        stderr: false,
+        text,
+        at,
+    }
+}
+
+/// The moment that the engine put before a message, and the message.
+fn stamp(bytes: &[u8]) -> Option<(DateTime<Utc>, &[u8])> {
+    let end = bytes.iter().take(LONGEST_STAMP).position(|b| *b == b' ')?;
+    let at = std::str::from_utf8(&bytes[..end]).ok()?;
+    let at = DateTime::parse_from_rfc3339(at).ok()?;
+    Some((at.to_utc(), &bytes[end + 1..]))
 }
 
 /// The last lines of an output, for an error's message.
@@ -133,22 +199,50 @@ mod tests {
             lines.push(true, b"err\n"),
             [LogLine {
                 stderr: true,
-                text: "err".into()
+                text: "err".into(),
+                at: None,
             }]
         );
         assert_eq!(
             lines.push(false, b"put\nrest"),
             [LogLine {
                 stderr: false,
-                text: "out put".into()
+                text: "out put".into(),
+                at: None,
             }]
         );
         assert_eq!(
             lines.finish(),
             [LogLine {
                 stderr: false,
-                text: "rest".into()
+                text: "rest".into(),
+                at: None,
             }]
+        );
+    }
+
+    #[test]
+    fn the_moment_before_each_message_is_taken_off() {
+        let mut lines = LogLines::new(true);
+        let first = "2026-01-02T03:04:05.000000001Z ";
+        let second = "2026-01-02T03:04:06.000000002Z ";
+        let mut got = lines.push(false, format!("{first}one\n").as_bytes());
+        // A long line comes as several messages.
+        assert!(
+            lines
+                .push(false, format!("{first}tw").as_bytes())
+                .is_empty()
+        );
+        got.extend(lines.push(false, format!("{second}o\n").as_bytes()));
+        got.extend(lines.push_terminal(format!("{second}three\r\n").as_bytes()));
+        let texts: Vec<&str> = got.iter().map(|line| &*line.text).collect();
+        assert_eq!(texts, ["one", "two", "three"]);
+        let seconds: Vec<_> = got.iter().map(|l| l.at.unwrap().timestamp() % 60).collect();
+        assert_eq!(seconds, [5, 5, 6]);
+        assert!(
+            LogLines::new(false)
+                .push(false, first.as_bytes())
+                .is_empty()
         );
     }
 

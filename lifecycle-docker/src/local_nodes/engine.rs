@@ -64,7 +64,7 @@ pub(super) fn engine_error(what: &str, error: bollard::errors::Error) -> Error {
     match error {
         Docker::DockerResponseServerError {
             status_code: 404, ..
-        } => Error::NotFound { what },
+        } => Error::not_found(what),
         Docker::DockerResponseServerError {
             status_code: 409,
             message,

@@ -1,6 +1,7 @@
 //! The API's routes, a file for each noun.
 
 mod events;
+mod exec;
 mod health;
 mod nodes;
 mod operations;
@@ -9,6 +10,7 @@ mod request;
 mod services;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::sync::Arc;
 
@@ -38,7 +40,10 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/services", get(services::list))
         .route("/v1/services/{name}/endpoints", get(services::endpoints))
         .route("/v1/services/{name}/logs", get(services::logs))
+        .route("/v1/services/{name}/restart", post(services::restart))
+        .route("/v1/services/{name}/exec", post(exec::run))
         .route("/v1/events", get(events::list))
+        .route("/v1/why/{name}", get(why::show))
         .route("/v1/progress", get(platform::progress))
         .route("/v1/operations/{id}", get(operations::show))
         .fallback(|| async { Problem::not_found("no such path") })
@@ -60,14 +65,16 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
 }
 
 /// Until the first round has ended, whatever changes anything is told to wait. Except the
-/// declaration itself, or a bad one could never be mended; and a plan changes nothing.
+/// declaration itself, or a bad one could never be mended; a plan changes nothing, and a command
+/// in a container nothing that the platform knows of.
 async fn change_nothing_while_converging(
     State(manager): State<Arc<Manager>>,
     request: Request,
     next: middleware::Next,
 ) -> Result<Response, Problem> {
     let path = request.uri().path();
-    let may_come_early = matches!(path, "/v1/platform" | "/v1/platform/plan");
+    let may_come_early =
+        matches!(path, "/v1/platform" | "/v1/platform/plan") || path.ends_with("/exec");
     if manager.is_open() || may_come_early || request.method().is_safe() {
         return Ok(next.run(request).await);
     }

@@ -28,7 +28,7 @@ use tower_service::Service as _;
 use super::{LARGEST_BODY, router};
 
 /// Every route below `/v1`, and whether the read token is enough.
-const ROUTES: [(&str, &str, bool); 12] = [
+const ROUTES: [(&str, &str, bool); 15] = [
     ("GET", "/v1/platform", true),
     ("PUT", "/v1/platform", false),
     ("DELETE", "/v1/platform", false),
@@ -37,6 +37,9 @@ const ROUTES: [(&str, &str, bool); 12] = [
     ("GET", "/v1/services", true),
     ("GET", "/v1/services/web/endpoints", true),
     ("GET", "/v1/services/web/logs", true),
+    ("POST", "/v1/services/web/restart", false),
+    ("POST", "/v1/services/web/exec", false),
+    ("GET", "/v1/why/web", true),
     ("GET", "/v1/events", true),
     ("GET", "/v1/progress", true),
     (

@@ -662,9 +662,15 @@ Services are declared in `compose.yaml`, in the words of the
 becomes of it here. A key in bold face changes how a service runs when it is left out, and
 `up` says so before it touches anything; a key that nobody knows is an error.
 
-**Names.** A service's name does not resolve in other services' containers yet. A service finds the
-others by asking the manager's API for their endpoints (`x-lifecycle.api: read`, as
-`examples/iot-platform` does), or at a host port that `ports` fixes.
+**Names.** A service's name leads to it from every container of the platform, on every node, before
+it is ready: `db:5432` is answered by a ready replica, wherever that runs, and several share what
+comes. So do `db.<platform>.internal` and the service's aliases; upper and lower case are the same.
+The name has one address, the same everywhere; a connection to it waits for a ready replica for as
+long as `[network] wait` in `platform.toml` says (30 s), then it is reset, and an event tells. Only
+ports that are known answer there: those of `ports`, `expose`, `x-lifecycle.ready`, and the `EXPOSE`
+lines of the Dockerfile or image. A port that a process opens without any of these is not reached by
+others; `expose` it. All other names are asked of the node's own resolvers. IPv4, TCP and UDP; the
+address that a service sees its client come from is the client's node.
 
 **Files beside the Compose file.** Nodes have no copy of your directory, so a relative path
 (`./nginx.conf:/etc/nginx/nginx.conf`), a config and a secret go to the node by their content: read
@@ -724,7 +730,8 @@ it, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.overri
 What differs from Compose: only files of this machine are included or extended, no address; one
 YAML document is one file; a service that is left out by its profiles is not checked; two entries
 of one list in *one* file that are the same thing are an error and not silently one; `secrets` and
-`configs` of an included project take `environment` from the project's own variables.
+`configs` of an included project take `environment` from the project's own variables;
+`x-lifecycle.code` names a code base of the platform's code store, wherever it stands.
 
 What Compose has no word for stands under `x-lifecycle` on a service:
 

@@ -185,24 +185,7 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
     networks::are_not_kept_apart(part("networks"), &memberships, report);
     composition.keep_data(&declared);
     is_not_too_large(&composition, &root, report);
-    names_are_not_resolved(&composition, &root, report);
     composition
-}
-
-/// Compose gives every service a name that the others reach it by. Who asks the manager needs none.
-fn names_are_not_resolved(composition: &Composition, root: &Field<'_>, report: &mut Report) {
-    let mut specs = composition.services.values().map(|draft| &draft.spec);
-    if composition.services.len() < 2 || specs.all(|spec| spec.container.api.is_some()) {
-        return;
-    }
-    if let Some(services) = root.is_map().then(|| root.get("services")).flatten() {
-        report.warning(
-            services.at,
-            &services.path,
-            "services do not reach each other by name here: they look each other's endpoints up \
-             in the manager's API (`x-lifecycle.api: read`)",
-        );
-    }
 }
 
 /// A name of ours through its own rule.

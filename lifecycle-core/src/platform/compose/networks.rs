@@ -397,7 +397,7 @@ pub(super) fn name(
             report.problem_with_help(
                 alias.at,
                 &alias.path,
-                format!("the name `{}` is the service's of that name", taken),
+                format!("the name `{taken}` is the service's of that name"),
                 "choose another name",
             );
             continue;

@@ -164,13 +164,18 @@ pub(super) fn mounts(
 #[derive(Default)]
 struct Asked {
     target: String,
-    read_only: bool,
-    /// Writing is asked for in so many words.
-    writes: bool,
+    /// Whether it is for reading only, if that is said.
+    read_only: Option<bool>,
     no_copy: bool,
     /// A path of the node that does not exist is no reason to make it.
     must_exist: bool,
     propagation: Option<String>,
+}
+
+impl Asked {
+    fn only_read(&self) -> bool {
+        self.read_only == Some(true)
+    }
 }
 
 /// `[SOURCE:]TARGET[:OPTIONS]`
@@ -203,8 +208,8 @@ fn short(
         .flat_map(|options| options.split(','))
     {
         match option {
-            "rw" => asked.writes = true,
-            "ro" => asked.read_only = true,
+            "rw" => asked.read_only = Some(false),
+            "ro" => asked.read_only = Some(true),
             "nocopy" => asked.no_copy = true,
             "z" | "Z" | "cached" | "delegated" | "consistent" => {
                 let consequence = "nodes have no such security module, and the option is for it \
@@ -268,9 +273,7 @@ fn long(
             "source" => source = Some(field.text(report)?),
             "target" => field.text(report)?.clone_into(&mut asked.target),
             "read_only" => {
-                let read_only = field.boolean(report);
-                asked.read_only = read_only.unwrap_or_default();
-                asked.writes = read_only == Some(false);
+                asked.read_only = field.boolean(report);
             }
             "bind" => bind(&field, &mut asked, report),
             "tmpfs" => memory = memory_options(&field, report),
@@ -291,7 +294,7 @@ fn long(
     match (kind, source) {
         ("tmpfs", None) => {
             checked(item, &asked.target, report)?;
-            if asked.read_only {
+            if asked.only_read() {
                 memory.push("ro".to_owned());
             }
             Some(Mounted::Memory(MemoryMount {
@@ -326,15 +329,12 @@ fn bind(field: &Field<'_>, asked: &mut Asked, report: &mut Report) {
 fn memory_options(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     let mut options = Vec::new();
     for (key, field) in honoured_entries(field, keys::TMPFS, report) {
-        match key {
-            "size" => {
-                let bytes = field.parse(report, value::bytes);
-                options.extend(bytes.map(|bytes| format!("size={bytes}")));
-            }
-            _ => {
-                let mode = field.parse(report, value::mode);
-                options.extend(mode.map(|mode| format!("mode={mode:o}")));
-            }
+        if key == "size" {
+            let bytes = field.parse(report, value::bytes);
+            options.extend(bytes.map(|bytes| format!("size={bytes}")));
+        } else {
+            let mode = field.parse(report, value::mode);
+            options.extend(mode.map(|mode| format!("mode={mode:o}")));
         }
     }
     options
@@ -389,24 +389,22 @@ fn path(
         report.warning(item.value_at(), &item.path, message);
         return Some(Mounted::Path(NodeMount {
             source: source.to_owned(),
+            read_only: asked.only_read(),
             target: asked.target,
-            read_only: asked.read_only,
             create: !asked.must_exist,
             propagation: asked.propagation,
         }));
     };
     match shipped::find(&relative, item, world, report)? {
         Found::Files(tree) => {
-            if !asked.read_only {
-                let what = if asked.writes {
-                    "not written to, as `rw` asks: it is"
-                } else {
-                    ""
+            if !asked.only_read() {
+                let against = match asked.read_only {
+                    Some(false) => ", whatever it asks for",
+                    _ => "",
                 };
                 let message = format!(
-                    "`{source}` is {what}{}shipped to the node with the declaration and mounted \
-                     read-only; what containers write belongs into a named volume",
-                    if what.is_empty() { "" } else { " " }
+                    "`{source}` is shipped to the node with the declaration and mounted \
+                     read-only{against}; what containers write belongs into a named volume"
                 );
                 report.warning(item.value_at(), &item.path, message);
             }
@@ -415,7 +413,7 @@ fn path(
                 tree,
             }))
         }
-        Found::Nothing if asked.read_only || asked.must_exist => {
+        Found::Nothing if asked.only_read() || asked.must_exist => {
             item.problem_with_help(
                 report,
                 format!("there is nothing in `{source}`"),
@@ -478,8 +476,8 @@ fn volume_mount(
     options.no_copy |= asked.no_copy;
     Some(Mounted::Volume(VolumeMount {
         volume: item.parse_as(source, report, named)?,
+        read_only: asked.only_read(),
         target: asked.target,
-        read_only: asked.read_only,
         options,
     }))
 }

@@ -47,7 +47,7 @@ impl Extended {
             path: field.path.clone(),
         };
         if !field.is_map() {
-            extended.service = field.text(report)?.to_owned();
+            field.text(report)?.clone_into(&mut extended.service);
             return Some(extended);
         }
         let mut is_right = true;

@@ -59,11 +59,10 @@ impl Included {
         for (key, field) in item.entries(report) {
             match key {
                 "path" => included.files = all_named(&field, report)?,
-                "project_directory" if field.is_null() => {}
+                "project_directory" | "env_file" if field.is_null() => {}
                 "project_directory" => {
                     included.directory = Some(field.text(report)?.to_owned());
                 }
-                "env_file" if field.is_null() => {}
                 "env_file" => included.environment = Some(all_named(&field, report)?),
                 _ if key.starts_with("x-") => {}
                 _ => {
@@ -271,19 +270,20 @@ impl Assembly<'_> {
                 (_, value) => {
                     // A key that nobody knows, or a section of a wrong kind: whoever reads the
                     // whole says so, at its own place.
-                    if !own.iter().any(|entry| entry.key == section.key) {
-                        own.push(Entry {
-                            key: section.key,
-                            at: section.at,
-                            node: Node::new(section.node.at, value),
-                        });
-                    } else {
+                    let is_taken = own.iter().any(|entry| entry.key == section.key);
+                    if is_taken {
                         let message = format!(
                             "expected a mapping, found {}",
                             Node::new(section.node.at, value).kind()
                         );
                         self.report.problem(section.node.at, &section.key, message);
                         self.complete = false;
+                    } else {
+                        own.push(Entry {
+                            key: section.key,
+                            at: section.at,
+                            node: Node::new(section.node.at, value),
+                        });
                     }
                 }
             }

@@ -279,12 +279,12 @@ impl Merge<'_> {
                         at,
                         node,
                     };
-                    match indices.get(key).and_then(|index| entries.get_mut(*index)) {
-                        Some(earlier) => *earlier = entry,
-                        None => {
-                            indices.insert(key.to_owned(), entries.len());
-                            entries.push(entry);
-                        }
+                    let slot = indices.get(key).and_then(|index| entries.get_mut(*index));
+                    if let Some(slot) = slot {
+                        *slot = entry;
+                    } else {
+                        indices.insert(key.to_owned(), entries.len());
+                        entries.push(entry);
                     }
                 }
                 Some(entries)

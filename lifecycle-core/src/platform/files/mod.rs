@@ -150,36 +150,37 @@ impl<'a> Assembly<'a> {
             self.complete = false;
             return None;
         }
-        let is_remote = path.contains("://") || path.starts_with("git@") || path.contains(".git#");
-        let refused = if is_remote {
-            let message = format!("`{path}` lies elsewhere, and only files here are read");
-            Some((message, "fetch it, and name the file"))
-        } else if self.files == MOST_FILES {
-            self.files += 1;
-            let message = format!("up to here more than {MOST_FILES} files are read");
-            Some((message, "draw in fewer"))
-        } else {
-            None
-        };
-        let read = match refused {
-            Some(refused) => Err(refused),
-            None => {
-                let file = self.project_dir.join(paths::joined(directory, path));
-                match text_file::read(&file) {
-                    Ok(text) => Ok((file, text)),
-                    Err(error) => {
-                        let message = format!("`{path}` cannot be read: {error}");
-                        Err((message, "name a Compose file that you may read"))
-                    }
-                }
-            }
-        };
-        match read {
+        match self.text_of(directory, path) {
             Ok((file, text)) => self.parse(&file, &text),
             Err((message, help)) => {
                 self.complete = false;
                 self.report.problem_with_help(at, key_path, message, help);
                 None
+            }
+        }
+    }
+
+    /// Such a file and its text, or what is wrong with it and what to do.
+    fn text_of(
+        &mut self,
+        directory: &Path,
+        path: &str,
+    ) -> Result<(PathBuf, String), (String, &'static str)> {
+        if path.contains("://") || path.starts_with("git@") || path.contains(".git#") {
+            let message = format!("`{path}` lies elsewhere, and only files here are read");
+            return Err((message, "fetch it, and name the file"));
+        }
+        if self.files == MOST_FILES {
+            self.files += 1;
+            let message = format!("up to here more than {MOST_FILES} files are read");
+            return Err((message, "draw in fewer"));
+        }
+        let file = self.project_dir.join(paths::joined(directory, path));
+        match text_file::read(&file) {
+            Ok(text) => Ok((file, text)),
+            Err(error) => {
+                let message = format!("`{path}` cannot be read: {error}");
+                Err((message, "name a Compose file that you may read"))
             }
         }
     }

@@ -31,6 +31,14 @@ impl<'a> Planning<'a> {
             let node = Some(node.clone());
             (status(node, Some(container), state, settled), up)
         };
+        if self.is_to_restart(spot.id, container) {
+            let up = if container.state.is_running() {
+                up
+            } else {
+                Up::default()
+            };
+            return (self.restart(spot, seen, up, others, dependencies), up);
+        }
         match &container.state {
             ContainerState::Running { .. } => {
                 let since = match seen.readiness() {
@@ -121,7 +129,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    fn start_again(
+    pub(super) fn start_again(
         &mut self,
         spot: Spot<'a>,
         seen: Seen<'a>,

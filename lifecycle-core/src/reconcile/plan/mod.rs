@@ -7,6 +7,7 @@
 //! - [`order`]: a service before those that depend on it, `starts: last` after all others.
 //! - [`instances`]: each replica made where it is placed, and kept [`alive`].
 //! - [`replacement`]: stop-first, with a way back.
+//! - [`restart`]: the same container again, one replica after the other.
 //! - [`ports`]: a host port passes from one to another.
 //! - [`leftovers`]: what is no longer declared, in reverse start order.
 //! - [`text`]: a plan as people read it.
@@ -20,6 +21,7 @@ mod nodes;
 mod order;
 mod ports;
 mod replacement;
+mod restart;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};

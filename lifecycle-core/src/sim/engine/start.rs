@@ -143,11 +143,16 @@ impl Engine {
         });
         if performance.lines.is_empty() {
             container.log.push(LogLine {
+                at: Some(rules.date(at)),
                 stderr: false,
                 text: format!("{service}: start {} on {}", container.starts, here.node),
             });
         } else {
-            container.log.extend(performance.lines);
+            let written = performance.lines.into_iter().map(|line| LogLine {
+                at: Some(rules.date(at)),
+                ..line
+            });
+            container.log.extend(written);
         }
         let unready_after = if never_ready {
             Some(HEALTH_GIVEN_UP)

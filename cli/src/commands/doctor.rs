@@ -1,0 +1,170 @@
+//! `doctor`: looks at this machine, the files, each node and the manager, and says what is wrong
+//! and what to do. Changes nothing.
+
+use std::sync::Arc;
+
+use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _};
+use serde::Serialize;
+
+use crate::arguments::Arguments;
+use crate::failure::Failure;
+use crate::paint::{Tone, paint};
+use crate::project::{NOT_UP_YET, Project};
+use crate::{commands, printer, wiring};
+
+/// The document of `doctor --json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    health: Health,
+    findings: Vec<Finding>,
+}
+
+pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let findings = look(arguments).await;
+    let wrong = findings.iter().filter(|f| f.health == Health::Wrong);
+    let wrong = wrong.count();
+    let health = findings.iter().map(|f| f.health).max();
+    if arguments.json {
+        printer::document(&Report {
+            health: health.unwrap_or(Health::Fine),
+            findings,
+        })?;
+        return if wrong == 0 {
+            Ok(())
+        } else {
+            Err(Failure::Told)
+        };
+    }
+    for finding in &findings {
+        printer::data(&text(finding))?;
+    }
+    if wrong == 0 {
+        Ok(())
+    } else {
+        Err(Failure::Unwell(wrong))
+    }
+}
+
+fn text(finding: &Finding) -> String {
+    let (sign, tone) = match finding.health {
+        Health::Fine => ("✓", Tone::Good),
+        Health::Doubtful => ("!", Tone::Caution),
+        Health::Wrong => ("✗", Tone::Bad),
+    };
+    let mend = finding.mend.as_ref().map_or_else(String::new, |mend| {
+        format!("\n    {} {mend}", paint(Tone::Accent, "hint:"))
+    });
+    format!(
+        "{} {}: {}{mend}",
+        paint(tone, sign),
+        finding.what,
+        finding.says
+    )
+}
+
+async fn look(arguments: &Arguments) -> Vec<Finding> {
+    let mut findings = vec![wiring::configuration(), wiring::manager_beside_us()];
+    let project = match Project::find(arguments) {
+        Ok(project) => project,
+        Err(failure) => {
+            findings.push(of_failure("files", &failure));
+            return findings;
+        }
+    };
+    let loaded = match project.load(NOT_UP_YET).await {
+        Ok(loaded) => loaded,
+        Err(failure) => {
+            findings.push(of_failure("files", &failure));
+            return findings;
+        }
+    };
+    let declaration = &loaded.declaration;
+    findings.push(Finding::fine(
+        "files",
+        format!(
+            "services: {}, nodes: {}",
+            declaration.services.len(),
+            declaration.nodes.len()
+        ),
+    ));
+    for key in loaded.unsupported.iter().filter(|k| k.changes_behaviour) {
+        findings.push(Finding::of(
+            Health::Doubtful,
+            "files",
+            key.to_string(),
+            "remove the key, or bring it up with --accept-unsupported",
+        ));
+    }
+    findings.extend(of_platform(arguments, &project, &loaded).await);
+    findings
+}
+
+/// What can be said of the engine here, and of the platform if it was brought up from here.
+async fn of_platform(
+    arguments: &Arguments,
+    project: &Project,
+    loaded: &lifecycle_core::platform::Loaded,
+) -> Vec<Finding> {
+    let declaration = &loaded.declaration;
+    let failed = |what: &str, error: &lifecycle_core::Error| {
+        vec![Finding::failed(
+            what,
+            error,
+            "LIFECYCLE_LOG=debug shows more",
+        )]
+    };
+    let known = match project.identity() {
+        Ok(known) => known,
+        Err(error) => return failed("identity", &error),
+    };
+    let is_up = match &known {
+        Some(identity) => match wiring::state(identity) {
+            Ok(state) => matches!(state.placed().await, Ok(Some(_))),
+            Err(error) => return failed("configuration directory", &error),
+        },
+        None => false,
+    };
+    if is_up {
+        match commands::running(arguments, Arc::new(())).await {
+            Ok((identity, bootstrapper)) => {
+                let mut findings = vec![bootstrapper.examine_engine().await];
+                findings.extend(bootstrapper.examine_platform(identity.id).await);
+                return findings;
+            }
+            Err(failure) => return vec![of_failure("platform", &failure)],
+        }
+    }
+    let wired = async {
+        let identity = match known {
+            Some(identity) => identity,
+            None => project.identity_for(&declaration.name)?,
+        };
+        let state = wiring::state(&identity)?;
+        let secrets = wiring::secrets(&state, &identity).await?;
+        let code = Arc::new(project.code());
+        let node = &declaration.manager.node;
+        let reporter = Arc::new(());
+        let cloud = &declaration.cloud;
+        wiring::bootstrapper(&identity, cloud, node, state, secrets, code, reporter)
+    };
+    let bootstrapper = match wired.await {
+        Ok(bootstrapper) => bootstrapper,
+        Err(error) => return failed("this machine", &error),
+    };
+    let mut findings = vec![bootstrapper.examine_engine().await];
+    if findings.iter().all(|f| f.health != Health::Wrong) {
+        findings.push(match bootstrapper.preflight(declaration).await {
+            Ok(()) => Finding::fine("declaration", "it can be carried out"),
+            Err(error) => Finding::failed("declaration", &error, "mend the files"),
+        });
+    }
+    findings.push(Finding::fine(
+        "platform",
+        "it was not brought up from here yet",
+    ));
+    findings
+}
+
+fn of_failure(what: &str, failure: &Failure) -> Finding {
+    Finding::of(Health::Wrong, what, failure.message(), failure.hint())
+}

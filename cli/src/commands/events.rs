@@ -1,0 +1,73 @@
+//! `events`: what has happened, and what happens.
+
+use futures_util::StreamExt as _;
+use lifecycle_core::api::tail::{self, EventOptions};
+use lifecycle_core::clock::{Clock as _, SystemClock};
+use lifecycle_core::model::{Event, EventKind};
+
+use crate::arguments::{Arguments, Events};
+use crate::commands;
+use crate::failure::Failure;
+use crate::paint::{Tone, paint};
+use crate::printer;
+use crate::progress::ProgressLines;
+
+/// How many are shown if nothing is said.
+const LATEST: u32 = 50;
+
+pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), Failure> {
+    let progress = ProgressLines::new(arguments.json);
+    let (identity, bootstrapper) = commands::running(arguments, progress).await?;
+    let client = bootstrapper.client(identity.id).await?;
+    let mut about = Vec::new();
+    for name in &options.names {
+        about.push(client.why(name).await?.subject);
+    }
+    let latest = options.since.is_none().then_some(LATEST);
+    let wanted = EventOptions {
+        tail: options.tail.or(latest),
+        since: options.since.map(|since| since.moment(SystemClock.now())),
+        follow: options.follow,
+        about,
+    };
+    let mut events = tail::events(client, wanted).await?;
+    while let Some(event) = events.next().await {
+        let event = event?;
+        if arguments.json {
+            printer::record(&event)?;
+        } else {
+            printer::data(&text(&event))?;
+        }
+    }
+    Ok(())
+}
+
+/// An event in a line.
+pub(crate) fn text(event: &Event) -> String {
+    let event = &event.event;
+    let kind = serde_json::to_value(event.kind).unwrap_or_default();
+    let kind = format!("{:<14}", kind.as_str().unwrap_or_default());
+    let at = event.at.format("%F %T").to_string();
+    format!(
+        "{} {} {}",
+        paint(Tone::Faint, &at),
+        paint(tone(event.kind), &kind),
+        event.message
+    )
+}
+
+fn tone(kind: EventKind) -> Tone {
+    match kind {
+        EventKind::StepSucceeded
+        | EventKind::Ready
+        | EventKind::NodeKnown
+        | EventKind::Converged
+        | EventKind::DatabaseBack => Tone::Good,
+        EventKind::StepFailed
+        | EventKind::Failed
+        | EventKind::NodeUnknown
+        | EventKind::DatabaseAway => Tone::Bad,
+        EventKind::NotReady => Tone::Caution,
+        _ => Tone::Accent,
+    }
+}

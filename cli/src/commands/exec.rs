@@ -1,0 +1,55 @@
+//! `exec`: a command in a container, as if it ran here.
+
+use futures_util::StreamExt as _;
+use lifecycle_core::Error;
+use lifecycle_core::manager::Conversation;
+use lifecycle_core::runtime::{ExecCommand, ExecOutput};
+
+use crate::arguments::{Arguments, Exec};
+use crate::failure::Failure;
+use crate::progress::ProgressLines;
+use crate::{commands, printer, terminal};
+
+pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Failure> {
+    let progress = ProgressLines::new(arguments.json);
+    let (identity, bootstrapper) = commands::running(arguments, progress).await?;
+    let client = bootstrapper.client(identity.id).await?;
+    let has_terminal = terminal::is_here() && !options.no_tty;
+    let command = ExecCommand {
+        command: options.command.clone(),
+        user: options.user.clone(),
+        working_dir: options.workdir.clone(),
+        terminal: terminal::size().filter(|_| has_terminal),
+    };
+    let name = match options.index {
+        Some(index) => format!("{}-{index}", options.name),
+        None => options.name.clone(),
+    };
+    let Conversation { input, mut output } = client.exec(&name, command).await?;
+    let raw = has_terminal.then(terminal::Raw::new).transpose()?;
+    terminal::read(input.clone());
+    let says = async {
+        while let Some(piece) = output.next().await {
+            match piece? {
+                ExecOutput::Stdout(bytes) => printer::raw(&bytes, false)?,
+                ExecOutput::Stderr(bytes) => printer::raw(&bytes, true)?,
+                ExecOutput::Exit(code) => return Ok::<i64, Failure>(code),
+            }
+        }
+        Err(Error::failed("the command", "it said no exit code").into())
+    };
+    let code = if has_terminal {
+        tokio::select! {
+            code = says => code,
+            failed = terminal::resizes(input) => Err(failed.err().map_or(Failure::Interrupted, Failure::from)),
+        }
+    } else {
+        says.await
+    };
+    // Before anything is said of it.
+    drop(raw);
+    match code? {
+        0 => Ok(()),
+        code => Err(Failure::CommandEnded(u8::try_from(code).unwrap_or(u8::MAX))),
+    }
+}

@@ -1,0 +1,65 @@
+//! `init`: a first `platform.toml` for the Compose file that is here.
+
+use std::io::IsTerminal as _;
+
+use lifecycle_core::model::PlatformName;
+use lifecycle_core::platform::Starter;
+
+use crate::arguments::{Arguments, Init};
+use crate::confirm;
+use crate::failure::Failure;
+use crate::paint::{Tone, paint};
+use crate::printer;
+use crate::project::{NOT_UP_YET, Project};
+
+pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Failure> {
+    let project = Project::find(arguments)?;
+    let path = project.sources().platform_file();
+    let asks = !options.yes && std::io::stdin().is_terminal();
+    if path.exists() && !options.force {
+        if !asks {
+            return Err(Failure::Exists(path));
+        }
+        let question = format!("{} is there already. Overwrite it?", path.display());
+        confirm::confirm(false, &question).await?;
+    }
+    // As if the file that is about to be written were not there.
+    let loaded = project.without_platform_file().load(NOT_UP_YET).await?;
+    let mut name = loaded.declaration.name;
+    let mut nodes = options.nodes.unwrap_or(1);
+    if asks {
+        let services: Vec<&str> = loaded
+            .declaration
+            .services
+            .keys()
+            .map(AsRef::as_ref)
+            .collect();
+        printer::talk(&format!("Services: {}", services.join(", ")));
+        name = confirm::value("The platform's name?", name, |text| {
+            PlatformName::try_from(text).map_err(|error| error.to_string())
+        })
+        .await?;
+        if options.nodes.is_none() {
+            nodes = confirm::value("How many nodes?", nodes, |text| {
+                let number = text.parse().ok();
+                let fits = number.filter(|n| (1..=Starter::MOST_NODES).contains(n));
+                fits.ok_or_else(|| format!("write a number from 1 to {}", Starter::MOST_NODES))
+            })
+            .await?;
+        }
+    }
+    let starter = Starter { name, nodes };
+    let replace = path.exists();
+    let path = project.sources().write_platform_file(&starter, replace)?;
+    if arguments.json {
+        return printer::document(&serde_json::json!({
+            "file": path,
+            "name": starter.name,
+            "nodes": starter.nodes,
+        }));
+    }
+    printer::talk(&format!("Wrote {}.", path.display()));
+    let next = "`bootstrapper plan` shows what would be done, `bootstrapper up` does it";
+    printer::talk(&format!("{} {next}", paint(Tone::Accent, "next:")));
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! `restart`: starts the containers of a service anew, and follows until they are up again.
+
+use std::sync::Arc;
+
+use crate::arguments::{Arguments, Restart};
+use crate::commands;
+use crate::failure::Failure;
+use crate::printer;
+use crate::progress::ProgressLines;
+
+pub(crate) async fn run(arguments: &Arguments, options: &Restart) -> Result<(), Failure> {
+    let progress = ProgressLines::new(arguments.json);
+    let reporter = Arc::clone(&progress);
+    let (identity, bootstrapper) = commands::running(arguments, reporter).await?;
+    let mut restarted = Vec::new();
+    for name in &options.names {
+        tokio::select! {
+            names = bootstrapper.restart(identity.id, name) => restarted.extend(names?),
+            () = progress.heartbeat() => {}
+        }
+    }
+    if arguments.json {
+        printer::document(&serde_json::json!({ "restarted": restarted }))
+    } else {
+        printer::talk(&format!("Up again: {}.", restarted.join(", ")));
+        Ok(())
+    }
+}

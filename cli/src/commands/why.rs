@@ -1,0 +1,57 @@
+//! `why`: declared → observed → decided → evidence.
+
+use lifecycle_core::api::why::{FactV1, WhyV1};
+use lifecycle_core::model::Subject;
+
+use crate::arguments::{Arguments, Why};
+use crate::commands;
+use crate::failure::Failure;
+use crate::paint::{Tone, paint};
+use crate::printer;
+use crate::progress::ProgressLines;
+
+pub(crate) async fn run(arguments: &Arguments, options: &Why) -> Result<(), Failure> {
+    let progress = ProgressLines::new(arguments.json);
+    let (identity, bootstrapper) = commands::running(arguments, progress).await?;
+    let client = bootstrapper.client(identity.id).await?;
+    let why = client.why(&options.name).await?;
+    if arguments.json {
+        printer::document(&why)
+    } else {
+        printer::data(&text(&why))
+    }
+}
+
+fn text(why: &WhyV1) -> String {
+    let mut lines = vec![paint(Tone::Strong, &why.answer)];
+    let mut section = |name: &str, said: Vec<String>| {
+        if said.is_empty() {
+            return;
+        }
+        lines.push(String::new());
+        lines.push(paint(Tone::Accent, name));
+        lines.extend(said.into_iter().map(|said| format!("  {said}")));
+    };
+    section("declared", facts(&why.declared, &why.subject));
+    section("observed", facts(&why.observed, &why.subject));
+    let decided = why.decided.iter();
+    let decided = decided.map(|d| said(&d.about, &why.subject, &d.says));
+    section("decided", decided.collect());
+    let evidence = why.evidence.iter().map(commands::events::text);
+    section("evidence", evidence.collect());
+    lines.join("\n")
+}
+
+fn facts(facts: &[FactV1], subject: &Subject) -> Vec<String> {
+    let facts = facts.iter();
+    facts.map(|f| said(&f.about, subject, &f.says)).collect()
+}
+
+/// What is said of something else than was asked about is said with its name.
+fn said(about: &Subject, asked: &Subject, says: &str) -> String {
+    if about == asked {
+        says.to_owned()
+    } else {
+        format!("{about}: {says}")
+    }
+}

@@ -1,0 +1,310 @@
+//! The command line as a person meets it, on a terminal and without one. One platform for all of
+//! it, since each costs seconds.
+
+use serde_json::Value;
+
+use crate::project::Project;
+use crate::terminal::{COLUMNS, OnTerminal};
+
+const COMPOSE: &str = r#"
+  talker:
+    image: debian:bookworm-slim
+    command: ["sh", "-c", "trap 'exit 0' TERM; echo talker starts; while :; do sleep 0.1; done"]
+    deploy: {replicas: 2}
+    stop_grace_period: 2s
+  quiet:
+    image: debian:bookworm-slim
+    command: ["sh", "-c", "trap 'exit 0' TERM; echo quiet starts; while :; do sleep 0.1; done"]
+    stop_grace_period: 2s
+    depends_on: [talker]
+"#;
+
+#[test]
+fn a_person_meets_the_command_line() {
+    let project = Project::named("meeting");
+    project.compose(COMPOSE);
+
+    init_asks_and_overwrites_nothing(&project);
+    let plan = on_terminal(&project, &["plan"]).ends(0);
+    snapshot("plan", &project, &plan);
+    what_is_not_up_says_how_to_bring_it_up(&project);
+    an_interrupted_up_goes_on(&project);
+
+    let status = on_terminal(&project, &["status"]).ends(0);
+    let widest = status.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(usize::from(COLUMNS.get())), "{status}");
+    snapshot("status", &project, &status);
+    let wide = project.ends(0, &["status", "--wide"]).stdout;
+    assert!(
+        wide.contains("microservice") && wide.contains("CONTAINER"),
+        "{wide}"
+    );
+    let why = project.ends(0, &["why", "talker"]).stdout;
+    // Which of two that are started at once is ready first is nobody's choice.
+    let (reasons, evidence) = why.split_once("evidence\n").unwrap();
+    snapshot("why", &project, reasons);
+    assert!(
+        evidence.contains("talker-2 is ready on node-1"),
+        "{evidence}"
+    );
+
+    a_command_runs_in_a_container(&project);
+    a_service_is_restarted(&project);
+    output_and_events_are_followed(&project);
+    colours_are_for_terminals(&project);
+    a_slip_is_told_with_what_was_meant(&project);
+    every_document_is_json(&project);
+    project.ends(0, &["doctor"]);
+}
+
+fn on_terminal(project: &Project, arguments: &[&str]) -> OnTerminal {
+    OnTerminal::start(project.command(arguments))
+}
+
+fn init_asks_and_overwrites_nothing(project: &Project) {
+    let init = on_terminal(project, &["init"]);
+    init.shows("The platform's name? [meeting]");
+    init.types("\r");
+    init.shows("How many nodes? [1]");
+    init.types("many\r");
+    init.shows("write a number from 1 to 50");
+    init.types("1\r");
+    let shown = init.ends(0);
+    snapshot("init", project, &shown);
+    insta::assert_snapshot!("platform.toml", project.read("platform.toml"));
+
+    project.write("platform.toml", "name = \"meeting\"\n");
+    let again = on_terminal(project, &["init"]);
+    again.shows("Overwrite it? [y/N]");
+    again.types("n\r");
+    again.ends(1);
+    // Nobody is there to be asked.
+    let refused = project.ends(2, &["init"]);
+    assert!(
+        refused
+            .stderr
+            .contains("hint: edit it, or overwrite it with --force")
+    );
+    assert_eq!(project.read("platform.toml"), "name = \"meeting\"\n");
+    project.ends(0, &["init", "--yes", "--force"]);
+}
+
+fn what_is_not_up_says_how_to_bring_it_up(project: &Project) {
+    for command in [
+        &["status"][..],
+        &["logs"],
+        &["why", "talker"],
+        &["restart", "talker"],
+    ] {
+        let refused = project.ends(1, command);
+        let hint = "hint: bring it up with `bootstrapper up`";
+        assert!(
+            refused.stderr.contains(hint),
+            "{command:?}: {}",
+            refused.stderr
+        );
+    }
+    let not_run = project.ends(125, &["exec", "talker", "--", "true"]);
+    assert!(not_run.stderr.contains("hint: "), "{}", not_run.stderr);
+    // Nothing is wrong with a machine on which nothing was done yet.
+    let doctor = project.ends(0, &["doctor"]);
+    assert!(
+        doctor.stdout.contains("not brought up from here yet"),
+        "{}",
+        doctor.stdout
+    );
+}
+
+/// Ctrl-C while the node is made, and then the same command once more.
+fn an_interrupted_up_goes_on(project: &Project) {
+    let up = on_terminal(project, &["up"]);
+    up.shows("provision node node-1");
+    up.interrupts();
+    let shown = up.ends(130);
+    assert!(shown.contains("error: interrupted"), "{shown}");
+    assert!(shown.contains("the same command goes on"), "{shown}");
+    let up = on_terminal(project, &["up"]);
+    let shown = up.ends(0);
+    for said in [
+        "✓ start the lifecycle manager on node-1",
+        "quiet-1 is ready",
+        "next: ",
+    ] {
+        assert!(shown.contains(said), "{said}: {shown}");
+    }
+}
+
+fn a_command_runs_in_a_container(project: &Project) {
+    let shell = on_terminal(project, &["exec", "talker", "--index", "2", "--", "sh"]);
+    shell.shows("#");
+    shell.types("stty size; echo $((40 + 2))-$(cat /proc/1/cmdline | wc -l)\r");
+    shell.shows("60 80");
+    shell.shows("42-0");
+    shell.resize(100, 30);
+    shell.types("while [ \"$(stty size)\" != '30 100' ]; do sleep 0.1; done; echo resi''zed\r");
+    shell.shows("resized");
+    // It goes to the command, not to the bootstrapper.
+    shell.types("sleep 60\r");
+    shell.shows("sleep 60");
+    shell.interrupts();
+    shell.types("exit 5\r");
+    shell.ends(5);
+
+    let apart = project.ends(
+        3,
+        &[
+            "exec",
+            "quiet",
+            "--",
+            "sh",
+            "-c",
+            "echo out; echo err >&2; exit 3",
+        ],
+    );
+    assert_eq!(
+        (apart.stdout.as_str(), apart.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+    // Its standard input has ended, and it is told so.
+    project.ends(0, &["exec", "quiet", "--", "cat"]);
+    // Which of a shell's two codes it is, differs between engines.
+    let lacks = project.call(&["exec", "quiet", "--", "no-such-program"]);
+    let code = lacks.status.code();
+    assert!(
+        matches!(code, Some(126 | 127)),
+        "{code:?}: {}",
+        lacks.stderr
+    );
+}
+
+fn a_service_is_restarted(project: &Project) {
+    let before = instances(&project.status());
+    let restart = on_terminal(project, &["restart", "talker"]);
+    let shown = restart.ends(0);
+    for said in [
+        "restart of talker-1, talker-2 asked for",
+        "Up again: talker-1, talker-2.",
+    ] {
+        assert!(shown.contains(said), "{said}: {shown}");
+    }
+    let after = instances(&project.status());
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(before["container"], after["container"]);
+        assert_eq!(after["state"], "ready");
+        let is_same_run = before["started_at"] == after["started_at"];
+        assert_eq!(is_same_run, before["id"] == "quiet-1", "{before} {after}");
+    }
+}
+
+fn instances(status: &Value) -> Vec<Value> {
+    let services = status["services"].as_array().unwrap().iter();
+    let instances = services.flat_map(|s| s["instances"].as_array().unwrap().clone());
+    instances.collect()
+}
+
+fn output_and_events_are_followed(project: &Project) {
+    let logs = on_terminal(project, &["logs", "-f", "--timestamps"]);
+    logs.shows("talker-2 | 20");
+    logs.shows("quiet-1  | 20");
+    logs.interrupts();
+    assert!(!logs.ends(130).contains("error"));
+    let all = project
+        .ends(0, &["logs", "talker", "quiet", "--tail", "1"])
+        .stdout;
+    let mut lines: Vec<&str> = all.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "quiet-1  | quiet starts",
+            "talker-1 | talker starts",
+            "talker-2 | talker starts"
+        ]
+    );
+    let none = project.ends(0, &["logs", "quiet", "--since", "2100-01-01T00:00:00Z"]);
+    assert_eq!(none.stdout, "");
+
+    let events = on_terminal(project, &["events", "-f", "talker"]);
+    events.shows("talker-1, talker-2 restarted");
+    events.interrupts();
+    let shown = events.ends(130);
+    assert!(!shown.contains("quiet-1"), "{shown}");
+    let last = project.ends(0, &["events", "--tail", "2"]).stdout;
+    assert_eq!(last.lines().count(), 2, "{last}");
+}
+
+fn colours_are_for_terminals(project: &Project) {
+    let escape = '\u{1b}';
+    let coloured = on_terminal(project, &["status"]);
+    coloured.shows("quiet-1");
+    assert!(coloured.raw().contains(escape));
+    coloured.ends(0);
+    assert!(!project.ends(0, &["status"]).stdout.contains(escape));
+    let forced = project.ends(0, &["status", "--color", "always"]);
+    assert!(forced.stdout.contains(escape));
+    let mut command = project.command(&["status"]);
+    command.env("NO_COLOR", "1");
+    let plain = OnTerminal::start(command);
+    plain.shows("quiet-1");
+    assert!(!plain.raw().contains(escape), "{}", plain.raw());
+    plain.ends(0);
+}
+
+fn a_slip_is_told_with_what_was_meant(project: &Project) {
+    for command in [
+        &["logs", "talkr"][..],
+        &["why", "talkr"],
+        &["restart", "talkr"],
+        &["events", "talkr"],
+    ] {
+        let refused = project.ends(1, command);
+        let told = "hint: did you mean `talker`?";
+        assert!(
+            refused.stderr.contains(told),
+            "{command:?}: {}",
+            refused.stderr
+        );
+    }
+}
+
+fn every_document_is_json(project: &Project) {
+    for command in [
+        &["plan"][..],
+        &["status"],
+        &["why", "talker"],
+        &["why", "node-1"],
+        &["events", "--tail", "20"],
+        &["logs", "quiet", "--timestamps"],
+        &["restart", "quiet"],
+        &["doctor"],
+        &["up"],
+    ] {
+        let arguments: Vec<&str> = command.iter().copied().chain(["--json"]).collect();
+        let said = project.ends(0, &arguments).stdout;
+        let documents = serde_json::Deserializer::from_str(&said).into_iter::<Value>();
+        let documents: Vec<Value> = documents.map(Result::unwrap).collect();
+        assert!(!documents.is_empty(), "{command:?}: {said}");
+    }
+    let failed = project.ends(1, &["why", "nobody", "--json"]).stdout;
+    let failed: Value = serde_json::from_str(&failed).unwrap();
+    assert_eq!(failed["error"]["kind"], "failed");
+}
+
+/// What was shown, without what differs from run to run.
+fn snapshot(name: &str, project: &Project, shown: &str) {
+    let mut shown = shown.replace(&project.path("").display().to_string(), "<project>/");
+    for (pattern, instead) in [
+        (r"\d\d:\d\d:\d\d", "<time>"),
+        (r"\d+\.\d+\.\d+\.\d+(:\d+)?", "<address>"),
+        (r"meeting-[0-9a-f]{6}", "<platform>"),
+        (r"-[0-9a-f]{12}\b", "-<digest>"),
+        (r"\b\d+ (s|min)\b *", "<age> "),
+        (r"(?m)^warning: compose\S+ .*\n", ""),
+        (r"20\.\d+\.\d+\S*", "<version>"),
+        (r"(?m) +$", ""),
+    ] {
+        let pattern = regex::Regex::new(pattern).unwrap();
+        shown = pattern.replace_all(&shown, instead).into_owned();
+    }
+    insta::assert_snapshot!(name, shown);
+}

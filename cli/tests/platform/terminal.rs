@@ -1,0 +1,157 @@
+//! A command of the bootstrapper on a terminal of its own, driven as a person would: what it
+//! shows is read from a screen, keys are pressed.
+
+use std::io::{Read as _, Write as _};
+use std::num::NonZeroU16;
+use std::process::{Child, Command};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use pty_process::Size;
+use pty_process::blocking::Pty;
+
+/// How long anything may take to show up.
+const SHOWN: Duration = Duration::from_mins(3);
+
+/// How wide and high the screen is.
+pub(crate) const COLUMNS: NonZeroU16 = NonZeroU16::new(80).unwrap();
+pub(crate) const ROWS: NonZeroU16 = NonZeroU16::new(60).unwrap();
+
+/// Lines that have left the screen and are kept.
+const SCROLLBACK: usize = 2_000;
+
+/// A command on a terminal.
+pub(crate) struct OnTerminal {
+    child: Child,
+    keyboard: Arc<Pty>,
+    screen: Arc<Screen>,
+}
+
+#[derive(Default)]
+struct Screen {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Everything that was written, with its escapes.
+    written: Vec<u8>,
+    over: bool,
+}
+
+impl Seen {
+    fn text(&self) -> String {
+        let mut parser = vt100::Parser::new(ROWS, COLUMNS, SCROLLBACK);
+        // What is longer than the screen scrolls; it is read in pieces that fit.
+        let mut text = String::new();
+        let mut lines = 0;
+        for line in self.written.split_inclusive(|byte| *byte == b'\n') {
+            parser.process(line);
+            lines += 1;
+            if lines == usize::from(ROWS.get()) - 10 {
+                text.push_str(&parser.screen().contents());
+                text.push('\n');
+                parser = vt100::Parser::new(ROWS, COLUMNS, SCROLLBACK);
+                lines = 0;
+            }
+        }
+        text.push_str(&parser.screen().contents());
+        text
+    }
+}
+
+impl OnTerminal {
+    /// Starts a command on a terminal of 80 columns.
+    pub(crate) fn start(command: Command) -> Self {
+        let (pty, pts) = pty_process::blocking::open().unwrap();
+        pty.resize(Size::new(ROWS.get(), COLUMNS.get())).unwrap();
+        let child = pty_process::blocking::Command::from(command)
+            .spawn(pts)
+            .unwrap();
+        let keyboard = Arc::new(pty);
+        let screen = Arc::new(Screen::default());
+        let (source, sink) = (Arc::clone(&keyboard), Arc::clone(&screen));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            loop {
+                // The end of a terminal is an error of its reader.
+                let read = (&*source).read(&mut buffer).unwrap_or(0);
+                let mut seen = sink.seen.lock().unwrap();
+                seen.written.extend_from_slice(&buffer[..read]);
+                seen.over = read == 0;
+                sink.changed.notify_all();
+                if read == 0 {
+                    return;
+                }
+            }
+        });
+        Self {
+            child,
+            keyboard,
+            screen,
+        }
+    }
+
+    /// Waits until the screen has shown a text.
+    pub(crate) fn shows(&self, text: &str) {
+        let end = Instant::now() + SHOWN;
+        let mut seen = self.screen.seen.lock().unwrap();
+        loop {
+            let shown = seen.text();
+            if shown.contains(text) {
+                return;
+            }
+            assert!(!seen.over, "it ended without {text:?}:\n{shown}");
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no {text:?} in time:\n{shown}");
+            seen = self.screen.changed.wait_timeout(seen, left).unwrap().0;
+        }
+    }
+
+    /// Presses keys.
+    pub(crate) fn types(&self, keys: &str) {
+        (&*self.keyboard).write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Presses Ctrl-C.
+    pub(crate) fn interrupts(&self) {
+        self.types("\u{3}");
+    }
+
+    /// Makes the terminal another size.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) {
+        self.keyboard.resize(Size::new(rows, columns)).unwrap();
+    }
+
+    /// Waits for the end, which has to be with this code; gives all that was shown.
+    pub(crate) fn ends(mut self, code: i32) -> String {
+        let end = Instant::now() + SHOWN;
+        let mut seen = self.screen.seen.lock().unwrap();
+        while !seen.over {
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "it does not end:\n{}", seen.text());
+            seen = self.screen.changed.wait_timeout(seen, left).unwrap().0;
+        }
+        let text = seen.text();
+        drop(seen);
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), Some(code), "{text}");
+        text
+    }
+
+    /// Everything that was written so far, escapes included.
+    pub(crate) fn raw(&self) -> String {
+        String::from_utf8_lossy(&self.screen.seen.lock().unwrap().written).into_owned()
+    }
+}
+
+/// A test that fails leaves no program behind.
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! A conversation with a command over one connection: each piece is a frame with its length
+//! before it, its first byte saying what it is.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::{Error, Result};
+use crate::manager::{CommandInput, Conversation};
+use crate::runtime::{ExecCommand, ExecOutput, TerminalSize};
+
+/// The protocol that the connection is upgraded to.
+pub const PROTOCOL: &str = "lifecycle-exec/1";
+
+/// How large a frame may be. Pieces are smaller.
+const LARGEST_FRAME: usize = 1 << 20;
+
+/// How many pieces of input wait for the connection.
+const WAITING: usize = 16;
+
+const STDIN: u8 = 0;
+const END: u8 = 1;
+const RESIZE: u8 = 2;
+const STDOUT: u8 = 16;
+const STDERR: u8 = 17;
+const EXIT: u8 = 18;
+const BROKEN: u8 = 19;
+
+/// The body of `POST /v1/services/{name}/exec`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecV1 {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The user that it runs as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The directory that it starts in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// The terminal that it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
+}
+
+impl From<ExecV1> for ExecCommand {
+    fn from(wire: ExecV1) -> Self {
+        Self {
+            command: wire.command,
+            user: wire.user,
+            working_dir: wire.working_dir,
+            terminal: wire.terminal,
+        }
+    }
+}
+
+impl From<ExecCommand> for ExecV1 {
+    fn from(command: ExecCommand) -> Self {
+        Self {
+            command: command.command,
+            user: command.user,
+            working_dir: command.working_dir,
+            terminal: command.terminal,
+        }
+    }
+}
+
+fn codec() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder()
+        .max_frame_length(LARGEST_FRAME)
+        .new_codec()
+}
+
+fn frame(kind: u8, payload: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(payload.len() + 1);
+    frame.put_u8(kind);
+    frame.put_slice(payload);
+    frame.freeze()
+}
+
+fn input_frame(input: &CommandInput) -> Bytes {
+    match input {
+        CommandInput::Data(bytes) => frame(STDIN, bytes),
+        CommandInput::End => frame(END, &[]),
+        CommandInput::Resize(size) => {
+            let [c1, c2] = size.columns.to_be_bytes();
+            let [r1, r2] = size.rows.to_be_bytes();
+            frame(RESIZE, &[c1, c2, r1, r2])
+        }
+    }
+}
+
+fn read_input(mut frame: Bytes) -> Option<CommandInput> {
+    let kind = *frame.first()?;
+    let payload = frame.split_off(1);
+    match (kind, payload.as_ref()) {
+        (STDIN, _) => Some(CommandInput::Data(payload)),
+        (END, []) => Some(CommandInput::End),
+        (RESIZE, [c1, c2, r1, r2]) => Some(CommandInput::Resize(TerminalSize {
+            columns: u16::from_be_bytes([*c1, *c2]),
+            rows: u16::from_be_bytes([*r1, *r2]),
+        })),
+        _ => None,
+    }
+}
+
+fn output_frame(output: &Result<ExecOutput>) -> Bytes {
+    match output {
+        Ok(ExecOutput::Stdout(bytes)) => frame(STDOUT, bytes),
+        Ok(ExecOutput::Stderr(bytes)) => frame(STDERR, bytes),
+        Ok(ExecOutput::Exit(code)) => frame(EXIT, &code.to_be_bytes()),
+        Err(error) => frame(BROKEN, error.chain().as_bytes()),
+    }
+}
+
+fn read_output(mut frame: Bytes) -> Result<ExecOutput> {
+    let kind = frame.first().copied().unwrap_or(u8::MAX);
+    let payload = if frame.is_empty() {
+        frame
+    } else {
+        frame.split_off(1)
+    };
+    match kind {
+        STDOUT => Ok(ExecOutput::Stdout(payload)),
+        STDERR => Ok(ExecOutput::Stderr(payload)),
+        EXIT => match payload.as_ref().try_into() {
+            Ok(code) => Ok(ExecOutput::Exit(i64::from_be_bytes(code))),
+            Err(_) => Err(broken("an exit code that is none")),
+        },
+        BROKEN => Err(broken(&String::from_utf8_lossy(&payload))),
+        _ => Err(broken("a frame of a kind that is not known")),
+    }
+}
+
+fn broken(why: &str) -> Error {
+    Error::Interrupted {
+        what: "the conversation with the command".into(),
+        source: Some(why.to_owned().into()),
+    }
+}
+
+/// The manager's half: carries a conversation over a connection, until the command has ended or
+/// the other side is gone.
+pub async fn serve(io: impl AsyncRead + AsyncWrite + Send, conversation: Conversation) {
+    let (mut sink, mut frames) = Framed::new(io, codec()).split();
+    let Conversation { input, mut output } = conversation;
+    let says = async {
+        while let Some(piece) = output.next().await {
+            let is_last = !matches!(piece, Ok(ExecOutput::Stdout(_) | ExecOutput::Stderr(_)));
+            if sink.send(output_frame(&piece)).await.is_err() || is_last {
+                break;
+            }
+        }
+        // Who is gone hears no end.
+        drop(sink.close().await);
+    };
+    let hears = async {
+        while let Some(Ok(frame)) = frames.next().await {
+            let Some(piece) = read_input(frame.freeze()) else {
+                return;
+            };
+            // A command that takes nothing more may still say something.
+            drop(input.send(piece).await);
+        }
+    };
+    tokio::select! {
+        () = says => {}
+        () = hears => {}
+    }
+}
+
+/// The client's half.
+pub(super) fn converse<T>(io: T) -> Conversation
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (sink, frames) = Framed::new(io, codec()).split();
+    let (input, given) = mpsc::channel(WAITING);
+    let pump = AbortOnDropHandle::new(tokio::spawn(send_all(sink, given)));
+    Conversation {
+        input,
+        output: receive(frames, pump).boxed(),
+    }
+}
+
+async fn send_all<T: AsyncRead + AsyncWrite>(
+    mut sink: SplitSink<Framed<T, LengthDelimitedCodec>, Bytes>,
+    mut given: mpsc::Receiver<CommandInput>,
+) {
+    while let Some(piece) = given.recv().await {
+        if sink.send(input_frame(&piece)).await.is_err() {
+            return;
+        }
+    }
+    // Closed only with the conversation: what the command says is still to come.
+    std::future::pending::<()>().await;
+}
+
+fn receive<T: AsyncRead + AsyncWrite + Send + 'static>(
+    frames: SplitStream<Framed<T, LengthDelimitedCodec>>,
+    pump: AbortOnDropHandle<()>,
+) -> impl futures_util::Stream<Item = Result<ExecOutput>> + Send {
+    stream::unfold(Some((frames, pump)), |state| async move {
+        let (mut frames, pump) = state?;
+        let output = match frames.next().await {
+            Some(Ok(frame)) => read_output(frame.freeze()),
+            Some(Err(error)) => Err(broken(&error.to_string())),
+            None => Err(broken("the connection ended before the command did")),
+        };
+        let goes_on = matches!(output, Ok(ExecOutput::Stdout(_) | ExecOutput::Stderr(_)));
+        Some((output, goes_on.then_some((frames, pump))))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_conversation_reaches_the_command_and_comes_back_with_its_code() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let (input, mut given) = mpsc::channel(4);
+        let (says, said) = mpsc::channel(4);
+        let conversation = Conversation {
+            input,
+            output: tokio_stream::wrappers::ReceiverStream::new(said).boxed(),
+        };
+        let manager = tokio::spawn(serve(theirs, conversation));
+        let mut client = converse(ours);
+        let size = TerminalSize {
+            columns: 80,
+            rows: 24,
+        };
+        let long = Bytes::from(vec![7; 10_000]);
+        for piece in [
+            CommandInput::Resize(size),
+            CommandInput::Data(long.clone()),
+            CommandInput::End,
+        ] {
+            client.input.send(piece.clone()).await.unwrap();
+            assert_eq!(given.recv().await, Some(piece));
+        }
+        for piece in [
+            ExecOutput::Stdout(long.clone()),
+            ExecOutput::Stderr(Bytes::from_static(b"oh")),
+            ExecOutput::Exit(-3),
+        ] {
+            says.send(Ok(piece.clone())).await.unwrap();
+            assert_eq!(client.output.next().await.unwrap().unwrap(), piece);
+        }
+        assert!(client.output.next().await.is_none());
+        manager.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_before_the_command_is_an_error() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let mut client = converse(ours);
+        drop(theirs);
+        let error = client.output.next().await.unwrap().unwrap_err();
+        assert!(error.chain().contains("before the command did"), "{error}");
+        assert!(client.output.next().await.is_none());
+    }
+
+    #[test]
+    fn what_is_no_frame_of_ours_is_refused() {
+        for frame in [&b""[..], &[9], &[RESIZE, 1], &[END, 1]] {
+            assert_eq!(read_input(Bytes::copy_from_slice(frame)), None, "{frame:?}");
+        }
+        for frame in [&b""[..], &[9], &[EXIT, 1]] {
+            assert!(
+                read_output(Bytes::copy_from_slice(frame)).is_err(),
+                "{frame:?}"
+            );
+        }
+    }
+}

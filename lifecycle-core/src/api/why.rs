@@ -1,0 +1,547 @@
+//! Why something stands as it does: what is declared of it, what is observed, what the latest
+//! plan decided, and which events led there. A pure function over what the registry holds and
+//! what the control loop last said.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::model::{
+    DependencyCondition, Event, Generation, ImageSource, InstanceId, InstanceState, NodeName,
+    Replica, ServiceName, ServiceSpec, Subject,
+};
+use crate::platform::Declaration;
+use crate::reconcile::{
+    EngineView, Held, HeldBy, InstanceStatus, Observed, Readiness, Status, Step,
+};
+use crate::registry::{Snapshot, Versioned};
+use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
+
+/// How far what holds something up is followed: a service waits for a service that waits …
+const FARTHEST: usize = 8;
+
+/// How many events are shown as evidence.
+const EVIDENCE: usize = 12;
+
+/// `GET /v1/why/{name}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WhyV1 {
+    /// What was asked about.
+    pub subject: Subject,
+    /// The answer in a sentence.
+    pub answer: String,
+    /// What is declared of it.
+    pub declared: Vec<FactV1>,
+    /// What is observed of it.
+    pub observed: Vec<FactV1>,
+    /// What the latest plan does about it, and about what holds it up.
+    pub decided: Vec<DecisionV1>,
+    /// The latest events about it and about what holds it up, oldest first.
+    pub evidence: Vec<Event>,
+}
+
+/// Something that is so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactV1 {
+    /// About what.
+    pub about: Subject,
+    /// In words.
+    pub says: String,
+}
+
+/// Something that the planner decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionV1 {
+    /// About what.
+    pub about: Subject,
+    /// In words, with the reason.
+    pub says: String,
+    /// As data.
+    #[serde(flatten)]
+    pub data: DecisionData,
+}
+
+/// A decision as data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecisionData {
+    /// A step that is to be carried out, or is being carried out.
+    Step(Box<Step>),
+    /// It is held up by this.
+    Held(HeldBy),
+    /// Nothing is to be done: this is how it stands.
+    Stands(InstanceStatus),
+}
+
+/// What a name means: a service, one of its replicas (`web-2`), or a node. A service goes before
+/// a replica and a node of the same name; `node:` or `service:` before the name says which.
+///
+/// # Errors
+/// [`Error::NotFound`], with the name that it may have been meant for.
+pub fn subject_named(name: &str, snapshot: &Snapshot) -> Result<Subject> {
+    let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
+    let services = || declaration.into_iter().flat_map(|d| d.services.keys());
+    let declared = declaration.into_iter().flat_map(|d| d.nodes.keys());
+    let nodes: BTreeSet<&NodeName> = declared.chain(snapshot.nodes.keys()).collect();
+    let (kind, rest) = match name.split_once(':') {
+        Some((kind @ ("node" | "service"), rest)) => (Some(kind), rest),
+        _ => (None, name),
+    };
+    if kind != Some("node") {
+        if let Some(service) = services().find(|s| s.as_str() == rest) {
+            return Ok(Subject::Service(service.clone()));
+        }
+        if let Some(id) = declaration.and_then(|d| d.replica_named(rest)) {
+            return Ok(Subject::Instance(id));
+        }
+    }
+    if kind != Some("service")
+        && let Some(node) = nodes.iter().find(|n| n.as_str() == rest)
+    {
+        return Ok(Subject::Node((*node).clone()));
+    }
+    let candidates = services()
+        .map(ServiceName::as_str)
+        .chain(nodes.iter().map(|n| n.as_str()));
+    let what = match kind {
+        Some(kind) => format!("{kind} {rest}"),
+        None => format!("service, replica or node {rest}"),
+    };
+    Err(Error::unknown_name(what, rest, candidates))
+}
+
+/// Why `subject` stands as it does. `events` are the latest ones, oldest first.
+pub fn why(
+    subject: Subject,
+    snapshot: &Snapshot,
+    status: &Status,
+    observed: &Observed,
+    events: &[Event],
+) -> WhyV1 {
+    let world = World {
+        snapshot,
+        status,
+        observed,
+    };
+    let own = world.parts(&subject);
+    let decided = world.decisions(&own);
+    let about: BTreeSet<&Subject> = decided.iter().map(|d| &d.about).chain(&own).collect();
+    let mut evidence: Vec<Event> = events
+        .iter()
+        .rev()
+        .filter(|event| about.contains(&event.event.subject))
+        .take(EVIDENCE)
+        .cloned()
+        .collect();
+    evidence.reverse();
+    WhyV1 {
+        answer: world.answer(&subject, &decided),
+        declared: world.declared(&subject),
+        observed: own.iter().flat_map(|part| world.seen(part)).collect(),
+        decided,
+        evidence,
+        subject,
+    }
+}
+
+struct World<'a> {
+    snapshot: &'a Snapshot,
+    status: &'a Status,
+    observed: &'a Observed,
+}
+
+impl World<'_> {
+    fn declaration(&self) -> Option<(Generation, &Declaration)> {
+        self.snapshot.declaration.as_ref().map(|(g, d)| (*g, d))
+    }
+
+    fn service(&self, name: &ServiceName) -> Option<&ServiceSpec> {
+        self.declaration()?.1.services.get(name)
+    }
+
+    /// The subject and what it consists of.
+    fn parts(&self, subject: &Subject) -> Vec<Subject> {
+        let mut parts = vec![subject.clone()];
+        if let Subject::Service(name) = subject {
+            let replicas = self.service(name).map_or(0, |spec| spec.replicas);
+            parts.extend((1..=replicas).map(|n| {
+                Subject::Instance(InstanceId {
+                    service: name.clone(),
+                    replica: Replica(n),
+                })
+            }));
+        }
+        parts
+    }
+
+    fn declared(&self, subject: &Subject) -> Vec<FactV1> {
+        let Some((generation, declaration)) = self.declaration() else {
+            return Vec::new();
+        };
+        let mut says = Vec::new();
+        match subject {
+            Subject::Service(name) => says.extend(
+                self.service(name)
+                    .map(|spec| service_facts(generation, spec))
+                    .unwrap_or_default(),
+            ),
+            Subject::Instance(id) => says.extend(
+                self.service(&id.service)
+                    .map(|spec| service_facts(generation, spec))
+                    .unwrap_or_default(),
+            ),
+            Subject::Node(name) => match declaration.nodes.get(name) {
+                Some(node) => {
+                    let manager = if declaration.manager.node == *name {
+                        ", with the manager on it"
+                    } else {
+                        ""
+                    };
+                    says.push(format!("declared in generation {generation}{manager}"));
+                    if let Some(size) = &node.size {
+                        says.push(format!("of size {size}"));
+                    }
+                    for (label, value) in &node.labels {
+                        says.push(format!("label {label}={value}"));
+                    }
+                }
+                None => says.push(format!("not declared in generation {generation}")),
+            },
+            Subject::Platform => says.push(format!("generation {generation}")),
+        }
+        let fact = |says| FactV1 {
+            about: subject.clone(),
+            says,
+        };
+        says.into_iter().map(fact).collect()
+    }
+
+    fn seen(&self, subject: &Subject) -> Vec<FactV1> {
+        let says = match subject {
+            Subject::Instance(id) => self.containers(id),
+            Subject::Node(name) => self.node(name),
+            Subject::Service(_) | Subject::Platform => Vec::new(),
+        };
+        let fact = |says| FactV1 {
+            about: subject.clone(),
+            says,
+        };
+        says.into_iter().map(fact).collect()
+    }
+
+    fn containers(&self, id: &InstanceId) -> Vec<String> {
+        let mut says = Vec::new();
+        for (node, view) in &self.observed.nodes {
+            let containers = view.engine_state().into_iter().flat_map(|s| &s.containers);
+            for container in containers {
+                if container.role == Role::Instance(id.clone()) {
+                    let readiness = view.readiness.get(&container.id);
+                    let times = view.endings.get(&container.id).map(|e| e.times);
+                    says.push(container_says(node, container, readiness, times));
+                }
+            }
+        }
+        if !says.is_empty() {
+            return says;
+        }
+        // Who does not lead observes nothing; what the leader has recorded is known.
+        let records = self
+            .snapshot
+            .instances
+            .values()
+            .map(|Versioned { value, .. }| value);
+        says.extend(records.filter(|r| r.id == *id).map(|record| {
+            format!(
+                "last recorded: {} on {}, container {}",
+                record.state.word(),
+                record.node,
+                short(&record.container.0)
+            )
+        }));
+        if says.is_empty() {
+            says.push("no container of it exists".into());
+        }
+        says
+    }
+
+    fn node(&self, name: &NodeName) -> Vec<String> {
+        let mut says = Vec::new();
+        if let Some(unknown) = &self.observed.cloud_unknown {
+            says.push(format!(
+                "the cloud cannot be asked since {}: {}",
+                unknown.since.format("%H:%M:%S"),
+                unknown.why
+            ));
+        }
+        let Some(view) = self.observed.nodes.get(name) else {
+            let record = self.snapshot.nodes.get(name).map(|v| &v.value);
+            says.push(match record.and_then(|r| r.unknown.as_ref()) {
+                Some(unknown) => format!("last recorded: unknown: {}", unknown.why),
+                None if record.is_some_and(|r| r.observed.is_some()) => {
+                    "last recorded: the machine exists".into()
+                }
+                None => "the cloud shows no such node".into(),
+            });
+            return says;
+        };
+        says.push(format!(
+            "the cloud says: {}",
+            format!("{:?}", view.machine.power).to_lowercase()
+        ));
+        says.push(match &view.engine {
+            EngineView::NotAsked => "its engine was not asked yet".into(),
+            EngineView::Missing => "the host answers, and no Docker engine on it".into(),
+            EngineView::Known { info, state } => format!(
+                "Docker {} answers; {} containers of this platform",
+                info.version,
+                state.containers.len()
+            ),
+            EngineView::Unknown(unknown) => format!(
+                "it cannot be asked since {}: {}",
+                unknown.since.format("%H:%M:%S"),
+                unknown.why
+            ),
+        });
+        if let Some(silence) = &view.silence {
+            says.push(format!(
+                "silent since {}: {}",
+                silence.since.format("%H:%M:%S"),
+                silence.why
+            ));
+        }
+        says
+    }
+
+    /// What the plan says of these, and then of what holds them up.
+    fn decisions(&self, own: &[Subject]) -> Vec<DecisionV1> {
+        let plan = &self.status.plan;
+        let mut decided = Vec::new();
+        let mut seen: BTreeSet<Subject> = own.iter().cloned().collect();
+        let mut waiting: VecDeque<(Subject, usize)> = own.iter().map(|s| (s.clone(), 0)).collect();
+        let mut told = BTreeSet::new();
+        while let Some((subject, depth)) = waiting.pop_front() {
+            let before = decided.len();
+            for step in plan.steps.iter().filter(|step| is_for(step, &subject)) {
+                if told.insert(&step.id) {
+                    decided.push(self.step(step, &subject));
+                }
+            }
+            let mut next = Vec::new();
+            for held in plan.held.iter().filter(|held| held.subject == subject) {
+                decided.push(DecisionV1 {
+                    about: subject.clone(),
+                    says: format!("held: {}", held.by),
+                    data: DecisionData::Held(held.by.clone()),
+                });
+                next.extend(self.behind(held));
+            }
+            if let Subject::Instance(id) = &subject
+                && decided.len() == before
+                && let Some(status) = plan.instances.get(id)
+            {
+                decided.push(stands(id, status));
+            }
+            if depth < FARTHEST {
+                for part in next.iter().flat_map(|subject| self.parts(subject)) {
+                    if seen.insert(part.clone()) {
+                        waiting.push_back((part, depth + 1));
+                    }
+                }
+            }
+        }
+        decided
+    }
+
+    fn step(&self, step: &Step, subject: &Subject) -> DecisionV1 {
+        let running = self.status.running.iter().find(|r| r.id == step.id);
+        let says = match running {
+            Some(running) => format!(
+                "under way since {}: {}: {}{}",
+                running.since.format("%H:%M:%S"),
+                step.action,
+                step.reason,
+                match &running.last_line {
+                    Some(line) => format!(" (it last said: {line})"),
+                    None => String::new(),
+                }
+            ),
+            None if step.needs.is_empty() => format!("next: {}: {}", step.action, step.reason),
+            None => format!(
+                "planned, after {} other steps: {}: {}",
+                step.needs.len(),
+                step.action,
+                step.reason
+            ),
+        };
+        DecisionV1 {
+            about: subject.clone(),
+            says,
+            data: DecisionData::Step(Box::new(step.clone())),
+        }
+    }
+
+    /// What stands behind what holds something up.
+    fn behind(&self, held: &Held) -> Vec<Subject> {
+        match &held.by {
+            HeldBy::Dependency { service, .. }
+            | HeldBy::StartsLast { service }
+            | HeldBy::StopsAfter { service } => vec![Subject::Service(service.clone())],
+            HeldBy::Node { node }
+            | HeldBy::NodeUnknown { node, .. }
+            | HeldBy::NodeSilent { node, .. }
+            | HeldBy::NodeChanging { node, .. } => vec![Subject::Node(node.clone())],
+            HeldBy::Port { holder, .. } => vec![Subject::Instance(holder.clone())],
+            // Whatever brings the image is held by its own.
+            HeldBy::Image { image } => {
+                let plan = &self.status.plan;
+                let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.0.ends_with(image.as_str()));
+                let other = plan.held.iter().filter(|h| h.subject != held.subject);
+                other
+                    .filter(|h| names(&h.by))
+                    .map(|h| h.subject.clone())
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn answer(&self, subject: &Subject, decided: &[DecisionV1]) -> String {
+        if self.status.generation == Generation::default() {
+            return format!(
+                "{subject}: this manager has planned nothing yet; what is recorded stands below"
+            );
+        }
+        let says_of = |wanted: fn(&DecisionData) -> bool| decided.iter().find(|d| wanted(&d.data));
+        let instances: Vec<&InstanceStatus> = self
+            .parts(subject)
+            .iter()
+            .filter_map(|part| match part {
+                Subject::Instance(id) => self.status.plan.instances.get(id),
+                _ => None,
+            })
+            .collect();
+        let up = instances.iter().filter(|i| is_up(&i.state)).count();
+        let held = says_of(|data| matches!(data, DecisionData::Held(_)));
+        let step = says_of(|data| matches!(data, DecisionData::Step(_)));
+        let failed = instances.iter().find_map(|i| match &i.state {
+            InstanceState::Failed { why } => Some(why),
+            _ => None,
+        });
+        let first = match (failed, step, held) {
+            (Some(why), _, _) => format!("failed: {why}"),
+            (None, Some(step), _) => step.says.clone(),
+            (None, None, Some(held)) => format!("{}: {}", held.about, held.says),
+            (None, None, None) => "as declared; there is nothing to do".into(),
+        };
+        match (subject, instances.len()) {
+            (Subject::Service(name), all) => {
+                format!("{name}: {up} of {all} replicas are up; {first}")
+            }
+            (subject, _) => format!("{subject}: {first}"),
+        }
+    }
+}
+
+fn is_up(state: &InstanceState) -> bool {
+    matches!(state, InstanceState::Ready | InstanceState::Completed)
+}
+
+/// Whether a step is about it, or brings what it needs.
+fn is_for(step: &Step, subject: &Subject) -> bool {
+    use crate::reconcile::Reason;
+    step.action.subject() == *subject
+        || matches!(&step.reason, Reason::ImageAbsent { needed_by, .. } if needed_by == subject)
+}
+
+fn stands(id: &InstanceId, status: &InstanceStatus) -> DecisionV1 {
+    let place = status
+        .node
+        .as_ref()
+        .map_or_else(String::new, |node| format!(" on {node}"));
+    let why = match &status.state {
+        InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => format!(": {why}"),
+        _ => String::new(),
+    };
+    DecisionV1 {
+        about: Subject::Instance(id.clone()),
+        says: format!("stays {}{place}{why}", status.state.word()),
+        data: DecisionData::Stands(status.clone()),
+    }
+}
+
+fn service_facts(generation: Generation, spec: &ServiceSpec) -> Vec<String> {
+    let source = match &spec.source {
+        ImageSource::Build(build) => format!("built from the code base {}", build.code.name),
+        ImageSource::Image(image) => format!("image {image}"),
+    };
+    let replicas = match spec.replicas {
+        1 => "1 replica".to_owned(),
+        n => format!("{n} replicas"),
+    };
+    let mut says = vec![format!("generation {generation}: {replicas}, {source}")];
+    for (service, condition) in &spec.depends_on {
+        says.push(match condition {
+            DependencyCondition::ServiceStarted => format!("starts after {service} has started"),
+            DependencyCondition::ServiceHealthy => format!("starts after {service} is ready"),
+            DependencyCondition::ServiceCompletedSuccessfully => {
+                format!("starts after {service} has completed")
+            }
+        });
+    }
+    for constraint in &spec.constraints {
+        says.push(format!("only where {constraint}"));
+    }
+    let check = match &spec.ready {
+        Some(ready) => format!("GET :{}{} answers", ready.port, ready.path),
+        None if spec.container.healthcheck.is_some() => "its health check passes".into(),
+        None => "its ports accept connections, or it runs if it has none".into(),
+    };
+    says.push(format!(
+        "ready when {check}, within {}",
+        humantime::format_duration(spec.ready_within)
+    ));
+    says
+}
+
+fn container_says(
+    node: &NodeName,
+    container: &ObservedContainer,
+    readiness: Option<&Readiness>,
+    endings: Option<u32>,
+) -> String {
+    let state = match &container.state {
+        ContainerState::Created => "was made and never started".to_owned(),
+        ContainerState::Running { health } => {
+            let since = container
+                .started_at
+                .map(|at| format!(" since {}", at.format("%H:%M:%S")))
+                .unwrap_or_default();
+            let health = match health {
+                None => "",
+                Some(Health::Starting) => ", health check: starting",
+                Some(Health::Healthy) => ", health check: healthy",
+                Some(Health::Unhealthy) => ", health check: unhealthy",
+            };
+            let ready = match readiness {
+                Some(Readiness::Ready { at }) => format!(", ready since {}", at.format("%H:%M:%S")),
+                Some(Readiness::Waiting { .. }) | None => ", not ready".to_owned(),
+            };
+            format!("runs{since}{health}{ready}")
+        }
+        ContainerState::Paused => "is paused".into(),
+        ContainerState::Exited { code, at } => {
+            let at = at.map(|at| format!(" at {}", at.format("%H:%M:%S")));
+            format!("ended with exit code {code}{}", at.unwrap_or_default())
+        }
+    };
+    let endings = match endings {
+        None | Some(0) => String::new(),
+        Some(times) => format!("; it has ended by itself {times}×"),
+    };
+    format!("container {} on {node} {state}{endings}", container.name)
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}

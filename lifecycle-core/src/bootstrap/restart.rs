@@ -1,0 +1,74 @@
+//! Restarts a service, or one of its replicas, and follows until it is up again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::follow::follow_operation;
+use super::{Bootstrapper, retry_or};
+use crate::api::ManagerApi;
+use crate::api::wire::RestartV1;
+use crate::error::{Error, Result};
+use crate::model::{InstanceId, PlatformId};
+
+/// How long a manager may take to accept a restart.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
+
+impl Bootstrapper {
+    /// Starts the containers of a service, or of one replica (`web-2`), anew, one after the
+    /// other, and follows until all are up again. Gives the names of those that were meant.
+    pub async fn restart(&self, platform: PlatformId, name: &str) -> Result<Vec<String>> {
+        let client = self.client(platform).await?;
+        let client = client.as_ref();
+        let cursor = client.last_event().await?;
+        let replaces = runs(client, name).await?;
+        let names = replaces.keys().map(ToString::to_string).collect();
+        let request = RestartV1 { replaces };
+        let deadline = tokio::time::Instant::now() + ACCEPTED_WITHIN;
+        let operation = loop {
+            // It names what it replaces, so it may be asked for again.
+            match client.restart(name, Some(request.clone())).await {
+                Ok(operation) => break operation,
+                Err(error) => retry_or(error, deadline).await?,
+            }
+        };
+        let reporter = self.reporter.as_ref();
+        let ended = follow_operation(client, operation.id(), cursor, reporter).await?;
+        match ended.why {
+            None => Ok(names),
+            Some(why) => Err(Error::failed(format!("the restart of {name}"), why)),
+        }
+    }
+}
+
+/// When the present run of each replica began that is meant.
+async fn runs(
+    client: &dyn ManagerApi,
+    name: &str,
+) -> Result<BTreeMap<InstanceId, chrono::DateTime<chrono::Utc>>> {
+    let services = client.services().await?;
+    let replicas = services.iter().flat_map(|service| {
+        let instances = service.instances.iter();
+        instances.map(move |instance| (&service.name, instance))
+    });
+    let mut known = false;
+    let mut runs = BTreeMap::new();
+    for (service, instance) in replicas {
+        if service.as_str() != name && instance.id != name {
+            continue;
+        }
+        known = true;
+        if let Some(started_at) = instance.started_at {
+            let id = InstanceId {
+                service: service.clone(),
+                replica: crate::model::Replica(instance.replica),
+            };
+            runs.insert(id, started_at);
+        }
+    }
+    if known {
+        return Ok(runs);
+    }
+    let names = services.iter().map(|service| service.name.as_str());
+    let what = format!("service or replica {name}");
+    Err(Error::unknown_name(what, name, names))
+}

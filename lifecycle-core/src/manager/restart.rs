@@ -1,0 +1,262 @@
+//! Restarts: accepted as operations that name the runs they end, carried out by the control
+//! loop, and ended here once every replica is up again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
+
+use super::{Manager, is_take_down, not_leading};
+use crate::error::{Error, Result};
+use crate::model::{
+    ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, Operation,
+    OperationId, OperationKind, OperationState, Replica, ServiceName, Subject,
+};
+use crate::platform::Declaration;
+use crate::reconcile::{Observed, Status};
+use crate::registry::{Batch, Change};
+use crate::runtime::ObservedContainer;
+
+impl Manager {
+    /// Begins to start the containers of a service, or of one replica (`web-2`), anew. With
+    /// `replaces`, only those that are still in the run that began then: asked again after an
+    /// answer was lost, the same restart is meant, also when it has ended.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for what is not declared, [`Error::Conflict`] if nothing of it was
+    /// ever started.
+    pub async fn restart(
+        &self,
+        name: &str,
+        replaces: Option<&BTreeMap<InstanceId, DateTime<Utc>>>,
+    ) -> Result<Operation> {
+        let epoch = self.epoch.lock().await;
+        let epoch = (*epoch).ok_or_else(not_leading)?;
+        let registry = &self.backends.registry;
+        let open = registry.open_operations().await?;
+        if open.iter().any(is_take_down) {
+            return Err(Error::Conflict {
+                what: format!("the restart of {name}"),
+                why: "the platform is being taken down".into(),
+            });
+        }
+        let snapshot = registry.snapshot().await?;
+        let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
+        let (service, replicas) = meant(name, declaration)?;
+        let mut runs = self.runs_of(&replicas);
+        if runs.is_empty() {
+            return Err(Error::Conflict {
+                what: format!("the restart of {name}"),
+                why: "none of its containers is known to have been started".into(),
+            });
+        }
+        if let Some(replaces) = replaces {
+            runs.retain(|id, run| replaces.get(id) == Some(&run.started_at));
+        }
+        let covers = |operation: &&Operation| match &operation.kind {
+            OperationKind::Restart { replaces, .. } => runs
+                .iter()
+                .all(|(id, run)| replaces.get(id).is_some_and(|known| known == run)),
+            OperationKind::DeletePlatform { .. } => false,
+        };
+        if !runs.is_empty()
+            && let Some(same) = open.iter().find(covers)
+        {
+            return Ok(same.clone());
+        }
+        let now = self.backends.clock.now();
+        let operation = Operation {
+            id: OperationId(self.backends.ids.uuid()),
+            state: if runs.is_empty() {
+                OperationState::Succeeded { at: now }
+            } else {
+                OperationState::Running
+            },
+            kind: OperationKind::Restart {
+                service: service.clone(),
+                replaces: runs.clone(),
+            },
+            requested_at: now,
+        };
+        let mut batch = Batch::of(Change::PutOperation(operation.clone()));
+        if !runs.is_empty() {
+            batch.events.push(NewEvent {
+                at: now,
+                kind: EventKind::RestartRequested,
+                subject: Subject::Service(service),
+                message: format!("restart of {} asked for", listed(runs.keys())),
+                data: serde_json::json!({ "operation": operation.id }),
+            });
+        }
+        registry.commit(epoch, batch).await?;
+        if !runs.is_empty() {
+            self.open_restarts().push(operation.clone());
+            self.aim_restarts();
+            self.accepted.notify_one();
+        }
+        Ok(operation)
+    }
+
+    /// Takes over what a former manager has accepted.
+    pub(super) fn take_restarts(&self, open: Vec<Operation>) {
+        let restarts = open.into_iter().filter(|o| !is_take_down(o));
+        *self.open_restarts() = restarts.collect();
+    }
+
+    /// The runs that all open restarts together are to end.
+    pub(super) fn runs_to_end(&self) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
+        let mut runs = BTreeMap::new();
+        for operation in self.open_restarts().iter() {
+            if let OperationKind::Restart { replaces, .. } = &operation.kind {
+                runs.extend(replaces.clone());
+            }
+        }
+        Arc::new(runs)
+    }
+
+    fn aim_restarts(&self) {
+        let restarts = self.runs_to_end();
+        self.target.send_modify(|target| {
+            if let Some(target) = target {
+                target.restarts = restarts;
+            }
+        });
+    }
+
+    fn open_restarts(&self) -> MutexGuard<'_, Vec<Operation>> {
+        self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends restarts whose replicas are all up again, or of which one does not come up.
+    pub(super) async fn end_restarts(&self, observed: &Observed, status: &Status) -> Result<()> {
+        if self.open_restarts().is_empty() || status.taking_down {
+            return Ok(());
+        }
+        let epoch = self.epoch.lock().await;
+        let Some(epoch) = *epoch else { return Ok(()) };
+        let mut batch = Batch::default();
+        let mut ended = Vec::new();
+        let at = self.backends.clock.now();
+        for mut operation in self.open_restarts().clone() {
+            let OperationKind::Restart { service, replaces } = &operation.kind else {
+                continue;
+            };
+            let (state, message) = match outcome(replaces, observed, status) {
+                Progress::Goes => continue,
+                Progress::Done => (
+                    OperationState::Succeeded { at },
+                    format!("{} restarted", listed(replaces.keys())),
+                ),
+                Progress::Failed { id, why } => (
+                    OperationState::Failed {
+                        at,
+                        why: format!("{id}: {why}"),
+                    },
+                    format!("the restart of {service} ended: {id}: {why}"),
+                ),
+            };
+            batch.events.push(NewEvent {
+                at,
+                kind: EventKind::RestartEnded,
+                subject: Subject::Service(service.clone()),
+                message,
+                data: serde_json::json!({ "operation": operation.id }),
+            });
+            ended.push(operation.id);
+            operation.state = state;
+            batch.changes.push(Change::PutOperation(operation));
+        }
+        if ended.is_empty() {
+            return Ok(());
+        }
+        self.backends.registry.commit(epoch, batch).await?;
+        self.open_restarts().retain(|o| !ended.contains(&o.id));
+        self.aim_restarts();
+        Ok(())
+    }
+
+    /// The present run of each of these that was ever started.
+    fn runs_of(&self, replicas: &[InstanceId]) -> BTreeMap<InstanceId, ContainerRun> {
+        let observed = self.observations.borrow().clone();
+        let status = self.status.borrow().clone();
+        let run = |id: &InstanceId| {
+            let container = status.plan.instances.get(id)?.container.clone()?;
+            let started_at = find(&observed, &container)?.started_at?;
+            let run = ContainerRun {
+                container,
+                started_at,
+            };
+            Some((id.clone(), run))
+        };
+        replicas.iter().filter_map(run).collect()
+    }
+}
+
+/// The service, and those of its replicas that are meant.
+fn meant(name: &str, declaration: Option<&Declaration>) -> Result<(ServiceName, Vec<InstanceId>)> {
+    let services = || declaration.iter().flat_map(|d| &d.services);
+    if let Some((service, spec)) = services().find(|(known, _)| known.as_str() == name) {
+        let replicas = (1..=spec.replicas).map(|number| InstanceId {
+            service: service.clone(),
+            replica: Replica(number),
+        });
+        return Ok((service.clone(), replicas.collect()));
+    }
+    declaration
+        .and_then(|declaration| declaration.replica_named(name))
+        .map(|id| (id.service.clone(), vec![id]))
+        .ok_or_else(|| {
+            let known = services().map(|(service, _)| service.as_str());
+            Error::unknown_name(format!("service or replica {name}"), name, known)
+        })
+}
+
+/// How far a restart is.
+enum Progress<'a> {
+    Goes,
+    Done,
+    Failed { id: &'a InstanceId, why: String },
+}
+
+fn outcome<'a>(
+    replaces: &'a BTreeMap<InstanceId, ContainerRun>,
+    observed: &Observed,
+    status: &Status,
+) -> Progress<'a> {
+    let mut goes = false;
+    for (id, run) in replaces {
+        // What is declared no longer is restarted by nobody.
+        let Some(stands) = status.plan.instances.get(id) else {
+            continue;
+        };
+        let is_up = matches!(
+            stands.state,
+            InstanceState::Ready | InstanceState::Completed
+        );
+        let container = find(observed, &run.container);
+        let is_old = container.is_some_and(|c| c.started_at == Some(run.started_at));
+        if !is_old && is_up {
+            continue;
+        }
+        if stands.settled && !is_up {
+            let why = match &stands.state {
+                InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => why.clone(),
+                state => format!("it is {}", state.word()),
+            };
+            return Progress::Failed { id, why };
+        }
+        goes = true;
+    }
+    if goes { Progress::Goes } else { Progress::Done }
+}
+
+fn find<'a>(observed: &'a Observed, container: &ContainerId) -> Option<&'a ObservedContainer> {
+    let states = observed.nodes.values().filter_map(|v| v.engine_state());
+    let mut containers = states.flat_map(|state| &state.containers);
+    containers.find(|found| found.id == *container)
+}
+
+fn listed<'a>(ids: impl Iterator<Item = &'a InstanceId>) -> String {
+    let ids: Vec<String> = ids.map(ToString::to_string).collect();
+    ids.join(", ")
+}

@@ -1,0 +1,140 @@
+//! A first `platform.toml` for a Compose file that was written for one machine: what is said is
+//! said, what has a default stands there as a comment.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use super::{ManagerSpec, Sources};
+use crate::error::{Error, Result};
+use crate::model::PlatformName;
+
+/// What is asked before the file is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Starter {
+    /// The platform's name.
+    pub name: PlatformName,
+    /// How many nodes.
+    pub nodes: u16,
+}
+
+impl Starter {
+    /// The most nodes that make sense on one machine.
+    pub const MOST_NODES: u16 = 50;
+
+    /// The file's text.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "# What concerns the whole platform; the services stand in the Compose file.\n\
+             # Every key: docs/platform-toml.md; for editors: `bootstrapper schema`.\n\
+             \n\
+             name = \"{}\"\n\
+             \n\
+             [cloud]\n\
+             # Nodes are containers on your own Docker engine that behave like VMs.\n\
+             provider = \"local\"\n\
+             # subnet = \"10.42.0.0/24\"  # one that is free, if nothing is said\n\n",
+            self.name
+        );
+        let several = "# [nodes.db-host]               # a node with a name of its own\n\
+             # labels = { disk = \"ssd\" }     # a service goes there by\n\
+             #                               # deploy.placement.constraints: [node.labels.disk == ssd]\n\
+             # capacity = { cpus = 4, memory = \"8GiB\" }\n";
+        let nodes = if self.nodes == 1 {
+            format!("[nodes.node-1]\n\n{several}")
+        } else {
+            format!(
+                "[[node_pool]]\nname = \"node\"\ncount = {}\n\n{several}",
+                self.nodes
+            )
+        };
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "{nodes}\n\
+             # [manager]                     # the lifecycle manager\n\
+             # node = \"node-1\"               # the first node, if nothing is said\n\
+             # port = {}\n\
+             \n\
+             # [registry]                    # a file on the manager's node, if nothing is said\n\
+             # url = {{ env = \"REGISTRY_URL\" }}  # or a database in PostgreSQL\n\
+             \n\
+             # [code]                        # code bases that services name by `x-lifecycle.code`\n\
+             # path = \"code\"\n",
+            ManagerSpec::PORT
+        );
+        text
+    }
+}
+
+impl Sources {
+    /// Where `platform.toml` stands, or would stand.
+    pub fn platform_file(&self) -> PathBuf {
+        self.project_dir.join(super::sources::PLATFORM_FILE)
+    }
+
+    /// Writes a first `platform.toml`. One that is there is overwritten only with `replace`.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if it is there.
+    pub fn write_platform_file(&self, starter: &Starter, replace: bool) -> Result<PathBuf> {
+        let path = self.platform_file();
+        let failed = |error| Error::io(format!("writing {}", path.display()), error);
+        let mut options = std::fs::OpenOptions::new();
+        if replace {
+            options.write(true).create(true).truncate(true);
+        } else {
+            options.write(true).create_new(true);
+        }
+        let mut file = match options.open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::Conflict {
+                    what: path.display().to_string(),
+                    why: "it is there already".into(),
+                });
+            }
+            opened => opened.map_err(failed)?,
+        };
+        file.write_all(starter.text().as_bytes()).map_err(failed)?;
+        Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PlatformId;
+    use crate::platform::{find, load};
+
+    #[tokio::test]
+    async fn the_first_file_is_one_that_is_read() {
+        for nodes in [1, 3] {
+            let directory = tempfile::tempdir().unwrap();
+            let compose = "services:\n  web:\n    image: nginx\n";
+            std::fs::write(directory.path().join("compose.yaml"), compose).unwrap();
+            let sources = find(directory.path(), &[]).unwrap();
+            let starter = Starter {
+                name: "shop".try_into().unwrap(),
+                nodes,
+            };
+            sources.write_platform_file(&starter, false).unwrap();
+            let again = sources.write_platform_file(&starter, false).unwrap_err();
+            assert!(matches!(again, Error::Conflict { .. }), "{again}");
+            let sources = find(directory.path(), &[]).unwrap();
+            let code = crate::code::DirectoryStore::new(directory.path().to_owned());
+            let id = PlatformId::new(uuid::Uuid::nil());
+            let loaded = load(&sources, id, &code).await.unwrap();
+            assert_eq!(loaded.declaration.nodes.len(), usize::from(nodes));
+            assert_eq!(loaded.declaration.name.as_str(), "shop");
+            assert_eq!(loaded.declaration.manager.node.as_str(), "node-1");
+            // What is a comment is right too.
+            let text = starter.text();
+            let comments = text.lines().filter_map(|line| line.strip_prefix("# "));
+            let keys = comments.filter(|line| {
+                line.starts_with('[') || (line.contains('=') && !line.contains("=="))
+            });
+            let text = keys.collect::<Vec<_>>().join("\n");
+            assert!(toml::from_str::<toml::Table>(&text).is_ok(), "{text}");
+        }
+    }
+}

@@ -239,12 +239,12 @@ async fn faults(block: u8, seed: u64) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    if timeout(PATIENCE, all_closed).await.is_err() {
-        panic!(
-            "seed {seed}: {} files are open, {before} were before",
-            open_files()
-        );
-    }
+    let closed = timeout(PATIENCE, all_closed).await;
+    assert!(
+        closed.is_ok(),
+        "seed {seed}: {} files are open, {before} were before",
+        open_files()
+    );
     // Clients and servers of this process included.
     let grown = memory_at_end.saturating_sub(memory_half_way);
     assert!(

@@ -124,7 +124,7 @@ async fn names_of_services_resolve_over_udp_and_tcp() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_other_names_are_asked_of_the_nodes_resolvers() {
-    let node = Node::start_with(|options| options.resolvers_port = RESOLVERS_PORT).await;
+    let node = Node::start_with(|options| options.resolvers_port = RESOLVERS_PORT);
     let mut feeder = node.feeder().await;
     let table = platform(132);
     feeder.accept(&table).await;

@@ -32,10 +32,10 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) async fn start() -> Self {
-        Self::start_with(|_| {}).await
+        Self::start_with(|_| {})
     }
 
-    pub(crate) async fn start_with(change: impl FnOnce(&mut AgentOptions)) -> Self {
+    pub(crate) fn start_with(change: impl FnOnce(&mut AgentOptions)) -> Self {
         let state = TempDir::new().unwrap();
         let mut options = AgentOptions::new(state.path().join("agent"));
         options.resolvers = state.path().join("node-resolv.conf");
@@ -99,9 +99,9 @@ impl Node {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        if timeout(PATIENCE, reached).await.is_err() {
-            panic!("{name} is {} and never {value}", self.figure(name).await);
-        }
+        let reached = timeout(PATIENCE, reached).await;
+        let now = self.figure(name).await;
+        assert!(reached.is_ok(), "{name} is {now} and never {value}");
     }
 }
 

@@ -94,7 +94,7 @@ async fn after_the_limit_there_is_a_reset_and_a_report() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_so_many_wait() {
-    let node = Node::start_with(|options| options.waiting = 2).await;
+    let node = Node::start_with(|options| options.waiting = 2);
     let mut feeder = node.feeder().await;
     let at = table(113, 1).with("web", 9, PORT, vec![]);
     feeder.accept(&at).await;
@@ -150,8 +150,7 @@ async fn replicas_share_the_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_refuses_or_is_silent_is_passed_over() {
-    let node =
-        Node::start_with(|options| options.connect_within = Duration::from_millis(300)).await;
+    let node = Node::start_with(|options| options.connect_within = Duration::from_millis(300));
     let mut feeder = node.feeder().await;
     let good = Server::start(3).await;
     let refusing = Server::start(1).await;

@@ -76,8 +76,7 @@ async fn sessions_end_with_silence_and_are_bounded() {
     let node = Node::start_with(|options| {
         options.udp_idle = Duration::from_secs(1);
         options.udp_sessions = 8;
-    })
-    .await;
+    });
     let mut feeder = node.feeder().await;
     let one = server(1).await;
     let at = table(122, 1).with("dns", 9, PORT, vec![backend("dns", 1, PORT, one.0)]);

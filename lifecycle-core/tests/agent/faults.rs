@@ -161,7 +161,7 @@ fn memory() -> u64 {
 }
 
 async fn faults(block: u8, seed: u64) {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let empty = table(block, 1).with("web", 9, PORT, vec![]);
     feeder.accept(&empty).await;

@@ -92,7 +92,7 @@ async fn resolvers(node: &Node, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_services_resolve_over_udp_and_tcp() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let table = platform(131);
     feeder.accept(&table).await;
@@ -179,7 +179,7 @@ async fn all_other_names_are_asked_of_the_nodes_resolvers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_are_told_of_the_agent_and_of_the_nodes_domains() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     feeder.accept(&platform(133)).await;
     let ours = std::fs::read_to_string(node.options.state.join("resolv.conf")).unwrap();
@@ -197,7 +197,7 @@ async fn containers_are_told_of_the_agent_and_of_the_nodes_domains() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_block_is_answered_for_at_once() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     feeder.accept(&platform(134)).await;
     let mut moved = platform(135);

@@ -11,7 +11,7 @@ const PORT: (u16, Protocol) = (8000, Protocol::Tcp);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_and_started_again_it_serves_from_disk_within_a_second() {
-    let mut node = Node::start().await;
+    let mut node = Node::start();
     let mut feeder = node.feeder().await;
     let one = Server::start(1).await;
     let at = table(101, 7).with("web", 9, PORT, vec![backend("web", 1, PORT, one.at)]);
@@ -42,7 +42,7 @@ async fn killed_and_started_again_it_serves_from_disk_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_table_on_disk_is_as_none() {
-    let mut node = Node::start().await;
+    let mut node = Node::start();
     let mut feeder = node.feeder().await;
     feeder.accept(&table(102, 7)).await;
     node.kill().await;
@@ -57,7 +57,7 @@ async fn a_damaged_table_on_disk_is_as_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_agent_waits_for_the_first_one_to_end() {
-    let mut node = Node::start().await;
+    let mut node = Node::start();
     let mut feeder = node.feeder().await;
     feeder.accept(&table(103, 1)).await;
     let options = node.options.clone();

@@ -31,7 +31,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) async fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(|_| {})
     }
 

@@ -21,7 +21,7 @@ fn why(report: Report) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn older_epochs_and_versions_are_refused() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut leader = node.feeder().await;
     let one = Server::start(1).await;
     let first = table(81, 5).with("web", 9, PORT, vec![backend("web", 1, PORT, one.at)]);
@@ -47,7 +47,7 @@ async fn older_epochs_and_versions_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_lines_are_refused_and_the_next_one_counts() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     assert!(why(feeder.say("").await).contains("no table is in force"));
     assert!(agent::check(&node.options.state).await.is_err());
@@ -71,7 +71,7 @@ async fn malformed_lines_are_refused_and_the_next_one_counts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_table_is_put_in_force_and_taken_back() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let mut large = table(83, 1);
     for number in 0..1000_u16 {
@@ -104,7 +104,7 @@ async fn a_large_table_is_put_in_force_and_taken_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_table_leaves_open_connections_alone() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let (one, two) = (Server::start(1).await, Server::start(2).await);
     let ones = backend("web", 1, PORT, one.at);
@@ -136,7 +136,7 @@ async fn a_new_table_leaves_open_connections_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_feeder_hears_how_many_connections_a_draining_instance_has() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let one = Server::start(1).await;
     let ones = backend("web", 1, PORT, one.at);
@@ -169,7 +169,7 @@ async fn every_feeder_hears_how_many_connections_a_draining_instance_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_address_is_said_and_tried_again() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let one = Server::start(1).await;
     let at = table(86, 1).with("web", 9, PORT, vec![backend("web", 1, PORT, one.at)]);
@@ -189,7 +189,7 @@ async fn a_taken_address_is_said_and_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn feeding_copies_lines_both_ways_and_ends_with_its_input() {
-    let node = Node::start().await;
+    let node = Node::start();
     let (first, second) = (table(87, 1), table(87, 0));
     let lines = [&first, &second].map(|table| serde_json::to_string(table).unwrap() + "\n");
     let mut answers = Vec::new();

@@ -22,7 +22,7 @@ fn to(table: &Table) -> SocketAddr {
 
 /// An agent whose service `web` leads to a listener of the test's own.
 async fn before(block: u8) -> (Node, Feeder, Table, TcpListener) {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -33,7 +33,7 @@ async fn before(block: u8) -> (Node, Feeder, Table, TcpListener) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_waits_for_its_server_and_is_served() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let mut at = table(111, 1).with("web", 9, PORT, vec![]);
     feeder.accept(&at).await;
@@ -56,7 +56,7 @@ async fn a_connection_waits_for_its_server_and_is_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_limit_there_is_a_reset_and_a_report() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let limit = Duration::from_secs(1);
     let mut at = table(112, 1).waiting(limit).with("web", 9, PORT, vec![]);
@@ -109,7 +109,7 @@ async fn only_so_many_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_gives_up_waits_no_longer() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let at = table(114, 1)
         .waiting(PATIENCE * 2)
@@ -125,7 +125,7 @@ async fn a_client_that_gives_up_waits_no_longer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_share_the_connections() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let servers = [Server::start(1).await, Server::start(2).await];
     let backends = vec![

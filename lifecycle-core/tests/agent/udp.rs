@@ -46,7 +46,7 @@ async fn ask(client: &UdpSocket, text: &[u8]) -> Option<(u8, Vec<u8>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_come_from_the_service_and_a_client_stays_with_its_server() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let (one, two) = (server(1).await, server(2).await);
     let backends = vec![
@@ -91,7 +91,7 @@ async fn sessions_end_with_silence_and_are_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_goes_on_with_another_server() {
-    let node = Node::start().await;
+    let node = Node::start();
     let mut feeder = node.feeder().await;
     let (one, two) = (server(1).await, server(2).await);
     let ones = backend("dns", 1, PORT, one.0);

@@ -13,7 +13,7 @@ use lifecycle_core::network::{Backend, Report, ReportKind, ServiceEntry, Table};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -275,7 +275,12 @@ impl Server {
     }
 
     pub(crate) async fn start_at(number: u16, at: SocketAddr) -> Self {
-        let listener = TcpListener::bind(at).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(at).unwrap();
+        // Where more wait than the queue holds, the kernel lets clients believe that they are
+        // connected, and asks again after seconds, whoever is between.
+        let listener = socket.listen(4096).unwrap();
         let at = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&connections);

@@ -27,11 +27,12 @@ fn bad_files_and_questions_touch_nothing() {
     project.ends(2, &["up"]);
     assert!(!touched());
 
-    let unsupported = "  web:\n    image: debian:bookworm-slim\n    privileged: true\n";
+    let unsupported =
+        "  web:\n    image: debian:bookworm-slim\n    mac_address: 02:42:ac:11:65:43\n";
     project.compose(unsupported);
     let failed = project.ends(2, &["up"]);
     assert!(
-        failed.stderr.contains("compose.yaml:5:") && failed.stderr.contains("privileged"),
+        failed.stderr.contains("compose.yaml:5:") && failed.stderr.contains("mac_address"),
         "{}",
         failed.stderr
     );
@@ -50,7 +51,7 @@ fn bad_files_and_questions_touch_nothing() {
     );
     let failed = project.ends(1, &["up", "--accept-unsupported"]);
     assert!(
-        failed.stderr.contains("warning: ") && failed.stderr.contains("privileged"),
+        failed.stderr.contains("warning: ") && failed.stderr.contains("mac_address"),
         "{}",
         failed.stderr
     );

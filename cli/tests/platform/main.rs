@@ -22,6 +22,7 @@ mod names;
 #[expect(dead_code, reason = "the core's tests use the rest")]
 mod postgres_server;
 mod project;
+mod published;
 mod reboot;
 mod secrets;
 mod subprocess;

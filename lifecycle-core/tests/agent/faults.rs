@@ -46,7 +46,7 @@ struct World {
 
 impl World {
     async fn add(&mut self) {
-        let server = Server::start(self.next).await;
+        let server = Server::start(self.next);
         let backend = backend("web", self.next, PORT, server.at);
         self.servers.insert(self.next, (server, backend));
         self.next += 1;

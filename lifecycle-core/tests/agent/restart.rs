@@ -13,7 +13,7 @@ const PORT: (u16, Protocol) = (8000, Protocol::Tcp);
 async fn killed_and_started_again_it_serves_from_disk_within_a_second() {
     let mut node = Node::start();
     let mut feeder = node.feeder().await;
-    let one = Server::start(1).await;
+    let one = Server::start(1);
     let at = table(101, 7).with("web", 9, PORT, vec![backend("web", 1, PORT, one.at)]);
     feeder.accept(&at).await;
     let to = (address(&at, "web"), 8000);

@@ -270,11 +270,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start(number: u16) -> Self {
-        Self::start_at(number, (Ipv4Addr::LOCALHOST, 0).into()).await
+    pub(crate) fn start(number: u16) -> Self {
+        Self::start_at(number, (Ipv4Addr::LOCALHOST, 0).into())
     }
 
-    pub(crate) async fn start_at(number: u16, at: SocketAddr) -> Self {
+    pub(crate) fn start_at(number: u16, at: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(at).unwrap();

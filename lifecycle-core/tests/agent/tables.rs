@@ -23,7 +23,7 @@ fn why(report: Report) -> String {
 async fn older_epochs_and_versions_are_refused() {
     let node = Node::start();
     let mut leader = node.feeder().await;
-    let one = Server::start(1).await;
+    let one = Server::start(1);
     let first = table(81, 5).with("web", 9, PORT, vec![backend("web", 1, PORT, one.at)]);
     leader.accept(&first).await;
 
@@ -106,7 +106,7 @@ async fn a_large_table_is_put_in_force_and_taken_back() {
 async fn a_new_table_leaves_open_connections_alone() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
-    let (one, two) = (Server::start(1).await, Server::start(2).await);
+    let (one, two) = (Server::start(1), Server::start(2));
     let ones = backend("web", 1, PORT, one.at);
     let mut at = table(84, 1).with("web", 9, PORT, vec![ones.clone()]);
     feeder.accept(&at).await;
@@ -138,7 +138,7 @@ async fn a_new_table_leaves_open_connections_alone() {
 async fn every_feeder_hears_how_many_connections_a_draining_instance_has() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
-    let one = Server::start(1).await;
+    let one = Server::start(1);
     let ones = backend("web", 1, PORT, one.at);
     let mut at = table(85, 1).with("web", 9, PORT, vec![ones.clone()]);
     feeder.accept(&at).await;
@@ -171,7 +171,7 @@ async fn every_feeder_hears_how_many_connections_a_draining_instance_has() {
 async fn a_taken_address_is_said_and_tried_again() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
-    let one = Server::start(1).await;
+    let one = Server::start(1);
     let at = table(86, 1).with("web", 9, PORT, vec![backend("web", 1, PORT, one.at)]);
     let to = (address(&at, "web"), 8000);
     let taken = tokio::net::TcpListener::bind(to).await.unwrap();

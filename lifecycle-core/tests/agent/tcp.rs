@@ -40,12 +40,12 @@ async fn a_connection_waits_for_its_server_and_is_served() {
     let waiting: Vec<_> = (0..50).map(|_| tokio::spawn(who(to(&at)))).collect();
     node.until("waiting{service=\"web\"}", 50).await;
     // Told of it before it listens: still nobody is turned away.
-    let one = Server::start(1).await;
+    let one = Server::start(1);
     let place = one.at;
     one.kill().await;
     at = at.with("web", 9, PORT, vec![backend("web", 1, PORT, place)]);
     feeder.accept(at.next()).await;
-    let _one = Server::start_at(1, place).await;
+    let _one = Server::start_at(1, place);
     for connection in waiting {
         let served = timeout(PATIENCE, connection).await.unwrap().unwrap();
         assert_eq!(served.unwrap().0, 1);
@@ -127,7 +127,7 @@ async fn a_client_that_gives_up_waits_no_longer() {
 async fn replicas_share_the_connections() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
-    let servers = [Server::start(1).await, Server::start(2).await];
+    let servers = [Server::start(1), Server::start(2)];
     let backends = vec![
         backend("web", 1, PORT, servers[0].at),
         backend("web", 2, PORT, servers[1].at),
@@ -152,8 +152,8 @@ async fn replicas_share_the_connections() {
 async fn one_that_refuses_or_is_silent_is_passed_over() {
     let node = Node::start_with(|options| options.connect_within = Duration::from_millis(300));
     let mut feeder = node.feeder().await;
-    let good = Server::start(3).await;
-    let refusing = Server::start(1).await;
+    let good = Server::start(3);
+    let refusing = Server::start(1);
     let refuses_at = refusing.at;
     refusing.kill().await;
     // With a full queue nobody there answers.

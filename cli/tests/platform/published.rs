@@ -1,0 +1,62 @@
+//! Compose files in the style of what people publish, as they are, on two nodes: those whose
+//! images need nothing but the base image come up and do what they are for.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::project::Project;
+use crate::subprocess::until;
+
+/// Each project, and what of whose output shows that it works.
+const PROJECTS: [(&str, &[(&str, &str)]); 6] = [
+    ("build-inline", &[("hello", "hello")]),
+    (
+        "built-configured",
+        &[
+            ("reader", "hello, world"),
+            // The mounted directory's file and the secret, to the letter.
+            ("reader", "conf/a.conf"),
+            ("reader", "token.txt"),
+        ],
+    ),
+    ("built-jobs", &[("prepare", "prepared")]),
+    ("built-merged", &[]),
+    // By an alias, from whatever node the client is on.
+    ("built-networks", &[("client", "hello")]),
+    ("built-pair", &[("reader", "")]),
+];
+
+/// Longer than a container takes to say its first line.
+const SAYS_WITHIN: Duration = Duration::from_secs(30);
+
+#[test]
+fn published_files_come_up_on_two_nodes() {
+    let all = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../lifecycle-core/tests/published"
+    ));
+    for (name, expected) in PROJECTS {
+        let project = Project::new();
+        project.copy(&all.join(name));
+        let nodes = std::fs::read_to_string(all.join("platform.toml")).unwrap();
+        project.write("platform.toml", &nodes);
+        // Networks that keep services apart are stated to have no effect here.
+        project.ends(0, &["-p", &project.name, "up", "--accept-unsupported"]);
+        let status = project.status();
+        assert_eq!(status["platform"]["state"], "running", "{name}: {status}");
+        assert_eq!(status["nodes"].as_array().unwrap().len(), 2, "{name}");
+        for (service, said) in expected {
+            let file = all.join(name).join(said);
+            let said = std::fs::read_to_string(&file).unwrap_or((*said).to_owned());
+            until(
+                &format!("{name}: {service} says {said}"),
+                SAYS_WITHIN,
+                || {
+                    let logs = project.ends(0, &["logs", service]).stdout;
+                    (logs.contains(said.trim()) && !logs.is_empty()).then_some(())
+                },
+            );
+        }
+        project.ends(0, &["down", "--yes"]);
+    }
+}

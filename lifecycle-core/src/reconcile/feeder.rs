@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio_util::codec::{Decoder as _, LinesCodec};
 
 use super::agent::feed_command;
 use super::backends::Backends;
@@ -279,7 +281,8 @@ async fn feed_once(
         .exec(&agent.container, &feed_command(platform))
         .await?;
     tables.mark_changed();
-    let mut lines = AgentLines::default();
+    let mut lines = LinesCodec::new_with_max_length(LONGEST_LINE);
+    let mut said = BytesMut::new();
     let mut awaited: Option<(u64, tokio::time::Instant)> = None;
     loop {
         let overdue = async {
@@ -292,7 +295,8 @@ async fn feed_once(
             biased;
             piece = session.output.next() => match piece {
                 Some(Ok(ExecOutput::Stdout(bytes))) => {
-                    for line in lines.push(&bytes)? {
+                    said.extend_from_slice(&bytes);
+                    while let Some(line) = lines.decode(&mut said).map_err(|error| unread(&error))? {
                         let report = hear(shared, node, &line)?;
                         if awaited.is_some_and(|(version, _)| report >= version) {
                             awaited = None;
@@ -336,6 +340,10 @@ async fn feed_once(
     }
 }
 
+fn unread(why: &dyn std::fmt::Display) -> Error {
+    Error::failed("reading what an agent says", why.to_string())
+}
+
 fn late() -> Error {
     Error::TimedOut {
         what: "the agent's answer to a table".into(),
@@ -345,8 +353,7 @@ fn late() -> Error {
 
 /// Takes in one line of an agent; says which version it has.
 fn hear(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
-    let report: Report = serde_json::from_str(line)
-        .map_err(|error| Error::failed("reading what an agent says", error.to_string()))?;
+    let report: Report = serde_json::from_str(line).map_err(|error| unread(&error))?;
     let version = report.version;
     match &report.kind {
         ReportKind::Accepted => shared.accepted(node, version),
@@ -364,28 +371,4 @@ fn hear(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
         }
     }
     Ok(version)
-}
-
-/// An agent's output, cut into lines.
-#[derive(Debug, Default)]
-struct AgentLines {
-    rest: Vec<u8>,
-}
-
-impl AgentLines {
-    fn push(&mut self, bytes: &[u8]) -> Result<Vec<String>> {
-        self.rest.extend_from_slice(bytes);
-        let mut lines = Vec::new();
-        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            lines.push(String::from_utf8_lossy(&line[..end]).into_owned());
-        }
-        if self.rest.len() > LONGEST_LINE {
-            return Err(Error::failed(
-                "reading what an agent says",
-                "a line has no end",
-            ));
-        }
-        Ok(lines)
-    }
 }

@@ -137,13 +137,13 @@ fn kind(path: &Path, file_type: fs::FileType) -> Result<Option<Kind>> {
 }
 
 #[cfg(unix)]
-fn is_executable(metadata: &fs::Metadata) -> bool {
+pub(super) fn is_executable(metadata: &fs::Metadata) -> bool {
     use std::os::unix::fs::PermissionsExt;
     metadata.permissions().mode() & 0o100 != 0
 }
 
 #[cfg(not(unix))]
-fn is_executable(_: &fs::Metadata) -> bool {
+pub(super) fn is_executable(_: &fs::Metadata) -> bool {
     false
 }
 

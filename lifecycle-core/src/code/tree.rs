@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
+use super::digest::is_executable;
 use super::digest::{self, Kind};
 use crate::error::{Error, Result};
 use crate::model::{FileContents, FileTree, ShippedFile, TreeEntry};
@@ -71,17 +72,6 @@ fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Resul
         gid: 0,
         contents: FileContents::new(bytes),
     })
-}
-
-#[cfg(unix)]
-fn is_executable(metadata: &fs::Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    metadata.permissions().mode() & 0o100 != 0
-}
-
-#[cfg(not(unix))]
-fn is_executable(_: &fs::Metadata) -> bool {
-    false
 }
 
 #[cfg(test)]

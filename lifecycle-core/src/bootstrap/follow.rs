@@ -51,12 +51,7 @@ pub(super) async fn follow(
     cursor: u64,
     reporter: &dyn Reporter,
 ) -> Result<Outcome> {
-    let mut following = Following {
-        reporter,
-        cursor,
-        since: BTreeMap::new(),
-        heard: Instant::now(),
-    };
+    let mut following = Following::new(reporter, cursor);
     loop {
         match following.once(client, generation).await {
             Ok(true) => break,
@@ -90,12 +85,7 @@ pub(super) async fn follow_operation(
     cursor: u64,
     reporter: &dyn Reporter,
 ) -> Result<OperationV1> {
-    let mut following = Following {
-        reporter,
-        cursor,
-        since: BTreeMap::new(),
-        heard: Instant::now(),
-    };
+    let mut following = Following::new(reporter, cursor);
     loop {
         let attempt = async {
             let operation = client.operation(id).await?;
@@ -165,7 +155,16 @@ struct Following<'a> {
     heard: Instant,
 }
 
-impl Following<'_> {
+impl<'a> Following<'a> {
+    fn new(reporter: &'a dyn Reporter, cursor: u64) -> Self {
+        Self {
+            reporter,
+            cursor,
+            since: BTreeMap::new(),
+            heard: Instant::now(),
+        }
+    }
+
     /// Shows what is new. True once the round has ended.
     async fn once(&mut self, client: &dyn ManagerApi, generation: u64) -> Result<bool> {
         let progress = client.progress().await?;

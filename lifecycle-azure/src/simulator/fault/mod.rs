@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::selector::Selector;
 
-pub(crate) use middleware::inject;
+pub(crate) use middleware::{inject, throttled_body};
 pub use seeded::FaultRates;
 use seeded::Seeded;
 

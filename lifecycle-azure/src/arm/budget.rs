@@ -1,0 +1,170 @@
+//! What Azure lets one subscription ask: buckets that refill, kept here too so that they are not
+//! overdrawn, and closed for as long as Azure says once they were.
+//!
+//! The sizes are those of "Understand how Azure Resource Manager throttles requests" (per
+//! subscription, principal and region) and "Troubleshooting API throttling errors – Compute".
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::{Instant, sleep_until};
+
+/// The longest time that a request waits for its turn; one that would wait longer is refused.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which bucket a request draws from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Delete,
+}
+
+impl Kind {
+    fn of(method: &Method) -> Self {
+        match *method {
+            Method::GET | Method::HEAD | Method::OPTIONS => Self::Read,
+            Method::DELETE => Self::Delete,
+            _ => Self::Write,
+        }
+    }
+}
+
+/// One bucket.
+#[derive(Debug)]
+struct Bucket {
+    size: f64,
+    /// Requests a second.
+    refill: f64,
+    left: f64,
+    at: Instant,
+    /// Nothing is sent before.
+    closed_until: Option<Instant>,
+}
+
+impl Bucket {
+    fn new(size: f64, refill: f64, now: Instant) -> Self {
+        Self {
+            size,
+            refill,
+            left: size,
+            at: now,
+            closed_until: None,
+        }
+    }
+
+    /// Takes one, and says from when on it may be sent; `None` if that is too late.
+    fn take(&mut self, now: Instant) -> Result<Instant, Duration> {
+        if let Some(until) = self.closed_until.filter(|until| *until > now) {
+            return Err(until - now);
+        }
+        let grown = now.saturating_duration_since(self.at).as_secs_f64() * self.refill;
+        let left = (self.left + grown).min(self.size) - 1.0;
+        let wait = Duration::from_secs_f64((-left).max(0.0) / self.refill);
+        if wait > PATIENCE {
+            return Err(wait);
+        }
+        (self.left, self.at) = (left, now);
+        Ok(now + wait)
+    }
+}
+
+/// The buckets of one subscription in one region.
+#[derive(Debug)]
+pub(crate) struct Budgets {
+    read: Mutex<Bucket>,
+    write: Mutex<Bucket>,
+    delete: Mutex<Bucket>,
+}
+
+impl Budgets {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            read: Mutex::new(Bucket::new(250.0, 25.0, now)),
+            write: Mutex::new(Bucket::new(200.0, 10.0, now)),
+            delete: Mutex::new(Bucket::new(200.0, 10.0, now)),
+        }
+    }
+
+    /// Waits until a request may be sent.
+    ///
+    /// # Errors
+    /// How long it would have to wait, if that is long or Azure has said so.
+    pub(crate) async fn turn(&self, method: &Method) -> Result<(), Duration> {
+        let at = self.with(method, |bucket| bucket.take(Instant::now()))?;
+        sleep_until(at).await;
+        // It may have been closed meanwhile.
+        self.with(method, |bucket| {
+            let now = Instant::now();
+            match bucket.closed_until.filter(|until| *until > now) {
+                Some(until) => Err(until - now),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Azure has refused a request: sends nothing of its kind for this long.
+    pub(crate) fn close(&self, method: &Method, wait: Duration) {
+        let until = Instant::now() + wait;
+        self.with(method, |bucket| {
+            bucket.closed_until = bucket.closed_until.max(Some(until));
+        });
+    }
+
+    fn with<T>(&self, method: &Method, act: impl FnOnce(&mut Bucket) -> T) -> T {
+        let bucket = match Kind::of(method) {
+            Kind::Read => &self.read,
+            Kind::Write => &self.write,
+            Kind::Delete => &self.delete,
+        };
+        act(&mut bucket.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_goes_at_once_and_the_rest_at_the_rate_that_the_bucket_refills() {
+        let budgets = Budgets::new();
+        let begun = Instant::now();
+        for _ in 0..200 {
+            budgets.turn(&Method::PUT).await.unwrap();
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        for _ in 0..50 {
+            budgets.turn(&Method::POST).await.unwrap();
+        }
+        let took = begun.elapsed();
+        assert!((4_900..=5_100).contains(&took.as_millis()), "{took:?}");
+        // Others have buckets of their own.
+        budgets.turn(&Method::GET).await.unwrap();
+        budgets.turn(&Method::DELETE).await.unwrap();
+        assert_eq!(begun.elapsed(), took);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_sent_before_azure_allows_it() {
+        let budgets = Budgets::new();
+        budgets.close(&Method::PUT, Duration::from_secs(30));
+        budgets.close(&Method::PUT, Duration::from_secs(10));
+        let wait = budgets.turn(&Method::PATCH).await.unwrap_err();
+        assert_eq!(wait, Duration::from_secs(30));
+        budgets.turn(&Method::GET).await.unwrap();
+        tokio::time::advance(Duration::from_secs(30)).await;
+        budgets.turn(&Method::PUT).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_would_wait_long_is_told_how_long() {
+        let budgets = Budgets::new();
+        let turns = (0..400).map(|_| budgets.turn(&Method::PUT));
+        let ended = futures_util::future::join_all(turns).await;
+        let refused: Vec<Duration> = ended.into_iter().filter_map(Result::err).collect();
+        assert_eq!(refused.len(), 100, "200 at once, 100 within ten seconds");
+        assert!(refused.iter().all(|wait| *wait > PATIENCE), "{refused:?}");
+    }
+}

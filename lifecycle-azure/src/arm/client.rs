@@ -1,0 +1,179 @@
+//! Requests to Resource Manager that the generated client has no part in: groups, networks,
+//! interfaces, addresses, operations.
+
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, StatusCode};
+use lifecycle_core::{Error, Result};
+use serde_json::Value;
+use url::Url;
+
+use super::failure::{Failure, Refusal};
+use super::transport::{Answer, Transport, retry_after};
+use crate::credential::Credential;
+
+/// How many pages a list may have: a server that never ends one is not believed.
+const PAGES: usize = 1_000;
+
+/// A client of Resource Manager.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    endpoint: Url,
+    transport: Arc<Transport>,
+    credential: Arc<Credential>,
+}
+
+/// How far an operation is.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    Running { after: Option<std::time::Duration> },
+    Done,
+    Failed(Refusal),
+    /// Azure has forgotten it.
+    Gone,
+}
+
+impl Client {
+    pub(crate) fn new(
+        endpoint: Url,
+        transport: Arc<Transport>,
+        credential: Arc<Credential>,
+    ) -> Self {
+        Self {
+            endpoint,
+            transport,
+            credential,
+        }
+    }
+
+    /// A resource, or `None`.
+    pub(crate) async fn get(&self, path: &str, version: &str) -> Result<Option<Value>> {
+        let what = format!("reading {path}");
+        match self.request(Method::GET, self.url(path, version)?, None).await {
+            Ok(answer) => parsed(&answer).map(Some).map_err(|e| e.into_error(what)),
+            Err(failure) if failure.refusal().is_some_and(Refusal::is_absent) => Ok(None),
+            Err(failure) => Err(failure.into_error(what)),
+        }
+    }
+
+    /// All items of a list, over all of its pages.
+    pub(crate) async fn list(&self, path: &str, version: &str) -> Result<Vec<Value>> {
+        let what = || format!("listing {path}");
+        let mut items = Vec::new();
+        let mut next = Some(self.url(path, version)?);
+        for _ in 0..PAGES {
+            let Some(url) = next else { return Ok(items) };
+            let answer = self.request(Method::GET, url, None).await;
+            let page = answer.and_then(|answer| parsed(&answer));
+            let mut page = page.map_err(|failure| failure.into_error(what()))?;
+            if let Some(Value::Array(found)) = page.get_mut("value").map(Value::take) {
+                items.extend(found);
+            }
+            next = match page.get("nextLink").and_then(Value::as_str) {
+                Some(link) if !link.is_empty() => Some(self.own(link)?),
+                _ => None,
+            };
+        }
+        Err(Error::failed(what(), format!("it has more than {PAGES} pages")))
+    }
+
+    /// Creates or replaces a resource; returns it as Azure shows it, perhaps still being made.
+    pub(crate) async fn put(&self, path: &str, version: &str, body: &Value) -> Result<Value> {
+        let url = self.url(path, version)?;
+        let answer = self.request(Method::PUT, url, Some(body)).await;
+        answer
+            .and_then(|answer| parsed(&answer))
+            .map_err(|failure| failure.into_error(format!("making {path}")))
+    }
+
+    /// Changes parts of a resource.
+    pub(crate) async fn patch(&self, path: &str, version: &str, body: &Value) -> Result<()> {
+        let url = self.url(path, version)?;
+        let answer = self.request(Method::PATCH, url, Some(body)).await;
+        answer
+            .map(drop)
+            .map_err(|failure| failure.into_error(format!("changing {path}")))
+    }
+
+    /// Begins to delete a resource; absent is Ok.
+    pub(crate) async fn delete(&self, path: &str, version: &str) -> Result<()> {
+        match self.request(Method::DELETE, self.url(path, version)?, None).await {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.refusal().is_some_and(Refusal::is_absent) => Ok(()),
+            Err(failure) => Err(failure.into_error(format!("deleting {path}"))),
+        }
+    }
+
+    /// Asks how far an operation is, at the address that Azure gave when it was begun.
+    pub(crate) async fn operation(&self, url: &str) -> Result<Progress> {
+        let what = "asking for an operation";
+        let answer = match self.request(Method::GET, self.own(url)?, None).await {
+            Ok(answer) => answer,
+            Err(failure) if failure.refusal().is_some_and(Refusal::is_absent) => {
+                return Ok(Progress::Gone);
+            }
+            Err(failure) => return Err(failure.into_error(what)),
+        };
+        let after = retry_after(&answer.headers);
+        if answer.status == StatusCode::NO_CONTENT {
+            return Ok(Progress::Done);
+        }
+        let body = parsed(&answer).map_err(|failure| failure.into_error(what))?;
+        Ok(match body.get("status").and_then(Value::as_str) {
+            Some("Succeeded") => Progress::Done,
+            Some("Failed" | "Canceled") => {
+                Progress::Failed(Refusal::read(None, None, &answer.body))
+            }
+            Some(_) => Progress::Running { after },
+            None => {
+                let why = Failure::Unreadable("it has no `status`".to_owned());
+                return Err(why.into_error(what));
+            }
+        })
+    }
+
+    /// An address that Azure gave, or that was stored: a token goes to nobody but Azure.
+    fn own(&self, url: &str) -> Result<Url> {
+        let ours = |url: &Url| url.origin() == self.endpoint.origin();
+        url.parse().ok().filter(ours).ok_or_else(|| Error::Denied {
+            what: format!("a request to {url}"),
+            why: format!("it is not at {}", self.endpoint),
+            mend: "check `cloud.endpoint`".to_owned(),
+        })
+    }
+
+    fn url(&self, path: &str, version: &str) -> Result<Url> {
+        let text = format!("{}?api-version={version}", path.trim_start_matches('/'));
+        self.endpoint.join(&text).map_err(|error| Error::Invalid {
+            what: format!("the address of {path}"),
+            why: error.to_string(),
+            mend: "check the names in the configuration".to_owned(),
+        })
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<&Value>,
+    ) -> Result<Answer, Failure> {
+        let token = self.credential.token().await;
+        let token = token.map_err(|error| Failure::Login(Box::new(error)))?;
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
+            .map_err(|_| Failure::Unreadable("a token that is no text".to_owned()))?;
+        bearer.set_sensitive(true);
+        let mut request = reqwest::Request::new(method, url);
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+        if let Some(body) = body {
+            let json = HeaderValue::from_static("application/json");
+            request.headers_mut().insert(CONTENT_TYPE, json);
+            *request.body_mut() = Some(body.to_string().into());
+        }
+        self.transport.send(request).await
+    }
+}
+
+fn parsed(answer: &Answer) -> Result<Value, Failure> {
+    serde_json::from_slice(&answer.body).map_err(|error| Failure::Unreadable(error.to_string()))
+}

@@ -1,0 +1,303 @@
+//! What goes wrong between us and Resource Manager, and what it means: all codes of Azure are told
+//! apart here.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use lifecycle_core::Error;
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error as ThisError;
+
+/// Why a request has no answer that could be used.
+#[derive(Debug, ThisError)]
+pub(crate) enum Failure {
+    /// Azure refused it, or an operation failed.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// It was not sent, since Azure would have refused it.
+    #[error("the budget of requests is used up")]
+    Held(Duration),
+    #[error("the connection was not made")]
+    Unreachable(#[source] reqwest::Error),
+    #[error("the connection broke")]
+    Broken(#[source] reqwest::Error),
+    #[error("no answer came in time")]
+    TimedOut(#[source] reqwest::Error),
+    /// The login failed; in the words of an error of ours.
+    #[error("the login failed")]
+    Login(#[source] Box<Error>),
+    /// An answer that is not what the protocol says.
+    #[error("the answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl From<reqwest::Error> for Failure {
+    fn from(error: reqwest::Error) -> Self {
+        if error.is_connect() {
+            Self::Unreachable(error)
+        } else if error.is_timeout() {
+            Self::TimedOut(error)
+        } else {
+            Self::Broken(error)
+        }
+    }
+}
+
+/// What Azure says when it refuses.
+#[derive(Debug, Clone, ThisError)]
+#[error("{code}: {message}")]
+pub(crate) struct Refusal {
+    /// The status of the answer; of an operation that failed there is none.
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) code: String,
+    pub(crate) message: String,
+    /// The codes of what lies behind it.
+    details: Vec<String>,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+/// `{"error": {…}}`, or the same flat, as Compute writes its 429.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Body {
+    code: String,
+    message: String,
+    details: Vec<Value>,
+}
+
+impl Refusal {
+    /// Reads the body of a refusal, or the `error` of an operation.
+    pub(crate) fn read(
+        status: Option<StatusCode>,
+        retry_after: Option<Duration>,
+        body: &[u8],
+    ) -> Self {
+        let value: Value = serde_json::from_slice(body).unwrap_or_default();
+        let error = value.get("error").cloned().unwrap_or(value);
+        let body: Body = serde_json::from_value(error).unwrap_or_default();
+        let code = |detail: &Value| Some(detail.get("code")?.as_str()?.to_owned());
+        let unnamed = || status.map_or_else(|| "Unknown".to_owned(), |status| status.to_string());
+        Self {
+            status,
+            code: Some(body.code).filter(|code| !code.is_empty()).unwrap_or_else(unnamed),
+            message: Some(body.message)
+                .filter(|message| !message.is_empty())
+                .unwrap_or_else(|| "Azure gives no reason".to_owned()),
+            details: body.details.iter().filter_map(code).collect(),
+            retry_after,
+        }
+    }
+
+    pub(crate) fn of_machine(code: &str, message: &str) -> Self {
+        Self {
+            status: None,
+            code: code.to_owned(),
+            message: message.to_owned(),
+            details: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    fn is(&self, codes: &[&str]) -> bool {
+        codes.iter().any(|code| {
+            self.code.eq_ignore_ascii_case(code)
+                || self.details.iter().any(|detail| detail.eq_ignore_ascii_case(code))
+        })
+    }
+
+    /// Whether what was asked for is absent.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.status == Some(StatusCode::NOT_FOUND)
+    }
+
+    /// Whether something is there already, or being changed by another request.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(
+            self.status,
+            Some(StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT)
+        ) && !self.is_quota()
+    }
+
+    /// A quota has the code of much else; its message tells it ("…exceeding approved … quota").
+    fn is_quota(&self) -> bool {
+        self.is(&["QuotaExceeded", "PublicIPCountLimitReached"])
+            || (self.is(&["OperationNotAllowed"])
+                && self.message.to_lowercase().contains("quota"))
+    }
+
+    fn is_throttled(&self) -> bool {
+        self.status == Some(StatusCode::TOO_MANY_REQUESTS)
+            || self.is(&["TooManyRequests", "SubscriptionRequestsThrottled"])
+    }
+
+    /// What it means for who asked for `what`.
+    pub(crate) fn into_error(self, what: String) -> Error {
+        if self.is_throttled() {
+            return Error::Throttled {
+                what,
+                after: self.retry_after,
+            };
+        }
+        let why = self.to_string();
+        let exhausted = |what: String, why: String, mend: &str| Error::Exhausted {
+            what,
+            why,
+            mend: mend.to_owned(),
+        };
+        if self.is_quota() {
+            let mend = "ask for a higher quota (Azure portal: Subscriptions, Usage + quotas), or \
+                        choose a `size` of another family";
+            return exhausted(what, why, mend);
+        }
+        if self.is(&["SkuNotAvailable", "NotAvailableForSubscription"]) {
+            let mend = "choose another `size` or location: `az vm list-skus --location <location>` \
+                        lists what this subscription can have";
+            return exhausted(what, why, mend);
+        }
+        if self.is(&[
+            "AllocationFailed",
+            "ZonalAllocationFailed",
+            "OverconstrainedAllocationRequest",
+            "OverconstrainedZonalAllocationRequest",
+        ]) {
+            let mend = "Azure has no room for this size there now: choose another `size` or \
+                        location, or try again later";
+            return exhausted(what, why, mend);
+        }
+        let in_use = [
+            "InUseSubnetCannotBeDeleted",
+            "InUseNetworkSecurityGroupCannotBeDeleted",
+            "NicInUse",
+            "PublicIPAddressCannotBeDeleted",
+        ];
+        if self.is(&in_use) {
+            return Error::Conflict { what, why };
+        }
+        match self.status {
+            Some(StatusCode::UNAUTHORIZED) => Error::Denied {
+                what,
+                why,
+                mend: "log in again (`az login`), or check the configured credential".to_owned(),
+            },
+            Some(StatusCode::FORBIDDEN) => Error::Denied {
+                what,
+                why,
+                mend: "give the account the role Contributor on the resource group, or on the \
+                       subscription if the group is to be made"
+                    .to_owned(),
+            },
+            Some(StatusCode::NOT_FOUND) => Error::not_found(what),
+            Some(StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT) => {
+                Error::Conflict { what, why }
+            }
+            Some(StatusCode::BAD_REQUEST) => Error::Invalid {
+                what,
+                why,
+                mend: "change what Azure names".to_owned(),
+            },
+            Some(status) if status.is_server_error() => Error::Interrupted {
+                what,
+                source: Some(Box::new(self)),
+            },
+            _ => Error::failed(what, why),
+        }
+    }
+}
+
+impl Failure {
+    /// Azure's own refusal, if it is one.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// What it means for who asked for `what`.
+    pub(crate) fn into_error(self, what: impl Into<String>) -> Error {
+        let what = what.into();
+        match self {
+            Self::Refused(refusal) => refusal.into_error(what),
+            Self::Held(after) => Error::Throttled {
+                what,
+                after: Some(after),
+            },
+            Self::Unreachable(source) => Error::Unreachable {
+                what: "Azure Resource Manager".to_owned(),
+                source: Some(Box::new(source)),
+            },
+            Self::Broken(source) | Self::TimedOut(source) => Error::Interrupted {
+                what,
+                source: Some(Box::new(source)),
+            },
+            Self::Login(error) => *error,
+            Self::Unreadable(why) => Error::Interrupted {
+                what,
+                source: Some(why.into()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lifecycle_core::error::Retry;
+    use serde_json::json;
+
+    use super::*;
+
+    fn meant(status: u16, body: &Value) -> Error {
+        let status = StatusCode::from_u16(status).unwrap();
+        let after = Some(Duration::from_secs(7));
+        let refusal = Refusal::read(Some(status), after, body.to_string().as_bytes());
+        Failure::Refused(refusal).into_error("VM web")
+    }
+
+    #[test]
+    fn throttling_and_quota_have_one_code_and_are_told_apart() {
+        let error = meant(
+            429,
+            &json!({
+                "code": "OperationNotAllowed",
+                "message": "The server rejected the request because too many requests have been received.",
+                "details": [{"code": "TooManyRequests", "target": "PutVM", "message": "{}"}],
+            }),
+        );
+        assert_eq!(error.retry(), Retry::After(Duration::from_secs(7)));
+        let error = meant(
+            409,
+            &json!({"error": {
+                "code": "OperationNotAllowed",
+                "message": "Operation could not be completed as it results in exceeding approved \
+                            standardDSv5Family Cores quota.",
+            }}),
+        );
+        assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("quota")));
+    }
+
+    #[test]
+    fn each_refusal_has_its_meaning() {
+        let error = |code: &str| json!({"error": {"code": code, "message": "so it is"}});
+        let is = |status, code, expected: fn(&Error) -> bool| {
+            let error = meant(status, &error(code));
+            assert!(expected(&error), "{status} {code}: {error:?}");
+        };
+        is(409, "SkuNotAvailable", |e| matches!(e, Error::Exhausted { .. }));
+        is(200, "AllocationFailed", |e| matches!(e, Error::Exhausted { .. }));
+        is(401, "ExpiredAuthenticationToken", |e| matches!(e, Error::Denied { .. }));
+        is(403, "AuthorizationFailed", |e| matches!(e, Error::Denied { .. }));
+        is(404, "ResourceNotFound", |e| matches!(e, Error::NotFound { .. }));
+        is(412, "PreconditionFailed", |e| matches!(e, Error::Conflict { .. }));
+        is(400, "InvalidParameter", |e| matches!(e, Error::Invalid { .. }));
+        is(503, "ServerTimeout", |e| matches!(e, Error::Interrupted { .. }));
+        is(200, "OSProvisioningTimedOut", |e| matches!(e, Error::Failed { .. }));
+    }
+
+    #[test]
+    fn what_is_no_json_still_says_the_status() {
+        let refusal = Refusal::read(Some(StatusCode::BAD_GATEWAY), None, b"<html>");
+        assert_eq!(refusal.code, "502 Bad Gateway");
+    }
+}

@@ -1,0 +1,177 @@
+//! Azure's compute service through its generated client: only ever `send`, never awaited to the
+//! end, since its own way of waiting for an operation asks for the wrong field.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use azure_core_legacy::{Response, RetryOptions, TransportOptions};
+use azure_mgmt_compute::models;
+use futures_util::TryStreamExt as _;
+use lifecycle_core::Result;
+use url::Url;
+
+use crate::arm::failure::{Failure, Refusal};
+use crate::arm::transport::{Transport, revealed};
+use crate::credential::Credential;
+use crate::machine::Machine;
+
+/// The VMs of one subscription.
+#[derive(Clone)]
+pub(crate) struct Compute {
+    client: azure_mgmt_compute::Client,
+    subscription: String,
+    group: String,
+}
+
+impl std::fmt::Debug for Compute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compute")
+            .field("subscription", &self.subscription)
+            .field("group", &self.group)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What may be done to a VM that is there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Action {
+    Start,
+    Restart,
+    Deallocate,
+    /// Without a shutdown of the system.
+    PowerOff,
+    Delete,
+}
+
+impl Compute {
+    pub(crate) fn new(
+        endpoint: Url,
+        scope: &str,
+        transport: Arc<Transport>,
+        credential: Arc<Credential>,
+        subscription: String,
+        group: String,
+    ) -> Result<Self> {
+        let client = azure_mgmt_compute::Client::builder(credential)
+            .endpoint(endpoint)
+            .scopes(&[scope])
+            // Who calls decides; and its own would sleep as long as Azure says.
+            .retry(RetryOptions::none())
+            .transport(TransportOptions::new(transport))
+            .build()
+            .map_err(|error| revealed(error).into_error("making a client of Azure"))?;
+        Ok(Self {
+            client,
+            subscription,
+            group,
+        })
+    }
+
+    /// A VM of the platform's group, with how it is.
+    pub(crate) async fn get(&self, group: &str, name: &str) -> Result<Option<Machine>> {
+        let vms = self.client.virtual_machines_client();
+        let request = vms.get(group, name, &self.subscription).expand("instanceView");
+        let what = format!("reading VM {name}");
+        let answer = match request.send().await.map_err(revealed) {
+            Ok(answer) => answer,
+            Err(failure) if failure.refusal().is_some_and(Refusal::is_absent) => return Ok(None),
+            Err(failure) => return Err(failure.into_error(what)),
+        };
+        let body = answer.into_body().await;
+        let vm = body.map_err(|error| revealed(error).into_error(what))?;
+        Machine::read(vm).map(Some)
+    }
+
+    /// All VMs of the subscription, with how they are. Azure gives what they are and how they are
+    /// in two lists; what is only in the first was made between them, and is asked for by itself.
+    pub(crate) async fn list(&self) -> Result<Vec<Machine>> {
+        let (models, statuses) = tokio::try_join!(self.pages(false), self.pages(true))?;
+        let key = |vm: &models::VirtualMachine| vm.resource.id.as_ref().map(|id| id.to_lowercase());
+        let mut views: BTreeMap<String, models::VirtualMachineInstanceView> = statuses
+            .into_iter()
+            .filter_map(|vm| Some((key(&vm)?, vm.properties?.instance_view?)))
+            .collect();
+        let mut machines = Vec::with_capacity(models.len());
+        for mut vm in models {
+            let view = key(&vm).and_then(|key| views.remove(&key));
+            if let (Some(view), Some(properties)) = (view, vm.properties.as_mut()) {
+                properties.instance_view = Some(view);
+                machines.push(Machine::read(vm)?);
+                continue;
+            }
+            let machine = Machine::read(vm)?;
+            if let Some(machine) = self.get(machine.group(), &machine.name).await? {
+                machines.push(machine);
+            }
+        }
+        Ok(machines)
+    }
+
+    async fn pages(&self, status_only: bool) -> Result<Vec<models::VirtualMachine>> {
+        let vms = self.client.virtual_machines_client();
+        let mut request = vms.list_all(&self.subscription);
+        if status_only {
+            request = request.status_only("true");
+        }
+        let pages: Result<Vec<_>, _> = request.into_stream().try_collect().await;
+        let pages: Vec<models::VirtualMachineListResult> =
+            pages.map_err(|error| revealed(error).into_error("listing VMs"))?;
+        Ok(pages.into_iter().flat_map(|page| page.value).collect())
+    }
+
+    /// Asks for a VM that is not there.
+    pub(crate) async fn create(
+        &self,
+        name: &str,
+        vm: models::VirtualMachine,
+    ) -> Result<(), Failure> {
+        let vms = self.client.virtual_machines_client();
+        let request = vms
+            .create_or_update(&self.group, name, vm, &self.subscription)
+            .if_none_match("*");
+        request.send().await.map(drop).map_err(revealed)
+    }
+
+    /// Begins to change a VM; returns the address at which the operation is asked for, if Azure
+    /// gives one.
+    pub(crate) async fn begin(
+        &self,
+        group: &str,
+        name: &str,
+        action: Action,
+    ) -> Result<Option<String>, Failure> {
+        let vms = self.client.virtual_machines_client();
+        let subscription = &self.subscription;
+        macro_rules! sent {
+            ($request:expr) => {
+                $request
+                    .send()
+                    .await
+                    .map(|answer| followed(answer.as_raw_response()))
+                    .map_err(revealed)
+            };
+        }
+        match action {
+            Action::Start => sent!(vms.start(group, name, subscription)),
+            Action::Restart => sent!(vms.restart(group, name, subscription)),
+            Action::Deallocate => sent!(vms.deallocate(group, name, subscription)),
+            Action::PowerOff => {
+                sent!(vms.power_off(group, name, subscription).skip_shutdown(true))
+            }
+            Action::Delete => sent!(vms.delete(group, name, subscription)),
+        }
+    }
+
+    pub(crate) fn client(&self) -> &azure_mgmt_compute::Client {
+        &self.client
+    }
+}
+
+/// Where an operation is asked for.
+fn followed(answer: &Response) -> Option<String> {
+    let header = |name: &'static str| {
+        let name = azure_core_legacy::headers::HeaderName::from_static(name);
+        answer.headers().get_optional_string(&name)
+    };
+    header("azure-asyncoperation").or_else(|| header("location"))
+}

@@ -1,0 +1,257 @@
+//! Who we are to Azure: a token from one of several ways to log in, kept until it is about to
+//! expire.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
+use azure_core::credentials::{Secret, TokenCredential};
+use azure_core::http::{ClientOptions, Transport};
+use azure_core_legacy as legacy;
+use azure_identity::{
+    AzureCliCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
+    ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
+    UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use lifecycle_core::clock::{Clock, SystemClock};
+use lifecycle_core::secret::Sensitive;
+use lifecycle_core::{Error, Result};
+use tokio::sync::Mutex;
+
+use crate::arm::failure::Failure;
+use crate::arm::transport::hidden;
+use crate::trust;
+
+/// How long before its end a token is replaced.
+const SPARE: TimeDelta = TimeDelta::minutes(5);
+/// How long one way to log in may take: a machine outside of Azure has no managed identity, and
+/// nobody there who says so.
+const LOGIN: Duration = Duration::from_secs(20);
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A way to log in.
+#[derive(Clone, Default)]
+pub enum Login {
+    /// The first of these that works: workload identity, managed identity, Azure CLI.
+    #[default]
+    InOrder,
+    /// What `az login` keeps. Needs `az` 2.54 or newer.
+    AzureCli,
+    /// The identity of the VM that this runs on.
+    ManagedIdentity {
+        /// The client id of a user-assigned one; the system-assigned one without.
+        client: Option<String>,
+    },
+    /// An application with a secret.
+    ClientSecret {
+        /// The tenant's id.
+        tenant: String,
+        /// The application's client id.
+        client: String,
+        /// The secret.
+        secret: Sensitive,
+    },
+    /// A token of Kubernetes or GitHub, found by the variables `AZURE_TENANT_ID`,
+    /// `AZURE_CLIENT_ID` and `AZURE_FEDERATED_TOKEN_FILE`.
+    WorkloadIdentity,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Login {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::InOrder => "in order",
+            Self::AzureCli => "Azure CLI",
+            Self::ManagedIdentity { .. } => "managed identity",
+            Self::ClientSecret { .. } => "client secret",
+            Self::WorkloadIdentity => "workload identity",
+        }
+    }
+
+    fn mend(&self) -> &'static str {
+        match self {
+            Self::InOrder | Self::AzureCli => {
+                "run `az login` (Azure CLI 2.54 or newer), or configure another login"
+            }
+            Self::ManagedIdentity { .. } => {
+                "give the VM an identity (`az vm identity assign`) that may use the subscription"
+            }
+            Self::ClientSecret { .. } => {
+                "check tenant, client and secret: a secret expires, and its value is not its id"
+            }
+            Self::WorkloadIdentity => {
+                "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE"
+            }
+        }
+    }
+}
+
+/// Gives tokens for Resource Manager.
+pub(crate) struct Credential {
+    login: Login,
+    ways: Vec<(&'static str, Arc<dyn TokenCredential>)>,
+    /// Ways that cannot even be tried, and why.
+    missing: Vec<String>,
+    scope: String,
+    token: Mutex<Option<(Sensitive, DateTime<Utc>)>>,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
+            .field("login", &self.login)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Credential {
+    /// `authority_host`: Entra's address, if it is not the public one; `authority`: whose
+    /// certificate to trust, in PEM; `scope`: what the tokens are for.
+    pub(crate) fn new(
+        login: Login,
+        authority_host: Option<&str>,
+        authority: Option<&str>,
+        scope: &str,
+    ) -> Result<Self> {
+        let options = client_options(authority_host, authority)?;
+        let ways = match &login {
+            Login::InOrder => vec![
+                Login::WorkloadIdentity,
+                Login::ManagedIdentity { client: None },
+                Login::AzureCli,
+            ],
+            one => vec![one.clone()],
+        };
+        let mut credential = Self {
+            login,
+            ways: Vec::new(),
+            missing: Vec::new(),
+            scope: scope.to_owned(),
+            token: Mutex::default(),
+        };
+        for way in ways {
+            match open(&way, &options) {
+                Ok(opened) => credential.ways.push((way.name(), opened)),
+                Err(error) => credential.missing.push(told(way.name(), &error.to_string())),
+            }
+        }
+        Ok(credential)
+    }
+
+    /// A token that is valid for some minutes at least.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] with all ways that were tried, and what each said.
+    pub(crate) async fn token(&self) -> Result<Sensitive> {
+        // Held while one is asked for: whoever comes meanwhile gets the same.
+        let mut kept = self.token.lock().await;
+        let now = SystemClock.now();
+        if let Some((token, expires)) = kept.as_ref()
+            && *expires > now + SPARE
+        {
+            return Ok(token.clone());
+        }
+        let mut tried = self.missing.clone();
+        for (name, way) in &self.ways {
+            let asked = tokio::time::timeout(LOGIN, way.get_token(&[&self.scope], None)).await;
+            match asked {
+                Ok(Ok(token)) => {
+                    let expires = DateTime::from_timestamp(token.expires_on.unix_timestamp(), 0);
+                    let fresh = Sensitive::new(token.token.secret());
+                    *kept = Some((fresh.clone(), expires.unwrap_or(now)));
+                    return Ok(fresh);
+                }
+                Ok(Err(error)) => tried.push(told(name, &error.to_string())),
+                Err(_) => tried.push(told(name, "it did not answer in time")),
+            }
+        }
+        Err(Error::Denied {
+            what: "the login to Azure".to_owned(),
+            why: tried.join("; "),
+            mend: self.login.mend().to_owned(),
+        })
+    }
+}
+
+/// The first line of what a way says: what follows is advice for programmers.
+fn told(name: &str, error: &str) -> String {
+    let line = error.lines().next().unwrap_or_default();
+    format!("{name}: {line}")
+}
+
+fn client_options(authority_host: Option<&str>, authority: Option<&str>) -> Result<ClientOptions> {
+    let client = reqwest_013::Client::builder()
+        .tls_backend_preconfigured(trust::client_config(authority)?)
+        .connect_timeout(CONNECT)
+        .timeout(LOGIN)
+        .build()
+        .map_err(|error| Error::failed("making a client for the login", error.to_string()))?;
+    let cloud = authority_host.map(|host| {
+        let mut cloud = CustomConfiguration::default();
+        cloud.authority_host = host.to_owned();
+        Arc::new(CloudConfiguration::from(cloud))
+    });
+    Ok(ClientOptions {
+        transport: Some(Transport::new(Arc::new(client))),
+        cloud,
+        ..ClientOptions::default()
+    })
+}
+
+fn open(way: &Login, options: &ClientOptions) -> azure_core::Result<Arc<dyn TokenCredential>> {
+    let client_options = options.clone();
+    Ok(match way {
+        Login::InOrder | Login::AzureCli => AzureCliCredential::new(None)?,
+        Login::ManagedIdentity { client } => {
+            ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
+                user_assigned_id: client.clone().map(UserAssignedId::ClientId),
+                client_options,
+            }))?
+        }
+        Login::ClientSecret {
+            tenant,
+            client,
+            secret,
+        } => ClientSecretCredential::new(
+            tenant,
+            client.clone(),
+            Secret::new(secret.expose().to_owned()),
+            Some(ClientSecretCredentialOptions { client_options }),
+        )?,
+        Login::WorkloadIdentity => {
+            WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
+                credential_options: ClientAssertionCredentialOptions { client_options },
+                ..WorkloadIdentityCredentialOptions::default()
+            }))?
+        }
+    })
+}
+
+/// For the generated client of Azure's compute service, which knows an older trait.
+#[async_trait]
+impl legacy::auth::TokenCredential for Credential {
+    async fn get_token(&self, _: &[&str]) -> legacy::Result<legacy::auth::AccessToken> {
+        let token = self.token().await;
+        let token = token.map_err(|error| hidden(Failure::Login(Box::new(error))))?;
+        let expires = self.token.lock().await.as_ref().map(|(_, expires)| expires.timestamp());
+        let expires = expires.unwrap_or_default();
+        let expires = time::OffsetDateTime::from_unix_timestamp(expires)
+            .map_err(|error| hidden(Failure::Unreadable(error.to_string())))?;
+        let token = legacy::auth::Secret::new(token.expose().to_owned());
+        Ok(legacy::auth::AccessToken::new(token, expires))
+    }
+
+    async fn clear_cache(&self) -> legacy::Result<()> {
+        *self.token.lock().await = None;
+        Ok(())
+    }
+}

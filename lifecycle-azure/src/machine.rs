@@ -1,0 +1,230 @@
+//! VMs as Azure shows them, and as they are asked for.
+
+use azure_mgmt_compute::models;
+use lifecycle_core::cloud::Power;
+use lifecycle_core::model::{NodeName, NodeSpec};
+use lifecycle_core::{Error, Result};
+use serde_json::{Value, json};
+
+use crate::arm::failure::Refusal;
+use crate::first_boot::HostKey;
+use crate::options::{AzureOptions, image};
+use crate::tags::{self, Tags};
+
+/// The version of the network's API that an interface made with its VM is written for.
+const INTERFACES: &str = "2020-11-01";
+
+/// A VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Azure's own id of it, which another VM of its name does not have.
+    pub(crate) vm_id: String,
+    pub(crate) tags: Tags,
+    pub(crate) state: State,
+    power: Option<Power>,
+    /// Whether it is stopped and has given its processors back.
+    pub(crate) is_deallocated: bool,
+    /// When its state last changed, as Azure writes it.
+    changed: Option<String>,
+    /// The path of its first network interface.
+    pub(crate) interface: Option<String>,
+    pub(crate) account: Option<String>,
+}
+
+/// What Azure says of the last change to a VM.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    /// It goes on.
+    Changing(String),
+    Deleting,
+    Succeeded,
+    Failed(Refusal),
+}
+
+impl Machine {
+    /// Reads a VM with its instance view.
+    pub(crate) fn read(vm: models::VirtualMachine) -> Result<Self> {
+        let damaged = |what: &str| Error::Interrupted {
+            what: "reading a VM".to_owned(),
+            source: Some(format!("Azure's answer has no {what}").into()),
+        };
+        let models::Resource { id, name, tags, .. } = vm.resource;
+        let properties = vm.properties.ok_or_else(|| damaged("properties"))?;
+        let statuses = properties.instance_view.map(|view| view.statuses).unwrap_or_default();
+        let code = |status: &models::InstanceViewStatus| status.code.clone().unwrap_or_default();
+        let word = statuses.iter().find_map(|status| Some(code(status).strip_prefix("PowerState/")?.to_owned()));
+        let provisioning = statuses.iter().find(|status| code(status).starts_with("ProvisioningState/"));
+        let state = properties.provisioning_state.unwrap_or_default();
+        let state = match state.to_ascii_lowercase().as_str() {
+            "succeeded" => State::Succeeded,
+            "deleting" => State::Deleting,
+            "failed" | "canceled" => {
+                let code = provisioning.map(code).unwrap_or_default();
+                let code = code.rsplit('/').next().filter(|code| !code.is_empty());
+                let message = provisioning.and_then(|status| status.message.as_deref());
+                State::Failed(Refusal::of_machine(
+                    code.unwrap_or("Failed"),
+                    message.unwrap_or("Azure gives no reason"),
+                ))
+            }
+            _ => State::Changing(state),
+        };
+        let interfaces = properties.network_profile.map(|profile| profile.network_interfaces);
+        let interface = interfaces.and_then(|interfaces| {
+            let primary = interfaces.iter().find(|one| {
+                one.properties.as_ref().is_some_and(|p| p.primary == Some(true))
+            });
+            primary.or_else(|| interfaces.first())?.sub_resource.id.clone()
+        });
+        Ok(Self {
+            id: id.ok_or_else(|| damaged("id"))?,
+            name: name.ok_or_else(|| damaged("name"))?,
+            vm_id: properties.vm_id.ok_or_else(|| damaged("vmId"))?,
+            tags: Tags::read(tags.as_ref()),
+            state,
+            power: word.as_deref().and_then(power),
+            is_deallocated: word.as_deref() == Some("deallocated"),
+            changed: provisioning.and_then(|status| status.time).map(|time| time.to_string()),
+            interface,
+            account: properties.os_profile.and_then(|profile| profile.admin_username),
+        })
+    }
+
+    /// The name of its resource group.
+    pub(crate) fn group(&self) -> &str {
+        // /subscriptions/<id>/resourceGroups/<name>/…
+        self.id.split('/').nth(4).unwrap_or_default()
+    }
+
+    /// Whether it is being made and never ran, or could not be made.
+    pub(crate) fn never_ran(&self) -> bool {
+        self.power.is_none()
+    }
+
+    /// How it is powered.
+    pub(crate) fn power(&self) -> Power {
+        match (&self.state, self.power) {
+            (State::Deleting, _) => Power::Stopping,
+            (State::Failed(_), None) => Power::Failed,
+            (_, Some(power)) => power,
+            (State::Changing(_) | State::Succeeded, None) => Power::Starting,
+        }
+    }
+
+    /// What tells this boot from others: Azure gives no boot a name, but starting and restarting
+    /// set the time at which the VM's state last changed.
+    pub(crate) fn boot_id(&self) -> Option<String> {
+        let runs = self.power() == Power::Running;
+        runs.then(|| format!("{} {}", self.vm_id, self.changed.as_deref().unwrap_or("always")))
+    }
+
+    /// The node that it is: by its tag, or by its name where it has none.
+    pub(crate) fn node(&self) -> Option<NodeName> {
+        self.tags
+            .node()
+            .or_else(|| NodeName::try_from(self.name.as_str()).ok())
+    }
+
+    /// Whether it was made by us.
+    pub(crate) fn is_created(&self) -> bool {
+        self.tags.get(tags::CREATED) == Some("yes")
+    }
+}
+
+fn power(word: &str) -> Option<Power> {
+    match word {
+        "starting" => Some(Power::Starting),
+        "running" => Some(Power::Running),
+        "stopping" | "deallocating" => Some(Power::Stopping),
+        "stopped" | "deallocated" => Some(Power::Stopped),
+        _ => None,
+    }
+}
+
+/// The request for a VM with its disk, interface and address, all of which go with it.
+pub(crate) fn wanted(
+    options: &AzureOptions,
+    spec: &NodeSpec,
+    subnet: &str,
+    run: &str,
+    key: &HostKey,
+) -> Result<models::VirtualMachine> {
+    let name = spec.name.as_str();
+    let tags = Tags::of(&options.owner)
+        .with(tags::NODE, name)
+        .with(tags::RUN, run)
+        .with(tags::ACCOUNT, &options.account)
+        .with(tags::HOST_KEY, &key.public);
+    let [publisher, offer, sku, version] = image(spec.image.as_deref().unwrap_or(&options.image))?;
+    let mut address = json!({
+        "subnet": { "id": subnet },
+        "primary": true,
+    });
+    if options.public_ip {
+        address["publicIPAddressConfiguration"] = json!({
+            "name": format!("{name}-ip"),
+            "sku": { "name": "Standard" },
+            "properties": { "deleteOption": "Delete", "publicIPAllocationMethod": "Static" },
+        });
+    }
+    let properties = json!({
+        "hardwareProfile": { "vmSize": spec.size.as_deref().unwrap_or(&options.size) },
+        "storageProfile": {
+            "imageReference": {
+                "publisher": publisher, "offer": offer, "sku": sku, "version": version,
+            },
+            "osDisk": {
+                "createOption": "FromImage",
+                "deleteOption": "Delete",
+                "managedDisk": { "storageAccountType": "StandardSSD_LRS" },
+            },
+        },
+        "osProfile": {
+            "computerName": name,
+            "adminUsername": options.account,
+            "customData": key.custom_data().expose(),
+            "linuxConfiguration": {
+                "disablePasswordAuthentication": true,
+                "ssh": {
+                    "publicKeys": [{
+                        "path": format!("/home/{}/.ssh/authorized_keys", options.account),
+                        "keyData": options.authorized_key.trim(),
+                    }],
+                },
+            },
+        },
+        "networkProfile": {
+            "networkApiVersion": INTERFACES,
+            "networkInterfaceConfigurations": [{
+                "name": format!("{name}-nic"),
+                "properties": {
+                    "primary": true,
+                    "deleteOption": "Delete",
+                    "ipConfigurations": [{ "name": "primary", "properties": address }],
+                },
+            }],
+        },
+    });
+    let properties = serde_json::from_value(properties)
+        .map_err(|error| Error::failed("writing a VM's request", error.to_string()))?;
+    let mut resource = models::Resource::new(options.location.clone());
+    resource.tags = Some(tags.to_value());
+    let mut vm = models::VirtualMachine::new(resource);
+    vm.properties = Some(properties);
+    Ok(vm)
+}
+
+/// The addresses of a network interface: its private one, and the path of its public one.
+pub(crate) fn addresses(interface: &Value) -> (Option<std::net::IpAddr>, Option<String>) {
+    let configurations = interface.pointer("/properties/ipConfigurations");
+    let Some(first) = configurations.and_then(|all| all.get(0)) else {
+        return (None, None);
+    };
+    let text = |pointer: &str| first.pointer(pointer).and_then(Value::as_str);
+    (
+        text("/properties/privateIPAddress").and_then(|address| address.parse().ok()),
+        text("/properties/publicIPAddress/id").map(str::to_owned),
+    )
+}

@@ -1,0 +1,197 @@
+//! What all nodes of a platform share: a resource group, a security group that lets nothing in
+//! but SSH, and a network. Made before the first node, removed after the last.
+
+use std::time::Duration;
+
+use lifecycle_core::{Error, Result};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use crate::arm::Client;
+use crate::options::AzureOptions;
+use crate::tags::Tags;
+
+/// The API's versions that these requests are written for.
+pub(crate) const RESOURCES: &str = "2021-04-01";
+pub(crate) const NETWORK: &str = "2023-09-01";
+
+/// How long a group or a network may take to be made or removed.
+const DEADLINE: Duration = Duration::from_mins(10);
+
+/// The shared resources of one platform.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    client: Client,
+    options: AzureOptions,
+    /// Whether this process has seen them all; held while they are made.
+    there: Mutex<bool>,
+}
+
+impl Shared {
+    pub(crate) fn new(client: Client, options: AzureOptions) -> Self {
+        Self {
+            client,
+            options,
+            there: Mutex::default(),
+        }
+    }
+
+    /// The resource group's path.
+    pub(crate) fn group(&self) -> String {
+        let AzureOptions { subscription, .. } = &self.options;
+        format!("/subscriptions/{subscription}/resourceGroups/{}", self.options.group())
+    }
+
+    fn of_network(&self, kind: &str, name: &str) -> String {
+        format!("{}/providers/Microsoft.Network/{kind}/{name}", self.group())
+    }
+
+    fn security_group(&self) -> String {
+        self.of_network("networkSecurityGroups", &format!("{}-nsg", self.options.prefix()))
+    }
+
+    fn virtual_network(&self) -> String {
+        self.of_network("virtualNetworks", &format!("{}-vnet", self.options.prefix()))
+    }
+
+    /// The path of the subnet that nodes are in.
+    pub(crate) fn subnet(&self) -> String {
+        format!("{}/subnets/nodes", self.virtual_network())
+    }
+
+    /// Makes what is missing.
+    pub(crate) async fn ensure(&self) -> Result<()> {
+        let mut there = self.there.lock().await;
+        if *there {
+            return Ok(());
+        }
+        let tags = Tags::of(&self.options.owner).to_value();
+        let location = &self.options.location;
+        let group = json!({ "location": location, "tags": tags });
+        self.ensure_one(&self.group(), RESOURCES, &group).await?;
+        let security_group = json!({
+            "location": location,
+            "tags": tags,
+            "properties": { "securityRules": self.ssh_rules() },
+        });
+        self.ensure_one(&self.security_group(), NETWORK, &security_group).await?;
+        let (block, length) = self.options.network;
+        let block = format!("{block}/{length}");
+        let network = json!({
+            "location": location,
+            "tags": tags,
+            "properties": {
+                "addressSpace": { "addressPrefixes": [block] },
+                "subnets": [{
+                    "name": "nodes",
+                    "properties": {
+                        "addressPrefix": block,
+                        "networkSecurityGroup": { "id": self.security_group() },
+                    },
+                }],
+            },
+        });
+        self.ensure_one(&self.virtual_network(), NETWORK, &network).await?;
+        *there = true;
+        Ok(())
+    }
+
+    /// The rules beside Azure's own, which let nodes speak with each other and nobody else in.
+    /// One for each source: a rule takes several blocks, but not several of Azure's words.
+    fn ssh_rules(&self) -> Vec<Value> {
+        let rule = |(number, source): (usize, &String)| {
+            json!({
+                "name": format!("ssh-{}", number + 1),
+                "properties": {
+                    "access": "Allow",
+                    "direction": "Inbound",
+                    "priority": 1000 + number,
+                    "protocol": "Tcp",
+                    "sourceAddressPrefix": source,
+                    "sourcePortRange": "*",
+                    "destinationAddressPrefix": "*",
+                    "destinationPortRange": "22",
+                },
+            })
+        };
+        self.options.ssh_from.iter().enumerate().map(rule).collect()
+    }
+
+    async fn ensure_one(&self, path: &str, version: &str, wanted: &Value) -> Result<()> {
+        if self.client.get(path, version).await?.is_none() {
+            self.client.put(path, version, wanted).await?;
+        }
+        self.until(path, version, |found| match found {
+            None => Ok(false),
+            Some(found) => is_made(path, found),
+        })
+        .await
+    }
+
+    /// Removes what is ours and no longer used by anybody; what others put into our group stays,
+    /// and the group with it.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        let mut there = self.there.lock().await;
+        *there = false;
+        for path in [self.virtual_network(), self.security_group()] {
+            self.remove_one(&path, NETWORK).await?;
+        }
+        let inside = format!("{}/resources", self.group());
+        if !self.is_ours(&self.group(), RESOURCES).await?
+            || !self.client.list(&inside, RESOURCES).await?.is_empty()
+        {
+            return Ok(());
+        }
+        self.remove_one(&self.group(), RESOURCES).await
+    }
+
+    async fn is_ours(&self, path: &str, version: &str) -> Result<bool> {
+        let found = self.client.get(path, version).await?;
+        Ok(found.is_some_and(|found| Tags::read(found.get("tags")).are_of(&self.options.owner)))
+    }
+
+    async fn remove_one(&self, path: &str, version: &str) -> Result<()> {
+        if !self.is_ours(path, version).await? {
+            return Ok(());
+        }
+        self.client.delete(path, version).await?;
+        self.until(path, version, |found| Ok(found.is_none())).await
+    }
+
+    /// Looks until it is so.
+    async fn until(
+        &self,
+        path: &str,
+        version: &str,
+        is_so: impl Fn(Option<&Value>) -> Result<bool>,
+    ) -> Result<()> {
+        let look = async {
+            loop {
+                let found = self.client.get(path, version).await?;
+                if is_so(found.as_ref())? {
+                    return Ok(());
+                }
+                tokio::time::sleep(self.options.poll_every).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, look).await.unwrap_or_else(|_| {
+            Err(Error::TimedOut {
+                what: format!("the change of {path}"),
+                after: DEADLINE,
+            })
+        })
+    }
+}
+
+/// Whether a resource is ready; one that failed is an error.
+pub(crate) fn is_made(path: &str, resource: &Value) -> Result<bool> {
+    let state = resource.pointer("/properties/provisioningState");
+    match state.and_then(Value::as_str) {
+        Some(state) if state.eq_ignore_ascii_case("Succeeded") => Ok(true),
+        Some(state) if state.eq_ignore_ascii_case("Failed") || state.eq_ignore_ascii_case("Canceled") => {
+            Err(Error::failed(format!("making {path}"), format!("Azure says {state}")))
+        }
+        Some(_) => Ok(false),
+        None => Ok(true),
+    }
+}

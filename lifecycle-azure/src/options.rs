@@ -1,0 +1,209 @@
+//! What an account on Azure is used with, checked once.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::{Error, Result};
+use url::Url;
+
+use crate::credential::Login;
+
+/// Resource Manager of the public cloud.
+const PUBLIC: &str = "https://management.azure.com";
+/// What a node is unless its declaration says otherwise.
+const SIZE: &str = "Standard_B2s";
+const IMAGE: &str = "Debian:debian-12:12-gen2:latest";
+/// The account on each node.
+const ACCOUNT: &str = "lifecycle";
+
+/// How Azure is used for one platform.
+#[derive(Debug, Clone)]
+pub struct AzureOptions {
+    /// The subscription's id.
+    pub subscription: String,
+    /// The region, as `westeurope`.
+    pub location: String,
+    /// Whose nodes these are.
+    pub owner: Owner,
+    /// The public key, in OpenSSH form, that the account on each new node accepts.
+    pub authorized_key: String,
+    /// The account on each new node.
+    pub account: String,
+    /// How to log in.
+    pub login: Login,
+    /// The resource group; without one, one of the platform's own that is made and removed.
+    pub resource_group: Option<String>,
+    /// The network's block, in which all nodes are: at most `/29`.
+    pub network: (Ipv4Addr, u8),
+    /// From where SSH is allowed: addresses, blocks, or Azure's words such as `Internet`.
+    pub ssh_from: Vec<String>,
+    /// Whether new nodes get a public address; without, they are reached inside the network.
+    pub public_ip: bool,
+    /// The size of nodes that name none.
+    pub size: String,
+    /// What nodes boot that name nothing, as `publisher:offer:sku:version`.
+    pub image: String,
+    /// Resource Manager's address, for other clouds and the simulator.
+    pub endpoint: String,
+    /// Entra's address, if it is not the public one.
+    pub authority_host: Option<String>,
+    /// The certificate, in PEM, of the only authority to trust; the public ones without.
+    pub certificate_authority: Option<String>,
+    /// How long to wait before asking again where Azure does not say.
+    pub poll_every: Duration,
+}
+
+impl AzureOptions {
+    /// The defaults for a subscription, a region, an owner and a key.
+    pub fn new(
+        subscription: impl Into<String>,
+        location: impl Into<String>,
+        owner: Owner,
+        authorized_key: impl Into<String>,
+    ) -> Self {
+        Self {
+            subscription: subscription.into(),
+            location: location.into(),
+            owner,
+            authorized_key: authorized_key.into(),
+            account: ACCOUNT.to_owned(),
+            login: Login::default(),
+            resource_group: None,
+            network: (Ipv4Addr::new(10, 90, 0, 0), 16),
+            ssh_from: vec!["Internet".to_owned()],
+            public_ip: true,
+            size: SIZE.to_owned(),
+            image: IMAGE.to_owned(),
+            endpoint: PUBLIC.to_owned(),
+            authority_host: None,
+            certificate_authority: None,
+            poll_every: Duration::from_secs(5),
+        }
+    }
+
+    /// Checks what can be checked without asking Azure, and returns Resource Manager's address.
+    pub(crate) fn check(&self) -> Result<Url> {
+        let invalid = |what: &str, value: &str, why: &str, mend: &str| Error::Invalid {
+            what: format!("{what} `{value}`"),
+            why: why.to_owned(),
+            mend: mend.to_owned(),
+        };
+        if uuid::Uuid::parse_str(&self.subscription).is_err() {
+            let mend = "`az account show --query id` prints it";
+            return Err(invalid("the subscription", &self.subscription, "it is no UUID", mend));
+        }
+        let is_word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
+        if !is_word(&self.location) {
+            let mend = "`az account list-locations --query [].name` lists them";
+            return Err(invalid("the location", &self.location, "it is no region's name", mend));
+        }
+        // "Naming rules and restrictions for Azure resources": Microsoft.Resources.
+        let fits = |group: &str| {
+            (1..=90).contains(&group.len())
+                && !group.ends_with('.')
+                && group.chars().all(|c| c.is_ascii_alphanumeric() || "-_.()".contains(c))
+        };
+        if let Some(group) = self.resource_group.as_ref().filter(|group| !fits(group)) {
+            let mend = "use at most 90 letters, digits, `-`, `_`, `.` and parentheses, not ending in `.`";
+            return Err(invalid("the resource group", group, "Azure has no such names", mend));
+        }
+        let (block, length) = self.network;
+        let text = format!("{block}/{length}");
+        if !(8..=29).contains(&length) || u32::from(block) & (u32::MAX >> length) != 0 {
+            let mend = "name a block such as 10.90.0.0/16, from /8 to /29";
+            return Err(invalid("the network", &text, "it is no block that nodes fit in", mend));
+        }
+        image(&self.image)?;
+        // "az vm create": names that Azure does not take for a Linux account.
+        let reserved = ["root", "admin", "administrator", "user", "test", "guest"];
+        let account = &self.account;
+        let is_name = account.starts_with(|c: char| c.is_ascii_lowercase())
+            && account.len() <= 32
+            && account.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
+        if !is_name || reserved.contains(&account.as_str()) {
+            let mend = "use lower-case letters, digits, `-` and `_`, and none of Azure's reserved names";
+            return Err(invalid("the account", account, "Azure does not take it", mend));
+        }
+        ssh_key::PublicKey::from_openssh(self.authorized_key.trim()).map_err(|error| {
+            let mend = "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`";
+            invalid("the key for nodes", "…", &error.to_string(), mend)
+        })?;
+        let endpoint: Result<Url, _> = self.endpoint.parse();
+        endpoint
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
+            .ok_or_else(|| {
+                let mend = "give an address such as https://management.azure.com";
+                invalid("the endpoint", &self.endpoint, "it is no http address", mend)
+            })
+    }
+
+    /// The name of the resource group.
+    pub(crate) fn group(&self) -> String {
+        self.resource_group.clone().unwrap_or_else(|| self.prefix())
+    }
+
+    /// What the names of all that nodes share start with.
+    pub(crate) fn prefix(&self) -> String {
+        format!("{}-{}", self.owner.name, self.owner.id.short())
+    }
+}
+
+/// The parts of an image's name.
+pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
+    let parts: Vec<&str> = name.split(':').collect();
+    <[&str; 4]>::try_from(parts)
+        .ok()
+        .filter(|parts| parts.iter().all(|part| !part.is_empty()))
+        .ok_or_else(|| Error::Invalid {
+            what: format!("the image `{name}`"),
+            why: "it is not `publisher:offer:sku:version`".to_owned(),
+            mend: format!("name one as `{IMAGE}`; `az vm image list --all` shows them"),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use lifecycle_core::model::{PlatformId, PlatformName};
+
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+
+    fn options() -> AzureOptions {
+        let owner = Owner {
+            id: PlatformId::from(uuid::Uuid::from_u128(7)),
+            name: PlatformName::try_from("demo").unwrap(),
+        };
+        AzureOptions::new("22222222-2222-2222-2222-222222222222", "westeurope", owner, KEY)
+    }
+
+    #[test]
+    fn the_defaults_can_be_used() {
+        options().check().unwrap();
+    }
+
+    #[test]
+    fn each_wrong_value_is_named_with_its_mend() {
+        let spoilt: [fn(&mut AzureOptions); 9] = [
+            |o| o.subscription = "mine".into(),
+            |o| o.location = "West Europe".into(),
+            |o| o.resource_group = Some("a/b".into()),
+            |o| o.network = (Ipv4Addr::new(10, 90, 0, 1), 16),
+            |o| o.network.1 = 30,
+            |o| o.image = "debian".into(),
+            |o| o.account = "root".into(),
+            |o| o.authorized_key = "ssh-ed25519".into(),
+            |o| o.endpoint = "management.azure.com".into(),
+        ];
+        for spoil in spoilt {
+            let mut options = options();
+            spoil(&mut options);
+            let error = options.check().unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+            assert!(error.hint().is_some());
+        }
+    }
+}

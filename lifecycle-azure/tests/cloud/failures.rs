@@ -1,0 +1,187 @@
+//! What becomes of a node when Azure fails, or the process that makes it dies.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use lifecycle_azure::simulator::{AzureSimulator, Fault, Selector, When};
+use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power, see_through};
+use lifecycle_core::error::Retry;
+use lifecycle_core::model::NodeName;
+use lifecycle_core::{Error, Result};
+
+use crate::raw;
+use crate::support::{azure, carry, get, provider, provision};
+
+const VM: &str = "/virtualMachines/one";
+
+/// Everything that one node and what nodes share consist of.
+async fn is_whole(azure: &AzureSimulator) {
+    let kinds = raw::everything(azure).await;
+    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    let wanted = [
+        "disks",
+        "networkInterfaces",
+        "networkSecurityGroups",
+        "publicIPAddresses",
+        "resourceGroups",
+        "virtualMachines",
+        "virtualNetworks",
+    ];
+    assert_eq!(kinds, wanted, "one of each, nothing doubled, nothing left over");
+}
+
+/// Provisions with one fault in the way, as often as it is worth, and checks that the outcome is
+/// one node.
+async fn survives(when: When, fault: Fault) -> Option<Error> {
+    let azure = azure().await;
+    azure.faults().add(when, fault);
+    let mut first = None;
+    for _ in 0..5 {
+        // A new process each time: nothing is remembered.
+        match carry(&provider(&azure, 1), provision("one")).await {
+            Ok(()) => break,
+            Err(error) => {
+                if let Retry::After(after) = error.retry() {
+                    tokio::time::sleep(after).await;
+                }
+                first.get_or_insert(error);
+            }
+        }
+    }
+    assert_eq!(azure.faults().pending(), 0, "the fault struck");
+    let node = get(&provider(&azure, 1), "one").await.unwrap();
+    assert_eq!(node.power, Power::Running, "{first:?}");
+    is_whole(&azure).await;
+    first
+}
+
+/// The requests that make a node.
+const STEPS: [&str; 4] = [
+    "/resourceGroups/",
+    "/networkSecurityGroups/",
+    "/virtualNetworks/",
+    VM,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answers_and_connections_at_each_step() {
+    for step in STEPS {
+        for fault in [Fault::Dropped, Fault::AnswerLost] {
+            let when = When::request(Method::PUT, step);
+            survives(when, fault).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_and_server_errors_at_each_step() {
+    for step in STEPS {
+        let throttled = Fault::Throttled {
+            retry_after: Duration::from_secs(1),
+        };
+        let error = survives(When::request(Method::PUT, step), throttled).await;
+        assert!(matches!(error, Some(Error::Throttled { .. })), "{error:?}");
+        let broken = Fault::error(StatusCode::SERVICE_UNAVAILABLE, "ServerTimeout", "later");
+        let error = survives(When::request(Method::PUT, step), broken).await;
+        assert!(matches!(error, Some(Error::Interrupted { .. })), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_capacity_names_its_mend_and_leaves_nothing_behind() {
+    let when = || When::request(Method::PUT, VM);
+    let error = survives(when(), Fault::AllocationFailed).await.unwrap();
+    assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
+    assert!(error.chain().contains("AllocationFailed"), "{}", error.chain());
+    assert!(error.hint().unwrap().contains("size"));
+    let error = survives(when(), Fault::QuotaExceeded).await.unwrap();
+    assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains("quota"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_fails_names_its_cause() {
+    let fails = Fault::OperationFails {
+        code: "OSProvisioningTimedOut".to_owned(),
+        message: "OS Provisioning for VM 'one' did not finish in the allotted time.".to_owned(),
+    };
+    let error = survives(When::request(Method::PUT, VM), fails).await.unwrap();
+    assert!(error.chain().contains("OSProvisioningTimedOut"), "{}", error.chain());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_ones_are_waited_for() {
+    let slow = Fault::SlowOperation(Duration::from_secs(1));
+    assert!(survives(When::request(Method::PUT, VM), slow).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stays_creating_is_said_to_be_so_until_somebody_gives_up() {
+    let azure = azure().await;
+    azure.faults().add(When::request(Method::PUT, VM), Fault::NeverEnds);
+    let ours = provider(&azure, 1);
+    let operation = ours.begin(provision("one")).await.unwrap();
+    let progress = ours.poll(&operation).await.unwrap();
+    let CloudProgress::Running { says: Some(says), .. } = progress else {
+        panic!("{progress:?}");
+    };
+    assert!(says.contains("Creating"), "{says}");
+    assert_eq!(get(&ours, "one").await.unwrap().power, Power::Starting);
+    // Given up: it is deleted, and made anew.
+    let node = NodeName::try_from("one").unwrap();
+    carry(&ours, NodeChange::Delete { node }).await.unwrap();
+    carry(&ours, provision("one")).await.unwrap();
+    is_whole(&azure).await;
+}
+
+/// The process dies after each request that it makes, and a new one does the same again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_after_any_request_is_followed_by_one_that_goes_on() {
+    let whole = azure().await;
+    carry(&provider(&whole, 1), provision("one")).await.unwrap();
+    let writes = whole.requests().count(&Selector::any().path("/subscriptions/"));
+    let mut struck = 0;
+    for number in 1..=writes {
+        let azure = azure().await;
+        // What comes after is lost with the process: the answer to this one already is.
+        let when = When::next(Selector::any().path("/subscriptions/")).nth(number);
+        azure.faults().add(when, Fault::AnswerLost);
+        let dying = async {
+            let _: Result<()> = carry(&provider(&azure, 1), provision("one")).await;
+            std::future::pending::<()>().await;
+        };
+        let lost = async {
+            while azure.faults().pending() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = dying => {}
+            () = lost => struck += 1,
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+        }
+        carry(&provider(&azure, 1), provision("one")).await.unwrap();
+        is_whole(&azure).await;
+    }
+    assert!(struck + 2 >= writes, "{struck} of {writes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_sees_a_change_through_that_was_begun() {
+    let azure = azure().await;
+    let operation = provider(&azure, 1).begin(provision("one")).await.unwrap();
+    see_through(&provider(&azure, 1), &operation).await.unwrap();
+    is_whole(&azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_leads_elsewhere_is_not_followed() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    let node = NodeName::try_from("one").unwrap();
+    let mut operation = ours.begin(NodeChange::Stop { node }).await.unwrap();
+    operation.token = r#"{"wait":"operation","url":"https://elsewhere.example/operations/1"}"#.into();
+    let error = ours.poll(&operation).await.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+}

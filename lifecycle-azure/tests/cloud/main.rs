@@ -1,0 +1,10 @@
+//! The provider against the simulator of Azure.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod budgets;
+mod conformance;
+mod failures;
+mod preflight;
+mod raw;
+mod shared;
+mod support;

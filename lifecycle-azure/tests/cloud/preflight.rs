@@ -1,0 +1,80 @@
+//! What is found before anything is made.
+
+use lifecycle_azure::{Azure, AzureOptions, Login};
+use lifecycle_azure::simulator::{CLIENT, TENANT};
+use lifecycle_core::Error;
+use lifecycle_core::cloud::CloudProvider as _;
+use lifecycle_core::model::NodeSpec;
+use lifecycle_core::secret::Sensitive;
+
+use crate::support::{azure_with, options, provider, spec, writes};
+
+async fn problems(wanted: &[NodeSpec]) -> Vec<String> {
+    let azure = azure_with(|options| {
+        options.restricted_sizes = vec![("westeurope".to_owned(), "Standard_F2s_v2".to_owned())];
+        options.default_quota = 6;
+    })
+    .await;
+    let report = provider(&azure, 1).preflight(wanted).await.unwrap();
+    assert_eq!(writes(&azure), [], "nothing is changed");
+    report.problems
+}
+
+fn of_size(name: &str, size: &str) -> NodeSpec {
+    NodeSpec {
+        size: Some(size.to_owned()),
+        ..spec(name)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_had_has_no_problems() {
+    assert_eq!(problems(&[spec("one"), spec("two")]).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_quotas_and_images_are_checked() {
+    let unknown_image = NodeSpec {
+        image: Some("Debian:debian-12:13:latest".to_owned()),
+        ..spec("five")
+    };
+    let found = problems(&[
+        of_size("one", "Standard_X1"),
+        of_size("two", "Standard_F2s_v2"),
+        of_size("three", "Standard_D8s_v5"),
+        unknown_image,
+    ])
+    .await;
+    let parts = [
+        "Node one: westeurope has no size Standard_X1",
+        "Node two: this subscription cannot have size Standard_F2s_v2",
+        "need 8 cores of standardDSv5Family in westeurope; 0 of 6 are used",
+        "westeurope has no image Debian:debian-12:13:latest",
+    ];
+    assert_eq!(found.len(), parts.len(), "{found:#?}");
+    for part in parts {
+        assert!(found.iter().any(|problem| problem.contains(part)), "{part}: {found:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_secret_is_told_with_what_was_tried_and_is_in_no_message() {
+    let azure = azure_with(|_| ()).await;
+    let planted = "a-secret-that-is-wrong";
+    let options = AzureOptions {
+        login: Login::ClientSecret {
+            tenant: TENANT.to_owned(),
+            client: CLIENT.to_owned(),
+            secret: Sensitive::new(planted),
+        },
+        ..options(&azure, 1)
+    };
+    let told = format!("{options:?}");
+    let provider = Azure::new(options).unwrap();
+    let error = provider.preflight(&[spec("one")]).await.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+    assert!(error.chain().contains("client secret:"), "{}", error.chain());
+    for text in [told, format!("{provider:?}"), error.chain(), format!("{error:?}")] {
+        assert!(!text.contains(planted), "{text}");
+    }
+}

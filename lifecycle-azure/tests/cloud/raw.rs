@@ -1,0 +1,65 @@
+//! What is in a simulated subscription, asked for without the provider.
+
+use lifecycle_azure::simulator::{AzureSimulator, CLIENT, CLIENT_SECRET, SUBSCRIPTION, TENANT};
+use serde_json::{Value, json};
+
+async fn token(azure: &AzureSimulator) -> String {
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", CLIENT),
+        ("client_secret", CLIENT_SECRET),
+        ("scope", "https://management.azure.com/.default"),
+    ];
+    let form = form.map(|(key, value)| format!("{key}={value}")).join("&");
+    let answer = client()
+        .post(format!("{}/{TENANT}/oauth2/v2.0/token", azure.endpoint()))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(form)
+        .send()
+        .await
+        .unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    answer["access_token"].as_str().unwrap().to_owned()
+}
+
+fn client() -> reqwest::Client {
+    // Plain http; a provider that the process has not chosen is not needed for it.
+    reqwest::Client::builder().tls_built_in_root_certs(false).build().unwrap()
+}
+
+async fn get(azure: &AzureSimulator, path: &str) -> Vec<Value> {
+    let url = format!("{}/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01", azure.endpoint());
+    let answer = client().get(url).bearer_auth(token(azure).await).send().await.unwrap();
+    let mut answer: Value = answer.error_for_status().unwrap().json().await.unwrap();
+    serde_json::from_value(answer["value"].take()).unwrap()
+}
+
+/// The resources of a kind, in the whole subscription.
+pub(crate) async fn list(azure: &AzureSimulator, kind: &str) -> Vec<Value> {
+    get(azure, &format!("providers/{kind}")).await
+}
+
+/// The kinds of all that there is, sorted.
+pub(crate) async fn everything(azure: &AzureSimulator) -> Vec<String> {
+    let mut all = get(azure, "resources").await;
+    all.extend(get(azure, "resourcegroups").await);
+    let kind = |one: Value| one["type"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    let mut kinds: Vec<String> = all.into_iter().map(kind).collect();
+    kinds.sort();
+    kinds
+}
+
+/// Takes all tags from a VM, as if somebody else had made it.
+pub(crate) async fn strip_tags(azure: &AzureSimulator, name: &str) {
+    let machines = azure.machines();
+    let machine = machines.iter().find(|machine| machine.name == name).unwrap();
+    let url = format!("{}{}?api-version=2024-07-01", azure.endpoint(), machine.id);
+    let answer = client()
+        .patch(url)
+        .bearer_auth(token(azure).await)
+        .json(&json!({ "tags": {} }))
+        .send()
+        .await
+        .unwrap();
+    answer.error_for_status().unwrap();
+}

@@ -70,7 +70,9 @@ impl Compute {
     /// A VM of the platform's group, with how it is.
     pub(crate) async fn get(&self, group: &str, name: &str) -> Result<Option<Machine>> {
         let vms = self.client.virtual_machines_client();
-        let request = vms.get(group, name, &self.subscription).expand("instanceView");
+        let request = vms
+            .get(group, name, &self.subscription)
+            .expand("instanceView");
         let what = format!("reading VM {name}");
         let answer = match request.send().await.map_err(revealed) {
             Ok(answer) => answer,

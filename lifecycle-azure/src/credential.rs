@@ -141,7 +141,9 @@ impl Credential {
         for way in ways {
             match open(&way, &options) {
                 Ok(opened) => credential.ways.push((way.name(), opened)),
-                Err(error) => credential.missing.push(told(way.name(), &error.to_string())),
+                Err(error) => credential
+                    .missing
+                    .push(told(way.name(), &error.to_string())),
             }
         }
         Ok(credential)
@@ -242,7 +244,12 @@ impl legacy::auth::TokenCredential for Credential {
     async fn get_token(&self, _: &[&str]) -> legacy::Result<legacy::auth::AccessToken> {
         let token = self.token().await;
         let token = token.map_err(|error| hidden(Failure::Login(Box::new(error))))?;
-        let expires = self.token.lock().await.as_ref().map(|(_, expires)| expires.timestamp());
+        let expires = self
+            .token
+            .lock()
+            .await
+            .as_ref()
+            .map(|(_, expires)| expires.timestamp());
         let expires = expires.unwrap_or_default();
         let expires = time::OffsetDateTime::from_unix_timestamp(expires)
             .map_err(|error| hidden(Failure::Unreadable(error.to_string())))?;

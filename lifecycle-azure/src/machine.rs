@@ -52,10 +52,17 @@ impl Machine {
         };
         let models::Resource { id, name, tags, .. } = vm.resource;
         let properties = vm.properties.ok_or_else(|| damaged("properties"))?;
-        let statuses = properties.instance_view.map(|view| view.statuses).unwrap_or_default();
+        let statuses = properties
+            .instance_view
+            .map(|view| view.statuses)
+            .unwrap_or_default();
         let code = |status: &models::InstanceViewStatus| status.code.clone().unwrap_or_default();
-        let word = statuses.iter().find_map(|status| Some(code(status).strip_prefix("PowerState/")?.to_owned()));
-        let provisioning = statuses.iter().find(|status| code(status).starts_with("ProvisioningState/"));
+        let word = statuses
+            .iter()
+            .find_map(|status| Some(code(status).strip_prefix("PowerState/")?.to_owned()));
+        let provisioning = statuses
+            .iter()
+            .find(|status| code(status).starts_with("ProvisioningState/"));
         let state = properties.provisioning_state.unwrap_or_default();
         let state = match state.to_ascii_lowercase().as_str() {
             "succeeded" => State::Succeeded,
@@ -71,12 +78,20 @@ impl Machine {
             }
             _ => State::Changing(state),
         };
-        let interfaces = properties.network_profile.map(|profile| profile.network_interfaces);
+        let interfaces = properties
+            .network_profile
+            .map(|profile| profile.network_interfaces);
         let interface = interfaces.and_then(|interfaces| {
             let primary = interfaces.iter().find(|one| {
-                one.properties.as_ref().is_some_and(|p| p.primary == Some(true))
+                one.properties
+                    .as_ref()
+                    .is_some_and(|p| p.primary == Some(true))
             });
-            primary.or_else(|| interfaces.first())?.sub_resource.id.clone()
+            primary
+                .or_else(|| interfaces.first())?
+                .sub_resource
+                .id
+                .clone()
         });
         Ok(Self {
             id: id.ok_or_else(|| damaged("id"))?,
@@ -86,9 +101,13 @@ impl Machine {
             state,
             power: word.as_deref().and_then(power),
             is_deallocated: word.as_deref() == Some("deallocated"),
-            changed: provisioning.and_then(|status| status.time).map(|time| time.to_string()),
+            changed: provisioning
+                .and_then(|status| status.time)
+                .map(|time| time.to_string()),
             interface,
-            account: properties.os_profile.and_then(|profile| profile.admin_username),
+            account: properties
+                .os_profile
+                .and_then(|profile| profile.admin_username),
         })
     }
 
@@ -117,7 +136,13 @@ impl Machine {
     /// set the time at which the VM's state last changed.
     pub(crate) fn boot_id(&self) -> Option<String> {
         let runs = self.power() == Power::Running;
-        runs.then(|| format!("{} {}", self.vm_id, self.changed.as_deref().unwrap_or("always")))
+        runs.then(|| {
+            format!(
+                "{} {}",
+                self.vm_id,
+                self.changed.as_deref().unwrap_or("always")
+            )
+        })
     }
 
     /// The node that it is: by its tag, or by its name where it has none.

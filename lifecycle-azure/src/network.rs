@@ -39,7 +39,10 @@ impl Shared {
     /// The resource group's path.
     pub(crate) fn group(&self) -> String {
         let AzureOptions { subscription, .. } = &self.options;
-        format!("/subscriptions/{subscription}/resourceGroups/{}", self.options.group())
+        format!(
+            "/subscriptions/{subscription}/resourceGroups/{}",
+            self.options.group()
+        )
     }
 
     fn of_network(&self, kind: &str, name: &str) -> String {
@@ -47,11 +50,17 @@ impl Shared {
     }
 
     fn security_group(&self) -> String {
-        self.of_network("networkSecurityGroups", &format!("{}-nsg", self.options.prefix()))
+        self.of_network(
+            "networkSecurityGroups",
+            &format!("{}-nsg", self.options.prefix()),
+        )
     }
 
     fn virtual_network(&self) -> String {
-        self.of_network("virtualNetworks", &format!("{}-vnet", self.options.prefix()))
+        self.of_network(
+            "virtualNetworks",
+            &format!("{}-vnet", self.options.prefix()),
+        )
     }
 
     /// The path of the subnet that nodes are in.
@@ -74,7 +83,8 @@ impl Shared {
             "tags": tags,
             "properties": { "securityRules": self.ssh_rules() },
         });
-        self.ensure_one(&self.security_group(), NETWORK, &security_group).await?;
+        self.ensure_one(&self.security_group(), NETWORK, &security_group)
+            .await?;
         let (block, length) = self.options.network;
         let block = format!("{block}/{length}");
         let network = json!({
@@ -91,7 +101,8 @@ impl Shared {
                 }],
             },
         });
-        self.ensure_one(&self.virtual_network(), NETWORK, &network).await?;
+        self.ensure_one(&self.virtual_network(), NETWORK, &network)
+            .await?;
         *there = true;
         Ok(())
     }
@@ -174,12 +185,14 @@ impl Shared {
                 tokio::time::sleep(self.options.poll_every).await;
             }
         };
-        tokio::time::timeout(DEADLINE, look).await.unwrap_or_else(|_| {
-            Err(Error::TimedOut {
-                what: format!("the change of {path}"),
-                after: DEADLINE,
+        tokio::time::timeout(DEADLINE, look)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::TimedOut {
+                    what: format!("the change of {path}"),
+                    after: DEADLINE,
+                })
             })
-        })
     }
 }
 
@@ -188,8 +201,13 @@ pub(crate) fn is_made(path: &str, resource: &Value) -> Result<bool> {
     let state = resource.pointer("/properties/provisioningState");
     match state.and_then(Value::as_str) {
         Some(state) if state.eq_ignore_ascii_case("Succeeded") => Ok(true),
-        Some(state) if state.eq_ignore_ascii_case("Failed") || state.eq_ignore_ascii_case("Canceled") => {
-            Err(Error::failed(format!("making {path}"), format!("Azure says {state}")))
+        Some(state)
+            if state.eq_ignore_ascii_case("Failed") || state.eq_ignore_ascii_case("Canceled") =>
+        {
+            Err(Error::failed(
+                format!("making {path}"),
+                format!("Azure says {state}"),
+            ))
         }
         Some(_) => Ok(false),
         None => Ok(true),

@@ -91,28 +91,52 @@ impl AzureOptions {
         };
         if uuid::Uuid::parse_str(&self.subscription).is_err() {
             let mend = "`az account show --query id` prints it";
-            return Err(invalid("the subscription", &self.subscription, "it is no UUID", mend));
+            return Err(invalid(
+                "the subscription",
+                &self.subscription,
+                "it is no UUID",
+                mend,
+            ));
         }
-        let is_word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
+        let is_word =
+            |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
         if !is_word(&self.location) {
             let mend = "`az account list-locations --query [].name` lists them";
-            return Err(invalid("the location", &self.location, "it is no region's name", mend));
+            return Err(invalid(
+                "the location",
+                &self.location,
+                "it is no region's name",
+                mend,
+            ));
         }
         // "Naming rules and restrictions for Azure resources": Microsoft.Resources.
         let fits = |group: &str| {
             (1..=90).contains(&group.len())
                 && !group.ends_with('.')
-                && group.chars().all(|c| c.is_ascii_alphanumeric() || "-_.()".contains(c))
+                && group
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.()".contains(c))
         };
         if let Some(group) = self.resource_group.as_ref().filter(|group| !fits(group)) {
-            let mend = "use at most 90 letters, digits, `-`, `_`, `.` and parentheses, not ending in `.`";
-            return Err(invalid("the resource group", group, "Azure has no such names", mend));
+            let mend =
+                "use at most 90 letters, digits, `-`, `_`, `.` and parentheses, not ending in `.`";
+            return Err(invalid(
+                "the resource group",
+                group,
+                "Azure has no such names",
+                mend,
+            ));
         }
         let (block, length) = self.network;
         let text = format!("{block}/{length}");
         if !(8..=29).contains(&length) || u32::from(block) & (u32::MAX >> length) != 0 {
             let mend = "name a block such as 10.90.0.0/16, from /8 to /29";
-            return Err(invalid("the network", &text, "it is no block that nodes fit in", mend));
+            return Err(invalid(
+                "the network",
+                &text,
+                "it is no block that nodes fit in",
+                mend,
+            ));
         }
         image(&self.image)?;
         // "az vm create": names that Azure does not take for a Linux account.
@@ -120,10 +144,18 @@ impl AzureOptions {
         let account = &self.account;
         let is_name = account.starts_with(|c: char| c.is_ascii_lowercase())
             && account.len() <= 32
-            && account.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
+            && account
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
         if !is_name || reserved.contains(&account.as_str()) {
-            let mend = "use lower-case letters, digits, `-` and `_`, and none of Azure's reserved names";
-            return Err(invalid("the account", account, "Azure does not take it", mend));
+            let mend =
+                "use lower-case letters, digits, `-` and `_`, and none of Azure's reserved names";
+            return Err(invalid(
+                "the account",
+                account,
+                "Azure does not take it",
+                mend,
+            ));
         }
         ssh_key::PublicKey::from_openssh(self.authorized_key.trim()).map_err(|error| {
             let mend = "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`";
@@ -135,7 +167,12 @@ impl AzureOptions {
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
             .ok_or_else(|| {
                 let mend = "give an address such as https://management.azure.com";
-                invalid("the endpoint", &self.endpoint, "it is no http address", mend)
+                invalid(
+                    "the endpoint",
+                    &self.endpoint,
+                    "it is no http address",
+                    mend,
+                )
             })
     }
 
@@ -174,10 +211,15 @@ mod tests {
 
     fn options() -> AzureOptions {
         let owner = Owner {
-            id: PlatformId::from(uuid::Uuid::from_u128(7)),
+            id: PlatformId::new(uuid::Uuid::from_u128(7)),
             name: PlatformName::try_from("demo").unwrap(),
         };
-        AzureOptions::new("22222222-2222-2222-2222-222222222222", "westeurope", owner, KEY)
+        AzureOptions::new(
+            "22222222-2222-2222-2222-222222222222",
+            "westeurope",
+            owner,
+            KEY,
+        )
     }
 
     #[test]

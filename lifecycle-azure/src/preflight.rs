@@ -62,7 +62,9 @@ pub(crate) async fn check(
     for spec in &new {
         let name = spec.size.as_deref().unwrap_or(&options.size);
         let location = &options.location;
-        let found = sizes.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let found = sizes
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
         match found.map(|(_, size)| size) {
             None => report.problems.push(format!(
                 "Node {}: {location} has no size {name}: choose one of `az vm list-skus --location \\
@@ -84,7 +86,11 @@ pub(crate) async fn check(
             continue;
         };
         if used + cores > *limit {
-            let what = if family == "cores" { "all families" } else { family };
+            let what = if family == "cores" {
+                "all families"
+            } else {
+                family
+            };
             report.problems.push(format!(
                 "The new nodes need {cores} cores of {what} in {}; {used} of {limit} are used: ask \
                  for a higher quota (Azure portal: Subscriptions, Usage + quotas), or choose \
@@ -103,7 +109,9 @@ async fn images(
     new: &[&NodeSpec],
     report: &mut PreflightReport,
 ) -> Result<()> {
-    let names = new.iter().map(|spec| spec.image.as_deref().unwrap_or(&options.image));
+    let names = new
+        .iter()
+        .map(|spec| spec.image.as_deref().unwrap_or(&options.image));
     let names: std::collections::BTreeSet<&str> = names.collect();
     for name in names {
         let [publisher, offer, sku, version] = match image(name) {
@@ -152,13 +160,25 @@ async fn sizes(options: &AzureOptions, compute: &Compute) -> Result<Vec<(String,
         if sku.resource_type.as_deref() != Some("virtualMachines") {
             return None;
         }
-        let cores = sku.capabilities.iter().find(|one| one.name.as_deref() == Some("vCPUs"));
+        let cores = sku
+            .capabilities
+            .iter()
+            .find(|one| one.name.as_deref() == Some("vCPUs"));
         let cores = cores.and_then(|one| one.value.as_ref()?.parse().ok());
         let value = |restriction: &models::ResourceSkuRestrictions| {
             serde_json::to_value(restriction).unwrap_or_default()
         };
-        let of_location = sku.restrictions.iter().map(value).find(|one| one["type"] == "Location");
-        let why = |one: Value| one["reasonCode"].as_str().unwrap_or("restricted").to_owned();
+        let of_location = sku
+            .restrictions
+            .iter()
+            .map(value)
+            .find(|one| one["type"] == "Location");
+        let why = |one: Value| {
+            one["reasonCode"]
+                .as_str()
+                .unwrap_or("restricted")
+                .to_owned()
+        };
         Some((
             sku.name?,
             Size {

@@ -105,7 +105,10 @@ impl Azure {
     /// The VM that is a node, or would be if it were ours: the one of its name in the platform's
     /// group, or an adopted one.
     async fn machine(&self, node: &NodeName) -> Result<Option<Machine>> {
-        let found = self.compute.get(&self.options.group(), node.as_str()).await?;
+        let found = self
+            .compute
+            .get(&self.options.group(), node.as_str())
+            .await?;
         if found.is_some() {
             return Ok(found);
         }
@@ -142,7 +145,10 @@ impl Azure {
 
     fn observed(&self, machine: &Machine, addresses: Addresses) -> Option<ObservedNode> {
         let host_key = machine.tags.get(tags::HOST_KEY).map(str::to_owned);
-        let account = machine.tags.get(tags::ACCOUNT).or(machine.account.as_deref());
+        let account = machine
+            .tags
+            .get(tags::ACCOUNT)
+            .or(machine.account.as_deref());
         Some(ObservedNode {
             name: machine.node()?,
             provider_id: machine.vm_id.clone(),
@@ -183,7 +189,10 @@ impl Azure {
             // One that could not be made is removed and made anew.
             Some(machine) if machine.never_ran() && matches!(machine.state, State::Failed(_)) => {
                 if !machine.is_created() {
-                    return Err(Error::failed(format!("VM {name}"), "Azure could not make it"));
+                    return Err(Error::failed(
+                        format!("VM {name}"),
+                        "Azure could not make it",
+                    ));
                 }
                 self.compute
                     .begin(machine.group(), &machine.name, Action::Delete)
@@ -223,7 +232,11 @@ impl Azure {
         }
     }
 
-    async fn poll_provision(&self, spec: &NodeSpec, removes: Option<&str>) -> Result<CloudProgress> {
+    async fn poll_provision(
+        &self,
+        spec: &NodeSpec,
+        removes: Option<&str>,
+    ) -> Result<CloudProgress> {
         let name = &spec.name;
         let goes_on = |says: &str| {
             Ok(CloudProgress::Running {
@@ -233,7 +246,10 @@ impl Azure {
         };
         let Some(machine) = self.ours(name).await? else {
             if removes.is_none() {
-                return Err(Error::failed(format!("VM {name}"), "it was removed while it was made"));
+                return Err(Error::failed(
+                    format!("VM {name}"),
+                    "it was removed while it was made",
+                ));
             }
             self.create(spec).await?;
             return goes_on("Azure makes it anew");
@@ -243,9 +259,7 @@ impl Azure {
         }
         match machine.state {
             State::Changing(state) => goes_on(&format!("Azure says {state}")),
-            State::Deleting => {
-                Err(Error::failed(format!("VM {name}"), "it is being removed"))
-            }
+            State::Deleting => Err(Error::failed(format!("VM {name}"), "it is being removed")),
             State::Failed(ref refusal) if machine.never_ran() => {
                 Err(refusal.clone().into_error(format!("VM {name}")))
             }
@@ -274,12 +288,20 @@ impl Azure {
         }
         let mut changed = false;
         let configurations = interface.pointer_mut("/properties/ipConfigurations");
-        for one in configurations.and_then(Value::as_array_mut).into_iter().flatten() {
+        for one in configurations
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             let Some(properties) = one.get_mut("properties").and_then(Value::as_object_mut) else {
                 continue;
             };
-            let method = properties.get("privateIPAllocationMethod").and_then(Value::as_str);
-            let has_address = properties.get("privateIPAddress").is_some_and(Value::is_string);
+            let method = properties
+                .get("privateIPAllocationMethod")
+                .and_then(Value::as_str);
+            let has_address = properties
+                .get("privateIPAddress")
+                .is_some_and(Value::is_string);
             if has_address && method != Some("Static") {
                 properties.insert("privateIPAllocationMethod".to_owned(), json!("Static"));
                 changed = true;
@@ -307,7 +329,10 @@ impl Azure {
         if is_done(&machine) {
             return Ok(Token::Nothing);
         }
-        let begun = self.compute.begin(machine.group(), &machine.name, action).await;
+        let begun = self
+            .compute
+            .begin(machine.group(), &machine.name, action)
+            .await;
         match begun {
             Ok(Some(url)) => Ok(Token::Operation { url }),
             Ok(None) => Ok(Token::Nothing),
@@ -344,7 +369,11 @@ impl Azure {
 }
 
 fn public_address(resource: &Value) -> Option<IpAddr> {
-    resource.pointer("/properties/ipAddress")?.as_str()?.parse().ok()
+    resource
+        .pointer("/properties/ipAddress")?
+        .as_str()?
+        .parse()
+        .ok()
 }
 
 #[async_trait]
@@ -373,7 +402,10 @@ impl CloudProvider for Azure {
             let subscription = &self.options.subscription;
             format!("/subscriptions/{subscription}/providers/Microsoft.Network/{kind}")
         };
-        let (interfaces, publics) = (of_network("networkInterfaces"), of_network("publicIPAddresses"));
+        let (interfaces, publics) = (
+            of_network("networkInterfaces"),
+            of_network("publicIPAddresses"),
+        );
         let (interfaces, publics) = tokio::try_join!(
             self.client.list(&interfaces, NETWORK),
             self.client.list(&publics, NETWORK),
@@ -474,40 +506,52 @@ impl CloudProvider for Azure {
             (change, Token::Operation { url }) => self.poll_operation(change.node(), &url).await,
             (change, Token::Provision { .. }) => Err(Error::Corrupt {
                 what: "the token of a change on Azure".to_owned(),
-                why: format!("it is of a provision, and the change is of {}", change.node()),
+                why: format!(
+                    "it is of a provision, and the change is of {}",
+                    change.node()
+                ),
             }),
         }
     }
 
     async fn fence(&self, node: &NodeName) -> Result<Fenced> {
         let fence = async {
-            loop {
-                let Some(machine) = self.ours(node).await? else { break };
+            while let Some(machine) = self.ours(node).await? {
                 if machine.power() == Power::Stopped {
                     break;
                 }
+                // Asked for once, and then waited for: each request begins it anew.
+                let what = format!("fencing VM {node}");
                 let begun = self
                     .compute
                     .begin(machine.group(), &machine.name, Action::PowerOff)
                     .await;
-                if let Err(failure) = begun
-                    && !failure.refusal().is_some_and(Refusal::is_taken)
-                {
-                    return Err(failure.into_error(format!("fencing VM {node}")));
+                match begun {
+                    Ok(Some(url)) => {
+                        while let Progress::Running { after } = self.client.operation(&url).await? {
+                            tokio::time::sleep(after.unwrap_or(self.options.poll_every)).await;
+                        }
+                    }
+                    Ok(None) => tokio::time::sleep(self.options.poll_every).await,
+                    Err(failure) if failure.refusal().is_some_and(Refusal::is_taken) => {
+                        tokio::time::sleep(self.options.poll_every).await;
+                    }
+                    Err(failure) => return Err(failure.into_error(what)),
                 }
-                tokio::time::sleep(self.options.poll_every).await;
             }
             Ok(Fenced {
                 node: node.clone(),
                 at: SystemClock.now(),
             })
         };
-        tokio::time::timeout(FENCE, fence).await.unwrap_or_else(|_| {
-            Err(Error::TimedOut {
-                what: format!("fencing VM {node}"),
-                after: FENCE,
+        tokio::time::timeout(FENCE, fence)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::TimedOut {
+                    what: format!("fencing VM {node}"),
+                    after: FENCE,
+                })
             })
-        })
     }
 
     async fn delete_shared(&self) -> Result<()> {

@@ -47,7 +47,8 @@ impl Tags {
     /// The `tags` of a resource.
     pub(crate) fn read(tags: Option<&Value>) -> Self {
         let tags = tags.and_then(Value::as_object).into_iter().flatten();
-        let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+        let text =
+            |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
         Self(tags.filter_map(text).collect())
     }
 
@@ -69,6 +70,10 @@ impl Tags {
     }
 
     pub(crate) fn to_value(&self) -> Value {
-        self.0.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect::<serde_json::Map<_, _>>().into()
+        self.0
+            .iter()
+            .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 }

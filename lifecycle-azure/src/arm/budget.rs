@@ -10,6 +10,9 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::{Instant, sleep_until};
 
+/// How much of a bucket is left alone: others draw from it too, and clocks differ.
+const SHARE: f64 = 0.9;
+
 /// The longest time that a request waits for its turn; one that would wait longer is refused.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -46,9 +49,9 @@ struct Bucket {
 impl Bucket {
     fn new(size: f64, refill: f64, now: Instant) -> Self {
         Self {
-            size,
-            refill,
-            left: size,
+            size: size * SHARE,
+            refill: refill * SHARE,
+            left: size * SHARE,
             at: now,
             closed_until: None,
         }
@@ -131,11 +134,11 @@ mod tests {
     async fn a_burst_goes_at_once_and_the_rest_at_the_rate_that_the_bucket_refills() {
         let budgets = Budgets::new();
         let begun = Instant::now();
-        for _ in 0..200 {
+        for _ in 0..180 {
             budgets.turn(&Method::PUT).await.unwrap();
         }
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        for _ in 0..50 {
+        for _ in 0..45 {
             budgets.turn(&Method::POST).await.unwrap();
         }
         let took = begun.elapsed();
@@ -164,7 +167,7 @@ mod tests {
         let turns = (0..400).map(|_| budgets.turn(&Method::PUT));
         let ended = futures_util::future::join_all(turns).await;
         let refused: Vec<Duration> = ended.into_iter().filter_map(Result::err).collect();
-        assert_eq!(refused.len(), 100, "200 at once, 100 within ten seconds");
+        assert_eq!(refused.len(), 130, "180 at once, 90 within ten seconds");
         assert!(refused.iter().all(|wait| *wait > PATIENCE), "{refused:?}");
     }
 }

@@ -27,7 +27,9 @@ pub(crate) struct Client {
 /// How far an operation is.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    Running { after: Option<std::time::Duration> },
+    Running {
+        after: Option<std::time::Duration>,
+    },
     Done,
     Failed(Refusal),
     /// Azure has forgotten it.
@@ -50,7 +52,10 @@ impl Client {
     /// A resource, or `None`.
     pub(crate) async fn get(&self, path: &str, version: &str) -> Result<Option<Value>> {
         let what = format!("reading {path}");
-        match self.request(Method::GET, self.url(path, version)?, None).await {
+        match self
+            .request(Method::GET, self.url(path, version)?, None)
+            .await
+        {
             Ok(answer) => parsed(&answer).map(Some).map_err(|e| e.into_error(what)),
             Err(failure) if failure.refusal().is_some_and(Refusal::is_absent) => Ok(None),
             Err(failure) => Err(failure.into_error(what)),
@@ -75,7 +80,10 @@ impl Client {
                 _ => None,
             };
         }
-        Err(Error::failed(what(), format!("it has more than {PAGES} pages")))
+        Err(Error::failed(
+            what(),
+            format!("it has more than {PAGES} pages"),
+        ))
     }
 
     /// Creates or replaces a resource; returns it as Azure shows it, perhaps still being made.
@@ -98,7 +106,10 @@ impl Client {
 
     /// Begins to delete a resource; absent is Ok.
     pub(crate) async fn delete(&self, path: &str, version: &str) -> Result<()> {
-        match self.request(Method::DELETE, self.url(path, version)?, None).await {
+        match self
+            .request(Method::DELETE, self.url(path, version)?, None)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(failure) if failure.refusal().is_some_and(Refusal::is_absent) => Ok(()),
             Err(failure) => Err(failure.into_error(format!("deleting {path}"))),

@@ -80,7 +80,9 @@ impl Refusal {
         let unnamed = || status.map_or_else(|| "Unknown".to_owned(), |status| status.to_string());
         Self {
             status,
-            code: Some(body.code).filter(|code| !code.is_empty()).unwrap_or_else(unnamed),
+            code: Some(body.code)
+                .filter(|code| !code.is_empty())
+                .unwrap_or_else(unnamed),
             message: Some(body.message)
                 .filter(|message| !message.is_empty())
                 .unwrap_or_else(|| "Azure gives no reason".to_owned()),
@@ -102,7 +104,10 @@ impl Refusal {
     fn is(&self, codes: &[&str]) -> bool {
         codes.iter().any(|code| {
             self.code.eq_ignore_ascii_case(code)
-                || self.details.iter().any(|detail| detail.eq_ignore_ascii_case(code))
+                || self
+                    .details
+                    .iter()
+                    .any(|detail| detail.eq_ignore_ascii_case(code))
         })
     }
 
@@ -122,8 +127,7 @@ impl Refusal {
     /// A quota has the code of much else; its message tells it ("…exceeding approved … quota").
     fn is_quota(&self) -> bool {
         self.is(&["QuotaExceeded", "PublicIPCountLimitReached"])
-            || (self.is(&["OperationNotAllowed"])
-                && self.message.to_lowercase().contains("quota"))
+            || (self.is(&["OperationNotAllowed"]) && self.message.to_lowercase().contains("quota"))
     }
 
     fn is_throttled(&self) -> bool {
@@ -284,15 +288,33 @@ mod tests {
             let error = meant(status, &error(code));
             assert!(expected(&error), "{status} {code}: {error:?}");
         };
-        is(409, "SkuNotAvailable", |e| matches!(e, Error::Exhausted { .. }));
-        is(200, "AllocationFailed", |e| matches!(e, Error::Exhausted { .. }));
-        is(401, "ExpiredAuthenticationToken", |e| matches!(e, Error::Denied { .. }));
-        is(403, "AuthorizationFailed", |e| matches!(e, Error::Denied { .. }));
-        is(404, "ResourceNotFound", |e| matches!(e, Error::NotFound { .. }));
-        is(412, "PreconditionFailed", |e| matches!(e, Error::Conflict { .. }));
-        is(400, "InvalidParameter", |e| matches!(e, Error::Invalid { .. }));
-        is(503, "ServerTimeout", |e| matches!(e, Error::Interrupted { .. }));
-        is(200, "OSProvisioningTimedOut", |e| matches!(e, Error::Failed { .. }));
+        is(409, "SkuNotAvailable", |e| {
+            matches!(e, Error::Exhausted { .. })
+        });
+        is(200, "AllocationFailed", |e| {
+            matches!(e, Error::Exhausted { .. })
+        });
+        is(401, "ExpiredAuthenticationToken", |e| {
+            matches!(e, Error::Denied { .. })
+        });
+        is(403, "AuthorizationFailed", |e| {
+            matches!(e, Error::Denied { .. })
+        });
+        is(404, "ResourceNotFound", |e| {
+            matches!(e, Error::NotFound { .. })
+        });
+        is(412, "PreconditionFailed", |e| {
+            matches!(e, Error::Conflict { .. })
+        });
+        is(400, "InvalidParameter", |e| {
+            matches!(e, Error::Invalid { .. })
+        });
+        is(503, "ServerTimeout", |e| {
+            matches!(e, Error::Interrupted { .. })
+        });
+        is(200, "OSProvisioningTimedOut", |e| {
+            matches!(e, Error::Failed { .. })
+        });
     }
 
     #[test]

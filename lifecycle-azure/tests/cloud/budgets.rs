@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use lifecycle_azure::simulator::{Fault, Selector, When};
 use lifecycle_core::Error;
 use lifecycle_core::cloud::CloudProvider as _;
+use lifecycle_core::model::NodeName;
 
 use crate::support::{azure, azure_with, carry, provider, provision, writes};
 
@@ -28,7 +29,9 @@ async fn a_list_takes_as_many_requests_for_many_nodes_as_for_one() {
     let listed = async |count| {
         azure.requests().clear();
         assert_eq!(provider.list().await.unwrap().len(), count);
-        azure.requests().count(&Selector::any().path("/subscriptions/"))
+        azure
+            .requests()
+            .count(&Selector::any().path("/subscriptions/"))
     };
     let one = listed(1).await;
     for name in ["two", "three", "four"] {
@@ -48,7 +51,9 @@ async fn fifty_nodes_at_once_stay_within_azures_budgets() {
     }
     assert_eq!(provider.list().await.unwrap().len(), 50);
     let refused = azure.requests().all();
-    let refused = refused.iter().filter(|one| one.outcome.status().is_some_and(|s| s == 429));
+    let refused = refused
+        .iter()
+        .filter(|one| one.status().is_some_and(|s| s == 429));
     assert_eq!(refused.count(), 0, "{:?}", azure.budgets());
 }
 
@@ -62,14 +67,21 @@ async fn nothing_is_sent_before_azure_allows_it() {
         When::next(Selector::any().path("virtualMachines")),
         Fault::Throttled { retry_after },
     );
-    let refused = provider.list().await.unwrap_err();
-    let Error::Throttled { after: Some(after), .. } = refused else {
+    let node = NodeName::try_from("one").unwrap();
+    let refused = provider.get(&node).await.unwrap_err();
+    let Error::Throttled {
+        after: Some(after), ..
+    } = refused
+    else {
         panic!("{refused:?}");
     };
     assert_eq!(after, retry_after);
     let asked = azure.requests().all().len();
     let held = provider.list().await.unwrap_err();
-    assert!(matches!(held, Error::Throttled { after: Some(_), .. }), "{held:?}");
+    assert!(
+        matches!(held, Error::Throttled { after: Some(_), .. }),
+        "{held:?}"
+    );
     assert_eq!(azure.requests().all().len(), asked, "it was not sent");
     tokio::time::sleep(retry_after).await;
     provider.list().await.unwrap();

@@ -1,7 +1,7 @@
 //! What is found before anything is made.
 
-use lifecycle_azure::{Azure, AzureOptions, Login};
 use lifecycle_azure::simulator::{CLIENT, TENANT};
+use lifecycle_azure::{Azure, AzureOptions, Login};
 use lifecycle_core::Error;
 use lifecycle_core::cloud::CloudProvider as _;
 use lifecycle_core::model::NodeSpec;
@@ -29,7 +29,10 @@ fn of_size(name: &str, size: &str) -> NodeSpec {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_be_had_has_no_problems() {
-    assert_eq!(problems(&[spec("one"), spec("two")]).await, Vec::<String>::new());
+    assert_eq!(
+        problems(&[spec("one"), spec("two")]).await,
+        Vec::<String>::new()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +56,10 @@ async fn sizes_quotas_and_images_are_checked() {
     ];
     assert_eq!(found.len(), parts.len(), "{found:#?}");
     for part in parts {
-        assert!(found.iter().any(|problem| problem.contains(part)), "{part}: {found:#?}");
+        assert!(
+            found.iter().any(|problem| problem.contains(part)),
+            "{part}: {found:#?}"
+        );
     }
 }
 
@@ -73,8 +79,17 @@ async fn a_wrong_secret_is_told_with_what_was_tried_and_is_in_no_message() {
     let provider = Azure::new(options).unwrap();
     let error = provider.preflight(&[spec("one")]).await.unwrap_err();
     assert!(matches!(error, Error::Denied { .. }), "{error:?}");
-    assert!(error.chain().contains("client secret:"), "{}", error.chain());
-    for text in [told, format!("{provider:?}"), error.chain(), format!("{error:?}")] {
+    assert!(
+        error.chain().contains("client secret:"),
+        "{}",
+        error.chain()
+    );
+    for text in [
+        told,
+        format!("{provider:?}"),
+        error.chain(),
+        format!("{error:?}"),
+    ] {
         assert!(!text.contains(planted), "{text}");
     }
 }

@@ -24,12 +24,23 @@ async fn token(azure: &AzureSimulator) -> String {
 
 fn client() -> reqwest::Client {
     // Plain http; a provider that the process has not chosen is not needed for it.
-    reqwest::Client::builder().tls_built_in_root_certs(false).build().unwrap()
+    reqwest::Client::builder()
+        .tls_built_in_root_certs(false)
+        .build()
+        .unwrap()
 }
 
 async fn get(azure: &AzureSimulator, path: &str) -> Vec<Value> {
-    let url = format!("{}/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01", azure.endpoint());
-    let answer = client().get(url).bearer_auth(token(azure).await).send().await.unwrap();
+    let url = format!(
+        "{}/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01",
+        azure.endpoint()
+    );
+    let answer = client()
+        .get(url)
+        .bearer_auth(token(azure).await)
+        .send()
+        .await
+        .unwrap();
     let mut answer: Value = answer.error_for_status().unwrap().json().await.unwrap();
     serde_json::from_value(answer["value"].take()).unwrap()
 }
@@ -43,7 +54,15 @@ pub(crate) async fn list(azure: &AzureSimulator, kind: &str) -> Vec<Value> {
 pub(crate) async fn everything(azure: &AzureSimulator) -> Vec<String> {
     let mut all = get(azure, "resources").await;
     all.extend(get(azure, "resourcegroups").await);
-    let kind = |one: Value| one["type"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    let kind = |one: Value| {
+        one["type"]
+            .as_str()
+            .unwrap()
+            .rsplit('/')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
     let mut kinds: Vec<String> = all.into_iter().map(kind).collect();
     kinds.sort();
     kinds
@@ -52,7 +71,10 @@ pub(crate) async fn everything(azure: &AzureSimulator) -> Vec<String> {
 /// Takes all tags from a VM, as if somebody else had made it.
 pub(crate) async fn strip_tags(azure: &AzureSimulator, name: &str) {
     let machines = azure.machines();
-    let machine = machines.iter().find(|machine| machine.name == name).unwrap();
+    let machine = machines
+        .iter()
+        .find(|machine| machine.name == name)
+        .unwrap();
     let url = format!("{}{}?api-version=2024-07-01", azure.endpoint(), machine.id);
     let answer = client()
         .patch(url)

@@ -17,20 +17,31 @@ async fn nothing_but_ssh_is_let_in_and_only_from_where_it_is_allowed() {
         ssh_from: vec!["203.0.113.0/24".to_owned(), "198.51.100.7".to_owned()],
         ..options(&azure, 1)
     };
-    carry(&Azure::new(options).unwrap(), provision("one")).await.unwrap();
+    carry(&Azure::new(options).unwrap(), provision("one"))
+        .await
+        .unwrap();
     let groups = raw::list(&azure, "Microsoft.Network/networkSecurityGroups").await;
-    let rules = groups[0].pointer("/properties/securityRules").and_then(Value::as_array).unwrap();
+    let rules = groups[0]
+        .pointer("/properties/securityRules")
+        .and_then(Value::as_array)
+        .unwrap();
     let told: Vec<_> = rules
         .iter()
         .map(|rule| {
             let text = |name: &str| rule["properties"][name].as_str().unwrap().to_owned();
-            (text("sourceAddressPrefix"), text("destinationPortRange"), text("direction"))
+            (
+                text("sourceAddressPrefix"),
+                text("destinationPortRange"),
+                text("direction"),
+            )
         })
         .collect();
     let ssh = |from: &str| (from.to_owned(), "22".to_owned(), "Inbound".to_owned());
     assert_eq!(told, [ssh("203.0.113.0/24"), ssh("198.51.100.7")]);
     let networks = raw::list(&azure, "Microsoft.Network/virtualNetworks").await;
-    let subnet = networks[0].pointer("/properties/subnets/0/properties").unwrap();
+    let subnet = networks[0]
+        .pointer("/properties/subnets/0/properties")
+        .unwrap();
     assert_eq!(subnet["networkSecurityGroup"]["id"], groups[0]["id"]);
 }
 
@@ -56,7 +67,10 @@ async fn a_node_keeps_its_private_address_and_takes_all_that_is_its_with_it() {
     ] {
         carry(&provider, change).await.unwrap();
     }
-    assert_eq!(get(&provider, "one").await.unwrap().addresses, before.addresses);
+    assert_eq!(
+        get(&provider, "one").await.unwrap().addresses,
+        before.addresses
+    );
     carry(&provider, NodeChange::Delete { node }).await.unwrap();
     provider.delete_shared().await.unwrap();
     assert_eq!(raw::everything(&azure).await, Vec::<String>::new());
@@ -72,7 +86,10 @@ async fn without_public_addresses_there_are_none() {
     let provider = Azure::new(options).unwrap();
     carry(&provider, provision("one")).await.unwrap();
     let node = get(&provider, "one").await.unwrap();
-    assert!(node.addresses.private.is_some() && node.addresses.public.is_none(), "{node:?}");
+    assert!(
+        node.addresses.private.is_some() && node.addresses.public.is_none(),
+        "{node:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +101,9 @@ async fn the_first_boot_gets_the_host_key_that_is_told() {
     let machine = &azure.machines()[0];
     use base64::Engine as _;
     let data = machine.custom_data.as_ref().unwrap().expose();
-    let data = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
+    let data = base64::engine::general_purpose::STANDARD
+        .decode(data)
+        .unwrap();
     let data = String::from_utf8(data).unwrap();
     assert!(data.starts_with("#cloud-config\n"));
     assert!(data.contains(&node.ssh.host_keys[0]), "{:?}", node.ssh);
@@ -104,7 +123,9 @@ async fn a_vm_that_is_there_is_adopted_and_let_go_again_never_deleted() {
     assert!(!adopted.created);
     assert_eq!(ours.adopt(&node).await.unwrap(), adopted, "adopted twice");
     assert_eq!(ours.list().await.unwrap(), [adopted]);
-    carry(&ours, NodeChange::Delete { node: node.clone() }).await.unwrap();
+    carry(&ours, NodeChange::Delete { node: node.clone() })
+        .await
+        .unwrap();
     assert_eq!(ours.list().await.unwrap(), []);
     assert_eq!(azure.machines().len(), 1, "it is still there");
 }

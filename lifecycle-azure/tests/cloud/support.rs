@@ -6,11 +6,11 @@ use lifecycle_azure::simulator::{
     AzureSimulator, CLIENT, CLIENT_SECRET, Delays, Recorded, SUBSCRIPTION, SimulatorOptions, TENANT,
 };
 use lifecycle_azure::{Azure, AzureOptions, Login};
+use lifecycle_core::Result;
 use lifecycle_core::cloud::{CloudProvider, NodeChange, ObservedNode, carry_out};
-use lifecycle_core::model::{NodeName, NodeSpec, PlatformName};
+use lifecycle_core::model::{NodeName, NodeSpec, PlatformId, PlatformName};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
-use lifecycle_core::Result;
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
@@ -35,7 +35,10 @@ pub(crate) async fn azure_with(change: impl FnOnce(&mut SimulatorOptions)) -> Az
 /// What uses it, as the platform `number`.
 pub(crate) fn options(azure: &AzureSimulator, number: u128) -> AzureOptions {
     let owner = Owner {
-        id: uuid::Uuid::from_u128(number << 100).to_string().parse().unwrap(),
+        id: uuid::Uuid::from_u128(number << 120)
+            .to_string()
+            .parse()
+            .unwrap(),
         name: PlatformName::try_from("demo").unwrap(),
     };
     let mut options = AzureOptions::new(SUBSCRIPTION, "westeurope", owner, KEY);
@@ -68,7 +71,10 @@ pub(crate) async fn carry(provider: &Azure, change: NodeChange) -> Result<()> {
 }
 
 pub(crate) async fn get(provider: &Azure, name: &str) -> Option<ObservedNode> {
-    provider.get(&NodeName::try_from(name).unwrap()).await.unwrap()
+    provider
+        .get(&NodeName::try_from(name).unwrap())
+        .await
+        .unwrap()
 }
 
 /// The requests that changed something in Resource Manager.

@@ -1,1 +1,4 @@
 //! Azure for `lifecycle-core`.
+
+#[cfg(feature = "simulator")]
+pub mod simulator;

@@ -1,0 +1,98 @@
+//! Lets faults strike requests.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::Response;
+use serde_json::json;
+
+use super::{Fault, Faults, Injected};
+use crate::simulator::listener::broken;
+
+/// The middleware.
+pub(crate) async fn inject(
+    State(faults): State<Faults>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let mut injected = Injected::default();
+    let mut slow = Duration::ZERO;
+    let mut answer_lost = false;
+    for fault in faults.strike(request.method(), request.uri().path()) {
+        tracing::debug!(?fault, path = request.uri().path(), "a fault strikes");
+        match fault {
+            Fault::Throttled { retry_after } => return throttled(&request, retry_after),
+            Fault::Answer {
+                status,
+                headers,
+                body,
+            } => return answer(status, &headers, body),
+            Fault::Dropped => return broken(),
+            Fault::AnswerLost => answer_lost = true,
+            Fault::SlowAnswer(by) => slow += by,
+            Fault::SlowOperation(by) => injected.slow += by,
+            Fault::OperationFails { code, message } => injected.fails = Some((code, message)),
+            Fault::AllocationFailed => injected.allocation_fails = true,
+            Fault::QuotaExceeded => injected.quota_exceeded = true,
+            Fault::NeverEnds => injected.never_ends = true,
+        }
+    }
+    request.extensions_mut().insert(injected);
+    let response = next.run(request).await;
+    if !slow.is_zero() {
+        tokio::time::sleep(slow).await;
+    }
+    if answer_lost { broken() } else { response }
+}
+
+fn answer(status: StatusCode, headers: &[(&'static str, String)], body: String) -> Response {
+    let mut builder = Response::builder().status(status);
+    for (name, value) in headers {
+        builder = builder.header(*name, value);
+    }
+    builder
+        .body(Body::from(body))
+        .unwrap_or_else(|error| unusable(&error))
+}
+
+/// A header that HTTP cannot carry: the test's mistake, told where it is seen.
+fn unusable(error: &axum::http::Error) -> Response {
+    tracing::error!(%error, "a fault's answer cannot be sent");
+    broken()
+}
+
+/// Compute's 429 is flat and has the code of a missing quota; ARM's own has its usual form.
+pub(crate) fn throttled(request: &Request, retry_after: Duration) -> Response {
+    let seconds = retry_after.as_secs();
+    let path = request.uri().path().to_lowercase();
+    let (body, kind) = if path.contains("/providers/microsoft.compute/") {
+        let message = "The server rejected the request because too many requests have been received for this subscription.";
+        let detail = json!({
+            "code": "TooManyRequests",
+            "target": "HighCostGet",
+            "message": json!({"operationGroup": "HighCostGet", "allowedRequestCount": 0}).to_string(),
+        });
+        let body = json!({"code": "OperationNotAllowed", "message": message, "details": [detail]});
+        (body, "application/json; charset=utf-8")
+    } else if path.starts_with("/metadata/") {
+        let body = json!({"error": "too_many_requests", "error_description": "Too many requests"});
+        (body, "application/json; charset=utf-8")
+    } else {
+        let message = format!(
+            "Number of requests exceeded the limit. Please try again after '{seconds}' seconds."
+        );
+        let body = json!({"error": {"code": "SubscriptionRequestsThrottled", "message": message}});
+        (body, "application/json; charset=utf-8")
+    };
+    answer(
+        StatusCode::TOO_MANY_REQUESTS,
+        &[
+            ("content-type", kind.into()),
+            ("retry-after", seconds.to_string()),
+        ],
+        body.to_string(),
+    )
+}

@@ -1,0 +1,162 @@
+//! Faults that a seed determines.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::http::Method;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::Fault;
+
+/// What share of all requests each fault strikes, between 0 and 1. At most one strikes a request;
+/// the shares are taken in the order of the fields, so their sum should not exceed 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FaultRates {
+    /// 429 with `Retry-After`.
+    pub throttled: f64,
+    /// The wait that such an answer asks for.
+    pub retry_after: Duration,
+    /// 500 without an effect.
+    pub internal_error: f64,
+    /// The connection breaks before anything is done.
+    pub dropped: f64,
+    /// The request is carried out and its answer lost.
+    pub answer_lost: f64,
+    /// The operation that a request begins takes longer.
+    pub slow_operation: f64,
+    /// By this much.
+    pub slowness: Duration,
+    /// The operation that a request begins fails.
+    pub operation_fails: f64,
+    /// No capacity for a VM.
+    pub allocation_fails: f64,
+}
+
+impl FaultRates {
+    /// No faults.
+    pub const NONE: Self = Self {
+        throttled: 0.0,
+        retry_after: Duration::from_secs(1),
+        internal_error: 0.0,
+        dropped: 0.0,
+        answer_lost: 0.0,
+        slow_operation: 0.0,
+        slowness: Duration::from_secs(1),
+        operation_fails: 0.0,
+        allocation_fails: 0.0,
+    };
+
+    /// Of every transient fault this share: 429, 500, broken connections, lost answers.
+    pub const fn transient(share: f64) -> Self {
+        Self {
+            throttled: share,
+            internal_error: share,
+            dropped: share,
+            answer_lost: share,
+            ..Self::NONE
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Seeded {
+    seed: u64,
+    rates: FaultRates,
+    seen: BTreeMap<String, u64>,
+}
+
+impl Seeded {
+    pub(super) fn new(seed: u64, rates: FaultRates) -> Self {
+        Self {
+            seed,
+            rates,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn strike(&mut self, method: &Method, path: &str) -> Option<Fault> {
+        // An operation's id is another one in each run.
+        let path: Vec<_> = path
+            .split('/')
+            .filter(|segment| Uuid::parse_str(segment).is_err())
+            .collect();
+        let key = format!("{method} {}", path.join("/").to_lowercase());
+        let nth = self.seen.entry(key.clone()).or_default();
+        *nth += 1;
+        let mut left = share(self.seed, &key, *nth);
+        let rates = &self.rates;
+        let internal = || {
+            let message = "The server encountered an internal error.";
+            Fault::error(
+                axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+                "InternalServerError",
+                message,
+            )
+        };
+        let fails = || Fault::OperationFails {
+            code: "InternalExecutionError".into(),
+            message: "An internal execution error occurred. Please retry later.".into(),
+        };
+        let retry_after = rates.retry_after;
+        let choices: [(f64, &dyn Fn() -> Fault); 7] = [
+            (rates.throttled, &|| Fault::Throttled { retry_after }),
+            (rates.internal_error, &internal),
+            (rates.dropped, &|| Fault::Dropped),
+            (rates.answer_lost, &|| Fault::AnswerLost),
+            (rates.slow_operation, &|| {
+                Fault::SlowOperation(rates.slowness)
+            }),
+            (rates.operation_fails, &fails),
+            (rates.allocation_fails, &|| Fault::AllocationFailed),
+        ];
+        for (rate, fault) in choices {
+            if left < rate {
+                return Some(fault());
+            }
+            left -= rate;
+        }
+        None
+    }
+}
+
+/// A number from 0 to 1 that depends on nothing but its arguments.
+fn share(seed: u64, key: &str, nth: u64) -> f64 {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_be_bytes());
+    hash.update(nth.to_be_bytes());
+    hash.update(key.as_bytes());
+    let digest = hash.finalize();
+    let high = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    f64::from(high) / (f64::from(u32::MAX) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fates(seed: u64, interleaved: bool) -> Vec<Option<Fault>> {
+        let mut seeded = Seeded::new(seed, FaultRates::transient(0.1));
+        (0..100)
+            .map(|i| {
+                if interleaved {
+                    seeded.strike(&Method::GET, "/other");
+                }
+                // Each with an id of its own, as operations have.
+                seeded.strike(&Method::GET, &format!("/op/{}", Uuid::from_u128(i)))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_fates_whatever_comes_between() {
+        assert_eq!(fates(1, false), fates(1, true));
+        assert_ne!(fates(1, false), fates(2, false));
+    }
+
+    #[test]
+    fn about_the_wanted_share_is_struck() {
+        let struck = fates(3, false).iter().flatten().count();
+        assert!((25..55).contains(&struck), "{struck} of 100 at 4 times 10%");
+    }
+}

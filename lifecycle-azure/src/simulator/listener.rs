@@ -1,0 +1,159 @@
+//! A router, served on an address of this machine, over http or https, until it is dropped.
+//! The one way in which every service of the simulator listens.
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use lifecycle_core::{Error, Result};
+use tokio::task::JoinHandle;
+use tower_service::Service;
+
+use super::authority::ServerIdentity;
+
+/// How long requests under way may go on after [`Listener::stop`].
+const LAST_REQUESTS: Duration = Duration::from_secs(1);
+
+/// Serves a router; ends when it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    address: SocketAddr,
+    secure: bool,
+    handle: Handle<SocketAddr>,
+    served: JoinHandle<()>,
+}
+
+impl Listener {
+    /// Serves `router` at `address` (port 0 takes a free one): over https with an identity, over
+    /// http without.
+    ///
+    /// # Errors
+    /// If the address cannot be listened on.
+    pub async fn start(
+        address: SocketAddr,
+        router: Router,
+        identity: Option<&ServerIdentity>,
+    ) -> Result<Self> {
+        let failed = |error| Error::io(format!("listening at {address}"), error);
+        let socket = std::net::TcpListener::bind(address).map_err(failed)?;
+        let bound = socket.local_addr().map_err(failed)?;
+        let handle = Handle::new();
+        let service = Connections(router);
+        let served = match identity {
+            None => {
+                let server = axum_server::from_tcp(socket).map_err(failed)?;
+                tokio::spawn(ended(server.handle(handle.clone()).serve(service), bound))
+            }
+            Some(identity) => {
+                let tls = RustlsConfig::from_config(identity.server_config()?);
+                let server = axum_server::from_tcp_rustls(socket, tls).map_err(failed)?;
+                tokio::spawn(ended(server.handle(handle.clone()).serve(service), bound))
+            }
+        };
+        // Only once it accepts, so that nobody who reads the address comes too early.
+        handle.listening().await;
+        Ok(Self {
+            address: bound,
+            secure: identity.is_some(),
+            handle,
+            served,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its address as a URL without a path or a slash at its end.
+    pub fn url(&self) -> String {
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Ends it: requests under way get a second, then their connections close.
+    pub async fn stop(mut self) {
+        self.handle.graceful_shutdown(Some(LAST_REQUESTS));
+        if let Err(error) = (&mut self.served).await {
+            tracing::debug!(%error, "the simulator's listener ended");
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+    }
+}
+
+async fn ended(server: impl Future<Output = io::Result<()>>, address: SocketAddr) {
+    if let Err(error) = server.await {
+        tracing::warn!(%address, %error, "the simulator's listener failed");
+    }
+}
+
+/// Put among an answer's extensions: the connection breaks instead, without a byte of an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BreakConnection;
+
+/// An answer that breaks the connection.
+pub(crate) fn broken() -> Response {
+    let mut response = Response::new(Body::empty());
+    response.extensions_mut().insert(BreakConnection);
+    response
+}
+
+/// The router as hyper sees it: the one place that can end a connection without an answer.
+#[derive(Debug, Clone)]
+struct Connections(Router);
+
+impl Service<SocketAddr> for Connections {
+    type Response = Self;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<Self>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: SocketAddr) -> Self::Future {
+        std::future::ready(Ok(self.clone()))
+    }
+}
+
+impl<B> Service<axum::http::Request<B>> for Connections
+where
+    B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = Response;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A router is always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: axum::http::Request<B>) -> Self::Future {
+        let request: Request = request.map(Body::new);
+        let answer = self.0.call(request);
+        async move {
+            let Ok(response) = answer.await;
+            match response.extensions().get::<BreakConnection>() {
+                None => Ok(response),
+                Some(BreakConnection) => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,206 @@
+//! Every request that came, so that tests can count writes, see who came too early after a 429,
+//! and wait for a request instead of sleeping.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::RETRY_AFTER;
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use lifecycle_core::clock::Clock;
+use tokio::sync::watch;
+
+use super::listener::BreakConnection;
+use super::selector::Selector;
+
+/// One request and how it was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its method.
+    pub method: Method,
+    /// Its path, as it was sent.
+    pub path: String,
+    /// Its query, without the question mark; empty if there is none.
+    pub query: String,
+    /// When it came, by the simulator's clock.
+    pub at: DateTime<Utc>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has not been answered yet, or its client went away before that.
+    Open,
+    /// It was answered.
+    Answered {
+        /// With this status.
+        status: StatusCode,
+        /// How long the client was asked to wait, by `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// Its connection was broken without an answer.
+    Dropped,
+}
+
+impl Recorded {
+    /// The status, if it was answered.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self.outcome {
+            Outcome::Answered { status, .. } => Some(status),
+            Outcome::Open | Outcome::Dropped => None,
+        }
+    }
+
+    /// Whether it meant to change something.
+    pub fn is_write(&self) -> bool {
+        self.method != Method::GET && self.method != Method::HEAD
+    }
+}
+
+/// The requests so far, in the order in which they came. Cheap to clone; all clones are one list.
+#[derive(Debug, Clone)]
+pub struct Requests(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    clock: Arc<dyn Clock>,
+    list: Mutex<Vec<Recorded>>,
+    changed: watch::Sender<()>,
+}
+
+impl Requests {
+    /// No requests yet; their times are those of `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Shared {
+            clock,
+            list: Mutex::default(),
+            changed: watch::Sender::new(()),
+        }))
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Recorded>> {
+        self.0.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Recorded> {
+        self.list().clone()
+    }
+
+    /// Those that `selector` selects.
+    pub fn matching(&self, selector: &Selector) -> Vec<Recorded> {
+        self.list()
+            .iter()
+            .filter(|one| selector.selects(&one.method, &one.path))
+            .cloned()
+            .collect()
+    }
+
+    /// How many `selector` selects.
+    pub fn count(&self, selector: &Selector) -> usize {
+        self.matching(selector).len()
+    }
+
+    /// Those that meant to change something.
+    pub fn writes(&self) -> Vec<Recorded> {
+        let mut writes = self.all();
+        writes.retain(Recorded::is_write);
+        writes
+    }
+
+    /// Those of a method and path that had been told to wait (429 or 503 with `Retry-After`) and
+    /// came again before that time was over.
+    pub fn too_early(&self) -> Vec<Recorded> {
+        let all = self.all();
+        let told_to_wait = |earlier: &Recorded, one: &Recorded| {
+            let Outcome::Answered {
+                status,
+                retry_after: Some(wait),
+            } = earlier.outcome
+            else {
+                return false;
+            };
+            let same = earlier.method == one.method && earlier.path == one.path;
+            let busy = status == StatusCode::TOO_MANY_REQUESTS
+                || status == StatusCode::SERVICE_UNAVAILABLE;
+            same && busy && one.at < earlier.at + wait
+        };
+        all.iter()
+            .enumerate()
+            .filter(|(i, one)| all[..*i].iter().any(|earlier| told_to_wait(earlier, one)))
+            .map(|(_, one)| one.clone())
+            .collect()
+    }
+
+    /// Waits until `selector` has selected `count` requests that have ended, and returns these.
+    pub async fn ended(&self, selector: &Selector, count: usize) -> Vec<Recorded> {
+        let mut changed = self.0.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            let mut found = self.matching(selector);
+            found.retain(|one| one.outcome != Outcome::Open);
+            // The sender lives as long as `self`; if it were gone, nothing more would come.
+            if found.len() >= count || changed.changed().await.is_err() {
+                return found;
+            }
+        }
+    }
+
+    /// Forgets all requests so far, the open ones too.
+    pub fn clear(&self) {
+        self.list().clear();
+    }
+
+    fn begin(&self, request: &Request) -> Recorded {
+        let recorded = Recorded {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            query: request.uri().query().unwrap_or_default().to_owned(),
+            at: self.0.clock.now(),
+            outcome: Outcome::Open,
+        };
+        self.list().push(recorded.clone());
+        recorded
+    }
+
+    fn end(&self, mut open: Recorded, outcome: Outcome) {
+        // By value: positions change when the list is cleared.
+        if let Some(found) = self.list().iter_mut().find(|one| **one == open) {
+            open.outcome = outcome;
+            *found = open;
+        }
+        self.0.changed.send_replace(());
+    }
+}
+
+fn outcome(response: &Response) -> Outcome {
+    if response.extensions().get::<BreakConnection>().is_some() {
+        return Outcome::Dropped;
+    }
+    let seconds = |header: &axum::http::HeaderValue| header.to_str().ok()?.parse().ok();
+    Outcome::Answered {
+        status: response.status(),
+        retry_after: response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(seconds)
+            .map(Duration::from_secs),
+    }
+}
+
+/// The middleware.
+pub(crate) async fn record(
+    State(requests): State<Requests>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let open = requests.begin(&request);
+    let response = next.run(request).await;
+    requests.end(open, outcome(&response));
+    response
+}

@@ -3,6 +3,7 @@
 
 mod authority;
 mod fault;
+pub mod files;
 mod listener;
 mod recording;
 mod selector;

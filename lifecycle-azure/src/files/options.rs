@@ -116,7 +116,6 @@ impl AzureFilesBuilder {
         let endpoint = self.url()?;
         let (with, config) = self.credential()?;
         let config = AzfileConfig {
-            root: self.root.clone(),
             endpoint: Some(endpoint.as_str().trim_end_matches('/').to_owned()),
             share_name: self.share.clone(),
             account_name: Some(self.account.clone()),
@@ -135,7 +134,7 @@ impl AzureFilesBuilder {
             .map_err(|error| place.explain("setting up the client of Azure Files", &error))?
             .with_context(OperationContext::new().with_http_transport(transport));
         Ok(AzureFiles {
-            share: Share::new(operator, place),
+            share: Share::new(operator, place, self.root.as_deref().unwrap_or_default()),
             ids: self.ids,
             keep: self.keep,
             memory: Arc::new(Mutex::default()),

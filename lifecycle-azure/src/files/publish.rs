@@ -148,7 +148,8 @@ impl AzureFiles {
             let files = self.share.list(directory, &doing).await?;
             let paths = files
                 .iter()
-                .map(|file| format!("{directory}/{}", file.name));
+                .map(|file| format!("{directory}/{}", file.name))
+                .collect();
             self.delete_all(paths, &doing).await?;
             self.share.delete(&format!("{directory}/"), &doing).await?;
         }
@@ -161,11 +162,7 @@ impl AzureFiles {
         }
     }
 
-    pub(super) async fn delete_all(
-        &self,
-        paths: impl Iterator<Item = String>,
-        doing: &str,
-    ) -> Result<()> {
+    pub(super) async fn delete_all(&self, paths: Vec<String>, doing: &str) -> Result<()> {
         stream::iter(paths)
             .map(|path| async move { self.share.delete(&path, doing).await })
             .buffer_unordered(PARALLEL)

@@ -2,13 +2,14 @@
 //! help. All of them may be repeated, since no path is ever written with other contents.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
 use lifecycle_core::{Error, Result, Retry};
 use opendal::Operator;
+use tokio::time::Instant;
 
 use super::error::Place;
 
@@ -38,11 +39,27 @@ pub(super) struct Listed {
 pub(super) struct Share {
     operator: Operator,
     place: Arc<Place>,
+    /// The directory that paths begin in, with `/` at its end unless it is the share's own.
+    /// Not opendal's: that makes no more than the last of several directories that are absent.
+    root: String,
+    /// Until when Azure wants to be left alone. One for all requests: each that comes earlier
+    /// lengthens it.
+    quiet: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Share {
-    pub(super) fn new(operator: Operator, place: Arc<Place>) -> Self {
-        Self { operator, place }
+    pub(super) fn new(operator: Operator, place: Arc<Place>, root: &str) -> Self {
+        let root = root.trim_matches('/');
+        Self {
+            operator,
+            place,
+            root: if root.is_empty() {
+                String::new()
+            } else {
+                format!("{root}/")
+            },
+            quiet: Arc::default(),
+        }
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -51,11 +68,14 @@ impl Share {
 
     /// What a directory holds, in no order. One that is absent holds nothing.
     pub(super) async fn list(&self, directory: &str, doing: &str) -> Result<Vec<Listed>> {
-        let path = format!("{directory}/");
+        let path = match directory {
+            "" => self.root.clone(),
+            directory => format!("{}{directory}/", self.root),
+        };
         let entries = self.try_often(doing, || self.operator.list(&path)).await?;
         let inside = |entry: &opendal::Entry| {
             // The directory itself comes along.
-            entry.path() != path && !(directory.is_empty() && entry.path() == "/")
+            entry.path() != path && entry.path() != "/"
         };
         let listed = entries.iter().filter(|entry| inside(entry)).map(|entry| {
             let metadata = entry.metadata();
@@ -82,6 +102,7 @@ impl Share {
             return Ok(Bytes::new());
         }
         let wanted = range.end - range.start;
+        let path = &format!("{}{path}", self.root);
         let read = || async {
             let options = opendal::options::ReadOptions {
                 range: range.clone().into(),
@@ -101,13 +122,35 @@ impl Share {
 
     /// Writes a new file of at most 4 MiB, and the directories that lead to it.
     pub(super) async fn write(&self, path: &str, bytes: Bytes, doing: &str) -> Result<()> {
+        let path = &format!("{}{path}", self.root);
         let write = || self.operator.write(path, bytes.clone());
         self.try_often(doing, write).await.map(drop)
     }
 
     /// Deletes a file, or a directory (with `/` at its end) that holds nothing. Absent is fine.
     pub(super) async fn delete(&self, path: &str, doing: &str) -> Result<()> {
+        let path = &format!("{}{path}", self.root);
         self.try_often(doing, || self.operator.delete(path)).await
+    }
+
+    /// Waits while Azure wants to be left alone.
+    async fn wait(&self) {
+        let until = *self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    fn heed(&self, error: &Error) {
+        if let Error::Throttled {
+            after: Some(wait), ..
+        } = error
+            && *wait <= LONGEST_WAIT
+        {
+            let until = Instant::now() + *wait;
+            let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+            *quiet = Some(quiet.map_or(until, |former| former.max(until)));
+        }
     }
 
     async fn try_often<T, F>(&self, doing: &str, attempt: impl Fn() -> F) -> Result<T>
@@ -115,8 +158,13 @@ impl Share {
         F: Future<Output = opendal::Result<T>>,
     {
         let attempt = || async {
+            self.wait().await;
             let outcome = attempt().await;
-            outcome.map_err(|error| self.place.explain(doing, &error))
+            outcome.map_err(|error| {
+                let error = self.place.explain(doing, &error);
+                self.heed(&error);
+                error
+            })
         };
         let wait = ExponentialBuilder::default()
             .with_min_delay(FIRST_WAIT)

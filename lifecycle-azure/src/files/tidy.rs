@@ -73,7 +73,7 @@ impl AzureFiles {
             let path = format!("{}/{record}", version::directory(name.as_str()));
             share.delete(&path, doing).await?;
         }
-        self.delete_all(unneeded.into_iter(), doing).await?;
+        self.delete_all(unneeded, doing).await?;
         Ok(removed)
     }
 }

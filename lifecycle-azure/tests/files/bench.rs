@@ -148,7 +148,10 @@ pub(crate) fn sample() -> TempDir {
             ("empty", b""),
             ("big.bin", &big),
             ("target/left/out", b"x"),
-            ("n\u{fc} & <a> b+c%20 ++/100%/what? \"yes\": a|b*.txt", b"odd"),
+            (
+                "n\u{fc} & <a> b+c%20 ++/100%/what? \"yes\": a|b*.txt",
+                b"odd",
+            ),
             ("trailing. /x", b"dot"),
         ],
     );

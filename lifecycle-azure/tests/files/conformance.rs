@@ -25,7 +25,10 @@ impl CodeBench for Publishing {
 
     async fn write(&self, name: &str, files: &[(&str, &str)]) -> Result<()> {
         let root = TempDir::new().map_err(|error| Error::io("a directory", error))?;
-        let files: Vec<_> = files.iter().map(|(path, text)| (*path, text.as_bytes())).collect();
+        let files: Vec<_> = files
+            .iter()
+            .map(|(path, text)| (*path, text.as_bytes()))
+            .collect();
         write(root.path(), &files);
         self.0.publish(name, root.path()).await.map(drop)
     }
@@ -45,7 +48,10 @@ async fn a_store_with_the_accounts_key_passes() {
 #[tokio::test]
 async fn a_store_with_an_accounts_signature_passes() {
     let bench = Bench::start().await;
-    code::all(&Publishing(bench.with_account_sas("rwdlc", TimeDelta::hours(1)))).await;
+    code::all(&Publishing(
+        bench.with_account_sas("rwdlc", TimeDelta::hours(1)),
+    ))
+    .await;
 }
 
 #[tokio::test]
@@ -59,7 +65,11 @@ async fn a_store_in_a_directory_of_the_share_passes_in_small_pages() {
     let bench = Bench::start().await;
     bench.service.set_page(2);
     let key = lifecycle_azure::FilesCredential::SharedKey(bench.key.clone());
-    let store = bench.builder(key).root("/code bases/\u{fc}+%/").build().unwrap();
+    let store = bench
+        .builder(key)
+        .root("/code bases/\u{fc}+%/")
+        .build()
+        .unwrap();
     code::all(&Publishing(store)).await;
 }
 
@@ -84,7 +94,9 @@ impl CodeBench for Plainly {
     async fn write(&self, name: &str, files: &[(&str, &str)]) -> Result<()> {
         self.wire.remove_tree(name).await;
         for (path, text) in files {
-            self.wire.put(&format!("{name}/{path}"), text.as_bytes()).await;
+            self.wire
+                .put(&format!("{name}/{path}"), text.as_bytes())
+                .await;
         }
         Ok(())
     }

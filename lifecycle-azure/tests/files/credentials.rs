@@ -13,7 +13,10 @@ fn is_denied(error: &Error, mend: &str, secrets: &[&str]) {
     let shown = format!("{error} {error:?} {} {:?}", error.chain(), error.hint());
     assert!(matches!(error, Error::Denied { .. }), "{shown}");
     assert!(error.to_string().contains("`devacct`"), "{shown}");
-    assert!(error.hint().is_some_and(|hint| hint.contains(mend)), "{shown}");
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains(mend)),
+        "{shown}"
+    );
     for secret in secrets {
         assert!(!shown.contains(secret), "{shown}");
     }
@@ -77,7 +80,12 @@ async fn a_share_that_is_absent_is_not_an_empty_one() {
         .unwrap();
     let error = store.list().await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("share-rm create")), "{error:?}");
+    assert!(
+        error
+            .hint()
+            .is_some_and(|hint| hint.contains("share-rm create")),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -87,7 +95,9 @@ async fn over_https_the_named_authority_is_trusted_and_no_other() {
     let address = "127.0.0.1:0".parse().unwrap();
     let identity = authority.issue("127.0.0.1".parse().unwrap()).unwrap();
     let router = bench.service.router(true);
-    let listener = Listener::start(address, router, Some(&identity)).await.unwrap();
+    let listener = Listener::start(address, router, Some(&identity))
+        .await
+        .unwrap();
     let builder = || {
         let key = FilesCredential::SharedKey(bench.key.clone());
         bench.builder(key).endpoint(&listener.url())

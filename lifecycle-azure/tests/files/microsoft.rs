@@ -40,5 +40,8 @@ async fn microsofts_client_is_content() {
     assert_eq!(store.list().await.unwrap(), ["left"]);
     let code = store.digest("left").await.unwrap();
     let docker = lifecycle_core::code::read_file(&store, &code, "Dockerfile", 100).await;
-    assert_eq!(docker.unwrap().as_deref(), Some(b"FROM scratch\n".as_slice()));
+    assert_eq!(
+        docker.unwrap().as_deref(),
+        Some(b"FROM scratch\n".as_slice())
+    );
 }

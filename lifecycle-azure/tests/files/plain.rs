@@ -20,7 +20,9 @@ async fn plain_files_have_the_digest_of_the_same_files_elsewhere() {
         ("out/left", b"x"),
         ("out/keep/this", b"kept"),
     ];
-    let many: Vec<String> = (0..20).map(|n| format!("deep/{}/file {n}", n % 4)).collect();
+    let many: Vec<String> = (0..20)
+        .map(|n| format!("deep/{}/file {n}", n % 4))
+        .collect();
     files.extend(many.iter().map(|path| (path.as_str(), path.as_bytes())));
     let root = tempfile::TempDir::new().unwrap();
     write(root.path(), &files);
@@ -30,7 +32,10 @@ async fn plain_files_have_the_digest_of_the_same_files_elsewhere() {
     let code = store.digest("svc").await.unwrap();
     assert_eq!(code.digest, local_digest(root.path()).await);
     let read = archive(&store, &code).await;
-    assert!(read == local_archive(root.path()).await, "the archives differ");
+    assert!(
+        read == local_archive(root.path()).await,
+        "the archives differ"
+    );
     assert!(!unpacked(&read).contains_key("out/left"));
 }
 

@@ -18,10 +18,19 @@ async fn what_is_published_has_the_digest_and_the_archive_of_its_source() {
     let code = other.digest("./team/svc").await.unwrap();
     assert_eq!(code, published.code);
     let read = archive(&other, &code).await;
-    assert!(read == local_archive(root.path()).await, "the archives differ");
+    assert!(
+        read == local_archive(root.path()).await,
+        "the archives differ"
+    );
     let docker = read_file(&other, &code, "Dockerfile", 100).await.unwrap();
     assert_eq!(docker.as_deref(), Some(b"FROM scratch\n".as_slice()));
-    assert!(bench.service.files("devacct", "code").values().all(|size| *size <= 4 << 20));
+    assert!(
+        bench
+            .service
+            .files("devacct", "code")
+            .values()
+            .all(|size| *size <= 4 << 20)
+    );
 }
 
 #[tokio::test]
@@ -50,7 +59,11 @@ async fn what_is_not_changed_is_not_read_twice() {
     let store = bench.with_key();
     bench.requests.clear();
     store.digest("svc").await.unwrap();
-    assert_eq!(bench.downloads(), 2, "the record and its index, no contents");
+    assert_eq!(
+        bench.downloads(),
+        2,
+        "the record and its index, no contents"
+    );
     bench.requests.clear();
     store.digest("svc").await.unwrap();
     assert_eq!(bench.downloads(), 0);
@@ -68,7 +81,9 @@ async fn what_nobody_needs_goes_once_nobody_can_be_reading_it() {
     let second = store.publish("svc", root.path()).await.unwrap();
     assert_eq!(second.files_removed, 0);
     // Whoever had begun goes on.
-    let parts: Vec<bytes::Bytes> = futures_util::TryStreamExt::try_collect(reading).await.unwrap();
+    let parts: Vec<bytes::Bytes> = futures_util::TryStreamExt::try_collect(reading)
+        .await
+        .unwrap();
     assert!(parts.concat().len() > 9 << 20);
 
     bench.clock.advance(TimeDelta::hours(25));
@@ -86,7 +101,10 @@ async fn what_nobody_needs_goes_once_nobody_can_be_reading_it() {
 async fn publishers_do_not_mix() {
     let (bench, one, two) = (Bench::start().await, sample(), sample());
     write(two.path(), &[("big.bin", &[7; 3 << 20]), ("only", b"two")]);
-    let digests = [local_digest(one.path()).await, local_digest(two.path()).await];
+    let digests = [
+        local_digest(one.path()).await,
+        local_digest(two.path()).await,
+    ];
     for _ in 0..4 {
         let (a, b) = (bench.with_key(), bench.with_share_sas("rcwdl"));
         let (a, b) = tokio::join!(a.publish("svc", one.path()), b.publish("svc", two.path()));
@@ -100,7 +118,11 @@ async fn publishers_do_not_mix() {
         let store = bench.with_key();
         let code = store.digest("svc").await.unwrap();
         assert!(digests.contains(&code.digest));
-        let winner = if code.digest == digests[0] { &one } else { &two };
+        let winner = if code.digest == digests[0] {
+            &one
+        } else {
+            &two
+        };
         assert!(archive(&store, &code).await == local_archive(winner.path()).await);
         store.remove("svc").await.unwrap();
         assert!(bench.paths().is_empty());

@@ -59,7 +59,12 @@ impl Wire {
             .split('/')
             .map(|part| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string())
             .collect();
-        let url = format!("{}/{SHARE}/{}?{query}&{}", self.url, path.join("/"), self.sas);
+        let url = format!(
+            "{}/{SHARE}/{}?{query}&{}",
+            self.url,
+            path.join("/"),
+            self.sas
+        );
         let mut request = self
             .client
             .request(method.parse().unwrap(), url)
@@ -71,7 +76,11 @@ impl Wire {
         let code = answer.headers().get("x-ms-error-code");
         let code = code.map_or_else(String::new, |code| code.to_str().unwrap().to_owned());
         assert!(answer.headers().contains_key("x-ms-request-id"));
-        (answer.status(), code, answer.bytes().await.unwrap().to_vec())
+        (
+            answer.status(),
+            code,
+            answer.bytes().await.unwrap().to_vec(),
+        )
     }
 
     /// Writes a file, with the directories that lead to it.
@@ -80,7 +89,10 @@ impl Wire {
             let (status, code, _) = self
                 .send("PUT", &path[..end], "restype=directory", &[], Vec::new())
                 .await;
-            assert!(status == StatusCode::CREATED || code == "ResourceAlreadyExists", "{code}");
+            assert!(
+                status == StatusCode::CREATED || code == "ResourceAlreadyExists",
+                "{code}"
+            );
         }
         let size = contents.len().to_string();
         let headers = [("x-ms-type", "file"), ("x-ms-content-length", &size)];
@@ -136,28 +148,112 @@ async fn what_azure_refuses_is_refused() {
         ("PUT", "absent/file", "", &file, 0, 404, "ParentNotFound"),
         ("PUT", "a/b:c", "", &file, 0, 400, "InvalidResourceName"),
         ("PUT", "a", "", &file, 0, 409, "ResourceTypeMismatch"),
-        ("PUT", "a/x", "", &file[..1], 0, 400, "MissingRequiredHeader"),
-        ("PUT", "A", "restype=directory", none, 0, 409, "ResourceAlreadyExists"),
-        ("DELETE", "a", "restype=directory", none, 0, 409, "DirectoryNotEmpty"),
+        (
+            "PUT",
+            "a/x",
+            "",
+            &file[..1],
+            0,
+            400,
+            "MissingRequiredHeader",
+        ),
+        (
+            "PUT",
+            "A",
+            "restype=directory",
+            none,
+            0,
+            409,
+            "ResourceAlreadyExists",
+        ),
+        (
+            "DELETE",
+            "a",
+            "restype=directory",
+            none,
+            0,
+            409,
+            "DirectoryNotEmpty",
+        ),
         ("GET", "a/absent", "", none, 0, 404, "ResourceNotFound"),
-        ("GET", "a/file", "", &[("range", "bytes=10-")], 0, 416, "InvalidRange"),
-        ("PUT", "a/file", "comp=range", &range("bytes=8-11"), 4, 416, "InvalidRange"),
-        ("PUT", "a/file", "comp=range", &range("bytes=0-3"), 3, 400, "InvalidHeaderValue"),
-        ("PUT", "a/file", "comp=range", &range("bytes=0-4194304"), 4_194_305, 413, "RequestBodyTooLarge"),
-        ("GET", "a", "restype=directory&comp=list&maxresults=0", none, 0, 400, "InvalidQueryParameterValue"),
-        ("PUT", "a/copy", "", &[("x-ms-copy-source", "x")], 0, 501, "NotImplemented"),
+        (
+            "GET",
+            "a/file",
+            "",
+            &[("range", "bytes=10-")],
+            0,
+            416,
+            "InvalidRange",
+        ),
+        (
+            "PUT",
+            "a/file",
+            "comp=range",
+            &range("bytes=8-11"),
+            4,
+            416,
+            "InvalidRange",
+        ),
+        (
+            "PUT",
+            "a/file",
+            "comp=range",
+            &range("bytes=0-3"),
+            3,
+            400,
+            "InvalidHeaderValue",
+        ),
+        (
+            "PUT",
+            "a/file",
+            "comp=range",
+            &range("bytes=0-4194304"),
+            4_194_305,
+            413,
+            "RequestBodyTooLarge",
+        ),
+        (
+            "GET",
+            "a",
+            "restype=directory&comp=list&maxresults=0",
+            none,
+            0,
+            400,
+            "InvalidQueryParameterValue",
+        ),
+        (
+            "PUT",
+            "a/copy",
+            "",
+            &[("x-ms-copy-source", "x")],
+            0,
+            501,
+            "NotImplemented",
+        ),
     ];
     for (method, path, query, headers, size, status, code) in cases {
-        let (got, refused, body) = wire.send(method, path, query, headers, vec![1; *size]).await;
+        let (got, refused, body) = wire
+            .send(method, path, query, headers, vec![1; *size])
+            .await;
         let shown = format!("{method} {path} {query}: {got} {refused}");
-        assert_eq!((got.as_u16(), refused.as_str()), (*status, *code), "{shown}");
+        assert_eq!(
+            (got.as_u16(), refused.as_str()),
+            (*status, *code),
+            "{shown}"
+        );
         let body = String::from_utf8(body).unwrap();
-        assert!(body.contains(&format!("<Code>{code}</Code>")), "{shown}: {body}");
+        assert!(
+            body.contains(&format!("<Code>{code}</Code>")),
+            "{shown}: {body}"
+        );
     }
     let (_, _, body) = wire
         .send("GET", "A/FILE", "", &[("range", "bytes=2-4")], Vec::new())
         .await;
-    assert_eq!(body, b"234", "names are found whichever way they are capitalised");
+    assert_eq!(
+        body, b"234",
+        "names are found whichever way they are capitalised"
+    );
 }
 
 #[tokio::test]
@@ -181,8 +277,17 @@ async fn a_signature_allows_what_it_says() {
     let mut forged = Wire::with(&bench, "r", "o");
     forged.sas = forged.sas.replace("sp=r", "sp=rwd");
     let (status, code, _) = forged.send("GET", "a/file", "", &[], Vec::new()).await;
-    assert_eq!((status.as_u16(), code.as_str()), (403, "AuthenticationFailed"));
-    let unsigned = Wire { sas: String::new(), ..forged };
+    assert_eq!(
+        (status.as_u16(), code.as_str()),
+        (403, "AuthenticationFailed")
+    );
+    let unsigned = Wire {
+        sas: String::new(),
+        ..forged
+    };
     let (status, code, _) = unsigned.send("GET", "a/file", "", &[], Vec::new()).await;
-    assert_eq!((status.as_u16(), code.as_str()), (401, "NoAuthenticationInformation"));
+    assert_eq!(
+        (status.as_u16(), code.as_str()),
+        (401, "NoAuthenticationInformation")
+    );
 }

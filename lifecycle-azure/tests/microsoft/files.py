@@ -68,7 +68,7 @@ def directories(share):
 
 def files(share):
     directory = share.create_directory("files")
-    odd = "n\u00fc & <a> b+c%20 ++.txt"
+    odd = "n\u00fc & a b+c%20 ++.txt"
     for name in [odd] + [f"f{n:02}" for n in range(12)]:
         directory.upload_file(name, name.encode())
     big = bytes(range(256)) * 4096 * 9 + b"end"

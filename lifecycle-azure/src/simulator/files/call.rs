@@ -30,11 +30,12 @@ impl Call {
     pub(super) async fn read(request: Request) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
         let raw_path = parts.uri.path().to_owned();
-        let mut path: Vec<String> = raw_path
+        // Decoded first: Azure takes an escaped slash for a slash, and clients count on it.
+        let mut path: Vec<String> = decoded(&raw_path)?
             .split('/')
             .filter(|part| !part.is_empty())
-            .map(decoded)
-            .collect::<Result<_, _>>()?;
+            .map(str::to_owned)
+            .collect();
         let share = (!path.is_empty()).then(|| path.remove(0));
         let query = parts
             .uri

@@ -10,15 +10,25 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::TryStreamExt as _;
 use lifecycle_azure::simulator::files::{AccountSas, FilesService, ShareSas};
-use lifecycle_azure::simulator::{Faults, Listener, Requests, Selector, observed};
+use lifecycle_azure::simulator::{Faults, Listener, Requests, Selector, StorageAccount, observed};
 use lifecycle_azure::{AzureFiles, AzureFilesBuilder, FilesCredential};
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::code::{CodeBaseRef, CodeStore, DirectoryStore};
+use lifecycle_core::secret::Sensitive;
 use secrecy::SecretString;
 use tempfile::TempDir;
 
 pub(crate) const ACCOUNT: &str = "devacct";
 pub(crate) const SHARE: &str = "code";
+
+/// The account with one of its keys.
+pub(crate) fn account(key: &str) -> StorageAccount {
+    StorageAccount {
+        name: ACCOUNT.to_owned(),
+        key: Sensitive::new(key),
+        shares: vec![SHARE.to_owned()],
+    }
+}
 
 /// A clock that can be set forward.
 #[derive(Debug, Default)]
@@ -49,8 +59,9 @@ impl Bench {
     pub(crate) async fn start() -> Self {
         let clock = Arc::new(ShiftedClock::default());
         let service = FilesService::new(clock.clone(), Arc::new(RandomIds));
-        let key = service.add_account(ACCOUNT);
-        service.add_share(ACCOUNT, SHARE);
+        let key = account("a2V5IG9uZSBvZiBhIHRlc3Q=");
+        service.add(&key).unwrap();
+        let key = SecretString::from(key.key.expose());
         let requests = Requests::new(clock.clone());
         let faults = Faults::default();
         let router = observed(service.router(false), &requests, &faults);

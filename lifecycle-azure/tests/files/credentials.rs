@@ -1,13 +1,18 @@
 //! Wrong and expired credentials: the error names the account and the way out, and no secret.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
-use lifecycle_azure::FilesCredential;
-use lifecycle_azure::simulator::{Authority, Listener};
+use lifecycle_azure::simulator::{
+    AzureSimulator, Fault, STORAGE_ACCOUNT, STORAGE_KEY, STORAGE_SHARE, Selector, SimulatorOptions,
+    When,
+};
+use lifecycle_azure::{AzureFiles, FilesCredential};
 use lifecycle_core::Error;
 use lifecycle_core::code::CodeStore as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::bench::{Bench, sample};
+use crate::bench::{Bench, account, sample};
 
 fn is_denied(error: &Error, mend: &str, secrets: &[&str]) {
     let shown = format!("{error} {error:?} {} {:?}", error.chain(), error.hint());
@@ -41,7 +46,8 @@ async fn a_rotated_key_is_denied() {
     let bench = Bench::start().await;
     let store = bench.with_key();
     store.list().await.unwrap();
-    bench.service.rotate_key("devacct");
+    let rotated = account("a2V5IHR3byBvZiBhIHRlc3Q=");
+    bench.service.add(&rotated).unwrap();
     let error = store.list().await.unwrap_err();
     is_denied(&error, "keys list", &[bench.key.expose_secret()]);
 }
@@ -90,21 +96,24 @@ async fn a_share_that_is_absent_is_not_an_empty_one() {
 
 #[tokio::test]
 async fn over_https_the_named_authority_is_trusted_and_no_other() {
-    let bench = Bench::start().await;
-    let authority = Authority::new().unwrap();
-    let address = "127.0.0.1:0".parse().unwrap();
-    let identity = authority.issue("127.0.0.1".parse().unwrap()).unwrap();
-    let router = bench.service.router(true);
-    let listener = Listener::start(address, router, Some(&identity))
+    let azure = AzureSimulator::start(SimulatorOptions::default())
         .await
         .unwrap();
     let builder = || {
-        let key = FilesCredential::SharedKey(bench.key.clone());
-        bench.builder(key).endpoint(&listener.url())
+        let key = FilesCredential::SharedKey(SecretString::from(STORAGE_KEY));
+        AzureFiles::builder(STORAGE_ACCOUNT, STORAGE_SHARE, key)
     };
-    let store = builder().authority(&authority.pem()).build().unwrap();
+    let secure = || builder().endpoint(&azure.secure_files_endpoint());
+    let store = secure().authority(&azure.authority_pem()).build().unwrap();
     assert_eq!(store.list().await.unwrap(), Vec::<String>::new());
-    let error = builder().build().unwrap().list().await.unwrap_err();
+    let store = builder().endpoint(&azure.files_endpoint()).build().unwrap();
+    assert_eq!(store.list().await.unwrap(), Vec::<String>::new());
+    assert_eq!(azure.requests().all().len(), 2);
+    let busy = Fault::server_busy(Duration::from_mins(9));
+    azure.faults().add(When::next(Selector::any()), busy);
+    let error = store.list().await.unwrap_err();
+    assert!(matches!(error, Error::Throttled { .. }), "{error:?}");
+    let error = secure().build().unwrap().list().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
     assert!(error.chain().contains("certificate"), "{}", error.chain());
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use futures_util::{StreamExt as _, stream};
 use lifecycle_azure::AzureFiles;
 use lifecycle_azure::simulator::{Fault, Selector, When};
@@ -34,17 +34,6 @@ fn two() -> (TempDir, TempDir) {
         ],
     );
     (old, new)
-}
-
-fn busy() -> Fault {
-    Fault::Answer {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        headers: vec![
-            ("x-ms-error-code", "ServerBusy".to_owned()),
-            ("retry-after", "1".to_owned()),
-        ],
-        body: String::new(),
-    }
 }
 
 /// How many requests a publish of these files makes.
@@ -152,7 +141,10 @@ async fn a_busy_share_is_given_the_time_that_it_asks_for() {
     let store = bench.with_key();
     // One request that has none beside it.
     let record = Selector::method(Method::PUT).path("/versions");
-    bench.faults.add(When::next(record), busy());
+    bench.faults.add(
+        When::next(record),
+        Fault::server_busy(Duration::from_secs(1)),
+    );
     store.publish("svc", old.path()).await.unwrap();
     assert_eq!(bench.requests.too_early(), []);
     assert_eq!(bench.faults.pending(), 0);

@@ -1,6 +1,6 @@
 //! Microsoft's own client accepts the simulator, and reads and writes what our store does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lifecycle_core::code::CodeStore as _;
 use secrecy::ExposeSecret as _;
@@ -11,20 +11,25 @@ use crate::bench::{ACCOUNT, Bench};
 #[tokio::test]
 async fn microsofts_client_is_content() {
     let bench = Bench::start().await;
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = here.join("../target/microsoft/bin/python");
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/microsoft");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    );
+    let python = target.join("microsoft/bin/python");
     assert!(
         python.exists(),
-        "{} is absent: python3 -m venv target/microsoft && target/microsoft/bin/pip install \
-         -r lifecycle-azure/tests/microsoft/requirements.txt",
-        python.display()
+        "Microsoft's clients are not installed: python3 -m venv {0} && {0}/bin/pip install -r {1}",
+        target.join("microsoft").display(),
+        scripts.join("requirements.txt").display(),
     );
     let output = Command::new(python)
-        .arg(here.join("tests/microsoft/files.py"))
+        .arg(scripts.join("files.py"))
         .arg(bench.url())
         .arg(ACCOUNT)
+        .env_clear()
         .env("AZURE_STORAGE_KEY", bench.key.expose_secret())
-        .env("NO_PROXY", "127.0.0.1")
+        .kill_on_drop(true)
         .output()
         .await
         .unwrap();

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Fault, Faults, Injected};
 use crate::simulator::listener::broken;
@@ -65,33 +65,36 @@ fn unusable(error: &axum::http::Error) -> Response {
 }
 
 /// Compute's 429 is flat and has the code of a missing quota; ARM's own has its usual form.
-pub(crate) fn throttled(request: &Request, retry_after: Duration) -> Response {
+pub(crate) fn throttled_body(compute: bool, retry_after: Duration) -> Value {
     let seconds = retry_after.as_secs();
-    let path = request.uri().path().to_lowercase();
-    let (body, kind) = if path.contains("/providers/microsoft.compute/") {
-        let message = "The server rejected the request because too many requests have been received for this subscription.";
-        let detail = json!({
-            "code": "TooManyRequests",
-            "target": "HighCostGet",
-            "message": json!({"operationGroup": "HighCostGet", "allowedRequestCount": 0}).to_string(),
-        });
-        let body = json!({"code": "OperationNotAllowed", "message": message, "details": [detail]});
-        (body, "application/json; charset=utf-8")
-    } else if path.starts_with("/metadata/") {
-        let body = json!({"error": "too_many_requests", "error_description": "Too many requests"});
-        (body, "application/json; charset=utf-8")
+    if compute {
+        let limit = json!({"operationGroup": "PutVM", "allowedRequestCount": 0}).to_string();
+        json!({
+            "code": "OperationNotAllowed",
+            "message": "The server rejected the request because too many requests have been received \
+                        for this subscription.",
+            "details": [{"code": "TooManyRequests", "target": "PutVM", "message": limit}],
+        })
     } else {
         let message = format!(
             "Number of requests exceeded the limit. Please try again after '{seconds}' seconds."
         );
-        let body = json!({"error": {"code": "SubscriptionRequestsThrottled", "message": message}});
-        (body, "application/json; charset=utf-8")
+        json!({"error": {"code": "SubscriptionRequestsThrottled", "message": message}})
+    }
+}
+
+fn throttled(request: &Request, retry_after: Duration) -> Response {
+    let path = request.uri().path().to_lowercase();
+    let body = if path.starts_with("/metadata/") || path.ends_with("/token") {
+        json!({"error": "too_many_requests", "error_description": "Too many requests"})
+    } else {
+        throttled_body(path.contains("/providers/microsoft.compute/"), retry_after)
     };
     answer(
         StatusCode::TOO_MANY_REQUESTS,
         &[
-            ("content-type", kind.into()),
-            ("retry-after", seconds.to_string()),
+            ("content-type", "application/json; charset=utf-8".into()),
+            ("retry-after", retry_after.as_secs().to_string()),
         ],
         body.to_string(),
     )

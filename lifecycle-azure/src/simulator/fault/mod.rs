@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::selector::Selector;
 
-pub(crate) use middleware::inject;
+pub(crate) use middleware::{inject, throttled_body};
 pub use seeded::FaultRates;
 use seeded::Seeded;
 
@@ -65,6 +65,21 @@ impl Fault {
     pub fn error(status: StatusCode, code: &str, message: &str) -> Self {
         let body = serde_json::json!({"error": {"code": code, "message": message}});
         Self::json(status, &body)
+    }
+
+    /// The fault as Azure Storage's answer when it has too much to do: 503 with `Retry-After`.
+    pub fn server_busy(retry_after: Duration) -> Self {
+        Self::Answer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            headers: vec![
+                ("content-type", "application/xml".into()),
+                ("x-ms-error-code", "ServerBusy".into()),
+                ("retry-after", retry_after.as_secs().to_string()),
+            ],
+            body: "<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>ServerBusy</Code>\
+                   <Message>The server is busy.</Message></Error>"
+                .into(),
+        }
     }
 
     /// The fault as an answer with a body of JSON.

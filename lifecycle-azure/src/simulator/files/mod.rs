@@ -5,7 +5,8 @@
 //! Keys and shared access signatures are computed as Azure computes them, so that Microsoft's
 //! own clients are accepted and a wrong key is not.
 //!
-//! Not simulated, and refused as such: copies, renames, leases, snapshots, handles, stored access
+//! Not checked: the sum of a body (`Content-MD5`) and conditions, which the service has not for
+//! files. Not simulated, and refused as such: copies, renames, leases, snapshots, handles, stored access
 //! policies, user delegation, NFS.
 
 mod answer;
@@ -27,13 +28,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use lifecycle_core::clock::{Clock, IdSource};
+use lifecycle_core::{Error, Result};
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
-use sha2::{Digest as _, Sha512};
 
 use answer::Refusal;
 pub use authorization::{AccountSas, ShareSas};
 use call::Call;
 use tree::Share;
+
+use super::options::StorageAccount;
 
 /// The most entries of one page of a list, unless a request wants fewer.
 const PAGE: usize = 5000;
@@ -80,49 +83,35 @@ impl FilesService {
         Self(Arc::new(Shared { clock, ids, state }))
     }
 
-    /// Adds a storage account, or gives one that is there a new key; returns the key, as Azure
-    /// shows it. The same name has the same key in each run.
-    pub fn add_account(&self, name: &str) -> SecretString {
-        let key = Sha512::digest(format!("simulated storage account {name}")).to_vec();
-        let shown = SecretString::from(STANDARD.encode(&key));
-        self.set_key(name, key);
-        shown
-    }
-
-    /// Gives an account another key, as after a rotation; returns it.
-    pub fn rotate_key(&self, name: &str) -> SecretString {
-        let key = Sha512::digest(self.0.ids.uuid().as_bytes()).to_vec();
-        let shown = SecretString::from(STANDARD.encode(&key));
-        self.set_key(name, key);
-        shown
-    }
-
-    fn set_key(&self, name: &str, key: Vec<u8>) {
+    /// Adds a storage account with its shares; one that is there gets the key and what it lacks.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the key is not Base64.
+    pub fn add(&self, account: &StorageAccount) -> Result<()> {
+        let key = STANDARD
+            .decode(account.key.expose())
+            .map_err(|_| Error::Invalid {
+                what: format!("the key of simulated storage account `{}`", account.name),
+                why: "it is not Base64".to_owned(),
+                mend: "give what `base64` makes of some bytes".to_owned(),
+            })?;
+        let now = self.now();
         let mut state = self.state();
-        let account = state
+        let kept = state
             .accounts
-            .entry(name.to_owned())
+            .entry(account.name.clone())
             .or_insert_with(|| Account {
-                name: name.to_owned(),
+                name: account.name.clone(),
                 key: SecretSlice::default(),
                 shares: BTreeMap::new(),
             });
-        account.key = SecretSlice::from(key);
-    }
-
-    /// Adds a share to an account, which is added if it is not there.
-    pub fn add_share(&self, account: &str, share: &str) {
-        if !self.state().accounts.contains_key(account) {
-            self.add_account(account);
-        }
-        let now = self.now();
-        let mut state = self.state();
-        if let Some(account) = state.accounts.get_mut(account) {
-            account
-                .shares
-                .entry(share.to_owned())
+        kept.key = SecretSlice::from(key);
+        for share in &account.shares {
+            kept.shares
+                .entry(share.clone())
                 .or_insert_with(|| Share::new(BTreeMap::new(), now));
         }
+        Ok(())
     }
 
     /// Makes lists come in pages of this many entries at most, so that paging can be tried with

@@ -1,0 +1,255 @@
+//! How many requests Azure takes: buckets that fill at a steady rate. All are counted, whether or
+//! not they are enforced, so that a test can read what a run has cost.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::Method;
+use chrono::{DateTime, Utc};
+
+use super::id::key_of;
+
+/// A bucket's size and how it fills.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Rate {
+    size: f64,
+    per_second: f64,
+}
+
+const fn rate(size: f64, per_second: f64) -> Rate {
+    Rate { size, per_second }
+}
+
+/// Azure Resource Manager, per subscription and principal.
+const READS: Rate = rate(250.0, 25.0);
+const WRITES: Rate = rate(200.0, 10.0);
+const DELETES: Rate = rate(200.0, 10.0);
+/// Compute, per VM: to create or change it; to start, stop or delete it.
+const MACHINE: Rate = rate(12.0, 4.0 / 60.0);
+/// Compute, per subscription and location, of the same two kinds.
+const COMPUTE: Rate = rate(1500.0, 500.0 / 60.0);
+
+/// How much of a budget is left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BudgetReading {
+    /// `writes`, `reads`, `deletes`, or compute's (`PutVM`, `VMActions`), then whom it is counted
+    /// for: subscription and principal, subscription and location, or a VM's id in lower case.
+    pub name: String,
+    /// How many requests were counted.
+    pub requests: u64,
+    /// How many of these came when nothing was left. Where budgets are enforced they were refused.
+    pub beyond: u64,
+    /// How many requests are left now.
+    pub left: u32,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    rate: Rate,
+    /// Below 0 for those who go on asking: that lengthens their wait.
+    level: f64,
+    at: DateTime<Utc>,
+    requests: u64,
+    beyond: u64,
+}
+
+impl Bucket {
+    fn fill(&mut self, now: DateTime<Utc>) {
+        let passed = (now - self.at).to_std().unwrap_or_default();
+        self.level = (self.level + passed.as_secs_f64() * self.rate.per_second).min(self.rate.size);
+        self.at = now;
+    }
+
+    /// Counts a request. Returns how long to wait, if nothing was left.
+    fn take(&mut self, now: DateTime<Utc>) -> Option<Duration> {
+        self.fill(now);
+        self.requests += 1;
+        let enough = self.level >= 1.0;
+        self.level = (self.level - 1.0).max(-self.rate.size);
+        if enough {
+            return None;
+        }
+        self.beyond += 1;
+        let wait = (1.0 - self.level) / self.rate.per_second;
+        Some(Duration::from_secs_f64(wait.ceil().max(1.0)))
+    }
+
+    fn left(&self) -> u32 {
+        let mut whole = 0;
+        while f64::from(whole) + 1.0 <= self.level {
+            whole += 1;
+        }
+        whole
+    }
+}
+
+/// The budgets of all who ask.
+#[derive(Debug, Default)]
+pub(crate) struct Budgets(Mutex<BTreeMap<String, Bucket>>);
+
+/// What a request costs.
+#[derive(Debug)]
+pub(crate) struct Spent {
+    /// How long to wait, if a budget is used up.
+    pub(crate) wait: Option<Duration>,
+    /// Whether it is compute's.
+    pub(crate) compute: bool,
+    /// The headers that say what is left.
+    pub(crate) headers: Vec<(&'static str, String)>,
+}
+
+/// What a request to compute is counted as.
+pub(crate) struct ComputeRequest<'a> {
+    /// `PutVM` or `VMActions`.
+    pub(crate) operation: &'static str,
+    pub(crate) machine: &'a str,
+    pub(crate) location: &'a str,
+}
+
+impl Budgets {
+    fn buckets(&self) -> MutexGuard<'_, BTreeMap<String, Bucket>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request of a principal to a subscription.
+    pub(crate) fn spend(
+        &self,
+        now: DateTime<Utc>,
+        method: &Method,
+        subscription: &str,
+        principal: &str,
+        compute: Option<&ComputeRequest<'_>>,
+    ) -> Spent {
+        let mut buckets = self.buckets();
+        let mut take = |name: String, rate: Rate| {
+            let bucket = buckets.entry(name).or_insert(Bucket {
+                rate,
+                level: rate.size,
+                at: now,
+                requests: 0,
+                beyond: 0,
+            });
+            let wait = bucket.take(now);
+            (wait, bucket.left())
+        };
+        let (kind, rate, header) = match *method {
+            Method::GET | Method::HEAD => (
+                "reads",
+                READS,
+                "x-ms-ratelimit-remaining-subscription-reads",
+            ),
+            Method::DELETE => (
+                "deletes",
+                DELETES,
+                "x-ms-ratelimit-remaining-subscription-deletes",
+            ),
+            _ => (
+                "writes",
+                WRITES,
+                "x-ms-ratelimit-remaining-subscription-writes",
+            ),
+        };
+        let (wait, left) = take(format!("{kind} {subscription} {principal}"), rate);
+        let mut spent = Spent {
+            wait,
+            compute: false,
+            headers: vec![(header, left.to_string())],
+        };
+        let Some(compute) = compute else {
+            return spent;
+        };
+        let operation = compute.operation;
+        let own = take(format!("{operation} {}", key_of(compute.machine)), MACHINE);
+        let all = take(
+            format!("{operation} {subscription} {}", compute.location),
+            COMPUTE,
+        );
+        spent.headers.push((
+            "x-ms-ratelimit-remaining-resource",
+            format!(
+                "Microsoft.Compute/{operation}Subscription;{},Microsoft.Compute/{operation}Resource;{}",
+                all.1, own.1
+            ),
+        ));
+        if spent.wait.is_none() {
+            spent.wait = own.0.max(all.0);
+            spent.compute = spent.wait.is_some();
+        }
+        spent
+    }
+
+    /// How much of each is left.
+    pub(crate) fn readings(&self, now: DateTime<Utc>) -> Vec<BudgetReading> {
+        let mut buckets = self.buckets();
+        let reading = |(name, bucket): (&String, &mut Bucket)| {
+            bucket.fill(now);
+            BudgetReading {
+                name: name.clone(),
+                requests: bucket.requests,
+                beyond: bucket.beyond,
+                left: bucket.left(),
+            }
+        };
+        buckets.iter_mut().map(reading).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn put(budgets: &Budgets, seconds: i64) -> Spent {
+        let compute = ComputeRequest {
+            operation: "PutVM",
+            machine: "/VM",
+            location: "westeurope",
+        };
+        budgets.spend(at(seconds), &Method::PUT, "s", "p", Some(&compute))
+    }
+
+    #[test]
+    fn twelve_at_once_and_then_four_a_minute_for_a_vm() {
+        let budgets = Budgets::default();
+        for _ in 0..12 {
+            assert_eq!(put(&budgets, 0).wait, None);
+        }
+        let refused = put(&budgets, 0);
+        assert!(refused.compute);
+        assert_eq!(
+            refused.wait,
+            Some(Duration::from_secs(30)),
+            "it cost one itself"
+        );
+        assert!(put(&budgets, 31).wait.is_none());
+    }
+
+    #[test]
+    fn asking_all_the_same_lengthens_the_wait() {
+        let budgets = Budgets::default();
+        let waits: Vec<_> = (0..15).filter_map(|_| put(&budgets, 0).wait).collect();
+        assert_eq!(waits.len(), 3);
+        assert!(waits.is_sorted() && waits[0] < waits[2]);
+    }
+
+    #[test]
+    fn what_is_left_can_be_read() {
+        let budgets = Budgets::default();
+        let spent = budgets.spend(at(0), &Method::GET, "s", "p", None);
+        let header = (
+            "x-ms-ratelimit-remaining-subscription-reads",
+            "249".to_owned(),
+        );
+        assert_eq!(spent.headers, [header]);
+        let reading = &budgets.readings(at(0))[0];
+        assert_eq!(
+            (reading.requests, reading.beyond, reading.left),
+            (1, 0, 249)
+        );
+        assert_eq!(reading.name, "reads s p");
+    }
+}

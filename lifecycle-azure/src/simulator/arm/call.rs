@@ -1,0 +1,39 @@
+//! A request as the handlers see it.
+
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderMap, Method};
+use serde_json::Value;
+
+use crate::simulator::cloud::Cloud;
+use crate::simulator::fault::Injected;
+use crate::simulator::origin::Origin;
+
+/// One request, checked: it has a good token and an API version.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) cloud: &'a Cloud,
+    pub(crate) method: &'a Method,
+    pub(crate) path: &'a str,
+    pub(crate) query: &'a BTreeMap<String, String>,
+    pub(crate) headers: &'a HeaderMap,
+    /// Null if there is none.
+    pub(crate) body: &'a Value,
+    pub(crate) origin: &'a Origin,
+    pub(crate) injected: &'a Injected,
+}
+
+impl Call<'_> {
+    /// A query's parameter; names are taken in any capitals.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The API version.
+    pub(crate) fn version(&self) -> &str {
+        self.parameter("api-version").unwrap_or_default()
+    }
+}

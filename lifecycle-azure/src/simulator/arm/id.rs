@@ -1,0 +1,65 @@
+//! Names of resources: `/subscriptions/…/resourceGroups/…/providers/…`. They keep the capitals
+//! that they were made with, and are the same whatever the capitals.
+
+use std::fmt;
+
+/// A resource's id. Equal ids may differ in their capitals.
+#[derive(Debug, Clone)]
+pub(crate) struct ResourceId {
+    pub(crate) subscription: String,
+    pub(crate) group: String,
+    /// `Microsoft.Compute/virtualMachines`.
+    pub(crate) kind: &'static str,
+    pub(crate) name: String,
+}
+
+/// An id in lower case: what resources are kept under.
+pub(crate) type Key = String;
+
+impl ResourceId {
+    pub(crate) fn new(subscription: &str, group: &str, kind: &'static str, name: &str) -> Self {
+        Self {
+            subscription: subscription.to_owned(),
+            group: group.to_owned(),
+            kind,
+            name: name.to_owned(),
+        }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        self.to_string().to_lowercase()
+    }
+
+    /// Another resource in the same group.
+    pub(crate) fn sibling(&self, kind: &'static str, name: &str) -> Self {
+        Self::new(&self.subscription, &self.group, kind, name)
+    }
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "/subscriptions/{}/resourceGroups/{}/providers/{}/{}",
+            self.subscription, self.group, self.kind, self.name
+        )
+    }
+}
+
+impl PartialEq for ResourceId {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for ResourceId {}
+
+/// The key of a resource group.
+pub(crate) fn group_key(subscription: &str, group: &str) -> Key {
+    format!("/subscriptions/{subscription}/resourcegroups/{group}").to_lowercase()
+}
+
+/// The key of an id that somebody wrote; without the part of a child (`/subnets/…`) that may follow.
+pub(crate) fn key_of(id: &str) -> Key {
+    id.trim_end_matches('/').to_lowercase()
+}

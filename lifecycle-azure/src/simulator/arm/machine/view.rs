@@ -1,0 +1,127 @@
+//! VMs as a client reads them: with or without their instance view.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+
+use super::{Machine, Power};
+use crate::simulator::arm::answer::Answer;
+use crate::simulator::arm::call::Call;
+use crate::simulator::arm::id::{Key, ResourceId};
+use crate::simulator::arm::page::paged;
+use crate::simulator::arm::problem::Refusal;
+use crate::simulator::arm::resource::{Provisioning, Resource as _, find};
+use crate::simulator::arm::world::World;
+
+pub(super) fn written(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+impl Machine {
+    fn statuses(&self) -> Vec<Value> {
+        let time = written(self.changed);
+        let provisioning = match &self.head.state {
+            Provisioning::Failed(problem) => json!({
+                "code": format!("ProvisioningState/failed/{}", problem.code),
+                "level": "Error",
+                "displayStatus": "Provisioning failed",
+                "message": problem.message,
+                "time": time,
+            }),
+            Provisioning::Succeeded => json!({
+                "code": "ProvisioningState/succeeded",
+                "level": "Info",
+                "displayStatus": "Provisioning succeeded",
+                "time": time,
+            }),
+            Provisioning::Creating | Provisioning::Updating | Provisioning::Deleting => json!({
+                "code": format!("ProvisioningState/{}", self.head.state.name().to_lowercase()),
+                "level": "Info",
+                "displayStatus": self.head.state.name(),
+            }),
+        };
+        let mut statuses = vec![provisioning];
+        if let Some(power) = self.power {
+            statuses.push(json!({
+                "code": format!("PowerState/{}", power.name()),
+                "level": "Info",
+                "displayStatus": format!("VM {}", power.name()),
+            }));
+        }
+        statuses
+    }
+
+    fn instance(&self) -> Value {
+        let mut view = json!({
+            "statuses": self.statuses(),
+            "hyperVGeneration": self.image.generation(),
+            "disks": self.disks.iter().map(|disk| json!({
+                "name": disk.id.name,
+                "statuses": [{
+                    "code": "ProvisioningState/succeeded",
+                    "level": "Info",
+                    "displayStatus": "Provisioning succeeded",
+                    "time": written(self.changed),
+                }],
+            })).collect::<Vec<_>>(),
+        });
+        // What only the agent inside a running machine tells.
+        if self.power == Some(Power::Running) {
+            view["computerName"] = self.system.computer_name.clone().into();
+            view["osName"] = self.image.os_name.into();
+            view["osVersion"] = self.image.os_version.into();
+            view["vmAgent"] = json!({
+                "vmAgentVersion": "2.9.1.1",
+                "statuses": [{
+                    "code": "ProvisioningState/succeeded",
+                    "level": "Info",
+                    "displayStatus": "Ready",
+                    "message": "Guest Agent is running",
+                    "time": written(self.changed),
+                }],
+                "extensionHandlers": [],
+            });
+        }
+        view
+    }
+
+    fn show_expanded(&self, world: &World, expanded: bool) -> Value {
+        let mut shown = self.show(world);
+        if expanded {
+            shown["properties"]["instanceView"] = self.instance();
+        }
+        shown
+    }
+}
+
+fn expanded(call: &Call<'_>) -> bool {
+    call.parameter("$expand").is_some_and(|list| {
+        list.split(',')
+            .any(|one| one.trim().eq_ignore_ascii_case("instanceView"))
+    })
+}
+
+/// A VM, with `$expand=instanceView` also how it is.
+pub(crate) fn get(call: &Call<'_>, world: &World, id: &ResourceId) -> Result<Answer, Refusal> {
+    let machine = find::<Machine>(world, id)?;
+    Ok(Answer::ok(machine.show_expanded(world, expanded(call))))
+}
+
+/// How a VM is.
+pub(crate) fn instance_view(world: &World, id: &ResourceId) -> Result<Answer, Refusal> {
+    find::<Machine>(world, id).map(|machine| Answer::ok(machine.instance()))
+}
+
+/// VMs of a subscription or a group, also with `statusOnly=true` or `$expand=instanceView`.
+pub(crate) fn list(call: &Call<'_>, world: &World, prefix: &Key) -> Result<Answer, Refusal> {
+    let status = call
+        .parameter("statusOnly")
+        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let expanded = status || expanded(call);
+    let inside = format!("{prefix}/");
+    let found = world
+        .machines
+        .range(inside.clone()..)
+        .take_while(|(key, _)| key.starts_with(&inside))
+        .map(|(key, machine)| (key.clone(), machine.show_expanded(world, expanded)));
+    paged(call, found)
+}

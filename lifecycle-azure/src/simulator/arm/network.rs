@@ -1,0 +1,475 @@
+//! Virtual networks and their subnets.
+
+use std::net::Ipv4Addr;
+
+use axum::http::StatusCode;
+use ipnet::Ipv4Net;
+use lifecycle_core::clock::IdSource;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::answer::Answer;
+use super::call::Call;
+use super::id::{Key, ResourceId, key_of};
+use super::interface::Interface;
+use super::operation::{self, Begin};
+use super::page::paged;
+use super::problem::{Problem, Refusal, invalid, required};
+use super::resource::{Declared, Head, Provisioning, Resource, find};
+use super::security_group;
+use super::world::{Shelf, World};
+
+/// What a subnet's path ends with, before its name.
+const SUBNETS: &str = "/subnets/";
+
+/// Azure keeps the first four addresses of a subnet, and the last one.
+const KEPT_AT_START: usize = 4;
+
+/// A virtual network.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    head: Head,
+    spaces: Vec<Ipv4Net>,
+    subnets: Vec<Subnet>,
+}
+
+/// A subnet.
+#[derive(Debug, Clone)]
+pub(crate) struct Subnet {
+    name: String,
+    prefix: Ipv4Net,
+    security_group: Option<String>,
+    etag: Uuid,
+}
+
+impl Network {
+    fn subnet_id(&self, subnet: &Subnet) -> String {
+        format!("{}{SUBNETS}{}", self.head.id, subnet.name)
+    }
+
+    fn show_subnet(&self, subnet: &Subnet, world: &World) -> Value {
+        let id = self.subnet_id(subnet);
+        let users: Vec<Value> = users(world, &key_of(&id))
+            .map(|id| json!({ "id": id }))
+            .collect();
+        let mut properties = json!({
+            "provisioningState": self.head.state.name(),
+            "addressPrefix": subnet.prefix.to_string(),
+            "delegations": [],
+            "privateEndpointNetworkPolicies": "Disabled",
+            "privateLinkServiceNetworkPolicies": "Enabled",
+        });
+        if !users.is_empty() {
+            properties["ipConfigurations"] = users.into();
+        }
+        if let Some(id) = &subnet.security_group {
+            properties["networkSecurityGroup"] = json!({ "id": id });
+        }
+        json!({
+            "id": id,
+            "name": subnet.name,
+            "etag": format!("W/\"{}\"", subnet.etag),
+            "type": "Microsoft.Network/virtualNetworks/subnets",
+            "properties": properties,
+        })
+    }
+
+    fn subnet(&self, name: &str) -> Option<&Subnet> {
+        self.subnets
+            .iter()
+            .find(|subnet| subnet.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The first subnet that somebody uses, and who.
+    fn used_subnet(&self, world: &World, kept: &[Subnet]) -> Option<Problem> {
+        let gone = |subnet: &&Subnet| {
+            !kept
+                .iter()
+                .any(|one| one.name.eq_ignore_ascii_case(&subnet.name))
+        };
+        self.subnets
+            .iter()
+            .filter(gone)
+            .find_map(|subnet| subnet_in_use(world, &self.subnet_id(subnet), &subnet.name))
+    }
+
+    /// Whether the subnets lie in the network's space and apart from each other.
+    fn check(&self) -> Result<(), Refusal> {
+        for (i, subnet) in self.subnets.iter().enumerate() {
+            if !self
+                .spaces
+                .iter()
+                .any(|space| space.contains(&subnet.prefix))
+            {
+                let message = format!(
+                    "Subnet '{}' is not valid because its IP address range is outside the IP address \
+                     range of virtual network '{}'.",
+                    subnet.name, self.head.id.name
+                );
+                return Err(Problem::new("NetcfgSubnetRangeOutsideVnet", message).bad_request());
+            }
+            let overlaps = |other: &&Subnet| {
+                other.prefix.contains(&subnet.prefix) || subnet.prefix.contains(&other.prefix)
+            };
+            if let Some(other) = self.subnets[..i].iter().find(overlaps) {
+                let message = format!(
+                    "Subnet '{}' is not valid because its IP address range overlaps with that of an \
+                     existing subnet in virtual network '{}' ('{}').",
+                    subnet.name, self.head.id.name, other.name
+                );
+                return Err(Problem::new("NetcfgSubnetRangesOverlap", message).bad_request());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The IP configurations in a subnet.
+fn users<'w>(world: &'w World, subnet: &'w str) -> impl Iterator<Item = String> + 'w {
+    world
+        .interfaces
+        .values()
+        .flat_map(Interface::configurations)
+        .filter(move |(_, configuration)| key_of(&configuration.subnet) == subnet)
+        .map(|(id, _)| id)
+}
+
+fn subnet_in_use(world: &World, id: &str, name: &str) -> Option<Problem> {
+    let user = users(world, &key_of(id)).next()?;
+    let message = format!(
+        "Subnet {name} is in use by {user} and cannot be deleted. In order to delete the subnet, delete \
+         all the resources within the subnet. See aka.ms/deletesubnet."
+    );
+    Some(Problem::new("InUseSubnetCannotBeDeleted", message))
+}
+
+fn prefix_of(text: &str) -> Result<Ipv4Net, Refusal> {
+    text.parse::<Ipv4Net>()
+        .ok()
+        .filter(|net| net.addr() == net.network())
+        .ok_or_else(|| {
+            let message = format!("The address prefix '{text}' is not a valid IPv4 CIDR block.");
+            Problem::new("InvalidCIDRNotation", message).bad_request()
+        })
+}
+
+fn subnet_of(
+    world: &World,
+    name: &str,
+    body: &Value,
+    ids: &dyn IdSource,
+) -> Result<Subnet, Refusal> {
+    let prefix = body
+        .pointer("/properties/addressPrefix")
+        .or_else(|| body.pointer("/properties/addressPrefixes/0"))
+        .and_then(Value::as_str)
+        .ok_or_else(|| required("properties.addressPrefix"))?;
+    let security_group = reference(body.pointer("/properties/networkSecurityGroup"));
+    if let Some(id) = &security_group {
+        security_group::exists(world, id)?;
+    }
+    Ok(Subnet {
+        name: name.to_owned(),
+        prefix: prefix_of(prefix)?,
+        security_group,
+        etag: ids.uuid(),
+    })
+}
+
+/// The id in `{"id": …}`.
+pub(crate) fn reference(value: Option<&Value>) -> Option<String> {
+    value?.get("id")?.as_str().map(str::to_owned)
+}
+
+/// Something that is referred to and not there.
+pub(crate) fn missing_reference(id: &str) -> Refusal {
+    let message = format!(
+        "Resource {id} was not found. Please make sure that the referenced resource exists, and that \
+         both resources are in the same region."
+    );
+    Problem::new("InvalidResourceReference", message).bad_request()
+}
+
+impl Resource for Network {
+    const KIND: &'static str = "Microsoft.Network/virtualNetworks";
+    const NAMESPACE: &'static str = "Microsoft.Network";
+
+    fn shelf(world: &World) -> &Shelf<Self> {
+        &world.networks
+    }
+    fn shelf_mut(world: &mut World) -> &mut Shelf<Self> {
+        &mut world.networks
+    }
+    fn head(&self) -> &Head {
+        &self.head
+    }
+    fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
+    fn properties(&self, world: &World) -> Map<String, Value> {
+        let spaces: Vec<_> = self.spaces.iter().map(ToString::to_string).collect();
+        let subnets: Vec<_> = self
+            .subnets
+            .iter()
+            .map(|subnet| self.show_subnet(subnet, world))
+            .collect();
+        let mut properties = Map::new();
+        properties.insert("addressSpace".into(), json!({ "addressPrefixes": spaces }));
+        properties.insert("subnets".into(), subnets.into());
+        properties.insert("virtualNetworkPeerings".into(), json!([]));
+        properties.insert("enableDdosProtection".into(), false.into());
+        properties
+    }
+
+    fn in_use(&self, world: &World) -> Option<Problem> {
+        self.used_subnet(world, &[])
+    }
+}
+
+impl Declared for Network {
+    fn declare(
+        world: &mut World,
+        head: Head,
+        body: &Value,
+        before: Option<&Self>,
+        ids: &dyn IdSource,
+    ) -> Result<Self, Refusal> {
+        let spaces = body
+            .pointer("/properties/addressSpace/addressPrefixes")
+            .and_then(Value::as_array)
+            .filter(|spaces| !spaces.is_empty())
+            .ok_or_else(|| required("properties.addressSpace.addressPrefixes"))?;
+        let spaces = spaces
+            .iter()
+            .map(|space| prefix_of(space.as_str().unwrap_or_default()))
+            .collect::<Result<_, _>>()?;
+        let mut subnets = Vec::new();
+        let declared = body
+            .pointer("/properties/subnets")
+            .and_then(Value::as_array);
+        for subnet in declared.into_iter().flatten() {
+            let name = subnet
+                .get("name")
+                .and_then(Value::as_str)
+                .ok_or_else(|| required("properties.subnets.name"))?;
+            subnets.push(subnet_of(world, name, subnet, ids)?);
+        }
+        // A PUT without the subnets that were there deletes them, as in Azure.
+        if let Some(problem) = before.and_then(|before| before.used_subnet(world, &subnets)) {
+            return Err(problem.bad_request());
+        }
+        let network = Self {
+            head,
+            spaces,
+            subnets,
+        };
+        network.check()?;
+        Ok(network)
+    }
+}
+
+/// A subnet's network and name, from its id.
+fn split(id: &str) -> Option<(Key, &str)> {
+    let position = id.to_lowercase().rfind(SUBNETS)?;
+    let (network, subnet) = id.split_at_checked(position)?;
+    Some((key_of(network), subnet.get(SUBNETS.len()..)?))
+}
+
+/// Picks an address in a subnet: the one that is asked for, or the first free one.
+pub(crate) fn pick_address(
+    world: &World,
+    subnet_id: &str,
+    asked: Option<&str>,
+    taken: &[Ipv4Addr],
+    own: &Key,
+) -> Result<Ipv4Addr, Refusal> {
+    let missing = || missing_reference(subnet_id);
+    let (network, name) = split(subnet_id).ok_or_else(missing)?;
+    let subnet = world
+        .networks
+        .get(&network)
+        .and_then(|network| network.subnet(name))
+        .ok_or_else(missing)?;
+    let subnet_key = key_of(subnet_id);
+    let in_use = |address: Ipv4Addr| {
+        taken.contains(&address)
+            || world
+                .interfaces
+                .iter()
+                .filter(|(key, _)| *key != own)
+                .flat_map(|(_, interface)| interface.configurations())
+                .any(|(_, one)| key_of(&one.subnet) == subnet_key && one.private == address)
+    };
+    // The network's own address is not among the hosts.
+    let mut usable = subnet.prefix.hosts().skip(KEPT_AT_START - 1);
+    let Some(asked) = asked else {
+        return usable.find(|address| !in_use(*address)).ok_or_else(|| {
+            let message =
+                format!("Subnet {name} with address prefix {} does not have enough capacity for 1 IP addresses.", subnet.prefix);
+            Problem::new("SubnetIsFull", message).bad_request()
+        });
+    };
+    let address: Ipv4Addr = asked.parse().map_err(|_| {
+        invalid(
+            "privateIPAddress",
+            format!("'{asked}' is not an IPv4 address."),
+        )
+    })?;
+    if !usable.any(|one| one == address) {
+        let message = format!(
+            "Private static IP address {address} does not belong to the range of subnet prefix {}.",
+            subnet.prefix
+        );
+        return Err(Problem::new("PrivateIPAddressNotInSubnet", message).bad_request());
+    }
+    if in_use(address) {
+        let message =
+            format!("Private IP address {address} is already allocated in subnet {subnet_id}.");
+        return Err(Problem::new("PrivateIPAddressIsAllocated", message).bad_request());
+    }
+    Ok(address)
+}
+
+/// The security groups of all subnets, with the subnets' ids.
+pub(crate) fn subnet_security_groups(world: &World) -> impl Iterator<Item = (String, &str)> {
+    world.networks.values().flat_map(|network| {
+        network.subnets.iter().filter_map(|subnet| {
+            let group = subnet.security_group.as_deref()?;
+            Some((network.subnet_id(subnet), group))
+        })
+    })
+}
+
+/// The subnet with this id.
+pub(crate) fn show_subnet_at(world: &World, id: &str) -> Option<Value> {
+    let (network, name) = split(id)?;
+    let network = world.networks.get(&network)?;
+    Some(network.show_subnet(network.subnet(name)?, world))
+}
+
+fn subnet_not_found(network: &ResourceId, name: &str) -> Refusal {
+    let message = format!("Resource {network}{SUBNETS}{name} not found.");
+    Problem::new("NotFound", message).not_found()
+}
+
+/// One subnet.
+pub(crate) fn get_subnet(
+    world: &World,
+    network: &ResourceId,
+    name: &str,
+) -> Result<Answer, Refusal> {
+    let found = find::<Network>(world, network)?;
+    let subnet = found
+        .subnet(name)
+        .ok_or_else(|| subnet_not_found(network, name))?;
+    Ok(Answer::ok(found.show_subnet(subnet, world)))
+}
+
+/// A network's subnets.
+pub(crate) fn list_subnets(
+    call: &Call<'_>,
+    world: &World,
+    network: &ResourceId,
+) -> Result<Answer, Refusal> {
+    let found = find::<Network>(world, network)?;
+    let mut shown: Vec<_> = found
+        .subnets
+        .iter()
+        .map(|one| (one.name.to_lowercase(), found.show_subnet(one, world)))
+        .collect();
+    shown.sort_by(|a, b| a.0.cmp(&b.0));
+    paged(call, shown.into_iter())
+}
+
+/// Makes or replaces one subnet and leaves the others as they are.
+pub(crate) fn put_subnet(
+    call: &Call<'_>,
+    world: &mut World,
+    network: &ResourceId,
+    name: &str,
+) -> Result<Answer, Refusal> {
+    world.open_group(&network.subscription, &network.group)?;
+    let found = find::<Network>(world, network)?;
+    let existed = found.subnet(name).is_some();
+    let subnet = subnet_of(world, name, call.body, call.cloud.ids.as_ref())?;
+    let mut changed = found.clone();
+    changed
+        .subnets
+        .retain(|one| !one.name.eq_ignore_ascii_case(name));
+    changed.subnets.push(subnet);
+    changed.check()?;
+    let status = if existed {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    replace(call, world, changed, name, Answer::new(status))
+}
+
+/// Deletes a subnet that nobody uses.
+pub(crate) fn delete_subnet(
+    call: &Call<'_>,
+    world: &mut World,
+    network: &ResourceId,
+    name: &str,
+) -> Result<Answer, Refusal> {
+    let Ok(found) = find::<Network>(world, network) else {
+        return Ok(Answer::new(StatusCode::NO_CONTENT));
+    };
+    let Some(subnet) = found.subnet(name) else {
+        return Ok(Answer::new(StatusCode::NO_CONTENT));
+    };
+    if let Some(problem) = subnet_in_use(world, &found.subnet_id(subnet), &subnet.name) {
+        return Err(problem.bad_request());
+    }
+    let mut changed = found.clone();
+    changed
+        .subnets
+        .retain(|one| !one.name.eq_ignore_ascii_case(name));
+    replace(
+        call,
+        world,
+        changed,
+        name,
+        Answer::new(StatusCode::ACCEPTED),
+    )
+}
+
+/// Puts the changed network in place of the former, with an operation that ends its update.
+fn replace(
+    call: &Call<'_>,
+    world: &mut World,
+    mut changed: Network,
+    subnet: &str,
+    answer: Answer,
+) -> Result<Answer, Refusal> {
+    changed.head.state = Provisioning::Updating;
+    changed.head.etag = call.cloud.ids.uuid();
+    let id = changed.head.id.clone();
+    let key = id.key();
+    let begin = Begin {
+        subscription: id.subscription.clone(),
+        namespace: Network::NAMESPACE,
+        location: changed.head.location.clone(),
+        result: changed
+            .subnet(subnet)
+            .map(|subnet| changed.subnet_id(subnet)),
+        delay: call.cloud.options.delays.network,
+        injected: call.injected.clone(),
+    };
+    world.networks.insert(key.clone(), changed);
+    let found = find::<Network>(world, &id)?;
+    let answer = match found.subnet(subnet) {
+        Some(one) => answer.body(found.show_subnet(one, world)),
+        None => answer,
+    };
+    let finish = move |world: &mut World, worked: Result<(), Problem>| {
+        if let Some(found) = world.networks.get_mut(&key) {
+            found.head.state = Provisioning::after(&worked);
+        }
+        worked
+    };
+    let operation = operation::begin(call.cloud, world, begin, async { Ok(()) }, finish);
+    Ok(answer.following(operation))
+}

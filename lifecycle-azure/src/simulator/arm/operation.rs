@@ -1,0 +1,171 @@
+//! Operations that outlive their request: what a client polls, and what carries them out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::problem::Problem;
+use super::world::World;
+use crate::simulator::cloud::Cloud;
+use crate::simulator::fault::Injected;
+
+/// An operation's id.
+pub(crate) type OperationId = Uuid;
+
+/// An operation.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    pub(crate) subscription: String,
+    pub(crate) namespace: &'static str,
+    pub(crate) location: String,
+    pub(crate) started: DateTime<Utc>,
+    pub(crate) end: Option<End>,
+    /// What its monitor shows when it has succeeded: the path of a resource, or nothing.
+    pub(crate) result: Option<String>,
+    stop: CancellationToken,
+}
+
+/// How an operation ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    at: DateTime<Utc>,
+    pub(crate) outcome: Outcome,
+}
+
+/// What came of an operation.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    Succeeded,
+    Failed(Problem),
+    Canceled(Problem),
+}
+
+impl Operation {
+    /// What a client that polls it reads.
+    pub(crate) fn status(&self, id: OperationId) -> Value {
+        let written = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let mut status = json!({"startTime": written(self.started), "name": id});
+        let Some(end) = &self.end else {
+            status["status"] = "InProgress".into();
+            return status;
+        };
+        status["endTime"] = written(end.at).into();
+        match &end.outcome {
+            Outcome::Succeeded => status["status"] = "Succeeded".into(),
+            Outcome::Failed(problem) => {
+                status["status"] = "Failed".into();
+                status["error"] = json!(problem);
+            }
+            Outcome::Canceled(problem) => {
+                status["status"] = "Canceled".into();
+                status["error"] = json!(problem);
+            }
+        }
+        status
+    }
+}
+
+/// All operations so far.
+#[derive(Debug, Default)]
+pub(crate) struct Operations(BTreeMap<OperationId, Operation>);
+
+impl Operations {
+    pub(crate) fn get(&self, id: OperationId) -> Option<&Operation> {
+        self.0.get(&id)
+    }
+
+    fn end(&mut self, id: OperationId, at: DateTime<Utc>, outcome: Outcome) {
+        if let Some(operation) = self.0.get_mut(&id)
+            && operation.end.is_none()
+        {
+            operation.end = Some(End { at, outcome });
+            operation.stop.cancel();
+        }
+    }
+
+    /// Ends an operation because a later one took its place.
+    pub(crate) fn preempt(&mut self, id: OperationId, at: DateTime<Utc>) {
+        let message = "The operation has been preempted by a more recent operation.";
+        let problem = Problem::new("OperationPreempted", message);
+        self.end(id, at, Outcome::Canceled(problem));
+    }
+}
+
+/// An operation that is about to begin.
+#[derive(Debug)]
+pub(crate) struct Begin {
+    pub(crate) subscription: String,
+    pub(crate) namespace: &'static str,
+    pub(crate) location: String,
+    pub(crate) result: Option<String>,
+    pub(crate) delay: Duration,
+    pub(crate) injected: Injected,
+}
+
+/// Begins an operation: after its delay, `work` is done, and then `finish` changes the world by
+/// what came of it, unless a later operation took its place.
+pub(crate) fn begin(
+    cloud: &Cloud,
+    world: &mut World,
+    begin: Begin,
+    work: impl Future<Output = Result<(), Problem>> + Send + 'static,
+    finish: impl FnOnce(&mut World, Result<(), Problem>) -> Result<(), Problem> + Send + 'static,
+) -> OperationId {
+    let id = cloud.ids.uuid();
+    let stop = cloud.stop.child_token();
+    world.operations.0.insert(
+        id,
+        Operation {
+            subscription: begin.subscription,
+            namespace: begin.namespace,
+            location: begin.location,
+            started: world.now,
+            end: None,
+            result: begin.result,
+            stop: stop.clone(),
+        },
+    );
+    let injected = begin.injected;
+    let delay = begin.delay + injected.slow;
+    let working = async move {
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if injected.never_ends {
+            std::future::pending::<()>().await;
+        }
+        match injected.fails {
+            Some((code, message)) => Err(Problem::new(&code, message)),
+            None => work.await,
+        }
+    };
+    let cloud = cloud.clone();
+    cloud.tasks.clone().spawn(async move {
+        let worked = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            worked = working => worked,
+        };
+        let mut world = cloud.world();
+        let world = &mut *world;
+        // Preempted in the meantime: then what it would change is another operation's now.
+        if world
+            .operations
+            .get(id)
+            .is_none_or(|found| found.end.is_some())
+        {
+            return;
+        }
+        let outcome = match finish(world, worked) {
+            Ok(()) => Outcome::Succeeded,
+            Err(problem) => Outcome::Failed(problem),
+        };
+        let now = world.now;
+        world.operations.end(id, now, outcome);
+    });
+    id
+}

@@ -1,0 +1,254 @@
+//! Network security groups and their rules. The rules are kept and shown; no traffic is filtered.
+
+use std::collections::BTreeSet;
+
+use lifecycle_core::clock::IdSource;
+use serde_json::{Map, Value, json};
+
+use super::id::key_of;
+use super::network::{missing_reference, subnet_security_groups};
+use super::problem::{Problem, Refusal, invalid, required};
+use super::resource::{Declared, Head, Resource};
+use super::world::{Shelf, World};
+
+/// A network security group.
+#[derive(Debug)]
+pub(crate) struct SecurityGroup {
+    head: Head,
+    rules: Vec<Rule>,
+}
+
+/// A rule.
+#[derive(Debug)]
+struct Rule {
+    name: String,
+    properties: Map<String, Value>,
+}
+
+/// What every group has without being told: (name, priority, direction, access, source,
+/// destination).
+const DEFAULT_RULES: [(&str, u32, &str, &str, &str, &str); 6] = [
+    (
+        "AllowVnetInBound",
+        65000,
+        "Inbound",
+        "Allow",
+        "VirtualNetwork",
+        "VirtualNetwork",
+    ),
+    (
+        "AllowAzureLoadBalancerInBound",
+        65001,
+        "Inbound",
+        "Allow",
+        "AzureLoadBalancer",
+        "*",
+    ),
+    ("DenyAllInBound", 65500, "Inbound", "Deny", "*", "*"),
+    (
+        "AllowVnetOutBound",
+        65000,
+        "Outbound",
+        "Allow",
+        "VirtualNetwork",
+        "VirtualNetwork",
+    ),
+    (
+        "AllowInternetOutBound",
+        65001,
+        "Outbound",
+        "Allow",
+        "*",
+        "Internet",
+    ),
+    ("DenyAllOutBound", 65500, "Outbound", "Deny", "*", "*"),
+];
+
+/// Whether the group that somebody refers to is there.
+pub(crate) fn exists(world: &World, id: &str) -> Result<(), Refusal> {
+    if world.security_groups.contains_key(&key_of(id)) {
+        Ok(())
+    } else {
+        Err(missing_reference(id))
+    }
+}
+
+impl Rule {
+    fn read(rule: &Value) -> Result<Self, Refusal> {
+        let name = rule
+            .get("name")
+            .and_then(Value::as_str)
+            .ok_or_else(|| required("securityRules.name"))?;
+        let properties = rule
+            .get("properties")
+            .and_then(Value::as_object)
+            .ok_or_else(|| required("securityRules.properties"))?;
+        for (property, allowed) in [
+            ("access", &["Allow", "Deny"][..]),
+            ("direction", &["Inbound", "Outbound"]),
+            ("protocol", &["Tcp", "Udp", "Icmp", "Esp", "Ah", "*"]),
+        ] {
+            let given = properties
+                .get(property)
+                .and_then(Value::as_str)
+                .ok_or_else(|| required(&format!("securityRules.properties.{property}")))?;
+            if !allowed.iter().any(|one| one.eq_ignore_ascii_case(given)) {
+                let message = format!(
+                    "Security rule '{name}' has the invalid value '{given}' for {property}; it takes \
+                     one of {}.",
+                    allowed.join(", ")
+                );
+                return Err(invalid(property, message));
+            }
+        }
+        let priority = properties.get("priority").and_then(Value::as_u64);
+        if !priority.is_some_and(|priority| (100..=4096).contains(&priority)) {
+            let message = format!(
+                "Security rule has invalid Priority. Priority must be between 100 and 4096: {name}."
+            );
+            return Err(Problem::new("SecurityRuleInvalidPriority", message).bad_request());
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            properties: properties.clone(),
+        })
+    }
+
+    /// What no two rules of a group may share.
+    fn place(&self) -> (Option<u64>, String) {
+        let direction = self.properties.get("direction").and_then(Value::as_str);
+        (
+            self.properties.get("priority").and_then(Value::as_u64),
+            direction.unwrap_or_default().to_lowercase(),
+        )
+    }
+}
+
+impl SecurityGroup {
+    fn show_rule(&self, kind: &str, name: &str, properties: &Map<String, Value>) -> Value {
+        let mut properties = properties.clone();
+        properties.insert("provisioningState".into(), "Succeeded".into());
+        json!({
+            "id": format!("{}/{kind}/{name}", self.head.id),
+            "name": name,
+            "etag": format!("W/\"{}\"", self.head.etag),
+            "type": format!("{}/{kind}", Self::KIND),
+            "properties": properties,
+        })
+    }
+}
+
+impl Resource for SecurityGroup {
+    const KIND: &'static str = "Microsoft.Network/networkSecurityGroups";
+    const NAMESPACE: &'static str = "Microsoft.Network";
+
+    fn shelf(world: &World) -> &Shelf<Self> {
+        &world.security_groups
+    }
+    fn shelf_mut(world: &mut World) -> &mut Shelf<Self> {
+        &mut world.security_groups
+    }
+    fn head(&self) -> &Head {
+        &self.head
+    }
+    fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
+    fn properties(&self, world: &World) -> Map<String, Value> {
+        let rules: Vec<_> = self
+            .rules
+            .iter()
+            .map(|rule| self.show_rule("securityRules", &rule.name, &rule.properties))
+            .collect();
+        let defaults: Vec<_> = DEFAULT_RULES
+            .iter()
+            .map(|(name, priority, direction, access, from, to)| {
+                let properties = json!({
+                    "protocol": "*", "access": access, "priority": priority, "direction": direction,
+                    "sourcePortRange": "*", "destinationPortRange": "*",
+                    "sourceAddressPrefix": from, "destinationAddressPrefix": to,
+                });
+                let properties = properties.as_object().cloned().unwrap_or_default();
+                self.show_rule("defaultSecurityRules", name, &properties)
+            })
+            .collect();
+        let own = self.head.id.key();
+        let interfaces: Vec<_> = world
+            .interfaces
+            .values()
+            .filter(|one| one.security_group().is_some_and(|id| key_of(id) == own))
+            .map(|one| json!({"id": one.head().id.to_string()}))
+            .collect();
+        let subnets: Vec<_> = subnet_security_groups(world)
+            .filter(|(_, group)| key_of(group) == own)
+            .map(|(id, _)| json!({ "id": id }))
+            .collect();
+        let mut properties = Map::new();
+        properties.insert("securityRules".into(), rules.into());
+        properties.insert("defaultSecurityRules".into(), defaults.into());
+        if !interfaces.is_empty() {
+            properties.insert("networkInterfaces".into(), interfaces.into());
+        }
+        if !subnets.is_empty() {
+            properties.insert("subnets".into(), subnets.into());
+        }
+        properties
+    }
+
+    fn in_use(&self, world: &World) -> Option<Problem> {
+        let own = self.head.id.key();
+        let interfaces = world
+            .interfaces
+            .values()
+            .filter(|one| one.security_group().is_some_and(|id| key_of(id) == own))
+            .map(|one| one.head().id.to_string());
+        let subnets = subnet_security_groups(world)
+            .filter(|(_, group)| key_of(group) == own)
+            .map(|(id, _)| id);
+        let users: Vec<_> = interfaces.chain(subnets).collect();
+        if users.is_empty() {
+            return None;
+        }
+        let message = format!(
+            "Network security group {} cannot be deleted because it is in use by the following \
+             resources: {}. In order to delete the Network security group, remove the association with \
+             the resource(s). To learn how to do this, see aka.ms/deletensg.",
+            self.head.id,
+            users.join(", ")
+        );
+        Some(Problem::new(
+            "InUseNetworkSecurityGroupCannotBeDeleted",
+            message,
+        ))
+    }
+}
+
+impl Declared for SecurityGroup {
+    fn declare(
+        _world: &mut World,
+        head: Head,
+        body: &Value,
+        _before: Option<&Self>,
+        _ids: &dyn IdSource,
+    ) -> Result<Self, Refusal> {
+        let declared = body
+            .pointer("/properties/securityRules")
+            .and_then(Value::as_array);
+        let mut rules = Vec::new();
+        let mut places = BTreeSet::new();
+        for rule in declared.into_iter().flatten() {
+            let rule = Rule::read(rule)?;
+            if !places.insert(rule.place()) {
+                let message = format!(
+                    "Security rule {} conflicts with another rule. Rules cannot have the same Priority \
+                     and Direction.",
+                    rule.name
+                );
+                return Err(Problem::new("SecurityRuleConflict", message).bad_request());
+            }
+            rules.push(rule);
+        }
+        Ok(Self { head, rules })
+    }
+}

@@ -1,0 +1,123 @@
+//! The managed identity of a machine: as the instance metadata service gives it to VMs, and as App
+//! Service gives it to its processes (`IDENTITY_ENDPOINT`, `IDENTITY_HEADER`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use lifecycle_core::secret::Sensitive;
+use serde_json::{Value, json};
+
+use super::entra::{Issued, Tokens};
+
+/// Where the instance metadata service answers.
+pub(crate) const METADATA_PATH: &str = "/metadata/identity/oauth2/token";
+/// Where App Service's form answers.
+pub(crate) const APP_SERVICE_PATH: &str = "/msi/token";
+
+/// The identity, and what its callers have to know.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) client: String,
+    pub(crate) header: Sensitive,
+    pub(crate) tokens: Arc<Tokens>,
+}
+
+type Parameters = Query<BTreeMap<String, String>>;
+
+pub(crate) fn router(identity: Identity) -> Router {
+    Router::new()
+        .route(METADATA_PATH, get(metadata))
+        .route(APP_SERVICE_PATH, get(app_service))
+        .with_state(Arc::new(identity))
+}
+
+fn refused(status: StatusCode, error: &str, text: &str) -> Response {
+    let body = json!({"error": error, "error_description": text});
+    (status, Json(body)).into_response()
+}
+
+impl Identity {
+    /// A token, if the parameters name this identity and a resource.
+    fn issue(&self, query: &BTreeMap<String, String>) -> Result<(Issued, String), Response> {
+        let bad = |text: &str| refused(StatusCode::BAD_REQUEST, "invalid_request", text);
+        if !query.contains_key("api-version") {
+            return Err(bad("Required query variable 'api-version' is missing"));
+        }
+        let Some(resource) = query.get("resource") else {
+            return Err(bad("Required query variable 'resource' is missing"));
+        };
+        if query
+            .get("client_id")
+            .is_some_and(|id| !id.eq_ignore_ascii_case(&self.client))
+        {
+            return Err(bad("Identity not found"));
+        }
+        self.tokens
+            .issue(&self.client, resource)
+            .map(|issued| (issued, resource.clone()))
+            .ok_or_else(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    }
+}
+
+/// Numbers are text here, other than at Entra's own endpoint.
+fn body(identity: &Identity, issued: &Issued, resource: &str) -> Value {
+    json!({
+        "access_token": issued.token,
+        "client_id": identity.client,
+        "expires_on": issued.expires.timestamp().to_string(),
+        "resource": resource,
+        "token_type": "Bearer",
+    })
+}
+
+async fn metadata(
+    State(identity): State<Arc<Identity>>,
+    headers: HeaderMap,
+    Query(query): Parameters,
+) -> Response {
+    // What keeps a server from being talked into asking on somebody else's behalf.
+    let asked = headers
+        .get("metadata")
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
+    if !asked || headers.contains_key("x-forwarded-for") {
+        let text = "Required metadata header not specified";
+        return refused(StatusCode::BAD_REQUEST, "invalid_request", text);
+    }
+    match identity.issue(&query) {
+        Err(response) => response,
+        Ok((issued, resource)) => {
+            let mut answer = body(&identity, &issued, &resource);
+            let seconds = issued.life.as_secs();
+            answer["expires_in"] = seconds.to_string().into();
+            answer["ext_expires_in"] = seconds.to_string().into();
+            answer["not_before"] = (issued.expires - issued.life)
+                .timestamp()
+                .to_string()
+                .into();
+            Json(answer).into_response()
+        }
+    }
+}
+
+async fn app_service(
+    State(identity): State<Arc<Identity>>,
+    headers: HeaderMap,
+    Query(query): Parameters,
+) -> Response {
+    let known = headers
+        .get("x-identity-header")
+        .is_some_and(|value| value.as_bytes() == identity.header.expose().as_bytes());
+    if !known {
+        let body = json!({"statusCode": 401, "message": "Invalid or missing X-IDENTITY-HEADER"});
+        return (StatusCode::UNAUTHORIZED, Json(body)).into_response();
+    }
+    match identity.issue(&query) {
+        Err(response) => response,
+        Ok((issued, resource)) => Json(body(&identity, &issued, &resource)).into_response(),
+    }
+}

@@ -1,0 +1,210 @@
+//! What goes wrong when a test asks for it.
+
+use std::time::Duration;
+
+use lifecycle_azure::simulator::{
+    AzureSimulator, Fault, FaultRates, Outcome, Selector, SimulatorOptions, When,
+};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use super::azure::{Azure, LOCATION, client, machine, reply, token_request};
+
+const WAIT: Duration = Duration::from_secs(7);
+
+#[tokio::test]
+async fn throttling_has_the_form_of_the_service_that_is_asked() {
+    let azure = Azure::start().await;
+    azure.prepare().await;
+    let throttled = || Fault::Throttled { retry_after: WAIT };
+    azure.simulator.faults().add(
+        When::request(Method::PUT, "/virtualMachines/vm"),
+        throttled(),
+    );
+    let compute = azure.create("vm").await.is(429);
+    assert_eq!(compute.header("retry-after"), "7");
+    assert_eq!(
+        compute.body["code"], "OperationNotAllowed",
+        "flat, and the code of a quota"
+    );
+    assert_eq!(compute.body["details"][0]["code"], "TooManyRequests");
+    azure
+        .simulator
+        .faults()
+        .add(When::request(Method::GET, "/resourceGroups"), throttled());
+    let manager = azure.get("/resourceGroups").await;
+    let manager = manager.refused(429, "SubscriptionRequestsThrottled");
+    assert_eq!(manager.header("retry-after"), "7");
+    assert_eq!(azure.simulator.faults().pending(), 0);
+    azure
+        .get(&machine("vm"))
+        .await
+        .refused(404, "ResourceNotFound");
+}
+
+#[tokio::test]
+async fn who_comes_again_too_early_is_seen() {
+    let azure = Azure::start().await;
+    let wait = Fault::Throttled { retry_after: WAIT };
+    azure
+        .simulator
+        .faults()
+        .add(When::request(Method::GET, "/locations"), wait);
+    azure.get("/locations").await.is(429);
+    azure.get("/resourceGroups").await.is(200);
+    assert!(azure.simulator.requests().too_early().is_empty());
+    azure.get("/locations").await.is(200);
+    assert_eq!(azure.simulator.requests().too_early().len(), 1);
+    azure.simulator.requests().clear();
+    let wait = Fault::Throttled { retry_after: WAIT };
+    azure
+        .simulator
+        .faults()
+        .add(When::request(Method::GET, "/locations"), wait);
+    azure.get("/locations").await.is(429);
+    tokio::time::pause();
+    tokio::time::advance(WAIT).await;
+    tokio::time::resume();
+    azure.get("/locations").await.is(200);
+    assert!(azure.simulator.requests().too_early().is_empty());
+}
+
+#[tokio::test]
+async fn a_dropped_request_does_nothing_and_a_lost_answer_does() {
+    let azure = Azure::start().await;
+    let put = |name: &str| {
+        let path = format!("/resourceGroups/{name}");
+        azure
+            .request(Method::PUT, &path)
+            .json(&json!({"location": LOCATION}))
+    };
+    azure
+        .simulator
+        .faults()
+        .add(When::request(Method::PUT, "/a"), Fault::Dropped);
+    azure
+        .simulator
+        .faults()
+        .add(When::request(Method::PUT, "/b"), Fault::AnswerLost);
+    assert!(put("a").send().await.is_err());
+    assert!(put("b").send().await.is_err());
+    azure.get("/resourceGroups/a").await.is(404);
+    azure.get("/resourceGroups/b").await.is(200);
+    let selector = Selector::method(Method::PUT);
+    for dropped in azure.simulator.requests().matching(&selector) {
+        assert_eq!(dropped.outcome, Outcome::Dropped);
+    }
+}
+
+#[tokio::test]
+async fn any_answer_can_be_given() {
+    let azure = Azure::start().await;
+    let denied = Fault::error(StatusCode::FORBIDDEN, "AuthorizationFailed", "No role.");
+    let when = When::next(Selector::any().path_end("/resourceGroups")).times(2);
+    azure.simulator.faults().add(when, denied);
+    for _ in 0..2 {
+        azure
+            .get("/resourceGroups")
+            .await
+            .refused(403, "AuthorizationFailed");
+    }
+    azure.get("/resourceGroups").await.is(200);
+    // Those for tokens are struck as well.
+    let broken = Fault::error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "temporarily_unavailable",
+        "",
+    );
+    azure
+        .simulator
+        .faults()
+        .add(When::request(Method::POST, "/token"), broken);
+    let request = token_request(&azure.client, &azure.simulator.endpoint());
+    reply(request).await.is(503);
+}
+
+#[tokio::test]
+async fn an_operation_takes_as_long_as_it_is_told_to() {
+    let azure = Azure::start().await;
+    azure.prepare().await;
+    let slow = Fault::SlowOperation(Duration::from_mins(40));
+    azure
+        .simulator
+        .faults()
+        .add(When::request(Method::PUT, "/virtualMachines/vm"), slow);
+    let begun = azure.create("vm").await.is(201);
+    let status = begun.header("azure-asyncoperation");
+    assert_eq!(azure.get(status).await.body["status"], "InProgress");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_mins(39)).await;
+    tokio::time::resume();
+    assert_eq!(azure.get(status).await.body["status"], "InProgress");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_mins(1)).await;
+    tokio::time::resume();
+    Azure::succeeded(&azure.end(&begun).await);
+}
+
+#[tokio::test]
+async fn a_slow_answer_comes_late() {
+    let azure = Azure::start().await;
+    let slow = Fault::SlowAnswer(Duration::from_millis(80));
+    azure
+        .simulator
+        .faults()
+        .add(When::request(Method::GET, "/locations"), slow);
+    let begin = std::time::Instant::now();
+    azure.get("/locations").await.is(200);
+    assert!(begin.elapsed() >= Duration::from_millis(80));
+}
+
+/// What becomes of 60 requests.
+async fn fates(seed: u64) -> Vec<Option<u16>> {
+    let azure = Azure::start().await;
+    azure
+        .simulator
+        .faults()
+        .seed(seed, FaultRates::transient(0.1));
+    let mut fates = Vec::new();
+    for _ in 0..60 {
+        let answer = azure.request(Method::GET, "/locations").send().await;
+        fates.push(answer.ok().map(|answer| answer.status().as_u16()));
+    }
+    fates
+}
+
+#[tokio::test]
+async fn a_seed_gives_the_same_run_again() {
+    let first = fates(7).await;
+    assert_eq!(first, fates(7).await);
+    assert_ne!(first, fates(8).await);
+    for fate in [None, Some(200), Some(429), Some(500)] {
+        assert!(first.contains(&fate), "{fate:?} in {first:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_can_be_waited_for() {
+    let azure = Azure::start().await;
+    let requests = azure.simulator.requests().clone();
+    let selector = Selector::method(Method::GET).path("/locations");
+    let waiting = tokio::spawn(async move { requests.ended(&selector, 2).await.len() });
+    azure.get("/locations").await.is(200);
+    azure.get("/locations").await.is(200);
+    assert_eq!(waiting.await.unwrap(), 2);
+    assert!(azure.simulator.requests().writes().is_empty());
+}
+
+#[tokio::test]
+async fn a_stopped_simulator_answers_nobody() {
+    let simulator = AzureSimulator::start(SimulatorOptions::default())
+        .await
+        .unwrap();
+    let client = client(&simulator);
+    let (http, https) = (simulator.endpoint(), simulator.secure_endpoint());
+    reply(token_request(&client, &http)).await.is(200);
+    simulator.stop().await;
+    for endpoint in [http, https] {
+        assert!(client.get(endpoint).send().await.is_err());
+    }
+}

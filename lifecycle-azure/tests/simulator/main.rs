@@ -1,0 +1,13 @@
+//! The simulator of Azure, by plain requests; and by Microsoft's own clients.
+
+mod access;
+mod azure;
+mod budgets;
+mod faults;
+mod groups;
+mod machines;
+mod makers;
+mod microsoft;
+mod networks;
+mod offers;
+mod requests;

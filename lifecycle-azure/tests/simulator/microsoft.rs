@@ -1,0 +1,56 @@
+//! Microsoft's own clients, in Python, take the simulator for Azure.
+
+use std::path::{Path, PathBuf};
+
+use lifecycle_azure::simulator::{
+    AzureSimulator, CLIENT, CLIENT_SECRET, SUBSCRIPTION, SimulatorOptions, TENANT,
+};
+use tokio::process::Command;
+
+/// The directory of the script and of what it needs.
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/microsoft")
+}
+
+/// The interpreter that has Microsoft's packages.
+fn python() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    );
+    let python = target.join("microsoft/bin/python");
+    assert!(
+        python.exists(),
+        "Microsoft's clients are not installed: python3 -m venv {0} && {0}/bin/pip install -r {1}",
+        target.join("microsoft").display(),
+        scripts().join("requirements.txt").display(),
+    );
+    python
+}
+
+#[tokio::test]
+async fn they_take_a_vm_through_its_life() {
+    let python = python();
+    let azure = AzureSimulator::start(SimulatorOptions::default())
+        .await
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let authority = directory.path().join("authority.pem");
+    std::fs::write(&authority, azure.authority_pem()).unwrap();
+    let run = Command::new(python)
+        .arg(scripts().join("compute.py"))
+        .arg(azure.secure_endpoint())
+        .arg(&authority)
+        .args([TENANT, CLIENT, CLIENT_SECRET, SUBSCRIPTION])
+        .env_clear()
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let (said, complained) = (
+        String::from_utf8_lossy(&run.stdout),
+        String::from_utf8_lossy(&run.stderr),
+    );
+    assert!(run.status.success(), "after\n{said}\n{complained}");
+    assert!(said.ends_with("done\n"), "{said}");
+}

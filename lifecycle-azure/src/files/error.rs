@@ -64,19 +64,7 @@ impl Place {
                 what,
                 after: self.timeout,
             },
-            None => self.of_opendal(what, error),
-        }
-    }
-
-    fn of_opendal(&self, what: String, error: &opendal::Error) -> Error {
-        match error.kind() {
-            ErrorKind::NotFound => Error::not_found(what),
-            _ if error.is_temporary() => Error::Interrupted {
-                what,
-                source: Some("the answer was cut short".into()),
-            },
-            // Its text is kept back, as above.
-            kind => Error::failed(what, format!("the client says {kind}")),
+            None => of_opendal(what, error),
         }
     }
 
@@ -155,6 +143,19 @@ impl Place {
                 )
             }
         }
+    }
+}
+
+/// What opendal itself finds wrong.
+fn of_opendal(what: String, error: &opendal::Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::not_found(what),
+        _ if error.is_temporary() => Error::Interrupted {
+            what,
+            source: Some("the answer was cut short".into()),
+        },
+        // Its text is kept back, as above.
+        kind => Error::failed(what, format!("the client says {kind}")),
     }
 }
 

@@ -7,6 +7,8 @@
 //!
 //! [`AzureFilesBuilder::keep`]: super::AzureFilesBuilder::keep
 
+use std::collections::BTreeSet;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lifecycle_core::Result;
 
@@ -28,6 +30,11 @@ impl AzureFiles {
         let keep = i64::try_from(self.keep.as_secs()).unwrap_or(i64::MAX);
         let is_old = |item: &Listed| item.modified.is_some_and(|time| now - time >= keep);
 
+        let directory = version::chunks(name.as_str());
+        let chunks = share.list(&directory, doing).await?;
+        if !records.iter().any(is_old) && !chunks.iter().any(is_old) {
+            return Ok(0);
+        }
         let versions: Vec<(Listed, Option<Version>)> = stream::iter(records)
             .map(|record| async move {
                 let version = published::read(share, name, &record, doing).await?;
@@ -55,9 +62,7 @@ impl AzureFiles {
                 kept.extend(version);
             }
         }
-        let directory = version::chunks(name.as_str());
-        let chunks = share.list(&directory, doing).await?;
-        let needed: std::collections::BTreeSet<&str> = kept
+        let needed: BTreeSet<&str> = kept
             .iter()
             .flat_map(|version| version.chunks())
             .map(|chunk| chunk.name.as_str())

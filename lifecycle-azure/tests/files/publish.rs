@@ -1,6 +1,9 @@
 //! Publishing and reading back.
 
+use axum::http::Method;
 use chrono::TimeDelta;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use lifecycle_azure::simulator::Selector;
 use lifecycle_core::Error;
 use lifecycle_core::code::{CodeStore, read_file};
 use tempfile::TempDir;
@@ -81,9 +84,7 @@ async fn what_nobody_needs_goes_once_nobody_can_be_reading_it() {
     let second = store.publish("svc", root.path()).await.unwrap();
     assert_eq!(second.files_removed, 0);
     // Whoever had begun goes on.
-    let parts: Vec<bytes::Bytes> = futures_util::TryStreamExt::try_collect(reading)
-        .await
-        .unwrap();
+    let parts: Vec<bytes::Bytes> = reading.try_collect().await.unwrap();
     assert!(parts.concat().len() > 9 << 20);
 
     bench.clock.advance(TimeDelta::hours(25));
@@ -146,6 +147,45 @@ async fn a_name_that_holds_other_files_is_left_alone() {
     let error = store.digest("other").await.unwrap_err();
     assert!(error.to_string().contains("beside"), "{error}");
     store.remove("absent").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_reader_has_a_few_pieces_waiting_whatever_the_size() {
+    let bench = Bench::start().await;
+    let root = TempDir::new().unwrap();
+    let big: Vec<u8> = (0..32_u32 << 20).map(|n| (n >> 17) as u8).collect();
+    write(root.path(), &[("big", &big)]);
+    let store = bench.with_key();
+    let code = store.publish("svc", root.path()).await.unwrap().code;
+    let mut stream = store.archive(&code).await.unwrap();
+    bench.requests.clear();
+    let head = stream.next().await.unwrap().unwrap();
+    let piece = stream.next().await.unwrap().unwrap();
+    assert_eq!((head.len(), piece.len()), (512, 2 << 20));
+    assert!(bench.downloads() <= 9, "{}", bench.downloads());
+    let rest: Vec<bytes::Bytes> = stream.try_collect().await.unwrap();
+    assert!(rest.iter().all(|part| part.len() <= 2 << 20));
+    assert_eq!(bench.downloads(), 16);
+}
+
+#[tokio::test]
+async fn a_publish_that_is_dropped_leaves_the_old() {
+    let (bench, root) = (Bench::start().await, sample());
+    let store = bench.with_key();
+    let old = store.publish("svc", root.path()).await.unwrap().code;
+    write(
+        root.path(),
+        &[("big.bin", &[9; 8 << 20]), ("run.sh", b"new")],
+    );
+    let chunks = Selector::method(Method::PUT).path("/chunks/");
+    bench.requests.clear();
+    tokio::select! {
+        outcome = store.publish("svc", root.path()) => panic!("it ended: {outcome:?}"),
+        _ = bench.requests.ended(&chunks, 2) => {}
+    }
+    assert_eq!(store.digest("svc").await.unwrap(), old);
+    let new = store.publish("svc", root.path()).await.unwrap();
+    assert!(archive(&store, &new.code).await == local_archive(root.path()).await);
 }
 
 #[tokio::test]

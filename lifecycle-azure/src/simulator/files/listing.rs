@@ -100,7 +100,7 @@ pub(super) fn directory(
          ServiceEndpoint=\"https://{}/\" ShareName=\"{}\" DirectoryPath=\"{}\">{}",
         escape(host),
         escape(call.share.as_deref().unwrap_or_default()),
-        escape(&call.path.join("/")),
+        escape(call.path.join("/")),
         asked(call),
     );
     if extended {
@@ -137,7 +137,7 @@ pub(super) fn directory(
             );
         }
         if include.contains("etag") {
-            let _ = write!(xml, "<Etag>{}</Etag>", escape(&etag(properties.etag)));
+            let _ = write!(xml, "<Etag>{}</Etag>", escape(etag(properties.etag)));
         }
         xml.push_str("</Properties>");
         if include.contains("attributes") {
@@ -180,7 +180,7 @@ pub(super) fn shares(call: &Call, most: usize, account: &Account) -> Result<Resp
              </Properties>",
             escape(name),
             http_date(share.modified),
-            escape(&etag(share.etag)),
+            escape(etag(share.etag)),
         );
         if with_metadata {
             xml.push_str("<Metadata>");

@@ -183,7 +183,7 @@ impl FilesService {
         let operation = operations::Operation::of(call)?;
         let mut state = self.state();
         let page = state.page;
-        let name = authorization::authorize(call, &operation, &state.accounts, secure, now)?;
+        let name = authorization::authorize(call, operation, &state.accounts, secure, now)?;
         let account = state
             .accounts
             .get_mut(&name)

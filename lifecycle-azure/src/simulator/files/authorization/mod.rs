@@ -22,7 +22,7 @@ pub use sas::{AccountSas, ShareSas};
 /// Whose request it is, if it may be carried out.
 pub(super) fn authorize(
     call: &Call,
-    operation: &Operation,
+    operation: Operation,
     accounts: &BTreeMap<String, Account>,
     secure: bool,
     now: DateTime<Utc>,

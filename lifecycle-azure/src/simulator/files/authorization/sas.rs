@@ -144,7 +144,7 @@ fn share_text(account: &str, path: &str, get: &dyn Fn(&str) -> String) -> String
 
 pub(super) fn check(
     call: &Call,
-    operation: &Operation,
+    operation: Operation,
     accounts: &BTreeMap<String, Account>,
     secure: bool,
     now: DateTime<Utc>,

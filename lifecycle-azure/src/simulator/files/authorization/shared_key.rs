@@ -124,10 +124,11 @@ fn canonical_headers(call: &Call) -> String {
         .collect();
     // Azure compares as .NET does, to which a hyphen weighs next to nothing.
     headers.sort_by_key(|(name, _)| (name.replace('-', ""), *name));
-    headers
-        .iter()
-        .map(|(name, value)| format!("{name}:{value}\n"))
-        .collect()
+    let mut text = String::new();
+    for (name, value) in headers {
+        let _ = writeln!(text, "{name}:{value}");
+    }
+    text
 }
 
 fn canonical_resource(call: &Call, account: &str) -> String {
@@ -144,4 +145,78 @@ fn canonical_resource(call: &Call, account: &str) -> String {
         let _ = write!(text, "\n{name}:{}", values.join(","));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn call(method: Method, path: &str, query: &[(&str, &str)], headers: &[(&str, &str)]) -> Call {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| {
+                let name: HeaderName = name.parse().unwrap();
+                (name, HeaderValue::from_str(value).unwrap())
+            })
+            .collect();
+        Call {
+            method,
+            raw_path: path.to_owned(),
+            share: None,
+            path: Vec::new(),
+            query: query
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            headers,
+            body: Bytes::new(),
+        }
+    }
+
+    /// The example of "Authorize with Shared Key".
+    #[test]
+    fn a_request_is_signed_as_the_documents_say() {
+        let call = call(
+            Method::GET,
+            "/mycontainer",
+            &[
+                ("restype", "container"),
+                ("comp", "metadata"),
+                ("timeout", "20"),
+            ],
+            &[
+                ("x-ms-version", "2015-02-21"),
+                ("x-ms-date", "Fri, 26 Jun 2015 23:39:12 GMT"),
+                ("content-length", "0"),
+            ],
+        );
+        let expected = "GET\n\n\n\n\n\n\n\n\n\n\n\n\
+                        x-ms-date:Fri, 26 Jun 2015 23:39:12 GMT\nx-ms-version:2015-02-21\n\
+                        /myaccount/mycontainer\ncomp:metadata\nrestype:container\ntimeout:20";
+        assert_eq!(full(&call, "myaccount"), expected);
+    }
+
+    /// The example of the lighter form.
+    #[test]
+    fn the_lighter_form_signs_less() {
+        let call = call(
+            Method::PUT,
+            "/mycontainer/hello.txt",
+            &[("timeout", "20")],
+            &[
+                ("content-type", "text/plain; charset=UTF-8"),
+                ("x-ms-meta-m2", "v2"),
+                ("x-ms-date", "Sun, 20 Sep 2009 20:36:40 GMT"),
+                ("x-ms-meta-m1", "v1"),
+            ],
+        );
+        let expected = "PUT\n\ntext/plain; charset=UTF-8\n\n\
+                        x-ms-date:Sun, 20 Sep 2009 20:36:40 GMT\n\
+                        x-ms-meta-m1:v1\nx-ms-meta-m2:v2\n\
+                        /testaccount1/mycontainer/hello.txt";
+        assert_eq!(lite(&call, "testaccount1"), expected);
+    }
 }

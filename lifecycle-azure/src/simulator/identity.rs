@@ -41,10 +41,19 @@ fn refused(status: StatusCode, error: &str, text: &str) -> Response {
     (status, Json(body)).into_response()
 }
 
+/// Why there is no token.
+struct Denied(StatusCode, &'static str);
+
+impl Denied {
+    fn into_response(self) -> Response {
+        refused(self.0, "invalid_request", self.1)
+    }
+}
+
 impl Identity {
-    /// A token, if the parameters name this identity and a resource.
-    fn issue(&self, query: &BTreeMap<String, String>) -> Result<(Issued, String), Response> {
-        let bad = |text: &str| refused(StatusCode::BAD_REQUEST, "invalid_request", text);
+    /// A token, if the parameters name this identity and a resource; and that resource.
+    fn issue<'q>(&self, query: &'q BTreeMap<String, String>) -> Result<(Issued, &'q str), Denied> {
+        let bad = |text| Denied(StatusCode::BAD_REQUEST, text);
         if !query.contains_key("api-version") {
             return Err(bad("Required query variable 'api-version' is missing"));
         }
@@ -57,10 +66,13 @@ impl Identity {
         {
             return Err(bad("Identity not found"));
         }
-        self.tokens
-            .issue(&self.client, resource)
-            .map(|issued| (issued, resource.clone()))
-            .ok_or_else(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+        match self.tokens.issue(&self.client, resource) {
+            Some(issued) => Ok((issued, resource)),
+            None => Err(Denied(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The token cannot be signed",
+            )),
+        }
     }
 }
 
@@ -89,9 +101,9 @@ async fn metadata(
         return refused(StatusCode::BAD_REQUEST, "invalid_request", text);
     }
     match identity.issue(&query) {
-        Err(response) => response,
+        Err(denied) => denied.into_response(),
         Ok((issued, resource)) => {
-            let mut answer = body(&identity, &issued, &resource);
+            let mut answer = body(&identity, &issued, resource);
             let seconds = issued.life.as_secs();
             answer["expires_in"] = seconds.to_string().into();
             answer["ext_expires_in"] = seconds.to_string().into();
@@ -117,7 +129,7 @@ async fn app_service(
         return (StatusCode::UNAUTHORIZED, Json(body)).into_response();
     }
     match identity.issue(&query) {
-        Err(response) => response,
-        Ok((issued, resource)) => Json(body(&identity, &issued, &resource)).into_response(),
+        Err(denied) => denied.into_response(),
+        Ok((issued, resource)) => Json(body(&identity, &issued, resource)).into_response(),
     }
 }

@@ -178,7 +178,7 @@ impl AzureSimulator {
         format!("{}{}", self.endpoint(), identity::APP_SERVICE_PATH)
     }
 
-    /// The requests so far.
+    /// What came, and how it was answered.
     pub fn requests(&self) -> &Requests {
         &self.requests
     }

@@ -182,7 +182,7 @@ impl Default for SimulatorOptions {
             regional_quota: 350,
             restricted_sizes: Vec::new(),
             enforce_budgets: false,
-            nic_reservation: Duration::from_secs(180),
+            nic_reservation: Duration::from_mins(3),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Every request that came, so that tests can count writes, see who came too early after a 429,
 //! and wait for a request instead of sleeping.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use tokio::sync::watch;
 
 use super::listener::BreakConnection;
 use super::selector::Selector;
+
+/// How many requests are kept; the oldest go first.
+const KEPT: usize = 100_000;
 
 /// One request and how it was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,14 +66,14 @@ impl Recorded {
     }
 }
 
-/// The requests so far, in the order in which they came. Cheap to clone; all clones are one list.
+/// The last 100,000 requests, in the order in which they came. Cheap to clone; all clones are one list.
 #[derive(Debug, Clone)]
 pub struct Requests(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     clock: Arc<dyn Clock>,
-    list: Mutex<Vec<Recorded>>,
+    list: Mutex<VecDeque<Recorded>>,
     changed: watch::Sender<()>,
 }
 
@@ -83,13 +87,13 @@ impl Requests {
         }))
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<Recorded>> {
+    fn list(&self) -> MutexGuard<'_, VecDeque<Recorded>> {
         self.0.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All of them.
     pub fn all(&self) -> Vec<Recorded> {
-        self.list().clone()
+        self.list().iter().cloned().collect()
     }
 
     /// Those that `selector` selects.
@@ -116,25 +120,22 @@ impl Requests {
     /// Those of a method and path that had been told to wait (429 or 503 with `Retry-After`) and
     /// came again before that time was over.
     pub fn too_early(&self) -> Vec<Recorded> {
-        let all = self.all();
-        let told_to_wait = |earlier: &Recorded, one: &Recorded| {
-            let Outcome::Answered {
-                status,
+        let mut waits: HashMap<(Method, String), DateTime<Utc>> = HashMap::new();
+        let mut early = Vec::new();
+        for one in self.all() {
+            let key = (one.method.clone(), one.path.clone());
+            if waits.get(&key).is_some_and(|until| one.at < *until) {
+                early.push(one.clone());
+            }
+            if let Outcome::Answered {
+                status: StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE,
                 retry_after: Some(wait),
-            } = earlier.outcome
-            else {
-                return false;
-            };
-            let same = earlier.method == one.method && earlier.path == one.path;
-            let busy = status == StatusCode::TOO_MANY_REQUESTS
-                || status == StatusCode::SERVICE_UNAVAILABLE;
-            same && busy && one.at < earlier.at + wait
-        };
-        all.iter()
-            .enumerate()
-            .filter(|(i, one)| all[..*i].iter().any(|earlier| told_to_wait(earlier, one)))
-            .map(|(_, one)| one.clone())
-            .collect()
+            } = one.outcome
+            {
+                waits.insert(key, one.at + wait);
+            }
+        }
+        early
     }
 
     /// Waits until `selector` has selected `count` requests that have ended, and returns these.
@@ -164,13 +165,18 @@ impl Requests {
             at: self.0.clock.now(),
             outcome: Outcome::Open,
         };
-        self.list().push(recorded.clone());
+        let mut list = self.list();
+        if list.len() >= KEPT {
+            list.pop_front();
+        }
+        list.push_back(recorded.clone());
+        drop(list);
         recorded
     }
 
     fn end(&self, mut open: Recorded, outcome: Outcome) {
         // By value: positions change when the list is cleared.
-        if let Some(found) = self.list().iter_mut().find(|one| **one == open) {
+        if let Some(found) = self.list().iter_mut().rev().find(|one| **one == open) {
             open.outcome = outcome;
             *found = open;
         }

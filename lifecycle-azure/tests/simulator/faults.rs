@@ -6,9 +6,9 @@ use lifecycle_azure::simulator::{
     AzureSimulator, Fault, FaultRates, Outcome, Selector, SimulatorOptions, When,
 };
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::azure::{Azure, LOCATION, client, machine, reply, token_request};
+use super::azure::{Azure, LOCATION, client, inline_machine, machine, reply, token_request};
 
 const WAIT: Duration = Duration::from_secs(7);
 
@@ -180,6 +180,42 @@ async fn a_seed_gives_the_same_run_again() {
     assert_ne!(first, fates(8).await);
     for fate in [None, Some(200), Some(429), Some(500)] {
         assert!(first.contains(&fate), "{fate:?} in {first:?}");
+    }
+}
+
+/// Asks until it is answered with one of these statuses.
+async fn insist(azure: &Azure, method: Method, path: &str, body: &Value, good: &[u16]) {
+    loop {
+        let request = azure.request(method.clone(), path).json(body);
+        let answered = request.send().await.map(|answer| answer.status().as_u16());
+        if answered.is_ok_and(|status| good.contains(&status)) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_asks_again_gets_there_and_leaves_nothing() {
+    for seed in 0..4 {
+        let azure = Azure::start().await;
+        azure.prepare().await;
+        azure
+            .simulator
+            .faults()
+            .seed(seed, FaultRates::transient(0.1));
+        for name in ["a", "b", "c"] {
+            let body = inline_machine(name);
+            insist(&azure, Method::PUT, &machine(name), &body, &[200, 201]).await;
+        }
+        assert_eq!(azure.simulator.machines().len(), 3, "seed {seed}");
+        for name in ["a", "b", "c"] {
+            let nothing = Value::Null;
+            insist(&azure, Method::DELETE, &machine(name), &nothing, &[204]).await;
+        }
+        azure.simulator.faults().clear();
+        let left = azure.get("/resources").await.is(200);
+        let left = left.body["value"].as_array().unwrap().clone();
+        assert_eq!(left.len(), 1, "seed {seed}: the network alone: {left:?}");
     }
 }
 

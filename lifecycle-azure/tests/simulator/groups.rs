@@ -104,6 +104,29 @@ async fn while_it_is_deleted_nothing_is_made_in_it() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_fails_leaves_what_can_be_deleted_again() {
+    let azure = Azure::start().await;
+    azure.prepare().await;
+    let begun = azure.create("vm").await.is(201);
+    azure.end(&begun).await;
+    let fails = Fault::OperationFails {
+        code: "InternalServerError".into(),
+        message: "Something went wrong.".into(),
+    };
+    let delete = When::request(Method::DELETE, "/resourceGroups/");
+    azure.simulator.faults().add(delete, fails);
+    let path = format!("/resourceGroups/{GROUP}");
+    let begun = azure.delete(&path).await.is(202);
+    gone(&azure, &begun)
+        .await
+        .refused(409, "InternalServerError");
+    let vm = azure.get(&machine("vm")).await.is(200);
+    assert_eq!(vm.body["properties"]["provisioningState"], "Failed");
+    let begun = azure.delete(&path).await.is(202);
+    gone(&azure, &begun).await.is(200);
+}
+
+#[tokio::test]
 async fn what_somebody_outside_uses_keeps_a_group() {
     let azure = Azure::start().await;
     azure.prepare().await;

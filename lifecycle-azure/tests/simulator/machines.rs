@@ -429,6 +429,56 @@ async fn a_nic_has_one_machine() {
 }
 
 #[tokio::test]
+async fn a_disk_is_made_once() {
+    let azure = prepared().await;
+    let mut body = inline_machine("vm");
+    body["properties"]["storageProfile"]["osDisk"] =
+        json!({"createOption": "FromImage", "name": "disk", "deleteOption": "Detach"});
+    let begun = azure.put(&machine("vm"), &body).await.is(201);
+    azure.end(&begun).await;
+    let disk = format!("/resourceGroups/{GROUP}/providers/Microsoft.Compute/disks/disk");
+    azure
+        .delete(&disk)
+        .await
+        .refused(409, "OperationNotAllowed");
+    let deleted = azure.delete(&machine("vm")).await.is(202);
+    azure.end(&deleted).await;
+    let again = azure.put(&machine("vm"), &body).await;
+    again.refused(409, "ConflictingUserInput");
+    let deleted = azure.delete(&disk).await.is(202);
+    azure.end(&deleted).await;
+    azure.put(&machine("vm"), &body).await.is(201);
+}
+
+#[tokio::test]
+async fn the_typed_client_for_rust_reads_what_is_answered() {
+    use azure_mgmt_compute::models;
+    let azure = with_machine().await;
+    let body = azure.get(&machine("vm?$expand=instanceView")).await.body;
+    let vm: models::VirtualMachine = serde_json::from_value(body).unwrap();
+    let properties = vm.properties.unwrap();
+    assert_eq!(properties.provisioning_state.unwrap(), "Succeeded");
+    assert_eq!(properties.instance_view.unwrap().statuses.len(), 2);
+    let body = azure
+        .get("/providers/Microsoft.Compute/virtualMachines")
+        .await
+        .body;
+    let list: models::VirtualMachineListResult = serde_json::from_value(body).unwrap();
+    assert_eq!(list.value.len(), 1);
+    let body = azure.get("/providers/Microsoft.Compute/skus").await.body;
+    let skus: models::ResourceSkusResult = serde_json::from_value(body).unwrap();
+    assert!(!skus.value.is_empty());
+    let usages = "/providers/Microsoft.Compute/locations/westeurope/usages";
+    let body = azure.get(usages).await.body;
+    let usages: models::ListUsagesResult = serde_json::from_value(body).unwrap();
+    assert!(!usages.value.is_empty());
+    let disks = format!("/resourceGroups/{GROUP}/providers/Microsoft.Compute/disks");
+    let body = azure.get(&disks).await.body;
+    let disks: models::DiskList = serde_json::from_value(body).unwrap();
+    assert_eq!(disks.value.len(), 1);
+}
+
+#[tokio::test]
 async fn an_identity_gets_its_ids() {
     let azure = prepared().await;
     let mut body = inline_machine("vm");

@@ -12,17 +12,14 @@ fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/microsoft")
 }
 
-/// The interpreter that has Microsoft's packages.
+/// The interpreter that has Microsoft's packages, in a virtual environment of `script/test`.
 fn python() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-        PathBuf::from,
-    );
-    let python = target.join("microsoft/bin/python");
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/microsoft");
+    let python = venv.join("bin/python");
     assert!(
         python.exists(),
         "Microsoft's clients are not installed: python3 -m venv {0} && {0}/bin/pip install -r {1}",
-        target.join("microsoft").display(),
+        venv.display(),
         scripts().join("requirements.txt").display(),
     );
     python

@@ -172,9 +172,13 @@ pub(crate) fn delete(
             Ok(()) => {
                 world.groups.remove(&key);
             }
-            Err(_) => {
+            Err(problem) => {
                 if let Some(group) = world.groups.get_mut(&key) {
                     group.deleting = false;
+                }
+                // What was about to go with it is there still, and can be deleted by itself.
+                for machine in keys::<machine::Machine>(world, &inside) {
+                    machine::mark_failed(world, &machine, problem.clone());
                 }
             }
         }

@@ -59,7 +59,7 @@ pub(crate) fn group_key(subscription: &str, group: &str) -> Key {
     format!("/subscriptions/{subscription}/resourcegroups/{group}").to_lowercase()
 }
 
-/// The key of an id that somebody wrote; without the part of a child (`/subnets/…`) that may follow.
+/// The key of an id that somebody wrote.
 pub(crate) fn key_of(id: &str) -> Key {
     id.trim_end_matches('/').to_lowercase()
 }

@@ -90,7 +90,7 @@ impl Interface {
             _ => self
                 .reservation(now)
                 .filter(|other| *other != machine)
-                .map(|other| self.reserved_for(other)),
+                .map(Self::reserved_for),
         }
     }
 
@@ -108,7 +108,7 @@ impl Interface {
         Problem::new("NicInUse", message)
     }
 
-    fn reserved_for(&self, machine: &ResourceId) -> Problem {
+    fn reserved_for(machine: &ResourceId) -> Problem {
         let message = format!(
             "Nic(s) in request is reserved for another Virtual Machine for 180 seconds. Please provide \
              another nic(s) or retry after 180 seconds. Reserved VM: {machine}"
@@ -185,9 +185,7 @@ impl Resource for Interface {
     fn in_use(&self, world: &World) -> Option<Problem> {
         match &self.machine {
             Some(machine) => Some(self.used_by(machine)),
-            None => self
-                .reservation(world.now)
-                .map(|other| self.reserved_for(other)),
+            None => self.reservation(world.now).map(Self::reserved_for),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Virtual networks and their subnets.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use axum::http::StatusCode;
@@ -292,19 +293,18 @@ pub(crate) fn pick_address(
         .and_then(|network| network.subnet(name))
         .ok_or_else(missing)?;
     let subnet_key = key_of(subnet_id);
-    let in_use = |address: Ipv4Addr| {
-        taken.contains(&address)
-            || world
-                .interfaces
-                .iter()
-                .filter(|(key, _)| *key != own)
-                .flat_map(|(_, interface)| interface.configurations())
-                .any(|(_, one)| key_of(&one.subnet) == subnet_key && one.private == address)
-    };
+    let others = world
+        .interfaces
+        .iter()
+        .filter(|(key, _)| *key != own)
+        .flat_map(|(_, interface)| interface.configurations())
+        .filter(|(_, one)| key_of(&one.subnet) == subnet_key)
+        .map(|(_, one)| one.private);
+    let in_use: BTreeSet<Ipv4Addr> = others.chain(taken.iter().copied()).collect();
     // The network's own address is not among the hosts.
     let mut usable = subnet.prefix.hosts().skip(KEPT_AT_START - 1);
     let Some(asked) = asked else {
-        return usable.find(|address| !in_use(*address)).ok_or_else(|| {
+        return usable.find(|address| !in_use.contains(address)).ok_or_else(|| {
             let message =
                 format!("Subnet {name} with address prefix {} does not have enough capacity for 1 IP addresses.", subnet.prefix);
             Problem::new("SubnetIsFull", message).bad_request()
@@ -323,7 +323,7 @@ pub(crate) fn pick_address(
         );
         return Err(Problem::new("PrivateIPAddressNotInSubnet", message).bad_request());
     }
-    if in_use(address) {
+    if in_use.contains(&address) {
         let message =
             format!("Private IP address {address} is already allocated in subnet {subnet_id}.");
         return Err(Problem::new("PrivateIPAddressIsAllocated", message).bad_request());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -12,6 +12,9 @@ use super::problem::Problem;
 use super::world::World;
 use crate::simulator::cloud::Cloud;
 use crate::simulator::fault::Injected;
+
+/// How long an operation that has ended can be asked for.
+const KEPT: TimeDelta = TimeDelta::hours(24);
 
 /// An operation's id.
 pub(crate) type OperationId = Uuid;
@@ -78,6 +81,13 @@ impl Operations {
         self.0.get(&id)
     }
 
+    /// Forgets those that ended before this.
+    fn forget(&mut self, before: DateTime<Utc>) {
+        let kept =
+            |operation: &Operation| operation.end.as_ref().is_none_or(|end| end.at >= before);
+        self.0.retain(|_, operation| kept(operation));
+    }
+
     fn end(&mut self, id: OperationId, at: DateTime<Utc>, outcome: Outcome) {
         if let Some(operation) = self.0.get_mut(&id)
             && operation.end.is_none()
@@ -117,6 +127,7 @@ pub(crate) fn begin(
 ) -> OperationId {
     let id = cloud.ids.uuid();
     let stop = cloud.stop.child_token();
+    world.operations.forget(world.now - KEPT);
     world.operations.0.insert(
         id,
         Operation {

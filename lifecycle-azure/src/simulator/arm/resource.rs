@@ -330,7 +330,11 @@ pub(crate) fn delete<R: Resource>(
         return Ok(Answer::new(StatusCode::NO_CONTENT));
     };
     if let Some(problem) = found.in_use(world) {
-        return Err(problem.bad_request());
+        // Each provider has a status of its own for this.
+        return Err(match R::NAMESPACE {
+            "Microsoft.Compute" => problem.conflict(),
+            _ => problem.bad_request(),
+        });
     }
     let location = found.head().location.clone();
     if let Some(found) = R::shelf_mut(world).get_mut(&key) {

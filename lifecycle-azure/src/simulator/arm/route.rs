@@ -239,7 +239,7 @@ fn of_machine(call: &Call<'_>, world: &mut World, id: &ResourceId, rest: &[&str]
         (Method::GET, []) => machine::get(call, world, id),
         (Method::PUT, []) => machine::put(call, world, id),
         (Method::PATCH, []) => machine::patch(call, world, id),
-        (Method::DELETE, []) => machine::delete(call, world, id),
+        (Method::DELETE, []) => Ok(machine::delete(call, world, id)),
         (Method::GET, ["instanceview"]) => machine::instance_view(world, id),
         (Method::POST, [action]) => {
             machine::act(call, world, id, action).unwrap_or_else(|| Err(unknown(call)))

@@ -169,13 +169,9 @@ fn unmade(id: &ResourceId) -> Refusal {
 }
 
 /// Deletes a VM, and with it what has `deleteOption: Delete`.
-pub(crate) fn delete(
-    call: &Call<'_>,
-    world: &mut World,
-    id: &ResourceId,
-) -> Result<Answer, Refusal> {
+pub(crate) fn delete(call: &Call<'_>, world: &mut World, id: &ResourceId) -> Answer {
     let Ok(machine) = find::<Machine>(world, id) else {
-        return Ok(Answer::new(StatusCode::NO_CONTENT));
+        return Answer::new(StatusCode::NO_CONTENT);
     };
     let power = machine.power;
     let begin = Begin {
@@ -203,5 +199,5 @@ pub(crate) fn delete(
     };
     let operation = replace_operation(call, world, id, begin, work, finish);
     set(world, &key, Provisioning::Deleting, power);
-    Ok(Answer::new(StatusCode::ACCEPTED).following(operation))
+    Answer::new(StatusCode::ACCEPTED).following(operation)
 }

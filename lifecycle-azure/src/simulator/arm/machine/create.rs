@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::request::{DiskRequest, MachineRequest, NetworkRequest};
 use super::{Attached, DiskUse, Machine, Power, is_delete, set, update};
@@ -38,6 +39,7 @@ pub(crate) fn put(call: &Call<'_>, world: &mut World, id: &ResourceId) -> Result
     }
     let head = head_of(call, id, None, Provisioning::Creating)?;
     let request = MachineRequest::read(call, &head.location)?;
+    disks_are_new(world, id, &request)?;
     let named = named_interfaces(world, id, &head.location, &request.network)?;
     let forced = call.injected.quota_exceeded;
     let options = &call.cloud.options;
@@ -131,6 +133,26 @@ pub(super) fn allocation_failed() -> Problem {
     )
 }
 
+/// A disk is made from an image, or empty: never over one that is there.
+fn disks_are_new(world: &World, id: &ResourceId, request: &MachineRequest) -> Result<(), Refusal> {
+    let disks = request.data_disks.iter().chain([&request.os_disk]);
+    for name in disks.filter_map(|disk| disk.name.as_deref()) {
+        if world
+            .disks
+            .contains_key(&id.sibling(Disk::KIND, name).key())
+        {
+            let message = format!(
+                "Disk {name} already exists in resource group {}. Only CreateOption.Attach is supported.",
+                id.group.to_uppercase()
+            );
+            return Err(Problem::new("ConflictingUserInput", message)
+                .at("disk.name")
+                .conflict());
+        }
+    }
+    Ok(())
+}
+
 /// The interfaces that a request names, if it names any and the VM can have them.
 fn named_interfaces(
     world: &World,
@@ -191,19 +213,33 @@ struct Made {
     addresses: Vec<Key>,
 }
 
-/// Where something new is made with a VM: its name has a part that the client cannot know, so that
-/// nobody guesses it instead of reading what the VM shows.
+/// The id of something new that is made with a VM. Its name has a part that no client would guess, so
+/// that it is read from what the VM shows; and which is the same in every run, for faults by a seed.
+fn id_beside<R: Resource>(world: &World, machine: &Head, name: &str, digits: usize) -> ResourceId {
+    let mut tried = 0_u32;
+    loop {
+        let mut hash = Sha256::new();
+        hash.update(machine.id.key());
+        hash.update(name);
+        hash.update(tried.to_be_bytes());
+        let digest = hex::encode(hash.finalize());
+        let part = digest.get(..digits).unwrap_or_default();
+        let id = machine.id.sibling(R::KIND, &format!("{name}{part}"));
+        if !R::shelf(world).contains_key(&id.key()) {
+            return id;
+        }
+        tried += 1;
+    }
+}
+
 fn head_beside(
     call: &Call<'_>,
     machine: &Head,
-    kind: &'static str,
-    name: &str,
+    id: ResourceId,
     tags: &Value,
 ) -> Result<Head, Refusal> {
-    let unique = call.cloud.ids.uuid().simple().to_string();
-    let name = format!("{name}-{}", unique.get(..8).unwrap_or_default());
     Ok(Head {
-        id: machine.id.sibling(kind, &name),
+        id,
         location: machine.location.clone(),
         tags: tags_of(tags)?.unwrap_or_default(),
         etag: call.cloud.ids.uuid(),
@@ -223,7 +259,8 @@ fn make_interface(
         .get("name")
         .and_then(Value::as_str)
         .ok_or_else(|| required("networkInterfaceConfigurations.name"))?;
-    let head = head_beside(call, machine, Interface::KIND, name, configuration)?;
+    let id = id_beside::<Interface>(world, machine, &format!("{name}-"), 8);
+    let head = head_beside(call, machine, id.clone(), configuration)?;
     let mut body =
         json!({"properties": configuration.get("properties").cloned().unwrap_or_default()});
     let listed = body
@@ -239,14 +276,13 @@ fn make_interface(
         let name = asked.get("name").and_then(Value::as_str).ok_or_else(|| {
             required("networkInterfaceConfigurations.publicIPAddressConfiguration.name")
         })?;
-        let head = head_beside(call, machine, PublicAddress::KIND, name, &asked)?;
-        let id = head.id.clone();
+        let id = id_beside::<PublicAddress>(world, machine, &format!("{name}-"), 8);
+        let head = head_beside(call, machine, id.clone(), &asked)?;
         let address = PublicAddress::declare(world, head, &asked, None, ids)?;
         world.addresses.insert(id.key(), address);
         made.addresses.push(id.key());
         one["properties"]["publicIPAddress"] = json!({"id": id.to_string()});
     }
-    let id = head.id.clone();
     let interface = Interface::declare(world, head, &body, None, ids)?;
     world.interfaces.insert(id.key(), interface);
     made.interfaces.push(id.key());
@@ -271,13 +307,11 @@ fn make_disk(
     os: Option<&'static str>,
     disks: &mut Vec<DiskUse>,
 ) -> Value {
-    let unique = call.cloud.ids.uuid().simple().to_string();
     let kind = if os.is_some() { "OsDisk_1" } else { "disk" };
-    let name = request
-        .name
-        .clone()
-        .unwrap_or_else(|| format!("{}_{kind}_{unique}", machine.id.name));
-    let id = machine.id.sibling(Disk::KIND, &name);
+    let id = match &request.name {
+        Some(name) => machine.id.sibling(Disk::KIND, name),
+        None => id_beside::<Disk>(world, machine, &format!("{}_{kind}_", machine.id.name), 32),
+    };
     let disk = Disk {
         head: Head {
             id: id.clone(),
@@ -294,7 +328,7 @@ fn make_disk(
     };
     world.disks.insert(id.key(), disk);
     let mut shown = json!({
-        "name": name,
+        "name": id.name,
         "createOption": if os.is_some() { "FromImage" } else { "Empty" },
         "caching": request.caching,
         "managedDisk": {"storageAccountType": request.sku, "id": id.to_string()},

@@ -175,6 +175,13 @@ pub(crate) fn mark_deleting(world: &mut World, key: &Key) {
     }
 }
 
+/// Ends the deletion of a VM that is there still.
+pub(crate) fn mark_failed(world: &mut World, key: &Key, problem: Problem) {
+    if let Some(machine) = world.machines.get_mut(key) {
+        machine.head.state = Provisioning::Failed(problem);
+    }
+}
+
 impl Resource for Machine {
     const KIND: &'static str = "Microsoft.Compute/virtualMachines";
     const NAMESPACE: &'static str = "Microsoft.Compute";

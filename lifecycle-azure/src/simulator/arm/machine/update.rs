@@ -173,9 +173,9 @@ fn change(
             machine.head.tags = tags;
         }
     }
-    let operation = if never_made {
+    let (operation, state) = if never_made {
         // Its creation failed, or is under way: it is tried once more.
-        begin_making(call, world, id)?
+        (begin_making(call, world, id)?, Provisioning::Creating)
     } else {
         let begin = Begin {
             subscription: id.subscription.clone(),
@@ -190,9 +190,10 @@ fn change(
             set(world, &key, Provisioning::after(&worked), power);
             worked
         };
-        replace_operation(call, world, id, begin, async { Ok(()) }, finish)
+        let operation = replace_operation(call, world, id, begin, async { Ok(()) }, finish);
+        (operation, Provisioning::Updating)
     };
-    set(world, &id.key(), Provisioning::Updating, power);
+    set(world, &id.key(), state, power);
     let shown = find::<Machine>(world, id)?.show(world);
     Ok(Answer::new(StatusCode::OK).body(shown).following(operation))
 }

@@ -144,10 +144,17 @@ pub(crate) fn write(root: &Path, files: &[(&str, &[u8])]) {
     }
 }
 
+/// Bytes that change every `step` bytes.
+pub(crate) fn pattern(size: usize, step: usize) -> Vec<u8> {
+    let steps = (0..=250_u8).cycle();
+    let bytes = steps.flat_map(|byte| std::iter::repeat_n(byte, step));
+    bytes.take(size).collect()
+}
+
 /// Some code base with all that is hard to keep on a share.
 pub(crate) fn sample() -> TempDir {
     let root = TempDir::new().unwrap();
-    let big: Vec<u8> = (0..9_u32 << 20).map(|n| (n / 7 % 251) as u8).collect();
+    let big = pattern(9 << 20, 7);
     write(
         root.path(),
         &[

@@ -149,7 +149,7 @@ async fn a_busy_share_is_given_the_time_that_it_asks_for() {
     assert_eq!(bench.requests.too_early(), []);
     assert_eq!(bench.faults.pending(), 0);
 
-    let wait = Duration::from_secs(600);
+    let wait = Duration::from_mins(10);
     let throttled = Fault::Throttled { retry_after: wait };
     bench.faults.add(When::next(any()), throttled);
     let error = store.digest("svc").await.unwrap_err();
@@ -167,7 +167,7 @@ async fn a_share_that_does_not_answer_in_time_is_told_as_such() {
     let key = lifecycle_azure::FilesCredential::SharedKey(bench.key.clone());
     let limit = Duration::from_millis(100);
     let store = bench.builder(key).timeout(limit).build().unwrap();
-    let slow = Fault::SlowAnswer(Duration::from_secs(60));
+    let slow = Fault::SlowAnswer(Duration::from_mins(1));
     bench.faults.add(When::next(any()).always(), slow);
     let error = store.list().await.unwrap_err();
     assert!(

@@ -2,7 +2,7 @@
 
 use lifecycle_core::code::CodeStore;
 
-use crate::bench::{Bench, archive, local_archive, local_digest, unpacked, write};
+use crate::bench::{Bench, archive, local_archive, local_digest, pattern, unpacked, write};
 use crate::wire::Wire;
 
 #[tokio::test]
@@ -10,7 +10,7 @@ async fn plain_files_have_the_digest_of_the_same_files_elsewhere() {
     let bench = Bench::start().await;
     let (store, wire) = (bench.with_key(), Wire::new(&bench));
     bench.service.set_page(3);
-    let big: Vec<u8> = (0..9_u32 << 20).map(|n| (n / 5 % 241) as u8).collect();
+    let big = pattern(9 << 20, 5);
     let mut files: Vec<(&str, &[u8])> = vec![
         ("Dockerfile", b"FROM scratch\n"),
         (".dockerignore", b"out\n!out/keep\n"),

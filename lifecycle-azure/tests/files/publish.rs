@@ -8,7 +8,7 @@ use lifecycle_core::Error;
 use lifecycle_core::code::{CodeStore, read_file};
 use tempfile::TempDir;
 
-use crate::bench::{Bench, archive, local_archive, local_digest, sample, write};
+use crate::bench::{Bench, archive, local_archive, local_digest, pattern, sample, write};
 
 #[tokio::test]
 async fn what_is_published_has_the_digest_and_the_archive_of_its_source() {
@@ -101,7 +101,10 @@ async fn what_nobody_needs_goes_once_nobody_can_be_reading_it() {
 #[tokio::test]
 async fn publishers_do_not_mix() {
     let (bench, one, two) = (Bench::start().await, sample(), sample());
-    write(two.path(), &[("big.bin", &[7; 3 << 20]), ("only", b"two")]);
+    write(
+        two.path(),
+        &[("big.bin", &vec![7; 3 << 20]), ("only", b"two")],
+    );
     let digests = [
         local_digest(one.path()).await,
         local_digest(two.path()).await,
@@ -153,7 +156,7 @@ async fn a_name_that_holds_other_files_is_left_alone() {
 async fn a_slow_reader_has_a_few_pieces_waiting_whatever_the_size() {
     let bench = Bench::start().await;
     let root = TempDir::new().unwrap();
-    let big: Vec<u8> = (0..32_u32 << 20).map(|n| (n >> 17) as u8).collect();
+    let big = pattern(32 << 20, (2 << 20) + 1);
     write(root.path(), &[("big", &big)]);
     let store = bench.with_key();
     let code = store.publish("svc", root.path()).await.unwrap().code;
@@ -175,7 +178,7 @@ async fn a_publish_that_is_dropped_leaves_the_old() {
     let old = store.publish("svc", root.path()).await.unwrap().code;
     write(
         root.path(),
-        &[("big.bin", &[9; 8 << 20]), ("run.sh", b"new")],
+        &[("big.bin", &vec![9; 8 << 20]), ("run.sh", b"new")],
     );
     let chunks = Selector::method(Method::PUT).path("/chunks/");
     bench.requests.clear();

@@ -10,6 +10,10 @@ use secrecy::ExposeSecret as _;
 
 use crate::bench::{ACCOUNT, Bench, SHARE};
 
+/// Method, path, query, headers, size of the body; status and code that are answered.
+type Case<'c> = (&'c str, &'c str, &'c str, Headers<'c>, usize, u16, &'c str);
+type Headers<'c> = &'c [(&'c str, &'c str)];
+
 /// A client that holds a signature.
 pub(crate) struct Wire {
     client: reqwest_013::Client,
@@ -144,7 +148,7 @@ async fn what_azure_refuses_is_refused() {
     let file = [("x-ms-type", "file"), ("x-ms-content-length", "10")];
     let range = |range| [("x-ms-write", "update"), ("x-ms-range", range)];
     let none: &[(&str, &str)] = &[];
-    let cases: &[(&str, &str, &str, &[(&str, &str)], usize, u16, &str)] = &[
+    let cases: &[Case] = &[
         ("PUT", "absent/file", "", &file, 0, 404, "ParentNotFound"),
         ("PUT", "a/b:c", "", &file, 0, 400, "InvalidResourceName"),
         ("PUT", "a", "", &file, 0, 409, "ResourceTypeMismatch"),

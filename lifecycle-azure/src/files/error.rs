@@ -40,9 +40,9 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// What went wrong while `doing`. Nothing of opendal's own text is passed on: it may hold an
+    /// What went wrong with `path` of the share while `doing`. Nothing of opendal's own text is passed on: it may hold an
     /// address with a signature.
-    pub(super) fn explain(&self, doing: &str, error: &opendal::Error) -> Error {
+    pub(super) fn explain(&self, path: &str, doing: &str, error: &opendal::Error) -> Error {
         let what = format!("{doing} ({self})");
         let source = std::error::Error::source(error).and_then(|one| one.downcast_ref());
         match source {
@@ -64,6 +64,9 @@ impl Place {
                 what,
                 after: self.timeout,
             },
+            None if error.kind() == ErrorKind::NotFound => {
+                Error::not_found(format!("`{path}` in {self}"))
+            }
             None => of_opendal(what, error),
         }
     }
@@ -149,7 +152,6 @@ impl Place {
 /// What opendal itself finds wrong.
 fn of_opendal(what: String, error: &opendal::Error) -> Error {
     match error.kind() {
-        ErrorKind::NotFound => Error::not_found(what),
         _ if error.is_temporary() => Error::Interrupted {
             what,
             source: Some("the answer was cut short".into()),
@@ -197,7 +199,7 @@ mod tests {
             request: "1234".to_owned(),
             retry_after: after.map(Duration::from_secs),
         };
-        place(with).explain("reading", &trouble.into())
+        place(with).explain("a/b", "reading", &trouble.into())
     }
 
     #[test]
@@ -242,7 +244,12 @@ mod tests {
     #[test]
     fn what_opendal_says_is_kept_back() {
         let error = opendal::Error::new(ErrorKind::Unexpected, "https://x/?sig=secret");
-        let shown = format!("{:?}", place(With::Key).explain("reading", &error));
+        let absent = opendal::Error::new(ErrorKind::NotFound, "https://x/?sig=secret");
+        let shown = place(With::Key)
+            .explain("a/b", "reading", &absent)
+            .to_string();
+        assert!(shown.starts_with("`a/b` in share `code`"), "{shown}");
+        let shown = format!("{:?}", place(With::Key).explain("a/b", "reading", &error));
         assert!(!shown.contains("secret"), "{shown}");
     }
 }

@@ -119,6 +119,7 @@ impl AzureFiles {
             return Ok(version.contents(name));
         }
         if others == 0 {
+            self.memory().plain.remove(name.as_str());
             return Err(Error::not_found(format!(
                 "code base `{name}` in {}",
                 self.share.place()

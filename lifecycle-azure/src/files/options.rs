@@ -21,6 +21,10 @@ use crate::trust;
 
 /// How long one request may take, with up to 2 MiB to carry.
 const TIMEOUT: Duration = Duration::from_mins(2);
+/// The shortest time limit that makes sense.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
+/// The shortest time in which a publish could be expected to end.
+const SHORTEST_KEEP: Duration = Duration::from_mins(10);
 /// How long a version is kept after another took its place.
 const KEEP: Duration = Duration::from_hours(24);
 
@@ -85,15 +89,15 @@ impl AzureFilesBuilder {
         self
     }
 
-    /// How long one request may take; two minutes unless said.
+    /// How long one request may take, at least 10 ms; two minutes unless said.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long a version stays readable after another took its place; a day unless said. A
-    /// publish must end within half of it.
+    /// How long a version stays readable after another took its place, at least ten minutes; a
+    /// day unless said. A publish must end within half of it.
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = keep;
@@ -113,6 +117,7 @@ impl AzureFilesBuilder {
     /// [`Error::Invalid`] names the value that cannot be used; it never holds a secret.
     pub fn build(self) -> Result<AzureFiles> {
         self.check_names()?;
+        self.check_times()?;
         let endpoint = self.url()?;
         let (with, config) = self.credential()?;
         let config = AzfileConfig {
@@ -131,7 +136,7 @@ impl AzureFilesBuilder {
         let tls = trust::client_config(self.authority.as_deref())?;
         let transport = HttpTransporter::new(Transport::new(tls, self.timeout)?);
         let operator = Operator::new(config.into_builder())
-            .map_err(|error| place.explain("setting up the client of Azure Files", &error))?
+            .map_err(|error| place.explain("", "setting up the client of Azure Files", &error))?
             .with_context(OperationContext::new().with_http_transport(transport));
         Ok(AzureFiles {
             share: Share::new(operator, place, self.root.as_deref().unwrap_or_default()),
@@ -173,6 +178,22 @@ impl AzureFilesBuilder {
                 mend: "give a path in the share, such as `code`".to_owned(),
             }),
         }
+    }
+
+    fn check_times(&self) -> Result<()> {
+        for (what, time, least) in [
+            ("time limit of a request", self.timeout, SHORTEST_TIMEOUT),
+            ("time that versions are kept", self.keep, SHORTEST_KEEP),
+        ] {
+            if time < least {
+                return Err(Error::Invalid {
+                    what: format!("{what} {} s for Azure Files", time.as_secs_f64()),
+                    why: format!("it is less than {} s", least.as_secs_f64()),
+                    mend: "give it longer, or leave it out".to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn url(&self) -> Result<Url> {
@@ -341,6 +362,8 @@ mod tests {
         );
         refused(with_key().endpoint("nonsense"), "`nonsense`");
         refused(with_key().authority("nonsense"), "no certificate");
+        refused(with_key().timeout(Duration::ZERO), "time limit");
+        refused(with_key().keep(Duration::from_mins(1)), "versions are kept");
         for bad in ["c2VjcmV0IGtleQ", "", "c2VjcmV0!"] {
             let key = FilesCredential::SharedKey(SecretString::from(bad));
             refused(AzureFiles::builder("account", "code", key), "the key");

@@ -287,6 +287,7 @@ impl AzureFiles {
         let file = version::file_name(last.map_or(1, |last| last.saturating_add(1)), publish);
         let path = format!("{}/{file}", version::directory(name.as_str()));
         self.share.write(&path, bytes, doing).await?;
+        // Read back as any reader would.
         match self.current_named(name, doing).await? {
             Some((current, _)) if current == file => Ok(()),
             _ => Err(Error::Conflict {

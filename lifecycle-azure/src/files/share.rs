@@ -72,7 +72,9 @@ impl Share {
             "" => self.root.clone(),
             directory => format!("{}{directory}/", self.root),
         };
-        let entries = self.try_often(doing, || self.operator.list(&path)).await?;
+        let entries = self
+            .try_often(&path, doing, || self.operator.list(&path))
+            .await?;
         let inside = |entry: &opendal::Entry| {
             // The directory itself comes along.
             entry.path() != path && entry.path() != "/"
@@ -110,7 +112,7 @@ impl Share {
             };
             self.operator.read_options(path, options).await
         };
-        let bytes = self.try_often(doing, read).await?.to_bytes();
+        let bytes = self.try_often(path, doing, read).await?.to_bytes();
         if bytes.len() as u64 == wanted {
             return Ok(bytes);
         }
@@ -124,13 +126,14 @@ impl Share {
     pub(super) async fn write(&self, path: &str, bytes: Bytes, doing: &str) -> Result<()> {
         let path = &format!("{}{path}", self.root);
         let write = || self.operator.write(path, bytes.clone());
-        self.try_often(doing, write).await.map(drop)
+        self.try_often(path, doing, write).await.map(drop)
     }
 
     /// Deletes a file, or a directory (with `/` at its end) that holds nothing. Absent is fine.
     pub(super) async fn delete(&self, path: &str, doing: &str) -> Result<()> {
         let path = &format!("{}{path}", self.root);
-        self.try_often(doing, || self.operator.delete(path)).await
+        self.try_often(path, doing, || self.operator.delete(path))
+            .await
     }
 
     /// Waits while Azure wants to be left alone.
@@ -153,7 +156,7 @@ impl Share {
         }
     }
 
-    async fn try_often<T, F>(&self, doing: &str, attempt: impl Fn() -> F) -> Result<T>
+    async fn try_often<T, F>(&self, path: &str, doing: &str, attempt: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = opendal::Result<T>>,
     {
@@ -161,7 +164,7 @@ impl Share {
             self.wait().await;
             let outcome = attempt().await;
             outcome.map_err(|error| {
-                let error = self.place.explain(doing, &error);
+                let error = self.place.explain(path, doing, &error);
                 self.heed(&error);
                 error
             })

@@ -61,6 +61,16 @@ pub(super) struct Chunk {
     pub(super) sha256: Sha,
 }
 
+impl Chunk {
+    /// Whether it leads to no other directory and is read at once.
+    fn is_sound(&self) -> bool {
+        let mut bytes = self.name.bytes();
+        !self.name.is_empty()
+            && bytes.all(|b| b.is_ascii_hexdigit() || b == b'-')
+            && (1..=MOST_OF_RECORD as u64).contains(&self.size)
+    }
+}
+
 /// An entry of the code base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -162,6 +172,9 @@ impl Record {
         }
         let record: Self =
             serde_json::from_slice(body).map_err(|error| corrupt(error.to_string()))?;
+        if !record.index.iter().all(Chunk::is_sound) {
+            return Err(corrupt("its index has a chunk that is none".to_owned()));
+        }
         if record.index.iter().map(|chunk| chunk.size).sum::<u64>() > MOST_OF_INDEX {
             return Err(corrupt("its index is too large".to_owned()));
         }
@@ -201,7 +214,7 @@ impl Version {
                 return Err(corrupt(format!("`{path}` is no path in a code base")));
             }
             if let Stored::File { chunks, .. } = stored
-                && chunks.iter().any(|chunk| !is_chunk(&chunk.name))
+                && !chunks.iter().all(Chunk::is_sound)
             {
                 return Err(corrupt(format!("`{path}` has a chunk that is none")));
             }
@@ -282,10 +295,6 @@ pub(super) fn chunk_name(sha256: Sha, publish: Uuid) -> String {
     format!("{}-{}", String::from(sha256), publish.simple())
 }
 
-fn is_chunk(name: &str) -> bool {
-    name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,6 +364,7 @@ mod tests {
             index.replace("a/c", "../c"),
             index.replace("a/c", "/c"),
             index.replace("\"0101", "\"../01"),
+            index.replace("\"size\":3", "\"size\":9000000000"),
             index.replace("\"b\"}", "\"x\"}"),
             index[1..].to_owned(),
         ] {

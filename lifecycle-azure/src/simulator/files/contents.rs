@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use axum::body::Bytes;
 use bytes::BytesMut;
 
-/// The bytes of a file.
-#[derive(Debug, Default)]
+/// The bytes of a file. A copy shares them.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
     size: u64,
     /// What was written, by its offset. No two overlap, and none lies beyond the size.

@@ -231,6 +231,11 @@ impl Answer {
         self.header("content-type", "application/xml").body(body)
     }
 
+    /// Without a body, for what was written.
+    pub(super) fn written(self) -> Response {
+        self.header("x-ms-request-server-encrypted", "true").empty()
+    }
+
     pub(super) fn empty(self) -> Response {
         self.0
     }

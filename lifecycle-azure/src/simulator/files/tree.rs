@@ -91,6 +91,12 @@ impl Properties {
             .header("x-ms-file-parent-id", self.parent.to_string())
     }
 
+    /// Notes a change; `number` is one that no state had before.
+    pub(super) fn change(&mut self, number: u64, now: DateTime<Utc>) {
+        self.etag = number;
+        self.modified = now;
+    }
+
     /// Those of them that tell one state from another.
     pub(super) fn stamp(&self, answer: Answer) -> Answer {
         answer

@@ -15,9 +15,7 @@ pub(super) fn create(
 ) -> Result<Response, Refusal> {
     let made = share.make_directory(&call.path, call.metadata(), now)?;
     let answer = made.tell(Answer::new(StatusCode::CREATED));
-    Ok(answer
-        .header("x-ms-request-server-encrypted", "true")
-        .empty())
+    Ok(answer.written())
 }
 
 pub(super) fn get(call: &Call, share: &mut Share) -> Result<Response, Refusal> {
@@ -34,12 +32,9 @@ pub(super) fn set_metadata(
     let number = share.change();
     let properties = &mut share.directory(&call.path)?.properties;
     properties.metadata = call.metadata();
-    properties.etag = number;
-    properties.modified = now;
+    properties.change(number, now);
     let answer = properties.stamp(Answer::new(StatusCode::OK));
-    Ok(answer
-        .header("x-ms-request-server-encrypted", "true")
-        .empty())
+    Ok(answer.written())
 }
 
 pub(super) fn delete(call: &Call, share: &mut Share) -> Result<Response, Refusal> {

@@ -60,9 +60,7 @@ pub(super) fn create(
     let (path, metadata) = (&call.path, call.metadata());
     let made = share.make_file(path, size, said(call), metadata, attributes, now)?;
     let answer = made.tell(Answer::new(StatusCode::CREATED));
-    Ok(answer
-        .header("x-ms-request-server-encrypted", "true")
-        .empty())
+    Ok(answer.written())
 }
 
 fn tell(file: &File, answer: Answer) -> Answer {
@@ -122,12 +120,9 @@ pub(super) fn set_metadata(
     let number = share.change();
     let properties = &mut share.file(&call.path)?.properties;
     properties.metadata = call.metadata();
-    properties.etag = number;
-    properties.modified = now;
+    properties.change(number, now);
     let answer = properties.stamp(Answer::new(StatusCode::OK));
-    Ok(answer
-        .header("x-ms-request-server-encrypted", "true")
-        .empty())
+    Ok(answer.written())
 }
 
 pub(super) fn set_properties(
@@ -145,12 +140,9 @@ pub(super) fn set_properties(
     if let Some(size) = size {
         file.contents.resize(size);
     }
-    file.properties.etag = number;
-    file.properties.modified = now;
+    file.properties.change(number, now);
     let answer = file.properties.tell(Answer::new(StatusCode::OK));
-    Ok(answer
-        .header("x-ms-request-server-encrypted", "true")
-        .empty())
+    Ok(answer.written())
 }
 
 pub(super) fn delete(call: &Call, share: &mut Share) -> Result<Response, Refusal> {
@@ -185,12 +177,9 @@ pub(super) fn put_range(
     } else {
         file.contents.clear(start, end);
     }
-    file.properties.etag = number;
-    file.properties.modified = now;
+    file.properties.change(number, now);
     let answer = file.properties.stamp(Answer::new(StatusCode::CREATED));
-    Ok(answer
-        .header("x-ms-request-server-encrypted", "true")
-        .empty())
+    Ok(answer.written())
 }
 
 pub(super) fn ranges(call: &Call, share: &mut Share) -> Result<Response, Refusal> {

@@ -1,13 +1,16 @@
-//! Azure for `lifecycle-core`: VMs as nodes ([`Azure`]), and a simulator of Azure that Microsoft's
-//! own clients accept (feature `simulator`).
+//! Azure for `lifecycle-core`: VMs as nodes ([`Azure`]), a share of Azure Files as code store
+//! ([`AzureFiles`]), and a simulator of both that Microsoft's own clients accept (feature
+//! `simulator`).
 //!
 //! Resource Manager (`arm`) is reached through one transport, which keeps Azure's budgets and
 //! reads its refusals; VMs through the generated client of its compute service (`compute`),
-//! networks and all else by our own requests. Why so: `docs/decisions/0021`.
+//! networks and all else by requests of our own. `provider` is the whole of [`Azure`], told from
+//! what Azure shows alone; `files` the whole of [`AzureFiles`].
 
 mod arm;
 mod compute;
 mod credential;
+mod files;
 mod first_boot;
 mod machine;
 mod network;
@@ -20,5 +23,6 @@ mod tags;
 mod trust;
 
 pub use credential::Login;
+pub use files::{AzureFiles, AzureFilesBuilder, FilesCredential, Published};
 pub use options::AzureOptions;
 pub use provider::Azure;

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 /// [`Error::Invalid`] if it holds no certificate.
 pub(crate) fn client_config(authority: Option<&str>) -> Result<ClientConfig> {
     let roots = match authority {
-        None => RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
         Some(pem) => named(pem)?,
     };
     // A provider of its own, so that it matters to nobody whether the process chose one.

@@ -16,6 +16,7 @@ mod authority;
 mod cloud;
 mod entra;
 mod fault;
+pub mod files;
 mod identity;
 mod listener;
 mod machine;
@@ -42,13 +43,15 @@ pub use listener::Listener;
 pub use machine::SimulatedMachine;
 pub use maker::{MachineChange, MachineFailure, MachineMaker, MachineOrder, StatesOnly};
 pub use options::{
-    CLIENT, CLIENT_SECRET, Client, Delays, MANAGED_IDENTITY, SUBSCRIPTION, SimulatorOptions, TENANT,
+    CLIENT, CLIENT_SECRET, Client, Delays, MANAGED_IDENTITY, STORAGE_ACCOUNT, STORAGE_KEY,
+    STORAGE_SHARE, SUBSCRIPTION, SimulatorOptions, StorageAccount, TENANT,
 };
 pub use recording::{Outcome, Recorded, Requests};
 pub use selector::Selector;
 
 use cloud::{Cloud, Parts};
 use entra::{Entra, Tokens};
+use files::FilesService;
 use identity::Identity;
 use origin::Scheme;
 
@@ -58,6 +61,9 @@ pub struct AzureSimulator {
     cloud: Cloud,
     http: Listener,
     https: Listener,
+    files: FilesService,
+    files_http: Listener,
+    files_https: Listener,
     authority: Authority,
     requests: Requests,
     faults: Faults,
@@ -92,6 +98,10 @@ impl AzureSimulator {
             Arc::clone(&clock),
             ids.as_ref(),
         ));
+        let files = FilesService::new(Arc::clone(&clock), Arc::clone(&ids));
+        for account in &options.storage_accounts {
+            files.add(account)?;
+        }
         let cloud = Cloud::new(Parts {
             clock: Arc::clone(&clock),
             ids,
@@ -112,9 +122,17 @@ impl AzureSimulator {
         let secure = router.layer(Extension(Scheme("https")));
         let http = Listener::start(options.http, plain, None).await?;
         let https = Listener::start(options.https, secure, Some(&identity)).await?;
+        let shares = |secure| observed(files.router(secure), &requests, &faults);
+        let files_http = Listener::start(options.files_http, shares(false), None).await?;
+        let identity = authority.issue(options.files_https.ip())?;
+        let files_https =
+            Listener::start(options.files_https, shares(true), Some(&identity)).await?;
         Ok(Self {
             http,
             https,
+            files,
+            files_http,
+            files_https,
             authority,
             requests,
             faults,
@@ -132,6 +150,21 @@ impl AzureSimulator {
     /// The same over https. Clients have to trust [`authority_pem`](Self::authority_pem).
     pub fn secure_endpoint(&self) -> String {
         self.https.url()
+    }
+
+    /// The address of Azure Files over http.
+    pub fn files_endpoint(&self) -> String {
+        self.files_http.url()
+    }
+
+    /// The same over https, under the same authority as all else.
+    pub fn secure_files_endpoint(&self) -> String {
+        self.files_https.url()
+    }
+
+    /// The storage accounts and what lies in them.
+    pub fn files(&self) -> &FilesService {
+        &self.files
     }
 
     /// The certificate of the authority that the https endpoint's is signed by, in PEM.
@@ -186,6 +219,8 @@ impl AzureSimulator {
             cloud,
             http,
             https,
+            files_http,
+            files_https,
             end,
             ..
         } = self;
@@ -194,6 +229,8 @@ impl AzureSimulator {
         cloud.tasks.wait().await;
         http.stop().await;
         https.stop().await;
+        files_http.stop().await;
+        files_https.stop().await;
     }
 }
 

@@ -15,6 +15,12 @@ pub struct SimulatorOptions {
     pub http: SocketAddr,
     /// Where the https endpoint listens; port 0 takes a free one.
     pub https: SocketAddr,
+    /// Where Azure Files listens over http; port 0 takes a free one.
+    pub files_http: SocketAddr,
+    /// Where Azure Files listens over https; port 0 takes a free one.
+    pub files_https: SocketAddr,
+    /// The storage accounts of Azure Files.
+    pub storage_accounts: Vec<StorageAccount>,
     /// The id of the one tenant.
     pub tenant: String,
     /// Who may ask for tokens with a secret.
@@ -66,6 +72,26 @@ impl fmt::Debug for Client {
     }
 }
 
+/// A storage account with file shares.
+#[derive(Clone)]
+pub struct StorageAccount {
+    /// Its name.
+    pub name: String,
+    /// Its key, in Base64.
+    pub key: Sensitive,
+    /// The names of its shares.
+    pub shares: Vec<String>,
+}
+
+impl fmt::Debug for StorageAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorageAccount")
+            .field("name", &self.name)
+            .field("shares", &self.shares)
+            .finish_non_exhaustive()
+    }
+}
+
 /// How long operations take, from the request to their end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delays {
@@ -113,6 +139,22 @@ pub const CLIENT: &str = "33333333-3333-3333-3333-333333333333";
 pub const CLIENT_SECRET: &str = "the-simulators-own-secret";
 /// The default managed identity.
 pub const MANAGED_IDENTITY: &str = "44444444-4444-4444-4444-444444444444";
+/// The default storage account.
+pub const STORAGE_ACCOUNT: &str = "simulatedfiles";
+/// The default storage account's key. It opens nothing but a simulator.
+pub const STORAGE_KEY: &str = "dGhlLXNpbXVsYXRvcnMtb3duLXN0b3JhZ2Uta2V5";
+/// The default storage account's share.
+pub const STORAGE_SHARE: &str = "code";
+
+impl Default for StorageAccount {
+    fn default() -> Self {
+        Self {
+            name: STORAGE_ACCOUNT.into(),
+            key: Sensitive::new(STORAGE_KEY),
+            shares: vec![STORAGE_SHARE.into()],
+        }
+    }
+}
 
 impl Default for SimulatorOptions {
     fn default() -> Self {
@@ -120,6 +162,9 @@ impl Default for SimulatorOptions {
         Self {
             http: free,
             https: free,
+            files_http: free,
+            files_https: free,
+            storage_accounts: vec![StorageAccount::default()],
             tenant: TENANT.into(),
             clients: vec![Client {
                 id: CLIENT.into(),

@@ -1,4 +1,5 @@
-//! What a code base consists of, and the digest that tells two contents apart.
+//! What a code base consists of, and the digest that tells two contents apart: for every store
+//! that holds files, so that the same files have one digest wherever they lie.
 //!
 //! Only what survives every checkout counts: paths, kinds, the executable bit, targets of
 //! symbolic links, contents. Times, owners and the other permission bits differ between two
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 const FORM: &[u8] = b"lifecycle code base 1\n";
 
 /// The file of a context that says what is left out.
-const IGNORE_FILE: &str = ".dockerignore";
+pub const IGNORE_FILE: &str = ".dockerignore";
 
 /// Sent even if left out: the builder reads both. (It drops them itself before `COPY` sees
 /// the context.)
@@ -26,25 +27,65 @@ const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
 
 /// Ours, beside the user's files: who the platform is. It comes with the first `up` and says
 /// nothing of the code, so it is never part of a code base.
-const OWN_DIRECTORY: &str = ".lifecycle";
+pub const OWN_DIRECTORY: &str = ".lifecycle";
 
-/// More than any `.dockerignore` that a person wrote.
-const IGNORE_FILE_LIMIT: u64 = 1 << 20;
+/// More than any `.dockerignore` that a person wrote, in bytes; what is beyond is not read.
+pub const IGNORE_FILE_LIMIT: u64 = 1 << 20;
 
 /// What an entry of a code base is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// A directory, empty or not.
     Directory,
-    File { executable: bool },
-    Symlink { target: PathBuf },
+    /// A regular file.
+    File {
+        /// Whether its owner may run it.
+        executable: bool,
+    },
+    /// A symbolic link, whether it leads anywhere or not.
+    Symlink {
+        /// What it says, as it stands.
+        target: PathBuf,
+    },
 }
 
 /// The entries of a code base by their paths (with `/`), parents before children.
-pub(super) type Entries = BTreeMap<String, Kind>;
+pub type Entries = BTreeMap<String, Kind>;
+
+/// What of a directory belongs to the code base, by the `.dockerignore` in it.
+#[derive(Debug, Default)]
+pub struct Selection(Rules);
+
+impl Selection {
+    /// Reads the text of a `.dockerignore`; `place` is where it lies, for the error.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a pattern that is none.
+    pub fn parse(text: &[u8], place: &str) -> Result<Self> {
+        let rules = Rules::parse(&String::from_utf8_lossy(text)).map_err(|bad| Error::Invalid {
+            what: format!("`{place}`"),
+            why: bad.to_string(),
+            mend: "mend the pattern; close each `[` and put something after `!` and `\\`"
+                .to_owned(),
+        })?;
+        Ok(Self(rules))
+    }
+
+    /// Whether the entry at this path belongs to the code base.
+    pub fn takes(&self, path: &str) -> bool {
+        path != OWN_DIRECTORY && (ALWAYS_SENT.contains(&path) || !self.0.leave_out(path))
+    }
+
+    /// Whether something below the directory at this path may belong to the code base, though
+    /// the directory itself need not.
+    pub fn enters(&self, path: &str) -> bool {
+        path != OWN_DIRECTORY && (self.0.has_exceptions() || !self.0.leave_out(path))
+    }
+}
 
 /// Finds all entries below `root` that are part of the code base.
-pub(super) fn entries(root: &Path) -> Result<Entries> {
-    let rules = rules(root)?;
+pub fn entries(root: &Path) -> Result<Entries> {
+    let selection = selection(root)?;
     let mut entries = Entries::new();
     let mut directories = vec![String::new()];
     while let Some(directory) = directories.pop() {
@@ -66,18 +107,16 @@ pub(super) fn entries(root: &Path) -> Result<Entries> {
             } else {
                 format!("{directory}/{name}")
             };
-            if relative == OWN_DIRECTORY {
-                continue;
-            }
-            let left_out = rules.leave_out(&relative) && !ALWAYS_SENT.contains(&relative.as_str());
             if file_type.is_dir() {
-                if !left_out || rules.has_exceptions() {
+                if selection.enters(&relative) {
                     directories.push(relative.clone());
                 }
-                if !left_out {
+                if selection.takes(&relative) {
                     add(&mut entries, relative, Kind::Directory);
                 }
-            } else if !left_out && let Some(kind) = kind(&entry.path(), file_type)? {
+            } else if selection.takes(&relative)
+                && let Some(kind) = kind(&entry.path(), file_type)?
+            {
                 add(&mut entries, relative, kind);
             }
         }
@@ -85,8 +124,9 @@ pub(super) fn entries(root: &Path) -> Result<Entries> {
     Ok(entries)
 }
 
-/// The parents of what an exception brought back are part of the code base too.
-fn add(entries: &mut Entries, path: String, kind: Kind) {
+/// Adds an entry and its parents: those of what an exception brought back are part of the code
+/// base too.
+pub fn add(entries: &mut Entries, path: String, kind: Kind) {
     for (end, _) in path.match_indices('/') {
         if !entries.contains_key(&path[..end]) {
             entries.insert(path[..end].to_owned(), Kind::Directory);
@@ -95,7 +135,7 @@ fn add(entries: &mut Entries, path: String, kind: Kind) {
     entries.insert(path, kind);
 }
 
-fn rules(root: &Path) -> Result<Rules> {
+fn selection(root: &Path) -> Result<Selection> {
     let path = root.join(IGNORE_FILE);
     let mut text = Vec::new();
     match File::open(&path) {
@@ -103,14 +143,10 @@ fn rules(root: &Path) -> Result<Rules> {
             .take(IGNORE_FILE_LIMIT)
             .read_to_end(&mut text)
             .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Rules::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Selection::default()),
         Err(error) => return Err(Error::io(format!("reading `{}`", path.display()), error)),
     };
-    Rules::parse(&String::from_utf8_lossy(&text)).map_err(|bad| Error::Invalid {
-        what: format!("`{}`", path.display()),
-        why: bad.to_string(),
-        mend: "mend the pattern; close each `[` and put something after `!` and `\\`".to_owned(),
-    })
+    Selection::parse(&text, &path.display().to_string())
 }
 
 /// `None` for a socket, which no archive can hold and Docker skips as well.
@@ -159,15 +195,23 @@ fn is_socket(_: fs::FileType) -> bool {
 }
 
 /// Takes entries in their order and gives the digest of them all.
-pub(super) struct Hasher(Sha256);
+#[derive(Debug)]
+pub struct Hasher(Sha256);
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Hasher {
-    pub(super) fn new() -> Self {
+    /// The digest of no entries yet.
+    pub fn new() -> Self {
         Self(Sha256::new_with_prefix(FORM))
     }
 
     /// Adds an entry; `content` is the SHA-256 of a file's content.
-    pub(super) fn add(&mut self, path: &str, kind: &Kind, content: Option<[u8; 32]>) {
+    pub fn add(&mut self, path: &str, kind: &Kind, content: Option<[u8; 32]>) {
         let (tag, extra): (u8, &[u8]) = match kind {
             Kind::Directory => (b'd', &[]),
             Kind::File { executable: false } => (b'f', &[]),
@@ -185,7 +229,8 @@ impl Hasher {
         }
     }
 
-    pub(super) fn finish(self) -> String {
+    /// The digest, in hexadecimal.
+    pub fn finish(self) -> String {
         hex::encode(self.0.finalize())
     }
 }

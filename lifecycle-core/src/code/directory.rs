@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::archive;
 use super::digest::{self, Hasher, HashingReader, Kind};
 use super::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
@@ -152,36 +153,24 @@ impl CodeStore for DirectoryStore {
 /// asked for, fails at its end if it came out as another.
 fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result<()> {
     let mut hasher = Hasher::new();
-    let mut archive = tar::Builder::new(&mut *chunks);
+    let mut builder = tar::Builder::new(&mut *chunks);
     for (path, kind) in digest::entries(root).map_err(io::Error::other)? {
-        let mut header = tar::Header::new_gnu();
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_size(0);
         let mut content = None;
         match &kind {
             Kind::Directory => {
-                header.set_entry_type(tar::EntryType::Directory);
-                header.set_mode(0o755);
-                archive.append_data(&mut header, &path, io::empty())?;
+                builder.append_data(&mut archive::header(&kind, 0), &path, io::empty())?;
             }
             Kind::Symlink { target } => {
-                header.set_entry_type(tar::EntryType::Symlink);
-                header.set_mode(0o777);
-                archive.append_link(&mut header, &path, target)?;
+                builder.append_link(&mut archive::header(&kind, 0), &path, target)?;
             }
-            Kind::File { executable } => {
+            Kind::File { .. } => {
                 let file = File::open(root.join(&path))?;
                 let size = file.metadata()?.len();
-                header.set_entry_type(tar::EntryType::Regular);
-                header.set_mode(if *executable { 0o755 } else { 0o644 });
-                header.set_size(size);
                 let mut reader = HashingReader::new(Exactly {
                     inner: file,
                     left: size,
                 });
-                archive.append_data(&mut header, &path, &mut reader)?;
+                builder.append_data(&mut archive::header(&kind, size), &path, &mut reader)?;
                 content = Some(reader.finish());
             }
         }
@@ -193,8 +182,8 @@ fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result
             root.display()
         )));
     }
-    archive.finish()?;
-    drop(archive);
+    builder.finish()?;
+    drop(builder);
     chunks.flush()
 }
 

@@ -3,27 +3,18 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
+use super::archive;
+use super::digest::Kind;
 use crate::error::{Error, Result};
 use crate::host::ByteStream;
 
-/// A block of a tar archive.
-const BLOCK: usize = 512;
-
 /// Puts a file before everything else of an archive.
 pub(crate) fn with_file(context: ByteStream, name: &str, text: &str) -> Result<ByteStream> {
-    let mut header = tar::Header::new_gnu();
-    header
-        .set_path(name)
+    let size = text.len() as u64;
+    let mut file = archive::head(name, &Kind::File { executable: false }, size)
         .map_err(|error| Error::io(format!("putting `{name}` into the build's context"), error))?;
-    header.set_mode(0o644);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_size(text.len() as u64);
-    header.set_cksum();
-    let mut file = header.as_bytes().to_vec();
     file.extend_from_slice(text.as_bytes());
-    file.resize(file.len().next_multiple_of(BLOCK), 0);
+    file.resize(file.len() + archive::padding(size), 0);
     let first = stream::once(async move { Ok(Bytes::from(file)) });
     Ok(first.chain(context).boxed())
 }

@@ -3,7 +3,8 @@
 //! [`DirectoryStore`] reads them where the user works on them; [`PublishedStore`] holds the
 //! archives that were made from them on the manager's node.
 
-mod digest;
+pub mod archive;
+pub mod digest;
 mod directory;
 mod dockerignore;
 mod inline;

@@ -201,14 +201,14 @@ fn public_of(
         return Ok(None);
     };
     let key = key_of(&id);
-    let own = own.key();
+    let own_key = own.key();
     if !world.addresses.contains_key(&key) {
-        return Err(missing_reference(&id));
+        return Err(missing_reference(&id, own));
     }
     let other = world
         .interfaces
         .iter()
-        .filter(|(other, _)| **other != own)
+        .filter(|(other, _)| **other != own_key)
         .flat_map(|(_, one)| one.configurations())
         .find(|(_, one)| one.public.as_ref() == Some(&key));
     if let Some((user, _)) = other {
@@ -240,7 +240,6 @@ impl Declared for Interface {
             .and_then(Value::as_array)
             .filter(|list| !list.is_empty())
             .ok_or_else(|| required("properties.ipConfigurations"))?;
-        let own = head.id.key();
         let mut configurations: Vec<IpConfiguration> = Vec::new();
         for one in declared {
             let text = |pointer: &str| one.pointer(pointer).and_then(Value::as_str);
@@ -263,7 +262,7 @@ impl Declared for Interface {
                 kept
             };
             let taken: Vec<_> = configurations.iter().map(|one| one.private).collect();
-            let private = pick_address(world, &subnet, asked.as_deref(), &taken, &own)?;
+            let private = pick_address(world, &subnet, asked.as_deref(), &taken, &head.id)?;
             let primary = one.pointer("/properties/primary").and_then(Value::as_bool);
             configurations.push(IpConfiguration {
                 name: name.to_owned(),
@@ -276,7 +275,7 @@ impl Declared for Interface {
         }
         let security_group = reference(body.pointer("/properties/networkSecurityGroup"));
         if let Some(id) = &security_group {
-            security_group::exists(world, id)?;
+            security_group::exists(world, id, &head.id)?;
         }
         let flag = |pointer| {
             body.pointer(pointer)

@@ -156,6 +156,7 @@ fn prefix_of(text: &str) -> Result<Ipv4Net, Refusal> {
 
 fn subnet_of(
     world: &World,
+    network: &ResourceId,
     name: &str,
     body: &Value,
     ids: &dyn IdSource,
@@ -167,7 +168,7 @@ fn subnet_of(
         .ok_or_else(|| required("properties.addressPrefix"))?;
     let security_group = reference(body.pointer("/properties/networkSecurityGroup"));
     if let Some(id) = &security_group {
-        security_group::exists(world, id)?;
+        security_group::exists(world, id, network)?;
     }
     Ok(Subnet {
         name: name.to_owned(),
@@ -183,9 +184,9 @@ pub(crate) fn reference(value: Option<&Value>) -> Option<String> {
 }
 
 /// Something that is referred to and not there.
-pub(crate) fn missing_reference(id: &str) -> Refusal {
+pub(crate) fn missing_reference(id: &str, by: &ResourceId) -> Refusal {
     let message = format!(
-        "Resource {id} was not found. Please make sure that the referenced resource exists, and that \
+        "Resource {id} referenced by resource {by} was not found. Please make sure that the referenced resource exists, and that \
          both resources are in the same region."
     );
     Problem::new("InvalidResourceReference", message).bad_request()
@@ -254,7 +255,7 @@ impl Declared for Network {
                 .get("name")
                 .and_then(Value::as_str)
                 .ok_or_else(|| required("properties.subnets.name"))?;
-            subnets.push(subnet_of(world, name, subnet, ids)?);
+            subnets.push(subnet_of(world, &head.id, name, subnet, ids)?);
         }
         // A PUT without the subnets that were there deletes them, as in Azure.
         if let Some(problem) = before.and_then(|before| before.used_subnet(world, &subnets)) {
@@ -283,20 +284,20 @@ pub(crate) fn pick_address(
     subnet_id: &str,
     asked: Option<&str>,
     taken: &[Ipv4Addr],
-    own: &Key,
+    own: &ResourceId,
 ) -> Result<Ipv4Addr, Refusal> {
-    let missing = || missing_reference(subnet_id);
+    let missing = || missing_reference(subnet_id, own);
     let (network, name) = split(subnet_id).ok_or_else(missing)?;
     let subnet = world
         .networks
         .get(&network)
         .and_then(|network| network.subnet(name))
         .ok_or_else(missing)?;
-    let subnet_key = key_of(subnet_id);
+    let (subnet_key, own_key) = (key_of(subnet_id), own.key());
     let others = world
         .interfaces
         .iter()
-        .filter(|(key, _)| *key != own)
+        .filter(|(key, _)| **key != own_key)
         .flat_map(|(_, interface)| interface.configurations())
         .filter(|(_, one)| key_of(&one.subnet) == subnet_key)
         .map(|(_, one)| one.private);
@@ -392,7 +393,7 @@ pub(crate) fn put_subnet(
     world.open_group(&network.subscription, &network.group)?;
     let found = find::<Network>(world, network)?;
     let existed = found.subnet(name).is_some();
-    let subnet = subnet_of(world, name, call.body, call.cloud.ids.as_ref())?;
+    let subnet = subnet_of(world, network, name, call.body, call.cloud.ids.as_ref())?;
     let mut changed = found.clone();
     changed
         .subnets

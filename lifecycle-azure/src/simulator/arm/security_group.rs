@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use lifecycle_core::clock::IdSource;
 use serde_json::{Map, Value, json};
 
-use super::id::key_of;
+use super::id::{ResourceId, key_of};
 use super::network::{missing_reference, subnet_security_groups};
 use super::problem::{Problem, Refusal, invalid, required};
 use super::resource::{Declared, Head, Resource};
@@ -65,11 +65,11 @@ const DEFAULT_RULES: [(&str, u32, &str, &str, &str, &str); 6] = [
 ];
 
 /// Whether the group that somebody refers to is there.
-pub(crate) fn exists(world: &World, id: &str) -> Result<(), Refusal> {
+pub(crate) fn exists(world: &World, id: &str, by: &ResourceId) -> Result<(), Refusal> {
     if world.security_groups.contains_key(&key_of(id)) {
         Ok(())
     } else {
-        Err(missing_reference(id))
+        Err(missing_reference(id, by))
     }
 }
 

@@ -67,6 +67,21 @@ impl Fault {
         Self::json(status, &body)
     }
 
+    /// The fault as Azure Storage's answer when it has too much to do: 503 with `Retry-After`.
+    pub fn server_busy(retry_after: Duration) -> Self {
+        Self::Answer {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            headers: vec![
+                ("content-type", "application/xml".into()),
+                ("x-ms-error-code", "ServerBusy".into()),
+                ("retry-after", retry_after.as_secs().to_string()),
+            ],
+            body: "<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>ServerBusy</Code>\
+                   <Message>The server is busy.</Message></Error>"
+                .into(),
+        }
+    }
+
     /// The fault as an answer with a body of JSON.
     pub fn json(status: StatusCode, body: &Value) -> Self {
         Self::Answer {

@@ -111,10 +111,7 @@ fn change_power(
         MachineChange::Start { .. } => (Power::Starting, Power::Running),
         MachineChange::Restart { .. } => {
             if !matches!(before, Some(Power::Running | Power::Starting)) {
-                let message = format!(
-                    "Operation 'restart' is not allowed on VM '{}' since the VM is not running.",
-                    id.name
-                );
+                let message = "The operation requires the VM to be running (or set to run).";
                 return Err(Problem::new("OperationNotAllowed", message).conflict());
             }
             (Power::Running, Power::Running)

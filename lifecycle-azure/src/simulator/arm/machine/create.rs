@@ -137,16 +137,14 @@ pub(super) fn allocation_failed() -> Problem {
 fn disks_are_new(world: &World, id: &ResourceId, request: &MachineRequest) -> Result<(), Refusal> {
     let disks = request.data_disks.iter().chain([&request.os_disk]);
     for name in disks.filter_map(|disk| disk.name.as_deref()) {
-        if world
-            .disks
-            .contains_key(&id.sibling(Disk::KIND, name).key())
-        {
+        let disk = id.sibling(Disk::KIND, name);
+        if world.disks.contains_key(&disk.key()) {
             let message = format!(
                 "Disk {name} already exists in resource group {}. Only CreateOption.Attach is supported.",
                 id.group.to_uppercase()
             );
             return Err(Problem::new("ConflictingUserInput", message)
-                .at("disk.name")
+                .at(&disk.to_string())
                 .conflict());
         }
     }
@@ -169,7 +167,7 @@ fn named_interfaces(
             .interfaces
             .get(&key_of(named))
             .filter(|found| found.head().location == location)
-            .ok_or_else(|| missing_reference(named))?;
+            .ok_or_else(|| missing_reference(named, id))?;
         if let Some(problem) = found.held_from(id, world.now) {
             return Err(problem.bad_request());
         }

@@ -1,0 +1,255 @@
+//! Azure's errors as the core's, in one place.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+use lifecycle_core::Error;
+use opendal::ErrorKind;
+
+use super::transport::Trouble;
+
+/// Which share is meant, for those who read an error. It holds no secret.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) account: String,
+    pub(super) share: String,
+    pub(super) endpoint: String,
+    pub(super) with: With,
+    pub(super) timeout: Duration,
+}
+
+/// By what requests are authorised.
+#[derive(Debug)]
+pub(super) enum With {
+    Key,
+    Sas {
+        /// When it ends, as it says itself.
+        expires: Option<String>,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "share `{}` of storage account `{}`",
+            self.share, self.account
+        )
+    }
+}
+
+impl Place {
+    /// What went wrong with `path` of the share while `doing`. Nothing of opendal's own text is passed on: it may hold an
+    /// address with a signature.
+    pub(super) fn explain(&self, path: &str, doing: &str, error: &opendal::Error) -> Error {
+        let what = format!("{doing} ({self})");
+        let source = std::error::Error::source(error).and_then(|one| one.downcast_ref());
+        match source {
+            Some(Trouble::Refused {
+                status,
+                code,
+                request,
+                retry_after,
+            }) => self.refused(what, *status, code, request, *retry_after),
+            Some(trouble @ Trouble::Unreachable(_)) => Error::Unreachable {
+                what: format!("storage account `{}` at {}", self.account, self.endpoint),
+                source: Some(chain(trouble).into()),
+            },
+            Some(trouble @ Trouble::Broken(_)) => Error::Interrupted {
+                what,
+                source: Some(chain(trouble).into()),
+            },
+            Some(Trouble::TimedOut) => Error::TimedOut {
+                what,
+                after: self.timeout,
+            },
+            None if error.kind() == ErrorKind::NotFound => {
+                Error::not_found(format!("`{path}` in {self}"))
+            }
+            None => of_opendal(what, error),
+        }
+    }
+
+    fn refused(
+        &self,
+        what: String,
+        status: StatusCode,
+        code: &str,
+        request: &str,
+        after: Option<Duration>,
+    ) -> Error {
+        let shown = if code.is_empty() { "no code" } else { code };
+        let why = format!(
+            "Azure answered {} ({shown}; request {request})",
+            status.as_u16()
+        );
+        match (code, status) {
+            ("ServerBusy" | "TooManyRequests", _)
+            | (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
+                Error::Throttled { what, after }
+            }
+            ("ShareNotFound", _) => Error::NotFound {
+                what: self.to_string(),
+                mend: Some(format!(
+                    "make it: az storage share-rm create --storage-account {} --name {}",
+                    self.account, self.share
+                )),
+            },
+            (_, StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED)
+            | ("InvalidAuthenticationInfo", _) => Error::Denied {
+                what,
+                why,
+                mend: self.mend(code),
+            },
+            ("ShareSizeLimitReached" | "InsufficientStorage", _)
+            | (_, StatusCode::INSUFFICIENT_STORAGE) => Error::Exhausted {
+                what,
+                why,
+                mend: format!("raise the quota of {self}, or remove what nobody needs"),
+            },
+            (_, StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED) => {
+                Error::Conflict { what, why }
+            }
+            (_, status) if status.is_server_error() => Error::Interrupted {
+                what,
+                source: Some(why.into()),
+            },
+            _ => Error::failed(what, why),
+        }
+    }
+
+    fn mend(&self, code: &str) -> String {
+        let account = &self.account;
+        match (code, &self.with) {
+            ("KeyBasedAuthenticationNotPermitted", _) => format!(
+                "allow shared keys: az storage account update --name {account} \
+                 --allow-shared-key-access true"
+            ),
+            ("AuthorizationFailure", _) => format!(
+                "let this machine's address through the firewall of storage account `{account}`"
+            ),
+            ("AccountIsDisabled", _) => format!("enable storage account `{account}`"),
+            (_, With::Key) => format!(
+                "use a key that is in force (az storage account keys list --account-name \
+                 {account}), and see that this machine's clock is right"
+            ),
+            (_, With::Sas { expires }) => {
+                let until = match expires {
+                    Some(time) => format!("; the one in use says that it ends {time}"),
+                    None => String::new(),
+                };
+                format!(
+                    "make a new shared access signature for files of storage account \
+                     `{account}` with the permissions rl (to publish: rcwdl) on containers and \
+                     objects{until}"
+                )
+            }
+        }
+    }
+}
+
+/// What opendal itself finds wrong.
+fn of_opendal(what: String, error: &opendal::Error) -> Error {
+    match error.kind() {
+        _ if error.is_temporary() => Error::Interrupted {
+            what,
+            source: Some("the answer was cut short".into()),
+        },
+        // Its text is kept back, as above.
+        kind => Error::failed(what, format!("the client says {kind}")),
+    }
+}
+
+/// An error with its causes as text: the causes are the client's own, and borrowed.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use lifecycle_core::Retry;
+
+    use super::*;
+
+    fn place(with: With) -> Place {
+        Place {
+            account: "account".to_owned(),
+            share: "code".to_owned(),
+            endpoint: "https://account.example/".to_owned(),
+            with,
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    fn refused(with: With, status: u16, code: &str, after: Option<u64>) -> Error {
+        let trouble = Trouble::Refused {
+            status: StatusCode::from_u16(status).unwrap(),
+            code: code.to_owned(),
+            request: "1234".to_owned(),
+            retry_after: after.map(Duration::from_secs),
+        };
+        place(with).explain("a/b", "reading", &trouble.into())
+    }
+
+    #[test]
+    fn each_refusal_says_what_may_be_done() {
+        let key = || With::Key;
+        let busy = refused(key(), 503, "ServerBusy", Some(7));
+        assert_eq!(busy.retry(), Retry::After(Duration::from_secs(7)));
+        let many = refused(key(), 429, "", None);
+        assert_eq!(many.retry(), Retry::After(Duration::ZERO));
+        let internal = refused(key(), 500, "InternalError", None);
+        assert_eq!(internal.retry(), Retry::After(Duration::ZERO));
+        assert!(internal.chain().contains("1234"), "{}", internal.chain());
+        let locked = refused(key(), 409, "SharingViolation", None);
+        assert_eq!(locked.retry(), Retry::Replan);
+        let full = refused(key(), 409, "ShareSizeLimitReached", None);
+        assert!(matches!(full, Error::Exhausted { .. }), "{full:?}");
+        let absent = refused(key(), 404, "ShareNotFound", None);
+        assert!(
+            absent.hint().unwrap().contains("share-rm create"),
+            "{absent:?}"
+        );
+        let odd = refused(key(), 400, "OutOfRangeInput", None);
+        assert!(matches!(odd, Error::Failed { .. }), "{odd:?}");
+    }
+
+    #[test]
+    fn a_denial_names_the_account_and_the_way_out() {
+        let wrong = refused(With::Key, 403, "AuthenticationFailed", None);
+        assert!(wrong.to_string().contains("`account`"), "{wrong}");
+        assert!(wrong.hint().unwrap().contains("keys list"), "{wrong:?}");
+        let expires = Some("2026-01-01T00:00:00Z".to_owned());
+        let over = refused(With::Sas { expires }, 403, "AuthenticationFailed", None);
+        assert!(over.hint().unwrap().contains("2026-01-01"), "{over:?}");
+        let firewall = refused(With::Key, 403, "AuthorizationFailure", None);
+        assert!(
+            firewall.hint().unwrap().contains("firewall"),
+            "{firewall:?}"
+        );
+        assert_eq!(firewall.retry(), Retry::Never);
+    }
+
+    #[test]
+    fn what_opendal_says_is_kept_back() {
+        let error = opendal::Error::new(ErrorKind::Unexpected, "https://x/?sig=secret");
+        let absent = opendal::Error::new(ErrorKind::NotFound, "https://x/?sig=secret");
+        let shown = place(With::Key)
+            .explain("a/b", "reading", &absent)
+            .to_string();
+        assert!(shown.starts_with("`a/b` in share `code`"), "{shown}");
+        let shown = format!("{:?}", place(With::Key).explain("a/b", "reading", &error));
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}

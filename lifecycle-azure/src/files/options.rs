@@ -1,0 +1,383 @@
+//! What it takes to reach a share, validated once.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lifecycle_core::clock::{IdSource, RandomIds};
+use lifecycle_core::{Error, Result};
+use opendal::services::AzfileConfig;
+use opendal::{Configurator as _, HttpTransporter, OperationContext, Operator};
+use secrecy::{ExposeSecret as _, SecretString};
+use url::{Host, Url};
+
+use super::AzureFiles;
+use super::error::{Place, With};
+use super::name;
+use super::share::Share;
+use super::transport::Transport;
+use crate::trust;
+
+/// How long one request may take, with up to 2 MiB to carry.
+const TIMEOUT: Duration = Duration::from_mins(2);
+/// The shortest time limit that makes sense.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
+/// The shortest time in which a publish could be expected to end.
+const SHORTEST_KEEP: Duration = Duration::from_mins(10);
+/// How long a version is kept after another took its place.
+const KEEP: Duration = Duration::from_hours(24);
+
+/// By what one is allowed to use a share.
+#[derive(Debug, Clone)]
+pub enum FilesCredential {
+    /// A key of the storage account, as Azure shows it: Base64.
+    SharedKey(SecretString),
+    /// A shared access signature, with or without the question mark. Reading takes the
+    /// permissions `rl` on objects and containers, publishing `rcwdl`.
+    Sas(SecretString),
+}
+
+/// Builds an [`AzureFiles`].
+#[derive(Debug, Clone)]
+pub struct AzureFilesBuilder {
+    account: String,
+    share: String,
+    credential: FilesCredential,
+    endpoint: Option<String>,
+    root: Option<String>,
+    authority: Option<String>,
+    timeout: Duration,
+    keep: Duration,
+    ids: Arc<dyn IdSource>,
+}
+
+impl AzureFilesBuilder {
+    pub(super) fn new(account: &str, share: &str, credential: FilesCredential) -> Self {
+        Self {
+            account: account.to_owned(),
+            share: share.to_owned(),
+            credential,
+            endpoint: None,
+            root: None,
+            authority: None,
+            timeout: TIMEOUT,
+            keep: KEEP,
+            ids: Arc::new(RandomIds),
+        }
+    }
+
+    /// Where the service answers; `https://<account>.file.core.windows.net` unless said. Plain
+    /// http is taken for this machine alone.
+    #[must_use]
+    pub fn endpoint(mut self, url: &str) -> Self {
+        self.endpoint = Some(url.to_owned());
+        self
+    }
+
+    /// The directory of the share that holds the code bases; all of it unless said.
+    #[must_use]
+    pub fn root(mut self, directory: &str) -> Self {
+        self.root = Some(directory.to_owned());
+        self
+    }
+
+    /// The one certificate authority that is trusted, in PEM, in place of Mozilla's.
+    #[must_use]
+    pub fn authority(mut self, pem: &str) -> Self {
+        self.authority = Some(pem.to_owned());
+        self
+    }
+
+    /// How long one request may take, at least 10 ms; two minutes unless said.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long a version stays readable after another took its place, at least ten minutes; a
+    /// day unless said. A publish must end within half of it.
+    #[must_use]
+    pub fn keep(mut self, keep: Duration) -> Self {
+        self.keep = keep;
+        self
+    }
+
+    /// Where new ids come from.
+    #[must_use]
+    pub fn ids(mut self, ids: Arc<dyn IdSource>) -> Self {
+        self.ids = ids;
+        self
+    }
+
+    /// The store. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the value that cannot be used; it never holds a secret.
+    pub fn build(self) -> Result<AzureFiles> {
+        self.check_names()?;
+        self.check_times()?;
+        let endpoint = self.url()?;
+        let (with, config) = self.credential()?;
+        let config = AzfileConfig {
+            endpoint: Some(endpoint.as_str().trim_end_matches('/').to_owned()),
+            share_name: self.share.clone(),
+            account_name: Some(self.account.clone()),
+            ..config
+        };
+        let place = Arc::new(Place {
+            account: self.account,
+            share: self.share,
+            endpoint: endpoint.to_string(),
+            with,
+            timeout: self.timeout,
+        });
+        let tls = trust::client_config(self.authority.as_deref())?;
+        let transport = HttpTransporter::new(Transport::new(tls, self.timeout)?);
+        let operator = Operator::new(config.into_builder())
+            .map_err(|error| place.explain("", "setting up the client of Azure Files", &error))?
+            .with_context(OperationContext::new().with_http_transport(transport));
+        Ok(AzureFiles {
+            share: Share::new(operator, place, self.root.as_deref().unwrap_or_default()),
+            ids: self.ids,
+            keep: self.keep,
+            memory: Arc::new(Mutex::default()),
+        })
+    }
+
+    fn check_names(&self) -> Result<()> {
+        let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        if !(3..=24).contains(&self.account.len()) || !self.account.bytes().all(lower) {
+            return Err(Error::Invalid {
+                what: format!("storage account `{}`", self.account),
+                why: "it is not 3 to 24 lower-case letters and digits".to_owned(),
+                mend: "give the account's name alone, without `.file.core.windows.net`".to_owned(),
+            });
+        }
+        let share = self.share.as_str();
+        let hyphens = share.starts_with('-') || share.ends_with('-') || share.contains("--");
+        let fine = share.bytes().all(|b| lower(b) || b == b'-');
+        if !fine || hyphens || !(3..=63).contains(&share.len()) {
+            return Err(Error::Invalid {
+                what: format!("file share `{share}`"),
+                why: "it is not 3 to 63 lower-case letters, digits and single hyphens".to_owned(),
+                mend: "give the share's name alone; a directory in it is the root".to_owned(),
+            });
+        }
+        let root = self.root.as_deref().unwrap_or_default().trim_matches('/');
+        match root
+            .split('/')
+            .filter(|_| !root.is_empty())
+            .find_map(name::fault)
+        {
+            None => Ok(()),
+            Some(why) => Err(Error::Invalid {
+                what: format!("directory `{root}` of file share `{share}`"),
+                why: why.to_owned(),
+                mend: "give a path in the share, such as `code`".to_owned(),
+            }),
+        }
+    }
+
+    fn check_times(&self) -> Result<()> {
+        for (what, time, least) in [
+            ("time limit of a request", self.timeout, SHORTEST_TIMEOUT),
+            ("time that versions are kept", self.keep, SHORTEST_KEEP),
+        ] {
+            if time < least {
+                return Err(Error::Invalid {
+                    what: format!("{what} {} s for Azure Files", time.as_secs_f64()),
+                    why: format!("it is less than {} s", least.as_secs_f64()),
+                    mend: "give it longer, or leave it out".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn url(&self) -> Result<Url> {
+        let Some(text) = &self.endpoint else {
+            let host = format!("https://{}.file.core.windows.net", self.account);
+            return Url::parse(&host)
+                .map_err(|error| Error::failed("making the address", error.to_string()));
+        };
+        let invalid = |why: &str| Error::Invalid {
+            // Without what follows a question mark: it may be a signature.
+            what: format!(
+                "endpoint `{}` of Azure Files",
+                text.split(['?', '#', '@']).next().unwrap_or_default()
+            ),
+            why: why.to_owned(),
+            mend: format!(
+                "write `https://{}.file.core.windows.net`, or leave it out",
+                self.account
+            ),
+        };
+        let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
+        let here = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => return Err(invalid("it names no host")),
+        };
+        match url.scheme() {
+            "https" => {}
+            "http" if here => {}
+            "http" => return Err(invalid("over plain http others could read what is sent")),
+            _ => return Err(invalid("it is no https address")),
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(invalid("it has a query; a signature is given by itself"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid("it has a user name"));
+        }
+        if url.path() != "/" {
+            return Err(invalid("it has a path; the share is given by itself"));
+        }
+        Ok(url)
+    }
+
+    fn credential(&self) -> Result<(With, AzfileConfig)> {
+        match &self.credential {
+            FilesCredential::SharedKey(key) => {
+                let key = key.expose_secret().trim();
+                if key.is_empty() || STANDARD.decode(key).is_err() {
+                    return Err(Error::Invalid {
+                        what: format!("the key of storage account `{}`", self.account),
+                        why: "it is not Base64".to_owned(),
+                        mend: "copy `key1` or `key2` of the account's access keys as a whole"
+                            .to_owned(),
+                    });
+                }
+                let config = AzfileConfig {
+                    account_key: Some(key.to_owned()),
+                    ..AzfileConfig::default()
+                };
+                Ok((With::Key, config))
+            }
+            FilesCredential::Sas(token) => {
+                let token = token.expose_secret().trim().trim_start_matches('?');
+                let get = |wanted: &str| {
+                    let mut pairs = url::form_urlencoded::parse(token.as_bytes());
+                    pairs
+                        .find(|(name, _)| name == wanted)
+                        .map(|(_, value)| value.into_owned())
+                };
+                let is_url = token.contains("://");
+                if is_url || get("sig").is_none_or(|sig| sig.is_empty()) || get("sv").is_none() {
+                    return Err(Error::Invalid {
+                        what: format!(
+                            "the shared access signature for storage account `{}`",
+                            self.account
+                        ),
+                        why: if is_url {
+                            "it is an address"
+                        } else {
+                            "it lacks `sv` or `sig`"
+                        }
+                        .to_owned(),
+                        mend: "give the part behind the question mark, from `sv=` to the end of \
+                               `sig=…`"
+                            .to_owned(),
+                    });
+                }
+                let expires = get("se");
+                let config = AzfileConfig {
+                    sas_token: Some(token.to_owned()),
+                    ..AzfileConfig::default()
+                };
+                Ok((With::Sas { expires }, config))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "c2VjcmV0IGtleSBvZiBhIHRlc3Q=";
+    const SAS: &str = "?sv=2022-11-02&ss=f&srt=co&sp=rl&se=2030-01-01T00:00:00Z&sig=c2lnbmF0dXJl";
+
+    fn with_key() -> AzureFilesBuilder {
+        let key = FilesCredential::SharedKey(SecretString::from(KEY));
+        AzureFiles::builder("account", "code", key)
+    }
+
+    fn refused(builder: AzureFilesBuilder, value: &str) {
+        let error = builder.build().unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(matches!(error, Error::Invalid { .. }), "{shown}");
+        assert!(shown.contains(value), "{shown}");
+        assert!(
+            !shown.contains("c2VjcmV0") && !shown.contains("c2lnbmF0"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn what_can_be_used_is_taken_and_shows_no_secret() {
+        let sas = FilesCredential::Sas(SecretString::from(SAS));
+        let stores = [
+            with_key()
+                .root("/code/bases/")
+                .endpoint("http://127.0.0.1:1/")
+                .build()
+                .unwrap(),
+            with_key()
+                .endpoint("https://account.file.core.chinacloudapi.cn")
+                .build()
+                .unwrap(),
+            AzureFiles::builder("account", "code", sas).build().unwrap(),
+        ];
+        let shown = format!("{stores:?} {:?}", with_key());
+        assert!(
+            !shown.contains("c2VjcmV0") && !shown.contains("c2lnbmF0"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let key = || FilesCredential::SharedKey(SecretString::from(KEY));
+        refused(AzureFiles::builder("Account", "code", key()), "`Account`");
+        refused(
+            AzureFiles::builder("account.file", "code", key()),
+            "`account.file`",
+        );
+        refused(AzureFiles::builder("account", "co", key()), "`co`");
+        refused(AzureFiles::builder("account", "code/x", key()), "`code/x`");
+        refused(with_key().root("a/../b"), "`a/../b`");
+        refused(with_key().root("a/.lifecycle"), ".lifecycle");
+        refused(
+            with_key().endpoint("http://account.example"),
+            "`http://account.example`",
+        );
+        refused(with_key().endpoint("ftp://account.example"), "no https");
+        refused(
+            with_key().endpoint("https://a.example/?sig=c2lnbmF0"),
+            "query",
+        );
+        refused(with_key().endpoint("nonsense"), "`nonsense`");
+        refused(with_key().authority("nonsense"), "no certificate");
+        refused(with_key().timeout(Duration::ZERO), "time limit");
+        refused(with_key().keep(Duration::from_mins(1)), "versions are kept");
+        for bad in ["c2VjcmV0IGtleQ", "", "c2VjcmV0!"] {
+            let key = FilesCredential::SharedKey(SecretString::from(bad));
+            refused(AzureFiles::builder("account", "code", key), "the key");
+        }
+        for bad in [
+            "sig=c2lnbmF0dXJl",
+            "sv=2022-11-02",
+            "https://x/?sv=1&sig=c2lnbmF0dXJl",
+        ] {
+            let sas = FilesCredential::Sas(SecretString::from(bad));
+            refused(
+                AzureFiles::builder("account", "code", sas),
+                "shared access signature",
+            );
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Which version of a published code base is the current one.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use lifecycle_core::{Error, Result};
+
+use super::name::Name;
+use super::share::{Listed, Share};
+use super::version::{self, MOST_OF_RECORD, Record, Version};
+use super::{AzureFiles, PARALLEL};
+
+/// How often the records are listed anew because one that was listed is gone.
+const LISTS: usize = 3;
+
+impl AzureFiles {
+    /// The version that is in force; `None` if the code base was never published, or removed.
+    pub(super) async fn current(&self, name: &Name, doing: &str) -> Result<Option<Arc<Version>>> {
+        Ok(self
+            .current_named(name, doing)
+            .await?
+            .map(|(_, version)| version))
+    }
+
+    /// The version that is in force with the file name of its record.
+    pub(super) async fn current_named(
+        &self,
+        name: &Name,
+        doing: &str,
+    ) -> Result<Option<(String, Arc<Version>)>> {
+        for _ in 0..LISTS {
+            let records = records(&self.share, name, doing).await?;
+            if records.is_empty() {
+                self.memory().versions.remove(name.as_str());
+                return Ok(None);
+            }
+            match self.newest(name, &records, doing).await {
+                // It was removed, or replaced long ago, since it was listed.
+                Err(Error::NotFound { .. }) => {}
+                outcome => return outcome.map(Some),
+            }
+        }
+        Err(Error::Conflict {
+            what: format!("code base `{name}` in {}", self.share.place()),
+            why: "what was published is being removed".to_owned(),
+        })
+    }
+
+    async fn newest(
+        &self,
+        name: &Name,
+        records: &[Listed],
+        doing: &str,
+    ) -> Result<(String, Arc<Version>)> {
+        for record in records.iter().rev() {
+            let known = self.memory().versions.get(name.as_str()).cloned();
+            if let Some((file, version)) = known
+                && file == record.name
+            {
+                return Ok((file, version));
+            }
+            if let Some(version) = read(&self.share, name, record, doing).await? {
+                let found = (record.name.clone(), Arc::new(version));
+                self.memory()
+                    .versions
+                    .insert(name.to_string(), found.clone());
+                return Ok(found);
+            }
+            tracing::debug!(%name, record = record.name, "a record that is not whole");
+        }
+        Err(Error::Conflict {
+            what: format!("code base `{name}` in {}", self.share.place()),
+            why:
+                "its first publishing has not come to its end; publish it again if nobody is at it"
+                    .to_owned(),
+        })
+    }
+}
+
+/// The records of a code base, oldest first.
+pub(super) async fn records(share: &Share, name: &Name, doing: &str) -> Result<Vec<Listed>> {
+    let mut records = share
+        .list(&version::directory(name.as_str()), doing)
+        .await?;
+    records.retain(|one| !one.is_directory && version::number(&one.name).is_some());
+    records.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(records)
+}
+
+/// The version that a record tells of; `None` if it is not whole.
+pub(super) async fn read(
+    share: &Share,
+    name: &Name,
+    listed: &Listed,
+    doing: &str,
+) -> Result<Option<Version>> {
+    let path = format!("{}/{}", version::directory(name.as_str()), listed.name);
+    if listed.size > MOST_OF_RECORD as u64 {
+        return Err(Error::Corrupt {
+            what: format!("record `{path}` in {}", share.place()),
+            why: "it is too large".to_owned(),
+        });
+    }
+    let bytes = share.read(&path, 0..listed.size, doing).await?;
+    let Some(record) = Record::read(&bytes, &path)? else {
+        return Ok(None);
+    };
+    let directory = version::chunks(name.as_str());
+    let pieces: Vec<_> = record
+        .index
+        .iter()
+        .map(|chunk| version::piece(&directory, chunk))
+        .collect();
+    let index: BytesMut = stream::iter(pieces)
+        .map(|piece| async move { share.fetch(&piece, doing).await })
+        .buffered(PARALLEL)
+        .try_fold(BytesMut::new(), |mut all, part| async move {
+            all.extend_from_slice(&part);
+            Ok(all)
+        })
+        .await?;
+    Version::read(record, &index, &path).map(Some)
+}

@@ -1,0 +1,389 @@
+//! How a published code base lies in the share.
+//!
+//! ```text
+//! <name>/.lifecycle/chunks/<SHA-256>-<publish>     at most 2 MiB, written once, never changed
+//! <name>/.lifecycle/versions/<number>-<publish>    a record: which chunks are the code base
+//! ```
+//!
+//! A record's first line is the SHA-256 of the rest, so that one which is still being written
+//! (or whose publisher died) is told from one that is whole. The rest names the chunks that hold
+//! the index: every entry with its kind, its digest and its own chunks. The whole record with the
+//! highest number is the code base. Chunks carry the publish's id in their names, so no publish
+//! ever writes to what another one counts on.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use lifecycle_core::code::digest::{Kind, OWN_DIRECTORY};
+use lifecycle_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::contents::{Body, Contents, Entry, Piece};
+use super::name::Name;
+
+/// Changes when an older reader would misread what is written.
+const FORM: u32 = 1;
+
+/// The most bytes of a record: what one write carries.
+pub(super) const MOST_OF_RECORD: usize = 4 << 20;
+
+/// The most bytes of an index. More would be some million files.
+const MOST_OF_INDEX: u64 = 512 << 20;
+
+/// A SHA-256, in hexadecimal when written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub(super) struct Sha(pub(super) [u8; 32]);
+
+impl From<Sha> for String {
+    fn from(sha: Sha) -> Self {
+        hex::encode(sha.0)
+    }
+}
+
+impl TryFrom<String> for Sha {
+    type Error = hex::FromHexError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes)?;
+        Ok(Self(bytes))
+    }
+}
+
+/// A file in the directory of chunks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Chunk {
+    pub(super) name: String,
+    pub(super) size: u64,
+    pub(super) sha256: Sha,
+}
+
+impl Chunk {
+    /// Whether it leads to no other directory and is read at once.
+    fn is_sound(&self) -> bool {
+        let mut bytes = self.name.bytes();
+        !self.name.is_empty()
+            && bytes.all(|b| b.is_ascii_hexdigit() || b == b'-')
+            && (1..=MOST_OF_RECORD as u64).contains(&self.size)
+    }
+}
+
+/// An entry of the code base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Stored {
+    Directory,
+    File {
+        executable: bool,
+        sha256: Sha,
+        chunks: Vec<Chunk>,
+    },
+    Symlink {
+        target: String,
+    },
+}
+
+/// A version of a code base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) digest: String,
+    /// The chunks of the index.
+    pub(super) index: Vec<Chunk>,
+    pub(super) entries: BTreeMap<String, Stored>,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    form: u32,
+    /// The code base's digest.
+    pub(super) digest: String,
+    /// The chunks of the index.
+    pub(super) index: Vec<Chunk>,
+}
+
+/// The directory of a code base's records.
+pub(super) fn directory(name: &str) -> String {
+    format!("{name}/{OWN_DIRECTORY}/versions")
+}
+
+/// The directory of a code base's chunks.
+pub(super) fn chunks(name: &str) -> String {
+    format!("{name}/{OWN_DIRECTORY}/chunks")
+}
+
+/// A record's file name: such names sort by their numbers.
+pub(super) fn file_name(number: u64, publish: Uuid) -> String {
+    format!("{number:020}-{}", publish.simple())
+}
+
+/// The number in a record's file name; none for a file that is no record.
+pub(super) fn number(file_name: &str) -> Option<u64> {
+    let (number, publish) = file_name.split_once('-')?;
+    Uuid::try_parse(publish).ok()?;
+    (number.len() == 20).then(|| number.parse().ok())?
+}
+
+impl Record {
+    pub(super) fn new(digest: String, index: Vec<Chunk>) -> Self {
+        Self {
+            form: FORM,
+            digest,
+            index,
+        }
+    }
+
+    /// The record as a file.
+    pub(super) fn write(&self) -> Result<Bytes> {
+        let body = json(self)?;
+        let mut text = hex::encode(Sha256::digest(&body));
+        text.push('\n');
+        let mut bytes = text.into_bytes();
+        bytes.extend(body);
+        Ok(bytes.into())
+    }
+
+    /// Reads a record; `None` if it is not whole.
+    pub(super) fn read(bytes: &[u8], place: &str) -> Result<Option<Self>> {
+        let Some((sum, body)) = bytes.split_at_checked(65) else {
+            return Ok(None);
+        };
+        if sum[..64] != *hex::encode(Sha256::digest(body)).as_bytes() {
+            return Ok(None);
+        }
+        let corrupt = |why: String| Error::Corrupt {
+            what: format!("record `{place}`"),
+            why,
+        };
+        let form: Form =
+            serde_json::from_slice(body).map_err(|error| corrupt(error.to_string()))?;
+        if form.form != FORM {
+            return Err(Error::Invalid {
+                what: format!("record `{place}`"),
+                why: format!(
+                    "it is of form {}, and only form {FORM} is known here",
+                    form.form
+                ),
+                mend: "use the release that published it, or a newer one".to_owned(),
+            });
+        }
+        let record: Self =
+            serde_json::from_slice(body).map_err(|error| corrupt(error.to_string()))?;
+        if !record.index.iter().all(Chunk::is_sound) {
+            return Err(corrupt("its index has a chunk that is none".to_owned()));
+        }
+        if record.index.iter().map(|chunk| chunk.size).sum::<u64>() > MOST_OF_INDEX {
+            return Err(corrupt("its index is too large".to_owned()));
+        }
+        Ok(Some(record))
+    }
+}
+
+/// What can be read of a record of any form.
+#[derive(Deserialize)]
+struct Form {
+    form: u32,
+}
+
+/// The index of a code base as bytes, to be cut into chunks.
+pub(super) fn write_index(entries: &BTreeMap<String, Stored>) -> Result<Vec<u8>> {
+    json(entries)
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value)
+        .map_err(|error| Error::failed("writing what is published", error.to_string()))
+}
+
+impl Version {
+    /// Puts a version together, and sees that it is what its record says.
+    pub(super) fn read(record: Record, index: &[u8], place: &str) -> Result<Self> {
+        let corrupt = |why: String| Error::Corrupt {
+            what: format!("the index of `{place}`"),
+            why,
+        };
+        let entries: BTreeMap<String, Stored> =
+            serde_json::from_slice(index).map_err(|error| corrupt(error.to_string()))?;
+        for (path, stored) in &entries {
+            // It is about to be a path on somebody's disk.
+            let leads_out = path.split('/').any(|part| matches!(part, "" | "." | ".."));
+            if leads_out {
+                return Err(corrupt(format!("`{path}` is no path in a code base")));
+            }
+            if let Stored::File { chunks, .. } = stored
+                && !chunks.iter().all(Chunk::is_sound)
+            {
+                return Err(corrupt(format!("`{path}` has a chunk that is none")));
+            }
+        }
+        let version = Self {
+            digest: record.digest,
+            index: record.index,
+            entries,
+        };
+        let digest = version.entries_at("").digest;
+        if digest == version.digest {
+            Ok(version)
+        } else {
+            Err(corrupt(format!(
+                "it is of digest {digest}, not {}",
+                version.digest
+            )))
+        }
+    }
+
+    /// All chunks, those of the index too.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        let of_files = self.entries.values().flat_map(|stored| match stored {
+            Stored::File { chunks, .. } => chunks.as_slice(),
+            Stored::Directory | Stored::Symlink { .. } => &[],
+        });
+        self.index.iter().chain(of_files)
+    }
+
+    pub(super) fn contents(&self, name: &Name) -> Contents {
+        self.entries_at(&chunks(name.as_str()))
+    }
+
+    fn entries_at(&self, directory: &str) -> Contents {
+        let entries = self.entries.iter().map(|(path, stored)| {
+            let (kind, body) = match stored {
+                Stored::Directory => (Kind::Directory, None),
+                Stored::Symlink { target } => {
+                    let target = target.into();
+                    (Kind::Symlink { target }, None)
+                }
+                Stored::File {
+                    executable,
+                    sha256,
+                    chunks,
+                } => {
+                    let executable = *executable;
+                    let pieces = chunks.iter().map(|chunk| piece(directory, chunk));
+                    let body = Body {
+                        size: chunks.iter().map(|chunk| chunk.size).sum(),
+                        sha256: sha256.0,
+                        pieces: pieces.collect(),
+                    };
+                    (Kind::File { executable }, Some(body))
+                }
+            };
+            Entry {
+                path: path.clone(),
+                kind,
+                body,
+            }
+        });
+        Contents::new(entries.collect())
+    }
+}
+
+/// A chunk as something that is read.
+pub(super) fn piece(directory: &str, chunk: &Chunk) -> Piece {
+    Piece {
+        path: format!("{directory}/{}", chunk.name),
+        range: 0..chunk.size,
+        sha256: Some(chunk.sha256.0),
+    }
+}
+
+/// The file name of a chunk.
+pub(super) fn chunk_name(sha256: Sha, publish: Uuid) -> String {
+    format!("{}-{}", String::from(sha256), publish.simple())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version() -> (Record, Vec<u8>) {
+        let file = Stored::File {
+            executable: true,
+            sha256: Sha(Sha256::digest(b"abc").into()),
+            chunks: vec![Chunk {
+                name: chunk_name(Sha([1; 32]), Uuid::nil()),
+                size: 3,
+                sha256: Sha(Sha256::digest(b"abc").into()),
+            }],
+        };
+        let link = Stored::Symlink {
+            target: "b".to_owned(),
+        };
+        let entries = BTreeMap::from([
+            ("a".to_owned(), Stored::Directory),
+            ("a/b".to_owned(), file),
+            ("a/c".to_owned(), link),
+        ]);
+        let index = write_index(&entries).unwrap();
+        let mut version = Version {
+            digest: String::new(),
+            index: Vec::new(),
+            entries,
+        };
+        version.digest = version.entries_at("").digest;
+        (Record::new(version.digest, Vec::new()), index)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (record, index) = version();
+        let bytes = record.write().unwrap();
+        assert_eq!(Record::read(&bytes, "x").unwrap(), Some(record.clone()));
+        let version = Version::read(record, &index, "x").unwrap();
+        assert_eq!(version.chunks().count(), 1);
+    }
+
+    #[test]
+    fn a_record_that_is_not_whole_is_none() {
+        let bytes = version().0.write().unwrap();
+        for length in 0..bytes.len() {
+            let mut part = bytes.to_vec();
+            part[length..].fill(0);
+            assert_eq!(Record::read(&part, "x").unwrap(), None, "{length}");
+            assert_eq!(Record::read(&part[..length], "x").unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_form_is_named_as_such() {
+        let mut record = version().0;
+        record.form = 2;
+        let error = Record::read(&record.write().unwrap(), "x").unwrap_err();
+        assert!(error.to_string().contains("form 2"), "{error}");
+    }
+
+    #[test]
+    fn an_index_that_was_changed_is_corrupt() {
+        let (record, index) = version();
+        let index = String::from_utf8(index).unwrap();
+        for changed in [
+            index.replace("true", "false"),
+            index.replace("a/c", "../c"),
+            index.replace("a/c", "/c"),
+            index.replace("\"0101", "\"../01"),
+            index.replace("\"size\":3", "\"size\":9000000000"),
+            index.replace("\"b\"}", "\"x\"}"),
+            index[1..].to_owned(),
+        ] {
+            assert_ne!(changed, index);
+            let error = Version::read(record.clone(), changed.as_bytes(), "x").unwrap_err();
+            assert!(
+                matches!(error, Error::Corrupt { .. }),
+                "{changed}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_sort_as_their_names_do() {
+        let names: Vec<_> = [1, 9, 10, 99, 100]
+            .map(|n| file_name(n, Uuid::from_u128(u128::from(200 - n))))
+            .into();
+        assert!(names.is_sorted());
+        assert_eq!(number(&names[3]), Some(99));
+        assert_eq!(number("readme"), None);
+    }
+}

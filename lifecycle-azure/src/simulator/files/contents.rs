@@ -1,0 +1,128 @@
+//! A file's bytes, of which those that nobody wrote are zeros and take no memory.
+
+use std::collections::BTreeMap;
+
+use axum::body::Bytes;
+use bytes::BytesMut;
+
+/// The bytes of a file. A copy shares them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Contents {
+    size: u64,
+    /// What was written, by its offset. No two overlap, and none lies beyond the size.
+    written: BTreeMap<u64, Bytes>,
+}
+
+impl Contents {
+    /// This many zeros.
+    pub(super) fn zeros(size: u64) -> Self {
+        Self {
+            size,
+            written: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Makes the file longer or shorter.
+    pub(super) fn resize(&mut self, size: u64) {
+        self.clear(size, self.size);
+        self.size = size;
+    }
+
+    /// Writes at an offset; the caller has seen to it that the file is long enough.
+    pub(super) fn write(&mut self, offset: u64, bytes: Bytes) {
+        self.clear(offset, offset + bytes.len() as u64);
+        if !bytes.is_empty() {
+            self.written.insert(offset, bytes);
+        }
+    }
+
+    /// Makes zeros of what lies from `start` up to `end`.
+    pub(super) fn clear(&mut self, start: u64, end: u64) {
+        let before = self
+            .written
+            .range(..end)
+            .filter(|(offset, bytes)| **offset + bytes.len() as u64 > start);
+        let overlapped: Vec<u64> = before.map(|(offset, _)| *offset).collect();
+        for offset in overlapped {
+            let Some(bytes) = self.written.remove(&offset) else {
+                continue;
+            };
+            let cut = |at: u64| usize::try_from(at - offset).unwrap_or(bytes.len());
+            if offset < start {
+                self.written.insert(offset, bytes.slice(..cut(start)));
+            }
+            if offset + bytes.len() as u64 > end {
+                self.written.insert(end, bytes.slice(cut(end)..));
+            }
+        }
+    }
+
+    /// What lies from `start` up to `end`, both within the file.
+    pub(super) fn read(&self, start: u64, end: u64) -> Bytes {
+        let length = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
+        let mut all = BytesMut::zeroed(length);
+        for (offset, bytes) in self.written.range(..end) {
+            let (from, to) = (start.max(*offset), end.min(offset + bytes.len() as u64));
+            if from < to {
+                let target = usize::try_from(from - start).unwrap_or_default();
+                let source = usize::try_from(from - offset).unwrap_or_default();
+                let count = usize::try_from(to - from).unwrap_or_default();
+                all[target..target + count].copy_from_slice(&bytes[source..source + count]);
+            }
+        }
+        all.freeze()
+    }
+
+    /// Where something was written, first and last byte, in the sectors of 512 bytes in which
+    /// Azure keeps count.
+    pub(super) fn ranges(&self) -> Vec<(u64, u64)> {
+        const SECTOR: u64 = 512;
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (offset, bytes) in &self.written {
+            let start = offset / SECTOR * SECTOR;
+            let end = (offset + bytes.len() as u64).next_multiple_of(SECTOR);
+            match ranges.last_mut() {
+                Some(last) if last.1 >= start => last.1 = last.1.max(end),
+                _ => ranges.push((start, end)),
+            }
+        }
+        for range in &mut ranges {
+            range.1 = range.1.min(self.size) - 1;
+        }
+        ranges
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_writes_cover_earlier_ones_and_the_rest_is_zeros() {
+        let mut contents = Contents::zeros(12);
+        contents.write(2, Bytes::from_static(b"abcdef"));
+        contents.write(4, Bytes::from_static(b"XY"));
+        assert_eq!(contents.read(0, 12), &b"\0\0abXYef\0\0\0\0"[..]);
+        assert_eq!(contents.read(5, 7), &b"Ye"[..]);
+        contents.clear(3, 7);
+        assert_eq!(contents.read(0, 12), &b"\0\0a\0\0\0\0f\0\0\0\0"[..]);
+        contents.resize(3);
+        assert_eq!(contents.read(0, 3), &b"\0\0a"[..]);
+        contents.resize(5);
+        assert_eq!(contents.read(0, 5), &b"\0\0a\0\0"[..]);
+    }
+
+    #[test]
+    fn ranges_are_whole_sectors_that_grow_together() {
+        let mut contents = Contents::zeros(1 << 40);
+        contents.write(0, Bytes::from_static(b"a"));
+        contents.write(512, Bytes::from_static(b"b"));
+        contents.write(5000, Bytes::from_static(b"c"));
+        assert_eq!(contents.ranges(), [(0, 1023), (4608, 5119)]);
+        assert_eq!(Contents::zeros(5).ranges(), []);
+    }
+}

@@ -1,0 +1,193 @@
+//! Azure Files over REST: shares, directories, files, ranges, metadata and lists, kept in memory.
+//!
+//! A request is parsed ([`call`]), its signature and permissions are checked
+//! ([`authorization`]), and one of the [`operations`] carries it out on the [`tree`] of a share.
+//! Keys and shared access signatures are computed as Azure computes them, so that Microsoft's
+//! own clients are accepted and a wrong key is not.
+//!
+//! Not checked: the sum of a body (`Content-MD5`) and conditions, which the service has not for
+//! files. Not simulated, and refused as such: copies, renames, leases, snapshots, handles, stored access
+//! policies, user delegation, NFS.
+
+mod answer;
+mod authorization;
+mod call;
+mod contents;
+mod listing;
+mod operations;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use lifecycle_core::clock::{Clock, IdSource};
+use lifecycle_core::{Error, Result};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+
+use answer::Refusal;
+pub use authorization::{AccountSas, ShareSas};
+use call::Call;
+use tree::Share;
+
+use super::options::StorageAccount;
+
+/// The most entries of one page of a list, unless a request wants fewer.
+const PAGE: usize = 5000;
+
+/// Storage accounts with their file shares. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct FilesService(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    state: Mutex<FilesState>,
+}
+
+#[derive(Debug)]
+struct FilesState {
+    accounts: BTreeMap<String, Account>,
+    page: usize,
+}
+
+struct Account {
+    name: String,
+    key: SecretSlice<u8>,
+    shares: BTreeMap<String, Share>,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("name", &self.name)
+            .field("shares", &self.shares.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl FilesService {
+    /// A service without accounts.
+    pub fn new(clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Self {
+        let state = Mutex::new(FilesState {
+            accounts: BTreeMap::new(),
+            page: PAGE,
+        });
+        Self(Arc::new(Shared { clock, ids, state }))
+    }
+
+    /// Adds a storage account with its shares; one that is there gets the key and what it lacks.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the key is not Base64.
+    pub fn add(&self, account: &StorageAccount) -> Result<()> {
+        let key = STANDARD
+            .decode(account.key.expose())
+            .map_err(|_| Error::Invalid {
+                what: format!("the key of simulated storage account `{}`", account.name),
+                why: "it is not Base64".to_owned(),
+                mend: "give what `base64` makes of some bytes".to_owned(),
+            })?;
+        let now = self.now();
+        let mut state = self.state();
+        let kept = state
+            .accounts
+            .entry(account.name.clone())
+            .or_insert_with(|| Account {
+                name: account.name.clone(),
+                key: SecretSlice::default(),
+                shares: BTreeMap::new(),
+            });
+        kept.key = SecretSlice::from(key);
+        for share in &account.shares {
+            kept.shares
+                .entry(share.clone())
+                .or_insert_with(|| Share::new(BTreeMap::new(), now));
+        }
+        Ok(())
+    }
+
+    /// Makes lists come in pages of this many entries at most, so that paging can be tried with
+    /// few files.
+    pub fn set_page(&self, entries: usize) {
+        self.state().page = entries.clamp(1, PAGE);
+    }
+
+    /// Every file of a share by its path, with its size in bytes; none for a share that is absent.
+    pub fn files(&self, account: &str, share: &str) -> BTreeMap<String, u64> {
+        self.state()
+            .accounts
+            .get(account)
+            .and_then(|account| account.shares.get(share))
+            .map(Share::files)
+            .unwrap_or_default()
+    }
+
+    /// A shared access signature of an account; `None` if there is no such account.
+    pub fn account_sas(&self, account: &str, terms: &AccountSas) -> Option<SecretString> {
+        let state = self.state();
+        let account = state.accounts.get(account)?;
+        Some(terms.sign(&account.name, account.key.expose_secret()))
+    }
+
+    /// A shared access signature of a share; `None` if there is no such account.
+    pub fn share_sas(&self, account: &str, terms: &ShareSas) -> Option<SecretString> {
+        let state = self.state();
+        let account = state.accounts.get(account)?;
+        Some(terms.sign(&account.name, account.key.expose_secret()))
+    }
+
+    /// The service's routes; `secure` if they are served over https, which some signatures demand.
+    pub fn router(&self, secure: bool) -> Router {
+        Router::new()
+            .fallback(serve)
+            .with_state((self.clone(), secure))
+    }
+
+    fn state(&self) -> MutexGuard<'_, FilesState> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.0.clock.now()
+    }
+}
+
+async fn serve(
+    State((service, secure)): State<(FilesService, bool)>,
+    request: Request,
+) -> Response {
+    let now = service.now();
+    let stamp = answer::Stamp::new(&request, service.0.ids.uuid(), now);
+    let outcome = match Call::read(request).await {
+        Ok(call) => service.carry_out(&call, secure, now),
+        Err(refusal) => Err(refusal),
+    };
+    stamp.put_on(outcome)
+}
+
+impl FilesService {
+    fn carry_out(
+        &self,
+        call: &Call,
+        secure: bool,
+        now: DateTime<Utc>,
+    ) -> Result<Response, Refusal> {
+        let operation = operations::Operation::of(call)?;
+        let mut state = self.state();
+        let page = state.page;
+        let name = authorization::authorize(call, operation, &state.accounts, secure, now)?;
+        let account = state
+            .accounts
+            .get_mut(&name)
+            .ok_or_else(Refusal::unauthenticated)?;
+        operation.carry_out(call, account, page, now)
+    }
+}

@@ -1,0 +1,115 @@
+//! The suite that every code store passes, for published code bases and for plain ones.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use lifecycle_azure::AzureFiles;
+use lifecycle_core::code::CodeStore;
+use lifecycle_core::conformance::code::{self, CodeBench};
+use lifecycle_core::{Error, Result};
+use tempfile::TempDir;
+
+use crate::bench::{Bench, write};
+use crate::wire::Wire;
+
+/// Writes by publishing.
+#[derive(Debug)]
+struct Publishing(AzureFiles);
+
+#[async_trait]
+impl CodeBench for Publishing {
+    fn store(&self) -> &dyn CodeStore {
+        &self.0
+    }
+
+    async fn write(&self, name: &str, files: &[(&str, &str)]) -> Result<()> {
+        let root = TempDir::new().map_err(|error| Error::io("a directory", error))?;
+        let files: Vec<_> = files
+            .iter()
+            .map(|(path, text)| (*path, text.as_bytes()))
+            .collect();
+        write(root.path(), &files);
+        self.0.publish(name, root.path()).await.map(drop)
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.0.remove(name).await
+    }
+}
+
+#[tokio::test]
+async fn a_store_with_the_accounts_key_passes() {
+    let bench = Bench::start().await;
+    code::all(&Publishing(bench.with_key())).await;
+    assert_eq!(bench.paths(), Vec::<String>::new(), "files were left over");
+}
+
+#[tokio::test]
+async fn a_store_with_an_accounts_signature_passes() {
+    let bench = Bench::start().await;
+    code::all(&Publishing(
+        bench.with_account_sas("rwdlc", TimeDelta::hours(1)),
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_with_a_shares_signature_passes() {
+    let bench = Bench::start().await;
+    code::all(&Publishing(bench.with_share_sas("rcwdl"))).await;
+}
+
+#[tokio::test]
+async fn a_store_in_a_directory_of_the_share_passes_in_small_pages() {
+    let bench = Bench::start().await;
+    bench.service.set_page(2);
+    let key = lifecycle_azure::FilesCredential::SharedKey(bench.key.clone());
+    let store = bench
+        .builder(key)
+        .root("/code bases/\u{fc}+%/")
+        .build()
+        .unwrap();
+    code::all(&Publishing(store)).await;
+}
+
+/// Writes the files as any other tool would.
+struct Plainly {
+    store: AzureFiles,
+    wire: Wire,
+}
+
+impl fmt::Debug for Plainly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Plainly")
+    }
+}
+
+#[async_trait]
+impl CodeBench for Plainly {
+    fn store(&self) -> &dyn CodeStore {
+        &self.store
+    }
+
+    async fn write(&self, name: &str, files: &[(&str, &str)]) -> Result<()> {
+        self.wire.remove_tree(name).await;
+        for (path, text) in files {
+            self.wire
+                .put(&format!("{name}/{path}"), text.as_bytes())
+                .await;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.wire.remove_tree(name).await;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn plain_files_pass() {
+    let bench = Bench::start().await;
+    let (store, wire) = (bench.with_key(), Wire::new(&bench));
+    code::all(&Plainly { store, wire }).await;
+}

@@ -1,0 +1,187 @@
+//! What happens when requests fail, and when a publisher dies at any point.
+
+use std::time::Duration;
+
+use axum::http::Method;
+use futures_util::{StreamExt as _, stream};
+use lifecycle_azure::AzureFiles;
+use lifecycle_azure::simulator::{Fault, Selector, When};
+use lifecycle_core::code::CodeStore;
+use lifecycle_core::{Error, Retry};
+use tempfile::TempDir;
+
+use crate::bench::{Bench, any, archive, local_archive, local_digest, write};
+
+/// How many cases run at once: most of their time they wait.
+const AT_ONCE: usize = 32;
+
+fn two() -> (TempDir, TempDir) {
+    let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    write(
+        old.path(),
+        &[
+            ("Dockerfile", b"FROM scratch\n"),
+            ("run.sh", b"old"),
+            ("gone", b"x"),
+        ],
+    );
+    write(
+        new.path(),
+        &[
+            ("Dockerfile", b"FROM scratch\n"),
+            ("run.sh", b"new"),
+            ("more", b"y"),
+        ],
+    );
+    (old, new)
+}
+
+/// How many requests a publish of these files makes.
+async fn requests_of(old: Option<&TempDir>, new: &TempDir) -> usize {
+    let bench = Bench::start().await;
+    let store = bench.with_key();
+    if let Some(old) = old {
+        store.publish("svc", old.path()).await.unwrap();
+    }
+    bench.requests.clear();
+    store.publish("svc", new.path()).await.unwrap();
+    bench.requests.all().len()
+}
+
+/// A publisher that dies at its `n`-th request.
+async fn broken_at(bench: &Bench, n: usize, fault: Fault, store: &AzureFiles, new: &TempDir) {
+    bench.faults.add(When::next(any()).nth(n).always(), fault);
+    let outcome = store.publish("svc", new.path()).await;
+    bench.faults.clear();
+    if let Err(error) = &outcome {
+        assert!(
+            matches!(error.retry(), Retry::After(_)),
+            "request {n}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_publish_that_breaks_at_any_request_leaves_the_old_or_the_new() {
+    let (old, new) = &two();
+    let digests = &[
+        local_digest(old.path()).await,
+        local_digest(new.path()).await,
+    ];
+    let count = requests_of(Some(old), new).await;
+    let cases = (1..=count).flat_map(|n| [(n, Fault::Dropped), (n, Fault::AnswerLost)]);
+    let found: Vec<usize> = stream::iter(cases)
+        .map(|(n, fault)| async move {
+            let bench = Bench::start().await;
+            let store = bench.with_key();
+            store.publish("svc", old.path()).await.unwrap();
+            broken_at(&bench, n, fault, &store, new).await;
+            let reader = bench.with_share_sas("rl");
+            let code = reader.digest("svc").await.unwrap();
+            let found = digests.iter().position(|one| *one == code.digest);
+            let found = found.unwrap_or_else(|| panic!("request {n}: neither"));
+            let source = [old, new][found];
+            assert!(archive(&reader, &code).await == local_archive(source.path()).await);
+            assert_eq!(store.digest("svc").await.unwrap(), code, "request {n}");
+            // And the next publish has it all again.
+            let again = store.publish("svc", new.path()).await.unwrap();
+            assert_eq!(again.code.digest, digests[1]);
+            found
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    assert!(found.contains(&0) && found.contains(&1), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_first_publish_that_breaks_leaves_nothing_that_could_be_taken_for_a_code_base() {
+    let (_, new) = &two();
+    let count = requests_of(None, new).await;
+    let mut cases = stream::iter(1..=count)
+        .map(|n| async move {
+            let bench = Bench::start().await;
+            let store = bench.with_key();
+            broken_at(&bench, n, Fault::Dropped, &store, new).await;
+            match bench.with_key().digest("svc").await {
+                Ok(code) => assert_eq!(code.digest, local_digest(new.path()).await),
+                Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
+                Err(error) => panic!("request {n}: {error:?}"),
+            }
+            store.publish("svc", new.path()).await.unwrap();
+        })
+        .buffer_unordered(AT_ONCE);
+    while cases.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn single_faults_heal_at_every_request() {
+    let (old, new) = &two();
+    // Four more to read it.
+    let count = requests_of(Some(old), new).await + 4;
+    let mut cases = stream::iter(1..=count)
+        .map(|n| async move {
+            let bench = Bench::start().await;
+            let store = bench.with_key();
+            store.publish("svc", old.path()).await.unwrap();
+            let fault = [Fault::Dropped, Fault::AnswerLost][n % 2].clone();
+            bench.faults.add(When::next(any()).nth(n), fault);
+            store.publish("svc", new.path()).await.unwrap();
+            let code = store.digest("svc").await.unwrap();
+            assert!(archive(&store, &code).await == local_archive(new.path()).await);
+            assert_eq!(bench.faults.pending(), 0, "request {n} did not come");
+        })
+        .buffer_unordered(AT_ONCE);
+    while cases.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_busy_share_is_given_the_time_that_it_asks_for() {
+    let (bench, (old, _)) = (Bench::start().await, two());
+    let store = bench.with_key();
+    // One request that has none beside it.
+    let record = Selector::method(Method::PUT).path("/versions");
+    bench.faults.add(
+        When::next(record),
+        Fault::server_busy(Duration::from_secs(1)),
+    );
+    store.publish("svc", old.path()).await.unwrap();
+    assert_eq!(bench.requests.too_early(), []);
+    assert_eq!(bench.faults.pending(), 0);
+
+    let wait = Duration::from_mins(10);
+    let throttled = Fault::Throttled { retry_after: wait };
+    bench.faults.add(When::next(any()), throttled);
+    let error = store.digest("svc").await.unwrap_err();
+    assert!(matches!(error, Error::Throttled { .. }), "{error:?}");
+    assert_eq!(
+        error.retry(),
+        Retry::After(wait),
+        "longer waits are the caller's"
+    );
+}
+
+#[tokio::test]
+async fn a_share_that_does_not_answer_in_time_is_told_as_such() {
+    let bench = Bench::start().await;
+    let key = lifecycle_azure::FilesCredential::SharedKey(bench.key.clone());
+    let limit = Duration::from_millis(100);
+    let store = bench.builder(key).timeout(limit).build().unwrap();
+    let slow = Fault::SlowAnswer(Duration::from_mins(1));
+    bench.faults.add(When::next(any()).always(), slow);
+    let error = store.list().await.unwrap_err();
+    assert!(
+        matches!(&error, Error::TimedOut { after, .. } if *after == limit),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_unreachable() {
+    let bench = Bench::start().await;
+    let store = bench.with_key();
+    drop(bench);
+    let error = store.list().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    assert!(error.to_string().contains("`devacct`"), "{error}");
+}

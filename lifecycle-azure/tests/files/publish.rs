@@ -1,0 +1,201 @@
+//! Publishing and reading back.
+
+use axum::http::Method;
+use chrono::TimeDelta;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use lifecycle_azure::simulator::Selector;
+use lifecycle_core::Error;
+use lifecycle_core::code::{CodeStore, read_file};
+use tempfile::TempDir;
+
+use crate::bench::{Bench, archive, local_archive, local_digest, pattern, sample, write};
+
+#[tokio::test]
+async fn what_is_published_has_the_digest_and_the_archive_of_its_source() {
+    let (bench, root) = (Bench::start().await, sample());
+    let store = bench.with_key();
+    let published = store.publish("team/svc", root.path()).await.unwrap();
+    assert_eq!(published.code.name, "team/svc");
+    assert_eq!(published.code.digest, local_digest(root.path()).await);
+    let other = bench.with_share_sas("rl");
+    let code = other.digest("./team/svc").await.unwrap();
+    assert_eq!(code, published.code);
+    let read = archive(&other, &code).await;
+    assert!(
+        read == local_archive(root.path()).await,
+        "the archives differ"
+    );
+    let docker = read_file(&other, &code, "Dockerfile", 100).await.unwrap();
+    assert_eq!(docker.as_deref(), Some(b"FROM scratch\n".as_slice()));
+    assert!(
+        bench
+            .service
+            .files("devacct", "code")
+            .values()
+            .all(|size| *size <= 4 << 20)
+    );
+}
+
+#[tokio::test]
+async fn only_what_changed_is_sent_and_nothing_if_nothing_did() {
+    let (bench, root) = (Bench::start().await, sample());
+    let store = bench.with_key();
+    let first = store.publish("svc", root.path()).await.unwrap();
+    assert!(!first.unchanged && first.bytes_sent > 9 << 20, "{first:?}");
+    bench.requests.clear();
+    let again = bench.with_key().publish("svc", root.path()).await.unwrap();
+    assert!(again.unchanged && again.bytes_sent == 0, "{again:?}");
+    assert!(bench.requests.writes().is_empty());
+    write(root.path(), &[("run.sh", b"#!/bin/sh\nexit 1\n")]);
+    std::fs::rename(root.path().join("big.bin"), root.path().join("moved.bin")).unwrap();
+    let changed = store.publish("svc", root.path()).await.unwrap();
+    assert!(changed.bytes_sent < 10_000, "{changed:?}");
+    assert_eq!(changed.code.digest, local_digest(root.path()).await);
+    let read = archive(&store, &changed.code).await;
+    assert!(read == local_archive(root.path()).await);
+}
+
+#[tokio::test]
+async fn what_is_not_changed_is_not_read_twice() {
+    let (bench, root) = (Bench::start().await, sample());
+    bench.with_key().publish("svc", root.path()).await.unwrap();
+    let store = bench.with_key();
+    bench.requests.clear();
+    store.digest("svc").await.unwrap();
+    assert_eq!(
+        bench.downloads(),
+        2,
+        "the record and its index, no contents"
+    );
+    bench.requests.clear();
+    store.digest("svc").await.unwrap();
+    assert_eq!(bench.downloads(), 0);
+    assert_eq!(bench.requests.all().len(), 2);
+}
+
+#[tokio::test]
+async fn what_nobody_needs_goes_once_nobody_can_be_reading_it() {
+    let (bench, root) = (Bench::start().await, sample());
+    let store = bench.with_account_sas("rwdlc", TimeDelta::days(30));
+    store.publish("svc", root.path()).await.unwrap();
+    let old = store.digest("svc").await.unwrap();
+    let reading = store.archive(&old).await.unwrap();
+    std::fs::remove_file(root.path().join("big.bin")).unwrap();
+    let second = store.publish("svc", root.path()).await.unwrap();
+    assert_eq!(second.files_removed, 0);
+    // Whoever had begun goes on.
+    let parts: Vec<bytes::Bytes> = reading.try_collect().await.unwrap();
+    assert!(parts.concat().len() > 9 << 20);
+
+    bench.clock.advance(TimeDelta::hours(25));
+    write(root.path(), &[("run.sh", b"#!/bin/sh\nexit 2\n")]);
+    let third = store.publish("svc", root.path()).await.unwrap();
+    // The first record, its index, the big file's five chunks.
+    assert_eq!(third.files_removed, 7);
+    let left: u64 = bench.service.files("devacct", "code").values().sum();
+    assert!(left < 20_000, "{left} bytes are left");
+    let read = archive(&store, &third.code).await;
+    assert!(read == local_archive(root.path()).await);
+}
+
+#[tokio::test]
+async fn publishers_do_not_mix() {
+    let (bench, one, two) = (Bench::start().await, sample(), sample());
+    write(
+        two.path(),
+        &[("big.bin", &vec![7; 3 << 20]), ("only", b"two")],
+    );
+    let digests = [
+        local_digest(one.path()).await,
+        local_digest(two.path()).await,
+    ];
+    for _ in 0..4 {
+        let (a, b) = (bench.with_key(), bench.with_share_sas("rcwdl"));
+        let (a, b) = tokio::join!(a.publish("svc", one.path()), b.publish("svc", two.path()));
+        let outcomes = [a, b];
+        assert!(outcomes.iter().any(Result::is_ok), "{outcomes:?}");
+        for outcome in &outcomes {
+            if let Err(error) = outcome {
+                assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+            }
+        }
+        let store = bench.with_key();
+        let code = store.digest("svc").await.unwrap();
+        assert!(digests.contains(&code.digest));
+        let winner = if code.digest == digests[0] {
+            &one
+        } else {
+            &two
+        };
+        assert!(archive(&store, &code).await == local_archive(winner.path()).await);
+        store.remove("svc").await.unwrap();
+        assert!(bench.paths().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_holds_other_files_is_left_alone() {
+    let (bench, root) = (Bench::start().await, sample());
+    let store = bench.with_key();
+    let wire = crate::wire::Wire::new(&bench);
+    wire.put("svc/Dockerfile", b"FROM scratch\n").await;
+    for error in [
+        store.publish("svc", root.path()).await.unwrap_err(),
+        store.remove("svc").await.unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+    }
+    store.publish("other", root.path()).await.unwrap();
+    wire.put("other/stray", b"x").await;
+    let error = store.digest("other").await.unwrap_err();
+    assert!(error.to_string().contains("beside"), "{error}");
+    store.remove("absent").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_reader_has_a_few_pieces_waiting_whatever_the_size() {
+    let bench = Bench::start().await;
+    let root = TempDir::new().unwrap();
+    let big = pattern(32 << 20, (2 << 20) + 1);
+    write(root.path(), &[("big", &big)]);
+    let store = bench.with_key();
+    let code = store.publish("svc", root.path()).await.unwrap().code;
+    let mut stream = store.archive(&code).await.unwrap();
+    bench.requests.clear();
+    let head = stream.next().await.unwrap().unwrap();
+    let piece = stream.next().await.unwrap().unwrap();
+    assert_eq!((head.len(), piece.len()), (512, 2 << 20));
+    assert!(bench.downloads() <= 9, "{}", bench.downloads());
+    let rest: Vec<bytes::Bytes> = stream.try_collect().await.unwrap();
+    assert!(rest.iter().all(|part| part.len() <= 2 << 20));
+    assert_eq!(bench.downloads(), 16);
+}
+
+#[tokio::test]
+async fn a_publish_that_is_dropped_leaves_the_old() {
+    let (bench, root) = (Bench::start().await, sample());
+    let store = bench.with_key();
+    let old = store.publish("svc", root.path()).await.unwrap().code;
+    write(
+        root.path(),
+        &[("big.bin", &vec![9; 8 << 20]), ("run.sh", b"new")],
+    );
+    let chunks = Selector::method(Method::PUT).path("/chunks/");
+    bench.requests.clear();
+    tokio::select! {
+        outcome = store.publish("svc", root.path()) => panic!("it ended: {outcome:?}"),
+        _ = bench.requests.ended(&chunks, 2) => {}
+    }
+    assert_eq!(store.digest("svc").await.unwrap(), old);
+    let new = store.publish("svc", root.path()).await.unwrap();
+    assert!(archive(&store, &new.code).await == local_archive(root.path()).await);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_absent_is_not_found() {
+    let bench = Bench::start().await;
+    let nowhere = TempDir::new().unwrap().path().join("absent");
+    let error = bench.with_key().publish("svc", &nowhere).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+    assert!(bench.requests.all().is_empty());
+}

@@ -339,6 +339,9 @@ impl Manager {
             // First, so that the status is of the same plan or of a later one.
             let observed = observations.borrow_and_update().clone();
             let now = status.borrow_and_update().clone();
+            // Before an operation ends by it: who sees the end sees what it was ended by.
+            self.observations.send_replace(observed.clone());
+            self.status.send_replace(now.clone());
             if let Err(error) = self.end_restarts(&observed, &now).await {
                 return error;
             }
@@ -351,8 +354,6 @@ impl Manager {
             let taken_down = now.taking_down
                 && now.is_idle()
                 && self.target.borrow().as_ref().is_some_and(is_aimed_at);
-            self.observations.send_replace(observed);
-            self.status.send_replace(now);
             if let Some(mirrors) = &self.options.mirrors {
                 mirrors.look();
             }

@@ -18,6 +18,12 @@ pub(super) fn joined(directory: &Path, path: &str) -> PathBuf {
     PathBuf::from(DirectoryStore::normalised(&joined.to_string_lossy()))
 }
 
+/// The directory that a file lies in, both relative to the project's.
+pub(super) fn directory_of(file: &Path) -> PathBuf {
+    let parent = file.parent().unwrap_or(Path::new("")).to_string_lossy();
+    joined(Path::new(PROJECT), &parent)
+}
+
 /// Makes the paths of a whole file relative to the project's directory.
 pub(super) fn rebase(root: &mut Node, directory: &Path) {
     if directory == Path::new(PROJECT) {

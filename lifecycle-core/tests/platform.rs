@@ -494,6 +494,41 @@ async fn a_name_leads_to_one_service() {
     );
 }
 
+#[tokio::test]
+async fn separate_networks_are_a_warning_and_what_keeps_all_in_is_not() {
+    let compose = |web: &str, networks: &str| {
+        format!(
+            "services:\n  web: {{image: x, networks: {web}}}\n  db: {{image: x, networks: [back]}}\n  \
+             job: {{image: x, network_mode: none}}\nnetworks: {networks}\n"
+        )
+    };
+    let apart = "compose.yaml:5:1: networks: they keep no services apart, on one node or between \
+                 nodes: every name leads to its service from everywhere";
+    for (web, networks, warned, blocks) in [
+        ("[front]", "{front: , back: }", true, false),
+        // None is as if the key were not there.
+        ("[]", "{back: }", true, false),
+        ("{}", "{back: }", true, false),
+        ("[front, back]", "{front: , back: }", false, false),
+        ("[front]", "{front: , back: {internal: true}}", true, true),
+        ("[back]", "{back: {internal: true}}", false, true),
+    ] {
+        let text = compose(web, networks);
+        let directory = directory_with(&[("compose.yaml", &text)]);
+        let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+            .await
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings.contains(&apart.to_owned()),
+            warned,
+            "{text}{warnings:?}"
+        );
+        let blocking = loaded.unsupported.iter().any(|key| key.changes_behaviour);
+        assert_eq!(blocking, blocks, "{text}");
+    }
+}
+
 /// Words that lead a random text past the first check.
 fn fragment() -> impl Strategy<Value = String> {
     let known = proptest::sample::select(vec![

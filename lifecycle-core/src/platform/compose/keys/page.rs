@@ -55,8 +55,9 @@ each mount which of these it is, where that may surprise.
 nowhere else; if it cannot, the plan says that it waits, and for which volume.
 
 **Networks.** There is one network. All services of a platform reach each other by name, whatever
-`networks` they name; `internal` and other means of keeping services apart have no effect, and that is
-said where it makes a difference.
+`networks` they name: separate networks keep no services apart, on one node or between nodes, and
+`up` warns where a file has such. Who asks for more by `internal: true`, that nothing gets out, must
+accept that it has no effect (`--accept-unsupported`).
 
 **Rights.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and the like are given
 as asked. Whoever may declare services is root on the nodes.

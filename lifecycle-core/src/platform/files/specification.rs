@@ -217,6 +217,12 @@ fn both_forms_of_a_key_are_one() {
             "services: {a: {cap_add: [X, Y, Z], expose: ['80/tcp', '81']}}",
         ),
         (
+            "one value or a list, each once",
+            "services: {a: {dns: 1.1.1.1, tmpfs: /run}}",
+            "services: {a: {dns: [1.1.1.1, 8.8.8.8], tmpfs: ['/run:size=1m', /tmp]}}",
+            "services: {a: {dns: [1.1.1.1, 8.8.8.8], tmpfs: ['/run:size=1m', /tmp]}}",
+        ),
+        (
             "nothing leaves what is there, but for a command",
             "services: {a: {ports: ['80'], command: x}}",
             "services: {a: {ports: , command: }}",

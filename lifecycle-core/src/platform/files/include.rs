@@ -159,6 +159,7 @@ impl Assembly<'_> {
         };
         let mut model = self.model(documents, &inner, way)?;
         environment::fix(&mut model, &lookup);
+        paths::name_contexts(&mut model, &inner.directory);
         Some(model)
     }
 

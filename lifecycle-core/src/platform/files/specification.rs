@@ -399,6 +399,47 @@ fn other_projects_are_included_as_14_include_says() {
 }
 
 #[test]
+fn what_an_included_project_leaves_open_is_its_own() {
+    let included = "services:\n  a: {build: {dockerfile: Containerfile}}\n  b: {build: {context: , args: \
+                    [TOKEN]}}\n  c: {build: {target: t}, x-lifecycle: {code: c}}\n\
+                    secrets:\n  mine: {environment: TOKEN}\n  other: {environment: NONE}\n\
+                    configs:\n  mine: {environment: TOKEN}\n";
+    let project = |compose| {
+        Project {
+            files: &[
+                ("compose.yaml", compose),
+                ("more/compose.yaml", included),
+                ("more/.env", "TOKEN=t\n"),
+            ],
+            main: 1,
+            variables: &[],
+            profiles: &[],
+        }
+        .tree()
+    };
+    let expected = |context: &str| {
+        format!(
+            "services:\n  a: {{build: {{dockerfile: Containerfile{context}}}}}\n  b: {{build: {{args: \
+             [TOKEN=t]{context}}}}}\n  c: {{build: {{target: t}}, x-lifecycle: {{code: c}}}}\n\
+             secrets:\n  mine: {{content: t}}\n  other: {{environment: NONE}}\n\
+             configs:\n  mine: {{content: t}}\n"
+        )
+    };
+    assert_same(
+        "14-include.md: relative paths and variables are those of the included project",
+        project("include: [more/compose.yaml]\n"),
+        &expected(", context: ./more"),
+    );
+    assert_same(
+        "of the project's own directory the default says the same",
+        project(
+            "include: [{path: more/compose.yaml, project_directory: ., env_file: more/.env}]\n",
+        ),
+        &expected("").replace("build: {args", "build: {context: , args"),
+    );
+}
+
+#[test]
 fn what_is_included_twice_is_one_and_what_differs_is_a_conflict() {
     let shared = ("shared.yaml", "services: {db: {image: x}}\n");
     let files = |own: &'static str| {

@@ -529,6 +529,30 @@ async fn separate_networks_are_a_warning_and_what_keeps_all_in_is_not() {
     }
 }
 
+#[tokio::test]
+async fn what_compose_takes_is_taken() {
+    let compose = "services:\n  web:\n    build: {context: , args: , dockerfile: }\n    scale: 2\n    \
+                   cpus: 0.5\n    deploy: {replicas: 2, resources: {limits: {cpus: '0.5'}}}\n    \
+                   security_opt: ['label=type:x', 'label:role:y', 'no-new-privileges:true']\n    \
+                   networks: {default: {aliases: }}\n  \
+                   entry: {image: x, ports: ['80', '8080:80', '8443:443', '443']}\n";
+    let directory = directory_with(&[("compose.yaml", compose), ("Dockerfile", "FROM scratch\n")]);
+    let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let service = |name: &str| &loaded.declaration.services[&name.try_into().unwrap()];
+    let web = service("web");
+    assert_eq!(web.replicas, 2);
+    assert_eq!(
+        web.container.isolation.security_opt,
+        ["label=type:x", "label=role:y", "no-new-privileges=true"]
+    );
+    let ports = service("entry").container.ports.iter();
+    let ports: Vec<_> = ports.map(|p| (p.host_port, p.container_port)).collect();
+    let all = [(None, 80), (Some(8080), 80), (Some(8443), 443), (None, 443)];
+    assert_eq!(ports, all);
+}
+
 /// Words that lead a random text past the first check.
 fn fragment() -> impl Strategy<Value = String> {
     let known = proptest::sample::select(vec![

@@ -179,6 +179,9 @@ fn service_networks<'a>(
             continue;
         }
         for (_, field) in honoured_entries(&entry, keys::SERVICE_NETWORK, report) {
+            if field.is_null() {
+                continue;
+            }
             for item in field.items(report) {
                 connected
                     .aliases

@@ -38,7 +38,7 @@ fn fix_contents(resource: &mut Value, lookup: Lookup<'_>) {
     if let Some(source) = source
         && let Some(value) = source.node.as_text().and_then(lookup)
     {
-        source.key = "content".to_owned();
+        "content".clone_into(&mut source.key);
         source.node = Node::of_text(source.node.at, value);
     }
 }

@@ -77,7 +77,7 @@ impl Bootstrapper {
         loop {
             match client.operation(operation.id()).await {
                 Ok(now) if now.state == OperationStateV1::Running => {
-                    heard = tokio::time::Instant::now()
+                    heard = tokio::time::Instant::now();
                 }
                 Ok(now) if now.state == OperationStateV1::Failed => {
                     let why = now.why.unwrap_or_default();

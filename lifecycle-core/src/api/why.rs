@@ -26,6 +26,7 @@ const EVIDENCE: usize = 12;
 
 /// `GET /v1/why/{name}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WhyV1 {
     /// What was asked about.
     pub subject: Subject,
@@ -43,6 +44,7 @@ pub struct WhyV1 {
 
 /// Something that is so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FactV1 {
     /// About what.
     pub about: Subject,
@@ -52,6 +54,7 @@ pub struct FactV1 {
 
 /// Something that the planner decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DecisionV1 {
     /// About what.
     pub about: Subject,
@@ -64,6 +67,7 @@ pub struct DecisionV1 {
 
 /// A decision as data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DecisionData {
     /// A step that is to be carried out, or is being carried out.

@@ -84,8 +84,8 @@ pub(crate) enum Command {
     Down(Down),
     /// Look at this machine, the files, each node and the manager: what is wrong, what to do
     Doctor,
-    /// Print the JSON Schema of platform.toml, for editors
-    Schema,
+    /// Print the JSON Schema of platform.toml, for editors; or of what a command writes with --json
+    Schema(Schema),
     /// Print completions for a shell: `source <(bootstrapper completions bash)`
     Completions(Completions),
     /// Write the manual pages into a directory
@@ -106,6 +106,31 @@ pub(crate) struct Init {
     /// Overwrite the file that is there
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// Of what.
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// The command whose output is meant; `failure` for what any command writes that fails
+    pub(crate) command: Option<Described>,
+}
+
+/// Whose output has a schema; the commands are described at [`Command`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Described {
+    Init,
+    Plan,
+    Up,
+    #[value(alias = "ps")]
+    Status,
+    Why,
+    Logs,
+    Events,
+    Exec,
+    Restart,
+    Down,
+    Doctor,
+    Failure,
 }
 
 /// For which shell.

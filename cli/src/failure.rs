@@ -1,15 +1,14 @@
 //! How a command fails, and with which exit code.
 
+pub(crate) mod document;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lifecycle_core::bootstrap::{ExitStatus, Outcome, ServiceFailure};
 use lifecycle_core::platform::{Diagnostics, UnsupportedKey};
 use lifecycle_core::{Error, Retry};
-use serde_json::{Value, json};
 use thiserror::Error as ThisError;
-
-use crate::commands;
 
 /// Why a command ended without doing what it was asked.
 #[derive(Debug, ThisError)]
@@ -117,56 +116,6 @@ impl Failure {
                 .into(),
             Self::Unread | Self::CommandEnded(_) => "the same command goes on from here".into(),
         }
-    }
-
-    /// The failure for programs. What came up although something else did not is told with it.
-    pub(crate) fn document(&self) -> Value {
-        let kind = match self {
-            Self::Failed(_) => "failed",
-            Self::NoFiles(_) | Self::Files(_) => "files",
-            Self::Unsupported(_) => "unsupported",
-            Self::Services(_) => "services",
-            Self::Unconfirmed => "unconfirmed",
-            Self::Exists(_) => "exists",
-            Self::Unwell(_) | Self::Told => "unwell",
-            Self::Refused => "refused",
-            Self::Interrupted => "interrupted",
-            Self::CommandEnded(_) => "command",
-            Self::Unread => "unread",
-        };
-        let mut error = json!({"kind": kind, "message": self.message(), "hint": self.hint()});
-        match self {
-            Self::Files(diagnostics) => {
-                error["problems"] = diagnostics
-                    .iter()
-                    .map(|d| {
-                        json!({
-                            "file": d.file,
-                            "line": d.line,
-                            "column": d.column,
-                            "key": d.path,
-                            "message": d.message,
-                            "help": d.help,
-                        })
-                    })
-                    .collect();
-            }
-            Self::Unsupported(keys) => {
-                error["keys"] = keys.iter().map(commands::plan::unsupported).collect();
-            }
-            Self::Services(outcome) => {
-                error["instances"] = outcome
-                    .failures
-                    .iter()
-                    .map(|f| json!({"id": f.instance, "why": f.why, "last_lines": f.last_lines}))
-                    .collect();
-                let mut document = commands::up::document(outcome);
-                document["error"] = error;
-                return document;
-            }
-            _ => {}
-        }
-        json!({ "error": error })
     }
 }
 

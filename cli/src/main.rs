@@ -74,7 +74,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
         Command::Init(options) => commands::init::run(arguments, options).await,
         Command::Doctor => commands::doctor::run(arguments).await,
-        Command::Schema => printer::document(&lifecycle_core::platform::schema()),
+        Command::Schema(options) => commands::schema::run(options),
         Command::Completions(options) => commands::pages::completions(options),
         Command::Man(options) => commands::pages::man(options),
         Command::Plan(options) => commands::plan::run(arguments, options).await,

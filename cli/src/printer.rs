@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::arguments::Colors;
 use crate::failure::Failure;
+use crate::failure::document::Document;
 use crate::paint::{Tone, paint};
 
 /// Data: text for people.
@@ -103,9 +104,9 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
         paint(Tone::Accent, "hint:"),
         failure.hint()
     ));
-    if json {
+    if json && let Some(document) = Document::of(failure) {
         // Standard output is where this would be told.
-        drop(record(&failure.document()));
+        drop(record(&document));
     }
 }
 
@@ -117,13 +118,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if std::env::args_os().any(|argument| argument == "--json") {
-        let message = error.to_string();
-        let document = serde_json::json!({"error": {
-            "kind": "arguments",
-            "message": message.trim(),
-            "hint": "`bootstrapper --help` shows all arguments",
-        }});
-        drop(record(&document));
+        drop(record(&Document::of_arguments(error.to_string().trim())));
     }
     ExitCode::from(2)
 }

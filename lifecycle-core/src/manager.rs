@@ -248,13 +248,13 @@ impl Manager {
         let Some((generation, declaration)) = &snapshot.declaration else {
             return Ok(());
         };
-        let mut declared = Declared::new(*generation, declaration, &self.options.key)?;
-        if let Some(image) = &self.options.image {
-            let addresses = self.addresses(epoch, snapshot, declaration).await?;
-            let network = declaration.network.clone();
-            let key = &self.options.key;
-            let agents = Agents::new(image.clone(), network, addresses, key)?;
-            declared = declared.with_agents(agents);
+        let mut declared = self.meant(*generation, declaration, &snapshot.addresses)?;
+        // Kept before anybody is told of them.
+        if let Some(agents) = &declared.agents
+            && agents.addresses != snapshot.addresses
+        {
+            let kept = Batch::of(Change::PutAddresses(agents.addresses.clone()));
+            self.backends.registry.commit(epoch, kept).await?;
         }
         if taking_down {
             declared = declared.emptied();
@@ -271,25 +271,28 @@ impl Manager {
         Ok(())
     }
 
-    /// Each service's address, kept before anybody is told of it. While the platform is taken
-    /// down there are no services, and those that still run keep theirs.
-    async fn addresses(
+    /// What a declaration means, with each service's address where there is a service network.
+    /// While the platform is taken down there are no services, and those that still run keep
+    /// their addresses.
+    fn meant(
         &self,
-        epoch: Epoch,
-        snapshot: &Snapshot,
+        generation: Generation,
         declaration: &Declaration,
-    ) -> Result<BTreeMap<ServiceName, Ipv4Addr>> {
-        let before = &snapshot.addresses;
-        if declaration.services.is_empty() {
-            return Ok(before.clone());
-        }
-        let block = declaration.network.block;
-        let addresses = assign(block, declaration.services.keys(), before)?;
-        if addresses != *before {
-            let kept = Batch::of(Change::PutAddresses(addresses.clone()));
-            self.backends.registry.commit(epoch, kept).await?;
-        }
-        Ok(addresses)
+        before: &BTreeMap<ServiceName, Ipv4Addr>,
+    ) -> Result<Declared> {
+        let key = &self.options.key;
+        let declared = Declared::new(generation, declaration, key)?;
+        let Some(image) = &self.options.image else {
+            return Ok(declared);
+        };
+        let network = declaration.network.clone();
+        let addresses = if declaration.services.is_empty() {
+            before.clone()
+        } else {
+            assign(network.block, declaration.services.keys(), before)?
+        };
+        let agents = Agents::new(image.clone(), network, addresses, key)?;
+        Ok(declared.with_agents(agents))
     }
 
     /// Keeps the lease; returns when it is lost, or may be.
@@ -339,6 +342,9 @@ impl Manager {
             // First, so that the status is of the same plan or of a later one.
             let observed = observations.borrow_and_update().clone();
             let now = status.borrow_and_update().clone();
+            // Before an operation ends by it: who sees the end sees what it was ended by.
+            self.observations.send_replace(observed.clone());
+            self.status.send_replace(now.clone());
             if let Err(error) = self.end_restarts(&observed, &now).await {
                 return error;
             }
@@ -351,8 +357,6 @@ impl Manager {
             let taken_down = now.taking_down
                 && now.is_idle()
                 && self.target.borrow().as_ref().is_some_and(is_aimed_at);
-            self.observations.send_replace(observed);
-            self.status.send_replace(now);
             if let Some(mirrors) = &self.options.mirrors {
                 mirrors.look();
             }
@@ -553,20 +557,14 @@ impl Manager {
 
     /// What a declaration that is not in force would mean.
     fn derive(&self, candidate: &Declaration) -> Result<Declared> {
-        let key = &self.options.key;
-        let declared = Declared::new(Generation::default(), candidate, key)?;
-        let Some(image) = &self.options.image else {
-            return Ok(declared);
-        };
-        let before = match self.target.borrow().as_ref() {
-            Some(target) => target.declared.agents.clone().map(|a| a.addresses),
-            None => None,
-        };
-        let network = candidate.network.clone();
-        let services = candidate.services.keys();
-        let addresses = assign(network.block, services, &before.unwrap_or_default())?;
-        let agents = Agents::new(image.clone(), network, addresses, key)?;
-        Ok(declared.with_agents(agents))
+        let target = self.target.borrow().clone();
+        let agents = target.as_ref().and_then(|t| t.declared.agents.as_ref());
+        let before = agents.map(|agents| agents.addresses.clone());
+        self.meant(
+            Generation::default(),
+            candidate,
+            &before.unwrap_or_default(),
+        )
     }
 
     /// Begins to take the whole platform down. Asked again, the same operation is meant.

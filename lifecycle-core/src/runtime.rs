@@ -238,6 +238,7 @@ impl LogOptions {
 
 /// A line of a container's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogLine {
     /// Whether it went to standard error.
     pub stderr: bool,

@@ -494,6 +494,65 @@ async fn a_name_leads_to_one_service() {
     );
 }
 
+#[tokio::test]
+async fn separate_networks_are_a_warning_and_what_keeps_all_in_is_not() {
+    let compose = |web: &str, networks: &str| {
+        format!(
+            "services:\n  web: {{image: x, networks: {web}}}\n  db: {{image: x, networks: [back]}}\n  \
+             job: {{image: x, network_mode: none}}\nnetworks: {networks}\n"
+        )
+    };
+    let apart = "compose.yaml:5:1: networks: they keep no services apart, on one node or between \
+                 nodes: every name leads to its service from everywhere";
+    for (web, networks, warned, blocks) in [
+        ("[front]", "{front: , back: }", true, false),
+        // None is as if the key were not there.
+        ("[]", "{back: }", true, false),
+        ("{}", "{back: }", true, false),
+        ("[front, back]", "{front: , back: }", false, false),
+        ("[front]", "{front: , back: {internal: true}}", true, true),
+        ("[back]", "{back: {internal: true}}", false, true),
+    ] {
+        let text = compose(web, networks);
+        let directory = directory_with(&[("compose.yaml", &text)]);
+        let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+            .await
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings.contains(&apart.to_owned()),
+            warned,
+            "{text}{warnings:?}"
+        );
+        let blocking = loaded.unsupported.iter().any(|key| key.changes_behaviour);
+        assert_eq!(blocking, blocks, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_compose_takes_is_taken() {
+    let compose = "services:\n  web:\n    build: {context: , args: , dockerfile: }\n    scale: 2\n    \
+                   cpus: 0.5\n    deploy: {replicas: 2, resources: {limits: {cpus: '0.5'}}}\n    \
+                   security_opt: ['label=type:x', 'label:role:y', 'no-new-privileges:true']\n    \
+                   networks: {default: {aliases: }}\n  \
+                   entry: {image: x, ports: ['80', '8080:80', '8443:443', '443']}\n";
+    let directory = directory_with(&[("compose.yaml", compose), ("Dockerfile", "FROM scratch\n")]);
+    let loaded = loaded(&sources(directory.path(), "compose.yaml", None))
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let service = |name: &str| &loaded.declaration.services[&name.try_into().unwrap()];
+    let web = service("web");
+    assert_eq!(web.replicas, 2);
+    assert_eq!(
+        web.container.isolation.security_opt,
+        ["label=type:x", "label=role:y", "no-new-privileges=true"]
+    );
+    let ports = service("entry").container.ports.iter();
+    let ports: Vec<_> = ports.map(|p| (p.host_port, p.container_port)).collect();
+    let all = [(None, 80), (Some(8080), 80), (Some(8443), 443), (None, 443)];
+    assert_eq!(ports, all);
+}
+
 /// Words that lead a random text past the first check.
 fn fragment() -> impl Strategy<Value = String> {
     let known = proptest::sample::select(vec![

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::Arguments;
@@ -13,9 +14,11 @@ use crate::project::{NOT_UP_YET, Project};
 use crate::{commands, printer, wiring};
 
 /// The document of `doctor --json`.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Report {
+    /// The worst of all findings; with `wrong` the exit code is 1.
     health: Health,
+    /// What was looked at, in this order.
     findings: Vec<Finding>,
 }
 

@@ -2,12 +2,25 @@
 
 use std::sync::Arc;
 
+use lifecycle_core::model::{PlatformId, PlatformName};
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::arguments::{Arguments, Down};
 use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::printer;
 use crate::progress::ProgressLines;
 use crate::{commands, wiring};
+
+/// The document of `down --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct TakenDown {
+    /// The name of the platform that is down.
+    name: PlatformName,
+    /// Its UUID.
+    id: PlatformId,
+}
 
 pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Failure> {
     let progress = ProgressLines::new(arguments.json);
@@ -32,6 +45,12 @@ pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Fai
     tokio::select! {
         outcome = bootstrapper.down(identity.id, options.volumes) => outcome?,
         () = progress.heartbeat() => {}
+    }
+    if arguments.json {
+        return printer::document(&TakenDown {
+            name: identity.name,
+            id: identity.id,
+        });
     }
     printer::talk(&format!("The platform {} is down.", identity.name));
     Ok(())

@@ -1,9 +1,12 @@
 //! `init`: a first `platform.toml` for the Compose file that is here.
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 
 use lifecycle_core::model::PlatformName;
 use lifecycle_core::platform::Starter;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::arguments::{Arguments, Init};
 use crate::confirm;
@@ -11,6 +14,17 @@ use crate::failure::Failure;
 use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::project::{NOT_UP_YET, Project};
+
+/// The document of `init --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Written {
+    /// The file that was written.
+    file: PathBuf,
+    /// The platform's name in it.
+    name: PlatformName,
+    /// How many nodes it declares.
+    nodes: u16,
+}
 
 pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
@@ -52,11 +66,11 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
     let replace = path.exists();
     let path = project.sources().write_platform_file(&starter, replace)?;
     if arguments.json {
-        return printer::document(&serde_json::json!({
-            "file": path,
-            "name": starter.name,
-            "nodes": starter.nodes,
-        }));
+        return printer::document(&Written {
+            file: path,
+            name: starter.name,
+            nodes: starter.nodes,
+        });
     }
     printer::talk(&format!("Wrote {}.", path.display()));
     let next = "`bootstrapper plan` shows what would be done, `bootstrapper up` does it";

@@ -9,6 +9,7 @@ pub(crate) mod logs;
 pub(crate) mod pages;
 pub(crate) mod plan;
 pub(crate) mod restart;
+pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod why;

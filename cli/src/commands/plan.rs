@@ -5,6 +5,9 @@ use std::sync::Arc;
 use lifecycle_core::bootstrap::Forecast;
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::platform::UnsupportedKey;
+use lifecycle_core::reconcile::{Held, Step};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::arguments::{Arguments, Plan};
 use crate::failure::Failure;
@@ -12,6 +15,48 @@ use crate::printer;
 use crate::progress::ProgressLines;
 use crate::project::{Identity, NOT_UP_YET, Project};
 use crate::wiring;
+
+/// The document of `plan --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Foretold {
+    /// Whether a manager runs already; without one, `up` starts it on its node.
+    manager_runs: bool,
+    /// What stands in the way, each with its mend.
+    problems: Vec<String>,
+    /// Keys of the files that have no effect.
+    unsupported: Vec<KeyWithoutEffect>,
+    /// What would be done; each step stands behind those that it needs.
+    steps: Vec<Step>,
+    /// What could not be done yet, and why.
+    held: Vec<Held>,
+}
+
+/// A key of the files that is understood and has no effect.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct KeyWithoutEffect {
+    /// The file.
+    file: String,
+    /// The line, from 1.
+    line: usize,
+    /// The path of the key, for example `services.web.privileged`.
+    key: String,
+    /// What happens instead.
+    consequence: &'static str,
+    /// Whether the service runs otherwise than its author meant.
+    changes_behaviour: bool,
+}
+
+impl From<&UnsupportedKey> for KeyWithoutEffect {
+    fn from(key: &UnsupportedKey) -> Self {
+        Self {
+            file: key.file.clone(),
+            line: key.line,
+            key: key.path.clone(),
+            consequence: key.consequence,
+            changes_behaviour: key.changes_behaviour,
+        }
+    }
+}
 
 pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
@@ -49,13 +94,17 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         printer::warning(&warning.to_string());
     }
     if arguments.json {
-        printer::document(&serde_json::json!({
-            "manager_runs": forecast.manager_runs,
-            "problems": forecast.problems,
-            "unsupported": loaded.unsupported.iter().map(unsupported).collect::<Vec<_>>(),
-            "steps": forecast.plan.steps,
-            "held": forecast.plan.held,
-        }))
+        printer::document(&Foretold {
+            manager_runs: forecast.manager_runs,
+            problems: forecast.problems,
+            unsupported: loaded
+                .unsupported
+                .iter()
+                .map(KeyWithoutEffect::from)
+                .collect(),
+            steps: forecast.plan.steps,
+            held: forecast.plan.held,
+        })
     } else {
         printer::data(&text(
             &forecast,
@@ -63,17 +112,6 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
             declaration.manager.node.as_ref(),
         ))
     }
-}
-
-/// A key that has no effect, for programs.
-pub(crate) fn unsupported(key: &UnsupportedKey) -> serde_json::Value {
-    serde_json::json!({
-        "file": key.file,
-        "line": key.line,
-        "key": key.path,
-        "consequence": key.consequence,
-        "changes_behaviour": key.changes_behaviour,
-    })
 }
 
 fn text(forecast: &Forecast, unsupported: &[UnsupportedKey], manager_node: &str) -> String {

@@ -2,11 +2,21 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::arguments::{Arguments, Restart};
 use crate::commands;
 use crate::failure::Failure;
 use crate::printer;
 use crate::progress::ProgressLines;
+
+/// The document of `restart --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Restarted {
+    /// The replicas that are up again, `<service>-<replica>`.
+    restarted: Vec<String>,
+}
 
 pub(crate) async fn run(arguments: &Arguments, options: &Restart) -> Result<(), Failure> {
     let progress = ProgressLines::new(arguments.json);
@@ -20,7 +30,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Restart) -> Result<(), 
         }
     }
     if arguments.json {
-        printer::document(&serde_json::json!({ "restarted": restarted }))
+        printer::document(&Restarted { restarted })
     } else {
         printer::talk(&format!("Up again: {}.", restarted.join(", ")));
         Ok(())

@@ -1,9 +1,12 @@
 //! `status`: nodes, services, endpoints.
 
 use comfy_table::presets;
-use lifecycle_core::api::wire::{InstanceV1, ManagerV1, NodeV1, PlatformState, ServiceV1};
+use lifecycle_core::api::wire::{
+    InstanceStateV1, InstanceV1, ManagerV1, NodeV1, PlatformState, ServiceV1,
+};
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::model::Protocol;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Status as Options};
@@ -14,19 +17,29 @@ use crate::printer;
 use crate::progress::ProgressLines;
 
 /// The document of `status --json`.
-#[derive(Debug, Serialize)]
-struct Status {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Status {
+    /// The platform as a whole.
     platform: Platform,
+    /// Where its manager is, as far as it was recorded.
     manager: Option<ManagerV1>,
+    /// All nodes, declared or seen.
     nodes: Vec<NodeV1>,
+    /// All declared services with their replicas.
     services: Vec<ServiceV1>,
 }
 
-#[derive(Debug, Serialize)]
+/// The platform as a whole.
+#[derive(Debug, Serialize, JsonSchema)]
 struct Platform {
+    /// Its name.
     name: String,
+    /// Its UUID.
+    #[schemars(extend("format" = "uuid"))]
     id: String,
+    /// The generation in force; 0 before the first declaration.
     generation: u64,
+    /// How it stands.
     state: PlatformState,
 }
 
@@ -82,10 +95,10 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
     for node in nodes {
         let address = node.addresses.public.or(node.addresses.private);
         table.row(
-            &node.state,
+            &node.state.to_string(),
             vec![
                 node.name.to_string(),
-                node.state.clone(),
+                node.state.to_string(),
                 address.map(|a| a.to_string()).unwrap_or_default(),
                 node.docker.version.clone().unwrap_or_default(),
             ],
@@ -106,10 +119,10 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
             })
             .collect();
         table.row(
-            &instance.state,
+            &instance.state.to_string(),
             vec![
                 instance.id.clone(),
-                instance.state.clone(),
+                instance.state.to_string(),
                 node_of(instance),
                 up_for(instance),
                 ports.join(" "),
@@ -133,7 +146,7 @@ fn wide_tables(nodes: &[NodeV1], services: &[ServiceV1]) -> String {
     for node in nodes {
         let ip = |ip: Option<std::net::IpAddr>| ip.map(|a| a.to_string()).unwrap_or_default();
         table.row(
-            &node.state,
+            &node.state.to_string(),
             vec![
                 node.name.to_string(),
                 format!("{}{}", node.state, unknown(node).unwrap_or_default()),
@@ -163,11 +176,11 @@ fn wide_tables(nodes: &[NodeV1], services: &[ServiceV1]) -> String {
                 .collect();
             let state = match &instance.why {
                 Some(why) => format!("{}: {why}", instance.state),
-                None => instance.state.clone(),
+                None => instance.state.to_string(),
             };
             let container = instance.container.as_deref().unwrap_or_default();
             table.row(
-                &instance.state,
+                &instance.state.to_string(),
                 vec![
                     instance.id.clone(),
                     service.class.to_string(),
@@ -196,7 +209,10 @@ fn unknown(node: &NodeV1) -> Option<String> {
 
 /// How long it has been running.
 fn up_for(instance: &InstanceV1) -> String {
-    let runs = matches!(instance.state.as_str(), "starting" | "ready");
+    let runs = matches!(
+        instance.state,
+        InstanceStateV1::Starting | InstanceStateV1::Ready
+    );
     let Some(started) = instance.started_at.filter(|_| runs) else {
         return String::new();
     };
@@ -278,7 +294,7 @@ mod tests {
             replica: 1,
             container: None,
             node: NodeName::try_from("a-node-with-a-long-name").ok(),
-            state: "failed".into(),
+            state: InstanceStateV1::Failed,
             why: Some("its container ended".into()),
             started_at: None,
             ready_at: None,

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use lifecycle_core::api::wire::{NodeV1, ServiceV1};
 use lifecycle_core::bootstrap::{
     Bootstrapper, OperatorState as _, Outcome, StateDirectory, StateLock, UpOptions,
 };
 use lifecycle_core::platform::{Declaration, UnsupportedKey};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::arguments::{Arguments, Up};
 use crate::confirm::confirm;
@@ -15,6 +18,27 @@ use crate::printer;
 use crate::progress::ProgressLines;
 use crate::project::{Identity, NOT_UP_YET, Project, another_began};
 use crate::{commands, wiring};
+
+/// The document of `up --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct BroughtUp {
+    /// The generation that was brought up.
+    generation: u64,
+    /// All nodes.
+    nodes: Vec<NodeV1>,
+    /// All services with their replicas.
+    services: Vec<ServiceV1>,
+}
+
+impl From<&Outcome> for BroughtUp {
+    fn from(outcome: &Outcome) -> Self {
+        Self {
+            generation: outcome.generation,
+            nodes: outcome.nodes.clone(),
+            services: outcome.services.clone(),
+        }
+    }
+}
 
 pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
@@ -73,7 +97,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         return Err(Failure::Services(outcome));
     }
     if arguments.json {
-        return printer::document(&document(&outcome));
+        return printer::document(&BroughtUp::from(&outcome));
     }
     printer::data(&text(&outcome))?;
     if !simulates {
@@ -137,15 +161,6 @@ async fn confirm_removals(
         ));
     }
     confirm(yes, "Delete what is declared no longer?").await
-}
-
-/// The document of `up --json`.
-pub(crate) fn document(outcome: &Outcome) -> serde_json::Value {
-    serde_json::json!({
-        "generation": outcome.generation,
-        "nodes": outcome.nodes,
-        "services": outcome.services,
-    })
 }
 
 fn text(outcome: &Outcome) -> String {

@@ -19,7 +19,7 @@ fn a_failing_service_is_told_and_mended() {
       ready_within: 10s
 "#;
     project.compose(&format!("{broken}{OTHER}"));
-    let failed = project.ends(1, &["up"]);
+    let failed = project.ends(1, &["--json", "up"]);
     for told in [
         "broken-1: ",
         "exit code 3",

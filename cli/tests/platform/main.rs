@@ -24,6 +24,7 @@ mod postgres_server;
 mod project;
 mod published;
 mod reboot;
+mod schema;
 mod secrets;
 mod subprocess;
 mod terminal;

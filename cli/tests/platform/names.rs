@@ -51,6 +51,9 @@ const SERVICES: &str = r#"
 
 const PATIENCE: Duration = Duration::from_mins(4);
 
+/// How often an agent is killed.
+const KILLS: usize = 3;
+
 /// What `net.pl` says in the client's container.
 fn say(node: &Node, words: &[&str]) -> Vec<String> {
     let client = node.service("client").id;
@@ -165,24 +168,51 @@ fn all_names_work(project: &Project, a: &Node, b: &Node) {
     assert!(found.starts_with(&b.address().to_string()), "{found}");
 }
 
-/// Killed behind everybody's back, an agent is there again by itself.
+/// Killed behind everybody's back, an agent is there again by itself, in less than a second.
 #[expect(clippy::print_stdout, reason = "what was measured")]
 fn agents_come_back(a: &Node) {
-    let agent = a.inspect("lifecycle.role=agent");
-    let (id, pid) = (
-        agent["Id"].as_str().unwrap(),
-        agent["State"]["Pid"].to_string(),
-    );
     let client = a.service("client").id;
-    a.exec(&["kill", "-9", &pid]);
-    let script = ["exec", &client, "perl", "/net.pl", "until", "db:5432"];
-    let took = a.docker(&script);
-    println!("after its agent was killed, a node reached a service again within {took} ms");
-    // On a machine that does nothing else it is some hundred milliseconds.
-    assert!(took.parse::<u64>().unwrap() < 5000, "{took} ms");
+    let dials = "perl /net.pl reach db:5432 > /reached";
+    a.docker(&["exec", "--detach", &client, "sh", "-c", dials]);
+    let first = a.inspect("lifecycle.role=agent");
+    let took: Vec<u64> = (0..KILLS).map(|_| outage(a, &client)).collect();
+    println!("after its agent was killed, a node reached a service again within {took:?} ms");
+    a.docker(&["exec", &client, "touch", "/enough"]);
     let again = a.inspect("lifecycle.role=agent");
-    assert_eq!(again["Id"], id, "the same container");
-    assert_ne!(again["State"]["Pid"].to_string(), pid, "another process");
+    assert_eq!(again["Id"], first["Id"], "the same container");
+    // The engine waits longer before each further start, and others use this machine too.
+    assert!(took.iter().min() < Some(&1000), "{took:?} ms");
+}
+
+/// Kills the agent; how many milliseconds later a connection was answered that began after that.
+fn outage(a: &Node, client: &str) -> u64 {
+    let reached = || {
+        let said = a.docker(&["exec", client, "cat", "/reached"]);
+        let moments = |line: &str| {
+            let (began, answered) = line.split_once(' ')?;
+            Some((began.parse().ok()?, answered.parse().ok()?))
+        };
+        said.lines()
+            .filter_map(moments)
+            .collect::<Vec<(u64, u64)>>()
+    };
+    let after = |moment: u64| {
+        let reached = reached().into_iter();
+        let after = reached.filter(|(began, _)| *began > moment);
+        after.map(|(_, answered)| answered).min()
+    };
+    let now = || a.exec(&["date", "+%s%3N"]).parse::<u64>().unwrap();
+    let calm = now();
+    until("connections are answered", PATIENCE, || after(calm));
+    let pid = a.inspect("lifecycle.role=agent")["State"]["Pid"].to_string();
+    // Nothing that begins after this is answered by the one that was killed.
+    let script = format!("kill -9 {pid} && date +%s%3N");
+    let killed: u64 = a.exec(&["sh", "-c", &script]).parse().unwrap();
+    until("the agent runs again", PATIENCE, || {
+        let now = a.inspect("lifecycle.role=agent")["State"]["Pid"].to_string();
+        (now != pid && now != "0").then_some(())
+    });
+    until("a connection is answered again", PATIENCE, || after(killed)) - killed
 }
 
 fn nothing_needs_the_manager(project: &Project, a: &Node) {

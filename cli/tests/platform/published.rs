@@ -40,8 +40,7 @@ fn published_files_come_up_on_two_nodes() {
         project.copy(&all.join(name));
         let nodes = std::fs::read_to_string(all.join("platform.toml")).unwrap();
         project.write("platform.toml", &nodes);
-        // Networks that keep services apart are stated to have no effect here.
-        project.ends(0, &["-p", &project.name, "up", "--accept-unsupported"]);
+        project.ends(0, &["-p", &project.name, "up"]);
         let status = project.status();
         assert_eq!(status["platform"]["state"], "running", "{name}: {status}");
         assert_eq!(status["nodes"].as_array().unwrap().len(), 2, "{name}");

@@ -5,6 +5,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::schema::Promise;
+
 /// How often a program is looked at.
 const PACE: Duration = Duration::from_millis(10);
 
@@ -21,6 +23,7 @@ pub(crate) struct Finished {
 pub(crate) struct Running {
     child: Child,
     what: String,
+    promise: Option<Promise>,
     output: Option<[JoinHandle<String>; 2]>,
 }
 
@@ -37,6 +40,7 @@ impl Drop for Running {
 /// Starts a program without a terminal.
 pub(crate) fn start(command: &mut Command) -> Running {
     let what = format!("{command:?}");
+    let promise = Promise::of(command);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -45,6 +49,7 @@ pub(crate) fn start(command: &mut Command) -> Running {
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     Running {
         what,
+        promise,
         output: Some([
             reader(child.stdout.take().unwrap()),
             reader(child.stderr.take().unwrap()),
@@ -108,6 +113,9 @@ impl Running {
 
     fn read(mut self, status: ExitStatus) -> Finished {
         let [stdout, stderr] = self.output.take().unwrap().map(|text| text.join().unwrap());
+        if let Some(promise) = &self.promise {
+            promise.is_kept(status, &stdout);
+        }
         Finished {
             status,
             stdout,

@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use std::sync::Arc;
-
-use tokio::io::{AsyncWriteExt as _, BufReader};
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A line with a table, and where the answer goes.
 #[derive(Debug)]
 pub(super) struct Told {
-    pub(super) line: Vec<u8>,
+    pub(super) line: Bytes,
     pub(super) answer: oneshot::Sender<Report>,
 }
 
@@ -79,7 +79,7 @@ struct Feeder {
 impl Feeder {
     async fn serve(self, stream: UnixStream) -> io::Result<()> {
         let (from, mut to) = stream.into_split();
-        let mut lines = Lines::new(BufReader::new(from), LONGEST);
+        let mut lines = Lines::new(from, LONGEST);
         let mut reports = self.reporter.listen();
         loop {
             tokio::select! {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -136,7 +137,7 @@ impl Engine {
         }
     }
 
-    async fn take(&mut self, line: Vec<u8>) -> ReportKind {
+    async fn take(&mut self, line: Bytes) -> ReportKind {
         let parsed = tokio::task::spawn_blocking(move || {
             let table: Table = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
             match unfit(&table) {

@@ -2,36 +2,40 @@
 
 use std::io;
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder as _};
 
 /// The longest line: a table of 1,000 services with 10 replicas each takes a good tenth of it.
 pub(super) const LONGEST: usize = 32 << 20;
+
+/// How much is read at a time, at least.
+const CHUNK: usize = 8 << 10;
 
 /// What was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// A line, without its end.
-    Whole(Vec<u8>),
-    /// A line that was longer than it may be; it was skipped.
+    Whole(Bytes),
+    /// A line that is longer than it may be; it is skipped.
     TooLong,
 }
 
-/// Reads one line after the other.
+/// Reads one line after the other. `FramedRead` would not do: it gives half a line at the end
+/// for a whole one, and takes one that is too long for the end.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     from: R,
-    longest: usize,
-    line: Vec<u8>,
-    too_long: bool,
+    codec: AnyDelimiterCodec,
+    read: BytesMut,
 }
 
-impl<R: AsyncBufRead + Unpin> Lines<R> {
+impl<R: AsyncRead + Unpin> Lines<R> {
     pub(super) fn new(from: R, longest: usize) -> Self {
         Self {
             from,
-            longest,
-            line: Vec::new(),
-            too_long: false,
+            codec: AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), Vec::new(), longest),
+            read: BytesMut::new(),
         }
     }
 
@@ -39,26 +43,21 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     /// none. Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
-            let read = self.from.fill_buf().await?;
-            if read.is_empty() {
-                return Ok(None);
-            }
-            let end = read.iter().position(|byte| *byte == b'\n');
-            let part = &read[..end.unwrap_or(read.len())];
-            if self.line.len() + part.len() > self.longest {
-                self.too_long = true;
-                self.line = Vec::new();
-            }
-            if !self.too_long {
-                self.line.extend_from_slice(part);
-            }
-            let used = end.map_or(read.len(), |end| end + 1);
-            self.from.consume(used);
-            if end.is_some() {
-                if std::mem::take(&mut self.too_long) {
+            match self.codec.decode(&mut self.read) {
+                Ok(Some(line)) => return Ok(Some(Line::Whole(line))),
+                Ok(None) => {}
+                Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => {
                     return Ok(Some(Line::TooLong));
                 }
-                return Ok(Some(Line::Whole(std::mem::take(&mut self.line))));
+                Err(AnyDelimiterCodecError::Io(error)) => return Err(error),
+            }
+            if self.read.is_empty() {
+                // The room that a long line took goes free.
+                self.read = BytesMut::new();
+            }
+            self.read.reserve(CHUNK);
+            if self.from.read_buf(&mut self.read).await? == 0 {
+                return Ok(None);
             }
         }
     }
@@ -66,18 +65,22 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
 
     #[tokio::test]
     async fn long_lines_are_skipped_and_half_ones_dropped() {
-        let text: &[u8] = b"one\n\n1234567890\ntwo\nhalf";
-        let from = tokio::io::BufReader::with_capacity(3, text);
+        let text: &'static [u8] = b"one\n\n1234567890\ntwo\nhalf";
+        let (mut end, from) = tokio::io::duplex(3);
+        let write = tokio::spawn(async move { end.write_all(text).await });
         let mut lines = Lines::new(from, 5);
         let mut read = Vec::new();
         while let Some(line) = lines.next().await.unwrap() {
             read.push(line);
         }
-        let whole = |text: &str| Line::Whole(text.into());
+        write.await.unwrap().unwrap();
+        let whole = |text: &'static str| Line::Whole(text.into());
         assert_eq!(read, [whole("one"), whole(""), Line::TooLong, whole("two")]);
     }
 }

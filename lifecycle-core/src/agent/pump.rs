@@ -10,12 +10,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::service::Figures;
+use super::socket;
 
 /// As much as is read at once.
 const SCRATCH: usize = 64 << 10;
@@ -33,16 +35,36 @@ pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 /// Carries both directions to their ends. When one side breaks off, so does the other.
-pub(super) async fn carry(mut client: TcpStream, mut backend: TcpStream, figures: &Figures) {
+pub(super) async fn carry(
+    mut client: TcpStream,
+    mut backend: TcpStream,
+    vanished_after: Duration,
+    figures: &Figures,
+) {
     let (mut there, mut back) = (Direction::default(), Direction::default());
+    let mut is_watched = false;
     let carried = poll_fn(|cx| {
-        let there = there.poll(cx, &mut client, &mut backend, &figures.bytes_in)?;
-        let back = back.poll(cx, &mut backend, &mut client, &figures.bytes_out)?;
-        if there.is_ready() && back.is_ready() {
-            Poll::Ready(io::Result::Ok(()))
-        } else {
-            Poll::Pending
+        let is_there = there.poll(
+            cx,
+            (&mut client, &mut backend),
+            back.passed_on,
+            &figures.bytes_in,
+        )?;
+        let is_back = back.poll(
+            cx,
+            (&mut backend, &mut client),
+            there.passed_on,
+            &figures.bytes_out,
+        )?;
+        if is_there.is_ready() && is_back.is_ready() {
+            return Poll::Ready(io::Result::Ok(()));
         }
+        // Not before the first request has gone on: the backend works on it meanwhile.
+        if !is_watched {
+            socket::watch(&backend, vanished_after)?;
+            is_watched = true;
+        }
+        Poll::Pending
     })
     .await;
     if carried.is_err() {
@@ -62,12 +84,13 @@ struct Direction {
 }
 
 impl Direction {
-    /// Carries as much as there is; ready when the end was passed on.
+    /// Carries as much as there is; ready when the end was passed on. `is_last`: the other
+    /// direction has ended.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        (from, to): (&mut TcpStream, &mut TcpStream),
+        is_last: bool,
         count: &AtomicU64,
     ) -> Poll<io::Result<()>> {
         for _ in 0..TURN {
@@ -79,7 +102,10 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                // The last end needs no message of its own: closing the socket is one.
+                if !is_last {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                }
                 self.passed_on = true;
                 return Poll::Ready(Ok(()));
             }

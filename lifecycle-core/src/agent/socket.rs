@@ -62,14 +62,9 @@ pub(super) fn datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Connects to a backend within about `within`. A node that vanishes sends no reset: what stays
-/// unacknowledged for longer than `vanished_after`, data or the kernel's question, ends the
-/// connection.
-pub(super) async fn connect(
-    address: SocketAddr,
-    within: Duration,
-    vanished_after: Duration,
-) -> io::Result<TcpStream> {
+/// Connects to a backend within about `within`. What is carried for longer than a moment is to be
+/// watched.
+pub(super) async fn connect(address: SocketAddr, within: Duration) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -79,12 +74,16 @@ pub(super) async fn connect(
     // The kernel's timer: one of the runtime's for each connection costs as much as sending a
     // small request.
     SockRef::from(&socket).set_tcp_user_timeout(Some(within))?;
-    let stream = socket.connect(address).await?;
-    let options = SockRef::from(&stream);
+    socket.connect(address).await
+}
+
+/// A node that vanishes sends no reset: what stays unacknowledged for longer than
+/// `vanished_after`, data or the kernel's question, ends the connection.
+pub(super) fn watch(stream: &TcpStream, vanished_after: Duration) -> io::Result<()> {
+    let options = SockRef::from(stream);
     // The time-out is also the kernel's limit of how often it asks.
     options.set_tcp_keepalive(&asked_when_idle())?;
-    options.set_tcp_user_timeout(Some(vanished_after))?;
-    Ok(stream)
+    options.set_tcp_user_timeout(Some(vanished_after))
 }
 
 fn asked_when_idle() -> TcpKeepalive {
@@ -100,7 +99,8 @@ mod tests {
         let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
         let at = listener.local_addr().unwrap();
         let minute = Duration::from_mins(1);
-        let ours = connect(at, Duration::from_secs(2), minute).await.unwrap();
+        let ours = connect(at, Duration::from_secs(2)).await.unwrap();
+        watch(&ours, minute).unwrap();
         let ours = SockRef::from(&ours);
         assert_eq!(ours.tcp_user_timeout().unwrap(), Some(minute));
         listener.set_nonblocking(false).unwrap();

@@ -106,7 +106,8 @@ impl Connection {
             return;
         };
         let _open = Counted::new(&self.service.figures.open);
-        pump::carry(client, backend, &self.service.figures).await;
+        let vanished_after = self.forwarding.vanished_after;
+        pump::carry(client, backend, vanished_after, &self.service.figures).await;
     }
 
     /// Asks each backend once.
@@ -114,9 +115,8 @@ impl Connection {
         let mut tried: Vec<Arc<Backend>> = Vec::new();
         loop {
             let lease = self.service.choose((self.port, Protocol::Tcp), &tried)?;
-            let forwarding = &self.forwarding;
-            let (within, vanished) = (forwarding.connect_within, forwarding.vanished_after);
-            let error = match socket::connect(lease.address, within, vanished).await {
+            let within = self.forwarding.connect_within;
+            let error = match socket::connect(lease.address, within).await {
                 Ok(stream) => return Some((stream, lease)),
                 Err(error) => error,
             };

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::wire::{
-    AddressesV1, DockerV1, EndpointV1, InstanceV1, ManagerV1, NodeV1, OperationV1, PlatformState,
-    PlatformV1, ProgressV1, ServiceV1,
+    AddressesV1, DockerV1, EndpointV1, InstanceStateV1, InstanceV1, ManagerV1, NodeStateV1, NodeV1,
+    OperationStateV1, OperationV1, PlatformState, PlatformV1, ProgressV1, ServiceV1,
 };
 use crate::cloud::Power;
 use crate::model::{
@@ -72,18 +72,18 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
             let machine = record.and_then(|r| r.observed.as_ref());
             let unknown = record.and_then(|r| r.unknown.as_ref());
             let state = match (machine.map(|m| m.power), unknown) {
-                (_, Some(_)) => "unknown",
-                (None, None) => "absent",
-                (Some(Power::Starting), None) => "starting",
-                (Some(Power::Running), None) => "running",
-                (Some(Power::Stopping), None) => "stopping",
-                (Some(Power::Stopped), None) => "stopped",
-                (Some(Power::Failed), None) => "failed",
+                (_, Some(_)) => NodeStateV1::Unknown,
+                (None, None) => NodeStateV1::Absent,
+                (Some(Power::Starting), None) => NodeStateV1::Starting,
+                (Some(Power::Running), None) => NodeStateV1::Running,
+                (Some(Power::Stopping), None) => NodeStateV1::Stopping,
+                (Some(Power::Stopped), None) => NodeStateV1::Stopped,
+                (Some(Power::Failed), None) => NodeStateV1::Failed,
             };
             let engine = record.and_then(|r| r.engine.as_ref());
             NodeV1 {
                 name: name.clone(),
-                state: state.to_owned(),
+                state,
                 unknown_since: unknown.map(|u| u.since),
                 unknown_why: unknown.map(|u| u.why.clone()),
                 addresses: AddressesV1 {
@@ -92,7 +92,7 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
                 },
                 docker: DockerV1 {
                     version: engine.map(|e| e.version.clone()),
-                    ready: engine.is_some() && state == "running",
+                    ready: engine.is_some() && state == NodeStateV1::Running,
                 },
             }
         })
@@ -164,7 +164,7 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, status: &Status) -
         node: record
             .map(|r| r.node.clone())
             .or_else(|| planned.and_then(|p| p.node.clone())),
-        state: state.word().to_owned(),
+        state: InstanceStateV1::from(&state),
         // A replica that serves under its former specification is ready, and yet not as declared.
         why: InstanceV1::why_of(&state)
             .or_else(|| planned.and_then(|p| InstanceV1::why_of(&p.state)))
@@ -203,13 +203,13 @@ pub fn is_ready(status: &Status) -> bool {
 /// An operation.
 pub fn operation(operation: &Operation) -> OperationV1 {
     let (state, why) = match &operation.state {
-        OperationState::Running => ("running", None),
-        OperationState::Succeeded { .. } => ("succeeded", None),
-        OperationState::Failed { why, .. } => ("failed", Some(why.clone())),
+        OperationState::Running => (OperationStateV1::Running, None),
+        OperationState::Succeeded { .. } => (OperationStateV1::Succeeded, None),
+        OperationState::Failed { why, .. } => (OperationStateV1::Failed, Some(why.clone())),
     };
     OperationV1 {
         id: operation.id.0,
-        state: state.to_owned(),
+        state,
         why,
     }
 }

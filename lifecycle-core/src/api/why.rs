@@ -26,6 +26,7 @@ const EVIDENCE: usize = 12;
 
 /// `GET /v1/why/{name}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WhyV1 {
     /// What was asked about.
     pub subject: Subject,
@@ -43,6 +44,7 @@ pub struct WhyV1 {
 
 /// Something that is so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FactV1 {
     /// About what.
     pub about: Subject,
@@ -52,6 +54,7 @@ pub struct FactV1 {
 
 /// Something that the planner decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DecisionV1 {
     /// About what.
     pub about: Subject,
@@ -64,6 +67,7 @@ pub struct DecisionV1 {
 
 /// A decision as data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DecisionData {
     /// A step that is to be carried out, or is being carried out.
@@ -388,10 +392,13 @@ impl World<'_> {
             | HeldBy::StartsLast { service }
             | HeldBy::StopsAfter { service } => vec![Subject::Service(service.clone())],
             HeldBy::Node { node }
+            | HeldBy::Agent { node, .. }
             | HeldBy::NodeUnknown { node, .. }
             | HeldBy::NodeSilent { node, .. }
             | HeldBy::NodeChanging { node, .. } => vec![Subject::Node(node.clone())],
-            HeldBy::Port { holder, .. } => vec![Subject::Instance(holder.clone())],
+            HeldBy::Port { holder: id, .. } | HeldBy::RestartsAfter { replica: id } => {
+                vec![Subject::Instance(id.clone())]
+            }
             // Whatever brings the image is held by its own.
             HeldBy::Image { image } => {
                 let plan = &self.status.plan;
@@ -402,7 +409,12 @@ impl World<'_> {
                     .map(|h| h.subject.clone())
                     .collect()
             }
-            _ => Vec::new(),
+            HeldBy::CloudUnknown { .. }
+            | HeldBy::NotReadyYet { .. }
+            | HeldBy::Backoff { .. }
+            | HeldBy::StillUsed
+            | HeldBy::NoNodeFits { .. }
+            | HeldBy::Failed { .. } => Vec::new(),
         }
     }
 
@@ -544,4 +556,68 @@ fn container_says(
 
 fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::Plan;
+
+    #[test]
+    fn what_holds_something_up_is_followed_to_what_holds_that_up() {
+        let replica = |name: &str, replica| InstanceId {
+            service: name.try_into().unwrap(),
+            replica: Replica(replica),
+        };
+        let node: NodeName = "a".try_into().unwrap();
+        let since = chrono::DateTime::UNIX_EPOCH;
+        let held = |subject: Subject, by: HeldBy| Held { subject, by };
+        let held = vec![
+            held(
+                Subject::Instance(replica("web", 2)),
+                HeldBy::RestartsAfter {
+                    replica: replica("web", 1),
+                },
+            ),
+            held(
+                Subject::Instance(replica("web", 1)),
+                HeldBy::Agent {
+                    node: node.clone(),
+                    since,
+                    why: "it is about to start".into(),
+                },
+            ),
+            held(
+                Subject::Node(node.clone()),
+                HeldBy::CloudUnknown {
+                    since,
+                    why: "no answer".into(),
+                },
+            ),
+        ];
+        let plan = Plan {
+            held,
+            ..Plan::default()
+        };
+        let status = Status {
+            plan: std::sync::Arc::new(plan),
+            ..Status::default()
+        };
+        let why = why(
+            Subject::Instance(replica("web", 2)),
+            &Snapshot::default(),
+            &status,
+            &Observed::default(),
+            &[],
+        );
+        let about: Vec<&Subject> = why.decided.iter().map(|decision| &decision.about).collect();
+        assert_eq!(
+            about,
+            [
+                &Subject::Instance(replica("web", 2)),
+                &Subject::Instance(replica("web", 1)),
+                &Subject::Node(node)
+            ]
+        );
+    }
 }

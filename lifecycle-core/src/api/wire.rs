@@ -2,6 +2,7 @@
 //! change without breaking a client.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
@@ -33,6 +34,7 @@ pub struct PlatformV1 {
 
 /// How a platform stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum PlatformState {
     /// Something is on its way to what is declared.
@@ -47,6 +49,7 @@ pub enum PlatformState {
 
 /// Where the manager is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ManagerV1 {
     /// The API's base URL within the platform's network.
     pub url: String,
@@ -56,11 +59,12 @@ pub struct ManagerV1 {
 
 /// One of `GET /v1/nodes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeV1 {
     /// Its name.
     pub name: NodeName,
-    /// `running`, `starting`, `stopping`, `stopped`, `failed`, `absent`, or `unknown`.
-    pub state: String,
+    /// How it stands.
+    pub state: NodeStateV1,
     /// Since when it cannot be asked, where it cannot.
     #[serde(
         default,
@@ -77,8 +81,36 @@ pub struct NodeV1 {
     pub docker: DockerV1,
 }
 
+/// How a node stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeStateV1 {
+    /// Declared; the cloud has none of that name.
+    Absent,
+    /// On its way up.
+    Starting,
+    /// It runs.
+    Running,
+    /// On its way down.
+    Stopping,
+    /// It does not run.
+    Stopped,
+    /// The cloud could not make it, or lost it.
+    Failed,
+    /// It cannot be asked.
+    Unknown,
+}
+
+impl fmt::Display for NodeStateV1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// A node's addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressesV1 {
     /// Within the platform's network.
     pub private: Option<IpAddr>,
@@ -88,6 +120,7 @@ pub struct AddressesV1 {
 
 /// A node's engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DockerV1 {
     /// Its version, once it was seen.
     pub version: Option<String>,
@@ -97,6 +130,7 @@ pub struct DockerV1 {
 
 /// One of `GET /v1/services`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceV1 {
     /// Its name.
     pub name: ServiceName,
@@ -108,6 +142,7 @@ pub struct ServiceV1 {
 
 /// A replica of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InstanceV1 {
     /// `<service>-<replica>`.
     pub id: String,
@@ -118,8 +153,8 @@ pub struct InstanceV1 {
     pub container: Option<String>,
     /// Its node, if it fits on one.
     pub node: Option<NodeName>,
-    /// `starting`, `ready`, `completed`, `stopped`, `failed` or `unknown`.
-    pub state: String,
+    /// What it is doing.
+    pub state: InstanceStateV1,
     /// Why it is in this state, where that needs a reason; of a replica that is ready, why it
     /// serves under its former declaration and not under the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +167,44 @@ pub struct InstanceV1 {
     pub ready_at: Option<DateTime<Utc>>,
     /// Where it is reached; only while it is ready.
     pub endpoints: Vec<EndpointV1>,
+}
+
+/// What a replica is doing, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceStateV1 {
+    /// Its container runs, its readiness check has not passed yet.
+    Starting,
+    /// Its readiness check passed.
+    Ready,
+    /// It ran to its end with exit code 0, as its dependents await.
+    Completed,
+    /// Its container does not run, or there is none.
+    Stopped,
+    /// It did not become ready in time, or ended with an error.
+    Failed,
+    /// Its node cannot be asked.
+    Unknown,
+}
+
+impl fmt::Display for InstanceStateV1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl From<&InstanceState> for InstanceStateV1 {
+    fn from(state: &InstanceState) -> Self {
+        match state {
+            InstanceState::Starting => Self::Starting,
+            InstanceState::Ready => Self::Ready,
+            InstanceState::Completed => Self::Completed,
+            InstanceState::Stopped => Self::Stopped,
+            InstanceState::Failed { .. } => Self::Failed,
+            InstanceState::Unknown { .. } => Self::Unknown,
+        }
+    }
 }
 
 impl InstanceV1 {
@@ -149,6 +222,7 @@ impl InstanceV1 {
 
 /// Where a replica is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EndpointV1 {
     /// The node's private address.
     pub ip: IpAddr,
@@ -203,11 +277,23 @@ pub struct AppliedV1 {
 pub struct OperationV1 {
     /// Its id.
     pub id: Uuid,
-    /// `running`, `succeeded` or `failed`.
-    pub state: String,
+    /// How far it is.
+    pub state: OperationStateV1,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// How far an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperationStateV1 {
+    /// It is being carried out.
+    Running,
+    /// It ended well.
+    Succeeded,
+    /// It failed.
+    Failed,
 }
 
 impl OperationV1 {
@@ -236,6 +322,7 @@ pub struct EventsV1 {
 
 /// A line of a service's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceLogLine {
     /// `<service>-<replica>`.
     pub instance: String,
@@ -301,7 +388,7 @@ mod tests {
             replica: 1,
             container: None,
             node: None,
-            state: "starting".into(),
+            state: InstanceStateV1::Starting,
             why: None,
             started_at: Some(whole),
             ready_at: None,

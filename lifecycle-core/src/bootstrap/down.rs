@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::progress::{Progress, Stage};
 use super::{Bootstrapper, PACE, retry_or};
 use crate::api::ManagerApi;
+use crate::api::wire::OperationStateV1;
 use crate::cloud::{NodeChange, ObservedNode, Power, carry_out};
 use crate::error::{Error, Result, Retry};
 use crate::host::HostCommand;
@@ -75,8 +76,10 @@ impl Bootstrapper {
         let mut heard = tokio::time::Instant::now();
         loop {
             match client.operation(operation.id()).await {
-                Ok(now) if now.state == "running" => heard = tokio::time::Instant::now(),
-                Ok(now) if now.state == "failed" => {
+                Ok(now) if now.state == OperationStateV1::Running => {
+                    heard = tokio::time::Instant::now();
+                }
+                Ok(now) if now.state == OperationStateV1::Failed => {
                     let why = now.why.unwrap_or_default();
                     return Err(Error::failed("taking the platform down", why));
                 }

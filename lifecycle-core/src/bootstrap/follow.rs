@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::PACE;
 use super::progress::{Progress, Reporter};
 use crate::api::ManagerApi;
-use crate::api::wire::{InstanceV1, NodeV1, OperationV1, ServiceV1};
+use crate::api::wire::{
+    InstanceStateV1, InstanceV1, NodeV1, OperationStateV1, OperationV1, ServiceV1,
+};
 use crate::error::{Error, Result, Retry};
 use crate::model::{Event, EventKind, OperationId};
 use crate::runtime::LogOptions;
@@ -93,7 +95,7 @@ pub(super) async fn follow_operation(
             Ok(operation)
         };
         match attempt.await {
-            Ok(operation) if operation.state != "running" => return Ok(operation),
+            Ok(operation) if operation.state != OperationStateV1::Running => return Ok(operation),
             Ok(_) => following.heard = Instant::now(),
             Err(error) => retry_within(error, following.heard)?,
         }
@@ -109,7 +111,10 @@ fn retry_within(error: Error, heard: Instant) -> Result<()> {
 }
 
 fn is_up(instance: &InstanceV1) -> bool {
-    matches!(instance.state.as_str(), "ready" | "completed")
+    matches!(
+        instance.state,
+        InstanceStateV1::Ready | InstanceStateV1::Completed
+    )
 }
 
 /// What serves under its former specification, since the declared one was given up, has a reason.

@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use super::{Manager, is_take_down, not_leading};
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, Operation,
-    OperationId, OperationKind, OperationState, Replica, ServiceName, Subject,
+    ContainerId, ContainerRun, EventKind, Generation, InstanceId, InstanceState, NewEvent,
+    Operation, OperationId, OperationKind, OperationState, Replica, ServiceName, Subject,
 };
 use crate::platform::Declaration;
 use crate::reconcile::{Observed, Status};
@@ -44,24 +44,33 @@ impl Manager {
         let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
         let (service, replicas) = meant(name, declaration)?;
         let mut runs = self.runs_of(&replicas);
-        if runs.is_empty() {
+        let began = |runs: &BTreeMap<InstanceId, ContainerRun>| -> BTreeMap<_, _> {
+            let began = |(id, run): (&InstanceId, &ContainerRun)| (id.clone(), run.started_at);
+            runs.iter().map(began).collect()
+        };
+        let mut asked = replaces.cloned().unwrap_or_else(|| began(&runs));
+        asked.retain(|id, _| replicas.contains(id));
+        if let Some(same) = ending(&asked, &open) {
+            return Ok(same.clone());
+        }
+        let unseen = asked.keys().find(|id| self.is_unknown(id));
+        let obstacle = match unseen {
+            Some(id) => Some(format!(
+                "whether {id} still is in that run cannot be seen now"
+            )),
+            None if runs.is_empty() => {
+                Some("none of its containers is known to have been started".to_owned())
+            }
+            None => None,
+        };
+        if let Some(why) = obstacle {
             return Err(Error::Conflict {
                 what: format!("the restart of {name}"),
-                why: "none of its containers is known to have been started".into(),
+                why,
             });
         }
-        if let Some(replaces) = replaces {
-            runs.retain(|id, run| replaces.get(id) == Some(&run.started_at));
-        }
-        let covers = |operation: &&Operation| match &operation.kind {
-            OperationKind::Restart { replaces, .. } => runs
-                .iter()
-                .all(|(id, run)| replaces.get(id).is_some_and(|known| known == run)),
-            OperationKind::DeletePlatform { .. } => false,
-        };
-        if !runs.is_empty()
-            && let Some(same) = open.iter().find(covers)
-        {
+        runs.retain(|id, run| asked.get(id) == Some(&run.started_at));
+        if let Some(same) = ending(&began(&runs), &open) {
             return Ok(same.clone());
         }
         let now = self.backends.clock.now();
@@ -129,7 +138,9 @@ impl Manager {
 
     /// Ends restarts whose replicas are all up again, or of which one does not come up.
     pub(super) async fn end_restarts(&self, observed: &Observed, status: &Status) -> Result<()> {
-        if self.open_restarts().is_empty() || status.taking_down {
+        // A control loop that has just begun has no plan yet, and no instance in it.
+        let has_planned = status.generation != Generation::default();
+        if self.open_restarts().is_empty() || status.taking_down || !has_planned {
             return Ok(());
         }
         let epoch = self.epoch.lock().await;
@@ -175,6 +186,13 @@ impl Manager {
         Ok(())
     }
 
+    /// Whether a replica's node cannot be asked about it now.
+    fn is_unknown(&self, id: &InstanceId) -> bool {
+        let status = self.status.borrow();
+        let stands = status.plan.instances.get(id);
+        stands.is_some_and(|stands| matches!(stands.state, InstanceState::Unknown { .. }))
+    }
+
     /// The present run of each of these that was ever started.
     fn runs_of(&self, replicas: &[InstanceId]) -> BTreeMap<InstanceId, ContainerRun> {
         let observed = self.observations.borrow().clone();
@@ -190,6 +208,22 @@ impl Manager {
         };
         replicas.iter().filter_map(run).collect()
     }
+}
+
+/// The open restart that ends all of these runs, each known by its beginning.
+fn ending<'o>(
+    runs: &BTreeMap<InstanceId, DateTime<Utc>>,
+    open: &'o [Operation],
+) -> Option<&'o Operation> {
+    let ends = |operation: &&Operation| match &operation.kind {
+        OperationKind::Restart { replaces, .. } => runs.iter().all(|(id, began)| {
+            let run = replaces.get(id);
+            run.is_some_and(|run| run.started_at == *began)
+        }),
+        OperationKind::DeletePlatform { .. } => false,
+    };
+    open.iter()
+        .find(|operation| !runs.is_empty() && ends(operation))
 }
 
 /// The service, and those of its replicas that are meant.

@@ -35,6 +35,23 @@ macro_rules! name {
             }
         }
 
+        /// A text that follows the rule; what the rule is stands in its description.
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({
+                    "type": "string",
+                    "description": concat!("A ", $kind, ": ", $rule, "."),
+                    "minLength": 1,
+                    "maxLength": 63,
+                })
+            }
+        }
+
         impl $type {
             /// The name as it was given.
             pub fn as_str(&self) -> &str {
@@ -130,6 +147,7 @@ name!(
 
 /// The identity of a platform. Two platforms of one name never touch each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct PlatformId(Uuid);
 
@@ -219,6 +237,21 @@ impl TryFrom<String> for InstanceId {
                 rule: "a service's name, `-` and the replica's number",
             }),
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for InstanceId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "InstanceId".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "Which replica of which service: `<service>-<replica>`.",
+            "pattern": "^[a-zA-Z0-9][a-zA-Z0-9._-]*-[0-9]+$",
+        })
     }
 }
 

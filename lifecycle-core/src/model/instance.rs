@@ -10,6 +10,7 @@ use super::{Endpoint, InstanceId, NodeName};
 
 /// The engine's id of a container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct ContainerId(pub Arc<str>);
 
@@ -54,6 +55,7 @@ impl fmt::Display for SpecDigest {
 
 /// What an instance is doing, as the manager sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum InstanceState {
     /// Its container runs, its readiness check has not passed yet.

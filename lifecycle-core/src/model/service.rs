@@ -20,6 +20,7 @@ use crate::secret::Sensitive;
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ServiceClass {
     /// A part of the platform itself.
@@ -240,6 +241,7 @@ pub struct HttpReadiness {
 
 /// What a dependent awaits of a service (Compose `depends_on.condition`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DependencyCondition {
     /// Every replica's container was started.

@@ -25,12 +25,8 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = Variables::new();
     let mut rest = text;
+    let (mut line, mut counted) = (1, text);
     while !rest.is_empty() {
-        let line = 1 + text[..text.len() - rest.len()].matches('\n').count();
-        let bad = |message: &str| BadLine {
-            line,
-            message: message.to_owned(),
-        };
         rest = rest.trim_start();
         if rest.is_empty() {
             break;
@@ -39,7 +35,8 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine
             rest = after_line(rest);
             continue;
         }
-        let line = 1 + text[..text.len() - rest.len()].matches('\n').count();
+        line += counted[..counted.len() - rest.len()].matches('\n').count();
+        counted = rest;
         let bad_here = |message: String| BadLine { line, message };
         if let Some(after) = rest.strip_prefix("export")
             && after.starts_with([' ', '\t'])
@@ -49,10 +46,7 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine
         let end = rest.find(['=', ':', '\n']).unwrap_or(rest.len());
         let key = rest[..end].trim();
         if key.is_empty() || key.contains(|c: char| c.is_whitespace() || "\"'#$".contains(c)) {
-            return Err(BadLine {
-                line,
-                ..bad("expected `KEY=value`")
-            });
+            return Err(bad_here("expected `KEY=value`".to_owned()));
         }
         let key = key.to_owned();
         if !rest[end..].starts_with(['=', ':']) {
@@ -224,6 +218,7 @@ mod tests {
         for (text, line) in [
             ("A=1\nB='secret\n", 2),
             ("A='x' secret\n", 1),
+            ("A='x\ny'\n# c\nB='secret\n", 4),
             ("\n\n=secret\n", 3),
             ("two words=secret\n", 1),
             ("A=${secret", 1),

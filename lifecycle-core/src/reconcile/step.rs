@@ -15,6 +15,7 @@ use crate::registry::RejectedSpec;
 
 /// The identity of a step: the same step in two plans has the same id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct StepId(pub Arc<str>);
 
@@ -26,6 +27,7 @@ impl fmt::Display for StepId {
 
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "action")]
 #[non_exhaustive]
 pub enum Action {
@@ -247,6 +249,7 @@ impl fmt::Display for Action {
 
 /// Why a step is in the plan: what was declared, what was observed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "because")]
 #[non_exhaustive]
 pub enum Reason {
@@ -375,6 +378,7 @@ impl fmt::Display for Reason {
 
 /// A step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Step {
     /// Its identity.
     pub id: StepId,
@@ -389,6 +393,7 @@ pub struct Step {
 
 /// What holds something up that the declaration wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "because")]
 #[non_exhaustive]
 pub enum HeldBy {
@@ -576,6 +581,7 @@ fn short(at: DateTime<Utc>) -> impl fmt::Display {
 
 /// Something that the declaration wants and that has no step that could begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Held {
     /// What is held up.
     pub subject: Subject,
@@ -586,6 +592,7 @@ pub struct Held {
 
 /// How one declared replica stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InstanceStatus {
     /// Where it is placed.
     pub node: Option<NodeName>,

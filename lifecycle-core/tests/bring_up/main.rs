@@ -8,6 +8,7 @@ mod upgrade;
 
 use std::collections::BTreeSet;
 
+use lifecycle_core::api::wire::InstanceStateV1;
 use lifecycle_core::host::HostOutput;
 use lifecycle_core::sim::{Edge, EffectOutcome};
 
@@ -93,7 +94,7 @@ async fn a_change_that_is_given_up_fails_every_up_until_another_one_is_declared(
         }
         let api = outcome.services.iter().find(|s| s.name.as_str() == "api");
         for instance in &api.unwrap().instances {
-            assert_eq!(instance.state, "ready", "{instance:?}");
+            assert_eq!(instance.state, InstanceStateV1::Ready, "{instance:?}");
         }
     }
     // What failed is kept beside what serves, for its output.

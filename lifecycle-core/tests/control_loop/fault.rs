@@ -212,7 +212,10 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
     let services = lifecycle_core::api::view::services(&snapshot, &status);
     let web = services.iter().find(|s| s.name == service("web")).unwrap();
     let shown = &web.instances[0];
-    assert_eq!(shown.state, "ready");
+    assert_eq!(
+        shown.state,
+        lifecycle_core::api::wire::InstanceStateV1::Ready
+    );
     assert_eq!(shown.container, Some(former.id.to_string()));
     let why = shown.why.as_deref().unwrap();
     assert!(why.contains("the former specification runs again"), "{why}");

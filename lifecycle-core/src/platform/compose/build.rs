@@ -38,6 +38,8 @@ pub(super) fn read(
         if build.is_map() {
             for (key, field) in honoured_entries(build, keys::BUILD, report) {
                 match key {
+                    // As if the key were not there.
+                    _ if field.is_null() => {}
                     "context" => {
                         context =
                             directory(&field, report).map(|d| (d, field.value_at(), field.path));
@@ -48,12 +50,11 @@ pub(super) fn read(
                         }
                     }
                     "args" => args = arguments(&field, world, report),
-                    _ if field.is_null() => {}
                     _ => option(key, &field, &mut options, report),
                 }
             }
             if options.inline.is_some()
-                && let Some(field) = build.get("dockerfile")
+                && let Some(field) = build.get("dockerfile").filter(|field| !field.is_null())
             {
                 field.problem_with_help(
                     report,
@@ -92,7 +93,7 @@ pub(super) fn read(
     } else if let Some(build) = build
         && context.is_none()
         && build.is_map()
-        && build.get("context").is_none()
+        && build.get("context").is_none_or(|field| field.is_null())
     {
         // Compose's own default.
         context = Some((".".to_owned(), build.at, build.path.clone()));

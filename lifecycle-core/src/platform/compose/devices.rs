@@ -40,7 +40,7 @@ fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
             }
         }
     } else {
-        let mut parts = item.text(report)?.split(':');
+        let mut parts = item.text(report)?.splitn(3, ':');
         source = parts.next();
         target = parts.next();
         permissions = parts.next();

@@ -101,7 +101,12 @@ fn security(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Vec<St
             .or_else(|| text.strip_prefix("seccomp:"))
             .filter(|file| !matches!(*file, "unconfined" | "builtin"));
         let Some(file) = file else {
-            options.push(text.replacen(':', "=", 1));
+            // The older form has a colon; in `label=type:x` it belongs to the value.
+            options.push(if text.contains('=') {
+                text.to_owned()
+            } else {
+                text.replacen(':', "=", 1)
+            });
             continue;
         };
         match text_file::read(&world.directory.join(file)) {

@@ -79,8 +79,8 @@ pub(super) fn integer(
 /// Microseconds, as a number or as a duration.
 fn period(field: &Field<'_>, report: &mut Report) -> Option<i64> {
     field.parse(report, |text| {
-        if let Ok(number) = text.parse::<i64>() {
-            return Ok(number);
+        if let Ok(number) = text.parse::<u32>() {
+            return Ok(number.into());
         }
         let micros = value::duration(text)?.as_micros();
         i64::try_from(micros).map_err(|_| format!("`{text}` is too long"))

@@ -168,7 +168,7 @@ fn mount(
                 _ => mode = field.parse(report, value::mode)?,
             }
         }
-        if item.get("source").is_none() {
+        if item.get("source").is_none_or(|field| field.is_null()) {
             item.problem(report, "`source` is missing");
         }
     } else {

@@ -182,7 +182,7 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
         }
     }
     networks::name(&mut composition.services, aliases, report);
-    networks::are_not_kept_apart(part("networks"), &memberships, report);
+    networks::tell_of_neighbours(part("networks"), &memberships, report);
     composition.keep_data(&declared);
     is_not_too_large(&composition, &root, report);
     composition

@@ -14,7 +14,8 @@ const MOST_PORTS: u32 = 1000;
 
 /// Reads `ports` into the template.
 pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
-    let mut container_ports = BTreeSet::new();
+    // Those for which a host port is to be picked.
+    let mut picked = BTreeSet::new();
     let mut host_ports: BTreeSet<(u16, Protocol, Option<IpAddr>)> = BTreeSet::new();
     for item in field.items(report) {
         let found = if item.is_map() {
@@ -31,11 +32,9 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
             return;
         }
         for port in found {
-            let inside = port.container_port;
-            let is_new = container_ports.insert((inside, port.protocol));
             let Some(outside) = port.host_port else {
-                // A port to be picked beside one that is named says nothing more.
-                if is_new {
+                let inside = port.container_port;
+                if picked.insert((inside, port.protocol)) {
                     container.ports.push(port);
                 } else {
                     item.problem(
@@ -154,6 +153,14 @@ pub(super) fn expose(field: &Field<'_>, container: &mut ContainerTemplate, repor
             && !is_too_large(&item, range, report)
         {
             exposed.extend((range.first..=range.last).map(|port| (port, protocol)));
+        }
+        if exposed.len() > MOST_PORTS as usize {
+            item.problem_with_help(
+                report,
+                format!("a service exposes at most {MOST_PORTS} ports"),
+                "expose fewer",
+            );
+            return;
         }
     }
     container.expose = exposed.into_iter().collect();

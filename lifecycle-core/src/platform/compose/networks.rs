@@ -165,7 +165,8 @@ fn service_networks<'a>(
                 known(name, &item, report);
             }
         }
-        connected.networks = Some(names);
+        // None is as if the key were not there.
+        connected.networks = Some(names).filter(|names| !names.is_empty());
         return;
     }
     if !field.is_map() {
@@ -178,6 +179,9 @@ fn service_networks<'a>(
             continue;
         }
         for (_, field) in honoured_entries(&entry, keys::SERVICE_NETWORK, report) {
+            if field.is_null() {
+                continue;
+            }
             for item in field.items(report) {
                 connected
                     .aliases
@@ -190,7 +194,7 @@ fn service_networks<'a>(
             }
         }
     }
-    connected.networks = Some(names);
+    connected.networks = Some(names).filter(|names| !names.is_empty());
 }
 
 /// `db`, or `db:database`; the linked service starts first.
@@ -417,7 +421,7 @@ pub(super) fn name(
 }
 
 /// Services that share no network in Compose reach each other here all the same.
-pub(super) fn are_not_kept_apart(
+pub(super) fn tell_of_neighbours(
     field: Option<&Field<'_>>,
     memberships: &[BTreeSet<&str>],
     report: &mut Report,
@@ -429,8 +433,8 @@ pub(super) fn are_not_kept_apart(
             .any(|other| one.is_disjoint(other))
     });
     if apart {
-        let consequence = "networks keep no services apart: all services of a platform reach \
-                           each other by name";
-        report.unsupported(field.at, &field.path, consequence, true);
+        let message = "they keep no services apart, on one node or between nodes: every name \
+                       leads to its service from everywhere";
+        report.warning(field.at, &field.path, message);
     }
 }

@@ -434,9 +434,13 @@ impl Reader<'_, '_> {
             for part in path {
                 found = found.and_then(|field| field.get(part));
             }
-            if let (Some(older), Some(_)) = (field.get(older), found) {
+            if let (Some(older), Some(found)) = (field.get(older), found)
+                && !older.is_null()
+                && !found.is_null()
+                && !older.node.says_the_same_as(found.node)
+            {
                 let newer: Vec<&str> = newer.into_iter().filter(|part| !part.is_empty()).collect();
-                let message = format!("`{}` says the same", newer.join("."));
+                let message = format!("`{}` is for the same, and says otherwise", newer.join("."));
                 older.problem_with_help(self.report, message, "keep one of the two");
             }
         }

@@ -5,23 +5,41 @@
 
 use super::super::interpolation::Lookup;
 use super::super::tree::{Node, Value};
+use super::paths::values;
 
 /// Gives each such variable the value that it has in the included project.
 pub(super) fn fix(root: &mut Node, lookup: Lookup<'_>) {
-    let Some(Value::Map(services)) = root.child_mut("services").map(|node| &mut node.value) else {
-        return;
-    };
-    for service in services {
-        if let Some(variables) = service.node.child_mut("environment") {
+    for service in values(root.child_mut("services")) {
+        if let Some(variables) = service.child_mut("environment") {
             fix_variables(&mut variables.value, lookup);
         }
         if let Some(arguments) = service
-            .node
             .child_mut("build")
             .and_then(|build| build.child_mut("args"))
         {
             fix_variables(&mut arguments.value, lookup);
         }
+    }
+    for section in ["configs", "secrets"] {
+        for resource in values(root.child_mut(section)) {
+            fix_contents(&mut resource.value, lookup);
+        }
+    }
+}
+
+/// `environment: NAME` of a config or secret becomes what is in that variable.
+fn fix_contents(resource: &mut Value, lookup: Lookup<'_>) {
+    let Value::Map(keys) = resource else { return };
+    // Told of by who reads it.
+    if keys.iter().any(|entry| entry.key == "content") {
+        return;
+    }
+    let source = keys.iter_mut().find(|entry| entry.key == "environment");
+    if let Some(source) = source
+        && let Some(value) = source.node.as_text().and_then(lookup)
+    {
+        "content".clone_into(&mut source.key);
+        source.node = Node::of_text(source.node.at, value);
     }
 }
 

@@ -2,16 +2,56 @@
 //! specification's `05-services.md`).
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::super::diagnostic::Report;
 use super::super::tree::{Entry, Field, Node, Place, Value};
-use super::{Assembly, Document, Scope, merge, paths};
+use super::{Assembly, Document, Named, Scope, merge, paths};
 
 /// Services that extend each other in a row; nobody writes more.
 const LONGEST: usize = 64;
 
 const KEYS: [&str; 2] = ["service", "file"];
+
+/// What `extends` says.
+struct Extended {
+    service: Named,
+    file: Option<Named>,
+}
+
+impl Extended {
+    fn read(service: &str, entry: &Entry, report: &mut Report) -> Option<Self> {
+        let field = Field {
+            path: format!("services.{service}.extends"),
+            at: entry.at,
+            node: &entry.node,
+        };
+        if !field.is_map() {
+            return Some(Self {
+                service: Named::read(&field, report)?,
+                file: None,
+            });
+        }
+        let (mut service, mut file) = (None, None);
+        let mut is_right = true;
+        for (key, field) in field.entries(report) {
+            match key {
+                "service" => service = Some(Named::read(&field, report)?),
+                "file" if field.is_null() => {}
+                "file" => file = Some(Named::read(&field, report)?),
+                _ => {
+                    report.unknown_key(field.at, &field.path, key, KEYS);
+                    is_right = false;
+                }
+            }
+        }
+        if service.is_none() && is_right {
+            field.problem(report, "`service` is missing");
+        }
+        let service = service.filter(|_| is_right)?;
+        Some(Self { service, file })
+    }
+}
 
 /// A file whose services are extended.
 struct Base {
@@ -25,59 +65,23 @@ struct Base {
     done: HashMap<String, Option<Node>>,
 }
 
-/// What `extends` says.
-struct Extended {
-    service: String,
-    file: Option<String>,
-    at: Place,
-    path: String,
-}
-
-impl Extended {
-    fn read(service: &str, entry: &Entry, report: &mut Report) -> Option<Self> {
-        let field = Field {
-            path: format!("services.{service}.extends"),
-            at: entry.at,
-            node: &entry.node,
-        };
-        let mut extended = Self {
-            service: String::new(),
-            file: None,
-            at: field.value_at(),
-            path: field.path.clone(),
-        };
-        if !field.is_map() {
-            field.text(report)?.clone_into(&mut extended.service);
-            return Some(extended);
+impl Base {
+    fn services(&self) -> &[Entry] {
+        match self.root.child("services").map(|node| &node.value) {
+            Some(Value::Map(services)) => services,
+            _ => &[],
         }
-        let mut is_right = true;
-        for (key, field) in field.entries(report) {
-            match key {
-                "service" => {
-                    extended.at = field.value_at();
-                    field.text(report)?.clone_into(&mut extended.service);
-                }
-                "file" if field.is_null() => {}
-                "file" => extended.file = Some(field.text(report)?.to_owned()),
-                _ => {
-                    report.unknown_key(field.at, &field.path, key, KEYS);
-                    is_right = false;
-                }
-            }
-        }
-        if extended.service.is_empty() && is_right {
-            field.problem(report, "`service` is missing");
-            is_right = false;
-        }
-        is_right.then_some(extended)
     }
 }
 
-/// The files of one layer.
-struct Bases<'s> {
-    scope: &'s Scope<'s>,
+/// The way through one layer's files from a service to those that it extends.
+struct Walk<'w, 'a> {
+    assembly: &'w mut Assembly<'a>,
+    scope: &'w Scope<'w>,
     /// The layer itself first.
     bases: Vec<Base>,
+    /// The services that lead to where the walk is, each with the number of its file.
+    way: Vec<(usize, String)>,
 }
 
 impl Assembly<'_> {
@@ -88,32 +92,33 @@ impl Assembly<'_> {
         identity: PathBuf,
         scope: &Scope<'_>,
     ) -> Node {
-        let names: Vec<String> = match root.child("services").map(|node| &node.value) {
-            Some(Value::Map(services)) => services
-                .iter()
-                .filter(|entry| entry.node.child("extends").is_some())
-                .map(|entry| entry.key.clone())
-                .collect(),
-            _ => Vec::new(),
+        let layer = Base {
+            name: self.shown(&identity),
+            root,
+            identity,
+            directory: scope.directory.clone(),
+            done: HashMap::new(),
         };
-        let mut bases = Bases {
+        let names: Vec<String> = layer
+            .services()
+            .iter()
+            .filter(|entry| entry.node.child("extends").is_some())
+            .map(|entry| entry.key.clone())
+            .collect();
+        let mut walk = Walk {
+            assembly: self,
             scope,
-            bases: vec![Base {
-                name: self.shown(&identity),
-                root,
-                identity,
-                directory: scope.directory.clone(),
-                done: HashMap::new(),
-            }],
+            bases: vec![layer],
+            way: Vec::new(),
         };
         let mut done = Vec::new();
         for name in names {
-            match bases.resolved(self, 0, &name, &mut Vec::new()) {
+            match walk.resolved(0, &name) {
                 Some(service) => done.push((name, service)),
-                None => self.complete = false,
+                None => walk.assembly.complete = false,
             }
         }
-        let Some(mut root) = bases.bases.into_iter().next().map(|base| base.root) else {
+        let Some(mut root) = walk.bases.into_iter().next().map(|base| base.root) else {
             return Node::nothing(Place::START);
         };
         if let Some(services) = root.child_mut("services") {
@@ -127,132 +132,93 @@ impl Assembly<'_> {
     }
 }
 
-impl Bases<'_> {
-    /// A service with all that it extends. `way` are the services that lead here.
-    fn resolved(
-        &mut self,
-        assembly: &mut Assembly<'_>,
-        base: usize,
-        name: &str,
-        way: &mut Vec<(usize, String)>,
-    ) -> Option<Node> {
+impl Walk<'_, '_> {
+    /// A service of a file, with all that it extends.
+    fn resolved(&mut self, base: usize, name: &str) -> Option<Node> {
         let file = self.bases.get(base)?;
         if let Some(done) = file.done.get(name) {
             return done.clone();
         }
-        let service = self.resolved_anew(assembly, base, name, way);
+        let own = file.root.child("services")?.child(name)?.clone();
+        let service = self.over_extended(base, name, own);
         let file = self.bases.get_mut(base)?;
         file.done.insert(name.to_owned(), service.clone());
         service
     }
 
-    fn resolved_anew(
-        &mut self,
-        assembly: &mut Assembly<'_>,
-        base: usize,
-        name: &str,
-        way: &mut Vec<(usize, String)>,
-    ) -> Option<Node> {
-        let file = self.bases.get(base)?;
-        let mut own = file.root.child("services")?.child(name)?.clone();
-        if !assembly.take_account_of(&own) {
+    fn over_extended(&mut self, base: usize, name: &str, mut own: Node) -> Option<Node> {
+        if !self.assembly.take_account_of(&own) {
             return None;
         }
         let Some(entry) = own.take("extends").filter(|entry| !entry.node.is_null()) else {
             return Some(own);
         };
-        let extended = Extended::read(name, &entry, assembly.report)?;
-        way.push((base, name.to_owned()));
-        let further = self.extended(assembly, base, &extended, way);
-        way.pop();
-        let further = merge::settled(further?, assembly.report);
-        let service = merge::services(name, further, own, assembly.report);
-        assembly.take_account_of(&service).then_some(service)
+        let extended = Extended::read(name, &entry, self.assembly.report)?;
+        self.way.push((base, name.to_owned()));
+        let further = self.extended(base, &extended);
+        self.way.pop();
+        let further = merge::settled(further?, self.assembly.report);
+        let service = merge::services(name, further, own, self.assembly.report);
+        self.assembly.take_account_of(&service).then_some(service)
     }
 
     /// The service that is extended, itself with all that it extends.
-    fn extended(
-        &mut self,
-        assembly: &mut Assembly<'_>,
-        base: usize,
-        extended: &Extended,
-        way: &mut Vec<(usize, String)>,
-    ) -> Option<Node> {
-        let Extended {
-            service,
-            file,
+    fn extended(&mut self, base: usize, extended: &Extended) -> Option<Node> {
+        let target = match &extended.file {
+            None => base,
+            Some(file) => self.open(base, file)?,
+        };
+        let Named {
+            text: name,
             at,
             path,
-        } = extended;
-        let target = match file {
-            None => base,
-            Some(file) => self.open(assembly, base, file, extended)?,
-        };
+        } = &extended.service;
         let found = self.bases.get(target)?;
-        let services = found.root.child("services").map(|node| &node.value);
-        let names: Vec<&str> = match services {
-            Some(Value::Map(entries)) => entries.iter().map(|entry| entry.key.as_str()).collect(),
-            _ => Vec::new(),
-        };
-        if !names.contains(&service.as_str()) {
-            let message = format!("there is no service `{service}` in {}", found.name);
-            assembly
-                .report
-                .unknown_name(*at, path, message, service, names);
+        let report = &mut *self.assembly.report;
+        let known = || found.services().iter().map(|entry| entry.key.as_str());
+        if !known().any(|known| known == name) {
+            let message = format!("there is no service `{name}` in {}", found.name);
+            report.unknown_name(*at, path, message, name, known());
             return None;
         }
-        let here = (target, service.clone());
-        if let Some(first) = way.iter().position(|on_way| *on_way == here) {
-            let mut names: Vec<&str> = way
-                .iter()
-                .skip(first)
-                .map(|(_, name)| name.as_str())
-                .collect();
-            names.push(service);
-            let message = format!("services extend each other: {}", names.join(" → "));
+        let is_here = |(file, service): &(usize, String)| (*file, service) == (target, name);
+        if let Some(first) = self.way.iter().position(is_here) {
+            let circle = self.way.iter().skip(first).map(|(_, name)| name.as_str());
+            let circle: Vec<&str> = circle.chain([name.as_str()]).collect();
+            let message = format!("services extend each other: {}", circle.join(" → "));
             let help = "remove one of these `extends`";
-            assembly.report.problem_with_help(*at, path, message, help);
+            report.problem_with_help(*at, path, message, help);
             return None;
         }
-        if way.len() >= LONGEST {
+        if self.way.len() >= LONGEST {
             let message = format!("more than {LONGEST} services extend each other in a row");
-            assembly.report.problem(*at, path, message);
+            report.problem(*at, path, message);
             return None;
         }
-        self.resolved(assembly, target, service, way)
+        self.resolved(target, name)
     }
 
     /// The number of the file of this path; it is read when it is first named.
-    fn open(
-        &mut self,
-        assembly: &mut Assembly<'_>,
-        base: usize,
-        file: &str,
-        extended: &Extended,
-    ) -> Option<usize> {
+    fn open(&mut self, base: usize, file: &Named) -> Option<usize> {
         let directory = self.bases.get(base)?.directory.clone();
-        let path = paths::joined(&directory, file);
-        let real = assembly.project_dir.join(&path).canonicalize();
+        let path = paths::joined(&directory, &file.text);
+        let real = self.assembly.project_dir.join(&path).canonicalize();
         if let Ok(real) = real
             && let Some(known) = self.bases.iter().position(|base| base.identity == real)
         {
             return Some(known);
         }
-        let key_path = format!("{}.file", extended.path);
-        let document = assembly.draw_in(&directory, file, extended.at, &key_path)?;
-        let Document { mut root, identity } = document;
-        let parent = path.parent().unwrap_or(Path::new("")).to_string_lossy();
-        let directory = paths::joined(Path::new(paths::PROJECT), &parent);
+        let Document { mut root, identity } = self.assembly.draw_in(&directory, file)?;
         let scope = Scope {
-            directory: directory.clone(),
+            directory: paths::directory_of(&path),
             lookup: self.scope.lookup,
         };
-        assembly.prepare(&mut root, &scope);
+        self.assembly.prepare(&mut root, &scope);
         self.bases.push(Base {
             name: path.display().to_string(),
             root,
             identity,
-            directory,
+            directory: scope.directory,
             done: HashMap::new(),
         });
         Some(self.bases.len() - 1)

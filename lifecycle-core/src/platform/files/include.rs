@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use super::super::diagnostic::Report;
 use super::super::environment_file::{self, Variables};
 use super::super::text_file;
-use super::super::tree::{Entry, Field, Node, Place, Value};
-use super::{Assembly, Scope, environment, paths};
+use super::super::tree::{Entry, Field, Node, Value};
+use super::{Assembly, Named, Scope, environment, paths};
 
 /// Projects within projects; nobody writes more.
 const DEEPEST: usize = 24;
@@ -27,13 +27,6 @@ const RESOURCES: [(&str, &str); 6] = [
 
 const KEYS: [&str; 3] = ["path", "project_directory", "env_file"];
 
-/// A text, where it stands, and under which key.
-struct Named {
-    text: String,
-    at: Place,
-    path: String,
-}
-
 /// One entry of `include`.
 struct Included {
     files: Vec<Named>,
@@ -45,7 +38,7 @@ impl Included {
     fn read(item: &Field<'_>, report: &mut Report) -> Option<Self> {
         if !item.is_map() {
             return Some(Self {
-                files: vec![named(item, report)?],
+                files: vec![Named::read(item, report)?],
                 directory: None,
                 environment: None,
             });
@@ -79,17 +72,9 @@ impl Included {
     }
 }
 
-fn named(field: &Field<'_>, report: &mut Report) -> Option<Named> {
-    Some(Named {
-        text: field.text(report)?.to_owned(),
-        at: field.value_at(),
-        path: field.path.clone(),
-    })
-}
-
 fn all_named(field: &Field<'_>, report: &mut Report) -> Option<Vec<Named>> {
     let items = field.items_or_one(report);
-    items.iter().map(|item| named(item, report)).collect()
+    items.iter().map(|item| Named::read(item, report)).collect()
 }
 
 impl Assembly<'_> {
@@ -138,7 +123,7 @@ impl Assembly<'_> {
         }
         let mut documents = Vec::new();
         for file in &included.files {
-            let document = self.draw_in(&scope.directory, &file.text, file.at, &file.path)?;
+            let document = self.draw_in(&scope.directory, file)?;
             if way.contains(&document.identity) {
                 let begin = way.iter().position(|one| *one == document.identity);
                 let mut names: Vec<String> = way
@@ -159,9 +144,7 @@ impl Assembly<'_> {
         let directory = match (&included.directory, included.files.first()) {
             (Some(directory), _) => paths::joined(&scope.directory, directory),
             (None, Some(first)) => {
-                let first = paths::joined(&scope.directory, &first.text);
-                let parent = first.parent().unwrap_or(Path::new("")).to_string_lossy();
-                paths::joined(Path::new(paths::PROJECT), &parent)
+                paths::directory_of(&paths::joined(&scope.directory, &first.text))
             }
             (None, None) => return None,
         };
@@ -176,6 +159,7 @@ impl Assembly<'_> {
         };
         let mut model = self.model(documents, &inner, way)?;
         environment::fix(&mut model, &lookup);
+        paths::name_contexts(&mut model, &inner.directory);
         Some(model)
     }
 

@@ -143,6 +143,7 @@ impl Merge<'_> {
                 self.plain(earlier, later)
             }
             Rule::OneOrList => self.plain(as_list(earlier), as_list(later)),
+            Rule::OneOrUnique(identity) => self.unique(as_list(earlier), as_list(later), identity),
             Rule::Hosts => self.hosts(earlier, later),
             Rule::Unique(identity) => self.unique(earlier, later, identity),
             Rule::Short(key) => self.plain(as_mapping(earlier, key), as_mapping(later, key)),

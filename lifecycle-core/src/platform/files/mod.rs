@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{MOST_FILES, Report};
 use super::interpolation::{self, Lookup, SoFar};
-use super::tree::{Mark, Node, Place, Value};
+use super::tree::{Field, Mark, Node, Place, Value};
 use super::{text_file, yaml};
 
 pub(super) use profiles::leave_out_disabled;
@@ -36,6 +36,23 @@ pub(super) struct Document {
     root: Node,
     /// The same for all ways to write its path.
     identity: PathBuf,
+}
+
+/// A text, where it stands, and under which key.
+struct Named {
+    text: String,
+    at: Place,
+    path: String,
+}
+
+impl Named {
+    fn read(field: &Field<'_>, report: &mut Report) -> Option<Self> {
+        Some(Self {
+            text: field.text(report)?.to_owned(),
+            at: field.value_at(),
+            path: field.path.clone(),
+        })
+    }
 }
 
 /// Where a file belongs: the project itself, or one that it includes.
@@ -136,25 +153,20 @@ impl<'a> Assembly<'a> {
         })
     }
 
-    /// Reads a file that another one draws in. `directory` and `path` are as the other one has
-    /// them; what keeps it from being read is a finding there.
-    fn draw_in(
-        &mut self,
-        directory: &Path,
-        path: &str,
-        at: Place,
-        key_path: &str,
-    ) -> Option<Document> {
+    /// Reads a file that another one in `directory` draws in; what keeps it from being read is a
+    /// finding there.
+    fn draw_in(&mut self, directory: &Path, named: &Named) -> Option<Document> {
         if self.files > MOST_FILES {
             // Told already.
             self.complete = false;
             return None;
         }
-        match self.text_of(directory, path) {
+        match self.text_of(directory, &named.text) {
             Ok((file, text)) => self.parse(&file, &text),
             Err((message, help)) => {
                 self.complete = false;
-                self.report.problem_with_help(at, key_path, message, help);
+                self.report
+                    .problem_with_help(named.at, &named.path, message, help);
                 None
             }
         }

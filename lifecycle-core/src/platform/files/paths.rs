@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::tree::{Node, Value};
+use super::super::tree::{Entry, Node, Value};
 use crate::code::DirectoryStore;
 
 /// The project's directory, relative to itself.
@@ -16,6 +16,12 @@ pub(super) const PROJECT: &str = ".";
 pub(super) fn joined(directory: &Path, path: &str) -> PathBuf {
     let joined = directory.join(path);
     PathBuf::from(DirectoryStore::normalised(&joined.to_string_lossy()))
+}
+
+/// The directory that a file lies in, both relative to the project's.
+pub(super) fn directory_of(file: &Path) -> PathBuf {
+    let parent = file.parent().unwrap_or(Path::new("")).to_string_lossy();
+    joined(Path::new(PROJECT), &parent)
 }
 
 /// Makes the paths of a whole file relative to the project's directory.
@@ -44,8 +50,37 @@ pub(super) fn rebase(root: &mut Node, directory: &Path) {
     }
 }
 
+/// Names the contexts that the services of an included project leave out: theirs is its directory.
+pub(super) fn name_contexts(root: &mut Node, directory: &Path) {
+    if directory == Path::new(PROJECT) {
+        return;
+    }
+    let context = Rebase { directory }.path(PROJECT);
+    for service in values(root.child_mut("services")) {
+        let is_in_store = |extension: &Node| extension.child("code").is_some();
+        if service.child("x-lifecycle").is_some_and(is_in_store) {
+            continue;
+        }
+        let Some(build) = service.child_mut("build") else {
+            continue;
+        };
+        let at = build.at;
+        let lacks = build.child("context").is_none_or(Node::is_null);
+        if let (Value::Map(keys), Some(context)) = (&mut build.value, &context)
+            && lacks
+        {
+            keys.retain(|entry| entry.key != "context");
+            keys.push(Entry {
+                key: "context".to_owned(),
+                at,
+                node: Node::of_text(at, context.as_str()),
+            });
+        }
+    }
+}
+
 /// The values of a mapping, if it is one.
-fn values(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
+pub(super) fn values(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
     let entries = match node.map(|node| &mut node.value) {
         Some(Value::Map(entries)) => entries.as_mut_slice(),
         _ => &mut [],

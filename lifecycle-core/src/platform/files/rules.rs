@@ -20,6 +20,8 @@ pub(super) enum Rule {
     Names(Name),
     /// A single value stands for a list of one.
     OneOrList,
+    /// The same, and its items are one if they are alike in this.
+    OneOrUnique(Identity),
     /// A list whose items are one if they are alike in this.
     Unique(Identity),
     /// A single value stands for a mapping with this one key.
@@ -50,6 +52,8 @@ pub(super) enum Identity {
     File(&'static str),
     /// The port, whichever way it is written.
     Exposed,
+    /// The path in the container, with the mount's options behind it.
+    Memory,
     /// The subnet of an address pool.
     Subnet,
 }
@@ -78,7 +82,9 @@ fn of_service(path: &[&str]) -> Rule {
         ["build"] => Rule::Short("context"),
         ["depends_on"] => Rule::Names(Name::Dependency),
         ["networks" | "models"] => Rule::Names(Name::Bare),
-        ["env_file" | "label_file" | "dns" | "dns_search" | "tmpfs"] => Rule::OneOrList,
+        ["env_file" | "label_file"] => Rule::OneOrList,
+        ["dns" | "dns_search"] => Rule::OneOrUnique(Identity::Text),
+        ["tmpfs"] => Rule::OneOrUnique(Identity::Memory),
         ["ports"] => Rule::Unique(Identity::Port),
         ["volumes" | "devices"] => Rule::Unique(Identity::Mount),
         ["secrets"] => Rule::Unique(Identity::File("/run/secrets/")),
@@ -142,6 +148,7 @@ impl Identity {
                 let text = text?;
                 Some(text.strip_suffix("/tcp").unwrap_or(text).to_owned())
             }
+            Self::Memory => text?.split(':').next().map(normal_path),
             Self::Subnet => part("subnet").map(str::to_owned),
         }
     }
@@ -212,6 +219,10 @@ mod tests {
                 "[key, {source: key}, {source: other, target: key}, {source: x, target: /run/secrets/key}]",
             ),
             (Identity::Exposed, "['80', '80/tcp', 80]"),
+            (
+                Identity::Memory,
+                "['/run', '/run/', '/run:size=64m,mode=1777']",
+            ),
         ] {
             let found = identities(identity, items);
             assert!(found[0].is_some());

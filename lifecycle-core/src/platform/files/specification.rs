@@ -217,6 +217,12 @@ fn both_forms_of_a_key_are_one() {
             "services: {a: {cap_add: [X, Y, Z], expose: ['80/tcp', '81']}}",
         ),
         (
+            "one value or a list, each once",
+            "services: {a: {dns: 1.1.1.1, tmpfs: /run}}",
+            "services: {a: {dns: [1.1.1.1, 8.8.8.8], tmpfs: ['/run:size=1m', /tmp]}}",
+            "services: {a: {dns: [1.1.1.1, 8.8.8.8], tmpfs: ['/run:size=1m', /tmp]}}",
+        ),
+        (
             "nothing leaves what is there, but for a command",
             "services: {a: {ports: ['80'], command: x}}",
             "services: {a: {ports: , command: }}",
@@ -389,6 +395,47 @@ fn other_projects_are_included_as_14_include_says() {
         project.tree(),
         "services:\n  included-service: {image: two, build: ., environment: [TOKEN=one-1, OTHER=x], \
          user: u, env_file: x.env}\nvolumes: {data: }\n",
+    );
+}
+
+#[test]
+fn what_an_included_project_leaves_open_is_its_own() {
+    let included = "services:\n  a: {build: {dockerfile: Containerfile}}\n  b: {build: {context: , args: \
+                    [TOKEN]}}\n  c: {build: {target: t}, x-lifecycle: {code: c}}\n\
+                    secrets:\n  mine: {environment: TOKEN}\n  other: {environment: NONE}\n\
+                    configs:\n  mine: {environment: TOKEN}\n";
+    let project = |compose| {
+        Project {
+            files: &[
+                ("compose.yaml", compose),
+                ("more/compose.yaml", included),
+                ("more/.env", "TOKEN=t\n"),
+            ],
+            main: 1,
+            variables: &[],
+            profiles: &[],
+        }
+        .tree()
+    };
+    let expected = |context: &str| {
+        format!(
+            "services:\n  a: {{build: {{dockerfile: Containerfile{context}}}}}\n  b: {{build: {{args: \
+             [TOKEN=t]{context}}}}}\n  c: {{build: {{target: t}}, x-lifecycle: {{code: c}}}}\n\
+             secrets:\n  mine: {{content: t}}\n  other: {{environment: NONE}}\n\
+             configs:\n  mine: {{content: t}}\n"
+        )
+    };
+    assert_same(
+        "14-include.md: relative paths and variables are those of the included project",
+        project("include: [more/compose.yaml]\n"),
+        &expected(", context: ./more"),
+    );
+    assert_same(
+        "of the project's own directory the default says the same",
+        project(
+            "include: [{path: more/compose.yaml, project_directory: ., env_file: more/.env}]\n",
+        ),
+        &expected("").replace("build: {args", "build: {context: , args"),
     );
 }
 

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use chrono::{DateTime, Utc};
-use lifecycle_core::api::wire::InstanceV1;
+use lifecycle_core::api::wire::{InstanceStateV1, InstanceV1};
 use lifecycle_core::api::{ApiClient, ManagerApi as _};
 use lifecycle_core::clock::{Clock, SystemClock};
 use serde::Serialize;
@@ -38,7 +38,7 @@ struct Summary {
 struct Health {
     node: Option<String>,
     /// What the lifecycle manager says.
-    state: String,
+    state: InstanceStateV1,
     /// What the replica itself says.
     is_healthy: bool,
 }

@@ -55,8 +55,9 @@ each mount which of these it is, where that may surprise.
 nowhere else; if it cannot, the plan says that it waits, and for which volume.
 
 **Networks.** There is one network. All services of a platform reach each other by name, whatever
-`networks` they name; `internal` and other means of keeping services apart have no effect, and that is
-said where it makes a difference.
+`networks` they name: separate networks keep no services apart, on one node or between nodes, and
+`up` warns where a file has such. Who asks for more by `internal: true`, that nothing gets out, must
+accept that it has no effect (`--accept-unsupported`).
 
 **Rights.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and the like are given
 as asked. Whoever may declare services is root on the nodes.
@@ -70,9 +71,9 @@ it, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.overri
 - *Merge*: each file is merged over those before it. Mappings are merged key by key, lists are
   joined, single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced
   whole; `environment`, `labels`, `args` and their like are merged by name, whichever of their two
-  forms they have; of `ports`, `volumes`, `devices`, `secrets`, `configs`, `expose` and lists of
-  words, an entry takes the place of one that is the same thing (the same port, the same path in
-  the container). `!reset` takes away what an earlier file has at a key, `!override` puts its value
+  forms they have; of `ports`, `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns`
+  and lists of words, an entry takes the place of one that is the same thing (the same port, the
+  same path in the container). `!reset` takes away what an earlier file has at a key, `!override` puts its value
   in place of it. Two kinds of value that cannot be merged are an error.
 - *`include`*: the short form, and the long one with `path`, `project_directory` and `env_file`.
   Each entry is a project of its own, with its own directory for relative paths and its own `.env`

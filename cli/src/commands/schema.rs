@@ -1,0 +1,233 @@
+//! `schema`: what `platform.toml` may say, and what each command writes with `--json`, as JSON
+//! Schemas. The latter come from the very types that are written.
+
+use lifecycle_core::api::why::WhyV1;
+use lifecycle_core::api::wire::ServiceLogLine;
+use lifecycle_core::model::Event;
+use schemars::generate::SchemaSettings;
+use schemars::transform::{Transform, transform_subschemas};
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+use crate::arguments::{Described, Schema as Options};
+use crate::commands::{doctor, down, init, plan, restart, status, up};
+use crate::failure::Failure;
+use crate::failure::document::{Failed, NotAllUp};
+use crate::printer;
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    match options.command {
+        None => printer::document(&lifecycle_core::platform::schema()),
+        Some(described) => printer::document(&of(described)),
+    }
+}
+
+/// The schema of a type.
+type Of = fn(&mut SchemaGenerator) -> Schema;
+
+const FAILURE: Of = SchemaGenerator::subschema_for::<Failed>;
+
+const DOCUMENT: &str = "What it writes to standard output: its document, or why it failed.";
+
+const LINES: &str =
+    "Each line that it writes to standard output; the last is why it failed, if it did.";
+
+/// What a command writes with `--json`.
+fn of(described: Described) -> Schema {
+    let document = |command, document: Of| output(command, DOCUMENT, &[document, FAILURE]);
+    let lines = |command, line: Of| output(command, LINES, &[line, FAILURE]);
+    match described {
+        Described::Init => document("init", SchemaGenerator::subschema_for::<init::Written>),
+        Described::Plan => document("plan", SchemaGenerator::subschema_for::<plan::Foretold>),
+        Described::Up => output(
+            "up",
+            "What it writes to standard output: its document, or why it failed; with what came up \
+             where some of it did not.",
+            &[
+                SchemaGenerator::subschema_for::<up::BroughtUp>,
+                SchemaGenerator::subschema_for::<NotAllUp>,
+                FAILURE,
+            ],
+        ),
+        Described::Status => document("status", SchemaGenerator::subschema_for::<status::Status>),
+        Described::Why => document("why", SchemaGenerator::subschema_for::<WhyV1>),
+        Described::Logs => lines("logs", SchemaGenerator::subschema_for::<ServiceLogLine>),
+        Described::Events => lines("events", SchemaGenerator::subschema_for::<Event>),
+        Described::Exec => output(
+            "exec",
+            "The last line of standard output with exit code 125: why the command was not run. \
+             All else there is the command's own.",
+            &[FAILURE],
+        ),
+        Described::Restart => document(
+            "restart",
+            SchemaGenerator::subschema_for::<restart::Restarted>,
+        ),
+        Described::Down => document("down", SchemaGenerator::subschema_for::<down::TakenDown>),
+        Described::Doctor => document("doctor", SchemaGenerator::subschema_for::<doctor::Report>),
+        Described::Failure => output(
+            "…",
+            "The last line of standard output of any command that failed.",
+            &[FAILURE, SchemaGenerator::subschema_for::<NotAllUp>],
+        ),
+    }
+}
+
+fn output(command: &str, says: &str, any: &[Of]) -> Schema {
+    // Of what is written: a key that is always there is required, though it may be null.
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    let mut generator = settings.into_generator();
+    let any: Vec<Schema> = any.iter().map(|of| of(&mut generator)).collect();
+    let mut schema = json_schema!({
+        "$schema": generator.settings().meta_schema.as_deref(),
+        "title": format!("bootstrapper {command} --json"),
+        "description": says,
+        "anyOf": any,
+        "$defs": generator.take_definitions(false),
+    });
+    WellKnownFormats.transform(&mut schema);
+    Closed.transform(&mut schema);
+    schema
+}
+
+/// Formats that every reader of schemas knows: of a number its bounds say all, and an address is
+/// of one of two kinds.
+struct WellKnownFormats;
+
+impl Transform for WellKnownFormats {
+    fn transform(&mut self, schema: &mut Schema) {
+        let is_number = schema.get("type").is_some_and(|kind| {
+            let number = |kind: &Value| kind == "integer" || kind == "number";
+            number(kind)
+                || kind
+                    .as_array()
+                    .is_some_and(|kinds| kinds.iter().any(number))
+        });
+        if is_number {
+            schema.remove("format");
+        } else if schema.get("format").is_some_and(|format| format == "ip") {
+            schema.remove("format");
+            let kinds = json!([{"format": "ipv4"}, {"format": "ipv6"}]);
+            schema.insert("anyOf".into(), kinds);
+        }
+        transform_subschemas(self, schema);
+    }
+}
+
+/// An object has the keys that are named and no others.
+struct Closed;
+
+impl Transform for Closed {
+    fn transform(&mut self, schema: &mut Schema) {
+        transform_subschemas(self, schema);
+        if schema.get("properties").is_none() {
+            return;
+        }
+        // The keys of one of these stand beside those of all; no single part knows them all.
+        let mut has_parts = false;
+        for key in ["allOf", "anyOf", "oneOf"] {
+            for part in schema
+                .get_mut(key)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                has_parts = true;
+                if let Some(part) = part.as_object_mut() {
+                    part.remove("additionalProperties");
+                    part.remove("unevaluatedProperties");
+                }
+            }
+        }
+        let rule = if has_parts {
+            "unevaluatedProperties"
+        } else {
+            "additionalProperties"
+        };
+        if schema.get(rule).is_none() {
+            schema.insert(rule.into(), false.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
+    use clap::{CommandFactory as _, ValueEnum as _};
+
+    use super::*;
+    use crate::arguments::Arguments;
+
+    fn name(described: Described) -> String {
+        let value = described.to_possible_value().unwrap();
+        value.get_name().to_owned()
+    }
+
+    fn directory() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema")
+    }
+
+    /// `UPDATE_DOCS=1 cargo test -p bootstrapper schema` writes them anew.
+    #[test]
+    fn the_committed_schemas_are_those_that_are_printed() {
+        let mut names = BTreeSet::new();
+        for described in Described::value_variants() {
+            let file = format!("{}.json", name(*described));
+            let path = directory().join(&file);
+            let printed = serde_json::to_string_pretty(&of(*described)).unwrap() + "\n";
+            if std::env::var_os("UPDATE_DOCS").is_some() {
+                std::fs::write(&path, &printed).unwrap();
+            }
+            let written = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                written == printed,
+                "docs/schema/{file} is out of date: run with UPDATE_DOCS=1"
+            );
+            names.insert(file);
+        }
+        let files = std::fs::read_dir(directory()).unwrap();
+        let files = files.map(|f| f.unwrap().file_name().into_string().unwrap());
+        assert_eq!(files.collect::<BTreeSet<_>>(), names);
+    }
+
+    #[test]
+    fn each_command_has_one_unless_it_writes_no_json() {
+        let without = ["completions", "man", "schema"];
+        let commands = Arguments::command();
+        let commands = commands.get_subcommands().map(|c| c.get_name().to_owned());
+        let commands = commands.filter(|name| !without.contains(&name.as_str()));
+        let described = Described::value_variants().iter().copied();
+        let described = described.filter(|d| *d != Described::Failure).map(name);
+        assert_eq!(
+            described.collect::<BTreeSet<_>>(),
+            commands.collect::<BTreeSet<_>>()
+        );
+    }
+
+    /// What a reader of the schema is told.
+    #[test]
+    fn every_key_says_what_it_means() {
+        fn look(value: &Value, at: &str) {
+            if let Some(properties) = value.get("properties").and_then(Value::as_object) {
+                for (key, property) in properties {
+                    let told = ["description", "const", "$ref"];
+                    let says = told.iter().any(|by| property.get(by).is_some());
+                    assert!(says, "{at}/{key}");
+                }
+            }
+            let members: Vec<(String, &Value)> = match value {
+                Value::Object(members) => members.iter().map(|(k, v)| (k.clone(), v)).collect(),
+                Value::Array(members) => (0..).map(|n: u32| n.to_string()).zip(members).collect(),
+                _ => return,
+            };
+            for (key, member) in members {
+                look(member, &format!("{at}/{key}"));
+            }
+        }
+        for described in Described::value_variants() {
+            look(of(*described).as_value(), &name(*described));
+        }
+    }
+}

@@ -199,7 +199,7 @@ fn client_options(authority_host: Option<&str>, authority: Option<&str>) -> Resu
         .map_err(|error| Error::failed("making a client for the login", error.to_string()))?;
     let cloud = authority_host.map(|host| {
         let mut cloud = CustomConfiguration::default();
-        cloud.authority_host = host.to_owned();
+        host.clone_into(&mut cloud.authority_host);
         Arc::new(CloudConfiguration::from(cloud))
     });
     Ok(ClientOptions {

@@ -17,7 +17,7 @@ use crate::trust;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(15);
 /// How long an answer may take, whole.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_mins(1);
 /// How long to wait where Azure refuses a request without saying how long.
 const UNSAID: Duration = Duration::from_secs(10);
 

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use base64::Engine as _;
 use lifecycle_azure::{Azure, AzureOptions};
 use lifecycle_core::cloud::{CloudProvider as _, NodeChange};
 use lifecycle_core::model::NodeName;
@@ -99,7 +100,6 @@ async fn the_first_boot_gets_the_host_key_that_is_told() {
     carry(&provider, provision("one")).await.unwrap();
     let node = get(&provider, "one").await.unwrap();
     let machine = &azure.machines()[0];
-    use base64::Engine as _;
     let data = machine.custom_data.as_ref().unwrap().expose();
     let data = base64::engine::general_purpose::STANDARD
         .decode(data)

@@ -35,10 +35,7 @@ pub(crate) async fn azure_with(change: impl FnOnce(&mut SimulatorOptions)) -> Az
 /// What uses it, as the platform `number`.
 pub(crate) fn options(azure: &AzureSimulator, number: u128) -> AzureOptions {
     let owner = Owner {
-        id: uuid::Uuid::from_u128(number << 120)
-            .to_string()
-            .parse()
-            .unwrap(),
+        id: PlatformId::new(uuid::Uuid::from_u128(number << 120)),
         name: PlatformName::try_from("demo").unwrap(),
     };
     let mut options = AzureOptions::new(SUBSCRIPTION, "westeurope", owner, KEY);

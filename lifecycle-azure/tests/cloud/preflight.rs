@@ -7,7 +7,8 @@ use lifecycle_core::cloud::CloudProvider as _;
 use lifecycle_core::model::NodeSpec;
 use lifecycle_core::secret::Sensitive;
 
-use crate::support::{azure_with, options, provider, spec, writes};
+use crate::raw;
+use crate::support::{azure_with, carry, options, provider, provision, spec, writes};
 
 async fn problems(wanted: &[NodeSpec]) -> Vec<String> {
     let azure = azure_with(|options| {
@@ -92,4 +93,17 @@ async fn a_wrong_secret_is_told_with_what_was_tried_and_is_in_no_message() {
     ] {
         assert!(!text.contains(planted), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_in_the_way_is_told() {
+    let azure = azure_with(|_| ()).await;
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    raw::strip_tags(&azure, "one").await;
+    let report = ours.preflight(&[spec("one")]).await.unwrap();
+    let [problem] = report.problems.as_slice() else {
+        panic!("{report:?}");
+    };
+    assert!(problem.contains("Node one"), "{problem}");
 }

@@ -74,7 +74,8 @@ pub struct AzureOptions {
     pub resource_group: Option<String>,
     /// The network's block, in which all nodes are: at most `/29`.
     pub network: (Ipv4Addr, u8),
-    /// From where SSH is allowed: addresses, blocks, or Azure's words such as `Internet`.
+    /// From where SSH is allowed: at most 1000 addresses, blocks, or Azure's words such as
+    /// `Internet`; `*` for everywhere.
     pub ssh_from: Vec<String>,
     /// Whether new nodes get a public address; without, they are reached inside the network.
     pub public_ip: bool,

@@ -149,7 +149,22 @@ async fn images(
         let is_there = versions.is_some_and(|versions| {
             !versions.is_empty() && (version == "latest" || versions.iter().any(is_this))
         });
-        if !is_there {
+        if let Some(any) = versions
+            .and_then(|versions| versions.last()?.get("name")?.as_str())
+            .filter(|_| is_there)
+        {
+            // All versions of an image are sold alike.
+            let details = client.get(&format!("{path}/{any}"), COMPUTE).await?;
+            let plan = details
+                .as_ref()
+                .and_then(|it| it.pointer("/properties/plan"));
+            if plan.is_some_and(|plan| !plan.is_null()) {
+                report.problems.push(format!(
+                    "Image {name} is sold with terms of its publisher, which cannot be accepted \
+                     here: choose one without a plan."
+                ));
+            }
+        } else {
             report.problems.push(format!(
                 "{} has no image {name}: choose one of `az vm image list --location {0} --publisher \
                  {publisher} --all`.",

@@ -48,6 +48,8 @@ const FENCE: Duration = Duration::from_mins(15);
 /// - A boot is told from others by the time of the VM's last change: a reboot from inside the
 ///   system is not seen.
 /// - A node that exists is left as it is, whatever its declaration says by now.
+/// - The network that nodes share is left as it was made: another `ssh_from` holds for networks
+///   that are made from then on.
 ///
 /// # Errors
 /// A VM of a node's name without this platform's id is [`Error::Conflict`].
@@ -65,6 +67,8 @@ pub struct Azure {
 enum Token {
     /// There is nothing to wait for.
     Nothing,
+    /// Nothing was begun, but something that somebody else began goes on.
+    Settles,
     /// A VM is made; before, the one that could not be made is removed.
     Provision { removes: Option<String> },
     /// An operation of Azure's goes on.
@@ -337,7 +341,10 @@ impl Azure {
             };
         };
         if is_done(&machine) {
-            return Ok(Token::Nothing);
+            return Ok(match machine.state {
+                State::Changing(_) => Token::Settles,
+                _ => Token::Nothing,
+            });
         }
         let begun = self
             .compute
@@ -353,6 +360,21 @@ impl Azure {
                 Ok(Token::Nothing)
             }
             Err(failure) => Err(failure.into_error(format!("VM {node}"))),
+        }
+    }
+
+    async fn poll_settling(&self, node: &NodeName) -> Result<CloudProgress> {
+        let Some(machine) = self.ours(node).await? else {
+            return Err(Error::not_found(format!("node {node}")));
+        };
+        match machine.state {
+            State::Changing(state) => Ok(CloudProgress::Running {
+                after: Some(self.options.poll_every),
+                says: Some(format!("Azure says {state}")),
+            }),
+            State::Succeeded => Ok(CloudProgress::Done),
+            State::Deleting => Err(Error::failed(format!("VM {node}"), "it is being removed")),
+            State::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
         }
     }
 
@@ -540,6 +562,7 @@ impl CloudProvider for Azure {
         })?;
         match (&operation.change, token) {
             (_, Token::Nothing) => Ok(CloudProgress::Done),
+            (change, Token::Settles) => self.poll_settling(change.node()).await,
             (NodeChange::Provision { spec }, Token::Provision { removes }) => {
                 self.poll_provision(spec, removes.as_deref()).await
             }

@@ -285,6 +285,38 @@ async fn another_process_sees_a_change_through_that_was_begun() {
     is_whole(&azure).await;
 }
 
+/// The process that began a restart died; whoever asks again is not told that it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_goes_on_is_waited_for_and_not_begun_anew() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    let before = get(&ours, "one").await.unwrap();
+    let change = NodeChange::Restart {
+        node: before.name.clone(),
+        boot_id: before.boot_id.clone().unwrap(),
+    };
+    let restart = || When::request(Method::POST, "restart");
+    let slow = Fault::SlowOperation(Duration::from_secs(1));
+    azure.faults().add(restart(), slow);
+    ours.begin(change.clone()).await.unwrap();
+    let other = provider(&azure, 1);
+    let operation = other.begin(change).await.unwrap();
+    let progress = other.poll(&operation).await.unwrap();
+    assert!(
+        matches!(progress, CloudProgress::Running { .. }),
+        "{progress:?}"
+    );
+    see_through(&other, &operation).await.unwrap();
+    let after = get(&other, "one").await.unwrap();
+    assert_eq!(after.power, Power::Running);
+    assert_ne!(after.boot_id, before.boot_id);
+    let begun = azure
+        .requests()
+        .count(&Selector::method(Method::POST).path("restart"));
+    assert_eq!(begun, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_leads_elsewhere_is_not_followed() {
     let azure = azure().await;

@@ -1,11 +1,13 @@
 //! What is found before anything is made.
 
-use lifecycle_azure::simulator::{CLIENT, TENANT};
+use http::StatusCode;
+use lifecycle_azure::simulator::{CLIENT, Fault, Selector, TENANT, When};
 use lifecycle_azure::{Azure, AzureOptions, Login};
 use lifecycle_core::Error;
 use lifecycle_core::cloud::CloudProvider as _;
 use lifecycle_core::model::NodeSpec;
 use lifecycle_core::secret::Sensitive;
+use serde_json::json;
 
 use crate::raw;
 use crate::support::{azure_with, carry, options, provider, provision, spec, writes};
@@ -106,4 +108,21 @@ async fn a_vm_that_is_in_the_way_is_told() {
         panic!("{report:?}");
     };
     assert!(problem.contains("Node one"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_terms_of_its_own_is_told() {
+    let azure = azure_with(|_| ()).await;
+    let sold =
+        json!({ "properties": { "plan": { "name": "a", "product": "b", "publisher": "c" } } });
+    azure.faults().add(
+        When::next(Selector::any().path("/skus/12-gen2/versions/")),
+        Fault::json(StatusCode::OK, &sold),
+    );
+    let report = provider(&azure, 1).preflight(&[spec("one")]).await.unwrap();
+    assert_eq!(azure.faults().pending(), 0);
+    let [problem] = report.problems.as_slice() else {
+        panic!("{report:?}");
+    };
+    assert!(problem.contains("without a plan"), "{problem}");
 }

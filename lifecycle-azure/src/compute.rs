@@ -6,14 +6,17 @@ use std::sync::Arc;
 
 use azure_core_legacy::{Response, RetryOptions, TransportOptions};
 use azure_mgmt_compute::models;
-use futures_util::TryStreamExt as _;
-use lifecycle_core::Result;
+use lifecycle_core::model::NodeName;
+use lifecycle_core::{Error, Result};
 use url::Url;
 
 use crate::arm::failure::{Failure, Refusal};
-use crate::arm::transport::{Transport, revealed};
+use crate::arm::transport::{Transport, pages, sent};
 use crate::credential::Credential;
 use crate::machine::Machine;
+
+/// The version of the API, for what is asked for without the generated client.
+pub(crate) const COMPUTE: &str = "2024-07-01";
 
 /// The VMs of one subscription.
 #[derive(Clone)]
@@ -59,7 +62,7 @@ impl Compute {
             .retry(RetryOptions::none())
             .transport(TransportOptions::new(transport))
             .build()
-            .map_err(|error| revealed(error).into_error("making a client of Azure"))?;
+            .map_err(|error| Error::failed("making a client of Azure", error.to_string()))?;
         Ok(Self {
             client,
             subscription,
@@ -67,20 +70,20 @@ impl Compute {
         })
     }
 
-    /// A VM of the platform's group, with how it is.
+    /// A VM, with how it is.
     pub(crate) async fn get(&self, group: &str, name: &str) -> Result<Option<Machine>> {
         let vms = self.client.virtual_machines_client();
         let request = vms
             .get(group, name, &self.subscription)
             .expand("instanceView");
         let what = format!("reading VM {name}");
-        let answer = match request.send().await.map_err(revealed) {
+        let answer = match sent(async { request.send().await }).await {
             Ok(answer) => answer,
             Err(failure) if failure.refusal().is_some_and(Refusal::is_absent) => return Ok(None),
             Err(failure) => return Err(failure.into_error(what)),
         };
-        let body = answer.into_body().await;
-        let vm = body.map_err(|error| revealed(error).into_error(what))?;
+        let vm = sent(answer.into_body()).await;
+        let vm = vm.map_err(|failure| failure.into_error(what))?;
         Machine::read(vm).map(Some)
     }
 
@@ -109,15 +112,27 @@ impl Compute {
         Ok(machines)
     }
 
+    /// The VMs of the subscription that are a node by their tags or, without any, by their names.
+    pub(crate) async fn named(&self, node: &NodeName) -> Result<Vec<Machine>> {
+        let mut found = Vec::new();
+        for vm in self.pages(false).await? {
+            let machine = Machine::read(vm)?;
+            if machine.node().as_ref() == Some(node) {
+                // With how it is.
+                found.extend(self.get(machine.group(), &machine.name).await?);
+            }
+        }
+        Ok(found)
+    }
+
     async fn pages(&self, status_only: bool) -> Result<Vec<models::VirtualMachine>> {
         let vms = self.client.virtual_machines_client();
         let mut request = vms.list_all(&self.subscription);
         if status_only {
             request = request.status_only("true");
         }
-        let pages: Result<Vec<_>, _> = request.into_stream().try_collect().await;
-        let pages: Vec<models::VirtualMachineListResult> =
-            pages.map_err(|error| revealed(error).into_error("listing VMs"))?;
+        let pages = pages(request.into_stream()).await;
+        let pages = pages.map_err(|failure| failure.into_error("listing VMs"))?;
         Ok(pages.into_iter().flat_map(|page| page.value).collect())
     }
 
@@ -131,7 +146,7 @@ impl Compute {
         let request = vms
             .create_or_update(&self.group, name, vm, &self.subscription)
             .if_none_match("*");
-        request.send().await.map(drop).map_err(revealed)
+        sent(async { request.send().await }).await.map(drop)
     }
 
     /// Begins to change a VM; returns the address at which the operation is asked for, if Azure
@@ -144,23 +159,21 @@ impl Compute {
     ) -> Result<Option<String>, Failure> {
         let vms = self.client.virtual_machines_client();
         let subscription = &self.subscription;
-        macro_rules! sent {
+        macro_rules! begun {
             ($request:expr) => {
-                $request
-                    .send()
+                sent(async { $request.send().await })
                     .await
                     .map(|answer| followed(answer.as_raw_response()))
-                    .map_err(revealed)
             };
         }
         match action {
-            Action::Start => sent!(vms.start(group, name, subscription)),
-            Action::Restart => sent!(vms.restart(group, name, subscription)),
-            Action::Deallocate => sent!(vms.deallocate(group, name, subscription)),
+            Action::Start => begun!(vms.start(group, name, subscription)),
+            Action::Restart => begun!(vms.restart(group, name, subscription)),
+            Action::Deallocate => begun!(vms.deallocate(group, name, subscription)),
             Action::PowerOff => {
-                sent!(vms.power_off(group, name, subscription).skip_shutdown(true))
+                begun!(vms.power_off(group, name, subscription).skip_shutdown(true))
             }
-            Action::Delete => sent!(vms.delete(group, name, subscription)),
+            Action::Delete => begun!(vms.delete(group, name, subscription)),
         }
     }
 

@@ -97,9 +97,7 @@ impl Login {
 /// Gives tokens for Resource Manager.
 pub(crate) struct Credential {
     login: Login,
-    ways: Vec<(&'static str, Arc<dyn TokenCredential>)>,
-    /// Ways that cannot even be tried, and why.
-    missing: Vec<String>,
+    options: ClientOptions,
     scope: String,
     token: Mutex<Option<(Sensitive, DateTime<Utc>)>>,
 }
@@ -122,31 +120,12 @@ impl Credential {
         authority: Option<&str>,
         scope: &str,
     ) -> Result<Self> {
-        let options = client_options(authority_host, authority)?;
-        let ways = match &login {
-            Login::InOrder => vec![
-                Login::WorkloadIdentity,
-                Login::ManagedIdentity { client: None },
-                Login::AzureCli,
-            ],
-            one => vec![one.clone()],
-        };
-        let mut credential = Self {
+        Ok(Self {
             login,
-            ways: Vec::new(),
-            missing: Vec::new(),
+            options: client_options(authority_host, authority)?,
             scope: scope.to_owned(),
             token: Mutex::default(),
-        };
-        for way in ways {
-            match open(&way, &options) {
-                Ok(opened) => credential.ways.push((way.name(), opened)),
-                Err(error) => credential
-                    .missing
-                    .push(told(way.name(), &error.to_string())),
-            }
-        }
-        Ok(credential)
+        })
     }
 
     /// A token that is valid for some minutes at least.
@@ -162,10 +141,24 @@ impl Credential {
         {
             return Ok(token.clone());
         }
-        let mut tried = self.missing.clone();
-        for (name, way) in &self.ways {
-            let asked = tokio::time::timeout(LOGIN, way.get_token(&[&self.scope], None)).await;
-            match asked {
+        let ways = match &self.login {
+            Login::InOrder => vec![
+                Login::WorkloadIdentity,
+                Login::ManagedIdentity { client: None },
+                Login::AzureCli,
+            ],
+            one => vec![one.clone()],
+        };
+        let mut tried = Vec::new();
+        for way in ways {
+            let name = way.name();
+            // Opened anew each time: one that is kept gives out a token that was refused again.
+            let asked = async {
+                open(&way, &self.options)?
+                    .get_token(&[&self.scope], None)
+                    .await
+            };
+            match tokio::time::timeout(LOGIN, asked).await {
                 Ok(Ok(token)) => {
                     let expires = DateTime::from_timestamp(token.expires_on.unix_timestamp(), 0);
                     let fresh = Sensitive::new(token.token.secret());
@@ -182,6 +175,11 @@ impl Credential {
             mend: self.login.mend().to_owned(),
         })
     }
+
+    /// Azure takes the token no longer: the next one is asked for anew.
+    pub(crate) async fn forget(&self) {
+        *self.token.lock().await = None;
+    }
 }
 
 /// The first line of what a way says: what follows is advice for programmers.
@@ -195,6 +193,8 @@ fn client_options(authority_host: Option<&str>, authority: Option<&str>) -> Resu
         .tls_backend_preconfigured(trust::client_config(authority)?)
         .connect_timeout(CONNECT)
         .timeout(LOGIN)
+        // A secret goes to whom it is meant for.
+        .redirect(reqwest_013::redirect::Policy::none())
         .build()
         .map_err(|error| Error::failed("making a client for the login", error.to_string()))?;
     let cloud = authority_host.map(|host| {
@@ -258,7 +258,7 @@ impl legacy::auth::TokenCredential for Credential {
     }
 
     async fn clear_cache(&self) -> legacy::Result<()> {
-        *self.token.lock().await = None;
+        self.forget().await;
         Ok(())
     }
 }

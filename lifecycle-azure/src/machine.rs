@@ -152,6 +152,11 @@ impl Machine {
             .or_else(|| NodeName::try_from(self.name.as_str()).ok())
     }
 
+    /// Whether it does not run, and nobody is about to change that.
+    pub(crate) fn is_off(&self) -> bool {
+        self.power() == Power::Stopped && !matches!(self.state, State::Changing(_))
+    }
+
     /// Whether it was made by us.
     pub(crate) fn is_created(&self) -> bool {
         self.tags.get(tags::CREATED) == Some("yes")
@@ -244,12 +249,57 @@ pub(crate) fn wanted(
 /// The addresses of a network interface: its private one, and the path of its public one.
 pub(crate) fn addresses(interface: &Value) -> (Option<std::net::IpAddr>, Option<String>) {
     let configurations = interface.pointer("/properties/ipConfigurations");
-    let Some(first) = configurations.and_then(|all| all.get(0)) else {
+    let all = configurations.and_then(Value::as_array);
+    let is_primary =
+        |one: &&Value| one.pointer("/properties/primary").and_then(Value::as_bool) == Some(true);
+    let primary = all.and_then(|all| all.iter().find(is_primary).or_else(|| all.first()));
+    let Some(primary) = primary else {
         return (None, None);
     };
-    let text = |pointer: &str| first.pointer(pointer).and_then(Value::as_str);
+    let text = |pointer: &str| primary.pointer(pointer).and_then(Value::as_str);
     (
         text("/properties/privateIPAddress").and_then(|address| address.parse().ok()),
         text("/properties/publicIPAddress/id").map(str::to_owned),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(state: &str, power: &str) -> Machine {
+        let vm = json!({
+            "id": "/subscriptions/s/resourceGroups/GROUP/providers/Microsoft.Compute/virtualMachines/one",
+            "name": "one",
+            "location": "westeurope",
+            "properties": {
+                "vmId": "1",
+                "provisioningState": state,
+                "instanceView": { "statuses": [{ "code": format!("PowerState/{power}") }] },
+            },
+        });
+        Machine::read(serde_json::from_value(vm).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn one_that_somebody_is_about_to_start_is_not_off() {
+        for power in ["stopped", "deallocated"] {
+            assert!(machine("Succeeded", power).is_off());
+            assert!(machine("Failed", power).is_off());
+            // A start was accepted, and shows in the power a little later.
+            assert!(!machine("Updating", power).is_off());
+            assert!(!machine("Deleting", power).is_off());
+        }
+        assert!(!machine("Succeeded", "running").is_off());
+    }
+
+    #[test]
+    fn the_primary_address_is_the_nodes_wherever_it_stands() {
+        let one = |address: &str, primary: bool| json!({ "properties": { "privateIPAddress": address, "primary": primary } });
+        let of = |all: Value| addresses(&json!({ "properties": { "ipConfigurations": all } })).0;
+        let both = json!([one("10.0.0.1", false), one("10.0.0.2", true)]);
+        assert_eq!(of(both), "10.0.0.2".parse().ok());
+        assert_eq!(of(json!([one("10.0.0.1", false)])), "10.0.0.1".parse().ok());
+        assert_eq!(of(json!([])), None);
+    }
 }

@@ -17,6 +17,9 @@ pub(crate) const NETWORK: &str = "2023-09-01";
 
 /// How long a group or a network may take to be made or removed.
 const DEADLINE: Duration = Duration::from_mins(10);
+/// How often a group is looked into before what is in it counts as somebody else's: a disk or an
+/// address goes a little after its VM, and Azure's list of a group lags behind.
+const LOOKS: usize = 12;
 
 /// The shared resources of one platform.
 #[derive(Debug)]
@@ -66,6 +69,11 @@ impl Shared {
     /// The path of the subnet that nodes are in.
     pub(crate) fn subnet(&self) -> String {
         format!("{}/subnets/nodes", self.virtual_network())
+    }
+
+    /// Something was missing although all had been there: they are looked at again.
+    pub(crate) async fn forget(&self) {
+        *self.there.lock().await = false;
     }
 
     /// Makes what is missing.
@@ -129,14 +137,26 @@ impl Shared {
     }
 
     async fn ensure_one(&self, path: &str, version: &str, wanted: &Value) -> Result<()> {
-        if self.client.get(path, version).await?.is_none() {
-            self.client.put(path, version, wanted).await?;
-        }
-        self.until(path, version, |found| match found {
-            None => Ok(false),
-            Some(found) => is_made(path, found),
-        })
-        .await
+        let make = async {
+            let mut again = true;
+            loop {
+                let found = match self.client.get(path, version).await? {
+                    Some(found) if !is_failed(&found) => found,
+                    // The same once more is how Azure mends what failed.
+                    Some(_) if std::mem::take(&mut again) => {
+                        self.client.put(path, version, wanted).await?
+                    }
+                    Some(failed) => failed,
+                    // Also when one that was being removed has gone.
+                    None => self.client.put(path, version, wanted).await?,
+                };
+                if is_made(path, &found)? {
+                    return Ok(());
+                }
+                tokio::time::sleep(self.options.poll_every).await;
+            }
+        };
+        in_time(path, make).await
     }
 
     /// Removes what is ours and no longer used by anybody; what others put into our group stays,
@@ -147,13 +167,17 @@ impl Shared {
         for path in [self.virtual_network(), self.security_group()] {
             self.remove_one(&path, NETWORK).await?;
         }
-        let inside = format!("{}/resources", self.group());
-        if !self.is_ours(&self.group(), RESOURCES).await?
-            || !self.client.list(&inside, RESOURCES).await?.is_empty()
-        {
+        if !self.is_ours(&self.group(), RESOURCES).await? {
             return Ok(());
         }
-        self.remove_one(&self.group(), RESOURCES).await
+        let inside = format!("{}/resources", self.group());
+        for _ in 0..LOOKS {
+            if self.client.list(&inside, RESOURCES).await?.is_empty() {
+                return self.remove_one(&self.group(), RESOURCES).await;
+            }
+            tokio::time::sleep(self.options.poll_every).await;
+        }
+        Ok(())
     }
 
     async fn is_ours(&self, path: &str, version: &str) -> Result<bool> {
@@ -166,50 +190,47 @@ impl Shared {
             return Ok(());
         }
         self.client.delete(path, version).await?;
-        self.until(path, version, |found| Ok(found.is_none())).await
-    }
-
-    /// Looks until it is so.
-    async fn until(
-        &self,
-        path: &str,
-        version: &str,
-        is_so: impl Fn(Option<&Value>) -> Result<bool>,
-    ) -> Result<()> {
         let look = async {
-            loop {
-                let found = self.client.get(path, version).await?;
-                if is_so(found.as_ref())? {
-                    return Ok(());
-                }
+            while self.client.get(path, version).await?.is_some() {
                 tokio::time::sleep(self.options.poll_every).await;
             }
+            Ok(())
         };
-        tokio::time::timeout(DEADLINE, look)
-            .await
-            .unwrap_or_else(|_| {
-                Err(Error::TimedOut {
-                    what: format!("the change of {path}"),
-                    after: DEADLINE,
-                })
-            })
+        in_time(path, look).await
     }
+}
+
+async fn in_time(path: &str, change: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::time::timeout(DEADLINE, change)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::TimedOut {
+                what: format!("the change of {path}"),
+                after: DEADLINE,
+            })
+        })
+}
+
+fn state(resource: &Value) -> Option<&str> {
+    let state = resource.pointer("/properties/provisioningState");
+    state.and_then(Value::as_str)
+}
+
+/// Whether what was last asked of a resource failed.
+pub(crate) fn is_failed(resource: &Value) -> bool {
+    state(resource).is_some_and(|state| {
+        state.eq_ignore_ascii_case("Failed") || state.eq_ignore_ascii_case("Canceled")
+    })
 }
 
 /// Whether a resource is ready; one that failed is an error.
 pub(crate) fn is_made(path: &str, resource: &Value) -> Result<bool> {
-    let state = resource.pointer("/properties/provisioningState");
-    match state.and_then(Value::as_str) {
-        Some(state) if state.eq_ignore_ascii_case("Succeeded") => Ok(true),
-        Some(state)
-            if state.eq_ignore_ascii_case("Failed") || state.eq_ignore_ascii_case("Canceled") =>
-        {
-            Err(Error::failed(
-                format!("making {path}"),
-                format!("Azure says {state}"),
-            ))
-        }
-        Some(_) => Ok(false),
+    match state(resource) {
+        Some(state) if is_failed(resource) => Err(Error::failed(
+            format!("making {path}"),
+            format!("Azure says {state}"),
+        )),
+        Some(state) => Ok(state.eq_ignore_ascii_case("Succeeded")),
         None => Ok(true),
     }
 }

@@ -1,6 +1,6 @@
 //! What an account on Azure is used with, checked once.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use lifecycle_core::runtime::Owner;
@@ -14,6 +14,44 @@ const PUBLIC: &str = "https://management.azure.com";
 /// What a node is unless its declaration says otherwise.
 const SIZE: &str = "Standard_B2s";
 const IMAGE: &str = "Debian:debian-12:12-gen2:latest";
+/// What Azure does not take as an account: "Virtual Machines - Create Or Update", `adminUsername`.
+const RESERVED: [&str; 30] = [
+    "a",
+    "actuser",
+    "adm",
+    "admin",
+    "admin1",
+    "admin2",
+    "administrator",
+    "aspnet",
+    "backup",
+    "console",
+    "david",
+    "guest",
+    "john",
+    "owner",
+    "root",
+    "server",
+    "sql",
+    "support",
+    "support_388945a0",
+    "sys",
+    "test",
+    "test1",
+    "test2",
+    "test3",
+    "user",
+    "user1",
+    "user2",
+    "user3",
+    "user4",
+    "user5",
+];
+/// How much of a platform's name is in the names of what nodes share: Azure has 64 characters for
+/// a network's name, and `-123456-vnet` follows.
+const PREFIX: usize = 50;
+/// How many sources of SSH there may be: each is a rule, of which Azure takes 1000 in a group.
+const SOURCES: usize = 1_000;
 /// The account on each node.
 const ACCOUNT: &str = "lifecycle";
 
@@ -36,7 +74,8 @@ pub struct AzureOptions {
     pub resource_group: Option<String>,
     /// The network's block, in which all nodes are: at most `/29`.
     pub network: (Ipv4Addr, u8),
-    /// From where SSH is allowed: addresses, blocks, or Azure's words such as `Internet`.
+    /// From where SSH is allowed: at most 1000 addresses, blocks, or Azure's words such as
+    /// `Internet`; `*` for everywhere.
     pub ssh_from: Vec<String>,
     /// Whether new nodes get a public address; without, they are reached inside the network.
     pub public_ip: bool,
@@ -139,15 +178,13 @@ impl AzureOptions {
             ));
         }
         image(&self.image)?;
-        // "az vm create": names that Azure does not take for a Linux account.
-        let reserved = ["root", "admin", "administrator", "user", "test", "guest"];
         let account = &self.account;
         let is_name = account.starts_with(|c: char| c.is_ascii_lowercase())
             && account.len() <= 32
             && account
                 .chars()
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
-        if !is_name || reserved.contains(&account.as_str()) {
+        if !is_name || RESERVED.contains(&account.as_str()) {
             let mend =
                 "use lower-case letters, digits, `-` and `_`, and none of Azure's reserved names";
             return Err(invalid(
@@ -157,23 +194,48 @@ impl AzureOptions {
                 mend,
             ));
         }
-        ssh_key::PublicKey::from_openssh(self.authorized_key.trim()).map_err(|error| {
-            let mend = "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`";
-            invalid("the key for nodes", "…", &error.to_string(), mend)
-        })?;
-        let endpoint: Result<Url, _> = self.endpoint.parse();
-        endpoint
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
-            .ok_or_else(|| {
-                let mend = "give an address such as https://management.azure.com";
-                invalid(
-                    "the endpoint",
-                    &self.endpoint,
-                    "it is no http address",
+        let mend = "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`";
+        let key = ssh_key::PublicKey::from_openssh(self.authorized_key.trim())
+            .map_err(|error| invalid("the key for nodes", "…", &error.to_string(), mend))?;
+        if !matches!(
+            key.algorithm(),
+            ssh_key::Algorithm::Ed25519 | ssh_key::Algorithm::Rsa { .. }
+        ) {
+            let why = "Azure takes Ed25519 and RSA alone";
+            return Err(invalid("the key for nodes", "…", why, mend));
+        }
+        for source in &self.ssh_from {
+            if !is_source(source) {
+                let mend = "name an address, a block such as 203.0.113.0/24, or a word of Azure's \
+                            such as Internet";
+                return Err(invalid(
+                    "the source of SSH",
+                    source,
+                    "Azure has no such sources",
                     mend,
-                )
-            })
+                ));
+            }
+        }
+        if self.ssh_from.len() > SOURCES {
+            let mend = "name fewer, larger blocks";
+            let count = self.ssh_from.len().to_string();
+            return Err(invalid(
+                "the number of sources of SSH",
+                &count,
+                "Azure takes 1000",
+                mend,
+            ));
+        }
+        let endpoint: Result<Url, _> = self.endpoint.parse();
+        endpoint.ok().filter(is_endpoint).ok_or_else(|| {
+            let mend = "give an address such as https://management.azure.com";
+            invalid(
+                "the endpoint",
+                &self.endpoint,
+                "it is no https address",
+                mend,
+            )
+        })
     }
 
     /// The name of the resource group.
@@ -183,16 +245,52 @@ impl AzureOptions {
 
     /// What the names of all that nodes share start with.
     pub(crate) fn prefix(&self) -> String {
-        format!("{}-{}", self.owner.name, self.owner.id.short())
+        let name: String = self.owner.name.as_str().chars().take(PREFIX).collect();
+        format!("{name}-{}", self.owner.id.short())
     }
+}
+
+/// Whether tokens may be sent there: they are in the clear over http, which never leaves this
+/// machine then.
+fn is_endpoint(url: &Url) -> bool {
+    let is_here = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => return false,
+    };
+    url.scheme() == "https" || (url.scheme() == "http" && is_here)
+}
+
+/// Whether a rule can let this in: an address, a block, or one of Azure's words.
+fn is_source(source: &str) -> bool {
+    let (address, length) = source
+        .split_once('/')
+        .map_or((source, None), |(address, length)| (address, Some(length)));
+    if let Ok(address) = address.parse::<IpAddr>() {
+        let most: u8 = if address.is_ipv4() { 32 } else { 128 };
+        return length.is_none_or(|length| length.parse().is_ok_and(|length: u8| length <= most));
+    }
+    let is_word = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '.')
+    };
+    source == "*" || is_word(source)
 }
 
 /// The parts of an image's name.
 pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
+    // They stand in addresses too.
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
     let parts: Vec<&str> = name.split(':').collect();
     <[&str; 4]>::try_from(parts)
         .ok()
-        .filter(|parts| parts.iter().all(|part| !part.is_empty()))
+        .filter(|parts| parts.iter().all(|part| is_part(part)))
         .ok_or_else(|| Error::Invalid {
             what: format!("the image `{name}`"),
             why: "it is not `publisher:offer:sku:version`".to_owned(),
@@ -225,11 +323,36 @@ mod tests {
     #[test]
     fn the_defaults_can_be_used() {
         options().check().unwrap();
+        let mut options = options();
+        let sources = ["*", "203.0.113.7", "2001:db8::/32", "AzureCloud.westeurope"];
+        options.ssh_from = sources.map(str::to_owned).to_vec();
+        options.endpoint = "http://127.0.0.1:8080".into();
+        options.check().unwrap();
+    }
+
+    #[test]
+    fn the_longest_name_of_a_platform_fits_into_azures_names() {
+        let mut options = options();
+        options.owner.name = PlatformName::try_from("x".repeat(63)).unwrap();
+        assert!(format!("{}-vnet", options.prefix()).len() <= 64);
+        options.owner.name = PlatformName::try_from("demo").unwrap();
+        assert_eq!(options.prefix(), "demo-000000");
     }
 
     #[test]
     fn each_wrong_value_is_named_with_its_mend() {
-        let spoilt: [fn(&mut AzureOptions); 9] = [
+        let spoilt: [fn(&mut AzureOptions); 16] = [
+            |o| o.image = "a:b:../..:d".into(),
+            |o| o.account = "console".into(),
+            |o| o.ssh_from = vec!["203.0.113.0/33".into()],
+            |o| o.ssh_from = vec!["my office".into()],
+            |o| o.ssh_from = vec!["203.0.113.7".into(); 1_001],
+            |o| o.endpoint = "http://management.example".into(),
+            |o| {
+                o.authorized_key = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAy\
+                    NTYAAABBBHwf2HMM5TRXvo2SQJjsNkiDD5KqiiNjrGVv3UUh+mMT5RHxiRtOnlqvjhQtBq0VpmpCV/PwUhOOig4vkbqAcEc="
+                    .into();
+            },
             |o| o.subscription = "mine".into(),
             |o| o.location = "West Europe".into(),
             |o| o.resource_group = Some("a/b".into()),

@@ -4,19 +4,17 @@
 use std::collections::BTreeMap;
 
 use azure_mgmt_compute::models;
-use futures_util::TryStreamExt as _;
 use lifecycle_core::Result;
 use lifecycle_core::cloud::PreflightReport;
 use lifecycle_core::model::NodeSpec;
 use serde_json::Value;
 
 use crate::arm::Client;
-use crate::arm::transport::revealed;
-use crate::compute::Compute;
+use crate::arm::transport::pages;
+use crate::compute::{COMPUTE, Compute};
 use crate::options::{AzureOptions, image};
 
 const SUBSCRIPTIONS: &str = "2022-12-01";
-const COMPUTE: &str = "2024-07-01";
 
 /// A size that a region has.
 #[derive(Debug)]
@@ -57,6 +55,20 @@ pub(crate) async fn check(
     if new.is_empty() {
         return Ok(report);
     }
+    for spec in &new {
+        let is_taken = |machine: &crate::machine::Machine| {
+            machine.group().eq_ignore_ascii_case(&options.group())
+                && machine.name.eq_ignore_ascii_case(spec.name.as_str())
+        };
+        if there.iter().any(is_taken) {
+            report.problems.push(format!(
+                "Node {}: resource group {} has a VM of this name that is not this platform's: \
+                 choose another name, or adopt it.",
+                spec.name,
+                options.group()
+            ));
+        }
+    }
     let (sizes, usages) = tokio::try_join!(sizes(options, compute), usages(options, compute))?;
     let mut needed: BTreeMap<&str, u64> = BTreeMap::new();
     for spec in &new {
@@ -76,16 +88,19 @@ pub(crate) async fn check(
                  another size or location.",
                 spec.name
             )),
-            Some(size) => *needed.entry(&size.family).or_default() += size.cores,
+            Some(size) => {
+                let cores = needed.entry(&size.family).or_default();
+                *cores = cores.saturating_add(size.cores);
+            }
         }
     }
-    let of_all: u64 = needed.values().sum();
+    let of_all = needed.values().copied().fold(0, u64::saturating_add);
     needed.insert("cores", of_all);
     for (family, cores) in needed {
         let Some((used, limit)) = usages.get(&family.to_lowercase()) else {
             continue;
         };
-        if used + cores > *limit {
+        if used.saturating_add(cores) > *limit {
             let what = if family == "cores" {
                 "all families"
             } else {
@@ -134,7 +149,22 @@ async fn images(
         let is_there = versions.is_some_and(|versions| {
             !versions.is_empty() && (version == "latest" || versions.iter().any(is_this))
         });
-        if !is_there {
+        if let Some(any) = versions
+            .and_then(|versions| versions.last()?.get("name")?.as_str())
+            .filter(|_| is_there)
+        {
+            // All versions of an image are sold alike.
+            let details = client.get(&format!("{path}/{any}"), COMPUTE).await?;
+            let plan = details
+                .as_ref()
+                .and_then(|it| it.pointer("/properties/plan"));
+            if plan.is_some_and(|plan| !plan.is_null()) {
+                report.problems.push(format!(
+                    "Image {name} is sold with terms of its publisher, which cannot be accepted \
+                     here: choose one without a plan."
+                ));
+            }
+        } else {
             report.problems.push(format!(
                 "{} has no image {name}: choose one of `az vm image list --location {0} --publisher \
                  {publisher} --all`.",
@@ -152,9 +182,8 @@ async fn sizes(options: &AzureOptions, compute: &Compute) -> Result<Vec<(String,
         .resource_skus_client()
         .list(&options.subscription)
         .filter(format!("location eq '{location}'"));
-    let pages: Result<Vec<_>, _> = request.into_stream().try_collect().await;
-    let pages: Vec<models::ResourceSkusResult> =
-        pages.map_err(|error| revealed(error).into_error("listing sizes"))?;
+    let pages = pages(request.into_stream()).await;
+    let pages = pages.map_err(|failure| failure.into_error("listing sizes"))?;
     let skus = pages.into_iter().flat_map(|page| page.value);
     let size = |sku: models::ResourceSku| {
         if sku.resource_type.as_deref() != Some("virtualMachines") {
@@ -195,9 +224,8 @@ async fn sizes(options: &AzureOptions, compute: &Compute) -> Result<Vec<(String,
 async fn usages(options: &AzureOptions, compute: &Compute) -> Result<BTreeMap<String, (u64, u64)>> {
     let usages = compute.client().usage_client();
     let request = usages.list(&options.location, &options.subscription);
-    let pages: Result<Vec<_>, _> = request.into_stream().try_collect().await;
-    let pages: Vec<models::ListUsagesResult> =
-        pages.map_err(|error| revealed(error).into_error("reading quotas"))?;
+    let pages = pages(request.into_stream()).await;
+    let pages = pages.map_err(|failure| failure.into_error("reading quotas"))?;
     let all = pages.into_iter().flat_map(|page| page.value);
     let usage = |usage: models::Usage| {
         let name = usage.name.value?.to_lowercase();

@@ -23,17 +23,15 @@ use crate::arm::Client;
 use crate::arm::client::Progress;
 use crate::arm::failure::Refusal;
 use crate::arm::transport::Transport;
-use crate::compute::{Action, Compute};
+use crate::compute::{Action, COMPUTE, Compute};
 use crate::credential::Credential;
 use crate::first_boot::HostKey;
 use crate::machine::{self, Machine, State};
-use crate::network::{NETWORK, Shared, is_made};
+use crate::network::{NETWORK, Shared, is_failed, is_made};
 use crate::options::AzureOptions;
 use crate::preflight;
 use crate::tags;
 
-/// The version of the compute API that tags are written with; all else goes through its client.
-const COMPUTE: &str = "2024-07-01";
 /// SSH's port.
 const SSH: u16 = 22;
 /// How long a fence may take. Azure's power-off without a shutdown takes seconds, or minutes.
@@ -50,6 +48,8 @@ const FENCE: Duration = Duration::from_mins(15);
 /// - A boot is told from others by the time of the VM's last change: a reboot from inside the
 ///   system is not seen.
 /// - A node that exists is left as it is, whatever its declaration says by now.
+/// - The network that nodes share is left as it was made: another `ssh_from` holds for networks
+///   that are made from then on.
 ///
 /// # Errors
 /// A VM of a node's name without this platform's id is [`Error::Conflict`].
@@ -67,6 +67,8 @@ pub struct Azure {
 enum Token {
     /// There is nothing to wait for.
     Nothing,
+    /// Nothing was begun, but something that somebody else began goes on.
+    Settles,
     /// A VM is made; before, the one that could not be made is removed.
     Provision { removes: Option<String> },
     /// An operation of Azure's goes on.
@@ -89,7 +91,8 @@ impl Azure {
             authority,
             scope,
         )?);
-        let transport = Arc::new(Transport::new(authority)?);
+        let transport = Transport::new(&endpoint, credential.clone(), authority)?;
+        let transport = Arc::new(transport);
         let client = Client::new(endpoint.clone(), transport.clone(), credential.clone());
         let subscription = options.subscription.clone();
         let group = options.group();
@@ -112,16 +115,16 @@ impl Azure {
         if found.is_some() {
             return Ok(found);
         }
-        let all = self.compute.list().await?;
-        let (ours, others): (Vec<_>, Vec<_>) = all
+        let named = self.compute.named(node).await?;
+        let (ours, others): (Vec<_>, Vec<_>) = named
             .into_iter()
-            .filter(|machine| machine.node().as_ref() == Some(node))
             .partition(|machine| machine.tags.are_of(&self.options.owner));
         let group = self.options.group();
         // Another platform's node of this name is not what is asked for.
-        let mut others = others
-            .into_iter()
-            .filter(|other| other.tags.get(tags::PLATFORM_ID).is_none() || other.group() == group);
+        let mut others = others.into_iter().filter(|other| {
+            other.tags.get(tags::PLATFORM_ID).is_none()
+                || other.group().eq_ignore_ascii_case(&group)
+        });
         match (ours.into_iter().next(), others.next(), others.next()) {
             (Some(ours), ..) => Ok(Some(ours)),
             (None, Some(_), Some(_)) => Err(Error::Conflict {
@@ -228,7 +231,11 @@ impl Azure {
                     None => Err(failure.into_error(format!("VM {name}"))),
                 }
             }
-            Err(failure) => Err(failure.into_error(format!("VM {name}"))),
+            Err(failure) => {
+                // It may be the network that is missing: another process may have removed it.
+                self.shared.forget().await;
+                Err(failure.into_error(format!("VM {name}")))
+            }
         }
     }
 
@@ -255,7 +262,13 @@ impl Azure {
             return goes_on("Azure makes it anew");
         };
         if removes == Some(machine.vm_id.as_str()) {
-            return goes_on("Azure removes what it could not make");
+            return match machine.state {
+                State::Failed(refusal) => Err(Error::failed(
+                    format!("removing VM {name}"),
+                    refusal.to_string(),
+                )),
+                _ => goes_on("Azure removes what it could not make"),
+            };
         }
         match machine.state {
             State::Changing(state) => goes_on(&format!("Azure says {state}")),
@@ -283,10 +296,11 @@ impl Azure {
         let Some(mut interface) = self.client.get(path, NETWORK).await? else {
             return Ok(true);
         };
-        if !is_made(path, &interface)? {
+        // One that failed is asked for once more, which is how Azure mends it.
+        let mut changed = is_failed(&interface);
+        if !changed && !is_made(path, &interface)? {
             return Ok(false);
         }
-        let mut changed = false;
         let configurations = interface.pointer_mut("/properties/ipConfigurations");
         for one in configurations
             .and_then(Value::as_array_mut)
@@ -327,7 +341,10 @@ impl Azure {
             };
         };
         if is_done(&machine) {
-            return Ok(Token::Nothing);
+            return Ok(match machine.state {
+                State::Changing(_) => Token::Settles,
+                _ => Token::Nothing,
+            });
         }
         let begun = self
             .compute
@@ -346,6 +363,21 @@ impl Azure {
         }
     }
 
+    async fn poll_settling(&self, node: &NodeName) -> Result<CloudProgress> {
+        let Some(machine) = self.ours(node).await? else {
+            return Err(Error::not_found(format!("node {node}")));
+        };
+        match machine.state {
+            State::Changing(state) => Ok(CloudProgress::Running {
+                after: Some(self.options.poll_every),
+                says: Some(format!("Azure says {state}")),
+            }),
+            State::Succeeded => Ok(CloudProgress::Done),
+            State::Deleting => Err(Error::failed(format!("VM {node}"), "it is being removed")),
+            State::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
+        }
+    }
+
     async fn poll_operation(&self, node: &NodeName, url: &str) -> Result<CloudProgress> {
         match self.client.operation(url).await? {
             Progress::Running { after } => Ok(CloudProgress::Running {
@@ -358,10 +390,29 @@ impl Azure {
         }
     }
 
+    /// Waits until a fence's operation has ended.
+    async fn see_off(&self, node: &NodeName, url: &str) -> Result<()> {
+        loop {
+            match self.client.operation(url).await? {
+                Progress::Running { after } => {
+                    tokio::time::sleep(after.unwrap_or(self.options.poll_every)).await;
+                }
+                Progress::Done | Progress::Gone => return Ok(()),
+                Progress::Failed(refusal) if refusal.is_preempted() => {
+                    tokio::time::sleep(self.options.poll_every).await;
+                    return Ok(());
+                }
+                Progress::Failed(refusal) => {
+                    return Err(refusal.into_error(format!("fencing VM {node}")));
+                }
+            }
+        }
+    }
+
     /// Removes a node that was adopted from the platform: it is nobody's then, and goes on.
     async fn release(&self, machine: &Machine) -> Result<()> {
         let tags = machine.tags.clone();
-        let ours = [tags::PLATFORM, tags::PLATFORM_ID, tags::NODE];
+        let ours = [tags::PLATFORM, tags::PLATFORM_ID, tags::NODE, tags::CREATED];
         let left = ours.iter().fold(tags, |tags, key| tags.without(key));
         let body = json!({ "tags": left.to_value() });
         self.client.patch(&machine.id, COMPUTE, &body).await
@@ -418,16 +469,25 @@ impl CloudProvider for Azure {
         let addresses = |machine: &Machine| {
             let interface = machine.interface.as_ref()?;
             let (private, public) = machine::addresses(interfaces.get(&interface.to_lowercase())?);
-            let public = public.and_then(|path| publics.get(&path.to_lowercase()));
-            Some(Addresses {
-                private,
-                public: public.and_then(public_address),
-            })
+            let public = match public {
+                Some(path) => public_address(publics.get(&path.to_lowercase())?),
+                None => None,
+            };
+            Some(Addresses { private, public })
         };
-        let mut nodes: Vec<ObservedNode> = machines
-            .iter()
-            .filter_map(|machine| self.observed(machine, addresses(machine).unwrap_or_default()))
-            .collect();
+        let mut nodes = Vec::with_capacity(machines.len());
+        for machine in &machines {
+            let addresses = match addresses(machine) {
+                Some(addresses) => addresses,
+                // Not in the lists, which Azure makes one after the other.
+                None => self.addresses(machine).await?,
+            };
+            let node = self.observed(machine, addresses);
+            nodes.push(node.ok_or_else(|| Error::Corrupt {
+                what: format!("VM {} of this platform", machine.id),
+                why: format!("neither its tag `{}` nor its name is a node's", tags::NODE),
+            })?);
+        }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(nodes)
     }
@@ -457,7 +517,9 @@ impl CloudProvider for Azure {
                 .clone()
                 .with(tags::PLATFORM, owner.name.as_str())
                 .with(tags::PLATFORM_ID, &owner.id.to_string())
-                .with(tags::NODE, node.as_str());
+                .with(tags::NODE, node.as_str())
+                // Whatever a former platform has left there.
+                .with(tags::CREATED, "no");
             let body = json!({ "tags": tags.to_value() });
             self.client.patch(&machine.id, COMPUTE, &body).await?;
         }
@@ -473,7 +535,7 @@ impl CloudProvider for Azure {
                 self.begin_action(node, Action::Start, runs).await?
             }
             NodeChange::Stop { node } => {
-                let stopped = |machine: &Machine| machine.is_deallocated;
+                let stopped = |machine: &Machine| machine.is_deallocated && machine.is_off();
                 self.begin_action(node, Action::Deallocate, stopped).await?
             }
             NodeChange::Restart { node, boot_id } => {
@@ -500,6 +562,7 @@ impl CloudProvider for Azure {
         })?;
         match (&operation.change, token) {
             (_, Token::Nothing) => Ok(CloudProgress::Done),
+            (change, Token::Settles) => self.poll_settling(change.node()).await,
             (NodeChange::Provision { spec }, Token::Provision { removes }) => {
                 self.poll_provision(spec, removes.as_deref()).await
             }
@@ -517,26 +580,30 @@ impl CloudProvider for Azure {
     async fn fence(&self, node: &NodeName) -> Result<Fenced> {
         let fence = async {
             while let Some(machine) = self.ours(node).await? {
-                if machine.power() == Power::Stopped {
+                if machine.is_off() {
                     break;
                 }
+                // One that was never made cannot be powered off, but what it holds given back.
+                let action = match machine.state {
+                    State::Failed(_) if machine.never_ran() => Action::Deallocate,
+                    _ => Action::PowerOff,
+                };
                 // Asked for once, and then waited for: each request begins it anew.
-                let what = format!("fencing VM {node}");
                 let begun = self
                     .compute
-                    .begin(machine.group(), &machine.name, Action::PowerOff)
+                    .begin(machine.group(), &machine.name, action)
                     .await;
                 match begun {
-                    Ok(Some(url)) => {
-                        while let Progress::Running { after } = self.client.operation(&url).await? {
-                            tokio::time::sleep(after.unwrap_or(self.options.poll_every)).await;
-                        }
-                    }
+                    Ok(Some(url)) => self.see_off(node, &url).await?,
                     Ok(None) => tokio::time::sleep(self.options.poll_every).await,
-                    Err(failure) if failure.refusal().is_some_and(Refusal::is_taken) => {
+                    Err(failure)
+                        if failure
+                            .refusal()
+                            .is_some_and(|refusal| refusal.is_taken() || refusal.is_absent()) =>
+                    {
                         tokio::time::sleep(self.options.poll_every).await;
                     }
-                    Err(failure) => return Err(failure.into_error(what)),
+                    Err(failure) => return Err(failure.into_error(format!("fencing VM {node}"))),
                 }
             }
             Ok(Fenced {

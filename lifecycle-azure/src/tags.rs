@@ -34,9 +34,11 @@ impl Tags {
             .with(CREATED, "yes")
     }
 
-    pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
-        self.0.insert(key.to_owned(), value.to_owned());
-        self
+    /// Takes the place of one in other capitals too: to Azure they are one, and two are refused.
+    pub(crate) fn with(self, key: &str, value: &str) -> Self {
+        let mut tags = self.without(key);
+        tags.0.insert(key.to_owned(), value.to_owned());
+        tags
     }
 
     pub(crate) fn without(mut self, key: &str) -> Self {
@@ -75,5 +77,23 @@ impl Tags {
             .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
             .collect::<serde_json::Map<_, _>>()
             .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_tag_is_one_in_any_capitals() {
+        let there = json!({ "Lifecycle.Node": "old", "other": "stays", "odd": 1 });
+        let tags = Tags::read(Some(&there)).with(NODE, "new");
+        assert_eq!(
+            tags.to_value(),
+            json!({ "lifecycle.node": "new", "other": "stays" })
+        );
+        assert_eq!(tags.get("LIFECYCLE.NODE"), Some("new"));
     }
 }

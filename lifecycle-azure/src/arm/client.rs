@@ -10,11 +10,8 @@ use serde_json::Value;
 use url::Url;
 
 use super::failure::{Failure, Refusal};
-use super::transport::{Answer, Transport, retry_after};
+use super::transport::{Answer, PAGES, Transport, retry_after};
 use crate::credential::Credential;
-
-/// How many pages a list may have: a server that never ends one is not believed.
-const PAGES: usize = 1_000;
 
 /// A client of Resource Manager.
 #[derive(Debug, Clone)]
@@ -76,7 +73,7 @@ impl Client {
                 items.extend(found);
             }
             next = match page.get("nextLink").and_then(Value::as_str) {
-                Some(link) if !link.is_empty() => Some(self.own(link)?),
+                Some(link) if !link.is_empty() => Some(given(link)?),
                 _ => None,
             };
         }
@@ -119,7 +116,7 @@ impl Client {
     /// Asks how far an operation is, at the address that Azure gave when it was begun.
     pub(crate) async fn operation(&self, url: &str) -> Result<Progress> {
         let what = "asking for an operation";
-        let answer = match self.request(Method::GET, self.own(url)?, None).await {
+        let answer = match self.request(Method::GET, given(url)?, None).await {
             Ok(answer) => answer,
             Err(failure) if failure.refusal().is_some_and(Refusal::is_absent) => {
                 return Ok(Progress::Gone);
@@ -127,7 +124,13 @@ impl Client {
             Err(failure) => return Err(failure.into_error(what)),
         };
         let after = retry_after(&answer.headers);
-        if answer.status == StatusCode::NO_CONTENT {
+        // Where Azure gave a `Location` alone, the status tells, and there may be no body.
+        match answer.status {
+            StatusCode::NO_CONTENT => return Ok(Progress::Done),
+            StatusCode::ACCEPTED => return Ok(Progress::Running { after }),
+            _ => {}
+        }
+        if answer.body.is_empty() {
             return Ok(Progress::Done);
         }
         let body = parsed(&answer).map_err(|failure| failure.into_error(what))?;
@@ -141,16 +144,6 @@ impl Client {
                 let why = Failure::Unreadable("it has no `status`".to_owned());
                 return Err(why.into_error(what));
             }
-        })
-    }
-
-    /// An address that Azure gave, or that was stored: a token goes to nobody but Azure.
-    fn own(&self, url: &str) -> Result<Url> {
-        let ours = |url: &Url| url.origin() == self.endpoint.origin();
-        url.parse().ok().filter(ours).ok_or_else(|| Error::Denied {
-            what: format!("a request to {url}"),
-            why: format!("it is not at {}", self.endpoint),
-            mend: "check `cloud.endpoint`".to_owned(),
         })
     }
 
@@ -183,6 +176,15 @@ impl Client {
         }
         self.transport.send(request).await
     }
+}
+
+/// An address that Azure gave, or that was stored. Whether it is Azure's, the transport sees.
+fn given(url: &str) -> Result<Url> {
+    url.parse().map_err(|error: url::ParseError| Error::Denied {
+        what: format!("a request to `{url}`"),
+        why: error.to_string(),
+        mend: "check `cloud.endpoint`".to_owned(),
+    })
 }
 
 fn parsed(answer: &Answer) -> Result<Value, Failure> {

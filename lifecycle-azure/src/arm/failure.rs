@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 use lifecycle_core::Error;
-use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error as ThisError;
 
@@ -15,6 +14,9 @@ pub(crate) enum Failure {
     /// Azure refused it, or an operation failed.
     #[error("{0}")]
     Refused(Refusal),
+    /// It was not sent, since a token is for Azure alone; the address that was meant.
+    #[error("{0} is not Azure's")]
+    Elsewhere(String),
     /// It was not sent, since Azure would have refused it.
     #[error("the budget of requests is used up")]
     Held(Duration),
@@ -57,36 +59,31 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<Duration>,
 }
 
-/// `{"error": {…}}`, or the same flat, as Compute writes its 429.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Body {
-    code: String,
-    message: String,
-    details: Vec<Value>,
-}
-
 impl Refusal {
-    /// Reads the body of a refusal, or the `error` of an operation.
+    /// Reads the body of a refusal, or the `error` of an operation: `{"error": {…}}`, or the same
+    /// flat, as Compute writes its 429. Member by member, so that one that is odd hides no other.
     pub(crate) fn read(
         status: Option<StatusCode>,
         retry_after: Option<Duration>,
         body: &[u8],
     ) -> Self {
         let value: Value = serde_json::from_slice(body).unwrap_or_default();
-        let error = value.get("error").cloned().unwrap_or(value);
-        let body: Body = serde_json::from_value(error).unwrap_or_default();
-        let code = |detail: &Value| Some(detail.get("code")?.as_str()?.to_owned());
+        let error = value.get("error").unwrap_or(&value);
+        let text = |of: &Value, name: &str| {
+            let text = of.get(name).and_then(Value::as_str);
+            text.filter(|text| !text.is_empty()).map(str::to_owned)
+        };
         let unnamed = || status.map_or_else(|| "Unknown".to_owned(), |status| status.to_string());
+        let details = error.get("details").and_then(Value::as_array);
         Self {
             status,
-            code: Some(body.code)
-                .filter(|code| !code.is_empty())
-                .unwrap_or_else(unnamed),
-            message: Some(body.message)
-                .filter(|message| !message.is_empty())
-                .unwrap_or_else(|| "Azure gives no reason".to_owned()),
-            details: body.details.iter().filter_map(code).collect(),
+            code: text(error, "code").unwrap_or_else(unnamed),
+            message: text(error, "message").unwrap_or_else(|| "Azure gives no reason".to_owned()),
+            details: details
+                .into_iter()
+                .flatten()
+                .filter_map(|detail| text(detail, "code"))
+                .collect(),
             retry_after,
         }
     }
@@ -130,8 +127,14 @@ impl Refusal {
             || (self.is(&["OperationNotAllowed"]) && self.message.to_lowercase().contains("quota"))
     }
 
+    /// Whether a later operation took the place of one that was under way.
+    pub(crate) fn is_preempted(&self) -> bool {
+        self.is(&["OperationPreempted", "Canceled"])
+    }
+
     fn is_throttled(&self) -> bool {
         self.status == Some(StatusCode::TOO_MANY_REQUESTS)
+            || (self.status == Some(StatusCode::SERVICE_UNAVAILABLE) && self.retry_after.is_some())
             || self.is(&["TooManyRequests", "SubscriptionRequestsThrottled"])
     }
 
@@ -177,6 +180,30 @@ impl Refusal {
         ];
         if self.is(&in_use) {
             return Error::Conflict { what, why };
+        }
+        let denials = [
+            (
+                "MissingSubscriptionRegistration",
+                "register what Azure names: `az provider register --namespace Microsoft.Compute`, \
+                 and the same for Microsoft.Network",
+            ),
+            (
+                "RequestDisallowedByPolicy",
+                "ask whoever keeps the subscription's policies for an exemption, or choose what \
+                 they allow",
+            ),
+            ("ScopeLocked", "remove the lock (`az lock list` shows it)"),
+            (
+                "ReadOnlyDisabledSubscription",
+                "enable the subscription again, or choose another",
+            ),
+        ];
+        if let Some((_, mend)) = denials.iter().find(|(code, _)| self.is(&[code])) {
+            return Error::Denied {
+                what,
+                why,
+                mend: (*mend).to_owned(),
+            };
         }
         match self.status {
             Some(StatusCode::UNAUTHORIZED) => Error::Denied {
@@ -226,6 +253,11 @@ impl Failure {
             Self::Held(after) => Error::Throttled {
                 what,
                 after: Some(after),
+            },
+            Self::Elsewhere(ref url) => Error::Denied {
+                what,
+                why: format!("it leads to {url}, which is not Resource Manager"),
+                mend: "check `cloud.endpoint`".to_owned(),
             },
             Self::Unreachable(source) => Error::Unreachable {
                 what: "Azure Resource Manager".to_owned(),
@@ -303,18 +335,47 @@ mod tests {
         is(404, "ResourceNotFound", |e| {
             matches!(e, Error::NotFound { .. })
         });
+        is(
+            409,
+            "MissingSubscriptionRegistration",
+            |e| matches!(e, Error::Denied { mend, .. } if mend.contains("az provider register")),
+        );
+        is(
+            403,
+            "RequestDisallowedByPolicy",
+            |e| matches!(e, Error::Denied { mend, .. } if mend.contains("exemption")),
+        );
         is(412, "PreconditionFailed", |e| {
             matches!(e, Error::Conflict { .. })
         });
         is(400, "InvalidParameter", |e| {
             matches!(e, Error::Invalid { .. })
         });
-        is(503, "ServerTimeout", |e| {
+        is(500, "InternalServerError", |e| {
             matches!(e, Error::Interrupted { .. })
         });
         is(200, "OSProvisioningTimedOut", |e| {
             matches!(e, Error::Failed { .. })
         });
+    }
+
+    #[test]
+    fn a_server_that_names_a_time_is_left_alone_until_then() {
+        let error = meant(
+            503,
+            &json!({"error": {"code": "ServerBusy", "message": "later"}}),
+        );
+        assert_eq!(error.retry(), Retry::After(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn odd_members_do_not_hide_the_code() {
+        let body = json!({"error": {"code": "Odd", "message": null, "details": null}});
+        let refusal = Refusal::read(None, None, body.to_string().as_bytes());
+        assert_eq!(refusal.to_string(), "Odd: Azure gives no reason");
+        let body = json!({"error": "odd", "details": [1, {"code": 2}]});
+        let refusal = Refusal::read(None, None, body.to_string().as_bytes());
+        assert_eq!(refusal.code, "Unknown");
     }
 
     #[test]

@@ -1,17 +1,23 @@
 //! Sends requests to Resource Manager: within its budgets, with limits on their time, and with
 //! refusals as data, which the generated client's errors hide.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core_legacy as legacy;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, TryStreamExt as _};
 use http::header::{HeaderMap, RETRY_AFTER};
 use http::{Method, StatusCode};
 use lifecycle_core::{Error, Result};
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
+use url::{Origin, Url};
 
 use super::budget::Budgets;
 use super::failure::{Failure, Refusal};
+use crate::credential::Credential;
 use crate::trust;
 
 /// How long a connection may take.
@@ -20,12 +26,21 @@ const CONNECT: Duration = Duration::from_secs(15);
 const ANSWER: Duration = Duration::from_mins(1);
 /// How long to wait where Azure refuses a request without saying how long.
 const UNSAID: Duration = Duration::from_secs(10);
+/// No longer wait is believed: clocks cannot hold every number that a server may write.
+const LONGEST: Duration = Duration::from_hours(24);
+/// How large an answer may be, in bytes: the list of a region's sizes has some millions.
+const LARGEST: usize = 64 << 20;
+/// How many pages a list may have: a server that never ends one is not believed.
+pub(crate) const PAGES: usize = 1_000;
 
 /// The way to Resource Manager.
 #[derive(Debug)]
 pub(crate) struct Transport {
     client: reqwest::Client,
     budgets: Budgets,
+    /// Where tokens may go.
+    origin: Origin,
+    credential: Arc<Credential>,
 }
 
 /// An answer that is no refusal.
@@ -37,8 +52,13 @@ pub(crate) struct Answer {
 }
 
 impl Transport {
-    /// `authority`: the certificate, in PEM, of whom to trust instead of the public authorities.
-    pub(crate) fn new(authority: Option<&str>) -> Result<Self> {
+    /// `endpoint`: Resource Manager's address; `authority`: the certificate, in PEM, of whom to
+    /// trust instead of the public authorities.
+    pub(crate) fn new(
+        endpoint: &Url,
+        credential: Arc<Credential>,
+        authority: Option<&str>,
+    ) -> Result<Self> {
         let client = reqwest::Client::builder()
             .use_preconfigured_tls(trust::client_config(authority)?)
             .connect_timeout(CONNECT)
@@ -50,6 +70,8 @@ impl Transport {
         Ok(Self {
             client,
             budgets: Budgets::new(),
+            origin: endpoint.origin(),
+            credential,
         })
     }
 
@@ -58,12 +80,24 @@ impl Transport {
     /// # Errors
     /// [`Failure::Refused`] for every status but 2xx.
     pub(crate) async fn send(&self, request: reqwest::Request) -> Result<Answer, Failure> {
+        // Here rather than where links are read: the generated client follows them by itself.
+        if request.url().origin() != self.origin {
+            return Err(Failure::Elsewhere(request.url().to_string()));
+        }
         let method = request.method().clone();
         self.budgets.turn(&method).await.map_err(Failure::Held)?;
-        let answer = self.client.execute(request).await?;
+        let mut answer = self.client.execute(request).await?;
         let status = answer.status();
         let headers = answer.headers().clone();
-        let body = answer.bytes().await?;
+        let mut body = BytesMut::new();
+        while let Some(part) = answer.chunk().await? {
+            if body.len() + part.len() > LARGEST {
+                let why = format!("it has more than {LARGEST} bytes");
+                return Err(Failure::Unreadable(why));
+            }
+            body.extend_from_slice(&part);
+        }
+        let body = body.freeze();
         if status.is_success() {
             return Ok(Answer {
                 status,
@@ -74,7 +108,14 @@ impl Transport {
         let mut after = retry_after(&headers);
         if status == StatusCode::TOO_MANY_REQUESTS {
             after = after.or(Some(UNSAID));
-            self.budgets.close(&method, after.unwrap_or(UNSAID));
+        }
+        if let (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(after)) =
+            (status, after)
+        {
+            self.budgets.close(&method, after);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            self.credential.forget().await;
         }
         Err(Failure::Refused(Refusal::read(Some(status), after, &body)))
     }
@@ -89,7 +130,7 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         .trim()
         .parse()
         .ok()?;
-    Some(Duration::from_secs(seconds))
+    Some(Duration::from_secs(seconds).min(LONGEST))
 }
 
 /// For the generated client.
@@ -137,10 +178,62 @@ pub(crate) fn hidden(failure: Failure) -> legacy::Error {
     legacy::Error::new(legacy::error::ErrorKind::Other, failure)
 }
 
+/// Carries out a request of the generated client. What that writes to the log is dropped: it shows
+/// the token and the whole body, in which a VM's private key may be.
+///
+/// # Errors
+/// The failure inside the generated client's error.
+pub(crate) async fn sent<T>(
+    request: impl Future<Output = legacy::Result<T>>,
+) -> Result<T, Failure> {
+    let outcome = request.with_subscriber(NoSubscriber::default()).await;
+    outcome.map_err(revealed)
+}
+
+/// All pages of a list of the generated client.
+///
+/// # Errors
+/// Those of [`sent`], and [`Failure::Unreadable`] for a list that does not end.
+pub(crate) async fn pages<T>(
+    pages: impl Stream<Item = legacy::Result<T>>,
+) -> Result<Vec<T>, Failure> {
+    sent(async {
+        let mut pages = std::pin::pin!(pages);
+        let mut all = Vec::new();
+        while let Some(page) = pages.try_next().await? {
+            if all.len() == PAGES {
+                let why = format!("a list has more than {PAGES} pages");
+                return Err(hidden(Failure::Unreadable(why)));
+            }
+            all.push(page);
+        }
+        Ok(all)
+    })
+    .await
+}
+
 /// The failure inside an error of the generated client.
-pub(crate) fn revealed(error: legacy::Error) -> Failure {
+fn revealed(error: legacy::Error) -> Failure {
     match error.into_downcast::<Failure>() {
         Ok(failure) => failure,
         Err(other) => Failure::Unreadable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_is_longer_than_clocks_can_hold() {
+        let waits = |text: &str| {
+            let value = http::HeaderValue::from_str(text).unwrap();
+            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]))
+        };
+        assert_eq!(waits("17"), Some(Duration::from_secs(17)));
+        assert_eq!(waits(&u64::MAX.to_string()), Some(LONGEST));
+        for odd in ["", "-1", "1.5", "soon", "99999999999999999999"] {
+            assert_eq!(waits(odd), None, "{odd}");
+        }
     }
 }

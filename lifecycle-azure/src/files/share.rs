@@ -137,18 +137,27 @@ impl Share {
     }
 
     /// Waits while Azure wants to be left alone.
-    async fn wait(&self) {
+    ///
+    /// # Errors
+    /// [`Error::Throttled`] if that is long.
+    async fn wait(&self, doing: &str) -> Result<()> {
         let until = *self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(until) = until {
-            tokio::time::sleep_until(until).await;
+        let Some(until) = until else { return Ok(()) };
+        let left = until.saturating_duration_since(Instant::now());
+        if left > LONGEST_WAIT {
+            return Err(Error::Throttled {
+                what: format!("{doing} ({})", self.place),
+                after: Some(left),
+            });
         }
+        tokio::time::sleep_until(until).await;
+        Ok(())
     }
 
     fn heed(&self, error: &Error) {
         if let Error::Throttled {
             after: Some(wait), ..
         } = error
-            && *wait <= LONGEST_WAIT
         {
             let until = Instant::now() + *wait;
             let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +170,7 @@ impl Share {
         F: Future<Output = opendal::Result<T>>,
     {
         let attempt = || async {
-            self.wait().await;
+            self.wait(doing).await?;
             let outcome = attempt().await;
             outcome.map_err(|error| {
                 let error = self.place.explain(path, doing, &error);

@@ -10,6 +10,8 @@ use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport};
 use rustls::ClientConfig;
 use thiserror::Error as ThisError;
 
+use crate::arm::transport::retry_after;
+
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(15);
 /// How long nothing may come while an answer is read.
@@ -128,6 +130,6 @@ fn refused(status: StatusCode, headers: &HeaderMap) -> Option<Trouble> {
         status,
         code,
         request: text("x-ms-request-id"),
-        retry_after: text("retry-after").parse().ok().map(Duration::from_secs),
+        retry_after: retry_after(headers),
     })
 }

@@ -87,3 +87,55 @@ async fn nothing_is_sent_before_azure_allows_it() {
     provider.list().await.unwrap();
     assert_eq!(azure.requests().too_early(), []);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_busy_is_left_alone_as_long_as_it_says() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    let vms = || When::next(Selector::any().path("virtualMachines"));
+    azure
+        .faults()
+        .add(vms(), Fault::server_busy(Duration::from_mins(1)));
+    let node = NodeName::try_from("one").unwrap();
+    for _ in 0..2 {
+        let error = ours.get(&node).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Throttled { after: Some(_), .. }),
+            "{error:?}"
+        );
+    }
+    assert_eq!(azure.requests().too_early(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_no_clock_can_hold_is_cut() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    let retry_after = Duration::from_secs(u64::MAX);
+    azure.faults().add(
+        When::next(Selector::any().path("virtualMachines")),
+        Fault::Throttled { retry_after },
+    );
+    let node = NodeName::try_from("one").unwrap();
+    for _ in 0..2 {
+        let Err(Error::Throttled {
+            after: Some(after), ..
+        }) = ours.get(&node).await
+        else {
+            panic!("it is throttled");
+        };
+        assert!(after <= Duration::from_hours(24), "{after:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_for_what_is_absent_takes_two_requests() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    let node = NodeName::try_from("one").unwrap();
+    assert!(ours.get(&node).await.unwrap().is_none());
+    let asked = azure
+        .requests()
+        .count(&Selector::any().path("/subscriptions/"));
+    assert_eq!(asked, 2);
+}

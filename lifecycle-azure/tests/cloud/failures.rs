@@ -10,7 +10,7 @@ use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
 
 use crate::raw;
-use crate::support::{azure, carry, get, provider, provision};
+use crate::support::{DEADLINE, azure, carry, get, provider, provision};
 
 const VM: &str = "/virtualMachines/one";
 
@@ -126,6 +126,89 @@ async fn an_operation_that_fails_names_its_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_could_not_be_made_is_made_anew() {
+    for step in ["/networkSecurityGroups/", "/virtualNetworks/"] {
+        let fails = Fault::OperationFails {
+            code: "InternalServerError".to_owned(),
+            message: "An error occurred.".to_owned(),
+        };
+        survives(When::request(Method::PUT, step), fails).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_process_removed_is_made_again() {
+    let azure = azure().await;
+    let (ours, other) = (provider(&azure, 1), provider(&azure, 1));
+    carry(&ours, provision("one")).await.unwrap();
+    let node = NodeName::try_from("one").unwrap();
+    carry(&other, NodeChange::Delete { node }).await.unwrap();
+    other.delete_shared().await.unwrap();
+    // It still believes in the network; once.
+    carry(&ours, provision("one")).await.unwrap_err();
+    carry(&ours, provision("one")).await.unwrap();
+    is_whole(&azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_made_is_fenced_at_once() {
+    let azure = azure().await;
+    azure
+        .faults()
+        .add(When::request(Method::PUT, VM), Fault::AllocationFailed);
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap_err();
+    assert_eq!(get(&ours, "one").await.unwrap().power, Power::Failed);
+    let node = NodeName::try_from("one").unwrap();
+    tokio::time::timeout(DEADLINE, ours.fence(&node))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(get(&ours, "one").await.unwrap().power, Power::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_that_azure_cannot_carry_out_says_why() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    let fails = Fault::OperationFails {
+        code: "InternalExecutionError".to_owned(),
+        message: "An internal execution error occurred.".to_owned(),
+    };
+    azure
+        .faults()
+        .add(When::request(Method::POST, "powerOff"), fails);
+    let node = NodeName::try_from("one").unwrap();
+    let error = ours.fence(&node).await.unwrap_err();
+    assert!(
+        error.chain().contains("InternalExecutionError"),
+        "{}",
+        error.chain()
+    );
+    ours.fence(&node).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_can_neither_be_made_nor_removed_says_so() {
+    let azure = azure().await;
+    azure
+        .faults()
+        .add(When::request(Method::PUT, VM), Fault::AllocationFailed);
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap_err();
+    let fails = Fault::OperationFails {
+        code: "InternalExecutionError".to_owned(),
+        message: "An internal execution error occurred.".to_owned(),
+    };
+    azure.faults().add(When::request(Method::DELETE, VM), fails);
+    let error = carry(&ours, provision("one")).await.unwrap_err();
+    assert!(error.chain().contains("removing VM one"), "{error:?}");
+    carry(&ours, provision("one")).await.unwrap();
+    is_whole(&azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn slow_ones_are_waited_for() {
     let slow = Fault::SlowOperation(Duration::from_secs(1));
     assert!(
@@ -200,6 +283,38 @@ async fn another_process_sees_a_change_through_that_was_begun() {
     let operation = provider(&azure, 1).begin(provision("one")).await.unwrap();
     see_through(&provider(&azure, 1), &operation).await.unwrap();
     is_whole(&azure).await;
+}
+
+/// The process that began a restart died; whoever asks again is not told that it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_goes_on_is_waited_for_and_not_begun_anew() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    let before = get(&ours, "one").await.unwrap();
+    let change = NodeChange::Restart {
+        node: before.name.clone(),
+        boot_id: before.boot_id.clone().unwrap(),
+    };
+    let restart = || When::request(Method::POST, "restart");
+    let slow = Fault::SlowOperation(Duration::from_secs(1));
+    azure.faults().add(restart(), slow);
+    ours.begin(change.clone()).await.unwrap();
+    let other = provider(&azure, 1);
+    let operation = other.begin(change).await.unwrap();
+    let progress = other.poll(&operation).await.unwrap();
+    assert!(
+        matches!(progress, CloudProgress::Running { .. }),
+        "{progress:?}"
+    );
+    see_through(&other, &operation).await.unwrap();
+    let after = get(&other, "one").await.unwrap();
+    assert_eq!(after.power, Power::Running);
+    assert_ne!(after.boot_id, before.boot_id);
+    let begun = azure
+        .requests()
+        .count(&Selector::method(Method::POST).path("restart"));
+    assert_eq!(begun, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

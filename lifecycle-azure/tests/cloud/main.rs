@@ -6,5 +6,6 @@ mod conformance;
 mod failures;
 mod preflight;
 mod raw;
+mod secrecy;
 mod shared;
 mod support;

@@ -1,13 +1,16 @@
 //! What is found before anything is made.
 
-use lifecycle_azure::simulator::{CLIENT, TENANT};
+use http::StatusCode;
+use lifecycle_azure::simulator::{CLIENT, Fault, Selector, TENANT, When};
 use lifecycle_azure::{Azure, AzureOptions, Login};
 use lifecycle_core::Error;
 use lifecycle_core::cloud::CloudProvider as _;
 use lifecycle_core::model::NodeSpec;
 use lifecycle_core::secret::Sensitive;
+use serde_json::json;
 
-use crate::support::{azure_with, options, provider, spec, writes};
+use crate::raw;
+use crate::support::{azure_with, carry, options, provider, provision, spec, writes};
 
 async fn problems(wanted: &[NodeSpec]) -> Vec<String> {
     let azure = azure_with(|options| {
@@ -92,4 +95,34 @@ async fn a_wrong_secret_is_told_with_what_was_tried_and_is_in_no_message() {
     ] {
         assert!(!text.contains(planted), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_in_the_way_is_told() {
+    let azure = azure_with(|_| ()).await;
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    raw::strip_tags(&azure, "one").await;
+    let report = ours.preflight(&[spec("one")]).await.unwrap();
+    let [problem] = report.problems.as_slice() else {
+        panic!("{report:?}");
+    };
+    assert!(problem.contains("Node one"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_terms_of_its_own_is_told() {
+    let azure = azure_with(|_| ()).await;
+    let sold =
+        json!({ "properties": { "plan": { "name": "a", "product": "b", "publisher": "c" } } });
+    azure.faults().add(
+        When::next(Selector::any().path("/skus/12-gen2/versions/")),
+        Fault::json(StatusCode::OK, &sold),
+    );
+    let report = provider(&azure, 1).preflight(&[spec("one")]).await.unwrap();
+    assert_eq!(azure.faults().pending(), 0);
+    let [problem] = report.problems.as_slice() else {
+        panic!("{report:?}");
+    };
+    assert!(problem.contains("without a plan"), "{problem}");
 }

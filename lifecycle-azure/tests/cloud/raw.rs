@@ -70,6 +70,11 @@ pub(crate) async fn everything(azure: &AzureSimulator) -> Vec<String> {
 
 /// Takes all tags from a VM, as if somebody else had made it.
 pub(crate) async fn strip_tags(azure: &AzureSimulator, name: &str) {
+    set_tags(azure, name, json!({})).await;
+}
+
+/// Gives a VM other tags.
+pub(crate) async fn set_tags(azure: &AzureSimulator, name: &str, tags: Value) {
     let machines = azure.machines();
     let machine = machines
         .iter()
@@ -79,7 +84,7 @@ pub(crate) async fn strip_tags(azure: &AzureSimulator, name: &str) {
     let answer = client()
         .patch(url)
         .bearer_auth(token(azure).await)
-        .json(&json!({ "tags": {} }))
+        .json(&json!({ "tags": tags }))
         .send()
         .await
         .unwrap();

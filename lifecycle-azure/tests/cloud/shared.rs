@@ -129,3 +129,17 @@ async fn a_vm_that_is_there_is_adopted_and_let_go_again_never_deleted() {
     assert_eq!(ours.list().await.unwrap(), []);
     assert_eq!(azure.machines().len(), 1, "it is still there");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_platform_left_in_the_tags_deletes_nothing() {
+    let azure = azure().await;
+    let (theirs, ours) = (provider(&azure, 2), provider(&azure, 1));
+    carry(&theirs, provision("old")).await.unwrap();
+    let left = json!({ "Lifecycle.Created": "yes", "costs": "ours" });
+    raw::set_tags(&azure, "old", left).await;
+    let node = NodeName::try_from("old").unwrap();
+    assert!(!ours.adopt(&node).await.unwrap().created);
+    carry(&ours, NodeChange::Delete { node }).await.unwrap();
+    let machines = raw::list(&azure, "Microsoft.Compute/virtualMachines").await;
+    assert_eq!(machines[0]["tags"], json!({ "costs": "ours" }));
+}

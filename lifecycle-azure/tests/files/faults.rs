@@ -159,6 +159,10 @@ async fn a_busy_share_is_given_the_time_that_it_asks_for() {
         Retry::After(wait),
         "longer waits are the caller's"
     );
+    let asked = bench.requests.all().len();
+    let error = store.digest("svc").await.unwrap_err();
+    assert!(matches!(error, Error::Throttled { .. }), "{error:?}");
+    assert_eq!(bench.requests.all().len(), asked, "nothing is sent before");
 }
 
 #[tokio::test]

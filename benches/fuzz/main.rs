@@ -182,6 +182,7 @@ fn write(stage: &Path, corpus: &Corpus, number: u64) -> Outcome<Sources> {
     Ok(Sources {
         compose_files,
         platform_toml: has_settings.then(|| stage.join("platform.toml")),
+        nodes: 1,
         project_dir: stage.to_owned(),
         env_files: Vec::new(),
         environment: [("SET", "set"), ("TAG", "1")]

@@ -42,10 +42,11 @@ impl Project {
         &self.sources
     }
 
-    /// The same project as if there were no platform.toml.
-    pub(crate) fn without_platform_file(&self) -> Self {
+    /// The same project as if there were no platform.toml, and this many nodes.
+    pub(crate) fn on_nodes(&self, nodes: u16) -> Self {
         let mut sources = self.sources.clone();
         sources.platform_toml = None;
+        sources.nodes = nodes;
         Self { sources }
     }
 

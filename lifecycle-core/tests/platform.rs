@@ -29,6 +29,7 @@ fn sources(directory: &Path, compose: &str, platform: Option<&str>) -> Sources {
     Sources {
         compose_files: vec![directory.join(compose)],
         platform_toml: platform.map(|file| directory.join(file)),
+        nodes: 1,
         project_dir: directory.to_owned(),
         env_files: Vec::new(),
         environment: BTreeMap::new(),

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use lifecycle_core::model::PlatformName;
-use lifecycle_core::platform::Starter;
+use lifecycle_core::platform::{Loaded, Starter};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -38,9 +38,11 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
         confirm::confirm(false, &question).await?;
     }
     // As if the file that is about to be written were not there.
-    let loaded = project.without_platform_file().load(NOT_UP_YET).await?;
+    let (loaded, mut nodes) = match options.nodes {
+        Some(nodes) => (project.on_nodes(nodes).load(NOT_UP_YET).await?, nodes),
+        None => on_fewest_nodes(&project).await?,
+    };
     let mut name = loaded.declaration.name;
-    let mut nodes = options.nodes.unwrap_or(1);
     if asks {
         let services: Vec<&str> = loaded
             .declaration
@@ -62,6 +64,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
             .await?;
         }
     }
+    project.on_nodes(nodes).load(NOT_UP_YET).await?;
     let starter = Starter { name, nodes };
     let replace = path.exists();
     let path = project.sources().write_platform_file(&starter, replace)?;
@@ -76,4 +79,18 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
     let next = "`bootstrapper plan` shows what would be done, `bootstrapper up` does it";
     printer::talk(&format!("{} {next}", paint(Tone::Accent, "next:")));
     Ok(())
+}
+
+/// The platform on as few nodes as its files allow: replicas that want one host port need several.
+async fn on_fewest_nodes(project: &Project) -> Result<(Loaded, u16), Failure> {
+    let alone = match project.on_nodes(1).load(NOT_UP_YET).await {
+        Ok(loaded) => return Ok((loaded, 1)),
+        Err(failure) => failure,
+    };
+    for nodes in 2..=Starter::MOST_NODES {
+        if let Ok(loaded) = project.on_nodes(nodes).load(NOT_UP_YET).await {
+            return Ok((loaded, nodes));
+        }
+    }
+    Err(alone)
 }

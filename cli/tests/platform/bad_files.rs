@@ -73,3 +73,26 @@ fn bad_files_and_questions_touch_nothing() {
     }
     never_up.ends(2, &["ascend"]);
 }
+
+#[test]
+fn init_declares_as_many_nodes_as_the_file_needs() {
+    let project = Project::new();
+    let replicas = |count: u32| {
+        project.compose(&format!(
+            "  web:\n    image: debian:bookworm-slim\n    ports: [\"8080:80\"]\n    deploy: {{replicas: {count}}}\n"
+        ));
+    };
+    replicas(3);
+    let alone = project.ends(2, &["plan"]);
+    assert!(alone.stderr.contains("8080"), "{}", alone.stderr);
+    let too_few = project.ends(2, &["init", "--yes", "--nodes", "2"]);
+    assert!(too_few.stderr.contains("8080"), "{}", too_few.stderr);
+    project.ends(0, &["init", "--yes"]);
+    let written = project.read("platform.toml");
+    assert!(written.contains("count = 3"), "{written}");
+    project.ends(0, &["plan"]);
+    // What no number of nodes mends is told as on one.
+    replicas(51);
+    let never = project.ends(2, &["init", "--yes", "--force"]);
+    assert!(never.stderr.contains("only 1 node"), "{}", never.stderr);
+}

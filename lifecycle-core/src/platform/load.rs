@@ -94,7 +94,7 @@ impl Draft {
             directory: &sources.project_dir,
             lookup: &lookup,
         };
-        let settings = settings::read(toml_root.as_ref(), outside, &mut toml_report);
+        let settings = settings::read(toml_root.as_ref(), sources.nodes, outside, &mut toml_report);
 
         let mut report = Report::new(shown(sources.compose_files.first(), sources));
         let mut assembly = Assembly::new(&sources.project_dir, &mut report);

@@ -33,8 +33,8 @@ pub(super) const NETWORK: [&str; 2] = ["block", "wait"];
 
 /// What local nodes can boot.
 pub(super) const LOCAL_IMAGES: [&str; 2] = ["ready", "bare"];
-/// The node that there is when none is declared.
-const ONLY_NODE: &str = "node-1";
+/// What the nodes are called that there are when none is declared.
+const POOL_NAME: &str = "node";
 /// Where code bases are looked for by name.
 const CODE_STORE: &str = "code";
 /// More nodes than any pool here has.
@@ -53,8 +53,14 @@ pub(super) struct Settings {
     pub(super) network: NetworkSpec,
 }
 
-/// Reads the file's tree; `None` stands for a platform without the file.
-pub(super) fn read(root: Option<&Node>, outside: Outside<'_>, report: &mut Report) -> Settings {
+/// Reads the file's tree; `None` stands for a platform without the file. `undeclared`: how many
+/// nodes there are if it declares none.
+pub(super) fn read(
+    root: Option<&Node>,
+    undeclared: u16,
+    outside: Outside<'_>,
+    report: &mut Report,
+) -> Settings {
     let mut reader = Reader {
         report,
         nodes: BTreeMap::new(),
@@ -88,10 +94,11 @@ pub(super) fn read(root: Option<&Node>, outside: Outside<'_>, report: &mut Repor
             _ => reader.report.unknown_key(field.at, &field.path, key, TOP),
         }
     }
-    if !declares_nodes(root)
-        && let Ok(only) = NodeName::try_from(ONLY_NODE)
-    {
-        reader.add(NodeSpec::new(only));
+    if !declares_nodes(root) {
+        let names = (1..=undeclared).map(|number| format!("{POOL_NAME}-{number}"));
+        for name in names.filter_map(|name| NodeName::try_from(name).ok()) {
+            reader.add(NodeSpec::new(name));
+        }
     }
     let manager = reader.manager(manager.as_ref());
     Settings {
@@ -365,7 +372,7 @@ mod tests {
     fn settings(text: &str) -> Result<Settings, String> {
         let mut report = Report::new("platform.toml");
         let node = toml::parse(text, &mut report);
-        let settings = read(node.as_ref(), outside(), &mut report);
+        let settings = read(node.as_ref(), 1, outside(), &mut report);
         match Report::problems_of(vec![report]) {
             Some(problems) => Err(problems.to_string()),
             None => Ok(settings),
@@ -379,7 +386,7 @@ mod tests {
     #[test]
     fn without_the_file_there_is_one_local_node_with_the_manager() {
         let mut report = Report::new("platform.toml");
-        let settings = read(None, outside(), &mut report);
+        let settings = read(None, 1, outside(), &mut report);
         assert!(!report.has_problems());
         assert_eq!(names(&settings), ["node-1"]);
         assert_eq!(settings.cloud, CloudSpec::Local { subnet: None });

@@ -31,6 +31,8 @@ pub struct Sources {
     pub compose_files: Vec<PathBuf>,
     /// `platform.toml`, if there is one.
     pub platform_toml: Option<PathBuf>,
+    /// How many nodes there are if none is declared.
+    pub nodes: u16,
     /// The directory that relative paths start from: the first Compose file's.
     pub project_dir: PathBuf,
     /// The environment that variables are taken from. It wins over `.env`.
@@ -117,6 +119,7 @@ fn find_with(
     Ok(Sources {
         compose_files,
         platform_toml,
+        nodes: 1,
         project_dir,
         env_files,
         environment,
@@ -238,6 +241,7 @@ mod tests {
         let sources = Sources {
             compose_files: Vec::new(),
             platform_toml: None,
+            nodes: 1,
             project_dir: PathBuf::new(),
             env_files: Vec::new(),
             environment: [("TOKEN".to_owned(), "s3cret".to_owned())].into(),

@@ -299,7 +299,8 @@ impl<'a> Check<'a> {
         let help = if manager.is_some_and(|manager| manager.port == port) {
             "publish another port; this one is the manager's on its node"
         } else {
-            "publish other host ports, leave them to be picked (`- \"80\"`), or add nodes"
+            "publish other host ports, leave them to be picked (`- \"80\"`), or declare more nodes: \
+             `bootstrapper init` writes a platform.toml with as many as are needed"
         };
         report.problem_with_help(
             at,

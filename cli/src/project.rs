@@ -50,6 +50,17 @@ impl Project {
         Self { sources }
     }
 
+    /// The same project without its platform.toml on as few nodes as its files allow, and how many
+    /// these are.
+    pub(crate) async fn on_fewest_nodes(
+        &self,
+        id: PlatformId,
+    ) -> std::result::Result<(Loaded, u16), Failure> {
+        platform::load_on_fewest_nodes(&self.sources, id, &self.code())
+            .await
+            .map_err(Failure::Files)
+    }
+
     /// The code bases, by their paths beside the Compose file.
     pub(crate) fn code(&self) -> DirectoryStore {
         DirectoryStore::new(self.sources.project_dir.clone())

@@ -161,6 +161,21 @@ pub enum Retry {
     Never,
 }
 
+/// An error and its causes in one line; a cause that is in the text already is not told again.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 impl Error {
     /// Whether and how the failed call may be repeated.
     pub fn retry(&self) -> Retry {
@@ -195,17 +210,7 @@ impl Error {
 
     /// The error and its causes in one line, for a record or an event.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let part = error.to_string();
-            if !text.contains(&part) {
-                text.push_str(": ");
-                text.push_str(&part);
-            }
-            cause = error.source();
-        }
-        text
+        chain(self)
     }
 
     /// An error of the operating system, with what was being done.

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use lifecycle_core::model::PlatformName;
-use lifecycle_core::platform::{Loaded, Starter};
+use lifecycle_core::platform::Starter;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -40,7 +40,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
     // As if the file that is about to be written were not there.
     let (loaded, mut nodes) = match options.nodes {
         Some(nodes) => (project.on_nodes(nodes).load(NOT_UP_YET).await?, nodes),
-        None => on_fewest_nodes(&project).await?,
+        None => project.on_fewest_nodes(NOT_UP_YET).await?,
     };
     let mut name = loaded.declaration.name;
     if asks {
@@ -62,9 +62,10 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
                 fits.ok_or_else(|| format!("write a number from 1 to {}", Starter::MOST_NODES))
             })
             .await?;
+            // Another number than the files need may not do.
+            project.on_nodes(nodes).load(NOT_UP_YET).await?;
         }
     }
-    project.on_nodes(nodes).load(NOT_UP_YET).await?;
     let starter = Starter { name, nodes };
     let replace = path.exists();
     let path = project.sources().write_platform_file(&starter, replace)?;
@@ -79,18 +80,4 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
     let next = "`bootstrapper plan` shows what would be done, `bootstrapper up` does it";
     printer::talk(&format!("{} {next}", paint(Tone::Accent, "next:")));
     Ok(())
-}
-
-/// The platform on as few nodes as its files allow: replicas that want one host port need several.
-async fn on_fewest_nodes(project: &Project) -> Result<(Loaded, u16), Failure> {
-    let alone = match project.on_nodes(1).load(NOT_UP_YET).await {
-        Ok(loaded) => return Ok((loaded, 1)),
-        Err(failure) => failure,
-    };
-    for nodes in 2..=Starter::MOST_NODES {
-        if let Ok(loaded) = project.on_nodes(nodes).load(NOT_UP_YET).await {
-            return Ok((loaded, nodes));
-        }
-    }
-    Err(alone)
 }

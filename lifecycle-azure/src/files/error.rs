@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use lifecycle_core::Error;
+use lifecycle_core::error::chain;
 use opendal::ErrorKind;
 
 use super::transport::Trouble;
@@ -159,21 +160,6 @@ fn of_opendal(what: String, error: &opendal::Error) -> Error {
         // Its text is kept back, as above.
         kind => Error::failed(what, format!("the client says {kind}")),
     }
-}
-
-/// An error with its causes as text: the causes are the client's own, and borrowed.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -247,11 +247,11 @@ async fn one_that_stays_creating_is_said_to_be_so_until_somebody_gives_up() {
 async fn a_process_that_dies_after_any_request_is_followed_by_one_that_goes_on() {
     let whole = azure().await;
     carry(&provider(&whole, 1), provision("one")).await.unwrap();
-    let writes = whole
+    let requests = whole
         .requests()
         .count(&Selector::any().path("/subscriptions/"));
     let mut struck = 0;
-    for number in 1..=writes {
+    for number in 1..=requests {
         let azure = azure().await;
         // What comes after is lost with the process: the answer to this one already is.
         let when = When::next(Selector::any().path("/subscriptions/")).nth(number);
@@ -274,7 +274,7 @@ async fn a_process_that_dies_after_any_request_is_followed_by_one_that_goes_on()
         carry(&provider(&azure, 1), provision("one")).await.unwrap();
         is_whole(&azure).await;
     }
-    assert!(struck + 2 >= writes, "{struck} of {writes}");
+    assert!(struck + 2 >= requests, "{struck} of {requests}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

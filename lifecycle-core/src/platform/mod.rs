@@ -46,7 +46,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub use load::{Loaded, load};
 pub use schema::{SCHEMA_LINE, schema};
 pub use sources::{Sources, find};
-pub use starter::Starter;
+pub use starter::{Starter, load_on_fewest_nodes};
 
 use settings::Settings;
 

@@ -95,7 +95,7 @@ pub(super) fn read(
         }
     }
     if !declares_nodes(root) {
-        let names = (1..=undeclared).map(|number| format!("{POOL_NAME}-{number}"));
+        let names = (1..=undeclared.max(1)).map(|number| format!("{POOL_NAME}-{number}"));
         for name in names.filter_map(|name| NodeName::try_from(name).ok()) {
             reader.add(NodeSpec::new(name));
         }

@@ -31,7 +31,7 @@ pub struct Sources {
     pub compose_files: Vec<PathBuf>,
     /// `platform.toml`, if there is one.
     pub platform_toml: Option<PathBuf>,
-    /// How many nodes there are if none is declared.
+    /// How many nodes there are if none is declared; 0 counts as 1.
     pub nodes: u16,
     /// The directory that relative paths start from: the first Compose file's.
     pub project_dir: PathBuf,

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use super::{ManagerSpec, Sources};
+use super::{Diagnostics, Loaded, ManagerSpec, Sources, load};
+use crate::code::CodeStore;
 use crate::error::{Error, Result};
-use crate::model::PlatformName;
+use crate::model::{PlatformId, PlatformName};
 
 /// What is asked before the file is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +66,34 @@ impl Starter {
         );
         text
     }
+}
+
+/// Reads a platform as if it had no `platform.toml`, on as few nodes as its Compose files allow, and
+/// says how many these are: replicas that want one host port need several.
+///
+/// # Errors
+/// What is wrong on one node, if no number of nodes mends it.
+pub async fn load_on_fewest_nodes(
+    sources: &Sources,
+    id: PlatformId,
+    code: &dyn CodeStore,
+) -> std::result::Result<(Loaded, u16), Diagnostics> {
+    let mut sources = Sources {
+        platform_toml: None,
+        nodes: 1,
+        ..sources.clone()
+    };
+    let alone = match load(&sources, id, code).await {
+        Ok(loaded) => return Ok((loaded, 1)),
+        Err(problems) => problems,
+    };
+    for nodes in 2..=Starter::MOST_NODES {
+        sources.nodes = nodes;
+        if let Ok(loaded) = load(&sources, id, code).await {
+            return Ok((loaded, nodes));
+        }
+    }
+    Err(alone)
 }
 
 impl Sources {

@@ -1,18 +1,19 @@
 //! Backends for the bootstrapper, by what the declaration says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
+use lifecycle_azure::{Azure, AzureFiles, AzureOptions, Login};
 use lifecycle_core::bootstrap::{
     Bootstrapper, Finding, Health, OperatorState, PlatformSecrets, Reporter, StateDirectory,
     StaticBinary, ThroughNode,
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
-use lifecycle_core::code::CodeStore;
+use lifecycle_core::code::{CodeStore, DirectoryStore};
 use lifecycle_core::model::NodeName;
-use lifecycle_core::platform::{CloudSpec, Declaration, RegistrySpec};
+use lifecycle_core::platform::{Access, CloudSpec, CodeStoreSpec, Declaration, RegistrySpec};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
 use lifecycle_core::registry::{MemoryRegistry, SqlDatabases};
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
@@ -104,36 +105,74 @@ pub(crate) async fn secrets(
     }
 }
 
-/// A bootstrapper for a platform whose nodes come from `cloud`.
-pub(crate) fn bootstrapper(
-    identity: &Identity,
-    cloud: &CloudSpec,
-    manager_node: &NodeName,
-    state: StateDirectory,
-    secrets: PlatformSecrets,
-    code: Arc<dyn CodeStore>,
-    reporter: Arc<dyn Reporter>,
-) -> Result<Bootstrapper> {
+/// What a bootstrapper is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) identity: &'a Identity,
+    /// Where nodes come from.
+    pub(crate) cloud: &'a CloudSpec,
+    pub(crate) manager_node: &'a NodeName,
+    pub(crate) state: StateDirectory,
+    pub(crate) secrets: PlatformSecrets,
+    pub(crate) access: Access,
+    /// Where code bases are that lie on this machine.
+    pub(crate) directory: &'a Path,
+    pub(crate) reporter: Arc<dyn Reporter>,
+}
+
+/// Where code bases are read from.
+pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStore>> {
+    match &access.code {
+        CodeStoreSpec::Directory => Ok(Arc::new(DirectoryStore::new(directory.to_owned()))),
+        CodeStoreSpec::AzureFiles(spec) => {
+            let secret = access.credentials.code()?;
+            Ok(Arc::new(AzureFiles::declared(spec, secret)?))
+        }
+        other => Err(Error::Unsupported {
+            what: format!("the code store {other:?}"),
+            backend: "this bootstrapper",
+        }),
+    }
+}
+
+fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
+    let key = parts.secrets.ssh.public.clone();
+    match parts.cloud {
+        CloudSpec::Local { subnet } => {
+            let mut options = LocalNodesOptions::new(owner.clone(), key);
+            options.socket = engine_socket()?;
+            options.manager_node = Some(parts.manager_node.clone());
+            options.subnet = subnet.as_deref().map(str::parse).transpose()?;
+            Ok(Arc::new(LocalNodes::new(options)?))
+        }
+        CloudSpec::Azure(spec) => {
+            let secret = parts.access.credentials.cloud.as_ref();
+            let login = Login::declared(&spec.login, secret)?;
+            let options = AzureOptions::declared(spec, owner.clone(), key, login)?;
+            Ok(Arc::new(Azure::new(options)?))
+        }
+        other => Err(Error::Unsupported {
+            what: format!("the cloud {other:?}"),
+            backend: "this bootstrapper",
+        }),
+    }
+}
+
+/// A bootstrapper for a platform.
+pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let owner = Owner {
-        id: identity.id,
-        name: identity.name.clone(),
+        id: parts.identity.id,
+        name: parts.identity.name.clone(),
     };
-    let cloud: Arc<dyn CloudProvider> = match cloud {
-        CloudSpec::Local { subnet } => {
-            let mut options = LocalNodesOptions::new(owner.clone(), secrets.ssh.public.clone());
-            options.socket = engine_socket()?;
-            options.manager_node = Some(manager_node.clone());
-            options.subnet = subnet.as_deref().map(str::parse).transpose()?;
-            Arc::new(LocalNodes::new(options)?)
-        }
-        other => {
-            return Err(Error::Unsupported {
-                what: format!("the cloud {other:?}"),
-                backend: "this bootstrapper",
-            });
-        }
-    };
+    let cloud = cloud(&parts, &owner)?;
+    let code = code(&parts.access, parts.directory)?;
+    let Parts {
+        state,
+        secrets,
+        access,
+        reporter,
+        ..
+    } = parts;
     // An engine elsewhere is not asked: what it has is given where a socket leads to it.
     let operator_engine = engine_socket()
         .ok()
@@ -167,6 +206,7 @@ pub(crate) fn bootstrapper(
         reporter,
         driver: DriverOptions::default(),
         registry: RegistrySpec::default(),
+        access,
         databases: Arc::new(SqlDatabases::new(Arc::new(SystemClock))),
     })
 }

@@ -10,6 +10,7 @@
 mod arm;
 mod compute;
 mod credential;
+mod declared;
 mod files;
 mod first_boot;
 mod machine;

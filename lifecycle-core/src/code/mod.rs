@@ -1,13 +1,15 @@
 //! Where code bases live, and how their contents are told apart.
 //!
 //! [`DirectoryStore`] reads them where the user works on them; [`PublishedStore`] holds the
-//! archives that were made from them on the manager's node.
+//! archives that were made from them on the manager's node; [`KeptStore`] keeps there what the manager
+//! reads from elsewhere by itself.
 
 pub mod archive;
 pub mod digest;
 mod directory;
 mod dockerignore;
 mod inline;
+mod kept;
 mod published;
 mod tree;
 
@@ -24,6 +26,7 @@ use crate::host::ByteStream;
 
 pub use directory::DirectoryStore;
 pub(crate) use inline::with_file;
+pub use kept::KeptStore;
 pub use published::PublishedStore;
 pub(crate) use tree::read_tree;
 

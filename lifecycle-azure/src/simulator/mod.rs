@@ -20,6 +20,7 @@ pub mod files;
 mod identity;
 mod listener;
 mod machine;
+mod machines_of;
 mod maker;
 mod options;
 mod origin;
@@ -41,7 +42,10 @@ pub use authority::{Authority, ServerIdentity};
 pub use fault::{Fault, FaultRates, Faults, When};
 pub use listener::Listener;
 pub use machine::SimulatedMachine;
-pub use maker::{MachineChange, MachineFailure, MachineMaker, MachineOrder, StatesOnly};
+pub use machines_of::{MachineClouds, MachinesOf, PlacedMachine};
+pub use maker::{
+    MachineChange, MachineFailure, MachineMaker, MachineOrder, MachineSubnet, StatesOnly,
+};
 pub use options::{
     CLIENT, CLIENT_SECRET, Client, Delays, MANAGED_IDENTITY, STORAGE_ACCOUNT, STORAGE_KEY,
     STORAGE_SHARE, SUBSCRIPTION, SimulatorOptions, StorageAccount, TENANT,

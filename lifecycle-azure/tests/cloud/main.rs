@@ -3,9 +3,11 @@
 
 mod budgets;
 mod conformance;
+mod deaths;
 mod failures;
 mod preflight;
 mod raw;
 mod secrecy;
 mod shared;
+mod steps;
 mod support;

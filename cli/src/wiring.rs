@@ -20,8 +20,8 @@ use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, DockerEngine, LocalNodes, LocalNodesOptions, SocketReadiness,
-    SshConnector, SshCredential, generate_ssh_key,
+    AddressChoice, DebianPreparer, DockerEngine, JumpHost, LocalNodes, LocalNodesOptions, Reaches,
+    SocketReadiness, SshConnector, SshCredential, generate_ssh_key,
 };
 
 use crate::project::Identity;
@@ -157,6 +157,28 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
     }
 }
 
+/// How nodes are reached from here: directly, or through a jump host.
+fn connector(parts: &Parts<'_>, owner: Owner) -> Result<SshConnector> {
+    let own = SshCredential::PrivateKey(parts.secrets.ssh.private.clone());
+    let connector = SshConnector::new(own.clone(), owner, AddressChoice::PublicThenPrivate);
+    let jump_host = match parts.cloud {
+        CloudSpec::Azure(spec) => spec.jump_host.as_ref(),
+        _ => None,
+    };
+    let Some(jump_host) = jump_host else {
+        return Ok(connector);
+    };
+    let key = parts.access.credentials.jump_host.clone();
+    connector.through(JumpHost {
+        host: jump_host.host.clone(),
+        port: jump_host.port,
+        user: jump_host.user.clone(),
+        host_keys: vec![jump_host.host_key.clone()],
+        credential: key.map_or(own, SshCredential::PrivateKey),
+        reaches: Reaches::default(),
+    })
+}
+
 /// A bootstrapper for a platform.
 pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -166,6 +188,7 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
     };
     let cloud = cloud(&parts, &owner)?;
     let code = code(&parts.access, parts.directory)?;
+    let connector = connector(&parts, owner.clone())?;
     let Parts {
         state,
         secrets,
@@ -184,11 +207,7 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
         backends: Backends {
             registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
             cloud,
-            connector: Arc::new(SshConnector::new(
-                SshCredential::PrivateKey(secrets.ssh.private.clone()),
-                owner,
-                AddressChoice::PublicThenPrivate,
-            )),
+            connector: Arc::new(connector),
             preparer: Arc::new(DebianPreparer),
             probe: Arc::new(SocketReadiness),
             code,

@@ -43,7 +43,7 @@ pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
     ))
 }
 
-fn configuration_directory() -> Result<PathBuf> {
+pub(crate) fn configuration_directory() -> Result<PathBuf> {
     let base = etcetera::choose_base_strategy().map_err(|error| Error::Invalid {
         what: "the user's configuration directory".into(),
         why: error.to_string(),
@@ -247,7 +247,7 @@ pub(crate) fn simulated(
 }
 
 /// The socket of the operator's own engine.
-fn engine_socket() -> Result<PathBuf> {
+pub(crate) fn engine_socket() -> Result<PathBuf> {
     match std::env::var("DOCKER_HOST") {
         Err(_) => Ok(ENGINE_SOCKET.into()),
         Ok(host) if host.is_empty() => Ok(ENGINE_SOCKET.into()),

@@ -22,7 +22,7 @@ pub mod ssh;
 
 pub use connector::{AddressChoice, SshConnector};
 pub use engine::DockerEngine;
-pub use local_nodes::{FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
+pub use local_nodes::{Bridge, FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
 pub use prepare::DebianPreparer;
 pub use readiness::SocketReadiness;
 pub use ssh::{

@@ -1,5 +1,6 @@
 //! A file for each command.
 
+pub(crate) mod azure_simulator;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod events;

@@ -57,21 +57,6 @@ impl MachinesOf {
         }
     }
 
-    /// Removes all machines that were made and are there still, and what they shared: for the end
-    /// of a simulator, which itself leaves its machines as they are.
-    ///
-    /// # Errors
-    /// The first that occurs; the rest is removed all the same.
-    pub async fn remove_all(&self) -> Result<()> {
-        let machines: Vec<String> = self.places().keys().cloned().collect();
-        let mut outcome = Ok(());
-        for machine in machines {
-            let removed = self.delete(&machine).await;
-            outcome = outcome.and(removed);
-        }
-        outcome
-    }
-
     fn places(&self) -> MutexGuard<'_, BTreeMap<String, PlacedMachine>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }

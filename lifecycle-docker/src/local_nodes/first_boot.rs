@@ -48,6 +48,20 @@ pub struct FirstBoot {
 }
 
 impl FirstBoot {
+    /// One that makes an account that nobody can use yet, behind a firewall that lets nothing in.
+    pub fn new(account: impl Into<String>, host_name: impl Into<String>) -> Self {
+        Self {
+            account: account.into(),
+            authorized_keys: Vec::new(),
+            host_name: host_name.into(),
+            user_data: None,
+            address: None,
+            inbound: Vec::new(),
+            outside: Vec::new(),
+            metadata_service: None,
+        }
+    }
+
     /// Refuses what could not be carried out, or would break out of where it is written.
     pub(super) fn check(&self) -> Result<()> {
         let invalid = |what: String, why: &str, mend: &str| Error::Invalid {
@@ -157,14 +171,11 @@ mod tests {
 
     fn first_boot() -> FirstBoot {
         FirstBoot {
-            account: "azureuser".into(),
             authorized_keys: vec![KEY.into()],
-            host_name: "vm1".into(),
             user_data: Some(Sensitive::new(STANDARD.encode("#cloud-config\n{}\n"))),
-            address: None,
             inbound: vec![22..=22, 8000..=8010],
             outside: vec!["172.17.0.0/16".parse().unwrap()],
-            metadata_service: None,
+            ..FirstBoot::new("azureuser", "vm1")
         }
     }
 

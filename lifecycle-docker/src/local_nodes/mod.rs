@@ -9,6 +9,7 @@
 //! label, its boot id the container's start time. A process that dies at any moment leaves a
 //! state from which the same call goes on.
 
+mod bridge;
 mod engine;
 mod first_boot;
 mod image;
@@ -38,6 +39,7 @@ use lifecycle_core::{Error, Result};
 use russh::keys::PublicKey;
 use tokio::sync::OnceCell;
 
+pub use self::bridge::Bridge;
 use self::engine::{absent_is_none, engine_error};
 pub use self::first_boot::FirstBoot;
 use self::image::{BASE_IMAGE, Builds, Flavour};

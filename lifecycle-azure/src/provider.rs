@@ -154,13 +154,7 @@ impl CloudProvider for Azure {
                 let is_over = |machine: &Machine| machine.boot_id().as_ref() != Some(boot_id);
                 self.begin_action(node, Action::Restart, is_over).await?
             }
-            NodeChange::Delete { node } => match self.ours(node).await? {
-                Some(machine) if !machine.is_created() => {
-                    self.release(&machine).await?;
-                    Token::Nothing
-                }
-                _ => self.begin_action(node, Action::Delete, |_| false).await?,
-            },
+            NodeChange::Delete { node } => self.begin_delete(node).await?,
         };
         let token = serde_json::to_string(&token)
             .map_err(|error| Error::failed("writing a token", error.to_string()))?;

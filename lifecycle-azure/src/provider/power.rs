@@ -6,6 +6,7 @@ use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
 
 use super::{Azure, Token};
+use crate::alternative::Tried;
 use crate::arm::client::Progress;
 use crate::arm::failure::Refusal;
 use crate::compute::Action;
@@ -46,6 +47,23 @@ impl Azure {
             }
             Err(failure) => Err(failure.into_error(format!("VM {node}"))),
         }
+    }
+
+    /// Begins to delete a VM that we made, and lets any other go.
+    pub(super) async fn begin_delete(&self, node: &NodeName) -> Result<Token> {
+        let Some(machine) = self.ours(node).await? else {
+            self.shared.note_tried(node, &Tried::default()).await?;
+            return Ok(Token::Nothing);
+        };
+        if !machine.is_created() {
+            self.release(&machine).await?;
+            return Ok(Token::Nothing);
+        }
+        if machine.has_alternatives() && !machine.tried().is_empty() && machine.never_ran() {
+            // Whoever deletes what could not be made may want it made: then as the next alternative.
+            self.shared.note_tried(node, &machine.tried()).await?;
+        }
+        self.begin_action(node, Action::Delete, |_| false).await
     }
 
     pub(super) async fn poll_settling(&self, node: &NodeName) -> Result<CloudProgress> {

@@ -1,16 +1,19 @@
-//! How a VM is made: begun, followed, made anew after a failure, and settled.
+//! How a VM is made: begun, followed, made anew or as its next alternative after a failure, and
+//! settled.
 
+use azure_mgmt_compute::models;
 use lifecycle_core::clock::{IdSource as _, RandomIds};
 use lifecycle_core::cloud::CloudProgress;
-use lifecycle_core::model::NodeSpec;
+use lifecycle_core::model::{NodeName, NodeSpec};
 use lifecycle_core::{Error, Result};
 use serde_json::{Value, json};
 
 use super::{Azure, Token};
-use crate::arm::failure::Refusal;
-use crate::compute::Action;
+use crate::alternative::{Alternative, Tried};
+use crate::arm::failure::{Failure, Refusal};
+use crate::compute::{Action, COMPUTE};
 use crate::first_boot::HostKey;
-use crate::machine::{self, Machine, State};
+use crate::machine::{self, Attempt, Machine, State};
 use crate::network::{NETWORK, is_failed, is_made};
 
 impl Azure {
@@ -25,10 +28,7 @@ impl Azure {
                         "Azure could not make it",
                     ));
                 }
-                self.compute
-                    .begin(machine.group(), &machine.name, Action::Delete)
-                    .await
-                    .map_err(|failure| failure.into_error(format!("removing VM {name}")))?;
+                self.make_way(spec, &machine).await?;
                 Ok(Token::Provision {
                     removes: Some(machine.vm_id),
                 })
@@ -44,27 +44,107 @@ impl Azure {
         }
     }
 
-    pub(super) async fn create(&self, spec: &NodeSpec) -> Result<()> {
+    /// Begins to remove a VM that could not be made. What it was is noted before, where the next
+    /// attempt finds it; once all was tried, it is the first's turn again.
+    async fn make_way(&self, spec: &NodeSpec, machine: &Machine) -> Result<()> {
+        let name = &spec.name;
+        let all = Alternative::of(&self.options, spec);
+        if all.len() > 1 || machine.has_alternatives() {
+            let noted = self.shared.tried(name).await?;
+            let tried = if noted.ends_with(&machine.kind) {
+                // Its removal was begun before, and failed.
+                noted
+            } else {
+                machine.tried()
+            };
+            let is_over = tried.rest(&all).is_empty();
+            let tried = if is_over { Tried::default() } else { tried };
+            self.shared.note_tried(name, &tried).await?;
+        }
+        tracing::info!(node = %name, kind = %machine.kind, run = machine.run(),
+            "a VM that Azure could not make is removed");
+        self.compute
+            .begin(machine.group(), &machine.name, Action::Delete)
+            .await
+            .map_err(|failure| failure.into_error(format!("removing VM {name}")))?;
+        Ok(())
+    }
+
+    /// Asks for the VM, as the first alternative that Azure does not refuse at once.
+    async fn create(&self, spec: &NodeSpec) -> Result<()> {
         let name = &spec.name;
         self.shared.ensure().await?;
-        let run = RandomIds.uuid().to_string();
-        let key = HostKey::generate()?;
-        let vm = machine::wanted(&self.options, spec, &self.shared.subnet(), &run, &key)?;
-        match self.compute.create(name.as_str(), vm).await {
-            Ok(()) => Ok(()),
-            // Somebody was quicker, and it was one of us: then it is there.
-            Err(failure) if failure.refusal().is_some_and(Refusal::is_taken) => {
-                match self.ours(name).await? {
-                    Some(_) => Ok(()),
-                    None => Err(failure.into_error(format!("VM {name}"))),
-                }
-            }
-            Err(failure) => {
-                // It may be the network that is missing: another process may have removed it.
-                self.shared.forget().await;
-                Err(failure.into_error(format!("VM {name}")))
+        let all = Alternative::of(&self.options, spec);
+        let mut tried = Tried::default();
+        if all.len() > 1 {
+            let noted = self.shared.tried(name).await?;
+            if !noted.rest(&all).is_empty() {
+                tried = noted;
             }
         }
+        let mut refused = None;
+        for kind in tried.rest(&all).to_vec() {
+            let run = RandomIds.uuid().to_string();
+            let key = HostKey::generate()?;
+            let attempt = Attempt {
+                run: &run,
+                kind: &kind,
+                tried: (all.len() > 1).then_some(&tried),
+                key: &key,
+            };
+            let vm = machine::wanted(&self.options, spec, &self.shared.subnet(), &attempt)?;
+            tracing::info!(node = %name, %kind, run, "a VM is asked for");
+            match self.ask_for(name, vm).await? {
+                Ok(()) => return Ok(()),
+                Err(Failure::Refused(refusal)) if refusal.is_no_room() => {
+                    tried = tried.with(&kind, &refusal);
+                    refused = Some(refusal);
+                }
+                // Somebody was quicker, and it was one of us: then it is there.
+                Err(failure) if failure.refusal().is_some_and(Refusal::is_taken) => {
+                    return match self.ours(name).await? {
+                        Some(_) => Ok(()),
+                        None => Err(failure.into_error(format!("VM {name}"))),
+                    };
+                }
+                Err(failure) => {
+                    // It may be the network that is missing: another process may have removed it.
+                    self.shared.forget().await;
+                    return Err(failure.into_error(format!("VM {name}")));
+                }
+            }
+        }
+        if all.len() > 1 {
+            self.shared.note_tried(name, &Tried::default()).await?;
+        }
+        Err(match refused {
+            Some(refusal) => tried.exhausted(format!("VM {name}"), refusal),
+            None => Error::failed(format!("VM {name}"), "it has no size"),
+        })
+    }
+
+    /// Sends the request for a VM: with an identity for the manager's.
+    async fn ask_for(
+        &self,
+        name: &NodeName,
+        vm: models::VirtualMachine,
+    ) -> Result<Result<(), Failure>> {
+        let is_manager = self.options.manager_node.as_ref() == Some(name);
+        let Some(identity) = self.options.identity.as_ref().filter(|_| is_manager) else {
+            return Ok(self.compute.create(name.as_str(), vm).await);
+        };
+        let path = format!(
+            "{}/providers/Microsoft.Compute/virtualMachines/{name}",
+            self.shared.group()
+        );
+        let body = machine::with_identity(&vm, identity)?;
+        Ok(self.client.create(&path, COMPUTE, &body).await)
+    }
+
+    /// Whether a VM that is not there is to be made, since its former attempt was removed.
+    async fn goes_on_after_removal(&self, spec: &NodeSpec) -> Result<bool> {
+        let has_others = Alternative::of(&self.options, spec).len() > 1;
+        Ok(has_others && !self.shared.tried(&spec.name).await?.is_empty())
     }
 
     pub(super) async fn poll_provision(
@@ -80,7 +160,7 @@ impl Azure {
             })
         };
         let Some(machine) = self.ours(name).await? else {
-            if removes.is_none() {
+            if removes.is_none() && !self.goes_on_after_removal(spec).await? {
                 return Err(Error::failed(
                     format!("VM {name}"),
                     "it was removed while it was made",
@@ -99,20 +179,56 @@ impl Azure {
             };
         }
         match machine.state {
-            State::Changing(state) => goes_on(&format!("Azure says {state}")),
+            State::Changing(ref state) => {
+                goes_on(&format!("Azure says {state} ({})", machine.kind))
+            }
+            State::Deleting if self.goes_on_after_removal(spec).await? => {
+                goes_on("Azure removes what it could not make")
+            }
             State::Deleting => Err(Error::failed(format!("VM {name}"), "it is being removed")),
             State::Failed(ref refusal) if machine.never_ran() => {
-                Err(refusal.clone().into_error(format!("VM {name}")))
+                self.next(spec, &machine, refusal).await
             }
             // It runs, or ran: what failed was a later change.
             State::Failed(_) | State::Succeeded => {
-                if self.settle(&machine).await? {
-                    Ok(CloudProgress::Done)
-                } else {
-                    goes_on("Azure fixes its address")
+                if !self.settle(&machine).await? {
+                    return goes_on("Azure fixes its address");
                 }
+                if machine.has_alternatives() {
+                    self.shared.note_tried(name, &Tried::default()).await?;
+                }
+                Ok(CloudProgress::Done)
             }
         }
+    }
+
+    /// What follows a VM that could not be made: the next alternative, if there is one and that
+    /// may help.
+    async fn next(
+        &self,
+        spec: &NodeSpec,
+        machine: &Machine,
+        refusal: &Refusal,
+    ) -> Result<CloudProgress> {
+        let name = &spec.name;
+        if !refusal.is_no_room() || !machine.is_created() {
+            return Err(refusal
+                .clone()
+                .into_error(format!("VM {name} (run {})", machine.run())));
+        }
+        let all = Alternative::of(&self.options, spec);
+        let tried = machine.tried();
+        let Some(next) = tried.rest(&all).first() else {
+            return Err(tried.exhausted(format!("VM {name}"), refusal.clone()));
+        };
+        self.make_way(spec, machine).await?;
+        Ok(CloudProgress::Running {
+            after: Some(self.options.poll_every),
+            says: Some(format!(
+                "Azure has no room for {} ({}); next: {next}",
+                machine.kind, refusal.code
+            )),
+        })
     }
 
     /// Sees to it that a VM of ours keeps its private address. What is made with a VM cannot be

@@ -446,7 +446,10 @@ impl CloudProvider for LocalNodes {
                 ));
             }
         }
-        Ok(PreflightReport { problems })
+        Ok(PreflightReport {
+            problems,
+            ..PreflightReport::default()
+        })
     }
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {

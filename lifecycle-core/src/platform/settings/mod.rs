@@ -136,6 +136,7 @@ impl Properties {
         NodeSpec {
             name,
             size: self.size,
+            alternatives: Vec::new(),
             image: self.image,
             labels: self.labels,
             capacity: self.capacity,

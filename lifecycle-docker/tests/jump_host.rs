@@ -26,7 +26,7 @@ use lifecycle_docker::{
     AddressChoice, DockerEngine, JumpHost, LocalNodes, LocalNodesOptions, Reaches, SshConnector,
     SshCredential, SshTimings, generate_ssh_key,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 /// Of a quick test: what is silent for two seconds is gone.
@@ -35,6 +35,9 @@ const QUICK: SshTimings = SshTimings {
     keepalive: Duration::from_millis(500),
     keepalive_misses: 3,
 };
+
+/// More packets than any buffer on the way has places.
+const LINES: usize = 8000;
 
 fn jump(machine: &Machine) -> JumpHost {
     JumpHost {
@@ -190,28 +193,42 @@ async fn many_nodes_at_once_share_one_connection() {
 #[tokio::test]
 async fn a_reader_that_stalls_holds_up_nobody_else() {
     let (bastion, flood, other) = tokio::join!(Machine::bare(), Machine::bare(), Machine::bare());
-    let serve = "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 9000, \
-                 Listen => 9) or die; while ($c = $s->accept) { if (!fork) { \
-                 $b = \"x\" x 65536; 1 while print $c $b; exit } }'";
-    let serve = format!(
-        "nohup {serve} >/dev/null 2>&1 & until ss -ltn | grep -q :9000; do sleep 0.05; done"
+    // At one port as much as goes, at the other line by line: each a packet of its own.
+    let listen = "perl -MIO::Socket::INET -MSocket=IPPROTO_TCP,TCP_NODELAY -e \
+                  '$s = IO::Socket::INET->new(LocalPort => shift, Listen => 9) or die; \
+                  while ($c = $s->accept) { next if fork; $c->autoflush; \
+                  setsockopt $c, IPPROTO_TCP, TCP_NODELAY, 1;";
+    let fast = format!("{listen} $b = \"x\" x 65536; 1 while print $c $b; exit }}' 9000");
+    let slow = format!(
+        "{listen} for (1..{LINES}) {{ printf $c \"%07d\\n\", $_; select undef, undef, undef, 0.0005 }} \
+         open F, \">/tmp/sent-$$\"; sleep 1000 }}' 9001"
     );
-    flood.exec(&serve).await;
+    for (serve, port) in [(fast, 9000), (slow, 9001)] {
+        flood
+            .exec(&format!(
+                "nohup {serve} >/dev/null 2>&1 & \
+                 until ss -ltn | grep -q :{port}; do sleep 0.05; done"
+            ))
+            .await;
+    }
     let connector = through(jump(&bastion));
     let (flooding, calm) = (node("vm1", &flood), node("vm2", &other));
     let (flooding, calm) = tokio::join!(connector.connect(&flooding), connector.connect(&calm));
     let (flooding, calm) = (flooding.unwrap(), calm.unwrap());
-    let target = || ForwardTarget::Tcp {
-        host: "127.0.0.1".into(),
-        port: 9000,
-    };
     let mut stalled = Vec::new();
-    for _ in 0..3 {
-        let mut stream = flooding.host.connect(target()).await.unwrap();
-        stream.read_exact(&mut [0; 4]).await.unwrap();
-        stalled.push(stream);
+    for port in [9000, 9001, 9001] {
+        let target = ForwardTarget::Tcp {
+            host: "127.0.0.1".into(),
+            port,
+        };
+        let mut stream = flooding.host.connect(target).await.unwrap();
+        let mut begin = [0; 8];
+        stream.read_exact(&mut begin).await.unwrap();
+        stalled.push((stream, begin.to_vec()));
     }
-    // More than any buffer on the way would hold is waited for by these.
+    flood
+        .exec("until [ $(ls /tmp/sent-* 2>/dev/null | wc -l) = 2 ]; do sleep 0.1; done")
+        .await;
     for handle in [&calm, &flooding, &calm] {
         let mut echo = HostCommand::new("cat").within(Duration::from_mins(3));
         echo.stdin = Bytes::from(vec![b'z'; 10 << 20]);
@@ -220,11 +237,13 @@ async fn a_reader_that_stalls_holds_up_nobody_else() {
     }
     assert_eq!(accepted(&bastion).await, 1);
     // Nothing of it was lost.
-    for mut stream in stalled {
-        let mut rest = vec![0; 12 << 20];
+    for (at, (mut stream, begin)) in stalled.into_iter().enumerate() {
+        let lines = (1..=LINES).map(|line| format!("{line:07}\n")).collect();
+        let expected = if at == 0 { "x".repeat(40 << 20) } else { lines };
+        let mut rest = vec![0; expected.len() - begin.len()];
         stream.read_exact(&mut rest).await.unwrap();
-        assert!(rest.iter().all(|byte| *byte == b'x'));
-        stream.shutdown().await.unwrap();
+        let all = [begin, rest].concat();
+        assert!(all == expected.as_bytes(), "stream {at} differs");
     }
 }
 

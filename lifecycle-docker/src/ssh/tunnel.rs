@@ -1,10 +1,11 @@
 //! A node's connection inside the jump host's.
 //!
-//! While one channel's reader stalls, the SSH client stalls the whole connection, and with it
-//! every node behind the jump host. So whatever comes for a node is taken off the shared
-//! connection at once, into a buffer that holds more than the node may send unasked
-//! ([`WINDOW`]): a log that nobody reads on stops its own connection, and no other. Should the
-//! buffer fill all the same, its connection is ended, and the others go on.
+//! The SSH client keeps a number of packets for each channel; while a channel's reader takes
+//! none, it then stalls the whole connection, and with it every node behind the jump host. A
+//! log that comes line by line and that nobody reads on is enough. So whatever comes for a node
+//! is taken off the shared connection at once, into a buffer of bytes that holds more than the
+//! node may send unasked ([`WINDOW`]): such a log stops its own connection, and no other. Should
+//! the buffer fill all the same, its connection is ended, and the others go on.
 
 use std::io;
 use std::time::Duration;

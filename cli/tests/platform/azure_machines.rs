@@ -215,7 +215,6 @@ async fn a_vm_of_the_simulated_azure_is_a_host() {
     let next = start(left.0.path()).await;
     assert!(Belongings::of(&noted[0]).is_empty());
     assert!(left.notes().is_empty());
-    assert!(!answers(&two, 22));
     next.stop().await.unwrap();
 }
 

@@ -238,8 +238,11 @@ async fn a_reader_that_stalls_holds_up_nobody_else() {
     assert_eq!(accepted(&bastion).await, 1);
     // Nothing of it was lost.
     for (at, (mut stream, begin)) in stalled.into_iter().enumerate() {
-        let lines = (1..=LINES).map(|line| format!("{line:07}\n")).collect();
-        let expected = if at == 0 { "x".repeat(40 << 20) } else { lines };
+        let lines: Vec<_> = (1..=LINES).map(|line| format!("{line:07}\n")).collect();
+        let expected = match at {
+            0 => "x".repeat(40 << 20),
+            _ => lines.concat(),
+        };
         let mut rest = vec![0; expected.len() - begin.len()];
         stream.read_exact(&mut rest).await.unwrap();
         let all = [begin, rest].concat();

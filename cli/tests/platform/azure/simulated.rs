@@ -58,6 +58,9 @@ impl SimulatedAzure {
             .arg(directory.path())
             .arg("--record")
             .arg(directory.path().join("record"))
+            // Somebody may have one of their own at the usual ports.
+            .args(["--http", "0", "--https", "0"])
+            .args(["--files-http", "0", "--files-https", "0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -92,8 +92,24 @@ async fn a_token_that_azure_takes_no_longer_is_replaced() {
     azure
         .faults()
         .add(When::next(Selector::any().path("virtualMachines")), expired);
-    let error = ours.list().await.unwrap_err();
-    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
     ours.list().await.unwrap();
+    assert_eq!(azure.faults().pending(), 0);
     assert_eq!(tokens(), before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_azure_never_takes_is_told_after_two_tokens() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    let refused = Fault::error(
+        StatusCode::UNAUTHORIZED,
+        "InvalidAuthenticationToken",
+        "The access token is from the wrong issuer.",
+    );
+    let arm = || Selector::any().path("/subscriptions/");
+    azure.faults().add(When::next(arm()).always(), refused);
+    let error = ours.preflight(&[spec("one")]).await.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+    assert!(error.chain().contains("wrong issuer"), "{}", error.chain());
+    assert_eq!(azure.requests().count(&arm()), 2);
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use http::StatusCode;
 use lifecycle_azure::simulator::files::AccountSas;
 use lifecycle_azure::simulator::{
@@ -13,6 +14,7 @@ use lifecycle_azure::simulator::{
 };
 use lifecycle_azure::{AzureFiles, FilesCredential, Login};
 use lifecycle_core::Error;
+use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::cloud::{CloudProvider as _, NodeChange};
 use lifecycle_core::code::CodeStore as _;
 use lifecycle_core::model::NodeName;
@@ -190,7 +192,7 @@ async fn no_planted_secret_is_in_a_log_an_error_or_what_debug_shows() {
         permissions: "rcwdl".to_owned(),
         resource_types: "co".to_owned(),
         starts: None,
-        expires: chrono::Utc::now() + chrono::TimeDelta::days(1),
+        expires: SystemClock.now() + TimeDelta::days(1),
     };
     let sas = azure.files().account_sas(STORAGE_ACCOUNT, &terms).unwrap();
     let signature = sas

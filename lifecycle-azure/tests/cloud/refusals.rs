@@ -1,10 +1,12 @@
 //! Answers that no fault of the network explains: redirects, locks, subscriptions that are
-//! disabled, operations of an older form, lists that lag behind.
+//! disabled, operations of an older form or without an end, lists that lag behind.
+
+use std::time::Duration;
 
 use axum::Router;
 use http::{Method, StatusCode};
-use lifecycle_azure::Azure;
 use lifecycle_azure::simulator::{AzureSimulator, Fault, Selector, When};
+use lifecycle_azure::{Azure, AzureOptions};
 use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power};
 use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
@@ -12,7 +14,7 @@ use serde_json::json;
 
 use crate::raw::{self, is_whole};
 use crate::steps;
-use crate::support::{DEADLINE, azure, carry, get, provider, provision};
+use crate::support::{DEADLINE, azure, carry, get, options, provider, provision};
 
 fn one() -> NodeName {
     NodeName::try_from("one").unwrap()
@@ -133,6 +135,24 @@ async fn an_interface_that_failed_is_asked_for_once_more() {
     let method = "/properties/ipConfigurations/0/properties/privateIPAllocationMethod";
     assert_eq!(text(method), "Static");
     is_whole(&azure).await;
+}
+
+/// What nodes share is waited for when the first is begun.
+#[tokio::test]
+async fn a_network_that_stays_updating_is_given_up_and_named() {
+    let azure = azure().await;
+    let when = steps::MAKE_NETWORK.when();
+    azure.faults().add(when, Fault::NeverEnds);
+    let ours = Azure::new(AzureOptions {
+        poll_every: Duration::from_mins(1),
+        ..options(&azure, 1)
+    });
+    // Time passes whenever there is nothing to do but to wait for it.
+    tokio::time::pause();
+    let error = ours.unwrap().begin(provision("one")).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+    assert!(error.to_string().contains("/virtualNetworks/"), "{error}");
+    assert!(azure.requests().count(&steps::POLL_NETWORK.selector()) > 2);
 }
 
 /// An operation of the older form: `Location` alone, which answers 202 until it is over.

@@ -95,14 +95,9 @@ pub(super) fn begin_making(
         ssh_keys: machine.system.ssh_keys.clone(),
         private_address: machine.private_address(world),
     };
-    let begin = Begin {
-        subscription: id.subscription.clone(),
-        namespace: Machine::NAMESPACE,
-        location: machine.head.location.clone(),
-        result: Some(id.to_string()),
-        delay: call.cloud.options.delays.create,
-        injected: call.injected.clone(),
-    };
+    let delay = call.cloud.options.delays.create;
+    let begin =
+        Begin::on::<Machine>(call, id, &machine.head.location, delay).showing(id.to_string());
     let maker = call.cloud.maker.clone();
     let no_room = call.injected.allocation_fails;
     let work = async move {

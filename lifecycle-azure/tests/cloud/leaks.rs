@@ -9,8 +9,8 @@ use chrono::TimeDelta;
 use http::StatusCode;
 use lifecycle_azure::simulator::files::AccountSas;
 use lifecycle_azure::simulator::{
-    AzureSimulator, CLIENT, Fault, MANAGED_IDENTITY, STORAGE_ACCOUNT, STORAGE_SHARE, Selector,
-    TENANT, When,
+    AzureSimulator, CLIENT, Fault, MANAGED_IDENTITY, MachineChange, MachineOrder, STORAGE_ACCOUNT,
+    STORAGE_SHARE, Selector, TENANT, When,
 };
 use lifecycle_azure::{AzureFiles, FilesCredential, Login};
 use lifecycle_core::Error;
@@ -144,6 +144,16 @@ async fn live(azure: &AzureSimulator, said: &Said) {
     said.shown(&ours);
     said.shown(&ours.list().await.unwrap());
     said.shown(&azure.machines());
+    said.shown(&MachineChange::Make(MachineOrder {
+        machine: "one".to_owned(),
+        host_name: "one".to_owned(),
+        cores: 2,
+        system: "debian".to_owned(),
+        admin: "lifecycle".to_owned(),
+        ssh_keys: Vec::new(),
+        custom_data: azure.machines()[0].custom_data.clone(),
+        private_address: None,
+    }));
     said.shown(azure);
     let node = NodeName::try_from("one").unwrap();
     carry(&ours, NodeChange::Stop { node }).await.unwrap();

@@ -93,7 +93,7 @@ impl Azure {
         )?);
         let transport = Transport::new(&endpoint, credential.clone(), authority)?;
         let transport = Arc::new(transport);
-        let client = Client::new(endpoint.clone(), transport.clone(), credential.clone());
+        let client = Client::new(endpoint.clone(), transport.clone());
         let subscription = options.subscription.clone();
         let group = options.group();
         let compute = Compute::new(endpoint, scope, transport, credential, subscription, group)?;

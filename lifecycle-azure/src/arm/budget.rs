@@ -1,5 +1,6 @@
 //! What Azure lets one subscription ask: buckets that refill, kept here too so that they are not
-//! overdrawn, and closed for as long as Azure says once they were.
+//! overdrawn, and closed for as long as Azure says once they were. Each provider keeps its own:
+//! what others draw, in this process or elsewhere, it is told by Azure's refusals alone.
 //!
 //! The sizes are those of "Understand how Azure Resource Manager throttles requests" (per
 //! subscription, principal and region) and "Troubleshooting API throttling errors – Compute".

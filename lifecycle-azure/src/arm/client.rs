@@ -11,14 +11,12 @@ use url::Url;
 
 use super::failure::{Failure, Refusal};
 use super::transport::{Answer, PAGES, Transport, retry_after};
-use crate::credential::Credential;
 
 /// A client of Resource Manager.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     endpoint: Url,
     transport: Arc<Transport>,
-    credential: Arc<Credential>,
 }
 
 /// How far an operation is.
@@ -34,15 +32,10 @@ pub(crate) enum Progress {
 }
 
 impl Client {
-    pub(crate) fn new(
-        endpoint: Url,
-        transport: Arc<Transport>,
-        credential: Arc<Credential>,
-    ) -> Self {
+    pub(crate) fn new(endpoint: Url, transport: Arc<Transport>) -> Self {
         Self {
             endpoint,
             transport,
-            credential,
         }
     }
 
@@ -188,11 +181,7 @@ impl Client {
         url: Url,
         body: Option<&Value>,
     ) -> Result<reqwest::Request, Failure> {
-        let token = self.credential.token().await;
-        let token = token.map_err(|error| Failure::Login(Box::new(error)))?;
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
-            .map_err(|_| Failure::Unreadable("a token that is no text".to_owned()))?;
-        bearer.set_sensitive(true);
+        let bearer = self.transport.bearer().await?;
         let mut request = reqwest::Request::new(method, url);
         request.headers_mut().insert(AUTHORIZATION, bearer);
         if let Some(body) = body {

@@ -115,10 +115,14 @@ impl Refusal {
 
     /// Whether something is there already, or being changed by another request.
     pub(crate) fn is_taken(&self) -> bool {
+        // Quotas, sizes and locks have the same status, and another meaning.
         matches!(
             self.status,
             Some(StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT)
-        ) && !self.is_quota()
+        ) && matches!(
+            self.clone().into_error(String::new()),
+            Error::Conflict { .. }
+        )
     }
 
     /// Whether another size or zone may be had instead.
@@ -174,9 +178,17 @@ impl Refusal {
             mend: mend.to_owned(),
         };
         if self.is_quota() {
-            let mend = "ask for a higher quota (Azure portal: Subscriptions, Usage + quotas), or \
-                        choose a `size` of another family";
-            return exhausted(what, why, mend);
+            let other = if self.is(&["PublicIPCountLimitReached"]) {
+                "do without public addresses (`cloud.public_ip`)"
+            } else if why.to_lowercase().contains("total regional") {
+                "choose a smaller `size` or another location"
+            } else {
+                "choose a `size` of another family"
+            };
+            let mend = format!(
+                "ask for a higher quota (Azure portal: Subscriptions, Usage + quotas), or {other}"
+            );
+            return exhausted(what, why, &mend);
         }
         if self.is_not_sold() {
             let mend = "choose another `size` or location: `az vm list-skus --location <location>` \
@@ -192,6 +204,8 @@ impl Refusal {
             "InUseSubnetCannotBeDeleted",
             "InUseNetworkSecurityGroupCannotBeDeleted",
             "NicInUse",
+            // For three minutes, as its message says.
+            "NicReservedForAnotherVm",
             "PublicIPAddressCannotBeDeleted",
         ];
         if self.is(&in_use) {

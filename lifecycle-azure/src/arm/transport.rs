@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use azure_core_legacy as legacy;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, TryStreamExt as _};
-use http::header::{HeaderMap, RETRY_AFTER};
-use http::{Method, StatusCode};
+use http::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
+use http::{HeaderValue, Method, StatusCode};
 use lifecycle_core::{Error, Result};
 use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
@@ -75,11 +75,39 @@ impl Transport {
         })
     }
 
-    /// Sends a request and reads the answer.
+    /// Sends a request and reads the answer; once more with a new token, if its own is taken no
+    /// longer.
     ///
     /// # Errors
     /// [`Failure::Refused`] for every status but 2xx.
     pub(crate) async fn send(&self, request: reqwest::Request) -> Result<Answer, Failure> {
+        let again = request.try_clone();
+        let outcome = self.send_once(request).await;
+        let is_refused = |failure: &Failure| {
+            let refusal = failure.refusal();
+            refusal.is_some_and(|refusal| refusal.status == Some(StatusCode::UNAUTHORIZED))
+        };
+        match (outcome, again) {
+            (Err(failure), Some(mut again)) if is_refused(&failure) => {
+                let bearer = self.bearer().await?;
+                again.headers_mut().insert(AUTHORIZATION, bearer);
+                self.send_once(again).await
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// What shows who we are.
+    pub(crate) async fn bearer(&self) -> Result<HeaderValue, Failure> {
+        let token = self.credential.token().await;
+        let token = token.map_err(|error| Failure::Login(Box::new(error)))?;
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
+            .map_err(|_| Failure::Unreadable("a token that is no text".to_owned()))?;
+        bearer.set_sensitive(true);
+        Ok(bearer)
+    }
+
+    async fn send_once(&self, request: reqwest::Request) -> Result<Answer, Failure> {
         // Here rather than where links are read: the generated client follows them by itself.
         if request.url().origin() != self.origin {
             return Err(Failure::Elsewhere(request.url().to_string()));
@@ -161,7 +189,7 @@ fn translate(request: &legacy::Request) -> legacy::Result<reqwest::Request> {
             .map_err(|error| failed(error.to_string()))?;
         let mut value = http::HeaderValue::from_str(value.as_str())
             .map_err(|error| failed(error.to_string()))?;
-        value.set_sensitive(name == http::header::AUTHORIZATION);
+        value.set_sensitive(name == AUTHORIZATION);
         translated.headers_mut().insert(name, value);
     }
     match request.body() {

@@ -32,7 +32,7 @@ pub struct Recorded {
     pub method: Method,
     /// Its path, as it was sent.
     pub path: String,
-    /// Its query, without the question mark; empty if there is none.
+    /// Its query, without the question mark and with `…` for a signature; empty if there is none.
     pub query: String,
     /// When it came, by the simulator's clock.
     pub at: DateTime<Utc>,
@@ -201,7 +201,7 @@ impl Requests {
         let recorded = Recorded {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
-            query: request.uri().query().unwrap_or_default().to_owned(),
+            query: unsigned(request.uri().query().unwrap_or_default()),
             at: self.0.clock.now(),
             outcome: Outcome::Open,
         };
@@ -226,6 +226,18 @@ impl Requests {
         }
         self.0.changed.send_replace(());
     }
+}
+
+/// A query without its signature, by which whoever reads it could do the same.
+fn unsigned(query: &str) -> String {
+    let shown = |part: &str| {
+        let is_signature = part
+            .split_once('=')
+            .is_some_and(|(name, _)| name.eq_ignore_ascii_case("sig"));
+        let shown = if is_signature { "sig=…" } else { part };
+        shown.to_owned()
+    };
+    query.split('&').map(shown).collect::<Vec<_>>().join("&")
 }
 
 fn outcome(response: &Response) -> Outcome {

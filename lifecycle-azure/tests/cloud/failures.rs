@@ -1,121 +1,15 @@
 //! What becomes of a node when Azure fails, or the process that makes it dies.
 
-use std::time::Duration;
-
-use http::{Method, StatusCode};
-use lifecycle_azure::simulator::{AzureSimulator, Fault, Selector, When};
+use http::Method;
+use lifecycle_azure::simulator::{Fault, Selector, When};
 use lifecycle_core::Error;
 use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power, see_through};
-use lifecycle_core::error::Retry;
 use lifecycle_core::model::NodeName;
 
 use crate::raw::is_whole;
 use crate::support::{DEADLINE, LONG, azure, carry, get, pass, provider, provision};
 
 const VM: &str = "/virtualMachines/one";
-
-/// Provisions with one fault in the way, as often as it is worth, and checks that the outcome is
-/// one node.
-async fn survives(when: When, fault: Fault) -> Option<Error> {
-    let azure = azure().await;
-    azure.faults().add(when, fault);
-    let mut first = None;
-    for _ in 0..5 {
-        // A new process each time: nothing is remembered.
-        match carry(&provider(&azure, 1), provision("one")).await {
-            Ok(()) => break,
-            Err(error) => {
-                if let Retry::After(after) = error.retry() {
-                    tokio::time::sleep(after).await;
-                }
-                first.get_or_insert(error);
-            }
-        }
-    }
-    assert_eq!(azure.faults().pending(), 0, "the fault struck");
-    let node = get(&provider(&azure, 1), "one").await.unwrap();
-    assert_eq!(node.power, Power::Running, "{first:?}");
-    is_whole(&azure).await;
-    first
-}
-
-/// The requests that make a node.
-const STEPS: [&str; 4] = [
-    "/resourceGroups/",
-    "/networkSecurityGroups/",
-    "/virtualNetworks/",
-    VM,
-];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn lost_answers_and_connections_at_each_step() {
-    for step in STEPS {
-        for fault in [Fault::Dropped, Fault::AnswerLost] {
-            let when = When::request(Method::PUT, step);
-            survives(when, fault).await;
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn throttling_and_server_errors_at_each_step() {
-    for step in STEPS {
-        let throttled = Fault::Throttled {
-            retry_after: Duration::from_secs(1),
-        };
-        let error = survives(When::request(Method::PUT, step), throttled).await;
-        assert!(matches!(error, Some(Error::Throttled { .. })), "{error:?}");
-        let broken = Fault::error(StatusCode::SERVICE_UNAVAILABLE, "ServerTimeout", "later");
-        let error = survives(When::request(Method::PUT, step), broken).await;
-        assert!(
-            matches!(error, Some(Error::Interrupted { .. })),
-            "{error:?}"
-        );
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_capacity_names_its_mend_and_leaves_nothing_behind() {
-    let when = || When::request(Method::PUT, VM);
-    let error = survives(when(), Fault::AllocationFailed).await.unwrap();
-    assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
-    assert!(
-        error.chain().contains("AllocationFailed"),
-        "{}",
-        error.chain()
-    );
-    assert!(error.hint().unwrap().contains("size"));
-    let error = survives(when(), Fault::QuotaExceeded).await.unwrap();
-    assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
-    assert!(error.hint().unwrap().contains("quota"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operation_that_fails_names_its_cause() {
-    let fails = Fault::OperationFails {
-        code: "OSProvisioningTimedOut".to_owned(),
-        message: "OS Provisioning for VM 'one' did not finish in the allotted time.".to_owned(),
-    };
-    let error = survives(When::request(Method::PUT, VM), fails)
-        .await
-        .unwrap();
-    assert!(
-        error.chain().contains("OSProvisioningTimedOut"),
-        "{}",
-        error.chain()
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_network_that_could_not_be_made_is_made_anew() {
-    for step in ["/networkSecurityGroups/", "/virtualNetworks/"] {
-        let fails = Fault::OperationFails {
-            code: "InternalServerError".to_owned(),
-            message: "An error occurred.".to_owned(),
-        };
-        survives(When::request(Method::PUT, step), fails).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_process_removed_is_made_again() {
@@ -187,16 +81,6 @@ async fn one_that_can_neither_be_made_nor_removed_says_so() {
     assert!(error.chain().contains("removing VM one"), "{error:?}");
     carry(&ours, provision("one")).await.unwrap();
     is_whole(&azure).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn slow_ones_are_waited_for() {
-    let slow = Fault::SlowOperation(Duration::from_secs(1));
-    assert!(
-        survives(When::request(Method::PUT, VM), slow)
-            .await
-            .is_none()
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,6 +74,10 @@ pub(crate) const POLL_NIC: Step = later(step(
     "",
 ));
 
+pub(crate) const PUBLIC: Step = step("read the public address", GET, "/publicipaddresses/", "");
+pub(crate) const START: Step = step("start the VM", POST, "", "/virtualmachines/one/start");
+pub(crate) const POLL_START: Step = step("ask how far the start is", GET, "/operations/", "");
+
 const VM_PATH: &str = "/virtualmachines/one";
 const GROUP_PATH: &str = "/resourcegroups/demo-010000";
 const RULES_PATH: &str = "/networksecuritygroups/demo-010000-nsg";

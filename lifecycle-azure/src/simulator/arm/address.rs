@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::id::Key;
 use super::interface::Interface;
 use super::problem::{Problem, Refusal, invalid};
-use super::resource::{Declared, Head, Resource};
-use super::world::{Shelf, World};
+use super::resource::{Declared, Head, Resource, stands_on};
+use super::world::World;
 
 /// Addresses are given out of the block for measurements (RFC 2544), which nobody routes.
 const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -106,18 +106,7 @@ impl Resource for PublicAddress {
     const KIND: &'static str = "Microsoft.Network/publicIPAddresses";
     const NAMESPACE: &'static str = "Microsoft.Network";
 
-    fn shelf(world: &World) -> &Shelf<Self> {
-        &world.addresses
-    }
-    fn shelf_mut(world: &mut World) -> &mut Shelf<Self> {
-        &mut world.addresses
-    }
-    fn head(&self) -> &Head {
-        &self.head
-    }
-    fn head_mut(&mut self) -> &mut Head {
-        &mut self.head
-    }
+    stands_on!(addresses);
 
     fn properties(&self, world: &World) -> Map<String, Value> {
         let method = match self.method {

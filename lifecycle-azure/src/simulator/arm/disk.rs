@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::id::ResourceId;
 use super::problem::Problem;
-use super::resource::{Head, Resource};
-use super::world::{Shelf, World};
+use super::resource::{Head, Resource, stands_on};
+use super::world::World;
 
 /// A managed disk.
 #[derive(Debug)]
@@ -24,18 +24,7 @@ impl Resource for Disk {
     const KIND: &'static str = "Microsoft.Compute/disks";
     const NAMESPACE: &'static str = "Microsoft.Compute";
 
-    fn shelf(world: &World) -> &Shelf<Self> {
-        &world.disks
-    }
-    fn shelf_mut(world: &mut World) -> &mut Shelf<Self> {
-        &mut world.disks
-    }
-    fn head(&self) -> &Head {
-        &self.head
-    }
-    fn head_mut(&mut self) -> &mut Head {
-        &mut self.head
-    }
+    stands_on!(disks);
 
     fn properties(&self, _world: &World) -> Map<String, Value> {
         let created = self.created.to_rfc3339_opts(SecondsFormat::Micros, true);

@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use super::id::{Key, ResourceId, key_of};
 use super::network::{missing_reference, pick_address, reference};
 use super::problem::{Problem, Refusal, required};
-use super::resource::{Declared, Head, Resource};
+use super::resource::{Declared, Head, Resource, stands_on};
 use super::security_group;
-use super::world::{Shelf, World};
+use super::world::World;
 
 /// A network interface.
 #[derive(Debug)]
@@ -120,18 +120,7 @@ impl Resource for Interface {
     const KIND: &'static str = "Microsoft.Network/networkInterfaces";
     const NAMESPACE: &'static str = "Microsoft.Network";
 
-    fn shelf(world: &World) -> &Shelf<Self> {
-        &world.interfaces
-    }
-    fn shelf_mut(world: &mut World) -> &mut Shelf<Self> {
-        &mut world.interfaces
-    }
-    fn head(&self) -> &Head {
-        &self.head
-    }
-    fn head_mut(&mut self) -> &mut Head {
-        &mut self.head
-    }
+    stands_on!(interfaces);
 
     fn properties(&self, world: &World) -> Map<String, Value> {
         let configurations: Vec<_> = self

@@ -16,9 +16,9 @@ use super::interface::Interface;
 use super::operation::{self, Begin};
 use super::page::paged;
 use super::problem::{Problem, Refusal, invalid, required};
-use super::resource::{Declared, Head, Provisioning, Resource, find};
+use super::resource::{Declared, Head, Provisioning, Resource, find, stands_on};
 use super::security_group;
-use super::world::{Shelf, World};
+use super::world::World;
 
 /// What a subnet's path ends with, before its name.
 const SUBNETS: &str = "/subnets/";
@@ -196,18 +196,7 @@ impl Resource for Network {
     const KIND: &'static str = "Microsoft.Network/virtualNetworks";
     const NAMESPACE: &'static str = "Microsoft.Network";
 
-    fn shelf(world: &World) -> &Shelf<Self> {
-        &world.networks
-    }
-    fn shelf_mut(world: &mut World) -> &mut Shelf<Self> {
-        &mut world.networks
-    }
-    fn head(&self) -> &Head {
-        &self.head
-    }
-    fn head_mut(&mut self) -> &mut Head {
-        &mut self.head
-    }
+    stands_on!(networks);
 
     fn properties(&self, world: &World) -> Map<String, Value> {
         let spaces: Vec<_> = self.spaces.iter().map(ToString::to_string).collect();
@@ -469,16 +458,11 @@ fn replace(
     changed.head.etag = call.cloud.ids.uuid();
     let id = changed.head.id.clone();
     let key = id.key();
-    let begin = Begin {
-        subscription: id.subscription.clone(),
-        namespace: Network::NAMESPACE,
-        location: changed.head.location.clone(),
-        result: changed
-            .subnet(subnet)
-            .map(|subnet| changed.subnet_id(subnet)),
-        delay: call.cloud.options.delays.network,
-        injected: call.injected.clone(),
-    };
+    let delay = call.cloud.options.delays.network;
+    let mut begin = Begin::on::<Network>(call, &id, &changed.head.location, delay);
+    if let Some(subnet) = changed.subnet(subnet) {
+        begin = begin.showing(changed.subnet_id(subnet));
+    }
     world.networks.insert(key.clone(), changed);
     let found = find::<Network>(world, &id)?;
     let answer = match found.subnet(subnet) {

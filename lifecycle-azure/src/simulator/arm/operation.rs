@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::call::Call;
+use super::id::ResourceId;
 use super::problem::Problem;
+use super::resource::Resource;
 use super::world::World;
 use crate::simulator::cloud::Cloud;
 use crate::simulator::fault::Injected;
@@ -114,6 +117,31 @@ pub(crate) struct Begin {
     pub(crate) result: Option<String>,
     pub(crate) delay: Duration,
     pub(crate) injected: Injected,
+}
+
+impl Begin {
+    /// One on a resource; it takes `delay`, and shows nothing when it has succeeded.
+    pub(crate) fn on<R: Resource>(
+        call: &Call<'_>,
+        id: &ResourceId,
+        location: &str,
+        delay: Duration,
+    ) -> Self {
+        Self {
+            subscription: id.subscription.clone(),
+            namespace: R::NAMESPACE,
+            location: location.to_owned(),
+            result: None,
+            delay,
+            injected: call.injected.clone(),
+        }
+    }
+
+    /// One that shows the resource with this path.
+    pub(crate) fn showing(mut self, path: String) -> Self {
+        self.result = Some(path);
+        self
+    }
 }
 
 /// Begins an operation: after its delay, `work` is done, and then `finish` changes the world by

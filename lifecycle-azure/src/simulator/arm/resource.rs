@@ -107,6 +107,30 @@ pub(crate) trait Resource: Sized + Send + 'static {
     }
 }
 
+/// What every implementation of [`Resource`] says alike, for the shelf of the world that its
+/// resources stand on.
+macro_rules! stands_on {
+    ($shelf:ident) => {
+        fn shelf(
+            world: &$crate::simulator::arm::world::World,
+        ) -> &$crate::simulator::arm::world::Shelf<Self> {
+            &world.$shelf
+        }
+        fn shelf_mut(
+            world: &mut $crate::simulator::arm::world::World,
+        ) -> &mut $crate::simulator::arm::world::Shelf<Self> {
+            &mut world.$shelf
+        }
+        fn head(&self) -> &$crate::simulator::arm::resource::Head {
+            &self.head
+        }
+        fn head_mut(&mut self) -> &mut $crate::simulator::arm::resource::Head {
+            &mut self.head
+        }
+    };
+}
+pub(crate) use stands_on;
+
 /// A resource that a PUT makes or replaces as a whole.
 pub(crate) trait Declared: Resource {
     /// The resource that `body` declares. `before` is the one that it replaces. Changes the world
@@ -299,14 +323,8 @@ pub(crate) fn put<R: Declared>(
         }
         worked
     };
-    let begin = Begin {
-        subscription: id.subscription.clone(),
-        namespace: R::NAMESPACE,
-        location,
-        result: Some(id.to_string()),
-        delay: call.cloud.options.delays.network,
-        injected: call.injected.clone(),
-    };
+    let delay = call.cloud.options.delays.network;
+    let begin = Begin::on::<R>(call, id, &location, delay).showing(id.to_string());
     let operation = operation::begin(call.cloud, world, begin, async { Ok(()) }, finish);
     let status = if existed {
         StatusCode::OK
@@ -360,14 +378,8 @@ pub(crate) fn delete<R: Resource>(
         }
         worked
     };
-    let begin = Begin {
-        subscription: id.subscription.clone(),
-        namespace: R::NAMESPACE,
-        location,
-        result: None,
-        delay: call.cloud.options.delays.network,
-        injected: call.injected.clone(),
-    };
+    let delay = call.cloud.options.delays.network;
+    let begin = Begin::on::<R>(call, id, &location, delay);
     let operation = operation::begin(call.cloud, world, begin, async { Ok(()) }, finish);
     Ok(Answer::new(StatusCode::ACCEPTED).following(operation))
 }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::id::{ResourceId, key_of};
 use super::network::{missing_reference, subnet_security_groups};
 use super::problem::{Problem, Refusal, invalid, required};
-use super::resource::{Declared, Head, Resource};
-use super::world::{Shelf, World};
+use super::resource::{Declared, Head, Resource, stands_on};
+use super::world::World;
 
 /// A network security group.
 #[derive(Debug)]
@@ -158,18 +158,7 @@ impl Resource for SecurityGroup {
     const KIND: &'static str = "Microsoft.Network/networkSecurityGroups";
     const NAMESPACE: &'static str = "Microsoft.Network";
 
-    fn shelf(world: &World) -> &Shelf<Self> {
-        &world.security_groups
-    }
-    fn shelf_mut(world: &mut World) -> &mut Shelf<Self> {
-        &mut world.security_groups
-    }
-    fn head(&self) -> &Head {
-        &self.head
-    }
-    fn head_mut(&mut self) -> &mut Head {
-        &mut self.head
-    }
+    stands_on!(security_groups);
 
     fn properties(&self, world: &World) -> Map<String, Value> {
         let rules: Vec<_> = self

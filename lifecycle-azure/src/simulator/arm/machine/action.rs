@@ -129,14 +129,7 @@ fn change_power(
     }
     let starts = matches!(change, MachineChange::Start { .. }) && before != Some(Power::Running);
     let no_room = starts && call.injected.allocation_fails;
-    let begin = Begin {
-        subscription: id.subscription.clone(),
-        namespace: Machine::NAMESPACE,
-        location: machine.head.location.clone(),
-        result: None,
-        delay,
-        injected: call.injected.clone(),
-    };
+    let begin = Begin::on::<Machine>(call, id, &machine.head.location, delay);
     let maker = call.cloud.maker.clone();
     let work = async move {
         if no_room {
@@ -171,14 +164,8 @@ pub(crate) fn delete(call: &Call<'_>, world: &mut World, id: &ResourceId) -> Ans
         return Answer::new(StatusCode::NO_CONTENT);
     };
     let power = machine.power;
-    let begin = Begin {
-        subscription: id.subscription.clone(),
-        namespace: Machine::NAMESPACE,
-        location: machine.head.location.clone(),
-        result: None,
-        delay: call.cloud.options.delays.delete,
-        injected: call.injected.clone(),
-    };
+    let delay = call.cloud.options.delays.delete;
+    let begin = Begin::on::<Machine>(call, id, &machine.head.location, delay);
     let maker = call.cloud.maker.clone();
     let change = MachineChange::Delete { machine: id.key() };
     let work = async move { Ok(maker.change(change).await?) };

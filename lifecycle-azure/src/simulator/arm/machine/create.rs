@@ -101,14 +101,9 @@ pub(super) fn begin_making(
             .map(|interface| open_from_outside(world, interface))
             .unwrap_or_default(),
     };
-    let begin = Begin {
-        subscription: id.subscription.clone(),
-        namespace: Machine::NAMESPACE,
-        location: machine.head.location.clone(),
-        result: Some(id.to_string()),
-        delay: call.cloud.options.delays.create,
-        injected: call.injected.clone(),
-    };
+    let delay = call.cloud.options.delays.create;
+    let begin =
+        Begin::on::<Machine>(call, id, &machine.head.location, delay).showing(id.to_string());
     let maker = call.cloud.maker.clone();
     let reached_at = order
         .private_address

@@ -20,9 +20,9 @@ use super::interface::Interface;
 use super::network::surroundings;
 use super::operation::OperationId;
 use super::problem::Problem;
-use super::resource::{Head, Provisioning, Resource};
+use super::resource::{Head, Provisioning, Resource, stands_on};
 use super::sku::Size;
-use super::world::{Shelf, World};
+use super::world::World;
 use crate::simulator::maker::MachineSubnet;
 
 pub(crate) use action::{act, delete};
@@ -207,18 +207,7 @@ impl Resource for Machine {
     const KIND: &'static str = "Microsoft.Compute/virtualMachines";
     const NAMESPACE: &'static str = "Microsoft.Compute";
 
-    fn shelf(world: &World) -> &Shelf<Self> {
-        &world.machines
-    }
-    fn shelf_mut(world: &mut World) -> &mut Shelf<Self> {
-        &mut world.machines
-    }
-    fn head(&self) -> &Head {
-        &self.head
-    }
-    fn head_mut(&mut self) -> &mut Head {
-        &mut self.head
-    }
+    stands_on!(machines);
 
     fn properties(&self, _world: &World) -> Map<String, Value> {
         let interfaces: Vec<_> = self

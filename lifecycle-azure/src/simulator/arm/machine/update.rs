@@ -177,14 +177,8 @@ fn change(
         // Its creation failed, or is under way: it is tried once more.
         (begin_making(call, world, id)?, Provisioning::Creating)
     } else {
-        let begin = Begin {
-            subscription: id.subscription.clone(),
-            namespace: Machine::NAMESPACE,
-            location,
-            result: Some(id.to_string()),
-            delay: call.cloud.options.delays.create,
-            injected: call.injected.clone(),
-        };
+        let delay = call.cloud.options.delays.create;
+        let begin = Begin::on::<Machine>(call, id, &location, delay).showing(id.to_string());
         let key = id.key();
         let finish = move |world: &mut World, worked: Result<(), Problem>| {
             set(world, &key, Provisioning::after(&worked), power);

@@ -1,0 +1,194 @@
+//! Every fault at every step of a node's life: what comes of it, what it says, and that the next
+//! run makes the node, once. The outcomes are a page of the documentation.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use lifecycle_azure::Azure;
+use lifecycle_azure::simulator::{AzureSimulator, Delays};
+use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power};
+use lifecycle_core::error::Retry;
+use lifecycle_core::model::NodeName;
+use lifecycle_core::{Error, Result};
+
+use crate::fault_cases::{Case, Expected, cases};
+use crate::fault_page::Row;
+use crate::raw::{self, is_whole};
+use crate::steps::{self, Step};
+use crate::support::{azure_with, carry, get, provider, provision};
+use crate::{fault_page, secrets};
+
+/// How many cases run at once: most of their time they wait.
+const AT_ONCE: usize = 16;
+
+/// How a run ended.
+enum Ended {
+    Usable,
+    Error(Error),
+    Lasts(String),
+}
+
+fn one() -> NodeName {
+    NodeName::try_from("one").unwrap()
+}
+
+/// What is to be done at which `step` is taken.
+fn change(step: &Step) -> NodeChange {
+    if *step == steps::START || *step == steps::POLL_START {
+        NodeChange::Start { node: one() }
+    } else {
+        provision("one")
+    }
+}
+
+/// Carries a change out, and looks at the node.
+async fn run(azure: &AzureSimulator, change: NodeChange, lasts: bool) -> Ended {
+    let ours = provider(azure, 1);
+    let outcome: Result<Option<String>> = async {
+        if lasts {
+            let operation = ours.begin(change).await?;
+            loop {
+                let CloudProgress::Running { says, .. } = ours.poll(&operation).await? else {
+                    return Ok(None);
+                };
+                if azure.faults().pending() == 0 {
+                    return Ok(Some(says.unwrap_or_default()));
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        carry(&ours, change).await?;
+        ours.get(&one()).await?;
+        Ok(None)
+    }
+    .await;
+    match outcome {
+        Ok(None) => Ended::Usable,
+        Ok(Some(says)) => Ended::Lasts(says),
+        Err(error) => Ended::Error(error),
+    }
+}
+
+/// What was being done, as an error names it.
+fn what(error: &Error) -> &str {
+    match error {
+        Error::Conflict { what, .. }
+        | Error::Denied { what, .. }
+        | Error::Throttled { what, .. }
+        | Error::Exhausted { what, .. }
+        | Error::Failed { what, .. }
+        | Error::Interrupted { what, .. } => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a reader is told of an error: what it says, and what to do.
+fn told(error: &Error) -> String {
+    let mend = match (error.hint(), error.retry()) {
+        (Some(hint), _) => hint.to_owned(),
+        (None, Retry::After(Duration::ZERO) | Retry::Replan) => "run it again".to_owned(),
+        (None, Retry::After(after)) => format!("run it again, not before {after:?}"),
+        (None, Retry::Never) => panic!("it names no mend: {error:?}"),
+    };
+    // What the system says of connections is not the same everywhere.
+    let said = match error {
+        Error::Interrupted { .. } if !error.chain().contains(": Service") => error.to_string(),
+        _ => error.chain(),
+    };
+    format!("{} → {mend}", said.replacen(what(error), "…", 1))
+}
+
+async fn strike(case: &Case, step: &Step) -> Row {
+    let place = format!("{} at `{}`", case.name, step.name);
+    let azure = azure_with(|options| {
+        options.delays = Delays::all(Duration::from_millis(20));
+    })
+    .await;
+    let change = change(step);
+    if matches!(change, NodeChange::Start { .. }) {
+        let ours = provider(&azure, 1);
+        carry(&ours, provision("one")).await.unwrap();
+        carry(&ours, NodeChange::Stop { node: one() })
+            .await
+            .unwrap();
+    }
+    azure.faults().add(step.when(), (case.fault)());
+    let lasts = matches!(case.expected, Expected::Lasts(_));
+    let ended = run(&azure, change.clone(), lasts).await;
+    assert_eq!(azure.faults().pending(), 0, "{place}: it did not strike");
+    let outcome = match (&ended, &case.expected) {
+        (Ended::Usable, Expected::Usable | Expected::Error(..)) => "the node runs".to_owned(),
+        (Ended::Error(error), Expected::Error(is_expected, says)) => {
+            assert!(is_expected(error), "{place}: {error:?}");
+            let chain = error.chain();
+            assert!(chain.contains(says), "{place}: {chain}");
+            secrets::in_none(
+                &secrets::planted(&azure),
+                &[&chain, &format!("{error:?}"), &format!("{error}")],
+            );
+            told(error)
+        }
+        (Ended::Lasts(told), Expected::Lasts(says)) => {
+            assert!(told.contains(says), "{place}: {told}");
+            fault_page::lasts(told, &change)
+        }
+        (Ended::Error(error), _) => panic!("{place}: {}", error.chain()),
+        _ => panic!("{place}: it is over"),
+    };
+    if let Ended::Error(error) = &ended
+        && let Retry::After(after) = error.retry()
+    {
+        tokio::time::sleep(after).await;
+    }
+    // Given up.
+    if lasts && matches!(change, NodeChange::Provision { .. }) {
+        let delete = NodeChange::Delete { node: one() };
+        carry(&provider(&azure, 1), delete).await.unwrap();
+    }
+    let next = provider(&azure, 1);
+    goes_on(&azure, &next, change, &place).await;
+    assert_eq!(azure.requests().too_early(), [], "{place}");
+    Row {
+        step: step.name,
+        outcome,
+    }
+}
+
+/// The next run makes the node what it should be, once; and it goes without leaving anything.
+async fn goes_on(azure: &AzureSimulator, next: &Azure, change: NodeChange, place: &str) {
+    let outcome = carry(next, change).await;
+    outcome.unwrap_or_else(|error| panic!("{place}: the next run: {}", error.chain()));
+    let node = get(next, "one").await.unwrap();
+    assert_eq!(node.power, Power::Running, "{place}");
+    is_whole(azure).await;
+    carry(next, NodeChange::Delete { node: one() })
+        .await
+        .unwrap();
+    next.delete_shared().await.unwrap();
+    assert_eq!(
+        raw::everything(azure).await,
+        Vec::<String>::new(),
+        "{place}"
+    );
+}
+
+/// `UPDATE_DOCS=1 cargo nextest run -p lifecycle-azure --all-features fault_table` writes the page
+/// anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_at_every_step_ends_in_a_node_or_names_its_cause_and_mend() {
+    let cases: &'static [Case] = cases().leak();
+    let cells = cases
+        .iter()
+        .flat_map(|case| case.steps.iter().map(move |step| (case, step)));
+    let rows: Vec<(&str, Row)> = stream::iter(cells)
+        .map(|(case, step)| {
+            let struck = tokio::spawn(strike(case, step));
+            async move { (case.name, struck.await.unwrap()) }
+        })
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let page = fault_page::page(cases, &rows);
+    println!("{page}");
+    fault_page::is(&page);
+}

@@ -1,0 +1,247 @@
+//! Answers that no fault of the network explains: redirects, locks, subscriptions that are
+//! disabled, operations of an older form or without an end, lists that lag behind.
+
+use std::time::Duration;
+
+use axum::Router;
+use http::{Method, StatusCode};
+use lifecycle_azure::simulator::{AzureSimulator, Fault, Selector, When};
+use lifecycle_azure::{Azure, AzureOptions};
+use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power};
+use lifecycle_core::model::NodeName;
+use lifecycle_core::{Error, Result};
+use serde_json::json;
+
+use crate::raw::{self, is_whole};
+use crate::steps;
+use crate::support::{DEADLINE, azure, carry, get, options, provider, provision};
+
+fn one() -> NodeName {
+    NodeName::try_from("one").unwrap()
+}
+
+fn redirect(status: StatusCode, to: String) -> Fault {
+    Fault::Answer {
+        status,
+        headers: vec![("location", to)],
+        body: String::new(),
+    }
+}
+
+/// Where nobody should come, though Azure's answer leads there.
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_a_secret_nor_a_token_follows_a_redirect() {
+    let azure = azure().await;
+    let elsewhere = azure
+        .listen(Router::new().fallback(|| async { "{}" }))
+        .await
+        .unwrap();
+    let to = || format!("{}/elsewhere", elsewhere.url());
+    for status in [
+        StatusCode::FOUND,
+        StatusCode::TEMPORARY_REDIRECT,
+        StatusCode::PERMANENT_REDIRECT,
+    ] {
+        azure
+            .faults()
+            .add(steps::TOKEN.when(), redirect(status, to()));
+        let error = provider(&azure, 1).get(&one()).await.unwrap_err();
+        assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+        azure.faults().add(steps::VM.when(), redirect(status, to()));
+        provider(&azure, 1).get(&one()).await.unwrap_err();
+        assert_eq!(azure.faults().pending(), 0);
+    }
+    let there = azure.requests().count(&Selector::any().path("/elsewhere"));
+    assert_eq!(there, 0);
+}
+
+/// Does something to a node, or to what nodes share.
+type Act = fn(&Azure) -> futures_util::future::BoxFuture<'_, Result<()>>;
+
+/// Each way to change something, and the request that it takes.
+const CHANGES: [(&str, Method, Act); 6] = [
+    ("restart", Method::POST, |ours| {
+        Box::pin(async {
+            let boot_id = get(ours, "one").await.unwrap().boot_id.unwrap();
+            let node = one();
+            carry(ours, NodeChange::Restart { node, boot_id }).await
+        })
+    }),
+    ("powerOff", Method::POST, |ours| {
+        Box::pin(async { ours.fence(&one()).await.map(drop) })
+    }),
+    ("start", Method::POST, |ours| {
+        Box::pin(carry(ours, NodeChange::Start { node: one() }))
+    }),
+    ("deallocate", Method::POST, |ours| {
+        Box::pin(carry(ours, NodeChange::Stop { node: one() }))
+    }),
+    ("/virtualMachines/one", Method::DELETE, |ours| {
+        Box::pin(carry(ours, NodeChange::Delete { node: one() }))
+    }),
+    ("/virtualNetworks/", Method::DELETE, |ours| {
+        Box::pin(ours.delete_shared())
+    }),
+];
+
+/// What nobody but a person can change is told at once, and waited for by nobody.
+async fn is_refused(azure: &AzureSimulator, code: &str, message: &str, mend: &str) {
+    let ours = provider(azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    for (path, method, act) in CHANGES {
+        let refused = Fault::error(StatusCode::CONFLICT, code, message);
+        let when = When::request(method, path).always();
+        azure.faults().add(when, refused);
+        let outcome = tokio::time::timeout(DEADLINE, act(&ours)).await;
+        let error = outcome.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Denied { .. }), "{path}: {error:?}");
+        assert!(error.chain().contains(message), "{}", error.chain());
+        assert!(error.hint().unwrap().contains(mend), "{path}: {error:?}");
+        azure.faults().clear();
+        act(&ours).await.unwrap();
+    }
+    assert_eq!(raw::everything(azure).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_told_and_not_waited_for() {
+    let message = "The scope cannot perform the operation because following scope(s) are locked. \
+                   Please remove the lock and try again.";
+    is_refused(&azure().await, "ScopeLocked", message, "az lock list").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_subscription_is_told_and_not_waited_for() {
+    let message = "The subscription is disabled and therefore marked as read only.";
+    let code = "ReadOnlyDisabledSubscription";
+    is_refused(&azure().await, code, message, "enable the subscription").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_that_failed_is_asked_for_once_more() {
+    let azure = azure().await;
+    let fails = Fault::OperationFails {
+        code: "InternalServerError".to_owned(),
+        message: "An error occurred.".to_owned(),
+    };
+    azure.faults().add(steps::FIX_NIC.when(), fails);
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    let asked = azure.requests().count(&steps::FIX_NIC.selector());
+    assert_eq!(asked, 2);
+    let interfaces = raw::list(&azure, "Microsoft.Network/networkInterfaces").await;
+    let text = |pointer: &str| interfaces[0].pointer(pointer).unwrap().as_str().unwrap();
+    assert_eq!(text("/properties/provisioningState"), "Succeeded");
+    let method = "/properties/ipConfigurations/0/properties/privateIPAllocationMethod";
+    assert_eq!(text(method), "Static");
+    is_whole(&azure).await;
+}
+
+/// What nodes share is waited for when the first is begun.
+#[tokio::test]
+async fn a_network_that_stays_updating_is_given_up_and_named() {
+    let azure = azure().await;
+    let when = steps::MAKE_NETWORK.when();
+    azure.faults().add(when, Fault::NeverEnds);
+    let ours = Azure::new(AzureOptions {
+        poll_every: Duration::from_mins(1),
+        ..options(&azure, 1)
+    });
+    // Time passes whenever there is nothing to do but to wait for it.
+    tokio::time::pause();
+    let error = ours.unwrap().begin(provision("one")).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+    assert!(error.to_string().contains("/virtualNetworks/"), "{error}");
+    assert!(azure.requests().count(&steps::POLL_NETWORK.selector()) > 2);
+}
+
+/// An operation of the older form: `Location` alone, which answers 202 until it is over.
+async fn of_older_form(last: Fault) -> (AzureSimulator, Result<()>) {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    let url = format!(
+        "{}/subscriptions/s/providers/Microsoft.Compute/locations/l/operationresults/older",
+        azure.secure_endpoint()
+    );
+    let accepted = || redirect(StatusCode::ACCEPTED, url.clone());
+    azure
+        .faults()
+        .add(When::request(Method::POST, "deallocate"), accepted());
+    let asked = || When::request(Method::GET, "/operationresults/older");
+    azure.faults().add(asked().times(2), accepted());
+    azure.faults().add(asked().nth(3), last);
+    let change = NodeChange::Stop { node: one() };
+    let operation = ours.begin(change).await.unwrap();
+    for _ in 0..2 {
+        let progress = ours.poll(&operation).await.unwrap();
+        let goes_on = matches!(progress, CloudProgress::Running { .. });
+        assert!(goes_on, "{progress:?}");
+    }
+    let outcome = ours.poll(&operation).await;
+    assert_eq!(azure.faults().pending(), 0);
+    let is_done = |progress| assert_eq!(progress, CloudProgress::Done);
+    (azure, outcome.map(is_done))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_with_a_location_alone_is_followed_to_its_end() {
+    for status in [StatusCode::OK, StatusCode::NO_CONTENT] {
+        let over = redirect(status, String::new());
+        of_older_form(over).await.1.unwrap();
+    }
+    let message = "Allocation failed.";
+    let failed = Fault::error(StatusCode::CONFLICT, "AllocationFailed", message);
+    let error = of_older_form(failed).await.1.unwrap_err();
+    assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
+    // Forgotten, it ended long ago; looking says how.
+    let message = "The entity was not found.";
+    let gone = Fault::error(StatusCode::NOT_FOUND, "NotFound", message);
+    let (azure, outcome) = of_older_form(gone).await;
+    outcome.unwrap();
+    let node = get(&provider(&azure, 1), "one").await.unwrap();
+    assert_eq!(node.power, Power::Running, "nothing came of it");
+}
+
+/// A disk that the list of the group still shows, though it has gone with its VM.
+fn lagging() -> Fault {
+    let disk = json!({
+        "id": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/one_OsDisk_1",
+        "name": "one_OsDisk_1",
+        "type": "Microsoft.Compute/disks",
+        "location": "westeurope",
+    });
+    Fault::json(StatusCode::OK, &json!({ "value": [disk] }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_list_lags_behind_goes_all_the_same() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    let list = || When::next(Selector::method(Method::GET).path_end("/resources"));
+    carry(&ours, provision("one")).await.unwrap();
+    carry(&ours, NodeChange::Delete { node: one() })
+        .await
+        .unwrap();
+    azure.faults().add(list().times(3), lagging());
+    ours.delete_shared().await.unwrap();
+    assert_eq!(azure.faults().pending(), 0);
+    assert_eq!(raw::everything(&azure).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_in_which_something_stays_is_kept_until_it_is_empty() {
+    let azure = azure().await;
+    let ours = provider(&azure, 1);
+    let list = || When::next(Selector::method(Method::GET).path_end("/resources"));
+    carry(&ours, provision("one")).await.unwrap();
+    carry(&ours, NodeChange::Delete { node: one() })
+        .await
+        .unwrap();
+    azure.faults().add(list().always(), lagging());
+    ours.delete_shared().await.unwrap();
+    azure.faults().clear();
+    assert_eq!(raw::everything(&azure).await, ["resourceGroups"]);
+    ours.delete_shared().await.unwrap();
+    assert_eq!(raw::everything(&azure).await, Vec::<String>::new());
+}

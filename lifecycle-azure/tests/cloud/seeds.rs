@@ -1,0 +1,160 @@
+//! Whole lives of a node in which a share of all requests fails, as a seed determines.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
+use lifecycle_azure::simulator::{AzureSimulator, Delays, FaultRates};
+use lifecycle_core::cloud::{CloudProvider as _, NodeChange, Power};
+use lifecycle_core::error::Retry;
+use lifecycle_core::model::NodeName;
+use lifecycle_core::{Error, Result};
+
+use crate::raw::{self, is_whole};
+use crate::secrets;
+use crate::support::{azure_with, carry, get, provider, provision};
+
+/// How many lives are lived, if [`SEEDS_VARIABLE`] says nothing.
+const SEEDS: u64 = 12;
+/// Says how many seeds: `500`.
+const SEEDS_VARIABLE: &str = "LIFECYCLE_TEST_SEEDS";
+/// Names the one seed to be tried again.
+const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
+/// How many go on at once: most of their time they wait.
+const AT_ONCE: usize = 16;
+/// More attempts than any life takes at these rates.
+const ATTEMPTS: usize = 200;
+
+const RATES: FaultRates = FaultRates {
+    throttled: 0.02,
+    internal_error: 0.03,
+    dropped: 0.03,
+    answer_lost: 0.03,
+    slow_operation: 0.05,
+    slowness: Duration::from_millis(50),
+    operation_fails: 0.04,
+    allocation_fails: 0.04,
+    ..FaultRates::NONE
+};
+
+fn one() -> NodeName {
+    NodeName::try_from("one").unwrap()
+}
+
+/// What a life consists of.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Provision,
+    Stop,
+    Start,
+    Delete,
+    DeleteShared,
+}
+
+const LIFE: [Stage; 5] = [
+    Stage::Provision,
+    Stage::Stop,
+    Stage::Start,
+    Stage::Delete,
+    Stage::DeleteShared,
+];
+
+/// In a process of its own.
+async fn attempt(azure: &AzureSimulator, stage: Stage) -> Result<()> {
+    let ours = provider(azure, 1);
+    let change = match stage {
+        Stage::Provision => provision("one"),
+        Stage::Stop => NodeChange::Stop { node: one() },
+        Stage::Start => NodeChange::Start { node: one() },
+        Stage::Delete => NodeChange::Delete { node: one() },
+        Stage::DeleteShared => return ours.delete_shared().await,
+    };
+    carry(&ours, change).await
+}
+
+/// What only a person changes is no fault of a network, other than want of room.
+fn may_be_tried_again(error: &Error) -> bool {
+    matches!(error, Error::Exhausted { .. }) || error.retry() != Retry::Never
+}
+
+/// Every other node is made by two processes at once.
+fn has_rival(seed: u64) -> bool {
+    seed % 2 == 1
+}
+
+async fn live(seed: u64) -> usize {
+    let azure = azure_with(|options| {
+        options.delays = Delays::all(Duration::from_millis(20));
+    })
+    .await;
+    azure.faults().seed(seed, RATES);
+    let mut attempts = 0;
+    for stage in LIFE {
+        loop {
+            attempts += 1;
+            assert!(attempts < ATTEMPTS, "seed {seed}: {stage:?} has no end");
+            let is_made_by_two = has_rival(seed) && matches!(stage, Stage::Provision);
+            let processes = if is_made_by_two { 2 } else { 1 };
+            let outcomes = join_all((0..processes).map(|_| attempt(&azure, stage))).await;
+            let errors: Vec<&Error> = outcomes
+                .iter()
+                .filter_map(|one| one.as_ref().err())
+                .collect();
+            for error in &errors {
+                let told = error.chain();
+                assert!(may_be_tried_again(error), "seed {seed}: {stage:?}: {told}");
+                secrets::in_none(&secrets::planted(&azure), &[&told, &format!("{error:?}")]);
+                if let Retry::After(after) = error.retry() {
+                    tokio::time::sleep(after).await;
+                }
+            }
+            if errors.is_empty() {
+                break;
+            }
+        }
+        if matches!(stage, Stage::Provision | Stage::Start) {
+            azure.faults().clear();
+            let node = get(&provider(&azure, 1), "one").await.unwrap();
+            assert_eq!(node.power, Power::Running, "seed {seed}: {stage:?}");
+            is_whole(&azure).await;
+            azure.faults().seed(seed.wrapping_add(1 << 32), RATES);
+        }
+    }
+    azure.faults().clear();
+    assert_eq!(
+        raw::everything(&azure).await,
+        Vec::<String>::new(),
+        "seed {seed}"
+    );
+    // Of two, one is not told what the other was.
+    if !has_rival(seed) {
+        assert_eq!(azure.requests().too_early(), [], "seed {seed}");
+    }
+    attempts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_fails_a_node_is_made_once_and_leaves_nothing() {
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap())
+    };
+    let seeds = match number(SEED_VARIABLE) {
+        Some(seed) => seed..seed + 1,
+        None => 0..number(SEEDS_VARIABLE).unwrap_or(SEEDS),
+    };
+    let attempts: Vec<usize> = stream::iter(seeds)
+        .map(|seed| {
+            let lived = tokio::spawn(live(seed));
+            async move {
+                let lived = lived.await;
+                lived.unwrap_or_else(|error| panic!("{SEED_VARIABLE}={seed}: {error}"))
+            }
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let most = attempts.iter().max().unwrap();
+    println!("{} seeds, at most {most} attempts", attempts.len());
+    assert!(*most > LIFE.len(), "faults struck");
+}

@@ -1,7 +1,8 @@
 //! Where code bases live, and how their contents are told apart.
 //!
-//! [`DirectoryStore`] reads them where the user works on them; [`PublishedStore`] holds the
-//! archives that were made from them on the manager's node.
+//! [`DirectoryStore`] reads them where the user works on them; a [`CodePublisher`] takes them in,
+//! for others to build from; [`PublishedStore`] holds the archives that were made from them on
+//! the manager's node.
 
 pub mod archive;
 pub mod digest;
@@ -9,6 +10,7 @@ mod directory;
 mod dockerignore;
 mod inline;
 mod published;
+pub mod publishing;
 mod tree;
 
 use std::fmt::Debug;
@@ -25,6 +27,7 @@ use crate::host::ByteStream;
 pub use directory::DirectoryStore;
 pub(crate) use inline::with_file;
 pub use published::PublishedStore;
+pub use publishing::{CodePublisher, Published};
 pub(crate) use tree::read_tree;
 
 /// A code base by name and content.

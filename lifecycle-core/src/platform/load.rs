@@ -1,6 +1,6 @@
 //! From the user's files to a [`Declaration`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::compose::{self, Build, Composition, World};
@@ -41,18 +41,35 @@ pub async fn load(
     id: PlatformId,
     code: &dyn CodeStore,
 ) -> Result<Loaded, Diagnostics> {
-    let owned = sources.clone();
-    let read = tokio::task::spawn_blocking(move || Draft::read(&owned)).await;
-    let mut draft = match read {
-        Ok(draft) => draft,
-        Err(error) => {
-            let mut report = Report::new(shown(sources.compose_files.first(), sources));
-            report.file_problem(error.to_string(), "try again");
-            return Err(refused(vec![report]));
-        }
-    };
+    let mut draft = read(sources).await?;
     draft.resolve_code(code).await;
     draft.finish(id)
+}
+
+/// The names of the code bases that a platform's services are built from, whether they can be
+/// found or not: directories relative to [`Sources::project_dir`].
+///
+/// # Errors
+/// Everything that is wrong with the files, but for what code bases hold.
+pub async fn code_bases(sources: &Sources) -> Result<BTreeSet<String>, Diagnostics> {
+    let draft = read(sources).await?;
+    let services = draft.composition.services.values();
+    let names = services.filter_map(|service| service.build.as_ref());
+    let names = names.map(|build| build.code.clone()).collect();
+    match Report::problems_of(draft.reports.into()) {
+        Some(problems) => Err(problems),
+        None => Ok(names),
+    }
+}
+
+async fn read(sources: &Sources) -> Result<Draft, Diagnostics> {
+    let owned = sources.clone();
+    let read = tokio::task::spawn_blocking(move || Draft::read(&owned)).await;
+    read.map_err(|error| {
+        let mut report = Report::new(shown(sources.compose_files.first(), sources));
+        report.file_problem(error.to_string(), "try again");
+        refused(vec![report])
+    })
 }
 
 /// The findings of reports of which one at least has a problem.

@@ -43,7 +43,7 @@ use crate::secret::Sensitive;
 
 pub(crate) use diagnostic::nearest;
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
-pub use load::{Loaded, load};
+pub use load::{Loaded, code_bases, load};
 pub use schema::{SCHEMA_LINE, schema};
 pub use sources::{Sources, find};
 pub use starter::{Starter, load_on_fewest_nodes};

@@ -1,5 +1,6 @@
 //! What the command line takes.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -84,6 +85,8 @@ pub(crate) enum Command {
     Down(Down),
     /// Look at this machine, the files, each node and the manager: what is wrong, what to do
     Doctor,
+    /// Run a simulated Azure on this machine, to try a platform for Azure out without an account
+    AzureSimulator(AzureSimulator),
     /// Print the JSON Schema of platform.toml, for editors; or of what a command writes with --json
     Schema(Schema),
     /// Print completions for a shell: `source <(bootstrapper completions bash)`
@@ -130,6 +133,7 @@ pub(crate) enum Described {
     Restart,
     Down,
     Doctor,
+    AzureSimulator,
     Failure,
 }
 
@@ -281,6 +285,44 @@ pub(crate) struct Down {
     /// Remove named volumes too, on nodes that stay
     #[arg(long)]
     pub(crate) volumes: bool,
+}
+
+/// What to simulate, and where.
+#[derive(Debug, Args)]
+pub(crate) struct AzureSimulator {
+    /// The address to listen at; without one, that of this machine on Docker's own bridge, which
+    /// VMs reach too
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<IpAddr>,
+
+    /// The port of everything but Azure Files, over https; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 10_443)]
+    pub(crate) https: u16,
+
+    /// The same over http
+    #[arg(long, value_name = "PORT", default_value_t = 10_080)]
+    pub(crate) http: u16,
+
+    /// The port of Azure Files, over https; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 10_444)]
+    pub(crate) files_https: u16,
+
+    /// The same over http
+    #[arg(long, value_name = "PORT", default_value_t = 10_081)]
+    pub(crate) files_http: u16,
+
+    /// Where the authority to trust and the secrets are written, and what was made is noted; in the
+    /// user's configuration directory without
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+
+    /// Make no machines: a VM is but a state, and nothing answers at its address
+    #[arg(long)]
+    pub(crate) state_only: bool,
+
+    /// Add a line of JSON for each request to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 }
 
 #[cfg(test)]

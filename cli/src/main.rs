@@ -9,6 +9,7 @@ mod paint;
 mod printer;
 mod progress;
 mod project;
+mod simulated_azure;
 mod terminal;
 mod wiring;
 
@@ -39,6 +40,10 @@ fn main() -> ExitCode {
     let outcome = match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let outcome = runtime.block_on(async {
+                if let Command::AzureSimulator(options) = &arguments.command {
+                    // It ends by a signal and has to tidy up after that.
+                    return commands::azure_simulator::run(&arguments, options).await;
+                }
                 tokio::select! {
                     outcome = run(&arguments) => outcome,
                     _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
@@ -86,5 +91,8 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Exec(options) => commands::exec::run(arguments, options).await,
         Command::Restart(options) => commands::restart::run(arguments, options).await,
         Command::Down(options) => commands::down::run(arguments, options).await,
+        Command::AzureSimulator(options) => {
+            commands::azure_simulator::run(arguments, options).await
+        }
     }
 }

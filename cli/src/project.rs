@@ -1,16 +1,18 @@
 //! The project on this machine: its files, and the identity of the platform that they declare.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lifecycle_core::clock::{IdSource, RandomIds};
-use lifecycle_core::code::DirectoryStore;
+use lifecycle_core::code::{CodeStore, DirectoryStore};
 use lifecycle_core::model::{PlatformId, PlatformName};
-use lifecycle_core::platform::{self, Loaded, Sources};
+use lifecycle_core::platform::{self, Access, Loaded, Sources};
 use lifecycle_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::Arguments;
 use crate::failure::Failure;
+use crate::wiring;
 
 /// `.lifecycle/platform.json`: no secret, may be committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,14 +58,29 @@ impl Project {
         &self,
         id: PlatformId,
     ) -> std::result::Result<(Loaded, u16), Failure> {
-        platform::load_on_fewest_nodes(&self.sources, id, &self.code())
+        platform::load_on_fewest_nodes(&self.sources, id, &self.local_code())
             .await
             .map_err(Failure::Files)
     }
 
-    /// The code bases, by their paths beside the Compose file.
-    pub(crate) fn code(&self) -> DirectoryStore {
-        DirectoryStore::new(self.sources.project_dir.clone())
+    /// The code bases on this machine, by their paths beside the Compose file.
+    pub(crate) fn local_code(&self) -> DirectoryStore {
+        DirectoryStore::new(self.directory().to_owned())
+    }
+
+    /// The directory that all paths start from.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.sources.project_dir
+    }
+
+    /// What opens the cloud and the code store; the Compose files need not be in order.
+    pub(crate) fn access(&self) -> std::result::Result<Access, Failure> {
+        platform::access(&self.sources).map_err(Failure::Files)
+    }
+
+    /// Where code bases are read from.
+    fn code(&self) -> std::result::Result<Arc<dyn CodeStore>, Failure> {
+        Ok(wiring::code(&self.access()?, self.directory())?)
     }
 
     /// The identity, if this project was ever brought up. A name on the command line that is
@@ -121,9 +138,20 @@ impl Project {
         }
     }
 
+    /// The same with the code bases on this machine, wherever the platform reads them: what is
+    /// simulated needs no network.
+    pub(crate) async fn load_offline(
+        &self,
+        id: PlatformId,
+    ) -> std::result::Result<Loaded, Failure> {
+        platform::load(&self.sources, id, &self.local_code())
+            .await
+            .map_err(Failure::Files)
+    }
+
     /// Reads the files for a platform of this id.
     pub(crate) async fn load(&self, id: PlatformId) -> std::result::Result<Loaded, Failure> {
-        platform::load(&self.sources, id, &self.code())
+        platform::load(&self.sources, id, self.code()?.as_ref())
             .await
             .map_err(Failure::Files)
     }

@@ -1,26 +1,27 @@
 //! Backends for the bootstrapper, by what the declaration says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
+use lifecycle_azure::{Azure, AzureFiles, AzureOptions, Login};
 use lifecycle_core::bootstrap::{
     Bootstrapper, Finding, Health, OperatorState, PlatformSecrets, Reporter, StateDirectory,
     StaticBinary, ThroughNode,
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
-use lifecycle_core::code::CodeStore;
+use lifecycle_core::code::{CodeStore, DirectoryStore};
 use lifecycle_core::model::NodeName;
-use lifecycle_core::platform::{CloudSpec, Declaration, RegistrySpec};
+use lifecycle_core::platform::{Access, CloudSpec, CodeStoreSpec, Declaration, RegistrySpec};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
 use lifecycle_core::registry::{MemoryRegistry, SqlDatabases};
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, DockerEngine, LocalNodes, LocalNodesOptions, SocketReadiness,
-    SshConnector, SshCredential, generate_ssh_key,
+    AddressChoice, DebianPreparer, DockerEngine, JumpHost, LocalNodes, LocalNodesOptions, Reaches,
+    SocketReadiness, SshConnector, SshCredential, generate_ssh_key,
 };
 
 use crate::project::Identity;
@@ -42,7 +43,7 @@ pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
     ))
 }
 
-fn configuration_directory() -> Result<PathBuf> {
+pub(crate) fn configuration_directory() -> Result<PathBuf> {
     let base = etcetera::choose_base_strategy().map_err(|error| Error::Invalid {
         what: "the user's configuration directory".into(),
         why: error.to_string(),
@@ -104,36 +105,97 @@ pub(crate) async fn secrets(
     }
 }
 
-/// A bootstrapper for a platform whose nodes come from `cloud`.
-pub(crate) fn bootstrapper(
-    identity: &Identity,
-    cloud: &CloudSpec,
-    manager_node: &NodeName,
-    state: StateDirectory,
-    secrets: PlatformSecrets,
-    code: Arc<dyn CodeStore>,
-    reporter: Arc<dyn Reporter>,
-) -> Result<Bootstrapper> {
+/// What a bootstrapper is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) identity: &'a Identity,
+    /// Where nodes come from.
+    pub(crate) cloud: &'a CloudSpec,
+    pub(crate) manager_node: &'a NodeName,
+    pub(crate) state: StateDirectory,
+    pub(crate) secrets: PlatformSecrets,
+    pub(crate) access: Access,
+    /// Where code bases are that lie on this machine.
+    pub(crate) directory: &'a Path,
+    pub(crate) reporter: Arc<dyn Reporter>,
+}
+
+/// Where code bases are read from.
+pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStore>> {
+    match &access.code {
+        CodeStoreSpec::Directory => Ok(Arc::new(DirectoryStore::new(directory.to_owned()))),
+        CodeStoreSpec::AzureFiles(spec) => {
+            let secret = access.credentials.code()?;
+            Ok(Arc::new(AzureFiles::declared(spec, secret)?))
+        }
+        other => Err(Error::Unsupported {
+            what: format!("the code store {other:?}"),
+            backend: "this bootstrapper",
+        }),
+    }
+}
+
+fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
+    let key = parts.secrets.ssh.public.clone();
+    match parts.cloud {
+        CloudSpec::Local { subnet } => {
+            let mut options = LocalNodesOptions::new(owner.clone(), key);
+            options.socket = engine_socket()?;
+            options.manager_node = Some(parts.manager_node.clone());
+            options.subnet = subnet.as_deref().map(str::parse).transpose()?;
+            Ok(Arc::new(LocalNodes::new(options)?))
+        }
+        CloudSpec::Azure(spec) => {
+            let secret = parts.access.credentials.cloud.as_ref();
+            let login = Login::declared(&spec.login, secret)?;
+            let options = AzureOptions::declared(spec, owner.clone(), key, login)?;
+            Ok(Arc::new(Azure::new(options)?))
+        }
+        other => Err(Error::Unsupported {
+            what: format!("the cloud {other:?}"),
+            backend: "this bootstrapper",
+        }),
+    }
+}
+
+/// How nodes are reached from here: directly, or through a jump host.
+fn connector(parts: &Parts<'_>, owner: Owner) -> Result<SshConnector> {
+    let own = SshCredential::PrivateKey(parts.secrets.ssh.private.clone());
+    let connector = SshConnector::new(own.clone(), owner, AddressChoice::PublicThenPrivate);
+    let jump_host = match parts.cloud {
+        CloudSpec::Azure(spec) => spec.jump_host.as_ref(),
+        _ => None,
+    };
+    let Some(jump_host) = jump_host else {
+        return Ok(connector);
+    };
+    let key = parts.access.credentials.jump_host.clone();
+    connector.through(JumpHost {
+        host: jump_host.host.clone(),
+        port: jump_host.port,
+        user: jump_host.user.clone(),
+        host_keys: vec![jump_host.host_key.clone()],
+        credential: key.map_or(own, SshCredential::PrivateKey),
+        reaches: Reaches::default(),
+    })
+}
+
+/// A bootstrapper for a platform.
+pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let owner = Owner {
-        id: identity.id,
-        name: identity.name.clone(),
+        id: parts.identity.id,
+        name: parts.identity.name.clone(),
     };
-    let cloud: Arc<dyn CloudProvider> = match cloud {
-        CloudSpec::Local { subnet } => {
-            let mut options = LocalNodesOptions::new(owner.clone(), secrets.ssh.public.clone());
-            options.socket = engine_socket()?;
-            options.manager_node = Some(manager_node.clone());
-            options.subnet = subnet.as_deref().map(str::parse).transpose()?;
-            Arc::new(LocalNodes::new(options)?)
-        }
-        other => {
-            return Err(Error::Unsupported {
-                what: format!("the cloud {other:?}"),
-                backend: "this bootstrapper",
-            });
-        }
-    };
+    let cloud = cloud(&parts, &owner)?;
+    let code = code(&parts.access, parts.directory)?;
+    let connector = connector(&parts, owner.clone())?;
+    let Parts {
+        state,
+        secrets,
+        access,
+        reporter,
+        ..
+    } = parts;
     // An engine elsewhere is not asked: what it has is given where a socket leads to it.
     let operator_engine = engine_socket()
         .ok()
@@ -145,11 +207,7 @@ pub(crate) fn bootstrapper(
         backends: Backends {
             registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
             cloud,
-            connector: Arc::new(SshConnector::new(
-                SshCredential::PrivateKey(secrets.ssh.private.clone()),
-                owner,
-                AddressChoice::PublicThenPrivate,
-            )),
+            connector: Arc::new(connector),
             preparer: Arc::new(DebianPreparer),
             probe: Arc::new(SocketReadiness),
             code,
@@ -167,6 +225,7 @@ pub(crate) fn bootstrapper(
         reporter,
         driver: DriverOptions::default(),
         registry: RegistrySpec::default(),
+        access,
         databases: Arc::new(SqlDatabases::new(Arc::new(SystemClock))),
     })
 }
@@ -188,7 +247,7 @@ pub(crate) fn simulated(
 }
 
 /// The socket of the operator's own engine.
-fn engine_socket() -> Result<PathBuf> {
+pub(crate) fn engine_socket() -> Result<PathBuf> {
     match std::env::var("DOCKER_HOST") {
         Err(_) => Ok(ENGINE_SOCKET.into()),
         Ok(host) if host.is_empty() => Ok(ENGINE_SOCKET.into()),

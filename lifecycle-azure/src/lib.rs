@@ -7,9 +7,11 @@
 //! networks and all else by requests of our own. `provider` is the whole of [`Azure`], told from
 //! what Azure shows alone; `files` the whole of [`AzureFiles`].
 
+mod alternative;
 mod arm;
 mod compute;
 mod credential;
+mod declared;
 mod files;
 mod first_boot;
 mod machine;

@@ -6,6 +6,7 @@ use lifecycle_core::model::{NodeName, NodeSpec};
 use lifecycle_core::{Error, Result};
 use serde_json::{Value, json};
 
+use crate::alternative::{Alternative, Tried};
 use crate::arm::failure::Refusal;
 use crate::first_boot::HostKey;
 use crate::options::{AzureOptions, image};
@@ -31,6 +32,8 @@ pub(crate) struct Machine {
     /// The path of its first network interface.
     pub(crate) interface: Option<String>,
     pub(crate) account: Option<String>,
+    /// Its size and zone.
+    pub(crate) kind: Alternative,
 }
 
 /// What Azure says of the last change to a VM.
@@ -78,6 +81,16 @@ impl Machine {
             }
             _ => State::Changing(state),
         };
+        let size = properties.hardware_profile.and_then(|it| it.vm_size);
+        let size = size.and_then(|size| serde_json::to_value(size).ok());
+        let kind = Alternative {
+            size: size
+                .as_ref()
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned(),
+            zone: vm.zones.into_iter().next(),
+        };
         let interfaces = properties
             .network_profile
             .map(|profile| profile.network_interfaces);
@@ -108,6 +121,7 @@ impl Machine {
             account: properties
                 .os_profile
                 .and_then(|profile| profile.admin_username),
+            kind,
         })
     }
 
@@ -157,6 +171,28 @@ impl Machine {
         self.power() == Power::Stopped && !matches!(self.state, State::Changing(_))
     }
 
+    /// What could not be had up to now, this VM with it if Azure has no room for it. Whatever else
+    /// failed may be tried once more.
+    pub(crate) fn tried(&self) -> Tried {
+        let tried = Tried::read(self.tags.get(tags::TRIED));
+        match &self.state {
+            State::Failed(refusal) if self.never_ran() && refusal.is_no_room() => {
+                tried.with(&self.kind, refusal)
+            }
+            _ => tried,
+        }
+    }
+
+    /// Whether it was made as one of several alternatives.
+    pub(crate) fn has_alternatives(&self) -> bool {
+        self.tags.get(tags::TRIED).is_some()
+    }
+
+    /// The attempt that made it.
+    pub(crate) fn run(&self) -> &str {
+        self.tags.get(tags::RUN).unwrap_or("unknown")
+    }
+
     /// Whether it was made by us.
     pub(crate) fn is_created(&self) -> bool {
         self.tags.get(tags::CREATED) == Some("yes")
@@ -173,26 +209,48 @@ fn power(word: &str) -> Option<Power> {
     }
 }
 
+/// What one attempt at a VM is told from others by.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    /// Its id.
+    pub(crate) run: &'a str,
+    /// What is asked for.
+    pub(crate) kind: &'a Alternative,
+    /// What could not be had before; none where there is but one alternative.
+    pub(crate) tried: Option<&'a Tried>,
+    /// The key that its SSH server will have.
+    pub(crate) key: &'a HostKey,
+}
+
 /// The request for a VM with its disk, interface and address, all of which go with it.
 pub(crate) fn wanted(
     options: &AzureOptions,
     spec: &NodeSpec,
     subnet: &str,
-    run: &str,
-    key: &HostKey,
+    attempt: &Attempt<'_>,
 ) -> Result<models::VirtualMachine> {
+    let Attempt {
+        run,
+        kind,
+        tried,
+        key,
+    } = attempt;
     let name = spec.name.as_str();
-    let tags = Tags::of(&options.owner)
+    let mut tags = Tags::of(&options.owner)
         .with(tags::NODE, name)
         .with(tags::RUN, run)
         .with(tags::ACCOUNT, &options.account)
         .with(tags::HOST_KEY, &key.public);
+    if let Some(tried) = tried {
+        tags = tags.with(tags::TRIED, &tried.written().unwrap_or_default());
+    }
     let [publisher, offer, sku, version] = image(spec.image.as_deref().unwrap_or(&options.image))?;
     let mut address = json!({
         "subnet": { "id": subnet },
         "primary": true,
     });
     if options.public_ip {
+        // A standard address serves every zone, as long as it names none.
         address["publicIPAddressConfiguration"] = json!({
             "name": format!("{name}-ip"),
             "sku": { "name": "Standard" },
@@ -200,7 +258,7 @@ pub(crate) fn wanted(
         });
     }
     let properties = json!({
-        "hardwareProfile": { "vmSize": spec.size.as_deref().unwrap_or(&options.size) },
+        "hardwareProfile": { "vmSize": kind.size },
         "storageProfile": {
             "imageReference": {
                 "publisher": publisher, "offer": offer, "sku": sku, "version": version,
@@ -243,6 +301,18 @@ pub(crate) fn wanted(
     resource.tags = Some(tags.to_value());
     let mut vm = models::VirtualMachine::new(resource);
     vm.properties = Some(properties);
+    vm.zones = kind.zone.iter().cloned().collect();
+    Ok(vm)
+}
+
+/// The same request with a user-assigned identity, whose id the generated client has no place for.
+pub(crate) fn with_identity(vm: &models::VirtualMachine, identity: &str) -> Result<Value> {
+    let mut vm = serde_json::to_value(vm)
+        .map_err(|error| Error::failed("writing a VM's request", error.to_string()))?;
+    vm["identity"] = json!({
+        "type": "UserAssigned",
+        "userAssignedIdentities": { identity: {} },
+    });
     Ok(vm)
 }
 

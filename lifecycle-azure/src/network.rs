@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
+use crate::alternative::Tried;
 use crate::arm::Client;
 use crate::options::AzureOptions;
-use crate::tags::Tags;
+use crate::tags::{self, Tags};
 
 /// The API's versions that these requests are written for.
 pub(crate) const RESOURCES: &str = "2021-04-01";
@@ -21,6 +23,9 @@ const DEADLINE: Duration = Duration::from_mins(10);
 /// address goes a little after its VM, and Azure's list of a group lags behind.
 const LOOKS: usize = 12;
 
+/// How many tags Azure takes on a resource: "Use tags to organize your Azure resources".
+const TAGS: usize = 50;
+
 /// The shared resources of one platform.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -28,6 +33,8 @@ pub(crate) struct Shared {
     options: AzureOptions,
     /// Whether this process has seen them all; held while they are made.
     there: Mutex<bool>,
+    /// Held while the network's tags are changed: Azure replaces them all.
+    notes: Mutex<()>,
 }
 
 impl Shared {
@@ -36,6 +43,7 @@ impl Shared {
             client,
             options,
             there: Mutex::default(),
+            notes: Mutex::default(),
         }
     }
 
@@ -180,6 +188,41 @@ impl Shared {
         Ok(())
     }
 
+    /// What could not be had for a node whose VM is gone, so that the next attempt goes on there.
+    pub(crate) async fn tried(&self, node: &NodeName) -> Result<Tried> {
+        let network = self.client.get(&self.virtual_network(), NETWORK).await?;
+        let tags = Tags::read(network.as_ref().and_then(|network| network.get("tags")));
+        Ok(Tried::read(tags.get(&tried_tag(node))))
+    }
+
+    /// Notes what could not be had for a node; what is empty is forgotten.
+    pub(crate) async fn note_tried(&self, node: &NodeName, tried: &Tried) -> Result<()> {
+        let path = self.virtual_network();
+        let key = tried_tag(node);
+        let _held = self.notes.lock().await;
+        let Some(network) = self.client.get(&path, NETWORK).await? else {
+            return Ok(());
+        };
+        let before = Tags::read(network.get("tags"));
+        let after = before.clone().without(&key);
+        let after = match tried.written() {
+            Some(text) => after.with(&key, &text),
+            None => after,
+        };
+        if after == before {
+            return Ok(());
+        }
+        if after.len() > TAGS {
+            // Others' notes go as soon as their nodes are there.
+            return Err(Error::Throttled {
+                what: format!("noting what node {node} cannot be"),
+                after: Some(self.options.poll_every),
+            });
+        }
+        let body = json!({ "tags": after.to_value() });
+        self.client.patch(&path, NETWORK, &body).await
+    }
+
     async fn is_ours(&self, path: &str, version: &str) -> Result<bool> {
         let found = self.client.get(path, version).await?;
         Ok(found.is_some_and(|found| Tags::read(found.get("tags")).are_of(&self.options.owner)))
@@ -198,6 +241,10 @@ impl Shared {
         };
         in_time(path, look).await
     }
+}
+
+fn tried_tag(node: &NodeName) -> String {
+    format!("{}.{node}", tags::TRIED)
 }
 
 async fn in_time(path: &str, change: impl Future<Output = Result<()>>) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use lifecycle_core::model::NodeName;
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 use url::Url;
@@ -79,8 +80,16 @@ pub struct AzureOptions {
     pub ssh_from: Vec<String>,
     /// Whether new nodes get a public address; without, they are reached inside the network.
     pub public_ip: bool,
-    /// The size of nodes that name none.
-    pub size: String,
+    /// The sizes of nodes that name none: the first that can be had.
+    pub sizes: Vec<String>,
+    /// The availability zones of new nodes, in each of which a size is tried before the next one;
+    /// none leaves the choice to Azure.
+    pub zones: Vec<String>,
+    /// The resource id of a user-assigned identity that the manager's VM gets as it is made, to
+    /// log in with. One that exists already is left as it is.
+    pub identity: Option<String>,
+    /// The node whose VM gets it.
+    pub manager_node: Option<NodeName>,
     /// What nodes boot that name nothing, as `publisher:offer:sku:version`.
     pub image: String,
     /// Resource Manager's address, for other clouds and the simulator.
@@ -112,7 +121,10 @@ impl AzureOptions {
             network: (Ipv4Addr::new(10, 90, 0, 0), 16),
             ssh_from: vec!["Internet".to_owned()],
             public_ip: true,
-            size: SIZE.to_owned(),
+            sizes: vec![SIZE.to_owned()],
+            zones: Vec::new(),
+            identity: None,
+            manager_node: None,
             image: IMAGE.to_owned(),
             endpoint: PUBLIC.to_owned(),
             authority_host: None,
@@ -178,6 +190,7 @@ impl AzureOptions {
             ));
         }
         image(&self.image)?;
+        self.check_machines()?;
         let account = &self.account;
         let is_name = account.starts_with(|c: char| c.is_ascii_lowercase())
             && account.len() <= 32
@@ -238,6 +251,30 @@ impl AzureOptions {
         })
     }
 
+    /// Checks what VMs may be and who they are.
+    fn check_machines(&self) -> Result<()> {
+        if self.sizes.is_empty() || self.sizes.iter().any(String::is_empty) {
+            return Err(Error::Invalid {
+                what: "the sizes of nodes".to_owned(),
+                why: "there is none, or an empty one".to_owned(),
+                mend: format!("name one such as {SIZE}, or leave `size` out"),
+            });
+        }
+        // Azure numbers the zones of a region.
+        let is_zone = |zone: &&String| (1..=9).any(|number| **zone == number.to_string());
+        if let Some(zone) = self.zones.iter().find(|zone| !is_zone(zone)) {
+            return Err(Error::Invalid {
+                what: format!("the zone `{zone}`"),
+                why: "Azure has no such zones".to_owned(),
+                mend: "name some of \"1\", \"2\" and \"3\", or leave `zones` out".to_owned(),
+            });
+        }
+        if let Some(identity) = &self.identity {
+            check_identity(identity)?;
+        }
+        Ok(())
+    }
+
     /// The name of the resource group.
     pub(crate) fn group(&self) -> String {
         self.resource_group.clone().unwrap_or_else(|| self.prefix())
@@ -278,6 +315,54 @@ fn is_source(source: &str) -> bool {
     source == "*" || is_word(source)
 }
 
+/// Whether this is the id of a user-assigned identity.
+pub(crate) fn check_identity(id: &str) -> Result<()> {
+    let is_segment = |text: &str| {
+        !text.is_empty()
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.()".contains(c))
+    };
+    let segments: Vec<&str> = id.split('/').collect();
+    let is_id = match segments.as_slice() {
+        [
+            "",
+            subscriptions,
+            subscription,
+            groups,
+            group,
+            providers,
+            provider,
+            kind,
+            name,
+        ] => {
+            let words = [
+                (subscriptions, "subscriptions"),
+                (groups, "resourceGroups"),
+                (providers, "providers"),
+                (provider, "Microsoft.ManagedIdentity"),
+                (kind, "userAssignedIdentities"),
+            ];
+            words.iter().all(|(word, is)| word.eq_ignore_ascii_case(is))
+                && uuid::Uuid::parse_str(subscription).is_ok()
+                && is_segment(group)
+                && is_segment(name)
+        }
+        _ => false,
+    };
+    if is_id {
+        return Ok(());
+    }
+    Err(Error::Invalid {
+        what: format!("the identity `{id}`"),
+        why: "it is no id of a user-assigned identity, \
+              `/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity\
+              /userAssignedIdentities/…`"
+            .to_owned(),
+        mend: "`az identity list --query [].id` prints them".to_owned(),
+    })
+}
+
 /// The parts of an image's name.
 pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
     // They stand in addresses too.
@@ -307,6 +392,9 @@ mod tests {
     const KEY: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
 
+    const IDENTITY: &str = "/subscriptions/22222222-2222-2222-2222-222222222222/resourcegroups/g\
+        /providers/Microsoft.ManagedIdentity/userAssignedIdentities/manager";
+
     fn options() -> AzureOptions {
         let owner = Owner {
             id: PlatformId::new(uuid::Uuid::from_u128(7)),
@@ -327,6 +415,8 @@ mod tests {
         let sources = ["*", "203.0.113.7", "2001:db8::/32", "AzureCloud.westeurope"];
         options.ssh_from = sources.map(str::to_owned).to_vec();
         options.endpoint = "http://127.0.0.1:8080".into();
+        options.zones = vec!["3".into(), "1".into()];
+        options.identity = Some(IDENTITY.into());
         options.check().unwrap();
     }
 
@@ -341,7 +431,13 @@ mod tests {
 
     #[test]
     fn each_wrong_value_is_named_with_its_mend() {
-        let spoilt: [fn(&mut AzureOptions); 16] = [
+        let spoilt: [fn(&mut AzureOptions); 22] = [
+            |o| o.sizes = Vec::new(),
+            |o| o.sizes.push(String::new()),
+            |o| o.zones = vec!["westeurope-1".into()],
+            |o| o.zones = vec!["1".into(), "0".into()],
+            |o| o.identity = Some("manager".into()),
+            |o| o.identity = Some(format!("{IDENTITY}/../x")),
             |o| o.image = "a:b:../..:d".into(),
             |o| o.account = "console".into(),
             |o| o.ssh_from = vec!["203.0.113.0/33".into()],

@@ -2,6 +2,7 @@
 //! the subscription can have these VMs in this region.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use azure_mgmt_compute::models;
 use lifecycle_core::Result;
@@ -9,10 +10,15 @@ use lifecycle_core::cloud::PreflightReport;
 use lifecycle_core::model::NodeSpec;
 use serde_json::Value;
 
+use crate::alternative::Alternative;
 use crate::arm::Client;
 use crate::arm::transport::pages;
 use crate::compute::{COMPUTE, Compute};
 use crate::options::{AzureOptions, image};
+
+/// How long a VM takes where none was seen yet. Microsoft's quickstart "Create a Linux virtual
+/// machine with the Azure CLI" speaks of "a few minutes".
+const USUAL: Duration = Duration::from_mins(3);
 
 const SUBSCRIPTIONS: &str = "2022-12-01";
 
@@ -21,9 +27,122 @@ const SUBSCRIPTIONS: &str = "2022-12-01";
 struct Size {
     family: String,
     cores: u64,
-    /// Why this subscription cannot have it.
-    restriction: Option<String>,
+    /// The zones that have it.
+    zones: Vec<String>,
+    restrictions: Vec<Restriction>,
 }
+
+/// Why this subscription cannot have a size.
+#[derive(Debug)]
+struct Restriction {
+    /// Where; nowhere in the region if this is empty.
+    zones: Vec<String>,
+    why: String,
+}
+
+impl Size {
+    /// Why it cannot be had there, with the mend.
+    fn refuses(&self, kind: &Alternative, location: &str) -> Option<String> {
+        let Alternative { size, zone } = kind;
+        let holds = |one: &&Restriction| {
+            one.zones.is_empty() || zone.as_ref().is_some_and(|zone| one.zones.contains(zone))
+        };
+        if let Some(Restriction { why, .. }) = self.restrictions.iter().find(holds) {
+            return Some(format!(
+                "this subscription cannot have size {kind} in {location} ({why}): choose another \
+                 size or location"
+            ));
+        }
+        let zone = zone.as_ref().filter(|zone| !self.zones.contains(zone))?;
+        Some(match self.zones.as_slice() {
+            [] => format!(
+                "{location} has size {size} in no zone: leave `zones` out, or choose another size \
+                 or location"
+            ),
+            known => format!(
+                "{location} has no size {size} in zone {zone}: choose of zones {}",
+                known.join(", ")
+            ),
+        })
+    }
+}
+
+/// Cores by the lower-case name of the family, and of all together as `cores`.
+type Cores = BTreeMap<String, u64>;
+
+/// What a region has, and how much of it may be used.
+#[derive(Debug)]
+struct Offer<'a> {
+    location: &'a str,
+    sizes: Vec<(String, Size)>,
+    /// What is used, and what may be.
+    usages: BTreeMap<String, (u64, u64)>,
+}
+
+impl Offer<'_> {
+    /// The size of an alternative; why it cannot be had, with the mend.
+    fn find(&self, kind: &Alternative) -> Result<&Size, String> {
+        let location = self.location;
+        let name = &kind.size;
+        let found = self
+            .sizes
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let Some((_, size)) = found else {
+            return Err(format!(
+                "{location} has no size {name}: choose one of `az vm list-skus --location {location} \
+                 --resource-type virtualMachines`"
+            ));
+        };
+        size.refuses(kind, location).map_or(Ok(size), Err)
+    }
+
+    /// Whether so many cores more than `needed` stay within the quotas.
+    fn fits(&self, needed: &Cores, size: &Size) -> bool {
+        [size.family.to_lowercase().as_str(), ALL]
+            .iter()
+            .all(|family| {
+                let needed = needed.get(*family).copied().unwrap_or_default();
+                self.usages.get(*family).is_none_or(|(used, limit)| {
+                    used.saturating_add(needed).saturating_add(size.cores) <= *limit
+                })
+            })
+    }
+
+    /// Which alternative a node will be, given what the nodes before it need: the first that is
+    /// sold and fits the quotas, or else the first that is sold. Adds to `needed`.
+    ///
+    /// # Errors
+    /// Why none can be had, one by one.
+    fn choose<'k>(
+        &self,
+        all: &'k [Alternative],
+        needed: &mut Cores,
+    ) -> Result<(&'k Alternative, Vec<String>), Vec<String>> {
+        let mut whys = Vec::new();
+        let mut sold = Vec::new();
+        for kind in all {
+            match self.find(kind) {
+                Ok(size) => sold.push((kind, size)),
+                Err(why) => whys.push(why),
+            }
+        }
+        let fitting = sold.iter().find(|(_, size)| self.fits(needed, size));
+        let Some((kind, size)) = fitting.or(sold.first()) else {
+            return Err(whys);
+        };
+        for family in [size.family.to_lowercase(), ALL.to_owned()] {
+            let cores = needed.entry(family).or_default();
+            *cores = cores.saturating_add(size.cores);
+        }
+        let over = sold.iter().take_while(|(before, _)| !before.is(kind));
+        whys.extend(over.map(|(before, _)| format!("the quota leaves no room for {before}")));
+        Ok((kind, whys))
+    }
+}
+
+/// What all families together are called.
+const ALL: &str = "cores";
 
 /// Checks `wanted`, as far as it does not exist yet.
 pub(crate) async fn check(
@@ -55,6 +174,7 @@ pub(crate) async fn check(
     if new.is_empty() {
         return Ok(report);
     }
+    report.predicted = Some(USUAL);
     for spec in &new {
         let is_taken = |machine: &crate::machine::Machine| {
             machine.group().eq_ignore_ascii_case(&options.group())
@@ -70,41 +190,38 @@ pub(crate) async fn check(
         }
     }
     let (sizes, usages) = tokio::try_join!(sizes(options, compute), usages(options, compute))?;
-    let mut needed: BTreeMap<&str, u64> = BTreeMap::new();
+    let offer = Offer {
+        location: &options.location,
+        sizes,
+        usages,
+    };
+    let mut needed = Cores::new();
     for spec in &new {
-        let name = spec.size.as_deref().unwrap_or(&options.size);
-        let location = &options.location;
-        let found = sizes
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name));
-        match found.map(|(_, size)| size) {
-            None => report.problems.push(format!(
-                "Node {}: {location} has no size {name}: choose one of `az vm list-skus --location \\
-                 {location} --resource-type virtualMachines`.",
-                spec.name
-            )),
-            Some(Size { restriction: Some(why), .. }) => report.problems.push(format!(
-                "Node {}: this subscription cannot have size {name} in {location} ({why}): choose \
-                 another size or location.",
-                spec.name
-            )),
-            Some(size) => {
-                let cores = needed.entry(&size.family).or_default();
-                *cores = cores.saturating_add(size.cores);
+        let all = Alternative::of(options, spec);
+        match offer.choose(&all, &mut needed) {
+            Ok((kind, whys)) if !whys.is_empty() && !all.first().is_some_and(|it| it.is(kind)) => {
+                let why = whys.join("; ");
+                let remark = format!("Node {} will be {kind}, since {why}.", spec.name);
+                report.remarks.push(remark);
+            }
+            Ok(_) => {}
+            Err(whys) => {
+                let problem = format!("Node {}: {}.", spec.name, whys.join("; "));
+                report.problems.push(problem);
             }
         }
     }
-    let of_all = needed.values().copied().fold(0, u64::saturating_add);
-    needed.insert("cores", of_all);
     for (family, cores) in needed {
-        let Some((used, limit)) = usages.get(&family.to_lowercase()) else {
+        let Some((used, limit)) = offer.usages.get(&family) else {
             continue;
         };
         if used.saturating_add(cores) > *limit {
-            let what = if family == "cores" {
+            let what = if family == ALL {
                 "all families"
             } else {
-                family
+                let of_family = |(_, size): &&(String, Size)| size.family.to_lowercase() == family;
+                let size = offer.sizes.iter().find(of_family);
+                size.map_or(family.as_str(), |(_, size)| &size.family)
             };
             report.problems.push(format!(
                 "The new nodes need {cores} cores of {what} in {}; {used} of {limit} are used: ask \
@@ -194,30 +311,40 @@ async fn sizes(options: &AzureOptions, compute: &Compute) -> Result<Vec<(String,
             .iter()
             .find(|one| one.name.as_deref() == Some("vCPUs"));
         let cores = cores.and_then(|one| one.value.as_ref()?.parse().ok());
-        let value = |restriction: &models::ResourceSkuRestrictions| {
-            serde_json::to_value(restriction).unwrap_or_default()
-        };
-        let of_location = sku
-            .restrictions
-            .iter()
-            .map(value)
-            .find(|one| one["type"] == "Location");
-        let why = |one: Value| {
-            one["reasonCode"]
-                .as_str()
-                .unwrap_or("restricted")
-                .to_owned()
-        };
+        let restrictions = sku.restrictions.iter().map(restriction).collect();
+        let here = sku.location_info.into_iter().find(|info| {
+            let known = info.location.as_deref().unwrap_or_default();
+            known.eq_ignore_ascii_case(location)
+        });
         Some((
             sku.name?,
             Size {
                 family: sku.family.unwrap_or_default(),
                 cores: cores.unwrap_or(1),
-                restriction: of_location.map(why),
+                zones: here.map(|info| info.zones).unwrap_or_default(),
+                restrictions,
             },
         ))
     };
     Ok(skus.filter_map(size).collect())
+}
+
+fn restriction(restriction: &models::ResourceSkuRestrictions) -> Restriction {
+    let one = serde_json::to_value(restriction).unwrap_or_default();
+    let texts = |pointer: &str| {
+        let texts = one.pointer(pointer).and_then(Value::as_array);
+        let texts = texts.into_iter().flatten().filter_map(Value::as_str);
+        texts.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let zones = match one["type"].as_str() {
+        Some("Zone") => texts("/restrictionInfo/zones"),
+        _ => Vec::new(),
+    };
+    let why = one["reasonCode"].as_str().unwrap_or("restricted");
+    Restriction {
+        zones,
+        why: why.to_owned(),
+    }
 }
 
 /// What is used, and may be, by the lower-case name of the family.

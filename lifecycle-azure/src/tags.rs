@@ -14,8 +14,12 @@ pub(crate) const PLATFORM_ID: &str = "lifecycle.platform-id";
 pub(crate) const NODE: &str = "lifecycle.node";
 /// `yes` on what we made, and so may delete.
 pub(crate) const CREATED: &str = "lifecycle.created";
-/// The attempt that made it.
+/// The attempt that made it: the log of whoever made it names it too.
 pub(crate) const RUN: &str = "lifecycle.run";
+/// On a VM that is one of several alternatives: what could not be had before it was made. Followed
+/// by a node's name, on the network: the same, between the removal of what could not be made and
+/// the next attempt.
+pub(crate) const TRIED: &str = "lifecycle.tried";
 /// The public half of the key that its SSH server identifies itself with.
 pub(crate) const HOST_KEY: &str = "lifecycle.host-key";
 /// The account that its SSH server knows.
@@ -44,6 +48,10 @@ impl Tags {
     pub(crate) fn without(mut self, key: &str) -> Self {
         self.0.retain(|known, _| !known.eq_ignore_ascii_case(key));
         self
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// The `tags` of a resource.

@@ -143,6 +143,11 @@ pub enum CloudProgress {
 pub struct PreflightReport {
     /// Each problem in one sentence, with its mend.
     pub problems: Vec<String>,
+    /// What will be otherwise than was wished first, each in one sentence.
+    pub remarks: Vec<String>,
+    /// How long the nodes that do not exist yet will take, made beside each other; none where
+    /// that cannot be said, or all exist.
+    pub predicted: Option<Duration>,
 }
 
 /// Proof that a node could not run at this moment.

@@ -204,4 +204,10 @@ pub struct NodeHandle {
 pub trait NodeConnector: Debug + Send + Sync + 'static {
     /// A handle for this node. Says [`Error::Unreachable`] if its SSH server does not answer.
     async fn connect(&self, node: &ObservedNode) -> Result<NodeHandle>;
+
+    /// The name of the host that nodes are reached through, and whether it answers; `None` where
+    /// nothing stands between.
+    async fn detour(&self) -> Option<(String, Result<()>)> {
+        None
+    }
 }

@@ -12,7 +12,7 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 
 use crate::engine::DockerEngine;
-use crate::ssh::{SshAccess, SshCredential, SshTarget, SshTimings};
+use crate::ssh::{Jump, JumpHost, Reaches, SshAccess, SshCredential, SshTarget, SshTimings};
 
 /// Which of a node's addresses is dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,7 @@ impl AddressChoice {
 struct Identity {
     boot_id: Option<String>,
     address: IpAddr,
+    through_jump: bool,
     port: u16,
     user: String,
     host_keys: Vec<String>,
@@ -61,6 +62,7 @@ pub struct SshConnector {
     owner: Owner,
     addresses: AddressChoice,
     timings: SshTimings,
+    jump: Option<Arc<Jump>>,
     known: Mutex<HashMap<NodeName, Known>>,
 }
 
@@ -72,6 +74,7 @@ impl SshConnector {
             owner,
             addresses,
             timings: SshTimings::default(),
+            jump: None,
             known: Mutex::new(HashMap::new()),
         }
     }
@@ -80,13 +83,39 @@ impl SshConnector {
     #[must_use]
     pub fn with_timings(mut self, timings: SshTimings) -> Self {
         self.timings = timings;
+        self.jump = self.jump.map(|jump| Arc::new(jump.with_timings(timings)));
         self
     }
 
+    /// The same through a jump host, for the nodes that [`JumpHost::reaches`] says. All of them
+    /// share one connection to it. A jump host without a known host key, or with one that cannot
+    /// be read, is [`Error::Invalid`].
+    pub fn through(mut self, jump: JumpHost) -> Result<Self> {
+        self.jump = Some(Arc::new(Jump::new(jump, self.timings)?));
+        Ok(self)
+    }
+
+    /// The address that is dialled, and the jump host that dials it.
+    fn way(&self, node: &ObservedNode) -> Result<(IpAddr, Option<&Arc<Jump>>)> {
+        let Some(jump) = &self.jump else {
+            return Ok((self.addresses.of(node)?, None));
+        };
+        if jump.reaches() == Reaches::AllNodes {
+            let private = AddressChoice::Private.of(node);
+            let address = private.or_else(|_| AddressChoice::PublicThenPrivate.of(node))?;
+            return Ok((address, Some(jump)));
+        }
+        let address = self.addresses.of(node)?;
+        let is_public = node.addresses.public == Some(address);
+        Ok((address, (!is_public).then_some(jump)))
+    }
+
     fn handle(&self, node: &ObservedNode) -> Result<Known> {
+        let (address, jump) = self.way(node)?;
         let identity = Identity {
             boot_id: node.boot_id.clone(),
-            address: self.addresses.of(node)?,
+            address,
+            through_jump: jump.is_some(),
             port: node.ssh.port,
             user: node.ssh.user.clone(),
             host_keys: node.ssh.host_keys.clone(),
@@ -104,7 +133,9 @@ impl SshConnector {
             user: identity.user.clone(),
             host_keys: identity.host_keys.clone(),
         };
-        let access = Arc::new(SshAccess::new(target, &self.credential, self.timings)?);
+        let jump = jump.map(Arc::clone);
+        let access = SshAccess::through(jump, target, &self.credential, self.timings)?;
+        let access = Arc::new(access);
         let engine = DockerEngine::over_ssh(Arc::clone(&access), self.owner.clone())?;
         let made = Known {
             identity,
@@ -125,6 +156,11 @@ impl NodeConnector for SshConnector {
         let known = self.handle(node)?;
         known.access.check().await?;
         Ok(known.handle)
+    }
+
+    async fn detour(&self) -> Option<(String, Result<()>)> {
+        let jump = self.jump.as_ref()?;
+        Some((jump.name().to_owned(), jump.check().await))
     }
 }
 

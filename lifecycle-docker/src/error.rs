@@ -2,10 +2,12 @@
 //! Neither client's types leave this crate.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error as Engine;
 use lifecycle_core::Error;
+use russh::ChannelOpenFailure;
 use thiserror::Error as ThisError;
 
 /// Why an SSH connection could not be made or used.
@@ -31,8 +33,15 @@ pub(crate) enum SshError {
     CredentialRefused { user: String },
     #[error("it opens no further session")]
     SessionRefused,
-    #[error("it refused the connection to {target}: {why}")]
-    ForwardRefused { target: String, why: String },
+    #[error("it refused the connection to {target}: {why:?}")]
+    ForwardRefused {
+        target: String,
+        why: ChannelOpenFailure,
+    },
+    #[error("its connection to {target} was not made within {}", .after.as_secs_f32())]
+    ForwardTimedOut { target: String, after: Duration },
+    #[error("{jump}: {why}")]
+    Jump { jump: String, why: Arc<SshError> },
     #[error("the connection ended before the command did")]
     EndedEarly,
     #[error("the command was not accepted")]
@@ -86,6 +95,11 @@ impl SshError {
                 what: format!("the target behind {host}"),
                 source: Some(why.into()),
             },
+            Self::ForwardTimedOut { target, after } => Error::TimedOut {
+                what: format!("the connection to {target} behind {host}"),
+                after: *after,
+            },
+            Self::Jump { jump, why } => why.for_jump(jump, host),
             Self::PinUnreadable(_) => Error::Corrupt { what, why },
             Self::TimedOut(after) => Error::TimedOut {
                 what,
@@ -103,6 +117,71 @@ impl SshError {
                 what,
                 source: Some(why.into()),
             },
+        }
+    }
+}
+
+impl SshError {
+    /// The same of the jump host that leads to `host`.
+    fn for_jump(&self, jump: &str, host: &str) -> Error {
+        let what = format!("SSH to {host}");
+        let why = format!("{jump}: {self}");
+        let denied = |what, why, mend: &str| Error::Denied {
+            what,
+            why,
+            mend: mend.into(),
+        };
+        match self {
+            Self::HostKeyChanged { .. } => denied(
+                what,
+                why,
+                "if the jump host was set up anew on purpose, give its new host key \
+                 (`ssh-keyscan` prints it); otherwise somebody else may answer at its address",
+            ),
+            Self::CredentialRefused { user } => {
+                let mend = format!(
+                    "check that account `{user}` exists on the jump host and accepts this key \
+                     or password"
+                );
+                Error::Denied { what, why, mend }
+            }
+            Self::ForwardRefused {
+                target,
+                why: ChannelOpenFailure::AdministrativelyProhibited,
+            } => denied(
+                what,
+                format!("{jump} forbids connections to {target}"),
+                &format!(
+                    "its sshd_config must say `AllowTcpForwarding yes` (or `local`) for this \
+                     account, no `DisableForwarding`, and let `PermitOpen` include {target}"
+                ),
+            ),
+            Self::ForwardRefused { .. } => Error::Unreachable {
+                what,
+                source: Some(format!("{jump} answers, and cannot connect to it").into()),
+            },
+            Self::ForwardTimedOut { after, .. } => Error::TimedOut {
+                what: format!("{what} ({jump} answers)"),
+                after: *after,
+            },
+            Self::Io(_)
+            | Self::Protocol(_)
+            | Self::TimedOut(_)
+            | Self::EndedEarly
+            | Self::EndedDuringAuthentication
+            | Self::SessionRefused => Error::Unreachable {
+                what,
+                source: Some(
+                    format!("{why}; check that it runs, and that its SSH port is open from here")
+                        .into(),
+                ),
+            },
+            Self::HostKeyUnknown { .. }
+            | Self::HostCertificate
+            | Self::PinUnreadable(_)
+            | Self::CommandRefused
+            | Self::TooMuchOutput(_)
+            | Self::Jump { .. } => self.for_host(jump),
         }
     }
 }

@@ -22,7 +22,9 @@ pub mod ssh;
 
 pub use connector::{AddressChoice, SshConnector};
 pub use engine::DockerEngine;
-pub use local_nodes::{LocalNodes, LocalNodesOptions, Subnet};
+pub use local_nodes::{Bridge, FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
 pub use prepare::DebianPreparer;
 pub use readiness::SocketReadiness;
-pub use ssh::{SshAccess, SshCredential, SshTarget, SshTimings, generate_ssh_key};
+pub use ssh::{
+    JumpHost, Reaches, SshAccess, SshCredential, SshTarget, SshTimings, generate_ssh_key,
+};

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lifecycle_azure::{Azure, AzureFiles, AzureOptions, Login};
 use lifecycle_core::bootstrap::{HOST_ENGINE_SOCKET, Handover, code_directory};
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
-use lifecycle_core::code::PublishedStore;
+use lifecycle_core::code::{CodeStore, KeptStore, PublishedStore};
 use lifecycle_core::error::Retry;
-use lifecycle_core::platform::CloudSpec;
+use lifecycle_core::platform::{CloudSpec, CodeStoreSpec};
 use lifecycle_core::reconcile::Backends;
 use lifecycle_core::registry::{Mirrors, SqlDatabases, SqlRegistry};
 use lifecycle_core::runtime::Owner;
@@ -46,9 +47,7 @@ pub(crate) async fn backends(
         )),
         preparer: Arc::new(DebianPreparer),
         probe: Arc::new(SocketReadiness),
-        code: Arc::new(PublishedStore::new(
-            code_directory(handover.config.platform).into(),
-        )),
+        code: code(handover)?,
         clock,
         ids: Arc::new(RandomIds),
     };
@@ -92,8 +91,35 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             options.subnet = subnet.as_deref().map(str::parse).transpose()?;
             Ok(Arc::new(LocalNodes::new(options)?))
         }
-        other => Err(lifecycle_core::Error::Unsupported {
+        CloudSpec::Azure(spec) => {
+            let login = spec.login_of_manager().ok_or_else(|| Error::Invalid {
+                what: "the login of the manager".into(),
+                why: "what was handed over holds none".into(),
+                mend: "declare `cloud.identity` or a `client-secret`, and run `up` again".into(),
+            })?;
+            let login = Login::declared(&login, handover.credentials.cloud.as_ref())?;
+            let key = handover.config.ssh_public.clone();
+            let options = AzureOptions::declared(spec, owner.clone(), key, login)?;
+            Ok(Arc::new(Azure::new(options)?))
+        }
+        other => Err(Error::Unsupported {
             what: format!("the cloud {other:?}"),
+            backend: "this manager",
+        }),
+    }
+}
+
+/// The code bases: those that the bootstrapper sent, or those of a store that is read from here.
+fn code(handover: &Handover) -> Result<Arc<dyn CodeStore>> {
+    let directory = code_directory(handover.config.platform).into();
+    match &handover.config.code {
+        CodeStoreSpec::Directory => Ok(Arc::new(PublishedStore::new(directory))),
+        CodeStoreSpec::AzureFiles(spec) => {
+            let share = AzureFiles::declared(spec, handover.credentials.code()?)?;
+            Ok(Arc::new(KeptStore::new(directory, Arc::new(share))))
+        }
+        other => Err(Error::Unsupported {
+            what: format!("the code store {other:?}"),
             backend: "this manager",
         }),
     }

@@ -11,7 +11,8 @@ use crate::arguments::Arguments;
 use crate::failure::Failure;
 use crate::paint::{Tone, paint};
 use crate::project::{NOT_UP_YET, Project};
-use crate::{commands, printer, wiring};
+use crate::wiring::{self, Parts};
+use crate::{commands, printer};
 
 /// The document of `doctor --json`.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -144,11 +145,16 @@ async fn of_platform(
         };
         let state = wiring::state(&identity)?;
         let secrets = wiring::secrets(&state, &identity).await?;
-        let code = Arc::new(project.code());
-        let node = &declaration.manager.node;
-        let reporter = Arc::new(());
-        let cloud = &declaration.cloud;
-        wiring::bootstrapper(&identity, cloud, node, state, secrets, code, reporter)
+        wiring::bootstrapper(Parts {
+            identity: &identity,
+            cloud: &declaration.cloud,
+            manager_node: &declaration.manager.node,
+            state,
+            secrets,
+            access: loaded.access.clone(),
+            directory: project.directory(),
+            reporter: Arc::new(()),
+        })
     };
     let bootstrapper = match wired.await {
         Ok(bootstrapper) => bootstrapper,

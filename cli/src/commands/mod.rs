@@ -1,5 +1,6 @@
 //! A file for each command.
 
+pub(crate) mod azure_simulator;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod events;
@@ -22,7 +23,7 @@ use lifecycle_core::bootstrap::{Bootstrapper, OperatorState as _, Reporter};
 use crate::arguments::Arguments;
 use crate::failure::Failure;
 use crate::project::{Identity, Project};
-use crate::wiring;
+use crate::wiring::{self, Parts};
 
 /// A bootstrapper for a platform that was brought up from here; the files need not be in order.
 async fn running(
@@ -39,14 +40,15 @@ async fn running(
     let state = wiring::state(&identity)?;
     let secrets = state.secrets().await?.ok_or_else(not_up)?;
     let placed = state.placed().await?.ok_or_else(not_up)?;
-    let bootstrapper = wiring::bootstrapper(
-        &identity,
-        &placed.cloud,
-        &placed.manager.node,
+    let bootstrapper = wiring::bootstrapper(Parts {
+        identity: &identity,
+        cloud: &placed.cloud,
+        manager_node: &placed.manager.node,
         state,
         secrets,
-        Arc::new(project.code()),
+        access: project.access()?,
+        directory: project.directory(),
         reporter,
-    )?;
+    })?;
     Ok((identity, bootstrapper))
 }

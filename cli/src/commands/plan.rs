@@ -1,7 +1,5 @@
 //! `plan`: what `up` would do, and why. Changes nothing, not even on this machine.
 
-use std::sync::Arc;
-
 use lifecycle_core::bootstrap::Forecast;
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::platform::UnsupportedKey;
@@ -14,7 +12,7 @@ use crate::failure::Failure;
 use crate::printer;
 use crate::progress::ProgressLines;
 use crate::project::{Identity, NOT_UP_YET, Project};
-use crate::wiring;
+use crate::wiring::{self, Parts};
 
 /// The document of `plan --json`.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -61,9 +59,12 @@ impl From<&UnsupportedKey> for KeyWithoutEffect {
 pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
     let known = project.identity()?;
-    let loaded = project
-        .load(known.as_ref().map_or(NOT_UP_YET, |i| i.id))
-        .await?;
+    let id = known.as_ref().map_or(NOT_UP_YET, |i| i.id);
+    let loaded = if options.simulate {
+        project.load_offline(id).await?
+    } else {
+        project.load(id).await?
+    };
     let declaration = loaded.declaration;
     let identity = match known {
         Some(_) => project.identity_for(&declaration.name)?,
@@ -78,15 +79,16 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let forecast = if options.simulate {
         Forecast::from_nothing(&declaration, &secrets.key, SystemClock.now())?
     } else {
-        let mut bootstrapper = wiring::bootstrapper(
-            &identity,
-            &declaration.cloud,
-            &declaration.manager.node,
+        let mut bootstrapper = wiring::bootstrapper(Parts {
+            identity: &identity,
+            cloud: &declaration.cloud,
+            manager_node: &declaration.manager.node,
             state,
             secrets,
-            Arc::new(project.code()),
-            ProgressLines::new(arguments.json),
-        )?;
+            access: loaded.access,
+            directory: project.directory(),
+            reporter: ProgressLines::new(arguments.json),
+        })?;
         bootstrapper.registry = loaded.registry;
         bootstrapper.forecast(&declaration).await?
     };

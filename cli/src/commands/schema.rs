@@ -10,7 +10,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
-use crate::commands::{doctor, down, init, plan, restart, status, up};
+use crate::commands::{azure_simulator, doctor, down, init, plan, restart, status, up};
 use crate::failure::Failure;
 use crate::failure::document::{Failed, NotAllUp};
 use crate::printer;
@@ -65,6 +65,10 @@ fn of(described: Described) -> Schema {
         ),
         Described::Down => document("down", SchemaGenerator::subschema_for::<down::TakenDown>),
         Described::Doctor => document("doctor", SchemaGenerator::subschema_for::<doctor::Report>),
+        Described::AzureSimulator => document(
+            "azure-simulator",
+            SchemaGenerator::subschema_for::<azure_simulator::Running>,
+        ),
         Described::Failure => output(
             "…",
             "The last line of standard output of any command that failed.",

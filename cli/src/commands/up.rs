@@ -11,13 +11,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Up};
+use crate::commands;
 use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
 use crate::project::{Identity, NOT_UP_YET, Project, another_began};
-use crate::{commands, wiring};
+use crate::wiring::{self, Parts};
 
 /// The document of `up --json`.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -43,9 +44,12 @@ impl From<&Outcome> for BroughtUp {
 pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
     let known = project.identity()?;
-    let loaded = project
-        .load(known.as_ref().map_or(NOT_UP_YET, |i| i.id))
-        .await?;
+    let id = known.as_ref().map_or(NOT_UP_YET, |i| i.id);
+    let loaded = if options.simulate {
+        project.load_offline(id).await?
+    } else {
+        project.load(id).await?
+    };
     for warning in &loaded.warnings {
         printer::warning(&warning.to_string());
     }
@@ -53,11 +57,11 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     let mut declaration = loaded.declaration;
     let progress = ProgressLines::new(arguments.json);
     let reporter = Arc::clone(&progress);
-    let code = Arc::new(project.code());
     // Held until the end.
     let mut _lock = None;
     let bootstrapper = if options.simulate {
         printer::talk("Simulated: nothing is touched, nothing is kept.");
+        let code = Arc::new(project.local_code());
         let mut bootstrapper = wiring::simulated(&declaration, code, reporter)?;
         bootstrapper.registry = loaded.registry;
         bootstrapper
@@ -66,15 +70,16 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         declaration.id = identity.id;
         let state = wiring::state(&identity)?;
         let secrets = wiring::secrets(&state, &identity).await?;
-        let mut bootstrapper = wiring::bootstrapper(
-            &identity,
-            &declaration.cloud,
-            &declaration.manager.node,
-            state.clone(),
+        let mut bootstrapper = wiring::bootstrapper(Parts {
+            identity: &identity,
+            cloud: &declaration.cloud,
+            manager_node: &declaration.manager.node,
+            state: state.clone(),
             secrets,
-            code,
+            access: loaded.access,
+            directory: project.directory(),
             reporter,
-        )?;
+        })?;
         bootstrapper.registry = loaded.registry;
         // What cannot be carried out is refused before anything is kept.
         bootstrapper.preflight(&declaration).await?;

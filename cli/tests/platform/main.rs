@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod azure;
+mod azure_machines;
 mod bad_files;
 mod bring_up;
 mod careful;
@@ -26,5 +28,8 @@ mod published;
 mod reboot;
 mod schema;
 mod secrets;
+#[path = "../../src/simulated_azure/mod.rs"]
+#[expect(dead_code, reason = "the program uses the rest")]
+mod simulated_azure;
 mod subprocess;
 mod terminal;

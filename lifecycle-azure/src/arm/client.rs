@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH};
 use http::{HeaderValue, Method, StatusCode};
 use lifecycle_core::{Error, Result};
 use serde_json::Value;
@@ -92,6 +92,22 @@ impl Client {
             .map_err(|failure| failure.into_error(format!("making {path}")))
     }
 
+    /// Asks for a resource that is not there.
+    pub(crate) async fn create(
+        &self,
+        path: &str,
+        version: &str,
+        body: &Value,
+    ) -> Result<(), Failure> {
+        let url = self
+            .url(path, version)
+            .map_err(|error| Failure::Unreadable(error.to_string()))?;
+        let mut request = self.prepared(Method::PUT, url, Some(body)).await?;
+        let any = HeaderValue::from_static("*");
+        request.headers_mut().insert(IF_NONE_MATCH, any);
+        self.transport.send(request).await.map(drop)
+    }
+
     /// Changes parts of a resource.
     pub(crate) async fn patch(&self, path: &str, version: &str, body: &Value) -> Result<()> {
         let url = self.url(path, version)?;
@@ -162,6 +178,16 @@ impl Client {
         url: Url,
         body: Option<&Value>,
     ) -> Result<Answer, Failure> {
+        let request = self.prepared(method, url, body).await?;
+        self.transport.send(request).await
+    }
+
+    async fn prepared(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<&Value>,
+    ) -> Result<reqwest::Request, Failure> {
         let token = self.credential.token().await;
         let token = token.map_err(|error| Failure::Login(Box::new(error)))?;
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
@@ -174,7 +200,7 @@ impl Client {
             request.headers_mut().insert(CONTENT_TYPE, json);
             *request.body_mut() = Some(body.to_string().into());
         }
-        self.transport.send(request).await
+        Ok(request)
     }
 }
 

@@ -121,6 +121,27 @@ impl Refusal {
         ) && !self.is_quota()
     }
 
+    /// Whether another size or zone may be had instead.
+    pub(crate) fn is_no_room(&self) -> bool {
+        let addresses = self.is(&["PublicIPCountLimitReached"]);
+        (self.is_quota() && !addresses) || self.is_not_sold() || self.is_full()
+    }
+
+    /// Whether this subscription cannot have such a VM there.
+    fn is_not_sold(&self) -> bool {
+        self.is(&["SkuNotAvailable", "NotAvailableForSubscription"])
+    }
+
+    /// Whether all such VMs are taken.
+    fn is_full(&self) -> bool {
+        self.is(&[
+            "AllocationFailed",
+            "ZonalAllocationFailed",
+            "OverconstrainedAllocationRequest",
+            "OverconstrainedZonalAllocationRequest",
+        ])
+    }
+
     /// A quota has the code of much else; its message tells it ("…exceeding approved … quota").
     fn is_quota(&self) -> bool {
         self.is(&["QuotaExceeded", "PublicIPCountLimitReached"])
@@ -157,19 +178,14 @@ impl Refusal {
                         choose a `size` of another family";
             return exhausted(what, why, mend);
         }
-        if self.is(&["SkuNotAvailable", "NotAvailableForSubscription"]) {
+        if self.is_not_sold() {
             let mend = "choose another `size` or location: `az vm list-skus --location <location>` \
                         lists what this subscription can have";
             return exhausted(what, why, mend);
         }
-        if self.is(&[
-            "AllocationFailed",
-            "ZonalAllocationFailed",
-            "OverconstrainedAllocationRequest",
-            "OverconstrainedZonalAllocationRequest",
-        ]) {
-            let mend = "Azure has no room for this size there now: choose another `size` or \
-                        location, or try again later";
+        if self.is_full() {
+            let mend = "Azure has no room for this size there now: list further ones in `size`, \
+                        or `zones`, choose another location, or try again later";
             return exhausted(what, why, mend);
         }
         let in_use = [

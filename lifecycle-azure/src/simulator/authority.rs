@@ -56,16 +56,18 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A certificate for `localhost`, the loopback addresses, and `address`.
+    /// A certificate for `localhost`, the loopback addresses, `address`, and what else the server is
+    /// known as.
     ///
     /// # Errors
-    /// If the machine gives no randomness.
-    pub fn issue(&self, address: IpAddr) -> Result<ServerIdentity> {
+    /// If something that it is known as is no name, or the machine gives no randomness.
+    pub fn issue(&self, address: IpAddr, known_as: &[String]) -> Result<ServerIdentity> {
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
         if !address.is_loopback() && !address.is_unspecified() {
             names.push(address.to_string());
         }
+        names.extend_from_slice(known_as);
         let mut parameters = CertificateParams::new(names).map_err(|e| failed(&e))?;
         parameters.distinguished_name = DistinguishedName::new();
         parameters

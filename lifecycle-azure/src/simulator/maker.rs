@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use lifecycle_core::secret::Sensitive;
@@ -26,6 +27,22 @@ pub struct MachineOrder {
     pub custom_data: Option<Sensitive>,
     /// The address that Azure shows for it in its network.
     pub private_address: Option<Ipv4Addr>,
+    /// The subnet that it is in.
+    pub subnet: Option<MachineSubnet>,
+    /// The TCP ports that are open from outside its network: none without a public address, else
+    /// those that the security groups of its subnet and its interface let through.
+    pub inbound_ports: Vec<RangeInclusive<u16>>,
+}
+
+/// The subnet of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSubnet {
+    /// Its id, in lower case.
+    pub id: String,
+    /// The first address of its block.
+    pub address: Ipv4Addr,
+    /// How many bits of an address its machines share.
+    pub prefix_length: u8,
 }
 
 /// What is to happen to a machine, which is named by its VM's id in lower case.
@@ -88,6 +105,12 @@ pub struct MachineFailure {
 pub trait MachineMaker: fmt::Debug + Send + Sync + 'static {
     /// Carries out a change.
     async fn change(&self, change: MachineChange) -> Result<(), MachineFailure>;
+
+    /// Where the machine at a private address is reached from outside, which its public address
+    /// then shows. Without one it keeps what the simulator gave it, which leads nowhere.
+    fn public_address(&self, _private: Ipv4Addr) -> Option<Ipv4Addr> {
+        None
+    }
 }
 
 /// Makes nothing: the operations' delays are all there is.

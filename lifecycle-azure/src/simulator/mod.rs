@@ -20,6 +20,7 @@ pub mod files;
 mod identity;
 mod listener;
 mod machine;
+mod machines_of;
 mod maker;
 mod options;
 mod origin;
@@ -41,7 +42,10 @@ pub use authority::{Authority, ServerIdentity};
 pub use fault::{Fault, FaultRates, Faults, When};
 pub use listener::Listener;
 pub use machine::SimulatedMachine;
-pub use maker::{MachineChange, MachineFailure, MachineMaker, MachineOrder, StatesOnly};
+pub use machines_of::{MachineClouds, MachinesOf, PlacedMachine};
+pub use maker::{
+    MachineChange, MachineFailure, MachineMaker, MachineOrder, MachineSubnet, StatesOnly,
+};
 pub use options::{
     CLIENT, CLIENT_SECRET, Client, Delays, MANAGED_IDENTITY, STORAGE_ACCOUNT, STORAGE_KEY,
     STORAGE_SHARE, SUBSCRIPTION, SimulatorOptions, StorageAccount, TENANT,
@@ -113,18 +117,22 @@ impl AzureSimulator {
             state: Mutex::default(),
             options,
         });
-        let (requests, faults) = (Requests::new(clock), Faults::default());
+        let requests = match &cloud.options.record {
+            Some(path) => Requests::written_to(clock, path)?,
+            None => Requests::new(clock),
+        };
+        let faults = Faults::default();
         let router = observed(router(&cloud), &requests, &faults);
         let authority = Authority::new()?;
         let options = &cloud.options;
-        let identity = authority.issue(options.https.ip())?;
+        let identity = authority.issue(options.https.ip(), &options.known_as)?;
         let plain = router.clone().layer(Extension(Scheme("http")));
         let secure = router.layer(Extension(Scheme("https")));
         let http = Listener::start(options.http, plain, None).await?;
         let https = Listener::start(options.https, secure, Some(&identity)).await?;
         let shares = |secure| observed(files.router(secure), &requests, &faults);
         let files_http = Listener::start(options.files_http, shares(false), None).await?;
-        let identity = authority.issue(options.files_https.ip())?;
+        let identity = authority.issue(options.files_https.ip(), &options.known_as)?;
         let files_https =
             Listener::start(options.files_https, shares(true), Some(&identity)).await?;
         Ok(Self {
@@ -139,6 +147,11 @@ impl AzureSimulator {
             end: cloud.stop.clone().drop_guard(),
             cloud,
         })
+    }
+
+    /// Where its http endpoint listens.
+    pub fn address(&self) -> SocketAddr {
+        self.http.address()
     }
 
     /// The address of everything (Azure Resource Manager, Entra, the managed identity) over http:

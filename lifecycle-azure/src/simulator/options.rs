@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lifecycle_core::secret::Sensitive;
@@ -19,6 +20,11 @@ pub struct SimulatorOptions {
     pub files_http: SocketAddr,
     /// Where Azure Files listens over https; port 0 takes a free one.
     pub files_https: SocketAddr,
+    /// Names and addresses, beside those that it listens at and `localhost`, by which clients reach
+    /// it: its certificates are valid for them.
+    pub known_as: Vec<String>,
+    /// A file to which each request is added; see [`Requests::written_to`](super::Requests::written_to).
+    pub record: Option<PathBuf>,
     /// The storage accounts of Azure Files.
     pub storage_accounts: Vec<StorageAccount>,
     /// The id of the one tenant.
@@ -164,6 +170,8 @@ impl Default for SimulatorOptions {
             https: free,
             files_http: free,
             files_https: free,
+            known_as: Vec::new(),
+            record: None,
             storage_accounts: vec![StorageAccount::default()],
             tenant: TENANT.into(),
             clients: vec![Client {

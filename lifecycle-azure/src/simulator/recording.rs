@@ -2,6 +2,9 @@
 //! and wait for a request instead of sleeping.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +15,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use lifecycle_core::clock::Clock;
+use lifecycle_core::{Error, Result};
+use serde_json::json;
 use tokio::sync::watch;
 
 use super::listener::BreakConnection;
@@ -75,16 +80,51 @@ struct Shared {
     clock: Arc<dyn Clock>,
     list: Mutex<VecDeque<Recorded>>,
     changed: watch::Sender<()>,
+    /// Where each request is written that has ended, one to a line.
+    file: Option<Mutex<File>>,
 }
 
 impl Requests {
     /// No requests yet; their times are those of `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::with(clock, None)
+    }
+
+    /// The same; each request that has ended is also added to the file at `path`, before its client
+    /// has the answer: a line of JSON with `at`, `method`, `path` and `status`, which is null if
+    /// the connection was broken. Queries are left out, since some hold signatures.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn written_to(clock: Arc<dyn Clock>, path: &Path) -> Result<Self> {
+        let file = File::options().append(true).create(true).open(path);
+        let file = file.map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+        Ok(Self::with(clock, Some(Mutex::new(file))))
+    }
+
+    fn with(clock: Arc<dyn Clock>, file: Option<Mutex<File>>) -> Self {
         Self(Arc::new(Shared {
             clock,
             list: Mutex::default(),
             changed: watch::Sender::new(()),
+            file,
         }))
+    }
+
+    fn write(&self, one: &Recorded) {
+        let Some(file) = &self.0.file else {
+            return;
+        };
+        let line = json!({
+            "at": one.at,
+            "method": one.method.as_str(),
+            "path": one.path,
+            "status": one.status().map(|status| status.as_u16()),
+        });
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
+            tracing::warn!(%error, "a request could not be written down");
+        }
     }
 
     fn list(&self) -> MutexGuard<'_, VecDeque<Recorded>> {
@@ -175,6 +215,10 @@ impl Requests {
     }
 
     fn end(&self, mut open: Recorded, outcome: Outcome) {
+        self.write(&Recorded {
+            outcome,
+            ..open.clone()
+        });
         // By value: positions change when the list is cleared.
         if let Some(found) = self.list().iter_mut().rev().find(|one| **one == open) {
             open.outcome = outcome;

@@ -8,7 +8,7 @@ use lifecycle_core::Error;
 use lifecycle_core::cloud::CloudProvider as _;
 use lifecycle_core::model::NodeName;
 
-use crate::support::{azure, azure_with, carry, provider, provision, writes};
+use crate::support::{LONG, azure, azure_with, carry, pass, provider, provision, writes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_there_is_not_written_again() {
@@ -57,12 +57,12 @@ async fn fifty_nodes_at_once_stay_within_azures_budgets() {
     assert_eq!(refused.count(), 0, "{:?}", azure.budgets());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn nothing_is_sent_before_azure_allows_it() {
     let azure = azure().await;
     let provider = provider(&azure, 1);
     carry(&provider, provision("one")).await.unwrap();
-    let retry_after = Duration::from_secs(2);
+    let retry_after = LONG;
     azure.faults().add(
         When::next(Selector::any().path("virtualMachines")),
         Fault::Throttled { retry_after },
@@ -83,7 +83,7 @@ async fn nothing_is_sent_before_azure_allows_it() {
         "{held:?}"
     );
     assert_eq!(azure.requests().all().len(), asked, "it was not sent");
-    tokio::time::sleep(retry_after).await;
+    pass(retry_after).await;
     provider.list().await.unwrap();
     assert_eq!(azure.requests().too_early(), []);
 }

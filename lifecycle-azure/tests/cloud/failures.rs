@@ -4,34 +4,15 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use lifecycle_azure::simulator::{AzureSimulator, Fault, Selector, When};
+use lifecycle_core::Error;
 use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power, see_through};
 use lifecycle_core::error::Retry;
 use lifecycle_core::model::NodeName;
-use lifecycle_core::{Error, Result};
 
-use crate::raw;
-use crate::support::{DEADLINE, azure, carry, get, provider, provision};
+use crate::raw::is_whole;
+use crate::support::{DEADLINE, LONG, azure, carry, get, pass, provider, provision};
 
 const VM: &str = "/virtualMachines/one";
-
-/// Everything that one node and what nodes share consist of.
-async fn is_whole(azure: &AzureSimulator) {
-    let kinds = raw::everything(azure).await;
-    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
-    let wanted = [
-        "disks",
-        "networkInterfaces",
-        "networkSecurityGroups",
-        "publicIPAddresses",
-        "resourceGroups",
-        "virtualMachines",
-        "virtualNetworks",
-    ];
-    assert_eq!(
-        kinds, wanted,
-        "one of each, nothing doubled, nothing left over"
-    );
-}
 
 /// Provisions with one fault in the way, as often as it is worth, and checks that the outcome is
 /// one node.
@@ -242,41 +223,6 @@ async fn one_that_stays_creating_is_said_to_be_so_until_somebody_gives_up() {
     is_whole(&azure).await;
 }
 
-/// The process dies after each request that it makes, and a new one does the same again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_dies_after_any_request_is_followed_by_one_that_goes_on() {
-    let whole = azure().await;
-    carry(&provider(&whole, 1), provision("one")).await.unwrap();
-    let requests = whole
-        .requests()
-        .count(&Selector::any().path("/subscriptions/"));
-    let mut struck = 0;
-    for number in 1..=requests {
-        let azure = azure().await;
-        // What comes after is lost with the process: the answer to this one already is.
-        let when = When::next(Selector::any().path("/subscriptions/")).nth(number);
-        azure.faults().add(when, Fault::AnswerLost);
-        let dying = async {
-            let _: Result<()> = carry(&provider(&azure, 1), provision("one")).await;
-            std::future::pending::<()>().await;
-        };
-        let lost = async {
-            while azure.faults().pending() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::select! {
-            () = dying => {}
-            () = lost => struck += 1,
-            // How often it polls, and so how many requests there are, is not the same each time.
-            () = tokio::time::sleep(Duration::from_secs(5)) => azure.faults().clear(),
-        }
-        carry(&provider(&azure, 1), provision("one")).await.unwrap();
-        is_whole(&azure).await;
-    }
-    assert!(struck + 2 >= requests, "{struck} of {requests}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn another_process_sees_a_change_through_that_was_begun() {
     let azure = azure().await;
@@ -286,7 +232,7 @@ async fn another_process_sees_a_change_through_that_was_begun() {
 }
 
 /// The process that began a restart died; whoever asks again is not told that it is over.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_restart_that_goes_on_is_waited_for_and_not_begun_anew() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
@@ -297,7 +243,7 @@ async fn a_restart_that_goes_on_is_waited_for_and_not_begun_anew() {
         boot_id: before.boot_id.clone().unwrap(),
     };
     let restart = || When::request(Method::POST, "restart");
-    let slow = Fault::SlowOperation(Duration::from_secs(1));
+    let slow = Fault::SlowOperation(LONG);
     azure.faults().add(restart(), slow);
     ours.begin(change.clone()).await.unwrap();
     let other = provider(&azure, 1);
@@ -307,6 +253,7 @@ async fn a_restart_that_goes_on_is_waited_for_and_not_begun_anew() {
         matches!(progress, CloudProgress::Running { .. }),
         "{progress:?}"
     );
+    pass(LONG).await;
     see_through(&other, &operation).await.unwrap();
     let after = get(&other, "one").await.unwrap();
     assert_eq!(after.power, Power::Running);

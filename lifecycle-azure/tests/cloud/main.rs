@@ -1,11 +1,15 @@
 //! The provider against the simulator of Azure.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod alternatives;
 mod budgets;
 mod conformance;
+mod deaths;
 mod failures;
+mod identity;
 mod preflight;
 mod raw;
 mod secrecy;
 mod shared;
+mod steps;
 mod support;

@@ -68,6 +68,25 @@ pub(crate) async fn everything(azure: &AzureSimulator) -> Vec<String> {
     kinds
 }
 
+/// Everything that one node and what nodes share consist of.
+pub(crate) async fn is_whole(azure: &AzureSimulator) {
+    let kinds = everything(azure).await;
+    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    let wanted = [
+        "disks",
+        "networkInterfaces",
+        "networkSecurityGroups",
+        "publicIPAddresses",
+        "resourceGroups",
+        "virtualMachines",
+        "virtualNetworks",
+    ];
+    assert_eq!(
+        kinds, wanted,
+        "one of each, nothing doubled, nothing left over"
+    );
+}
+
 /// Takes all tags from a VM, as if somebody else had made it.
 pub(crate) async fn strip_tags(azure: &AzureSimulator, name: &str) {
     set_tags(azure, name, json!({})).await;

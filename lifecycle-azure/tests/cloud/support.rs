@@ -15,8 +15,19 @@ use lifecycle_core::secret::Sensitive;
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
 
-/// Long enough for anything here.
-pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+/// Longer than the runner lets a test take: what stands still, it ends.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(10);
+
+/// Longer than a test takes, and than idle connections are kept.
+pub(crate) const LONG: Duration = Duration::from_mins(5);
+
+/// Lets time pass, for the client and the simulator, which both go by tokio's clock; in tests on
+/// one thread.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
 
 /// A simulated Azure in which everything takes a moment.
 pub(crate) async fn azure() -> AzureSimulator {

@@ -40,10 +40,16 @@ async fn answers_say_what_is_left() {
 #[tokio::test]
 async fn a_vm_takes_twelve_actions_at_once_and_four_a_minute() {
     let azure = with_machine(true).await;
-    for _ in 0..12 {
-        azure.post(&machine("vm/start")).await.is(202);
-    }
-    let refused = azure.post(&machine("vm/start")).await.is(429);
+    let mut taken = 0;
+    // More than twelve, if they take so long that one more is allowed meanwhile.
+    let refused = loop {
+        let answer = azure.post(&machine("vm/start")).await;
+        if answer.status != 202 {
+            break answer.is(429);
+        }
+        taken += 1;
+    };
+    assert!(taken >= 12, "{taken}");
     assert_eq!(refused.body["details"][0]["code"], "TooManyRequests");
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     // It has a budget of its own for being created and changed.
@@ -68,7 +74,9 @@ async fn without_being_enforced_they_are_counted() {
         .iter()
         .find(|one| one.name.starts_with("VMActions /subscriptions/"))
         .unwrap();
-    assert_eq!((actions.requests, actions.beyond, actions.left), (15, 3, 0));
+    assert_eq!((actions.requests, actions.left), (15, 0));
+    // Fewer, if one more is allowed before the last of them.
+    assert!((1..=3).contains(&actions.beyond), "{actions:?}");
 }
 
 #[tokio::test]
@@ -78,9 +86,14 @@ async fn reads_run_out_too() {
         ..SimulatorOptions::default()
     };
     let azure = Azure::with(options).await;
-    let asked = futures_util::future::join_all((0..300).map(|_| azure.get("/locations"))).await;
-    let refused: Vec<_> = asked.iter().filter(|answer| answer.status == 429).collect();
-    assert!(!refused.is_empty());
-    assert_eq!(refused[0].code(), "SubscriptionRequestsThrottled");
-    assert!(refused[0].header("retry-after").parse::<u64>().unwrap() >= 1);
+    // More than the budget, if they take so long that it fills meanwhile.
+    let refused = loop {
+        let asked = (0..300).map(|_| azure.get("/locations"));
+        let asked = futures_util::future::join_all(asked).await;
+        if let Some(refused) = asked.into_iter().find(|answer| answer.status == 429) {
+            break refused;
+        }
+    };
+    assert_eq!(refused.code(), "SubscriptionRequestsThrottled");
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
 }

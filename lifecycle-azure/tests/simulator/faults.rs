@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::azure::{Azure, LOCATION, client, inline_machine, machine, reply, token_request};
 
-const WAIT: Duration = Duration::from_secs(7);
+/// Longer than a test takes.
+const WAIT: Duration = Duration::from_mins(7);
 
 #[tokio::test]
 async fn throttling_has_the_form_of_the_service_that_is_asked() {
@@ -22,7 +23,7 @@ async fn throttling_has_the_form_of_the_service_that_is_asked() {
         throttled(),
     );
     let compute = azure.create("vm").await.is(429);
-    assert_eq!(compute.header("retry-after"), "7");
+    assert_eq!(compute.header("retry-after"), "420");
     assert_eq!(
         compute.body["code"], "OperationNotAllowed",
         "flat, and the code of a quota"
@@ -34,7 +35,7 @@ async fn throttling_has_the_form_of_the_service_that_is_asked() {
         .add(When::request(Method::GET, "/resourceGroups"), throttled());
     let manager = azure.get("/resourceGroups").await;
     let manager = manager.refused(429, "SubscriptionRequestsThrottled");
-    assert_eq!(manager.header("retry-after"), "7");
+    assert_eq!(manager.header("retry-after"), "420");
     assert_eq!(azure.simulator.faults().pending(), 0);
     azure
         .get(&machine("vm"))

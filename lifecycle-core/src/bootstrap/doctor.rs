@@ -112,6 +112,7 @@ impl Bootstrapper {
                     "cloud",
                     format!("it answers; nodes: {}", machines.len()),
                 ));
+                findings.extend(self.examine_detour().await);
                 findings.extend(nodes.into_iter().flatten());
             }
             Err(error) => {
@@ -121,6 +122,17 @@ impl Bootstrapper {
         }
         findings.push(self.examine_manager(platform).await);
         findings
+    }
+
+    async fn examine_detour(&self) -> Option<Finding> {
+        const MEND: &str = "does it run, and is its SSH port open from here?";
+        let asked = async { Ok(self.backends.connector.detour().await) };
+        match within("the host that nodes are reached through", asked).await {
+            Ok(None) => None,
+            Ok(Some((name, Ok(())))) => Some(Finding::fine(name, "it answers")),
+            Ok(Some((name, Err(error)))) => Some(Finding::failed(name, &error, MEND)),
+            Err(error) => Some(Finding::failed("jump host", &error, MEND)),
+        }
     }
 
     async fn examine_manager(&self, platform: PlatformId) -> Finding {

@@ -164,7 +164,7 @@ mod tests {
     use crate::code::PublishedStore;
     use crate::host::{HostPreparer, NodeAccess, NodeConnector, NodeHandle, SshKeyPair};
     use crate::model::{Addresses, NodeName, NodeSpec};
-    use crate::platform::{CloudSpec, ManagerEndpoint, ManagerSpec, RegistrySpec};
+    use crate::platform::{Access, CloudSpec, ManagerEndpoint, ManagerSpec, RegistrySpec};
     use crate::reconcile::{Backends, DriverOptions};
     use crate::registry::{Databases, KindDatabase, MemoryRegistry};
     use crate::runtime::{EngineInfo, ReadinessProbe};
@@ -351,6 +351,7 @@ mod tests {
             reporter: Arc::new(Nobody),
             driver: DriverOptions::default(),
             registry: RegistrySpec::default(),
+            access: Access::default(),
             databases: Arc::new(Nobody),
         };
         bootstrapper.down(platform, false).await.unwrap();

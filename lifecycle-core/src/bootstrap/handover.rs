@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 use crate::host::HostFile;
 use crate::manager::ManagerOptions;
 use crate::model::{PlatformId, PlatformName};
-use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, RegistrySpec};
+use crate::platform::{
+    Access, CloudSpec, CodeStoreSpec, Credentials, Declaration, ManagerEndpoint, RegistrySpec,
+};
 use crate::reconcile::DriverOptions;
 use crate::reconcile::execute::node_directory;
 use crate::registry::{Databases, Mirrors, RegistryId};
@@ -38,6 +40,9 @@ pub struct ManagerConfig {
     pub image: Option<String>,
     /// Where nodes come from.
     pub cloud: CloudSpec,
+    /// Where code bases are read from.
+    #[serde(default)]
+    pub code: CodeStoreSpec,
     /// The public key that new nodes accept.
     pub ssh_public: String,
     /// SHA-256 of the token that changes things.
@@ -59,6 +64,8 @@ pub struct Handover {
     pub ssh_private: Sensitive,
     /// Where the registry lies.
     pub registry: RegistrySpec,
+    /// What opens the cloud and the code store.
+    pub credentials: Credentials,
     /// What to start with, if the registry holds no declaration.
     pub declaration: Option<Declaration>,
 }
@@ -73,6 +80,7 @@ const CA_KEY: &str = "ca.key";
 const READ_TOKEN: &str = "read.token";
 const SSH: &str = "ssh.key";
 const REGISTRY: &str = "registry.json";
+const CREDENTIALS: &str = "credentials.json";
 const DECLARATION: &str = "declaration.json";
 
 /// The directory of the hand-over on the manager's node.
@@ -86,12 +94,13 @@ pub fn code_directory(platform: PlatformId) -> String {
 }
 
 impl Handover {
-    /// What `secrets`, `declaration` and `registry` hand to a manager at `endpoint` that runs from
-    /// `image`.
+    /// What `secrets`, `declaration`, `registry` and `access` hand to a manager at `endpoint` that
+    /// runs from `image`.
     pub fn new(
         secrets: &PlatformSecrets,
         declaration: &Declaration,
         registry: &RegistrySpec,
+        access: &Access,
         endpoint: ManagerEndpoint,
         image: String,
     ) -> Self {
@@ -102,6 +111,7 @@ impl Handover {
                 endpoint,
                 image: Some(image),
                 cloud: declaration.cloud.clone(),
+                code: access.code.clone(),
                 ssh_public: secrets.ssh.public.clone(),
                 admin_token_hash: token_hash(&secrets.admin_token),
             },
@@ -110,6 +120,7 @@ impl Handover {
             read_token: secrets.read_token.clone(),
             ssh_private: secrets.ssh.private.clone(),
             registry: registry.clone(),
+            credentials: access.credentials.of_manager(),
             declaration: Some(declaration.clone()),
         }
     }
@@ -119,6 +130,8 @@ impl Handover {
         let config =
             serde_json::to_string_pretty(&self.config).map_err(|error| unwritten(&error))?;
         let registry = serde_json::to_string(&self.registry).map_err(|error| unwritten(&error))?;
+        let credentials =
+            serde_json::to_string(&self.credentials).map_err(|error| unwritten(&error))?;
         let files = [
             (KEY, self.key.to_hex().expose().to_owned()),
             (CA, self.authority.certificate.clone()),
@@ -126,6 +139,7 @@ impl Handover {
             (READ_TOKEN, self.read_token.expose().to_owned()),
             (SSH, self.ssh_private.expose().to_owned()),
             (REGISTRY, registry),
+            (CREDENTIALS, credentials),
         ];
         let platform = self.config.platform;
         let mut files: Vec<_> = files.map(|(name, text)| file(platform, name, text)).into();
@@ -180,6 +194,11 @@ impl Handover {
         let read_token = Sensitive::new(required(READ_TOKEN)?);
         let ssh_private = Sensitive::new(required(SSH)?);
         let registry = parse(REGISTRY, &required(REGISTRY)?)?;
+        // A hand-over by a former version has none.
+        let credentials = file(CREDENTIALS)
+            .map(|text| parse(CREDENTIALS, &text))
+            .transpose()?
+            .unwrap_or_default();
         let declaration = file(DECLARATION)
             .map(|text| parse(DECLARATION, &text))
             .transpose()?;
@@ -190,6 +209,7 @@ impl Handover {
             read_token,
             ssh_private,
             registry,
+            credentials,
             declaration,
         })
     }

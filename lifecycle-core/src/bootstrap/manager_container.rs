@@ -17,7 +17,9 @@ use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
 use crate::model::{ContainerTemplate, SpecDigest};
-use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, RegistrySpec};
+use crate::platform::{
+    CloudSpec, CodeStoreSpec, Credentials, Declaration, ManagerEndpoint, RegistrySpec,
+};
 use crate::reconcile::execute::node_directory;
 use crate::runtime::{
     BuildRequest, ContainerSpec, ContainerState, HostBind, LogOptions, ObservedContainer, Owner,
@@ -53,6 +55,10 @@ struct ManagerForm<'a> {
     /// Left out where it is the default, so that what runs by it goes on.
     #[serde(skip_serializing_if = "RegistrySpec::is_default")]
     registry: &'a RegistrySpec,
+    #[serde(skip_serializing_if = "CodeStoreSpec::is_default")]
+    code: &'a CodeStoreSpec,
+    #[serde(skip_serializing_if = "Credentials::is_default")]
+    credentials: &'a Credentials,
 }
 
 impl Bootstrapper {
@@ -96,6 +102,7 @@ impl Bootstrapper {
                     &self.secrets,
                     declaration,
                     &self.registry,
+                    &self.access,
                     endpoint.clone(),
                     image.clone(),
                 );
@@ -191,6 +198,8 @@ impl Bootstrapper {
             port: endpoint.port,
             cloud: &declaration.cloud,
             registry: &self.registry,
+            code: &self.access.code,
+            credentials: &self.access.credentials.of_manager(),
         };
         let digest = SpecDigest::from_hex(own_digest(&self.secrets.key, &form)?);
         let directory = node_directory(declaration.id);
@@ -213,6 +222,8 @@ impl Bootstrapper {
                 target: HOST_ENGINE_SOCKET.into(),
                 read_only: false,
             }),
+            // It is reached over the network.
+            CloudSpec::Azure(_) => {}
         }
         Ok(ContainerSpec {
             name: format!(

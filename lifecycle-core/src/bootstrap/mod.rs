@@ -48,7 +48,7 @@ use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result, Retry};
 use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{Epoch, Generation, ImageSource, PlatformId};
-use crate::platform::{Declaration, ManagerEndpoint, RegistrySpec};
+use crate::platform::{Access, Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::placement::place;
 use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Observed, Target};
@@ -83,6 +83,8 @@ pub struct Bootstrapper {
     pub driver: DriverOptions,
     /// Where the registry lies. Only `up` asks.
     pub registry: RegistrySpec,
+    /// Where code bases are read from, and what the manager needs to log in. Only `up` asks.
+    pub access: Access,
     /// Databases, should the registry or a part of it lie in one.
     pub databases: Arc<dyn Databases>,
 }
@@ -236,8 +238,12 @@ impl Bootstrapper {
     }
 
     /// Copies the code bases that services are built from to the manager's node, which reads
-    /// only that copy. Named by their content, so what is there is never sent again.
+    /// only that copy. Named by their content, so what is there is never sent again. What lies in
+    /// a store that the manager reaches, it reads by itself.
     async fn publish_code(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
+        if !self.access.code.is_default() {
+            return Ok(());
+        }
         let directory = code_directory(declaration.id);
         let listing = format!("ls -1 '{directory}' 2>/dev/null || true");
         let present = node

@@ -1,14 +1,15 @@
 //! Where code bases live, and how their contents are told apart.
 //!
 //! [`DirectoryStore`] reads them where the user works on them; a [`CodePublisher`] takes them in,
-//! for others to build from; [`PublishedStore`] holds the archives that were made from them on
-//! the manager's node.
+//! for others to build from; [`PublishedStore`] holds the archives that were made from them on the
+//! manager's node; [`KeptStore`] keeps there what the manager reads from elsewhere by itself.
 
 pub mod archive;
 pub mod digest;
 mod directory;
 mod dockerignore;
 mod inline;
+mod kept;
 mod published;
 pub mod publishing;
 mod tree;
@@ -26,6 +27,7 @@ use crate::host::ByteStream;
 
 pub use directory::DirectoryStore;
 pub(crate) use inline::with_file;
+pub use kept::KeptStore;
 pub use published::PublishedStore;
 pub use publishing::{CodePublisher, Published};
 pub(crate) use tree::read_tree;

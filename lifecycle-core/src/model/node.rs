@@ -26,6 +26,9 @@ pub struct NodeSpec {
     /// The provider's word for how large it is; the provider's default without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
+    /// Further sizes, one of which it may have instead, the better before; only with a `size`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<String>,
     /// The provider's word for what it boots; the provider's default without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
@@ -46,6 +49,7 @@ impl NodeSpec {
         Self {
             name,
             size: None,
+            alternatives: Vec::new(),
             image: None,
             labels: BTreeMap::new(),
             capacity: None,

@@ -2,11 +2,10 @@
 //! as references to where the secret is. No finding quotes a URL.
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use super::RegistrySpec;
 use super::diagnostic::Report;
-use super::interpolation::Lookup;
+use super::secret_reference::{Outside, REFER};
 use super::tree::Field;
 use crate::registry::Kind;
 use crate::secret::Sensitive;
@@ -14,20 +13,7 @@ use crate::secret::Sensitive;
 /// The key of the central database.
 const URL: &str = "url";
 
-/// The keys of a reference to a secret.
-pub(super) const REFERENCE: [&str; 2] = ["env", "file"];
-
 const FORM: &str = "write `postgres://user@host:5432/database`";
-const REFER: &str = "write `{ env = \"NAME\" }` or `{ file = \"path\" }`";
-
-/// Where what the files refer to is found.
-#[derive(Clone, Copy)]
-pub(super) struct Outside<'a> {
-    /// The directory that paths start from.
-    pub(super) directory: &'a Path,
-    /// The variables of the environment and of `.env`.
-    pub(super) lookup: Lookup<'a>,
-}
 
 /// All keys of `[registry]`.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
@@ -61,7 +47,7 @@ fn url(field: &Field<'_>, outside: Outside<'_>, report: &mut Report) -> Option<S
     let text = if in_clear {
         field.text(report)?.to_owned()
     } else {
-        referred(field, outside, report)?
+        outside.referred(field, report)?
     };
     match check(&text) {
         Err(why) => {
@@ -73,39 +59,6 @@ fn url(field: &Field<'_>, outside: Outside<'_>, report: &mut Report) -> Option<S
             None
         }
         Ok(_) => Some(Sensitive::new(text)),
-    }
-}
-
-/// What a reference refers to.
-fn referred(field: &Field<'_>, outside: Outside<'_>, report: &mut Report) -> Option<String> {
-    let entries = field.entries(report);
-    let unknown = |(key, _): &&(&str, Field<'_>)| !REFERENCE.contains(key);
-    if let Some((key, entry)) = entries.iter().find(unknown) {
-        report.unknown_key(entry.at, &entry.path, key, REFERENCE);
-        return None;
-    }
-    let [(key, entry)] = entries.as_slice() else {
-        field.problem_with_help(report, "it refers to one secret", REFER);
-        return None;
-    };
-    let name = entry.text(report)?;
-    let found = if *key == "env" {
-        (outside.lookup)(name).ok_or_else(|| {
-            let mend = format!("set `{name}`, or write it into `.env`");
-            (format!("the variable `{name}` is not set"), mend)
-        })
-    } else {
-        std::fs::read_to_string(outside.directory.join(name)).map_err(|error| {
-            let mend = "name a text file, relative to the Compose file".to_owned();
-            (format!("`{name}` cannot be read: {error}"), mend)
-        })
-    };
-    match found {
-        Ok(text) => Some(text.trim().to_owned()),
-        Err((why, mend)) => {
-            entry.problem_with_help(report, why, mend);
-            None
-        }
     }
 }
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::compose::{self, Build, Composition, World};
-use super::database::Outside;
 use super::diagnostic::{Diagnostic, Diagnostics, Report, UnsupportedKey};
 use super::dockerfile::Dockerfile;
 use super::environment::Environment;
 use super::files::{Assembly, leave_out_disabled};
-use super::{Declaration, RegistrySpec, Settings, Sources};
+use super::secret_reference::Outside;
+use super::{Access, Declaration, RegistrySpec, Settings, Sources};
 use super::{dockerfile, settings, text_file, toml, validate};
 use crate::code::{self, CodeBaseRef, CodeStore};
 use crate::error::Error;
@@ -25,6 +25,8 @@ pub struct Loaded {
     pub declaration: Declaration,
     /// Where the registry lies.
     pub registry: RegistrySpec,
+    /// Where code bases are read from, and what opens that and the cloud.
+    pub access: Access,
     /// What is declared and has no effect.
     pub unsupported: Vec<UnsupportedKey>,
     /// What may be meant otherwise, for example a variable that is not set.
@@ -78,7 +80,7 @@ fn refused(reports: Vec<Report>) -> Diagnostics {
 }
 
 /// A file's name as the user knows it.
-fn shown(file: Option<&std::path::PathBuf>, sources: &Sources) -> String {
+pub(super) fn shown(file: Option<&std::path::PathBuf>, sources: &Sources) -> String {
     file.map_or(Path::new("compose.yaml"), |file| {
         file.strip_prefix(&sources.project_dir).unwrap_or(file)
     })
@@ -128,7 +130,7 @@ impl Draft {
         let mut composition = Composition::default();
         if let Some(mut root) = assembly.assemble(documents, &lookup) {
             leave_out_disabled(&mut root, &wanted.profiles, &mut report);
-            let code_store = settings.code_store.clone();
+            let code_store = settings.code_path.clone();
             let world = World {
                 directory: &sources.project_dir,
                 code_store: &code_store,
@@ -226,6 +228,10 @@ impl Draft {
                 network: self.settings.network,
             },
             registry: self.settings.registry,
+            access: Access {
+                code: self.settings.code_store,
+                credentials: self.settings.credentials,
+            },
             unsupported,
             warnings,
         })
@@ -305,7 +311,7 @@ impl Wanted {
     }
 }
 
-fn read_text(file: &Path, report: &mut Report) -> Option<String> {
+pub(super) fn read_text(file: &Path, report: &mut Report) -> Option<String> {
     match text_file::read(file) {
         Ok(text) => Some(text),
         Err(error) => {

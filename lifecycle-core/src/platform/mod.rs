@@ -8,6 +8,8 @@
 //! each other is checked (`validate`), and code bases are looked up (`load`, `dockerfile`). Everything wrong is found in one go and said with its line
 //! ([`Diagnostics`]).
 
+mod access;
+mod azure;
 mod compose;
 mod database;
 mod diagnostic;
@@ -18,6 +20,7 @@ mod files;
 mod interpolation;
 mod load;
 mod schema;
+mod secret_reference;
 mod settings;
 mod sources;
 mod starter;
@@ -41,6 +44,8 @@ use crate::network::{Block, DEFAULT_BLOCK};
 use crate::registry::Kind;
 use crate::secret::Sensitive;
 
+pub use access::{Access, Credentials, access};
+pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostSpec, LoginSpec};
 pub(crate) use diagnostic::nearest;
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub use load::{Loaded, code_bases, load};
@@ -138,6 +143,14 @@ pub enum CloudSpec {
         #[serde(default)]
         subnet: Option<String>,
     },
+    /// VMs on Azure.
+    Azure(Box<AzureSpec>),
+}
+
+impl Default for CloudSpec {
+    fn default() -> Self {
+        Self::Local { subnet: None }
+    }
 }
 
 /// Where the registry lies. Not a part of the declaration that the registry keeps: the

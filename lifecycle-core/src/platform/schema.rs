@@ -3,12 +3,16 @@
 
 use serde_json::{Map, Value, json};
 
+use super::settings;
+
+/// An image of Azure's.
+const IMAGE: &str = "^[^:]+:[^:]+:[^:]+:[^:]+$";
+
 /// What stands in front of a service's `platform.toml` so that editors find the schema.
 pub const SCHEMA_LINE: &str = "#:schema ./platform.schema.json";
 
 /// The schema (JSON Schema, draft 2020-12).
 pub fn schema() -> Value {
-    let text = |description: &str| json!({"type": "string", "description": description});
     let url = |description: &str| {
         json!({
             "description": description,
@@ -23,8 +27,8 @@ pub fn schema() -> Value {
         (
             "image",
             json!({
-                "enum": super::settings::LOCAL_IMAGES,
-                "description": "What the machine boots: with a container engine, or bare, and it gets one",
+                "description": "What the machine boots. Local: `ready`, with a container engine, or `bare`, and it gets one; Azure: publisher:offer:sku:version",
+                "anyOf": [{"enum": settings::LOCAL_IMAGES}, {"type": "string", "pattern": IMAGE}],
             }),
         ),
         (
@@ -44,7 +48,7 @@ pub fn schema() -> Value {
             json!({
                 "type": "integer",
                 "minimum": 0,
-                "maximum": super::settings::MOST_NODES,
+                "maximum": settings::MOST_NODES,
                 "description": "How many",
             }),
         ),
@@ -83,24 +87,7 @@ pub fn schema() -> Value {
             "name",
             text("The platform's name; the Compose file's, else its directory's, without it"),
         ),
-        (
-            "cloud",
-            table([
-                (
-                    "provider",
-                    json!({
-                        "enum": ["local"],
-                        "description": "Where nodes come from: `local`, containers on your own Docker engine",
-                    }),
-                ),
-                (
-                    "subnet",
-                    text(
-                        "The network that the nodes share, for example 10.42.0.0/24; one that is free without it",
-                    ),
-                ),
-            ]),
-        ),
+        ("cloud", cloud()),
         (
             "nodes",
             json!({
@@ -172,19 +159,7 @@ pub fn schema() -> Value {
                 ),
             ]),
         ),
-        (
-            "code",
-            table([
-                (
-                    "store",
-                    json!({"enum": ["directory"], "description": "Where code bases lie"}),
-                ),
-                (
-                    "path",
-                    text("The directory that holds them, relative to the Compose file"),
-                ),
-            ]),
-        ),
+        ("code", code()),
     ]);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("platform.toml");
@@ -195,6 +170,174 @@ pub fn schema() -> Value {
         "reference": reference,
     });
     schema
+}
+
+/// `[cloud]`
+fn cloud() -> Value {
+    let secret =
+        |description: &str| json!({"$ref": "#/$defs/reference", "description": description});
+    let words = |description: &str| {
+        json!({
+            "description": description,
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ],
+        })
+    };
+    let mut login = table([
+        (
+            "method",
+            json!({"enum": settings::cloud::METHODS, "description": "The way to log in"}),
+        ),
+        ("tenant", text("The tenant's id, for `client-secret`")),
+        (
+            "client",
+            text("The client id of an application, or of a managed identity"),
+        ),
+        ("secret", secret("The application's secret")),
+    ]);
+    login["required"] = json!(["method"]);
+    let mut jump_host = table([
+        (
+            "address",
+            text("Its name or address, with a port if that is not 22"),
+        ),
+        ("user", text("The account there")),
+        (
+            "host_key",
+            text("Its public key, as `ssh-keyscan` prints it"),
+        ),
+        (
+            "key",
+            secret("The private key for it; the platform's own without it"),
+        ),
+    ]);
+    jump_host["required"] = json!(["address", "user", "host_key"]);
+    jump_host["description"] =
+        json!("Through what nodes without a public address are reached (Azure)");
+    table([
+        (
+            "provider",
+            json!({
+                "enum": settings::cloud::PROVIDERS,
+                "description": "Where nodes come from: `local`, containers on your own Docker engine; `azure`, VMs",
+            }),
+        ),
+        (
+            "subnet",
+            text(
+                "The network that the nodes share, for example 10.42.0.0/24; one that is free without it",
+            ),
+        ),
+        ("subscription", text("The subscription's id (Azure)")),
+        (
+            "location",
+            text("The region, for example westeurope (Azure)"),
+        ),
+        (
+            "resource_group",
+            text("The resource group; one of the platform's own without it (Azure)"),
+        ),
+        (
+            "size",
+            words("The sizes of nodes that name none: the first that can be had (Azure)"),
+        ),
+        (
+            "zones",
+            words("The zones that nodes may be in: the first that has room (Azure)"),
+        ),
+        (
+            "image",
+            json!({
+                "type": "string",
+                "pattern": IMAGE,
+                "description": "What nodes boot, as publisher:offer:sku:version (Azure)",
+            }),
+        ),
+        ("account", text("The account on each new node (Azure)")),
+        (
+            "ssh_from",
+            words(
+                "From where SSH is allowed: addresses, blocks; from everywhere without it (Azure)",
+            ),
+        ),
+        (
+            "public_ip",
+            json!({
+                "type": "boolean",
+                "default": true,
+                "description": "Whether new nodes get a public address (Azure)",
+            }),
+        ),
+        (
+            "identity",
+            text(
+                "The resource id of the user-assigned identity that the manager logs in with (Azure)",
+            ),
+        ),
+        (
+            "login",
+            json!({
+                "description": "How to log in; tried in order without it (Azure)",
+                "anyOf": [{"enum": settings::cloud::METHODS}, login],
+            }),
+        ),
+        ("jump_host", jump_host),
+        (
+            "endpoint",
+            text("Resource Manager's address, for other clouds and the simulator (Azure)"),
+        ),
+        (
+            "authority",
+            text("Entra's address, for other clouds and the simulator (Azure)"),
+        ),
+        (
+            "ca",
+            text("The file with the certificate of the only authority to trust, in PEM (Azure)"),
+        ),
+    ])
+}
+
+/// `[code]`
+fn code() -> Value {
+    let secret =
+        |description: &str| json!({"$ref": "#/$defs/reference", "description": description});
+    table([
+        (
+            "store",
+            json!({
+                "enum": settings::code::STORES,
+                "description": "Where code bases lie: in directories here, or in a share of Azure Files",
+            }),
+        ),
+        (
+            "path",
+            text("The directory that holds those that services name, relative to the Compose file"),
+        ),
+        ("account", text("The storage account (Azure Files)")),
+        ("share", text("The share (Azure Files)")),
+        (
+            "directory",
+            text("The directory of the share that holds them; all of it without (Azure Files)"),
+        ),
+        ("key", secret("A key of the storage account (Azure Files)")),
+        ("sas", secret("A shared access signature (Azure Files)")),
+        (
+            "endpoint",
+            text("Where the service answers, for other clouds and the simulator (Azure Files)"),
+        ),
+        (
+            "ca",
+            text(
+                "The file with the certificate of the only authority to trust, in PEM (Azure Files)",
+            ),
+        ),
+    ])
+}
+
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
 }
 
 /// A table with these keys and no others.
@@ -215,7 +358,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::platform::{database, settings};
+    use crate::platform::{database, secret_reference, settings};
 
     fn keys<'v>(schema: &'v Value, pointer: &str) -> BTreeSet<&'v str> {
         let properties = schema.pointer(&format!("{pointer}/properties"));
@@ -229,15 +372,23 @@ mod tests {
         let registry: Vec<&str> = database::keys().collect();
         for (pointer, known) in [
             ("", &settings::TOP[..]),
-            ("/properties/cloud", &settings::CLOUD),
+            ("/properties/cloud", &settings::cloud::CLOUD),
             ("/properties/manager", &settings::MANAGER),
-            ("/properties/code", &settings::CODE),
+            ("/properties/code", &settings::code::CODE),
             ("/properties/network", &settings::NETWORK),
             ("/properties/registry", &registry),
             ("/$defs/node", &settings::NODE),
             ("/$defs/pool", &settings::POOL),
             ("/$defs/capacity", &settings::CAPACITY),
-            ("/$defs/reference", &database::REFERENCE),
+            ("/$defs/reference", &secret_reference::REFERENCE),
+            (
+                "/properties/cloud/properties/jump_host",
+                &settings::cloud::JUMP_HOST,
+            ),
+            (
+                "/properties/cloud/properties/login/anyOf/1",
+                &settings::cloud::LOGIN,
+            ),
         ] {
             let known: BTreeSet<&str> = known.iter().copied().collect();
             assert_eq!(keys(&schema, pointer), known, "{pointer}");

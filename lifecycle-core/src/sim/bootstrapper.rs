@@ -9,7 +9,7 @@ use crate::clock::{Clock, SeededIds};
 use crate::error::Result;
 use crate::host::SshKeyPair;
 use crate::model::ImageSource;
-use crate::platform::{Declaration, RegistrySpec};
+use crate::platform::{Access, Declaration, RegistrySpec};
 use crate::reconcile::{Backends, DriverOptions};
 use crate::registry::MemoryRegistry;
 use crate::runtime::Owner;
@@ -63,6 +63,7 @@ impl SimWorld {
             state: Arc::new(MemoryState::default()),
             secrets,
             registry: RegistrySpec::default(),
+            access: Access::default(),
             databases: Arc::new(managers.databases()),
             reach: Arc::new(managers),
             manager_image: Arc::new(SimManagerImage),

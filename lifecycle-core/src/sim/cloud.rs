@@ -77,7 +77,10 @@ impl CloudProvider for SimCloud {
                         have + more
                     ));
                 }
-                Ok(Done::unchanged(PreflightReport { problems }))
+                Ok(Done::unchanged(PreflightReport {
+                    problems,
+                    ..PreflightReport::default()
+                }))
             })
             .await
     }

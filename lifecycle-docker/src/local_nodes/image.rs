@@ -27,10 +27,16 @@ const PULL_LIMIT: Duration = Duration::from_mins(5);
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
 
 /// The build context: name, mode, contents.
-const FILES: [(&str, u32, &str); 3] = [
+const FILES: [(&str, u32, &str); 5] = [
     ("Dockerfile", 0o644, include_str!("image/Dockerfile")),
+    (
+        "node-cloud-init",
+        0o755,
+        include_str!("image/node-cloud-init"),
+    ),
     ("node-engine", 0o755, include_str!("image/node-engine")),
     ("node-entry", 0o755, include_str!("image/node-entry")),
+    ("node-network", 0o755, include_str!("image/node-network")),
 ];
 
 /// What a node has when it first boots.
@@ -40,6 +46,8 @@ pub(super) enum Flavour {
     Ready,
     /// No engine, as a VM right after its creation.
     Bare,
+    /// No engine, and no account either: all that comes from the first boot.
+    Stock,
 }
 
 impl Flavour {
@@ -60,6 +68,7 @@ impl Flavour {
         match self {
             Self::Ready => "ready",
             Self::Bare => "bare",
+            Self::Stock => "stock",
         }
     }
 
@@ -328,8 +337,10 @@ mod tests {
             modes,
             [
                 ("Dockerfile".to_owned(), 0o644),
+                ("node-cloud-init".to_owned(), 0o755),
                 ("node-engine".to_owned(), 0o755),
-                ("node-entry".to_owned(), 0o755)
+                ("node-entry".to_owned(), 0o755),
+                ("node-network".to_owned(), 0o755)
             ]
         );
     }

@@ -21,11 +21,14 @@ use chrono::{DateTime, Utc};
 use lifecycle_core::cloud::Power;
 use lifecycle_core::model::NodeName;
 
+use super::first_boot::FirstBoot;
 use crate::labels;
 
 /// A node's address; kept in a label, since a stopped container has none.
 pub(super) const ADDRESS_LABEL: &str = "lifecycle.node-address";
-/// The account on each node.
+/// The account on a node that has another than [`ACCOUNT`].
+pub(super) const ACCOUNT_LABEL: &str = "lifecycle.node-account";
+/// The account on each node that is not given one by its first boot.
 pub(super) const ACCOUNT: &str = "lifecycle";
 /// Where a node that runs the manager finds the operator's engine.
 pub(super) const HOST_SOCKET: &str = "/run/lifecycle/host-docker.sock";
@@ -43,10 +46,19 @@ pub(super) struct MachineSpec<'a> {
     pub(super) address: Ipv4Addr,
     pub(super) volume: String,
     pub(super) labels: HashMap<String, String>,
-    pub(super) authorized_key: &'a str,
+    pub(super) origin: Origin<'a>,
     /// The operator's engine, for the node that runs the manager.
     pub(super) host_socket: Option<&'a Path>,
     pub(super) privileged: bool,
+}
+
+/// Where a node's account comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin<'a> {
+    /// The image has it; it accepts this public key.
+    Image(&'a str),
+    /// The first boot makes it.
+    FirstBoot(&'a FirstBoot),
 }
 
 impl MachineSpec<'_> {
@@ -54,6 +66,17 @@ impl MachineSpec<'_> {
     pub(super) fn body(mut self) -> ContainerCreateBody {
         self.labels
             .insert(ADDRESS_LABEL.to_owned(), self.address.to_string());
+        let (host_name, environment) = match self.origin {
+            Origin::Image(key) => (
+                self.node.to_string(),
+                vec![format!("NODE_AUTHORIZED_KEY={key}")],
+            ),
+            Origin::FirstBoot(first_boot) => {
+                self.labels
+                    .insert(ACCOUNT_LABEL.to_owned(), first_boot.account.clone());
+                (first_boot.host_name.clone(), first_boot.environment())
+            }
+        };
         let endpoint = EndpointSettings {
             ipam_config: Some(EndpointIpamConfig {
                 ipv4_address: Some(self.address.to_string()),
@@ -62,9 +85,9 @@ impl MachineSpec<'_> {
             ..EndpointSettings::default()
         };
         ContainerCreateBody {
-            hostname: Some(self.node.to_string()),
+            hostname: Some(host_name),
             image: Some(self.image.clone()),
-            env: Some(vec![format!("NODE_AUTHORIZED_KEY={}", self.authorized_key)]),
+            env: Some(environment),
             host_config: Some(self.host_config()),
             networking_config: Some(NetworkingConfig {
                 endpoints_config: Some(HashMap::from([(self.network.to_owned(), endpoint)])),
@@ -128,6 +151,8 @@ pub(super) struct Machine {
     pub(super) node: NodeName,
     /// Its address, from its label.
     pub(super) address: Option<Ipv4Addr>,
+    /// Its account, from its label.
+    pub(super) account: String,
     /// Whether it runs.
     pub(super) power: Power,
     /// Whether it was made, but never started.
@@ -183,6 +208,7 @@ impl Machine {
             id,
             node,
             address: label(ADDRESS_LABEL).and_then(|address| address.parse().ok()),
+            account: label(ACCOUNT_LABEL).unwrap_or(ACCOUNT).to_owned(),
             power: power(status),
             fresh: status == ContainerStateStatusEnum::CREATED,
             boot: state.started_at.filter(|at| moment(at).is_some()),
@@ -285,7 +311,7 @@ mod tests {
             address: Ipv4Addr::new(10, 89, 0, 2),
             volume: "v".to_owned(),
             labels: HashMap::new(),
-            authorized_key: "k",
+            origin: Origin::Image("k"),
             host_socket: None,
             privileged,
         };

@@ -9,7 +9,9 @@
 //! label, its boot id the container's start time. A process that dies at any moment leaves a
 //! state from which the same call goes on.
 
+mod bridge;
 mod engine;
+mod first_boot;
 mod image;
 mod machine;
 mod network;
@@ -37,9 +39,11 @@ use lifecycle_core::{Error, Result};
 use russh::keys::PublicKey;
 use tokio::sync::OnceCell;
 
+pub use self::bridge::Bridge;
 use self::engine::{absent_is_none, engine_error};
+pub use self::first_boot::FirstBoot;
 use self::image::{BASE_IMAGE, Builds, Flavour};
-use self::machine::{ACCOUNT, Found, HOST_KEYS, Machine};
+use self::machine::{Found, HOST_KEYS, Machine};
 use self::network::NetworkWish;
 pub use self::subnet::Subnet;
 use crate::labels;
@@ -70,6 +74,9 @@ pub struct LocalNodesOptions {
     /// that engine owns the machine: this is for development. Only the bootstrapper names it;
     /// the manager, which does not make its own node, leaves it out.
     pub manager_node: Option<NodeName>,
+    /// What each node gets from its first boot. With it the nodes are stock VMs, as a cloud makes
+    /// them from Debian's image, and [`authorized_key`](Self::authorized_key) has no effect.
+    pub first_boot: Option<FirstBoot>,
 }
 
 impl LocalNodesOptions {
@@ -81,6 +88,15 @@ impl LocalNodesOptions {
             subnet: None,
             authorized_key: authorized_key.into(),
             manager_node: None,
+            first_boot: None,
+        }
+    }
+
+    /// The defaults for an owner and nodes that are stock VMs.
+    pub fn stock(owner: Owner, first_boot: FirstBoot) -> Self {
+        Self {
+            first_boot: Some(first_boot),
+            ..Self::new(owner, "")
         }
     }
 }
@@ -118,7 +134,9 @@ impl LocalNodes {
     /// Checks the options. Nothing is asked of the engine yet.
     pub fn new(mut options: LocalNodesOptions) -> Result<Self> {
         let key = options.authorized_key.trim().to_owned();
-        if key.contains(['\n', '\r']) || PublicKey::from_openssh(&key).is_err() {
+        if let Some(first_boot) = &options.first_boot {
+            first_boot.check()?;
+        } else if key.contains(['\n', '\r']) || PublicKey::from_openssh(&key).is_err() {
             return Err(Error::Invalid {
                 what: "the key for local nodes".to_owned(),
                 why: "it is not one public key in OpenSSH form".to_owned(),
@@ -274,7 +292,7 @@ impl LocalNodes {
                 public: None,
             },
             ssh: SshAddress {
-                user: ACCOUNT.to_owned(),
+                user: machine.account.clone(),
                 port: 22,
                 host_keys,
             },
@@ -317,7 +335,7 @@ impl LocalNodes {
     }
 
     /// Refuses what local nodes have no notion of.
-    fn check(spec: &NodeSpec) -> Result<Flavour> {
+    fn check(&self, spec: &NodeSpec) -> Result<Flavour> {
         if let Some(size) = &spec.size {
             return Err(Error::Invalid {
                 what: format!("size `{size}` of node {}", spec.name),
@@ -325,7 +343,10 @@ impl LocalNodes {
                 mend: "leave `size` out".to_owned(),
             });
         }
-        Flavour::of(spec)
+        match self.options.first_boot {
+            Some(_) => Ok(Flavour::Stock),
+            None => Flavour::of(spec),
+        }
     }
 
     /// What about the engine keeps nodes from being made, in sentences.
@@ -395,7 +416,7 @@ impl CloudProvider for LocalNodes {
         let mut problems = Vec::new();
         let mut flavours = BTreeSet::new();
         for spec in wanted {
-            match Self::check(spec) {
+            match self.check(spec) {
                 Ok(flavour) => {
                     flavours.insert(flavour);
                 }
@@ -425,7 +446,10 @@ impl CloudProvider for LocalNodes {
                 ));
             }
         }
-        Ok(PreflightReport { problems })
+        Ok(PreflightReport {
+            problems,
+            ..PreflightReport::default()
+        })
     }
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {

@@ -39,6 +39,7 @@ impl LocalNodes {
     pub(super) async fn start(&self, docker: &Docker, node: &NodeName) -> Result<String> {
         let machine = self.existing(docker, node).await?;
         if !is_on(machine.power) {
+            self.seed(docker, &machine).await?;
             docker
                 .start_container(&machine.id, None)
                 .await

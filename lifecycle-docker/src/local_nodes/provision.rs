@@ -8,6 +8,7 @@ use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptions, ListVolumesOptions, RemoveContainerOptions, RemoveVolumeOptions,
+    UploadToContainerOptions,
 };
 use lifecycle_core::cloud::{CloudProgress, Power};
 use lifecycle_core::model::{NodeName, NodeSpec};
@@ -15,7 +16,7 @@ use lifecycle_core::{Error, Result};
 
 use super::engine::{absent_is_none, engine_error, refused_for, status};
 use super::image::{Availability, Flavour};
-use super::machine::{Machine, MachineSpec};
+use super::machine::{Machine, MachineSpec, Origin};
 use super::{LocalNodes, soon};
 use crate::labels;
 
@@ -60,7 +61,7 @@ impl LocalNodes {
         spec: &NodeSpec,
         again: bool,
     ) -> Result<Provision> {
-        let flavour = Self::check(spec)?;
+        let flavour = self.check(spec)?;
         let what = format!("making node {}", spec.name);
         let mut avoid = BTreeSet::new();
         let mut named = 0;
@@ -92,12 +93,14 @@ impl LocalNodes {
             if !machine.fresh {
                 return Ok(Provision::Found(machine));
             }
+            self.seed(docker, &machine).await?;
             match docker.start_container(&machine.id, None).await {
                 Ok(()) => return Ok(Provision::Made(machine)),
                 // Another process gave the address to another node meanwhile. This one never
                 // ran, so it is made again with the next one.
                 Err(error)
                     if refused_for(&error, "address already in use")
+                        && self.fixed_address().is_none()
                         && avoid.len() < ADDRESS_TRIES =>
                 {
                     avoid.extend(machine.address);
@@ -160,7 +163,9 @@ impl LocalNodes {
             .filter_map(|machine| machine.address)
             .collect();
         taken.extend(avoid);
-        let address = subnet.lowest_free(&taken).ok_or_else(|| Error::Exhausted {
+        let free = || subnet.lowest_free(&taken);
+        let address = self.fixed_address().or_else(free);
+        let address = address.ok_or_else(|| Error::Exhausted {
             what: format!("addresses in {subnet}"),
             why: "each has a node".to_owned(),
             mend: "delete nodes, or begin anew with a larger `subnet`".to_owned(),
@@ -172,7 +177,10 @@ impl LocalNodes {
             address,
             volume,
             labels: self.node_labels(node),
-            authorized_key: &self.options.authorized_key,
+            origin: match &self.options.first_boot {
+                Some(first_boot) => Origin::FirstBoot(first_boot),
+                None => Origin::Image(&self.options.authorized_key),
+            },
             host_socket: (self.options.manager_node.as_ref() == Some(node))
                 .then_some(self.options.socket.as_path()),
             privileged,
@@ -188,6 +196,28 @@ impl LocalNodes {
             Err(error) => return Err(engine_error(&format!("node {node}"), error)),
         }
         self.machine(docker, node).await
+    }
+
+    fn fixed_address(&self) -> Option<Ipv4Addr> {
+        self.options.first_boot.as_ref()?.address
+    }
+
+    /// Gives a stock node that never ran what its first boot reads; again, should a call before
+    /// have broken off.
+    pub(super) async fn seed(&self, docker: &Docker, machine: &Machine) -> Result<()> {
+        let (Some(first_boot), true) = (&self.options.first_boot, machine.fresh) else {
+            return Ok(());
+        };
+        let options = UploadToContainerOptions {
+            path: "/".to_owned(),
+            ..UploadToContainerOptions::default()
+        };
+        // The container's id is the machine's: what is made anew boots for the first time again.
+        let archive = bollard::body_full(first_boot.seed(&machine.id)?);
+        docker
+            .upload_to_container(&machine.id, Some(options), archive)
+            .await
+            .map_err(|error| engine_error(&format!("the first boot of {}", machine.node), error))
     }
 
     /// Removes a container that never ran, with nothing of the node's in it.

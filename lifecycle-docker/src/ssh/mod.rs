@@ -6,8 +6,10 @@
 mod credential;
 mod exec;
 mod host_key;
+mod jump;
 mod pool;
 mod stream;
+mod tunnel;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +26,8 @@ use sha2::{Digest, Sha256};
 
 pub use credential::{SshCredential, generate_ssh_key};
 pub(crate) use exec::quote;
+pub(crate) use jump::Jump;
+pub use jump::{JumpHost, Reaches};
 pub(crate) use pool::Share;
 pub use pool::SshTimings;
 pub(crate) use stream::LeasedStream;
@@ -76,11 +80,30 @@ impl SshAccess {
     /// Access to a host; dials nobody yet. A private key that cannot be read is
     /// [`Error::Invalid`].
     pub fn new(target: SshTarget, credential: &SshCredential, timings: SshTimings) -> Result<Self> {
+        Self::through(None, target, credential, timings)
+    }
+
+    /// The same, through a jump host if there is one.
+    pub(crate) fn through(
+        jump: Option<Arc<Jump>>,
+        target: SshTarget,
+        credential: &SshCredential,
+        timings: SshTimings,
+    ) -> Result<Self> {
         let address = SocketAddr::new(target.address, target.port);
+        let way = jump
+            .as_ref()
+            .map(|jump| format!(" through {}", jump.name()));
         Ok(Self {
-            host: format!("node {} ({address})", target.node),
+            host: format!(
+                "node {} ({address}{})",
+                target.node,
+                way.unwrap_or_default()
+            ),
             pool: Pool::new(Peer {
-                address,
+                host: target.address.to_string(),
+                port: target.port,
+                through: jump,
                 user: target.user,
                 host_keys: target.host_keys,
                 credential: Credential::parse(credential)?,

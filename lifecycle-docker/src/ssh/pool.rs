@@ -6,20 +6,21 @@
 //! stalls. Hence whatever reads at its own pace gets a connection of its own ([`Share::Alone`]).
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lifecycle_core::host::ForwardTarget;
+use lifecycle_core::host::{Duplex, ForwardTarget};
 use russh::client::{self, Handle, Msg};
-use russh::{AlgorithmKind, Channel, Preferred};
+use russh::{AlgorithmKind, Channel, ChannelOpenFailure, Preferred};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::credential::Credential;
 use super::host_key::HostKeyCheck;
+use super::jump::Jump;
+use super::tunnel;
 use crate::error::SshError;
 
 /// Stock sshd allows ten; two are left for sessions that it has not cleared away yet.
@@ -28,6 +29,9 @@ const SESSIONS_PER_CONNECTION: usize = 8;
 const PARALLEL_DIALS: u32 = 4;
 /// Further connections are given up after this long without use.
 const IDLE: Duration = Duration::from_mins(1);
+/// How long a channel that opens late is waited for, to close it: longer than a host tries to
+/// connect to another that is silent.
+const LATEST: Duration = Duration::from_mins(5);
 /// Messages of a channel that may wait for its reader before the connection waits.
 const CHANNEL_BUFFER: usize = 1024;
 const WINDOW: u32 = 8 << 20;
@@ -50,6 +54,14 @@ impl Default for SshTimings {
             keepalive: Duration::from_secs(15),
             keepalive_misses: 3,
         }
+    }
+}
+
+impl SshTimings {
+    /// How long it takes at most until a silent host is given up.
+    pub(super) fn silence(&self) -> Duration {
+        let misses = u32::try_from(self.keepalive_misses).unwrap_or(u32::MAX);
+        self.keepalive.saturating_mul(misses.saturating_add(1))
     }
 }
 
@@ -80,18 +92,36 @@ impl Wanted {
             }
         };
         opened.map_err(|error| match (error, self) {
-            (russh::Error::ChannelOpenFailure(_), Self::Session) => SshError::SessionRefused,
+            (russh::Error::ChannelOpenFailure(_), Self::Session)
+            | (russh::Error::ChannelOpenFailure(ChannelOpenFailure::ResourceShortage), _) => {
+                SshError::SessionRefused
+            }
             (russh::Error::ChannelOpenFailure(why), Self::Forward(target)) => {
                 SshError::ForwardRefused {
-                    target: match target {
-                        ForwardTarget::Tcp { host, port } => format!("{host}:{port}"),
-                        ForwardTarget::Unix { path } => path.clone(),
-                    },
-                    why: format!("{why:?}"),
+                    target: name(target),
+                    why,
                 }
             }
             (error, _) => error.into(),
         })
+    }
+
+    /// What it is called that the host did not open it in time.
+    fn late(&self, after: Duration) -> SshError {
+        match self {
+            Self::Session => SshError::TimedOut(after),
+            Self::Forward(target) => SshError::ForwardTimedOut {
+                target: name(target),
+                after,
+            },
+        }
+    }
+}
+
+fn name(target: &ForwardTarget) -> String {
+    match target {
+        ForwardTarget::Tcp { host, port } => format!("{host}:{port}"),
+        ForwardTarget::Unix { path } => path.clone(),
     }
 }
 
@@ -116,6 +146,11 @@ struct Connection {
 impl Connection {
     fn is_usable(&self) -> bool {
         !self.retired.load(Ordering::Acquire) && !self.handle.is_closed()
+    }
+
+    /// Lets nobody open a further channel.
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
     }
 
     fn is_idle(&self) -> bool {
@@ -147,7 +182,7 @@ impl Lease {
 
     /// Lets nobody open a further channel on this connection.
     pub(super) fn retire(&self) {
-        self.connection.retired.store(true, Ordering::Release);
+        self.connection.retire();
     }
 }
 
@@ -168,7 +203,11 @@ impl Drop for Lease {
 /// Whom the pool connects to, and as whom.
 #[derive(Clone)]
 pub(super) struct Peer {
-    pub(super) address: SocketAddr,
+    /// Its name or address.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// The jump host that connects to it, if not we ourselves do.
+    pub(super) through: Option<Arc<Jump>>,
     pub(super) user: String,
     pub(super) host_keys: Vec<String>,
     pub(super) credential: Credential,
@@ -213,11 +252,7 @@ impl Pool {
         loop {
             let lease = self.lease(wanted.is_session(), share).await?;
             let patience = self.peer.timings.connect;
-            let opened = match timeout(patience, wanted.open(&lease.connection.handle)).await {
-                Ok(opened) => opened,
-                Err(_) => Err(SshError::TimedOut(patience)),
-            };
-            match opened {
+            match open(Arc::clone(&lease.connection), wanted.clone(), patience).await {
                 Ok(channel) => return Ok((channel, lease)),
                 Err(error) if error.breaks_connection() => {
                     lease.retire();
@@ -303,6 +338,20 @@ impl Pool {
             .map(|c| Lease::new(Arc::clone(c), is_session))
     }
 
+    /// A stream to the host, over which nothing was said yet.
+    async fn stream(&self) -> Result<Box<dyn Duplex>, SshError> {
+        let Peer { host, port, .. } = &self.peer;
+        // A jump host keeps its own time: what is late there is late by its name.
+        if let Some(jump) = &self.peer.through {
+            return jump.reach(host, *port).await;
+        }
+        let limit = self.peer.timings.connect;
+        let connected = timeout(limit, TcpStream::connect((host.as_str(), *port))).await;
+        let stream = connected.map_err(|_| SshError::TimedOut(limit))??;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
+
     async fn dial(&self) -> Result<Connection, SshError> {
         let peer = &self.peer;
         let check = HostKeyCheck::new(&peer.host_keys)?;
@@ -316,14 +365,16 @@ impl Pool {
             keepalive_interval: Some(peer.timings.keepalive),
             keepalive_max: peer.timings.keepalive_misses,
             inactivity_timeout: None,
-            window_size: WINDOW,
+            window_size: match &peer.through {
+                Some(_) => tunnel::WINDOW,
+                None => WINDOW,
+            },
             channel_buffer_size: CHANNEL_BUFFER,
             preferred,
             ..client::Config::default()
         };
+        let stream = self.stream().await?;
         let dial = async {
-            let stream = TcpStream::connect(peer.address).await?;
-            stream.set_nodelay(true)?;
             let connected = client::connect_stream(Arc::new(config), stream, check).await;
             let mut handle = match connected {
                 Err(SshError::Protocol(russh::Error::NoCommonAlgo {
@@ -354,4 +405,38 @@ impl Pool {
             last_used: Mutex::new(Instant::now()),
         })
     }
+}
+
+/// Opens a channel. One that opens after nobody waits for it any more is closed again, and a
+/// connection that does not even answer a question then gets no further channel.
+async fn open(
+    connection: Arc<Connection>,
+    wanted: Wanted,
+    patience: Duration,
+) -> Result<Channel<Msg>, SshError> {
+    let late = wanted.late(patience);
+    let (answer, answered) = oneshot::channel();
+    tokio::spawn(async move {
+        let opening = wanted.open(&connection.handle);
+        tokio::pin!(opening);
+        let opened = match timeout(patience, &mut opening).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                drop(answer);
+                let alive = timeout(patience, connection.handle.send_ping()).await;
+                if alive.is_err() {
+                    connection.retire();
+                }
+                if let Ok(Ok(channel)) = timeout(LATEST, opening).await {
+                    let _ = channel.close().await;
+                }
+                return;
+            }
+        };
+        if let Err(Ok(channel)) = answer.send(opened) {
+            // The connection may be gone; then there is nothing to close.
+            let _ = channel.close().await;
+        }
+    });
+    answered.await.unwrap_or(Err(late))
 }

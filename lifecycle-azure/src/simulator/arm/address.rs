@@ -44,6 +44,11 @@ impl PublicAddress {
             .is_some_and(|option| option.eq_ignore_ascii_case("delete"))
     }
 
+    /// Whether it lets nothing in unless a security group does.
+    pub(crate) fn is_closed_by_default(&self) -> bool {
+        self.sku.eq_ignore_ascii_case("standard")
+    }
+
     pub(crate) fn set_delete_option(&mut self, option: &str) {
         self.delete_with_machine = Some(option.to_owned());
     }
@@ -75,6 +80,15 @@ pub(crate) fn follow_machine(world: &mut World, key: &Key, running: bool) {
     };
     if let Some(found) = world.addresses.get_mut(key) {
         found.address = address;
+    }
+}
+
+/// Shows what has an address at another one: where a machine behind it is reached.
+pub(crate) fn reach_at(world: &mut World, key: &Key, at: Ipv4Addr) {
+    if let Some(found) = world.addresses.get_mut(key)
+        && found.address.is_some()
+    {
+        found.address = Some(at);
     }
 }
 

@@ -64,10 +64,9 @@ impl Interface {
             .filter_map(|one| one.public.as_ref())
     }
 
-    /// The address by which others in its network reach it.
-    pub(crate) fn private_address(&self) -> Option<Ipv4Addr> {
-        let primary = self.configurations.iter().find(|one| one.primary);
-        primary.map(|one| one.private)
+    /// The configuration by which others in its network reach it.
+    pub(crate) fn primary(&self) -> Option<&IpConfiguration> {
+        self.configurations.iter().find(|one| one.primary)
     }
 
     pub(crate) fn attach(&mut self, machine: &ResourceId) {

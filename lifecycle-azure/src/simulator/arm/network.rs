@@ -349,6 +349,26 @@ pub(crate) fn show_subnet_at(world: &World, id: &str) -> Option<Value> {
     Some(network.show_subnet(network.subnet(name)?, world))
 }
 
+/// The blocks of the network that a subnet is in, and of the subnet itself; and its security group.
+#[derive(Debug)]
+pub(crate) struct Surroundings<'w> {
+    pub(crate) spaces: &'w [Ipv4Net],
+    pub(crate) block: Ipv4Net,
+    pub(crate) security_group: Option<&'w str>,
+}
+
+/// What surrounds the machines in the subnet with this id.
+pub(crate) fn surroundings<'w>(world: &'w World, id: &str) -> Option<Surroundings<'w>> {
+    let (network, name) = split(id)?;
+    let network = world.networks.get(&network)?;
+    let subnet = network.subnet(name)?;
+    Some(Surroundings {
+        spaces: &network.spaces,
+        block: subnet.prefix,
+        security_group: subnet.security_group.as_deref(),
+    })
+}
+
 fn subnet_not_found(network: &ResourceId, name: &str) -> Refusal {
     let message = format!("Resource {network}{SUBNETS}{name} not found.");
     Problem::new("NotFound", message).not_found()

@@ -1,4 +1,4 @@
-//! Network security groups and their rules. The rules are kept and shown; no traffic is filtered.
+//! Network security groups and their rules. What they let in, `inbound` reads from them.
 
 use std::collections::BTreeSet;
 
@@ -125,6 +125,22 @@ impl Rule {
 }
 
 impl SecurityGroup {
+    /// The rules for what comes in, as they were declared, in the order in which they apply.
+    pub(crate) fn inbound_rules(&self) -> Vec<&Map<String, Value>> {
+        let number = |rule: &&Map<String, Value>| rule.get("priority").and_then(Value::as_u64);
+        let mut rules: Vec<_> = self
+            .rules
+            .iter()
+            .map(|rule| &rule.properties)
+            .filter(|rule| {
+                let direction = rule.get("direction").and_then(Value::as_str);
+                direction.is_some_and(|direction| direction.eq_ignore_ascii_case("inbound"))
+            })
+            .collect();
+        rules.sort_by_key(number);
+        rules
+    }
+
     fn show_rule(&self, kind: &str, name: &str, properties: &Map<String, Value>) -> Value {
         let mut properties = properties.clone();
         properties.insert("provisioningState".into(), "Succeeded".into());

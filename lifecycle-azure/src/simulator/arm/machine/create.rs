@@ -11,6 +11,7 @@ use crate::simulator::arm::answer::Answer;
 use crate::simulator::arm::call::Call;
 use crate::simulator::arm::disk::Disk;
 use crate::simulator::arm::id::{Key, ResourceId, key_of};
+use crate::simulator::arm::inbound::open_from_outside;
 use crate::simulator::arm::interface::Interface;
 use crate::simulator::arm::network::missing_reference;
 use crate::simulator::arm::operation::{Begin, OperationId};
@@ -94,6 +95,11 @@ pub(super) fn begin_making(
         custom_data: machine.system.custom_data.clone(),
         ssh_keys: machine.system.ssh_keys.clone(),
         private_address: machine.private_address(world),
+        subnet: machine.subnet(world),
+        inbound_ports: machine
+            .primary_interface(world)
+            .map(|interface| open_from_outside(world, interface))
+            .unwrap_or_default(),
     };
     let begin = Begin {
         subscription: id.subscription.clone(),
@@ -104,6 +110,12 @@ pub(super) fn begin_making(
         injected: call.injected.clone(),
     };
     let maker = call.cloud.maker.clone();
+    let reached_at = order
+        .private_address
+        .and_then(|at| maker.public_address(at));
+    if let Some(machine) = world.machines.get_mut(&id.key()) {
+        machine.reached_at = reached_at;
+    }
     let no_room = call.injected.allocation_fails;
     let work = async move {
         if no_room {
@@ -383,6 +395,7 @@ fn assemble(
         others: request.others,
         beside: request.beside,
         power: None,
+        reached_at: None,
         operation: None,
         created: world.now,
         changed: world.now,

@@ -6,20 +6,24 @@ mod request;
 mod update;
 mod view;
 
+use std::net::Ipv4Addr;
+
 use chrono::{DateTime, Utc};
 use lifecycle_core::secret::Sensitive;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::address;
-use super::id::{Key, ResourceId};
+use super::id::{Key, ResourceId, key_of};
 use super::image::Image;
 use super::interface::Interface;
+use super::network::surroundings;
 use super::operation::OperationId;
 use super::problem::Problem;
 use super::resource::{Head, Provisioning, Resource};
 use super::sku::Size;
 use super::world::{Shelf, World};
+use crate::simulator::maker::MachineSubnet;
 
 pub(crate) use action::{act, delete};
 pub(crate) use create::put;
@@ -44,6 +48,8 @@ pub(crate) struct Machine {
     beside: Map<String, Value>,
     /// None before there is a machine.
     power: Option<Power>,
+    /// Where its machine is reached from outside, if not at an address of the simulator's own.
+    reached_at: Option<Ipv4Addr>,
     /// The operation that changes it now.
     operation: Option<OperationId>,
     created: DateTime<Utc>,
@@ -129,11 +135,22 @@ impl Machine {
         world.interfaces.get(&primary.id.key())
     }
 
-    pub(crate) fn private_address(&self, world: &World) -> Option<std::net::Ipv4Addr> {
-        self.primary_interface(world)?.private_address()
+    pub(crate) fn private_address(&self, world: &World) -> Option<Ipv4Addr> {
+        Some(self.primary_interface(world)?.primary()?.private)
     }
 
-    pub(crate) fn public_address(&self, world: &World) -> Option<std::net::Ipv4Addr> {
+    /// The subnet that it is reached in.
+    fn subnet(&self, world: &World) -> Option<MachineSubnet> {
+        let id = &self.primary_interface(world)?.primary()?.subnet;
+        let block = surroundings(world, id)?.block;
+        Some(MachineSubnet {
+            id: key_of(id),
+            address: block.network(),
+            prefix_length: block.prefix_len(),
+        })
+    }
+
+    pub(crate) fn public_address(&self, world: &World) -> Option<Ipv4Addr> {
         let key = self.primary_interface(world)?.public_addresses().next()?;
         world.addresses.get(key)?.address()
     }
@@ -149,6 +166,7 @@ fn set(world: &mut World, key: &Key, state: Provisioning, power: Option<Power>) 
     machine.power = power;
     machine.changed = now;
     let interfaces: Vec<_> = machine.interfaces.iter().map(|one| one.id.key()).collect();
+    let reached_at = machine.reached_at;
     let has_address = match power {
         Some(Power::Running | Power::Starting | Power::Stopping | Power::Stopped) => true,
         None | Some(Power::Deallocating | Power::Deallocated) => false,
@@ -160,6 +178,9 @@ fn set(world: &mut World, key: &Key, state: Provisioning, power: Option<Power>) 
         .collect();
     for key in addresses {
         address::follow_machine(world, &key, has_address);
+        if let Some(at) = reached_at {
+            address::reach_at(world, &key, at);
+        }
     }
 }
 

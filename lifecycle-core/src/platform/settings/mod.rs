@@ -1,15 +1,20 @@
 //! `platform.toml`: the cloud, the nodes, the manager, the registry, the code store. Every key is described
 //! in `docs/platform-toml.md`; without the file every one has its default.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+pub(super) mod cloud;
+pub(super) mod code;
 
+use std::collections::BTreeMap;
+
+use self::cloud::Provider;
+use self::code::Code;
+use super::azure::CodeStoreSpec;
 use super::compose::{named, value};
-use super::database::{self, Outside};
+use super::database;
 use super::diagnostic::Report;
+use super::secret_reference::Outside;
 use super::tree::{Field, Node};
-use super::{CloudSpec, ManagerSpec, NetworkSpec, RegistrySpec};
-use crate::code::DirectoryStore;
+use super::{CloudSpec, Credentials, ManagerSpec, NetworkSpec, RegistrySpec};
 use crate::model::{NodeName, NodeSpec, Origin, PlatformName, Resources};
 use crate::network::Block;
 
@@ -23,20 +28,16 @@ pub(super) const TOP: [&str; 8] = [
     "nodes",
     "registry",
 ];
-pub(super) const CLOUD: [&str; 2] = ["provider", "subnet"];
 pub(super) const NODE: [&str; 4] = ["capacity", "image", "labels", "size"];
 pub(super) const POOL: [&str; 6] = ["capacity", "count", "image", "labels", "name", "size"];
 pub(super) const CAPACITY: [&str; 2] = ["cpus", "memory"];
 pub(super) const MANAGER: [&str; 2] = ["node", "port"];
-pub(super) const CODE: [&str; 2] = ["path", "store"];
 pub(super) const NETWORK: [&str; 2] = ["block", "wait"];
 
 /// What local nodes can boot.
 pub(super) const LOCAL_IMAGES: [&str; 2] = ["ready", "bare"];
 /// What the nodes are called that there are when none is declared.
 const POOL_NAME: &str = "node";
-/// Where code bases are looked for by name.
-const CODE_STORE: &str = "code";
 /// More nodes than any pool here has.
 pub(super) const MOST_NODES: u32 = 10_000;
 
@@ -47,8 +48,12 @@ pub(super) struct Settings {
     pub(super) nodes: BTreeMap<NodeName, NodeSpec>,
     /// `None` only if nothing usable is declared, and then the report says why.
     pub(super) manager: Option<ManagerSpec>,
-    /// The code store's directory, relative to the Compose file's.
-    pub(super) code_store: String,
+    /// The directory of code bases that services name, relative to the Compose file's.
+    pub(super) code_path: String,
+    /// Where code bases are read from.
+    pub(super) code_store: CodeStoreSpec,
+    /// What opens all that.
+    pub(super) credentials: Credentials,
     pub(super) registry: RegistrySpec,
     pub(super) network: NetworkSpec,
 }
@@ -61,22 +66,25 @@ pub(super) fn read(
     outside: Outside<'_>,
     report: &mut Report,
 ) -> Settings {
+    let cloud_field = root.and_then(|root| Field::root(root).get("cloud"));
     let mut reader = Reader {
         report,
+        provider: Provider::of(cloud_field.as_ref()),
         nodes: BTreeMap::new(),
         first: None,
     };
     let mut name = None;
-    let mut subnet = None;
+    let mut cloud = CloudSpec::default();
+    let mut credentials = Credentials::default();
     let mut manager = None;
-    let mut code_store = CODE_STORE.to_owned();
+    let mut code = Code::default();
     let mut registry = RegistrySpec::default();
     let mut network = NetworkSpec::default();
     let entries = root.map(|root| Field::root(root).entries(reader.report));
     for (key, field) in entries.unwrap_or_default() {
         match key {
             "name" => name = field.parse(reader.report, named),
-            "cloud" => subnet = reader.cloud(&field),
+            "cloud" => cloud = cloud::read(&field, outside, &mut credentials, reader.report),
             "nodes" => {
                 for (name, node) in field.entries(reader.report) {
                     reader.node(name, &node);
@@ -90,7 +98,7 @@ pub(super) fn read(
             "manager" => manager = Some(field),
             "registry" => registry = database::read(&field, outside, reader.report),
             "network" => network = reader.network(&field),
-            "code" => code_store = reader.code(&field).unwrap_or(code_store),
+            "code" => code = code::read(&field, outside, &mut credentials, reader.report),
             _ => reader.report.unknown_key(field.at, &field.path, key, TOP),
         }
     }
@@ -103,10 +111,12 @@ pub(super) fn read(
     let manager = reader.manager(manager.as_ref());
     Settings {
         name,
-        cloud: CloudSpec::Local { subnet },
+        cloud,
         nodes: reader.nodes,
         manager,
-        code_store,
+        code_path: code.path,
+        code_store: code.store,
+        credentials,
         registry,
         network,
     }
@@ -126,6 +136,7 @@ impl Properties {
         NodeSpec {
             name,
             size: self.size,
+            alternatives: Vec::new(),
             image: self.image,
             labels: self.labels,
             capacity: self.capacity,
@@ -136,26 +147,14 @@ impl Properties {
 
 struct Reader<'r> {
     report: &'r mut Report,
+    /// What decides which images there are.
+    provider: Provider,
     nodes: BTreeMap<NodeName, NodeSpec>,
     /// The first node in the order of the file.
     first: Option<NodeName>,
 }
 
 impl Reader<'_> {
-    fn cloud(&mut self, field: &Field<'_>) -> Option<String> {
-        let mut subnet = None;
-        for (key, field) in field.entries(self.report) {
-            match key {
-                "provider" => {
-                    field.word(self.report, &[("local", ())]);
-                }
-                "subnet" => subnet = field.parse(self.report, ipv4_network),
-                _ => self.report.unknown_key(field.at, &field.path, key, CLOUD),
-            }
-        }
-        subnet
-    }
-
     fn add(&mut self, node: NodeSpec) {
         self.first.get_or_insert_with(|| node.name.clone());
         self.nodes.insert(node.name.clone(), node);
@@ -205,9 +204,12 @@ impl Reader<'_> {
             match key {
                 "size" => spec.size = field.text(self.report).map(str::to_owned),
                 "image" => {
-                    spec.image = field
-                        .word(self.report, &LOCAL_IMAGES.map(|image| (image, image)))
-                        .map(str::to_owned);
+                    spec.image = match self.provider {
+                        Provider::Local => field
+                            .word(self.report, &LOCAL_IMAGES.map(|image| (image, image)))
+                            .map(str::to_owned),
+                        Provider::Azure => field.parse(self.report, cloud::image),
+                    };
                 }
                 "labels" => {
                     for (label, value) in field.entries(self.report) {
@@ -305,22 +307,6 @@ impl Reader<'_> {
         }
         network
     }
-
-    fn code(&mut self, field: &Field<'_>) -> Option<String> {
-        let mut path = None;
-        for (key, field) in field.entries(self.report) {
-            match key {
-                "store" => {
-                    field.word(self.report, &[("directory", ())]);
-                }
-                "path" => {
-                    path = field.text(self.report).map(DirectoryStore::normalised);
-                }
-                _ => self.report.unknown_key(field.at, &field.path, key, CODE),
-            }
-        }
-        path
-    }
 }
 
 /// Nodes that were declared and refused still count: the default would only confuse.
@@ -334,38 +320,22 @@ fn declares_nodes(root: Option<&Node>) -> bool {
     })
 }
 
-/// `10.0.0.0/24`
-fn ipv4_network(text: &str) -> Result<String, String> {
-    let bad = |why: &str| format!("`{text}` is no IPv4 network: {why}");
-    let (address, bits) = text
-        .split_once('/')
-        .ok_or_else(|| bad("write for example `10.42.0.0/24`"))?;
-    let address: Ipv4Addr = address
-        .parse()
-        .map_err(|_| bad("write for example `10.42.0.0/24`"))?;
-    let bits = bits
-        .parse::<u32>()
-        .ok()
-        .filter(|bits| (8..=29).contains(bits))
-        .ok_or_else(|| bad("the prefix is not from 8 to 29"))?;
-    if address.to_bits() << bits != 0 {
-        return Err(bad("there are bits set behind the prefix"));
-    }
-    Ok(text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::platform::toml;
+    use crate::platform::{secret_reference, toml};
     use crate::registry::Kind;
 
     fn outside() -> Outside<'static> {
         Outside {
             directory: Path::new("/nowhere"),
-            lookup: &|name| (name == "URL").then(|| "postgres://l:hunter2@db/registry\n".into()),
+            lookup: &|name| match name {
+                "URL" => Some("postgres://l:hunter2@db/registry\n".into()),
+                "SECRET" => Some("s3cret\n".into()),
+                _ => None,
+            },
         }
     }
 
@@ -406,7 +376,8 @@ mod tests {
         .unwrap();
         assert_eq!(names(&settings), ["alpha", "worker-1", "worker-2", "zeta"]);
         assert_eq!(settings.name.unwrap().as_str(), "demo");
-        assert_eq!(settings.code_store, "src");
+        assert_eq!(settings.code_path, "src");
+        assert!(settings.code_store.is_default());
         let manager = settings.manager.unwrap();
         assert_eq!((manager.node.as_str(), manager.port), ("zeta", 8443));
         let zeta = &settings.nodes[&manager.node];
@@ -437,19 +408,24 @@ mod tests {
 
     #[test]
     fn the_page_describes_every_key() {
-        let page = include_str!("../../../docs/platform-toml.md");
+        let page = include_str!("../../../../docs/platform-toml.md");
         let registry: Vec<&str> = database::keys().collect();
         for keys in [
             &TOP[..],
-            &CLOUD,
+            &cloud::CLOUD,
             &NODE,
             &POOL,
             &CAPACITY,
             &MANAGER,
-            &CODE,
+            &code::CODE,
             &NETWORK,
             &registry,
-            &database::REFERENCE,
+            &cloud::LOGIN,
+            &cloud::JUMP_HOST,
+            &cloud::METHODS,
+            &cloud::PROVIDERS,
+            &code::STORES,
+            &secret_reference::REFERENCE,
         ] {
             for key in keys {
                 assert!(page.contains(&format!("`{key}`")), "`{key}` is missing");
@@ -457,20 +433,103 @@ mod tests {
         }
     }
 
+    const AZURE: &str = "[cloud]\nprovider = \"azure\"\nlocation = \"westeurope\"\n\
+        subscription = \"22222222-2222-2222-2222-222222222222\"\n";
+
     #[test]
-    fn networks_are_checked() {
-        for good in ["10.42.0.0/24", "172.16.0.0/12"] {
-            assert!(ipv4_network(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "10.42.0.0",
-            "10.42.0.1/24",
-            "10.0.0.0/30",
-            "x/8",
-            "::/8",
-            "10.0.0.0/99",
+    fn azure_is_read_and_its_secrets_are_kept_apart() {
+        let settings = settings(&format!(
+            "{AZURE}size = [\"Standard_B2s\", \"Standard_B2ms\"]\nzones = [\"1\", \"2\"]\n\
+             ssh_from = \"203.0.113.7\"\npublic_ip = false\nendpoint = \"https://10.0.0.1:7\"\n\
+             login = {{ method = \"client-secret\", tenant = \"t\", client = \"c\", \
+             secret = {{ env = \"SECRET\" }} }}\n\
+             jump_host = {{ address = \"bastion.example:2222\", user = \"ops\", \
+             host_key = \"ssh-ed25519 AAAA\", key = {{ env = \"SECRET\" }} }}\n\
+             [nodes.n1]\nimage = \"Debian:debian-12:12-gen2:latest\"\n\
+             [code]\nstore = \"azure-files\"\naccount = \"files\"\nshare = \"code\"\n\
+             key = {{ env = \"SECRET\" }}\n"
+        ))
+        .unwrap();
+        let CloudSpec::Azure(azure) = &settings.cloud else {
+            panic!("{:?}", settings.cloud);
+        };
+        assert_eq!(azure.sizes, ["Standard_B2s", "Standard_B2ms"]);
+        assert_eq!(azure.zones, ["1", "2"]);
+        assert_eq!(azure.ssh_from, ["203.0.113.7"]);
+        assert!(!azure.public_ip);
+        let jump_host = azure.jump_host.as_ref().unwrap();
+        assert_eq!(
+            (jump_host.host.as_str(), jump_host.port),
+            ("bastion.example", 2222)
+        );
+        assert_eq!(azure.login_of_manager(), Some(azure.login.clone()));
+        let credentials = &settings.credentials;
+        assert_eq!(credentials.cloud().unwrap().expose(), "s3cret");
+        assert_eq!(credentials.code().unwrap().expose(), "s3cret");
+        assert!(credentials.of_manager().jump_host.is_none());
+        let in_clear = serde_json::to_string(&(&settings.cloud, &settings.code_store)).unwrap();
+        assert!(!in_clear.contains("s3cret"));
+        assert!(!settings.code_store.is_default());
+    }
+
+    #[test]
+    fn a_manager_without_a_login_is_refused_before_anything_is_made() {
+        for login in [
+            "",
+            "login = \"azure-cli\"\n",
+            "login = \"workload-identity\"\n",
         ] {
-            assert!(ipv4_network(bad).is_err(), "{bad}");
+            let problems = settings(&format!("{AZURE}{login}")).err().unwrap();
+            assert!(problems.contains("`identity`"), "{problems}");
+        }
+        let identity = "identity = \"/subscriptions/s/resourceGroups/g/providers/\
+            Microsoft.ManagedIdentity/userAssignedIdentities/lifecycle\"\n";
+        settings(&format!("{AZURE}{identity}")).unwrap();
+        settings(&format!("{AZURE}login = \"managed-identity\"\n")).unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_with_azure_is_told_without_its_secrets() {
+        let client = "login = { method = \"client-secret\", tenant = \"t\", client = \"c\"";
+        for (text, said) in [
+            (
+                "[cloud]\nsubscription = \"x\"\n".to_owned(),
+                "local nodes have no such",
+            ),
+            (
+                "[cloud]\nprovider = \"azure\"\n".to_owned(),
+                "`subscription` is missing",
+            ),
+            (format!("{AZURE}{client} }}\n"), "`secret` is missing"),
+            (
+                format!("{AZURE}{client}, secret = \"s3cret\" }}\n"),
+                "secret in clear",
+            ),
+            (
+                format!("{AZURE}{client}, secret = {{ env = \"NONE\" }} }}\n"),
+                "`NONE` is not set",
+            ),
+            (
+                format!("{AZURE}endpoint = \"http://10.0.0.1\"\n"),
+                "must begin with `https://`",
+            ),
+            (format!("{AZURE}zones = \"west\"\n"), "is no zone"),
+            (format!("{AZURE}image = \"debian\"\n"), "is no image"),
+            (format!("{AZURE}ca = \"absent.pem\"\n"), "cannot be read"),
+            (format!("{AZURE}sise = \"x\"\n"), "`size`"),
+            (
+                "[code]\nshare = \"x\"\n".to_owned(),
+                "directories have no such",
+            ),
+            (
+                "[code]\nstore = \"azure-files\"\naccount = \"files\"\nshare = \"code\"\n"
+                    .to_owned(),
+                "`key` or `sas` is missing",
+            ),
+        ] {
+            let problems = settings(&text).err().unwrap_or_default();
+            assert!(problems.contains(said), "{text}: {problems}");
+            assert!(!problems.contains("s3cret"), "{problems}");
         }
     }
 }

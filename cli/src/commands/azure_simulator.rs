@@ -1,0 +1,138 @@
+//! `azure-simulator`: runs a simulated Azure until it is told to end, and then removes the machines
+//! that it made.
+
+use std::path::PathBuf;
+
+use lifecycle_azure::simulator::{STORAGE_ACCOUNT, STORAGE_SHARE, SUBSCRIPTION, TENANT};
+use lifecycle_core::Error;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::arguments::{Arguments, AzureSimulator};
+use crate::failure::Failure;
+use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
+use crate::{printer, wiring};
+
+/// The document of `azure-simulator --json`, written once it listens.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Running {
+    /// Where everything but Azure Files answers.
+    endpoint: String,
+    /// The same over http.
+    http_endpoint: String,
+    /// Where Azure Files answers.
+    files_endpoint: String,
+    /// The same over http.
+    files_http_endpoint: String,
+    /// The file with the certificate of the authority to trust.
+    ca: PathBuf,
+    /// The one subscription.
+    subscription: String,
+    /// The one tenant.
+    tenant: String,
+    /// The file with the client's secret.
+    client_secret: PathBuf,
+    /// The storage account.
+    storage_account: String,
+    /// Its share.
+    share: String,
+    /// The file with its key.
+    storage_key: PathBuf,
+    /// What a platform.toml that uses it says.
+    platform_toml: String,
+}
+
+pub(crate) async fn run(arguments: &Arguments, options: &AzureSimulator) -> Result<(), Failure> {
+    let mut ends = Ends::new()?;
+    let settings = settings(options)?;
+    let azure = tokio::select! {
+        started = SimulatedAzure::start(settings) => started?,
+        () = ends.next() => return Err(Failure::Interrupted),
+    };
+    let told = tell(arguments, &azure);
+    if told.is_ok() {
+        ends.next().await;
+        printer::talk("Removing the machines that were made.");
+    }
+    tokio::select! {
+        stopped = azure.stop() => stopped?,
+        // What is left then is removed at the next start.
+        () = ends.next() => return Err(Failure::Interrupted),
+    }
+    told
+}
+
+fn settings(options: &AzureSimulator) -> Result<Settings, Failure> {
+    let directory = match &options.directory {
+        Some(directory) => std::path::absolute(directory)
+            .map_err(|error| Error::io("finding this directory", error))?,
+        None => wiring::configuration_directory()?.join("lifecycle/azure-simulator"),
+    };
+    Ok(Settings {
+        engine: if options.state_only {
+            None
+        } else {
+            Some(wiring::engine_socket()?)
+        },
+        directory,
+        listen: options.listen,
+        ports: Ports {
+            http: options.http,
+            https: options.https,
+            files_http: options.files_http,
+            files_https: options.files_https,
+        },
+        record: options.record.clone(),
+    })
+}
+
+fn tell(arguments: &Arguments, azure: &SimulatedAzure) -> Result<(), Failure> {
+    let simulator = &azure.simulator;
+    if arguments.json {
+        return printer::document(&Running {
+            endpoint: simulator.secure_endpoint(),
+            http_endpoint: simulator.endpoint(),
+            files_endpoint: simulator.secure_files_endpoint(),
+            files_http_endpoint: simulator.files_endpoint(),
+            ca: azure.authority_file(),
+            subscription: SUBSCRIPTION.to_owned(),
+            tenant: TENANT.to_owned(),
+            client_secret: azure.secret_file(),
+            storage_account: STORAGE_ACCOUNT.to_owned(),
+            share: STORAGE_SHARE.to_owned(),
+            storage_key: azure.key_file(),
+            platform_toml: azure.platform_toml(),
+        });
+    }
+    printer::talk(&format!(
+        "A simulated Azure listens at {}, its Azure Files at {}.\n\
+         Put this into a platform.toml; Ctrl-C ends the simulator and removes its machines.\n",
+        simulator.secure_endpoint(),
+        simulator.secure_files_endpoint()
+    ));
+    printer::data(&azure.platform_toml())
+}
+
+/// The signals that end it.
+struct Ends {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Ends {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Error::io("waiting for signals", error));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The machines behind the VMs of a simulated Azure: local nodes, which boot as stock VMs do.
+//!
+//! The nodes of a subnet share a network of this machine's Docker engine. What was made is known
+//! by files in a directory, so that the next simulator removes what one left that was killed.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use lifecycle_azure::simulator::{MachineClouds, MachineOrder, MachineSubnet, PlacedMachine};
+use lifecycle_core::clock::{IdSource as _, RandomIds};
+use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
+use lifecycle_core::model::{NodeName, NodeSpec, PlatformId, PlatformName};
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::{Error, Result};
+use lifecycle_docker::{Bridge, FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
+
+/// What the engine's objects are called after.
+const NAME: &str = "simulated-azure";
+
+/// How long the removal of one machine may take.
+const REMOVAL: Duration = Duration::from_mins(5);
+
+/// Makes machines on this machine's Docker engine.
+#[derive(Debug)]
+pub(crate) struct LocalMachines {
+    socket: PathBuf,
+    /// What lies here are files that are named after the owners of what was made.
+    directory: PathBuf,
+    bridge: Bridge,
+    /// What answers as the metadata service, once it listens.
+    metadata_service: OnceLock<SocketAddrV4>,
+    places: Mutex<Places>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    /// Whose the machines of a subnet are, by its id.
+    owners: BTreeMap<String, Owner>,
+    /// Which machine a node is, by its owner and name.
+    machines: BTreeMap<(PlatformId, NodeName), String>,
+}
+
+impl LocalMachines {
+    /// Machines on the engine behind `socket`, noted in `directory`.
+    ///
+    /// # Errors
+    /// If the engine does not answer, or the directory cannot be made.
+    pub(crate) async fn new(socket: &Path, directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| Error::io(format!("making {}", directory.display()), error))?;
+        Ok(Self {
+            socket: socket.to_owned(),
+            directory: directory.to_owned(),
+            bridge: Bridge::of(socket).await?,
+            metadata_service: OnceLock::new(),
+            places: Mutex::default(),
+        })
+    }
+
+    /// Where this machine is reached from all machines, and from here.
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        self.bridge.gateway
+    }
+
+    /// Tells what answers to machines as Azure's metadata service; those that are made from now on
+    /// find it.
+    pub(crate) fn serve_metadata(&self, at: SocketAddrV4) {
+        self.metadata_service.get_or_init(|| at);
+    }
+
+    /// Removes all machines that were ever noted and are there still. Returns how many there were.
+    ///
+    /// # Errors
+    /// If the engine does not remove one.
+    pub(crate) async fn remove_left(&self) -> Result<usize> {
+        let reading = |error| Error::io(format!("reading {}", self.directory.display()), error);
+        let mut removed = 0;
+        for entry in std::fs::read_dir(&self.directory).map_err(reading)? {
+            let entry = entry.map_err(reading)?;
+            let name = entry.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            removed += self.remove_of(owner(PlatformId::new(id))?).await?;
+            let path = entry.path();
+            std::fs::remove_file(&path)
+                .map_err(|error| Error::io(format!("removing {}", path.display()), error))?;
+        }
+        Ok(removed)
+    }
+
+    async fn remove_of(&self, owner: Owner) -> Result<usize> {
+        let nodes = self.nodes(owner, FirstBoot::new("nobody", "nobody"), None)?;
+        let left = nodes.list().await?;
+        for node in &left {
+            let node = node.name.clone();
+            carry_out(&nodes, NodeChange::Delete { node }, REMOVAL).await?;
+        }
+        nodes.delete_shared().await?;
+        Ok(left.len())
+    }
+
+    fn nodes(
+        &self,
+        owner: Owner,
+        first_boot: FirstBoot,
+        subnet: Option<Subnet>,
+    ) -> Result<LocalNodes> {
+        let mut options = LocalNodesOptions::stock(owner, first_boot);
+        options.socket.clone_from(&self.socket);
+        options.subnet = subnet;
+        LocalNodes::new(options)
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose the machines of a subnet are; noted before anything is made.
+    fn owner_of(&self, subnet: &MachineSubnet) -> Result<Owner> {
+        let mut places = self.places();
+        if let Some(owner) = places.owners.get(&subnet.id) {
+            return Ok(owner.clone());
+        }
+        let id = RandomIds.uuid();
+        let note = self.directory.join(id.to_string());
+        std::fs::write(&note, format!("{}\n", subnet.id))
+            .map_err(|error| Error::io(format!("writing {}", note.display()), error))?;
+        let owner = owner(PlatformId::new(id))?;
+        places.owners.insert(subnet.id.clone(), owner.clone());
+        Ok(owner)
+    }
+
+    /// The node that a machine is: called after its VM, unless another one of its subnet is.
+    fn node_of(&self, owner: &Owner, machine: &str) -> Result<NodeName> {
+        let name = machine.rsplit('/').next().unwrap_or_default();
+        let name = name.replace(['_', '.'], "-");
+        let name = NodeName::try_from(name.as_str()).map_err(|error| Error::Invalid {
+            what: format!("the VM {machine}"),
+            why: format!("no local node can be called so: {error}"),
+            mend: "give it another name".to_owned(),
+        })?;
+        let mut places = self.places();
+        let taken = places
+            .machines
+            .entry((owner.id, name.clone()))
+            .or_insert_with(|| machine.to_owned());
+        if taken != machine {
+            return Err(Error::Conflict {
+                what: format!("the VM {machine}"),
+                why: format!("{taken} of its subnet is called so too, as local nodes are called"),
+            });
+        }
+        Ok(name)
+    }
+}
+
+fn owner(id: PlatformId) -> Result<Owner> {
+    let name = PlatformName::try_from(NAME)
+        .map_err(|error| Error::failed("naming simulated machines", error.to_string()))?;
+    Ok(Owner { id, name })
+}
+
+impl MachineClouds for LocalMachines {
+    fn place(&self, order: &MachineOrder) -> Result<PlacedMachine> {
+        let subnet = order.subnet.as_ref().ok_or_else(|| Error::Invalid {
+            what: format!("the VM {}", order.machine),
+            why: "it is in no network".to_owned(),
+            mend: "give it an interface in a subnet".to_owned(),
+        })?;
+        let owner = self.owner_of(subnet)?;
+        let node = self.node_of(&owner, &order.machine)?;
+        let first_boot = FirstBoot {
+            authorized_keys: order.ssh_keys.clone(),
+            user_data: order.custom_data.clone(),
+            address: order.private_address,
+            inbound: order.inbound_ports.clone(),
+            outside: vec![self.bridge.subnet],
+            metadata_service: self.metadata_service.get().copied(),
+            ..FirstBoot::new(&order.admin, &order.host_name)
+        };
+        let block = format!("{}/{}", subnet.address, subnet.prefix_length).parse()?;
+        let nodes = self.nodes(owner, first_boot, Some(block))?;
+        Ok(PlacedMachine {
+            cloud: std::sync::Arc::new(nodes),
+            node: NodeSpec::new(node),
+        })
+    }
+
+    /// A machine's address on its network: this machine is on every one of them.
+    fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr> {
+        Some(private)
+    }
+}

@@ -1,0 +1,6 @@
+//! The IoT example on a simulated Azure whose VMs are real hosts, by the same commands as
+//! anywhere: published, brought up, asked, killed at every request, taken down.
+
+mod end_to_end;
+mod killed;
+mod simulated;

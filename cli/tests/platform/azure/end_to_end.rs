@@ -1,0 +1,167 @@
+//! The whole way: from files to a running platform on Azure, and back to nothing.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::simulated::{Request, SimulatedAzure};
+use crate::docker::{Belongings, Node};
+use crate::document::{endpoints, has_the_documented_shape, instance, instances};
+use crate::project::Project;
+use crate::subprocess::until;
+
+/// How long a closed port is knocked at. What is dropped never answers.
+const KNOCK: Duration = Duration::from_secs(1);
+
+const NODES: &str = r#"
+[nodes.hub]
+labels = { zone = "centre" }
+[[node_pool]]
+name = "edge"
+count = 2
+labels = { zone = "edge" }
+[manager]
+node = "hub"
+"#;
+
+fn example() -> Project {
+    let project = Project::named("iot-platform");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/iot-platform");
+    project.copy(&example);
+    project.put_program("iot-platform", "code/iot/iot-platform");
+    project
+}
+
+/// What a bring-up ends with, a line for each thing, without ids, times and addresses.
+fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Vec<String> {
+    let status = project.status();
+    assert_eq!(status["platform"]["state"], "running");
+    let mut all: Vec<String> = instances(&status)
+        .into_iter()
+        .map(|one| {
+            let known = endpoints(one).len();
+            format!(
+                "{} {} on {}, {known} endpoint",
+                one["id"], one["state"], one["node"]
+            )
+        })
+        .collect();
+    for (name, node) in nodes {
+        for container in node.inspect_all() {
+            // The last part of a name is of a digest, which is keyed; an identity stands in some.
+            let labels = &container["Config"]["Labels"];
+            let what = |label: &str| labels[label].as_str().unwrap_or("-").to_owned();
+            all.push(format!(
+                "{name}: {} {} runs {}",
+                what("lifecycle.role"),
+                what("lifecycle.service"),
+                container["State"]["Running"]
+            ));
+        }
+    }
+    all.sort();
+    all
+}
+
+/// A page of a service, asked from a node.
+fn page(node: &Node, ip: &str, port: u64, path: &str) -> String {
+    let script = format!(
+        "exec 3<>/dev/tcp/{ip}/{port}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    node.call(&["timeout", "10", "bash", "-c", &script]).stdout
+}
+
+fn is_open(address: IpAddr, port: u16) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::new(address, port), KNOCK).is_ok()
+}
+
+/// SSH and nothing else answers from outside, whatever listens.
+fn only_ssh_is_open(status: &Value) {
+    for node in status["nodes"].as_array().unwrap() {
+        let address: IpAddr = node["addresses"]["public"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(is_open(address, 22), "{node}");
+        for port in [80, 2375, 2376, 7443, 8000, 8080, 9090] {
+            assert!(!is_open(address, port), "{port} of {node} is open");
+        }
+        for one in instances(status) {
+            for (_, port) in endpoints(one) {
+                let port = u16::try_from(port).unwrap();
+                assert!(!is_open(address, port), "{port} of {node} is open");
+            }
+        }
+    }
+}
+
+/// Every command works from here.
+fn all_commands_work(project: &Project) {
+    let plan = project.ends(0, &["plan"]);
+    assert!(plan.stdout.contains("Nothing to do"), "{}", plan.stdout);
+    project.ends(0, &["status"]);
+    project.ends(0, &["doctor"]);
+    let why = project.ends(0, &["why", "monitoring"]);
+    assert!(why.stdout.contains("monitoring"), "{}", why.stdout);
+    project.ends(0, &["events"]);
+    project.ends(0, &["logs", "authentication"]);
+    let check = ["exec", "sensor-manager", "--", "/iot-platform", "check"];
+    project.ends(0, &check);
+    project.ends(0, &["restart", "sensor-binder"]);
+}
+
+#[test]
+fn azure_end_to_end() {
+    let local = example();
+    local.ends(0, &["up"]);
+    let here = end(&local, Node::all(&local.id()));
+    local.ends(0, &["down", "--yes"]);
+    drop(local);
+
+    let azure = SimulatedAzure::start();
+    let project = example();
+    let toml = format!(
+        "name = \"iot-platform\"\n{}{NODES}",
+        azure.platform_toml("")
+    );
+    project.write("platform.toml", &toml);
+    project.ends(0, &["doctor"]);
+    project.ends(0, &["publish"]);
+    let up = project.ends(0, &["up"]);
+    let machines = azure.machines();
+    assert_eq!(end(&project, machines.clone()), here, "{}", up.stderr);
+    let status = project.status();
+    has_the_documented_shape(&status, &project);
+
+    let hub = &machines["hub"];
+    for one in instances(&status) {
+        let (ip, port) = &endpoints(one)[0];
+        let health = page(hub, ip, *port, "/health");
+        assert!(health.contains("200 OK"), "{one}: {health}");
+    }
+    let (ip, port) = &endpoints(instance(&status, "request-manager"))[0];
+    until("readings come in", Duration::from_secs(30), || {
+        let reading = page(hub, ip, *port, "/readings/garden.light");
+        reading.contains("\"value\"").then_some(())
+    });
+    only_ssh_is_open(&status);
+    all_commands_work(&project);
+
+    let before = azure.requests().len();
+    project.ends(0, &["publish"]);
+    project.ends(0, &["up"]);
+    let changes: Vec<Request> = azure.requests()[before..]
+        .iter()
+        .filter(|request| request.is_a_change())
+        .cloned()
+        .collect();
+    assert!(changes.is_empty(), "a second up: {changes:?}");
+
+    project.ends(0, &["down", "--yes"]);
+    assert!(azure.resources().is_empty(), "{:?}", azure.resources());
+    assert!(azure.machines().is_empty());
+    assert!(Belongings::of(&project.id()).is_empty());
+}

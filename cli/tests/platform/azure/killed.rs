@@ -1,0 +1,78 @@
+//! SIGKILL of `up` after each request to Azure Resource Manager: the next one goes on, and in the
+//! end nothing is doubled and nothing left over.
+
+use std::time::{Duration, Instant};
+
+use super::simulated::{SimulatedAzure, small_project};
+use crate::subprocess::until;
+
+/// Set, each request is one to be killed after; else every third is.
+const WHOLE: &str = "LIFECYCLE_TEST_WHOLE";
+
+/// Longer than a bring-up takes.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+#[test]
+fn an_up_that_is_killed_after_any_request_goes_on() {
+    let azure = SimulatedAzure::start();
+    let project = small_project(&azure, "");
+    project.ends(0, &["publish"]);
+    let step = if std::env::var_os(WHOLE).is_some() {
+        1
+    } else {
+        3
+    };
+    let count = || {
+        azure
+            .requests()
+            .iter()
+            .filter(|r| r.is_of_resources())
+            .count()
+    };
+    let mut kills = 0;
+    // Each is killed one step later than the one before, until one ends before that.
+    for number in (1..).step_by(step) {
+        let wanted = count() + number;
+        let began = Instant::now();
+        let mut up = project.start(&["up"]);
+        while up.runs() && count() < wanted {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{number}: neither request nor end"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let up = up.kill_after(Duration::ZERO);
+        project.keep(&up);
+        if up.status.success() {
+            break;
+        }
+        assert_eq!(up.status.code(), None, "killed, or: {}", up.stderr);
+        kills += 1;
+    }
+    assert!(kills > 15 / step, "{kills} kills");
+    until(
+        "what killed processes asked for has happened",
+        PATIENCE,
+        || {
+            let resources = azure.resources();
+            let names = |kind: &str| resources.get(kind).map_or(0, Vec::len);
+            let is_whole = [
+                "virtualmachines",
+                "networkinterfaces",
+                "publicipaddresses",
+                "disks",
+            ]
+            .iter()
+            .all(|kind| names(kind) == 2);
+            let shared = ["virtualnetworks", "networksecuritygroups"];
+            let is_whole = is_whole && shared.iter().all(|kind| names(kind) == 1);
+            (is_whole && resources.len() == 6).then_some(())
+        },
+    );
+    let status = project.status();
+    assert_eq!(status["platform"]["state"], "running", "{status}");
+    assert_eq!(azure.machines().len(), 2);
+    project.ends(0, &["down", "--yes"]);
+    assert!(azure.resources().is_empty(), "{:?}", azure.resources());
+}

@@ -1,0 +1,210 @@
+//! `bootstrapper azure-simulator` as its users start it: a process of its own, told by its document,
+//! watched by its record.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use lifecycle_azure::simulator::{CLIENT, CLIENT_SECRET, SUBSCRIPTION, TENANT};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::docker::{self, Belongings, Node};
+use crate::project::Project;
+use crate::subprocess::until;
+
+/// How long its start may take, the removal of what another one left included; and its end.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// What Azure's clients ask for, wherever they send their requests.
+const SCOPE: &str = "https://management.azure.com/.default";
+
+/// A simulated Azure in a process of its own.
+#[derive(Debug)]
+pub(crate) struct SimulatedAzure {
+    process: Child,
+    directory: TempDir,
+    document: Value,
+}
+
+/// A request that it got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+}
+
+impl Request {
+    /// Whether it is for Azure Resource Manager, and not for a token or a share.
+    pub(crate) fn is_of_resources(&self) -> bool {
+        self.path.to_lowercase().starts_with("/subscriptions/")
+    }
+
+    /// Whether it may change something: tokens are asked for by `POST` too.
+    pub(crate) fn is_a_change(&self) -> bool {
+        self.method != "GET" && self.method != "HEAD" && !self.path.contains("/oauth2/")
+    }
+}
+
+impl SimulatedAzure {
+    pub(crate) fn start() -> Self {
+        docker::require();
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_bootstrapper"))
+            .args(["--json", "azure-simulator", "--directory"])
+            .arg(directory.path())
+            .arg("--record")
+            .arg(directory.path().join("record"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The document comes when it listens; the pipe stays open as long as it runs.
+        let stdout = process.stdout.take().unwrap();
+        let mut documents = serde_json::Deserializer::from_reader(stdout).into_iter();
+        let document = documents.next().expect("it ended at once").unwrap();
+        Self {
+            process,
+            directory,
+            document,
+        }
+    }
+
+    /// The part of a platform.toml that it proposes, with `more` of `[cloud]`.
+    pub(crate) fn platform_toml(&self, more: &str) -> String {
+        let text = self.document["platform_toml"].as_str().unwrap();
+        let provider = "provider = \"azure\"\n";
+        assert!(text.contains(provider), "{text}");
+        text.replace(provider, &format!("{provider}{more}"))
+    }
+
+    /// What it was asked so far, in order.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        let record = std::fs::read_to_string(self.directory.path().join("record"));
+        let record = record.unwrap_or_default();
+        // The last line may be half written.
+        let whole = record.rfind('\n').map_or("", |end| &record[..end]);
+        let read = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            Request {
+                method: line["method"].as_str().unwrap().to_owned(),
+                path: line["path"].as_str().unwrap().to_owned(),
+            }
+        };
+        whole.lines().map(read).collect()
+    }
+
+    /// The resources that there are, by their kinds: each with its name, sorted.
+    pub(crate) fn resources(&self) -> BTreeMap<String, Vec<String>> {
+        let form = format!(
+            "grant_type=client_credentials&client_id={CLIENT}&client_secret={CLIENT_SECRET}&scope={SCOPE}"
+        );
+        let token = self.ask("POST", &format!("/{TENANT}/oauth2/v2.0/token"), None, &form);
+        let token = token["access_token"].as_str().unwrap();
+        let path = format!("/subscriptions/{SUBSCRIPTION}/resources?api-version=2021-04-01");
+        let found = self.ask("GET", &path, Some(token), "");
+        let mut resources: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for resource in found["value"].as_array().unwrap() {
+            let text = |key: &str| resource[key].as_str().unwrap().to_owned();
+            let kind = text("type").to_lowercase();
+            let kind = kind.rsplit('/').next().unwrap().to_owned();
+            resources.entry(kind).or_default().push(text("name"));
+        }
+        for names in resources.values_mut() {
+            names.sort();
+        }
+        resources
+    }
+
+    fn ask(&self, method: &str, path: &str, token: Option<&str>, form: &str) -> Value {
+        let endpoint = self.document["http_endpoint"].as_str().unwrap();
+        let host = endpoint.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(host).unwrap();
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {host}\r\n{}\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+            token.unwrap_or_default(),
+            form.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 "), "{method} {path}: {answer}");
+        serde_json::from_str(body).unwrap()
+    }
+
+    /// The machines of a platform's VMs that run, by their nodes' names. They are local nodes of
+    /// the simulator's own, one platform's for each network.
+    pub(crate) fn machines(&self) -> BTreeMap<String, Node> {
+        self.owners()
+            .iter()
+            .flat_map(|owner| Node::all(owner))
+            .collect()
+    }
+
+    /// Whose the machines are to this machine's engine.
+    fn owners(&self) -> Vec<String> {
+        let notes = self.directory.path().join("machines");
+        let notes = std::fs::read_dir(notes).into_iter().flatten();
+        notes
+            .map(|note| note.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    /// Where it keeps the secrets that open it.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The file with the certificate to trust.
+    pub(crate) fn ca(&self) -> PathBuf {
+        PathBuf::from(self.document["ca"].as_str().unwrap())
+    }
+
+    fn end(&mut self) -> bool {
+        let pid = self.process.id().to_string();
+        let told = Command::new("kill").args(["-INT", &pid]).status();
+        told.is_ok_and(|told| told.success())
+    }
+}
+
+impl Drop for SimulatedAzure {
+    fn drop(&mut self) {
+        let told = self.end();
+        if std::thread::panicking() {
+            // A second panic would hide the first.
+            for _ in 0..600 {
+                if !told || matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        } else {
+            until("the simulator ends", PATIENCE, || {
+                self.process.try_wait().unwrap()
+            });
+        }
+        drop(self.process.kill());
+        for owner in self.owners() {
+            Belongings::of(&owner).remove();
+        }
+    }
+}
+
+/// A project on this Azure: two nodes, and a service on each.
+pub(crate) fn small_project(azure: &SimulatedAzure, more: &str) -> Project {
+    let project = Project::new();
+    project.compose(&format!(
+        "  web:{}    ports: [\"8080:8000\"]\n    deploy: {{placement: {{constraints: [\"node.hostname == b\"]}}}}\n",
+        crate::project::STATIC_SERVER
+    ));
+    project.static_server("server");
+    let nodes = "\n[nodes.a]\n[nodes.b]\n[manager]\nnode = \"a\"\n";
+    project.write("platform.toml", &(azure.platform_toml(more) + nodes));
+    project
+}

@@ -1,0 +1,201 @@
+//! VMs of a simulated Azure, made over its API by the provider that platforms use: hosts with an
+//! account, SSH, a first boot by cloud-init, an engine, and a firewall.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lifecycle_azure::simulator::{CLIENT, CLIENT_SECRET, SUBSCRIPTION, TENANT};
+use lifecycle_azure::{Azure, AzureOptions, Login};
+use lifecycle_core::clock::{IdSource as _, RandomIds};
+use lifecycle_core::cloud::{CloudProvider as _, NodeChange, ObservedNode, Power, carry_out};
+use lifecycle_core::host::{HostCommand, NodeAccess as _};
+use lifecycle_core::model::{NodeName, NodeSpec, PlatformId, PlatformName};
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::secret::Sensitive;
+use lifecycle_docker::{SshAccess, SshCredential, SshTarget, SshTimings, generate_ssh_key};
+
+use crate::docker::{self, Belongings};
+use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
+
+/// Bounds what hangs: the image may have to be built.
+const LIMIT: Duration = Duration::from_mins(15);
+/// How long a closed port is knocked at. What is dropped never answers.
+const KNOCK: Duration = Duration::from_secs(2);
+
+/// A simulated Azure with machines, and a platform that uses it.
+struct World {
+    azure: SimulatedAzure,
+    provider: Azure,
+    key: SshCredential,
+    /// Last, so that the simulator has ended before what a failed assertion leaves is removed.
+    left: Left,
+}
+
+impl World {
+    async fn new() -> Self {
+        docker::require();
+        let directory = tempfile::tempdir().unwrap();
+        let azure = SimulatedAzure::start(Settings {
+            engine: Some(PathBuf::from("/var/run/docker.sock")),
+            directory: directory.path().to_owned(),
+            listen: None,
+            ports: Ports::default(),
+            record: None,
+        })
+        .await
+        .unwrap();
+        let pair = generate_ssh_key().unwrap();
+        let owner = Owner {
+            id: PlatformId::new(RandomIds.uuid()),
+            name: PlatformName::try_from("machines").unwrap(),
+        };
+        let mut options = AzureOptions::new(SUBSCRIPTION, "westeurope", owner, pair.public);
+        options.login = Login::ClientSecret {
+            tenant: TENANT.to_owned(),
+            client: CLIENT.to_owned(),
+            secret: Sensitive::new(CLIENT_SECRET),
+        };
+        options.network = ([10, 91, 0, 0].into(), 24);
+        options.endpoint = azure.simulator.secure_endpoint();
+        options.authority_host = Some(azure.simulator.secure_endpoint());
+        options.certificate_authority = Some(azure.simulator.authority_pem());
+        options.poll_every = Duration::from_millis(100);
+        Self {
+            azure,
+            provider: Azure::new(options).unwrap(),
+            key: SshCredential::PrivateKey(pair.private),
+            left: Left(directory),
+        }
+    }
+
+    async fn change(&self, change: NodeChange) {
+        carry_out(&self.provider, change, LIMIT).await.unwrap();
+    }
+
+    async fn provision(&self, name: &str) {
+        let spec = NodeSpec::new(node(name));
+        self.change(NodeChange::Provision { spec }).await;
+    }
+
+    async fn seen(&self, name: &str) -> ObservedNode {
+        self.provider.get(&node(name)).await.unwrap().unwrap()
+    }
+
+    /// What a command prints on a machine, which is reached as a platform reaches it.
+    async fn run(&self, on: &ObservedNode, script: &str) -> String {
+        let target = SshTarget {
+            node: on.name.clone(),
+            address: outside(on),
+            port: on.ssh.port,
+            user: on.ssh.user.clone(),
+            host_keys: on.ssh.host_keys.clone(),
+        };
+        let access = SshAccess::new(target, &self.key, SshTimings::default()).unwrap();
+        let command = HostCommand::new(script).as_root();
+        access.exec(command).await.unwrap().success(script).unwrap()
+    }
+}
+
+/// The directory of a simulator, and whatever machines it left when a test failed.
+struct Left(tempfile::TempDir);
+
+impl Left {
+    /// What the engine has of each subnet that machines were ever made in, and that is noted still.
+    fn belongings(&self) -> Vec<Belongings> {
+        let notes = std::fs::read_dir(self.0.path().join("machines")).unwrap();
+        let names = notes.map(|note| note.unwrap().file_name().into_string().unwrap());
+        names.map(|name| Belongings::of(&name)).collect()
+    }
+
+    fn machines(&self) -> usize {
+        self.belongings()
+            .iter()
+            .map(|one| one.containers.len())
+            .sum()
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        for left in self.belongings() {
+            left.remove();
+        }
+    }
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::try_from(name).unwrap()
+}
+
+fn outside(on: &ObservedNode) -> IpAddr {
+    on.addresses.public.unwrap()
+}
+
+/// Whether somebody answers at a port, asked from this machine.
+fn answers(on: &ObservedNode, port: u16) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::new(outside(on), port), KNOCK).is_ok()
+}
+
+const FIRST_BOOT: &str = "timeout 120 cloud-init status --wait > /dev/null; \
+                          cat /var/lib/cloud/data/result.json";
+const ENGINE: &str = "timeout 60 sh -c 'until docker version > /dev/null 2>&1; do sleep 0.2; done'; \
+                      docker info --format '{{.Name}}'";
+const TOKEN: &str = "python3 -c 'import json, urllib.request as r; print(json.load(r.urlopen(r.Request(\
+                     \"http://169.254.169.254/metadata/identity/oauth2/token\
+                     ?api-version=2018-02-01&resource=https://management.azure.com/\", \
+                     headers={\"Metadata\": \"true\"}), timeout=10))[\"token_type\"])'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_of_the_simulated_azure_is_a_host() {
+    let world = World::new().await;
+    tokio::join!(world.provision("vm1"), world.provision("vm2"));
+    let (one, two) = (world.seen("vm1").await, world.seen("vm2").await);
+
+    // The account, its key and the host key are those of the request; the rest is cloud-init's.
+    assert_eq!(one.ssh.host_keys.len(), 1, "{one:?}");
+    assert_eq!(one.ssh.user, "lifecycle");
+    let result = world.run(&one, FIRST_BOOT).await;
+    let result: serde_json::Value = serde_json::from_str(&result).unwrap();
+    assert_eq!(result["v1"]["errors"], serde_json::json!([]), "{result}");
+    assert_eq!(world.run(&one, ENGINE).await.trim(), "vm1");
+    assert_eq!(world.run(&one, "hostname").await.trim(), "vm1");
+    assert_eq!(world.run(&one, TOKEN).await.trim(), "Bearer");
+
+    // Nothing but SSH is open to the outside; inside all is.
+    world
+        .run(&one, "setsid python3 -m http.server 8080 > /dev/null 2>&1 < /dev/null & \
+                    timeout 30 sh -c 'until ss -Hltn \"sport = :8080\" | grep -q .; do sleep 0.1; done'")
+        .await;
+    assert!(!answers(&one, 8080));
+    assert!(answers(&one, 22));
+    let knock = format!(
+        "timeout 20 bash -c 'exec 3<> /dev/tcp/{}/8080' && echo open",
+        one.addresses.private.unwrap()
+    );
+    assert_eq!(world.run(&two, &knock).await.trim(), "open");
+
+    // What is off does not answer; what is on again is the same machine.
+    world.provider.fence(&node("vm1")).await.unwrap();
+    assert!(!answers(&one, 22));
+    assert_eq!(world.seen("vm1").await.power, Power::Stopped);
+    world.change(NodeChange::Start { node: node("vm1") }).await;
+    let again = world.seen("vm1").await;
+    assert_eq!(again.ssh.host_keys, one.ssh.host_keys);
+    assert_eq!(again.addresses, one.addresses);
+    assert_eq!(world.run(&again, ENGINE).await.trim(), "vm1");
+    let instances = world
+        .run(&again, "ls /var/lib/cloud/instances | wc -l")
+        .await;
+    assert_eq!(instances.trim(), "1");
+
+    assert_eq!(world.left.machines(), 2);
+    world.change(NodeChange::Delete { node: node("vm1") }).await;
+    assert_eq!(world.left.machines(), 1);
+    let noted = world.left.belongings();
+    world.azure.stop().await.unwrap();
+    // What it made goes with it, the network and the note too.
+    assert_eq!(noted.len(), 1);
+    assert!(world.left.belongings().is_empty());
+    assert!(!answers(&two, 22));
+}

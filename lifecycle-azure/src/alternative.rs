@@ -1,0 +1,203 @@
+//! What a node may be, in the order of the user's wishes: each size in each zone. What could not
+//! be had is noted in Azure's own tags, so that whoever goes on does not begin again.
+
+use std::fmt;
+
+use lifecycle_core::Error;
+use lifecycle_core::model::NodeSpec;
+
+use crate::arm::failure::Refusal;
+use crate::options::AzureOptions;
+
+/// How long a tag's value may be: "Use tags to organize your Azure resources", limitations.
+const LONGEST: usize = 256;
+
+/// One size in one zone, or wherever Azure wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Alternative {
+    pub(crate) size: String,
+    pub(crate) zone: Option<String>,
+}
+
+impl fmt::Display for Alternative {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.zone {
+            Some(zone) => write!(f, "{} in zone {zone}", self.size),
+            None => f.write_str(&self.size),
+        }
+    }
+}
+
+impl Alternative {
+    /// All that a node may be, the best first: the zones of one size before the next size.
+    pub(crate) fn of(options: &AzureOptions, spec: &NodeSpec) -> Vec<Self> {
+        let sizes: Vec<&String> = match &spec.size {
+            Some(size) => std::iter::once(size).chain(&spec.alternatives).collect(),
+            None => options.sizes.iter().collect(),
+        };
+        let zones: Vec<Option<&String>> = match options.zones.as_slice() {
+            [] => vec![None],
+            zones => zones.iter().map(Some).collect(),
+        };
+        let mut all: Vec<Self> = Vec::with_capacity(sizes.len() * zones.len());
+        for size in sizes {
+            for zone in &zones {
+                let one = Self {
+                    size: size.clone(),
+                    zone: zone.cloned(),
+                };
+                if !all.iter().any(|known| known.is(&one)) {
+                    all.push(one);
+                }
+            }
+        }
+        all
+    }
+
+    /// Sizes are one in any capitals.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.size.eq_ignore_ascii_case(&other.size) && self.zone == other.zone
+    }
+
+    /// As it stands in a tag: `Standard_B2s/1`.
+    fn written(&self) -> String {
+        match &self.zone {
+            Some(zone) => format!("{}/{zone}", self.size),
+            None => self.size.clone(),
+        }
+    }
+
+    fn read(text: &str) -> Self {
+        match text.split_once('/') {
+            Some((size, zone)) => Self {
+                size: size.to_owned(),
+                zone: Some(zone.to_owned()),
+            },
+            None => Self {
+                size: text.to_owned(),
+                zone: None,
+            },
+        }
+    }
+}
+
+/// What could not be had, and Azure's code for why; the last one says where to go on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tried(Vec<(Alternative, String)>);
+
+impl Tried {
+    /// Reads a tag. Whatever else somebody wrote there is an alternative that nobody has.
+    pub(crate) fn read(tag: Option<&str>) -> Self {
+        let entries = tag.unwrap_or_default().split("; ");
+        let entry = |entry: &str| {
+            let (alternative, code) = entry.split_once(' ').unwrap_or((entry, "refused"));
+            (Alternative::read(alternative), code.to_owned())
+        };
+        Self(entries.filter(|e| !e.is_empty()).map(entry).collect())
+    }
+
+    /// The tag's value, if there is anything to note. What is too long loses its beginning.
+    pub(crate) fn written(&self) -> Option<String> {
+        let entries = self
+            .0
+            .iter()
+            .map(|(alternative, code)| format!("{} {code}", alternative.written()));
+        let entries: Vec<String> = entries.collect();
+        let texts = (0..entries.len()).map(|from| entries[from..].join("; "));
+        let mut fitting = texts.skip_while(|text| text.len() > LONGEST);
+        fitting.next()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this was the last one.
+    pub(crate) fn ends_with(&self, alternative: &Alternative) -> bool {
+        self.0.last().is_some_and(|(last, _)| last.is(alternative))
+    }
+
+    /// Notes what could not be had.
+    #[must_use]
+    pub(crate) fn with(mut self, alternative: &Alternative, refusal: &Refusal) -> Self {
+        self.0.retain(|(known, _)| !known.is(alternative));
+        self.0.push((alternative.clone(), refusal.code.clone()));
+        self
+    }
+
+    /// What is left of `all` after the last one; all of them if that is none of them.
+    pub(crate) fn rest<'a>(&self, all: &'a [Alternative]) -> &'a [Alternative] {
+        let last = self.0.last();
+        let place = last.and_then(|(last, _)| all.iter().position(|one| one.is(last)));
+        place.map_or(all, |place| all.get(place + 1..).unwrap_or_default())
+    }
+
+    /// The error that nothing is left, after the last refusal.
+    pub(crate) fn exhausted(&self, what: String, refusal: Refusal) -> Error {
+        let last = refusal.into_error(what);
+        match (last, self.0.len()) {
+            (Error::Exhausted { what, why, mend }, 2..) => {
+                let each = self
+                    .0
+                    .iter()
+                    .map(|(alternative, code)| format!("{alternative} ({code})"));
+                let each: Vec<String> = each.collect();
+                Error::Exhausted {
+                    what,
+                    why: format!(
+                        "Azure has none of its alternatives: {}; {why}",
+                        each.join(", ")
+                    ),
+                    mend,
+                }
+            }
+            (other, _) => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Alternative {
+        Alternative::read(text)
+    }
+
+    fn refusal(code: &str) -> Refusal {
+        Refusal::of_machine(code, "no")
+    }
+
+    #[test]
+    fn what_was_tried_is_read_as_it_was_written() {
+        let tried = Tried::default()
+            .with(&one("Standard_B2s/1"), &refusal("ZonalAllocationFailed"))
+            .with(&one("Standard_B2s"), &refusal("SkuNotAvailable"));
+        let text = tried.written();
+        assert_eq!(
+            text.as_deref(),
+            Some("Standard_B2s/1 ZonalAllocationFailed; Standard_B2s SkuNotAvailable")
+        );
+        assert_eq!(Tried::read(text.as_deref()), tried);
+        assert_eq!(Tried::default().written(), None);
+        assert!(Tried::read(None).is_empty());
+    }
+
+    #[test]
+    fn it_goes_on_after_the_last_one_also_where_the_first_no_longer_fit_into_the_tag() {
+        let all: Vec<Alternative> = (0..40)
+            .map(|n| one(&format!("Standard_D{n}s_v5/1")))
+            .collect();
+        let mut tried = Tried::default();
+        for alternative in &all[..30] {
+            tried = tried.with(alternative, &refusal("ZonalAllocationFailed"));
+        }
+        let text = tried.written().unwrap();
+        assert!(text.len() <= LONGEST, "{text}");
+        assert_eq!(Tried::read(Some(&text)).rest(&all), &all[30..]);
+        let other = Tried::read(Some("Standard_gone/1 SkuNotAvailable"));
+        assert_eq!(other.rest(&all), all);
+        let last = Tried::default().with(&all[39], &refusal("SkuNotAvailable"));
+        assert!(last.rest(&all).is_empty());
+    }
+}

@@ -1,0 +1,109 @@
+//! From what a platform's files declare of Azure to clients of it.
+
+use std::net::Ipv4Addr;
+
+use lifecycle_core::platform::{AzureFilesSpec, AzureSpec, FilesSecret, LoginSpec};
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::secret::Sensitive;
+use lifecycle_core::{Error, Result};
+
+use crate::credential::Login;
+use crate::files::{AzureFiles, FilesCredential};
+use crate::options::AzureOptions;
+
+impl AzureOptions {
+    /// What `spec` says, for an owner, a key and a way to log in; the defaults for the rest.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a network that is none.
+    pub fn declared(
+        spec: &AzureSpec,
+        owner: Owner,
+        authorized_key: impl Into<String>,
+        login: Login,
+    ) -> Result<Self> {
+        let defaults = Self::new(&spec.subscription, &spec.location, owner, authorized_key);
+        let network = spec.subnet.as_deref().map(network).transpose()?;
+        let or = |given: &Option<String>, default: String| given.clone().unwrap_or(default);
+        Ok(Self {
+            login,
+            account: or(&spec.account, defaults.account),
+            resource_group: spec.resource_group.clone(),
+            network: network.unwrap_or(defaults.network),
+            ssh_from: if spec.ssh_from.is_empty() {
+                defaults.ssh_from
+            } else {
+                spec.ssh_from.clone()
+            },
+            public_ip: spec.public_ip,
+            size: spec.sizes.first().cloned().unwrap_or(defaults.size),
+            image: or(&spec.image, defaults.image),
+            endpoint: or(&spec.endpoint, defaults.endpoint),
+            authority_host: spec.authority.clone(),
+            certificate_authority: spec.ca.clone(),
+            ..defaults
+        })
+    }
+}
+
+impl Login {
+    /// The way that `spec` names; `secret` is what it may need.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it needs a secret and there is none.
+    pub fn declared(spec: &LoginSpec, secret: Option<&Sensitive>) -> Result<Self> {
+        Ok(match spec {
+            LoginSpec::InOrder => Self::InOrder,
+            LoginSpec::AzureCli => Self::AzureCli,
+            LoginSpec::ManagedIdentity { client, .. } => Self::ManagedIdentity {
+                client: client.clone(),
+            },
+            LoginSpec::WorkloadIdentity => Self::WorkloadIdentity,
+            LoginSpec::ClientSecret { tenant, client } => Self::ClientSecret {
+                tenant: tenant.clone(),
+                client: client.clone(),
+                secret: secret.cloned().ok_or_else(|| Error::Invalid {
+                    what: "the secret of `cloud.login`".to_owned(),
+                    why: "it is not given".to_owned(),
+                    mend: "refer to it in `cloud.login` of platform.toml".to_owned(),
+                })?,
+            },
+        })
+    }
+}
+
+impl AzureFiles {
+    /// The store that `spec` names; `secret` opens it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the value that cannot be used.
+    pub fn declared(spec: &AzureFilesSpec, secret: &Sensitive) -> Result<Self> {
+        let secret = secret.expose().to_owned().into();
+        let credential = match spec.with {
+            FilesSecret::Key => FilesCredential::SharedKey(secret),
+            FilesSecret::Sas => FilesCredential::Sas(secret),
+        };
+        let mut builder = Self::builder(&spec.account, &spec.share, credential);
+        if let Some(endpoint) = &spec.endpoint {
+            builder = builder.endpoint(endpoint);
+        }
+        if let Some(directory) = &spec.directory {
+            builder = builder.root(directory);
+        }
+        if let Some(ca) = &spec.ca {
+            builder = builder.authority(ca);
+        }
+        builder.build()
+    }
+}
+
+/// `10.90.0.0/16`
+fn network(text: &str) -> Result<(Ipv4Addr, u8)> {
+    text.split_once('/')
+        .and_then(|(block, length)| Some((block.parse().ok()?, length.parse().ok()?)))
+        .ok_or_else(|| Error::Invalid {
+            what: format!("the network `{text}`"),
+            why: "it is no IPv4 block".to_owned(),
+            mend: "write for example `10.90.0.0/16`".to_owned(),
+        })
+}

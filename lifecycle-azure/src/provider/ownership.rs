@@ -1,0 +1,89 @@
+//! Whose a VM is: which one is a node, how one that exists becomes a node and ceases to be one.
+
+use lifecycle_core::model::NodeName;
+use lifecycle_core::{Error, Result};
+use serde_json::json;
+
+use super::Azure;
+use crate::compute::COMPUTE;
+use crate::machine::Machine;
+use crate::tags;
+
+impl Azure {
+    /// The VM that is a node, or would be if it were ours: the one of its name in the platform's
+    /// group, or an adopted one.
+    pub(super) async fn machine(&self, node: &NodeName) -> Result<Option<Machine>> {
+        let found = self
+            .compute
+            .get(&self.options.group(), node.as_str())
+            .await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        let named = self.compute.named(node).await?;
+        let (ours, others): (Vec<_>, Vec<_>) = named
+            .into_iter()
+            .partition(|machine| machine.tags.are_of(&self.options.owner));
+        let group = self.options.group();
+        // Another platform's node of this name is not what is asked for.
+        let mut others = others.into_iter().filter(|other| {
+            other.tags.get(tags::PLATFORM_ID).is_none()
+                || other.group().eq_ignore_ascii_case(&group)
+        });
+        match (ours.into_iter().next(), others.next(), others.next()) {
+            (Some(ours), ..) => Ok(Some(ours)),
+            (None, Some(_), Some(_)) => Err(Error::Conflict {
+                what: format!("VM {node}"),
+                why: "several resource groups have one of this name".to_owned(),
+            }),
+            (None, other, _) => Ok(other),
+        }
+    }
+
+    /// The node's VM, if it is ours.
+    pub(super) async fn ours(&self, node: &NodeName) -> Result<Option<Machine>> {
+        match self.machine(node).await? {
+            Some(machine) if !machine.tags.are_of(&self.options.owner) => Err(Error::Conflict {
+                what: format!("VM {node}"),
+                why: "it exists and does not carry this platform's id".to_owned(),
+            }),
+            found => Ok(found),
+        }
+    }
+
+    /// Marks a VM that exists as ours; we did not make it, and so never delete it.
+    pub(super) async fn mark(&self, node: &NodeName) -> Result<()> {
+        let Some(machine) = self.machine(node).await? else {
+            return Err(Error::not_found(format!("VM {node}")));
+        };
+        if !machine.tags.are_of(&self.options.owner) {
+            if machine.tags.get(tags::PLATFORM_ID).is_some() {
+                return Err(Error::Conflict {
+                    what: format!("VM {node}"),
+                    why: "it is another platform's node".to_owned(),
+                });
+            }
+            let owner = &self.options.owner;
+            let tags = machine
+                .tags
+                .clone()
+                .with(tags::PLATFORM, owner.name.as_str())
+                .with(tags::PLATFORM_ID, &owner.id.to_string())
+                .with(tags::NODE, node.as_str())
+                // Whatever a former platform has left there.
+                .with(tags::CREATED, "no");
+            let body = json!({ "tags": tags.to_value() });
+            self.client.patch(&machine.id, COMPUTE, &body).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a node that was adopted from the platform: it is nobody's then, and goes on.
+    pub(super) async fn release(&self, machine: &Machine) -> Result<()> {
+        let tags = machine.tags.clone();
+        let ours = [tags::PLATFORM, tags::PLATFORM_ID, tags::NODE, tags::CREATED];
+        let left = ours.iter().fold(tags, |tags, key| tags.without(key));
+        let body = json!({ "tags": left.to_value() });
+        self.client.patch(&machine.id, COMPUTE, &body).await
+    }
+}

@@ -1,0 +1,149 @@
+//! How a VM that exists is switched: started, stopped, restarted, deleted, fenced.
+
+use lifecycle_core::clock::{Clock as _, SystemClock};
+use lifecycle_core::cloud::{CloudProgress, Fenced};
+use lifecycle_core::model::NodeName;
+use lifecycle_core::{Error, Result};
+
+use super::{Azure, Token};
+use crate::alternative::Tried;
+use crate::arm::client::Progress;
+use crate::arm::failure::Refusal;
+use crate::compute::Action;
+use crate::machine::{Machine, State};
+
+impl Azure {
+    /// Begins to switch a VM, unless it is so already.
+    pub(super) async fn begin_action(
+        &self,
+        node: &NodeName,
+        action: Action,
+        is_done: impl FnOnce(&Machine) -> bool,
+    ) -> Result<Token> {
+        let Some(machine) = self.ours(node).await? else {
+            return match action {
+                Action::Delete => Ok(Token::Nothing),
+                _ => Err(Error::not_found(format!("node {node}"))),
+            };
+        };
+        if is_done(&machine) {
+            return Ok(match machine.state {
+                State::Changing(_) => Token::Settles,
+                _ => Token::Nothing,
+            });
+        }
+        let begun = self
+            .compute
+            .begin(machine.group(), &machine.name, action)
+            .await;
+        match begun {
+            Ok(Some(url)) => Ok(Token::Operation { url }),
+            Ok(None) => Ok(Token::Nothing),
+            Err(failure)
+                if matches!(action, Action::Delete)
+                    && failure.refusal().is_some_and(Refusal::is_absent) =>
+            {
+                Ok(Token::Nothing)
+            }
+            Err(failure) => Err(failure.into_error(format!("VM {node}"))),
+        }
+    }
+
+    /// Begins to delete a VM that we made, and lets any other go.
+    pub(super) async fn begin_delete(&self, node: &NodeName) -> Result<Token> {
+        let Some(machine) = self.ours(node).await? else {
+            self.shared.note_tried(node, &Tried::default()).await?;
+            return Ok(Token::Nothing);
+        };
+        if !machine.is_created() {
+            self.release(&machine).await?;
+            return Ok(Token::Nothing);
+        }
+        if machine.has_alternatives() && !machine.tried().is_empty() && machine.never_ran() {
+            // Whoever deletes what could not be made may want it made: then as the next alternative.
+            self.shared.note_tried(node, &machine.tried()).await?;
+        }
+        self.begin_action(node, Action::Delete, |_| false).await
+    }
+
+    pub(super) async fn poll_settling(&self, node: &NodeName) -> Result<CloudProgress> {
+        let Some(machine) = self.ours(node).await? else {
+            return Err(Error::not_found(format!("node {node}")));
+        };
+        match machine.state {
+            State::Changing(state) => Ok(CloudProgress::Running {
+                after: Some(self.options.poll_every),
+                says: Some(format!("Azure says {state}")),
+            }),
+            State::Succeeded => Ok(CloudProgress::Done),
+            State::Deleting => Err(Error::failed(format!("VM {node}"), "it is being removed")),
+            State::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
+        }
+    }
+
+    pub(super) async fn poll_operation(&self, node: &NodeName, url: &str) -> Result<CloudProgress> {
+        match self.client.operation(url).await? {
+            Progress::Running { after } => Ok(CloudProgress::Running {
+                after: after.or(Some(self.options.poll_every)),
+                says: None,
+            }),
+            // What Azure has forgotten ended long ago; what became of it is seen by looking.
+            Progress::Done | Progress::Gone => Ok(CloudProgress::Done),
+            Progress::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
+        }
+    }
+
+    /// Waits until a fence's operation has ended.
+    pub(super) async fn see_off(&self, node: &NodeName, url: &str) -> Result<()> {
+        loop {
+            match self.client.operation(url).await? {
+                Progress::Running { after } => {
+                    tokio::time::sleep(after.unwrap_or(self.options.poll_every)).await;
+                }
+                Progress::Done | Progress::Gone => return Ok(()),
+                Progress::Failed(refusal) if refusal.is_preempted() => {
+                    tokio::time::sleep(self.options.poll_every).await;
+                    return Ok(());
+                }
+                Progress::Failed(refusal) => {
+                    return Err(refusal.into_error(format!("fencing VM {node}")));
+                }
+            }
+        }
+    }
+
+    /// Powers a VM off; returns only when Azure says that it does not run.
+    pub(super) async fn power_off(&self, node: &NodeName) -> Result<Fenced> {
+        while let Some(machine) = self.ours(node).await? {
+            if machine.is_off() {
+                break;
+            }
+            // One that was never made cannot be powered off, but what it holds given back.
+            let action = match machine.state {
+                State::Failed(_) if machine.never_ran() => Action::Deallocate,
+                _ => Action::PowerOff,
+            };
+            // Asked for once, and then waited for: each request begins it anew.
+            let begun = self
+                .compute
+                .begin(machine.group(), &machine.name, action)
+                .await;
+            match begun {
+                Ok(Some(url)) => self.see_off(node, &url).await?,
+                Ok(None) => tokio::time::sleep(self.options.poll_every).await,
+                Err(failure)
+                    if failure
+                        .refusal()
+                        .is_some_and(|refusal| refusal.is_taken() || refusal.is_absent()) =>
+                {
+                    tokio::time::sleep(self.options.poll_every).await;
+                }
+                Err(failure) => return Err(failure.into_error(format!("fencing VM {node}"))),
+            }
+        }
+        Ok(Fenced {
+            node: node.clone(),
+            at: SystemClock.now(),
+        })
+    }
+}

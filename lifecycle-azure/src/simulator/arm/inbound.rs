@@ -1,0 +1,214 @@
+//! What comes in from outside: the TCP ports that security groups leave open to a machine.
+//!
+//! Azure tells sources by their addresses. Whatever is outside here comes from one machine, the
+//! simulator's own, which therefore stands for all of them: a rule that lets any block in that is
+//! not the network's own lets it in, and one that shuts the whole Internet out shuts it out.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use ipnet::Ipv4Net;
+use serde_json::{Map, Value};
+
+use super::id::key_of;
+use super::interface::Interface;
+use super::network::surroundings;
+use super::security_group::SecurityGroup;
+use super::world::World;
+
+/// A rule's properties.
+type Rule = Map<String, Value>;
+
+/// What a rule says for each port, once one has said something.
+type Verdicts = Vec<Option<bool>>;
+
+/// How many ports there are, with 0, which none is.
+const PORTS: usize = 1 << 16;
+
+/// The ports that are open to an interface from outside. Without a public address there are none.
+pub(crate) fn open_from_outside(world: &World, interface: &Interface) -> Vec<RangeInclusive<u16>> {
+    let Some(primary) = interface.primary() else {
+        return Vec::new();
+    };
+    let public = primary
+        .public
+        .as_ref()
+        .and_then(|key| world.addresses.get(key));
+    let (Some(public), Some(around)) = (public, surroundings(world, &primary.subnet)) else {
+        return Vec::new();
+    };
+    // Both groups have to let it in, the subnet's and the interface's.
+    let groups: Vec<&SecurityGroup> = [around.security_group, interface.security_group()]
+        .into_iter()
+        .flatten()
+        .filter_map(|id| world.security_groups.get(&key_of(id)))
+        .collect();
+    if groups.is_empty() && public.is_closed_by_default() {
+        return Vec::new();
+    }
+    let mut open = vec![true; PORTS];
+    for group in groups {
+        let verdicts = verdicts(&group.inbound_rules(), around.spaces, primary.private);
+        for (open, verdict) in open.iter_mut().zip(verdicts) {
+            // Of the default rules, those that let something in are for the network's own and for
+            // load balancers; the last lets nothing in.
+            *open &= verdict.unwrap_or(false);
+        }
+    }
+    ranges(&open)
+}
+
+fn verdicts(rules: &[&Rule], own: &[Ipv4Net], private: Ipv4Addr) -> Verdicts {
+    let mut verdicts: Verdicts = vec![None; PORTS];
+    for rule in rules {
+        let allows = is(rule, "access", "allow");
+        let applies = (is(rule, "protocol", "*") || is(rule, "protocol", "tcp"))
+            && texts(rule, "sourceAddressPrefix")
+                .iter()
+                .any(|source| comes_from_outside(source, allows, own))
+            && texts(rule, "destinationAddressPrefix")
+                .iter()
+                .any(|destination| holds(destination, private));
+        if !applies {
+            continue;
+        }
+        for ports in texts(rule, "destinationPortRange") {
+            let Some(ports) = ports_of(ports) else {
+                continue;
+            };
+            for port in ports {
+                if let Some(verdict) = verdicts.get_mut(usize::from(port)) {
+                    verdict.get_or_insert(allows);
+                }
+            }
+        }
+    }
+    verdicts
+}
+
+fn is(rule: &Rule, property: &str, value: &str) -> bool {
+    let found = rule.get(property).and_then(Value::as_str);
+    found.is_some_and(|found| found.eq_ignore_ascii_case(value))
+}
+
+/// What stands under a property, or under its plural.
+fn texts<'r>(rule: &'r Rule, property: &str) -> Vec<&'r str> {
+    let one = rule.get(property).and_then(Value::as_str);
+    let plural = match property.strip_suffix("Prefix") {
+        Some(stem) => format!("{stem}Prefixes"),
+        None => format!("{property}s"),
+    };
+    let several = rule.get(&plural).and_then(Value::as_array);
+    let several = several.into_iter().flatten().filter_map(Value::as_str);
+    one.into_iter()
+        .chain(several)
+        .filter(|text| !text.is_empty())
+        .collect()
+}
+
+fn is_everywhere(text: &str) -> bool {
+    ["*", "internet", "any", "0.0.0.0/0"].contains(&text.to_ascii_lowercase().as_str())
+}
+
+/// A block as rules write it; a single address is one too.
+fn block(text: &str) -> Option<Ipv4Net> {
+    let address = || Some(Ipv4Net::from(text.parse::<Ipv4Addr>().ok()?));
+    text.parse().ok().or_else(address)
+}
+
+fn comes_from_outside(source: &str, allows: bool, own: &[Ipv4Net]) -> bool {
+    let is_elsewhere = |block: Ipv4Net| !own.iter().any(|own| own.contains(&block));
+    is_everywhere(source) || (allows && block(source).is_some_and(is_elsewhere))
+}
+
+fn holds(destination: &str, private: Ipv4Addr) -> bool {
+    (is_everywhere(destination) && !destination.eq_ignore_ascii_case("internet"))
+        || destination.eq_ignore_ascii_case("VirtualNetwork")
+        || block(destination).is_some_and(|block| block.contains(&private))
+}
+
+fn ports_of(text: &str) -> Option<RangeInclusive<u16>> {
+    if text == "*" {
+        return Some(0..=u16::MAX);
+    }
+    match text.split_once('-') {
+        Some((first, last)) => Some(first.trim().parse().ok()?..=last.trim().parse().ok()?),
+        None => {
+            let port = text.trim().parse().ok()?;
+            Some(port..=port)
+        }
+    }
+}
+
+fn ranges(open: &[bool]) -> Vec<RangeInclusive<u16>> {
+    let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
+    for port in 1..=u16::MAX {
+        if !open.get(usize::from(port)).copied().unwrap_or(false) {
+            continue;
+        }
+        match ranges.last_mut() {
+            Some(last) if *last.end() == port - 1 => *last = *last.start()..=port,
+            _ => ranges.push(port..=port),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rule(access: &str, source: &str, ports: &Value) -> Rule {
+        let mut rule = json!({
+            "access": access, "protocol": "Tcp", "sourceAddressPrefix": source,
+            "destinationAddressPrefix": "*",
+        });
+        let name = if ports.is_array() {
+            "destinationPortRanges"
+        } else {
+            "destinationPortRange"
+        };
+        rule[name] = ports.clone();
+        rule.as_object().cloned().unwrap()
+    }
+
+    fn open(rules: &[Rule]) -> Vec<RangeInclusive<u16>> {
+        let own = ["10.90.0.0/16".parse().unwrap()];
+        let rules: Vec<&Rule> = rules.iter().collect();
+        let verdicts = verdicts(&rules, &own, Ipv4Addr::new(10, 90, 0, 4));
+        let open: Vec<bool> = verdicts
+            .into_iter()
+            .map(|one| one.unwrap_or(false))
+            .collect();
+        ranges(&open)
+    }
+
+    #[test]
+    fn nothing_comes_in_that_no_rule_lets_in() {
+        assert!(open(&[]).is_empty());
+        assert!(open(&[rule("Allow", "VirtualNetwork", &json!("*"))]).is_empty());
+        assert!(open(&[rule("Allow", "10.90.0.0/24", &json!("*"))]).is_empty());
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_decides() {
+        let rules = [
+            rule("Deny", "Internet", &json!("81-82")),
+            rule("Allow", "203.0.113.7", &json!("22")),
+            rule("Allow", "*", &json!(["80-83", "443"])),
+            rule("Deny", "*", &json!("*")),
+        ];
+        assert_eq!(open(&rules), [22..=22, 80..=80, 83..=83, 443..=443]);
+    }
+
+    #[test]
+    fn a_rule_against_some_leaves_the_others_in() {
+        let rules = [
+            rule("Deny", "198.51.100.0/24", &json!("*")),
+            rule("Allow", "*", &json!("*")),
+        ];
+        assert_eq!(open(&rules), [1..=u16::MAX]);
+    }
+}

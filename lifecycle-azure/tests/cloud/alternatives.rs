@@ -1,0 +1,324 @@
+//! A node may be one of several sizes, in one of several zones: the first that can be had.
+
+use http::Method;
+use lifecycle_azure::simulator::{AzureSimulator, Fault, Selector, When};
+use lifecycle_azure::{Azure, AzureOptions};
+use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power, see_through};
+use lifecycle_core::model::{NodeName, NodeSpec};
+use lifecycle_core::{Error, Result};
+use serde_json::Value;
+
+use crate::raw;
+use crate::support::{DEADLINE, azure, azure_with, carry, get, options, spec, writes};
+
+const VM: &str = "/virtualMachines/one";
+/// Two sizes in two zones: four alternatives, of two families.
+const SIZES: [&str; 2] = ["Standard_D2s_v5", "Standard_B2s"];
+
+fn choosy(azure: &AzureSimulator) -> Azure {
+    Azure::new(AzureOptions {
+        sizes: SIZES.map(str::to_owned).to_vec(),
+        zones: vec!["1".to_owned(), "3".to_owned()],
+        ..options(azure, 1)
+    })
+    .unwrap()
+}
+
+fn provision() -> NodeChange {
+    NodeChange::Provision { spec: spec("one") }
+}
+
+/// The size and the zone of the one VM.
+async fn kind(azure: &AzureSimulator) -> (String, Option<String>) {
+    let machines = raw::list(azure, "Microsoft.Compute/virtualMachines").await;
+    let [machine] = machines.as_slice() else {
+        panic!("{machines:#?}");
+    };
+    let size = machine["properties"]["hardwareProfile"]["vmSize"].as_str();
+    let zone = machine.pointer("/zones/0").and_then(Value::as_str);
+    (size.unwrap().to_owned(), zone.map(str::to_owned))
+}
+
+fn is(size: &str, zone: &str) -> (String, Option<String>) {
+    (size.to_owned(), Some(zone.to_owned()))
+}
+
+/// One of everything, and no note left of what could not be had.
+async fn is_whole(azure: &AzureSimulator) {
+    let kinds = raw::everything(azure).await;
+    let wanted = [
+        "disks",
+        "networkInterfaces",
+        "networkSecurityGroups",
+        "publicIPAddresses",
+        "resourceGroups",
+        "virtualMachines",
+        "virtualNetworks",
+    ];
+    assert_eq!(kinds, wanted);
+    assert_eq!(notes(azure).await, Vec::<String>::new());
+}
+
+/// What is noted on the network of what could not be had.
+async fn notes(azure: &AzureSimulator) -> Vec<String> {
+    let networks = raw::list(azure, "Microsoft.Network/virtualNetworks").await;
+    let tags = networks
+        .iter()
+        .filter_map(|network| network["tags"].as_object());
+    tags.flatten()
+        .filter(|(key, _)| key.starts_with("lifecycle.tried"))
+        .map(|(_, value)| value.as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn full(code: &str) -> Fault {
+    Fault::OperationFails {
+        code: code.to_owned(),
+        message: "There is no room.".to_owned(),
+    }
+}
+
+fn creations(azure: &AzureSimulator) -> usize {
+    let all = writes(azure).into_iter();
+    all.filter(|one| one.method == Method::PUT && one.path.contains(VM))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zones_vary_before_sizes_and_each_is_tried_once() {
+    let azure = azure().await;
+    let codes = [
+        "AllocationFailed",
+        "ZonalAllocationFailed",
+        "OverconstrainedAllocationRequest",
+    ];
+    for (before, code) in codes.into_iter().enumerate() {
+        let when = When::request(Method::PUT, VM).nth(before + 1);
+        azure.faults().add(when, full(code));
+    }
+    let ours = choosy(&azure);
+    let operation = ours.begin(provision()).await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        // A new process each time: nothing is remembered.
+        let progress = choosy(&azure).poll(&operation).await.unwrap();
+        let CloudProgress::Running { after, .. } = progress else {
+            break;
+        };
+        let machines = raw::list(&azure, "Microsoft.Compute/virtualMachines").await;
+        if !machines.is_empty() {
+            seen.push(kind(&azure).await);
+        }
+        tokio::time::sleep(after.unwrap()).await;
+    }
+    seen.push(kind(&azure).await);
+    seen.dedup();
+    let all = SIZES.map(|size| [is(size, "1"), is(size, "3")]);
+    assert_eq!(seen, all.concat());
+    is_whole(&azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_at_once_costs_no_vm() {
+    let azure = azure_with(|options| {
+        options.restricted_sizes = vec![("westeurope".to_owned(), SIZES[0].to_owned())];
+    })
+    .await;
+    carry(&choosy(&azure), provision()).await.unwrap();
+    assert_eq!(kind(&azure).await, is(SIZES[1], "1"));
+    assert_eq!(creations(&azure), 3);
+    is_whole(&azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_without_quota_is_passed_over() {
+    let azure = azure_with(|options| {
+        options.quotas.insert("standardDSv5Family".to_owned(), 1);
+    })
+    .await;
+    let report = choosy(&azure).preflight(&[spec("one")]).await.unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+    let [remark] = report.remarks.as_slice() else {
+        panic!("{report:?}");
+    };
+    assert!(
+        remark.starts_with("Node one will be Standard_B2s in zone 1"),
+        "{remark}"
+    );
+    assert!(report.predicted.is_some());
+    carry(&choosy(&azure), provision()).await.unwrap();
+    assert_eq!(kind(&azure).await, is(SIZES[1], "1"));
+    is_whole(&azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_own_sizes_are_tried_instead() {
+    let azure = azure_with(|options| {
+        options.restricted_sizes = vec![("westeurope".to_owned(), "Standard_F2s_v2".to_owned())];
+    })
+    .await;
+    let own = NodeSpec {
+        size: Some("Standard_F2s_v2".to_owned()),
+        alternatives: vec!["Standard_B2ms".to_owned()],
+        ..spec("one")
+    };
+    let ours = choosy(&azure);
+    let report = ours.preflight(std::slice::from_ref(&own)).await.unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+    carry(&ours, NodeChange::Provision { spec: own })
+        .await
+        .unwrap();
+    assert_eq!(kind(&azure).await, is("Standard_B2ms", "1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_none_is_left_each_is_named_and_the_next_run_begins_with_the_first() {
+    let azure = azure().await;
+    azure.faults().add(
+        When::request(Method::PUT, VM).always(),
+        full("AllocationFailed"),
+    );
+    let error = carry(&choosy(&azure), provision()).await.unwrap_err();
+    assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
+    let told = error.chain();
+    for size in SIZES {
+        for zone in ["1", "3"] {
+            let part = format!("{size} in zone {zone} (AllocationFailed)");
+            assert!(told.contains(&part), "{part}: {told}");
+        }
+    }
+    assert!(error.hint().unwrap().contains("size"), "{error:?}");
+    assert_eq!(creations(&azure), 4);
+    azure.faults().clear();
+    carry(&choosy(&azure), provision()).await.unwrap();
+    assert_eq!(kind(&azure).await, is(SIZES[0], "1"));
+    is_whole(&azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_other_size_mends_ends_it() {
+    let azure = azure().await;
+    let when = When::request(Method::PUT, VM);
+    azure.faults().add(when, full("OSProvisioningTimedOut"));
+    let error = carry(&choosy(&azure), provision()).await.unwrap_err();
+    assert!(
+        error.chain().contains("OSProvisioningTimedOut"),
+        "{error:?}"
+    );
+    assert_eq!(creations(&azure), 1);
+    carry(&choosy(&azure), provision()).await.unwrap();
+    assert_eq!(kind(&azure).await, is(SIZES[0], "1"), "it was not to blame");
+    is_whole(&azure).await;
+}
+
+/// The process dies when the VM that could not be made is gone and the next one not yet asked
+/// for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_goes_on_after_the_last_one_that_was_tried() {
+    let azure = azure().await;
+    let when = When::request(Method::PUT, VM);
+    azure.faults().add(when, full("AllocationFailed"));
+    let ours = choosy(&azure);
+    let operation = ours.begin(provision()).await.unwrap();
+    while creations(&azure) == 1 && !azure.machines().is_empty() {
+        ours.poll(&operation).await.unwrap();
+    }
+    assert_eq!(
+        notes(&azure).await,
+        [format!("{}/1 AllocationFailed", SIZES[0])]
+    );
+    carry(&choosy(&azure), provision()).await.unwrap();
+    assert_eq!(kind(&azure).await, is(SIZES[0], "3"));
+    is_whole(&azure).await;
+}
+
+/// A planner may delete what could not be made before it makes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_since_it_could_not_be_made_is_not_tried_again() {
+    let azure = azure().await;
+    let when = When::request(Method::PUT, VM);
+    azure.faults().add(when, full("AllocationFailed"));
+    let ours = choosy(&azure);
+    ours.begin(provision()).await.unwrap();
+    while get(&ours, "one").await.unwrap().power != Power::Failed {
+        tokio::task::yield_now().await;
+    }
+    let node = NodeName::try_from("one").unwrap();
+    carry(&ours, NodeChange::Delete { node }).await.unwrap();
+    carry(&choosy(&azure), provision()).await.unwrap();
+    assert_eq!(kind(&azure).await, is(SIZES[0], "3"));
+    is_whole(&azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_given_up_between_two_attempts_leaves_no_note() {
+    let azure = azure().await;
+    let when = When::request(Method::PUT, VM);
+    azure.faults().add(when, full("AllocationFailed"));
+    let ours = choosy(&azure);
+    let operation = ours.begin(provision()).await.unwrap();
+    while !azure.machines().is_empty() {
+        ours.poll(&operation).await.unwrap();
+    }
+    let node = NodeName::try_from("one").unwrap();
+    carry(&ours, NodeChange::Delete { node }).await.unwrap();
+    assert_eq!(notes(&azure).await, Vec::<String>::new());
+}
+
+/// The process dies after each request that it makes, and a new one does the same again.
+#[tokio::test(flavor = "multi_thread")]
+async fn whenever_a_process_dies_the_next_one_ends_with_one_node() {
+    let stage = || async {
+        let azure = azure().await;
+        let when = When::request(Method::PUT, VM).times(2);
+        azure.faults().add(when, full("ZonalAllocationFailed"));
+        azure
+    };
+    let whole = stage().await;
+    carry(&choosy(&whole), provision()).await.unwrap();
+    assert_eq!(kind(&whole).await, is(SIZES[1], "1"));
+    for method in [Method::PUT, Method::PATCH, Method::DELETE] {
+        let of_method = || Selector::method(method.clone()).path("/subscriptions/");
+        let changes = whole.requests().count(&of_method());
+        assert!(changes >= 2, "{changes} of {method}");
+        for number in 1..=changes {
+            let azure = stage().await;
+            let when = When::next(of_method()).nth(number);
+            azure.faults().add(when, Fault::AnswerLost);
+            let dying = async {
+                let _: Result<()> = carry(&choosy(&azure), provision()).await;
+                std::future::pending::<()>().await;
+            };
+            let lost = async {
+                while azure.requests().count(&of_method()) < number {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                () = dying => {}
+                () = lost => {}
+                () = tokio::time::sleep(DEADLINE) => panic!("{method} {number} of {changes}"),
+            }
+            for run in 0.. {
+                assert!(run < 5, "{method} {number}: it never ends");
+                if carry(&choosy(&azure), provision()).await.is_ok() {
+                    break;
+                }
+            }
+            let node = get(&choosy(&azure), "one").await.unwrap();
+            assert_eq!(node.power, Power::Running);
+            is_whole(&azure).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_sees_the_alternatives_through() {
+    let azure = azure().await;
+    let when = When::request(Method::PUT, VM).times(3);
+    azure.faults().add(when, full("ZonalAllocationFailed"));
+    let operation = choosy(&azure).begin(provision()).await.unwrap();
+    see_through(&choosy(&azure), &operation).await.unwrap();
+    assert_eq!(kind(&azure).await, is(SIZES[1], "3"));
+    is_whole(&azure).await;
+}

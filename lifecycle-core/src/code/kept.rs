@@ -1,0 +1,161 @@
+//! Code bases that were read from a store once, and are kept.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::Mutex;
+use tokio_util::io::StreamReader;
+
+use super::{CodeBaseRef, CodeStore, PublishedStore};
+use crate::error::{Error, Result};
+use crate::host::ByteStream;
+
+/// A store whose archives are kept in a directory as they are read: what was built from once can
+/// be built from again, also when the store holds another version by then, or does not answer.
+///
+/// # Caveats
+/// Nothing is removed from the directory here: the bootstrapper does so at each bring-up.
+#[derive(Debug)]
+pub struct KeptStore {
+    directory: PathBuf,
+    kept: PublishedStore,
+    source: Arc<dyn CodeStore>,
+    /// Held while something is fetched: two that want the same read it once.
+    fetching: Mutex<()>,
+}
+
+impl KeptStore {
+    /// Keeps in `directory`, which is made when it is needed, what is read from `source`.
+    pub fn new(directory: PathBuf, source: Arc<dyn CodeStore>) -> Self {
+        Self {
+            kept: PublishedStore::new(directory.clone()),
+            directory,
+            source,
+            fetching: Mutex::new(()),
+        }
+    }
+
+    /// Whole or not at all: written beside its place, then moved there.
+    async fn fetch(&self, code: &CodeBaseRef) -> Result<()> {
+        let place = self.directory.join(PublishedStore::file_name(code)?);
+        let draft = place.with_extension("part");
+        let writing = |error| Error::io(format!("writing `{}`", draft.display()), error);
+        tokio::fs::create_dir_all(&self.directory)
+            .await
+            .map_err(writing)?;
+        let archive = self.source.archive(code).await?;
+        let mut reader = StreamReader::new(archive.map_err(std::io::Error::other));
+        let mut file = tokio::fs::File::create(&draft).await.map_err(writing)?;
+        tokio::io::copy(&mut reader, &mut file)
+            .await
+            .map_err(|error| Error::io(format!("reading code base `{}`", code.name), error))?;
+        file.flush().await.map_err(writing)?;
+        file.sync_all().await.map_err(writing)?;
+        drop(file);
+        tokio::fs::rename(&draft, &place).await.map_err(writing)
+    }
+}
+
+#[async_trait]
+impl CodeStore for KeptStore {
+    async fn list(&self) -> Result<Vec<String>> {
+        self.source.list().await
+    }
+
+    async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
+        self.source.digest(name).await
+    }
+
+    async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
+        let is_absent = |error: &Error| matches!(error, Error::NotFound { .. });
+        match self.kept.archive(code).await {
+            Err(error) if is_absent(&error) => {}
+            found => return found,
+        }
+        let _one_at_a_time = self.fetching.lock().await;
+        match self.kept.archive(code).await {
+            Err(error) if is_absent(&error) => {}
+            found => return found,
+        }
+        self.fetch(code).await?;
+        self.kept.archive(code).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::code::DirectoryStore;
+
+    async fn read(store: &dyn CodeStore, code: &CodeBaseRef) -> Result<Vec<u8>> {
+        let parts: Vec<_> = store
+            .archive(code)
+            .await?
+            .try_collect()
+            .await
+            .map_err(|error| Error::io("reading", error))?;
+        Ok(parts.concat())
+    }
+
+    #[tokio::test]
+    async fn what_was_read_once_is_there_when_the_store_has_moved_on() {
+        let (home, source) = (
+            tempfile::TempDir::new().unwrap(),
+            tempfile::TempDir::new().unwrap(),
+        );
+        let base = source.path().join("api");
+        fs::create_dir(&base).unwrap();
+        fs::write(base.join("Dockerfile"), "FROM scratch\n").unwrap();
+        let origin = Arc::new(DirectoryStore::new(source.path().into()));
+        let kept = home.path().join("code");
+        let store = KeptStore::new(kept.clone(), origin.clone());
+        let code = store.digest("api").await.unwrap();
+        let first = read(&store, &code).await.unwrap();
+        assert_eq!(first, read(origin.as_ref(), &code).await.unwrap());
+
+        fs::write(base.join("Dockerfile"), "FROM scratch\nEXPOSE 80\n").unwrap();
+        assert!(read(origin.as_ref(), &code).await.is_err());
+        assert_eq!(first, read(&store, &code).await.unwrap());
+        let other = store.digest("api").await.unwrap();
+        assert_ne!(read(&store, &other).await.unwrap(), first);
+        let files = fs::read_dir(&kept).unwrap().count();
+        assert_eq!(files, 2, "nothing but the two is left");
+    }
+
+    #[tokio::test]
+    async fn what_breaks_off_is_not_kept() {
+        #[derive(Debug)]
+        struct Broken;
+        #[async_trait]
+        impl CodeStore for Broken {
+            async fn list(&self) -> Result<Vec<String>> {
+                Ok(Vec::new())
+            }
+            async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
+                Err(Error::not_found(name.to_owned()))
+            }
+            async fn archive(&self, _: &CodeBaseRef) -> Result<ByteStream> {
+                let parts = [
+                    Ok(bytes::Bytes::from_static(b"half")),
+                    Err(std::io::Error::other("gone")),
+                ];
+                Ok(Box::pin(futures_util::stream::iter(parts)))
+            }
+        }
+        let home = tempfile::TempDir::new().unwrap();
+        let store = KeptStore::new(home.path().into(), Arc::new(Broken));
+        let code = CodeBaseRef {
+            name: "api".into(),
+            digest: "a".repeat(64),
+        };
+        for _ in 0..2 {
+            let error = read(&store, &code).await.unwrap_err();
+            assert!(error.chain().contains("gone"), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! `[cloud]`: where nodes come from, and how that is reached.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::super::azure::{AzureSpec, JumpHostSpec, LoginSpec};
+use super::super::diagnostic::Report;
+use super::super::secret_reference::Outside;
+use super::super::tree::Field;
+use super::super::{CloudSpec, Credentials};
+
+/// The keys of every provider.
+const COMMON: [&str; 2] = ["provider", "subnet"];
+/// All keys of `[cloud]`; those beyond the common ones are Azure's.
+pub(in super::super) const CLOUD: [&str; 17] = [
+    "account",
+    "authority",
+    "ca",
+    "endpoint",
+    "identity",
+    "image",
+    "jump_host",
+    "location",
+    "login",
+    "provider",
+    "public_ip",
+    "resource_group",
+    "size",
+    "ssh_from",
+    "subnet",
+    "subscription",
+    "zones",
+];
+pub(in super::super) const LOGIN: [&str; 4] = ["client", "method", "secret", "tenant"];
+pub(in super::super) const JUMP_HOST: [&str; 4] = ["address", "host_key", "key", "user"];
+/// The ways to log in, besides trying them in order.
+pub(in super::super) const METHODS: [&str; 4] = [
+    "azure-cli",
+    "client-secret",
+    "managed-identity",
+    "workload-identity",
+];
+pub(in super::super) const PROVIDERS: [&str; 2] = ["azure", "local"];
+
+/// SSH's port.
+const SSH: u16 = 22;
+
+/// Which provider a file names, whatever else is wrong with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Provider {
+    Local,
+    Azure,
+}
+
+impl Provider {
+    /// What `[cloud]` names; local without it. What is wrong with it is told by [`read`].
+    pub(super) fn of(cloud: Option<&Field<'_>>) -> Self {
+        let named = cloud.and_then(|cloud| cloud.get("provider"));
+        let is_azure = named.is_some_and(|named| named.text(&mut Report::new("")) == Some("azure"));
+        if is_azure { Self::Azure } else { Self::Local }
+    }
+}
+
+/// Reads `[cloud]`; its secrets go into `credentials`.
+pub(super) fn read(
+    field: &Field<'_>,
+    outside: Outside<'_>,
+    credentials: &mut Credentials,
+    report: &mut Report,
+) -> CloudSpec {
+    let provider = Provider::of(Some(field));
+    let mut spec = AzureSpec::new("", "");
+    for (key, field) in field.entries(report) {
+        if provider == Provider::Local && CLOUD.contains(&key) && !COMMON.contains(&key) {
+            let help = "write `provider = \"azure\"` for nodes on Azure, or leave it out";
+            field.problem_with_help(report, "local nodes have no such setting", help);
+            continue;
+        }
+        match key {
+            "provider" => {
+                field.word(report, &PROVIDERS.map(|word| (word, ())));
+            }
+            "subnet" => spec.subnet = field.parse(report, ipv4_network),
+            "subscription" => {
+                spec.subscription = field.parse(report, subscription).unwrap_or_default();
+            }
+            "location" => spec.location = field.parse(report, location).unwrap_or_default(),
+            "resource_group" => spec.resource_group = field.parse(report, filled),
+            "size" => spec.sizes = words(&field, report),
+            "zones" => spec.zones = zones(&field, report),
+            "image" => spec.image = field.parse(report, image),
+            "account" => spec.account = field.parse(report, filled),
+            "ssh_from" => spec.ssh_from = words(&field, report),
+            "public_ip" => spec.public_ip = field.boolean(report).unwrap_or(true),
+            "identity" => spec.identity = field.parse(report, identity),
+            "login" => {
+                spec.login = login(&field, outside, credentials, report).unwrap_or_default();
+            }
+            "jump_host" => spec.jump_host = jump_host(&field, outside, credentials, report),
+            "endpoint" => spec.endpoint = field.parse(report, address),
+            "authority" => spec.authority = field.parse(report, address),
+            "ca" => spec.ca = certificate(&field, outside, report),
+            _ => report.unknown_key(field.at, &field.path, key, CLOUD),
+        }
+    }
+    if provider == Provider::Local {
+        return CloudSpec::Local {
+            subnet: spec.subnet,
+        };
+    }
+    for key in ["subscription", "location"] {
+        if field.get(key).is_none() {
+            field.problem(report, format!("`{key}` is missing"));
+        }
+    }
+    // What could not be read was told already.
+    let login_is_known = field.get("login").is_none() || spec.login != LoginSpec::InOrder;
+    if field.get("identity").is_none() && login_is_known && spec.login_of_manager().is_none() {
+        field.problem_with_help(
+            report,
+            "the manager could not log in from its VM: your own login stays on this machine",
+            "give its VM an `identity` (a user-assigned identity's resource id), or choose a \
+             `login` with `method = \"client-secret\"`",
+        );
+    }
+    CloudSpec::Azure(Box::new(spec))
+}
+
+fn login(
+    field: &Field<'_>,
+    outside: Outside<'_>,
+    credentials: &mut Credentials,
+    report: &mut Report,
+) -> Option<LoginSpec> {
+    let methods = METHODS.map(|word| (word, word));
+    if !field.is_map() {
+        return match field.word(report, &methods)? {
+            "azure-cli" => Some(LoginSpec::AzureCli),
+            "managed-identity" => Some(LoginSpec::ManagedIdentity {
+                client: None,
+                resource: None,
+            }),
+            "workload-identity" => Some(LoginSpec::WorkloadIdentity),
+            method => {
+                let form = "write `{ method = \"client-secret\", tenant = \"…\", client = \"…\", \
+                            secret = { env = \"NAME\" } }`";
+                field.problem_with_help(report, format!("`{method}` needs more"), form);
+                None
+            }
+        };
+    }
+    let (mut method, mut tenant, mut client, mut secret) = (None, None, None, None);
+    for (key, field) in field.entries(report) {
+        match key {
+            "method" => method = field.word(report, &methods),
+            "tenant" => tenant = field.parse(report, filled),
+            "client" => client = field.parse(report, filled),
+            "secret" => secret = outside.secret(&field, report),
+            _ => report.unknown_key(field.at, &field.path, key, LOGIN),
+        }
+    }
+    let needed: &[&str] = match method {
+        Some("client-secret") => &["client", "method", "secret", "tenant"],
+        Some("managed-identity") => &["client", "method"],
+        _ => &["method"],
+    };
+    let optional = method == Some("managed-identity");
+    for key in LOGIN {
+        match field.get(key) {
+            None if needed.contains(&key) && !(optional && key == "client") => {
+                field.problem(report, format!("`{key}` is missing"));
+            }
+            Some(given) if method.is_some() && !needed.contains(&key) => {
+                given.problem_with_help(
+                    report,
+                    "this way to log in has no such setting",
+                    "leave it out",
+                );
+            }
+            _ => {}
+        }
+    }
+    Some(match method? {
+        "azure-cli" => LoginSpec::AzureCli,
+        "managed-identity" => LoginSpec::ManagedIdentity {
+            client,
+            resource: None,
+        },
+        "workload-identity" => LoginSpec::WorkloadIdentity,
+        _ => {
+            credentials.cloud = Some(secret?);
+            LoginSpec::ClientSecret {
+                tenant: tenant?,
+                client: client?,
+            }
+        }
+    })
+}
+
+fn jump_host(
+    field: &Field<'_>,
+    outside: Outside<'_>,
+    credentials: &mut Credentials,
+    report: &mut Report,
+) -> Option<JumpHostSpec> {
+    let (mut address, mut user, mut host_key) = (None, None, None);
+    for (key, field) in field.entries(report) {
+        match key {
+            "address" => address = field.parse(report, host_and_port),
+            "user" => user = field.parse(report, filled),
+            "host_key" => host_key = field.parse(report, filled),
+            "key" => credentials.jump_host = outside.secret(&field, report),
+            _ => report.unknown_key(field.at, &field.path, key, JUMP_HOST),
+        }
+    }
+    for key in ["address", "user", "host_key"] {
+        if field.is_map() && field.get(key).is_none() {
+            let help = match key {
+                "host_key" => {
+                    "`ssh-keyscan <host>` prints it; compare it with what the host's \
+                               owner says"
+                }
+                _ => {
+                    "write `{ address = \"bastion.example:22\", user = \"ops\", host_key = \"ssh-ed25519 …\" }`"
+                }
+            };
+            field.problem_with_help(report, format!("`{key}` is missing"), help);
+        }
+    }
+    let (host, port) = address?;
+    Some(JumpHostSpec {
+        host,
+        port,
+        user: user?,
+        host_key: host_key?,
+    })
+}
+
+/// One word, or several in their order.
+fn words(field: &Field<'_>, report: &mut Report) -> Vec<String> {
+    field
+        .items_or_one(report)
+        .iter()
+        .filter_map(|item| item.parse(report, filled))
+        .collect()
+}
+
+fn zones(field: &Field<'_>, report: &mut Report) -> Vec<String> {
+    let zone = |text: &str| {
+        let is_zone = text.len() == 1 && text.starts_with(|c: char| ('1'..='9').contains(&c));
+        is_zone
+            .then(|| text.to_owned())
+            .ok_or_else(|| format!("`{text}` is no zone: Azure numbers them, for example \"1\""))
+    };
+    field
+        .items_or_one(report)
+        .iter()
+        .filter_map(|item| item.parse(report, zone))
+        .collect()
+}
+
+/// The certificate in the file that a value names.
+pub(super) fn certificate(
+    field: &Field<'_>,
+    outside: Outside<'_>,
+    report: &mut Report,
+) -> Option<String> {
+    let text = outside.file(field, report)?;
+    if text.contains("-----BEGIN CERTIFICATE-----") {
+        return Some(text);
+    }
+    field.problem_with_help(
+        report,
+        "the file holds no certificate",
+        "name a file in PEM form, which has a line `-----BEGIN CERTIFICATE-----`",
+    );
+    None
+}
+
+/// An address that is spoken to over TLS; without it on this machine alone.
+pub(super) fn address(text: &str) -> Result<String, String> {
+    let bad = |why: &str| format!("`{text}` is no address to use: {why}");
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or_else(|| bad("write for example `https://management.azure.com`"))?;
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    if host.is_empty() || host.contains('@') || text.contains(char::is_whitespace) {
+        return Err(bad("write for example `https://management.azure.com`"));
+    }
+    match scheme {
+        "https" => Ok(text.trim_end_matches('/').to_owned()),
+        "http" => Err(bad(
+            "what is sent there is secret, so it must begin with `https://`",
+        )),
+        _ => Err(bad("it must begin with `https://`")),
+    }
+}
+
+pub(super) fn filled(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("it is empty".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn subscription(text: &str) -> Result<String, String> {
+    uuid::Uuid::parse_str(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| format!("`{text}` is no UUID; `az account show --query id` prints it"))
+}
+
+fn location(text: &str) -> Result<String, String> {
+    let is_word = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
+    is_word.then(|| text.to_owned()).ok_or_else(|| {
+        format!(
+            "`{text}` is no region's name; write for example `westeurope` (`az account \
+             list-locations --query [].name` lists them)"
+        )
+    })
+}
+
+fn identity(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    let is_identity = lower.starts_with("/subscriptions/")
+        && lower.contains("/providers/microsoft.managedidentity/userassignedidentities/");
+    is_identity.then(|| text.to_owned()).ok_or_else(|| {
+        format!("`{text}` is no identity's resource id; `az identity show --query id` prints it")
+    })
+}
+
+/// `publisher:offer:sku:version`
+pub(super) fn image(text: &str) -> Result<String, String> {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    if parts.len() == 4 && parts.into_iter().all(is_part) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{text}` is no image; write `publisher:offer:sku:version`, for example \
+         `Debian:debian-12:12-gen2:latest`"
+    ))
+}
+
+/// `bastion.example`, `bastion.example:2222`, `[2001:db8::1]:22`
+fn host_and_port(text: &str) -> Result<(String, u16), String> {
+    let bad = || format!("`{text}` is no host; write for example `bastion.example:22`");
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok((address.to_string(), SSH));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().map_err(|_| bad())?),
+        None => (text, SSH),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_name = |host: &str| {
+        !host.is_empty()
+            && host
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+    };
+    if port == 0 || !(is_name(host) || host.parse::<IpAddr>().is_ok()) {
+        return Err(bad());
+    }
+    Ok((host.to_owned(), port))
+}
+
+/// `10.0.0.0/24`
+fn ipv4_network(text: &str) -> Result<String, String> {
+    let bad = |why: &str| format!("`{text}` is no IPv4 network: {why}");
+    let (address, bits) = text
+        .split_once('/')
+        .ok_or_else(|| bad("write for example `10.42.0.0/24`"))?;
+    let address: Ipv4Addr = address
+        .parse()
+        .map_err(|_| bad("write for example `10.42.0.0/24`"))?;
+    let bits = bits
+        .parse::<u32>()
+        .ok()
+        .filter(|bits| (8..=29).contains(bits))
+        .ok_or_else(|| bad("the prefix is not from 8 to 29"))?;
+    if address.to_bits() << bits != 0 {
+        return Err(bad("there are bits set behind the prefix"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_checked() {
+        for good in ["10.42.0.0/24", "172.16.0.0/12"] {
+            assert!(ipv4_network(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "10.42.0.0",
+            "10.42.0.1/24",
+            "10.0.0.0/30",
+            "x/8",
+            "::/8",
+            "10.0.0.0/99",
+        ] {
+            assert!(ipv4_network(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_have_ports() {
+        let of = |text: &str| host_and_port(text).ok();
+        assert_eq!(of("bastion.example"), Some(("bastion.example".into(), 22)));
+        assert_eq!(of("10.0.0.1:2222"), Some(("10.0.0.1".into(), 2222)));
+        assert_eq!(of("2001:db8::1"), Some(("2001:db8::1".into(), 22)));
+        assert_eq!(of("[2001:db8::1]:2222"), Some(("2001:db8::1".into(), 2222)));
+        for bad in ["", "a b", "host:", "host:0", "host:70000", "ops@host"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_go_over_tls() {
+        assert_eq!(
+            address("https://management.azure.com/").as_deref(),
+            Ok("https://management.azure.com")
+        );
+        for bad in [
+            "management.azure.com",
+            "http://10.0.0.1:1",
+            "https://",
+            "https://u:p@h",
+        ] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What a stock node is given for its first boot: Debian's own cloud-init finds it as a cloud
+//! would leave it (its `NoCloud` form). And what the cloud does around such a node.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use lifecycle_core::secret::Sensitive;
+use lifecycle_core::{Error, Result};
+use russh::keys::PublicKey;
+use serde_json::json;
+
+use super::subnet::Subnet;
+
+/// Where cloud-init looks for what it is given.
+const SEED: &str = "var/lib/cloud/seed/nocloud";
+/// The settings that a cloud's own images carry; read after Debian's.
+const SETTINGS: &str = "etc/cloud/cloud.cfg.d/99-node.cfg";
+/// What Linux takes for the name of an account.
+const LONGEST_ACCOUNT: usize = 32;
+
+/// A node as a cloud makes one from Debian's stock image: no account but the one given here, no
+/// engine but one that its first boot installs.
+///
+/// cloud-init works on it once for each machine; later boots do not repeat it.
+#[derive(Debug, Clone)]
+pub struct FirstBoot {
+    /// The account that is made, with `sudo` and without a password.
+    pub account: String,
+    /// The public keys, in OpenSSH form, that it accepts.
+    pub authorized_keys: Vec<String>,
+    /// The name that the machine gives itself.
+    pub host_name: String,
+    /// What cloud-init is told by the user, in base64.
+    pub user_data: Option<Sensitive>,
+    /// Its address in the nodes' network; without one the lowest free one is taken.
+    pub address: Option<Ipv4Addr>,
+    /// The TCP ports that are open from outside the nodes' network; the machine that runs the
+    /// engine is outside too. All else from there is dropped. Nodes among themselves are free.
+    pub inbound: Vec<RangeInclusive<u16>>,
+    /// Networks outside that the node has to reach, so that its own engine takes none of them for
+    /// its bridges.
+    pub outside: Vec<Subnet>,
+    /// What answers on the node as the cloud's metadata service, at 169.254.169.254.
+    pub metadata_service: Option<SocketAddrV4>,
+}
+
+impl FirstBoot {
+    /// One that makes an account that nobody can use yet, behind a firewall that lets nothing in.
+    pub fn new(account: impl Into<String>, host_name: impl Into<String>) -> Self {
+        Self {
+            account: account.into(),
+            authorized_keys: Vec::new(),
+            host_name: host_name.into(),
+            user_data: None,
+            address: None,
+            inbound: Vec::new(),
+            outside: Vec::new(),
+            metadata_service: None,
+        }
+    }
+
+    /// Refuses what could not be carried out, or would break out of where it is written.
+    pub(super) fn check(&self) -> Result<()> {
+        let invalid = |what: String, why: &str, mend: &str| Error::Invalid {
+            what,
+            why: why.to_owned(),
+            mend: mend.to_owned(),
+        };
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
+        let account = self.account.as_str();
+        if account.len() > LONGEST_ACCOUNT
+            || !account.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            || !account.chars().all(fits)
+        {
+            return Err(invalid(
+                format!("the account `{account}`"),
+                "Debian makes no account of that name",
+                "use lower-case letters, digits, `-` and `_`, 32 at most, a letter first",
+            ));
+        }
+        let is_key = |key: &String| PublicKey::from_openssh(key.trim()).is_ok();
+        if !self.authorized_keys.iter().all(is_key) {
+            return Err(invalid(
+                format!("a key of the account `{account}`"),
+                "it is not one public key in OpenSSH form",
+                "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`",
+            ));
+        }
+        self.user_data_bytes().map(drop)
+    }
+
+    fn user_data_bytes(&self) -> Result<Vec<u8>> {
+        let Some(data) = &self.user_data else {
+            return Ok(Vec::new());
+        };
+        STANDARD.decode(data.expose()).map_err(|_| Error::Invalid {
+            what: "the user data of a node".to_owned(),
+            why: "it is not base64".to_owned(),
+            mend: "encode it, for example with `base64 -w0`".to_owned(),
+        })
+    }
+
+    /// The environment of the node's entry.
+    pub(super) fn environment(&self) -> Vec<String> {
+        let words = |words: Vec<String>| words.join(" ");
+        let ports = self.inbound.iter().map(|ports| {
+            let (first, last) = (ports.start(), ports.end());
+            format!("{first}:{last}")
+        });
+        let outside = self.outside.iter().map(ToString::to_string);
+        let metadata = self.metadata_service.map(|address| address.to_string());
+        vec![
+            format!("NODE_INBOUND={}", words(ports.collect())),
+            format!("NODE_OUTSIDE={}", words(outside.collect())),
+            format!("NODE_METADATA={}", metadata.unwrap_or_default()),
+        ]
+    }
+
+    /// The files that cloud-init reads, as an archive for the root of the node's file system.
+    /// They go there and not into the environment, which whoever may ask the engine could read.
+    pub(super) fn seed(&self, instance: &str) -> Result<Bytes> {
+        let settings = json!({
+            "datasource_list": ["NoCloud"],
+            "network": { "config": "disabled" },
+            // The only one that a minimal Debian has.
+            "locale": "C.UTF-8",
+            "system_info": { "default_user": { "name": self.account } },
+        });
+        let about = json!({
+            "instance-id": instance,
+            "local-hostname": self.host_name,
+            "public-keys": self.authorized_keys,
+        });
+        // JSON is YAML, so no writer of that is needed.
+        let files = [
+            (SETTINGS.to_owned(), format!("{settings}\n").into_bytes()),
+            (
+                format!("{SEED}/meta-data"),
+                format!("{about}\n").into_bytes(),
+            ),
+            (format!("{SEED}/user-data"), self.user_data_bytes()?),
+        ];
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, contents) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o600);
+            header.set_size(contents.len() as u64);
+            archive
+                .append_data(&mut header, name, contents.as_slice())
+                .map_err(|error| Error::io("writing what cloud-init reads", error))?;
+        }
+        let archive = archive
+            .into_inner()
+            .map_err(|error| Error::io("writing what cloud-init reads", error))?;
+        Ok(archive.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read as _;
+
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIII6fX/0SqxN5uKL92X3reblSoar81B6yIgED6RWolKy";
+
+    fn first_boot() -> FirstBoot {
+        FirstBoot {
+            authorized_keys: vec![KEY.into()],
+            user_data: Some(Sensitive::new(STANDARD.encode("#cloud-config\n{}\n"))),
+            inbound: vec![22..=22, 8000..=8010],
+            outside: vec!["172.17.0.0/16".parse().unwrap()],
+            ..FirstBoot::new("azureuser", "vm1")
+        }
+    }
+
+    #[test]
+    fn cloud_init_finds_account_keys_and_the_users_own_data() {
+        let archive = first_boot().seed("i-1").unwrap();
+        let mut archive = tar::Archive::new(archive.as_ref());
+        let mut files = BTreeMap::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            assert_eq!(entry.header().mode().unwrap(), 0o600);
+            let mut text = String::new();
+            entry.read_to_string(&mut text).unwrap();
+            files.insert(entry.path().unwrap().display().to_string(), text);
+        }
+        assert_eq!(
+            files["var/lib/cloud/seed/nocloud/user-data"],
+            "#cloud-config\n{}\n"
+        );
+        let about = &files["var/lib/cloud/seed/nocloud/meta-data"];
+        assert!(about.contains(KEY) && about.contains("\"i-1\""), "{about}");
+        let settings = &files["etc/cloud/cloud.cfg.d/99-node.cfg"];
+        assert!(settings.contains("azureuser"), "{settings}");
+    }
+
+    #[test]
+    fn the_entry_is_told_of_the_network_and_of_no_secret() {
+        let environment = first_boot().environment();
+        assert_eq!(
+            environment,
+            [
+                "NODE_INBOUND=22:22 8000:8010",
+                "NODE_OUTSIDE=172.17.0.0/16",
+                "NODE_METADATA="
+            ]
+        );
+    }
+
+    #[test]
+    fn what_no_debian_would_take_is_refused() {
+        for account in ["", "Admin", "a b", "1st", "a\nb", &"a".repeat(33)] {
+            let wrong = FirstBoot {
+                account: account.to_owned(),
+                ..first_boot()
+            };
+            assert!(wrong.check().is_err(), "{account}");
+        }
+        let wrong = FirstBoot {
+            user_data: Some(Sensitive::new("#cloud-config")),
+            ..first_boot()
+        };
+        assert!(wrong.check().is_err());
+        first_boot().check().unwrap();
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lifecycle_core::clock::{IdSource, RandomIds};
 use lifecycle_core::code::{CodeStore, DirectoryStore};
 use lifecycle_core::model::{PlatformId, PlatformName};
-use lifecycle_core::platform::{self, Access, Loaded, Sources};
+use lifecycle_core::platform::{self, Access, Loaded, Sources, Survey};
 use lifecycle_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,37 @@ impl Project {
         Ok(wiring::code(&self.access()?, self.directory())?)
     }
 
+    /// What can be told of the files without code bases.
+    pub(crate) async fn survey(&self) -> std::result::Result<Survey, Failure> {
+        platform::survey(&self.sources)
+            .await
+            .map_err(Failure::Files)
+    }
+
+    /// The names of code bases that are meant: their names, or directories of the project as one
+    /// sees them from where one is.
+    pub(crate) async fn code_bases_named(
+        &self,
+        meant: &[String],
+    ) -> std::result::Result<Vec<String>, Failure> {
+        let known = self.survey().await?.code_bases;
+        let mut names = Vec::new();
+        for text in meant {
+            let name = DirectoryStore::normalised(text);
+            let name = match known.contains(&name) {
+                true => name,
+                false => inside(self.directory(), Path::new(text)).ok_or_else(|| {
+                    let known = known.iter().map(String::as_str);
+                    Error::unknown_name(format!("code base or directory `{text}`"), text, known)
+                })?,
+            };
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// The identity, if this project was ever brought up. A name on the command line that is
     /// another one's means another platform, and never this one.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
@@ -155,6 +186,24 @@ impl Project {
             .await
             .map_err(Failure::Files)
     }
+}
+
+/// What a directory is called in the project that it lies in.
+fn inside(project: &Path, directory: &Path) -> Option<String> {
+    if !directory.is_dir() {
+        return None;
+    }
+    let of = |path: fn(&Path) -> std::io::Result<PathBuf>| {
+        let (project, directory) = (path(project).ok()?, path(directory).ok()?);
+        let inside = directory.strip_prefix(project).ok()?.to_str()?;
+        Some(DirectoryStore::normalised(inside))
+    };
+    // As it is written; or where links lead to.
+    let written = |path: &Path| {
+        let path = std::path::absolute(path)?;
+        Ok(DirectoryStore::normalised(&path.to_string_lossy()).into())
+    };
+    of(written).or_else(|| of(|path| path.canonicalize()))
 }
 
 fn identity_file(project: &Path) -> PathBuf {

@@ -48,19 +48,32 @@ pub async fn load(
     draft.finish(id)
 }
 
-/// The names of the code bases that a platform's services are built from, whether they can be
-/// found or not: directories relative to [`Sources::project_dir`].
+/// What can be told of a platform's files without its code bases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// The names of the code bases that services are built from, whether they can be found or
+    /// not: directories relative to [`Sources::project_dir`].
+    pub code_bases: BTreeSet<String>,
+    /// What is declared and has no effect.
+    pub unsupported: Vec<UnsupportedKey>,
+}
+
+/// Reads and checks a platform's files, but not what its code bases hold.
 ///
 /// # Errors
-/// Everything that is wrong with the files, but for what code bases hold.
-pub async fn code_bases(sources: &Sources) -> Result<BTreeSet<String>, Diagnostics> {
+/// Everything that is wrong, not only the first.
+pub async fn survey(sources: &Sources) -> Result<Survey, Diagnostics> {
     let draft = read(sources).await?;
+    let unsupported = draft.unsupported();
     let services = draft.composition.services.values();
-    let names = services.filter_map(|service| service.build.as_ref());
-    let names = names.map(|build| build.code.clone()).collect();
+    let builds = services.filter_map(|service| service.build.as_ref());
+    let code_bases = builds.map(|build| build.code.clone()).collect();
     match Report::problems_of(draft.reports.into()) {
         Some(problems) => Err(problems),
-        None => Ok(names),
+        None => Ok(Survey {
+            code_bases,
+            unsupported,
+        }),
     }
 }
 
@@ -197,10 +210,16 @@ impl Draft {
         }
     }
 
-    fn finish(self, id: PlatformId) -> Result<Loaded, Diagnostics> {
-        let [toml_report, compose_report, env_report] = &self.reports;
+    fn unsupported(&self) -> Vec<UnsupportedKey> {
+        let [toml_report, compose_report, _] = &self.reports;
         let mut unsupported = toml_report.unsupported_in_order();
         unsupported.extend(compose_report.unsupported_in_order());
+        unsupported
+    }
+
+    fn finish(self, id: PlatformId) -> Result<Loaded, Diagnostics> {
+        let unsupported = self.unsupported();
+        let [_, compose_report, env_report] = &self.reports;
         let mut warnings = compose_report.warnings.clone();
         warnings.extend(env_report.warnings.clone());
         let complete = self.name.zip(self.settings.manager);

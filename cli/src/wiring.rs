@@ -173,7 +173,8 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
         CloudSpec::Azure(spec) => {
             let secret = parts.access.credentials.cloud.as_ref();
             let login = Login::declared(&spec.login, secret)?;
-            let options = AzureOptions::declared(spec, owner.clone(), key, login)?;
+            let mut options = AzureOptions::declared(spec, owner.clone(), key, login)?;
+            options.manager_node = Some(parts.manager_node.clone());
             Ok(Arc::new(Azure::new(options)?))
         }
         other => Err(Error::Unsupported {

@@ -36,7 +36,13 @@ impl AzureOptions {
                 spec.ssh_from.clone()
             },
             public_ip: spec.public_ip,
-            size: spec.sizes.first().cloned().unwrap_or(defaults.size),
+            sizes: if spec.sizes.is_empty() {
+                defaults.sizes
+            } else {
+                spec.sizes.clone()
+            },
+            zones: spec.zones.clone(),
+            identity: spec.identity.clone(),
             image: or(&spec.image, defaults.image),
             endpoint: or(&spec.endpoint, defaults.endpoint),
             authority_host: spec.authority.clone(),
@@ -55,8 +61,9 @@ impl Login {
         Ok(match spec {
             LoginSpec::InOrder => Self::InOrder,
             LoginSpec::AzureCli => Self::AzureCli,
-            LoginSpec::ManagedIdentity { client, .. } => Self::ManagedIdentity {
+            LoginSpec::ManagedIdentity { client, resource } => Self::ManagedIdentity {
                 client: client.clone(),
+                resource: resource.clone(),
             },
             LoginSpec::WorkloadIdentity => Self::WorkloadIdentity,
             LoginSpec::ClientSecret { tenant, client } => Self::ClientSecret {

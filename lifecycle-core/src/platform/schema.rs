@@ -22,7 +22,9 @@ pub fn schema() -> Value {
     let node = [
         (
             "size",
-            text("The provider's word for how large the machine is; local nodes have none"),
+            words(
+                "The provider's word for how large the machine is; several: the first that can be had. Local nodes have none",
+            ),
         ),
         (
             "image",
@@ -176,15 +178,6 @@ pub fn schema() -> Value {
 fn cloud() -> Value {
     let secret =
         |description: &str| json!({"$ref": "#/$defs/reference", "description": description});
-    let words = |description: &str| {
-        json!({
-            "description": description,
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}, "minItems": 1},
-            ],
-        })
-    };
     let mut login = table([
         (
             "method",
@@ -334,6 +327,17 @@ fn code() -> Value {
             ),
         ),
     ])
+}
+
+/// A text, or several.
+fn words(description: &str) -> Value {
+    json!({
+        "description": description,
+        "anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        ],
+    })
 }
 
 fn text(description: &str) -> Value {

@@ -236,7 +236,7 @@ fn jump_host(
 }
 
 /// One word, or several in their order.
-fn words(field: &Field<'_>, report: &mut Report) -> Vec<String> {
+pub(super) fn words(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     field
         .items_or_one(report)
         .iter()

@@ -125,7 +125,8 @@ pub(super) fn read(
 /// What a node and a pool have in common.
 #[derive(Clone, Default)]
 struct Properties {
-    size: Option<String>,
+    /// In the order in which they are tried.
+    sizes: Vec<String>,
     image: Option<String>,
     labels: BTreeMap<String, String>,
     capacity: Option<Resources>,
@@ -135,8 +136,8 @@ impl Properties {
     fn of(self, name: NodeName) -> NodeSpec {
         NodeSpec {
             name,
-            size: self.size,
-            alternatives: Vec::new(),
+            size: self.sizes.first().cloned(),
+            alternatives: self.sizes.into_iter().skip(1).collect(),
             image: self.image,
             labels: self.labels,
             capacity: self.capacity,
@@ -202,7 +203,7 @@ impl Reader<'_> {
         let mut spec = Properties::default();
         for (key, field) in field.entries(self.report) {
             match key {
-                "size" => spec.size = field.text(self.report).map(str::to_owned),
+                "size" => spec.sizes = cloud::words(&field, self.report),
                 "image" => {
                     spec.image = match self.provider {
                         Provider::Local => field

@@ -1,5 +1,6 @@
 //! The project on this machine: its files, and the identity of the platform that they declare.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -91,7 +92,7 @@ impl Project {
     }
 
     /// The names of code bases that are meant: their names, or directories of the project as one
-    /// sees them from where one is.
+    /// sees them from where one is. What begins with a dot or a slash is a directory first.
     pub(crate) async fn code_bases_named(
         &self,
         meant: &[String],
@@ -99,19 +100,30 @@ impl Project {
         let known = self.survey().await?.code_bases;
         let mut names = Vec::new();
         for text in meant {
-            let name = DirectoryStore::normalised(text);
-            let name = match known.contains(&name) {
-                true => name,
-                false => inside(self.directory(), Path::new(text)).ok_or_else(|| {
-                    let known = known.iter().map(String::as_str);
-                    Error::unknown_name(format!("code base or directory `{text}`"), text, known)
-                })?,
+            let name = Some(DirectoryStore::normalised(text)).filter(|name| known.contains(name));
+            let path = inside(self.directory(), Path::new(text));
+            let name = match text.starts_with(['.', '/']) {
+                true => path.or(name),
+                false => name.or(path),
             };
+            let name = name.ok_or_else(|| self.no_code_base(text, &known))?;
             if !names.contains(&name) {
                 names.push(name);
             }
         }
         Ok(names)
+    }
+
+    fn no_code_base(&self, text: &str, known: &BTreeSet<String>) -> Error {
+        if Path::new(text).is_dir() {
+            return Error::Invalid {
+                what: format!("directory `{text}`"),
+                why: format!("it lies outside of `{}`", self.directory().display()),
+                mend: "publish it as a part of the project that it lies in".into(),
+            };
+        }
+        let known = known.iter().map(String::as_str);
+        Error::unknown_name(format!("code base or directory `{text}`"), text, known)
     }
 
     /// The identity, if this project was ever brought up. A name on the command line that is

@@ -158,10 +158,14 @@ pub(crate) async fn before_up(
         bootstrap::publish(&directory, publisher.as_ref(), &names, reporter).await?;
         return Ok(());
     }
-    printer::talk(&format!(
-        "{} what is published is used; `bootstrapper publish` or `up --publish` uploads what lies here",
-        paint(Tone::Accent, "hint:")
-    ));
+    // Without any the files cannot be read, and that says what to do.
+    if outdated.iter().any(|one| one.published.is_some()) {
+        printer::talk(&format!(
+            "{} what is published is used; `bootstrapper publish` or `up --publish` uploads what \
+             lies here",
+            paint(Tone::Accent, "hint:")
+        ));
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use lifecycle_azure::simulator::{
     AzureSimulator, STORAGE_ACCOUNT, STORAGE_KEY, STORAGE_SHARE, SimulatorOptions,
 };
 use lifecycle_core::clock::{Clock as _, SystemClock};
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -35,12 +36,14 @@ impl Share {
 
     /// The project's code bases lie there; `with` is the key or the signature.
     fn is_of(&self, project: &Project, with: &str) {
-        let endpoint = self.azure.files_endpoint();
+        let endpoint = self.azure.secure_files_endpoint();
+        project.write("ca.pem", &self.azure.authority_pem());
         project.write(
             "platform.toml",
             &format!(
                 "{TAKEN}[code]\nstore = \"azure-files\"\naccount = \"{STORAGE_ACCOUNT}\"\n\
-                 share = \"{STORAGE_SHARE}\"\nendpoint = \"{endpoint}\"\n{with}\n"
+                 share = \"{STORAGE_SHARE}\"\nendpoint = \"{endpoint}\"\n\
+                 ca = \"ca.pem\"\n{with}\n"
             ),
         );
     }
@@ -135,6 +138,8 @@ fn names_and_directories(project: &Project) {
     let here = run(&mut command, Duration::from_mins(1));
     let here: Value = serde_json::from_str(&here.stdout).unwrap();
     assert_eq!(here["code_bases"][0]["name"], "edge/api");
+    let outside = project.ends(1, &["publish", "/tmp"]).stderr;
+    assert!(outside.contains("outside"), "{outside}");
     // What does not lie here stays.
     std::fs::rename(project.path("edge"), project.path("away")).unwrap();
     let rest = document(project, &["publish", "--json"]);
@@ -198,7 +203,7 @@ fn what_opens_the_share_is_told_by_name_and_never_shown() {
         expires: SystemClock.now() + chrono::TimeDelta::hours(1),
     };
     let sas = share.azure.files().share_sas(STORAGE_ACCOUNT, &terms);
-    let sas = secrecy::ExposeSecret::expose_secret(&sas.unwrap()).to_owned();
+    let sas = sas.unwrap().expose_secret().to_owned();
     let signature = sas.split("sig=").nth(1).unwrap();
     let signature = signature.split('&').next().unwrap();
     project.write("share.sas", &sas);

@@ -314,6 +314,11 @@ pub(crate) struct AzureSimulator {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<IpAddr>,
 
+    /// Another name or address by which it is reached, for which its certificates are valid too;
+    /// needed with `--listen 0.0.0.0` by clients elsewhere
+    #[arg(long = "name", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+
     /// The port of everything but Azure Files, over https; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 10_443)]
     pub(crate) https: u16,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fixture::{Machine, SHELL, SOCKET, docker, instance, owner, shell_image};
+use fixture::{Machine, SHELL, SOCKET, Swept, docker, instance, owner, shell_image};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Error;
@@ -238,8 +238,11 @@ async fn a_reader_that_stalls_holds_up_nobody_else() {
     assert_eq!(accepted(&bastion).await, 1);
     // Nothing of it was lost.
     for (at, (mut stream, begin)) in stalled.into_iter().enumerate() {
-        let lines = (1..=LINES).map(|line| format!("{line:07}\n")).collect();
-        let expected = if at == 0 { "x".repeat(40 << 20) } else { lines };
+        let lines: Vec<_> = (1..=LINES).map(|line| format!("{line:07}\n")).collect();
+        let expected = match at {
+            0 => "x".repeat(40 << 20),
+            _ => lines.concat(),
+        };
         let mut rest = vec![0; expected.len() - begin.len()];
         stream.read_exact(&mut rest).await.unwrap();
         let all = [begin, rest].concat();
@@ -389,30 +392,13 @@ async fn a_node_that_is_silent_behind_it_costs_the_others_nothing() {
     assert_eq!(accepted(&bastion).await, 1);
 }
 
-/// The containers and the network of the local nodes go with it.
-struct Nodes(LocalNodes);
-
-impl Drop for Nodes {
-    fn drop(&mut self) {
-        tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(async {
-                for name in ["open", "closed"] {
-                    let node = NodeName::try_from(name).unwrap();
-                    let gone = NodeChange::Delete { node };
-                    let _ = carry_out(&self.0, gone, Duration::from_mins(2)).await;
-                }
-            });
-        });
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_local_node_that_is_closed_to_the_outside_is_reached_through_another() {
     let owner = owner();
     let key = generate_ssh_key().unwrap();
-    let nodes =
-        Nodes(LocalNodes::new(LocalNodesOptions::new(owner.clone(), key.public.clone())).unwrap());
-    let cloud = &nodes.0;
+    let _swept = Swept(owner.clone());
+    let options = LocalNodesOptions::new(owner.clone(), key.public.clone());
+    let cloud = &LocalNodes::new(options).unwrap();
     let provision = |name: &'static str| async move {
         let name = NodeName::try_from(name).unwrap();
         let spec = NodeSpec::new(name.clone());

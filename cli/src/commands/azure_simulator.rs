@@ -77,6 +77,7 @@ fn settings(options: &AzureSimulator) -> Result<Settings, Failure> {
         },
         directory,
         listen: options.listen,
+        names: options.names.clone(),
         ports: Ports {
             http: options.http,
             https: options.https,

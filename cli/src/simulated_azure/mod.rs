@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) directory: PathBuf,
     /// Where it listens; without an address, where this machine and all VMs reach it.
     pub(crate) listen: Option<IpAddr>,
+    /// Other names and addresses by which it is reached: its certificates are valid for them.
+    pub(crate) names: Vec<String>,
     /// At which ports; 0 takes a free one.
     pub(crate) ports: Ports,
     /// A file to which each request is added.
@@ -80,7 +82,7 @@ impl SimulatedAzure {
             https: at(settings.ports.https),
             files_http: at(settings.ports.files_http),
             files_https: at(settings.ports.files_https),
-            known_as: vec![reached_at.to_string()],
+            known_as: [settings.names, vec![reached_at.to_string()]].concat(),
             record: settings.record,
             ..SimulatorOptions::default()
         };

@@ -2,7 +2,8 @@
 //! account, SSH, a first boot by cloud-init, an engine, and a firewall.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifecycle_azure::simulator::{CLIENT, CLIENT_SECRET, SUBSCRIPTION, TENANT};
@@ -14,9 +15,12 @@ use lifecycle_core::model::{NodeName, NodeSpec, PlatformId, PlatformName};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::{SshAccess, SshCredential, SshTarget, SshTimings, generate_ssh_key};
+use serde_json::{Value, json};
 
 use crate::docker::{self, Belongings};
+use crate::project::Project;
 use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
+use crate::subprocess::until;
 
 /// Bounds what hangs: the image may have to be built.
 const LIMIT: Duration = Duration::from_mins(15);
@@ -36,15 +40,7 @@ impl World {
     async fn new() -> Self {
         docker::require();
         let directory = tempfile::tempdir().unwrap();
-        let azure = SimulatedAzure::start(Settings {
-            engine: Some(PathBuf::from("/var/run/docker.sock")),
-            directory: directory.path().to_owned(),
-            listen: None,
-            ports: Ports::default(),
-            record: None,
-        })
-        .await
-        .unwrap();
+        let azure = start(directory.path()).await;
         let pair = generate_ssh_key().unwrap();
         let owner = Owner {
             id: PlatformId::new(RandomIds.uuid()),
@@ -97,15 +93,33 @@ impl World {
     }
 }
 
+/// A simulator that keeps what it keeps in a directory.
+async fn start(directory: &Path) -> SimulatedAzure {
+    let settings = Settings {
+        engine: Some(PathBuf::from("/var/run/docker.sock")),
+        directory: directory.to_owned(),
+        listen: None,
+        names: Vec::new(),
+        ports: Ports::default(),
+        record: None,
+    };
+    SimulatedAzure::start(settings).await.unwrap()
+}
+
 /// The directory of a simulator, and whatever machines it left when a test failed.
 struct Left(tempfile::TempDir);
 
 impl Left {
-    /// What the engine has of each subnet that machines were ever made in, and that is noted still.
-    fn belongings(&self) -> Vec<Belongings> {
+    /// Whose machines were made: an owner for each subnet.
+    fn notes(&self) -> Vec<String> {
         let notes = std::fs::read_dir(self.0.path().join("machines")).unwrap();
         let names = notes.map(|note| note.unwrap().file_name().into_string().unwrap());
-        names.map(|name| Belongings::of(&name)).collect()
+        names.collect()
+    }
+
+    /// What the engine has of them.
+    fn belongings(&self) -> Vec<Belongings> {
+        self.notes().iter().map(|id| Belongings::of(id)).collect()
     }
 
     fn machines(&self) -> usize {
@@ -156,8 +170,8 @@ async fn a_vm_of_the_simulated_azure_is_a_host() {
     assert_eq!(one.ssh.host_keys.len(), 1, "{one:?}");
     assert_eq!(one.ssh.user, "lifecycle");
     let result = world.run(&one, FIRST_BOOT).await;
-    let result: serde_json::Value = serde_json::from_str(&result).unwrap();
-    assert_eq!(result["v1"]["errors"], serde_json::json!([]), "{result}");
+    let result: Value = serde_json::from_str(&result).unwrap();
+    assert_eq!(result["v1"]["errors"], json!([]), "{result}");
     assert_eq!(world.run(&one, ENGINE).await.trim(), "vm1");
     assert_eq!(world.run(&one, "hostname").await.trim(), "vm1");
     assert_eq!(world.run(&one, TOKEN).await.trim(), "Bearer");
@@ -192,10 +206,55 @@ async fn a_vm_of_the_simulated_azure_is_a_host() {
     assert_eq!(world.left.machines(), 2);
     world.change(NodeChange::Delete { node: node("vm1") }).await;
     assert_eq!(world.left.machines(), 1);
-    let noted = world.left.belongings();
-    world.azure.stop().await.unwrap();
-    // What it made goes with it, the network and the note too.
-    assert_eq!(noted.len(), 1);
-    assert!(world.left.belongings().is_empty());
-    assert!(!answers(&two, 22));
+
+    // One that was killed leaves its machines to the next, which removes them, networks and all.
+    let World { azure, left, .. } = world;
+    drop(azure);
+    let noted = left.notes();
+    assert_eq!((noted.len(), left.machines()), (1, 1));
+    let next = start(left.0.path()).await;
+    assert!(Belongings::of(&noted[0]).is_empty());
+    assert!(left.notes().is_empty());
+    next.stop().await.unwrap();
+}
+
+#[test]
+fn the_command_tells_where_it_listens_until_it_is_told_to_end() {
+    let project = Project::new();
+    let directory = project.path("azure");
+    let record = project.path("requests");
+    let arguments = [
+        "--json",
+        "azure-simulator",
+        "--state-only",
+        "--directory",
+        directory.to_str().unwrap(),
+        "--record",
+        record.to_str().unwrap(),
+        "--http=0",
+        "--https=0",
+        "--files-http=0",
+        "--files-https=0",
+    ];
+    let running = project.start(&arguments);
+    let key = directory.join("storage-key");
+    until("the simulator listens", LIMIT, || {
+        key.exists().then_some(())
+    });
+    for secret in ["client-secret", "storage-key"] {
+        let mode = std::fs::metadata(directory.join(secret)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600, "{secret}");
+    }
+    let second = project.ends(1, &arguments);
+    assert!(second.stderr.contains("another"), "{}", second.stderr);
+
+    let finished = running.terminate(LIMIT);
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let told: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let endpoint = told["endpoint"].as_str().unwrap();
+    assert!(endpoint.starts_with("https://127.0.0.1:"), "{endpoint}");
+    let settings = told["platform_toml"].as_str().unwrap();
+    assert!(settings.contains(endpoint), "{settings}");
+    assert!(!settings.contains(CLIENT_SECRET), "{settings}");
+    assert!(record.exists());
 }

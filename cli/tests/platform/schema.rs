@@ -161,6 +161,8 @@ fn every_command_fails_as_its_schema_says() {
     ] {
         assert_eq!(fails(1, command), "failed", "{command:?}");
     }
+    let nowhere = ["azure-simulator", "--directory", "/dev/null/azure"];
+    assert_eq!(fails(1, &nowhere), "failed");
     assert_eq!(fails(125, &["exec", "web", "--", "true"]), "failed");
     project.write("platform.toml", "");
     assert_eq!(fails(2, &["init"]), "exists");

@@ -82,6 +82,13 @@ impl Running {
         self.read(status)
     }
 
+    /// Tells it to end, and waits until it has.
+    pub(crate) fn terminate(self, within: Duration) -> Finished {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+        self.finish(within)
+    }
+
     /// Waits for its end; panics if it takes longer than `within`.
     pub(crate) fn finish(mut self, within: Duration) -> Finished {
         if let Some(status) = self.wait(within) {

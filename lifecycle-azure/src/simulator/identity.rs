@@ -66,6 +66,13 @@ impl Identity {
         {
             return Err(bad("Identity not found"));
         }
+        // Whoever asks names an identity that its VM has, and only its form can be looked at: any VM
+        // here has all of them.
+        let named = ["mi_res_id", "msi_res_id"];
+        let resources = named.into_iter().filter_map(|name| query.get(name));
+        if !resources.into_iter().all(|id| is_identity(id)) {
+            return Err(bad("Identity not found"));
+        }
         match self.tokens.issue(&self.client, resource) {
             Some(issued) => Ok((issued, resource)),
             None => Err(Denied(
@@ -74,6 +81,17 @@ impl Identity {
             )),
         }
     }
+}
+
+/// Whether this is the path of a user-assigned identity.
+fn is_identity(id: &str) -> bool {
+    let parts: Vec<&str> = id.trim_matches('/').split('/').collect();
+    let kind = parts.get(5).zip(parts.get(6));
+    parts.len() == 8
+        && kind.is_some_and(|(namespace, kind)| {
+            namespace.eq_ignore_ascii_case("Microsoft.ManagedIdentity")
+                && kind.eq_ignore_ascii_case("userAssignedIdentities")
+        })
 }
 
 /// Numbers are text here, other than at Entra's own endpoint.

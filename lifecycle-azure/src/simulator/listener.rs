@@ -76,8 +76,16 @@ impl Listener {
 
     /// Its address as a URL without a path or a slash at its end.
     pub fn url(&self) -> String {
-        let scheme = if self.secure { "https" } else { "http" };
-        format!("{scheme}://{}", self.address)
+        format!("{}://{}", self.scheme(), self.address)
+    }
+
+    /// The same with another name or address of this machine.
+    pub fn url_at(&self, host: &str) -> String {
+        format!("{}://{host}:{}", self.scheme(), self.address.port())
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
     }
 
     /// Ends it: requests under way get a second, then their connections close.

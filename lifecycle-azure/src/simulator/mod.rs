@@ -154,25 +154,34 @@ impl AzureSimulator {
         self.http.address()
     }
 
+    /// By its address, or where that is none that could be asked (`0.0.0.0`) by the first name that
+    /// it is known as.
+    fn url(&self, listener: &Listener) -> String {
+        match self.options().known_as.first() {
+            Some(name) if listener.address().ip().is_unspecified() => listener.url_at(name),
+            _ => listener.url(),
+        }
+    }
+
     /// The address of everything (Azure Resource Manager, Entra, the managed identity) over http:
     /// `http://127.0.0.1:<port>`.
     pub fn endpoint(&self) -> String {
-        self.http.url()
+        self.url(&self.http)
     }
 
     /// The same over https. Clients have to trust [`authority_pem`](Self::authority_pem).
     pub fn secure_endpoint(&self) -> String {
-        self.https.url()
+        self.url(&self.https)
     }
 
     /// The address of Azure Files over http.
     pub fn files_endpoint(&self) -> String {
-        self.files_http.url()
+        self.url(&self.files_http)
     }
 
     /// The same over https, under the same authority as all else.
     pub fn secure_files_endpoint(&self) -> String {
-        self.files_https.url()
+        self.url(&self.files_https)
     }
 
     /// The storage accounts and what lies in them.

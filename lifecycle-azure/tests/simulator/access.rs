@@ -149,6 +149,18 @@ async fn a_machine_has_an_identity_by_the_metadata_service() {
     assert_eq!(given.body["expires_in"], "3600", "a number as text");
     let listed = subscriptions(&client, &simulator.endpoint(), Some(&token(&given))).await;
     assert_eq!(listed.status, 200);
+    let path = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/\
+                userAssignedIdentities/x";
+    for named in [
+        format!("client_id={MANAGED_IDENTITY}"),
+        format!("mi_res_id={path}"),
+        "object_id=77777777-7777-7777-7777-777777777777".to_owned(),
+    ] {
+        let named = ask(&format!("{query}&{named}"));
+        reply(named.header("Metadata", "true")).await.is(200);
+    }
+    let none = ask(&format!("{query}&mi_res_id=/subscriptions/s"));
+    reply(none.header("Metadata", "true")).await.is(400);
     let other = format!("{query}&client_id=another");
     let other = reply(ask(&other).header("Metadata", "true")).await.is(400);
     assert_eq!(other.body["error_description"], "Identity not found");

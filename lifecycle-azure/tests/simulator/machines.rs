@@ -1,6 +1,6 @@
 //! A VM's life.
 
-use lifecycle_azure::simulator::{Fault, Selector, SimulatorOptions, When};
+use lifecycle_azure::simulator::{Fault, MANAGED_IDENTITY, Selector, SimulatorOptions, When};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -491,6 +491,16 @@ async fn an_identity_gets_its_ids() {
     azure.end(&begun).await;
     let again = azure.put(&machine("vm"), &body).await.is(200);
     assert_eq!(again.body["identity"]["principalId"], principal.as_str());
+
+    let path = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/\
+                userAssignedIdentities/x";
+    let mut body = inline_machine("other");
+    body["identity"] = json!({"type": "UserAssigned", "userAssignedIdentities": {path: {}}});
+    body["zones"] = json!(["1"]);
+    let begun = azure.put(&machine("other"), &body).await.is(201);
+    assert_eq!(begun.body["zones"], json!(["1"]));
+    let given = &begun.body["identity"]["userAssignedIdentities"][path];
+    assert_eq!(given["clientId"], MANAGED_IDENTITY, "{given}");
 }
 
 #[tokio::test]

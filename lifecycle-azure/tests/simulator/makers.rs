@@ -1,13 +1,16 @@
 //! Something else makes the machines behind the VMs.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lifecycle_azure::simulator::{
-    AzureSimulator, MachineChange, MachineFailure, MachineMaker, SimulatorOptions,
+    AzureSimulator, MachineChange, MachineFailure, MachineMaker, MachineOrder, SUBSCRIPTION,
+    SimulatorOptions,
 };
+use serde_json::json;
 
-use super::azure::{Azure, GROUP, machine};
+use super::azure::{Azure, GROUP, LOCATION, inline_machine, machine, network, with_nic};
 
 /// Writes down what it is told; machines named `broken` cannot be made.
 #[derive(Debug, Default)]
@@ -76,6 +79,85 @@ async fn a_maker_is_told_of_each_change() {
         "delete",
     ];
     assert_eq!(*notes.0.lock().unwrap(), wanted);
+}
+
+/// Keeps the orders; says that its machines are reached at another address.
+#[derive(Debug, Default)]
+struct Orders(Mutex<Vec<MachineOrder>>);
+
+const REACHED_AT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+
+#[async_trait]
+impl MachineMaker for Orders {
+    async fn change(&self, change: MachineChange) -> Result<(), MachineFailure> {
+        if let MachineChange::Make(order) = change {
+            self.0.lock().unwrap().push(order);
+        }
+        Ok(())
+    }
+
+    fn public_address(&self, _: Ipv4Addr) -> Option<Ipv4Addr> {
+        Some(REACHED_AT)
+    }
+}
+
+#[tokio::test]
+async fn a_maker_is_told_what_comes_in_from_outside_and_tells_where_that_is() {
+    let orders = Arc::new(Orders::default());
+    let simulator = AzureSimulator::start_with(SimulatorOptions::default(), orders.clone());
+    let azure = Azure::of(simulator.await.unwrap()).await;
+    azure.prepare().await;
+    let rule = |name: &str, priority: u32, access: &str, ports: &str| {
+        json!({"name": name, "properties": {
+            "priority": priority, "access": access, "direction": "Inbound", "protocol": "Tcp",
+            "sourceAddressPrefix": "Internet", "sourcePortRange": "*",
+            "destinationAddressPrefix": "*", "destinationPortRange": ports,
+        }})
+    };
+    let rules = [
+        rule("web", 300, "Allow", "80-90"),
+        rule("not", 200, "Deny", "81"),
+        rule("ssh", 100, "Allow", "22"),
+    ];
+    let group = json!({"location": LOCATION, "properties": {"securityRules": rules}});
+    let nsg = network("networkSecurityGroups/nsg");
+    azure.put(&nsg, &group).await.is(201);
+
+    let mut guarded = inline_machine("guarded");
+    guarded["properties"]["networkProfile"]["networkInterfaceConfigurations"][0]["properties"]["networkSecurityGroup"] =
+        json!({"id": format!("/subscriptions/{SUBSCRIPTION}{nsg}")});
+    let begun = azure.put(&machine("guarded"), &guarded).await.is(201);
+    Azure::succeeded(&azure.end(&begun).await);
+    // Without a group, Azure's standard addresses let nothing in; without an address, nothing can.
+    let begun = azure.create("closed").await.is(201);
+    Azure::succeeded(&azure.end(&begun).await);
+    azure.nic("inner", "small").await.is(201);
+    let inner = with_nic("inner", "inner", "Delete");
+    let begun = azure.put(&machine("inner"), &inner).await.is(201);
+    Azure::succeeded(&azure.end(&begun).await);
+
+    let told: Vec<_> = orders
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|order| {
+            let subnet = order.subnet.clone().unwrap();
+            let block = format!("{}/{}", subnet.address, subnet.prefix_length);
+            (block, order.inbound_ports.clone())
+        })
+        .collect();
+    let wide = "10.0.0.0/24".to_owned();
+    let open = vec![22..=22, 80..=80, 82..=90];
+    let wanted = [
+        (wide.clone(), open),
+        (wide, Vec::new()),
+        ("10.0.1.0/29".to_owned(), Vec::new()),
+    ];
+    assert_eq!(told, wanted);
+    let machines = azure.simulator.machines();
+    let shown: Vec<_> = machines.iter().map(|one| one.public_address).collect();
+    assert_eq!(shown, [Some(REACHED_AT), Some(REACHED_AT), None]);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! How requests are written, whatever they ask for.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use lifecycle_azure::simulator::{Fault, SimulatorOptions, When};
@@ -22,6 +23,44 @@ async fn an_api_version_is_needed_and_any_will_do() {
         .refused(400, "MissingApiVersionParameter");
     ask("?api-version=1999-01-01").await.is(200);
     ask("?API-Version=2050-01-01-preview").await.is(200);
+}
+
+#[tokio::test]
+async fn who_listens_everywhere_is_reached_by_name() {
+    let everywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    let azure = Azure::with(SimulatorOptions {
+        https: everywhere,
+        known_as: vec!["localhost".to_owned(), "192.0.2.1".to_owned()],
+        ..SimulatorOptions::default()
+    })
+    .await;
+    let endpoint = azure.simulator.secure_endpoint();
+    assert!(endpoint.starts_with("https://localhost:"), "{endpoint}");
+    let path = format!("{endpoint}/subscriptions?api-version=2022-12-01");
+    azure.get(&path).await.is(200);
+}
+
+#[tokio::test]
+async fn each_request_is_written_down_without_its_query() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("requests.jsonl");
+    let azure = Azure::with(SimulatorOptions {
+        record: Some(file.clone()),
+        ..SimulatorOptions::default()
+    })
+    .await;
+    azure.get("").await.is(200);
+    azure.delete("/resourceGroups/none").await;
+    // What is answered is written down already.
+    let text = std::fs::read_to_string(file).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let methods: Vec<_> = lines.iter().map(|line| &line["method"]).collect();
+    assert_eq!(methods, ["POST", "GET", "DELETE"]);
+    assert_eq!(lines[1]["status"], 200);
+    assert!(!text.contains("api-version"), "{text}");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod handover;
 mod lock;
 mod manager_container;
 mod manager_image;
+mod not_from_outside;
 mod outdated;
 mod progress;
 mod publish;
@@ -42,6 +43,7 @@ pub use reach::{ReachManager, ThroughNode};
 pub use removal::{Contents, Removal};
 pub use secrets::{MemoryState, OperatorState, Placed, PlatformSecrets, StateDirectory};
 
+use self::not_from_outside::NotFromOutside;
 use self::progress::Stage;
 use crate::api::ManagerApi;
 use crate::cloud::{ObservedNode, Power};
@@ -185,7 +187,8 @@ impl Bootstrapper {
                 .nodes
                 .retain(|name, _| *name == declaration.manager.node);
         }
-        let backends = self.backends.clone();
+        let mut backends = self.backends.clone();
+        backends.probe = Arc::new(NotFromOutside);
         let epoch = scratch_epoch(backends.registry.as_ref()).await?;
         let declared = Declared::new(Generation(1), &wanted, &self.secrets.key)?;
         let target = Some(Target::without_api(declared));

@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test's own stage")]
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use lifecycle_core::Result;
 use lifecycle_core::api::ManagerApi;
 use lifecycle_core::bootstrap::{
@@ -17,7 +20,7 @@ use lifecycle_core::model::{
 };
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec, RegistrySpec};
 use lifecycle_core::reconcile::DriverOptions;
-use lifecycle_core::runtime::Owner;
+use lifecycle_core::runtime::{Owner, ReadinessProbe};
 use lifecycle_core::sim::{SimDatabases, SimManagers, SimWorld};
 
 pub(crate) struct Stage {
@@ -28,6 +31,21 @@ pub(crate) struct Stage {
     pub(crate) registry: RegistrySpec,
     /// A manager's image instead of the usual one.
     pub(crate) manager_image: Option<Arc<dyn ManagerImage>>,
+}
+
+/// The services as the operator's machine would ask them: nothing but SSH is open to it.
+#[derive(Debug)]
+struct FromOutside;
+
+#[async_trait]
+impl ReadinessProbe for FromOutside {
+    async fn tcp(&self, ip: IpAddr, port: u16, _: Duration) -> bool {
+        panic!("{ip}:{port} was asked from outside");
+    }
+
+    async fn http(&self, ip: IpAddr, port: u16, path: &str, _: Duration) -> bool {
+        panic!("{ip}:{port}{path} was asked from outside");
+    }
 }
 
 fn node(name: &str) -> NodeName {
@@ -161,6 +179,7 @@ impl Stage {
                 .await
                 .unwrap(),
         }
+        bootstrapper.backends.probe = Arc::new(FromOutside);
         bootstrapper.state = Arc::clone(&self.state) as Arc<dyn OperatorState>;
         bootstrapper.reach = Arc::new(self.managers.clone());
         bootstrapper.registry = self.registry.clone();

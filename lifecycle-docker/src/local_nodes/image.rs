@@ -27,8 +27,13 @@ const PULL_LIMIT: Duration = Duration::from_mins(5);
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
 
 /// The build context: name, mode, contents.
-const FILES: [(&str, u32, &str); 5] = [
+const FILES: [(&str, u32, &str); 6] = [
     ("Dockerfile", 0o644, include_str!("image/Dockerfile")),
+    (
+        "Dockerfile.stock",
+        0o644,
+        include_str!("image/Dockerfile.stock"),
+    ),
     (
         "node-cloud-init",
         0o755,
@@ -69,6 +74,15 @@ impl Flavour {
             Self::Ready => "ready",
             Self::Bare => "bare",
             Self::Stock => "stock",
+        }
+    }
+
+    /// Its recipe. The stock one's is apart: the engine's builder carries out all that stands
+    /// before what is asked for.
+    fn dockerfile(self) -> &'static str {
+        match self {
+            Self::Ready | Self::Bare => "Dockerfile",
+            Self::Stock => "Dockerfile.stock",
         }
     }
 
@@ -200,7 +214,7 @@ impl Builds {
     async fn build(&self, docker: &Docker, flavour: Flavour) -> Result<(), Failure> {
         let context = context().map_err(|error| Failure::Build(error.to_string()))?;
         let options = BuildImageOptions {
-            dockerfile: "Dockerfile".to_owned(),
+            dockerfile: flavour.dockerfile().to_owned(),
             t: Some(flavour.tag()),
             target: flavour.word().to_owned(),
             rm: true,
@@ -337,6 +351,7 @@ mod tests {
             modes,
             [
                 ("Dockerfile".to_owned(), 0o644),
+                ("Dockerfile.stock".to_owned(), 0o644),
                 ("node-cloud-init".to_owned(), 0o755),
                 ("node-engine".to_owned(), 0o755),
                 ("node-entry".to_owned(), 0o755),

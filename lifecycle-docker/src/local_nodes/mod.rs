@@ -37,7 +37,6 @@ use lifecycle_core::model::{Addresses, NodeName, NodeSpec};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 use russh::keys::PublicKey;
-use tokio::sync::OnceCell;
 
 pub use self::bridge::Bridge;
 use self::engine::{absent_is_none, engine_error};
@@ -122,10 +121,6 @@ pub struct LocalNodes {
     prefix: String,
     platform_id: String,
     builds: Builds,
-    /// Held while an address is chosen and taken.
-    choosing: tokio::sync::Mutex<()>,
-    /// Whether the engine may start privileged containers; asked once.
-    privileged: OnceCell<bool>,
     /// A node's host keys by its container: made at the first boot, they never change.
     host_keys: Mutex<HashMap<String, Vec<String>>>,
 }
@@ -156,8 +151,6 @@ impl LocalNodes {
             platform_id: options.owner.id.to_string(),
             options,
             builds: Builds::default(),
-            choosing: tokio::sync::Mutex::default(),
-            privileged: OnceCell::new(),
             host_keys: Mutex::default(),
         })
     }

@@ -1,7 +1,8 @@
 //! Making a node: image, network, volume, address, container, first boot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -26,6 +27,14 @@ const ADDRESS_TRIES: usize = 16;
 /// engine has given away already.
 const NAME_TRIES: u32 = 50;
 const NAME_PAUSE: Duration = Duration::from_millis(100);
+
+/// Held while the network is looked for and an address in it is chosen and taken: several providers
+/// of one process may make nodes of one platform.
+static CHOOSING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Whether an engine, by its socket, may start privileged containers; asked once in a process.
+static PRIVILEGED: tokio::sync::Mutex<BTreeMap<PathBuf, bool>> =
+    tokio::sync::Mutex::const_new(BTreeMap::new());
 
 /// How far a provision is.
 #[derive(Debug)]
@@ -152,7 +161,7 @@ impl LocalNodes {
         avoid: &BTreeSet<Ipv4Addr>,
     ) -> Result<Option<Machine>> {
         let privileged = self.may_be_privileged(docker, flavour).await?;
-        let _choosing = self.choosing.lock().await;
+        let _choosing = CHOOSING.lock().await;
         let network_labels = self.labels();
         let subnet = self.network(&network_labels).ensure(docker).await?;
         let volume = self.ensure_volume(docker, node).await?;
@@ -299,10 +308,14 @@ impl LocalNodes {
     /// Whether the engine may start privileged containers. It may not say so before it has
     /// tried: its own capabilities can be bounded by what started it.
     async fn may_be_privileged(&self, docker: &Docker, flavour: Flavour) -> Result<bool> {
-        self.privileged
-            .get_or_try_init(|| self.probe(docker, flavour))
-            .await
-            .copied()
+        // Held while it is tried: two probes of one platform have one name.
+        let mut known = PRIVILEGED.lock().await;
+        if let Some(may) = known.get(&self.options.socket) {
+            return Ok(*may);
+        }
+        let may = self.probe(docker, flavour).await?;
+        known.insert(self.options.socket.clone(), may);
+        Ok(may)
     }
 
     async fn probe(&self, docker: &Docker, flavour: Flavour) -> Result<bool> {

@@ -86,6 +86,18 @@ fn parse(lines: &[String]) -> Result<Vec<PublicKey>, SshError> {
         .collect()
 }
 
+/// The keys in what `ssh-keyscan` prints, or in plain OpenSSH form, without the hosts' names.
+pub(super) fn scanned(told: &[String]) -> Vec<String> {
+    let lines = told.iter().flat_map(|text| text.lines().map(str::trim));
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| match line.split_once(char::is_whitespace) {
+            Some((_, rest)) if PublicKey::from_openssh(line).is_err() => rest.trim().to_owned(),
+            _ => line.to_owned(),
+        })
+        .collect()
+}
+
 fn fingerprint(key: &PublicKey) -> String {
     key.fingerprint(HashAlg::Sha256).to_string()
 }
@@ -114,6 +126,17 @@ mod tests {
         let error = check.accept(&key(TWO)).unwrap_err();
         assert!(matches!(error, SshError::HostKeyChanged { .. }), "{error}");
         assert_eq!(check.algorithms(), Some(vec![Algorithm::Ed25519]));
+    }
+
+    #[test]
+    fn keys_are_taken_as_ssh_keyscan_prints_them() {
+        let printed = format!("# 10.0.0.4:22 SSH-2.0-OpenSSH_9.2p1\n10.0.0.4 {ONE}\n\n");
+        let keys = scanned(&[printed, TWO.to_owned()]);
+        assert_eq!(keys, [ONE, TWO]);
+        let [nonsense] = &scanned(&["no key".to_owned()])[..] else {
+            panic!("not one");
+        };
+        assert!(HostKeyCheck::new(std::slice::from_ref(nonsense)).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use lifecycle_core::host::{Duplex, ForwardTarget};
 use lifecycle_core::{Error, Result};
 
 use super::credential::{Credential, SshCredential};
-use super::host_key::HostKeyCheck;
+use super::host_key::{HostKeyCheck, scanned};
 use super::pool::{Peer, Pool, Share, SshTimings, Wanted};
 use super::stream::LeasedStream;
 use super::tunnel;
@@ -27,7 +27,7 @@ pub struct JumpHost {
     pub port: u16,
     /// The account there. It needs no shell, but must be allowed to forward.
     pub user: String,
-    /// Its public keys in OpenSSH form; at least one.
+    /// Its public keys, in OpenSSH form or as `ssh-keyscan` prints them; at least one.
     pub host_keys: Vec<String>,
     /// What the account proves itself with.
     pub credential: SshCredential,
@@ -77,10 +77,11 @@ impl Jump {
                  says, and give one as `ssh-ed25519 AAAA…`"
             ),
         };
-        if jump.host_keys.is_empty() {
+        let host_keys = scanned(&jump.host_keys);
+        if host_keys.is_empty() {
             return Err(refused("no host key of it is known".into()));
         }
-        HostKeyCheck::new(&jump.host_keys).map_err(|error| refused(error.to_string()))?;
+        HostKeyCheck::new(&host_keys).map_err(|error| refused(error.to_string()))?;
         let credential = Credential::parse(&jump.credential)?;
         Ok(Self {
             name,
@@ -90,7 +91,7 @@ impl Jump {
                 port,
                 through: None,
                 user,
-                host_keys: jump.host_keys,
+                host_keys,
                 credential,
                 timings,
             }),
@@ -174,8 +175,8 @@ mod tests {
 
     #[test]
     fn a_jump_host_without_a_key_is_refused_with_the_way_to_learn_it() {
-        let scanned = "bastion.example ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA";
-        for keys in [&[][..], &[scanned][..]] {
+        let cut_off = "bastion.example ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA";
+        for keys in [&[][..], &[""], &[cut_off]] {
             let error = jump(keys).unwrap_err();
             assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
             assert!(error.to_string().contains("ops@bastion.example:2222"));

@@ -10,6 +10,7 @@ mod jump;
 mod pool;
 mod stream;
 mod tunnel;
+mod watched;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -21,6 +21,7 @@ use super::credential::Credential;
 use super::host_key::HostKeyCheck;
 use super::jump::Jump;
 use super::tunnel;
+use super::watched::Watched;
 use crate::error::SshError;
 
 /// Stock sshd allows ten; two are left for sessions that it has not cleared away yet.
@@ -373,7 +374,7 @@ impl Pool {
             preferred,
             ..client::Config::default()
         };
-        let stream = self.stream().await?;
+        let (stream, login) = Watched::new(self.stream().await?, peer.timings.silence());
         let dial = async {
             let connected = client::connect_stream(Arc::new(config), stream, check).await;
             let mut handle = match connected {
@@ -397,6 +398,7 @@ impl Pool {
         let handle = timeout(peer.timings.connect, dial)
             .await
             .map_err(|_| SshError::TimedOut(peer.timings.connect))??;
+        login.succeeded();
         Ok(Connection {
             handle,
             sessions: AtomicUsize::new(0),
@@ -419,22 +421,19 @@ async fn open(
     tokio::spawn(async move {
         let opening = wanted.open(&connection.handle);
         tokio::pin!(opening);
-        let opened = match timeout(patience, &mut opening).await {
-            Ok(opened) => opened,
-            Err(_) => {
-                drop(answer);
-                let alive = timeout(patience, connection.handle.send_ping()).await;
-                if alive.is_err() {
-                    connection.retire();
-                }
-                if let Ok(Ok(channel)) = timeout(LATEST, opening).await {
-                    let _ = channel.close().await;
-                }
-                return;
+        if let Ok(opened) = timeout(patience, &mut opening).await {
+            if let Err(Ok(channel)) = answer.send(opened) {
+                // The connection may be gone; then there is nothing to close.
+                let _ = channel.close().await;
             }
-        };
-        if let Err(Ok(channel)) = answer.send(opened) {
-            // The connection may be gone; then there is nothing to close.
+            return;
+        }
+        drop(answer);
+        let alive = timeout(patience, connection.handle.send_ping()).await;
+        if alive.is_err() {
+            connection.retire();
+        }
+        if let Ok(Ok(channel)) = timeout(LATEST, opening).await {
             let _ = channel.close().await;
         }
     });

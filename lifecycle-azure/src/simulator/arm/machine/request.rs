@@ -285,6 +285,18 @@ pub(super) fn beside_of(call: &Call<'_>) -> Map<String, Value> {
             identity.insert("principalId".into(), json!(call.cloud.ids.uuid()));
             identity.insert("tenantId".into(), json!(call.cloud.options.tenant));
         }
+        let assigned = identity.get_mut("userAssignedIdentities");
+        for (_, ids) in assigned
+            .and_then(Value::as_object_mut)
+            .into_iter()
+            .flatten()
+        {
+            // All identities are one here: the one that the metadata service has.
+            *ids = json!({
+                "principalId": call.cloud.ids.uuid(),
+                "clientId": call.cloud.options.managed_identity,
+            });
+        }
     }
     beside
 }

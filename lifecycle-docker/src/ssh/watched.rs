@@ -1,0 +1,168 @@
+//! What the SSH client does not watch of a connection by itself.
+//!
+//! While it writes it asks for no sign of life, so a host that takes nothing any more would hold
+//! it for good; and a login that is given up in the middle of the key exchange would leave it
+//! waiting for the host, with the socket.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use lifecycle_core::host::Duplex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep};
+
+/// A connection that ends when its host takes nothing for too long, or its login is given up.
+pub(super) struct Watched {
+    stream: Box<dyn Duplex>,
+    silence: Duration,
+    waits: Option<Pin<Box<Sleep>>>,
+    login: Option<oneshot::Receiver<()>>,
+}
+
+/// Dropping it gives the login up and ends the connection.
+pub(super) struct Login(oneshot::Sender<()>);
+
+impl Login {
+    /// From now on the connection is its user's to end.
+    pub(super) fn succeeded(self) {
+        // Nobody listens where the connection has ended already.
+        let _ = self.0.send(());
+    }
+}
+
+impl Watched {
+    /// A connection that may take nothing for as long as `silence`.
+    pub(super) fn new(stream: Box<dyn Duplex>, silence: Duration) -> (Self, Login) {
+        let (sender, receiver) = oneshot::channel();
+        let watched = Self {
+            stream,
+            silence,
+            waits: None,
+            login: Some(receiver),
+        };
+        (watched, Login(sender))
+    }
+
+    /// Passes on what came of a write, and fails when nothing has for too long.
+    fn in_time<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wrote: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            self.waits = None;
+            return wrote;
+        }
+        let silence = self.silence;
+        let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(silence)));
+        ready!(waits.as_mut().poll(cx));
+        self.waits = None;
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("the host took nothing for {} s", silence.as_secs_f32()),
+        )))
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(login) = &mut self.login
+            && let Poll::Ready(succeeded) = Pin::new(login).poll(cx)
+        {
+            self.login = None;
+            if succeeded.is_err() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.in_time(cx, wrote)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.in_time(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.in_time(cx, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lifecycle_core::model::NodeName;
+    use lifecycle_core::secret::Sensitive;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::ssh::{SshAccess, SshCredential, SshTarget, SshTimings};
+
+    const SILENCE: Duration = Duration::from_mins(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+        let (near, mut far) = tokio::io::duplex(10);
+        let (mut watched, _login) = Watched::new(Box::new(near), SILENCE);
+        let slow = async {
+            for _ in 0..10 {
+                sleep(SILENCE * 9 / 10).await;
+                far.read_exact(&mut [0; 10]).await.unwrap();
+            }
+        };
+        let (wrote, ()) = tokio::join!(watched.write_all(&[0; 110]), slow);
+        wrote.unwrap();
+        let since = Instant::now();
+        let error = watched.write_all(&[0; 10]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(since.elapsed() >= SILENCE, "{:?}", since.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_login_that_is_given_up_leaves_no_socket() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let target = SshTarget {
+            node: NodeName::try_from("vm1").unwrap(),
+            address: listener.local_addr().unwrap().ip(),
+            port: listener.local_addr().unwrap().port(),
+            user: "ops".into(),
+            host_keys: Vec::new(),
+        };
+        let timings = SshTimings {
+            connect: Duration::from_millis(300),
+            ..SshTimings::default()
+        };
+        let credential = SshCredential::Password(Sensitive::new("x"));
+        let access = SshAccess::new(target, &credential, timings).unwrap();
+        // Greets, and falls silent in the middle of the key exchange.
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"SSH-2.0-silent\r\n").await.unwrap();
+            let mut said = Vec::new();
+            let ended = timeout(Duration::from_mins(1), stream.read_to_end(&mut said)).await;
+            assert!(ended.is_ok(), "the socket is still open");
+            assert!(said.len() > 100, "no key exchange began");
+        };
+        let (checked, ()) = tokio::join!(access.check(), server);
+        assert!(checked.is_err());
+    }
+}

@@ -68,6 +68,9 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Bring the platform up, or to what the files declare now
     Up(Up),
+    /// Upload code bases to the code store that platform.toml names; only what is not there is
+    /// sent
+    Publish(Publish),
     /// Show how nodes and services stand
     #[command(visible_alias = "ps")]
     Status(Status),
@@ -124,6 +127,7 @@ pub(crate) enum Described {
     Init,
     Plan,
     Up,
+    Publish,
     #[value(alias = "ps")]
     Status,
     Why,
@@ -178,9 +182,24 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) accept_unsupported: bool,
 
-    /// Do not ask before nodes are deleted that the files declare no longer
+    /// Publish code bases first that lie here and differ from what the code store holds; see
+    /// `publish`
+    #[arg(long)]
+    pub(crate) publish: bool,
+
+    /// Ask nothing: nodes that the files declare no longer are deleted, and what is published is
+    /// used as it is
     #[arg(short, long)]
     pub(crate) yes: bool,
+}
+
+/// What to upload.
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// Code bases by their names, or by directories of the project; without any, all of the
+    /// Compose file that lie here
+    #[arg(value_name = "NAME|DIR")]
+    pub(crate) names: Vec<String>,
 }
 
 /// How much of it.

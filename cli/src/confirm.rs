@@ -1,4 +1,4 @@
-//! Asks before something is removed.
+//! Asks the user: before something is removed, for a value, whether something is wanted.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -21,6 +21,12 @@ pub(crate) async fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     } else {
         Err(Failure::Refused)
     }
+}
+
+/// Whether the user wants that; an empty answer is a yes.
+pub(crate) async fn wanted(question: &str) -> Result<bool, Failure> {
+    let answer = ask(&format!("{question} [Y/n]")).await?;
+    Ok(matches!(answer.as_str(), "" | "y" | "Y" | "yes"))
 }
 
 /// Asks for a value until there is one that can be used; the default for an empty answer.

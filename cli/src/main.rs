@@ -84,6 +84,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Man(options) => commands::pages::man(options),
         Command::Plan(options) => commands::plan::run(arguments, options).await,
         Command::Up(options) => commands::up::run(arguments, options).await,
+        Command::Publish(options) => commands::publish::run(arguments, options).await,
         Command::Status(options) => commands::status::run(arguments, options).await,
         Command::Why(options) => commands::why::run(arguments, options).await,
         Command::Events(options) => commands::events::run(arguments, options).await,

@@ -1,12 +1,13 @@
 //! The project on this machine: its files, and the identity of the platform that they declare.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lifecycle_core::clock::{IdSource, RandomIds};
 use lifecycle_core::code::{CodeStore, DirectoryStore};
 use lifecycle_core::model::{PlatformId, PlatformName};
-use lifecycle_core::platform::{self, Access, Loaded, Sources};
+use lifecycle_core::platform::{self, Access, Loaded, Sources, Survey};
 use lifecycle_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,48 @@ impl Project {
         Ok(wiring::code(&self.access()?, self.directory())?)
     }
 
+    /// What can be told of the files without code bases.
+    pub(crate) async fn survey(&self) -> std::result::Result<Survey, Failure> {
+        platform::survey(&self.sources)
+            .await
+            .map_err(Failure::Files)
+    }
+
+    /// The names of code bases that are meant: their names, or directories of the project as one
+    /// sees them from where one is. What begins with a dot or a slash is a directory first.
+    pub(crate) async fn code_bases_named(
+        &self,
+        meant: &[String],
+    ) -> std::result::Result<Vec<String>, Failure> {
+        let known = self.survey().await?.code_bases;
+        let mut names = Vec::new();
+        for text in meant {
+            let name = Some(DirectoryStore::normalised(text)).filter(|name| known.contains(name));
+            let path = inside(self.directory(), Path::new(text));
+            let name = match text.starts_with(['.', '/']) {
+                true => path.or(name),
+                false => name.or(path),
+            };
+            let name = name.ok_or_else(|| self.no_code_base(text, &known))?;
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn no_code_base(&self, text: &str, known: &BTreeSet<String>) -> Error {
+        if Path::new(text).is_dir() {
+            return Error::Invalid {
+                what: format!("directory `{text}`"),
+                why: format!("it lies outside of `{}`", self.directory().display()),
+                mend: "publish it as a part of the project that it lies in".into(),
+            };
+        }
+        let known = known.iter().map(String::as_str);
+        Error::unknown_name(format!("code base or directory `{text}`"), text, known)
+    }
+
     /// The identity, if this project was ever brought up. A name on the command line that is
     /// another one's means another platform, and never this one.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
@@ -155,6 +198,24 @@ impl Project {
             .await
             .map_err(Failure::Files)
     }
+}
+
+/// What a directory is called in the project that it lies in.
+fn inside(project: &Path, directory: &Path) -> Option<String> {
+    if !directory.is_dir() {
+        return None;
+    }
+    let of = |path: fn(&Path) -> std::io::Result<PathBuf>| {
+        let (project, directory) = (path(project).ok()?, path(directory).ok()?);
+        let inside = directory.strip_prefix(project).ok()?.to_str()?;
+        Some(DirectoryStore::normalised(inside))
+    };
+    // As it is written; or where links lead to.
+    let written = |path: &Path| {
+        let path = std::path::absolute(path)?;
+        Ok(DirectoryStore::normalised(&path.to_string_lossy()).into())
+    };
+    of(written).or_else(|| of(|path| path.canonicalize()))
 }
 
 fn identity_file(project: &Path) -> PathBuf {

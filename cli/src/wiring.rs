@@ -11,7 +11,7 @@ use lifecycle_core::bootstrap::{
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
-use lifecycle_core::code::{CodeStore, DirectoryStore};
+use lifecycle_core::code::{CodePublisher, CodeStore, DirectoryStore};
 use lifecycle_core::model::NodeName;
 use lifecycle_core::platform::{Access, CloudSpec, CodeStoreSpec, Declaration, RegistrySpec};
 use lifecycle_core::reconcile::{Backends, DriverOptions};
@@ -129,6 +129,32 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
         }
         other => Err(Error::Unsupported {
             what: format!("the code store {other:?}"),
+            backend: "this bootstrapper",
+        }),
+    }
+}
+
+/// Where code bases are published to.
+///
+/// # Errors
+/// [`Error::Invalid`] if they are read where they lie.
+pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
+    match &access.code {
+        CodeStoreSpec::Directory => Err(Error::Invalid {
+            what: "`code.store` of platform.toml".into(),
+            why: "with `directory` services are built from the directories here, and there is \
+                  nothing to publish to"
+                .into(),
+            mend: "`bootstrapper up` brings up what lies here; for a store that others reach too, \
+                   write `store = \"azure-files\"` (docs/publish.md)"
+                .into(),
+        }),
+        CodeStoreSpec::AzureFiles(spec) => {
+            let secret = access.credentials.code()?;
+            Ok(Arc::new(AzureFiles::declared(spec, secret)?))
+        }
+        other => Err(Error::Unsupported {
+            what: format!("publishing to the code store {other:?}"),
             backend: "this bootstrapper",
         }),
     }

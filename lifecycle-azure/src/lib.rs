@@ -25,6 +25,6 @@ mod tags;
 mod trust;
 
 pub use credential::Login;
-pub use files::{AzureFiles, AzureFilesBuilder, FilesCredential, Published};
+pub use files::{AzureFiles, AzureFilesBuilder, FilesCredential};
 pub use options::AzureOptions;
 pub use provider::Azure;

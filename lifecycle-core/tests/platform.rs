@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use lifecycle_core::code::DirectoryStore;
 use lifecycle_core::model::PlatformId;
-use lifecycle_core::platform::{Diagnostics, Loaded, Sources, load};
+use lifecycle_core::platform::{Diagnostics, Loaded, Sources, load, survey};
 use proptest::prelude::*;
 
 fn tests() -> PathBuf {
@@ -627,4 +627,19 @@ proptest! {
             prop_assert!(problems.iter().count() > 0);
         }
     }
+}
+
+#[tokio::test]
+async fn code_bases_are_known_by_name_before_they_can_be_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let compose = "name: x\nservices:\n  a: {build: ./nested/../api}\n  b: {build: {context: api}}\n  \
+                   c: {build: .}\n  d: {image: debian, mac_address: \"02:42:ac:11:65:43\"}\n  \
+                   e: {x-lifecycle: {code: shared/e}}\n";
+    std::fs::write(directory.path().join("compose.yaml"), compose).unwrap();
+    let sources = sources(directory.path(), "compose.yaml", None);
+    let survey = survey(&sources).await.unwrap();
+    let names: Vec<&str> = survey.code_bases.iter().map(String::as_str).collect();
+    assert_eq!(names, [".", "api", "code/shared/e"]);
+    assert_eq!(survey.unsupported.len(), 1);
+    assert!(loaded(&sources).await.is_err(), "none of them is there");
 }

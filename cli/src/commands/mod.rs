@@ -9,6 +9,7 @@ pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod pages;
 pub(crate) mod plan;
+pub(crate) mod publish;
 pub(crate) mod restart;
 pub(crate) mod schema;
 pub(crate) mod status;

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Plan};
+use crate::commands::publish;
 use crate::failure::Failure;
 use crate::printer;
 use crate::progress::ProgressLines;
@@ -63,6 +64,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let loaded = if options.simulate {
         project.load_offline(id).await?
     } else {
+        publish::tell_outdated(&project).await?;
         project.load(id).await?
     };
     let declaration = loaded.declaration;

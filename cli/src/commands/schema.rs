@@ -10,7 +10,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
-use crate::commands::{azure_simulator, doctor, down, init, plan, restart, status, up};
+use crate::commands::{azure_simulator, doctor, down, init, plan, publish, restart, status, up};
 use crate::failure::Failure;
 use crate::failure::document::{Failed, NotAllUp};
 use crate::printer;
@@ -48,6 +48,10 @@ fn of(described: Described) -> Schema {
                 SchemaGenerator::subschema_for::<NotAllUp>,
                 FAILURE,
             ],
+        ),
+        Described::Publish => document(
+            "publish",
+            SchemaGenerator::subschema_for::<publish::AllPublished>,
         ),
         Described::Status => document("status", SchemaGenerator::subschema_for::<status::Status>),
         Described::Why => document("why", SchemaGenerator::subschema_for::<WhyV1>),

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Up};
-use crate::commands;
+use crate::commands::{self, publish};
 use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::paint::{Tone, paint};
@@ -45,9 +45,14 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     let project = Project::find(arguments)?;
     let known = project.identity()?;
     let id = known.as_ref().map_or(NOT_UP_YET, |i| i.id);
+    let progress = ProgressLines::new(arguments.json);
     let loaded = if options.simulate {
         project.load_offline(id).await?
     } else {
+        tokio::select! {
+            published = publish::before_up(&project, options, progress.as_ref()) => published?,
+            () = progress.heartbeat() => {}
+        }
         project.load(id).await?
     };
     for warning in &loaded.warnings {
@@ -55,7 +60,6 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     }
     accept(loaded.unsupported, options.accept_unsupported)?;
     let mut declaration = loaded.declaration;
-    let progress = ProgressLines::new(arguments.json);
     let reporter = Arc::clone(&progress);
     // Held until the end.
     let mut _lock = None;

@@ -24,6 +24,7 @@ mod names;
 #[expect(dead_code, reason = "the core's tests use the rest")]
 mod postgres_server;
 mod project;
+mod publish;
 mod published;
 mod reboot;
 mod schema;

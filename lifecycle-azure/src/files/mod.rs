@@ -2,7 +2,7 @@
 //!
 //! A code base lies in the share in one of two forms:
 //!
-//! - **published** by [`AzureFiles::publish`]: under `<name>/.lifecycle/` lie contents in chunks
+//! - **published** ([`CodePublisher`](lifecycle_core::code::CodePublisher)): under `<name>/.lifecycle/` lie contents in chunks
 //!   that are never changed, and records of versions ([`version`] says how). What the share
 //!   itself cannot hold is kept: executable bits, symbolic links, names that Windows forbids or
 //!   would take for one another. A version appears as a whole, with the one small write that
@@ -17,17 +17,19 @@
 //! | [`share`] | lists, reads, writes, deletes, each tried again while that may help |
 //! | [`version`], [`published`], [`plain`] | the two forms |
 //! | [`archive`] | a code base as a build context |
-//! | [`publish`], [`tidy`] | the writing side |
+//! | [`local`], [`publish`], [`tidy`], [`remove`] | the writing side |
 //! | [`error`] | Azure's errors as the core's |
 
 mod archive;
 mod contents;
 mod error;
+mod local;
 mod name;
 mod options;
 mod plain;
 mod publish;
 mod published;
+mod remove;
 mod share;
 mod tidy;
 mod transport;
@@ -49,7 +51,6 @@ use contents::Contents;
 use name::Name;
 pub use options::{AzureFilesBuilder, FilesCredential};
 use plain::Known;
-pub use publish::Published;
 use share::Share;
 use version::Version;
 
@@ -97,54 +98,54 @@ impl AzureFiles {
 
     async fn contents(&self, name: &Name) -> Result<Contents> {
         let doing = format!("reading code base `{name}`");
-        let top = self.share.list(name.as_str(), &doing).await?;
+        let top = self.share.list(name.directory(), &doing).await?;
         let ours = top
             .iter()
             .any(|item| item.is_directory && item.name == OWN_DIRECTORY);
-        let others = top.iter().filter(|item| item.name != OWN_DIRECTORY).count();
-        if ours && let Some(version) = self.current(name, &doing).await? {
-            if others > 0 {
-                return Err(Error::Invalid {
+        let current = match ours {
+            true => self.current(name, &doing).await?,
+            false => None,
+        };
+        match (current, self.stray(name, &top, &doing).await?) {
+            (Some(version), None) => Ok(version.contents(name)),
+            (Some(_), Some(stray)) => Err(Error::Invalid {
+                what: format!("code base `{name}` in {}", self.share.place()),
+                why: format!("it was published, and beside that lie others' files, as `{stray}`"),
+                mend: format!(
+                    "remove them and publish them instead, or remove `{}` if they are the code \
+                     base",
+                    name.join(OWN_DIRECTORY)
+                ),
+            }),
+            (None, Some(_)) => self.plain_contents(name, top, &doing).await,
+            (None, None) => {
+                self.memory().plain.remove(name.directory());
+                Err(Error::NotFound {
                     what: format!("code base `{name}` in {}", self.share.place()),
-                    why: format!(
-                        "it was published, and {others} further files or directories lie beside \
-                         what was published"
-                    ),
-                    mend: format!(
-                        "remove them and publish them instead, or remove \
-                         `{name}/{OWN_DIRECTORY}` if they are the code base"
-                    ),
-                });
+                    mend: Some(format!("publish it: `bootstrapper publish {name}`")),
+                })
             }
-            return Ok(version.contents(name));
         }
-        if others == 0 {
-            self.memory().plain.remove(name.as_str());
-            return Err(Error::not_found(format!(
-                "code base `{name}` in {}",
-                self.share.place()
-            )));
-        }
-        self.plain_contents(name, top, &doing).await
     }
 
-    async fn is_code_base(&self, name: &str) -> Result<bool> {
+    async fn is_code_base(&self, name: &Name) -> Result<bool> {
         let doing = "listing code bases";
-        let top = self.share.list(name, doing).await?;
-        if top
-            .iter()
-            .any(|item| !item.is_directory && item.name == DOCKERFILE)
-        {
+        let top = self.share.list(name.directory(), doing).await?;
+        let has = |wanted: &str, is_directory: bool| {
+            top.iter()
+                .any(|item| item.is_directory == is_directory && item.name == wanted)
+        };
+        if has(DOCKERFILE, false) {
             return Ok(true);
         }
-        if !top
-            .iter()
-            .any(|item| item.is_directory && item.name == OWN_DIRECTORY)
-        {
+        if !has(OWN_DIRECTORY, true) {
             return Ok(false);
         }
-        let versions = version::directory(name);
-        Ok(!self.share.list(&versions, doing).await?.is_empty())
+        match self.current(name, doing).await {
+            // It is there, and cannot be read; who asks for it is told why.
+            Err(Error::Conflict { .. } | Error::Corrupt { .. } | Error::Invalid { .. }) => Ok(true),
+            outcome => Ok(outcome?.is_some()),
+        }
     }
 }
 
@@ -154,13 +155,13 @@ impl CodeStore for AzureFiles {
         let top = self.share.list("", "listing code bases").await?;
         let names = top
             .into_iter()
+            .filter(|item| item.is_directory)
             // What no code base can be called is none.
-            .filter(|item| item.is_directory && Name::parse(&item.name).is_ok())
-            .map(|item| item.name);
+            .filter_map(|item| Name::parse(&item.name).ok());
         let mut found: Vec<String> = stream::iter(names)
             .map(|name| async move {
                 let is_one = self.is_code_base(&name).await?;
-                Ok::<_, Error>(is_one.then_some(name))
+                Ok::<_, Error>(is_one.then(|| name.to_string()))
             })
             .buffer_unordered(PARALLEL)
             .try_filter_map(|found| std::future::ready(Ok(found)))

@@ -1,4 +1,5 @@
-//! A code base's name, which is its path in the share.
+//! A code base's name, which is its path in the share: as the project's directory is laid out,
+//! so is the share.
 
 use std::fmt;
 
@@ -9,31 +10,64 @@ use lifecycle_core::{Error, Result};
 /// The longest part of a path, in characters; Azure's limit.
 const LONGEST: usize = 255;
 
-/// A name that can be a directory of a share.
+/// A name that can be a directory of a share, or the top of it: that is empty, and written `.`
+/// as the project's own directory is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name(String);
 
 impl Name {
     pub(super) fn parse(name: &str) -> Result<Self> {
-        let normalised = DirectoryStore::normalised(name);
+        let normalised = match DirectoryStore::normalised(name) {
+            top if top == "." && !name.is_empty() => return Ok(Self(String::new())),
+            normalised => normalised,
+        };
         match normalised.split('/').find_map(fault) {
             None => Ok(Self(normalised)),
             Some(why) => Err(Error::Invalid {
                 what: format!("code base `{name}` of an Azure Files share"),
                 why: why.to_owned(),
-                mend: "name a directory of the share, such as `api` or `team/api`".to_owned(),
+                mend: "name a directory below the project's own, such as `api` or `team/api`; \
+                       another that was published is named by `x-lifecycle.code`"
+                    .to_owned(),
             }),
         }
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    /// Its directory in the share; empty for the top.
+    pub(super) fn directory(&self) -> &str {
         &self.0
+    }
+
+    /// The path of something in its directory.
+    pub(super) fn join(&self, path: &str) -> String {
+        join(&self.0, path)
+    }
+
+    /// Each directory above it, from the top, with the name of what leads on to it.
+    pub(super) fn ancestors(&self) -> impl Iterator<Item = (&str, &str)> {
+        let ends = self.0.match_indices('/').map(|(end, _)| end);
+        let ends = ends.chain((!self.0.is_empty()).then_some(self.0.len()));
+        let mut start = 0_usize;
+        ends.map(move |end| {
+            let step = (&self.0[..start.saturating_sub(1)], &self.0[start..end]);
+            start = end + 1;
+            step
+        })
+    }
+}
+
+/// The path of something in a directory; an empty one is the top.
+pub(super) fn join(directory: &str, path: &str) -> String {
+    if directory.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{directory}/{path}")
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(if self.0.is_empty() { "." } else { &self.0 })
     }
 }
 
@@ -67,16 +101,28 @@ mod tests {
     #[test]
     fn spellings_of_one_name_are_one() {
         for text in ["team/api", "./team/api", "team/x/../api", "team//api/"] {
-            assert_eq!(Name::parse(text).unwrap().as_str(), "team/api");
+            assert_eq!(Name::parse(text).unwrap().directory(), "team/api");
+        }
+        for text in [".", "./", "team/.."] {
+            let top = Name::parse(text).unwrap();
+            assert_eq!((top.directory(), top.to_string().as_str()), ("", "."));
+            assert_eq!(top.join("api"), "api");
+            assert_eq!(top.ancestors().count(), 0);
         }
         assert!(Name::parse("ü & 100% ++").is_ok());
+    }
+
+    #[test]
+    fn what_leads_to_a_name_begins_at_the_top() {
+        let name = Name::parse("a/b/c").unwrap();
+        let steps: Vec<_> = name.ancestors().collect();
+        assert_eq!(steps, [("", "a"), ("a", "b"), ("a/b", "c")]);
     }
 
     #[test]
     fn what_no_directory_can_be_called_is_refused() {
         for text in [
             "",
-            ".",
             "..",
             "/",
             "/etc",

@@ -38,18 +38,23 @@ impl AzureFiles {
         doing: &str,
     ) -> Result<Contents> {
         let share = &self.share;
-        let root = name.as_str();
+        let root = name;
         let selection = selection(share, root, &top, doing).await?;
         let (entries, files) = walk(share, root, top, &selection, doing).await?;
 
-        let known = self.memory().plain.get(root).cloned().unwrap_or_default();
+        let known = self
+            .memory()
+            .plain
+            .get(root.directory())
+            .cloned()
+            .unwrap_or_default();
         let known = &known;
         let seen: Known = stream::iter(files)
             .map(|(path, file)| async move {
                 let seen = match known.get(&path) {
                     Some(seen) if seen.is_still(&file) => seen.clone(),
                     _ => {
-                        let full = format!("{root}/{path}");
+                        let full = root.join(&path);
                         Seen {
                             size: file.size,
                             etag: file.etag.clone(),
@@ -67,12 +72,14 @@ impl AzureFiles {
             let body = seen.get(&path).map(|seen| Body {
                 size: seen.size,
                 sha256: seen.sha256,
-                pieces: pieces(&format!("{root}/{path}"), seen.size).collect(),
+                pieces: pieces(&root.join(&path), seen.size).collect(),
             });
             Entry { path, kind, body }
         });
         let contents = Contents::new(entries.collect());
-        self.memory().plain.insert(root.to_owned(), seen);
+        self.memory()
+            .plain
+            .insert(root.directory().to_owned(), seen);
         Ok(contents)
     }
 }
@@ -83,14 +90,14 @@ impl Seen {
     }
 }
 
-async fn selection(share: &Share, root: &str, top: &[Listed], doing: &str) -> Result<Selection> {
+async fn selection(share: &Share, root: &Name, top: &[Listed], doing: &str) -> Result<Selection> {
     let Some(file) = top
         .iter()
         .find(|item| item.name == IGNORE_FILE && !item.is_directory)
     else {
         return Ok(Selection::default());
     };
-    let path = format!("{root}/{IGNORE_FILE}");
+    let path = root.join(IGNORE_FILE);
     let text = share
         .read(&path, 0..file.size.min(IGNORE_FILE_LIMIT), doing)
         .await?;
@@ -100,7 +107,7 @@ async fn selection(share: &Share, root: &str, top: &[Listed], doing: &str) -> Re
 /// Everything that belongs to the code base, and its files as they were listed.
 async fn walk(
     share: &Share,
-    root: &str,
+    root: &Name,
     top: Vec<Listed>,
     selection: &Selection,
     doing: &str,
@@ -134,7 +141,7 @@ async fn walk(
             && let Some(path) = waiting.pop()
         {
             lists.push(async move {
-                let items = share.list(&format!("{root}/{path}"), doing).await?;
+                let items = share.list(&root.join(&path), doing).await?;
                 Ok::<_, lifecycle_core::Error>((path, items))
             });
         }

@@ -15,7 +15,8 @@ use super::{AzureFiles, PARALLEL};
 const LISTS: usize = 3;
 
 impl AzureFiles {
-    /// The version that is in force; `None` if the code base was never published, or removed.
+    /// The version that is in force; `None` if the code base was never published as a whole, or
+    /// was removed.
     pub(super) async fn current(&self, name: &Name, doing: &str) -> Result<Option<Arc<Version>>> {
         Ok(self
             .current_named(name, doing)
@@ -32,18 +33,19 @@ impl AzureFiles {
         for _ in 0..LISTS {
             let records = records(&self.share, name, doing).await?;
             if records.is_empty() {
-                self.memory().versions.remove(name.as_str());
+                self.memory().versions.remove(name.directory());
                 return Ok(None);
             }
             match self.newest(name, &records, doing).await {
                 // It was removed, or replaced long ago, since it was listed.
                 Err(Error::NotFound { .. }) => {}
-                outcome => return outcome.map(Some),
+                outcome => return outcome,
             }
         }
         Err(Error::Conflict {
             what: format!("code base `{name}` in {}", self.share.place()),
-            why: "what was published is being removed".to_owned(),
+            why: "parts of what was published are missing, or being removed; publish it again"
+                .to_owned(),
         })
     }
 
@@ -52,37 +54,31 @@ impl AzureFiles {
         name: &Name,
         records: &[Listed],
         doing: &str,
-    ) -> Result<(String, Arc<Version>)> {
+    ) -> Result<Option<(String, Arc<Version>)>> {
         for record in records.iter().rev() {
-            let known = self.memory().versions.get(name.as_str()).cloned();
+            let known = self.memory().versions.get(name.directory()).cloned();
             if let Some((file, version)) = known
                 && file == record.name
             {
-                return Ok((file, version));
+                return Ok(Some((file, version)));
             }
             if let Some(version) = read(&self.share, name, record, doing).await? {
                 let found = (record.name.clone(), Arc::new(version));
                 self.memory()
                     .versions
-                    .insert(name.to_string(), found.clone());
-                return Ok(found);
+                    .insert(name.directory().to_owned(), found.clone());
+                return Ok(Some(found));
             }
             tracing::debug!(%name, record = record.name, "a record that is not whole");
         }
-        Err(Error::Conflict {
-            what: format!("code base `{name}` in {}", self.share.place()),
-            why:
-                "its first publishing has not come to its end; publish it again if nobody is at it"
-                    .to_owned(),
-        })
+        // Its first publishing has not come to its end.
+        Ok(None)
     }
 }
 
 /// The records of a code base, oldest first.
 pub(super) async fn records(share: &Share, name: &Name, doing: &str) -> Result<Vec<Listed>> {
-    let mut records = share
-        .list(&version::directory(name.as_str()), doing)
-        .await?;
+    let mut records = share.list(&version::directory(name), doing).await?;
     records.retain(|one| !one.is_directory && version::number(&one.name).is_some());
     records.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(records)
@@ -95,7 +91,7 @@ pub(super) async fn read(
     listed: &Listed,
     doing: &str,
 ) -> Result<Option<Version>> {
-    let path = format!("{}/{}", version::directory(name.as_str()), listed.name);
+    let path = format!("{}/{}", version::directory(name), listed.name);
     if listed.size > MOST_OF_RECORD as u64 {
         return Err(Error::Corrupt {
             what: format!("record `{path}` in {}", share.place()),
@@ -106,7 +102,7 @@ pub(super) async fn read(
     let Some(record) = Record::read(&bytes, &path)? else {
         return Ok(None);
     };
-    let directory = version::chunks(name.as_str());
+    let directory = version::chunks(name);
     let pieces: Vec<_> = record
         .index
         .iter()

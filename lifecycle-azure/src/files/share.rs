@@ -1,5 +1,5 @@
 //! What is done with a share: lists, reads, writes and deletes, each tried again while that may
-//! help. All of them may be repeated, since no path is ever written with other contents.
+//! help. All of them may be repeated, since no path is ever written twice.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,11 +122,28 @@ impl Share {
         })
     }
 
-    /// Writes a new file of at most 4 MiB, and the directories that lead to it.
-    pub(super) async fn write(&self, path: &str, bytes: Bytes, doing: &str) -> Result<()> {
-        let path = &format!("{}{path}", self.root);
-        let write = || self.operator.write(path, bytes.clone());
-        self.try_often(path, doing, write).await.map(drop)
+    /// Writes a new file of at most 4 MiB into a directory, and makes the directories that lead
+    /// to it. Each try asks for a name: a file is made, as zeros, before it is written, so a
+    /// request that was given up and comes late would undo a later try of the same name. Returns
+    /// the name under which it was written.
+    pub(super) async fn write_new(
+        &self,
+        directory: &str,
+        name: impl Fn() -> String,
+        bytes: Bytes,
+        doing: &str,
+    ) -> Result<String> {
+        let directory = &format!("{}{directory}", self.root);
+        let write = || {
+            let (name, bytes) = (name(), bytes.clone());
+            async move {
+                self.operator
+                    .write(&format!("{directory}/{name}"), bytes)
+                    .await?;
+                Ok(name)
+            }
+        };
+        self.try_often(directory, doing, write).await
     }
 
     /// Deletes a file, or a directory (with `/` at its end) that holds nothing. Absent is fine.

@@ -20,7 +20,8 @@ use super::{AzureFiles, PARALLEL};
 
 impl AzureFiles {
     /// Removes former versions and what only they needed; returns how many files that were.
-    pub(super) async fn tidy(&self, name: &Name, doing: &str) -> Result<usize> {
+    /// `chunks` were listed before, so that every version that may count on one is seen here.
+    pub(super) async fn tidy(&self, name: &Name, chunks: &[Listed], doing: &str) -> Result<usize> {
         let share = &self.share;
         let records = published::records(share, name, doing).await?;
         // The last record was written just now: its time is the share's present.
@@ -30,8 +31,7 @@ impl AzureFiles {
         let keep = i64::try_from(self.keep.as_secs()).unwrap_or(i64::MAX);
         let is_old = |item: &Listed| item.modified.is_some_and(|time| now - time >= keep);
 
-        let directory = version::chunks(name.as_str());
-        let chunks = share.list(&directory, doing).await?;
+        let directory = version::chunks(name);
         if !records.iter().any(is_old) && !chunks.iter().any(is_old) {
             return Ok(0);
         }
@@ -75,7 +75,7 @@ impl AzureFiles {
         let removed = gone.len() + unneeded.len();
         // Records first, and the oldest of them: none must ever lack a chunk.
         for record in gone {
-            let path = format!("{}/{record}", version::directory(name.as_str()));
+            let path = format!("{}/{record}", version::directory(name));
             share.delete(&path, doing).await?;
         }
         self.delete_all(unneeded, doing).await?;

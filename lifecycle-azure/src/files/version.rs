@@ -1,15 +1,16 @@
 //! How a published code base lies in the share.
 //!
 //! ```text
-//! <name>/.lifecycle/chunks/<SHA-256>-<publish>     at most 2 MiB, written once, never changed
-//! <name>/.lifecycle/versions/<number>-<publish>    a record: which chunks are the code base
+//! <name>/.lifecycle/chunks/<SHA-256>-<id>      at most 2 MiB, written once, never changed
+//! <name>/.lifecycle/versions/<number>-<id>     a record: which chunks are the code base
 //! ```
 //!
 //! A record's first line is the SHA-256 of the rest, so that one which is still being written
 //! (or whose publisher died) is told from one that is whole. The rest names the chunks that hold
 //! the index: every entry with its kind, its digest and its own chunks. The whole record with the
-//! highest number is the code base. Chunks carry the publish's id in their names, so no publish
-//! ever writes to what another one counts on.
+//! highest number is the code base. Each try to write one of these files has an id of its own in
+//! the file's name, so nobody ever writes to what another one counts on, not even a request of
+//! ours that was given up and comes late.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 use super::contents::{Body, Contents, Entry, Piece};
 use super::name::Name;
+use super::share::Listed;
 
 /// Changes when an older reader would misread what is written.
 const FORM: u32 = 1;
@@ -106,24 +108,24 @@ pub(super) struct Record {
 }
 
 /// The directory of a code base's records.
-pub(super) fn directory(name: &str) -> String {
-    format!("{name}/{OWN_DIRECTORY}/versions")
+pub(super) fn directory(name: &Name) -> String {
+    name.join(&format!("{OWN_DIRECTORY}/versions"))
 }
 
 /// The directory of a code base's chunks.
-pub(super) fn chunks(name: &str) -> String {
-    format!("{name}/{OWN_DIRECTORY}/chunks")
+pub(super) fn chunks(name: &Name) -> String {
+    name.join(&format!("{OWN_DIRECTORY}/chunks"))
 }
 
 /// A record's file name: such names sort by their numbers.
-pub(super) fn file_name(number: u64, publish: Uuid) -> String {
-    format!("{number:020}-{}", publish.simple())
+pub(super) fn file_name(number: u64, id: Uuid) -> String {
+    format!("{number:020}-{}", id.simple())
 }
 
 /// The number in a record's file name; none for a file that is no record.
 pub(super) fn number(file_name: &str) -> Option<u64> {
-    let (number, publish) = file_name.split_once('-')?;
-    Uuid::try_parse(publish).ok()?;
+    let (number, id) = file_name.split_once('-')?;
+    Uuid::try_parse(id).ok()?;
     (number.len() == 20).then(|| number.parse().ok())?
 }
 
@@ -137,12 +139,18 @@ impl Record {
     }
 
     /// The record as a file.
-    pub(super) fn write(&self) -> Result<Bytes> {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is larger than one write carries.
+    pub(super) fn write(&self, name: &Name) -> Result<Bytes> {
         let body = json(self)?;
         let mut text = hex::encode(Sha256::digest(&body));
         text.push('\n');
         let mut bytes = text.into_bytes();
         bytes.extend(body);
+        if bytes.len() > MOST_OF_RECORD {
+            return Err(too_large(name));
+        }
         Ok(bytes.into())
     }
 
@@ -189,8 +197,23 @@ struct Form {
 }
 
 /// The index of a code base as bytes, to be cut into chunks.
-pub(super) fn write_index(entries: &BTreeMap<String, Stored>) -> Result<Vec<u8>> {
-    json(entries)
+///
+/// # Errors
+/// [`Error::Invalid`] if it is larger than anybody reads.
+pub(super) fn write_index(name: &Name, entries: &BTreeMap<String, Stored>) -> Result<Vec<u8>> {
+    let index = json(entries)?;
+    if index.len() as u64 > MOST_OF_INDEX {
+        return Err(too_large(name));
+    }
+    Ok(index)
+}
+
+fn too_large(name: &Name) -> Error {
+    Error::Invalid {
+        what: format!("code base `{name}`"),
+        why: "it has too many files".to_owned(),
+        mend: "leave out what no build needs, in a `.dockerignore`".to_owned(),
+    }
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
@@ -244,8 +267,18 @@ impl Version {
         self.index.iter().chain(of_files)
     }
 
+    /// Whether all chunks are in their directory, which holds `files`.
+    pub(super) fn is_there(&self, files: &[Listed]) -> bool {
+        let there: BTreeMap<&str, u64> = files
+            .iter()
+            .map(|file| (file.name.as_str(), file.size))
+            .collect();
+        self.chunks()
+            .all(|chunk| there.get(chunk.name.as_str()) == Some(&chunk.size))
+    }
+
     pub(super) fn contents(&self, name: &Name) -> Contents {
-        self.entries_at(&chunks(name.as_str()))
+        self.entries_at(&chunks(name))
     }
 
     fn entries_at(&self, directory: &str) -> Contents {
@@ -291,13 +324,17 @@ pub(super) fn piece(directory: &str, chunk: &Chunk) -> Piece {
 }
 
 /// The file name of a chunk.
-pub(super) fn chunk_name(sha256: Sha, publish: Uuid) -> String {
-    format!("{}-{}", String::from(sha256), publish.simple())
+pub(super) fn chunk_name(sha256: Sha, id: Uuid) -> String {
+    format!("{}-{}", String::from(sha256), id.simple())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn name() -> Name {
+        Name::parse("svc").unwrap()
+    }
 
     fn version() -> (Record, Vec<u8>) {
         let file = Stored::File {
@@ -317,7 +354,7 @@ mod tests {
             ("a/b".to_owned(), file),
             ("a/c".to_owned(), link),
         ]);
-        let index = write_index(&entries).unwrap();
+        let index = write_index(&name(), &entries).unwrap();
         let mut version = Version {
             digest: String::new(),
             index: Vec::new(),
@@ -330,7 +367,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let (record, index) = version();
-        let bytes = record.write().unwrap();
+        let bytes = record.write(&name()).unwrap();
         assert_eq!(Record::read(&bytes, "x").unwrap(), Some(record.clone()));
         let version = Version::read(record, &index, "x").unwrap();
         assert_eq!(version.chunks().count(), 1);
@@ -338,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_not_whole_is_none() {
-        let bytes = version().0.write().unwrap();
+        let bytes = version().0.write(&name()).unwrap();
         for length in 0..bytes.len() {
             let mut part = bytes.to_vec();
             part[length..].fill(0);
@@ -351,7 +388,7 @@ mod tests {
     fn a_record_of_another_form_is_named_as_such() {
         let mut record = version().0;
         record.form = 2;
-        let error = Record::read(&record.write().unwrap(), "x").unwrap_err();
+        let error = Record::read(&record.write(&name()).unwrap(), "x").unwrap_err();
         assert!(error.to_string().contains("form 2"), "{error}");
     }
 

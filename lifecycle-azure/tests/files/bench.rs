@@ -103,14 +103,18 @@ impl Bench {
     }
 
     pub(crate) fn with_share_sas(&self, permissions: &str) -> AzureFiles {
+        let sas = self.share_sas(permissions);
+        self.builder(FilesCredential::Sas(sas)).build().unwrap()
+    }
+
+    pub(crate) fn share_sas(&self, permissions: &str) -> SecretString {
         let terms = ShareSas {
             share: SHARE.to_owned(),
             permissions: permissions.to_owned(),
             starts: Some(self.clock.now() - TimeDelta::minutes(1)),
             expires: self.clock.now() + TimeDelta::hours(1),
         };
-        let sas = self.service.share_sas(ACCOUNT, &terms).unwrap();
-        self.builder(FilesCredential::Sas(sas)).build().unwrap()
+        self.service.share_sas(ACCOUNT, &terms).unwrap()
     }
 
     /// The paths in the share.

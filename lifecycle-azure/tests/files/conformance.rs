@@ -5,8 +5,9 @@ use std::fmt;
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use lifecycle_azure::AzureFiles;
-use lifecycle_core::code::CodeStore;
+use lifecycle_core::code::{CodePublisher as _, CodeStore};
 use lifecycle_core::conformance::code::{self, CodeBench};
+use lifecycle_core::conformance::publishing;
 use lifecycle_core::{Error, Result};
 use tempfile::TempDir;
 
@@ -71,6 +72,25 @@ async fn a_store_in_a_directory_of_the_share_passes_in_small_pages() {
         .build()
         .unwrap();
     code::all(&Publishing(store)).await;
+}
+
+#[tokio::test]
+async fn a_store_with_the_accounts_key_is_a_publisher() {
+    let (bench, work) = (Bench::start().await, TempDir::new().unwrap());
+    publishing::all(&bench.with_key(), work.path()).await;
+}
+
+#[tokio::test]
+async fn a_directory_of_the_share_is_a_publisher_by_a_signature_and_in_small_pages() {
+    let (bench, work) = (Bench::start().await, TempDir::new().unwrap());
+    bench.service.set_page(2);
+    let sas = bench.share_sas("rcwdl");
+    let store = bench
+        .builder(lifecycle_azure::FilesCredential::Sas(sas))
+        .root("teams/one")
+        .build()
+        .unwrap();
+    publishing::all(&store, work.path()).await;
 }
 
 /// Writes the files as any other tool would.

@@ -9,7 +9,7 @@ use lifecycle_azure::simulator::{
 };
 use lifecycle_azure::{AzureFiles, FilesCredential};
 use lifecycle_core::Error;
-use lifecycle_core::code::CodeStore as _;
+use lifecycle_core::code::{CodePublisher as _, CodeStore as _};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::bench::{Bench, account, sample};

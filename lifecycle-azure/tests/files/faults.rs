@@ -1,12 +1,13 @@
 //! What happens when requests fail, and when a publisher dies at any point.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::http::Method;
 use futures_util::{StreamExt as _, stream};
 use lifecycle_azure::AzureFiles;
 use lifecycle_azure::simulator::{Fault, Selector, When};
-use lifecycle_core::code::CodeStore;
+use lifecycle_core::code::{CodePublisher as _, CodeStore};
 use lifecycle_core::{Error, Retry};
 use tempfile::TempDir;
 
@@ -130,6 +131,12 @@ async fn single_faults_heal_at_every_request() {
             let code = store.digest("svc").await.unwrap();
             assert!(archive(&store, &code).await == local_archive(new.path()).await);
             assert_eq!(bench.faults.pending(), 0, "request {n} did not come");
+            // No file is made twice, though requests are: one that comes late would empty it.
+            let made = bench.requests.matching(&Selector::method(Method::PUT));
+            let made = made.iter().filter(|one| one.query.is_empty());
+            let made: Vec<&String> = made.map(|one| &one.path).collect();
+            let different: BTreeSet<&&String> = made.iter().collect();
+            assert_eq!(different.len(), made.len(), "request {n}: {made:?}");
         })
         .buffer_unordered(AT_ONCE);
     while cases.next().await.is_some() {}

@@ -1,6 +1,6 @@
 //! Code bases that other tools put into the share.
 
-use lifecycle_core::code::CodeStore;
+use lifecycle_core::code::{CodePublisher as _, CodeStore};
 
 use crate::bench::{Bench, archive, local_archive, local_digest, pattern, unpacked, write};
 use crate::wire::Wire;

@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use lifecycle_azure::simulator::Selector;
 use lifecycle_core::Error;
-use lifecycle_core::code::{CodeStore, read_file};
+use lifecycle_core::code::{CodePublisher, CodeStore, read_file};
 use tempfile::TempDir;
 
 use crate::bench::{Bench, archive, local_archive, local_digest, pattern, sample, write};
@@ -148,7 +148,7 @@ async fn a_name_that_holds_other_files_is_left_alone() {
     store.publish("other", root.path()).await.unwrap();
     wire.put("other/stray", b"x").await;
     let error = store.digest("other").await.unwrap_err();
-    assert!(error.to_string().contains("beside"), "{error}");
+    assert!(error.to_string().contains("`other/stray`"), "{error}");
     store.remove("absent").await.unwrap();
 }
 
@@ -198,4 +198,114 @@ async fn a_directory_that_is_absent_is_not_found() {
     let error = bench.with_key().publish("svc", &nowhere).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
     assert!(bench.requests.all().is_empty());
+}
+
+#[tokio::test]
+async fn the_top_of_the_share_holds_one_beside_those_below_it() {
+    let (bench, top, below) = (Bench::start().await, sample(), sample());
+    write(below.path(), &[("run.sh", b"#!/bin/sh\nexit 3\n")]);
+    let store = bench.with_key();
+    for (name, root) in [("team/api", &below), (".", &top), ("web", &below)] {
+        let published = store.publish(name, root.path()).await.unwrap();
+        assert_eq!(published.code.name, name);
+    }
+    let reader = bench.with_share_sas("rl");
+    for (name, root) in [("./", &top), ("team/api", &below), ("web", &below)] {
+        let code = reader.digest(name).await.unwrap();
+        assert_eq!(code.digest, local_digest(root.path()).await, "{name}");
+        assert!(archive(&reader, &code).await == local_archive(root.path()).await);
+    }
+    // What only leads to one is none.
+    let error = reader.digest("team").await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+    let hint = error.hint().unwrap_or_default();
+    assert!(hint.contains("publish team"), "{hint}");
+    store.remove(".").await.unwrap();
+    assert!(reader.digest("team/api").await.is_ok());
+    store.remove("team/api").await.unwrap();
+    store.remove("web").await.unwrap();
+    assert_eq!(bench.paths(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn names_that_a_share_takes_for_one_are_not_mixed_up() {
+    let (bench, root) = (Bench::start().await, sample());
+    let store = bench.with_key();
+    store.publish("team/api", root.path()).await.unwrap();
+    for other in ["team/API", "Team/web"] {
+        let error = store.publish(other, root.path()).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+        assert!(error.to_string().contains("capitals"), "{error}");
+    }
+    // What lies within files that are read as they are would be one of them.
+    let wire = crate::wire::Wire::new(&bench);
+    wire.put("plain/Dockerfile", b"FROM scratch\n").await;
+    let plain = store.digest("plain").await.unwrap();
+    let error = store.publish("plain/in", root.path()).await.unwrap_err();
+    assert!(error.to_string().contains("`plain`"), "{error}");
+    assert_eq!(store.digest("plain").await.unwrap(), plain);
+}
+
+#[tokio::test]
+async fn what_somebody_removed_is_sent_again() {
+    let (bench, root) = (Bench::start().await, sample());
+    let store = bench.with_key();
+    let first = store.publish("svc", root.path()).await.unwrap();
+    let wire = crate::wire::Wire::new(&bench);
+    let is_big = |path: &String| path.contains("/chunks/") && !path.ends_with('/');
+    let sizes = bench.service.files("devacct", "code");
+    let big: Vec<&String> = sizes
+        .iter()
+        .filter(|(path, size)| is_big(path) && **size == 2 << 20)
+        .map(|(path, _)| path)
+        .collect();
+    for path in &big[..2] {
+        wire.delete(path).await;
+    }
+    let again = store.publish("svc", root.path()).await.unwrap();
+    assert!(!again.unchanged, "{again:?}");
+    assert!((4 << 20..5 << 20).contains(&again.bytes_sent), "{again:?}");
+    assert_eq!(again.code, first.code);
+    assert!(archive(&store, &again.code).await == local_archive(root.path()).await);
+    // And of the index nothing at all.
+    wire.remove_tree("svc/.lifecycle/chunks").await;
+    let store = bench.with_key();
+    let error = store.digest("svc").await.unwrap_err();
+    assert!(error.to_string().contains("publish it again"), "{error}");
+    let again = store.publish("svc", root.path()).await.unwrap();
+    assert!(archive(&store, &again.code).await == local_archive(root.path()).await);
+}
+
+#[tokio::test]
+async fn a_version_that_lacks_what_was_removed_meanwhile_is_not_in_force() {
+    let (bench, root) = (Bench::start().await, sample());
+    let store = bench.with_key();
+    let old = store.publish("svc", root.path()).await.unwrap().code;
+    let wire = crate::wire::Wire::new(&bench);
+    let before = bench.paths();
+    write(
+        root.path(),
+        &[("run.sh", b"#!/bin/sh\nexit 4\n"), ("new", &[4; 3000])],
+    );
+    bench.requests.clear();
+    let mut publishing = std::pin::pin!(store.publish("svc", root.path()));
+    let record = Selector::method(Method::PUT).path("/versions/");
+    tokio::select! {
+        biased;
+        // It is made, then written.
+        _ = bench.requests.ended(&record, 2) => {}
+        outcome = &mut publishing => panic!("it ended: {outcome:?}"),
+    }
+    let sizes = bench.service.files("devacct", "code");
+    let (new, _) = sizes
+        .iter()
+        .find(|(path, size)| !before.contains(path) && **size == 3000)
+        .unwrap();
+    wire.delete(new).await;
+    let error = publishing.await.unwrap_err();
+    assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+    let reader = bench.with_key();
+    assert_eq!(reader.digest("svc").await.unwrap(), old);
+    let new = store.publish("svc", root.path()).await.unwrap().code;
+    assert!(archive(&reader, &new).await == local_archive(root.path()).await);
 }

@@ -114,6 +114,12 @@ impl Wire {
         }
     }
 
+    /// Removes a file.
+    pub(crate) async fn delete(&self, path: &str) {
+        let (status, code, _) = self.send("DELETE", path, "", &[], Vec::new()).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{path}: {code}");
+    }
+
     /// Removes a directory with all that it holds.
     pub(crate) async fn remove_tree(&self, path: &str) {
         let query = "restype=directory&comp=list";

@@ -66,7 +66,8 @@ impl DirectoryStore {
         path.to_string_lossy().into_owned()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// Where a code base of this name lies, or would.
+    pub fn directory(&self, name: &str) -> PathBuf {
         self.root.join(Self::normalised(name))
     }
 }
@@ -114,7 +115,7 @@ impl CodeStore for DirectoryStore {
     }
 
     async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
-        let (name, path) = (Self::normalised(name), self.path(name));
+        let (name, path) = (Self::normalised(name), self.directory(name));
         blocking("reading a code base", move || {
             let digest = digest_of(&name, &path)?;
             Ok(CodeBaseRef { name, digest })
@@ -123,7 +124,7 @@ impl CodeStore for DirectoryStore {
     }
 
     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
-        let path = self.path(&code.name);
+        let path = self.directory(&code.name);
         let now = {
             let (name, path) = (code.name.clone(), path.clone());
             blocking("reading a code base", move || digest_of(&name, &path)).await?

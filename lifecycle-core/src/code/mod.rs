@@ -1,8 +1,8 @@
 //! Where code bases live, and how their contents are told apart.
 //!
-//! [`DirectoryStore`] reads them where the user works on them; [`PublishedStore`] holds the
-//! archives that were made from them on the manager's node; [`KeptStore`] keeps there what the manager
-//! reads from elsewhere by itself.
+//! [`DirectoryStore`] reads them where the user works on them; a [`CodePublisher`] takes them in,
+//! for others to build from; [`PublishedStore`] holds the archives that were made from them on the
+//! manager's node; [`KeptStore`] keeps there what the manager reads from elsewhere by itself.
 
 pub mod archive;
 pub mod digest;
@@ -11,6 +11,7 @@ mod dockerignore;
 mod inline;
 mod kept;
 mod published;
+pub mod publishing;
 mod tree;
 
 use std::fmt::Debug;
@@ -28,6 +29,7 @@ pub use directory::DirectoryStore;
 pub(crate) use inline::with_file;
 pub use kept::KeptStore;
 pub use published::PublishedStore;
+pub use publishing::{CodePublisher, Published};
 pub(crate) use tree::read_tree;
 
 /// A code base by name and content.

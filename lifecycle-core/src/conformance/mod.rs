@@ -5,5 +5,6 @@
 
 pub mod cloud;
 pub mod code;
+pub mod publishing;
 pub mod registry;
 pub mod runtime;

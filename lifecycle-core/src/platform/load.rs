@@ -1,6 +1,6 @@
 //! From the user's files to a [`Declaration`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::compose::{self, Build, Composition, World};
@@ -43,18 +43,48 @@ pub async fn load(
     id: PlatformId,
     code: &dyn CodeStore,
 ) -> Result<Loaded, Diagnostics> {
-    let owned = sources.clone();
-    let read = tokio::task::spawn_blocking(move || Draft::read(&owned)).await;
-    let mut draft = match read {
-        Ok(draft) => draft,
-        Err(error) => {
-            let mut report = Report::new(shown(sources.compose_files.first(), sources));
-            report.file_problem(error.to_string(), "try again");
-            return Err(refused(vec![report]));
-        }
-    };
+    let mut draft = read(sources).await?;
     draft.resolve_code(code).await;
     draft.finish(id)
+}
+
+/// What can be told of a platform's files without its code bases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// The names of the code bases that services are built from, whether they can be found or
+    /// not: directories relative to [`Sources::project_dir`].
+    pub code_bases: BTreeSet<String>,
+    /// What is declared and has no effect.
+    pub unsupported: Vec<UnsupportedKey>,
+}
+
+/// Reads and checks a platform's files, but not what its code bases hold.
+///
+/// # Errors
+/// Everything that is wrong, not only the first.
+pub async fn survey(sources: &Sources) -> Result<Survey, Diagnostics> {
+    let draft = read(sources).await?;
+    let unsupported = draft.unsupported();
+    let services = draft.composition.services.values();
+    let builds = services.filter_map(|service| service.build.as_ref());
+    let code_bases = builds.map(|build| build.code.clone()).collect();
+    match Report::problems_of(draft.reports.into()) {
+        Some(problems) => Err(problems),
+        None => Ok(Survey {
+            code_bases,
+            unsupported,
+        }),
+    }
+}
+
+async fn read(sources: &Sources) -> Result<Draft, Diagnostics> {
+    let owned = sources.clone();
+    let read = tokio::task::spawn_blocking(move || Draft::read(&owned)).await;
+    read.map_err(|error| {
+        let mut report = Report::new(shown(sources.compose_files.first(), sources));
+        report.file_problem(error.to_string(), "try again");
+        refused(vec![report])
+    })
 }
 
 /// The findings of reports of which one at least has a problem.
@@ -180,10 +210,16 @@ impl Draft {
         }
     }
 
-    fn finish(self, id: PlatformId) -> Result<Loaded, Diagnostics> {
-        let [toml_report, compose_report, env_report] = &self.reports;
+    fn unsupported(&self) -> Vec<UnsupportedKey> {
+        let [toml_report, compose_report, _] = &self.reports;
         let mut unsupported = toml_report.unsupported_in_order();
         unsupported.extend(compose_report.unsupported_in_order());
+        unsupported
+    }
+
+    fn finish(self, id: PlatformId) -> Result<Loaded, Diagnostics> {
+        let unsupported = self.unsupported();
+        let [_, compose_report, env_report] = &self.reports;
         let mut warnings = compose_report.warnings.clone();
         warnings.extend(env_report.warnings.clone());
         let complete = self.name.zip(self.settings.manager);

@@ -1,70 +1,101 @@
 //! `CodeStore` on the simulated world: code bases as files in memory.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::actor::{Actor, Call, Done, Party};
-use crate::code::{CodeBaseRef, CodeStore};
+use crate::code::digest::{self, Entries, Hasher, IGNORE_FILE, Kind, Selection};
+use crate::code::{CodeBaseRef, CodePublisher, CodeStore, DirectoryStore, Published, archive};
 use crate::error::{Error, Result};
 use crate::host::ByteStream;
 
-/// The mode of every file here.
-const MODE: u32 = 0o644;
-
-/// The file that says what is left out, and those that never are.
-const IGNORE_FILE: &str = ".dockerignore";
-const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
-
-/// The code bases of a world: by name, the files by path, what is ignored left out.
+/// The code bases of a world, by name.
 #[derive(Debug, Default)]
-pub(super) struct CodeBases(BTreeMap<String, BTreeMap<String, Bytes>>);
+pub(super) struct CodeBases(BTreeMap<String, CodeBase>);
 
-/// Whether the last line of a `.dockerignore` that matches a path leaves it out. Knows `*`,
-/// `**` and `!`, which is what a script for a simulation needs.
-fn is_left_out(ignore: &str, path: &str) -> bool {
-    if ALWAYS_SENT.contains(&path) {
-        return false;
+/// What is part of a code base; what is ignored is not.
+#[derive(Debug, Default)]
+struct CodeBase {
+    entries: Entries,
+    /// The files' contents, by path.
+    contents: BTreeMap<String, Bytes>,
+}
+
+impl CodeBase {
+    /// These files, but for what their `.dockerignore` leaves out.
+    fn of_files(files: &[(&str, &str)]) -> Self {
+        let ignore = files.iter().find(|(path, _)| *path == IGNORE_FILE);
+        let ignore = ignore.map_or("", |(_, text)| text);
+        // A script whose patterns are none leaves out nothing.
+        let selection = Selection::parse(ignore.as_bytes(), IGNORE_FILE).unwrap_or_default();
+        let mut base = Self::default();
+        for (path, text) in files.iter().filter(|(path, _)| selection.takes(path)) {
+            let kind = Kind::File { executable: false };
+            digest::add(&mut base.entries, (*path).to_owned(), kind);
+            let text = Bytes::from((*text).to_owned());
+            base.contents.insert((*path).to_owned(), text);
+        }
+        base
     }
-    let names: Vec<&str> = path.split('/').collect();
-    let mut left_out = false;
-    for line in ignore.lines().map(str::trim) {
-        let (pattern, verdict) = match line.strip_prefix('!') {
-            Some(pattern) => (pattern, false),
-            None => (line, true),
+
+    /// What a directory of this machine holds.
+    fn read(directory: &Path) -> Result<Self> {
+        if !directory.is_dir() {
+            let what = format!("directory `{}`", directory.display());
+            return Err(Error::not_found(what));
+        }
+        let entries = digest::entries(directory)?;
+        let files = entries
+            .iter()
+            .filter(|(_, kind)| matches!(kind, Kind::File { .. }));
+        let contents = files.map(|(path, _)| {
+            let file = directory.join(path);
+            let bytes = std::fs::read(&file)
+                .map_err(|error| Error::io(format!("reading `{}`", file.display()), error))?;
+            Ok((path.clone(), bytes.into()))
+        });
+        let contents = contents.collect::<Result<_>>()?;
+        Ok(Self { entries, contents })
+    }
+
+    fn digest(&self) -> String {
+        let mut hasher = Hasher::new();
+        for (path, kind) in &self.entries {
+            let content = self.contents.get(path);
+            let content = content.map(|bytes| Sha256::digest(bytes).into());
+            hasher.add(path, kind, content);
+        }
+        hasher.finish()
+    }
+
+    fn archive(&self) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for (path, kind) in &self.entries {
+            let content = self.contents.get(path).map_or(&[][..], |bytes| bytes);
+            let size = content.len() as u64;
+            bytes.extend(archive::head(path, kind, size)?);
+            bytes.extend_from_slice(content);
+            bytes.resize(bytes.len() + archive::padding(size), 0);
+        }
+        bytes.extend(archive::END);
+        Ok(bytes)
+    }
+
+    /// How many bytes of contents the former one has not.
+    fn new_bytes(&self, former: Option<&Self>) -> u64 {
+        let is_new = |path: &String, bytes: &Bytes| {
+            former.and_then(|former| former.contents.get(path)) != Some(bytes)
         };
-        let pattern: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
-        let is_comment = line.is_empty() || line.starts_with('#');
-        // A directory that matches takes everything in it along.
-        let matches = (1..=names.len()).any(|end| path_matches(&pattern, &names[..end]));
-        if matches && !is_comment {
-            left_out = verdict;
-        }
-    }
-    left_out
-}
-
-fn path_matches(pattern: &[&str], names: &[&str]) -> bool {
-    match (pattern, names) {
-        ([], []) => true,
-        (["**", rest @ ..], _) => (0..=names.len()).any(|skip| path_matches(rest, &names[skip..])),
-        ([part, rest @ ..], [name, more @ ..]) => {
-            name_matches(part, name) && path_matches(rest, more)
-        }
-        _ => false,
-    }
-}
-
-fn name_matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
-            let mut ends = (0..=rest.len()).filter(|at| rest.is_char_boundary(*at));
-            ends.any(|at| name_matches(tail, &rest[at..]))
-        }),
+        let new = self
+            .contents
+            .iter()
+            .filter(|(path, bytes)| is_new(path, bytes));
+        new.map(|(_, bytes)| bytes.len() as u64).sum()
     }
 }
 
@@ -81,15 +112,9 @@ impl SimCodeStore {
 
     /// Writes a code base in place of the one of that name, at once and without a call.
     pub fn put(&self, name: &str, files: &[(&str, &str)]) {
-        let ignore = files.iter().find(|(path, _)| *path == IGNORE_FILE);
-        let ignore = ignore.map_or("", |(_, text)| text);
-        let files = files
-            .iter()
-            .filter(|(path, _)| !is_left_out(ignore, path))
-            .map(|(path, contents)| ((*path).to_owned(), Bytes::from((*contents).to_owned())))
-            .collect();
+        let base = CodeBase::of_files(files);
         let mut state = self.actor.world().lock();
-        state.code.0.insert(name.to_owned(), files);
+        state.code.0.insert(name.to_owned(), base);
     }
 
     /// Removes a code base, at once and without a call.
@@ -97,18 +122,22 @@ impl SimCodeStore {
         self.actor.world().lock().code.0.remove(name);
     }
 
+    fn call(&self, what: String, is_effect: bool) -> Call {
+        Call {
+            party: Party::Code,
+            node: None,
+            what,
+            is_effect,
+            takes: self.actor.world().lock().rules.latencies.node_call,
+        }
+    }
+
     async fn read<T: Send>(
         &self,
         what: String,
         read: impl FnOnce(&CodeBases) -> Result<T> + Send,
     ) -> Result<T> {
-        let call = Call {
-            party: Party::Code,
-            node: None,
-            what,
-            is_effect: false,
-            takes: self.actor.world().lock().rules.latencies.node_call,
-        };
+        let call = self.call(what, false);
         self.actor
             .call(call, |state, _| read(&state.code).map(Done::unchanged))
             .await
@@ -116,38 +145,22 @@ impl SimCodeStore {
 }
 
 impl CodeBases {
-    fn files(&self, name: &str) -> Result<&BTreeMap<String, Bytes>> {
+    fn get(&self, name: &str) -> Result<&CodeBase> {
         let missing = || Error::not_found(format!("code base {name}"));
         self.0.get(name).ok_or_else(missing)
     }
 
     fn digest(&self, name: &str) -> Result<CodeBaseRef> {
-        let mut digest = Sha256::new();
-        for (path, contents) in self.files(name)? {
-            digest.update(format!("{path}\0{MODE:o}\0{}\0", contents.len()));
-            digest.update(contents);
-        }
         Ok(CodeBaseRef {
             name: name.to_owned(),
-            digest: hex::encode(digest.finalize()),
+            digest: self.get(name)?.digest(),
         })
     }
 
     fn archive(&self, name: &str) -> Result<Vec<u8>> {
-        let broken = |error| Error::io(format!("packing code base {name}"), error);
-        let mut archive = tar::Builder::new(Vec::new());
-        for (path, contents) in self.files(name)? {
-            let mut header = tar::Header::new_ustar();
-            header.set_mode(MODE);
-            header.set_mtime(0);
-            header.set_uid(0);
-            header.set_gid(0);
-            header.set_size(u64::try_from(contents.len()).unwrap_or(u64::MAX));
-            archive
-                .append_data(&mut header, path, contents.as_ref())
-                .map_err(broken)?;
-        }
-        archive.into_inner().map_err(broken)
+        self.get(name)?
+            .archive()
+            .map_err(|error| Error::io(format!("packing code base {name}"), error))
     }
 }
 
@@ -181,5 +194,39 @@ impl CodeStore for SimCodeStore {
         Ok(Box::pin(stream::once(
             async move { Ok(Bytes::from(archive)) },
         )))
+    }
+}
+
+#[async_trait]
+impl CodePublisher for SimCodeStore {
+    async fn publish(&self, name: &str, directory: &Path) -> Result<Published> {
+        let base = CodeBase::read(directory)?;
+        let code = CodeBaseRef {
+            name: DirectoryStore::normalised(name),
+            digest: base.digest(),
+        };
+        let call = self.call(format!("publish {}", code.name), true);
+        self.actor
+            .call(call, move |state, _| {
+                let bases = &mut state.code.0;
+                let former = bases.get(&code.name);
+                if former.is_some_and(|former| former.digest() == code.digest) {
+                    return Ok(Done::unchanged(Published {
+                        code,
+                        unchanged: true,
+                        bytes_sent: 0,
+                        files_removed: 0,
+                    }));
+                }
+                let bytes_sent = base.new_bytes(former);
+                bases.insert(code.name.clone(), base);
+                Ok(Done::changed(Published {
+                    code,
+                    unchanged: false,
+                    bytes_sent,
+                    files_removed: 0,
+                }))
+            })
+            .await
     }
 }

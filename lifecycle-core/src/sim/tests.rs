@@ -602,7 +602,7 @@ mod conformance {
     use super::*;
     use crate::conformance::code::CodeBench;
     use crate::conformance::runtime::RuntimeFixture;
-    use crate::conformance::{cloud, code, runtime};
+    use crate::conformance::{cloud, code, publishing, runtime};
     use crate::error::Result;
 
     fn command(words: &[&str]) -> Vec<String> {
@@ -665,5 +665,11 @@ mod conformance {
     #[tokio::test(start_paused = true)]
     async fn the_code_store_passes_the_suite() {
         code::all(&SimWorld::new(1).code()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_code_store_can_be_published_to() {
+        let work = tempfile::tempdir().unwrap();
+        publishing::all(&SimWorld::new(1).code(), work.path()).await;
     }
 }

@@ -1,0 +1,231 @@
+//! `publish`: uploads code bases of this machine to the store that the platform builds from.
+
+use std::io::IsTerminal as _;
+
+use lifecycle_core::bootstrap::{self, Reporter};
+use lifecycle_core::code::publishing::{self, Outdated};
+use lifecycle_core::code::{CodePublisher, Published};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::arguments::{Arguments, Publish, Up};
+use crate::confirm;
+use crate::failure::Failure;
+use crate::paint::{Tone, paint};
+use crate::progress::ProgressLines;
+use crate::project::Project;
+use crate::{printer, wiring};
+
+/// How much of a digest people are shown.
+const SHOWN: usize = 12;
+
+/// The document of `publish --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AllPublished {
+    /// The code bases that were asked for, as the store holds them now.
+    code_bases: Vec<OnePublished>,
+    /// Code bases of the Compose file that do not lie on this machine; they stay as they are.
+    elsewhere: Vec<String>,
+}
+
+/// A code base that the store holds now.
+#[derive(Debug, Serialize, JsonSchema)]
+struct OnePublished {
+    /// Its name in the store.
+    name: String,
+    /// SHA-256 over its files, in hexadecimal.
+    digest: String,
+    /// Whether the store held that already, so that nothing was written.
+    unchanged: bool,
+    /// How many bytes were sent.
+    bytes_sent: u64,
+    /// How many files of former versions were removed from the store.
+    files_removed: usize,
+}
+
+impl From<Published> for OnePublished {
+    fn from(published: Published) -> Self {
+        Self {
+            name: published.code.name,
+            digest: published.code.digest,
+            unchanged: published.unchanged,
+            bytes_sent: published.bytes_sent,
+            files_removed: published.files_removed,
+        }
+    }
+}
+
+pub(crate) async fn run(arguments: &Arguments, options: &Publish) -> Result<(), Failure> {
+    let project = Project::find(arguments)?;
+    let publisher = wiring::publisher(&project.access()?)?;
+    let directory = project.local_code();
+    let (names, elsewhere) = if options.names.is_empty() {
+        let all = project.survey().await?.code_bases;
+        let here = publishing::local(&directory, all.iter().cloned());
+        let elsewhere = all
+            .into_iter()
+            .filter(|name| !here.contains(name))
+            .collect();
+        (here, elsewhere)
+    } else {
+        (project.code_bases_named(&options.names).await?, Vec::new())
+    };
+    let progress = ProgressLines::new(arguments.json);
+    let published = tokio::select! {
+        done = bootstrap::publish(&directory, publisher.as_ref(), &names, progress.as_ref()) => done?,
+        () = progress.heartbeat() => return Ok(()),
+    };
+    let document = AllPublished {
+        code_bases: published.into_iter().map(OnePublished::from).collect(),
+        elsewhere,
+    };
+    if arguments.json {
+        return printer::document(&document);
+    }
+    for name in &document.elsewhere {
+        printer::talk(&format!(
+            "{name}: does not lie here; what is published stays"
+        ));
+    }
+    if document.code_bases.is_empty() {
+        printer::talk("No service is built from a code base that lies here.");
+        return Ok(());
+    }
+    printer::data(&text(&document.code_bases))
+}
+
+fn text(code_bases: &[OnePublished]) -> String {
+    let name = code_bases.iter().map(|one| one.name.chars().count()).max();
+    let width = name.unwrap_or_default();
+    let lines = code_bases.iter().map(|one| {
+        let outcome = if one.unchanged {
+            "unchanged".to_owned()
+        } else {
+            format!("published, {} sent", bytes(one.bytes_sent))
+        };
+        format!("{:width$}  {}  {outcome}", one.name, short(&one.digest))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..SHOWN).unwrap_or(digest)
+}
+
+/// `12 bytes`, `3.4 KiB`, `5.6 MiB`
+fn bytes(count: u64) -> String {
+    /// Exact far beyond what anybody uploads.
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    fn tenths(count: u64, unit: u64) -> f64 {
+        count as f64 / unit as f64
+    }
+    match count {
+        0..1024 => format!("{count} bytes"),
+        1024..1_048_576 => format!("{:.1} KiB", tenths(count, 1 << 10)),
+        _ => format!("{:.1} MiB", tenths(count, 1 << 20)),
+    }
+}
+
+/// Before `up`: what lies here and differs from what the platform is built from is published, if
+/// that is asked for (`publish`) or the user says so (`asks`); else it is told.
+pub(crate) async fn before_up(
+    project: &Project,
+    options: &Up,
+    reporter: &dyn Reporter,
+) -> Result<(), Failure> {
+    let access = project.access()?;
+    if access.code.is_default() {
+        return Ok(());
+    }
+    let mut unsupported = project.survey().await?.unsupported;
+    unsupported.retain(|key| key.changes_behaviour);
+    if !unsupported.is_empty() && !options.accept_unsupported {
+        // Nothing will come up, and nothing is touched.
+        return Err(Failure::Unsupported(unsupported));
+    }
+    let publisher = wiring::publisher(&access)?;
+    let outdated = outdated(project, publisher.as_ref()).await?;
+    if outdated.is_empty() {
+        return Ok(());
+    }
+    for one in &outdated {
+        tell(one);
+    }
+    let names: Vec<String> = outdated.iter().map(|one| one.local.name.clone()).collect();
+    let asks = !options.yes && std::io::stdin().is_terminal();
+    if options.publish || asks && confirm::wanted("Publish what lies here first?").await? {
+        let directory = project.local_code();
+        bootstrap::publish(&directory, publisher.as_ref(), &names, reporter).await?;
+        return Ok(());
+    }
+    // Without any the files cannot be read, and that says what to do.
+    if outdated.iter().any(|one| one.published.is_some()) {
+        printer::talk(&format!(
+            "{} what is published is used; `bootstrapper publish` or `up --publish` uploads what \
+             lies here",
+            paint(Tone::Accent, "hint:")
+        ));
+    }
+    Ok(())
+}
+
+/// Says in `plan` what `up` would ask.
+pub(crate) async fn tell_outdated(project: &Project) -> Result<(), Failure> {
+    let access = project.access()?;
+    if access.code.is_default() {
+        return Ok(());
+    }
+    let publisher = wiring::publisher(&access)?;
+    for one in &outdated(project, publisher.as_ref()).await? {
+        tell(one);
+    }
+    Ok(())
+}
+
+async fn outdated(
+    project: &Project,
+    publisher: &dyn CodePublisher,
+) -> Result<Vec<Outdated>, Failure> {
+    let names = project.survey().await?.code_bases;
+    Ok(publishing::outdated(&project.local_code(), publisher, names).await?)
+}
+
+fn tell(outdated: &Outdated) {
+    let here = short(&outdated.local.digest);
+    let name = &outdated.local.name;
+    printer::warning(&match &outdated.published {
+        Some(there) => format!(
+            "code base `{name}` differs: {here} lies here, {} is published",
+            short(there)
+        ),
+        None => format!("code base `{name}` lies here ({here}) and was never published"),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_base_has_a_line() {
+        let one = |name: &str, unchanged, bytes_sent| OnePublished {
+            name: name.to_owned(),
+            digest: "0123456789abcdef".repeat(4),
+            unchanged,
+            bytes_sent,
+            files_removed: 0,
+        };
+        let all = [
+            one("edge/api", true, 0),
+            one("web", false, 12),
+            one("x", false, 3 << 19),
+        ];
+        assert_eq!(
+            text(&all),
+            "edge/api  0123456789ab  unchanged\n\
+             web       0123456789ab  published, 12 bytes sent\n\
+             x         0123456789ab  published, 1.5 MiB sent"
+        );
+        assert_eq!(bytes(1536), "1.5 KiB");
+    }
+}

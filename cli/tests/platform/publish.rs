@@ -1,0 +1,225 @@
+//! Code bases go to a share of Azure Files, here a simulated one, and plans are made from what
+//! is published there.
+
+use std::time::Duration;
+
+use lifecycle_azure::simulator::files::ShareSas;
+use lifecycle_azure::simulator::{
+    AzureSimulator, STORAGE_ACCOUNT, STORAGE_KEY, STORAGE_SHARE, SimulatorOptions,
+};
+use lifecycle_core::clock::{Clock as _, SystemClock};
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::project::Project;
+use crate::subprocess::run;
+use crate::terminal::OnTerminal;
+
+/// A network that local nodes cannot have, so that no `up` gets beyond reading.
+const TAKEN: &str = "[cloud]\nprovider = \"local\"\nsubnet = \"172.17.0.0/16\"\n";
+
+/// The share, with what it takes to reach it.
+struct Share {
+    // Serves the simulator.
+    runtime: Runtime,
+    azure: AzureSimulator,
+}
+
+impl Share {
+    fn start() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let azure = AzureSimulator::start(SimulatorOptions::default());
+        let azure = runtime.block_on(azure).unwrap();
+        Self { runtime, azure }
+    }
+
+    /// The project's code bases lie there; `with` is the key or the signature.
+    fn is_of(&self, project: &Project, with: &str) {
+        let endpoint = self.azure.secure_files_endpoint();
+        project.write("ca.pem", &self.azure.authority_pem());
+        project.write(
+            "platform.toml",
+            &format!(
+                "{TAKEN}[code]\nstore = \"azure-files\"\naccount = \"{STORAGE_ACCOUNT}\"\n\
+                 share = \"{STORAGE_SHARE}\"\nendpoint = \"{endpoint}\"\n\
+                 ca = \"ca.pem\"\n{with}\n"
+            ),
+        );
+    }
+
+    /// How many requests have changed something since the last time.
+    fn writes(&self) -> usize {
+        let writes = self.azure.requests().writes().len();
+        self.azure.requests().clear();
+        writes
+    }
+}
+
+#[test]
+fn code_bases_are_published_and_planned_with() {
+    let (share, project) = (Share::start(), project());
+    share.is_of(&project, "key = { env = \"FILES_KEY\" }");
+    project.set("FILES_KEY", STORAGE_KEY);
+
+    let unpublished = project.ends(2, &["plan"]).stderr;
+    assert!(
+        unpublished.contains("bootstrapper publish sensor")
+            && unpublished.contains("compose.yaml:"),
+        "{unpublished}"
+    );
+    assert_eq!(share.writes(), 0);
+
+    let published = project.ends(0, &["publish"]).stdout;
+    let lines: Vec<&str> = published.lines().collect();
+    assert_eq!(lines.len(), 2, "{published}");
+    for (line, name) in lines.iter().zip(["edge/api ", "sensor "]) {
+        assert!(
+            line.starts_with(name) && line.contains("published, "),
+            "{published}"
+        );
+    }
+    assert!(share.writes() > 0);
+    project.ends(0, &["plan"]);
+
+    let again = document(&project, &["publish", "--json"]);
+    for one in again["code_bases"].as_array().unwrap() {
+        assert_eq!(
+            (&one["unchanged"], &one["bytes_sent"]),
+            (&true.into(), &0.into())
+        );
+    }
+    assert_eq!(share.writes(), 0, "what is there was written again");
+
+    // One file of several: the rest is there.
+    project.write("sensor/main.c", "int main(void) { return 1; }\n");
+    let outdated = project.ends(0, &["plan"]).stderr;
+    assert!(
+        outdated.contains("code base `sensor` differs"),
+        "{outdated}"
+    );
+    assert!(!outdated.contains("edge/api"), "{outdated}");
+    assert_eq!(share.writes(), 0);
+    let changed = document(&project, &["publish", "--json", "sensor"]);
+    let [one] = changed["code_bases"].as_array().unwrap().as_slice() else {
+        panic!("{changed}");
+    };
+    let sent = one["bytes_sent"].as_u64().unwrap();
+    assert!((1..20_000).contains(&sent), "{changed}");
+
+    names_and_directories(&project);
+    up_publishes_if_it_is_told_to(&share, &project);
+    drop(share.runtime);
+}
+
+/// Two code bases, one with a file that is large beside the others.
+fn project() -> Project {
+    let project = Project::new();
+    project.compose("  sensor:\n    build: ./sensor\n  api:\n    build: {context: edge/api}\n");
+    for code in ["sensor", "edge/api"] {
+        project.write(&format!("{code}/Dockerfile"), "FROM scratch\nCOPY . /\n");
+        project.write(&format!("{code}/main.c"), "int main(void) { return 0; }\n");
+    }
+    project.write("sensor/data", &"0123456789abcdef".repeat(64 << 10));
+    project
+}
+
+fn document(project: &Project, arguments: &[&str]) -> Value {
+    let finished = project.ends(0, arguments);
+    serde_json::from_str(&finished.stdout).unwrap()
+}
+
+fn names_and_directories(project: &Project) {
+    let slip = project.ends(1, &["publish", "sensr"]).stderr;
+    assert!(slip.contains("did you mean `sensor`?"), "{slip}");
+    // Where one stands, as in a shell.
+    let mut command = project.command(&["publish", "--json", "."]);
+    command.current_dir(project.path("edge/api"));
+    let here = run(&mut command, Duration::from_mins(1));
+    let here: Value = serde_json::from_str(&here.stdout).unwrap();
+    assert_eq!(here["code_bases"][0]["name"], "edge/api");
+    let outside = project.ends(1, &["publish", "/tmp"]).stderr;
+    assert!(outside.contains("outside"), "{outside}");
+    // What does not lie here stays.
+    std::fs::rename(project.path("edge"), project.path("away")).unwrap();
+    let rest = document(project, &["publish", "--json"]);
+    assert_eq!(rest["elsewhere"][0], "edge/api");
+    project.ends(0, &["plan"]);
+    let absent = project.ends(1, &["publish", "edge/api"]).stderr;
+    assert!(
+        absent.contains("edge/api") && absent.contains("does not exist"),
+        "{absent}"
+    );
+    std::fs::rename(project.path("away"), project.path("edge")).unwrap();
+}
+
+fn up_publishes_if_it_is_told_to(share: &Share, project: &Project) {
+    let change = |text: &str| project.write("sensor/main.c", text);
+    let is_outdated = || {
+        project
+            .ends(0, &["plan"])
+            .stderr
+            .contains("`sensor` differs")
+    };
+    share.writes();
+    change("int main(void) { return 2; }\n");
+    let used = project.ends(1, &["up"]).stderr;
+    assert!(used.contains("what is published is used"), "{used}");
+    assert!(used.contains("172.17.0.0/16"), "it went on: {used}");
+    assert!(is_outdated() && share.writes() == 0);
+
+    let up = OnTerminal::start(project.command(&["up"]));
+    up.shows("Publish what lies here first? [Y/n]");
+    up.types("n\r");
+    up.ends(1);
+    assert!(is_outdated() && share.writes() == 0);
+
+    let up = OnTerminal::start(project.command(&["up"]));
+    up.shows("Publish what lies here first? [Y/n]");
+    up.types("\r");
+    up.ends(1);
+    assert!(!is_outdated());
+
+    change("int main(void) { return 3; }\n");
+    let told = project.ends(1, &["up", "--publish"]).stderr;
+    assert!(told.contains("publish code base sensor"), "{told}");
+    assert!(!is_outdated());
+}
+
+#[test]
+fn what_opens_the_share_is_told_by_name_and_never_shown() {
+    let (share, project) = (Share::start(), project());
+    let wrong = "d3Jvbmcga2V5IG9mIGEgdGVzdA==";
+    share.is_of(&project, "key = { env = \"FILES_KEY\" }");
+    project.set("FILES_KEY", wrong);
+    let refused = project.ends(1, &["publish"]);
+    assert!(refused.stderr.contains("keys list"), "{}", refused.stderr);
+    project.ends(1, &["publish", "--json"]);
+
+    let terms = ShareSas {
+        share: STORAGE_SHARE.to_owned(),
+        permissions: "rl".to_owned(),
+        starts: None,
+        expires: SystemClock.now() + chrono::TimeDelta::hours(1),
+    };
+    let sas = share.azure.files().share_sas(STORAGE_ACCOUNT, &terms);
+    let sas = sas.unwrap().expose_secret().to_owned();
+    let signature = sas.split("sig=").nth(1).unwrap();
+    let signature = signature.split('&').next().unwrap();
+    project.write("share.sas", &sas);
+    share.is_of(&project, "sas = { file = \"share.sas\" }");
+    let refused = project.ends(1, &["publish"]);
+    assert!(refused.stderr.contains("rcwdl"), "{}", refused.stderr);
+    for secret in [wrong, signature] {
+        assert!(!project.said().contains(secret), "{}", project.said());
+    }
+    drop(share.runtime);
+}
+
+#[test]
+fn directories_need_no_publishing() {
+    let project = project();
+    let refused = project.ends(1, &["publish"]).stderr;
+    assert!(refused.contains("nothing to publish to"), "{refused}");
+    assert!(refused.contains("azure-files"), "the way out: {refused}");
+}

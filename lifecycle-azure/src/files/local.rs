@@ -1,0 +1,178 @@
+//! A directory of this machine, as it is published: read once for its digest and its chunks, then
+//! chunk by chunk as they are sent.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use lifecycle_core::code::digest::{self, Hasher, Kind};
+use lifecycle_core::{Error, Result};
+use sha2::{Digest as _, Sha256};
+
+use super::CHUNK;
+use super::version::{Chunk, Sha, Stored};
+
+/// A directory of this machine, read once.
+pub(super) struct Local {
+    pub(super) digest: String,
+    pub(super) entries: Vec<(String, LocalEntry)>,
+    /// Where each chunk's bytes are found.
+    pub(super) sources: BTreeMap<Sha, Source>,
+}
+
+/// An entry of it.
+pub(super) enum LocalEntry {
+    Directory,
+    File {
+        executable: bool,
+        sha256: Sha,
+        chunks: Vec<Sha>,
+    },
+    Symlink {
+        target: String,
+    },
+}
+
+/// Some bytes of a file.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    path: PathBuf,
+    offset: u64,
+    size: usize,
+}
+
+impl LocalEntry {
+    /// As it stands in the index.
+    pub(super) fn stored(&self, chunks: &BTreeMap<Sha, Chunk>, doing: &str) -> Result<Stored> {
+        let found = |sha: &Sha| match chunks.get(sha) {
+            Some(chunk) => Ok(chunk.clone()),
+            None => Err(Error::failed(doing, "a chunk was not sent")),
+        };
+        Ok(match self {
+            Self::Directory => Stored::Directory,
+            Self::Symlink { target } => Stored::Symlink {
+                target: target.clone(),
+            },
+            Self::File {
+                executable,
+                sha256,
+                chunks,
+            } => Stored::File {
+                executable: *executable,
+                sha256: *sha256,
+                chunks: chunks.iter().map(found).collect::<Result<_>>()?,
+            },
+        })
+    }
+}
+
+impl Source {
+    /// The bytes, if they are still those that were read before.
+    pub(super) async fn read(self, wanted: Sha, doing: &str) -> Result<Bytes> {
+        let read = move || {
+            let failed = |error| Error::io(format!("reading `{}`", self.path.display()), error);
+            let mut file = File::open(&self.path).map_err(failed)?;
+            file.seek(SeekFrom::Start(self.offset)).map_err(failed)?;
+            let mut bytes = Vec::with_capacity(self.size);
+            file.take(self.size as u64)
+                .read_to_end(&mut bytes)
+                .map_err(failed)?;
+            if Sha256::digest(&bytes)[..] == wanted.0 {
+                return Ok(Bytes::from(bytes));
+            }
+            Err(Error::Conflict {
+                what: format!("`{}`", self.path.display()),
+                why: "it was changed while it was published".to_owned(),
+            })
+        };
+        blocking(doing, read).await
+    }
+}
+
+/// Reads a directory: what belongs to the code base, and which chunks its files consist of.
+pub(super) async fn local(directory: &Path, doing: &str) -> Result<Local> {
+    let root = directory.to_owned();
+    blocking(doing, move || {
+        if !root.is_dir() {
+            return Err(Error::not_found(format!("directory `{}`", root.display())));
+        }
+        let mut hasher = Hasher::new();
+        let (mut entries, mut sources) = (Vec::new(), BTreeMap::new());
+        for (path, kind) in digest::entries(&root)? {
+            let (entry, content) = match &kind {
+                Kind::Directory => (LocalEntry::Directory, None),
+                Kind::Symlink { target } => match target.to_str() {
+                    Some(target) => {
+                        let target = target.to_owned();
+                        (LocalEntry::Symlink { target }, None)
+                    }
+                    None => {
+                        return Err(Error::Invalid {
+                            what: format!("symbolic link `{}`", root.join(&path).display()),
+                            why: "its target is not UTF-8".to_owned(),
+                            mend: "let it lead elsewhere, or leave it out in `.dockerignore`"
+                                .to_owned(),
+                        });
+                    }
+                },
+                Kind::File { executable } => {
+                    let (sha256, chunks) = chunks_of(&root.join(&path), &mut sources)?;
+                    let executable = *executable;
+                    let entry = LocalEntry::File {
+                        executable,
+                        sha256,
+                        chunks,
+                    };
+                    (entry, Some(sha256.0))
+                }
+            };
+            hasher.add(&path, &kind, content);
+            entries.push((path, entry));
+        }
+        Ok(Local {
+            digest: hasher.finish(),
+            entries,
+            sources,
+        })
+    })
+    .await
+}
+
+fn chunks_of(path: &Path, sources: &mut BTreeMap<Sha, Source>) -> Result<(Sha, Vec<Sha>)> {
+    let failed = |error| Error::io(format!("reading `{}`", path.display()), error);
+    let mut file = File::open(path).map_err(failed)?;
+    let mut whole = Sha256::new();
+    let mut chunks = Vec::new();
+    let mut offset = 0;
+    let mut bytes = Vec::with_capacity(CHUNK);
+    loop {
+        bytes.clear();
+        let part = file.by_ref().take(CHUNK as u64);
+        let size = { part }.read_to_end(&mut bytes).map_err(failed)?;
+        if size == 0 {
+            return Ok((Sha(whole.finalize().into()), chunks));
+        }
+        whole.update(&bytes);
+        let sha = Sha(Sha256::digest(&bytes).into());
+        chunks.push(sha);
+        sources.entry(sha).or_insert_with(|| Source {
+            path: path.to_owned(),
+            offset,
+            size,
+        });
+        offset += size as u64;
+    }
+}
+
+/// Runs work that waits for the disk where it holds up nobody.
+async fn blocking<T: Send + 'static>(
+    doing: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(Error::failed(doing, error.to_string())),
+    }
+}

@@ -1,0 +1,57 @@
+//! Removing a code base that was published.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use lifecycle_core::code::digest::OWN_DIRECTORY;
+use lifecycle_core::{Error, Result};
+
+use super::name::Name;
+use super::published;
+use super::version;
+use super::{AzureFiles, PARALLEL};
+
+impl AzureFiles {
+    /// Removes a published code base from the share; one that is absent is fine, and those that
+    /// lie within it stay.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the name is that of files that were not published from here.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        let name = Name::parse(name)?;
+        let doing = format!("removing code base `{name}`");
+        self.refuse_plain(&name, &doing).await?;
+        // The oldest first, so that no former version comes back for a moment.
+        let versions = version::directory(&name);
+        for record in published::records(&self.share, &name, &doing).await? {
+            let path = format!("{versions}/{}", record.name);
+            self.share.delete(&path, &doing).await?;
+        }
+        self.memory().versions.remove(name.directory());
+        for directory in [version::chunks(&name), versions] {
+            let files = self.share.list(&directory, &doing).await?;
+            let paths = files
+                .iter()
+                .map(|file| format!("{directory}/{}", file.name))
+                .collect();
+            self.delete_all(paths, &doing).await?;
+            self.share.delete(&format!("{directory}/"), &doing).await?;
+        }
+        let own = format!("{}/", name.join(OWN_DIRECTORY));
+        self.share.delete(&own, &doing).await?;
+        if name.directory().is_empty() {
+            return Ok(());
+        }
+        match self.share.delete(&format!("{name}/"), &doing).await {
+            // Somebody put something there meanwhile, or another code base lies there.
+            Err(Error::Conflict { .. }) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    pub(super) async fn delete_all(&self, paths: Vec<String>, doing: &str) -> Result<()> {
+        stream::iter(paths)
+            .map(|path| async move { self.share.delete(&path, doing).await })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
+    }
+}

@@ -6,6 +6,7 @@ mod budgets;
 mod conformance;
 mod failures;
 mod identity;
+mod patience;
 mod preflight;
 mod raw;
 mod secrecy;

@@ -11,6 +11,7 @@ use super::environment::Environment;
 use super::files::{Assembly, leave_out_disabled};
 use super::{Declaration, RegistrySpec, Settings, Sources};
 use super::{dockerfile, settings, text_file, toml, validate};
+use crate::cloud::CloudDeadlines;
 use crate::code::{self, CodeBaseRef, CodeStore};
 use crate::error::Error;
 use crate::model::{BuildSource, ImageSource, PlatformId, PlatformName, ServiceName};
@@ -207,6 +208,7 @@ impl Draft {
                 services,
                 volumes: self.composition.volumes,
                 network: self.settings.network,
+                deadlines: CloudDeadlines::default(),
             },
             registry: self.settings.registry,
             unsupported,

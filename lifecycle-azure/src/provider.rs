@@ -52,7 +52,8 @@ const LONGEST_WAIT: Duration = Duration::from_mins(5);
 /// - Stopped means deallocated: it costs no processor, and its private address stays.
 /// - A boot is told from others by the time of the VM's last change: a reboot from inside the
 ///   system is not seen.
-/// - A node that exists is left as it is, whatever its declaration says by now.
+/// - A node that exists is left as it is, whatever its declaration says by now: its size, its zone,
+///   and whether it has the manager's identity.
 /// - The network that nodes share is left as it was made: another `ssh_from` holds for networks
 ///   that are made from then on.
 ///

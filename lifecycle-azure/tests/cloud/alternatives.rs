@@ -172,6 +172,25 @@ async fn a_family_without_quota_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_zone_that_a_region_lacks_is_told_before() {
+    let azure = azure().await;
+    let ours = Azure::new(AzureOptions {
+        sizes: SIZES.map(str::to_owned).to_vec(),
+        zones: vec!["7".to_owned()],
+        ..options(&azure, 1)
+    })
+    .unwrap();
+    let report = ours.preflight(&[spec("one")]).await.unwrap();
+    let [problem] = report.problems.as_slice() else {
+        panic!("{report:?}");
+    };
+    for size in SIZES {
+        let part = format!("westeurope has no size {size} in zone 7: choose of zones 1, 2, 3");
+        assert!(problem.contains(&part), "{part}: {problem}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_nodes_own_sizes_are_tried_instead() {
     let azure = azure_with(|options| {
         options.restricted_sizes = vec![("westeurope".to_owned(), "Standard_F2s_v2".to_owned())];

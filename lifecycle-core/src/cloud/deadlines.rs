@@ -15,7 +15,7 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How long each kind of change of a node may take before nobody waits for it any more. It goes on
 /// in the cloud then, and is taken up again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(default)]
 pub struct CloudDeadlines {
     /// Making a node, all alternatives of its size together.
     #[serde(with = "seconds")]

@@ -75,6 +75,7 @@ pub fn declared(nodes: u32, replicas: u32, shape: Shape) -> Result<Declared> {
         services: services.into_iter().map(|s| (s.name.clone(), s)).collect(),
         volumes: BTreeSet::new(),
         network: lifecycle_core::platform::NetworkSpec::default(),
+        deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
     };
     let key = PlatformKey::from_hex(&"07".repeat(32))?;
     Declared::new(Generation(1), &declaration, &key)

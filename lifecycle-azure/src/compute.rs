@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use azure_core_legacy::{Response, RetryOptions, TransportOptions};
 use azure_mgmt_compute::models;
@@ -11,7 +12,7 @@ use lifecycle_core::{Error, Result};
 use url::Url;
 
 use crate::arm::failure::{Failure, Refusal};
-use crate::arm::transport::{Transport, pages, sent};
+use crate::arm::transport::{Transport, pages, sent, waiting_time};
 use crate::credential::Credential;
 use crate::machine::Machine;
 
@@ -136,34 +137,34 @@ impl Compute {
         Ok(pages.into_iter().flat_map(|page| page.value).collect())
     }
 
-    /// Asks for a VM that is not there.
+    /// Asks for a VM that is not there; returns how long to wait before asking how far it is.
     pub(crate) async fn create(
         &self,
         name: &str,
         vm: models::VirtualMachine,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Duration>, Failure> {
         let vms = self.client.virtual_machines_client();
         let request = vms
             .create_or_update(&self.group, name, vm, &self.subscription)
             .if_none_match("*");
-        sent(async { request.send().await }).await.map(drop)
+        let answer = sent(async { request.send().await }).await?;
+        Ok(Begun::of(answer.as_raw_response()).after)
     }
 
-    /// Begins to change a VM; returns the address at which the operation is asked for, if Azure
-    /// gives one.
+    /// Begins to change a VM.
     pub(crate) async fn begin(
         &self,
         group: &str,
         name: &str,
         action: Action,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Begun, Failure> {
         let vms = self.client.virtual_machines_client();
         let subscription = &self.subscription;
         macro_rules! begun {
             ($request:expr) => {
                 sent(async { $request.send().await })
                     .await
-                    .map(|answer| followed(answer.as_raw_response()))
+                    .map(|answer| Begun::of(answer.as_raw_response()))
             };
         }
         match action {
@@ -182,11 +183,24 @@ impl Compute {
     }
 }
 
-/// Where an operation is asked for.
-fn followed(answer: &Response) -> Option<String> {
-    let header = |name: &'static str| {
-        let name = azure_core_legacy::headers::HeaderName::from_static(name);
-        answer.headers().get_optional_string(&name)
-    };
-    header("azure-asyncoperation").or_else(|| header("location"))
+/// An operation that Azure has accepted.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    /// Where it is asked for, if Azure says.
+    pub(crate) url: Option<String>,
+    /// How long to wait before that, if Azure says.
+    pub(crate) after: Option<Duration>,
+}
+
+impl Begun {
+    fn of(answer: &Response) -> Self {
+        let header = |name: &'static str| {
+            let name = azure_core_legacy::headers::HeaderName::from_static(name);
+            answer.headers().get_optional_string(&name)
+        };
+        Self {
+            url: header("azure-asyncoperation").or_else(|| header("location")),
+            after: header("retry-after").and_then(|text| waiting_time(&text)),
+        }
+    }
 }

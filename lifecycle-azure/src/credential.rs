@@ -2,6 +2,7 @@
 //! expire.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,14 @@ const SPARE: TimeDelta = TimeDelta::minutes(5);
 /// nobody there who says so.
 const LOGIN: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(5);
+/// Azure's instance metadata service, on every VM of Azure: what `azure_identity` asks for a
+/// managed identity.
+const METADATA: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 169, 254), 80);
+/// How long that may take to take a connection before this is no VM of Azure: it answers from the
+/// VM's own host. Microsoft's other clients wait as long in their chains of credentials.
+const PROBE: Duration = Duration::from_secs(1);
+/// Where a managed identity comes from other than a VM: what `azure_identity` looks for.
+const OTHER_SOURCES: [&str; 2] = ["IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
 
 /// A way to log in.
 #[derive(Clone, Default)]
@@ -47,6 +56,11 @@ pub enum Login {
         client: Option<String>,
         /// The resource id of a user-assigned one; `client` wins over it.
         resource: Option<String>,
+    },
+    /// A user-assigned identity of the VM that this runs on, by its resource id.
+    AssignedIdentity {
+        /// `/subscriptions/…/userAssignedIdentities/…`
+        id: String,
     },
     /// An application with a secret.
     ClientSecret {
@@ -73,7 +87,7 @@ impl Login {
         match self {
             Self::InOrder => "in order",
             Self::AzureCli => "Azure CLI",
-            Self::ManagedIdentity { .. } => "managed identity",
+            Self::ManagedIdentity { .. } | Self::AssignedIdentity { .. } => "managed identity",
             Self::ClientSecret { .. } => "client secret",
             Self::WorkloadIdentity => "workload identity",
         }
@@ -84,7 +98,7 @@ impl Login {
             Self::InOrder | Self::AzureCli => {
                 "run `az login` (Azure CLI 2.54 or newer), or configure another login"
             }
-            Self::ManagedIdentity { .. } => {
+            Self::ManagedIdentity { .. } | Self::AssignedIdentity { .. } => {
                 "give the VM an identity (`az vm identity assign`) that may use the subscription"
             }
             Self::ClientSecret { .. } => {
@@ -155,9 +169,15 @@ impl Credential {
             ],
             one => vec![one.clone()],
         };
+        let is_alone = ways.len() == 1;
         let mut tried = Vec::new();
         for way in ways {
-            let name = way.name();
+            let is_probed = matches!(way, Login::ManagedIdentity { .. }) && !is_alone;
+            if is_probed && !may_be_azure().await {
+                let why = "this is no VM of Azure: nobody answers at 169.254.169.254";
+                tried.push((way, why.to_owned()));
+                continue;
+            }
             // Opened anew each time: one that is kept gives out a token that was refused again.
             let asked = async {
                 open(&way, &self.options)?
@@ -171,15 +191,11 @@ impl Credential {
                     *kept = Some((fresh.clone(), expires.unwrap_or(now)));
                     return Ok(fresh);
                 }
-                Ok(Err(error)) => tried.push(told(name, &error.to_string())),
-                Err(_) => tried.push(told(name, "it did not answer in time")),
+                Ok(Err(error)) => tried.push((way, first_line(&error.to_string()))),
+                Err(_) => tried.push((way, "it did not answer in time".to_owned())),
             }
         }
-        Err(Error::Denied {
-            what: "the login to Azure".to_owned(),
-            why: tried.join("; "),
-            mend: self.login.mend().to_owned(),
-        })
+        Err(denied(&tried))
     }
 
     /// Azure takes the token no longer: the next one is asked for anew.
@@ -188,10 +204,38 @@ impl Credential {
     }
 }
 
-/// The first line of what a way says: what follows is advice for programmers.
-fn told(name: &str, error: &str) -> String {
-    let line = error.lines().next().unwrap_or_default();
-    format!("{name}: {line}")
+/// Whether somebody here may give out a managed identity: asked for before the login, which would
+/// try again and again to reach somebody who is not there.
+async fn may_be_azure() -> bool {
+    if OTHER_SOURCES
+        .iter()
+        .any(|name| std::env::var_os(name).is_some())
+    {
+        return true;
+    }
+    let connection = tokio::net::TcpStream::connect(METADATA);
+    matches!(tokio::time::timeout(PROBE, connection).await, Ok(Ok(_)))
+}
+
+/// What follows the first line of what a way says is advice for programmers.
+fn first_line(error: &str) -> String {
+    error.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The error that names each way that was tried, why it failed, and what to do about it.
+fn denied(tried: &[(Login, String)]) -> Error {
+    let whys = tried
+        .iter()
+        .map(|(way, why)| format!("{}: {why}", way.name()));
+    let mends = tried.iter().map(|(way, _)| match tried {
+        [_] => way.mend().to_owned(),
+        _ => format!("for {}, {}", way.name(), way.mend()),
+    });
+    Error::Denied {
+        what: "the login to Azure".to_owned(),
+        why: whys.collect::<Vec<_>>().join("; "),
+        mend: mends.collect::<Vec<_>>().join("; "),
+    }
 }
 
 fn client_options(authority_host: Option<&str>, authority: Option<&str>) -> Result<ClientOptions> {
@@ -224,6 +268,12 @@ fn open(way: &Login, options: &ClientOptions) -> azure_core::Result<Arc<dyn Toke
             let resource = || resource.clone().map(UserAssignedId::ResourceId);
             ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
                 user_assigned_id: client.or_else(resource),
+                client_options,
+            }))?
+        }
+        Login::AssignedIdentity { id } => {
+            ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
+                user_assigned_id: Some(UserAssignedId::ResourceId(id.clone())),
                 client_options,
             }))?
         }
@@ -268,5 +318,29 @@ impl legacy::auth::TokenCredential for Credential {
     async fn clear_cache(&self) -> legacy::Result<()> {
         self.forget().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_that_was_tried_is_named_with_its_mend() {
+        let ways = [
+            Login::WorkloadIdentity,
+            Login::ManagedIdentity { client: None },
+            Login::AzureCli,
+        ];
+        let tried = ways.map(|way| (way, first_line("it is not there\nadvice")));
+        let error = denied(&tried);
+        let (told, hint) = (error.chain(), error.hint().unwrap().to_owned());
+        for name in ["workload identity", "managed identity", "Azure CLI"] {
+            assert!(told.contains(&format!("{name}: it is not there")), "{told}");
+            assert!(hint.contains(&format!("for {name}, ")), "{hint}");
+        }
+        assert!(!told.contains("advice"), "{told}");
+        let alone = denied(&tried[2..]);
+        assert!(alone.hint().unwrap().starts_with("run `az login`"));
     }
 }

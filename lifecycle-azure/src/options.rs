@@ -272,6 +272,9 @@ impl AzureOptions {
         if let Some(identity) = &self.identity {
             check_identity(identity)?;
         }
+        if let Login::AssignedIdentity { id } = &self.login {
+            check_identity(id)?;
+        }
         Ok(())
     }
 
@@ -431,11 +434,16 @@ mod tests {
 
     #[test]
     fn each_wrong_value_is_named_with_its_mend() {
-        let spoilt: [fn(&mut AzureOptions); 22] = [
+        let spoilt: [fn(&mut AzureOptions); 23] = [
             |o| o.sizes = Vec::new(),
             |o| o.sizes.push(String::new()),
             |o| o.zones = vec!["westeurope-1".into()],
             |o| o.zones = vec!["1".into(), "0".into()],
+            |o| {
+                o.login = Login::AssignedIdentity {
+                    id: "manager".into(),
+                }
+            },
             |o| o.identity = Some("manager".into()),
             |o| o.identity = Some(format!("{IDENTITY}/../x")),
             |o| o.image = "a:b:../..:d".into(),

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
     ObservedNode, Power, PreflightReport,
@@ -37,6 +39,9 @@ use crate::preflight;
 /// How long a fence may take. Azure's power-off without a shutdown takes seconds, or minutes.
 const FENCE: Duration = Duration::from_mins(15);
 
+/// How long Azure is left alone at most before it is asked how far something is.
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
+
 /// Nodes that are VMs on Azure.
 ///
 /// # Guarantees
@@ -47,7 +52,8 @@ const FENCE: Duration = Duration::from_mins(15);
 /// - Stopped means deallocated: it costs no processor, and its private address stays.
 /// - A boot is told from others by the time of the VM's last change: a reboot from inside the
 ///   system is not seen.
-/// - A node that exists is left as it is, whatever its declaration says by now.
+/// - A node that exists is left as it is, whatever its declaration says by now: its size, its zone,
+///   and whether it has the manager's identity.
 /// - The network that nodes share is left as it was made: another `ssh_from` holds for networks
 ///   that are made from then on.
 ///
@@ -70,9 +76,37 @@ enum Token {
     /// Nothing was begun, but something that somebody else began goes on.
     Settles,
     /// A VM is made; before, the one that could not be made is removed.
-    Provision { removes: Option<String> },
+    Provision {
+        removes: Option<String>,
+        /// Azure does not want to be asked sooner.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        not_before: Option<DateTime<Utc>>,
+    },
     /// An operation of Azure's goes on.
-    Operation { url: String },
+    Operation {
+        url: String,
+        /// Azure does not want to be asked sooner.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        not_before: Option<DateTime<Utc>>,
+    },
+}
+
+impl Token {
+    /// How long Azure does not want to be asked yet.
+    fn wait(&self) -> Option<Duration> {
+        let (Self::Provision { not_before, .. } | Self::Operation { not_before, .. }) = self else {
+            return None;
+        };
+        let left = (*not_before)? - SystemClock.now();
+        // A clock that was set back does not make it longer than Azure ever says.
+        left.to_std().ok().map(|left| left.min(LONGEST_WAIT))
+    }
+}
+
+/// When Azure may be asked, if it wants to be left alone for so long.
+fn not_before(after: Option<Duration>) -> Option<DateTime<Utc>> {
+    let after = TimeDelta::from_std(after?).ok()?;
+    SystemClock.now().checked_add_signed(after)
 }
 
 impl Azure {
@@ -166,13 +200,21 @@ impl CloudProvider for Azure {
             what: "the token of a change on Azure".to_owned(),
             why: error.to_string(),
         })?;
+        if let Some(after) = Token::wait(&token) {
+            return Ok(CloudProgress::Running {
+                after: Some(after),
+                says: None,
+            });
+        }
         match (&operation.change, token) {
             (_, Token::Nothing) => Ok(CloudProgress::Done),
             (change, Token::Settles) => self.poll_settling(change.node()).await,
-            (NodeChange::Provision { spec }, Token::Provision { removes }) => {
+            (NodeChange::Provision { spec }, Token::Provision { removes, .. }) => {
                 self.poll_provision(spec, removes.as_deref()).await
             }
-            (change, Token::Operation { url }) => self.poll_operation(change.node(), &url).await,
+            (change, Token::Operation { url, .. }) => {
+                self.poll_operation(change.node(), &url).await
+            }
             (change, Token::Provision { .. }) => Err(Error::Corrupt {
                 what: "the token of a change on Azure".to_owned(),
                 why: format!(

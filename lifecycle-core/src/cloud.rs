@@ -1,5 +1,8 @@
 //! The trait behind which a cloud lies: VMs that can be listed, made, switched and fenced.
 
+mod deadlines;
+mod durations;
+
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -7,8 +10,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, Retry};
+use crate::error::Result;
 use crate::model::{Addresses, NodeName, NodeSpec};
+
+pub use deadlines::{CloudDeadlines, Hearing};
+pub use durations::{Durations, Timed, about, in_words};
 
 /// What a provider can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,31 +213,37 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
     async fn delete_shared(&self) -> Result<()>;
 }
 
-/// How long to wait before asking again where the cloud does not say.
-const POLL_EVERY: Duration = Duration::from_secs(1);
-
 /// Begins a change and asks until it is done, as often as the cloud wants to be asked.
 ///
 /// A question that cannot be answered just now is asked again; a change that failed is its
 /// error. What is not done after `deadline` goes on in the cloud: the same call takes it up.
+///
+/// # Errors
+/// [`Error::Overdue`] after the deadline, with what the cloud said last.
 pub async fn carry_out(
     provider: &dyn CloudProvider,
     change: NodeChange,
     deadline: Duration,
 ) -> Result<()> {
-    let node = change.node().clone();
+    carry_out_telling(provider, change, deadline, &|_| ()).await
+}
+
+/// The same; what the cloud says meanwhile goes to `tell`, which must not block.
+///
+/// # Errors
+/// Those of [`carry_out`].
+pub async fn carry_out_telling(
+    provider: &dyn CloudProvider,
+    change: NodeChange,
+    deadline: Duration,
+    tell: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+) -> Result<()> {
+    let hearing = Hearing::new(tell);
     let work = async {
-        let operation = provider.begin(change).await?;
-        see_through(provider, &operation).await
+        let operation = provider.begin(change.clone()).await?;
+        hearing.see_through(provider, &operation).await
     };
-    tokio::time::timeout(deadline, work)
-        .await
-        .unwrap_or_else(|_| {
-            Err(Error::TimedOut {
-                what: format!("the change of node {node}"),
-                after: deadline,
-            })
-        })
+    hearing.within(deadline, &change, work).await
 }
 
 /// Asks until a change that was begun, by whatever process, is done.
@@ -239,17 +251,7 @@ pub async fn carry_out(
 /// A question that cannot be answered just now is asked again; a change that failed is its
 /// error.
 pub async fn see_through(provider: &dyn CloudProvider, operation: &CloudOperation) -> Result<()> {
-    loop {
-        let after = match provider.poll(operation).await {
-            Ok(CloudProgress::Done) => return Ok(()),
-            Ok(CloudProgress::Running { after, .. }) => after.unwrap_or(POLL_EVERY),
-            Err(error) => match error.retry() {
-                Retry::After(after) => after.max(POLL_EVERY),
-                Retry::Replan | Retry::Never => return Err(error),
-            },
-        };
-        tokio::time::sleep(after).await;
-    }
+    Hearing::new(&|_| ()).see_through(provider, operation).await
 }
 
 #[cfg(test)]
@@ -258,6 +260,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::error::Error;
 
     /// Answers polls as it was told to.
     #[derive(Debug)]
@@ -337,11 +340,18 @@ mod tests {
     async fn a_change_that_failed_is_its_error_and_one_without_end_is_given_up() {
         let (outcome, _) = run(vec![Err(Error::failed("it", "no capacity"))]).await;
         assert!(matches!(outcome, Err(Error::Failed { .. })), "{outcome:?}");
-        let (outcome, took) = run(Vec::new()).await;
-        assert!(
-            matches!(outcome, Err(Error::TimedOut { .. })),
-            "{outcome:?}"
+        let (outcome, took) = run(vec![Ok(CloudProgress::Running {
+            after: None,
+            says: Some("it updates".into()),
+        })])
+        .await;
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, Error::Overdue { .. }), "{error:?}");
+        assert_eq!(
+            error.chain(),
+            "starting node n1 did not end within 1m; the cloud last said: it updates"
         );
+        assert!(error.hint().unwrap().contains("cloud.deadlines.start"));
         assert_eq!(took.as_secs(), 60);
     }
 }

@@ -82,6 +82,22 @@ pub enum Error {
         /// How long it was waited for.
         after: Duration,
     },
+    /// A change that the cloud was asked for has not ended in time, and goes on there.
+    #[error(
+        "{what} did not end within {}{}",
+        humantime::format_duration(*.after),
+        .says.as_ref().map(|says| format!("; the cloud last said: {says}")).unwrap_or_default()
+    )]
+    Overdue {
+        /// What takes so long.
+        what: String,
+        /// How long it was waited for.
+        after: Duration,
+        /// What the cloud said last.
+        says: Option<String>,
+        /// What to do about it.
+        mend: String,
+    },
     /// The other side asks to come back later.
     #[error("{what} is throttled")]
     Throttled {
@@ -180,9 +196,10 @@ impl Error {
     /// Whether and how the failed call may be repeated.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Interrupted { .. } => {
-                Retry::After(Duration::ZERO)
-            }
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Overdue { .. }
+            | Self::Interrupted { .. } => Retry::After(Duration::ZERO),
             Self::Throttled { after, .. } => Retry::After(after.unwrap_or_default()),
             Self::NotFound { .. } | Self::Conflict { .. } | Self::Failed { .. } => Retry::Replan,
             Self::Invalid { .. }
@@ -201,6 +218,7 @@ impl Error {
         match self {
             Self::Invalid { mend, .. }
             | Self::Denied { mend, .. }
+            | Self::Overdue { mend, .. }
             | Self::Exhausted { mend, .. } => Some(mend),
             Self::NotFound { mend, .. } => mend.as_deref(),
             Self::Name(name) => Some(name.rule),

@@ -113,7 +113,7 @@ impl From<Error> for Problem {
                 "unavailable",
                 "not available at the moment",
             ),
-            Error::Unreachable { .. } | Error::TimedOut { .. } => {
+            Error::Unreachable { .. } | Error::TimedOut { .. } | Error::Overdue { .. } => {
                 tracing::warn!(error = %error.chain(), "a request could not be served");
                 return Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _};
+use lifecycle_core::cloud::{PreflightReport, in_words};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -162,16 +163,30 @@ async fn of_platform(
     };
     let mut findings = vec![bootstrapper.examine_engine().await];
     if findings.iter().all(|f| f.health != Health::Wrong) {
-        findings.push(match bootstrapper.preflight(declaration).await {
-            Ok(()) => Finding::fine("declaration", "it can be carried out"),
-            Err(error) => Finding::failed("declaration", &error, "mend the files"),
-        });
+        match bootstrapper.preflight(declaration).await {
+            Ok(report) => findings.extend(of_report(report)),
+            Err(error) => findings.push(Finding::failed("declaration", &error, "mend the files")),
+        }
     }
     findings.push(Finding::fine(
         "platform",
         "it was not brought up from here yet",
     ));
     findings
+}
+
+fn of_report(report: PreflightReport) -> Vec<Finding> {
+    let says = match report.predicted {
+        Some(predicted) => format!("it can be carried out; {}", in_words(predicted)),
+        None => "it can be carried out".to_owned(),
+    };
+    let doubtful = report.remarks.into_iter().map(|remark| {
+        let mend = "name another size first, if that is not what you want";
+        Finding::of(Health::Doubtful, "declaration", remark, mend)
+    });
+    std::iter::once(Finding::fine("declaration", says))
+        .chain(doubtful)
+        .collect()
 }
 
 fn of_failure(what: &str, failure: &Failure) -> Finding {

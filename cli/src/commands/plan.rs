@@ -2,6 +2,7 @@
 
 use lifecycle_core::bootstrap::Forecast;
 use lifecycle_core::clock::{Clock as _, SystemClock};
+use lifecycle_core::cloud::in_words;
 use lifecycle_core::platform::UnsupportedKey;
 use lifecycle_core::reconcile::{Held, Step};
 use schemars::JsonSchema;
@@ -22,6 +23,10 @@ pub(crate) struct Foretold {
     manager_runs: bool,
     /// What stands in the way, each with its mend.
     problems: Vec<String>,
+    /// What would be otherwise than was wished first.
+    remarks: Vec<String>,
+    /// How long the nodes that do not exist yet would take, in seconds, where that can be said.
+    predicted_seconds: Option<f64>,
     /// Keys of the files that have no effect.
     unsupported: Vec<KeyWithoutEffect>,
     /// What would be done; each step stands behind those that it needs.
@@ -101,6 +106,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         printer::document(&Foretold {
             manager_runs: forecast.manager_runs,
             problems: forecast.problems,
+            remarks: forecast.remarks,
+            predicted_seconds: forecast.predicted.map(|predicted| predicted.as_secs_f64()),
             unsupported: loaded
                 .unsupported
                 .iter()
@@ -121,6 +128,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
 fn text(forecast: &Forecast, unsupported: &[UnsupportedKey], manager_node: &str) -> String {
     let mut lines: Vec<String> = unsupported.iter().map(ToString::to_string).collect();
     lines.extend(forecast.problems.iter().map(|p| format!("problem: {p}")));
+    lines.extend(forecast.remarks.iter().map(|r| format!("note: {r}")));
     if forecast.is_nothing() {
         lines.push("Nothing to do: what is declared runs.".into());
         return lines.join("\n");
@@ -130,6 +138,7 @@ fn text(forecast: &Forecast, unsupported: &[UnsupportedKey], manager_node: &str)
             "start the lifecycle manager on {manager_node}, once that node is ready; it does the rest"
         ));
     }
+    lines.extend(forecast.predicted.map(in_words));
     let plan = forecast.plan.to_string();
     lines.push(plan.trim_end().to_owned());
     lines.join("\n")

@@ -6,6 +6,7 @@ use lifecycle_core::api::wire::{NodeV1, ServiceV1};
 use lifecycle_core::bootstrap::{
     Bootstrapper, OperatorState as _, Outcome, StateDirectory, StateLock, UpOptions,
 };
+use lifecycle_core::cloud::in_words;
 use lifecycle_core::platform::{Declaration, UnsupportedKey};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -86,7 +87,13 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         })?;
         bootstrapper.registry = loaded.registry;
         // What cannot be carried out is refused before anything is kept.
-        bootstrapper.preflight(&declaration).await?;
+        let report = bootstrapper.preflight(&declaration).await?;
+        for remark in &report.remarks {
+            printer::warning(remark);
+        }
+        if let Some(predicted) = report.predicted {
+            printer::talk(&in_words(predicted));
+        }
         _lock = Some(keep(&project, &identity, &state, &bootstrapper).await?);
         confirm_removals(&bootstrapper, &declaration, options.yes).await?;
         bootstrapper

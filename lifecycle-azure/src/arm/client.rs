@@ -2,6 +2,7 @@
 //! interfaces, addresses, operations.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH};
 use http::{HeaderValue, Method, StatusCode};
@@ -23,7 +24,9 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) enum Progress {
     Running {
-        after: Option<std::time::Duration>,
+        after: Option<Duration>,
+        /// In Azure's word.
+        status: Option<String>,
     },
     Done,
     Failed(Refusal),
@@ -85,20 +88,21 @@ impl Client {
             .map_err(|failure| failure.into_error(format!("making {path}")))
     }
 
-    /// Asks for a resource that is not there.
+    /// Asks for a resource that is not there; returns how long to wait before asking for it.
     pub(crate) async fn create(
         &self,
         path: &str,
         version: &str,
         body: &Value,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Duration>, Failure> {
         let url = self
             .url(path, version)
             .map_err(|error| Failure::Unreadable(error.to_string()))?;
         let mut request = self.prepared(Method::PUT, url, Some(body)).await?;
         let any = HeaderValue::from_static("*");
         request.headers_mut().insert(IF_NONE_MATCH, any);
-        self.transport.send(request).await.map(drop)
+        let answer = self.transport.send(request).await?;
+        Ok(retry_after(&answer.headers))
     }
 
     /// Changes parts of a resource.
@@ -136,7 +140,12 @@ impl Client {
         // Where Azure gave a `Location` alone, the status tells, and there may be no body.
         match answer.status {
             StatusCode::NO_CONTENT => return Ok(Progress::Done),
-            StatusCode::ACCEPTED => return Ok(Progress::Running { after }),
+            StatusCode::ACCEPTED => {
+                return Ok(Progress::Running {
+                    after,
+                    status: None,
+                });
+            }
             _ => {}
         }
         if answer.body.is_empty() {
@@ -148,7 +157,10 @@ impl Client {
             Some("Failed" | "Canceled") => {
                 Progress::Failed(Refusal::read(None, None, &answer.body))
             }
-            Some(_) => Progress::Running { after },
+            Some(status) => Progress::Running {
+                after,
+                status: Some(status.to_owned()),
+            },
             None => {
                 let why = Failure::Unreadable("it has no `status`".to_owned());
                 return Err(why.into_error(what));

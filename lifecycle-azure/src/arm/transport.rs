@@ -151,13 +151,12 @@ impl Transport {
 
 /// How long to wait, in whole seconds as Azure writes it.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    waiting_time(headers.get(RETRY_AFTER)?.to_str().ok()?)
+}
+
+/// What a `Retry-After` says.
+pub(crate) fn waiting_time(text: &str) -> Option<Duration> {
+    let seconds = text.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST))
 }
 

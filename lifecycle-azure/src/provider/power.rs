@@ -1,15 +1,17 @@
 //! How a VM that exists is switched: started, stopped, restarted, deleted, fenced.
 
+use std::time::Duration;
+
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::cloud::{CloudProgress, Fenced};
 use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
 
-use super::{Azure, Token};
+use super::{Azure, Token, not_before};
 use crate::alternative::Tried;
 use crate::arm::client::Progress;
 use crate::arm::failure::Refusal;
-use crate::compute::Action;
+use crate::compute::{Action, Begun};
 use crate::machine::{Machine, State};
 
 impl Azure {
@@ -37,8 +39,14 @@ impl Azure {
             .begin(machine.group(), &machine.name, action)
             .await;
         match begun {
-            Ok(Some(url)) => Ok(Token::Operation { url }),
-            Ok(None) => Ok(Token::Nothing),
+            Ok(Begun {
+                url: Some(url),
+                after,
+            }) => Ok(Token::Operation {
+                url,
+                not_before: not_before(after),
+            }),
+            Ok(Begun { url: None, .. }) => Ok(Token::Nothing),
             Err(failure)
                 if matches!(action, Action::Delete)
                     && failure.refusal().is_some_and(Refusal::is_absent) =>
@@ -83,9 +91,9 @@ impl Azure {
 
     pub(super) async fn poll_operation(&self, node: &NodeName, url: &str) -> Result<CloudProgress> {
         match self.client.operation(url).await? {
-            Progress::Running { after } => Ok(CloudProgress::Running {
+            Progress::Running { after, status } => Ok(CloudProgress::Running {
                 after: after.or(Some(self.options.poll_every)),
-                says: None,
+                says: status.map(|status| format!("Azure says {status}")),
             }),
             // What Azure has forgotten ended long ago; what became of it is seen by looking.
             Progress::Done | Progress::Gone => Ok(CloudProgress::Done),
@@ -94,10 +102,11 @@ impl Azure {
     }
 
     /// Waits until a fence's operation has ended.
-    pub(super) async fn see_off(&self, node: &NodeName, url: &str) -> Result<()> {
+    async fn see_off(&self, node: &NodeName, url: &str, after: Option<Duration>) -> Result<()> {
+        tokio::time::sleep(after.unwrap_or_default()).await;
         loop {
             match self.client.operation(url).await? {
-                Progress::Running { after } => {
+                Progress::Running { after, .. } => {
                     tokio::time::sleep(after.unwrap_or(self.options.poll_every)).await;
                 }
                 Progress::Done | Progress::Gone => return Ok(()),
@@ -129,8 +138,11 @@ impl Azure {
                 .begin(machine.group(), &machine.name, action)
                 .await;
             match begun {
-                Ok(Some(url)) => self.see_off(node, &url).await?,
-                Ok(None) => tokio::time::sleep(self.options.poll_every).await,
+                Ok(Begun {
+                    url: Some(url),
+                    after,
+                }) => self.see_off(node, &url, after).await?,
+                Ok(Begun { url: None, .. }) => tokio::time::sleep(self.options.poll_every).await,
                 Err(failure)
                     if failure
                         .refusal()

@@ -1,6 +1,8 @@
 //! How a VM is made: begun, followed, made anew or as its next alternative after a failure, and
 //! settled.
 
+use std::time::Duration;
+
 use azure_mgmt_compute::models;
 use lifecycle_core::clock::{IdSource as _, RandomIds};
 use lifecycle_core::cloud::CloudProgress;
@@ -8,7 +10,7 @@ use lifecycle_core::model::{NodeName, NodeSpec};
 use lifecycle_core::{Error, Result};
 use serde_json::{Value, json};
 
-use super::{Azure, Token};
+use super::{Azure, Token, not_before};
 use crate::alternative::{Alternative, Tried};
 use crate::arm::failure::{Failure, Refusal};
 use crate::compute::{Action, COMPUTE};
@@ -28,25 +30,33 @@ impl Azure {
                         "Azure could not make it",
                     ));
                 }
-                self.make_way(spec, &machine).await?;
+                let after = self.make_way(spec, &machine).await?;
                 Ok(Token::Provision {
                     removes: Some(machine.vm_id),
+                    not_before: not_before(after),
                 })
             }
             Some(machine) if matches!(machine.state, State::Deleting) => Ok(Token::Provision {
                 removes: Some(machine.vm_id),
+                not_before: None,
             }),
-            Some(_) => Ok(Token::Provision { removes: None }),
+            Some(_) => Ok(Token::Provision {
+                removes: None,
+                not_before: None,
+            }),
             None => {
-                self.create(spec).await?;
-                Ok(Token::Provision { removes: None })
+                let after = self.create(spec).await?;
+                Ok(Token::Provision {
+                    removes: None,
+                    not_before: not_before(after),
+                })
             }
         }
     }
 
     /// Begins to remove a VM that could not be made. What it was is noted before, where the next
     /// attempt finds it; once all was tried, it is the first's turn again.
-    async fn make_way(&self, spec: &NodeSpec, machine: &Machine) -> Result<()> {
+    async fn make_way(&self, spec: &NodeSpec, machine: &Machine) -> Result<Option<Duration>> {
         let name = &spec.name;
         let all = Alternative::of(&self.options, spec);
         if all.len() > 1 || machine.has_alternatives() {
@@ -63,15 +73,17 @@ impl Azure {
         }
         tracing::info!(node = %name, kind = %machine.kind, run = machine.run(),
             "a VM that Azure could not make is removed");
-        self.compute
+        let begun = self
+            .compute
             .begin(machine.group(), &machine.name, Action::Delete)
             .await
             .map_err(|failure| failure.into_error(format!("removing VM {name}")))?;
-        Ok(())
+        Ok(begun.after)
     }
 
     /// Asks for the VM, as the first alternative that Azure does not refuse at once.
-    async fn create(&self, spec: &NodeSpec) -> Result<()> {
+    /// Returns how long to wait before asking how far it is, if Azure says.
+    async fn create(&self, spec: &NodeSpec) -> Result<Option<Duration>> {
         let name = &spec.name;
         self.shared.ensure().await?;
         let all = Alternative::of(&self.options, spec);
@@ -95,7 +107,7 @@ impl Azure {
             let vm = machine::wanted(&self.options, spec, &self.shared.subnet(), &attempt)?;
             tracing::info!(node = %name, %kind, run, "a VM is asked for");
             match self.ask_for(name, vm).await? {
-                Ok(()) => return Ok(()),
+                Ok(after) => return Ok(after),
                 Err(Failure::Refused(refusal)) if refusal.is_no_room() => {
                     tried = tried.with(&kind, &refusal);
                     refused = Some(refusal);
@@ -103,7 +115,7 @@ impl Azure {
                 // Somebody was quicker, and it was one of us: then it is there.
                 Err(failure) if failure.refusal().is_some_and(Refusal::is_taken) => {
                     return match self.ours(name).await? {
-                        Some(_) => Ok(()),
+                        Some(_) => Ok(None),
                         None => Err(failure.into_error(format!("VM {name}"))),
                     };
                 }
@@ -128,7 +140,7 @@ impl Azure {
         &self,
         name: &NodeName,
         vm: models::VirtualMachine,
-    ) -> Result<Result<(), Failure>> {
+    ) -> Result<Result<Option<Duration>, Failure>> {
         let is_manager = self.options.manager_node.as_ref() == Some(name);
         let Some(identity) = self.options.identity.as_ref().filter(|_| is_manager) else {
             return Ok(self.compute.create(name.as_str(), vm).await);
@@ -166,8 +178,11 @@ impl Azure {
                     "it was removed while it was made",
                 ));
             }
-            self.create(spec).await?;
-            return goes_on("Azure makes it anew");
+            let after = self.create(spec).await?;
+            return Ok(CloudProgress::Running {
+                after: after.or(Some(self.options.poll_every)),
+                says: Some("Azure makes it anew".to_owned()),
+            });
         };
         if removes == Some(machine.vm_id.as_str()) {
             return match machine.state {
@@ -221,9 +236,9 @@ impl Azure {
         let Some(next) = tried.rest(&all).first() else {
             return Err(tried.exhausted(format!("VM {name}"), refusal.clone()));
         };
-        self.make_way(spec, machine).await?;
+        let after = self.make_way(spec, machine).await?;
         Ok(CloudProgress::Running {
-            after: Some(self.options.poll_every),
+            after: after.or(Some(self.options.poll_every)),
             says: Some(format!(
                 "Azure has no room for {} ({}); next: {next}",
                 machine.kind, refusal.code

@@ -1,9 +1,13 @@
 //! A node may be one of several sizes, in one of several zones: the first that can be had.
 
+use std::time::Duration;
+
 use http::Method;
 use lifecycle_azure::simulator::{AzureSimulator, Fault, Selector, When};
 use lifecycle_azure::{Azure, AzureOptions};
-use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power, see_through};
+use lifecycle_core::cloud::{
+    CloudOperation, CloudProgress, CloudProvider as _, NodeChange, Power, see_through,
+};
 use lifecycle_core::model::{NodeName, NodeSpec};
 use lifecycle_core::{Error, Result};
 use serde_json::Value;
@@ -28,15 +32,22 @@ fn provision() -> NodeChange {
     NodeChange::Provision { spec: spec("one") }
 }
 
+/// The sizes and zones of all VMs.
+async fn kinds(azure: &AzureSimulator) -> Vec<(String, Option<String>)> {
+    let machines = raw::list(azure, "Microsoft.Compute/virtualMachines").await;
+    let kind = |machine: &Value| {
+        let size = machine["properties"]["hardwareProfile"]["vmSize"].as_str();
+        let zone = machine.pointer("/zones/0").and_then(Value::as_str);
+        (size.unwrap().to_owned(), zone.map(str::to_owned))
+    };
+    machines.iter().map(kind).collect()
+}
+
 /// The size and the zone of the one VM.
 async fn kind(azure: &AzureSimulator) -> (String, Option<String>) {
-    let machines = raw::list(azure, "Microsoft.Compute/virtualMachines").await;
-    let [machine] = machines.as_slice() else {
-        panic!("{machines:#?}");
-    };
-    let size = machine["properties"]["hardwareProfile"]["vmSize"].as_str();
-    let zone = machine.pointer("/zones/0").and_then(Value::as_str);
-    (size.unwrap().to_owned(), zone.map(str::to_owned))
+    let mut kinds = kinds(azure).await;
+    assert_eq!(kinds.len(), 1, "{kinds:?}");
+    kinds.remove(0)
 }
 
 fn is(size: &str, zone: &str) -> (String, Option<String>) {
@@ -84,6 +95,17 @@ fn creations(azure: &AzureSimulator) -> usize {
         .count()
 }
 
+/// Asks until what could not be made is being removed, and waits until it is gone.
+async fn until_removed(azure: &AzureSimulator, ours: &Azure, operation: &CloudOperation) {
+    let removal = Selector::method(Method::DELETE).path(VM);
+    while azure.requests().count(&removal) == 0 {
+        ours.poll(operation).await.unwrap();
+    }
+    while !azure.machines().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn zones_vary_before_sizes_and_each_is_tried_once() {
     let azure = azure().await;
@@ -105,10 +127,8 @@ async fn zones_vary_before_sizes_and_each_is_tried_once() {
         let CloudProgress::Running { after, .. } = progress else {
             break;
         };
-        let machines = raw::list(&azure, "Microsoft.Compute/virtualMachines").await;
-        if !machines.is_empty() {
-            seen.push(kind(&azure).await);
-        }
+        // Whatever was asked for is there until the next question finds that it failed.
+        seen.extend(kinds(&azure).await);
         tokio::time::sleep(after.unwrap()).await;
     }
     seen.push(kind(&azure).await);
@@ -149,6 +169,25 @@ async fn a_family_without_quota_is_passed_over() {
     carry(&choosy(&azure), provision()).await.unwrap();
     assert_eq!(kind(&azure).await, is(SIZES[1], "1"));
     is_whole(&azure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_that_a_region_lacks_is_told_before() {
+    let azure = azure().await;
+    let ours = Azure::new(AzureOptions {
+        sizes: SIZES.map(str::to_owned).to_vec(),
+        zones: vec!["7".to_owned()],
+        ..options(&azure, 1)
+    })
+    .unwrap();
+    let report = ours.preflight(&[spec("one")]).await.unwrap();
+    let [problem] = report.problems.as_slice() else {
+        panic!("{report:?}");
+    };
+    for size in SIZES {
+        let part = format!("westeurope has no size {size} in zone 7: choose of zones 1, 2, 3");
+        assert!(problem.contains(&part), "{part}: {problem}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,9 +259,7 @@ async fn a_new_process_goes_on_after_the_last_one_that_was_tried() {
     azure.faults().add(when, full("AllocationFailed"));
     let ours = choosy(&azure);
     let operation = ours.begin(provision()).await.unwrap();
-    while creations(&azure) == 1 && !azure.machines().is_empty() {
-        ours.poll(&operation).await.unwrap();
-    }
+    until_removed(&azure, &ours, &operation).await;
     assert_eq!(
         notes(&azure).await,
         [format!("{}/1 AllocationFailed", SIZES[0])]
@@ -257,9 +294,7 @@ async fn a_node_that_is_given_up_between_two_attempts_leaves_no_note() {
     azure.faults().add(when, full("AllocationFailed"));
     let ours = choosy(&azure);
     let operation = ours.begin(provision()).await.unwrap();
-    while !azure.machines().is_empty() {
-        ours.poll(&operation).await.unwrap();
-    }
+    until_removed(&azure, &ours, &operation).await;
     let node = NodeName::try_from("one").unwrap();
     carry(&ours, NodeChange::Delete { node }).await.unwrap();
     assert_eq!(notes(&azure).await, Vec::<String>::new());

@@ -11,6 +11,7 @@ mod fault_page;
 mod fault_table;
 mod identity;
 mod leaks;
+mod patience;
 mod preflight;
 mod raw;
 mod refusals;

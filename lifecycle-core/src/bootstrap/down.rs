@@ -7,15 +7,12 @@ use super::progress::{Progress, Stage};
 use super::{Bootstrapper, PACE, retry_or};
 use crate::api::ManagerApi;
 use crate::api::wire::OperationStateV1;
-use crate::cloud::{NodeChange, ObservedNode, Power, carry_out};
+use crate::cloud::{CloudDeadlines, NodeChange, ObservedNode, Power, carry_out_telling};
 use crate::error::{Error, Result, Retry};
 use crate::host::HostCommand;
 use crate::model::PlatformId;
 use crate::reconcile::execute::node_directory;
 use crate::runtime::Role;
-
-/// How long deleting one node may take.
-const DELETION: Duration = Duration::from_mins(15);
 
 /// How long the manager may take to take everything down.
 const TAKE_DOWN: Duration = Duration::from_mins(30);
@@ -24,6 +21,14 @@ const TAKE_DOWN: Duration = Duration::from_mins(30);
 /// again if it falls silent: it may be starting anew.
 const SILENCE: Duration = Duration::from_mins(1);
 
+/// What is removed, and how long that may take.
+#[derive(Debug)]
+struct Removing {
+    platform: PlatformId,
+    volumes: bool,
+    deadlines: CloudDeadlines,
+}
+
 impl Bootstrapper {
     /// Takes everything of the platform down. Repeated after a failure, it goes on.
     pub async fn down(&self, platform: PlatformId, volumes: bool) -> Result<()> {
@@ -31,21 +36,28 @@ impl Bootstrapper {
             Ok(client) => self.hand_down(client.as_ref(), volumes).await,
             Err(error) => Err(error),
         };
-        let manager_node = self.state.placed().await?.map(|p| p.manager.node);
+        let placed = self.state.placed().await?;
+        let deadlines = placed.as_ref().map(|p| p.deadlines.clone());
+        let removal = Removing {
+            platform,
+            volumes,
+            deadlines: deadlines.unwrap_or_default(),
+        };
+        let manager_node = placed.map(|p| p.manager.node);
         let is_manager = |node: &ObservedNode| Some(&node.name) == manager_node.as_ref();
         if let Err(error) = handed {
             self.without_manager(&error);
             // It may live and only not answer here; then it would make again what is removed.
             let nodes = self.backends.cloud.list().await?;
             if let Some(node) = nodes.iter().find(|node| is_manager(node)) {
-                self.remove(node, platform, volumes).await?;
+                self.remove(node, &removal).await?;
             }
         }
         let mut nodes = self.backends.cloud.list().await?;
         // The manager's node last: until then it can still be asked what went wrong.
         nodes.sort_by_key(is_manager);
         for node in &nodes {
-            self.remove(node, platform, volumes).await?;
+            self.remove(node, &removal).await?;
         }
         self.backends.cloud.delete_shared().await?;
         self.state.forget().await
@@ -102,13 +114,20 @@ impl Bootstrapper {
     }
 
     /// Removes a node that we made; of any other, what is ours on it.
-    async fn remove(&self, node: &ObservedNode, platform: PlatformId, volumes: bool) -> Result<()> {
+    async fn remove(&self, node: &ObservedNode, removing: &Removing) -> Result<()> {
+        let Removing {
+            platform,
+            volumes,
+            deadlines,
+        } = removing;
         if node.created {
             let stage = Stage::begin(self.reporter.as_ref(), format!("delete node {}", node.name));
             let change = NodeChange::Delete {
                 node: node.name.clone(),
             };
-            carry_out(self.backends.cloud.as_ref(), change, DELETION).await?;
+            let deadline = deadlines.of(&change);
+            let cloud = self.backends.cloud.as_ref();
+            carry_out_telling(cloud, change, deadline, &|says| stage.line(says)).await?;
             stage.done();
             return Ok(());
         }
@@ -130,12 +149,12 @@ impl Bootstrapper {
         for container in containers {
             handle.runtime.remove_container(&container.name).await?;
         }
-        if volumes {
+        if *volumes {
             for volume in &found.volumes {
                 handle.runtime.remove_volume(volume).await?;
             }
         }
-        let directory = node_directory(platform);
+        let directory = node_directory(*platform);
         handle
             .host
             .exec(HostCommand::new(format!("rm -rf '{directory}'")).as_root())
@@ -328,6 +347,7 @@ mod tests {
                 node: NodeName::try_from("m").unwrap(),
                 port: 1,
             },
+            deadlines: CloudDeadlines::default(),
         };
         state.keep_placed(&placed).await.unwrap();
         let cloud = Arc::new(Cloud::default());

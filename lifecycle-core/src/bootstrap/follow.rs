@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
@@ -12,6 +13,7 @@ use crate::api::ManagerApi;
 use crate::api::wire::{
     InstanceStateV1, InstanceV1, NodeV1, OperationStateV1, OperationV1, ServiceV1,
 };
+use crate::cloud::Timed;
 use crate::error::{Error, Result, Retry};
 use crate::model::{Event, EventKind, OperationId};
 use crate::runtime::LogOptions;
@@ -46,13 +48,14 @@ pub struct ServiceFailure {
     pub last_lines: Vec<String>,
 }
 
-/// Follows until generation `generation` has settled, telling what happens after `cursor`.
+/// Follows until generation `generation` has settled, telling what happens after `cursor`. Gives
+/// also how long steps took.
 pub(super) async fn follow(
     client: &dyn ManagerApi,
     generation: u64,
     cursor: u64,
     reporter: &dyn Reporter,
-) -> Result<Outcome> {
+) -> Result<(Outcome, Vec<Timed>)> {
     let mut following = Following::new(reporter, cursor);
     loop {
         match following.once(client, generation).await {
@@ -72,12 +75,13 @@ pub(super) async fn follow(
             }
         }
     }
-    Ok(Outcome {
+    let outcome = Outcome {
         generation,
         nodes,
         services,
         failures,
-    })
+    };
+    Ok((outcome, following.took))
 }
 
 /// Follows an operation to its end, telling what happens after `cursor`.
@@ -156,7 +160,10 @@ async fn failure(
 struct Following<'a> {
     reporter: &'a dyn Reporter,
     cursor: u64,
-    since: BTreeMap<String, Instant>,
+    /// When steps began: as it was heard, and as the manager says.
+    since: BTreeMap<String, (Instant, DateTime<Utc>)>,
+    /// How long those took that ended well, as the manager says.
+    took: Vec<Timed>,
     heard: Instant,
 }
 
@@ -166,6 +173,7 @@ impl<'a> Following<'a> {
             reporter,
             cursor,
             since: BTreeMap::new(),
+            took: Vec::new(),
             heard: Instant::now(),
         }
     }
@@ -212,11 +220,18 @@ impl<'a> Following<'a> {
         let key = step.unwrap_or_default().to_owned();
         match event.event.kind {
             EventKind::StepStarted => {
-                self.since.insert(key.clone(), Instant::now());
+                let began = (Instant::now(), event.event.at);
+                self.since.insert(key.clone(), began);
                 self.reporter.report(Progress::Began { key, what: message });
             }
             EventKind::StepSucceeded => {
-                let took = self.since.remove(&key).map(|at| at.elapsed());
+                let began = self.since.remove(&key);
+                let took = began.map(|(heard, _)| heard.elapsed());
+                let spent = began.and_then(|(_, at)| (event.event.at - at).to_std().ok());
+                self.took.extend(spent.map(|took| Timed {
+                    step: key.clone(),
+                    took,
+                }));
                 self.reporter.report(Progress::Done {
                     key,
                     what: message,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, retry_or};
+use crate::cloud::PreflightReport;
 use crate::error::Result;
 use crate::model::Generation;
 use crate::platform::Declaration;
@@ -20,6 +21,10 @@ pub struct Forecast {
     pub manager_runs: bool,
     /// What stands in the way, each with its mend.
     pub problems: Vec<String>,
+    /// What would be otherwise than was wished first.
+    pub remarks: Vec<String>,
+    /// How long the nodes that do not exist yet would take, where that can be said.
+    pub predicted: Option<Duration>,
     /// What would be done then, and why.
     pub plan: Plan,
 }
@@ -40,6 +45,8 @@ impl Forecast {
         Ok(Self {
             manager_runs: false,
             problems: Vec::new(),
+            remarks: Vec::new(),
+            predicted: None,
             plan: plan(&declared, &Observed::default(), &Policy::default(), now),
         })
     }
@@ -50,7 +57,12 @@ impl Bootstrapper {
     /// it is planned from one look at what exists.
     pub async fn forecast(&self, declaration: &Declaration) -> Result<Forecast> {
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
-        let mut problems = self.backends.cloud.preflight(&nodes).await?.problems;
+        let PreflightReport {
+            mut problems,
+            remarks,
+            predicted,
+        } = self.backends.cloud.preflight(&nodes).await?;
+        let predicted = self.predict(declaration, predicted).await;
         if let Err(error) = self.check_registry(declaration.id).await {
             let mend = error.hint().map(|mend| format!("; {mend}"));
             problems.push(format!("{}{}", error.chain(), mend.unwrap_or_default()));
@@ -68,6 +80,8 @@ impl Bootstrapper {
             return Ok(Forecast {
                 manager_runs: true,
                 problems,
+                remarks,
+                predicted,
                 plan,
             });
         }
@@ -87,6 +101,8 @@ impl Bootstrapper {
         Ok(Forecast {
             manager_runs: false,
             problems,
+            remarks,
+            predicted,
             plan: plan(&declared, &observed, &policy, now),
         })
     }

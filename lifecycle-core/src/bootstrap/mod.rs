@@ -16,6 +16,7 @@ mod manager_container;
 mod manager_image;
 mod not_from_outside;
 mod outdated;
+mod prediction;
 mod progress;
 mod publish;
 mod reach;
@@ -46,7 +47,7 @@ pub use secrets::{MemoryState, OperatorState, Placed, PlatformSecrets, StateDire
 use self::not_from_outside::NotFromOutside;
 use self::progress::Stage;
 use crate::api::ManagerApi;
-use crate::cloud::{ObservedNode, Power};
+use crate::cloud::{ObservedNode, Power, PreflightReport, Timed};
 use crate::error::{Error, Result, Retry};
 use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{Epoch, Generation, ImageSource, PlatformId};
@@ -108,9 +109,10 @@ impl Bootstrapper {
             .keep_placed(&Placed {
                 cloud: declaration.cloud.clone(),
                 manager: declaration.manager.clone(),
+                deadlines: declaration.deadlines.clone(),
             })
             .await?;
-        self.nodes(declaration, options).await?;
+        let mut seen = self.nodes(declaration, options).await?;
         let machine = self.manager_machine(declaration).await?;
         let node = self.backends.connector.connect(&machine).await?;
         self.publish_code(&node, declaration).await?;
@@ -124,13 +126,15 @@ impl Bootstrapper {
         node.host
             .put(Handover::declaration_file(declaration)?)
             .await?;
-        let outcome = follow::follow(
+        let (outcome, more) = follow::follow(
             client.as_ref(),
             applied.generation,
             cursor,
-            self.reporter.as_ref(),
+            self.expecting(declaration).await.as_ref(),
         )
         .await?;
+        seen.extend(more);
+        self.learn(declaration, &seen).await;
         self.remove_outdated_code(&node, declaration).await?;
         Ok(outcome)
     }
@@ -156,19 +160,23 @@ impl Bootstrapper {
             .await
     }
 
-    /// Refuses what can never be carried out. Changes and keeps nothing.
-    pub async fn preflight(&self, declaration: &Declaration) -> Result<()> {
+    /// Refuses what can never be carried out. Changes and keeps nothing. Says what will be
+    /// otherwise than was wished first, and how long new nodes will take.
+    pub async fn preflight(&self, declaration: &Declaration) -> Result<PreflightReport> {
         if let Some(placed) = self.state.placed().await? {
             stays(&placed, declaration)?;
         }
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
-        let mut problems = self.backends.cloud.preflight(&nodes).await?.problems;
+        let mut report = self.backends.cloud.preflight(&nodes).await?;
+        let mut problems = std::mem::take(&mut report.problems);
         let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
         let placement = place(&declared, &Observed::default());
         let misfits = placement.misfits.iter();
         problems.extend(misfits.map(|(id, why)| format!("{id} fits no node: {why}")));
         if problems.is_empty() {
-            return self.check_registry(declaration.id).await;
+            self.check_registry(declaration.id).await?;
+            report.predicted = self.predict(declaration, report.predicted).await;
+            return Ok(report);
         }
         Err(Error::Invalid {
             what: "what is declared".into(),
@@ -179,7 +187,7 @@ impl Bootstrapper {
 
     /// The manager's node, or all nodes: there, running, with Docker. The same planner and
     /// control loop as the manager's, over a platform without services.
-    async fn nodes(&self, declaration: &Declaration, options: UpOptions) -> Result<()> {
+    async fn nodes(&self, declaration: &Declaration, options: UpOptions) -> Result<Vec<Timed>> {
         let mut wanted = declaration.clone();
         wanted.services.clear();
         if !options.all_nodes || self.manager_answers(declaration).await {
@@ -200,7 +208,8 @@ impl Bootstrapper {
         let snapshot = backends.registry.snapshot().await?;
         let driver = Driver::new(backends, options, epoch, snapshot, target);
         let mut status = driver.status();
-        let mut shown = progress::StepLines::new(self.reporter.as_ref());
+        let reporter = self.expecting(declaration).await;
+        let mut shown = progress::StepLines::new(reporter.as_ref());
         let watch = async {
             loop {
                 let now = status.borrow_and_update().clone();
@@ -219,9 +228,10 @@ impl Bootstrapper {
             }
         };
         tokio::select! {
-            result = watch => result,
-            error = driver.run() => Err(error),
+            result = watch => result?,
+            error = driver.run() => return Err(error),
         }
+        Ok(shown.took)
     }
 
     async fn manager_answers(&self, declaration: &Declaration) -> bool {

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use tokio::time::Instant;
 
+use crate::cloud::Timed;
 use crate::reconcile::{Status, StepId};
 
 /// One piece of news.
@@ -103,6 +104,8 @@ pub(super) struct StepLines<'a> {
     reporter: &'a dyn Reporter,
     running: BTreeMap<StepId, (String, Instant, Option<String>)>,
     failures: BTreeMap<StepId, String>,
+    /// How long those took that ended well.
+    pub(super) took: Vec<Timed>,
 }
 
 impl<'a> StepLines<'a> {
@@ -111,6 +114,7 @@ impl<'a> StepLines<'a> {
             reporter,
             running: BTreeMap::new(),
             failures: BTreeMap::new(),
+            took: Vec::new(),
         }
     }
 
@@ -163,6 +167,10 @@ impl<'a> StepLines<'a> {
                     });
                 }
             } else {
+                self.took.push(Timed {
+                    step: key.clone(),
+                    took: since.elapsed(),
+                });
                 self.reporter.report(Progress::Done {
                     key,
                     what,

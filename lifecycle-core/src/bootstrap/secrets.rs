@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Authority;
+use crate::cloud::{CloudDeadlines, Durations};
 use crate::error::{Error, Result};
 use crate::host::SshKeyPair;
 use crate::model::PlatformId;
@@ -50,6 +51,9 @@ pub struct Placed {
     pub cloud: CloudSpec,
     /// The manager's node and port.
     pub manager: ManagerSpec,
+    /// How long changes of nodes may take.
+    #[serde(default)]
+    pub deadlines: CloudDeadlines,
 }
 
 /// What the operator's machine keeps of one platform.
@@ -70,16 +74,22 @@ pub trait OperatorState: std::fmt::Debug + Send + Sync + 'static {
     /// Keeps where the manager is put.
     async fn keep_placed(&self, placed: &Placed) -> Result<()>;
 
-    /// Forgets everything. Absent is Ok.
+    /// Forgets everything of the platform. Absent is Ok.
     async fn forget(&self) -> Result<()>;
+
+    /// How long making nodes took, of whichever platform.
+    async fn durations(&self) -> Result<Durations>;
+
+    /// Keeps how long making nodes took, also beyond the platform.
+    async fn keep_durations(&self, durations: &Durations) -> Result<()>;
 }
 
 /// A state that ends with its process: for rehearsals and tests.
 #[derive(Debug, Default)]
-pub struct MemoryState(Mutex<(Option<PlatformSecrets>, Option<Placed>)>);
+pub struct MemoryState(Mutex<(Option<PlatformSecrets>, Option<Placed>, Durations)>);
 
 impl MemoryState {
-    fn lock(&self) -> MutexGuard<'_, (Option<PlatformSecrets>, Option<Placed>)> {
+    fn lock(&self) -> MutexGuard<'_, (Option<PlatformSecrets>, Option<Placed>, Durations)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,7 +115,17 @@ impl OperatorState for MemoryState {
     }
 
     async fn forget(&self) -> Result<()> {
-        *self.lock() = (None, None);
+        let mut state = self.lock();
+        (state.0, state.1) = (None, None);
+        Ok(())
+    }
+
+    async fn durations(&self) -> Result<Durations> {
+        Ok(self.lock().2.clone())
+    }
+
+    async fn keep_durations(&self, durations: &Durations) -> Result<()> {
+        self.lock().2 = durations.clone();
         Ok(())
     }
 }
@@ -114,6 +134,8 @@ impl OperatorState for MemoryState {
 #[derive(Debug, Clone)]
 pub struct StateDirectory {
     directory: PathBuf,
+    /// What is kept beyond the platform.
+    beside: PathBuf,
 }
 
 const KEY: &str = "platform.key";
@@ -124,12 +146,15 @@ const READ: &str = "read.token";
 const SSH: &str = "ssh.key";
 const SSH_PUBLIC: &str = "ssh.pub";
 const PLACED: &str = "manager.json";
+const DURATIONS: &str = "durations.json";
 
 impl StateDirectory {
     /// The files of `platform` below the user's configuration directory.
     pub fn new(configuration: &Path, platform: PlatformId) -> Self {
+        let beside = configuration.join("lifecycle");
         Self {
-            directory: configuration.join("lifecycle").join(platform.to_string()),
+            directory: beside.join(platform.to_string()),
+            beside,
         }
     }
 
@@ -139,7 +164,11 @@ impl StateDirectory {
     }
 
     async fn read(&self, name: &str) -> Result<Option<String>> {
-        let path = self.directory.join(name);
+        Self::read_in(&self.directory, name).await
+    }
+
+    async fn read_in(directory: &Path, name: &str) -> Result<Option<String>> {
+        let path = directory.join(name);
         match tokio::fs::read_to_string(&path).await {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -156,7 +185,11 @@ impl StateDirectory {
     }
 
     async fn write(&self, name: &str, contents: &str) -> Result<()> {
-        let (directory, path) = (self.directory.clone(), self.directory.join(name));
+        Self::write_in(&self.directory, name, contents).await
+    }
+
+    async fn write_in(directory: &Path, name: &str, contents: &str) -> Result<()> {
+        let (directory, path) = (directory.to_owned(), directory.join(name));
         let contents = Sensitive::new(contents);
         let what = format!("writing {}", path.display());
         tokio::task::spawn_blocking(move || write_privately(&directory, &path, &contents))
@@ -252,6 +285,22 @@ impl OperatorState for StateDirectory {
             tokio::fs::remove_dir_all(&self.directory).await,
         )
     }
+
+    async fn durations(&self) -> Result<Durations> {
+        let Some(text) = Self::read_in(&self.beside, DURATIONS).await? else {
+            return Ok(Durations::default());
+        };
+        serde_json::from_str(&text).map_err(|error| Error::Corrupt {
+            what: self.beside.join(DURATIONS).display().to_string(),
+            why: error.to_string(),
+        })
+    }
+
+    async fn keep_durations(&self, durations: &Durations) -> Result<()> {
+        let text = serde_json::to_string_pretty(durations)
+            .map_err(|error| Error::failed("writing how long nodes took", error.to_string()))?;
+        Self::write_in(&self.beside, DURATIONS, &text).await
+    }
 }
 
 #[cfg(test)]
@@ -284,5 +333,19 @@ mod tests {
         }
         state.forget().await.unwrap();
         assert!(state.secrets().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn how_long_nodes_took_is_known_to_the_next_platform() {
+        let home = tempfile::tempdir().unwrap();
+        let of = |number| {
+            StateDirectory::new(home.path(), PlatformId::new(uuid::Uuid::from_u128(number)))
+        };
+        let first = of(1);
+        assert_eq!(first.durations().await.unwrap(), Durations::default());
+        let seen: Durations = serde_json::from_str(r#"{"azure provision": [90.5]}"#).unwrap();
+        first.keep_durations(&seen).await.unwrap();
+        first.forget().await.unwrap();
+        assert_eq!(of(2).durations().await.unwrap(), seen);
     }
 }

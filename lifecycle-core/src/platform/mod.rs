@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::CloudDeadlines;
 use crate::model::{
     InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica, ServiceName, ServiceSpec,
     VolumeName,
@@ -78,6 +79,9 @@ pub struct Declaration {
     /// The service network.
     #[serde(default)]
     pub network: NetworkSpec,
+    /// How long changes of nodes may take.
+    #[serde(default)]
+    pub deadlines: CloudDeadlines,
 }
 
 /// The service network: where addresses come from, and how long connections are held.

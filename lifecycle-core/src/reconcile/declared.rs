@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
+use crate::cloud::CloudDeadlines;
 use crate::error::{Error, Result};
 use crate::model::{
     BuildOptions, ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId,
@@ -30,6 +31,8 @@ pub struct Declared {
     pub ranks: BTreeMap<ServiceName, u32>,
     /// The node that the manager runs on.
     pub manager_node: NodeName,
+    /// How long changes of nodes may take.
+    pub deadlines: CloudDeadlines,
     /// Whether this is the target of a take-down.
     pub taking_down: bool,
     /// What makes service addresses work on the nodes; `None` where nothing does.
@@ -143,6 +146,7 @@ impl Declared {
             ranks,
             services,
             manager_node: declaration.manager.node.clone(),
+            deadlines: declaration.deadlines.clone(),
             taking_down: false,
             agents: None,
         })

@@ -13,7 +13,7 @@ use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
 use super::files;
 use super::step::Action;
-use crate::cloud::{CloudOperation, NodeChange, ObservedNode, see_through};
+use crate::cloud::{CloudOperation, Hearing, NodeChange, ObservedNode};
 use crate::code;
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, HostFile, NodeHandle};
@@ -47,11 +47,10 @@ pub struct ServiceApi {
     pub authority: String,
 }
 
-/// How long each kind of step may take before it is given up and planned again.
+/// How long each kind of step may take before it is given up and planned again. How long changes
+/// of nodes may take is declared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Making, starting, deleting a node.
-    pub node: Duration,
     /// Preparing a node for Docker.
     pub prepare: Duration,
     /// Building, copying or pulling an image.
@@ -63,7 +62,6 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         Self {
-            node: Duration::from_mins(30),
             prepare: Duration::from_mins(20),
             image: Duration::from_hours(1),
             container: Duration::from_mins(3),
@@ -95,7 +93,7 @@ impl Execution {
     ) -> Result<()> {
         let deadline = match action {
             Action::ProvisionNode { .. } | Action::StartNode { .. } | Action::DeleteNode { .. } => {
-                self.deadlines.node
+                return self.change(action, progress).await;
             }
             Action::PrepareNode { .. } => self.deadlines.prepare,
             Action::BuildImage { .. } | Action::CopyImage { .. } | Action::PullImage { .. } => {
@@ -125,22 +123,8 @@ impl Execution {
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
         match action {
-            Action::ProvisionNode { node } => {
-                let spec = self
-                    .declared
-                    .nodes
-                    .get(node)
-                    .ok_or_else(|| Error::not_found(format!("node {node}")))?
-                    .clone();
-                self.change(NodeChange::Provision { spec }).await
-            }
-            Action::StartNode { node } => {
-                let node = node.clone();
-                self.change(NodeChange::Start { node }).await
-            }
-            Action::DeleteNode { node } => {
-                let node = node.clone();
-                self.change(NodeChange::Delete { node }).await
+            Action::ProvisionNode { .. } | Action::StartNode { .. } | Action::DeleteNode { .. } => {
+                self.change(action, progress).await
             }
             Action::PrepareNode { node } => {
                 let handle = self.handle(node).await?;
@@ -192,16 +176,36 @@ impl Execution {
         }
     }
 
-    /// Changes a node, or goes on with that change if it is under way already.
-    async fn change(&self, change: NodeChange) -> Result<()> {
+    /// Changes a node within what is declared for it, or goes on with that change if it is under
+    /// way already.
+    async fn change(
+        &self,
+        action: &Action,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<()> {
+        let node = action.node().clone();
+        let change = match action {
+            Action::ProvisionNode { .. } => {
+                let spec = self.declared.nodes.get(&node);
+                let spec = spec.ok_or_else(|| Error::not_found(format!("node {node}")))?;
+                NodeChange::Provision { spec: spec.clone() }
+            }
+            Action::StartNode { .. } => NodeChange::Start { node },
+            _ => NodeChange::Delete { node },
+        };
         let cloud = self.backends.cloud.as_ref();
-        if let Some(operation) = self.under_way.as_ref().filter(|o| o.change == change) {
-            return see_through(cloud, operation).await;
-        }
-        let operation = cloud.begin(change).await?;
-        // Whoever stores it may be gone; then so is who would ask for it.
-        drop(self.begun.send(operation.clone()));
-        see_through(cloud, &operation).await
+        let hearing = Hearing::new(progress);
+        let work = async {
+            if let Some(operation) = self.under_way.as_ref().filter(|o| o.change == change) {
+                return hearing.see_through(cloud, operation).await;
+            }
+            let operation = cloud.begin(change.clone()).await?;
+            // Whoever stores it may be gone; then so is who would ask for it.
+            drop(self.begun.send(operation.clone()));
+            hearing.see_through(cloud, &operation).await
+        };
+        let deadline = self.declared.deadlines.of(&change);
+        hearing.within(deadline, &change, work).await
     }
 
     async fn handle(&self, node: &NodeName) -> Result<NodeHandle> {

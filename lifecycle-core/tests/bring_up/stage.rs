@@ -105,6 +105,7 @@ impl Stage {
                 .collect(),
             volumes: BTreeSet::new(),
             network: lifecycle_core::platform::NetworkSpec::default(),
+            deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
         };
         let mut stage = Self {
             managers: SimManagers::new(world.clone(), DriverOptions::default()),

@@ -59,6 +59,7 @@ pub(crate) fn empty(owner: &Owner, nodes: Vec<NodeSpec>) -> Declaration {
         services: BTreeMap::new(),
         volumes: BTreeSet::new(),
         network: lifecycle_core::platform::NetworkSpec::default(),
+        deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
     }
 }
 

@@ -134,6 +134,7 @@ pub(crate) fn declaration(nodes: Vec<NodeSpec>, services: Vec<ServiceSpec>) -> D
         services: services.into_iter().map(|s| (s.name.clone(), s)).collect(),
         volumes: std::collections::BTreeSet::new(),
         network: lifecycle_core::platform::NetworkSpec::default(),
+        deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
     }
 }
 

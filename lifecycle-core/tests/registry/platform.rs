@@ -60,6 +60,7 @@ pub(crate) fn declaration(replicas: u16) -> Declaration {
         services: BTreeMap::from([(name, service)]),
         volumes: BTreeSet::new(),
         network: lifecycle_core::platform::NetworkSpec::default(),
+        deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
     }
 }
 

@@ -101,6 +101,7 @@ impl Served {
             )]),
             volumes: BTreeSet::new(),
             network: lifecycle_core::platform::NetworkSpec::default(),
+            deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
         };
         let (admin, read) = (new_token(), new_token());
         let options = ManagerOptions {

@@ -144,6 +144,7 @@ pub(super) fn declaration(text: &str) -> Result<Declaration> {
         services: BTreeMap::from([(service.name.clone(), service)]),
         volumes: BTreeSet::new(),
         network: NetworkSpec::default(),
+        deadlines: crate::cloud::CloudDeadlines::default(),
     })
 }
 

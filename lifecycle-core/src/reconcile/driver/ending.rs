@@ -78,7 +78,7 @@ impl Driver {
         let now = self.backends.clock.now();
         let action = running.action;
         // What takes longer than its step may goes on in the cloud, and is asked for again.
-        let goes_on = matches!(result, Err(Error::TimedOut { .. }));
+        let goes_on = matches!(result, Err(Error::TimedOut { .. } | Error::Overdue { .. }));
         if action.is_at_cloud() && !goes_on {
             self.operations.remove(action.node());
         }

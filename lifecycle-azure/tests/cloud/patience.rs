@@ -1,0 +1,59 @@
+//! Azure says when it wants to be asked, and in what state it is.
+
+use std::time::Duration;
+
+use http::Method;
+use lifecycle_azure::simulator::Selector;
+use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange};
+use lifecycle_core::model::NodeName;
+
+use crate::support::{azure_with, carry, provider, provision};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_asks_for_an_operation_before_azure_wants_to_be_asked() {
+    let patience = Duration::from_mins(1);
+    let azure = azure_with(|options| {
+        options.poll_after = Some(patience);
+        options.delays.deallocate = Duration::from_hours(1);
+        options.delays.create = Duration::ZERO;
+    })
+    .await;
+    let ours = provider(&azure, 1);
+    let node = NodeName::try_from("one").unwrap();
+    let operation = ours.begin(provision("one")).await.unwrap();
+    let waits = |progress: CloudProgress| match progress {
+        CloudProgress::Running { after, .. } => after.unwrap(),
+        CloudProgress::Done => panic!("it is not done"),
+    };
+    // A new process knows it too.
+    let other = provider(&azure, 1);
+    for provider in [&ours, &other] {
+        let wait = waits(provider.poll(&operation).await.unwrap());
+        assert!(wait <= patience && wait > Duration::ZERO, "{wait:?}");
+    }
+    let asked = || {
+        azure
+            .requests()
+            .count(&Selector::method(Method::GET).path("/operations/"))
+    };
+    let before = asked();
+    let operation = ours.begin(NodeChange::Stop { node }).await.unwrap();
+    for provider in [&ours, &other] {
+        let wait = waits(provider.poll(&operation).await.unwrap());
+        assert!(wait <= patience && wait > Duration::ZERO, "{wait:?}");
+    }
+    assert_eq!(asked(), before, "nobody asked yet");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_azure_says_of_an_operation_is_passed_on() {
+    let azure = azure_with(|options| options.delays.deallocate = Duration::from_hours(1)).await;
+    let ours = provider(&azure, 1);
+    carry(&ours, provision("one")).await.unwrap();
+    let node = NodeName::try_from("one").unwrap();
+    let operation = ours.begin(NodeChange::Stop { node }).await.unwrap();
+    let CloudProgress::Running { says, .. } = ours.poll(&operation).await.unwrap() else {
+        panic!("it is not done");
+    };
+    assert_eq!(says.as_deref(), Some("Azure says InProgress"));
+}

@@ -1,0 +1,187 @@
+//! How long making nodes took, kept to say beforehand how long it will take.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{NodeName, NodeSpec};
+use crate::reconcile::Action;
+
+/// How many of the latest are kept of each kind.
+const KEPT: usize = 20;
+
+/// A step of a node that ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timed {
+    /// The step's id.
+    pub step: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What was seen, by provider, kind of step and size of the node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Durations(BTreeMap<String, Vec<f64>>);
+
+/// What a node's coming into being consists of.
+const KINDS: [&str; 2] = ["provision", "prepare"];
+
+fn key(provider: &str, kind: &str, size: Option<&str>) -> String {
+    match size {
+        Some(size) => format!("{provider} {kind} {size}"),
+        None => format!("{provider} {kind}"),
+    }
+}
+
+fn id(kind: &str, node: &NodeName) -> String {
+    let node = node.clone();
+    let action = match kind {
+        "provision" => Action::ProvisionNode { node },
+        _ => Action::PrepareNode { node },
+    };
+    action.id().to_string()
+}
+
+impl Durations {
+    /// Notes what was seen of these nodes; other steps count for nothing. True if anything was.
+    pub fn learn<'n>(
+        &mut self,
+        provider: &str,
+        nodes: impl IntoIterator<Item = &'n NodeSpec>,
+        seen: &[Timed],
+    ) -> bool {
+        let mut learnt = false;
+        for spec in nodes {
+            for kind in KINDS {
+                let id = id(kind, &spec.name);
+                for timed in seen.iter().filter(|timed| timed.step == id) {
+                    let key = key(provider, kind, spec.size.as_deref());
+                    let all = self.0.entry(key).or_default();
+                    all.push(timed.took.as_secs_f64());
+                    let surplus = all.len().saturating_sub(KEPT);
+                    all.drain(..surplus);
+                    learnt = true;
+                }
+            }
+        }
+        learnt
+    }
+
+    /// How long a node will take until it is made and prepared, as the median of what was seen of
+    /// its size; `otherwise` stands for the making where none was seen.
+    pub fn of(
+        &self,
+        provider: &str,
+        spec: &NodeSpec,
+        otherwise: Option<Duration>,
+    ) -> Option<Duration> {
+        let usual = |kind| self.usual(provider, kind, spec);
+        let made = usual("provision").or(otherwise)?;
+        Some(made.saturating_add(usual("prepare").unwrap_or_default()))
+    }
+
+    /// The steps of a node that were seen before, by their ids, and how long they usually take.
+    pub fn steps(&self, provider: &str, spec: &NodeSpec) -> Vec<(String, Duration)> {
+        let step = |kind| Some((id(kind, &spec.name), self.usual(provider, kind, spec)?));
+        KINDS.into_iter().filter_map(step).collect()
+    }
+
+    fn usual(&self, provider: &str, kind: &str, spec: &NodeSpec) -> Option<Duration> {
+        median(self.0.get(&key(provider, kind, spec.size.as_deref()))?)
+    }
+}
+
+/// A duration for people: longer ones to ten seconds, since nobody knows better.
+pub fn about(duration: Duration) -> String {
+    let seconds = duration.as_secs().max(1);
+    let rounded = if seconds < 60 {
+        seconds
+    } else {
+        seconds.saturating_add(5) / 10 * 10
+    };
+    humantime::format_duration(Duration::from_secs(rounded)).to_string()
+}
+
+/// How long new nodes will take, in words.
+pub fn in_words(predicted: Duration) -> String {
+    format!("new nodes will take about {}", about(predicted))
+}
+
+/// The lower one of two in the middle. What is no duration was not written by us.
+fn median(all: &[f64]) -> Option<Duration> {
+    let mut all: Vec<Duration> = all
+        .iter()
+        .filter_map(|seconds| Duration::try_from_secs_f64(*seconds).ok())
+        .collect();
+    all.sort();
+    let last = all.len().checked_sub(1)?;
+    all.get(last / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, size: Option<&str>) -> NodeSpec {
+        NodeSpec {
+            size: size.map(str::to_owned),
+            ..NodeSpec::new(NodeName::try_from(name).unwrap())
+        }
+    }
+
+    fn timed(step: &str, seconds: u64) -> Timed {
+        Timed {
+            step: step.into(),
+            took: Duration::from_secs(seconds),
+        }
+    }
+
+    #[test]
+    fn the_median_of_the_same_size_is_expected() {
+        let mut seen = Durations::default();
+        let (one, two) = (spec("a", Some("large")), spec("b", None));
+        let steps = [
+            timed("node/a/provision", 100),
+            timed("node/b/provision", 7),
+            timed("service/web/build", 3),
+        ];
+        assert!(seen.learn("azure", [&one, &two], &steps));
+        for seconds in [1, 90, 80] {
+            let steps = [timed("node/a/provision", seconds)];
+            assert!(seen.learn("azure", [&one], &steps));
+        }
+        assert!(seen.learn("azure", [&one], &[timed("node/a/prepare", 5)]));
+        assert!(!seen.learn("azure", [&two], &[timed("node/a/prepare", 5)]));
+        let second = Duration::from_secs;
+        assert_eq!(seen.of("azure", &one, None), Some(second(85)));
+        assert_eq!(seen.of("azure", &two, Some(second(60))), Some(second(7)));
+        let unseen = spec("c", Some("small"));
+        assert_eq!(
+            seen.of("azure", &unseen, Some(second(60))),
+            Some(second(60))
+        );
+        assert_eq!(seen.of("local", &one, None), None);
+    }
+
+    #[test]
+    fn nobody_is_told_more_than_is_known() {
+        let told = |millis| in_words(Duration::from_millis(millis));
+        assert_eq!(told(3), "new nodes will take about 1s");
+        assert_eq!(told(59_900), "new nodes will take about 59s");
+        assert_eq!(told(126_000), "new nodes will take about 2m 10s");
+    }
+
+    #[test]
+    fn the_latest_are_kept_and_what_is_odd_counts_for_nothing() {
+        let mut seen: Durations =
+            serde_json::from_str(r#"{"azure provision": [-1.0, 1e300, 9.0]}"#).unwrap();
+        let one = spec("a", None);
+        assert_eq!(seen.of("azure", &one, None), Some(Duration::from_secs(9)));
+        for seconds in 1..=50 {
+            seen.learn("azure", [&one], &[timed("node/a/provision", seconds)]);
+        }
+        assert_eq!(seen.of("azure", &one, None), Some(Duration::from_secs(40)));
+    }
+}

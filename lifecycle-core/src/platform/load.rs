@@ -11,7 +11,6 @@ use super::files::{Assembly, leave_out_disabled};
 use super::secret_reference::Outside;
 use super::{Access, Declaration, RegistrySpec, Settings, Sources};
 use super::{dockerfile, settings, text_file, toml, validate};
-use crate::cloud::CloudDeadlines;
 use crate::code::{self, CodeBaseRef, CodeStore};
 use crate::error::Error;
 use crate::model::{BuildSource, ImageSource, PlatformId, PlatformName, ServiceName};
@@ -246,7 +245,7 @@ impl Draft {
                 services,
                 volumes: self.composition.volumes,
                 network: self.settings.network,
-                deadlines: CloudDeadlines::default(),
+                deadlines: self.settings.deadlines,
             },
             registry: self.settings.registry,
             access: Access {

@@ -206,6 +206,15 @@ fn cloud() -> Value {
             secret("The private key for it; the platform's own without it"),
         ),
     ]);
+    let mut deadlines = table([
+        ("create", text("Making a node, for example 30m")),
+        ("start", text("Starting one")),
+        ("stop", text("Stopping one")),
+        ("restart", text("Restarting one")),
+        ("delete", text("Deleting one")),
+    ]);
+    deadlines["description"] =
+        json!("How long each change of a node may take before nobody waits for it any more");
     jump_host["required"] = json!(["address", "user", "host_key"]);
     jump_host["description"] =
         json!("Through what nodes without a public address are reached (Azure)");
@@ -217,6 +226,7 @@ fn cloud() -> Value {
                 "description": "Where nodes come from: `local`, containers on your own Docker engine; `azure`, VMs",
             }),
         ),
+        ("deadlines", deadlines),
         (
             "subnet",
             text(
@@ -385,6 +395,10 @@ mod tests {
             ("/$defs/pool", &settings::POOL),
             ("/$defs/capacity", &settings::CAPACITY),
             ("/$defs/reference", &secret_reference::REFERENCE),
+            (
+                "/properties/cloud/properties/deadlines",
+                &settings::cloud::DEADLINES,
+            ),
             (
                 "/properties/cloud/properties/jump_host",
                 &settings::cloud::JUMP_HOST,

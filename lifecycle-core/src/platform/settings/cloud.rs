@@ -1,20 +1,24 @@
 //! `[cloud]`: where nodes come from, and how that is reached.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use super::super::azure::{AzureSpec, JumpHostSpec, LoginSpec};
+use super::super::compose::value;
 use super::super::diagnostic::Report;
 use super::super::secret_reference::Outside;
 use super::super::tree::Field;
 use super::super::{CloudSpec, Credentials};
+use crate::cloud::CloudDeadlines;
 
 /// The keys of every provider.
-const COMMON: [&str; 2] = ["provider", "subnet"];
+const COMMON: [&str; 3] = ["deadlines", "provider", "subnet"];
 /// All keys of `[cloud]`; those beyond the common ones are Azure's.
-pub(in super::super) const CLOUD: [&str; 17] = [
+pub(in super::super) const CLOUD: [&str; 18] = [
     "account",
     "authority",
     "ca",
+    "deadlines",
     "endpoint",
     "identity",
     "image",
@@ -32,6 +36,7 @@ pub(in super::super) const CLOUD: [&str; 17] = [
 ];
 pub(in super::super) const LOGIN: [&str; 4] = ["client", "method", "secret", "tenant"];
 pub(in super::super) const JUMP_HOST: [&str; 4] = ["address", "host_key", "key", "user"];
+pub(in super::super) const DEADLINES: [&str; 5] = ["create", "delete", "restart", "start", "stop"];
 /// The ways to log in, besides trying them in order.
 pub(in super::super) const METHODS: [&str; 4] = [
     "azure-cli",
@@ -43,6 +48,8 @@ pub(in super::super) const PROVIDERS: [&str; 2] = ["azure", "local"];
 
 /// SSH's port.
 const SSH: u16 = 22;
+/// The shortest deadline that makes sense.
+const SHORTEST: Duration = Duration::from_secs(10);
 
 /// Which provider a file names, whatever else is wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +67,17 @@ impl Provider {
     }
 }
 
-/// Reads `[cloud]`; its secrets go into `credentials`.
+/// Reads `[cloud]`: where nodes come from, and how long changes of them may take. Its secrets go
+/// into `credentials`.
 pub(super) fn read(
     field: &Field<'_>,
     outside: Outside<'_>,
     credentials: &mut Credentials,
     report: &mut Report,
-) -> CloudSpec {
+) -> (CloudSpec, CloudDeadlines) {
     let provider = Provider::of(Some(field));
     let mut spec = AzureSpec::new("", "");
+    let mut limits = CloudDeadlines::default();
     for (key, field) in field.entries(report) {
         if provider == Provider::Local && CLOUD.contains(&key) && !COMMON.contains(&key) {
             let help = "write `provider = \"azure\"` for nodes on Azure, or leave it out";
@@ -79,6 +88,7 @@ pub(super) fn read(
             "provider" => {
                 field.word(report, &PROVIDERS.map(|word| (word, ())));
             }
+            "deadlines" => limits = deadlines(&field, report),
             "subnet" => spec.subnet = field.parse(report, ipv4_network),
             "subscription" => {
                 spec.subscription = field.parse(report, subscription).unwrap_or_default();
@@ -103,9 +113,8 @@ pub(super) fn read(
         }
     }
     if provider == Provider::Local {
-        return CloudSpec::Local {
-            subnet: spec.subnet,
-        };
+        let subnet = spec.subnet;
+        return (CloudSpec::Local { subnet }, limits);
     }
     for key in ["subscription", "location"] {
         if field.get(key).is_none() {
@@ -122,7 +131,35 @@ pub(super) fn read(
              `login` with `method = \"client-secret\"`",
         );
     }
-    CloudSpec::Azure(Box::new(spec))
+    (CloudSpec::Azure(Box::new(spec)), limits)
+}
+
+fn deadlines(field: &Field<'_>, report: &mut Report) -> CloudDeadlines {
+    let mut limits = CloudDeadlines::default();
+    let longest = |text: &str| {
+        let limit = value::duration(text)?;
+        if limit < SHORTEST {
+            return Err(format!(
+                "`{text}` is too short: no cloud does it in less than 10 s"
+            ));
+        }
+        Ok(limit)
+    };
+    for (key, field) in field.entries(report) {
+        let limit = match key {
+            "create" => &mut limits.create,
+            "delete" => &mut limits.delete,
+            "restart" => &mut limits.restart,
+            "start" => &mut limits.start,
+            "stop" => &mut limits.stop,
+            _ => {
+                report.unknown_key(field.at, &field.path, key, DEADLINES);
+                continue;
+            }
+        };
+        *limit = field.parse(report, longest).unwrap_or(*limit);
+    }
+    limits
 }
 
 fn login(

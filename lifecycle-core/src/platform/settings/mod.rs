@@ -15,6 +15,7 @@ use super::diagnostic::Report;
 use super::secret_reference::Outside;
 use super::tree::{Field, Node};
 use super::{CloudSpec, Credentials, ManagerSpec, NetworkSpec, RegistrySpec};
+use crate::cloud::CloudDeadlines;
 use crate::model::{NodeName, NodeSpec, Origin, PlatformName, Resources};
 use crate::network::Block;
 
@@ -45,6 +46,7 @@ pub(super) const MOST_NODES: u32 = 10_000;
 pub(super) struct Settings {
     pub(super) name: Option<PlatformName>,
     pub(super) cloud: CloudSpec,
+    pub(super) deadlines: CloudDeadlines,
     pub(super) nodes: BTreeMap<NodeName, NodeSpec>,
     /// `None` only if nothing usable is declared, and then the report says why.
     pub(super) manager: Option<ManagerSpec>,
@@ -75,6 +77,7 @@ pub(super) fn read(
     };
     let mut name = None;
     let mut cloud = CloudSpec::default();
+    let mut deadlines = CloudDeadlines::default();
     let mut credentials = Credentials::default();
     let mut manager = None;
     let mut code = Code::default();
@@ -84,7 +87,9 @@ pub(super) fn read(
     for (key, field) in entries.unwrap_or_default() {
         match key {
             "name" => name = field.parse(reader.report, named),
-            "cloud" => cloud = cloud::read(&field, outside, &mut credentials, reader.report),
+            "cloud" => {
+                (cloud, deadlines) = cloud::read(&field, outside, &mut credentials, reader.report);
+            }
             "nodes" => {
                 for (name, node) in field.entries(reader.report) {
                     reader.node(name, &node);
@@ -112,6 +117,7 @@ pub(super) fn read(
     Settings {
         name,
         cloud,
+        deadlines,
         nodes: reader.nodes,
         manager,
         code_path: code.path,
@@ -324,6 +330,7 @@ fn declares_nodes(root: Option<&Node>) -> bool {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use super::*;
     use crate::platform::{secret_reference, toml};
@@ -423,6 +430,7 @@ mod tests {
             &registry,
             &cloud::LOGIN,
             &cloud::JUMP_HOST,
+            &cloud::DEADLINES,
             &cloud::METHODS,
             &cloud::PROVIDERS,
             &code::STORES,
@@ -441,6 +449,7 @@ mod tests {
     fn azure_is_read_and_its_secrets_are_kept_apart() {
         let settings = settings(&format!(
             "{AZURE}size = [\"Standard_B2s\", \"Standard_B2ms\"]\nzones = [\"1\", \"2\"]\n\
+             deadlines = {{ create = \"45m\", stop = \"90s\" }}\n\
              ssh_from = \"203.0.113.7\"\npublic_ip = false\nendpoint = \"https://10.0.0.1:7\"\n\
              login = {{ method = \"client-secret\", tenant = \"t\", client = \"c\", \
              secret = {{ env = \"SECRET\" }} }}\n\
@@ -456,6 +465,9 @@ mod tests {
         };
         assert_eq!(azure.sizes, ["Standard_B2s", "Standard_B2ms"]);
         assert_eq!(azure.zones, ["1", "2"]);
+        assert_eq!(settings.deadlines.create, Duration::from_mins(45));
+        assert_eq!(settings.deadlines.stop, Duration::from_secs(90));
+        assert_eq!(settings.deadlines.start, CloudDeadlines::default().start);
         assert_eq!(azure.ssh_from, ["203.0.113.7"]);
         assert!(!azure.public_ip);
         let jump_host = azure.jump_host.as_ref().unwrap();
@@ -515,6 +527,14 @@ mod tests {
                 "must begin with `https://`",
             ),
             (format!("{AZURE}zones = \"west\"\n"), "is no zone"),
+            (
+                "[cloud]\ndeadlines = { create = \"1s\" }\n".to_owned(),
+                "too short",
+            ),
+            (
+                "[cloud]\ndeadlines = { make = \"1h\" }\n".to_owned(),
+                "unknown key",
+            ),
             (format!("{AZURE}image = \"debian\"\n"), "is no image"),
             (format!("{AZURE}ca = \"absent.pem\"\n"), "cannot be read"),
             (format!("{AZURE}sise = \"x\"\n"), "`size`"),

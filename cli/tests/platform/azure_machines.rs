@@ -257,4 +257,8 @@ fn the_command_tells_where_it_listens_until_it_is_told_to_end() {
     assert!(settings.contains(endpoint), "{settings}");
     assert!(!settings.contains(CLIENT_SECRET), "{settings}");
     assert!(record.exists());
+    // It is taken as it is, files that it refers to included.
+    project.compose("  web: {image: \"debian:bookworm-slim\"}\n");
+    project.write("platform.toml", settings);
+    project.ends(0, &["plan", "--simulate"]);
 }

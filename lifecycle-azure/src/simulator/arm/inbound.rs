@@ -131,13 +131,8 @@ fn ports_of(text: &str) -> Option<RangeInclusive<u16>> {
     if text == "*" {
         return Some(0..=u16::MAX);
     }
-    match text.split_once('-') {
-        Some((first, last)) => Some(first.trim().parse().ok()?..=last.trim().parse().ok()?),
-        None => {
-            let port = text.trim().parse().ok()?;
-            Some(port..=port)
-        }
-    }
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
 }
 
 fn ranges(open: &[bool]) -> Vec<RangeInclusive<u16>> {

@@ -102,9 +102,10 @@ impl Project {
         for text in meant {
             let name = Some(DirectoryStore::normalised(text)).filter(|name| known.contains(name));
             let path = inside(self.directory(), Path::new(text));
-            let name = match text.starts_with(['.', '/']) {
-                true => path.or(name),
-                false => name.or(path),
+            let name = if text.starts_with(['.', '/']) {
+                path.or(name)
+            } else {
+                name.or(path)
             };
             let name = name.ok_or_else(|| self.no_code_base(text, &known))?;
             if !names.contains(&name) {
@@ -215,7 +216,7 @@ fn inside(project: &Path, directory: &Path) -> Option<String> {
         let path = std::path::absolute(path)?;
         Ok(DirectoryStore::normalised(&path.to_string_lossy()).into())
     };
-    of(written).or_else(|| of(|path| path.canonicalize()))
+    of(written).or_else(|| of(Path::canonicalize))
 }
 
 fn identity_file(project: &Path) -> PathBuf {

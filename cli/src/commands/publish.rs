@@ -57,7 +57,7 @@ impl From<Published> for OnePublished {
 
 pub(crate) async fn run(arguments: &Arguments, options: &Publish) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
-    let publisher = wiring::publisher(&project.access()?)?;
+    let store = wiring::publisher(&project.access()?)?;
     let directory = project.local_code();
     let (names, elsewhere) = if options.names.is_empty() {
         let all = project.survey().await?.code_bases;
@@ -72,7 +72,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Publish) -> Result<(), 
     };
     let progress = ProgressLines::new(arguments.json);
     let published = tokio::select! {
-        done = bootstrap::publish(&directory, publisher.as_ref(), &names, progress.as_ref()) => done?,
+        done = bootstrap::publish(&directory, store.as_ref(), &names, progress.as_ref()) => done?,
         () = progress.heartbeat() => return Ok(()),
     };
     let document = AllPublished {
@@ -143,8 +143,8 @@ pub(crate) async fn before_up(
         // Nothing will come up, and nothing is touched.
         return Err(Failure::Unsupported(unsupported));
     }
-    let publisher = wiring::publisher(&access)?;
-    let outdated = outdated(project, publisher.as_ref()).await?;
+    let store = wiring::publisher(&access)?;
+    let outdated = outdated(project, store.as_ref()).await?;
     if outdated.is_empty() {
         return Ok(());
     }
@@ -155,7 +155,7 @@ pub(crate) async fn before_up(
     let asks = !options.yes && std::io::stdin().is_terminal();
     if options.publish || asks && confirm::wanted("Publish what lies here first?").await? {
         let directory = project.local_code();
-        bootstrap::publish(&directory, publisher.as_ref(), &names, reporter).await?;
+        bootstrap::publish(&directory, store.as_ref(), &names, reporter).await?;
         return Ok(());
     }
     // Without any the files cannot be read, and that says what to do.
@@ -175,19 +175,16 @@ pub(crate) async fn tell_outdated(project: &Project) -> Result<(), Failure> {
     if access.code.is_default() {
         return Ok(());
     }
-    let publisher = wiring::publisher(&access)?;
-    for one in &outdated(project, publisher.as_ref()).await? {
+    let store = wiring::publisher(&access)?;
+    for one in &outdated(project, store.as_ref()).await? {
         tell(one);
     }
     Ok(())
 }
 
-async fn outdated(
-    project: &Project,
-    publisher: &dyn CodePublisher,
-) -> Result<Vec<Outdated>, Failure> {
+async fn outdated(project: &Project, store: &dyn CodePublisher) -> Result<Vec<Outdated>, Failure> {
     let names = project.survey().await?.code_bases;
-    Ok(publishing::outdated(&project.local_code(), publisher, names).await?)
+    Ok(publishing::outdated(&project.local_code(), store, names).await?)
 }
 
 fn tell(outdated: &Outdated) {

@@ -102,9 +102,10 @@ impl AzureFiles {
         let ours = top
             .iter()
             .any(|item| item.is_directory && item.name == OWN_DIRECTORY);
-        let current = match ours {
-            true => self.current(name, &doing).await?,
-            false => None,
+        let current = if ours {
+            self.current(name, &doing).await?
+        } else {
+            None
         };
         match (current, self.stray(name, &top, &doing).await?) {
             (Some(version), None) => Ok(version.contents(name)),

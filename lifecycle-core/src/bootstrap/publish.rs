@@ -12,14 +12,14 @@ use crate::error::Result;
 /// Those of [`publishing::publish`].
 pub async fn publish(
     directory: &DirectoryStore,
-    publisher: &dyn CodePublisher,
+    store: &dyn CodePublisher,
     names: &[String],
     reporter: &dyn Reporter,
 ) -> Result<Vec<Published>> {
     let mut published = Vec::new();
     for name in names {
         let stage = Stage::begin(reporter, format!("publish code base {name}"));
-        published.push(publishing::publish(directory, publisher, name).await?);
+        published.push(publishing::publish(directory, store, name).await?);
         stage.done();
     }
     Ok(published)

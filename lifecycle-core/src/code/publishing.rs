@@ -111,12 +111,12 @@ fn absent_is_none(digest: Result<CodeBaseRef>) -> Result<Option<CodeBaseRef>> {
 /// else.
 pub async fn publish(
     directory: &DirectoryStore,
-    publisher: &dyn CodePublisher,
+    store: &dyn CodePublisher,
     name: &str,
 ) -> Result<Published> {
-    let published = publisher.publish(name, &directory.directory(name)).await?;
+    let published = store.publish(name, &directory.directory(name)).await?;
     // By the name as the store spells it.
-    let there = publisher.digest(&published.code.name).await?;
+    let there = store.digest(&published.code.name).await?;
     if there.digest == published.code.digest {
         return Ok(published);
     }

@@ -51,11 +51,9 @@ pub enum Login {
     AzureCli,
     /// The identity of the VM that this runs on.
     ManagedIdentity {
-        /// The client id of a user-assigned one; without it and `resource` the system-assigned
-        /// one, or the only one that there is.
+        /// The client id of a user-assigned one; the system-assigned one without, or the only one
+        /// that there is.
         client: Option<String>,
-        /// The resource id of a user-assigned one; `client` wins over it.
-        resource: Option<String>,
     },
     /// A user-assigned identity of the VM that this runs on, by its resource id.
     AssignedIdentity {
@@ -161,10 +159,7 @@ impl Credential {
         let ways = match &self.login {
             Login::InOrder => vec![
                 Login::WorkloadIdentity,
-                Login::ManagedIdentity {
-                    client: None,
-                    resource: None,
-                },
+                Login::ManagedIdentity { client: None },
                 Login::AzureCli,
             ],
             one => vec![one.clone()],
@@ -263,11 +258,9 @@ fn open(way: &Login, options: &ClientOptions) -> azure_core::Result<Arc<dyn Toke
     let client_options = options.clone();
     Ok(match way {
         Login::InOrder | Login::AzureCli => AzureCliCredential::new(None)?,
-        Login::ManagedIdentity { client, resource } => {
-            let client = client.clone().map(UserAssignedId::ClientId);
-            let resource = || resource.clone().map(UserAssignedId::ResourceId);
+        Login::ManagedIdentity { client } => {
             ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
-                user_assigned_id: client.or_else(resource),
+                user_assigned_id: client.clone().map(UserAssignedId::ClientId),
                 client_options,
             }))?
         }

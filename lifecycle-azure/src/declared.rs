@@ -61,10 +61,10 @@ impl Login {
         Ok(match spec {
             LoginSpec::InOrder => Self::InOrder,
             LoginSpec::AzureCli => Self::AzureCli,
-            LoginSpec::ManagedIdentity { client, resource } => Self::ManagedIdentity {
+            LoginSpec::ManagedIdentity { client } => Self::ManagedIdentity {
                 client: client.clone(),
-                resource: resource.clone(),
             },
+            LoginSpec::AssignedIdentity { id } => Self::AssignedIdentity { id: id.clone() },
             LoginSpec::WorkloadIdentity => Self::WorkloadIdentity,
             LoginSpec::ClientSecret { tenant, client } => Self::ClientSecret {
                 tenant: tenant.clone(),

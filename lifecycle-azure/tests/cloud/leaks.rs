@@ -16,7 +16,7 @@ use lifecycle_azure::{AzureFiles, FilesCredential, Login};
 use lifecycle_core::Error;
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::cloud::{CloudProvider as _, NodeChange};
-use lifecycle_core::code::CodeStore as _;
+use lifecycle_core::code::{CodePublisher as _, CodeStore as _};
 use lifecycle_core::model::NodeName;
 use lifecycle_core::secret::Sensitive;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -153,6 +153,8 @@ async fn live(azure: &AzureSimulator, said: &Said) {
         ssh_keys: Vec::new(),
         custom_data: azure.machines()[0].custom_data.clone(),
         private_address: None,
+        subnet: None,
+        inbound_ports: Vec::new(),
     }));
     said.shown(azure);
     let node = NodeName::try_from("one").unwrap();

@@ -84,15 +84,16 @@ impl AzureSpec {
     /// How the manager logs in, from its VM: as the bootstrapper does where that can be handed
     /// over, else with the identity that its VM is given. `None` if there is no way.
     pub fn login_of_manager(&self) -> Option<LoginSpec> {
-        match (&self.login, &self.identity) {
-            (LoginSpec::ClientSecret { .. }, _) => Some(self.login.clone()),
-            (_, Some(identity)) => Some(LoginSpec::ManagedIdentity {
-                client: None,
-                resource: Some(identity.clone()),
-            }),
-            // Which VM has it is the user's care.
-            (LoginSpec::ManagedIdentity { .. }, None) => Some(self.login.clone()),
-            (LoginSpec::InOrder | LoginSpec::AzureCli | LoginSpec::WorkloadIdentity, None) => None,
+        let of_vm = self.identity.clone();
+        match &self.login {
+            LoginSpec::ClientSecret { .. } => Some(self.login.clone()),
+            // Which VM has an identity that is not given here is the user's care.
+            LoginSpec::ManagedIdentity { .. } | LoginSpec::AssignedIdentity { .. }
+                if of_vm.is_none() =>
+            {
+                Some(self.login.clone())
+            }
+            _ => of_vm.map(|id| LoginSpec::AssignedIdentity { id }),
         }
     }
 }
@@ -111,9 +112,11 @@ pub enum LoginSpec {
         /// Its client id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         client: Option<String>,
+    },
+    /// A user-assigned identity of the VM that this runs on.
+    AssignedIdentity {
         /// Its resource id.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        resource: Option<String>,
+        id: String,
     },
     /// An application with a secret, which is the cloud's among the credentials.
     ClientSecret {

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -68,7 +67,7 @@ impl SimulatedAzure {
         // The document comes when it listens; the pipe stays open as long as it runs.
         let stdout = process.stdout.take().unwrap();
         let mut documents = serde_json::Deserializer::from_reader(stdout).into_iter();
-        let document = documents.next().expect("it ended at once").unwrap();
+        let document = documents.next().unwrap().unwrap();
         Self {
             process,
             directory,
@@ -157,16 +156,6 @@ impl SimulatedAzure {
         notes
             .map(|note| note.unwrap().file_name().into_string().unwrap())
             .collect()
-    }
-
-    /// Where it keeps the secrets that open it.
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// The file with the certificate to trust.
-    pub(crate) fn ca(&self) -> PathBuf {
-        PathBuf::from(self.document["ca"].as_str().unwrap())
     }
 
     fn end(&mut self) -> bool {

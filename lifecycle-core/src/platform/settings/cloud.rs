@@ -172,10 +172,7 @@ fn login(
     if !field.is_map() {
         return match field.word(report, &methods)? {
             "azure-cli" => Some(LoginSpec::AzureCli),
-            "managed-identity" => Some(LoginSpec::ManagedIdentity {
-                client: None,
-                resource: None,
-            }),
+            "managed-identity" => Some(LoginSpec::ManagedIdentity { client: None }),
             "workload-identity" => Some(LoginSpec::WorkloadIdentity),
             method => {
                 let form = "write `{ method = \"client-secret\", tenant = \"…\", client = \"…\", \
@@ -218,10 +215,7 @@ fn login(
     }
     Some(match method? {
         "azure-cli" => LoginSpec::AzureCli,
-        "managed-identity" => LoginSpec::ManagedIdentity {
-            client,
-            resource: None,
-        },
+        "managed-identity" => LoginSpec::ManagedIdentity { client },
         "workload-identity" => LoginSpec::WorkloadIdentity,
         _ => {
             credentials.cloud = Some(secret?);

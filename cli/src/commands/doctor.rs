@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::Arguments;
+use crate::commands::publish;
 use crate::failure::Failure;
 use crate::paint::{Tone, paint};
 use crate::project::{NOT_UP_YET, Project};
@@ -76,7 +77,14 @@ async fn look(arguments: &Arguments) -> Vec<Finding> {
             return findings;
         }
     };
-    let loaded = match project.load(NOT_UP_YET).await {
+    let (of_store, store) = code_store(&project).await;
+    findings.extend(of_store);
+    // What is not published yet lies here, and says as much of all else.
+    let loaded = match store {
+        Store::Complete => project.load(NOT_UP_YET).await,
+        Store::Lacking => project.load_offline(NOT_UP_YET).await,
+    };
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(failure) => {
             findings.push(of_failure("files", &failure));
@@ -102,6 +110,35 @@ async fn look(arguments: &Arguments) -> Vec<Finding> {
     }
     findings.extend(of_platform(arguments, &project, &loaded).await);
     findings
+}
+
+/// Whether the code store holds all that the platform is built from.
+#[derive(Debug, Clone, Copy)]
+enum Store {
+    Complete,
+    Lacking,
+}
+
+/// Whether the code store answers, and holds what lies here.
+async fn code_store(project: &Project) -> (Vec<Finding>, Store) {
+    const WHAT: &str = "code store";
+    let outdated = match publish::all_outdated(project).await {
+        Ok(outdated) => outdated,
+        // What is wrong with the files is told where they are looked at.
+        Err(Failure::Files(_)) => return (Vec::new(), Store::Complete),
+        Err(failure) => return (vec![of_failure(WHAT, &failure)], Store::Lacking),
+    };
+    let findings = outdated.iter().map(|one| {
+        let mend = "`bootstrapper publish`, or `up --publish`";
+        Finding::of(Health::Doubtful, WHAT, publish::in_words(one), mend)
+    });
+    let lacks = outdated.iter().any(|one| one.published.is_none());
+    let store = if lacks {
+        Store::Lacking
+    } else {
+        Store::Complete
+    };
+    (findings.collect(), store)
 }
 
 /// What can be said of the engine here, and of the platform if it was brought up from here.

@@ -149,7 +149,7 @@ pub(crate) async fn before_up(
         return Ok(());
     }
     for one in &outdated {
-        tell(one);
+        printer::warning(&in_words(one));
     }
     let names: Vec<String> = outdated.iter().map(|one| one.local.name.clone()).collect();
     let asks = !options.yes && std::io::stdin().is_terminal();
@@ -171,15 +171,20 @@ pub(crate) async fn before_up(
 
 /// Says in `plan` what `up` would ask.
 pub(crate) async fn tell_outdated(project: &Project) -> Result<(), Failure> {
-    let access = project.access()?;
-    if access.code.is_default() {
-        return Ok(());
-    }
-    let store = wiring::publisher(&access)?;
-    for one in &outdated(project, store.as_ref()).await? {
-        tell(one);
+    for one in &all_outdated(project).await? {
+        printer::warning(&in_words(one));
     }
     Ok(())
+}
+
+/// What lies here and differs from what is published, if anything has to be.
+pub(crate) async fn all_outdated(project: &Project) -> Result<Vec<Outdated>, Failure> {
+    let access = project.access()?;
+    if access.code.is_default() {
+        return Ok(Vec::new());
+    }
+    let store = wiring::publisher(&access)?;
+    outdated(project, store.as_ref()).await
 }
 
 async fn outdated(project: &Project, store: &dyn CodePublisher) -> Result<Vec<Outdated>, Failure> {
@@ -187,16 +192,17 @@ async fn outdated(project: &Project, store: &dyn CodePublisher) -> Result<Vec<Ou
     Ok(publishing::outdated(&project.local_code(), store, names).await?)
 }
 
-fn tell(outdated: &Outdated) {
+/// What is otherwise here than there.
+pub(crate) fn in_words(outdated: &Outdated) -> String {
     let here = short(&outdated.local.digest);
     let name = &outdated.local.name;
-    printer::warning(&match &outdated.published {
+    match &outdated.published {
         Some(there) => format!(
             "code base `{name}` differs: {here} lies here, {} is published",
             short(there)
         ),
         None => format!("code base `{name}` lies here ({here}) and was never published"),
-    });
+    }
 }
 
 #[cfg(test)]

@@ -121,6 +121,15 @@ impl Node {
             .collect()
     }
 
+    /// The same, as a node of another platform: to whoever made a machine of a cloud, it is one of
+    /// its own.
+    pub(crate) fn of_platform(self, platform: &str) -> Self {
+        Self {
+            platform: platform.to_owned(),
+            ..self
+        }
+    }
+
     /// The only node of a platform.
     pub(crate) fn only(platform: &str) -> Self {
         let nodes = Self::all(platform);

@@ -131,7 +131,7 @@ fn azure_end_to_end() {
     project.ends(0, &["doctor"]);
     project.ends(0, &["publish"]);
     let up = project.ends(0, &["up"]);
-    let machines = azure.machines();
+    let machines = azure.machines(&project.id());
     assert_eq!(end(&project, machines.clone()), here, "{}", up.stderr);
     let status = project.status();
     has_the_documented_shape(&status, &project);
@@ -162,6 +162,6 @@ fn azure_end_to_end() {
 
     project.ends(0, &["down", "--yes"]);
     assert!(azure.resources().is_empty(), "{:?}", azure.resources());
-    assert!(azure.machines().is_empty());
+    assert!(azure.machines(&project.id()).is_empty());
     assert!(Belongings::of(&project.id()).is_empty());
 }

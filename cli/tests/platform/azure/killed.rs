@@ -72,7 +72,7 @@ fn an_up_that_is_killed_after_any_request_goes_on() {
     );
     let status = project.status();
     assert_eq!(status["platform"]["state"], "running", "{status}");
-    assert_eq!(azure.machines().len(), 2);
+    assert_eq!(azure.machines(&project.id()).len(), 2);
     project.ends(0, &["down", "--yes"]);
     assert!(azure.resources().is_empty(), "{:?}", azure.resources());
 }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use lifecycle_azure::simulator::{CLIENT, CLIENT_SECRET, SUBSCRIPTION, TENANT};
+use lifecycle_core::clock::{IdSource as _, RandomIds};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -27,6 +28,8 @@ pub(crate) struct SimulatedAzure {
     process: Child,
     directory: TempDir,
     document: Value,
+    /// The block of its platform's network. Drawn, since a Docker engine has each but once.
+    block: String,
 }
 
 /// A request that it got.
@@ -67,11 +70,13 @@ impl SimulatedAzure {
         // The document comes when it listens; the pipe stays open as long as it runs.
         let stdout = process.stdout.take().unwrap();
         let mut documents = serde_json::Deserializer::from_reader(stdout).into_iter();
+        let [first, second, ..] = RandomIds.uuid().into_bytes();
         let document = documents.next().unwrap().unwrap();
         Self {
             process,
             directory,
             document,
+            block: format!("10.{}.{second}.0/24", 100 + first % 100),
         }
     }
 
@@ -80,7 +85,8 @@ impl SimulatedAzure {
         let text = self.document["platform_toml"].as_str().unwrap();
         let provider = "provider = \"azure\"\n";
         assert!(text.contains(provider), "{text}");
-        text.replace(provider, &format!("{provider}{more}"))
+        let block = &self.block;
+        text.replace(provider, &format!("{provider}subnet = \"{block}\"\n{more}"))
     }
 
     /// What it was asked so far, in order.
@@ -140,12 +146,13 @@ impl SimulatedAzure {
         serde_json::from_str(body).unwrap()
     }
 
-    /// The machines of a platform's VMs that run, by their nodes' names. They are local nodes of
-    /// the simulator's own, one platform's for each network.
-    pub(crate) fn machines(&self) -> BTreeMap<String, Node> {
+    /// The machines that run, by their names, as nodes of a platform. They are local nodes of the
+    /// simulator's own.
+    pub(crate) fn machines(&self, platform: &str) -> BTreeMap<String, Node> {
         self.owners()
             .iter()
             .flat_map(|owner| Node::all(owner))
+            .map(|(name, node)| (name, node.of_platform(platform)))
             .collect()
     }
 

@@ -109,6 +109,9 @@ pub(super) fn read(
             "endpoint" => spec.endpoint = field.parse(report, address),
             "authority" => spec.authority = field.parse(report, address),
             "ca" => spec.ca = certificate(&field, outside, report),
+            _ if provider == Provider::Local => {
+                report.unknown_key(field.at, &field.path, key, COMMON);
+            }
             _ => report.unknown_key(field.at, &field.path, key, CLOUD),
         }
     }

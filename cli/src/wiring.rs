@@ -188,11 +188,7 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
 fn connector(parts: &Parts<'_>, owner: Owner) -> Result<SshConnector> {
     let own = SshCredential::PrivateKey(parts.secrets.ssh.private.clone());
     let connector = SshConnector::new(own.clone(), owner, AddressChoice::PublicThenPrivate);
-    let jump_host = match parts.cloud {
-        CloudSpec::Azure(spec) => spec.jump_host.as_ref(),
-        _ => None,
-    };
-    let Some(jump_host) = jump_host else {
+    let Some(jump_host) = &parts.access.jump_host else {
         return Ok(connector);
     };
     let key = parts.access.credentials.jump_host.clone();

@@ -205,6 +205,7 @@ async fn of_platform(
             Err(error) => findings.push(Finding::failed("declaration", &error, "mend the files")),
         }
     }
+    findings.extend(bootstrapper.examine_detour().await);
     findings.push(Finding::fine(
         "platform",
         "it was not brought up from here yet",

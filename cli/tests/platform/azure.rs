@@ -2,5 +2,7 @@
 //! anywhere: published, brought up, asked, killed at every request, taken down.
 
 mod end_to_end;
+mod jump_host;
 mod killed;
+mod secrets;
 mod simulated;

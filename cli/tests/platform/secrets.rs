@@ -38,29 +38,41 @@ const SERVICE: &str = r#"
       api: read
 "#;
 
-/// What may not be found, by name. Of a key in PEM its longest line is looked for.
-fn secrets(project: &Project) -> Vec<(&'static str, String)> {
-    let line = |file: &str| {
-        let text = project.kept(file);
-        text.lines().max_by_key(|l| l.len()).unwrap().to_owned()
-    };
-    let planted = PLANTED
-        .iter()
-        .map(|(name, value)| (*name, (*value).to_owned()));
-    let mut secrets: Vec<_> = planted.collect();
-    for file in [
+/// What may not be found, by name.
+pub(crate) type Secret = (&'static str, String);
+
+/// What is looked for of a key in PEM.
+pub(crate) fn longest_line(text: &str) -> String {
+    let line = text.lines().max_by_key(|line| line.len());
+    line.unwrap_or_default().to_owned()
+}
+
+/// The platform's own secrets.
+pub(crate) fn own(project: &Project) -> Vec<Secret> {
+    let files = [
         "platform.key",
         "ca.key",
         "admin.token",
         "read.token",
         "ssh.key",
-    ] {
-        secrets.push((file, line(file)));
+    ];
+    let secret = |file| (file, longest_line(&project.kept(file)));
+    files.into_iter().map(secret).collect()
+}
+
+/// Fails if one of these places, which have names, holds one of these secrets.
+pub(crate) fn are_not_in(secrets: &[Secret], places: &[(&str, String)]) {
+    for (secret, value) in secrets {
+        assert!(value.len() >= 20, "{secret} is a secret");
+        for (place, text) in places {
+            assert!(!text.is_empty(), "{place} was looked at");
+            assert!(
+                !text.contains(value),
+                "{place} holds the secret {secret}: {}",
+                around(text, value)
+            );
+        }
     }
-    for (name, secret) in &secrets {
-        assert!(secret.len() >= 20, "{name} is a secret");
-    }
-    secrets
 }
 
 #[test]
@@ -88,7 +100,8 @@ fn secrets_are_nowhere_but_where_they_belong() {
     project.ends(1, &["logs", "nobody"]);
     assert!(project.said().contains("TRACE"), "it says much");
     let (node, id) = (project.node(), project.id());
-    let secrets = secrets(&project);
+    let planted = PLANTED.map(|(name, value)| (name, value.to_owned()));
+    let secrets = [own(&project), planted.into()].concat();
 
     let service = node.inspect("lifecycle.service=web");
     let environment = service["Config"]["Env"].to_string();
@@ -127,7 +140,7 @@ fn secrets_are_nowhere_but_where_they_belong() {
         );
         places.push(("an error", wrong.body));
     }
-    places.push(("command lines", command_lines()));
+    places.push(("command lines", command_lines("/hello.pl")));
     let manager = node.inspect("lifecycle.role=manager");
     let environ = format!("cat /proc/{}/environ", manager["State"]["Pid"]);
     places.push(("the manager's environment", shell(&environ)));
@@ -152,15 +165,7 @@ fn secrets_are_nowhere_but_where_they_belong() {
     places.push(("the registry", registry));
     let identity = ".lifecycle/platform.json";
     places.push(("what may be committed", project.read(identity)));
-    for (place, text) in &places {
-        for (secret, value) in &secrets {
-            assert!(
-                !text.contains(value),
-                "{place} holds the secret {secret}: {}",
-                around(text, value)
-            );
-        }
-    }
+    are_not_in(&secrets, &places);
 
     let history = shell("for i in $(docker image ls -q); do docker history --no-trunc $i; done");
     for (secret, value) in &secrets {
@@ -176,22 +181,33 @@ fn secrets_are_nowhere_but_where_they_belong() {
         let mode = entry.metadata().unwrap().permissions().mode() & 0o077;
         assert_eq!(mode, 0, "{} is its owner's alone", entry.path().display());
     }
+    what_was_handed_over_is_roots_alone(&node, &id);
+    project.ends(0, &["down", "--yes"]);
+}
+
+/// Of the files on the manager's node.
+pub(crate) fn what_was_handed_over_is_roots_alone(node: &Node, id: &str) {
     let directory = format!("/var/lib/lifecycle/{id}/manager");
     let modes = node.exec(&["find", &directory, "-type", "f", "-printf", "%m %U\n"]);
     assert!(modes.lines().count() >= 7, "{modes}");
     assert!(modes.lines().all(|mode| mode == "400 0"), "{modes}");
-    project.ends(0, &["down", "--yes"]);
+}
+
+/// The files of a node that hold a value. What containers see of their images is not looked at.
+pub(crate) fn files_with(node: &Node, value: &str) -> Vec<String> {
+    let search = "grep -rlF --exclude-dir=overlay2 -e \"$0\" \
+                  /etc /home /root /run /tmp /var 2>/dev/null || true";
+    let found = node.exec(&["sh", "-c", search, value]);
+    found.lines().map(str::to_owned).collect()
 }
 
 /// Looks into every file of the node: secrets are in what was handed to the manager, in the
 /// platform's own directory for services, and, of a service's environment, where the engine
 /// keeps its containers.
-fn files_that_hold(node: &Node, secrets: &[(&str, String)], id: &str) {
+fn files_that_hold(node: &Node, secrets: &[Secret], id: &str) {
     let ours = format!("/var/lib/lifecycle/{id}/");
     for (secret, value) in secrets {
-        let search = "grep -rlF --exclude-dir=overlay2 -e \"$0\" \
-                      /etc /home /root /run /tmp /var 2>/dev/null || true";
-        for file in node.exec(&["sh", "-c", search, value]).lines() {
+        for file in &files_with(node, value) {
             let of_ours = file.strip_prefix(&ours);
             let is_handed = of_ours.is_some_and(|f| {
                 f.starts_with("manager/") || (*secret == "read.token" && !f.starts_with("registry"))
@@ -206,12 +222,13 @@ fn files_that_hold(node: &Node, secrets: &[(&str, String)], id: &str) {
     }
 }
 
-fn both(finished: &Finished) -> String {
+pub(crate) fn both(finished: &Finished) -> String {
     format!("{}{}", finished.stdout, finished.stderr)
 }
 
-/// The command lines of all processes of this machine, those on nodes among them.
-fn command_lines() -> String {
+/// The command lines of all processes of this machine, those on nodes among them, one of which is
+/// known to run there.
+pub(crate) fn command_lines(one: &str) -> String {
     let mut all = String::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         // Most of it is no process, and processes end.
@@ -220,11 +237,11 @@ fn command_lines() -> String {
             all.push('\n');
         }
     }
-    assert!(all.contains("/hello.pl"), "nodes are seen from here");
+    assert!(all.contains(one), "nodes are seen from here");
     all
 }
 
-fn without_environment(mut container: Value) -> Value {
+pub(crate) fn without_environment(mut container: Value) -> Value {
     container["Config"]["Env"] = Value::Null;
     container
 }

@@ -124,7 +124,8 @@ impl Bootstrapper {
         findings
     }
 
-    async fn examine_detour(&self) -> Option<Finding> {
+    /// Looks at the host that nodes are reached through, if there is one.
+    pub async fn examine_detour(&self) -> Option<Finding> {
         const MEND: &str = "does it run, and is its SSH port open from here?";
         let asked = async { Ok(self.backends.connector.detour().await) };
         match within("the host that nodes are reached through", asked).await {

@@ -104,6 +104,7 @@ impl Bootstrapper {
     /// Brings the platform up and follows until every service is ready or has failed.
     pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
         self.preflight(declaration).await?;
+        self.check_detour().await?;
         self.prepare_databases(declaration.id).await?;
         self.state
             .keep_placed(&Placed {
@@ -183,6 +184,15 @@ impl Bootstrapper {
             why: problems.join("; "),
             mend: "mend this first; nothing was changed".into(),
         })
+    }
+
+    /// Refuses a detour that lets nobody through, before nodes are made that nothing reaches. One
+    /// that does not answer may be made after the nodes' network, and is waited for later.
+    async fn check_detour(&self) -> Result<()> {
+        match self.backends.connector.detour().await {
+            Some((_, Err(error @ (Error::Denied { .. } | Error::Invalid { .. })))) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The manager's node, or all nodes: there, running, with Docker. The same planner and

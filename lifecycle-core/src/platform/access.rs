@@ -7,7 +7,7 @@ use super::diagnostic::Report;
 use super::environment::Environment;
 use super::load::{read_text, shown};
 use super::secret_reference::Outside;
-use super::{CodeStoreSpec, Diagnostics, Sources, settings, toml};
+use super::{CodeStoreSpec, Diagnostics, JumpHostSpec, Sources, settings, toml};
 use crate::error::{Error, Result as CoreResult};
 use crate::secret::Sensitive;
 
@@ -74,6 +74,9 @@ pub struct Access {
     pub code: CodeStoreSpec,
     /// The secrets.
     pub credentials: Credentials,
+    /// What nodes are reached through from outside, as declared now: that of the last `up` may be
+    /// gone.
+    pub jump_host: Option<JumpHostSpec>,
 }
 
 /// Reads it from `platform.toml`; the Compose files need not be in order.
@@ -97,6 +100,7 @@ pub fn access(sources: &Sources) -> Result<Access, Diagnostics> {
     match Report::problems_of(vec![report]) {
         Some(problems) => Err(problems),
         None => Ok(Access {
+            jump_host: settings.cloud.jump_host().cloned(),
             code: settings.code_store,
             credentials: settings.credentials,
         }),

@@ -235,6 +235,7 @@ impl Draft {
             .into_iter()
             .map(|(name, draft)| (name, draft.spec))
             .collect();
+        let jump_host = self.settings.cloud.jump_host().cloned();
         Ok(Loaded {
             declaration: Declaration {
                 name,
@@ -249,6 +250,7 @@ impl Draft {
             },
             registry: self.settings.registry,
             access: Access {
+                jump_host,
                 code: self.settings.code_store,
                 credentials: self.settings.credentials,
             },

@@ -151,6 +151,16 @@ pub enum CloudSpec {
     Azure(Box<AzureSpec>),
 }
 
+impl CloudSpec {
+    /// The host that nodes are reached through from outside.
+    pub fn jump_host(&self) -> Option<&JumpHostSpec> {
+        match self {
+            Self::Local { .. } => None,
+            Self::Azure(spec) => spec.jump_host.as_ref(),
+        }
+    }
+}
+
 impl Default for CloudSpec {
     fn default() -> Self {
         Self::Local { subnet: None }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -105,15 +106,30 @@ impl SimulatedAzure {
         whole.lines().map(read).collect()
     }
 
-    /// The resources that there are, by their kinds: each with its name, sorted.
-    pub(crate) fn resources(&self) -> BTreeMap<String, Vec<String>> {
+    /// A token for Azure Resource Manager.
+    pub(crate) fn token(&self) -> String {
         let form = format!(
             "grant_type=client_credentials&client_id={CLIENT}&client_secret={CLIENT_SECRET}&scope={SCOPE}"
         );
-        let token = self.ask("POST", &format!("/{TENANT}/oauth2/v2.0/token"), None, &form);
-        let token = token["access_token"].as_str().unwrap();
-        let path = format!("/subscriptions/{SUBSCRIPTION}/resources?api-version=2021-04-01");
-        let found = self.ask("GET", &path, Some(token), "");
+        let answer = self.ask("POST", &format!("/{TENANT}/oauth2/v2.0/token"), None, &form);
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// What Azure Resource Manager shows under a path of the subscription.
+    pub(crate) fn get(&self, path: &str) -> Value {
+        let path = format!("/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01");
+        self.ask("GET", &path, Some(&self.token()), "")
+    }
+
+    /// Makes a resource, as somebody else who uses the subscription.
+    pub(crate) fn put(&self, path: &str, body: &Value) -> Value {
+        let path = format!("/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01");
+        self.ask("PUT", &path, Some(&self.token()), &body.to_string())
+    }
+
+    /// The resources that there are, by their kinds: each with its name, sorted.
+    pub(crate) fn resources(&self) -> BTreeMap<String, Vec<String>> {
+        let found = self.get("resources");
         let mut resources: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for resource in found["value"].as_array().unwrap() {
             let text = |key: &str| resource[key].as_str().unwrap().to_owned();
@@ -127,22 +143,27 @@ impl SimulatedAzure {
         resources
     }
 
-    fn ask(&self, method: &str, path: &str, token: Option<&str>, form: &str) -> Value {
+    fn ask(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Value {
         let endpoint = self.document["http_endpoint"].as_str().unwrap();
         let host = endpoint.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(host).unwrap();
+        let form = match token {
+            Some(_) => "application/json",
+            None => "application/x-www-form-urlencoded",
+        };
         let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
             "{method} {path} HTTP/1.0\r\nHost: {host}\r\n{}\
-             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+             Content-Type: {form}\r\nContent-Length: {}\r\n\r\n{body}",
             token.unwrap_or_default(),
-            form.len()
+            body.len()
         );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(" 200 "), "{method} {path}: {answer}");
+        let is_done = head.contains(" 200 ") || head.contains(" 201 ");
+        assert!(is_done, "{method} {path}: {answer}");
         serde_json::from_str(body).unwrap()
     }
 
@@ -163,6 +184,16 @@ impl SimulatedAzure {
         notes
             .map(|note| note.unwrap().file_name().into_string().unwrap())
             .collect()
+    }
+
+    /// The block of its platform's network.
+    pub(crate) fn block(&self) -> &str {
+        &self.block
+    }
+
+    /// The file with the key of the storage account.
+    pub(crate) fn storage_key(&self) -> PathBuf {
+        self.directory.path().join("storage-key")
     }
 
     fn end(&mut self) -> bool {

@@ -1,0 +1,292 @@
+//! A platform none of whose machines has a public address: nothing gets in, but for who is let
+//! in by a host in the same network.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use lifecycle_core::clock::{IdSource as _, RandomIds};
+use lifecycle_core::host::SshKeyPair;
+use lifecycle_docker::generate_ssh_key;
+use serde_json::{Value, json};
+
+use super::secrets;
+use super::simulated::{Request, SimulatedAzure, small_project};
+use crate::docker::Belongings;
+use crate::document::instances;
+use crate::project::Project;
+use crate::subprocess::until;
+
+/// What the user has: a group with the network and the jump host in it.
+const GROUP: &str = "office";
+const JUMP_HOST: &str = "jump";
+/// The account there, which is not the one on nodes.
+const ACCOUNT: &str = "ops";
+
+/// How long a closed port is knocked at. What is dropped never answers.
+const KNOCK: Duration = Duration::from_secs(1);
+/// How long a VM may take to be made.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+/// The jump host.
+struct JumpHost {
+    address: IpAddr,
+    host_key: String,
+    /// What opens it, which nothing else does.
+    key: SshKeyPair,
+}
+
+impl JumpHost {
+    /// A VM with a public address in a network that the platform finds in its place.
+    fn start(azure: &SimulatedAzure, project: &Project) -> Self {
+        let key = generate_ssh_key().unwrap();
+        let location = "westeurope";
+        azure.put(
+            &format!("resourcegroups/{GROUP}"),
+            &json!({ "location": location }),
+        );
+        let inside = |kind: &str, name: &str| {
+            format!("resourceGroups/{GROUP}/providers/Microsoft.{kind}/{name}")
+        };
+        let ssh = json!({
+            "access": "Allow", "direction": "Inbound", "priority": 100, "protocol": "Tcp",
+            "sourceAddressPrefix": "Internet", "sourcePortRange": "*",
+            "destinationAddressPrefix": "*", "destinationPortRange": "22",
+        });
+        let group = azure.put(
+            &inside("Network/networkSecurityGroups", "office"),
+            &json!({
+                "location": location,
+                "properties": { "securityRules": [{ "name": "ssh", "properties": ssh }] },
+            }),
+        );
+        let short = &project.id()[..6];
+        let network = azure.put(
+            &inside(
+                "Network/virtualNetworks",
+                &format!("{}-{short}-vnet", project.name),
+            ),
+            &json!({
+                "location": location,
+                "properties": {
+                    "addressSpace": { "addressPrefixes": [azure.block()] },
+                    "subnets": [{ "name": "nodes", "properties": {
+                        "addressPrefix": azure.block(),
+                        "networkSecurityGroup": { "id": group["id"] },
+                    }}],
+                },
+            }),
+        );
+        let machine = inside("Compute/virtualMachines", JUMP_HOST);
+        azure.put(&machine, &Self::wanted(&network, &key));
+        let address = until("the jump host runs", PATIENCE, || {
+            let state = &azure.get(&machine)["properties"]["provisioningState"];
+            assert_ne!(state, "Failed");
+            let found = azure.get(&inside("Network", "publicIPAddresses"));
+            let address = found["value"][0]["properties"]["ipAddress"].as_str();
+            (state == "Succeeded").then(|| address.unwrap().parse().unwrap())
+        });
+        let node = &azure.machines(&project.id())[JUMP_HOST];
+        let host_key = until("it has a host key", PATIENCE, || {
+            let key = node.call(&["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]);
+            key.status.success().then_some(key.stdout)
+        });
+        Self {
+            address,
+            host_key,
+            key,
+        }
+    }
+
+    fn wanted(network: &Value, key: &SshKeyPair) -> Value {
+        json!({
+            "location": "westeurope",
+            "properties": {
+                "hardwareProfile": { "vmSize": "Standard_B2s" },
+                "storageProfile": {
+                    "imageReference": {
+                        "publisher": "Debian", "offer": "debian-12", "sku": "12-gen2",
+                        "version": "latest",
+                    },
+                    "osDisk": { "createOption": "FromImage", "deleteOption": "Delete" },
+                },
+                "osProfile": {
+                    "computerName": JUMP_HOST,
+                    "adminUsername": ACCOUNT,
+                    "linuxConfiguration": {
+                        "disablePasswordAuthentication": true,
+                        "ssh": { "publicKeys": [{
+                            "path": format!("/home/{ACCOUNT}/.ssh/authorized_keys"),
+                            "keyData": key.public.trim(),
+                        }]},
+                    },
+                },
+                "networkProfile": {
+                    "networkApiVersion": "2020-11-01",
+                    "networkInterfaceConfigurations": [{ "name": JUMP_HOST, "properties": {
+                        "primary": true,
+                        "deleteOption": "Delete",
+                        "ipConfigurations": [{ "name": "primary", "properties": {
+                            "primary": true,
+                            "subnet": { "id": network["properties"]["subnets"][0]["id"] },
+                            "publicIPAddressConfiguration": {
+                                "name": JUMP_HOST,
+                                "sku": { "name": "Standard" },
+                                "properties": {
+                                    "deleteOption": "Delete",
+                                    "publicIPAllocationMethod": "Static",
+                                },
+                            },
+                        }}],
+                    }}],
+                },
+            },
+        })
+    }
+
+    /// What `[cloud]` says of it.
+    fn declared(&self, host_key: &str) -> String {
+        let words: Vec<&str> = host_key.split_whitespace().take(2).collect();
+        format!(
+            "jump_host = {{ address = \"{}\", user = \"{ACCOUNT}\", host_key = \"{}\", \
+             key = {{ file = \"jump.key\" }} }}\n",
+            self.address,
+            words.join(" ")
+        )
+    }
+
+    /// What a message that is about it says.
+    fn name(&self) -> String {
+        format!("jump host {ACCOUNT}@{}:22", self.address)
+    }
+}
+
+/// A project that was never brought up, and its identity.
+fn project(azure: &SimulatedAzure) -> Project {
+    let closed = format!("public_ip = false\nresource_group = \"{GROUP}\"\n#jump\n");
+    let project = small_project(azure, &closed);
+    let identity = json!({ "name": project.name, "id": RandomIds.uuid() });
+    project.write(".lifecycle/platform.json", &identity.to_string());
+    project
+}
+
+/// Changes a line of platform.toml.
+fn change(project: &Project, from: &str, to: &str) {
+    let text = project.read("platform.toml");
+    assert!(text.contains(from), "{text}");
+    project.write("platform.toml", &text.replace(from, to));
+}
+
+fn is_open(address: IpAddr, port: u16) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::new(address, port), KNOCK).is_ok()
+}
+
+/// From here nobody answers but the jump host.
+fn nothing_is_open(status: &Value) {
+    let nodes = status["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 2);
+    for node in nodes {
+        assert_eq!(node["addresses"]["public"], Value::Null, "{node}");
+        let address = node["addresses"]["private"].as_str().unwrap();
+        for port in [22, 2375, 7443, 8000, 8080] {
+            assert!(!is_open(address.parse().unwrap(), port), "{port}: {node}");
+        }
+    }
+}
+
+/// Every command that asks or changes something in a platform that runs.
+fn all_commands_work(project: &Project) {
+    let says = |arguments: &[&str], text: &str| {
+        let finished = project.ends(0, arguments);
+        assert!(finished.stdout.contains(text), "{}", finished.stdout);
+    };
+    says(&["plan"], "Nothing to do");
+    says(&["status"], "web");
+    says(&["doctor"], "jump host");
+    says(&["why", "web"], "web");
+    says(&["--json", "events"], "web");
+    project.ends(0, &["logs", "web"]);
+    project.ends(0, &["exec", "web", "--", "/iot-platform", "check"]);
+    project.ends(0, &["restart", "web"]);
+}
+
+#[test]
+fn a_platform_without_public_addresses_works_through_a_jump_host() {
+    let azure = SimulatedAzure::start();
+    let project = project(&azure);
+    let jump = JumpHost::start(&azure, &project);
+    assert!(is_open(jump.address, 22));
+    let theirs = azure.resources();
+    project.write("jump.key", jump.key.private.expose());
+    // Everything that the program can be brought to say.
+    project.set("LIFECYCLE_LOG", "trace");
+    project.ends(0, &["publish"]);
+
+    // Another host answers in its place: nothing is made that nobody would reach.
+    let strange = generate_ssh_key().unwrap().public;
+    change(&project, "#jump\n", &jump.declared(&strange));
+    let doctor = project.ends(1, &["doctor"]);
+    assert!(doctor.stdout.contains(&jump.name()), "{}", doctor.stdout);
+    let up = project.ends(1, &["up"]);
+    assert!(up.stderr.contains(&jump.name()), "{}", up.stderr);
+    assert_eq!(azure.resources(), theirs, "{}", up.stderr);
+
+    change(
+        &project,
+        &jump.declared(&strange),
+        &jump.declared(&jump.host_key),
+    );
+    project.ends(0, &["doctor"]);
+    // From now on a signature opens the share, which was published to with the key.
+    let signature = secrets::share_signature();
+    project.write("share.sas", &signature);
+    let key = json!(azure.storage_key());
+    change(
+        &project,
+        &format!("\nkey = {{ file = {key} }}\n"),
+        "\nsas = { file = \"share.sas\" }\n",
+    );
+    project.ends(0, &["up"]);
+    let status = project.status();
+    assert_eq!(status["platform"]["state"], "running", "{status}");
+    assert_eq!(instances(&status).len(), 1, "{status}");
+    nothing_is_open(&status);
+    all_commands_work(&project);
+
+    let before = azure.requests().len();
+    project.ends(0, &["up"]);
+    let changes: Vec<Request> = azure.requests()[before..]
+        .iter()
+        .filter(|request| request.is_a_change())
+        .cloned()
+        .collect();
+    assert!(changes.is_empty(), "a second up: {changes:?}");
+
+    let planted = secrets::planted(&azure, &signature, jump.key.private.expose());
+    secrets::are_nowhere_else(&azure, &project, &planted);
+
+    change(
+        &project,
+        &jump.declared(&jump.host_key),
+        &jump.declared(&strange),
+    );
+    for command in ["status", "up"] {
+        let failed = project.ends(1, &[command]);
+        assert!(failed.stderr.contains(&jump.name()), "{}", failed.stderr);
+    }
+    change(
+        &project,
+        &jump.declared(&strange),
+        &jump.declared(&jump.host_key),
+    );
+
+    project.ends(0, &["down", "--yes"]);
+    assert_eq!(azure.resources(), theirs);
+    assert_eq!(
+        azure
+            .machines(&project.id())
+            .into_keys()
+            .collect::<Vec<_>>(),
+        [JUMP_HOST]
+    );
+    assert!(Belongings::of(&project.id()).is_empty());
+}

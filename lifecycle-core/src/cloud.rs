@@ -219,7 +219,7 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
 /// error. What is not done after `deadline` goes on in the cloud: the same call takes it up.
 ///
 /// # Errors
-/// [`Error::Overdue`] after the deadline, with what the cloud said last.
+/// [`crate::Error::Overdue`] after the deadline, with what the cloud said last.
 pub async fn carry_out(
     provider: &dyn CloudProvider,
     change: NodeChange,

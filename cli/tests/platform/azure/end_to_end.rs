@@ -81,7 +81,7 @@ fn is_open(address: IpAddr, port: u16) -> bool {
 fn only_ssh_is_open(status: &Value) {
     let of_services = instances(status)
         .into_iter()
-        .flat_map(|one| endpoints(one))
+        .flat_map(endpoints)
         .map(|(_, port)| u16::try_from(port).unwrap());
     let mut ports = vec![22, 80, 2375, 2376, 7443, 8000];
     ports.extend(of_services);

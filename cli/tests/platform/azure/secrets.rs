@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use lifecycle_azure::simulator::files::{FilesService, ShareSas};
-use lifecycle_azure::simulator::{CLIENT_SECRET, STORAGE_ACCOUNT, STORAGE_KEY, STORAGE_SHARE};
+use lifecycle_azure::simulator::{
+    CLIENT_SECRET, STORAGE_ACCOUNT, STORAGE_KEY, STORAGE_SHARE, StorageAccount,
+};
 use lifecycle_core::clock::{Clock as _, RandomIds, SystemClock};
 use secrecy::ExposeSecret as _;
 
@@ -22,7 +24,7 @@ use crate::secrets::{
 /// key as any client may do.
 pub(super) fn share_signature() -> String {
     let service = FilesService::new(Arc::new(SystemClock), Arc::new(RandomIds));
-    service.add(&Default::default()).unwrap();
+    service.add(&StorageAccount::default()).unwrap();
     let terms = ShareSas {
         share: STORAGE_SHARE.to_owned(),
         permissions: "rcwdl".to_owned(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use lifecycle_core::code::DirectoryStore;
 use lifecycle_core::model::PlatformId;
-use lifecycle_core::platform::{Diagnostics, Loaded, Sources, load, survey};
+use lifecycle_core::platform::{CloudSpec, Diagnostics, Loaded, Sources, load, survey};
 use proptest::prelude::*;
 
 fn tests() -> PathBuf {
@@ -69,6 +69,26 @@ async fn a_platform_is_read_with_all_its_keys() {
     insta::assert_snapshot!("unsupported", unsupported.join("\n"));
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warnings, [""; 0]);
+}
+
+/// The example of a platform on Azure is one that can be used.
+#[tokio::test]
+async fn the_example_on_azure_is_read() {
+    let examples = tests().join("../../examples");
+    let mut sources = sources(&examples.join("iot-platform"), "compose.yaml", None);
+    sources.platform_toml = Some(examples.join("azure/platform.toml"));
+    let secret = ("AZURE_STORAGE_KEY".to_owned(), "s3cret".to_owned());
+    sources.environment = [secret].into();
+    let loaded = loaded(&sources)
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let CloudSpec::Azure(azure) = &loaded.declaration.cloud else {
+        panic!("{:?}", loaded.declaration.cloud);
+    };
+    assert!(azure.identity.is_some() && azure.sizes.len() > 1);
+    assert_eq!(loaded.access.credentials.code().unwrap().expose(), "s3cret");
+    let declared = serde_json::to_string(&loaded.declaration).unwrap();
+    assert!(!declared.contains("s3cret"));
 }
 
 #[tokio::test]

@@ -21,8 +21,8 @@ use tokio::runtime::Runtime;
 use crate::docker::{self, Belongings, Node};
 use crate::subprocess::{Finished, Running, run, start};
 
-/// How long any command may take.
-const COMMAND: Duration = Duration::from_mins(4);
+/// How long any command may take. The first ones may have to build the images of nodes.
+const COMMAND: Duration = Duration::from_mins(8);
 
 /// The port of the manager's API.
 const API: u16 = 7443;

@@ -25,7 +25,7 @@ const ACCOUNT: &str = "ops";
 /// How long a closed port is knocked at. What is dropped never answers.
 const KNOCK: Duration = Duration::from_secs(1);
 /// How long a VM may take to be made.
-const PATIENCE: Duration = Duration::from_mins(4);
+const PATIENCE: Duration = Duration::from_mins(8);
 
 /// The jump host.
 struct JumpHost {

@@ -10,7 +10,7 @@ use crate::subprocess::until;
 const WHOLE: &str = "LIFECYCLE_TEST_WHOLE";
 
 /// Longer than a bring-up takes.
-const PATIENCE: Duration = Duration::from_mins(4);
+const PATIENCE: Duration = Duration::from_mins(8);
 
 #[test]
 fn an_up_that_is_killed_after_any_request_goes_on() {
@@ -50,7 +50,8 @@ fn an_up_that_is_killed_after_any_request_goes_on() {
         assert_eq!(up.status.code(), None, "killed, or: {}", up.stderr);
         kills += 1;
     }
-    assert!(kills > 15 / step, "{kills} kills");
+    // What it takes to make a node, at least: what they share, its VM, its interface.
+    assert!(kills >= 9 / step, "{kills} kills");
     until(
         "what killed processes asked for has happened",
         PATIENCE,

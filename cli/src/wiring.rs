@@ -171,8 +171,7 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             Ok(Arc::new(LocalNodes::new(options)?))
         }
         CloudSpec::Azure(spec) => {
-            let secret = parts.access.credentials.cloud.as_ref();
-            let login = Login::declared(&spec.login, secret)?;
+            let login = Login::declared(&spec.login, &parts.access.credentials)?;
             let mut options = AzureOptions::declared(spec, owner.clone(), key, login)?;
             options.manager_node = Some(parts.manager_node.clone());
             Ok(Arc::new(Azure::new(options)?))

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use lifecycle_core::platform::{AzureFilesSpec, AzureSpec, FilesSecret, LoginSpec};
+use lifecycle_core::platform::{AzureFilesSpec, AzureSpec, Credentials, FilesSecret, LoginSpec};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
@@ -53,11 +53,11 @@ impl AzureOptions {
 }
 
 impl Login {
-    /// The way that `spec` names; `secret` is what it may need.
+    /// The way that `spec` names; `credentials` have the secret that it may need.
     ///
     /// # Errors
     /// [`Error::Invalid`] if it needs a secret and there is none.
-    pub fn declared(spec: &LoginSpec, secret: Option<&Sensitive>) -> Result<Self> {
+    pub fn declared(spec: &LoginSpec, credentials: &Credentials) -> Result<Self> {
         Ok(match spec {
             LoginSpec::InOrder => Self::InOrder,
             LoginSpec::AzureCli => Self::AzureCli,
@@ -69,11 +69,7 @@ impl Login {
             LoginSpec::ClientSecret { tenant, client } => Self::ClientSecret {
                 tenant: tenant.clone(),
                 client: client.clone(),
-                secret: secret.cloned().ok_or_else(|| Error::Invalid {
-                    what: "the secret of `cloud.login`".to_owned(),
-                    why: "it is not given".to_owned(),
-                    mend: "refer to it in `cloud.login` of platform.toml".to_owned(),
-                })?,
+                secret: credentials.cloud()?.clone(),
             },
         })
     }

@@ -97,7 +97,7 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
                 why: "what was handed over holds none".into(),
                 mend: "declare `cloud.identity` or a `client-secret`, and run `up` again".into(),
             })?;
-            let login = Login::declared(&login, handover.credentials.cloud.as_ref())?;
+            let login = Login::declared(&login, &handover.credentials)?;
             let key = handover.config.ssh_public.clone();
             let options = AzureOptions::declared(spec, owner.clone(), key, login)?;
             Ok(Arc::new(Azure::new(options)?))

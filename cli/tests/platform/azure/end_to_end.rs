@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::simulated::{Request, SimulatedAzure};
+use super::simulated::SimulatedAzure;
 use crate::docker::{Belongings, Node};
 use crate::document::{endpoints, has_the_documented_shape, instance, instances};
 use crate::project::Project;
@@ -162,11 +162,7 @@ fn azure_end_to_end() {
     let before = azure.requests().len();
     project.ends(0, &["publish"]);
     project.ends(0, &["up"]);
-    let changes: Vec<Request> = azure.requests()[before..]
-        .iter()
-        .filter(|request| request.is_a_change())
-        .cloned()
-        .collect();
+    let changes = azure.changes_after(before);
     assert!(changes.is_empty(), "a second up: {changes:?}");
 
     project.ends(0, &["down", "--yes"]);

@@ -10,7 +10,7 @@ use lifecycle_docker::generate_ssh_key;
 use serde_json::{Value, json};
 
 use super::secrets;
-use super::simulated::{Request, SimulatedAzure, small_project};
+use super::simulated::{SimulatedAzure, small_project};
 use crate::docker::Belongings;
 use crate::document::instances;
 use crate::project::Project;
@@ -254,11 +254,7 @@ fn a_platform_without_public_addresses_works_through_a_jump_host() {
 
     let before = azure.requests().len();
     project.ends(0, &["up"]);
-    let changes: Vec<Request> = azure.requests()[before..]
-        .iter()
-        .filter(|request| request.is_a_change())
-        .cloned()
-        .collect();
+    let changes = azure.changes_after(before);
     assert!(changes.is_empty(), "a second up: {changes:?}");
 
     let planted = secrets::planted(&azure, &signature, jump.key.private.expose());

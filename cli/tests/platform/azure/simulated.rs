@@ -127,6 +127,12 @@ impl SimulatedAzure {
         self.ask("PUT", &path, Some(&self.token()), &body.to_string())
     }
 
+    /// The requests to change something among those after the first `seen`.
+    pub(crate) fn changes_after(&self, seen: usize) -> Vec<Request> {
+        let new = self.requests().into_iter().skip(seen);
+        new.filter(Request::is_a_change).collect()
+    }
+
     /// The resources that there are, by their kinds: each with its name, sorted.
     pub(crate) fn resources(&self) -> BTreeMap<String, Vec<String>> {
         let found = self.get("resources");

@@ -16,8 +16,8 @@ use crate::arm::transport::pages;
 use crate::compute::{COMPUTE, Compute};
 use crate::options::{AzureOptions, image};
 
-/// How long a VM takes where none was seen yet. Microsoft's quickstart "Create a Linux virtual
-/// machine with the Azure CLI" speaks of "a few minutes".
+/// How long a VM is said to take where none was seen yet: an assumption, neither measured nor
+/// published. What is seen takes its place.
 const USUAL: Duration = Duration::from_mins(3);
 
 const SUBSCRIPTIONS: &str = "2022-12-01";

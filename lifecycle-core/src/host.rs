@@ -168,6 +168,19 @@ pub trait NodeAccess: Debug + Send + Sync + 'static {
 
     /// Opens a connection from the node.
     async fn connect(&self, target: ForwardTarget) -> Result<Box<dyn Duplex>>;
+
+    /// Makes later calls log in again: a login keeps the groups that its account had when it
+    /// began. Calls in progress go on.
+    async fn reconnect(&self);
+}
+
+/// The account that a node is reached by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Account {
+    /// Created with the node for this platform: its groups are ours to set.
+    Created,
+    /// It was there before, and keeps what it has.
+    Adopted,
 }
 
 /// Turns a bare host into one that runs containers.
@@ -178,10 +191,12 @@ pub trait NodeAccess: Debug + Send + Sync + 'static {
 #[async_trait]
 pub trait HostPreparer: Debug + Send + Sync + 'static {
     /// Waits for the host's own first-boot work, installs the engine if it is missing, starts
-    /// it if it does not run, and verifies it. `progress` gets a line per stage.
+    /// it if it does not run, and verifies it. A created account may use the engine's socket
+    /// afterwards. `progress` gets a line per stage.
     async fn prepare(
         &self,
         host: &dyn NodeAccess,
+        account: Account,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<EngineInfo>;
 }

@@ -52,6 +52,10 @@ mockall::mock! {
         pub fn info(&self) -> Result<EngineInfo>;
         /// See [`ContainerRuntime::state`].
         pub fn state(&self) -> Result<EngineState>;
+        /// See [`ContainerRuntime::ping`].
+        pub fn ping(&self) -> Result<()>;
+        /// See [`ContainerRuntime::container`].
+        pub fn container(&self, container: &str) -> Result<Option<ObservedContainer>>;
         /// See [`ContainerRuntime::image`].
         pub fn image(&self, name: &str) -> Result<Option<ImageInfo>>;
         /// See [`ContainerRuntime::build_image`].
@@ -93,6 +97,14 @@ impl ContainerRuntime for MockContainerRuntime {
 
     async fn state(&self) -> Result<EngineState> {
         self.state()
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.ping()
+    }
+
+    async fn container(&self, container: &str) -> Result<Option<ObservedContainer>> {
+        self.container(container)
     }
 
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>> {
@@ -206,6 +218,7 @@ mockall::mock! {
         async fn exec(&self, command: HostCommand) -> Result<HostOutput>;
         async fn put(&self, file: HostFile) -> Result<()>;
         async fn connect(&self, target: ForwardTarget) -> Result<Box<dyn Duplex>>;
+        async fn reconnect(&self);
     }
 }
 

@@ -311,9 +311,11 @@ impl Debug for ExecSession {
     }
 }
 
-/// Something that happened on an engine; what exactly is found by looking.
+/// Something that happened to a container; [`ContainerRuntime::container`] returns its new state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineEvent {
+    /// The engine's id of the container.
+    pub container: ContainerId,
     /// The engine's word, for example `die`.
     pub action: String,
 }
@@ -334,11 +336,17 @@ pub struct EngineEvent {
 /// that does not answer is [`crate::Error::Unreachable`].
 #[async_trait]
 pub trait ContainerRuntime: Debug + Send + Sync + 'static {
-    /// What the engine says of itself.
+    /// What the engine says of itself. Engines may start processes to answer it.
     async fn info(&self) -> Result<EngineInfo>;
+
+    /// Whether the engine answers, at the least cost.
+    async fn ping(&self) -> Result<()>;
 
     /// All that is the platform's.
     async fn state(&self) -> Result<EngineState>;
+
+    /// A container of the platform as `state` shows it, by its name or id; `None` if there is none.
+    async fn container(&self, container: &str) -> Result<Option<ObservedContainer>>;
 
     /// An image by its name, if the engine has it.
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>>;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
-use lifecycle_core::host::{HostCommand, HostPreparer, NodeAccess};
+use lifecycle_core::host::{Account, HostCommand, HostPreparer, NodeAccess};
 use lifecycle_core::runtime::EngineInfo;
 use lifecycle_core::{Error, Result};
 
@@ -29,11 +29,13 @@ impl HostPreparer for DebianPreparer {
     async fn prepare(
         &self,
         host: &dyn NodeAccess,
+        account: Account,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<EngineInfo> {
         progress("waiting for the host's first boot to end");
         first_boot(host, progress).await?;
         if let Some(info) = engine(host).await? {
+            join_group(host, account).await?;
             progress(&format!("engine {} runs", info.version));
             return Ok(info);
         }
@@ -46,9 +48,35 @@ impl HostPreparer for DebianPreparer {
         start(host).await?;
         progress("waiting for the engine to answer");
         let info = answer(host).await?;
+        join_group(host, account).await?;
         progress(&format!("engine {} runs", info.version));
         Ok(info)
     }
+}
+
+/// Lets an account that was created for the platform use the engine's socket, which the SSH server
+/// then forwards without a process for each connection.
+async fn join_group(host: &dyn NodeAccess, account: Account) -> Result<()> {
+    // Root needs no group, and sudo names who runs it.
+    const SCRIPT: &str = "\
+        user=${SUDO_USER:-root}; [ \"$user\" = root ] && exit 0; \
+        getent group docker >/dev/null || exit 0; \
+        id -nG \"$user\" | tr ' ' '\\n' | grep -qx docker && exit 0; \
+        usermod -aG docker \"$user\" && echo joined";
+    if account == Account::Adopted {
+        return Ok(());
+    }
+    let said = run(
+        host,
+        "adding the account to the group docker",
+        SCRIPT,
+        QUICK,
+    )
+    .await?;
+    if said.trim() == "joined" {
+        host.reconnect().await;
+    }
+    Ok(())
 }
 
 /// Waits for cloud-init, where there is one. How its own work ended is not our matter: what
@@ -221,6 +249,8 @@ mod tests {
         broken_mirrors: Mutex<usize>,
         foreign: bool,
         scripts: Mutex<Vec<String>>,
+        in_group: Mutex<bool>,
+        logins: Mutex<usize>,
     }
 
     impl FakeHost {
@@ -266,6 +296,16 @@ mod tests {
                     *self.installed.lock().unwrap() = true;
                     said(0, "")
                 }
+            } else if script.contains("usermod") {
+                let mut in_group = self.in_group.lock().unwrap();
+                said(
+                    0,
+                    if std::mem::replace(&mut *in_group, true) {
+                        ""
+                    } else {
+                        "joined\n"
+                    },
+                )
             } else if script.contains("command -v dockerd") {
                 said(u32::from(!*self.installed.lock().unwrap()), "")
             } else if script.contains("systemctl") {
@@ -284,6 +324,23 @@ mod tests {
         async fn connect(&self, _: ForwardTarget) -> Result<Box<dyn Duplex>> {
             Err(Error::not_found("anything"))
         }
+
+        async fn reconnect(&self) {
+            *self.logins.lock().unwrap() += 1;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_created_account_joins_the_group_once_and_an_adopted_one_never() {
+        for (account, logins) in [(Account::Created, 1), (Account::Adopted, 0)] {
+            let host = FakeHost::default();
+            for _ in 0..2 {
+                let prepared = DebianPreparer.prepare(&host, account, &|_| {}).await;
+                prepared.unwrap();
+            }
+            assert_eq!(*host.in_group.lock().unwrap(), logins == 1, "{account:?}");
+            assert_eq!(*host.logins.lock().unwrap(), logins, "{account:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -291,13 +348,19 @@ mod tests {
         let host = FakeHost::default();
         let stages = Mutex::new(Vec::new());
         let progress = |line: &str| stages.lock().unwrap().push(line.to_owned());
-        let info = DebianPreparer.prepare(&host, &progress).await.unwrap();
+        let info = DebianPreparer
+            .prepare(&host, Account::Created, &progress)
+            .await
+            .unwrap();
         assert_eq!((info.cpus, info.memory_bytes), (2, 4096));
         assert_eq!(info.version, "20.10.24");
         assert_eq!(host.ran("apt install"), 1);
         assert!(stages.lock().unwrap().len() >= 4);
 
-        DebianPreparer.prepare(&host, &progress).await.unwrap();
+        DebianPreparer
+            .prepare(&host, Account::Created, &progress)
+            .await
+            .unwrap();
         assert_eq!(host.ran("apt install"), 1);
         assert_eq!(host.ran("systemctl"), 1);
     }
@@ -308,14 +371,20 @@ mod tests {
             broken_mirrors: Mutex::new(2),
             ..FakeHost::default()
         };
-        DebianPreparer.prepare(&host, &|_| {}).await.unwrap();
+        DebianPreparer
+            .prepare(&host, Account::Created, &|_| {})
+            .await
+            .unwrap();
         assert_eq!(host.ran("apt install"), 3);
 
         let host = FakeHost {
             broken_mirrors: Mutex::new(100),
             ..FakeHost::default()
         };
-        let error = DebianPreparer.prepare(&host, &|_| {}).await.unwrap_err();
+        let error = DebianPreparer
+            .prepare(&host, Account::Created, &|_| {})
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("Could not get lock"), "{error}");
         assert_eq!(host.ran("apt install"), 1 + ATTEMPTS);
     }
@@ -326,7 +395,10 @@ mod tests {
             installed: Mutex::new(true),
             ..FakeHost::default()
         };
-        DebianPreparer.prepare(&host, &|_| {}).await.unwrap();
+        DebianPreparer
+            .prepare(&host, Account::Created, &|_| {})
+            .await
+            .unwrap();
         assert_eq!(host.ran("apt install"), 0);
         assert_eq!(host.ran("systemctl"), 1);
     }
@@ -337,7 +409,10 @@ mod tests {
             foreign: true,
             ..FakeHost::default()
         };
-        let error = DebianPreparer.prepare(&host, &|_| {}).await.unwrap_err();
+        let error = DebianPreparer
+            .prepare(&host, Account::Created, &|_| {})
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("Fedora"), "{error}");
         assert!(error.hint().is_some_and(|h| h.contains("Docker")));
         assert_eq!(host.ran("apt install"), 0);

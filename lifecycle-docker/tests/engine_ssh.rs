@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Error;
 use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
-use lifecycle_core::host::{HostPreparer, NodeConnector};
+use lifecycle_core::host::{Account, HostPreparer, NodeConnector};
 use lifecycle_core::model::{Addresses, NodeName, Protocol};
 use lifecycle_core::runtime::{
     BuildRequest, ContainerRuntime, ContainerState, LogOptions, Owner, PortBinding, ReadinessProbe,
@@ -252,7 +252,7 @@ async fn a_bare_host_is_prepared_once_and_connected() {
     let stages = Mutex::new(Vec::new());
     let progress = |line: &str| stages.lock().unwrap().push(line.to_owned());
     let info = DebianPreparer
-        .prepare(handle.host.as_ref(), &progress)
+        .prepare(handle.host.as_ref(), Account::Adopted, &progress)
         .await
         .unwrap();
     let said = stages.lock().unwrap().join("\n");
@@ -273,7 +273,7 @@ async fn a_bare_host_is_prepared_once_and_connected() {
     machine.exec("touch /tmp/prepared").await;
     stages.lock().unwrap().clear();
     let again = DebianPreparer
-        .prepare(handle.host.as_ref(), &progress)
+        .prepare(handle.host.as_ref(), Account::Adopted, &progress)
         .await
         .unwrap();
     assert_eq!(again, info);
@@ -284,6 +284,21 @@ async fn a_bare_host_is_prepared_once_and_connected() {
     assert!(!stages.lock().unwrap().join("\n").contains("installing"));
 
     thirty_streams_at_once(&machine, handle.runtime.as_ref(), &owner).await;
+
+    // An account of the platform's own joins the group, and its next login forwards the socket.
+    DebianPreparer
+        .prepare(handle.host.as_ref(), Account::Created, &progress)
+        .await
+        .unwrap();
+    assert_eq!(machine.exec("id -nG ops").await, "ops sudo docker");
+    handle.runtime.info().await.unwrap();
+    let no_relay = async {
+        while machine.relays().await > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(20), no_relay).await;
+    assert!(ended.is_ok(), "relays go on where the socket is forwarded");
 
     let shared = connector.connect(&node).await.unwrap();
     assert!(Arc::ptr_eq(&shared.host, &handle.host));

@@ -181,7 +181,7 @@ mod tests {
         CloudCapabilities, CloudOperation, CloudProgress, Fenced, PreflightReport, SshAddress,
     };
     use crate::code::PublishedStore;
-    use crate::host::{HostPreparer, NodeAccess, NodeConnector, NodeHandle, SshKeyPair};
+    use crate::host::{Account, HostPreparer, NodeAccess, NodeConnector, NodeHandle, SshKeyPair};
     use crate::model::{Addresses, NodeName, NodeSpec};
     use crate::platform::{Access, CloudSpec, ManagerEndpoint, ManagerSpec, RegistrySpec};
     use crate::reconcile::{Backends, DriverOptions};
@@ -271,6 +271,7 @@ mod tests {
         async fn prepare(
             &self,
             _: &dyn NodeAccess,
+            _: Account,
             _: &(dyn for<'a> Fn(&'a str) + Send + Sync),
         ) -> Result<EngineInfo> {
             Err(Error::not_found("an engine"))

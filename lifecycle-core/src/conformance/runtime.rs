@@ -508,21 +508,35 @@ pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
     fixture.remove(name).await;
 }
 
-/// Whoever listens hears that a container ended.
+/// The end of a container is an event that names it, and the container can then be observed by
+/// that name as `state` shows it.
 pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
     let mut events = done("events", fixture.runtime.events().await);
     let spec = fixture.container("event", &fixture.exits_0);
-    fixture.ensure(&spec).await;
+    let id = fixture.ensure(&spec).await.id;
     let heard = async {
         while let Some(event) = events.next().await {
-            if done("an event", event).action == "die" {
-                return;
+            let event = done("an event", event);
+            if event.action == "die" {
+                return event.container;
             }
         }
-        panic!("the events ended before the container's end was told");
+        panic!("the events ended before the container's end was reported");
     };
-    in_time("the event of a container's end", heard).await;
+    let ended = in_time("the event of a container's end", heard).await;
+    assert_eq!(ended, id, "the event names another container");
+    let observe = async |name: &str| {
+        let seen = fixture.runtime.container(name).await;
+        done("observing one container", seen)
+    };
+    let by_id = observe(&id.0).await;
+    let state = done("state", fixture.runtime.state().await);
+    let listed = state.containers.into_iter().find(|c| c.id == id);
+    assert!(listed.is_some(), "`state` does not show the container");
+    assert_eq!(by_id, listed, "`container` and `state` differ");
+    assert_eq!(observe(&spec.name).await, by_id, "by its name");
     fixture.remove(&spec.name).await;
+    assert_eq!(observe(&id.0).await, None, "after its removal");
 }
 
 /// An image is built from its context, shows what it declares, and stays while it is used.

@@ -16,7 +16,7 @@ use super::step::Action;
 use crate::cloud::{CloudOperation, Hearing, NodeChange, ObservedNode};
 use crate::code;
 use crate::error::{Error, Result};
-use crate::host::{HostCommand, HostFile, NodeHandle};
+use crate::host::{Account, HostCommand, HostFile, NodeHandle};
 use crate::model::{
     ApiAccess, ImageSource, InstanceId, NetworkMode, NodeName, PlatformId, Protocol, ServiceName,
 };
@@ -128,9 +128,14 @@ impl Execution {
             }
             Action::PrepareNode { node } => {
                 let handle = self.handle(node).await?;
-                self.backends
-                    .preparer
-                    .prepare(handle.host.as_ref(), progress)
+                let account = if self.machine(node)?.created {
+                    Account::Created
+                } else {
+                    Account::Adopted
+                };
+                let preparer = &self.backends.preparer;
+                preparer
+                    .prepare(handle.host.as_ref(), account, progress)
                     .await?;
                 Ok(())
             }
@@ -208,12 +213,14 @@ impl Execution {
         hearing.within(deadline, &change, work).await
     }
 
-    async fn handle(&self, node: &NodeName) -> Result<NodeHandle> {
-        let machine = self
-            .machines
+    fn machine(&self, node: &NodeName) -> Result<&ObservedNode> {
+        self.machines
             .get(node)
-            .ok_or_else(|| Error::not_found(format!("node {node}")))?;
-        self.backends.connector.connect(machine).await
+            .ok_or_else(|| Error::not_found(format!("node {node}")))
+    }
+
+    async fn handle(&self, node: &NodeName) -> Result<NodeHandle> {
+        self.backends.connector.connect(self.machine(node)?).await
     }
 
     fn service(&self, name: &ServiceName) -> Result<&DeclaredService> {

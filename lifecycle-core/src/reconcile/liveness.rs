@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::declared::Declared;
 use super::observe::{Endings, Readiness};
+use super::watch::WatchPolicy;
 use crate::cloud::ObservedNode;
 use crate::model::{ContainerId, InstanceRecord, NodeName, Protocol};
 use crate::runtime::{ContainerState, Health, ObservedContainer, ReadinessProbe, Role};
@@ -25,14 +26,21 @@ const RUN_THAT_RESETS: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
 /// The longest pause before an ended container is started again.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// What one look at a container's readiness gave.
+/// How soon a failed check of a container that was ready is repeated.
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A container that has been starting for long is checked less often: after a pause of this part
+/// of the time that it has been starting.
+const PART_OF_START: u32 = 20;
+
+/// The result of one readiness check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It is ready.
     Ready,
-    /// It is not.
     NotReady,
-    /// It does not run, or is not for the manager to judge.
+    /// The engine's own checks have failed as often as its health check allows.
+    Unhealthy,
+    /// It does not run, or has no readiness: agents and the manager have none.
     NotAsked,
 }
 
@@ -70,7 +78,11 @@ pub(super) async fn answers(
         return ready(probe.http(ip, *port, &http.path, CHECK_TIMEOUT).await);
     }
     if container.has_healthcheck {
-        return ready(*health == Some(Health::Healthy));
+        return match health {
+            Some(Health::Healthy) => Answer::Ready,
+            Some(Health::Unhealthy) => Answer::Unhealthy,
+            Some(Health::Starting) | None => Answer::NotReady,
+        };
     }
     let checks = tcp_ports().map(|(_, _, port)| probe.tcp(ip, *port, CHECK_TIMEOUT));
     let all = futures_util::future::join_all(checks).await;
@@ -139,16 +151,32 @@ impl Liveness {
         )
     }
 
-    /// Whether the container runs and is not ready.
-    pub(super) fn is_waiting(&self, container: &ObservedContainer) -> bool {
-        matches!(container.state, ContainerState::Running { .. })
-            && matches!(
-                self.runs.get(&container.id).map(|r| r.readiness),
-                Some(Readiness::Waiting { .. })
-            )
+    /// How long until these containers are checked again.
+    pub(super) fn next_check(
+        &self,
+        containers: &[ObservedContainer],
+        policy: &WatchPolicy,
+        now: DateTime<Utc>,
+    ) -> Duration {
+        let running = containers
+            .iter()
+            .filter(|c| matches!(c.state, ContainerState::Running { .. }));
+        let waits = running.filter_map(|container| {
+            let run = self.runs.get(&container.id)?;
+            Some(match run.readiness {
+                Readiness::Waiting { since } => {
+                    let waited = (now - since).to_std().unwrap_or_default();
+                    (waited / PART_OF_START).max(policy.eager_interval)
+                }
+                Readiness::Ready { .. } if run.failures > 0 => CHECK_AGAIN,
+                Readiness::Ready { .. } => policy.check_interval,
+            })
+        });
+        let soonest = waits.min().unwrap_or(policy.check_interval);
+        soonest.min(policy.check_interval)
     }
 
-    /// Takes one look into account.
+    /// Takes one observation into account.
     pub(super) fn note(
         &mut self,
         container: &ObservedContainer,
@@ -156,6 +184,7 @@ impl Liveness {
         now: DateTime<Utc>,
     ) {
         match &container.state {
+            ContainerState::Running { .. } if answer == Answer::NotAsked => {}
             ContainerState::Running { .. } => self.note_running(container, answer, now),
             // Also one that ended before any look saw it run.
             ContainerState::Exited { at, .. } => self.note_ending(container, *at, now),
@@ -195,7 +224,11 @@ impl Liveness {
                     run.readiness = Readiness::Waiting { since: now };
                 }
             }
-            (Answer::NotReady, Readiness::Waiting { .. }) | (Answer::NotAsked, _) => {}
+            (Answer::Unhealthy, Readiness::Ready { .. }) => {
+                run.readiness = Readiness::Waiting { since: now };
+            }
+            (Answer::NotReady | Answer::Unhealthy, Readiness::Waiting { .. })
+            | (Answer::NotAsked, _) => {}
         }
     }
 
@@ -241,5 +274,90 @@ impl Liveness {
             self.runs.remove(gone);
             self.endings.remove(gone);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{InstanceId, Replica, ServiceName, SpecDigest};
+
+    const EAGER: Duration = Duration::from_millis(300);
+    const CHECK: Duration = Duration::from_secs(10);
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).unwrap()
+    }
+
+    fn running(role: Role) -> ObservedContainer {
+        ObservedContainer {
+            id: ContainerId("c".into()),
+            name: "c".into(),
+            role,
+            digest: SpecDigest::from_hex("00"),
+            digest_version: SpecDigest::VERSION.to_owned(),
+            state: ContainerState::Running { health: None },
+            started_at: Some(at(0)),
+            ports: Vec::new(),
+            exposed: Vec::new(),
+            has_healthcheck: false,
+        }
+    }
+
+    fn instance() -> ObservedContainer {
+        running(Role::Instance(InstanceId {
+            service: ServiceName::try_from("web").unwrap(),
+            replica: Replica(1),
+        }))
+    }
+
+    fn next_check(liveness: &Liveness, container: &ObservedContainer, now: i64) -> Duration {
+        let containers = std::slice::from_ref(container);
+        liveness.next_check(containers, &WatchPolicy::default(), at(now))
+    }
+
+    #[test]
+    fn agents_and_the_manager_are_never_starting() {
+        for role in [Role::Agent, Role::Manager] {
+            let container = running(role);
+            let mut liveness = Liveness::default();
+            liveness.note(&container, Answer::NotAsked, at(0));
+            assert_eq!(next_check(&liveness, &container, 1), CHECK);
+            assert!(liveness.of(&[container]).0.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_starting_container_is_checked_often_at_first_and_a_ready_one_seldom() {
+        let container = instance();
+        let mut liveness = Liveness::default();
+        liveness.note(&container, Answer::NotReady, at(0));
+        assert_eq!(next_check(&liveness, &container, 1), EAGER);
+        let later = next_check(&liveness, &container, 60);
+        assert_eq!(later, Duration::from_secs(3));
+        assert_eq!(next_check(&liveness, &container, 3600), CHECK);
+        liveness.note(&container, Answer::Ready, at(3600));
+        assert_eq!(next_check(&liveness, &container, 3600), CHECK);
+    }
+
+    #[test]
+    fn one_failed_check_is_repeated_soon_and_three_or_an_unhealthy_engine_end_readiness() {
+        let container = instance();
+        let is_ready = |liveness: &Liveness| {
+            let (readiness, _) = liveness.of(std::slice::from_ref(&container));
+            matches!(readiness[&container.id], Readiness::Ready { .. })
+        };
+        let mut liveness = Liveness::default();
+        liveness.note(&container, Answer::Ready, at(1));
+        for _ in 0..2 {
+            liveness.note(&container, Answer::NotReady, at(2));
+            assert!(is_ready(&liveness));
+            assert_eq!(next_check(&liveness, &container, 2), CHECK_AGAIN);
+        }
+        liveness.note(&container, Answer::NotReady, at(4));
+        assert!(!is_ready(&liveness));
+        liveness.note(&container, Answer::Ready, at(5));
+        liveness.note(&container, Answer::Unhealthy, at(6));
+        assert!(!is_ready(&liveness));
     }
 }

@@ -152,6 +152,8 @@ impl Actor {
             None => &mut state.calls,
         };
         *calls += 1;
+        let word = call.what.split(' ').next().unwrap_or_default();
+        *state.calls_by_word.entry(word.to_owned()).or_default() += 1;
         let purpose = ["takes", &call.title()];
         state.rules.chance.between(call.takes, &purpose, *calls)
     }

@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 use crate::model::{ContainerId, NodeName, PlatformId, Protocol, SpecDigest, VolumeName};
 use crate::network::Table;
 use crate::runtime::{
-    ContainerSpec, ContainerState, EngineState, Health, ImageInfo, LogLine, ObservedContainer, Role,
+    ContainerSpec, ContainerState, EngineEvent, EngineState, Health, ImageInfo, LogLine,
+    ObservedContainer, Role,
 };
 
 /// How long the engine waits before it starts a container again by itself.
@@ -165,7 +166,7 @@ pub(super) struct Engine {
     pub(super) containers: BTreeMap<String, Container>,
     volumes: BTreeSet<(PlatformId, VolumeName)>,
     bound: BTreeMap<(u16, Protocol), String>,
-    events: VecDeque<(u64, PlatformId, String)>,
+    events: VecDeque<(u64, PlatformId, EngineEvent)>,
     told: u64,
     made: u64,
 }
@@ -213,9 +214,9 @@ impl Engine {
                     _ => {
                         run.health_told = due;
                         let healthy = run.unready_at.is_none_or(|at| at > due);
-                        let owner = container.spec.owner.id;
+                        let (owner, id) = (container.owner(), container.id.clone());
                         let word = if healthy { "healthy" } else { "unhealthy" };
-                        self.tell(owner, format!("health_status: {word}"));
+                        self.tell(owner, id, format!("health_status: {word}"));
                     }
                 },
                 Phase::Created | Phase::Exited { .. } => {
@@ -256,9 +257,11 @@ impl Engine {
         }
     }
 
-    fn tell(&mut self, owner: PlatformId, action: String) {
+    fn tell(&mut self, owner: PlatformId, container: ContainerId, action: impl Into<String>) {
         self.told += 1;
-        self.events.push_back((self.told, owner, action));
+        let action = action.into();
+        let event = EngineEvent { container, action };
+        self.events.push_back((self.told, owner, event));
         if self.events.len() > EVENTS_KEPT {
             self.events.pop_front();
         }
@@ -270,11 +273,11 @@ impl Engine {
     }
 
     /// The first event of a platform after this number.
-    pub(super) fn event_after(&self, number: u64, owner: PlatformId) -> Option<(u64, String)> {
+    pub(super) fn event_after(&self, number: u64, owner: PlatformId) -> Option<(u64, EngineEvent)> {
         self.events
             .iter()
             .find(|(n, of, _)| *n > number && *of == owner)
-            .map(|(n, _, action)| (*n, action.clone()))
+            .map(|(n, _, event)| (*n, event.clone()))
     }
 
     pub(super) fn state(&self, owner: PlatformId, now: Instant, rules: &Rules) -> EngineState {
@@ -293,6 +296,17 @@ impl Engine {
                 .map(|(_, volume)| volume.clone())
                 .collect(),
         }
+    }
+
+    pub(super) fn container(
+        &self,
+        name_or_id: &str,
+        owner: PlatformId,
+        now: Instant,
+        rules: &Rules,
+    ) -> Option<ObservedContainer> {
+        let found = self.called(name_or_id)?;
+        (found.owner() == owner).then(|| found.observed(now, rules))
     }
 
     pub(super) fn all_observed(&self, now: Instant, rules: &Rules) -> Vec<ObservedContainer> {
@@ -346,12 +360,12 @@ impl Engine {
             return;
         };
         container.phase = Phase::Exited { code, at };
-        let owner = container.spec.owner.id;
+        let (owner, id) = (container.owner(), container.id.clone());
         if let Some(key) = container.key() {
             ledger.ended(&key, &(here.number, name.to_owned()));
         }
         self.bound.retain(|_, by| by != name);
-        self.tell(owner, "die".into());
+        self.tell(owner, id, "die");
     }
 
     fn restart_by_itself(&mut self, name: &str, ended: Instant) {
@@ -455,8 +469,9 @@ impl Engine {
             return Ok(false);
         }
         self.kill(name, 137, now, here, ledger);
-        self.containers.remove(name);
-        self.tell(owner, "destroy".into());
+        if let Some(removed) = self.containers.remove(name) {
+            self.tell(owner, removed.id, "destroy");
+        }
         Ok(true)
     }
 

@@ -14,7 +14,7 @@ use super::world::State;
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
 use crate::host::{
-    Duplex, ForwardTarget, HostCommand, HostFile, HostOutput, HostPreparer, NodeAccess,
+    Account, Duplex, ForwardTarget, HostCommand, HostFile, HostOutput, HostPreparer, NodeAccess,
     NodeConnector, NodeHandle,
 };
 use crate::model::NodeName;
@@ -207,6 +207,10 @@ impl NodeAccess for SimHost {
             })
             .await
     }
+
+    async fn reconnect(&self) {
+        // Simulated accounts have no groups.
+    }
 }
 
 fn first_line(script: &str) -> String {
@@ -277,6 +281,7 @@ impl HostPreparer for SimPreparer {
     async fn prepare(
         &self,
         host: &dyn NodeAccess,
+        _: Account,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<EngineInfo> {
         let limit = std::time::Duration::from_mins(15);

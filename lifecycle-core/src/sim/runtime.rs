@@ -268,6 +268,23 @@ impl ContainerRuntime for SimRuntime {
         .await
     }
 
+    async fn ping(&self) -> Result<()> {
+        let call = self.call("ping".into(), |l| l.node_call);
+        self.at_engine(call, |_, _, _, _, _| Ok(Done::unchanged(())))
+            .await
+    }
+
+    async fn container(&self, container: &str) -> Result<Option<ObservedContainer>> {
+        let owner = self.owner.id;
+        let call = self.call(format!("container {container}"), |l| l.node_call);
+        self.at_engine(call, |engine, _, now, rules, _| {
+            Ok(Done::unchanged(
+                engine.container(container, owner, now, rules),
+            ))
+        })
+        .await
+    }
+
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>> {
         let call = self.call(format!("image {name}"), |l| l.node_call);
         self.at_engine(call, |engine, _, _, rules, _| {
@@ -513,7 +530,7 @@ impl ContainerRuntime for SimRuntime {
                     }
                 })
                 .await?;
-            Ok(found.map(|(number, action)| (EngineEvent { action }, (runtime, signal, number))))
+            Ok(found.map(|(number, event)| (event, (runtime, signal, number))))
         });
         Ok(events.boxed())
     }

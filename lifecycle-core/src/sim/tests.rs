@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::cloud::{CloudOperation, CloudProgress, CloudProvider, NodeChange, ObservedNode, Power};
 use crate::code::CodeStore;
 use crate::error::{Error, Retry};
-use crate::host::{HostPreparer, NodeConnector, NodeHandle};
+use crate::host::{Account, HostPreparer, NodeConnector, NodeHandle};
 use crate::model::{
     ContainerTemplate, InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Protocol, Replica,
     ServiceName, SpecDigest,
@@ -130,8 +130,14 @@ async fn a_bare_node_is_made_prepared_and_used() {
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 
     let preparer = world.preparer();
-    preparer.prepare(&*handle.host, &|_| {}).await.unwrap();
-    preparer.prepare(&*handle.host, &|_| {}).await.unwrap();
+    preparer
+        .prepare(&*handle.host, Account::Created, &|_| {})
+        .await
+        .unwrap();
+    preparer
+        .prepare(&*handle.host, Account::Created, &|_| {})
+        .await
+        .unwrap();
     assert_eq!(world.installed(&node("n1")), 1);
 
     world

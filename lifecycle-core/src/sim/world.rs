@@ -79,6 +79,7 @@ pub(super) struct State {
     next_machine: u64,
     next_operation: u64,
     pub(super) calls: u64,
+    pub(super) calls_by_word: BTreeMap<String, u64>,
     pub(super) incarnation: u64,
     /// The last incarnation that crashed.
     pub(super) crashed: u64,
@@ -224,6 +225,7 @@ impl SimWorld {
             next_machine: 0,
             next_operation: 0,
             calls: 0,
+            calls_by_word: BTreeMap::new(),
             incarnation: 1,
             crashed: 0,
         };
@@ -487,6 +489,11 @@ impl SimWorld {
         self.lock().at_address(ip, now).is_some_and(|machine| {
             machine.is_reachable() && machine.engine.answers(port, Protocol::Tcp, now)
         })
+    }
+
+    /// How many calls there were so far, by their first word, for example `state`.
+    pub fn calls(&self) -> BTreeMap<String, u64> {
+        self.lock().calls_by_word.clone()
     }
 
     /// All effects so far, in order.

@@ -1,5 +1,6 @@
 //! What is declared comes up, in order, and then nothing more is done.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -81,4 +82,36 @@ fn the_same_seed_gives_the_same_run() {
     let first = transcript(7);
     assert_eq!(first, transcript(7));
     assert_ne!(first, transcript(8));
+}
+
+/// Ten minutes without a change cost one list of each node in 30 s and one sign of life in 10 s.
+/// An ended container costs one inspection for each of its events.
+#[tokio::test(start_paused = true)]
+async fn at_rest_nodes_are_listed_seldom_and_a_change_is_inspected_alone() {
+    let stage = Stage::shop(51).await;
+    stage.converged().await;
+    stage.pass(Duration::from_mins(2)).await;
+    let nodes = 3;
+    let before = stage.world.calls();
+    stage.pass(Duration::from_mins(10)).await;
+    let after = stage.world.calls();
+    let calls = |word: &str| {
+        let count = |calls: &BTreeMap<String, u64>| calls.get(word).copied().unwrap_or_default();
+        count(&after) - count(&before)
+    };
+    let lists = 19 * nodes..=21 * nodes;
+    assert!(lists.contains(&calls("state")), "{} lists", calls("state"));
+    assert!(calls("ping") <= 61 * nodes, "{} pings", calls("ping"));
+    for word in ["info", "container", "connect", "events", "exec"] {
+        assert_eq!(calls(word), 0, "calls of {word}");
+    }
+
+    let (node, container) = stage.place(&instance("db", 1));
+    let faults = stage.world.faults();
+    faults.kill_container(&node, &container.name, 1).unwrap();
+    stage.pass(Duration::from_millis(200)).await;
+    let inspected = stage.world.calls()["container"] - after["container"];
+    assert!((1..=4).contains(&inspected), "{inspected} inspections");
+    stage.pass(Duration::from_secs(20)).await;
+    stage.assert_whole().await;
 }

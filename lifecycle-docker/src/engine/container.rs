@@ -15,7 +15,7 @@ use lifecycle_core::runtime::{ContainerSpec, ObservedContainer, PortBinding};
 use lifecycle_core::{Error, Result};
 
 use super::port::{self, HostPort};
-use super::{DockerEngine, QUICK, spec};
+use super::{DockerEngine, QUICK, spec, transport};
 use crate::{inspect, labels};
 
 /// How long creating and starting may take on a busy host.
@@ -24,8 +24,9 @@ const PATIENT: Duration = Duration::from_mins(3);
 const ENGINE_GRACE: Duration = Duration::from_secs(10);
 /// How often a container that is being removed is looked for.
 const PACE: Duration = Duration::from_millis(50);
-/// How many containers are inspected at once.
-const PARALLEL: usize = 8;
+/// How many containers are inspected at once: as many as connections are kept, so that an
+/// observation opens none.
+const PARALLEL: usize = transport::KEPT;
 /// How often another host port is tried. Each try learns all ports that are taken by
 /// containers, so that only ports of other programs cost one.
 const PORT_TRIES: usize = 20;
@@ -38,29 +39,42 @@ enum Started {
 }
 
 impl DockerEngine {
-    /// All containers of the platform, by name.
-    pub(super) async fn containers(&self) -> Result<Vec<ObservedContainer>> {
+    /// The ids of all containers of the platform.
+    pub(super) async fn container_ids(&self) -> Result<Vec<String>> {
         let options = ListContainersOptionsBuilder::default()
             .all(true)
             .filters(&self.filter())
             .build();
         let list = self.docker.list_containers(Some(options));
         let listed = self.within(QUICK, "listing containers", list).await?;
-        let ids = listed.into_iter().filter_map(|c| c.id);
+        Ok(listed.into_iter().filter_map(|c| c.id).collect())
+    }
+
+    /// These containers, by name; without those that were removed meanwhile.
+    pub(super) async fn containers(&self, ids: Vec<String>) -> Result<Vec<ObservedContainer>> {
         let mut containers: Vec<ObservedContainer> = stream::iter(ids)
-            .map(|id| async move {
-                match self.inspect(&id).await? {
-                    Some(found) => inspect::container(found),
-                    // Removed since it was listed.
-                    None => Ok(None),
-                }
-            })
+            .map(|id| async move { self.observe(&id).await })
             .buffer_unordered(PARALLEL)
             .try_filter_map(|container| async { Ok(container) })
             .try_collect()
             .await?;
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(containers)
+    }
+
+    /// A container by its name or id, if it exists and is the platform's.
+    pub(super) async fn observe(&self, container: &str) -> Result<Option<ObservedContainer>> {
+        match self.inspect(container).await? {
+            Some(found) if self.owns(&found) => inspect::container(found),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    fn owns(&self, found: &ContainerInspectResponse) -> bool {
+        let labels = found.config.as_ref().and_then(|c| c.labels.as_ref());
+        labels
+            .and_then(|found| found.get(labels::PLATFORM_ID))
+            .is_some_and(|id| *id == self.owner.id.to_string())
     }
 
     /// The platform's volumes, by the declaration's names.

@@ -22,7 +22,7 @@ use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder};
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use lifecycle_core::host::ByteStream;
-use lifecycle_core::model::VolumeName;
+use lifecycle_core::model::{ContainerId, VolumeName};
 use lifecycle_core::runtime::{
     BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState,
     ExecCommand, ExecSession, ImageInfo, LogLine, LogOptions, ObservedContainer, Owner,
@@ -34,6 +34,20 @@ use crate::error;
 use crate::ssh::{Share, SshAccess};
 use output::LogLines;
 use transport::Route;
+
+/// The events after which a container is not what it was. Others are not asked for: each run of a
+/// health check makes three (`exec_*`). The engine matches them by their beginning, since
+/// `health_status` is among them.
+const CHANGES: [&str; 8] = [
+    "create",
+    "start",
+    "die",
+    "destroy",
+    "pause",
+    "unpause",
+    "rename",
+    "health_status",
+];
 
 /// How long an engine may take for what needs no work.
 const QUICK: Duration = Duration::from_mins(1);
@@ -112,13 +126,24 @@ impl ContainerRuntime for DockerEngine {
     }
 
     async fn state(&self) -> Result<EngineState> {
-        let (containers, images, volumes) =
-            tokio::try_join!(self.containers(), self.image_names(), self.volumes())?;
+        let (ids, images, volumes) =
+            tokio::try_join!(self.container_ids(), self.image_names(), self.volumes())?;
         Ok(EngineState {
-            containers,
+            containers: self.containers(ids).await?,
             images,
             volumes,
         })
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let ping = self.docker.ping();
+        self.within(QUICK, "asking the engine", ping)
+            .await
+            .map(drop)
+    }
+
+    async fn container(&self, container: &str) -> Result<Option<ObservedContainer>> {
+        self.observe(container).await
     }
 
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>> {
@@ -232,21 +257,20 @@ impl ContainerRuntime for DockerEngine {
         let info = self.within(QUICK, "asking the engine's time", self.docker.info());
         let mut filters = self.filter();
         filters.insert("type".to_owned(), vec!["container".to_owned()]);
+        filters.insert("event".to_owned(), CHANGES.map(str::to_owned).to_vec());
         let mut query = EventsOptionsBuilder::default().filters(&filters);
         if let Some(since) = info.await?.system_time.as_deref().and_then(unix_time) {
             query = query.since(&since);
         }
         let events = self.streams.events(Some(query.build()));
         Ok(events
-            .filter_map(|event| async {
-                match event {
-                    Ok(event) => {
-                        let action = event.action.unwrap_or_default();
-                        // A health check makes three of these each time it runs.
-                        (!action.starts_with("exec_")).then_some(Ok(EngineEvent { action }))
-                    }
-                    Err(error) => Some(Err(error::engine("the engine's events", error))),
-                }
+            .map(|event| {
+                let event = event.map_err(|e| error::engine("the engine's events", e))?;
+                let container = event.actor.and_then(|actor| actor.id);
+                Ok(EngineEvent {
+                    container: ContainerId(container.unwrap_or_default().into()),
+                    action: event.action.unwrap_or_default(),
+                })
             })
             .boxed())
     }

@@ -34,18 +34,20 @@ const RELAY_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
 /// for one to be free.
 const RELAYS: usize = 12;
 /// Connections kept for the next call.
-const KEPT: usize = 4;
-const KEPT_FOR: Duration = Duration::from_secs(20);
+pub(super) const KEPT: usize = 4;
+/// For how long: longer than the time between two observations of a node that is at rest.
+const KEPT_FOR: Duration = Duration::from_secs(90);
 
 /// How to reach one engine.
 #[derive(Debug)]
 pub(super) enum Route {
     /// A socket of this machine.
     Local(PathBuf),
-    /// Over SSH, by the way that was found to work.
+    /// Over SSH, by the way that was found to work, and the generation of logins that it was
+    /// found with.
     Ssh {
         access: Arc<SshAccess>,
-        found: Mutex<Option<Way>>,
+        found: Mutex<Option<(Way, u64)>>,
         relays: Arc<Semaphore>,
     },
 }
@@ -68,6 +70,14 @@ impl Route {
         }
     }
 
+    /// See [`SshAccess::generation`].
+    fn generation(&self) -> u64 {
+        match self {
+            Self::Local(_) => 0,
+            Self::Ssh { access, .. } => access.generation(),
+        }
+    }
+
     async fn open(&self, share: Share) -> Result<Box<dyn Duplex>> {
         match self {
             Self::Local(path) => match UnixStream::connect(path).await {
@@ -83,9 +93,10 @@ impl Route {
                 relays,
             } => {
                 let known = *found.lock().unwrap_or_else(PoisonError::into_inner);
-                if known != Some(Way::Relay) {
+                let generation = access.generation();
+                if known != Some((Way::Relay, generation)) {
                     if let Some(stream) = access.unix_socket(SOCKET, share).await? {
-                        remember(found, Some(Way::Socket));
+                        remember(found, Some((Way::Socket, generation)));
                         return Ok(Box::new(stream));
                     }
                     // Refused for lack of a permission, or because no engine listens: the
@@ -96,7 +107,7 @@ impl Route {
                         host = access.host(),
                         "the engine's socket is not forwarded; its relay is used"
                     );
-                    remember(found, Some(Way::Relay));
+                    remember(found, Some((Way::Relay, generation)));
                 }
                 if share == Share::Alone {
                     return Ok(Box::new(access.command_stream(RELAY, share).await?));
@@ -112,7 +123,7 @@ impl Route {
     }
 }
 
-fn remember(found: &Mutex<Option<Way>>, way: Option<Way>) {
+fn remember(found: &Mutex<Option<(Way, u64)>>, way: Option<(Way, u64)>) {
     *found.lock().unwrap_or_else(PoisonError::into_inner) = way;
 }
 
@@ -151,18 +162,17 @@ async fn relay_answers(access: &SshAccess) -> Result<()> {
 }
 
 /// The engine's client over a route. With [`Share::Alone`] each request has a connection of
-/// its own, so that a stream whose reader stalls holds up nobody else.
+/// its own, so that a stream whose reader stalls delays no other.
 pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
-    let kept = if share == Share::Alone { 0 } else { KEPT };
-    let client = Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(KEPT_FOR)
-        .pool_max_idle_per_host(kept)
-        .build(Connector { route, share });
-    let client = Arc::new(client);
+    let kept = Kept {
+        current: Mutex::new((route.generation(), http_client(&route, share))),
+        route,
+        share,
+    };
+    let kept = Arc::new(kept);
     Docker::connect_with_custom_transport(
         move |request: BollardRequest| {
-            let client = Arc::clone(&client);
+            let client = kept.current();
             async move { client.request(request).await.map_err(Into::into) }
         },
         Some("http://docker"),
@@ -170,6 +180,49 @@ pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
         API_DEFAULT_VERSION,
     )
     .map_err(|e| error::engine("the engine's client", e))
+}
+
+/// Names the body of bollard's requests, which it does not export.
+trait WithBody {
+    type Body;
+}
+
+impl<B> WithBody for hyper::Request<B> {
+    type Body = B;
+}
+
+type HttpClient = Client<Connector, <BollardRequest as WithBody>::Body>;
+
+/// The client with its kept connections, which are those of one generation of logins.
+struct Kept {
+    route: Arc<Route>,
+    share: Share,
+    current: Mutex<(u64, Arc<HttpClient>)>,
+}
+
+impl Kept {
+    fn current(&self) -> Arc<HttpClient> {
+        let generation = self.route.generation();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.0 != generation {
+            *current = (generation, http_client(&self.route, self.share));
+        }
+        Arc::clone(&current.1)
+    }
+}
+
+fn http_client(route: &Arc<Route>, share: Share) -> Arc<HttpClient> {
+    let kept = if share == Share::Alone { 0 } else { KEPT };
+    let connector = Connector {
+        route: Arc::clone(route),
+        share,
+    };
+    let client = Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(KEPT_FOR)
+        .pool_max_idle_per_host(kept)
+        .build(connector);
+    Arc::new(client)
 }
 
 #[derive(Clone)]

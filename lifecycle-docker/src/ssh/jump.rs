@@ -141,7 +141,7 @@ impl Jump {
         Box::pin(async move {
             let opened = self.pool.open(&wanted, Share::Shared).await;
             let (channel, lease) = opened.map_err(|error| self.failed(error))?;
-            let stream = LeasedStream::new(channel.into_stream(), lease);
+            let stream = LeasedStream::new(channel, lease);
             Ok(tunnel::through(stream, self.pool.peer().timings.silence()))
         })
     }

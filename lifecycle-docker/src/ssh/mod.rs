@@ -123,6 +123,11 @@ impl SshAccess {
         &self.host
     }
 
+    /// Rises with each [`NodeAccess::reconnect`]: what the account may do can differ after it.
+    pub(crate) fn generation(&self) -> u64 {
+        self.pool.generation()
+    }
+
     /// A unix socket of the host as a stream. `None` if the host is reached, but refuses.
     pub(crate) async fn unix_socket(
         &self,
@@ -147,7 +152,7 @@ impl SshAccess {
             .exec(true, line)
             .await
             .map_err(|e| self.core(&e.into()))?;
-        Ok(LeasedStream::new(channel.into_stream(), lease))
+        Ok(LeasedStream::new(channel, lease))
     }
 
     fn needs_sudo(&self) -> bool {
@@ -170,7 +175,7 @@ impl SshAccess {
     ) -> Result<LeasedStream, Arc<SshError>> {
         let wanted = Wanted::Forward(target);
         let (channel, lease) = self.pool.open(&wanted, share).await?;
-        Ok(LeasedStream::new(channel.into_stream(), lease))
+        Ok(LeasedStream::new(channel, lease))
     }
 
     async fn run<I>(&self, script: &str, as_root: bool, input: I) -> Result<(HostOutput, u64)>
@@ -252,6 +257,10 @@ impl NodeAccess for SshAccess {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(self.core(&error)),
         }
+    }
+
+    async fn reconnect(&self) {
+        self.pool.renew();
     }
 }
 

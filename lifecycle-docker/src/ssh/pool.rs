@@ -6,7 +6,7 @@
 //! stalls. Hence whatever reads at its own pace gets a connection of its own ([`Share::Alone`]).
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -167,10 +167,11 @@ impl Connection {
 pub(super) struct Lease {
     connection: Arc<Connection>,
     is_session: bool,
+    share: Share,
 }
 
 impl Lease {
-    fn new(connection: Arc<Connection>, is_session: bool) -> Self {
+    fn new(connection: Arc<Connection>, is_session: bool, share: Share) -> Self {
         connection.channels.fetch_add(1, Ordering::AcqRel);
         if is_session {
             connection.sessions.fetch_add(1, Ordering::AcqRel);
@@ -178,7 +179,13 @@ impl Lease {
         Self {
             connection,
             is_session,
+            share,
         }
+    }
+
+    /// Whether no other channel uses this connection.
+    pub(super) fn is_alone(&self) -> bool {
+        self.share == Share::Alone
     }
 
     /// Lets nobody open a further channel on this connection.
@@ -218,6 +225,8 @@ pub(super) struct Peer {
 pub(super) struct Pool {
     peer: Peer,
     connections: Mutex<Vec<Arc<Connection>>>,
+    /// Rises each time that all connections are replaced.
+    generation: AtomicU64,
     dials: Semaphore,
     /// The latest failed dial, so that many who wait for one dead host wait for one dial.
     failed: Mutex<Option<(Instant, Arc<SshError>)>>,
@@ -228,6 +237,7 @@ impl Pool {
         Self {
             peer,
             connections: Mutex::new(Vec::new()),
+            generation: AtomicU64::new(0),
             dials: Semaphore::new(PARALLEL_DIALS as usize),
             failed: Mutex::new(None),
         }
@@ -235,6 +245,18 @@ impl Pool {
 
     pub(super) fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Opens no further channel on the connections that exist; they end with their last channel.
+    pub(super) fn renew(&self) {
+        for connection in self.lock().drain(..) {
+            connection.retire();
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Makes sure that the host answers and lets us in.
@@ -295,7 +317,7 @@ impl Pool {
                 if share == Share::Shared {
                     self.lock().push(Arc::clone(&connection));
                 }
-                Ok(Lease::new(connection, is_session))
+                Ok(Lease::new(connection, is_session, share))
             }
             Err(error) => {
                 let error = Arc::new(error);
@@ -336,7 +358,7 @@ impl Pool {
         connections
             .iter()
             .find(|c| !is_session || c.sessions.load(Ordering::Acquire) < SESSIONS_PER_CONNECTION)
-            .map(|c| Lease::new(Arc::clone(c), is_session))
+            .map(|c| Lease::new(Arc::clone(c), is_session, Share::Shared))
     }
 
     /// A stream to the host, over which nothing was said yet.

@@ -1,38 +1,133 @@
 //! A forwarded connection, or a command's input and output, as one stream that keeps its
-//! place in the pool until it is dropped.
+//! place in the pool until its channel is closed.
+//!
+//! The SSH client forgets a channel only when the host closes it: a channel that we close first
+//! stays in the client's table, with its buffers, until the whole connection ends (russh 0.65.1,
+//! `client/encrypted.rs`: a close from the host is ignored once ours was sent). So a dropped
+//! stream on a shared connection ends its input, waits for the host's close, and closes the
+//! channel itself only if that does not come; then its connection is retired.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use russh::ChannelStream;
+use bytes::Bytes;
 use russh::client::Msg;
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::pool::Lease;
 
+/// How long the host may take to close a channel whose input has ended.
+const CLOSES_WITHIN: Duration = Duration::from_secs(10);
+/// How much a host may still send on such a channel, in bytes.
+const SENDS_AT_MOST: usize = 1 << 20;
+
+type Next = ReusableBoxFuture<'static, (ChannelReadHalf, Option<ChannelMsg>)>;
+
 /// Dropping it closes the channel.
 pub(crate) struct LeasedStream {
-    // Before the lease, so that the channel's close is on its way when the place is free.
-    stream: ChannelStream<Msg>,
-    _lease: Lease,
+    /// Data that arrived and was not read yet.
+    unread: Bytes,
+    /// Whether the host has ended its output.
+    ended: bool,
+    writer: Box<dyn AsyncWrite + Send + Sync + Unpin>,
+    /// `None` only while it is dropped.
+    channel: Option<OpenChannel>,
+}
+
+struct OpenChannel {
+    next: Next,
+    write: ChannelWriteHalf<Msg>,
+    lease: Lease,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl LeasedStream {
-    pub(super) fn new(stream: ChannelStream<Msg>, lease: Lease) -> Self {
+    pub(super) fn new(channel: Channel<Msg>, lease: Lease) -> Self {
+        let (read, write) = channel.split();
         Self {
-            stream,
-            _lease: lease,
-            permit: None,
+            unread: Bytes::new(),
+            ended: false,
+            writer: Box::new(write.make_writer()),
+            channel: Some(OpenChannel {
+                next: ReusableBoxFuture::new(next(read)),
+                write,
+                lease,
+                permit: None,
+            }),
         }
     }
 
-    /// The same, giving `permit` back when it is dropped.
+    /// The same, giving `permit` back when its channel is closed.
     pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
-        self.permit = Some(permit);
+        if let Some(channel) = &mut self.channel {
+            channel.permit = Some(permit);
+        }
         self
+    }
+}
+
+async fn next(mut read: ChannelReadHalf) -> (ChannelReadHalf, Option<ChannelMsg>) {
+    let message = read.wait().await;
+    (read, message)
+}
+
+impl OpenChannel {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<ChannelMsg>> {
+        let (read, message) = ready!(self.next.poll(cx));
+        self.next.set(next(read));
+        Poll::Ready(message)
+    }
+
+    /// Ends the input and reads on until the host closes the channel.
+    async fn finish(mut self) {
+        let closed = timeout(CLOSES_WITHIN, async {
+            // An error here and below: the connection is gone, and the channel with it.
+            let _ = self.write.eof().await;
+            let mut sent = 0;
+            loop {
+                match std::future::poll_fn(|cx| self.poll_next(cx)).await {
+                    None | Some(ChannelMsg::Close) => return true,
+                    Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) => {
+                        sent += data.len();
+                        if sent > SENDS_AT_MOST {
+                            return false;
+                        }
+                    }
+                    Some(_) => {}
+                }
+            }
+        })
+        .await;
+        if closed != Ok(true) {
+            self.lease.retire();
+            let _ = self.write.close().await;
+        }
+    }
+}
+
+impl Drop for LeasedStream {
+    fn drop(&mut self) {
+        let Some(channel) = self.channel.take() else {
+            return;
+        };
+        // Without a runtime the connection has ended already.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            if channel.lease.is_alone() {
+                // Its connection ends with it.
+                let _ = channel.write.close().await;
+            } else {
+                channel.finish().await;
+            }
+        });
     }
 }
 
@@ -42,7 +137,21 @@ impl AsyncRead for LeasedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let this = &mut *self;
+        while this.unread.is_empty() && !this.ended {
+            let Some(channel) = &mut this.channel else {
+                break;
+            };
+            match ready!(channel.poll_next(cx)) {
+                Some(ChannelMsg::Data { data }) => this.unread = data,
+                Some(ChannelMsg::Eof | ChannelMsg::Close) | None => this.ended = true,
+                // A command's errors and its end are not part of the stream.
+                Some(_) => {}
+            }
+        }
+        let length = this.unread.len().min(buf.remaining());
+        buf.put_slice(&this.unread.split_to(length));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -52,14 +161,14 @@ impl AsyncWrite for LeasedStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        Pin::new(&mut self.writer).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.writer).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.writer).poll_shutdown(cx)
     }
 }

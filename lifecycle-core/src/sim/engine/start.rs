@@ -42,8 +42,9 @@ impl Engine {
                 for mount in &spec.template.volumes {
                     self.volumes.insert((owner, mount.volume.clone()));
                 }
+                let id = container.id.clone();
                 self.containers.insert(name.clone(), container);
-                self.tell(owner, "create".into());
+                self.tell(owner, id, "create");
             }
         }
         let changed = self.start(name, now, here, rules, ledger)?;
@@ -165,7 +166,7 @@ impl Engine {
             ends: exit.map(|exit| (at + exit.after, exit.code)),
             health_told: at,
         });
-        let owner = container.spec.owner.id;
+        let (owner, id) = (container.owner(), container.id.clone());
         let digest = container.spec.digest.clone();
         if let Some(key) = container.key() {
             ledger.started(
@@ -184,7 +185,7 @@ impl Engine {
                 });
             }
         }
-        self.tell(owner, "start".into());
+        self.tell(owner, id, "start");
         Ok(true)
     }
 

@@ -82,13 +82,17 @@ pub fn measure(platform: &str, settle: Duration, measured: Duration) -> Result<R
 }
 
 fn count(mut events: Events, nodes: &[Node], stop: &AtomicBool) -> Result<Started, String> {
+    // Before others, since short-lived processes are named while they run; without the privilege,
+    // more of them stay unseen.
+    let _ = rustix::process::setpriority_process(None, -20);
+    let since = Instant::now();
     // Events wait in the buffer until it is known what runs already.
     let mut tree = Tree::new(nodes, &nodes::running(), &Proc);
     loop {
         let stopped = stop.load(Ordering::Relaxed);
         match events.receive(!stopped)? {
             Received::Event(event) => tree.note(event, &Proc),
-            Received::Nothing if stopped => return Ok(tree.finish(events.lost)),
+            Received::Nothing if stopped => return Ok(tree.finish(since.elapsed(), events.lost)),
             Received::Other | Received::Nothing => {}
         }
     }
@@ -180,8 +184,8 @@ impl fmt::Display for Rest {
         line("all", all)?;
         for check in &started.checks {
             let what = format!(
-                "  health check of {}, declared every {:?}: {} runs",
-                check.check.service, check.check.interval, check.runs
+                "  health check of {} every {:?}: {} runs, {} seen",
+                check.check.service, check.check.interval, check.runs, check.seen
             );
             line(&what, check.processes)?;
         }

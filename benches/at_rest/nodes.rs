@@ -30,7 +30,20 @@ pub struct Check {
 
 impl Check {
     pub(crate) fn is_command(&self, words: &[String]) -> bool {
-        words == self.command
+        if words == self.command {
+            return true;
+        }
+        // Of a process that has ended the kernel keeps 15 characters of the program's name.
+        let program = self
+            .command
+            .first()
+            .and_then(|path| path.rsplit('/').next());
+        match (words, program) {
+            ([word], Some(program)) => {
+                word == program || word.len() == 15 && program.starts_with(word)
+            }
+            _ => false,
+        }
     }
 }
 

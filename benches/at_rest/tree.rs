@@ -5,8 +5,12 @@
 //! commands that an engine outside of the node runs in it count as well. A health check is what
 //! the shim of a container with a check starts, if one of these processes becomes the declared
 //! command: the runtime's own processes that a check takes count as the check's.
+//!
+//! The arguments of a process are read after the kernel has announced it, so one that ends at once
+//! may be gone by then. It counts nevertheless, and is called unseen.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::events::Event;
 use super::nodes::{Check, Node};
@@ -18,7 +22,7 @@ const RUNC: [&str; 9] = [
 
 /// How the arguments of a process are read.
 pub(crate) trait Arguments {
-    /// None if it is gone.
+    /// None if it is gone; one without arguments of its own if it has ended, but is not waited for.
     fn of(&self, process: u32) -> Option<Vec<String>>;
 }
 
@@ -40,7 +44,7 @@ impl Arguments for Proc {
         if words.first().is_some_and(|word| !word.is_empty()) {
             return Some(words);
         }
-        // Ended, but not waited for.
+        // No longer than the kernel keeps it.
         let name = String::from_utf8_lossy(&read("comm")?).trim().to_owned();
         Some(vec![name])
     }
@@ -49,7 +53,7 @@ impl Arguments for Proc {
 #[derive(Debug, Clone)]
 struct Process {
     node: usize,
-    name: String,
+    program: Program,
     is_new: bool,
     /// The container whose shim it is, if that container has a health check.
     shim_of: Option<usize>,
@@ -57,12 +61,47 @@ struct Process {
     run: Option<usize>,
 }
 
+/// What a process runs.
+#[derive(Debug, Clone)]
+enum Program {
+    Seen(String),
+    /// The same as the process that it comes from.
+    Forked(String),
+    /// It was gone too early. What is known is the program that started it, or an ancestor's.
+    Unseen(String),
+}
+
+impl Program {
+    /// The last program that was seen.
+    fn known(&self) -> &str {
+        match self {
+            Self::Seen(name) | Self::Forked(name) | Self::Unseen(name) => name,
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Seen(name) => name,
+            Self::Forked(name) => format!("{name} (forked)"),
+            Self::Unseen(name) => format!("unseen, started by {name}"),
+        }
+    }
+}
+
 /// What the shim of a container with a health check has started.
 #[derive(Debug)]
 struct Run {
     check: usize,
-    is_check: bool,
+    command: Command,
     processes: BTreeMap<(usize, String), u64>,
+}
+
+/// The command that a run of the container's runtime ended in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Unseen,
+    Check,
+    Other,
 }
 
 /// How often a health check ran.
@@ -70,8 +109,11 @@ struct Run {
 pub struct CheckRuns {
     /// Whose it is and what is declared.
     pub check: Check,
-    /// How often its command was started.
+    /// How often the container's engine ran it.
     pub runs: u64,
+    /// In how many of them the declared command was seen; in the others it had ended too early, and
+    /// they count as this check's since they are no more than the interval allows.
+    pub seen: u64,
     /// What these runs took: the runtime's processes and the command's own.
     pub processes: u64,
 }
@@ -156,7 +198,7 @@ impl<'a> Tree<'a> {
         let words = arguments.of(id).unwrap_or_default();
         let process = Process {
             node,
-            name: name(&words),
+            program: Program::Seen(name(&words)),
             is_new: false,
             shim_of: self.shim_of(node, &words),
             run: None,
@@ -181,14 +223,12 @@ impl<'a> Tree<'a> {
                 };
                 let mut process = parent.clone();
                 process.is_new = true;
-                if !process.name.ends_with(FORKED) {
-                    process.name.push_str(FORKED);
-                }
+                process.program = Program::Forked(process.program.known().to_owned());
                 if let Some(check) = process.shim_of.take() {
                     process.run = Some(self.runs.len());
                     self.runs.push(Run {
                         check,
-                        is_check: false,
+                        command: Command::Unseen,
                         processes: BTreeMap::new(),
                     });
                 }
@@ -205,15 +245,18 @@ impl<'a> Tree<'a> {
                 let run = process.run.and_then(|run| self.runs.get_mut(run));
                 if let (Some(run), Some(words)) = (run, words.as_deref())
                     && let Some((_, check)) = self.checks.get(run.check)
-                    && check.is_command(words)
                 {
-                    run.is_check = true;
+                    if check.is_command(words) {
+                        run.command = Command::Check;
+                    } else if run.command == Command::Unseen && !is_runtime(words) {
+                        run.command = Command::Other;
+                    }
                 }
                 if let Some(process) = self.processes.get_mut(&id) {
                     process.shim_of = shim_of;
-                    process.name = match words {
-                        Some(words) => name(&words),
-                        None => format!("gone before it was seen, of {}", process.name),
+                    process.program = match words {
+                        Some(words) => Program::Seen(name(&words)),
+                        None => Program::Unseen(process.program.known().to_owned()),
                     };
                 }
             }
@@ -230,11 +273,13 @@ impl<'a> Tree<'a> {
         }
         let run = process.run.and_then(|run| self.runs.get_mut(run));
         let count = run.map_or(&mut self.others, |run| &mut run.processes);
-        *count.entry((process.node, process.name)).or_default() += 1;
+        *count
+            .entry((process.node, process.program.name()))
+            .or_default() += 1;
     }
 
-    /// What was new.
-    pub(crate) fn finish(mut self, lost_events: u64) -> Started {
+    /// What was new, within so much time.
+    pub(crate) fn finish(mut self, within: Duration, lost_events: u64) -> Started {
         let running: Vec<u32> = self.processes.keys().copied().collect();
         for process in running {
             self.ended(process);
@@ -242,13 +287,18 @@ impl<'a> Tree<'a> {
         let checks = self.checks.iter().map(|(_, check)| CheckRuns {
             check: (*check).clone(),
             runs: 0,
+            seen: 0,
             processes: 0,
         });
         let mut checks: Vec<CheckRuns> = checks.collect();
+        // Those that were seen first, since there is a limit to what can be a check's.
+        self.runs.sort_by_key(|run| run.command != Command::Check);
         for run in self.runs {
+            let seen = run.command == Command::Check;
             match checks.get_mut(run.check) {
-                Some(check) if run.is_check => {
+                Some(check) if seen || run.command.may_be_of(check, within) => {
                     check.runs += 1;
+                    check.seen += u64::from(seen);
                     check.processes += run.processes.values().sum::<u64>();
                 }
                 _ => {
@@ -274,8 +324,20 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// What a process is called that has run no program of its own.
-const FORKED: &str = " (forked)";
+impl Command {
+    /// An engine starts a check an interval after the end of the one before.
+    fn may_be_of(self, check: &CheckRuns, within: Duration) -> bool {
+        let runs = u32::try_from(check.runs).unwrap_or(u32::MAX);
+        self == Self::Unseen && check.check.interval.saturating_mul(runs) <= within
+    }
+}
+
+/// Whether it is the container's runtime, which gives way to the command; `exe` is what it is called
+/// while it starts itself again.
+fn is_runtime(words: &[String]) -> bool {
+    let name = name(words);
+    name == "exe" || name.split([' ', ':']).next() == Some("runc")
+}
 
 /// The program with its subcommands, without options and values.
 fn name(words: &[String]) -> String {
@@ -308,9 +370,7 @@ fn name(words: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
 
     use super::*;
     use crate::at_rest::events::Events;
@@ -339,6 +399,8 @@ mod tests {
             command: vec!["/bin/web".into(), "check".into()],
         }
     }
+
+    const WITHIN: Duration = Duration::from_secs(1);
 
     const SHIM: &str = "/usr/bin/containerd-shim-runc-v2 -namespace moby -id c1";
 
@@ -372,10 +434,29 @@ mod tests {
             tree.note(Event::Fork { parent, child }, &words);
             tree.note(Event::Exec { process: child }, &words);
         }
-        let started = tree.finish(0);
+        let started = tree.finish(WITHIN, 0);
         assert_eq!((started.checks[0].runs, started.of_checks()), (1, 3));
         let others = [("other", 1), ("runc exec", 1), ("true", 1)];
         assert_eq!(counts(&started), others);
+    }
+
+    #[test]
+    fn a_check_whose_command_ended_too_early_is_one_while_its_interval_allows_it() {
+        let nodes = [node(1, vec![check()])];
+        let mut words = BTreeMap::from([(1, "containerd-shim -id node"), (2, SHIM)]);
+        let mut tree = Tree::new(&nodes, &[(2, 1)], &words);
+        words.extend([(10, "runc exec c1"), (11, "runc init"), (20, "exe")]);
+        // The third is one too many within a second; the last has ended when it is looked at.
+        words.insert(40, "web");
+        for (parent, child) in [(2, 10), (10, 11), (2, 20), (2, 30), (2, 40)] {
+            tree.note(Event::Fork { parent, child }, &words);
+            tree.note(Event::Exec { process: child }, &words);
+        }
+        let started = tree.finish(WITHIN, 0);
+        let check = &started.checks[0];
+        assert_eq!((check.runs, check.seen, check.processes), (2, 1, 3));
+        let unseen = "unseen, started by containerd-shim-runc-v2";
+        assert_eq!(counts(&started), [("exe", 1), (unseen, 1)]);
     }
 
     #[test]
@@ -398,7 +479,7 @@ mod tests {
                 &words,
             );
         }
-        assert_eq!(tree.finish(0).of_checks(), 2);
+        assert_eq!(tree.finish(WITHIN, 0).of_checks(), 2);
     }
 
     #[test]
@@ -415,13 +496,12 @@ mod tests {
         }
         tree.note(Event::Exit { process: 3 }, &words);
         tree.note(Event::Exec { process: 4 }, &words);
-        let unseen = "gone before it was seen, of sshd (forked)";
         let expected = [
             ("docker system dial-stdio", 1),
-            (unseen, 1),
             ("sshd (forked)", 2),
+            ("unseen, started by sshd", 1),
         ];
-        assert_eq!(counts(&tree.finish(0)), expected);
+        assert_eq!(counts(&tree.finish(WITHIN, 0)), expected);
     }
 
     #[test]
@@ -462,7 +542,7 @@ mod tests {
             for _ in 0..SHELLS {
                 std::thread::spawn(|| ()).join().unwrap();
                 // Two processes: the command is not the shell's last.
-                let shell = Command::new("sh")
+                let shell = std::process::Command::new("sh")
                     .args(["-c", "/bin/true; exit 3"])
                     .status();
                 assert_eq!(shell.unwrap().code(), Some(3));

@@ -2,8 +2,9 @@
 //! memory of its manager and agents, and new processes on its nodes. Prints, asserts nothing.
 //!
 //! `cargo bench -p benches --bench rest -- --minutes 30`. Needs Docker, the built programs, and root
-//! for the kernel's process events. A sixth of the time, five minutes at most half a minute at least,
-//! the platform settles unmeasured. A test of the command line measures the same for two minutes.
+//! for the kernel's process events. The first sixth of the time (half a minute to five minutes) is
+//! not measured, so that the platform can settle. Programs of the release profile are used if they
+//! are built. The same measurement runs for two minutes in `cli/tests/platform/bring_up.rs`.
 
 #![expect(clippy::print_stdout, reason = "a bench talks to who runs it")]
 
@@ -21,7 +22,7 @@ struct Arguments {
     /// How long the platform is left alone, its time to settle included
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     minutes: u32,
-    /// `cargo bench` says that it is one
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }

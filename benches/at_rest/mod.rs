@@ -1,8 +1,9 @@
-//! What a platform of local nodes costs when it is left alone: the processor time, memory,
-//! descriptors and threads of its manager and agents, and every process that starts on its nodes.
+//! Measures a platform of local nodes that is left alone: the processor time, memory, descriptors
+//! and threads of its manager and agents, and every process that starts on its nodes.
 //!
-//! The nodes are containers on this machine, so all of it is visible from outside: in `/proc`, and
-//! in the events of the kernel's process connector. Nothing is run on the nodes meanwhile.
+//! The nodes are containers on this machine, so all of this is visible from outside the nodes: in
+//! `/proc` and in the events of the kernel's process connector. The measurement runs nothing on the
+//! nodes.
 
 mod events;
 mod nodes;

@@ -1,13 +1,12 @@
-//! Whose child each new process is: which node it is on, and whether a declared health check
-//! started it.
+//! Attributes each new process to its node, and to the declared health check that started it.
 //!
-//! A node's processes are all those that its container's shim has started, directly or not, so
-//! commands that an engine outside of the node runs in it count as well. A health check is what
-//! the shim of a container with a check starts, if one of these processes becomes the declared
-//! command: the runtime's own processes that a check takes count as the check's.
+//! A node's processes are all descendants of its container's shim, so commands that are run in the
+//! node from outside, such as `docker exec`, count as well. Each child of the shim of a container with
+//! a health check is a run of that check if it or a descendant becomes the declared command. The
+//! container runtime's processes of that run count as the check's.
 //!
-//! The arguments of a process are read after the kernel has announced it, so one that ends at once
-//! may be gone by then. It counts nevertheless, and is called unseen.
+//! A process's arguments are read after the kernel has announced its exec, so a short-lived process
+//! may be gone by then. It is still counted, as "unseen".
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

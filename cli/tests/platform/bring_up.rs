@@ -213,28 +213,24 @@ fn is_at_rest(rest: &Rest) {
     const GROWTH: f64 = 500.0;
     const MORE: u64 = 10;
     let started = &rest.started;
-    assert_eq!(started.lost_events, 0, "the count is incomplete: {rest}");
+    assert_eq!(started.lost_events, 0, "the count is incomplete");
     // What is counted is there at all: the example declares one health check, every second.
     let checks: Vec<_> = started
         .checks
         .iter()
         .map(|c| c.check.service.as_str())
         .collect();
-    assert_eq!(checks, ["sensor-manager"], "{rest}");
-    assert!(started.checks[0].seen >= 20, "{rest}");
+    assert_eq!(checks, ["sensor-manager"]);
+    assert!(started.checks[0].seen >= 20, "{started:?}");
     assert!(
         rest.others_per_second() < 1.0,
-        "new processes at rest: {rest}"
+        "new processes at rest: {started:?}"
     );
-    assert_eq!(rest.programs.len(), 4, "a manager, three agents: {rest}");
+    assert_eq!(rest.programs.len(), 4, "a manager, three agents");
     for program in &rest.programs {
-        assert!(
-            program.slope < GROWTH,
-            "{} kB a minute: {rest}",
-            program.slope
-        );
+        assert!(program.slope < GROWTH, "memory: {program:?}");
         for (before, after) in [program.descriptors, program.threads] {
-            assert!(after <= before + MORE, "descriptors or threads: {rest}");
+            assert!(after <= before + MORE, "{program:?}");
         }
     }
 }
@@ -293,6 +289,7 @@ fn the_example_comes_up_in_order_answers_meanwhile_and_then_rests() {
 
     let id = project.id();
     let rest = at_rest::measure(&id, SETTLES, RESTS).unwrap();
+    // Shown where the test fails.
     println!("{rest}");
     is_at_rest(&rest);
 

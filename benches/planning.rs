@@ -14,7 +14,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use benches::{Shape, converged, declared, now};
+use benches::platform::{Shape, converged, declared, now};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use lifecycle_core::reconcile::placement::place;
 use lifecycle_core::reconcile::{Declared, Observed, Policy, plan};

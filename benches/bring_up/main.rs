@@ -11,16 +11,15 @@
     reason = "a bench that cannot go on fails, and it talks to who runs it"
 )]
 
-mod docker;
-mod platform;
 mod raw;
 mod timeline;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::platform::Project;
+use benches::docker;
+use benches::example::{Programs, Project};
+
 use crate::timeline::Timeline;
 
 /// How often each way is gone; the quickest counts.
@@ -43,16 +42,16 @@ fn bench() -> Result<(), String> {
         "one call of the docker command takes {:.0?}; the raw way makes one after the other",
         docker::one_call()
     );
-    let project = Project::new(&programs);
+    let project = Project::new(&programs)?;
     println!("once unmeasured, so that the images of nodes are there …");
-    project.up()?;
+    timeline::up(&project)?;
     // What the services of the raw way are given in place of a manager.
-    let credential = project.credential();
+    let credential = project.credential()?;
     project.down()?;
     let mut ours: Option<Timeline> = None;
     let mut raw: Option<Timeline> = None;
     for run in 1..=RUNS {
-        let up = project.up()?;
+        let up = timeline::up(&project)?;
         project.down()?;
         let calls = raw::bring_up(&programs, &credential)?;
         println!("run {run}: up {:.1?}, raw {:.1?}", up.total, calls.total);
@@ -71,43 +70,6 @@ fn bench() -> Result<(), String> {
         ours.total.as_secs_f64() / raw.total.as_secs_f64()
     );
     Ok(())
-}
-
-/// The built programs.
-#[derive(Debug)]
-struct Programs {
-    profile: &'static str,
-    directory: PathBuf,
-    example: PathBuf,
-}
-
-impl Programs {
-    fn find() -> Result<Self, String> {
-        let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        for profile in ["release", "debug"] {
-            let directory = target.join(profile);
-            let all = ["bootstrapper", "lifecycle-manager", "iot-platform"];
-            if all.iter().all(|name| directory.join(name).is_file()) {
-                let example = root.join("examples/iot-platform");
-                return Ok(Self {
-                    profile,
-                    directory,
-                    example,
-                });
-            }
-        }
-        Err(
-            "the programs are not built: cargo build --release --locked --bins -p bootstrapper \
-             -p lifecycle-manager -p examples"
-                .into(),
-        )
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
 }
 
 /// Asks until it is so.

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use benches::docker::{docker, docker_with};
+use benches::example::Programs;
 use tempfile::TempDir;
 
-use crate::docker::{docker, docker_with};
 use crate::timeline::{Phase, Timeline};
-use crate::{Programs, until};
+use crate::until;
 
 const NODES: [&str; 3] = ["hub", "edge-1", "edge-2"];
 

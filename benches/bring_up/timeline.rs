@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use benches::example::Project;
+
 /// The phases of a bring-up, in the order in which they begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
@@ -42,6 +44,61 @@ impl Timeline {
     /// The one that took less time.
     pub(crate) fn quicker(one: Option<Self>, other: Self) -> Option<Self> {
         one.filter(|one| one.total <= other.total).or(Some(other))
+    }
+}
+
+/// Brings the example platform up.
+pub(crate) fn up(project: &Project<'_>) -> Result<Timeline, String> {
+    let mut timeline = Timeline::default();
+    let mut started = Vec::new();
+    timeline.total = project.up(|now, line| {
+        // "[   2.1 s]   ✓ provision node hub (2.1 s)"
+        let Some((_, what)) = line.split_once("] ") else {
+            return;
+        };
+        let what = what.trim_start();
+        if let Some(done) = what.strip_prefix("✓ ") {
+            let took = done
+                .rsplit_once('(')
+                .and_then(|(_, took)| took.strip_suffix(" s)")?.parse().ok())
+                .map_or(Duration::ZERO, Duration::from_secs_f64);
+            let from = now.saturating_sub(took);
+            started.push((phase(done), from, now));
+        } else if what.contains(" is ready on ") {
+            started.push((Phase::Services, now, now));
+        }
+    })?;
+    // A service is in the making from its container's start until it is ready.
+    let mut services: Vec<_> = Vec::new();
+    for (phase, from, to) in started {
+        match phase {
+            Phase::Services => services.push((from, to)),
+            other => timeline.add(other, from, to),
+        }
+    }
+    if let (Some(from), Some(to)) = (
+        services.iter().map(|span| span.0).min(),
+        services.iter().map(|span| span.1).max(),
+    ) {
+        timeline.add(Phase::Services, from, to);
+    }
+    Ok(timeline)
+}
+
+fn phase(what: &str) -> Phase {
+    if what.starts_with("send ") {
+        Phase::Sending
+    } else if what.contains("lifecycle-manager") || what.contains("lifecycle manager") {
+        Phase::Manager
+    } else if ["build ", "copy ", "pull "]
+        .iter()
+        .any(|w| what.starts_with(w))
+    {
+        Phase::Images
+    } else if what.starts_with("start ") && !what.starts_with("start node") {
+        Phase::Services
+    } else {
+        Phase::Nodes
     }
 }
 

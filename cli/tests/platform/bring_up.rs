@@ -1,10 +1,11 @@
 //! The IoT example on its three nodes, watched from the moment its manager can be asked: what
-//! answers when, who starts last, and whether data flows.
+//! answers when, who starts last, whether data flows, and whether the platform then rests.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use benches::at_rest::{self, Rest};
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use serde_json::Value;
 
@@ -27,6 +28,10 @@ const SERVICES: [&str; 7] = [
 
 /// Longer than a bring-up takes.
 const PATIENCE: Duration = Duration::from_mins(4);
+
+/// How long the platform is left alone: first it settles, then it is measured.
+const SETTLES: Duration = Duration::from_secs(30);
+const RESTS: Duration = Duration::from_secs(90);
 
 /// How often the API is looked at.
 const PACE: Duration = Duration::from_millis(50);
@@ -202,8 +207,36 @@ fn runs(project: &Project) -> BTreeMap<String, BTreeMap<String, Run>> {
         .collect()
 }
 
+/// Nothing keeps starting, and nothing grows. The bounds are those of a debug build on a busy
+/// machine; `cargo bench -p benches --bench rest` prints what it really takes.
+fn is_at_rest(rest: &Rest) {
+    const GROWTH: f64 = 500.0;
+    const MORE: u64 = 10;
+    let started = &rest.started;
+    assert_eq!(started.lost_events, 0, "the count is incomplete");
+    // What is counted is there at all: the example declares one health check, every second.
+    let checks: Vec<_> = started
+        .checks
+        .iter()
+        .map(|c| c.check.service.as_str())
+        .collect();
+    assert_eq!(checks, ["sensor-manager"]);
+    assert!(started.checks[0].seen >= 20, "{started:?}");
+    assert!(
+        rest.others_per_second() < 1.0,
+        "new processes at rest: {started:?}"
+    );
+    assert_eq!(rest.programs.len(), 4, "a manager, three agents");
+    for program in &rest.programs {
+        assert!(program.slope < GROWTH, "memory: {program:?}");
+        for (before, after) in [program.descriptors, program.threads] {
+            assert!(after <= before + MORE, "{program:?}");
+        }
+    }
+}
+
 #[test]
-fn the_example_comes_up_in_order_and_answers_meanwhile() {
+fn the_example_comes_up_in_order_answers_meanwhile_and_then_rests() {
     let project = Project::named("iot-platform");
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/iot-platform");
     project.copy(&example);
@@ -255,6 +288,11 @@ fn the_example_comes_up_in_order_and_answers_meanwhile() {
     assert_eq!((runs(&project), project.status()), before, "a second up");
 
     let id = project.id();
+    let rest = at_rest::measure(&id, SETTLES, RESTS).unwrap();
+    // Shown where the test fails.
+    println!("{rest}");
+    is_at_rest(&rest);
+
     project.ends(0, &["down", "--yes"]);
     assert!(Belongings::of(&id).is_empty(), "{:?}", Belongings::of(&id));
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Runs it with input, and gives what it prints.
-pub(crate) fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, String> {
+pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, String> {
     let mut child = Command::new("docker")
         .args(arguments)
         .stdin(if input.is_some() {
@@ -32,19 +32,19 @@ pub(crate) fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<St
 }
 
 /// Runs it, and gives what it prints.
-pub(crate) fn docker(arguments: &[&str]) -> Result<String, String> {
+pub fn docker(arguments: &[&str]) -> Result<String, String> {
     docker_with(arguments, None)
 }
 
 /// Whether there is an engine that answers.
-pub(crate) fn require() -> Result<(), String> {
+pub fn require() -> Result<(), String> {
     docker(&["version"]).map(drop).map_err(|why| {
         format!("this bench needs Docker ({why}): sudo apt-get install docker.io iptables")
     })
 }
 
 /// What a call costs that does nothing.
-pub(crate) fn one_call() -> Duration {
+pub fn one_call() -> Duration {
     const CALLS: u32 = 10;
     let since = Instant::now();
     for _ in 0..CALLS {

@@ -1,0 +1,244 @@
+//! The kernel's process connector: every fork, exec and exit on this machine, in order. Processes
+//! that end within a millisecond are seen too, which polling `/proc` misses.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::netlink::{CONNECTOR, SocketAddrNetlink};
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
+
+/// `CN_IDX_PROC` and `CN_VAL_PROC` of `linux/connector.h`.
+const PROCESSES: u32 = 1;
+/// `PROC_CN_MCAST_LISTEN` of `linux/cn_proc.h`.
+const LISTEN: u32 = 1;
+/// `struct nlmsghdr`, then `struct cn_msg`, then `struct proc_event` up to its data.
+const NETLINK_HEADER: usize = 16;
+const CONNECTOR_HEADER: usize = 20;
+const EVENT_HEADER: usize = 16;
+/// Holds what a busy machine does in several seconds.
+const BUFFER: usize = 32 << 20;
+/// How long [`Events::receive`] waits at most.
+const PACE: Duration = Duration::from_millis(100);
+/// How long the kernel may take to confirm that it sends events.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Something that happened to a process. Threads are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    Fork { parent: u32, child: u32 },
+    Exec { process: u32 },
+    Exit { process: u32 },
+}
+
+/// What there was to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    Event(Event),
+    /// About a thread, or something else that nobody asks for here.
+    Other,
+    Nothing,
+}
+
+/// A subscription to the kernel's process events.
+#[derive(Debug)]
+pub(crate) struct Events {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+    /// The number that the next event of each processor has.
+    expected: BTreeMap<u32, u32>,
+    /// How many events did not fit into the buffer.
+    pub(crate) lost: u64,
+}
+
+impl Events {
+    /// Subscribes; what happens from now on is seen.
+    pub(crate) fn subscribe() -> Result<Self, String> {
+        let socket = open().map_err(|error| {
+            format!(
+                "subscribing to process events: {error}; run it as root, on a kernel with \
+                 CONFIG_PROC_EVENTS"
+            )
+        })?;
+        let mut events = Self {
+            socket,
+            buffer: vec![0; 4096],
+            expected: BTreeMap::new(),
+            lost: 0,
+        };
+        let deadline = Instant::now() + CONFIRMED_WITHIN;
+        while Instant::now() < deadline {
+            // Only events arrive here, and the confirmation is one of them.
+            if events.receive(true)? != Received::Nothing {
+                return Ok(events);
+            }
+        }
+        Err("subscribing to process events: the kernel does not confirm it; run it as root outside \
+             of containers, on a kernel with CONFIG_PROC_EVENTS"
+            .into())
+    }
+
+    /// The next of what the kernel sent, which it waits for a moment for, or not at all.
+    pub(crate) fn receive(&mut self, wait: bool) -> Result<Received, String> {
+        let flags = if wait {
+            RecvFlags::empty()
+        } else {
+            RecvFlags::DONTWAIT
+        };
+        match recv(&self.socket, &mut self.buffer[..], flags) {
+            Ok((length, _)) => {
+                let Some(message) = Message::parse(&self.buffer[..length]) else {
+                    return Ok(Received::Other);
+                };
+                self.note_gap(&message);
+                Ok(message.event.map_or(Received::Other, Received::Event))
+            }
+            // What did not fit shows as a gap in the numbers of the following events.
+            Err(Errno::NOBUFS) => Ok(Received::Other),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Nothing),
+            Err(error) => Err(format!("reading process events: {error}")),
+        }
+    }
+
+    fn note_gap(&mut self, message: &Message) {
+        if message.confirms {
+            return;
+        }
+        let next = message.number.wrapping_add(1);
+        if let Some(expected) = self.expected.insert(message.processor, next) {
+            self.lost += u64::from(message.number.wrapping_sub(expected));
+        }
+    }
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(CONNECTOR),
+    )?;
+    bind(&socket, &SocketAddrNetlink::new(0, PROCESSES))?;
+    if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
+        // Without the privilege, as much as is allowed.
+        sockopt::set_socket_recv_buffer_size(&socket, BUFFER)?;
+    }
+    sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PACE))?;
+    send(&socket, &subscription(), SendFlags::empty())?;
+    Ok(socket)
+}
+
+fn subscription() -> Vec<u8> {
+    /// `NLMSG_DONE` of `linux/netlink.h`.
+    const DONE: u16 = 3;
+    const DATA: u16 = 4;
+    const LENGTH: u32 = 40;
+    let mut message = Vec::new();
+    // struct nlmsghdr: length, type and flags, number, sender.
+    message.extend(LENGTH.to_ne_bytes());
+    message.extend(DONE.to_ne_bytes());
+    message.extend(0_u16.to_ne_bytes());
+    message.extend([0; 8]);
+    // struct cn_msg: index and value, number and acknowledgement, length and flags.
+    message.extend(PROCESSES.to_ne_bytes());
+    message.extend(PROCESSES.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(DATA.to_ne_bytes());
+    message.extend(0_u16.to_ne_bytes());
+    message.extend(LISTEN.to_ne_bytes());
+    message
+}
+
+/// What the kernel sent.
+#[derive(Debug, PartialEq, Eq)]
+struct Message {
+    processor: u32,
+    /// Events of a processor are numbered.
+    number: u32,
+    /// Whether it is the answer to the subscription.
+    confirms: bool,
+    event: Option<Event>,
+}
+
+impl Message {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        const NONE: u32 = 0;
+        const FORK: u32 = 1;
+        const EXEC: u32 = 2;
+        const EXIT: u32 = 0x8000_0000;
+        let connector = bytes.get(NETLINK_HEADER..)?;
+        if word(connector, 0)? != PROCESSES || word(connector, 4)? != PROCESSES {
+            return None;
+        }
+        let event = connector.get(CONNECTOR_HEADER..)?;
+        let data = event.get(EVENT_HEADER..)?;
+        let kind = word(event, 0)?;
+        Some(Self {
+            processor: word(event, 4)?,
+            number: word(connector, 8)?,
+            confirms: kind == NONE,
+            event: match kind {
+                FORK => {
+                    let (thread, child) = (word(data, 8)?, word(data, 12)?);
+                    let parent = word(data, 4)?;
+                    (thread == child).then_some(Event::Fork { parent, child })
+                }
+                EXEC => Some(Event::Exec {
+                    process: word(data, 4)?,
+                }),
+                EXIT => {
+                    let (thread, process) = (word(data, 0)?, word(data, 4)?);
+                    (thread == process).then_some(Event::Exit { process })
+                }
+                _ => None,
+            },
+        })
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let word = bytes.get(at..at + 4)?;
+    Some(u32::from_ne_bytes(word.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(number: u32, words: [u32; 8]) -> Vec<u8> {
+        let mut bytes = vec![0; NETLINK_HEADER];
+        for word in [PROCESSES, PROCESSES, number, 0, 40] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        for word in words {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_fork_is_a_new_process_and_a_thread_is_none() {
+        let event = |words| Message::parse(&message(7, words)).unwrap().event;
+        // Kind, processor, time, then parent and child, thread before process.
+        let fork = event([1, 0, 0, 0, 11, 10, 20, 20]);
+        assert_eq!(
+            fork,
+            Some(Event::Fork {
+                parent: 10,
+                child: 20
+            })
+        );
+        let thread = event([1, 0, 0, 0, 11, 10, 21, 20]);
+        assert_eq!(thread, None);
+        let exit = event([0x8000_0000, 0, 0, 0, 20, 20, 0, 17]);
+        assert_eq!(exit, Some(Event::Exit { process: 20 }));
+        let thread = event([0x8000_0000, 0, 0, 0, 21, 20, 0, 17]);
+        assert_eq!(thread, None);
+        assert_eq!(Message::parse(&[0; 30]), None);
+    }
+}

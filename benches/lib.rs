@@ -1,0 +1,7 @@
+//! Code shared by the benches: generated platforms, the example platform as its user brings it up,
+//! and the measurement of a platform at rest, which a test of the command line uses too.
+
+pub mod at_rest;
+pub mod docker;
+pub mod example;
+pub mod platform;

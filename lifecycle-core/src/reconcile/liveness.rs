@@ -148,6 +148,16 @@ impl Liveness {
             )
     }
 
+    /// Forgets how a container ended, and gives one that is not ready its time once more.
+    pub(super) fn forgive(&mut self, container: &ContainerId, now: DateTime<Utc>) {
+        self.endings.remove(container);
+        if let Some(run) = self.runs.get_mut(container)
+            && let Readiness::Waiting { since } = &mut run.readiness
+        {
+            *since = now;
+        }
+    }
+
     /// Takes one look into account.
     pub(super) fn note(
         &mut self,

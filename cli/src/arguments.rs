@@ -54,8 +54,8 @@ pub(crate) enum Colors {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 something failed, or was not confirmed, or `doctor` found something wrong; 2 \
-wrong arguments or files, nothing was touched; 130 interrupted (the same command goes on). `exec` \
-passes the command's own code on; 125 if it could not be run.
+wrong arguments or files, or missing secrets, nothing was touched; 130 interrupted (the same \
+command goes on). `exec` passes the command's own code on; 125 if it could not be run.
 With --json, standard output is JSON only; a failure is one line {\"error\": {\"kind\", \"message\", \
 \"hint\", …}} there.";
 

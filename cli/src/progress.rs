@@ -83,7 +83,7 @@ impl ProgressLines {
             return;
         }
         let running = self.running().contains_key(key);
-        let waiting = if running { "" } else { "waiting for " };
+        let waiting = if running { "" } else { "waiting: " };
         let separator = if text == times { " " } else { ": " };
         let text = if text == times {
             format!("({times})")

@@ -12,7 +12,7 @@ use crate::model::{
     Generation, InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState,
     PlatformId, PlatformName, Replica,
 };
-use crate::reconcile::{Plan, Status};
+use crate::reconcile::{HeldBy, Plan, Status};
 use crate::registry::Snapshot;
 
 /// The platform as a whole.
@@ -200,7 +200,14 @@ pub fn waits(plan: &Plan) -> Vec<WaitV1> {
         let Some(until) = held.waits_until.filter(|_| waits.len() < WAITS) else {
             continue;
         };
-        let what = format!("{}: {}", held.subject, held.by);
+        let what = match &held.by {
+            // Its text names it.
+            HeldBy::CloudUnknown { .. }
+            | HeldBy::NodeUnknown { .. }
+            | HeldBy::NodeSilent { .. }
+            | HeldBy::NodeChanging { .. } => held.by.to_string(),
+            by => format!("{}: {by}", held.subject),
+        };
         if waits.iter().all(|known| known.what != what) {
             waits.push(WaitV1 {
                 what,

@@ -79,7 +79,7 @@ impl Bootstrapper {
 
     async fn hand_down(&self, client: &dyn ManagerApi, volumes: bool) -> Result<()> {
         let operation = self
-            .wait("the manager to take the request", SILENCE)
+            .wait("the manager's acceptance of the request", SILENCE)
             .repeat(|| client.take_down(volumes))
             .await?;
         let what = "stop all services and delete the other nodes".to_owned();

@@ -489,7 +489,7 @@ impl Bootstrapper {
             Ok((cursor, client.apply(declaration).await?))
         };
         self.wait(
-            "the manager to take the declaration",
+            "the manager's acceptance of the declaration",
             MANAGER_ANSWERS_WITHIN,
         )
         .repeat(attempt)

@@ -28,7 +28,7 @@ impl Bootstrapper {
         let request = RestartV1 { replaces };
         // It names what it replaces, so it may be asked for again.
         let operation = self
-            .wait("the manager to take the request", ACCEPTED_WITHIN)
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
             .repeat(|| client.restart(name, Some(request.clone())))
             .await?;
         let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());

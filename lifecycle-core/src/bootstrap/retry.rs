@@ -15,7 +15,7 @@ impl Bootstrapper {
     pub async fn retry(&self, platform: PlatformId, name: &str) -> Result<Vec<String>> {
         let client = self.client(platform).await?;
         let answer = self
-            .wait("the manager to take the request", ACCEPTED_WITHIN)
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
             .repeat(|| client.retry(name))
             .await?;
         Ok(answer.retried)

@@ -51,7 +51,7 @@ impl std::fmt::Debug for Wait<'_> {
 }
 
 impl<'a> Wait<'a> {
-    /// A wait that begins now and lasts no longer than `limit`. `what` completes "waiting for".
+    /// A wait that begins now and lasts no longer than `limit`. `what` completes "waiting:".
     pub fn new(
         reporter: &'a dyn Reporter,
         clock: &dyn Clock,
@@ -216,7 +216,7 @@ impl<'a> LoopWatch<'a> {
             let since = *self.idle_since.get_or_insert(now);
             open.push(Progress::Waiting {
                 key: "wait/next step".into(),
-                what: "the control loop to begin its next step".into(),
+                what: "the next step of the control loop".into(),
                 since,
                 until: after(since, IDLE),
                 says: None,

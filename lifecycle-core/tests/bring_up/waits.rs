@@ -157,7 +157,10 @@ async fn steps_and_services_that_take_long_or_never_become_ready() {
     assert_eq!(outcome.failures.len(), 1, "{:?}", outcome.failures);
     let waits = heard.never_silent(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
-    assert!(has("monitoring-1: ") && has("build image"), "{waits:#?}");
+    assert!(
+        has("monitoring-1: it runs") && has("build demo/api"),
+        "{waits:#?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,10 +208,14 @@ async fn a_manager_that_is_lost_while_it_is_followed() {
 #[tokio::test(start_paused = true)]
 async fn an_error_that_was_fixed_is_forgotten_by_up() {
     let (stage, _) = listening(SimOptions::seeded(37)).await;
-    stage.world.faults().quota(Some(1));
+    let denied = Error::Denied {
+        what: "the machine".into(),
+        why: "the account may not create it".into(),
+        mend: "grant it".into(),
+    };
+    stage.world.faults().fail_next("n2: provision", denied);
     let outcome = stage.up().await.unwrap();
     assert!(!outcome.failures.is_empty());
-    stage.world.faults().quota(None);
     let began = Instant::now();
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());

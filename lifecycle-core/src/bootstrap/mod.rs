@@ -398,7 +398,7 @@ impl Bootstrapper {
                 continue;
             }
             let stage = self.stage(format!("send code base {}", source.code.name), SENT_WITHIN);
-            let send = async {
+            let transfer = async {
                 let contents = self.backends.code.archive(&source.code).await?;
                 let file = HostFile {
                     path: format!("{directory}/{file}"),
@@ -407,7 +407,7 @@ impl Bootstrapper {
                 };
                 node.host.put(file).await
             };
-            stage.run(send).await?;
+            stage.run(transfer).await?;
         }
         Ok(())
     }

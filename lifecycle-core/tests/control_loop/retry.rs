@@ -110,15 +110,12 @@ fn failed_steps(status: &Status) -> Vec<String> {
 }
 
 async fn retry(stage: &Stage, name: Option<&str>) {
-    match name {
-        Some(name) => {
-            let retried = stage.manager.retry(name).await.unwrap();
-            assert!(!retried.is_empty(), "nothing of {name} failed");
-        }
-        None => {
-            let declaration = stage.declaration.clone();
-            assert!(!stage.manager.apply(declaration).await.unwrap().changed);
-        }
+    if let Some(name) = name {
+        let retried = stage.manager.retry(name).await.unwrap();
+        assert!(!retried.is_empty(), "nothing of {name} failed");
+    } else {
+        let declaration = stage.declaration.clone();
+        assert!(!stage.manager.apply(declaration).await.unwrap().changed);
     }
 }
 
@@ -216,8 +213,11 @@ async fn containers_that_ended_start_at_once_whatever_their_policy_says() {
         let id = instance(name, 1);
         retry(&stage, (seed == 74).then_some(name)).await;
         let up = |status: &Status| {
-            let state = &status.plan.instances[&id].state;
-            matches!(state, InstanceState::Ready | InstanceState::Completed)
+            let instance = &status.plan.instances[&id];
+            matches!(
+                instance.state,
+                InstanceState::Ready | InstanceState::Completed
+            )
         };
         let status = stage.until("up", GONE, |s| s.settled || up(s)).await;
         assert!(up(&status), "{name}: {status:#?}");

@@ -213,13 +213,13 @@ async fn an_error_that_was_fixed_is_forgotten_by_up() {
         why: "the account may not create it".into(),
         mend: "grant it".into(),
     };
-    stage.world.faults().fail_next("n2: provision", denied);
+    stage.world.faults().fail_next("build demo/api", denied);
     let outcome = stage.up().await.unwrap();
     assert!(!outcome.failures.is_empty());
     let began = Instant::now();
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
-    // A node and two services, and no pause of minutes.
+    // A build and three containers, and no pause of minutes.
     assert!(
         began.elapsed() < Duration::from_mins(4),
         "{:?}",

@@ -54,8 +54,8 @@ pub(crate) enum Colors {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 something failed, or was not confirmed, or `doctor` found something wrong; 2 \
-wrong arguments or files, nothing was touched; 130 interrupted (the same command goes on). `exec` \
-passes the command's own code on; 125 if it could not be run.
+wrong arguments or files, or missing secrets, nothing was touched; 130 interrupted (the same \
+command goes on). `exec` passes the command's own code on; 125 if it could not be run.
 With --json, standard output is JSON only; a failure is one line {\"error\": {\"kind\", \"message\", \
 \"hint\", …}} there.";
 
@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Start the containers of a service, or of one replica, anew
     Restart(Restart),
+    /// Try again at once what failed, once its cause is repaired
+    Retry(Retry),
     /// Take the platform down
     Down(Down),
     /// Look at this machine, the files, each node and the manager: what is wrong, what to do
@@ -135,6 +137,7 @@ pub(crate) enum Described {
     Events,
     Exec,
     Restart,
+    Retry,
     Down,
     Doctor,
     AzureSimulator,
@@ -248,6 +251,14 @@ pub(crate) struct Exec {
 #[derive(Debug, Args)]
 pub(crate) struct Restart {
     /// Services or replicas (`web-2`), one after the other
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
+}
+
+/// What to try again.
+#[derive(Debug, Args)]
+pub(crate) struct Retry {
+    /// Services, replicas (`web-2`) or nodes; `node:NAME` where a service has the same name
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
 }

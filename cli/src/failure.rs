@@ -19,6 +19,9 @@ pub(crate) enum Failure {
     /// There are no files to read.
     #[error(transparent)]
     NoFiles(Error),
+    /// The platform exists, and this machine does not have its secrets.
+    #[error(transparent)]
+    NoSecrets(Error),
     /// The user's files cannot be used.
     #[error("{0}")]
     Files(Diagnostics),
@@ -63,6 +66,7 @@ impl Failure {
                 ExitStatus::Failed.code()
             }
             Self::NoFiles(_)
+            | Self::NoSecrets(_)
             | Self::Files(_)
             | Self::Unsupported(_)
             | Self::Unconfirmed
@@ -75,7 +79,7 @@ impl Failure {
     /// What went wrong, with its causes.
     pub(crate) fn message(&self) -> String {
         match self {
-            Self::Failed(error) | Self::NoFiles(error) => error.chain(),
+            Self::Failed(error) | Self::NoFiles(error) | Self::NoSecrets(error) => error.chain(),
             other => other.to_string(),
         }
     }
@@ -92,7 +96,9 @@ impl Failure {
     /// What to do about it.
     pub(crate) fn hint(&self) -> String {
         match self {
-            Self::Failed(error) => error.hint().map_or_else(|| general(error), str::to_owned),
+            Self::Failed(error) | Self::NoSecrets(error) => {
+                error.hint().map_or_else(|| general(error), str::to_owned)
+            }
             Self::NoFiles(_) => {
                 "write a `compose.yaml`, or name the file with --file, or its directory with \
                  --project-dir"

@@ -6,13 +6,11 @@ use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use lifecycle_core::bootstrap::{Progress, Reporter};
 
 use crate::printer;
-
-/// After how long something that runs is told again where no spinner shows it.
-const STILL: Duration = Duration::from_secs(15);
 
 /// Shows progress on standard error.
 #[derive(Debug)]
@@ -25,9 +23,6 @@ pub(crate) struct ProgressLines {
 #[derive(Debug)]
 struct Running {
     what: String,
-    since: Instant,
-    told: Instant,
-    line: String,
     spinner: Option<ProgressBar>,
 }
 
@@ -39,33 +34,6 @@ impl ProgressLines {
             spinners: on_terminal.then(MultiProgress::new),
             running: Mutex::default(),
         })
-    }
-
-    /// Tells now and then of what takes long. Runs until it is dropped.
-    pub(crate) async fn heartbeat(&self) {
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tick.tick().await;
-            if self.spinners.is_some() {
-                continue;
-            }
-            let mut lines = Vec::new();
-            for running in self.running().values_mut() {
-                if running.told.elapsed() >= STILL {
-                    running.told = Instant::now();
-                    let said = if running.line.is_empty() {
-                        String::new()
-                    } else {
-                        format!(": {}", running.line)
-                    };
-                    let took = seconds(running.since.elapsed());
-                    lines.push(format!("  … {} ({took}){said}", running.what));
-                }
-            }
-            for line in lines {
-                self.line(&line);
-            }
-        }
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Running>> {
@@ -91,6 +59,40 @@ impl ProgressLines {
         Some(bar)
     }
 
+    /// What has a spinner shows it there; all else gets a line.
+    fn waiting(
+        &self,
+        key: &str,
+        what: &str,
+        (since, until): (DateTime<Utc>, DateTime<Utc>),
+        says: Option<String>,
+    ) {
+        let times = format!(
+            "since {}, until {} UTC",
+            since.format("%T"),
+            until.format("%T")
+        );
+        let text = match says {
+            Some(says) => format!("{says} ({times})"),
+            None => times.clone(),
+        };
+        if let Some(running) = self.running().get(key)
+            && let Some(spinner) = &running.spinner
+        {
+            spinner.set_message(text);
+            return;
+        }
+        let running = self.running().contains_key(key);
+        let waiting = if running { "" } else { "waiting: " };
+        let separator = if text == times { " " } else { ": " };
+        let text = if text == times {
+            format!("({times})")
+        } else {
+            text
+        };
+        self.line(&format!("  … {waiting}{what}{separator}{text}"));
+    }
+
     fn end(&self, key: &str) -> Option<String> {
         let running = self.running().remove(key)?;
         if let Some(spinner) = running.spinner {
@@ -108,23 +110,23 @@ impl Reporter for ProgressLines {
                     self.line(&format!("  > {what}"));
                 }
                 let spinner = self.spinner(&what);
-                let running = Running {
-                    what,
-                    since: Instant::now(),
-                    told: Instant::now(),
-                    line: String::new(),
-                    spinner,
-                };
+                let running = Running { what, spinner };
                 self.running().insert(key, running);
             }
             Progress::Line { key, text } => {
-                if let Some(running) = self.running().get_mut(&key) {
-                    if let Some(spinner) = &running.spinner {
-                        spinner.set_message(text.clone());
-                    }
-                    running.line = text;
+                if let Some(running) = self.running().get(&key)
+                    && let Some(spinner) = &running.spinner
+                {
+                    spinner.set_message(text);
                 }
             }
+            Progress::Waiting {
+                key,
+                what,
+                since,
+                until,
+                says,
+            } => self.waiting(&key, &what, (since, until), says),
             Progress::Done { key, what, took } => {
                 let what = self.end(&key).unwrap_or(what);
                 self.line(&format!("  ✓ {what} ({})", seconds(took)));

@@ -127,6 +127,16 @@ pub enum Error {
         #[source]
         source: Option<Source>,
     },
+    /// An image that cannot be built from its files: the same files fail the same way.
+    #[error("{what} failed at {place}: {why}")]
+    Build {
+        /// What is built.
+        what: String,
+        /// Where it failed.
+        place: Box<BuildPlace>,
+        /// What the builder said.
+        why: String,
+    },
     /// The other side answered with what it should not, or broke off; it may do better later.
     #[error("{what} was interrupted")]
     Interrupted {
@@ -164,6 +174,33 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Where in a Dockerfile a build failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildPlace {
+    /// The Dockerfile, by its path within the code base.
+    pub file: String,
+    /// The line, from 1, as far as it is known.
+    pub line: Option<usize>,
+    /// Which instruction of the file it is, from 1.
+    pub number: Option<usize>,
+    /// The instruction.
+    pub instruction: Option<String>,
+}
+
+impl std::fmt::Display for BuildPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.line, self.number) {
+            (Some(line), _) => write!(f, "{}:{line}", self.file)?,
+            (None, Some(number)) => write!(f, "{}, instruction {number}", self.file)?,
+            (None, None) => f.write_str(&self.file)?,
+        }
+        match &self.instruction {
+            Some(instruction) => write!(f, " ({instruction})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What may be done after an error.
@@ -206,6 +243,7 @@ impl Error {
             | Self::Unsupported { .. }
             | Self::Denied { .. }
             | Self::Exhausted { .. }
+            | Self::Build { .. }
             | Self::Corrupt { .. }
             | Self::StaleEpoch { .. }
             | Self::Name(_)
@@ -221,6 +259,10 @@ impl Error {
             | Self::Overdue { mend, .. }
             | Self::Exhausted { mend, .. } => Some(mend),
             Self::NotFound { mend, .. } => mend.as_deref(),
+            Self::Build { .. } => Some(
+                "correct the Dockerfile or its files and run `bootstrapper up`; if the cause was \
+                 elsewhere, `bootstrapper retry NAME` builds it again",
+            ),
             Self::Name(name) => Some(name.rule),
             _ => None,
         }

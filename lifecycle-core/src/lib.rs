@@ -38,4 +38,4 @@ pub mod secret;
 #[cfg(feature = "sim")]
 pub mod sim;
 
-pub use error::{Error, Result, Retry};
+pub use error::{BuildPlace, Error, Result, Retry};

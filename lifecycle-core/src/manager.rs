@@ -4,6 +4,7 @@
 mod exec;
 mod output;
 mod restart;
+mod retry;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -107,6 +108,7 @@ pub struct Manager {
     open: AtomicBool,
     /// The restarts that have not ended, as the registry has them.
     restarts: std::sync::Mutex<Vec<Operation>>,
+    retries: std::sync::Mutex<retry::Retries>,
     /// An operation was accepted; the control loop's status may be the same as before.
     accepted: Notify,
 }
@@ -123,6 +125,7 @@ impl Manager {
             epoch: Mutex::new(None),
             open: AtomicBool::new(false),
             restarts: std::sync::Mutex::default(),
+            retries: std::sync::Mutex::default(),
             accepted: Notify::new(),
         })
     }
@@ -169,6 +172,7 @@ impl Manager {
             snapshot,
             self.target.subscribe(),
         );
+        self.take_retries_for(driver.retries());
         let status = driver.status();
         let observations = driver.observations();
         tokio::select! {
@@ -344,7 +348,7 @@ impl Manager {
             let now = status.borrow_and_update().clone();
             // Before an operation ends by it: who sees the end sees what it was ended by.
             self.observations.send_replace(observed.clone());
-            self.status.send_replace(now.clone());
+            self.publish_status(now.clone());
             if let Err(error) = self.end_restarts(&observed, &now).await {
                 return error;
             }
@@ -442,7 +446,8 @@ impl Manager {
         self.backends.registry.snapshot().await
     }
 
-    /// Declares the platform anew. An identical declaration changes nothing.
+    /// Declares the platform anew. An identical declaration changes nothing; what failed is tried
+    /// again at once.
     pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
         let epoch = self.epoch.lock().await;
         let epoch = (*epoch).ok_or_else(not_leading)?;
@@ -480,6 +485,8 @@ impl Manager {
         if !self.target.borrow().as_ref().is_some_and(is_aimed_at) {
             self.aim(epoch, &registry.snapshot().await?, false).await?;
         }
+        // Between two leads there is no control loop, and no failure that it could repeat.
+        drop(self.request_retry(Subject::Platform, None));
         Ok(Applied {
             generation,
             changed,

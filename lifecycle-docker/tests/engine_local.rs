@@ -228,6 +228,14 @@ async fn images_are_built_with_their_output_and_removed() {
     let text = error.unwrap_err().chain();
     assert!(text.contains("about-to-fail"), "{text}");
     assert!(text.contains('9') && text.contains(&tag), "{text}");
+    assert!(
+        text.contains("sub/Dockerfile, instruction 2 (RUN echo"),
+        "{text}"
+    );
+    let unreadable = format!("FROM {BASE}\n\nRUNN true\n");
+    let error = engine.build_image(request(&unreadable), &progress).await;
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("sub/Dockerfile:3"), "{text}");
 
     let mut torn = request(&good);
     torn.context = torn

@@ -166,9 +166,9 @@ async fn a_ready_node_has_sshd_and_an_engine_and_keeps_both() {
     let answers = "for i in $(seq 100); do docker info > /dev/null 2>&1 && break; sleep 0.1; done; \
                    docker info --format '{{.Driver}}'";
     assert_eq!(inside(answers), "overlay2");
-    // An account as a cloud gives it: sudo, no password, no way round sudo to the engine.
+    // An account as a cloud gives it, with sudo and no password, and as preparation leaves it.
     assert_eq!(inside("su - lifecycle -c 'sudo -n id -u'"), "0");
-    assert_eq!(inside("su - lifecycle -c 'id -nG'"), "lifecycle");
+    assert_eq!(inside("su - lifecycle -c 'id -nG'"), "lifecycle docker");
     assert_eq!(inside("cat /home/lifecycle/.ssh/authorized_keys"), KEY);
     // The manager makes nodes through the operator's engine.
     inside(

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _};
+use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _, Reporter};
 use lifecycle_core::cloud::{PreflightReport, in_words};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use crate::arguments::Arguments;
 use crate::commands::publish;
 use crate::failure::Failure;
 use crate::paint::{Tone, paint};
+use crate::progress::ProgressLines;
 use crate::project::{NOT_UP_YET, Project};
 use crate::wiring::{self, Parts};
 use crate::{commands, printer};
@@ -69,6 +70,7 @@ fn text(finding: &Finding) -> String {
 }
 
 async fn look(arguments: &Arguments) -> Vec<Finding> {
+    let progress = ProgressLines::new(arguments.json);
     let mut findings = vec![wiring::configuration(), wiring::manager_beside_us()];
     let project = match Project::find(arguments) {
         Ok(project) => project,
@@ -77,11 +79,11 @@ async fn look(arguments: &Arguments) -> Vec<Finding> {
             return findings;
         }
     };
-    let (of_store, store) = code_store(&project).await;
+    let (of_store, store) = code_store(&project, progress.as_ref()).await;
     findings.extend(of_store);
     // What is not published yet lies here, and says as much of all else.
     let loaded = match store {
-        Store::Complete => project.load(NOT_UP_YET).await,
+        Store::Complete => commands::load(&project, NOT_UP_YET, progress.as_ref()).await,
         Store::Lacking => project.load_offline(NOT_UP_YET).await,
     };
     let loaded = match loaded {
@@ -108,7 +110,7 @@ async fn look(arguments: &Arguments) -> Vec<Finding> {
             "remove the key, or bring it up with --accept-unsupported",
         ));
     }
-    findings.extend(of_platform(arguments, &project, &loaded).await);
+    findings.extend(of_platform(arguments, &project, &loaded, progress).await);
     findings
 }
 
@@ -120,9 +122,9 @@ enum Store {
 }
 
 /// Whether the code store answers, and holds what lies here.
-async fn code_store(project: &Project) -> (Vec<Finding>, Store) {
+async fn code_store(project: &Project, reporter: &dyn Reporter) -> (Vec<Finding>, Store) {
     const WHAT: &str = "code store";
-    let outdated = match publish::all_outdated(project).await {
+    let outdated = match publish::all_outdated(project, reporter).await {
         Ok(outdated) => outdated,
         // What is wrong with the files is told where they are looked at.
         Err(Failure::Files(_)) => return (Vec::new(), Store::Complete),
@@ -146,6 +148,7 @@ async fn of_platform(
     arguments: &Arguments,
     project: &Project,
     loaded: &lifecycle_core::platform::Loaded,
+    progress: Arc<ProgressLines>,
 ) -> Vec<Finding> {
     let declaration = &loaded.declaration;
     let failed = |what: &str, error: &lifecycle_core::Error| {
@@ -167,7 +170,7 @@ async fn of_platform(
         None => false,
     };
     if is_up {
-        match commands::running(arguments, Arc::new(())).await {
+        match commands::running(arguments, progress).await {
             Ok((identity, bootstrapper)) => {
                 let mut findings = vec![bootstrapper.examine_engine().await];
                 findings.extend(bootstrapper.examine_platform(identity.id).await);
@@ -183,22 +186,31 @@ async fn of_platform(
         };
         let state = wiring::state(&identity)?;
         let secrets = wiring::secrets(&state, &identity).await?;
-        wiring::bootstrapper(Parts {
+        let bootstrapper = wiring::bootstrapper(Parts {
             identity: &identity,
             cloud: &declaration.cloud,
             manager_node: &declaration.manager.node,
-            state,
+            state: state.clone(),
             secrets,
             access: loaded.access.clone(),
             directory: project.directory(),
-            reporter: Arc::new(()),
-        })
+            reporter: progress,
+        })?;
+        let lacking = bootstrapper.lacks_secrets(state.path()).await?;
+        Ok::<_, lifecycle_core::Error>((bootstrapper, lacking))
     };
-    let bootstrapper = match wired.await {
-        Ok(bootstrapper) => bootstrapper,
+    let (bootstrapper, lacking) = match wired.await {
+        Ok(wired) => wired,
         Err(error) => return failed("this machine", &error),
     };
     let mut findings = vec![bootstrapper.examine_engine().await];
+    if let Some(error) = lacking {
+        findings.push(Finding::failed(
+            "secrets",
+            &error,
+            "copy them to this machine",
+        ));
+    }
     if findings.iter().all(|f| f.health != Health::Wrong) {
         match bootstrapper.preflight(declaration).await {
             Ok(report) => findings.extend(of_report(report)),

@@ -1,7 +1,5 @@
 //! `down`: takes the platform down, after asking.
 
-use std::sync::Arc;
-
 use lifecycle_core::model::{PlatformId, PlatformName};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -24,8 +22,7 @@ pub(crate) struct TakenDown {
 
 pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Failure> {
     let progress = ProgressLines::new(arguments.json);
-    let reporter = Arc::clone(&progress);
-    let (identity, bootstrapper) = commands::running(arguments, reporter).await?;
+    let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let _lock = wiring::state(&identity)?.lock()?;
     for removal in bootstrapper.removed_by_down().await? {
         let fate = match (removal.node.created, options.volumes) {
@@ -42,10 +39,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Fai
     }
     let question = format!("Take the platform {} down?", identity.name);
     confirm(options.yes, &question).await?;
-    tokio::select! {
-        outcome = bootstrapper.down(identity.id, options.volumes) => outcome?,
-        () = progress.heartbeat() => {}
-    }
+    bootstrapper.down(identity.id, options.volumes).await?;
     if arguments.json {
         return printer::document(&TakenDown {
             name: identity.name,

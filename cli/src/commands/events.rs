@@ -1,5 +1,7 @@
 //! `events`: what has happened, and what happens.
 
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
 use lifecycle_core::api::tail::{self, EventOptions};
 use lifecycle_core::clock::{Clock as _, SystemClock};
@@ -12,6 +14,9 @@ use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
 
+/// How long reading the history may take; it is read in pages.
+const EVENTS_WITHIN: Duration = Duration::from_mins(10);
+
 /// How many are shown if nothing is said.
 const LATEST: u32 = 50;
 
@@ -21,7 +26,11 @@ pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), F
     let client = bootstrapper.client(identity.id).await?;
     let mut about = Vec::new();
     for name in &options.names {
-        about.push(client.why(name).await?.subject);
+        let why = bootstrapper
+            .wait("the manager's answer", commands::ANSWERED_WITHIN)
+            .until(client.why(name))
+            .await?;
+        about.push(why.subject);
     }
     let latest = options.since.is_none().then_some(LATEST);
     let wanted = EventOptions {
@@ -30,7 +39,10 @@ pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), F
         follow: options.follow,
         about,
     };
-    let mut events = tail::events(client, wanted).await?;
+    let mut events = bootstrapper
+        .wait("the events", EVENTS_WITHIN)
+        .until(tail::events(client, wanted))
+        .await?;
     while let Some(event) = events.next().await {
         let event = event?;
         if arguments.json {

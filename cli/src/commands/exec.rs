@@ -25,7 +25,10 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
         Some(index) => format!("{}-{index}", options.name),
         None => options.name.clone(),
     };
-    let Conversation { input, mut output } = client.exec(&name, command).await?;
+    let Conversation { input, mut output } = bootstrapper
+        .wait("the command's start", commands::ANSWERED_WITHIN)
+        .until(client.exec(&name, command))
+        .await?;
     let raw = has_terminal.then(terminal::Raw::new).transpose()?;
     terminal::read(input.clone());
     let says = async {

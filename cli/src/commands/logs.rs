@@ -25,7 +25,10 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
         since: options.since.map(|since| since.moment(SystemClock.now())),
         timestamps: options.timestamps,
     };
-    let (instances, mut lines) = tail::logs(client.as_ref(), &options.services, &wanted).await?;
+    let (instances, mut lines) = bootstrapper
+        .wait("the first lines", commands::ANSWERED_WITHIN)
+        .until(tail::logs(client.as_ref(), &options.services, &wanted))
+        .await?;
     let mut names = Names::of(instances);
     while let Some(line) = lines.next().await {
         let line = line?;

@@ -11,20 +11,52 @@ pub(crate) mod pages;
 pub(crate) mod plan;
 pub(crate) mod publish;
 pub(crate) mod restart;
+pub(crate) mod retry;
 pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod why;
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lifecycle_core::Error;
-use lifecycle_core::bootstrap::{Bootstrapper, OperatorState as _, Reporter};
+use lifecycle_core::bootstrap::{Bootstrapper, OperatorState as _, Reporter, Wait};
+use lifecycle_core::clock::SystemClock;
+use lifecycle_core::model::PlatformId;
+use lifecycle_core::platform::Loaded;
 
 use crate::arguments::Arguments;
 use crate::failure::Failure;
 use crate::project::{Identity, Project};
 use crate::wiring::{self, Parts};
+
+/// How long reading the files and the code bases that they name may take.
+const LOADED_WITHIN: Duration = Duration::from_mins(15);
+
+/// How long the manager may take to answer one question.
+pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_mins(2);
+
+/// Reads the files of a platform, and what its code store says of its code bases.
+async fn load(
+    project: &Project,
+    id: PlatformId,
+    reporter: &dyn Reporter,
+) -> Result<Loaded, Failure> {
+    let what = "the files and the code bases that they name";
+    Wait::new(reporter, &SystemClock, what, LOADED_WITHIN)
+        .until(project.load(id))
+        .await
+}
+
+/// Refuses a platform that exists and whose secrets this machine does not have.
+async fn check_secrets(bootstrapper: &Bootstrapper, kept_in: &Path) -> Result<(), Failure> {
+    match bootstrapper.lacks_secrets(kept_in).await? {
+        Some(error) => Err(Failure::NoSecrets(error)),
+        None => Ok(()),
+    }
+}
 
 /// A bootstrapper for a platform that was brought up from here; the files need not be in order.
 async fn running(

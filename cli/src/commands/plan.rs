@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Plan};
-use crate::commands::publish;
+use crate::commands::{self, publish};
 use crate::failure::Failure;
 use crate::printer;
 use crate::progress::ProgressLines;
@@ -66,11 +66,12 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let project = Project::find(arguments)?;
     let known = project.identity()?;
     let id = known.as_ref().map_or(NOT_UP_YET, |i| i.id);
+    let progress = ProgressLines::new(arguments.json);
     let loaded = if options.simulate {
         project.load_offline(id).await?
     } else {
-        publish::tell_outdated(&project).await?;
-        project.load(id).await?
+        publish::tell_outdated(&project, progress.as_ref()).await?;
+        commands::load(&project, id, progress.as_ref()).await?
     };
     let declaration = loaded.declaration;
     let identity = match known {
@@ -90,13 +91,14 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
             identity: &identity,
             cloud: &declaration.cloud,
             manager_node: &declaration.manager.node,
-            state,
+            state: state.clone(),
             secrets,
             access: loaded.access,
             directory: project.directory(),
-            reporter: ProgressLines::new(arguments.json),
+            reporter: progress,
         })?;
         bootstrapper.registry = loaded.registry;
+        commands::check_secrets(&bootstrapper, state.path()).await?;
         bootstrapper.forecast(&declaration).await?
     };
     for warning in &loaded.warnings {

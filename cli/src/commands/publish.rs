@@ -1,8 +1,10 @@
 //! `publish`: uploads code bases of this machine to the store that the platform builds from.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
-use lifecycle_core::bootstrap::{self, Reporter};
+use lifecycle_core::bootstrap::{self, Reporter, Wait};
+use lifecycle_core::clock::SystemClock;
 use lifecycle_core::code::publishing::{self, Outdated};
 use lifecycle_core::code::{CodePublisher, Published};
 use schemars::JsonSchema;
@@ -15,6 +17,12 @@ use crate::paint::{Tone, paint};
 use crate::progress::ProgressLines;
 use crate::project::Project;
 use crate::{printer, wiring};
+
+/// What is waited for while the code store is asked.
+const COMPARING: &str = "the code store's answer";
+
+/// How long comparing all code bases with the code store may take.
+const COMPARED_WITHIN: Duration = Duration::from_mins(15);
 
 /// How much of a digest people are shown.
 const SHOWN: usize = 12;
@@ -71,10 +79,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Publish) -> Result<(), 
         (project.code_bases_named(&options.names).await?, Vec::new())
     };
     let progress = ProgressLines::new(arguments.json);
-    let published = tokio::select! {
-        done = bootstrap::publish(&directory, store.as_ref(), &names, progress.as_ref()) => done?,
-        () = progress.heartbeat() => return Ok(()),
-    };
+    let (store, reporter) = (store.as_ref(), progress.as_ref());
+    let published = bootstrap::publish(&directory, store, &names, reporter, &SystemClock).await?;
     let document = AllPublished {
         code_bases: published.into_iter().map(OnePublished::from).collect(),
         elsewhere,
@@ -144,7 +150,9 @@ pub(crate) async fn before_up(
         return Err(Failure::Unsupported(unsupported));
     }
     let store = wiring::publisher(&access)?;
-    let outdated = outdated(project, store.as_ref()).await?;
+    let outdated = Wait::new(reporter, &SystemClock, COMPARING, COMPARED_WITHIN)
+        .until(outdated(project, store.as_ref()))
+        .await?;
     if outdated.is_empty() {
         return Ok(());
     }
@@ -155,7 +163,7 @@ pub(crate) async fn before_up(
     let asks = !options.yes && std::io::stdin().is_terminal();
     if options.publish || asks && confirm::wanted("Publish what lies here first?").await? {
         let directory = project.local_code();
-        bootstrap::publish(&directory, store.as_ref(), &names, reporter).await?;
+        bootstrap::publish(&directory, store.as_ref(), &names, reporter, &SystemClock).await?;
         return Ok(());
     }
     // Without any the files cannot be read, and that says what to do.
@@ -170,21 +178,29 @@ pub(crate) async fn before_up(
 }
 
 /// Says in `plan` what `up` would ask.
-pub(crate) async fn tell_outdated(project: &Project) -> Result<(), Failure> {
-    for one in &all_outdated(project).await? {
+pub(crate) async fn tell_outdated(
+    project: &Project,
+    reporter: &dyn Reporter,
+) -> Result<(), Failure> {
+    for one in &all_outdated(project, reporter).await? {
         printer::warning(&in_words(one));
     }
     Ok(())
 }
 
 /// What lies here and differs from what is published, if anything has to be.
-pub(crate) async fn all_outdated(project: &Project) -> Result<Vec<Outdated>, Failure> {
+pub(crate) async fn all_outdated(
+    project: &Project,
+    reporter: &dyn Reporter,
+) -> Result<Vec<Outdated>, Failure> {
     let access = project.access()?;
     if access.code.is_default() {
         return Ok(Vec::new());
     }
     let store = wiring::publisher(&access)?;
-    outdated(project, store.as_ref()).await
+    Wait::new(reporter, &SystemClock, COMPARING, COMPARED_WITHIN)
+        .until(outdated(project, store.as_ref()))
+        .await
 }
 
 async fn outdated(project: &Project, store: &dyn CodePublisher) -> Result<Vec<Outdated>, Failure> {

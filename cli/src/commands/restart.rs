@@ -1,7 +1,5 @@
 //! `restart`: starts the containers of a service anew, and follows until they are up again.
 
-use std::sync::Arc;
-
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -20,14 +18,10 @@ pub(crate) struct Restarted {
 
 pub(crate) async fn run(arguments: &Arguments, options: &Restart) -> Result<(), Failure> {
     let progress = ProgressLines::new(arguments.json);
-    let reporter = Arc::clone(&progress);
-    let (identity, bootstrapper) = commands::running(arguments, reporter).await?;
+    let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let mut restarted = Vec::new();
     for name in &options.names {
-        tokio::select! {
-            names = bootstrapper.restart(identity.id, name) => restarted.extend(names?),
-            () = progress.heartbeat() => {}
-        }
+        restarted.extend(bootstrapper.restart(identity.id, name).await?);
     }
     if arguments.json {
         printer::document(&Restarted { restarted })

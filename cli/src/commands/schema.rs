@@ -10,7 +10,9 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
-use crate::commands::{azure_simulator, doctor, down, init, plan, publish, restart, status, up};
+use crate::commands::{
+    azure_simulator, doctor, down, init, plan, publish, restart, retry, status, up,
+};
 use crate::failure::Failure;
 use crate::failure::document::{Failed, NotAllUp};
 use crate::printer;
@@ -67,6 +69,7 @@ fn of(described: Described) -> Schema {
             "restart",
             SchemaGenerator::subschema_for::<restart::Restarted>,
         ),
+        Described::Retry => document("retry", SchemaGenerator::subschema_for::<retry::Retried>),
         Described::Down => document("down", SchemaGenerator::subschema_for::<down::TakenDown>),
         Described::Doctor => document("doctor", SchemaGenerator::subschema_for::<doctor::Report>),
         Described::AzureSimulator => document(

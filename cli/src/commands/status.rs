@@ -47,8 +47,11 @@ pub(crate) async fn run(arguments: &Arguments, options: &Options) -> Result<(), 
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = bootstrapper.client(identity.id).await?;
-    let (platform, nodes, services) =
-        tokio::try_join!(client.platform(), client.nodes(), client.services())?;
+    let asked = async { tokio::try_join!(client.platform(), client.nodes(), client.services()) };
+    let (platform, nodes, services) = bootstrapper
+        .wait("the manager's answer", commands::ANSWERED_WITHIN)
+        .until(asked)
+        .await?;
     let status = Status {
         platform: Platform {
             name: platform.name,

@@ -50,11 +50,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     let loaded = if options.simulate {
         project.load_offline(id).await?
     } else {
-        tokio::select! {
-            published = publish::before_up(&project, options, progress.as_ref()) => published?,
-            () = progress.heartbeat() => {}
-        }
-        project.load(id).await?
+        publish::before_up(&project, options, progress.as_ref()).await?;
+        commands::load(&project, id, progress.as_ref()).await?
     };
     for warning in &loaded.warnings {
         printer::warning(&warning.to_string());
@@ -86,6 +83,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
             reporter,
         })?;
         bootstrapper.registry = loaded.registry;
+        commands::check_secrets(&bootstrapper, state.path()).await?;
         // What cannot be carried out is refused before anything is kept.
         let report = bootstrapper.preflight(&declaration).await?;
         for remark in &report.remarks {
@@ -102,10 +100,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     let options = UpOptions {
         all_nodes: options.all_nodes,
     };
-    let outcome = tokio::select! {
-        outcome = bootstrapper.up(&declaration, options) => outcome?,
-        () = progress.heartbeat() => return Ok(()),
-    };
+    let outcome = bootstrapper.up(&declaration, options).await?;
     if !outcome.failures.is_empty() {
         if !arguments.json {
             printer::data(&text(&outcome))?;

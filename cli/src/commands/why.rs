@@ -14,7 +14,10 @@ pub(crate) async fn run(arguments: &Arguments, options: &Why) -> Result<(), Fail
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = bootstrapper.client(identity.id).await?;
-    let why = client.why(&options.name).await?;
+    let why = bootstrapper
+        .wait("the manager's answer", commands::ANSWERED_WITHIN)
+        .until(client.why(&options.name))
+        .await?;
     if arguments.json {
         printer::document(&why)
     } else {

@@ -63,6 +63,8 @@ enum Kind {
         /// Which ones.
         keys: Vec<KeyWithoutEffect>,
     },
+    /// This machine does not have the platform's secrets.
+    NoSecrets,
     /// Replicas did not come up.
     Services {
         /// Which ones.
@@ -123,6 +125,7 @@ impl Document {
     pub(crate) fn of(failure: &Failure) -> Option<Self> {
         let kind = match failure {
             Failure::Failed(_) => Kind::Failed,
+            Failure::NoSecrets(_) => Kind::NoSecrets,
             Failure::NoFiles(_) => Kind::Files {
                 problems: Vec::new(),
             },

@@ -39,6 +39,14 @@ fn a_failing_service_is_told_and_mended() {
     assert_eq!(state("broken"), "failed");
     assert_eq!(state("other"), "ready");
     let other = project.node().service("other");
+    // What is declared is not what was wrong: it is tried again at once.
+    let retried = project.ends(0, &["retry", "broken"]).stderr;
+    assert!(
+        retried.contains("Tried again now: start broken-1"),
+        "{retried}"
+    );
+    let retried = project.ends(0, &["retry", "other"]).stderr;
+    assert!(retried.contains("Nothing of this had failed"), "{retried}");
 
     let mended = r#"
   broken:

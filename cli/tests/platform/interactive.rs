@@ -57,6 +57,7 @@ fn a_person_meets_the_command_line() {
     colours_are_for_terminals(&project);
     a_slip_is_told_with_what_was_meant(&project);
     project.ends(0, &["doctor"]);
+    missing_secrets_are_told_at_once(&project);
     every_document_follows_its_schema(&project);
 }
 
@@ -258,6 +259,7 @@ fn a_slip_is_told_with_what_was_meant(project: &Project) {
         &["logs", "talkr"][..],
         &["why", "talkr"],
         &["restart", "talkr"],
+        &["retry", "talkr"],
         &["events", "talkr"],
     ] {
         let refused = project.ends(1, command);
@@ -268,6 +270,27 @@ fn a_slip_is_told_with_what_was_meant(project: &Project) {
             refused.stderr
         );
     }
+}
+
+fn missing_secrets_are_told_at_once(project: &Project) {
+    let (kept, away) = (project.state(), project.configuration().join("away"));
+    std::fs::rename(&kept, &away).unwrap();
+    let before = project.node().containers("lifecycle.platform-id");
+    for command in [&["up"][..], &["plan"]] {
+        let refused = project.ends(2, command).stderr;
+        for told in [
+            "does not have the platform's secrets",
+            "hint: copy ",
+            "node-1",
+        ] {
+            assert!(refused.contains(told), "{command:?}: {told}: {refused}");
+        }
+        assert!(refused.contains(&kept.display().to_string()), "{refused}");
+    }
+    assert_eq!(project.node().containers("lifecycle.platform-id"), before);
+    assert!(!kept.join("platform.key").exists(), "new secrets were kept");
+    std::fs::remove_dir_all(&kept).ok();
+    std::fs::rename(&away, &kept).unwrap();
 }
 
 /// The last of all: it ends with `down`.
@@ -282,6 +305,7 @@ fn every_document_follows_its_schema(project: &Project) {
         &["events", "--tail", "20"],
         &["logs", "quiet", "--timestamps"],
         &["restart", "quiet"],
+        &["retry", "quiet"],
         &["doctor"],
         &["up"],
         &["exec", "quiet", "--", "echo", "{}"],

@@ -34,3 +34,4 @@ mod secrets;
 mod simulated_azure;
 mod subprocess;
 mod terminal;
+mod waits;

@@ -155,6 +155,7 @@ fn every_command_fails_as_its_schema_says() {
         &["logs"],
         &["events"],
         &["restart", "web"],
+        &["retry", "web"],
         &["down"],
         // What lies in directories is not published.
         &["publish"],

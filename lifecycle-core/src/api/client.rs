@@ -26,7 +26,7 @@ use super::exec::{self, ExecV1};
 use super::why::WhyV1;
 use super::wire::{
     AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProblemV1, ProgressV1,
-    RestartV1, ServiceLogLine, ServiceV1,
+    RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
@@ -314,6 +314,13 @@ impl ManagerApi for ApiClient {
             None => None,
         };
         let response = self.send(Method::POST, &path, body).await?;
+        read(&path, response).await
+    }
+
+    async fn retry(&self, name: &str) -> Result<RetriedV1> {
+        let name = in_path("service, replica or node", name)?;
+        let path = format!("/v1/retry/{name}");
+        let response = self.send(Method::POST, &path, None).await?;
         read(&path, response).await
     }
 

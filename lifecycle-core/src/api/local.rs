@@ -9,8 +9,8 @@ use futures_util::stream::BoxStream;
 
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, ServiceLogLine,
-    ServiceV1,
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, RetriedV1,
+    ServiceLogLine, ServiceV1,
 };
 use super::{ManagerApi, view, why};
 use crate::error::{Error, Result};
@@ -104,13 +104,18 @@ impl ManagerApi for LocalApi {
         Ok(view::operation(&operation))
     }
 
+    async fn retry(&self, name: &str) -> Result<RetriedV1> {
+        let retried = self.0.retry(name).await?;
+        Ok(RetriedV1 { retried })
+    }
+
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
         Ok(view::operation(&self.0.operation(id).await?))
     }
 
     async fn why(&self, name: &str) -> Result<WhyV1> {
         let snapshot = self.0.snapshot().await?;
-        let subject = why::subject_named(name, &snapshot)?;
+        let subject = snapshot.subject_named(name)?;
         let events = self.0.latest_events(EVENTS_SEARCHED).await?;
         let observed = self.0.observed();
         Ok(why::why(

@@ -22,8 +22,8 @@ pub use local::LocalApi;
 
 use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, ServiceLogLine,
-    ServiceV1,
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, RetriedV1,
+    ServiceLogLine, ServiceV1,
 };
 use crate::error::Result;
 use crate::manager::Conversation;
@@ -72,6 +72,10 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Begins to start a service's containers anew, or one replica's (`web-2`). With `replaces`,
     /// only those that are still in the run that began then: a repeated call restarts once.
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
+
+    /// Forgets the failures of a service, one of its replicas (`web-2`) or a node, so that what
+    /// failed is tried again at once.
+    async fn retry(&self, name: &str) -> Result<RetriedV1>;
 
     /// An operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use super::wire::{
     AddressesV1, DockerV1, EndpointV1, InstanceStateV1, InstanceV1, ManagerV1, NodeStateV1, NodeV1,
-    OperationStateV1, OperationV1, PlatformState, PlatformV1, ProgressV1, ServiceV1,
+    OperationStateV1, OperationV1, PlatformState, PlatformV1, ProgressV1, ServiceV1, WaitV1,
 };
 use crate::cloud::Power;
 use crate::model::{
     Generation, InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState,
     PlatformId, PlatformName, Replica,
 };
-use crate::reconcile::Status;
+use crate::reconcile::{HeldBy, Plan, Status};
 use crate::registry::Snapshot;
 
 /// The platform as a whole.
@@ -185,8 +185,38 @@ pub fn progress(status: &Status, open: bool, with_plan: bool) -> ProgressV1 {
         settled: status.settled,
         ready: is_ready(status),
         running: status.running.clone(),
+        waits: waits(&status.plan),
         plan: with_plan.then(|| status.plan.as_ref().clone()),
     }
+}
+
+/// How many waits are shown; the others are for the same few causes.
+const WAITS: usize = 50;
+
+/// What the round waits for, each thing once.
+pub fn waits(plan: &Plan) -> Vec<WaitV1> {
+    let mut waits: Vec<WaitV1> = Vec::new();
+    for held in &plan.held {
+        let Some(until) = held.waits_until.filter(|_| waits.len() < WAITS) else {
+            continue;
+        };
+        let what = match &held.by {
+            // Its text names it.
+            HeldBy::CloudUnknown { .. }
+            | HeldBy::NodeUnknown { .. }
+            | HeldBy::NodeSilent { .. }
+            | HeldBy::NodeChanging { .. } => held.by.to_string(),
+            by => format!("{}: {by}", held.subject),
+        };
+        if waits.iter().all(|known| known.what != what) {
+            waits.push(WaitV1 {
+                what,
+                since: held.by.since(),
+                until,
+            });
+        }
+    }
+    waits
 }
 
 /// Whether every declared replica is ready or completed and nothing is on its way.

@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::model::{
     DependencyCondition, Event, Generation, ImageSource, InstanceId, InstanceState, NodeName,
     Replica, ServiceName, ServiceSpec, Subject,
@@ -76,43 +75,6 @@ pub enum DecisionData {
     Held(HeldBy),
     /// Nothing is to be done: this is how it stands.
     Stands(InstanceStatus),
-}
-
-/// What a name means: a service, one of its replicas (`web-2`), or a node. A service goes before
-/// a replica and a node of the same name; `node:` or `service:` before the name says which.
-///
-/// # Errors
-/// [`Error::NotFound`], with the name that it may have been meant for.
-pub fn subject_named(name: &str, snapshot: &Snapshot) -> Result<Subject> {
-    let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
-    let services = || declaration.into_iter().flat_map(|d| d.services.keys());
-    let declared = declaration.into_iter().flat_map(|d| d.nodes.keys());
-    let nodes: BTreeSet<&NodeName> = declared.chain(snapshot.nodes.keys()).collect();
-    let (kind, rest) = match name.split_once(':') {
-        Some((kind @ ("node" | "service"), rest)) => (Some(kind), rest),
-        _ => (None, name),
-    };
-    if kind != Some("node") {
-        if let Some(service) = services().find(|s| s.as_str() == rest) {
-            return Ok(Subject::Service(service.clone()));
-        }
-        if let Some(id) = declaration.and_then(|d| d.replica_named(rest)) {
-            return Ok(Subject::Instance(id));
-        }
-    }
-    if kind != Some("service")
-        && let Some(node) = nodes.iter().find(|n| n.as_str() == rest)
-    {
-        return Ok(Subject::Node((*node).clone()));
-    }
-    let candidates = services()
-        .map(ServiceName::as_str)
-        .chain(nodes.iter().map(|n| n.as_str()));
-    let what = match kind {
-        Some(kind) => format!("{kind} {rest}"),
-        None => format!("service, replica or node {rest}"),
-    };
-    Err(Error::unknown_name(what, rest, candidates))
 }
 
 /// Why `subject` stands as it does. `events` are the latest ones, oldest first.
@@ -571,7 +533,7 @@ mod tests {
         };
         let node: NodeName = "a".try_into().unwrap();
         let since = chrono::DateTime::UNIX_EPOCH;
-        let held = |subject: Subject, by: HeldBy| Held { subject, by };
+        let held = |subject: Subject, by: HeldBy| Held::new(subject, by);
         let held = vec![
             held(
                 Subject::Instance(replica("web", 2)),

@@ -258,9 +258,24 @@ pub struct ProgressV1 {
     pub ready: bool,
     /// What is being carried out.
     pub running: Vec<RunningStep>,
+    /// What the round waits for beside what is being carried out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<WaitV1>,
     /// The latest plan, unless it was not wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
+}
+
+/// Something that a round waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitV1 {
+    /// What, in words.
+    pub what: String,
+    /// Since when, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<DateTime<Utc>>,
+    /// Until when at the latest.
+    pub until: DateTime<Utc>,
 }
 
 /// The answer to `PUT /v1/platform`.
@@ -309,6 +324,14 @@ pub struct RestartV1 {
     /// When the run of each replica began that is to end. One that was started since is not
     /// touched.
     pub replaces: BTreeMap<InstanceId, DateTime<Utc>>,
+}
+
+/// The answer to `POST /v1/retry/{name}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RetriedV1 {
+    /// What had failed and is tried again, in words; empty if nothing had.
+    pub retried: Vec<String>,
 }
 
 /// `GET /v1/events` with `Accept: application/json`.

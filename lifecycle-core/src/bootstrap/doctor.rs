@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::timeout;
 
 use super::Bootstrapper;
 use crate::api::wire::PlatformState;
@@ -95,7 +94,7 @@ impl Bootstrapper {
         let Some(engine) = &self.operator_engine else {
             return Finding::of(Health::Wrong, WHAT, "there is no socket of it", MEND);
         };
-        match within(WHAT, engine.info()).await {
+        match self.within(WHAT, engine.info()).await {
             Ok(info) => engine_version(WHAT, &info.version),
             Err(error) => Finding::failed(WHAT, &error, MEND),
         }
@@ -104,7 +103,7 @@ impl Bootstrapper {
     /// Looks at every node that there is, and at the manager.
     pub async fn examine_platform(&self, platform: PlatformId) -> Vec<Finding> {
         let mut findings = Vec::new();
-        match within("the cloud", self.backends.cloud.list()).await {
+        match self.within("the cloud", self.backends.cloud.list()).await {
             Ok(machines) => {
                 let nodes = machines.iter().map(|machine| self.examine_node(machine));
                 let nodes = futures_util::future::join_all(nodes).await;
@@ -128,7 +127,10 @@ impl Bootstrapper {
     pub async fn examine_detour(&self) -> Option<Finding> {
         const MEND: &str = "does it run, and is its SSH port open from here?";
         let asked = async { Ok(self.backends.connector.detour().await) };
-        match within("the host that nodes are reached through", asked).await {
+        match self
+            .within("the host that nodes are reached through", asked)
+            .await
+        {
             Ok(None) => None,
             Ok(Some((name, Ok(())))) => Some(Finding::fine(name, "it answers")),
             Ok(Some((name, Err(error)))) => Some(Finding::failed(name, &error, MEND)),
@@ -136,12 +138,20 @@ impl Bootstrapper {
         }
     }
 
+    async fn within<T>(
+        &self,
+        what: impl Into<String>,
+        asked: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.wait(what, PATIENCE).until(asked).await
+    }
+
     async fn examine_manager(&self, platform: PlatformId) -> Finding {
         const WHAT: &str = "manager";
         const MEND: &str = "`bootstrapper up` starts it again; its log is on its node \
                             (`docker logs` of the container with the label lifecycle.role=manager)";
         let asked = async { self.client(platform).await?.platform().await };
-        match within(WHAT, asked).await {
+        match self.within(WHAT, asked).await {
             Ok(platform) => match platform.state {
                 PlatformState::Degraded => Finding::of(
                     Health::Doubtful,
@@ -169,7 +179,7 @@ impl Bootstrapper {
             )];
         }
         let connector = &self.backends.connector;
-        let handle = match within(about("SSH"), connector.connect(machine)).await {
+        let handle = match self.within(about("SSH"), connector.connect(machine)).await {
             Ok(handle) => handle,
             Err(error) => {
                 let mend = "is the machine up, and port 22 open from here?";
@@ -177,7 +187,7 @@ impl Bootstrapper {
             }
         };
         let before = self.backends.clock.now();
-        let asked = within(about("SSH"), ask(&handle)).await;
+        let asked = self.within(about("SSH"), ask(&handle)).await;
         let after = self.backends.clock.now();
         let mut findings = Vec::new();
         match asked {
@@ -194,7 +204,7 @@ impl Bootstrapper {
             }
         }
         let what = about("Docker");
-        findings.push(match within(&what, handle.runtime.info()).await {
+        findings.push(match self.within(&what, handle.runtime.info()).await {
             Ok(info) => engine_version(&what, &info.version),
             Err(error) => Finding::failed(
                 what,
@@ -279,15 +289,6 @@ fn engine_version(what: &str, version: &str) -> Finding {
         format!("version {version}, which this was never tested with"),
         format!("version {OLDEST_ENGINE} or later is known to do"),
     )
-}
-
-async fn within<T>(what: impl Into<String>, asked: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
-        Err(Error::TimedOut {
-            what: what.into(),
-            after: PATIENCE,
-        })
-    })
 }
 
 #[cfg(test)]

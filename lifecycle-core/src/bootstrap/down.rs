@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::progress::{Progress, Stage};
-use super::{Bootstrapper, PACE, retry_or};
+use super::progress::Progress;
+use super::{Bootstrapper, PACE};
 use crate::api::ManagerApi;
 use crate::api::wire::OperationStateV1;
 use crate::cloud::{CloudDeadlines, NodeChange, ObservedNode, Power, carry_out_telling};
@@ -16,6 +16,9 @@ use crate::runtime::Role;
 
 /// How long the manager may take to take everything down.
 const TAKE_DOWN: Duration = Duration::from_mins(30);
+
+/// How long removing the platform's containers and volumes from one node may take.
+const CLEARED_WITHIN: Duration = Duration::from_mins(15);
 
 /// How long a manager that is to take its platform down may take to answer, and to answer
 /// again if it falls silent: it may be starting anew.
@@ -48,18 +51,20 @@ impl Bootstrapper {
         if let Err(error) = handed {
             self.without_manager(&error);
             // It may live and only not answer here; then it would make again what is removed.
-            let nodes = self.backends.cloud.list().await?;
+            let nodes = self.list_nodes().await?;
             if let Some(node) = nodes.iter().find(|node| is_manager(node)) {
                 self.remove(node, &removal).await?;
             }
         }
-        let mut nodes = self.backends.cloud.list().await?;
+        let mut nodes = self.list_nodes().await?;
         // The manager's node last: until then it can still be asked what went wrong.
         nodes.sort_by_key(is_manager);
         for node in &nodes {
             self.remove(node, &removal).await?;
         }
-        self.backends.cloud.delete_shared().await?;
+        self.wait("the deletion of what the nodes shared", TAKE_DOWN)
+            .until(self.backends.cloud.delete_shared())
+            .await?;
         self.state.forget().await
     }
 
@@ -73,42 +78,33 @@ impl Bootstrapper {
     }
 
     async fn hand_down(&self, client: &dyn ManagerApi, volumes: bool) -> Result<()> {
-        let stage = Stage::begin(
-            self.reporter.as_ref(),
-            "stop all services and delete the other nodes".into(),
-        );
-        let began = tokio::time::Instant::now();
-        let operation = loop {
-            match client.take_down(volumes).await {
-                Ok(operation) => break operation,
-                Err(error) => retry_or(error, began + SILENCE).await?,
+        let operation = self
+            .wait("the manager's acceptance of the request", SILENCE)
+            .repeat(|| client.take_down(volumes))
+            .await?;
+        let what = "stop all services and delete the other nodes".to_owned();
+        let stage = self.stage(what, TAKE_DOWN);
+        let taken_down = async {
+            let mut heard = tokio::time::Instant::now();
+            loop {
+                match client.operation(operation.id()).await {
+                    Ok(now) if now.state == OperationStateV1::Running => {
+                        heard = tokio::time::Instant::now();
+                    }
+                    Ok(now) if now.state == OperationStateV1::Failed => {
+                        let why = now.why.unwrap_or_default();
+                        return Err(Error::failed("taking the platform down", why));
+                    }
+                    Ok(_) => return Ok(()),
+                    Err(error) => match error.retry() {
+                        Retry::After(_) if heard.elapsed() < SILENCE => stage.line(&error.chain()),
+                        Retry::After(_) | Retry::Replan | Retry::Never => return Err(error),
+                    },
+                }
+                tokio::time::sleep(PACE).await;
             }
         };
-        let deadline = began + TAKE_DOWN;
-        let mut heard = tokio::time::Instant::now();
-        loop {
-            match client.operation(operation.id()).await {
-                Ok(now) if now.state == OperationStateV1::Running => {
-                    heard = tokio::time::Instant::now();
-                }
-                Ok(now) if now.state == OperationStateV1::Failed => {
-                    let why = now.why.unwrap_or_default();
-                    return Err(Error::failed("taking the platform down", why));
-                }
-                Ok(_) => break,
-                Err(error) => match error.retry() {
-                    Retry::After(_) if heard.elapsed() < SILENCE => {}
-                    Retry::After(_) | Retry::Replan | Retry::Never => return Err(error),
-                },
-            }
-            if tokio::time::Instant::now() > deadline {
-                return Err(Error::TimedOut {
-                    what: "taking the platform down".into(),
-                    after: TAKE_DOWN,
-                });
-            }
-            tokio::time::sleep(PACE).await;
-        }
+        stage.part(taken_down).await?;
         stage.done();
         Ok(())
     }
@@ -121,13 +117,16 @@ impl Bootstrapper {
             deadlines,
         } = removing;
         if node.created {
-            let stage = Stage::begin(self.reporter.as_ref(), format!("delete node {}", node.name));
             let change = NodeChange::Delete {
                 node: node.name.clone(),
             };
             let deadline = deadlines.of(&change);
+            let stage = self.stage(format!("delete node {}", node.name), deadline);
             let cloud = self.backends.cloud.as_ref();
-            carry_out_telling(cloud, change, deadline, &|says| stage.line(says)).await?;
+            let tell = |says: &str| stage.line(says);
+            stage
+                .part(carry_out_telling(cloud, change, deadline, &tell))
+                .await?;
             stage.done();
             return Ok(());
         }
@@ -140,28 +139,30 @@ impl Bootstrapper {
                 source: None,
             });
         }
-        let stage = Stage::begin(self.reporter.as_ref(), format!("clear node {}", node.name));
-        let handle = self.backends.connector.connect(node).await?;
-        let found = handle.runtime.state().await?;
-        let mut containers = found.containers;
-        // The manager first, or it would start again what is removed.
-        containers.sort_by_key(|c| c.role != Role::Manager);
-        for container in containers {
-            handle.runtime.remove_container(&container.name).await?;
-        }
-        if *volumes {
-            for volume in &found.volumes {
-                handle.runtime.remove_volume(volume).await?;
+        let clear = async {
+            let handle = self.backends.connector.connect(node).await?;
+            let found = handle.runtime.state().await?;
+            let mut containers = found.containers;
+            // The manager first, or it would start again what is removed.
+            containers.sort_by_key(|c| c.role != Role::Manager);
+            for container in containers {
+                handle.runtime.remove_container(&container.name).await?;
             }
-        }
-        let directory = node_directory(*platform);
-        handle
-            .host
-            .exec(HostCommand::new(format!("rm -rf '{directory}'")).as_root())
-            .await?
-            .success("removing the platform's directory")?;
-        stage.done();
-        Ok(())
+            if *volumes {
+                for volume in &found.volumes {
+                    handle.runtime.remove_volume(volume).await?;
+                }
+            }
+            let directory = node_directory(*platform);
+            handle
+                .host
+                .exec(HostCommand::new(format!("rm -rf '{directory}'")).as_root())
+                .await?
+                .success("removing the platform's directory")?;
+            Ok(())
+        };
+        let stage = self.stage(format!("clear node {}", node.name), CLEARED_WITHIN);
+        stage.run(clear).await
     }
 }
 

@@ -9,7 +9,7 @@ pub enum ExitStatus {
     Done = 0,
     /// Something failed, or was not confirmed, or `doctor` found something wrong.
     Failed = 1,
-    /// Wrong arguments or files; nothing was touched.
+    /// Wrong arguments or files, or secrets that are missing; nothing was touched.
     Refused = 2,
     /// `exec` could not run the command.
     NotRun = 125,

@@ -9,17 +9,23 @@ use tokio::time::Instant;
 
 use super::PACE;
 use super::progress::{Progress, Reporter};
+use super::wait::{LoopWatch, Wait};
 use crate::api::ManagerApi;
 use crate::api::wire::{
-    InstanceStateV1, InstanceV1, NodeV1, OperationStateV1, OperationV1, ServiceV1,
+    InstanceStateV1, InstanceV1, NodeV1, OperationStateV1, OperationV1, ServiceV1, WaitV1,
 };
+use crate::clock::Clock;
 use crate::cloud::Timed;
 use crate::error::{Error, Result, Retry};
 use crate::model::{Event, EventKind, OperationId};
+use crate::reconcile::RunningStep;
 use crate::runtime::LogOptions;
 
 /// How long a manager that answered may be silent.
 const SILENCE: Duration = Duration::from_mins(1);
+
+/// How long the account of a round may take, with the last lines of what failed.
+const SUMMED_UP_WITHIN: Duration = Duration::from_mins(5);
 
 /// How many last lines of a failed instance are shown.
 const LAST_LINES: u32 = 10;
@@ -55,32 +61,39 @@ pub(super) async fn follow(
     generation: u64,
     cursor: u64,
     reporter: &dyn Reporter,
+    clock: &dyn Clock,
 ) -> Result<(Outcome, Vec<Timed>)> {
-    let mut following = Following::new(reporter, cursor);
+    let mut following = Following::new(reporter, clock, cursor);
     loop {
         match following.once(client, generation).await {
             Ok(true) => break,
-            Ok(false) => following.heard = Instant::now(),
-            Err(error) => retry_within(error, following.heard)?,
+            Ok(false) => following.watch()?,
+            Err(error) => following.bear(error)?,
         }
         tokio::time::sleep(PACE).await;
     }
-    let nodes = client.nodes().await?;
-    let services = client.services().await?;
-    let mut failures = Vec::new();
-    for service in &services {
-        for instance in &service.instances {
-            if !is_as_declared(instance) {
-                failures.push(failure(client, service, instance).await);
+    let sum_up = async {
+        let nodes = client.nodes().await?;
+        let services = client.services().await?;
+        let mut failures = Vec::new();
+        for service in &services {
+            for instance in &service.instances {
+                if !is_as_declared(instance) {
+                    failures.push(failure(client, service, instance).await);
+                }
             }
         }
-    }
-    let outcome = Outcome {
-        generation,
-        nodes,
-        services,
-        failures,
+        Ok(Outcome {
+            generation,
+            nodes,
+            services,
+            failures,
+        })
     };
+    let what = "the manager's account of nodes, services and last lines of output";
+    let outcome = Wait::new(reporter, clock, what, SUMMED_UP_WITHIN)
+        .until::<_, Error>(sum_up)
+        .await?;
     Ok((outcome, following.took))
 }
 
@@ -90,8 +103,9 @@ pub(super) async fn follow_operation(
     id: OperationId,
     cursor: u64,
     reporter: &dyn Reporter,
+    clock: &dyn Clock,
 ) -> Result<OperationV1> {
-    let mut following = Following::new(reporter, cursor);
+    let mut following = Following::new(reporter, clock, cursor);
     loop {
         let attempt = async {
             let operation = client.operation(id).await?;
@@ -100,17 +114,10 @@ pub(super) async fn follow_operation(
         };
         match attempt.await {
             Ok(operation) if operation.state != OperationStateV1::Running => return Ok(operation),
-            Ok(_) => following.heard = Instant::now(),
-            Err(error) => retry_within(error, following.heard)?,
+            Ok(_) => following.watch()?,
+            Err(error) => following.bear(error)?,
         }
         tokio::time::sleep(PACE).await;
-    }
-}
-
-fn retry_within(error: Error, heard: Instant) -> Result<()> {
-    match error.retry() {
-        Retry::After(_) if heard.elapsed() < SILENCE => Ok(()),
-        _ => Err(error),
     }
 }
 
@@ -160,17 +167,22 @@ async fn failure(
 struct Following<'a> {
     reporter: &'a dyn Reporter,
     cursor: u64,
-    /// When steps began: as it was heard, and as the manager says.
-    since: BTreeMap<String, (Instant, DateTime<Utc>)>,
+    /// When steps began, as the manager says.
+    since: BTreeMap<String, DateTime<Utc>>,
     /// How long those took that ended well, as the manager says.
     took: Vec<Timed>,
     heard: Instant,
+    waits: LoopWatch<'a>,
+    /// What runs and is waited for, as the manager said last.
+    latest: (Vec<RunningStep>, Vec<WaitV1>),
 }
 
 impl<'a> Following<'a> {
-    fn new(reporter: &'a dyn Reporter, cursor: u64) -> Self {
+    fn new(reporter: &'a dyn Reporter, clock: &'a dyn Clock, cursor: u64) -> Self {
         Self {
             reporter,
+            waits: LoopWatch::new(reporter, clock),
+            latest: Default::default(),
             cursor,
             since: BTreeMap::new(),
             took: Vec::new(),
@@ -182,7 +194,13 @@ impl<'a> Following<'a> {
     async fn once(&mut self, client: &dyn ManagerApi, generation: u64) -> Result<bool> {
         let progress = client.progress().await?;
         let over = progress.settled && progress.generation >= generation;
+        // Steps that began before what is told here.
+        for step in &progress.running {
+            let began = self.since.entry(step.id.to_string());
+            began.or_insert(step.since);
+        }
         self.events(client).await?;
+        self.heard = Instant::now();
         for step in &progress.running {
             if let Some(line) = &step.last_line {
                 self.reporter.report(Progress::Line {
@@ -191,7 +209,27 @@ impl<'a> Following<'a> {
                 });
             }
         }
+        self.latest = (progress.running, progress.waits);
         Ok(over)
+    }
+
+    /// Reports what is waited for.
+    ///
+    /// # Errors
+    /// Of what should have ended.
+    fn watch(&mut self) -> Result<()> {
+        self.waits.see(&self.latest.0, &self.latest.1)
+    }
+
+    /// A manager that was heard a moment ago may be silent for a while.
+    fn bear(&mut self, error: Error) -> Result<()> {
+        match error.retry() {
+            Retry::After(_) if self.heard.elapsed() < SILENCE => {
+                self.waits.unanswered(&error, self.heard, SILENCE);
+                Ok(())
+            }
+            _ => Err(error),
+        }
     }
 
     async fn events(&mut self, client: &dyn ManagerApi) -> Result<()> {
@@ -220,15 +258,13 @@ impl<'a> Following<'a> {
         let key = step.unwrap_or_default().to_owned();
         match event.event.kind {
             EventKind::StepStarted => {
-                let began = (Instant::now(), event.event.at);
-                self.since.insert(key.clone(), began);
+                self.since.insert(key.clone(), event.event.at);
                 self.reporter.report(Progress::Began { key, what: message });
             }
             EventKind::StepSucceeded => {
                 let began = self.since.remove(&key);
-                let took = began.map(|(heard, _)| heard.elapsed());
-                let spent = began.and_then(|(_, at)| (event.event.at - at).to_std().ok());
-                self.took.extend(spent.map(|took| Timed {
+                let took = began.and_then(|at| (event.event.at - at).to_std().ok());
+                self.took.extend(took.map(|took| Timed {
                     step: key.clone(),
                     took,
                 }));

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, retry_or};
+use super::{Bootstrapper, DATABASE_ANSWERS_WITHIN, MANAGER_ANSWERS_WITHIN};
 use crate::cloud::PreflightReport;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Generation;
 use crate::platform::Declaration;
 use crate::reconcile::{Declared, Observed, Plan, Policy, look, plan};
@@ -61,22 +61,27 @@ impl Bootstrapper {
             mut problems,
             remarks,
             predicted,
-        } = self.backends.cloud.preflight(&nodes).await?;
+        } = self.cloud_preflight(&nodes).await?;
         let predicted = self.predict(declaration, predicted).await;
-        if let Err(error) = self.check_registry(declaration.id).await {
+        let checked = self
+            .wait("the registry's database", DATABASE_ANSWERS_WITHIN)
+            .until(self.check_registry(declaration.id))
+            .await;
+        if let Err(error) = checked {
             let mend = error.hint().map(|mend| format!("; {mend}"));
             problems.push(format!("{}{}", error.chain(), mend.unwrap_or_default()));
         }
         if let Ok(client) = self.client(declaration.id).await
-            && client.health().await.is_ok()
+            && self
+                .wait("the manager's answer", MANAGER_ANSWERS_WITHIN)
+                .until(client.health())
+                .await
+                .is_ok()
         {
-            let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
-            let plan = loop {
-                match client.plan(declaration).await {
-                    Ok(plan) => break plan,
-                    Err(error) => retry_or(error, deadline).await?,
-                }
-            };
+            let plan = self
+                .wait("the manager's plan", MANAGER_ANSWERS_WITHIN)
+                .repeat(|| client.plan(declaration))
+                .await?;
             return Ok(Forecast {
                 manager_runs: true,
                 problems,
@@ -87,7 +92,14 @@ impl Bootstrapper {
         }
         let key = &self.secrets.key;
         let declared = Arc::new(Declared::new(Generation::default(), declaration, key)?);
-        let mut observed = look(&self.backends, Arc::clone(&declared), PATIENCE).await;
+        let observing = async {
+            let observed = look(&self.backends, Arc::clone(&declared), PATIENCE).await;
+            Ok::<_, Error>(observed)
+        };
+        let mut observed = self
+            .wait("the answers of the nodes", PATIENCE * 2)
+            .until(observing)
+            .await?;
         if observed.cloud_unknown.is_some() && self.state.placed().await?.is_none() {
             // It was never brought up from here, so nothing is what exists as far as is known;
             // that the cloud does not answer stands among the problems.

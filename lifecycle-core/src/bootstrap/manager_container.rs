@@ -10,8 +10,7 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 
 use super::handover::{HOST_ENGINE_SOCKET, Handover, handover_directory};
-use super::progress::Stage;
-use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, own_digest, retry_or};
+use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, NODE_ANSWERS_WITHIN, own_digest};
 use crate::api::ManagerApi;
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
@@ -28,6 +27,9 @@ use crate::runtime::{
 
 /// How many last lines of a manager that does not answer are told.
 const LAST_LINES: u32 = 10;
+
+/// How long the manager's image may take: one file is sent, and nothing runs.
+const BUILT_WITHIN: Duration = Duration::from_mins(30);
 
 /// How long these lines may take.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(10);
@@ -72,32 +74,41 @@ impl Bootstrapper {
     ) -> Result<Arc<dyn ManagerApi>> {
         let image = self.manager_image(node, declaration).await?;
         let spec = self.manager_spec(declaration, &image, endpoint)?;
-        let client = self
-            .reach
-            .reach(machine, node, declaration.id, endpoint.port)
+        let observed = async {
+            let client = self
+                .reach
+                .reach(machine, node, declaration.id, endpoint.port)
+                .await?;
+            let former = self.former_manager(node, &spec).await?;
+            let current = node
+                .runtime
+                .state()
+                .await?
+                .containers
+                .into_iter()
+                .find(|c| c.name == spec.name && matches!(c.state, ContainerState::Running { .. }));
+            let files = self.former_files(node, declaration.id).await?;
+            Ok((client, former, current, files))
+        };
+        let (client, former, current, files) = self
+            .wait("what runs on the manager's node", NODE_ANSWERS_WITHIN)
+            .until::<_, Error>(observed)
             .await?;
-        let former = self.former_manager(node, &spec).await?;
-        let current = node
-            .runtime
-            .state()
-            .await?
-            .containers
-            .into_iter()
-            .find(|c| c.name == spec.name && matches!(c.state, ContainerState::Running { .. }));
-        let files = self.former_files(node, declaration.id).await?;
         let way_back = files.way_back(&former);
         let begun = async {
             if current.is_none() {
-                let stage = Stage::begin(
-                    self.reporter.as_ref(),
-                    format!("start the lifecycle manager on {}", endpoint.node),
-                );
-                for old in &former {
-                    node.runtime.stop_container(&old.name, None).await?;
-                }
-                if let Some(old) = way_back {
-                    files.keep(node, old).await?;
-                }
+                let what = format!("start the lifecycle manager on {}", endpoint.node);
+                let stage = self.stage(what, NODE_ANSWERS_WITHIN);
+                let stop = async {
+                    for old in &former {
+                        node.runtime.stop_container(&old.name, None).await?;
+                    }
+                    match way_back {
+                        Some(old) => files.keep(node, old).await,
+                        None => Ok(()),
+                    }
+                };
+                stage.part(stop).await?;
                 let handover = Handover::new(
                     &self.secrets,
                     declaration,
@@ -106,11 +117,14 @@ impl Bootstrapper {
                     endpoint.clone(),
                     image.clone(),
                 );
-                for file in handover.files()? {
-                    node.host.put(file).await?;
-                }
-                node.runtime.ensure_container(&spec).await?;
-                stage.done();
+                let handed = handover.files()?;
+                let start = async {
+                    for file in handed {
+                        node.host.put(file).await?;
+                    }
+                    node.runtime.ensure_container(&spec).await
+                };
+                stage.run(start).await?;
             }
             self.answers(client.as_ref()).await
         };
@@ -127,12 +141,17 @@ impl Bootstrapper {
                 });
             };
             // What ran before runs again, on what it had.
-            node.runtime.remove_container(&spec.name).await?;
-            let kept = self.former_files(node, declaration.id).await?;
-            if kept.has(old) {
-                kept.put_back(node, old).await?;
-            }
-            node.runtime.start_container(&old.name).await?;
+            let put_back = async {
+                node.runtime.remove_container(&spec.name).await?;
+                let kept = self.former_files(node, declaration.id).await?;
+                if kept.has(old) {
+                    kept.put_back(node, old).await?;
+                }
+                node.runtime.start_container(&old.name).await
+            };
+            self.wait("the previous manager's start", NODE_ANSWERS_WITHIN)
+                .until(put_back)
+                .await?;
             return Err(Error::Failed {
                 what: "replacing the lifecycle manager".into(),
                 why: format!(
@@ -141,37 +160,44 @@ impl Bootstrapper {
                 source: Some(Box::new(error)),
             });
         }
-        if !former.is_empty() {
-            self.remove_outdated_manager_images(node, &image).await?;
-        }
-        for old in &former {
-            node.runtime.remove_container(&old.name).await?;
-        }
-        if let Some(old) = way_back {
-            files.forget(node, old).await?;
-        }
+        let clear = async {
+            if !former.is_empty() {
+                self.remove_outdated_manager_images(node, &image).await?;
+            }
+            for old in &former {
+                node.runtime.remove_container(&old.name).await?;
+            }
+            match way_back {
+                Some(old) => files.forget(node, old).await,
+                None => Ok(()),
+            }
+        };
+        self.wait("the removal of the previous manager", NODE_ANSWERS_WITHIN)
+            .until(clear)
+            .await?;
         Ok(client)
     }
 
     async fn answers(&self, client: &dyn ManagerApi) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
-        loop {
-            match client.health().await {
-                Ok(()) => return Ok(()),
-                Err(error) => retry_or(error, deadline).await?,
-            }
-        }
+        self.wait("the manager's first answer", MANAGER_ANSWERS_WITHIN)
+            .repeat(|| client.health())
+            .await
     }
 
     async fn manager_image(&self, node: &NodeHandle, declaration: &Declaration) -> Result<String> {
         let digest = self.manager_image.digest().await?;
         let short = digest.get(..12).unwrap_or(&digest);
         let name = format!("{}/lifecycle-manager:{short}", declaration.name);
-        if node.runtime.image(&name).await?.is_none() {
-            let stage = Stage::begin(
-                self.reporter.as_ref(),
-                format!("build {name} on {}", declaration.manager.node),
-            );
+        let known = self
+            .wait(
+                format!("what is known of image {name}"),
+                NODE_ANSWERS_WITHIN,
+            )
+            .until(node.runtime.image(&name))
+            .await?;
+        if known.is_none() {
+            let what = format!("build {name} on {}", declaration.manager.node);
+            let stage = self.stage(what, BUILT_WITHIN);
             let request = BuildRequest {
                 tag: name.clone(),
                 dockerfile: "Dockerfile".into(),
@@ -180,7 +206,7 @@ impl Bootstrapper {
                 context: self.manager_image.context().await?,
             };
             let line = |text: &str| stage.line(text);
-            node.runtime.build_image(request, &line).await?;
+            stage.part(node.runtime.build_image(request, &line)).await?;
             stage.done();
         }
         Ok(name)

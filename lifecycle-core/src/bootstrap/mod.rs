@@ -23,8 +23,11 @@ mod reach;
 mod registry;
 mod removal;
 mod restart;
+mod retry;
 mod secrets;
+mod wait;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,14 +46,16 @@ pub use publish::publish;
 pub use reach::{ReachManager, ThroughNode};
 pub use removal::{Contents, Removal};
 pub use secrets::{MemoryState, OperatorState, Placed, PlatformSecrets, StateDirectory};
+pub use wait::Wait;
 
 use self::not_from_outside::NotFromOutside;
 use self::progress::Stage;
-use crate::api::ManagerApi;
+use self::wait::LoopWatch;
+use crate::api::{ManagerApi, view};
 use crate::cloud::{ObservedNode, Power, PreflightReport, Timed};
 use crate::error::{Error, Result, Retry};
 use crate::host::{HostCommand, HostFile, NodeHandle};
-use crate::model::{Epoch, Generation, ImageSource, PlatformId};
+use crate::model::{Epoch, Generation, ImageSource, NodeName, NodeSpec, PlatformId};
 use crate::platform::{Access, Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::placement::place;
@@ -61,6 +66,21 @@ use crate::secret::PlatformKey;
 
 /// How long a manager that was just started may take to answer.
 const MANAGER_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
+
+/// How long the cloud may take to answer one question, throttled ones included.
+const CLOUD_ANSWERS_WITHIN: Duration = Duration::from_mins(5);
+
+/// How long a connection to a node may take.
+const CONNECTED_WITHIN: Duration = Duration::from_mins(2);
+
+/// How long a node may take for short work.
+const NODE_ANSWERS_WITHIN: Duration = Duration::from_mins(5);
+
+/// How long a code base or an image may take to a node.
+const SENT_WITHIN: Duration = Duration::from_hours(1);
+
+/// How long a database may take.
+const DATABASE_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
 
 /// How often is asked again while something is waited for.
 const PACE: Duration = Duration::from_millis(200);
@@ -104,8 +124,12 @@ impl Bootstrapper {
     /// Brings the platform up and follows until every service is ready or has failed.
     pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
         self.preflight(declaration).await?;
-        self.check_detour().await?;
-        self.prepare_databases(declaration.id).await?;
+        self.wait("the host that nodes are reached through", CONNECTED_WITHIN)
+            .until(self.check_detour())
+            .await?;
+        self.wait("the registry's databases", DATABASE_ANSWERS_WITHIN)
+            .until(self.prepare_databases(declaration.id))
+            .await?;
         self.state
             .keep_placed(&Placed {
                 cloud: declaration.cloud.clone(),
@@ -115,38 +139,75 @@ impl Bootstrapper {
             .await?;
         let mut seen = self.nodes(declaration, options).await?;
         let machine = self.manager_machine(declaration).await?;
-        let node = self.backends.connector.connect(&machine).await?;
+        let node = self.connect(&machine).await?;
         self.publish_code(&node, declaration).await?;
         self.hand_on_images(&node, declaration).await?;
         let endpoint = endpoint(&machine, declaration)?;
         let client = self
             .manager(&machine, &node, declaration, &endpoint)
             .await?;
-        self.record_manager(&endpoint).await?;
+        self.wait("the registry's database", DATABASE_ANSWERS_WITHIN)
+            .until(self.record_manager(&endpoint))
+            .await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
-        node.host
-            .put(Handover::declaration_file(declaration)?)
+        let file = Handover::declaration_file(declaration)?;
+        self.wait("the declaration on the manager's node", NODE_ANSWERS_WITHIN)
+            .until(node.host.put(file))
             .await?;
         let (outcome, more) = follow::follow(
             client.as_ref(),
             applied.generation,
             cursor,
             self.expecting(declaration).await.as_ref(),
+            self.backends.clock.as_ref(),
         )
         .await?;
         seen.extend(more);
         self.learn(declaration, &seen).await;
-        self.remove_outdated_code(&node, declaration).await?;
+        self.wait("the removal of outdated code bases", NODE_ANSWERS_WITHIN)
+            .until(self.remove_outdated_code(&node, declaration))
+            .await?;
         Ok(outcome)
+    }
+
+    /// A wait that is reported to whoever is told of the progress.
+    pub fn wait(&self, what: impl Into<String>, limit: Duration) -> Wait<'_> {
+        let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
+        Wait::new(reporter, clock, what, limit)
+    }
+
+    fn stage(&self, what: String, limit: Duration) -> Stage<'_> {
+        let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
+        Stage::begin(reporter, clock, what, limit)
+    }
+
+    async fn connect(&self, machine: &ObservedNode) -> Result<NodeHandle> {
+        self.wait(format!("SSH to node {}", machine.name), CONNECTED_WITHIN)
+            .until(self.backends.connector.connect(machine))
+            .await
+    }
+
+    /// What the cloud shows of a node.
+    async fn look_up(&self, node: &NodeName) -> Result<Option<ObservedNode>> {
+        self.wait(
+            format!("the cloud's answer about node {node}"),
+            CLOUD_ANSWERS_WITHIN,
+        )
+        .until(self.backends.cloud.get(node))
+        .await
+    }
+
+    async fn list_nodes(&self) -> Result<Vec<ObservedNode>> {
+        self.wait("the cloud's list of nodes", CLOUD_ANSWERS_WITHIN)
+            .until(self.backends.cloud.list())
+            .await
     }
 
     /// A client of the running manager, through its node.
     pub async fn client(&self, platform: PlatformId) -> Result<Arc<dyn ManagerApi>> {
         let placed = self.state.placed().await?.ok_or_else(not_up)?;
         let machine = self
-            .backends
-            .cloud
-            .get(&placed.manager.node)
+            .look_up(&placed.manager.node)
             .await?
             .ok_or_else(not_up)?;
         if machine.power != Power::Running {
@@ -155,9 +216,12 @@ impl Bootstrapper {
                 source: None,
             });
         }
-        let node = self.backends.connector.connect(&machine).await?;
-        self.reach
-            .reach(&machine, &node, platform, placed.manager.port)
+        let node = self.connect(&machine).await?;
+        self.wait("the way to the manager", CONNECTED_WITHIN)
+            .until(
+                self.reach
+                    .reach(&machine, &node, platform, placed.manager.port),
+            )
             .await
     }
 
@@ -168,14 +232,16 @@ impl Bootstrapper {
             stays(&placed, declaration)?;
         }
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
-        let mut report = self.backends.cloud.preflight(&nodes).await?;
+        let mut report = self.cloud_preflight(&nodes).await?;
         let mut problems = std::mem::take(&mut report.problems);
         let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
         let placement = place(&declared, &Observed::default());
         let misfits = placement.misfits.iter();
         problems.extend(misfits.map(|(id, why)| format!("{id} fits no node: {why}")));
         if problems.is_empty() {
-            self.check_registry(declaration.id).await?;
+            self.wait("the registry's database", DATABASE_ANSWERS_WITHIN)
+                .until(self.check_registry(declaration.id))
+                .await?;
             report.predicted = self.predict(declaration, report.predicted).await;
             return Ok(report);
         }
@@ -184,6 +250,47 @@ impl Bootstrapper {
             why: problems.join("; "),
             mend: "mend this first; nothing was changed".into(),
         })
+    }
+
+    /// Why nothing can be done with this platform from here, if its nodes exist and this machine
+    /// does not have its secrets: new ones would open none of these nodes. `kept_in` is where they
+    /// are expected. Changes and keeps nothing.
+    ///
+    /// # Errors
+    /// Those of the cloud that is asked for the nodes.
+    pub async fn lacks_secrets(&self, kept_in: &Path) -> Result<Option<Error>> {
+        if self.state.secrets().await?.is_some() {
+            return Ok(None);
+        }
+        let nodes = self.list_nodes().await?;
+        if nodes.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+        Ok(Some(Error::Denied {
+            what: "access to the platform's nodes".into(),
+            why: format!(
+                "its nodes exist ({}), and this machine does not have the platform's secrets: \
+                 they are expected in {}",
+                names.join(", "),
+                kept_in.display()
+            ),
+            mend: format!(
+                "copy {} from the machine that brought the platform up, readable by you only; if \
+                 the secrets are lost, delete these nodes at their provider, and `bootstrapper up` \
+                 creates them again; nothing was touched",
+                kept_in.display()
+            ),
+        }))
+    }
+
+    async fn cloud_preflight(&self, nodes: &[NodeSpec]) -> Result<PreflightReport> {
+        self.wait(
+            "the cloud's answer whether nodes can be created",
+            CLOUD_ANSWERS_WITHIN,
+        )
+        .until(self.backends.cloud.preflight(nodes))
+        .await
     }
 
     /// Refuses a detour that lets nobody through, before nodes are made that nothing reaches. One
@@ -219,7 +326,9 @@ impl Bootstrapper {
         let driver = Driver::new(backends, options, epoch, snapshot, target);
         let mut status = driver.status();
         let reporter = self.expecting(declaration).await;
-        let mut shown = progress::StepLines::new(reporter.as_ref());
+        let clock = Arc::clone(&self.backends.clock);
+        let mut shown = progress::StepLines::new(reporter.as_ref(), clock.as_ref());
+        let mut waits = LoopWatch::new(reporter.as_ref(), clock.as_ref());
         let watch = async {
             loop {
                 let now = status.borrow_and_update().clone();
@@ -232,8 +341,12 @@ impl Bootstrapper {
                         return Err(nodes_failed(&now.plan));
                     }
                 }
-                if status.changed().await.is_err() {
-                    return Err(Error::failed("the control loop", "it ended"));
+                waits.see(&now.running, &view::waits(&now.plan))?;
+                tokio::select! {
+                    changed = status.changed() => if changed.is_err() {
+                        return Err(Error::failed("the control loop", "it ended"));
+                    },
+                    () = tokio::time::sleep_until(waits.next_report()) => {}
                 }
             }
         };
@@ -253,9 +366,7 @@ impl Bootstrapper {
 
     async fn manager_machine(&self, declaration: &Declaration) -> Result<ObservedNode> {
         let name = &declaration.manager.node;
-        self.backends
-            .cloud
-            .get(name)
+        self.look_up(name)
             .await?
             .ok_or_else(|| Error::not_found(format!("node {name}")))
     }
@@ -269,9 +380,12 @@ impl Bootstrapper {
         }
         let directory = code_directory(declaration.id);
         let listing = format!("ls -1 '{directory}' 2>/dev/null || true");
-        let present = node
-            .host
-            .exec(HostCommand::new(listing).as_root())
+        let present = self
+            .wait(
+                "the list of code bases on the manager's node",
+                NODE_ANSWERS_WITHIN,
+            )
+            .until(node.host.exec(HostCommand::new(listing).as_root()))
             .await?
             .success("listing the code bases on the manager's node")?;
         let mut sent = std::collections::BTreeSet::new();
@@ -283,19 +397,17 @@ impl Bootstrapper {
             if present.lines().any(|line| line == file) || !sent.insert(file.clone()) {
                 continue;
             }
-            let stage = Stage::begin(
-                self.reporter.as_ref(),
-                format!("send code base {}", source.code.name),
-            );
-            let contents = self.backends.code.archive(&source.code).await?;
-            node.host
-                .put(HostFile {
+            let stage = self.stage(format!("send code base {}", source.code.name), SENT_WITHIN);
+            let transfer = async {
+                let contents = self.backends.code.archive(&source.code).await?;
+                let file = HostFile {
                     path: format!("{directory}/{file}"),
                     mode: 0o400,
                     contents,
-                })
-                .await?;
-            stage.done();
+                };
+                node.host.put(file).await
+            };
+            stage.run(transfer).await?;
         }
         Ok(())
     }
@@ -319,10 +431,28 @@ impl Bootstrapper {
         }
         for name in names {
             // A digest is no name that survives the way; who needs such an image pulls it.
-            if name.contains('@') || node.runtime.image(&name).await?.is_some() {
+            if name.contains('@') {
                 continue;
             }
-            match operator.image(&name).await {
+            let is_there = self
+                .wait(
+                    format!("what is known of image {name}"),
+                    NODE_ANSWERS_WITHIN,
+                )
+                .until(node.runtime.image(&name))
+                .await?
+                .is_some();
+            if is_there {
+                continue;
+            }
+            let asked = self
+                .wait(
+                    "the answer of the engine on this machine",
+                    NODE_ANSWERS_WITHIN,
+                )
+                .until(operator.image(&name))
+                .await;
+            match asked {
                 Ok(Some(_)) => {}
                 Ok(None) => continue,
                 // An engine that is switched off has nothing to give, and need not run.
@@ -331,13 +461,12 @@ impl Bootstrapper {
                     return Ok(());
                 }
             }
-            let stage = Stage::begin(
-                self.reporter.as_ref(),
-                format!("send image {name} to the manager's node"),
-            );
-            let archive = operator.export_image(&name).await?;
-            node.runtime.import_image(archive).await?;
-            stage.done();
+            let what = format!("send image {name} to the manager's node");
+            let send = async {
+                let archive = operator.export_image(&name).await?;
+                node.runtime.import_image(archive).await
+            };
+            self.stage(what, SENT_WITHIN).run(send).await?;
         }
         Ok(())
     }
@@ -349,23 +478,22 @@ impl Bootstrapper {
         client: &dyn ManagerApi,
         declaration: &Declaration,
     ) -> Result<(u64, crate::api::wire::AppliedV1)> {
-        let deadline = tokio::time::Instant::now() + MANAGER_ANSWERS_WITHIN;
-        loop {
-            let attempt = async {
-                // A manager that has just begun has no history: all of it belongs to this run.
-                let is_new = !client.progress().await?.open;
-                let cursor = if is_new {
-                    0
-                } else {
-                    client.last_event().await?
-                };
-                Ok((cursor, client.apply(declaration).await?))
+        let attempt = || async {
+            // A manager that has just begun has no history: all of it belongs to this run.
+            let is_new = !client.progress().await?.open;
+            let cursor = if is_new {
+                0
+            } else {
+                client.last_event().await?
             };
-            match attempt.await {
-                Ok(applied) => return Ok(applied),
-                Err(error) => retry_or(error, deadline).await?,
-            }
-        }
+            Ok((cursor, client.apply(declaration).await?))
+        };
+        self.wait(
+            "the manager's acceptance of the declaration",
+            MANAGER_ANSWERS_WITHIN,
+        )
+        .repeat(attempt)
+        .await
     }
 }
 

@@ -19,7 +19,7 @@ impl Bootstrapper {
         usual: Option<Duration>,
     ) -> Option<Duration> {
         let predicted = async {
-            let known = self.backends.cloud.list().await?;
+            let known = self.list_nodes().await?;
             let durations = self.state.durations().await?;
             let provider = self.backends.cloud.capabilities().name;
             let new = declaration
@@ -100,6 +100,23 @@ impl Reporter for Expecting {
                     None => text,
                 };
                 self.inner.report(Progress::Line { key, text });
+            }
+            Progress::Waiting {
+                key,
+                what,
+                since,
+                until,
+                says,
+            } => {
+                let says = [says, usual(&key)].into_iter().flatten();
+                let says = says.reduce(|says, usual| format!("{says}; {usual}"));
+                self.inner.report(Progress::Waiting {
+                    key,
+                    what,
+                    since,
+                    until,
+                    says,
+                });
             }
             other => self.inner.report(other),
         }

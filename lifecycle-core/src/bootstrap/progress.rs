@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
+use super::wait::Wait;
+use crate::clock::Clock;
 use crate::cloud::Timed;
+use crate::error::Result;
 use crate::reconcile::{Status, StepId};
 
 /// One piece of news.
@@ -44,6 +49,19 @@ pub enum Progress {
         /// Why.
         why: String,
     },
+    /// Something is waited for, or still being carried out. Reported every few seconds.
+    Waiting {
+        /// Its key; that of what began, if it is something that began.
+        key: String,
+        /// What is waited for.
+        what: String,
+        /// Since when.
+        since: DateTime<Utc>,
+        /// Until when at the latest.
+        until: DateTime<Utc>,
+        /// The latest news of it.
+        says: Option<String>,
+    },
     /// Something that happened at a moment.
     Told {
         /// What, in a sentence.
@@ -68,22 +86,43 @@ pub(super) struct Stage<'a> {
     reporter: &'a dyn Reporter,
     what: String,
     since: Instant,
+    wait: Wait<'a>,
 }
 
 impl<'a> Stage<'a> {
-    pub(super) fn begin(reporter: &'a dyn Reporter, what: String) -> Self {
+    /// Begins something that takes no longer than `limit`.
+    pub(super) fn begin(
+        reporter: &'a dyn Reporter,
+        clock: &dyn Clock,
+        what: String,
+        limit: Duration,
+    ) -> Self {
         reporter.report(Progress::Began {
             key: what.clone(),
             what: what.clone(),
         });
         Self {
             reporter,
-            what,
             since: Instant::now(),
+            wait: Wait::new(reporter, clock, what.clone(), limit),
+            what,
         }
     }
 
+    /// Carries it out, and tells that it is done.
+    pub(super) async fn run<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let value = self.wait.until(work).await?;
+        self.done();
+        Ok(value)
+    }
+
+    /// Carries a part of it out.
+    pub(super) async fn part<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.wait.until(work).await
+    }
+
     pub(super) fn line(&self, text: &str) {
+        self.wait.says(text);
         self.reporter.report(Progress::Line {
             key: self.what.clone(),
             text: text.to_owned(),
@@ -102,16 +141,18 @@ impl<'a> Stage<'a> {
 /// Turns statuses of a control loop into news of its steps.
 pub(super) struct StepLines<'a> {
     reporter: &'a dyn Reporter,
-    running: BTreeMap<StepId, (String, Instant, Option<String>)>,
+    clock: &'a dyn Clock,
+    running: BTreeMap<StepId, (String, DateTime<Utc>, Option<String>)>,
     failures: BTreeMap<StepId, String>,
     /// How long those took that ended well.
     pub(super) took: Vec<Timed>,
 }
 
 impl<'a> StepLines<'a> {
-    pub(super) fn new(reporter: &'a dyn Reporter) -> Self {
+    pub(super) fn new(reporter: &'a dyn Reporter, clock: &'a dyn Clock) -> Self {
         Self {
             reporter,
+            clock,
             running: BTreeMap::new(),
             failures: BTreeMap::new(),
             took: Vec::new(),
@@ -135,7 +176,7 @@ impl<'a> StepLines<'a> {
                     key: key.clone(),
                     what: step.what.clone(),
                 });
-                (step.what.clone(), Instant::now(), None)
+                (step.what.clone(), step.since, None)
             });
             if let Some(line) = &step.last_line
                 && entry.2.as_ref() != Some(line)
@@ -167,15 +208,12 @@ impl<'a> StepLines<'a> {
                     });
                 }
             } else {
+                let took = (self.clock.now() - since).to_std().unwrap_or_default();
                 self.took.push(Timed {
                     step: key.clone(),
-                    took: since.elapsed(),
+                    took,
                 });
-                self.reporter.report(Progress::Done {
-                    key,
-                    what,
-                    took: since.elapsed(),
-                });
+                self.reporter.report(Progress::Done { key, what, took });
             }
         }
     }

@@ -1,9 +1,15 @@
 //! Publishes code bases of this machine to the store that the platform builds from.
 
+use std::time::Duration;
+
 use super::Reporter;
 use super::progress::Stage;
+use crate::clock::Clock;
 use crate::code::{CodePublisher, DirectoryStore, Published, publishing};
 use crate::error::Result;
+
+/// How long one code base may take.
+const PUBLISHED_WITHIN: Duration = Duration::from_hours(2);
 
 /// Publishes the named code bases, one after the other, and asks the store after each what it
 /// holds then. Those before one that fails stay published.
@@ -15,12 +21,14 @@ pub async fn publish(
     store: &dyn CodePublisher,
     names: &[String],
     reporter: &dyn Reporter,
+    clock: &dyn Clock,
 ) -> Result<Vec<Published>> {
     let mut published = Vec::new();
     for name in names {
-        let stage = Stage::begin(reporter, format!("publish code base {name}"));
-        published.push(publishing::publish(directory, store, name).await?);
-        stage.done();
+        let what = format!("publish code base {name}");
+        let stage = Stage::begin(reporter, clock, what, PUBLISHED_WITHIN);
+        let done = stage.run(publishing::publish(directory, store, name));
+        published.push(done.await?);
     }
     Ok(published)
 }

@@ -86,25 +86,27 @@ impl fmt::Display for Contents {
 impl Bootstrapper {
     /// What `down` removes or clears: all nodes of the platform.
     pub async fn removed_by_down(&self) -> Result<Vec<Removal>> {
-        let nodes = self.backends.cloud.list().await?;
-        Ok(self.with_contents(nodes).await)
+        let nodes = self.list_nodes().await?;
+        self.with_contents(nodes).await
     }
 
     /// What bringing `declaration` up deletes for good: nodes that were made for the platform and
     /// are declared no longer. Containers that are replaced, and services that left the
     /// declaration, lose nothing that a named volume holds.
     pub async fn removed_by_up(&self, declaration: &Declaration) -> Result<Vec<Removal>> {
-        let nodes = self.backends.cloud.list().await?;
+        let nodes = self.list_nodes().await?;
         let dropped = nodes.into_iter().filter(|node| {
             node.created
                 && node.name != declaration.manager.node
                 && !declaration.nodes.contains_key(&node.name)
         });
-        Ok(self.with_contents(dropped.collect()).await)
+        self.with_contents(dropped.collect()).await
     }
 
-    async fn with_contents(&self, nodes: Vec<ObservedNode>) -> Vec<Removal> {
-        stream::iter(nodes)
+    async fn with_contents(&self, nodes: Vec<ObservedNode>) -> Result<Vec<Removal>> {
+        let rounds = u32::try_from(nodes.len().div_ceil(LOOKS)).unwrap_or(u32::MAX);
+        let limit = PATIENCE.saturating_mul(rounds.saturating_add(1));
+        let asked = stream::iter(nodes)
             .map(|node| async move {
                 let asked = tokio::time::timeout(PATIENCE, self.contents(&node)).await;
                 let contents = match asked {
@@ -117,7 +119,9 @@ impl Bootstrapper {
                 Removal { node, contents }
             })
             .buffered(LOOKS)
-            .collect()
+            .collect::<Vec<_>>();
+        self.wait("what the nodes say is on them", limit)
+            .until(async { Ok(asked.await) })
             .await
     }
 

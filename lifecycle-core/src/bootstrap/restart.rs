@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Bootstrapper;
 use super::follow::follow_operation;
-use super::{Bootstrapper, retry_or};
 use crate::api::ManagerApi;
 use crate::api::wire::RestartV1;
 use crate::error::{Error, Result};
@@ -19,20 +19,20 @@ impl Bootstrapper {
     pub async fn restart(&self, platform: PlatformId, name: &str) -> Result<Vec<String>> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        let cursor = client.last_event().await?;
-        let replaces = runs(client, name).await?;
+        let asked = async { Ok((client.last_event().await?, runs(client, name).await?)) };
+        let (cursor, replaces) = self
+            .wait("the manager's answer", ACCEPTED_WITHIN * 2)
+            .until::<_, Error>(asked)
+            .await?;
         let names = replaces.keys().map(ToString::to_string).collect();
         let request = RestartV1 { replaces };
-        let deadline = tokio::time::Instant::now() + ACCEPTED_WITHIN;
-        let operation = loop {
-            // It names what it replaces, so it may be asked for again.
-            match client.restart(name, Some(request.clone())).await {
-                Ok(operation) => break operation,
-                Err(error) => retry_or(error, deadline).await?,
-            }
-        };
-        let reporter = self.reporter.as_ref();
-        let ended = follow_operation(client, operation.id(), cursor, reporter).await?;
+        // It names what it replaces, so it may be asked for again.
+        let operation = self
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
+            .repeat(|| client.restart(name, Some(request.clone())))
+            .await?;
+        let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
+        let ended = follow_operation(client, operation.id(), cursor, reporter, clock).await?;
         match ended.why {
             None => Ok(names),
             Some(why) => Err(Error::failed(format!("the restart of {name}"), why)),

@@ -107,7 +107,7 @@ fn unquoted(text: &str) -> &str {
 
 /// The instructions with the number of the line where each begins; continued lines are joined,
 /// comments left out.
-fn instructions(text: &str) -> Vec<(usize, String)> {
+pub(crate) fn instructions(text: &str) -> Vec<(usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let escape = escape(text);
     let mut found: Vec<(usize, String)> = Vec::new();

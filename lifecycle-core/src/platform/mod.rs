@@ -49,6 +49,7 @@ pub use access::{Access, Credentials, access};
 pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostSpec, LoginSpec};
 pub(crate) use diagnostic::nearest;
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
+pub(crate) use dockerfile::instructions;
 pub use load::{Loaded, Survey, load, survey};
 pub use schema::{SCHEMA_LINE, schema};
 pub use sources::{Sources, find};

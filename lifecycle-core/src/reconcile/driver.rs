@@ -5,11 +5,13 @@
 //! - [`load`]: how much is done at once.
 //! - [`ending`]: what becomes of a step that ended.
 //! - [`network`]: what the agents are told, and what they tell.
+//! - [`retry`]: failures that are forgotten because somebody asked for it.
 
 mod ending;
 mod launch;
 mod load;
 mod network;
+mod retry;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +45,9 @@ use crate::network::Report;
 use crate::registry::{Change, Snapshot};
 
 pub use load::Bounds;
+pub use retry::RetryRequest;
+
+use retry::Retried;
 
 /// What happens within this time for each node and each replica is planned for together, since
 /// few changes come alone: half a millisecond for fifty.
@@ -103,6 +108,9 @@ pub struct RunningStep {
     pub what: String,
     /// Since when.
     pub since: DateTime<Utc>,
+    /// Until when at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
     /// The last line that it said.
     pub last_line: Option<String>,
 }
@@ -118,6 +126,9 @@ pub struct Status {
     pub plan: Arc<Plan>,
     /// What is being carried out.
     pub running: Vec<RunningStep>,
+    /// The number of the latest retry that was asked for and is part of this plan.
+    #[serde(default)]
+    pub retry: u64,
     /// Whether the round has ended: nothing runs, and every replica is ready, completed or
     /// failed.
     pub settled: bool,
@@ -154,7 +165,15 @@ pub struct Driver {
     begun: mpsc::UnboundedSender<CloudOperation>,
     just_begun: mpsc::UnboundedReceiver<CloudOperation>,
     settling: BTreeMap<StepId, Settling>,
-    failures: BTreeMap<StepId, Failure>,
+    /// Steps that failed, and what each of them does.
+    failures: BTreeMap<StepId, (Action, Failure)>,
+    retry_sender: mpsc::UnboundedSender<RetryRequest>,
+    retry_requests: mpsc::UnboundedReceiver<RetryRequest>,
+    /// The request that ended the latest pause.
+    pending_retry: Option<RetryRequest>,
+    retried: Retried,
+    /// Runs that ended and are followed by another one, since a retry was asked for.
+    runs_again: BTreeMap<InstanceId, ContainerRun>,
     lines: Arc<Mutex<BTreeMap<StepId, String>>>,
     has_looked: bool,
     latest: Option<Latest>,
@@ -179,6 +198,7 @@ struct Latest {
 struct Running {
     action: Action,
     since: DateTime<Utc>,
+    until: Option<DateTime<Utc>>,
 }
 
 /// A step that ended and whose effect has not been observed yet.
@@ -209,6 +229,7 @@ impl Driver {
         let last_seen = Arc::new(last_seen(&registry));
         let (begun, just_begun) = mpsc::unbounded_channel();
         let (reporter, reports) = mpsc::unbounded_channel();
+        let (retry_sender, retry_requests) = mpsc::unbounded_channel();
         let feeder = Feeder::new(backends.clone(), epoch, reporter);
         let recorded = registry.nodes.values().map(|v| &v.value);
         let operations = recorded
@@ -236,6 +257,11 @@ impl Driver {
             just_begun,
             settling: BTreeMap::new(),
             failures: BTreeMap::new(),
+            retry_sender,
+            retry_requests,
+            pending_retry: None,
+            retried: Retried::default(),
+            runs_again: BTreeMap::new(),
             lines: Arc::default(),
             has_looked: false,
             latest: None,
@@ -284,10 +310,11 @@ impl Driver {
     /// One pass: observe, plan, record, launch, wait.
     async fn round(&mut self) -> Result<()> {
         self.take_target();
+        self.take_retries().await?;
         let mut next_change = None;
         let target = self.target.borrow().clone();
         if let (Some(target), Some(mut observed)) = (target, self.observe()) {
-            observed.restarts = Arc::clone(&target.restarts);
+            observed.restarts = self.restarts(&target, &observed);
             let now = self.backends.clock.now();
             self.take_up(&target, &observed, now);
             let plan = plan(&target.declared, &observed, &self.options.policy, now);
@@ -347,7 +374,9 @@ impl Driver {
                     .cloud_request
                     .is_none_or(|request| watcher.has_seen_cloud(request)))
         });
-        observed.failures.clone_from(&self.failures);
+        let failures = self.failures.iter();
+        let failures = failures.map(|(id, (_, failure))| (id.clone(), failure.clone()));
+        observed.failures = failures.collect();
         observed.rejected.clone_from(&self.registry.rejected);
         observed.last_seen = Arc::clone(&self.last_seen);
         self.feeder.follow(&observed);
@@ -456,7 +485,10 @@ impl Driver {
     }
 
     fn is_settled(&self, plan: &Plan) -> bool {
-        plan.settled && self.running.is_empty() && self.settling.is_empty()
+        plan.settled
+            && self.running.is_empty()
+            && self.settling.is_empty()
+            && self.has_seen_retried()
     }
 
     fn publish(&self) {
@@ -472,6 +504,7 @@ impl Driver {
             generation: declared.generation,
             taking_down: declared.taking_down,
             settled: self.is_settled(&plan),
+            retry: self.retried.number,
             plan,
             running: self
                 .running
@@ -480,6 +513,7 @@ impl Driver {
                     id: id.clone(),
                     what: running.action.to_string(),
                     since: running.since,
+                    until: running.until,
                     last_line: lines.get(id).cloned(),
                 })
                 .collect(),
@@ -509,6 +543,10 @@ impl Driver {
                     break;
                 }
                 () = changed(&mut target) => break,
+                Some(request) = self.retry_requests.recv() => {
+                    self.pending_retry = Some(request);
+                    break;
+                }
                 () = self.watcher.changed() => break,
                 () = self.feeder.changed() => break,
                 Some((node, report)) = self.reports.recv() => {
@@ -524,7 +562,7 @@ impl Driver {
             while let Some(ended) = self.tasks.try_join_next_with_id() {
                 self.ended(ended).await?;
             }
-            if self.target.has_changed().unwrap_or(false) {
+            if self.target.has_changed().unwrap_or(false) || self.pending_retry.is_some() {
                 break;
             }
             // Who waited for a turn gets it now.

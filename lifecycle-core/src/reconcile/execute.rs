@@ -18,9 +18,10 @@ use crate::code;
 use crate::error::{Error, Result};
 use crate::host::{Account, HostCommand, HostFile, NodeHandle};
 use crate::model::{
-    ApiAccess, ImageSource, InstanceId, NetworkMode, NodeName, PlatformId, Protocol, ServiceName,
+    ApiAccess, BuildSource, ImageSource, InstanceId, NetworkMode, NodeName, PlatformId, Protocol,
+    ServiceName,
 };
-use crate::platform::ManagerEndpoint;
+use crate::platform::{ManagerEndpoint, instructions};
 use crate::runtime::{BuildRequest, ContainerSpec, HostBind, PortBinding, Role};
 use crate::secret::Sensitive;
 
@@ -29,6 +30,9 @@ pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 /// The name that a declaration's own Dockerfile gets within the context.
 const INLINE_DOCKERFILE: &str = ".lifecycle.Dockerfile";
+
+/// How much of a Dockerfile is read to find a line in it, in bytes.
+const LONGEST_DOCKERFILE: u64 = 1 << 20;
 
 /// Where a container finds its credential for the manager's API.
 pub(crate) const API_DIRECTORY: &str = "/run/lifecycle";
@@ -91,10 +95,26 @@ impl Execution {
         action: &Action,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
-        let deadline = match action {
-            Action::ProvisionNode { .. } | Action::StartNode { .. } | Action::DeleteNode { .. } => {
-                return self.change(action, progress).await;
-            }
+        if action.is_at_cloud() {
+            return self.change(action, progress).await;
+        }
+        let limit = self.limit(action);
+        tokio::time::timeout(limit, self.act(action, progress))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::TimedOut {
+                    what: action.to_string(),
+                    after: limit,
+                })
+            })
+    }
+
+    /// How long `action` may take.
+    pub(super) fn limit(&self, action: &Action) -> Duration {
+        match action {
+            Action::ProvisionNode { .. } => self.declared.deadlines.create,
+            Action::StartNode { .. } => self.declared.deadlines.start,
+            Action::DeleteNode { .. } => self.declared.deadlines.delete,
             Action::PrepareNode { .. } => self.deadlines.prepare,
             Action::BuildImage { .. } | Action::CopyImage { .. } | Action::PullImage { .. } => {
                 self.deadlines.image
@@ -106,15 +126,7 @@ impl Execution {
             Action::StartInstance { .. }
             | Action::EnsureAgent { .. }
             | Action::RemoveAgent { .. } => self.deadlines.container,
-        };
-        tokio::time::timeout(deadline, self.act(action, progress))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Error::TimedOut {
-                    what: action.to_string(),
-                    after: deadline,
-                })
-            })
+        }
     }
 
     async fn act(
@@ -264,8 +276,37 @@ impl Execution {
             options: source.options.clone(),
             context,
         };
-        handle.runtime.build_image(request, progress).await?;
-        Ok(())
+        match handle.runtime.build_image(request, progress).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.with_line(error, source).await),
+        }
+    }
+
+    /// The same error with the line of the instruction that failed. Only then is the Dockerfile
+    /// read: a build that succeeds needs no line.
+    async fn with_line(&self, mut error: Error, source: &BuildSource) -> Error {
+        let Error::Build { place, .. } = &mut error else {
+            return error;
+        };
+        if source.options.inline.is_some() {
+            "dockerfile_inline".clone_into(&mut place.file);
+        }
+        let (None, Some(number)) = (place.line, place.number) else {
+            return error;
+        };
+        let code = self.backends.code.as_ref();
+        let text = match &source.options.inline {
+            Some(inline) => Some(inline.clone()),
+            None => code::read_file(code, &source.code, &source.dockerfile, LONGEST_DOCKERFILE)
+                .await
+                .ok()
+                .flatten()
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        };
+        let instructions = text.as_deref().map(instructions).unwrap_or_default();
+        let found = instructions.into_iter().nth(number.saturating_sub(1));
+        place.line = found.map(|(line, _)| line);
+        error
     }
 
     async fn start(&self, id: &InstanceId, container: &str, node: &NodeName) -> Result<()> {

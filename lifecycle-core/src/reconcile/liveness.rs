@@ -176,6 +176,16 @@ impl Liveness {
         soonest.min(policy.check_interval)
     }
 
+    /// Forgets how a container ended, and gives one that is not ready its time once more.
+    pub(super) fn forgive(&mut self, container: &ContainerId, now: DateTime<Utc>) {
+        self.endings.remove(container);
+        if let Some(run) = self.runs.get_mut(container)
+            && let Readiness::Waiting { since } = &mut run.readiness
+        {
+            *since = now;
+        }
+    }
+
     /// Takes one observation into account.
     pub(super) fn note(
         &mut self,

@@ -30,7 +30,7 @@ mod watch;
 
 pub use backends::Backends;
 pub use declared::{Agents, Declared, DeclaredService};
-pub use driver::{Bounds, Driver, DriverOptions, RunningStep, Status, Target};
+pub use driver::{Bounds, Driver, DriverOptions, RetryRequest, RunningStep, Status, Target};
 pub use execute::{Deadlines, ServiceApi};
 pub use look::look;
 pub use observe::{EngineView, NodeView, Observed, Readiness};

@@ -146,8 +146,8 @@ pub enum Readiness {
 pub struct Failure {
     /// How often in a row.
     pub times: u32,
-    /// When it may be tried again.
-    pub again_at: DateTime<Utc>,
+    /// When it is tried again by itself; without it only a retry or another declaration does so.
+    pub again_at: Option<DateTime<Utc>>,
     /// What it said the last time.
     pub why: String,
     /// Whether only a person or another declaration changes it.

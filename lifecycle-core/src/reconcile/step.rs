@@ -511,6 +511,20 @@ pub enum HeldBy {
     },
 }
 
+impl HeldBy {
+    /// Since when it is so, as far as it is known.
+    pub fn since(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::CloudUnknown { since, .. }
+            | Self::NodeUnknown { since, .. }
+            | Self::NodeSilent { since, .. }
+            | Self::Agent { since, .. } => Some(*since),
+            Self::NodeChanging { since, .. } | Self::NotReadyYet { since } => *since,
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for HeldBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -588,6 +602,20 @@ pub struct Held {
     /// By what.
     #[serde(flatten)]
     pub by: HeldBy,
+    /// Until when this round waits for it at the latest, where it waits for this itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_until: Option<DateTime<Utc>>,
+}
+
+impl Held {
+    /// Something that is held up by what this round does not wait for.
+    pub fn new(subject: Subject, by: HeldBy) -> Self {
+        Self {
+            subject,
+            by,
+            waits_until: None,
+        }
+    }
 }
 
 /// How one declared replica stands.

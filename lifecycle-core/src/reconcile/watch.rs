@@ -5,7 +5,7 @@
 mod cloud;
 mod node;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::declared::Declared;
 use super::liveness::Liveness;
 use super::observe::{NodeView, Observed};
 use crate::cloud::ObservedNode;
-use crate::model::NodeName;
+use crate::model::{ContainerId, NodeName};
 use crate::registry::Unknown;
 
 /// How often the cloud, nodes and containers are asked, and how long an answer may take.
@@ -162,6 +162,26 @@ impl Watcher {
         self.shared.views().cloud_request = request;
         self.shared.cloud_wanted.notify_one();
         request
+    }
+
+    /// Forgets how these containers ended, and gives those that are not ready their time once
+    /// more, also in what was observed last.
+    pub(super) fn forgive(&self, containers: &BTreeSet<ContainerId>, now: DateTime<Utc>) {
+        let mut views = self.shared.views();
+        let Views {
+            nodes, liveness, ..
+        } = &mut *views;
+        for container in containers {
+            liveness.forgive(container, now);
+        }
+        for slot in nodes.values_mut() {
+            let Some(state) = slot.view.engine_state() else {
+                continue;
+            };
+            let (readiness, endings) = liveness.of(&state.containers);
+            let view = Arc::make_mut(&mut slot.view);
+            (view.readiness, view.endings) = (readiness, endings);
+        }
     }
 
     /// Whether the node's engine was looked at since this request; true for a node that is gone.

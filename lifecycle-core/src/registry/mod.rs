@@ -13,6 +13,7 @@ mod memory;
 mod mirror;
 #[cfg(feature = "sql")]
 mod sql;
+mod subject;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

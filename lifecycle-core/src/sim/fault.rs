@@ -110,6 +110,13 @@ impl Faults {
         state.faults.failures.push((pattern.to_owned(), error));
     }
 
+    /// Calls whose failure was set with this very pattern fail no more.
+    pub fn repair(&self, pattern: &str) {
+        let mut state = self.world.lock();
+        let failures = &mut state.faults.failures;
+        failures.retain(|(failing, _)| failing != pattern);
+    }
+
     /// The next so many calls to the cloud are throttled.
     pub fn throttle(&self, calls: u32, after: Duration) {
         let mut state = self.world.lock();

@@ -14,8 +14,8 @@ use super::databases::SimDatabases;
 use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, ServiceLogLine,
-    ServiceV1,
+    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, RetriedV1,
+    ServiceLogLine, ServiceV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -288,6 +288,10 @@ impl ManagerApi for SimApi {
 
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
         self.now()?.restart(name, replaces).await
+    }
+
+    async fn retry(&self, name: &str) -> Result<RetriedV1> {
+        self.now()?.retry(name).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {

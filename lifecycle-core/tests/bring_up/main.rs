@@ -5,6 +5,7 @@ mod registry;
 mod restart;
 mod stage;
 mod upgrade;
+mod waits;
 
 use std::collections::BTreeSet;
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use lifecycle_core::Result;
 use lifecycle_core::api::ManagerApi;
 use lifecycle_core::bootstrap::{
-    Bootstrapper, ManagerImage, MemoryState, OperatorState, Outcome, Removal, UpOptions,
+    Bootstrapper, ManagerImage, MemoryState, OperatorState, Outcome, Removal, Reporter, UpOptions,
 };
 use lifecycle_core::clock::{IdSource, SeededIds};
 use lifecycle_core::code::CodeStore;
@@ -21,7 +21,7 @@ use lifecycle_core::model::{
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec, RegistrySpec};
 use lifecycle_core::reconcile::DriverOptions;
 use lifecycle_core::runtime::{Owner, ReadinessProbe};
-use lifecycle_core::sim::{SimDatabases, SimManagers, SimWorld};
+use lifecycle_core::sim::{SimDatabases, SimManagers, SimOptions, SimWorld};
 
 pub(crate) struct Stage {
     pub(crate) world: SimWorld,
@@ -31,6 +31,8 @@ pub(crate) struct Stage {
     pub(crate) registry: RegistrySpec,
     /// A manager's image instead of the usual one.
     pub(crate) manager_image: Option<Arc<dyn ManagerImage>>,
+    /// Who is told of the progress.
+    pub(crate) reporter: Arc<dyn Reporter>,
 }
 
 /// The services as the operator's machine would ask them: nothing but SSH is open to it.
@@ -59,7 +61,12 @@ fn service(name: &str) -> ServiceName {
 impl Stage {
     /// Two nodes, one of them bare; `db`, two `api` that need it ready, `monitoring` last.
     pub(crate) async fn new(seed: u64) -> Self {
-        let world = SimWorld::new(seed);
+        Self::of(SimOptions::seeded(seed)).await
+    }
+
+    pub(crate) async fn of(options: SimOptions) -> Self {
+        let seed = options.seed;
+        let world = SimWorld::with_options(options);
         world.publish_image("debian:bookworm-slim");
         let id = PlatformId::new(SeededIds::new(seed).uuid());
         let mut bare = NodeSpec::new(node("n2"));
@@ -114,6 +121,7 @@ impl Stage {
             declaration,
             registry: RegistrySpec::default(),
             manager_image: None,
+            reporter: Arc::new(()),
         };
         stage.change_code("api", "first").await;
         stage
@@ -170,7 +178,7 @@ impl Stage {
     }
 
     /// A bootstrapper of the present incarnation: all that the one before knew is what it kept.
-    async fn bootstrapper(&self) -> Bootstrapper {
+    pub(crate) async fn bootstrapper(&self) -> Bootstrapper {
         let mut bootstrapper = self.world.bootstrapper(&self.declaration).unwrap();
         match self.state.secrets().await.unwrap() {
             Some(secrets) => bootstrapper.secrets = secrets,
@@ -184,6 +192,7 @@ impl Stage {
         bootstrapper.state = Arc::clone(&self.state) as Arc<dyn OperatorState>;
         bootstrapper.reach = Arc::new(self.managers.clone());
         bootstrapper.registry = self.registry.clone();
+        bootstrapper.reporter = Arc::clone(&self.reporter);
         bootstrapper.databases = Arc::new(self.databases());
         if let Some(image) = &self.manager_image {
             bootstrapper.manager_image = Arc::clone(image);

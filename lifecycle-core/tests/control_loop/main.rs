@@ -18,6 +18,7 @@ mod platform;
 mod postgres_server;
 mod registry;
 mod requests;
+mod retry;
 mod scale;
 mod stage;
 mod take_down;

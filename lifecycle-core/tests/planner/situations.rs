@@ -427,7 +427,7 @@ fn a_fence_that_failed_holds_what_waits_for_it() {
         delete.clone(),
         Failure {
             times: 1,
-            again_at: world.now + TimeDelta::seconds(2),
+            again_at: Some(world.now + TimeDelta::seconds(2)),
             why: "the cloud answered 500".into(),
             is_final: false,
         },
@@ -580,7 +580,7 @@ fn a_step_failed() {
         pull.id.clone(),
         Failure {
             times: 5,
-            again_at: world.now + TimeDelta::seconds(16),
+            again_at: Some(world.now + TimeDelta::seconds(16)),
             why: "no such image".into(),
             is_final: false,
         },

@@ -15,7 +15,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use lifecycle_core::host::ByteStream;
 use lifecycle_core::model::BuildOptions;
 use lifecycle_core::runtime::{BuildRequest, ImageInfo};
-use lifecycle_core::{Error, Result};
+use lifecycle_core::{BuildPlace, Error, Result};
 
 use super::output::{LastLines, Lines};
 use super::{DockerEngine, QUICK};
@@ -108,15 +108,21 @@ impl DockerEngine {
         let mut steps = Box::pin(self.streams.build_image(options, None, Some(body)));
         let mut lines = Lines::default();
         let mut last = LastLines::default();
+        let mut instruction = None;
         let mut say = |line: &str| {
             last.push(line);
+            instruction = begun(line).or(instruction.take());
             progress(line);
         };
         let mut failed = None;
         while let Some(step) = steps.next().await {
             let step = match step {
                 Ok(step) => step,
-                Err(error) => return Err(context.blame(&what, error::engine(&what, error))),
+                Err(error) => {
+                    let error = error::engine(&what, error);
+                    let error = not_parsed(error, &request.dockerfile);
+                    return Err(context.blame(&what, error));
+                }
             };
             if let Some(text) = step.stream {
                 lines.push(text.as_bytes()).iter().for_each(|l| say(l));
@@ -135,10 +141,24 @@ impl DockerEngine {
             say(&rest);
         }
         match failed {
-            Some(why) => Err(Error::failed(
-                what,
-                format!("{why}; it said last: {}", last.joined()),
-            )),
+            Some(why) => {
+                let fails_again = instruction.filter(|begun| begun.fails_again(&why));
+                let why = format!("{why}; it said last: {}", last.joined());
+                let Some(begun) = fails_again else {
+                    return Err(Error::failed(what, why));
+                };
+                let place = BuildPlace {
+                    file: request.dockerfile.clone(),
+                    line: None,
+                    number: Some(begun.number),
+                    instruction: Some(begun.text),
+                };
+                Err(Error::Build {
+                    what,
+                    place: Box::new(place),
+                    why,
+                })
+            }
             None => self.existing_image(&request.tag).await,
         }
     }
@@ -187,6 +207,62 @@ impl DockerEngine {
             Ok(_) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// An instruction of a Dockerfile that the builder has begun.
+#[derive(Debug, PartialEq, Eq)]
+struct Begun {
+    number: usize,
+    text: String,
+}
+
+/// The instruction that a line of the builder (`Step 2/5 : RUN make`) begins.
+fn begun(line: &str) -> Option<Begun> {
+    let (step, text) = line.strip_prefix("Step ")?.split_once(" : ")?;
+    let (number, total) = step.split_once('/')?;
+    total.parse::<usize>().ok()?;
+    Some(Begun {
+        number: number.parse().ok()?,
+        text: text.trim().to_owned(),
+    })
+}
+
+impl Begun {
+    /// Whether the same files fail here again: not what is fetched from elsewhere.
+    fn fails_again(&self, why: &str) -> bool {
+        let word = self.text.split_whitespace().next().unwrap_or_default();
+        match word.to_ascii_uppercase().as_str() {
+            "RUN" => why.contains("returned a non-zero code"),
+            "COPY" => why.contains("COPY failed"),
+            "ADD" => why.contains("ADD failed") && !why.contains("://"),
+            _ => false,
+        }
+    }
+}
+
+/// A Dockerfile that the builder cannot read, with the line that it names.
+fn not_parsed(error: Error, file: &str) -> Error {
+    let Error::Invalid { what, why, .. } = &error else {
+        return error;
+    };
+    let lower = why.to_ascii_lowercase();
+    let Some((_, rest)) = lower.split_once("dockerfile parse error") else {
+        return error;
+    };
+    let line = rest.split_once("line ").and_then(|(_, rest)| {
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse().ok()
+    });
+    let place = BuildPlace {
+        file: file.to_owned(),
+        line,
+        ..BuildPlace::default()
+    };
+    Error::Build {
+        what: what.clone(),
+        place: Box::new(place),
+        why: why.clone(),
     }
 }
 
@@ -248,6 +324,47 @@ mod tests {
         assert_eq!(image(&[], &["nginx@sha256:00"]), ["nginx@sha256:00"]);
         assert_eq!(image(&["a:1"], &["a@sha256:00"]), ["a:1", "a@sha256:00"]);
         assert!(image(&["<none>:<none>"], &["<none>@<none>"]).is_empty());
+    }
+
+    #[test]
+    fn an_instruction_that_fails_again_is_known_from_one_that_fetches() {
+        let begun = |line: &str| begun(line).unwrap();
+        let run = begun("Step 3/7 : RUN make all");
+        assert_eq!((run.number, run.text.as_str()), (3, "RUN make all"));
+        let code = "The command '/bin/sh -c make all' returned a non-zero code: 2";
+        assert!(run.fails_again(code));
+        assert!(!run.fails_again("the engine is going down"));
+        let absent = "COPY failed: file not found in build context: stat x: file does not exist";
+        assert!(begun("Step 1/2 : COPY x /x").fails_again(absent));
+        assert!(!begun("Step 1/2 : FROM debian").fails_again("dial tcp: no such host"));
+        for line in ["Step by step", "Step 1 : RUN x", " ---> Running in 5", ""] {
+            assert_eq!(super::begun(line), None);
+        }
+    }
+
+    #[test]
+    fn a_dockerfile_that_cannot_be_read_names_its_line() {
+        for (why, line) in [
+            (
+                "dockerfile parse error line 3: unknown instruction: RUNN",
+                Some(3),
+            ),
+            ("Dockerfile parse error on line 12: x", Some(12)),
+            ("dockerfile parse error: x", None),
+        ] {
+            let invalid = |why: &str| Error::Invalid {
+                what: "building x".into(),
+                why: why.into(),
+                mend: String::new(),
+            };
+            let error = not_parsed(invalid(why), "sub/Dockerfile");
+            let Error::Build { place, .. } = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!((place.file.as_str(), place.line), ("sub/Dockerfile", line));
+            let other = not_parsed(invalid("no such option"), "Dockerfile");
+            assert!(matches!(other, Error::Invalid { .. }));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod nodes;
 mod operations;
 mod platform;
 mod request;
+mod retry;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/services/{name}/exec", post(exec::run))
         .route("/v1/events", get(events::list))
         .route("/v1/why/{name}", get(why::show))
+        .route("/v1/retry/{name}", post(retry::run))
         .route("/v1/progress", get(platform::progress))
         .route("/v1/operations/{id}", get(operations::show))
         .fallback(|| async { Problem::not_found("no such path") })
@@ -65,16 +67,17 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
 }
 
 /// Until the first round has ended, whatever changes anything is told to wait. Except the
-/// declaration itself, or a bad one could never be mended; a plan changes nothing, and a command
-/// in a container nothing that the platform knows of.
+/// declaration itself, or a bad one could never be corrected; a retry, since what failed is what it
+/// waits for; a plan changes nothing, and a command in a container nothing that the platform knows of.
 async fn change_nothing_while_converging(
     State(manager): State<Arc<Manager>>,
     request: Request,
     next: middleware::Next,
 ) -> Result<Response, Problem> {
     let path = request.uri().path();
-    let may_come_early =
-        matches!(path, "/v1/platform" | "/v1/platform/plan") || path.ends_with("/exec");
+    let may_come_early = matches!(path, "/v1/platform" | "/v1/platform/plan")
+        || path.starts_with("/v1/retry/")
+        || path.ends_with("/exec");
     if manager.is_open() || may_come_early || request.method().is_safe() {
         return Ok(next.run(request).await);
     }

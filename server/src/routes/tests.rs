@@ -28,7 +28,7 @@ use tower_service::Service as _;
 use super::{LARGEST_BODY, router};
 
 /// Every route below `/v1`, and whether the read token is enough.
-const ROUTES: [(&str, &str, bool); 15] = [
+const ROUTES: [(&str, &str, bool); 16] = [
     ("GET", "/v1/platform", true),
     ("PUT", "/v1/platform", false),
     ("DELETE", "/v1/platform", false),
@@ -39,6 +39,7 @@ const ROUTES: [(&str, &str, bool); 15] = [
     ("GET", "/v1/services/web/logs", true),
     ("POST", "/v1/services/web/restart", false),
     ("POST", "/v1/services/web/exec", false),
+    ("POST", "/v1/retry/web", false),
     ("GET", "/v1/why/web", true),
     ("GET", "/v1/events", true),
     ("GET", "/v1/progress", true),

@@ -94,7 +94,7 @@ impl Driver {
                 let failure = self.failure(&id, &error, now);
                 let message = format!("{action}: {}", failure.why);
                 self.tell(EventKind::StepFailed, &action, message, now);
-                self.failures.insert(id.clone(), failure);
+                self.failures.insert(id.clone(), (action.clone(), failure));
             }
         }
         let settling = Settling {
@@ -108,7 +108,7 @@ impl Driver {
     fn failure(&mut self, id: &StepId, error: &Error, now: DateTime<Utc>) -> Failure {
         const LONGEST: Duration = Duration::from_mins(1);
         const FINAL: Duration = Duration::from_mins(5);
-        let times = self.failures.get(id).map_or(1, |f| f.times + 1);
+        let times = self.failures.get(id).map_or(1, |(_, f)| f.times + 1);
         let backoff = Duration::from_secs(1 << (times - 1).min(6)).min(LONGEST);
         let (least, is_final) = match error.retry() {
             Retry::After(after) => (after.max(backoff), false),
@@ -120,12 +120,15 @@ impl Driver {
         if let Some(hint) = error.hint() {
             why = format!("{why} (hint: {hint})");
         }
+        // The same code base and Dockerfile give the same failure.
+        let never_again = matches!(error, Error::Build { .. });
+        let again_at = || {
+            let pause = chrono::TimeDelta::from_std(pause).ok()?;
+            now.checked_add_signed(pause)
+        };
         Failure {
             times,
-            again_at: chrono::TimeDelta::from_std(pause)
-                .ok()
-                .and_then(|pause| now.checked_add_signed(pause))
-                .unwrap_or(now),
+            again_at: (!never_again).then(|| again_at().unwrap_or(now)),
             why,
             is_final,
         }

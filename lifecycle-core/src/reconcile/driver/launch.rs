@@ -148,6 +148,9 @@ impl Driver {
             Running {
                 action: action.clone(),
                 since: now,
+                until: chrono::TimeDelta::from_std(execution.limit(&action))
+                    .ok()
+                    .and_then(|limit| now.checked_add_signed(limit)),
             },
         );
         self.tell(EventKind::StepStarted, &action, action.to_string(), now);

@@ -54,12 +54,7 @@ impl<'a> Planning<'a> {
                     self.hold(subject(), HeldBy::Failed { why: why.clone() });
                     return stands(InstanceState::Failed { why }, true);
                 }
-                self.hold(
-                    subject(),
-                    HeldBy::NotReadyYet {
-                        since: container.started_at,
-                    },
-                );
+                self.hold(subject(), HeldBy::NotReadyYet { since: Some(since) });
                 match endings(&seen) {
                     Some((times, _)) if times >= self.policy.endings_before_failed => {
                         let why = format!("its container ended {times}× in a row");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Gate, Planning, Spot};
 use crate::model::{ImageSource, NodeName, Subject};
 use crate::reconcile::declared::listed_name;
-use crate::reconcile::step::{Action, HeldBy, Reason};
+use crate::reconcile::step::{Action, Held, HeldBy, Reason};
 
 impl<'a> Planning<'a> {
     /// Opens when `node` has the image that `service` runs.
@@ -18,6 +18,9 @@ impl<'a> Planning<'a> {
             ImageSource::Build(source) => {
                 let image = service.image.clone();
                 if let Some(gate) = self.image_at_hand(node, &image, needed_by) {
+                    return gate;
+                }
+                if let Some(gate) = self.cannot_be_built(node, &image, needed_by) {
                     return gate;
                 }
                 let mut needs = BTreeSet::new();
@@ -43,6 +46,28 @@ impl<'a> Planning<'a> {
                 )
             }
         }
+    }
+
+    /// The gate of an image whose build fails whichever node it is tried on.
+    fn cannot_be_built(
+        &mut self,
+        node: &NodeName,
+        image: &str,
+        needed_by: &Subject,
+    ) -> Option<Gate> {
+        let of_image = format!("/image/{image}");
+        let mut failures = self.observed.failures.iter();
+        let (_, failure) =
+            failures.find(|(id, f)| f.again_at.is_none() && id.0.ends_with(&of_image))?;
+        let by = HeldBy::Failed {
+            why: failure.why.clone(),
+        };
+        let held = Held::new(needed_by.clone(), by.clone());
+        if !self.plan.held.contains(&held) {
+            self.plan.held.push(held);
+        }
+        let settled = true;
+        Some(self.remember(node, image.to_owned(), Gate::Shut { by, settled }))
     }
 
     /// Opens when `node` has an image that somebody else made.
@@ -164,6 +189,11 @@ impl<'a> Planning<'a> {
 
     fn remember(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
         let gate = match gate {
+            // What failed for good is the reason of whatever needs the image.
+            shut @ Gate::Shut {
+                by: HeldBy::Failed { .. },
+                ..
+            } => shut,
             // The step's own subject is held already; what waits for it says for what.
             Gate::Shut { settled, .. } => Gate::Shut {
                 by: HeldBy::Image {

@@ -229,14 +229,20 @@ impl<'a> Planning<'a> {
         let id = action.id();
         if let Some(failure) = self.observed.failures.get(&id) {
             let given_up = failure.is_final || failure.times >= self.policy.failures_before_failed;
-            if failure.again_at > self.now {
-                let by = HeldBy::Backoff {
-                    step: id,
-                    until: failure.again_at,
-                    failures: failure.times,
-                    why: failure.why.clone(),
+            if failure.again_at.is_none_or(|at| at > self.now) {
+                let why = failure.why.clone();
+                let by = match failure.again_at {
+                    Some(until) => HeldBy::Backoff {
+                        step: id,
+                        until,
+                        failures: failure.times,
+                        why,
+                    },
+                    None => HeldBy::Failed { why },
                 };
-                self.changes_at(failure.again_at);
+                if let Some(at) = failure.again_at {
+                    self.changes_at(at);
+                }
                 self.hold(action.subject(), by.clone());
                 return Gate::Shut {
                     by,
@@ -254,7 +260,33 @@ impl<'a> Planning<'a> {
     }
 
     fn hold(&mut self, subject: Subject, by: HeldBy) {
-        self.plan.held.push(Held { subject, by });
+        let waits_until = self.waits_until(&subject, &by);
+        self.plan.held.push(Held {
+            subject,
+            by,
+            waits_until,
+        });
+    }
+
+    /// Until when the round waits for what holds something up by itself.
+    fn waits_until(&self, subject: &Subject, by: &HeldBy) -> Option<DateTime<Utc>> {
+        let patience = match by {
+            HeldBy::Backoff { until, .. } => return Some(*until),
+            HeldBy::CloudUnknown { .. }
+            | HeldBy::NodeUnknown { .. }
+            | HeldBy::NodeSilent { .. }
+            | HeldBy::Agent { .. } => self.policy.unknown_before_failed,
+            HeldBy::NodeChanging { .. } => self.policy.changing_before_failed,
+            HeldBy::NotReadyYet { .. } => {
+                let Subject::Instance(id) = subject else {
+                    return None;
+                };
+                self.declared.services.get(&id.service)?.spec.ready_within
+            }
+            _ => return None,
+        };
+        let patience = chrono::Duration::from_std(patience).ok()?;
+        by.since()?.checked_add_signed(patience)
     }
 
     fn changes_at(&mut self, at: DateTime<Utc>) {

@@ -1,0 +1,60 @@
+//! A wait says what it waits for, since when and until when, on a terminal and without one. Which
+//! waits there are, and that each ends, is shown in the simulation (`lifecycle-core`).
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::project::Project;
+use crate::terminal::OnTerminal;
+
+/// Within this time a command that waits says so.
+const TOLD: Duration = Duration::from_secs(15);
+
+/// A code store that accepts connections and never answers.
+fn silent_store(project: &Project) -> TcpListener {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    project.compose("  api:\n    build: api\n");
+    project.write("api/Dockerfile", "FROM debian:bookworm-slim\n");
+    project.write(
+        "platform.toml",
+        &format!(
+            "[code]\nstore = \"azure-files\"\naccount = \"silent\"\nshare = \"code\"\n\
+             endpoint = \"https://127.0.0.1:{port}\"\nkey = {{ env = \"FILES_KEY\" }}\n"
+        ),
+    );
+    project.set("FILES_KEY", "c2VjcmV0");
+    listener
+}
+
+#[test]
+fn a_wait_is_told_on_a_terminal_and_without_one() {
+    let project = Project::new();
+    let _silent = silent_store(&project);
+    let without = project.start(&["plan"]);
+    let published = project.start(&["publish"]);
+    let on_terminal = OnTerminal::start(project.command(&["up"]));
+    let with_spinner = OnTerminal::start(project.command(&["publish"]));
+    std::thread::sleep(TOLD);
+    for (screen, told) in [
+        (&on_terminal, "waiting: the code store's answer"),
+        // Behind the spinner of what began.
+        (&with_spinner, "publish code base api"),
+    ] {
+        let raw = screen.raw();
+        assert!(raw.contains(told) && raw.contains("since "), "{raw}");
+    }
+    on_terminal.interrupts();
+    on_terminal.ends(130);
+    with_spinner.interrupts();
+    with_spinner.ends(130);
+    for (running, told) in [
+        (without, "… waiting: the code store's answer (since "),
+        (published, "… publish code base api (since "),
+    ] {
+        let said = running.kill_after(Duration::ZERO).stderr;
+        let line = said.lines().find(|line| line.contains(told));
+        let line = line.unwrap_or_else(|| panic!("no {told:?}: {said}"));
+        assert!(line.contains(", until ") && line.contains(" UTC"), "{line}");
+    }
+}

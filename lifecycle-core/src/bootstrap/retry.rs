@@ -1,0 +1,23 @@
+//! Has the manager try again at once what failed.
+
+use std::time::Duration;
+
+use super::Bootstrapper;
+use crate::error::Result;
+use crate::model::PlatformId;
+
+/// How long a manager may take to accept a request.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
+
+impl Bootstrapper {
+    /// Forgets the failures of a service, a replica (`web-2`) or a node, so that what failed is
+    /// tried again at once. Returns what is tried again, in words; it does not wait for the end.
+    pub async fn retry(&self, platform: PlatformId, name: &str) -> Result<Vec<String>> {
+        let client = self.client(platform).await?;
+        let answer = self
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
+            .repeat(|| client.retry(name))
+            .await?;
+        Ok(answer.retried)
+    }
+}

@@ -1,0 +1,367 @@
+//! The waits of a command. Each one reports what it waits for, since when and until when, and
+//! each one ends: with what it waited for, or with an error.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::progress::{Progress, Reporter};
+use super::retry_or;
+use crate::api::wire::WaitV1;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::reconcile::RunningStep;
+
+/// How often a wait is reported; the first time after as long.
+const REPORTED_EVERY: Duration = Duration::from_secs(10);
+
+/// How much longer than announced a wait may last whose end another process decides, or one call
+/// of which is under way.
+const GRACE: Duration = Duration::from_mins(1);
+
+/// How long a control loop may do nothing and wait for nothing that it names.
+const IDLE: Duration = Duration::from_mins(5);
+
+/// How long a step may take of which the manager says no end.
+const LONGEST_STEP: Duration = Duration::from_hours(2);
+
+/// How many waits of a control loop are reported one by one.
+const SHOWN: usize = 8;
+
+/// A wait for one thing.
+pub struct Wait<'a> {
+    reporter: &'a dyn Reporter,
+    key: String,
+    what: String,
+    since: DateTime<Utc>,
+    limit: Duration,
+    says: Mutex<Option<String>>,
+}
+
+impl std::fmt::Debug for Wait<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wait")
+            .field("what", &self.what)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Wait<'a> {
+    /// A wait that begins now and lasts no longer than `limit`. `what` completes "waiting:".
+    pub fn new(
+        reporter: &'a dyn Reporter,
+        clock: &dyn Clock,
+        what: impl Into<String>,
+        limit: Duration,
+    ) -> Self {
+        let what = what.into();
+        Self {
+            reporter,
+            key: what.clone(),
+            what,
+            since: clock.now(),
+            limit,
+            says: Mutex::default(),
+        }
+    }
+
+    /// The latest news of what is waited for; part of the next report.
+    pub fn says(&self, text: impl Into<String>) {
+        let mut says = self.says.lock().unwrap_or_else(PoisonError::into_inner);
+        *says = Some(text.into());
+    }
+
+    /// Waits for `work`.
+    ///
+    /// # Errors
+    /// That of `work`, or [`Error::TimedOut`] after the limit.
+    pub async fn until<T, E: From<Error>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.within(self.limit, work).await
+    }
+
+    /// Repeats an attempt that may succeed later, until the limit.
+    ///
+    /// # Errors
+    /// That of the last attempt.
+    pub async fn repeat<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let deadline = Instant::now() + self.limit;
+        let attempts = async {
+            loop {
+                match attempt().await {
+                    Ok(value) => return Ok(value),
+                    Err(error) => {
+                        self.says(error.chain());
+                        retry_or(error, deadline).await?;
+                    }
+                }
+            }
+        };
+        // The last attempt has its own limit.
+        self.within(self.limit + GRACE, attempts).await
+    }
+
+    async fn within<T, E: From<Error>>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let reports = async {
+            let mut pace = interval_at(Instant::now() + REPORTED_EVERY, REPORTED_EVERY);
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                pace.tick().await;
+                self.report();
+            }
+        };
+        tokio::select! {
+            biased;
+            done = tokio::time::timeout(limit, work) => done.unwrap_or_else(|_| {
+                Err(E::from(Error::TimedOut {
+                    what: self.what.clone(),
+                    after: limit,
+                }))
+            }),
+            () = reports => Err(E::from(Error::failed(&self.what, "its reports ended"))),
+        }
+    }
+
+    fn report(&self) {
+        let says = self.says.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reporter.report(Progress::Waiting {
+            key: self.key.clone(),
+            what: self.what.clone(),
+            since: self.since,
+            until: after(self.since, self.limit),
+            says: says.clone(),
+        });
+    }
+}
+
+/// A moment so much later.
+fn after(since: DateTime<Utc>, limit: Duration) -> DateTime<Utc> {
+    let limit = chrono::TimeDelta::from_std(limit).ok();
+    limit
+        .and_then(|limit| since.checked_add_signed(limit))
+        .unwrap_or(since)
+}
+
+/// Watches a control loop, here or in the manager: reports what runs and what it waits for, and
+/// ends a wait that the loop itself does not end.
+pub(super) struct LoopWatch<'a> {
+    reporter: &'a dyn Reporter,
+    clock: &'a dyn Clock,
+    next_report: Instant,
+    /// Since when each wait has been seen, for those that do not say it.
+    seen: BTreeMap<String, DateTime<Utc>>,
+    idle_since: Option<DateTime<Utc>>,
+}
+
+impl<'a> LoopWatch<'a> {
+    pub(super) fn new(reporter: &'a dyn Reporter, clock: &'a dyn Clock) -> Self {
+        Self {
+            reporter,
+            clock,
+            next_report: Instant::now() + REPORTED_EVERY,
+            seen: BTreeMap::new(),
+            idle_since: None,
+        }
+    }
+
+    /// When the next report is due, if nothing happens before.
+    pub(super) fn next_report(&self) -> Instant {
+        self.next_report
+    }
+
+    /// Takes what runs and what the loop waits for now.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if something should have ended and did not.
+    pub(super) fn see(&mut self, running: &[RunningStep], waits: &[WaitV1]) -> Result<()> {
+        let now = self.clock.now();
+        let mut open: Vec<Progress> = running
+            .iter()
+            .map(|step| Progress::Waiting {
+                key: step.id.to_string(),
+                what: step.what.clone(),
+                since: step.since,
+                until: step
+                    .until
+                    .unwrap_or_else(|| after(step.since, LONGEST_STEP)),
+                says: step.last_line.clone(),
+            })
+            .collect();
+        self.seen
+            .retain(|what, _| waits.iter().any(|wait| wait.what == *what));
+        for wait in waits {
+            let seen = *self.seen.entry(wait.what.clone()).or_insert(now);
+            open.push(Progress::Waiting {
+                key: format!("wait/{}", wait.what),
+                what: wait.what.clone(),
+                since: wait.since.unwrap_or(seen),
+                until: wait.until,
+                says: None,
+            });
+        }
+        if open.is_empty() {
+            let since = *self.idle_since.get_or_insert(now);
+            open.push(Progress::Waiting {
+                key: "wait/next step".into(),
+                what: "the next step of the control loop".into(),
+                since,
+                until: after(since, IDLE),
+                says: None,
+            });
+        } else {
+            self.idle_since = None;
+        }
+        for wait in &open {
+            if let Progress::Waiting {
+                what, since, until, ..
+            } = wait
+                && now > after(*until, GRACE)
+            {
+                return Err(Error::TimedOut {
+                    what: what.clone(),
+                    after: Duration::from_secs((now - *since).num_seconds().unsigned_abs()),
+                });
+            }
+        }
+        if Instant::now() >= self.next_report {
+            self.next_report = Instant::now() + REPORTED_EVERY;
+            let more = open.len().saturating_sub(SHOWN);
+            for wait in open.into_iter().take(SHOWN) {
+                self.reporter.report(wait);
+            }
+            if more > 0 {
+                self.reporter.report(Progress::Told {
+                    text: format!("{more} more are waited for"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The loop cannot be asked since `since`.
+    pub(super) fn unanswered(&mut self, error: &Error, since: Instant, limit: Duration) {
+        if Instant::now() < self.next_report {
+            return;
+        }
+        self.next_report = Instant::now() + REPORTED_EVERY;
+        let ago = chrono::TimeDelta::from_std(since.elapsed()).unwrap_or_default();
+        let since = self.clock.now() - ago;
+        self.reporter.report(Progress::Waiting {
+            key: "wait/manager".into(),
+            what: "the manager's answer".into(),
+            since,
+            until: after(since, limit),
+            says: Some(error.chain()),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::clock::TokioClock;
+    use crate::reconcile::StepId;
+
+    #[derive(Debug, Default)]
+    struct Heard(Mutex<Vec<Progress>>);
+
+    impl Reporter for Heard {
+        fn report(&self, progress: Progress) {
+            self.0.lock().unwrap().push(progress);
+        }
+    }
+
+    fn clock() -> TokioClock {
+        TokioClock::starting_at(DateTime::UNIX_EPOCH)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_is_reported_with_its_times_and_ends() {
+        let heard = Arc::new(Heard::default());
+        let clock = clock();
+        let wait = Wait::new(heard.as_ref(), &clock, "port 22", Duration::from_secs(25));
+        let began = Instant::now();
+        let work = async {
+            wait.says("refused");
+            std::future::pending::<Result<()>>().await
+        };
+        let error = wait.until(work).await.unwrap_err();
+        assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+        assert_eq!(began.elapsed(), Duration::from_secs(25));
+        let told = heard.0.lock().unwrap();
+        assert_eq!(told.len(), 2, "{told:?}");
+        let expected = Progress::Waiting {
+            key: "port 22".into(),
+            what: "port 22".into(),
+            since: DateTime::UNIX_EPOCH,
+            until: after(DateTime::UNIX_EPOCH, Duration::from_secs(25)),
+            says: Some("refused".into()),
+        };
+        assert_eq!(told[0], expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_repeated_ends_with_its_own_error() {
+        let heard = Heard::default();
+        let clock = clock();
+        let wait = Wait::new(&heard, &clock, "the manager", Duration::from_secs(40));
+        let attempt = || async {
+            Err::<(), _>(Error::Unreachable {
+                what: "it".into(),
+                source: None,
+            })
+        };
+        let error = wait.repeat(attempt).await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(heard.0.lock().unwrap().len() >= 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_goes_on_for_ever_is_not_waited_for() {
+        let heard = Heard::default();
+        let clock = clock();
+        let now = clock.now();
+        let until = after(now, Duration::from_secs(100));
+        let step = RunningStep {
+            id: StepId("node/a/provision".into()),
+            what: "create node a".into(),
+            since: now,
+            until: Some(until),
+            last_line: Some("Creating".into()),
+        };
+        let wait = WaitV1 {
+            what: "node a is starting".into(),
+            since: None,
+            until,
+        };
+        for (running, waits) in [(vec![step], vec![]), (vec![], vec![wait]), (vec![], vec![])] {
+            let mut watch = LoopWatch::new(&heard, &clock);
+            let began = Instant::now();
+            let error = loop {
+                if let Err(error) = watch.see(&running, &waits) {
+                    break error;
+                }
+                assert!(began.elapsed() < IDLE * 2, "no end");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            };
+            assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+        }
+        let told = heard.0.lock().unwrap();
+        assert!(told.len() > 30, "{told:?}");
+    }
+}

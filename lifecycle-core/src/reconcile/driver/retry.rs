@@ -1,0 +1,245 @@
+//! Requested retries: the failures of a subject are forgotten, so that its steps run at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Driver, Target};
+use crate::error::Result;
+use crate::model::{ContainerRun, InstanceId, InstanceState, NodeName, Subject};
+use crate::reconcile::observe::Observed;
+use crate::reconcile::record::apply;
+use crate::reconcile::step::Action;
+use crate::registry::{Batch, Change};
+use crate::runtime::{ContainerState, Role};
+
+/// A request to try what failed again now.
+#[derive(Debug)]
+pub struct RetryRequest {
+    /// Its number; each request has a higher one than those before it.
+    pub number: u64,
+    /// Whose failures are forgotten; those of the platform are all failures.
+    pub subject: Subject,
+    /// Receives what is tried again, in words.
+    pub answer: Option<oneshot::Sender<Vec<String>>>,
+}
+
+/// The request that was carried out last, and the observations that it asked for.
+#[derive(Debug, Default)]
+pub(super) struct Retried {
+    pub(super) number: u64,
+    nodes: Vec<(NodeName, u64)>,
+    cloud: Option<u64>,
+}
+
+impl Driver {
+    /// Takes requests to try again what failed. They are dropped when the loop ends, and so are
+    /// the failures.
+    pub fn retries(&self) -> mpsc::UnboundedSender<RetryRequest> {
+        self.retry_sender.clone()
+    }
+
+    /// Carries out the requests that have arrived.
+    pub(super) async fn take_retries(&mut self) -> Result<()> {
+        while let Some(request) = self.next_retry() {
+            let retried = self.forget(&request.subject).await?;
+            // The same for the outside: a node or a cloud that failed may answer by now.
+            let nodes = match &request.subject {
+                Subject::Platform => self.observed_nodes(),
+                subject => self.nodes_of(subject),
+            };
+            self.retried = Retried {
+                number: request.number,
+                nodes: nodes
+                    .into_iter()
+                    .map(|node| {
+                        let look = self.watcher.look_at_node(&node);
+                        (node, look)
+                    })
+                    .collect(),
+                cloud: Some(self.watcher.look_at_cloud()),
+            };
+            if let Some(answer) = request.answer {
+                // A caller that is gone needs no answer.
+                drop(answer.send(retried));
+            }
+        }
+        Ok(())
+    }
+
+    fn next_retry(&mut self) -> Option<RetryRequest> {
+        self.pending_retry
+            .take()
+            .or_else(|| self.retry_requests.try_recv().ok())
+    }
+
+    /// Whether the observations that the latest retry asked for have been made.
+    pub(super) fn has_seen_retried(&self) -> bool {
+        let Retried { nodes, cloud, .. } = &self.retried;
+        nodes
+            .iter()
+            .all(|(node, look)| self.watcher.has_seen_node(node, *look))
+            && cloud.is_none_or(|look| self.watcher.has_seen_cloud(look))
+    }
+
+    /// Forgets all failures of a subject: those of steps, rejected specifications, and containers
+    /// that ended or are not ready in time. Returns what failed.
+    async fn forget(&mut self, subject: &Subject) -> Result<Vec<String>> {
+        let mut forgotten = BTreeSet::new();
+        let failed: Vec<_> = self
+            .failures
+            .iter()
+            .filter(|(_, (action, _))| self.is_about(action, subject))
+            .map(|(id, (action, _))| (id.clone(), action.to_string()))
+            .collect();
+        for (id, what) in failed {
+            self.failures.remove(&id);
+            forgotten.insert(what);
+        }
+        let rejected: Vec<InstanceId> = self
+            .registry
+            .rejected
+            .keys()
+            .filter(|id| is_of(id, subject))
+            .cloned()
+            .collect();
+        if !rejected.is_empty() {
+            let changes: Vec<_> = rejected
+                .iter()
+                .cloned()
+                .map(Change::ClearRejected)
+                .collect();
+            let batch = Batch {
+                changes: changes.clone(),
+                ..Batch::default()
+            };
+            self.backends.registry.commit(self.epoch, batch).await?;
+            apply(changes, &mut self.registry);
+            let what = |id: &InstanceId| format!("replace {id} as declared");
+            forgotten.extend(rejected.iter().map(what));
+        }
+        forgotten.extend(self.forgive_containers(subject, self.backends.clock.now()));
+        Ok(forgotten.into_iter().collect())
+    }
+
+    /// Containers that ended start again whatever their restart policy says, and those that are
+    /// not ready get their time once more.
+    fn forgive_containers(&mut self, subject: &Subject, now: DateTime<Utc>) -> Vec<String> {
+        let Some(latest) = &self.latest else {
+            return Vec::new();
+        };
+        let mut forgiven = BTreeSet::new();
+        let mut retried = Vec::new();
+        for (node, view) in &latest.observed.nodes {
+            let containers = view.engine_state().map(|state| &state.containers);
+            for container in containers.into_iter().flatten() {
+                let Role::Instance(id) = &container.role else {
+                    continue;
+                };
+                if !is_of(id, subject) && *subject != Subject::Node(node.clone()) {
+                    continue;
+                }
+                forgiven.insert(container.id.clone());
+                let is_failed = latest.plan.instances.get(id).is_some_and(|status| {
+                    status.container.as_ref() == Some(&container.id)
+                        && !matches!(
+                            status.state,
+                            InstanceState::Ready | InstanceState::Completed
+                        )
+                });
+                if let ContainerState::Exited { code, .. } = container.state
+                    && code != 0
+                    && is_failed
+                    && let Some(started_at) = container.started_at
+                {
+                    let run = ContainerRun {
+                        container: container.id.clone(),
+                        started_at,
+                    };
+                    self.runs_again.insert(id.clone(), run);
+                    retried.push(format!("start {id}"));
+                }
+            }
+        }
+        self.watcher.forgive(&forgiven, now);
+        retried
+    }
+
+    /// The runs that are to end or have ended for another one, by whoever asked.
+    pub(super) fn restarts(
+        &mut self,
+        target: &Target,
+        observed: &Observed,
+    ) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
+        let nodes = observed.nodes.values();
+        let states = nodes.filter_map(|view| view.engine_state());
+        let containers: Vec<_> = states.flat_map(|state| &state.containers).collect();
+        self.runs_again.retain(|_, run| {
+            containers
+                .iter()
+                .any(|c| c.id == run.container && c.started_at == Some(run.started_at))
+        });
+        if self.runs_again.is_empty() {
+            return Arc::clone(&target.restarts);
+        }
+        let mut runs = self.runs_again.clone();
+        runs.extend(
+            target
+                .restarts
+                .iter()
+                .map(|(id, run)| (id.clone(), run.clone())),
+        );
+        Arc::new(runs)
+    }
+
+    fn observed_nodes(&self) -> BTreeSet<NodeName> {
+        let latest = self.latest.iter();
+        latest
+            .flat_map(|l| l.observed.nodes.keys().cloned())
+            .collect()
+    }
+
+    /// The node itself, or those that replicas of the subject are placed on.
+    fn nodes_of(&self, subject: &Subject) -> BTreeSet<NodeName> {
+        if let Subject::Node(node) = subject {
+            return BTreeSet::from([node.clone()]);
+        }
+        let latest = self.latest.iter();
+        let instances = latest.flat_map(|latest| &latest.plan.instances);
+        instances
+            .filter(|(id, _)| is_of(id, subject))
+            .filter_map(|(_, status)| status.node.clone())
+            .collect()
+    }
+
+    fn is_about(&self, action: &Action, subject: &Subject) -> bool {
+        let service = match subject {
+            Subject::Platform => return true,
+            Subject::Node(node) => return action.node() == node,
+            Subject::Service(service) => service,
+            Subject::Instance(id) => &id.service,
+        };
+        if let Some(id) = action.instance() {
+            return is_of(id, subject);
+        }
+        let declared = self.declared.borrow();
+        let declared = declared.as_ref().and_then(|d| d.services.get(service));
+        match action {
+            Action::BuildImage { image, .. }
+            | Action::CopyImage { image, .. }
+            | Action::PullImage { image, .. } => declared.is_some_and(|d| d.image == *image),
+            _ => false,
+        }
+    }
+}
+
+fn is_of(id: &InstanceId, subject: &Subject) -> bool {
+    match subject {
+        Subject::Platform => true,
+        Subject::Node(_) => false,
+        Subject::Service(service) => id.service == *service,
+        Subject::Instance(instance) => id == instance,
+    }
+}

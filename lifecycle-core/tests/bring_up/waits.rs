@@ -1,0 +1,283 @@
+//! No wait is silent, and every wait ends: with its error where what is awaited never comes.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lifecycle_core::bootstrap::{Progress, Reporter};
+use lifecycle_core::error::Error;
+use lifecycle_core::model::NodeName;
+use lifecycle_core::sim::{Behaviour, Latencies, SimOptions, Span};
+use tokio::time::Instant;
+
+use crate::stage::Stage;
+
+/// The longest that a command may say nothing.
+const SILENT: Duration = Duration::from_secs(15);
+
+/// Remembers what was reported, and when.
+#[derive(Debug, Default)]
+struct Heard(Mutex<Vec<(Instant, Progress)>>);
+
+impl Reporter for Heard {
+    fn report(&self, progress: Progress) {
+        // The last line of a step is kept for the next report, and is no line of its own.
+        if !matches!(progress, Progress::Line { .. }) {
+            self.0.lock().unwrap().push((Instant::now(), progress));
+        }
+    }
+}
+
+impl Heard {
+    /// Nothing was silent since `began`; returns what was waited for.
+    fn never_silent(&self, began: Instant) -> Vec<String> {
+        let heard = self.0.lock().unwrap();
+        let mut last = began;
+        let moments = heard.iter().map(|(at, _)| *at);
+        for at in moments.filter(|at| *at > began).chain([Instant::now()]) {
+            let silence = at - last;
+            assert!(silence <= SILENT, "silent for {silence:?}: {heard:#?}");
+            last = at;
+        }
+        let waits = heard.iter().filter(|(at, _)| *at > began);
+        waits
+            .filter_map(|(_, progress)| match progress {
+                Progress::Waiting {
+                    what,
+                    since,
+                    until,
+                    says,
+                    ..
+                } => {
+                    assert!(since < until, "{progress:?}");
+                    Some(format!("{what}: {}", says.clone().unwrap_or_default()))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::try_from(name).unwrap()
+}
+
+async fn listening(options: SimOptions) -> (Stage, Arc<Heard>) {
+    let heard = Arc::new(Heard::default());
+    let mut stage = Stage::of(options).await;
+    stage.reporter = Arc::clone(&heard) as Arc<dyn Reporter>;
+    (stage, heard)
+}
+
+/// Lets time pass until something is so.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let limit = Duration::from_mins(30);
+    assert!(tokio::time::timeout(limit, wait).await.is_ok(), "{what}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stays_creating_beyond_its_deadline() {
+    let options = SimOptions {
+        latencies: Latencies {
+            provision: Span::millis(100_000_000, 100_000_000),
+            ..Latencies::default()
+        },
+        ..SimOptions::seeded(31)
+    };
+    let (mut stage, heard) = listening(options).await;
+    stage.declaration.deadlines.create = Duration::from_mins(2);
+    let began = Instant::now();
+    let error = stage.up().await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_mins(35), "{error:?}");
+    assert!(error.chain().contains("n1"), "{error:?}");
+    let waits = heard.never_silent(began);
+    let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
+    assert!(has("node n1 is starting"), "{waits:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_ssh_port_is_closed() {
+    let (stage, heard) = listening(SimOptions::seeded(32)).await;
+    let began = Instant::now();
+    let up = stage.up();
+    let close = async {
+        let n1 = node("n1");
+        until("n1 is there", || stage.world.node(&n1).is_some()).await;
+        stage.world.faults().partition(&n1).unwrap();
+        std::future::pending::<()>().await;
+    };
+    let error = tokio::select! {
+        outcome = up => outcome.unwrap_err(),
+        () = close => unreachable!("it is pending"),
+    };
+    assert!(began.elapsed() < Duration::from_mins(10), "{error:?}");
+    let waits = heard.never_silent(began);
+    let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
+    assert!(has("n1 cannot be asked"), "{waits:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_never_answers() {
+    let (stage, heard) = listening(SimOptions::seeded(33)).await;
+    let digest = {
+        let bootstrapper = stage.bootstrapper().await;
+        bootstrapper.manager_image.digest().await.unwrap()
+    };
+    stage.managers.break_image(&digest);
+    let began = Instant::now();
+    let error = stage.up().await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_mins(10), "{error:?}");
+    let waits = heard.never_silent(began);
+    let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
+    assert!(has("the manager's first answer"), "{waits:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_and_services_that_take_long_or_never_become_ready() {
+    let options = SimOptions {
+        latencies: Latencies {
+            build: Span::millis(600_000, 600_000),
+            ..Latencies::default()
+        },
+        ..SimOptions::seeded(34)
+    };
+    let (stage, heard) = listening(options).await;
+    stage.world.behave(
+        "monitoring",
+        Behaviour::default().never_ready().with_healthcheck(),
+    );
+    let began = Instant::now();
+    let outcome = stage.up().await.unwrap();
+    assert_eq!(outcome.failures.len(), 1, "{:?}", outcome.failures);
+    let waits = heard.never_silent(began);
+    let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
+    assert!(
+        has("monitoring-1: runs, not ready yet") && has("build demo/api"),
+        "{waits:#?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_whose_manager_is_gone() {
+    let (stage, heard) = listening(SimOptions::seeded(35)).await;
+    stage.up().await.unwrap();
+    stage.world.faults().pause(&node("n1")).unwrap();
+    let began = Instant::now();
+    stage.restart("db").await.unwrap_err();
+    heard.never_silent(began);
+    let bootstrapper = stage.bootstrapper().await;
+    let began = Instant::now();
+    let retried = bootstrapper.retry(stage.declaration.id, "db").await;
+    assert!(retried.is_err(), "{retried:?}");
+    heard.never_silent(began);
+    let began = Instant::now();
+    let up = stage.up().await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_mins(10), "{up:?}");
+    heard.never_silent(began);
+    let began = Instant::now();
+    // The nodes are deleted all the same.
+    stage.down().await.unwrap();
+    heard.never_silent(began);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_is_lost_while_it_is_followed() {
+    let (stage, heard) = listening(SimOptions::seeded(36)).await;
+    let began = Instant::now();
+    let up = stage.up();
+    let lose = async {
+        let second = node("n2");
+        until("n2 is there", || stage.world.node(&second).is_some()).await;
+        stage.world.faults().pause(&node("n1")).unwrap();
+        std::future::pending::<()>().await;
+    };
+    let error = tokio::select! {
+        outcome = up => outcome.unwrap_err(),
+        () = lose => unreachable!("it is pending"),
+    };
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    heard.never_silent(began);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_was_fixed_is_forgotten_by_up() {
+    let (stage, _) = listening(SimOptions::seeded(37)).await;
+    let denied = Error::Denied {
+        what: "the machine".into(),
+        why: "the account may not create it".into(),
+        mend: "grant it".into(),
+    };
+    stage.world.faults().fail_next("build demo/api", denied);
+    let outcome = stage.up().await.unwrap();
+    assert!(!outcome.failures.is_empty());
+    let began = Instant::now();
+    let outcome = stage.up().await.unwrap();
+    assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
+    // A build and three containers, and no pause of minutes.
+    assert!(
+        began.elapsed() < Duration::from_mins(4),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_secrets_of_nodes_that_exist_are_told_at_once() {
+    let (stage, _) = listening(SimOptions::seeded(38)).await;
+    let kept_in = Path::new("/config/lifecycle/id");
+    let mut bootstrapper = stage.bootstrapper().await;
+    bootstrapper.state = Arc::new(lifecycle_core::bootstrap::MemoryState::default());
+    let lacking = bootstrapper.lacks_secrets(kept_in).await.unwrap();
+    assert!(lacking.is_none(), "nothing exists: {lacking:?}");
+    stage.up().await.unwrap();
+    let effects = stage.world.effects().len();
+    let lacking = bootstrapper.lacks_secrets(kept_in).await.unwrap().unwrap();
+    let text = lacking.chain();
+    assert!(
+        text.contains("n1, n2") && text.contains("/config/lifecycle/id"),
+        "{text}"
+    );
+    assert!(
+        lacking
+            .hint()
+            .unwrap()
+            .contains("copy /config/lifecycle/id")
+    );
+    assert_eq!(stage.world.effects().len(), effects);
+    let kept = &stage.bootstrapper().await.secrets;
+    bootstrapper.state.keep_secrets(kept).await.unwrap();
+    assert!(bootstrapper.lacks_secrets(kept_in).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_told_as_done_took_as_long_as_its_events_say() {
+    let (stage, heard) = listening(SimOptions::seeded(39)).await;
+    stage.up().await.unwrap();
+    let events = stage.api().await.events(0).await.unwrap().events;
+    let moment = |kind: lifecycle_core::model::EventKind, step: &str| {
+        let of_step =
+            |data: &serde_json::Value| data.get("step").and_then(|s| s.as_str()) == Some(step);
+        let mut found = events.iter().filter(|e| e.event.kind == kind);
+        found.find(|e| of_step(&e.event.data)).map(|e| e.event.at)
+    };
+    let heard = heard.0.lock().unwrap();
+    let mut compared = 0;
+    for (_, progress) in heard.iter() {
+        let Progress::Done { key, took, .. } = progress else {
+            continue;
+        };
+        let began = moment(lifecycle_core::model::EventKind::StepStarted, key);
+        let ended = moment(lifecycle_core::model::EventKind::StepSucceeded, key);
+        if let (Some(began), Some(ended)) = (began, ended) {
+            assert_eq!((ended - began).to_std().unwrap(), *took, "{key}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 5, "{heard:#?}");
+}

@@ -1,0 +1,335 @@
+//! An error that was fixed outside is gone at the next `up` or `retry`, whatever error it was.
+
+use std::time::Duration;
+
+use lifecycle_core::error::{BuildPlace, Error};
+use lifecycle_core::model::{Epoch, EventKind, InstanceState, ServiceName};
+use lifecycle_core::reconcile::{HeldBy, Status};
+use lifecycle_core::sim::{Behaviour, FaultRates, SimOptions};
+
+use crate::platform::{instance, node, service};
+use crate::stage::Stage;
+
+/// How soon after a retry nothing is left of the error.
+const GONE: Duration = Duration::from_secs(10);
+
+const LIMIT: Duration = Duration::from_hours(2);
+
+/// The text that every injected error contains.
+const MARK: &str = "broken outside";
+
+/// One of each kind of error.
+fn errors() -> Vec<Error> {
+    let what = || MARK.to_owned();
+    let why = what;
+    let mend = || "repair it".to_owned();
+    vec![
+        Error::not_found(what()),
+        Error::Conflict {
+            what: what(),
+            why: why(),
+        },
+        Error::Invalid {
+            what: what(),
+            why: why(),
+            mend: mend(),
+        },
+        Error::Unsupported {
+            what: what(),
+            backend: "the simulation",
+        },
+        Error::Denied {
+            what: what(),
+            why: why(),
+            mend: mend(),
+        },
+        Error::Unreachable {
+            what: what(),
+            source: None,
+        },
+        Error::TimedOut {
+            what: what(),
+            after: Duration::from_secs(1),
+        },
+        Error::Overdue {
+            what: what(),
+            after: Duration::from_secs(1),
+            says: None,
+            mend: mend(),
+        },
+        Error::Throttled {
+            what: what(),
+            after: Some(Duration::from_mins(10)),
+        },
+        Error::Exhausted {
+            what: what(),
+            why: why(),
+            mend: mend(),
+        },
+        Error::failed(what(), why()),
+        Error::Build {
+            what: what(),
+            place: Box::default(),
+            why: why(),
+        },
+        Error::Interrupted {
+            what: what(),
+            source: None,
+        },
+        Error::Corrupt {
+            what: what(),
+            why: why(),
+        },
+        Error::StaleEpoch {
+            ours: Epoch(1),
+            current: Epoch(2),
+        },
+        Error::Name(ServiceName::try_from("A b").unwrap_err()),
+        Error::io(what(), std::io::Error::other(MARK)),
+    ]
+}
+
+/// What every kind of step asks of the world, and a name that a retry takes for it.
+const CALLS: [(&str, &str); 6] = [
+    ("n2: provision", "n2"),
+    ("n3: prepare", "n3"),
+    ("pull db-image:1", "db"),
+    ("build demo/api", "api"),
+    ("-db-1", "db"),
+    ("-web-1", "web-1"),
+];
+
+/// The steps that failed and wait.
+fn failed_steps(status: &Status) -> Vec<String> {
+    let held = status.plan.held.iter().filter_map(|held| match &held.by {
+        HeldBy::Backoff { step, why, .. } => Some(format!("{step}: {why}")),
+        HeldBy::Failed { why } => Some(format!("{}: {why}", held.subject)),
+        _ => None,
+    });
+    held.collect()
+}
+
+async fn retry(stage: &Stage, name: Option<&str>) {
+    if let Some(name) = name {
+        let retried = stage.manager.retry(name).await.unwrap();
+        assert!(!retried.is_empty(), "nothing of {name} failed");
+    } else {
+        let declaration = stage.declaration.clone();
+        assert!(!stage.manager.apply(declaration).await.unwrap().changed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_any_kind_that_was_fixed_is_gone_after_a_retry() {
+    for (place, (call, name)) in CALLS.into_iter().enumerate() {
+        // All kinds at one call, and at every call one of each way to go on after an error.
+        let kinds = (0..errors().len()).step_by(if place == 2 { 1 } else { 5 });
+        for kind in kinds {
+            let error = || errors().swap_remove(kind);
+            let told = format!("{call}: {:?}", error());
+            let mut stage = Stage::shop_without_manager(SimOptions::seeded(70)).await;
+            for _ in 0..100 {
+                stage.world.faults().fail_next(call, error());
+            }
+            stage.start();
+            let status = stage.until("settled", LIMIT, |s| s.settled).await;
+            assert!(!failed_steps(&status).is_empty(), "{told}: {status:#?}");
+            stage.world.faults().repair(call);
+            let before = stage.last_event().await;
+            retry(&stage, ((place + kind) % 2 == 0).then_some(name)).await;
+            assert!(!stage.manager.status().borrow().settled, "{told}");
+            stage.pass(GONE).await;
+            let status = stage.manager.status().borrow().clone();
+            assert_eq!(failed_steps(&status), Vec::<String>::new(), "{told}");
+            let began = stage.events(EventKind::StepStarted, before).await;
+            assert!(!began.is_empty(), "{told}");
+            stage.converged().await;
+            stage.assert_whole().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_and_a_vm_that_failed_are_tried_again_at_once() {
+    for seed in 71..=72 {
+        let quota = seed == 71;
+        let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
+        let rates = |provision_fails| FaultRates {
+            provision_fails,
+            ..FaultRates::default()
+        };
+        if quota {
+            stage.world.faults().quota(Some(2));
+        } else {
+            stage.world.faults().rates(rates(1.0));
+        }
+        stage.start();
+        stage.until("settled", LIMIT, |s| s.settled).await;
+        stage.world.faults().quota(None);
+        stage.world.faults().rates(rates(0.0));
+        retry(&stage, None).await;
+        stage.pass(GONE).await;
+        let status = stage.manager.status().borrow().clone();
+        assert_eq!(failed_steps(&status), Vec::<String>::new());
+        stage.converged().await;
+        stage.assert_whole().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_answers_again_is_seen_at_once() {
+    let stage = Stage::shop(73).await;
+    stage.converged().await;
+    let silent = node("n2");
+    stage.world.faults().pause(&silent).unwrap();
+    stage.pass(Duration::from_mins(20)).await;
+    assert!(stage.manager.status().borrow().settled);
+    stage.world.faults().heal(&silent).unwrap();
+    retry(&stage, None).await;
+    // It is not settled before the node was asked.
+    let status = stage.until("settled", GONE, |s| s.settled).await;
+    assert_eq!(failed_steps(&status), Vec::<String>::new());
+    let ready =
+        |state: &InstanceState| matches!(state, InstanceState::Ready | InstanceState::Completed);
+    let instances = status.plan.instances.values();
+    assert!(instances.clone().all(|i| ready(&i.state)), "{status:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn containers_that_ended_start_at_once_whatever_their_policy_says() {
+    // A job runs once; a service is started again after pauses that grow to a minute.
+    for (name, seed) in [("migrate", 74), ("web", 75)] {
+        let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
+        let fails = Behaviour::default().exits(Duration::from_secs(1), 3);
+        stage.world.behave(name, fails);
+        stage.start();
+        stage.until("settled", LIMIT, |s| s.settled).await;
+        stage.pass(Duration::from_secs(100)).await;
+        let works = match name {
+            "migrate" => Behaviour::default().exits(Duration::from_secs(1), 0),
+            _ => Behaviour::default().exposes(80),
+        };
+        stage.world.behave(name, works);
+        let id = instance(name, 1);
+        retry(&stage, (seed == 74).then_some(name)).await;
+        let up = |status: &Status| {
+            let instance = &status.plan.instances[&id];
+            matches!(
+                instance.state,
+                InstanceState::Ready | InstanceState::Completed
+            )
+        };
+        let status = stage.until("up", GONE, |s| s.settled || up(s)).await;
+        assert!(up(&status), "{name}: {status:#?}");
+        stage.converged().await;
+        stage.assert_whole().await;
+        // A later `up` starts nothing that ended well.
+        let effects = stage.world.effects().len();
+        stage
+            .manager
+            .apply(stage.declaration.clone())
+            .await
+            .unwrap();
+        stage.pass(Duration::from_mins(1)).await;
+        assert_eq!(stage.world.effects().len(), effects);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_specification_is_tried_again() {
+    for kept in [true, false] {
+        let mut stage = Stage::shop(76).await;
+        stage.converged().await;
+        let web = stage.declaration.services.get_mut(&service("web")).unwrap();
+        let environment = &mut web.container.environment;
+        environment.insert("MODE".into(), lifecycle_core::secret::Sensitive::new("new"));
+        let broken = Behaviour::default().exits(Duration::ZERO, 1);
+        stage.world.behave("web", broken);
+        let applied = stage.manager.apply(stage.declaration.clone()).await;
+        let generation = applied.unwrap().generation;
+        stage
+            .until("settled", LIMIT, |s| {
+                s.generation == generation && s.settled
+            })
+            .await;
+        // The container that failed is kept for a while.
+        let time = if kept { 1 } else { 20 };
+        stage.pass(Duration::from_mins(time)).await;
+        assert_eq!(stage.registry.snapshot().await.unwrap().rejected.len(), 1);
+        stage.world.behave("web", Behaviour::default().exposes(80));
+        retry(&stage, kept.then_some("web")).await;
+        stage.pass(GONE).await;
+        assert!(stage.registry.snapshot().await.unwrap().rejected.is_empty());
+        stage.converged().await;
+        stage.assert_whole().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_touches_nothing_else() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(77)).await;
+    for pull in ["n2: provision", "n3: provision"] {
+        let error = Error::Denied {
+            what: MARK.into(),
+            why: MARK.into(),
+            mend: "repair it".into(),
+        };
+        stage.world.faults().fail_next(pull, error);
+    }
+    stage.start();
+    stage.until("settled", LIMIT, |s| s.settled).await;
+    let before = stage.last_event().await;
+    let retried = stage.manager.retry("n2").await.unwrap();
+    assert_eq!(retried.len(), 1, "{retried:?}");
+    assert!(retried[0].contains("n2"), "{retried:?}");
+    stage.pass(GONE).await;
+    let began = stage.events(EventKind::StepStarted, before).await;
+    assert!(
+        began.iter().all(|e| !e.message.contains("n3")),
+        "{began:#?}"
+    );
+    assert!(began.iter().any(|e| e.message.contains("n2")), "{began:#?}");
+    let waiting = failed_steps(&stage.manager.status().borrow());
+    assert!(
+        waiting.iter().all(|step| step.contains("n3")),
+        "{waiting:?}"
+    );
+    assert!(!waiting.is_empty());
+    let unknown = stage.manager.retry("n4").await.unwrap_err();
+    assert!(matches!(unknown, Error::NotFound { .. }), "{unknown:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_build_that_cannot_succeed_fails_once_until_it_is_asked_for() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(78)).await;
+    let error = || Error::Build {
+        what: "building image demo/api".into(),
+        place: Box::new(BuildPlace {
+            file: "Dockerfile".into(),
+            line: None,
+            number: Some(2),
+            instruction: Some("EXPOSE 8080".into()),
+        }),
+        why: "it ended with exit code 2".into(),
+    };
+    for _ in 0..2 {
+        stage.world.faults().fail_next("build demo/api", error());
+    }
+    stage.start();
+    let status = stage.until("settled", LIMIT, |s| s.settled).await;
+    let api = &status.plan.instances[&instance("api", 1)].state;
+    let InstanceState::Failed { why } = api else {
+        panic!("{api:?}");
+    };
+    assert!(why.contains("Dockerfile:2 (EXPOSE 8080)"), "{why}");
+    stage.pass(Duration::from_hours(2)).await;
+    let failed = stage.events(EventKind::StepFailed, 0).await;
+    assert_eq!(failed.len(), 1, "{failed:#?}");
+    retry(&stage, Some("api")).await;
+    stage.pass(Duration::from_mins(2)).await;
+    let failed = stage.events(EventKind::StepFailed, 0).await;
+    assert_eq!(failed.len(), 2, "{failed:#?}");
+    retry(&stage, None).await;
+    stage.converged().await;
+    stage.assert_whole().await;
+}

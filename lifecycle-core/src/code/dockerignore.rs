@@ -8,13 +8,16 @@
 //! first character. Unlike Docker's classic client, and like `BuildKit`, an exception whose
 //! pattern begins with a wildcard is found in ignored directories too.
 //!
-//! As in `patternmatcher`, patterns become regular expressions. All of them are one [`RegexSet`],
-//! each extended to everything below what it matches, so that a path is read once, whatever the
-//! number of patterns and of its parents.
+//! As in `patternmatcher`, patterns become regular expressions. All of them are compiled into one
+//! [`Regex`], each extended to everything below what it matches, so that a path is read once,
+//! whatever the number of patterns and of its parents.
 
 use std::fmt;
 
-use regex::{RegexSet, RegexSetBuilder};
+use regex_automata::meta::Regex;
+use regex_automata::nfa::thompson::WhichCaptures;
+use regex_automata::util::syntax;
+use regex_automata::{Input, MatchKind, PatternSet};
 
 /// Memory for the compiled patterns of one file, in bytes: enough for thousands of patterns.
 const COMPILED_LIMIT: usize = 64 << 20;
@@ -22,7 +25,8 @@ const COMPILED_LIMIT: usize = 64 << 20;
 /// The rules of one `.dockerignore`.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    patterns: RegexSet,
+    /// All patterns; `None` if there are none.
+    patterns: Option<Regex>,
     /// For each pattern, in order, whether it is an exception.
     exceptions: Vec<bool>,
     /// What every path that an exception matches begins with, for each exception.
@@ -82,18 +86,33 @@ impl Rules {
                     .push(prefix.unwrap_or_default().to_owned());
             }
         }
-        rules.patterns = RegexSetBuilder::new(patterns)
-            .dot_matches_new_line(true)
-            .size_limit(COMPILED_LIMIT)
-            .build()
-            .map_err(|_| BadRules::TooLarge)?;
+        if !patterns.is_empty() {
+            let config = Regex::config()
+                .match_kind(MatchKind::All)
+                .nfa_size_limit(Some(COMPILED_LIMIT))
+                .which_captures(WhichCaptures::None);
+            let compiled = Regex::builder()
+                .syntax(syntax::Config::new().dot_matches_new_line(true))
+                .configure(config)
+                .build_many(&patterns);
+            rules.patterns = Some(compiled.map_err(|_| BadRules::TooLarge)?);
+        }
         Ok(rules)
     }
 
     /// Whether a path of the context (with `/`) is left out.
     pub(super) fn leave_out(&self, path: &str) -> bool {
-        let last = self.patterns.matches(path).iter().next_back();
-        last.is_some_and(|pattern| !self.exceptions[pattern])
+        let last = self.matched(path).iter().next_back();
+        last.is_some_and(|pattern| !self.exceptions[pattern.as_usize()])
+    }
+
+    /// Which patterns match a path or one of its parents.
+    fn matched(&self, path: &str) -> PatternSet {
+        let mut matched = PatternSet::new(self.exceptions.len());
+        if let Some(patterns) = &self.patterns {
+            patterns.which_overlapping_matches(&Input::new(path), &mut matched);
+        }
+        matched
     }
 
     /// Whether an exception may match something below a directory.
@@ -156,7 +175,11 @@ fn translate(pattern: &str) -> Option<String> {
 }
 
 fn push_literal(regex: &mut String, c: char) {
-    regex.push_str(&regex::escape(c.encode_utf8(&mut [0; 4])));
+    if c.is_ascii_alphanumeric() {
+        regex.push(c);
+    } else {
+        regex.push_str(&format!("\\x{{{:x}}}", u32::from(c)));
+    }
 }
 
 /// Adds the class whose `[` has been read.
@@ -404,9 +427,13 @@ mod tests {
     fn all_patterns_are_one_set() {
         let text = format!("{}!keep\n", "**/node_modules/\n".repeat(52));
         let rules = Rules::parse(&text).unwrap();
-        assert_eq!(rules.patterns.len(), 53);
+        assert_eq!(rules.patterns.as_ref().unwrap().pattern_len(), 53);
         let path = format!("{}node_modules/x", "a/".repeat(100));
-        let matched: Vec<usize> = rules.patterns.matches(&path).into_iter().collect();
+        let matched: Vec<usize> = rules
+            .matched(&path)
+            .iter()
+            .map(|id| id.as_usize())
+            .collect();
         assert_eq!(matched, (0..52).collect::<Vec<_>>());
     }
 

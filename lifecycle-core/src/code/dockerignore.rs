@@ -12,7 +12,7 @@
 //! [`Regex`], each extended to everything below what it matches, so that a path is read once,
 //! whatever the number of patterns and of its parents.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use regex_automata::meta::Regex;
 use regex_automata::nfa::thompson::WhichCaptures;
@@ -178,7 +178,8 @@ fn push_literal(regex: &mut String, c: char) {
     if c.is_ascii_alphanumeric() {
         regex.push(c);
     } else {
-        regex.push_str(&format!("\\x{{{:x}}}", u32::from(c)));
+        // Writing into a string cannot fail.
+        let _ = write!(regex, "\\x{{{:x}}}", u32::from(c));
     }
 }
 

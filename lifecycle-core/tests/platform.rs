@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lifecycle_core::code::DirectoryStore;
-use lifecycle_core::model::PlatformId;
+use lifecycle_core::model::{ImageSource, PlatformId};
 use lifecycle_core::platform::{CloudSpec, Diagnostics, Loaded, Sources, load, survey};
 use proptest::prelude::*;
 
@@ -662,4 +662,33 @@ async fn code_bases_are_known_by_name_before_they_can_be_found() {
     assert_eq!(names, [".", "api", "code/shared/e"]);
     assert_eq!(survey.unsupported.len(), 1);
     assert!(loaded(&sources).await.is_err(), "none of them is there");
+}
+
+#[tokio::test]
+async fn a_dockerfile_that_dockerignore_leaves_out_reaches_the_builder() {
+    let directory = tempfile::tempdir().unwrap();
+    for (path, text) in [
+        (
+            "compose.yaml",
+            "services:\n  a: {build: {context: ., dockerfile: docker/Dockerfile.jvm}}\n",
+        ),
+        (".dockerignore", "*\n!target/*\n"),
+        ("docker/Dockerfile.jvm", "FROM base\nEXPOSE 8080\n"),
+    ] {
+        let path = directory.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let mut sources = sources(directory.path(), "compose.yaml", None);
+    sources.name = Some("x".try_into().unwrap());
+    let loaded = loaded(&sources)
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let ImageSource::Build(build) = &loaded.declaration.services.values().next().unwrap().source
+    else {
+        panic!("it is not built");
+    };
+    assert_eq!(build.bases, ["base"]);
+    let inline = build.options.inline.as_deref();
+    assert_eq!(inline, Some("FROM base\nEXPOSE 8080\n"));
 }

@@ -224,10 +224,10 @@ mod tests {
     async fn a_conversation_reaches_the_command_and_comes_back_with_its_code() {
         let (ours, theirs) = tokio::io::duplex(64);
         let (input, mut given) = mpsc::channel(4);
-        let (says, said) = mpsc::channel(4);
+        let (says, mut said) = mpsc::channel(4);
         let conversation = Conversation {
             input,
-            output: tokio_stream::wrappers::ReceiverStream::new(said).boxed(),
+            output: stream::poll_fn(move |context| said.poll_recv(context)).boxed(),
         };
         let manager = tokio::spawn(serve(theirs, conversation));
         let mut client = converse(ours);

@@ -70,7 +70,7 @@ impl ManagerImage for StaticBinary {
     async fn context(&self) -> Result<ByteStream> {
         let file = std::fs::File::open(&self.path)
             .map_err(|error| Self::cannot_read(&self.path, error))?;
-        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
             let failed = sender.clone();
             if let Err(error) = archive(file, Sending(sender)) {
@@ -78,9 +78,9 @@ impl ManagerImage for StaticBinary {
                 drop(failed.blocking_send(Err(error)));
             }
         });
-        Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(
-            receiver,
-        )))
+        Ok(Box::pin(futures_util::stream::poll_fn(move |context| {
+            receiver.poll_recv(context)
+        })))
     }
 }
 

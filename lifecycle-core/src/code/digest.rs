@@ -60,7 +60,7 @@ impl Selection {
     /// Reads the text of a `.dockerignore`; `place` is where it lies, for the error.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a pattern that is none.
+    /// [`Error::Invalid`] for a malformed pattern.
     pub fn parse(text: &[u8], place: &str) -> Result<Self> {
         let rules = Rules::parse(&String::from_utf8_lossy(text)).map_err(|bad| Error::Invalid {
             what: format!("`{place}`"),
@@ -79,7 +79,7 @@ impl Selection {
     /// Whether something below the directory at this path may belong to the code base, though
     /// the directory itself need not.
     pub fn enters(&self, path: &str) -> bool {
-        path != OWN_DIRECTORY && (self.0.has_exceptions() || !self.0.leave_out(path))
+        path != OWN_DIRECTORY && (!self.0.leave_out(path) || self.0.may_bring_back_below(path))
     }
 }
 

@@ -6,9 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::archive;
 use super::digest::{self, Hasher, HashingReader, Kind};
@@ -135,7 +134,7 @@ impl CodeStore for DirectoryStore {
                 why: format!("its digest is now {now}, not {}", code.digest),
             });
         }
-        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let (sender, mut receiver) = mpsc::channel(CHUNKS_AHEAD);
         tokio::task::spawn_blocking(move || {
             let mut chunks = Chunks {
                 pending: BytesMut::with_capacity(CHUNK),
@@ -146,7 +145,7 @@ impl CodeStore for DirectoryStore {
                 drop(chunks.sender.blocking_send(Err(error)));
             }
         });
-        Ok(ReceiverStream::new(receiver).boxed())
+        Ok(stream::poll_fn(move |context| receiver.poll_recv(context)).boxed())
     }
 }
 

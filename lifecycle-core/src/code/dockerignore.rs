@@ -2,66 +2,61 @@
 //!
 //! Its patterns are not Git's: each is anchored at the root of the context, `*` never crosses
 //! a `/`, the last pattern that matches a path or one of its parents wins, and `!` brings back
-//! even what lies in a left-out directory. The rules here are those of the `patternmatcher`
+//! even what is in an ignored directory. The rules here are those of the `patternmatcher`
 //! that Docker's clients and engines share, including two that surprise: `**foo` at the start
 //! matches every path that ends in `foo`, and a comment counts only if `#` is the line's very
 //! first character. Unlike Docker's classic client, and like `BuildKit`, an exception whose
-//! pattern begins with a wildcard is found in left-out directories too.
+//! pattern begins with a wildcard is found in ignored directories too.
+//!
+//! As in `patternmatcher`, patterns become regular expressions. All of them are compiled into one
+//! [`Regex`], each extended to everything below what it matches, so that a path is read once,
+//! whatever the number of patterns and of its parents.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+
+use regex_automata::meta::Regex;
+use regex_automata::nfa::thompson::WhichCaptures;
+use regex_automata::util::syntax;
+use regex_automata::{Input, MatchKind, PatternSet};
+
+/// Memory for the compiled patterns of one file, in bytes: enough for thousands of patterns.
+const COMPILED_LIMIT: usize = 64 << 20;
 
 /// The rules of one `.dockerignore`.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    rules: Vec<Rule>,
+    /// All patterns; `None` if there are none.
+    patterns: Option<Regex>,
+    /// For each pattern, in order, whether it is an exception.
+    exceptions: Vec<bool>,
+    /// What every path that an exception matches begins with, for each exception.
+    exception_prefixes: Vec<String>,
 }
 
-/// A pattern that can match nothing, because it is malformed.
+/// Why a `.dockerignore` is rejected.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadPattern {
-    pub(super) line: usize,
-    pub(super) pattern: String,
+pub(super) enum BadRules {
+    /// A pattern that can match nothing, because it is malformed.
+    Pattern { line: usize, pattern: String },
+    /// All patterns together need too much memory.
+    TooLarge,
 }
 
-impl fmt::Display for BadPattern {
+impl fmt::Display for BadRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: `{}` is no pattern", self.line, self.pattern)
+        match self {
+            Self::Pattern { line, pattern } => write!(f, "line {line}: `{pattern}` is no pattern"),
+            Self::TooLarge => f.write_str("its patterns are too many or too long"),
+        }
     }
-}
-
-#[derive(Debug)]
-struct Rule {
-    exception: bool,
-    tokens: Vec<Token>,
-    /// For a pattern that is `**` and then plain text: what a path may end with.
-    suffix: Option<String>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Token {
-    Char(char),
-    /// `?`
-    AnyChar,
-    /// `*`
-    AnyInName,
-    /// `**` before more: [`Token::Directories`], which always follows, or nothing.
-    PerhapsDirectories,
-    /// Any directories with the `/` after them.
-    Directories,
-    /// `**` at the end.
-    Rest,
-    /// `[a-z]`, `[^a-z]`
-    Class {
-        negated: bool,
-        ranges: Vec<(char, char)>,
-    },
 }
 
 impl Rules {
     /// Reads the text of a `.dockerignore`.
-    pub(super) fn parse(text: &str) -> Result<Self, BadPattern> {
+    pub(super) fn parse(text: &str) -> Result<Self, BadRules> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut rules = Vec::new();
+        let mut rules = Self::default();
+        let mut patterns = Vec::new();
         for (index, line) in text.lines().enumerate() {
             if line.starts_with('#') {
                 continue;
@@ -74,7 +69,7 @@ impl Rules {
             if line.is_empty() {
                 continue;
             }
-            let bad = || BadPattern {
+            let bad = || BadRules::Pattern {
                 line: index + 1,
                 pattern: line.to_owned(),
             };
@@ -82,101 +77,49 @@ impl Rules {
                 return Err(bad());
             }
             let pattern = clean(pattern);
-            let tokens = tokens(&pattern).ok_or_else(bad)?;
-            let suffix = pattern
-                .strip_prefix("**")
-                .filter(|rest| !rest.is_empty() && !rest.contains(['*', '?', '[', ']', '\\']))
-                .map(str::to_owned);
-            rules.push(Rule {
-                exception,
-                tokens,
-                suffix,
-            });
+            patterns.push(translate(&pattern).ok_or_else(bad)?);
+            rules.exceptions.push(exception);
+            if exception {
+                let prefix = pattern.split(['*', '?', '[', '\\']).next();
+                rules
+                    .exception_prefixes
+                    .push(prefix.unwrap_or_default().to_owned());
+            }
         }
-        Ok(Self { rules })
+        if !patterns.is_empty() {
+            let config = Regex::config()
+                .match_kind(MatchKind::All)
+                .nfa_size_limit(Some(COMPILED_LIMIT))
+                .which_captures(WhichCaptures::None);
+            let compiled = Regex::builder()
+                .syntax(syntax::Config::new().dot_matches_new_line(true))
+                .configure(config)
+                .build_many(&patterns);
+            rules.patterns = Some(compiled.map_err(|_| BadRules::TooLarge)?);
+        }
+        Ok(rules)
     }
 
     /// Whether a path of the context (with `/`) is left out.
     pub(super) fn leave_out(&self, path: &str) -> bool {
-        let mut out = false;
-        for rule in &self.rules {
-            if rule.exception == out && rule.matches_with_parents(path) {
-                out = !rule.exception;
-            }
-        }
-        out
+        let last = self.matched(path).iter().next_back();
+        last.is_some_and(|pattern| !self.exceptions[pattern.as_usize()])
     }
 
-    /// Whether something below a left-out directory may be brought back.
-    pub(super) fn has_exceptions(&self) -> bool {
-        self.rules.iter().any(|rule| rule.exception)
-    }
-}
-
-impl Rule {
-    fn matches_with_parents(&self, path: &str) -> bool {
-        self.matches(path)
-            || path
-                .match_indices('/')
-                .any(|(end, _)| self.matches(&path[..end]))
+    /// Which patterns match a path or one of its parents.
+    fn matched(&self, path: &str) -> PatternSet {
+        let mut matched = PatternSet::new(self.exceptions.len());
+        if let Some(patterns) = &self.patterns {
+            patterns.which_overlapping_matches(&Input::new(path), &mut matched);
+        }
+        matched
     }
 
-    fn matches(&self, path: &str) -> bool {
-        if let Some(suffix) = &self.suffix {
-            return path.ends_with(suffix.as_str()) || suffix.strip_prefix('/') == Some(path);
-        }
-        glob(&self.tokens, path)
-    }
-}
-
-/// All positions in the pattern are followed at once, so the time is bounded by pattern times
-/// path, whatever the pattern.
-fn glob(tokens: &[Token], path: &str) -> bool {
-    let mut at = vec![false; tokens.len() + 1];
-    at[0] = true;
-    take_empty_steps(tokens, &mut at);
-    for c in path.chars() {
-        let mut next = vec![false; tokens.len() + 1];
-        for (index, token) in tokens.iter().enumerate() {
-            if !at[index] {
-                continue;
-            }
-            match token {
-                Token::Char(wanted) => next[index + 1] |= *wanted == c,
-                Token::AnyChar => next[index + 1] |= c != '/',
-                Token::AnyInName => next[index] |= c != '/',
-                Token::Rest => next[index] = true,
-                Token::PerhapsDirectories => {}
-                Token::Directories => {
-                    next[index] = true;
-                    next[index + 1] |= c == '/';
-                }
-                Token::Class { negated, ranges } => {
-                    let inside = ranges.iter().any(|(from, to)| (*from..=*to).contains(&c));
-                    next[index + 1] |= inside != *negated;
-                }
-            }
-        }
-        take_empty_steps(tokens, &mut next);
-        at = next;
-    }
-    at[tokens.len()]
-}
-
-/// Adds the positions that are reached without a character. They all lie ahead.
-fn take_empty_steps(tokens: &[Token], at: &mut [bool]) {
-    for (index, token) in tokens.iter().enumerate() {
-        if !at[index] {
-            continue;
-        }
-        match token {
-            Token::AnyInName | Token::Rest => at[index + 1] = true,
-            Token::PerhapsDirectories => {
-                at[index + 1] = true;
-                at[index + 2] = true;
-            }
-            Token::Char(_) | Token::AnyChar | Token::Directories | Token::Class { .. } => {}
-        }
+    /// Whether an exception may match something below a directory.
+    pub(super) fn may_bring_back_below(&self, directory: &str) -> bool {
+        let below = format!("{directory}/");
+        let mut prefixes = self.exception_prefixes.iter();
+        prefixes.any(|prefix| prefix.starts_with(&below) || below.starts_with(prefix.as_str()))
     }
 }
 
@@ -200,38 +143,60 @@ fn clean(pattern: &str) -> String {
     }
 }
 
-fn tokens(pattern: &str) -> Option<Vec<Token>> {
-    let mut tokens = Vec::new();
+/// The regular expression of a pattern; `None` if it is malformed. It matches what the pattern
+/// matches, and everything below that.
+fn translate(pattern: &str) -> Option<String> {
+    let mut regex = String::from("^");
     let mut chars = pattern.chars().peekable();
+    if let Some(text) = pattern.strip_prefix("**")
+        && text.starts_with(|c| c != '/')
+        && !text.contains(['*', '?', '[', ']', '\\'])
+    {
+        // Not only a name: the end of any path.
+        regex.push_str(".*");
+        chars = text.chars().peekable();
+    }
     while let Some(c) = chars.next() {
-        let token = match c {
+        match c {
             '*' if chars.next_if_eq(&'*').is_some() => {
                 chars.next_if_eq(&'/');
-                if chars.peek().is_none() {
-                    Token::Rest
-                } else {
-                    tokens.push(Token::PerhapsDirectories);
-                    Token::Directories
-                }
+                let at_end = chars.peek().is_none();
+                regex.push_str(if at_end { ".*" } else { "(?:.*/)?" });
             }
-            '*' => Token::AnyInName,
-            '?' => Token::AnyChar,
-            '\\' => Token::Char(chars.next()?),
-            '[' => class(&mut chars)?,
-            other => Token::Char(other),
-        };
-        tokens.push(token);
+            '*' => regex.push_str("[^/]*"),
+            '?' => regex.push_str("[^/]"),
+            '\\' => push_literal(&mut regex, chars.next()?),
+            '[' => push_class(&mut regex, &mut chars)?,
+            other => push_literal(&mut regex, other),
+        }
     }
-    Some(tokens)
+    regex.push_str("(?:/.*)?$");
+    Some(regex)
 }
 
-fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
-    let negated = chars.next_if_eq(&'^').is_some();
-    let mut ranges = Vec::new();
+fn push_literal(regex: &mut String, c: char) {
+    if c.is_ascii_alphanumeric() {
+        regex.push(c);
+    } else {
+        // Writing into a string cannot fail.
+        let _ = write!(regex, "\\x{{{:x}}}", u32::from(c));
+    }
+}
+
+/// Adds the class whose `[` has been read.
+fn push_class(
+    regex: &mut String,
+    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+) -> Option<()> {
+    regex.push('[');
+    if chars.next_if_eq(&'^').is_some() {
+        regex.push('^');
+    }
+    let mut is_empty = true;
     loop {
         let from = match chars.next()? {
-            ']' if ranges.is_empty() => return None,
-            ']' => return Some(Token::Class { negated, ranges }),
+            ']' if is_empty => return None,
+            ']' => break,
             '\\' => chars.next()?,
             '-' => return None,
             other => other,
@@ -245,8 +210,16 @@ fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> 
         } else {
             from
         };
-        ranges.push((from, to));
+        if from > to {
+            return None;
+        }
+        push_literal(regex, from);
+        regex.push('-');
+        push_literal(regex, to);
+        is_empty = false;
     }
+    regex.push(']');
+    Some(())
 }
 
 #[cfg(test)]
@@ -292,51 +265,210 @@ mod tests {
         }
     }
 
-    /// Cases of the tests of moby/patternmatcher.
+    /// The cases of moby/patternmatcher's own tests, and some more. Its paths that end in `/` are
+    /// left out: no path of a context does.
     #[test]
     fn patterns_mean_what_patternmatcher_says() {
+        let whl = "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl";
         for (pattern, path, out) in [
+            ("*", "fileutils.go", true),
+            ("*.go", "fileutils.go", true),
+            ("*.go", ".", false),
             ("**", "file", true),
+            ("**/", "file", true),
             ("**", "dir/file", true),
             ("**/", "dir/file", true),
             ("**/**", "dir/file", true),
             ("dir/**", "dir/file", true),
             ("dir/**", "dir/dir2/file", true),
             ("dir/**", "dir", false),
+            ("**/dir", "dir", true),
+            ("**/dir", "dir/file", true),
             ("**/dir2/*", "dir/dir2/file", true),
+            ("**/dir2/**", "dir/dir2/dir3/file", true),
             ("**/dir2/**", "dir/dir2/dir2/file", true),
             ("**file", "file", true),
             ("**file", "dir/file", true),
+            ("**file", "dir/dir/file", true),
+            ("**file", "dir/myfile", true),
+            ("**file", "dir/file.txt", false),
+            ("**/file", "dir/file", true),
             ("**/file", "dir/dir/file", true),
+            ("**/file", "dir/myfile", false),
+            ("**/file*", "dir/dir/file", true),
             ("**/file*", "dir/dir/file.txt", true),
             ("**/file*txt", "dir/dir/file.txt", true),
+            ("**/file*.txt", "dir/dir/file.txt", true),
+            ("**/file*.txt*", "dir/dir/file.txt", true),
             ("**/**/*.txt", "dir/dir/file.txt", true),
             ("**/**/*.txt2", "dir/dir/file.txt", false),
+            ("**/*.txt", "file.txt", true),
+            ("**/**/*.txt", "file.txt", true),
             ("a**/*.txt", "a/file.txt", true),
+            ("a**/*.txt", "a/dir/file.txt", true),
             ("a**/*.txt", "a/dir/dir/file.txt", true),
+            ("a/*.txt", "a/dir/file.txt", false),
+            ("a/*.txt", "a/file.txt", true),
+            ("a/*.txt**", "a/file.txt", true),
             ("a[b-d]e", "ae", false),
             ("a[b-d]e", "ace", true),
+            ("a[b-d]e", "aae", false),
             ("a[^b-d]e", "aze", true),
             ("a[^b-d]e", "abe", false),
+            (".*", ".foo", true),
+            (".*", "foo", false),
             ("abc.def", "abcdef", false),
             ("abc.def", "abc.def", true),
+            ("abc.def", "abcZdef", false),
             ("abc?def", "abcZdef", true),
+            ("abc?def", "abcdef", false),
             ("a\\*b", "a*b", true),
+            ("a\\*b", "ab", false),
             ("a\\\\", "a\\", true),
+            ("**/foo/bar", "foo/bar", true),
+            ("**/foo/bar", "dir/foo/bar", true),
+            ("**/foo/bar", "dir/dir2/foo/bar", true),
+            ("abc/**", "abc", false),
+            ("abc/**", "abc/def", true),
+            ("abc/**", "abc/def/ghi", true),
+            ("**/.foo", ".foo", true),
+            ("**/.foo", "bar.foo", false),
             ("a(b)c/def", "a(b)c/def", true),
+            ("a(b)c/def", "a(b)c/xyz", false),
             ("a.|)$(}+{bc", "a.|)$(}+{bc", true),
-            (
-                "dist/proxy.py-2.4.0rc3.dev36",
-                "dist/proxy.py-2.4.0rc3.dev36",
-                true,
-            ),
+            (whl, whl, true),
+            ("dist/*.whl", whl, true),
             ("*/util", "util", false),
             ("a/**/b", "a/b", true),
             ("a/**/b", "a/x/y/b", true),
             ("a/**/b", "a/xb", false),
             ("x/../y", "y", true),
+            // Those that it has from Go's `filepath.Match`.
+            ("abc", "abc", true),
+            ("*c", "abc", true),
+            ("a*", "a", true),
+            ("a*", "ab/c", true),
+            ("a*/b", "abc/b", true),
+            ("a*/b", "a/c/b", false),
+            ("a*b*c*d*e*/f", "axbxcxdxe/f", true),
+            ("a*b*c*d*e*/f", "axbxcxdxexxx/f", true),
+            ("a*b*c*d*e*/f", "axbxcxdxe/xxx/f", false),
+            ("a*b*c*d*e*/f", "axbxcxdxexxx/fff", false),
+            ("a*b?c*x", "abxbbxdbxebxczzx", true),
+            ("a*b?c*x", "abxbbxdbxebxczzy", false),
+            ("ab[c]", "abc", true),
+            ("ab[e-g]", "abc", false),
+            ("ab[^c]", "abc", false),
+            ("ab[^e-g]", "abc", true),
+            ("a?b", "a☺b", true),
+            ("a[^a]b", "a☺b", true),
+            ("a???b", "a☺b", false),
+            ("a[^a][^a][^a]b", "a☺b", false),
+            ("[a-ζ]*", "α", true),
+            ("*[a-ζ]", "A", false),
+            ("a?b", "a/b", false),
+            ("a*b", "a/b", false),
+            ("[\\]a]", "]", true),
+            ("[\\-]", "-", true),
+            ("[x\\-]", "x", true),
+            ("[x\\-]", "z", false),
+            ("[\\-x]", "-", true),
+            ("[\\-x]", "a", false),
+            ("*x", "xxx", true),
         ] {
             assert_eq!(left_out(pattern, path), out, "{pattern:?} on {path}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_several_patterns_wins_as_in_patternmatcher() {
+        let whl = "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl";
+        for (rules, path, out) in [
+            ("!fileutils.go\n*.go", "fileutils.go", true),
+            ("*.go\n!fileutils.go", "fileutils.go", false),
+            ("docs\n!docs/README.md", "docs/README.md", false),
+            ("docs/\n!docs/README.md", "docs/README.md", false),
+            ("docs/*\n!docs/README.md", "docs/README.md", false),
+            ("docs\n  !docs/README.md  ", "docs/README.md", false),
+            ("**\n!util/docker/web", "util/docker/web/foo", false),
+            (
+                "**\n!util/docker/web\nutil/docker/web/foo",
+                "util/docker/web/foo",
+                true,
+            ),
+            ("**\n!dist/*.whl", whl, false),
+            ("", "any/path/there", false),
+        ] {
+            assert_eq!(left_out(rules, path), out, "{rules:?} on {path}");
+        }
+    }
+
+    #[test]
+    fn what_patternmatcher_calls_a_bad_pattern_is_one() {
+        for pattern in [
+            "!",
+            "[",
+            "[]a]",
+            "[-]",
+            "[x-]",
+            "[-x]",
+            "\\",
+            "[a-b-c]",
+            "[^",
+            "[^bc",
+            "a[",
+            "[Local-Only]/",
+        ] {
+            assert!(Rules::parse(pattern).is_err(), "{pattern:?}");
+        }
+    }
+
+    /// The cost of a path is one search, whatever the number of patterns and of its parents.
+    #[test]
+    fn all_patterns_are_one_set() {
+        let text = format!("{}!keep\n", "**/node_modules/\n".repeat(52));
+        let rules = Rules::parse(&text).unwrap();
+        assert_eq!(rules.patterns.as_ref().unwrap().pattern_len(), 53);
+        let path = format!("{}node_modules/x", "a/".repeat(100));
+        let matched: Vec<usize> = rules
+            .matched(&path)
+            .iter()
+            .map(|id| id.as_usize())
+            .collect();
+        assert_eq!(matched, (0..52).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_directory_below_which_no_exception_can_match_is_not_entered() {
+        let rules = Rules::parse("*\n!src/*.rs\n!docs").unwrap();
+        for (directory, enter) in [
+            ("src", true),
+            ("docs/deep", true),
+            ("node_modules", false),
+            ("sr", false),
+            ("srcs", false),
+        ] {
+            assert_eq!(rules.may_bring_back_below(directory), enter, "{directory}");
+        }
+        let rules = Rules::parse("*\n!**/*.rs").unwrap();
+        assert!(rules.may_bring_back_below("any/where"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_is_brought_back_below_a_directory_that_is_not_entered(
+            lines in proptest::collection::vec("!?(a|b|ab|\\*|\\?|\\*\\*|/|\\[ab\\]){1,5}", 1..5),
+            path in "(a|b|ab)(/(a|b|ab)){1,4}",
+        ) {
+            let Ok(rules) = Rules::parse(&lines.join("\n")) else {
+                return Ok(());
+            };
+            for (end, _) in path.match_indices('/') {
+                let directory = &path[..end];
+                if rules.leave_out(directory) && !rules.may_bring_back_below(directory) {
+                    proptest::prop_assert!(rules.leave_out(&path), "{directory} of {path}");
+                }
+            }
         }
     }
 

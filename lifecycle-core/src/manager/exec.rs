@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::JoinSet;
 
 use super::Manager;
 use super::output::Source;
@@ -95,7 +95,9 @@ fn converse(handle: NodeHandle, session: ExecSession) -> Conversation {
         input: mut stdin,
         output,
     } = session;
-    let pump = tokio::spawn(async move {
+    // Dropped, it ends its task.
+    let mut pump = JoinSet::new();
+    pump.spawn(async move {
         let mut open = true;
         while let Some(piece) = given.recv().await {
             let done = match piece {
@@ -122,7 +124,6 @@ fn converse(handle: NodeHandle, session: ExecSession) -> Conversation {
         drop(stdin);
         std::future::pending::<()>().await;
     });
-    let pump = AbortOnDropHandle::new(pump);
     Conversation {
         input,
         output: output

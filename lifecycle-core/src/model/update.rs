@@ -1,6 +1,6 @@
-//! How changed replicas take the place of former ones, as the declaration wishes it (Compose
-//! `deploy.update_config`, `deploy.rollback_config`). Kept with the service; the planner replaces
-//! by its own rules so far.
+//! How a declaration asks for changed replicas to be replaced (Compose `deploy.update_config`,
+//! `deploy.rollback_config`). Kept with the service, without effect yet: the planner stops all
+//! replicas of a changed service at once.
 
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ pub async fn load(
     code: &dyn CodeStore,
 ) -> Result<Loaded, Diagnostics> {
     let mut draft = read(sources).await?;
-    draft.resolve_code(code).await;
+    draft.resolve_code(code, &sources.project_dir).await;
     draft.finish(id)
 }
 
@@ -170,12 +170,12 @@ impl Draft {
     }
 
     /// Puts in what each code base holds now, and what its Dockerfile starts from.
-    async fn resolve_code(&mut self, store: &dyn CodeStore) {
+    async fn resolve_code(&mut self, store: &dyn CodeStore, directory: &Path) {
         // Several services may share a code base.
         let mut known: BTreeMap<String, CodeBaseRef> = BTreeMap::new();
         let report = &mut self.reports[1];
         for draft in self.composition.services.values_mut() {
-            let Some(build) = draft.build.take() else {
+            let Some(mut build) = draft.build.take() else {
                 continue;
             };
             let code = match known.get(&build.code) {
@@ -191,7 +191,7 @@ impl Draft {
                     }
                 },
             };
-            match read_dockerfile(store, &code, &build).await {
+            match read_dockerfile(store, directory, &code, &mut build).await {
                 Ok(Dockerfile { bases, exposes }) => {
                     draft.spec.source = ImageSource::Build(BuildSource {
                         code,
@@ -274,22 +274,30 @@ enum Refusal {
 
 async fn read_dockerfile(
     store: &dyn CodeStore,
+    directory: &Path,
     code: &CodeBaseRef,
-    build: &Build,
+    build: &mut Build,
 ) -> Result<Dockerfile, Refusal> {
     let file = &build.dockerfile;
-    let content = match &build.options.inline {
+    let mut content = match &build.options.inline {
         Some(inline) => Some(inline.clone().into_bytes()),
         None => code::read_file(store, code, file, DOCKERFILE_LIMIT)
             .await
             .map_err(Refusal::Store)?,
     };
+    if content.is_none()
+        && let Some(ignored) = ignored_dockerfile(directory, code, file).await
+    {
+        content = Some(ignored.clone().into_bytes());
+        build.options.inline = Some(ignored);
+    }
     let Some(content) = content else {
         return Err(Refusal::Dockerfile {
             message: format!("the code base `{}` has no file `{file}`", code.name),
-            help: "if it is there, `.dockerignore` leaves it out: bring it back with `!`",
+            help: "add it, or change `build.dockerfile`",
         });
     };
+    let file = &build.dockerfile;
     let args = build
         .args
         .iter()
@@ -299,6 +307,17 @@ async fn read_dockerfile(
         message: format!("`{file}` of `{}`: {why}", code.name),
         help: "mend the Dockerfile, or give the argument in `build.args`",
     })
+}
+
+/// A Dockerfile that `.dockerignore` leaves out of the code base: the builder gets it all the same,
+/// as with Docker, so it goes into the declaration.
+async fn ignored_dockerfile(directory: &Path, code: &CodeBaseRef, file: &str) -> Option<String> {
+    let path = directory.join(&code.name).join(file);
+    let size = tokio::fs::metadata(&path).await.ok()?.len();
+    if size > DOCKERFILE_LIMIT {
+        return None;
+    }
+    tokio::fs::read_to_string(&path).await.ok()
 }
 
 /// What the command line or the environment asks for.

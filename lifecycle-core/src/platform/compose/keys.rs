@@ -26,6 +26,11 @@ pub(super) enum Fate {
     ),
     /// It has no effect, and a service runs otherwise than its author meant.
     Changes(&'static str),
+    /// It has no effect yet, and a service runs otherwise than its author meant; its value is
+    /// checked and kept.
+    Checked(&'static str),
+    /// A key within a mapping that is [`Fate::Checked`], which is reported once for all of them.
+    PartOfChecked,
     /// It has no effect, and nothing depends on it here.
     Harmless(&'static str),
 }
@@ -41,6 +46,20 @@ const fn changes(name: &'static str, consequence: &'static str) -> Key {
     Key {
         name,
         fate: Fate::Changes(consequence),
+    }
+}
+
+const fn checked(name: &'static str, consequence: &'static str) -> Key {
+    Key {
+        name,
+        fate: Fate::Checked(consequence),
+    }
+}
+
+const fn part_of_checked(name: &'static str) -> Key {
+    Key {
+        name,
+        fate: Fate::PartOfChecked,
     }
 }
 
@@ -335,13 +354,13 @@ pub(super) const DEPLOY: &[Key] = &[
         "restart_policy",
         "the same as `restart`, and wins over it; see below",
     ),
-    honoured(
+    checked(
         "rollback_config",
-        "read, checked and kept; so far a changed replica that never gets ready gives way to the former one, whatever this says",
+        "a changed replica that does not become ready in time is always replaced by the previous one",
     ),
-    honoured(
+    checked(
         "update_config",
-        "read, checked and kept; so far replicas are replaced one after the other by the manager's own rules",
+        "all replicas of a changed service are stopped at once, then the new ones start",
     ),
 ];
 
@@ -577,15 +596,12 @@ pub(super) const RESTART_POLICY: &[Key] = &[
 ];
 
 pub(super) const REPLACEMENT: &[Key] = &[
-    honoured("delay", "kept"),
-    honoured("failure_action", "kept"),
-    changes(
-        "max_failure_ratio",
-        "replicas are replaced one after the other",
-    ),
-    honoured("monitor", "kept"),
-    honoured("order", "kept"),
-    honoured("parallelism", "kept"),
+    part_of_checked("delay"),
+    part_of_checked("failure_action"),
+    changes("max_failure_ratio", "failed replicas are not counted"),
+    part_of_checked("monitor"),
+    part_of_checked("order"),
+    part_of_checked("parallelism"),
 ];
 
 pub(super) const ENV_FILE: &[Key] = &[
@@ -594,8 +610,8 @@ pub(super) const ENV_FILE: &[Key] = &[
     honoured("required", ""),
 ];
 
-/// The entries of a mapping that have an effect. Extension fields (`x-…`) are passed over, what
-/// has no effect is reported as unsupported, what nobody knows as a problem.
+/// The entries of a mapping whose values are read. Extension fields (`x-…`) are skipped, a key
+/// without effect is reported as unsupported, an unknown key as a problem.
 pub(super) fn honoured_entries<'a>(
     field: &Field<'a>,
     table: &'static [Key],
@@ -623,7 +639,11 @@ pub(super) fn is_honoured(
         .find(|key| key.name == name)
         .map(|key| &key.fate)
     {
-        Some(Fate::Honoured(_)) => return true,
+        Some(Fate::Honoured(_) | Fate::PartOfChecked) => return true,
+        Some(Fate::Checked(consequence)) => {
+            report.unsupported(entry.at, &entry.path, consequence, true);
+            return true;
+        }
         Some(Fate::Changes(consequence)) => {
             report.unsupported(entry.at, &entry.path, consequence, true);
         }

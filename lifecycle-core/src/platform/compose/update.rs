@@ -9,7 +9,7 @@ use crate::model::{OnFailure, Replacement, ReplacementOrder, RestartPolicy};
 /// More replicas than are replaced at a time anywhere.
 const MOST: u32 = 10_000;
 
-/// How replicas are to be replaced.
+/// How replicas are to be replaced. Nothing acts on it yet.
 pub(super) fn replacement(field: &Field<'_>, report: &mut Report) -> Replacement {
     let mut replacement = Replacement::default();
     for (key, field) in honoured_entries(field, keys::REPLACEMENT, report) {

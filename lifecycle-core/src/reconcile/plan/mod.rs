@@ -28,7 +28,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::declared::{Declared, DeclaredService};
@@ -141,8 +140,9 @@ struct Planning<'a> {
     leaving: BTreeMap<HostPort<'a>, Gate>,
     /// Host ports that are declared, and which running container of which replica has them now.
     holders_of_ports: BTreeMap<HostPort<'a>, (usize, Seen<'a>)>,
-    /// The containers that are stopped, in the order in which that was found.
-    stops: IndexMap<&'a ContainerId, Gate>,
+    /// The containers that are stopped, and the order in which that was found.
+    stops: BTreeMap<&'a ContainerId, Gate>,
+    stop_order: Vec<&'a ContainerId>,
     image_gates: BTreeMap<NodeName, BTreeMap<String, Gate>>,
     /// The steps that bring an image to its first node.
     image_origins: BTreeMap<String, (NodeName, StepId)>,
@@ -204,7 +204,8 @@ impl<'a> Planning<'a> {
             fences: BTreeMap::new(),
             leaving: BTreeMap::new(),
             holders_of_ports: ports::holders(declared, index),
-            stops: IndexMap::new(),
+            stops: BTreeMap::new(),
+            stop_order: Vec::new(),
             image_gates: BTreeMap::new(),
             image_origins: BTreeMap::new(),
             starts: vec![None; replicas],

@@ -83,6 +83,7 @@ impl<'a> Planning<'a> {
             reason.clone(),
         );
         self.stops.insert(&container.id, gate.clone());
+        self.stop_order.push(&container.id);
         gate
     }
 
@@ -134,7 +135,7 @@ impl<'a> Planning<'a> {
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
         let (steps, held) = (self.plan.steps.len(), self.plan.held.len());
-        let stopped = self.stops.len();
+        let stopped = self.stop_order.len();
         let others = &containers.others;
         let (status, up) = self.alive(spot, current, others, dependencies, None);
         if others.is_empty() {
@@ -149,7 +150,9 @@ impl<'a> Planning<'a> {
             {
                 self.plan.steps.truncate(steps);
                 self.plan.held.truncate(held);
-                self.stops.truncate(stopped);
+                for id in self.stop_order.drain(stopped..) {
+                    self.stops.remove(id);
+                }
                 self.starts[spot.at] = None;
                 self.plan.rejects.push(RejectedSpec {
                     id: spot.id.clone(),

@@ -13,6 +13,8 @@ fn table(out: &mut String, title: &str, keys: &[Key]) {
             Fate::Honoured("") => "honoured".to_owned(),
             Fate::Honoured(note) => format!("honoured: {note}"),
             Fate::Changes(consequence) => format!("**no effect**: {consequence}"),
+            Fate::Checked(consequence) => format!("**no effect** yet, only checked: {consequence}"),
+            Fate::PartOfChecked => "**no effect** yet, only checked".to_owned(),
             Fate::Harmless(consequence) => format!("no effect: {consequence}"),
         };
         writeln!(out, "| `{}` | {effect} |", key.name).unwrap();
@@ -199,8 +201,8 @@ fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<
     )
 }
 
-/// A key that is called honoured is read: nonsense in its place is a problem. Every other key
-/// is told as having no effect.
+/// A key that is honoured or checked is read: nonsense in its place is a problem. Every key without
+/// effect is reported as such, by itself or with the mapping that contains it.
 #[test]
 fn every_key_is_treated_as_its_table_says() {
     const NONSENSE: &str = "{'?': [[]]}";
@@ -303,10 +305,22 @@ fn every_key_is_treated_as_its_table_says() {
             // Within a mapping that takes one image only.
             let before = before.replace(&format!("{}: x, ", key.name), "");
             let (problems, unsupported) = read(&before, key.name, NONSENSE, after);
-            if matches!(key.fate, Fate::Honoured(_)) {
+            let is_read = matches!(
+                key.fate,
+                Fate::Honoured(_) | Fate::Checked(_) | Fate::PartOfChecked
+            );
+            let is_reported = matches!(
+                key.fate,
+                Fate::Checked(_) | Fate::Changes(_) | Fate::Harmless(_)
+            );
+            if is_read {
                 assert!(told(&problems), "{before}{}: {problems:?}", key.name);
-            } else {
+            }
+            if is_reported {
                 assert!(told(&unsupported), "{before}{}: {unsupported:?}", key.name);
+            }
+            if matches!(key.fate, Fate::PartOfChecked) {
+                assert!(!unsupported.is_empty(), "{before}{}", key.name);
             }
         }
     }

@@ -23,7 +23,8 @@ use lifecycle_core::bootstrap::{Bootstrapper, OperatorState as _, Reporter};
 
 use crate::arguments::Arguments;
 use crate::failure::Failure;
-use crate::project::{Identity, Project};
+use crate::identity::Identity;
+use crate::project::Project;
 use crate::wiring::{self, Parts};
 
 /// A bootstrapper for a platform that was brought up from here; the files need not be in order.

@@ -8,12 +8,12 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::PACE;
+use super::durations::Timed;
 use super::progress::{Progress, Reporter};
 use crate::api::ManagerApi;
 use crate::api::wire::{
     InstanceStateV1, InstanceV1, NodeV1, OperationStateV1, OperationV1, ServiceV1,
 };
-use crate::cloud::Timed;
 use crate::error::{Error, Result, Retry};
 use crate::model::{Event, EventKind, OperationId};
 use crate::runtime::LogOptions;

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use tokio::time::Instant;
 
-use crate::cloud::Timed;
+use super::durations::Timed;
 use crate::reconcile::{Status, StepId};
 
 /// One piece of news.

@@ -14,7 +14,7 @@ use lifecycle_core::model::{
 };
 use lifecycle_core::platform::Declaration;
 use lifecycle_core::registry::{
-    Batch, Change, Committed, Credential, Databases, EventPage, Expect, Kind, KindDatabase, Lease,
+    Batch, Change, Committed, Credential, Databases, EventPage, Expect, KindDatabase, Lease,
     MemoryRegistry, Mirror, Mirrored, Registry, RegistryId, Snapshot, SqlDatabases, SqlRegistry,
 };
 use lifecycle_core::secret::{PlatformKey, Sensitive};

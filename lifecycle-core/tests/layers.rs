@@ -20,6 +20,7 @@ use syn::{Attribute, Item, ItemMod, ItemUse, Meta, UseTree};
 /// which is: those that come before it.
 const LAYERS: &[(&str, &str)] = &[
     ("similar", "the known name that a mistyped one resembles"),
+    ("epoch", "the number that fences a previous leader"),
     ("error", "what can fail, and whether to try again"),
     ("secret", "values that are never shown"),
     ("clock", "time and new ids"),

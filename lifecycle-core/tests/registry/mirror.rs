@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::model::{
-    Epoch, Event, InstanceRecord, NewEvent, Operation, OperationId, PlatformId, ServiceClass,
+    Epoch, Event, InstanceRecord, Kind, NewEvent, Operation, OperationId, PlatformId, ServiceClass,
     ServiceName, Subject,
 };
 use lifecycle_core::platform::Declaration;

@@ -4,7 +4,9 @@
 mod arguments;
 mod commands;
 mod confirm;
+mod documents;
 mod failure;
+mod identity;
 mod paint;
 mod printer;
 mod progress;

@@ -9,21 +9,11 @@ use lifecycle_core::code::{CodeStore, DirectoryStore};
 use lifecycle_core::model::{PlatformId, PlatformName};
 use lifecycle_core::platform::{self, Access, Loaded, Sources, Survey};
 use lifecycle_core::{Error, Result};
-use serde::{Deserialize, Serialize};
 
 use crate::arguments::Arguments;
 use crate::failure::Failure;
+use crate::identity::{self, Identity, another_began};
 use crate::wiring;
-
-/// `.lifecycle/platform.json`: no secret, may be committed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Identity {
-    pub(crate) name: PlatformName,
-    pub(crate) id: PlatformId,
-}
-
-/// The id under which files are read that were never brought up.
-pub(crate) const NOT_UP_YET: PlatformId = PlatformId::new(uuid::Uuid::nil());
 
 /// The files of a project.
 #[derive(Debug)]
@@ -130,7 +120,7 @@ impl Project {
     /// The identity, if this project was ever brought up. A name on the command line that is
     /// another one's means another platform, and never this one.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
-        let identity = read_identity(&identity_file(&self.sources.project_dir))?;
+        let identity = identity::read(&identity::file_of(&self.sources.project_dir))?;
         if let (Some(identity), Some(name)) = (&identity, &self.sources.name) {
             self.is_named(identity, name)?;
         }
@@ -153,7 +143,7 @@ impl Project {
         if identity.name == *name {
             return Ok(());
         }
-        let file = identity_file(&self.sources.project_dir);
+        let file = identity::file_of(&self.sources.project_dir);
         Err(Error::Invalid {
             what: file.display().to_string(),
             why: format!(
@@ -171,11 +161,11 @@ impl Project {
     /// Keeps a new identity beside the files. Of several processes that do so at once, one
     /// succeeds.
     pub(crate) fn keep_identity(&self, identity: &Identity) -> Result<()> {
-        let file = identity_file(&self.sources.project_dir);
-        if read_identity(&file)?.is_none() {
-            write_identity(&file, identity)?;
+        let file = identity::file_of(&self.sources.project_dir);
+        if identity::read(&file)?.is_none() {
+            identity::write(&file, identity)?;
         }
-        if read_identity(&file)?.as_ref() == Some(identity) {
+        if identity::read(&file)?.as_ref() == Some(identity) {
             Ok(())
         } else {
             Err(another_began())
@@ -217,49 +207,4 @@ fn inside(project: &Path, directory: &Path) -> Option<String> {
         Ok(DirectoryStore::normalised(&path.to_string_lossy()).into())
     };
     of(written).or_else(|| of(Path::canonicalize))
-}
-
-fn identity_file(project: &Path) -> PathBuf {
-    project.join(".lifecycle").join("platform.json")
-}
-
-fn read_identity(file: &Path) -> Result<Option<Identity>> {
-    match std::fs::read_to_string(file) {
-        Ok(text) => serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|error| Error::Corrupt {
-                what: file.display().to_string(),
-                why: error.to_string(),
-            }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(format!("reading {}", file.display()), error)),
-    }
-}
-
-/// Another process was quicker at the first `up`.
-pub(crate) fn another_began() -> Error {
-    Error::Denied {
-        what: "this command".into(),
-        why: "another `up` of this directory has just begun".into(),
-        mend: "wait until it has ended, then run this again".into(),
-    }
-}
-
-/// Whole or not at all, and never over another one: written beside its place, then linked there.
-fn write_identity(file: &Path, identity: &Identity) -> Result<()> {
-    let failed = |error| Error::io(format!("writing {}", file.display()), error);
-    let text = serde_json::to_string_pretty(identity)
-        .map_err(|error| Error::failed("writing the identity", error.to_string()))?;
-    if let Some(directory) = file.parent() {
-        std::fs::create_dir_all(directory).map_err(failed)?;
-    }
-    let draft = file.with_extension(format!("{}.new", std::process::id()));
-    std::fs::write(&draft, text + "\n").map_err(failed)?;
-    match std::fs::hard_link(&draft, file) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        // A file system without hard links.
-        Err(_) => return std::fs::rename(&draft, file).map_err(failed),
-    }
-    std::fs::remove_file(&draft).map_err(failed)
 }

@@ -24,7 +24,7 @@ use lifecycle_docker::{
     SocketReadiness, SshConnector, SshCredential, generate_ssh_key,
 };
 
-use crate::project::Identity;
+use crate::identity::Identity;
 
 /// The seed of simulated worlds: the same files give the same run.
 const SIMULATED_SEED: u64 = 1;

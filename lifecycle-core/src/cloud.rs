@@ -1,7 +1,6 @@
 //! The trait behind which a cloud lies: VMs that can be listed, made, switched and fenced.
 
 mod deadlines;
-mod durations;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -14,7 +13,6 @@ use crate::error::Result;
 use crate::model::{Addresses, NodeName, NodeSpec};
 
 pub use deadlines::{CloudDeadlines, Hearing};
-pub use durations::{Durations, Timed, about, in_words};
 
 /// What a provider can do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::model::{Epoch, InvalidName};
-use crate::platform::nearest;
+use crate::epoch::Epoch;
+use crate::similar::nearest;
 
 /// What this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -201,6 +201,18 @@ impl std::fmt::Display for BuildPlace {
             None => Ok(()),
         }
     }
+}
+
+/// A name that breaks the rule of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{value}` is no valid {kind}: {rule}")]
+pub struct InvalidName {
+    /// What the name was meant for, for example `node name`.
+    pub kind: &'static str,
+    /// The refused value.
+    pub value: String,
+    /// The rule in words.
+    pub rule: &'static str,
 }
 
 /// What may be done after an error.

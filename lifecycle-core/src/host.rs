@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
 use crate::runtime::{ContainerRuntime, EngineInfo};
 use crate::secret::Sensitive;
+
+pub use crate::stream::{ByteStream, Duplex};
 
 /// An SSH key pair in OpenSSH's forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,13 +22,6 @@ pub struct SshKeyPair {
     /// The public key, one line.
     pub public: String,
 }
-
-/// Bytes as they come.
-pub type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;
-
-/// A connection that can be read and written.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A command on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]

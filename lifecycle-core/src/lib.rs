@@ -23,6 +23,7 @@ pub mod cloud;
 pub mod code;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod epoch;
 pub mod error;
 pub mod host;
 pub mod manager;
@@ -37,5 +38,7 @@ pub mod runtime;
 pub mod secret;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod similar;
+pub mod stream;
 
 pub use error::{BuildPlace, Error, Result, Retry};

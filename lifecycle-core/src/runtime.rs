@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 
 use crate::error::Result;
-use crate::host::ByteStream;
 use crate::model::{
     BuildOptions, ContainerId, ContainerTemplate, InstanceId, PlatformId, PlatformName, Protocol,
     SpecDigest, VolumeName,
 };
 use crate::secret::Sensitive;
+use crate::stream::ByteStream;
 
 /// What an engine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,17 +3,18 @@
 
 use std::sync::Arc;
 
-use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _, Reporter};
-use lifecycle_core::cloud::{PreflightReport, in_words};
+use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _, Reporter, in_words};
+use lifecycle_core::cloud::PreflightReport;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::Arguments;
 use crate::commands::publish;
 use crate::failure::Failure;
+use crate::identity::NOT_UP_YET;
 use crate::paint::{Tone, paint};
 use crate::progress::ProgressLines;
-use crate::project::{NOT_UP_YET, Project};
+use crate::project::Project;
 use crate::wiring::{self, Parts};
 use crate::{commands, printer};
 

@@ -11,9 +11,10 @@ use serde::Serialize;
 use crate::arguments::{Arguments, Init};
 use crate::confirm;
 use crate::failure::Failure;
+use crate::identity::NOT_UP_YET;
 use crate::paint::{Tone, paint};
 use crate::printer;
-use crate::project::{NOT_UP_YET, Project};
+use crate::project::Project;
 
 /// The document of `init --json`.
 #[derive(Debug, Serialize, JsonSchema)]

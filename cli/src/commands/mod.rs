@@ -29,7 +29,8 @@ use lifecycle_core::platform::Loaded;
 
 use crate::arguments::Arguments;
 use crate::failure::Failure;
-use crate::project::{Identity, Project};
+use crate::identity::Identity;
+use crate::project::Project;
 use crate::wiring::{self, Parts};
 
 /// How long reading the files and the code bases that they name may take.

@@ -1,8 +1,8 @@
 //! `plan`: what `up` would do, and why. Changes nothing, not even on this machine.
 
 use lifecycle_core::bootstrap::Forecast;
+use lifecycle_core::bootstrap::in_words;
 use lifecycle_core::clock::{Clock as _, SystemClock};
-use lifecycle_core::cloud::in_words;
 use lifecycle_core::platform::UnsupportedKey;
 use lifecycle_core::reconcile::{Held, Step};
 use schemars::JsonSchema;
@@ -10,10 +10,12 @@ use serde::Serialize;
 
 use crate::arguments::{Arguments, Plan};
 use crate::commands::{self, publish};
+use crate::documents::KeyWithoutEffect;
 use crate::failure::Failure;
+use crate::identity::{Identity, NOT_UP_YET};
 use crate::printer;
 use crate::progress::ProgressLines;
-use crate::project::{Identity, NOT_UP_YET, Project};
+use crate::project::Project;
 use crate::wiring::{self, Parts};
 
 /// The document of `plan --json`.
@@ -33,33 +35,6 @@ pub(crate) struct Foretold {
     steps: Vec<Step>,
     /// What could not be done yet, and why.
     held: Vec<Held>,
-}
-
-/// A key of the files that is understood and has no effect.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct KeyWithoutEffect {
-    /// The file.
-    file: String,
-    /// The line, from 1.
-    line: usize,
-    /// The path of the key, for example `services.web.privileged`.
-    key: String,
-    /// What happens instead.
-    consequence: &'static str,
-    /// Whether the service runs otherwise than its author meant.
-    changes_behaviour: bool,
-}
-
-impl From<&UnsupportedKey> for KeyWithoutEffect {
-    fn from(key: &UnsupportedKey) -> Self {
-        Self {
-            file: key.file.clone(),
-            line: key.line,
-            key: key.path.clone(),
-            consequence: key.consequence,
-            changes_behaviour: key.changes_behaviour,
-        }
-    }
 }
 
 pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Failure> {

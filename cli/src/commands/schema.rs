@@ -10,9 +10,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
-use crate::commands::{
-    azure_simulator, doctor, down, init, plan, publish, restart, retry, status, up,
-};
+use crate::commands::{azure_simulator, doctor, down, init, plan, publish, restart, retry, status};
+use crate::documents::BroughtUp;
 use crate::failure::Failure;
 use crate::failure::document::{Failed, NotAllUp};
 use crate::printer;
@@ -46,7 +45,7 @@ fn of(described: Described) -> Schema {
             "What it writes to standard output: its document, or why it failed; with what came up \
              where some of it did not.",
             &[
-                SchemaGenerator::subschema_for::<up::BroughtUp>,
+                SchemaGenerator::subschema_for::<BroughtUp>,
                 SchemaGenerator::subschema_for::<NotAllUp>,
                 FAILURE,
             ],

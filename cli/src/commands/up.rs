@@ -2,45 +2,23 @@
 
 use std::sync::Arc;
 
-use lifecycle_core::api::wire::{NodeV1, ServiceV1};
+use lifecycle_core::bootstrap::in_words;
 use lifecycle_core::bootstrap::{
     Bootstrapper, OperatorState as _, Outcome, StateDirectory, StateLock, UpOptions,
 };
-use lifecycle_core::cloud::in_words;
 use lifecycle_core::platform::{Declaration, UnsupportedKey};
-use schemars::JsonSchema;
-use serde::Serialize;
 
 use crate::arguments::{Arguments, Up};
 use crate::commands::{self, publish};
 use crate::confirm::confirm;
+use crate::documents::BroughtUp;
 use crate::failure::Failure;
+use crate::identity::{Identity, NOT_UP_YET, another_began};
 use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
-use crate::project::{Identity, NOT_UP_YET, Project, another_began};
+use crate::project::Project;
 use crate::wiring::{self, Parts};
-
-/// The document of `up --json`.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct BroughtUp {
-    /// The generation that was brought up.
-    generation: u64,
-    /// All nodes.
-    nodes: Vec<NodeV1>,
-    /// All services with their replicas.
-    services: Vec<ServiceV1>,
-}
-
-impl From<&Outcome> for BroughtUp {
-    fn from(outcome: &Outcome) -> Self {
-        Self {
-            generation: outcome.generation,
-            nodes: outcome.nodes.clone(),
-            services: outcome.services.clone(),
-        }
-    }
-}
 
 pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failure> {
     let project = Project::find(arguments)?;

@@ -6,8 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Failure;
-use crate::commands::plan::KeyWithoutEffect;
-use crate::commands::up::BroughtUp;
+use crate::documents::{BroughtUp, KeyWithoutEffect};
 
 /// What is written; one of two forms.
 #[derive(Debug, Serialize)]

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::PACE;
+use super::durations::Timed;
 use super::progress::{Progress, Reporter};
 use super::wait::{LoopWatch, Wait};
 use crate::api::ManagerApi;
@@ -15,7 +16,6 @@ use crate::api::wire::{
     InstanceStateV1, InstanceV1, NodeV1, OperationStateV1, OperationV1, ServiceV1, WaitV1,
 };
 use crate::clock::Clock;
-use crate::cloud::Timed;
 use crate::error::{Error, Result, Retry};
 use crate::model::{Event, EventKind, OperationId};
 use crate::reconcile::RunningStep;

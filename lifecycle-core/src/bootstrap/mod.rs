@@ -6,6 +6,7 @@
 
 mod doctor;
 mod down;
+mod durations;
 mod exit;
 mod follow;
 mod forecast;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use doctor::{Finding, Health};
+pub use durations::{Durations, Timed, in_words};
 pub use exit::ExitStatus;
 pub use follow::{Outcome, ServiceFailure};
 pub use forecast::Forecast;
@@ -52,7 +54,7 @@ use self::not_from_outside::NotFromOutside;
 use self::progress::Stage;
 use self::wait::LoopWatch;
 use crate::api::{ManagerApi, view};
-use crate::cloud::{ObservedNode, Power, PreflightReport, Timed};
+use crate::cloud::{ObservedNode, Power, PreflightReport};
 use crate::error::{Error, Result, Retry};
 use crate::host::{HostCommand, HostFile, NodeHandle};
 use crate::model::{Epoch, Generation, ImageSource, NodeName, NodeSpec, PlatformId};

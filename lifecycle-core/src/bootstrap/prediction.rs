@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Bootstrapper;
+use super::durations::{Durations, Timed, about};
 use super::progress::{Progress, Reporter};
-use crate::cloud::{Durations, Timed, about};
 use crate::error::Result;
 use crate::platform::Declaration;
 

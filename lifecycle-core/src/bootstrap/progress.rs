@@ -7,9 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
+use super::durations::Timed;
 use super::wait::Wait;
 use crate::clock::Clock;
-use crate::cloud::Timed;
 use crate::error::Result;
 use crate::reconcile::{Status, StepId};
 

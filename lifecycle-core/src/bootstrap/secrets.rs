@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::durations::Durations;
 use crate::api::Authority;
-use crate::cloud::{CloudDeadlines, Durations};
+use crate::cloud::CloudDeadlines;
 use crate::error::{Error, Result};
 use crate::host::SshKeyPair;
 use crate::model::PlatformId;

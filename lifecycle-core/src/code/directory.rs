@@ -13,7 +13,7 @@ use super::archive;
 use super::digest::{self, Hasher, HashingReader, Kind};
 use super::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
-use crate::host::ByteStream;
+use crate::stream::ByteStream;
 
 /// How much of an archive is handed on at once.
 const CHUNK: usize = 64 * 1024;

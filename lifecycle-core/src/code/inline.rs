@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use super::archive;
 use super::digest::Kind;
 use crate::error::{Error, Result};
-use crate::host::ByteStream;
+use crate::stream::ByteStream;
 
 /// Puts a file before everything else of an archive.
 pub(crate) fn with_file(context: ByteStream, name: &str, text: &str) -> Result<ByteStream> {

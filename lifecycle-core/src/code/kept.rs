@@ -11,7 +11,7 @@ use tokio_util::io::StreamReader;
 
 use super::{CodeBaseRef, CodeStore, PublishedStore};
 use crate::error::{Error, Result};
-use crate::host::ByteStream;
+use crate::stream::ByteStream;
 
 /// A store whose archives are kept in a directory as they are read: what was built from once can
 /// be built from again, also when the store holds another version by then, or does not answer.

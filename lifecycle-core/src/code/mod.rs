@@ -19,27 +19,18 @@ use std::io::Read;
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
-use serde::{Deserialize, Serialize};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::error::{Error, Result};
-use crate::host::ByteStream;
+use crate::stream::ByteStream;
 
+pub use crate::model::CodeBaseRef;
 pub use directory::DirectoryStore;
 pub(crate) use inline::with_file;
 pub use kept::KeptStore;
 pub use published::PublishedStore;
 pub use publishing::{CodePublisher, Published};
 pub(crate) use tree::read_tree;
-
-/// A code base by name and content.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CodeBaseRef {
-    /// Its name in the code store, or its path beside the compose file.
-    pub name: String,
-    /// SHA-256 over its files (paths, modes, contents, sorted), in hexadecimal.
-    pub digest: String,
-}
 
 /// A place that holds code bases.
 ///

@@ -9,7 +9,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
-use crate::host::ByteStream;
+use crate::stream::ByteStream;
 
 /// A directory of `<digest>.tar` files, put there by whoever published the code bases.
 ///

@@ -6,8 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use super::Protocol;
 use super::container::is_default;
-use crate::code::CodeBaseRef;
 use crate::secret::Sensitive;
+
+/// A code base by name and content.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CodeBaseRef {
+    /// Its name in the code store, or its path beside the compose file.
+    pub name: String,
+    /// SHA-256 over its files (paths, modes, contents, sorted), in hexadecimal.
+    pub digest: String,
+}
 
 /// What an image is built from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

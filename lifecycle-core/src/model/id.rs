@@ -5,20 +5,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
-use thiserror::Error;
 use uuid::Uuid;
 
-/// A name that breaks the rule of its kind.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{value}` is no valid {kind}: {rule}")]
-pub struct InvalidName {
-    /// What the name was meant for, for example `node name`.
-    pub kind: &'static str,
-    /// The refused value.
-    pub value: String,
-    /// The rule in words.
-    pub rule: &'static str,
-}
+use crate::error::InvalidName;
 
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $kind:literal, $rule:literal, $check:expr) => {
@@ -263,19 +252,6 @@ impl schemars::JsonSchema for InstanceId {
 pub struct Generation(pub u64);
 
 impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// The number that fences a former leader: each new holder of the lease gets the next one.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Epoch(pub u64);
-
-impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -8,13 +8,16 @@ mod endpoint;
 mod event;
 mod id;
 mod instance;
+mod kind;
 mod mount;
 mod node;
 mod operation;
 pub(crate) mod service;
 mod update;
 
-pub use build::{BuildOptions, BuildSource};
+pub use crate::epoch::Epoch;
+pub use crate::error::InvalidName;
+pub use build::{BuildOptions, BuildSource, CodeBaseRef};
 pub use connection::{Connection, NetworkMode};
 pub use container::{
     BlockIo, CgroupNamespace, DeviceMapping, DeviceRequest, Devices, Isolation, KernelLimits,
@@ -23,10 +26,10 @@ pub use container::{
 pub use endpoint::{Endpoint, Protocol};
 pub use event::{Event, EventKind, NewEvent, Subject};
 pub use id::{
-    Epoch, Generation, InstanceId, InvalidName, NodeName, PlatformId, PlatformName, Replica,
-    ServiceName, VolumeName,
+    Generation, InstanceId, NodeName, PlatformId, PlatformName, Replica, ServiceName, VolumeName,
 };
 pub use instance::{ContainerId, InstanceRecord, InstanceState, SpecDigest};
+pub use kind::Kind;
 pub use mount::{
     FileContents, FileTree, MemoryMount, NodeMount, ShippedFile, ShippedMount, TreeEntry,
     VolumeMount, VolumeOptions,

@@ -7,7 +7,7 @@ use super::RegistrySpec;
 use super::diagnostic::Report;
 use super::secret_reference::{Outside, REFER};
 use super::tree::Field;
-use crate::registry::Kind;
+use crate::model::Kind;
 use crate::secret::Sensitive;
 
 /// The key of the central database.

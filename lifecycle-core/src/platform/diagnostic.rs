@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::tree::{FileId, Place};
 use crate::error::Error;
+use crate::similar::nearest;
 
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -337,23 +338,6 @@ impl Report {
     }
 }
 
-/// Longer names than this were not mistyped.
-const LONGEST_TYPO: usize = 64;
-
-/// The known name that `name` is most likely a slip of.
-pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    if name.len() > LONGEST_TYPO {
-        return None;
-    }
-    let most = (name.chars().count() / 3).clamp(1, 3);
-    known
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, _)| *distance <= most)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,15 +357,5 @@ mod tests {
         let error = Error::from(diagnostics);
         assert!(error.to_string().contains(text), "{error}");
         assert_eq!(error.hint(), Some("did you mean `ports`?"));
-    }
-
-    #[test]
-    fn only_likely_slips_are_suggested() {
-        assert_eq!(
-            nearest("enviroment", ["environment", "expose"]),
-            Some("environment")
-        );
-        assert_eq!(nearest("foo", ["environment", "expose"]), None);
-        assert_eq!(nearest(&"x".repeat(1_000_000), ["x"]), None);
     }
 }

@@ -37,17 +37,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::CloudDeadlines;
+use crate::model::Kind;
 use crate::model::{
     InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica, ServiceName, ServiceSpec,
     VolumeName,
 };
 use crate::network::{Block, DEFAULT_BLOCK};
-use crate::registry::Kind;
 use crate::secret::Sensitive;
 
 pub use access::{Access, Credentials, access};
 pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostSpec, LoginSpec};
-pub(crate) use diagnostic::nearest;
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub(crate) use dockerfile::instructions;
 pub use load::{Loaded, Survey, load, survey};

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::diagnostic::{Report, nearest};
+use super::diagnostic::Report;
+use crate::similar::nearest;
 
 /// Which of the files that a [`Report`] is about; 0 is the one that it began with.
 pub(super) type FileId = u16;

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::diagnostic::{Report, nearest};
+use super::diagnostic::Report;
 use super::tree::{Entry, FileId, Mark, Node, Place, Value};
+use crate::similar::nearest;
 
 /// Aliases can multiply a small file without end; no file that a person wrote comes near this.
 const MOST_NODES: usize = 100_000;

@@ -5,70 +5,18 @@
 //! for all objects; a kind's database follows it, a moment later ([`super::mirror`]).
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
 use super::{NodeRecord, Registry, RejectedSpec, Versioned};
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerId, Epoch, Event, Generation, InstanceId, InstanceRecord, NodeName, PlatformId,
-    ServiceClass,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::secret::{PlatformKey, Sensitive};
-
-/// A kind of objects that may have a database of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Nodes.
-    Nodes,
-    /// Services of the class `microservice`, with their instances and endpoints.
-    Microservices,
-    /// Services of the class `application`.
-    Applications,
-    /// Services of the class `model`.
-    Models,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [
-        Self::Nodes,
-        Self::Microservices,
-        Self::Applications,
-        Self::Models,
-    ];
-
-    /// The kind of a service.
-    pub const fn of(class: ServiceClass) -> Self {
-        match class {
-            ServiceClass::Microservice => Self::Microservices,
-            ServiceClass::Application => Self::Applications,
-            ServiceClass::Model => Self::Models,
-        }
-    }
-
-    /// Its word, as in `platform.toml`.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Nodes => "nodes",
-            Self::Microservices => "microservices",
-            Self::Applications => "applications",
-            Self::Models => "models",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
-    }
-}
 
 /// Names one central registry: a database that was lost and made anew is another one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,13 +14,13 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::{
-    Batch, Databases, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Kind, KindDatabase, Mirrored,
-    Registry, RegistryId, Snapshot, Versioned,
+    Batch, Databases, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, KindDatabase, Mirrored, Registry,
+    RegistryId, Snapshot, Versioned,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::model::{
-    Epoch, Event, EventKind, InstanceRecord, NewEvent, PlatformId, ServiceClass, ServiceName,
+    Epoch, Event, EventKind, InstanceRecord, Kind, NewEvent, PlatformId, ServiceClass, ServiceName,
     Subject,
 };
 use crate::platform::Declaration;

@@ -1,8 +1,9 @@
 //! A platform whose registry, or a part of it, lies in databases.
 
 use lifecycle_core::error::Error;
+use lifecycle_core::model::Kind;
 use lifecycle_core::model::ServiceClass;
-use lifecycle_core::registry::{Kind, Registry};
+use lifecycle_core::registry::Registry;
 use lifecycle_core::secret::Sensitive;
 
 use crate::stage::Stage;

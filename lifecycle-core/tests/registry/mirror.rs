@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::model::{
-    Epoch, Event, InstanceRecord, NewEvent, Operation, OperationId, PlatformId, ServiceClass,
+    Epoch, Event, InstanceRecord, Kind, NewEvent, Operation, OperationId, PlatformId, ServiceClass,
     ServiceName, Subject,
 };
 use lifecycle_core::platform::Declaration;
 use lifecycle_core::registry::{
-    Batch, Change, Committed, Credential, Databases, EventPage, Expect, Kind, KindDatabase, Lease,
+    Batch, Change, Committed, Credential, Databases, EventPage, Expect, KindDatabase, Lease,
     MemoryRegistry, Mirror, Mirrored, Registry, RegistryId, Snapshot, SqlDatabases, SqlRegistry,
 };
 use lifecycle_core::secret::{PlatformKey, Sensitive};

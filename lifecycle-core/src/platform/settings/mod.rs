@@ -333,8 +333,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::Kind;
     use crate::platform::{secret_reference, toml};
-    use crate::registry::Kind;
 
     fn outside() -> Outside<'static> {
         Outside {

@@ -94,7 +94,7 @@ impl Durations {
 }
 
 /// A duration for people: longer ones to ten seconds, since nobody knows better.
-pub fn about(duration: Duration) -> String {
+pub(super) fn about(duration: Duration) -> String {
     let seconds = duration.as_secs().max(1);
     let rounded = if seconds < 60 {
         seconds

@@ -1,0 +1,55 @@
+//! Parts of the JSON documents that a command and its failure have in common.
+
+use lifecycle_core::api::wire::{NodeV1, ServiceV1};
+use lifecycle_core::bootstrap::Outcome;
+use lifecycle_core::platform::UnsupportedKey;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// The document of `up --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct BroughtUp {
+    /// The generation that was brought up.
+    generation: u64,
+    /// All nodes.
+    nodes: Vec<NodeV1>,
+    /// All services with their replicas.
+    services: Vec<ServiceV1>,
+}
+
+impl From<&Outcome> for BroughtUp {
+    fn from(outcome: &Outcome) -> Self {
+        Self {
+            generation: outcome.generation,
+            nodes: outcome.nodes.clone(),
+            services: outcome.services.clone(),
+        }
+    }
+}
+
+/// A key of the files that is understood and has no effect.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct KeyWithoutEffect {
+    /// The file.
+    file: String,
+    /// The line, from 1.
+    line: usize,
+    /// The path of the key, for example `services.web.privileged`.
+    key: String,
+    /// What happens instead.
+    consequence: &'static str,
+    /// Whether the service runs otherwise than its author meant.
+    changes_behaviour: bool,
+}
+
+impl From<&UnsupportedKey> for KeyWithoutEffect {
+    fn from(key: &UnsupportedKey) -> Self {
+        Self {
+            file: key.file.clone(),
+            line: key.line,
+            key: key.path.clone(),
+            consequence: key.consequence,
+            changes_behaviour: key.changes_behaviour,
+        }
+    }
+}

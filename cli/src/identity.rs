@@ -1,0 +1,62 @@
+//! Which platform a project is: a file beside the user's files.
+
+use std::path::{Path, PathBuf};
+
+use lifecycle_core::model::{PlatformId, PlatformName};
+use lifecycle_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// `.lifecycle/platform.json`: no secret, may be committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) name: PlatformName,
+    pub(crate) id: PlatformId,
+}
+
+/// The id under which files are read that were never brought up.
+pub(crate) const NOT_UP_YET: PlatformId = PlatformId::new(uuid::Uuid::nil());
+
+pub(crate) fn file_of(project: &Path) -> PathBuf {
+    project.join(".lifecycle").join("platform.json")
+}
+
+pub(crate) fn read(file: &Path) -> Result<Option<Identity>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| Error::Corrupt {
+                what: file.display().to_string(),
+                why: error.to_string(),
+            }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("reading {}", file.display()), error)),
+    }
+}
+
+/// Another process was quicker at the first `up`.
+pub(crate) fn another_began() -> Error {
+    Error::Denied {
+        what: "this command".into(),
+        why: "another `up` of this directory has just begun".into(),
+        mend: "wait until it has ended, then run this again".into(),
+    }
+}
+
+/// Whole or not at all, and never over another one: written beside its place, then linked there.
+pub(crate) fn write(file: &Path, identity: &Identity) -> Result<()> {
+    let failed = |error| Error::io(format!("writing {}", file.display()), error);
+    let text = serde_json::to_string_pretty(identity)
+        .map_err(|error| Error::failed("writing the identity", error.to_string()))?;
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let draft = file.with_extension(format!("{}.new", std::process::id()));
+    std::fs::write(&draft, text + "\n").map_err(failed)?;
+    match std::fs::hard_link(&draft, file) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        // A file system without hard links.
+        Err(_) => return std::fs::rename(&draft, file).map_err(failed),
+    }
+    std::fs::remove_file(&draft).map_err(failed)
+}

@@ -9,7 +9,7 @@ use lifecycle_core::clock::SystemClock;
 use lifecycle_core::error::Error;
 use lifecycle_core::model::{Epoch, EventKind, ServiceClass, ServiceName};
 use lifecycle_core::registry::{
-    Batch, Change, Kind, MemoryRegistry, Mirrors, Registry, SqlDatabases, SqlRegistry,
+    Batch, Change, MemoryRegistry, Mirrors, Registry, SqlDatabases, SqlRegistry,
 };
 use lifecycle_core::runtime::LogOptions;
 use lifecycle_core::secret::Sensitive;

@@ -694,7 +694,7 @@ mod conformance {
 
     #[tokio::test(start_paused = true)]
     async fn the_code_store_passes_the_suite() {
-        code::all(&SimWorld::new(1).code()).await;
+        code::all(&SimWorld::new(1).code()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

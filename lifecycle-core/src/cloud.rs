@@ -200,7 +200,7 @@ pub struct Fenced {
 /// | `Provision` | is created, and runs | done | done; it stays stopped | is created again | `Conflict`, or waits |
 /// | `Start` | `NotFound` | done | runs, in a new boot | – | `Conflict`, or waits |
 /// | `Stop` | `NotFound` | is stopped | done | – | `Conflict`, or waits |
-/// | `Restart` | `NotFound` | runs in a new boot if it still is in the given one; otherwise done | done | – | `Conflict`, or waits |
+/// | `Restart` | `NotFound` | runs in a new boot if it still is in the given one; otherwise done | done³ | – | `Conflict`, or waits |
 /// | `Delete` | done | is deleted | is deleted | is deleted | takes over: the node is deleted |
 /// | `fence` | holds | is off when the call returns | holds | holds | takes over: the node is off |
 /// | `adopt` | `NotFound` | returns it, unchanged | returns it, unchanged | – | – |
@@ -212,6 +212,9 @@ pub struct Fenced {
 /// which comes to its own end. `Start`, `Stop` and `Restart` of a node that is being deleted fail.
 /// A change that `Delete` or `fence` took over is an error when it is polled, or done, and has no
 /// effect any more.
+///
+/// ³ If the given boot was its last one, the node may be started: a restart can break off between
+/// its two halves.
 ///
 /// Machines that this platform did not create:
 ///

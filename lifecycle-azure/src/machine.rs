@@ -27,6 +27,8 @@ pub(crate) struct Machine {
     power: Option<Power>,
     /// Whether it is stopped and has given its processors back.
     pub(crate) is_deallocated: bool,
+    /// Whether it is being stopped so.
+    pub(crate) is_deallocating: bool,
     /// When its state last changed, as Azure writes it.
     changed: Option<String>,
     /// The path of its first network interface.
@@ -114,6 +116,7 @@ impl Machine {
             state,
             power: word.as_deref().and_then(power),
             is_deallocated: word.as_deref() == Some("deallocated"),
+            is_deallocating: word.as_deref() == Some("deallocating"),
             changed: provisioning
                 .and_then(|status| status.time)
                 .map(|time| time.to_string()),
@@ -164,6 +167,16 @@ impl Machine {
         self.tags
             .node()
             .or_else(|| NodeName::try_from(self.name.as_str()).ok())
+    }
+
+    /// Whether it is being created.
+    pub(crate) fn is_being_created(&self) -> bool {
+        self.never_ran() && matches!(self.state, State::Changing(_))
+    }
+
+    /// Whether it is being started.
+    pub(crate) fn is_being_started(&self) -> bool {
+        self.power == Some(Power::Starting)
     }
 
     /// Whether it does not run, and nobody is about to change that.

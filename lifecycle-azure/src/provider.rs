@@ -148,6 +148,7 @@ impl CloudProvider for Azure {
             provisions: true,
             knows_host_keys: true,
             fences: true,
+            adopts: true,
         }
     }
 
@@ -177,7 +178,9 @@ impl CloudProvider for Azure {
         let token = match &change {
             NodeChange::Provision { spec } => self.begin_provision(spec).await?,
             NodeChange::Start { node } => {
-                let runs = |machine: &Machine| machine.power() == Power::Running;
+                let runs = |machine: &Machine| {
+                    machine.power() == Power::Running || machine.is_being_created()
+                };
                 self.begin_action(node, Action::Start, runs).await?
             }
             NodeChange::Stop { node } => {

@@ -1,6 +1,8 @@
 //! The trait behind which a cloud lies: VMs that can be listed, made, switched and fenced.
 
 mod deadlines;
+mod vm_api;
+mod vm_cloud;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -13,8 +15,14 @@ use crate::error::Result;
 use crate::model::{Addresses, NodeName, NodeSpec};
 
 pub use deadlines::{CloudDeadlines, Hearing};
+pub use vm_api::{Vm, VmApi};
+pub use vm_cloud::VmCloud;
 
 /// What a provider can do.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says one thing, and they are independent"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloudCapabilities {
     /// How the provider calls itself, for messages.
@@ -25,6 +33,8 @@ pub struct CloudCapabilities {
     pub knows_host_keys: bool,
     /// Whether `fence` is possible.
     pub fences: bool,
+    /// Whether `adopt` is possible.
+    pub adopts: bool,
 }
 
 /// Whether a node is powered.
@@ -52,6 +62,17 @@ pub struct SshAddress {
     pub port: u16,
     /// The host's public keys in OpenSSH form, where the provider can say.
     pub host_keys: Vec<String>,
+}
+
+impl SshAddress {
+    /// An account on SSH's own port of a host whose keys are not known.
+    pub fn new(user: impl Into<String>) -> Self {
+        Self {
+            user: user.into(),
+            port: 22,
+            host_keys: Vec::new(),
+        }
+    }
 }
 
 /// A node as the cloud sees it.
@@ -165,14 +186,57 @@ pub struct Fenced {
 
 /// A cloud account that holds the nodes of one platform.
 ///
+/// [`VmCloud`] implements this trait over a simpler one, [`VmApi`], whose calls return when the
+/// cloud has finished; `conformance::cloud::all` checks an implementation (feature `conformance`).
+///
+/// # What each change does in each state
+/// The columns are the state of the node when the change begins. "Done" is an operation that
+/// changes nothing and ends well.
+///
+/// | change | absent | running | stopped | failed¹ | another change under way² |
+/// |---|---|---|---|---|---|
+/// | `Provision` | is created, and runs | done | done; it stays stopped | is created again | `Conflict`, or waits |
+/// | `Start` | `NotFound` | done | runs, in a new boot | – | `Conflict`, or waits |
+/// | `Stop` | `NotFound` | is stopped | done | – | `Conflict`, or waits |
+/// | `Restart` | `NotFound` | runs in a new boot if it still is in the given one; otherwise done | done³ | – | `Conflict`, or waits |
+/// | `Delete` | done | is deleted | is deleted | is deleted | takes over: the node is deleted |
+/// | `fence` | holds | is off when the call returns | holds | holds | takes over: the node is off |
+/// | `adopt` | `NotFound` | returns it, unchanged | returns it, unchanged | – | – |
+///
+/// ¹ `Power::Failed`: the cloud could not create it. Power changes of it may fail.
+///
+/// ² The same change, or another `Provision` of the node, joins the one under way: it happens
+/// once, and both operations end with it. Any other change never overwrites the one under way,
+/// which comes to its own end. `Start`, `Stop` and `Restart` of a node that is being deleted fail.
+/// A change that `Delete` or `fence` took over is an error when it is polled, or done, and has no
+/// effect any more.
+///
+/// ³ If the given boot was its last one, the node may be started: a restart can break off between
+/// its two halves.
+///
+/// Machines that this platform did not create:
+///
+/// | change | adopted by this platform | no platform's | another platform's |
+/// |---|---|---|---|
+/// | `Provision` | done | `Conflict` | as if absent: both have a node of this name |
+/// | `Start`, `Stop`, `Restart` | as any node | `Conflict` | `NotFound` |
+/// | `Delete` | is released: no platform's again, otherwise unchanged | `Conflict` | done |
+/// | `fence` | as any node | `Conflict` | holds |
+/// | `adopt` | returns it, unchanged | becomes this platform's, otherwise unchanged | `NotFound` |
+/// | `list` | shows it, not `created` | does not show it | does not show it |
+/// | `get` | shows it, not `created` | shows it, not `created` | is `None` |
+///
+/// Nothing in these tables changes a machine of another platform. Without
+/// [`adopts`](CloudCapabilities::adopts) a machine is never adopted, and `adopt` of what is not a
+/// node of this platform is `Unsupported`.
+///
 /// # Guarantees
-/// - Every call may be repeated: same node, same thing. Provisioning what exists returns an
-///   operation that is done; starting what runs, stopping what is stopped, deleting what is
-///   absent are Ok.
-/// - Whatever is made carries the platform's id before it is used, so that a crash at any
+/// - Every call may be repeated: same node, same thing.
+/// - Whatever is created carries the platform's id from the beginning, so that a crash at any
 ///   moment leaves nothing that `list` does not show.
 /// - `list` is complete or an error, never partial, and shows nodes of this platform only.
 /// - A future that is dropped leaves a state from which the same call goes on.
+/// - Any process can poll an operation that another one began, also when that one is gone.
 ///
 /// # Caveats
 /// `Power::Running` says nothing about the operating system: its SSH server may not answer yet.
@@ -191,10 +255,11 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
     /// All nodes that carry the platform's id, in the order of their names.
     async fn list(&self) -> Result<Vec<ObservedNode>>;
 
-    /// One machine by its name, ours or not.
+    /// One machine by its name: a node of this platform, or else a machine of no platform.
     async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>>;
 
-    /// Marks an existing machine as a node of this platform; it will not be deleted.
+    /// Makes a machine of no platform a node of this one, which `Delete` releases and does not
+    /// delete.
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode>;
 
     /// Begins a change and returns once the cloud has accepted it.
@@ -206,8 +271,8 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
     /// Makes sure that the node does not run, and returns only when the cloud says so.
     async fn fence(&self, node: &NodeName) -> Result<Fenced>;
 
-    /// Removes what the platform's nodes share (a network, a resource group), once no node
-    /// is left. Absent is Ok.
+    /// Deletes what the platform's nodes share (a network, a resource group), once no node is left
+    /// that it created: until then it is a `Conflict`. Absent is Ok.
     async fn delete_shared(&self) -> Result<()>;
 }
 
@@ -272,6 +337,7 @@ mod tests {
                 provisions: true,
                 knows_host_keys: false,
                 fences: false,
+                adopts: false,
             }
         }
         async fn preflight(&self, _: &[NodeSpec]) -> Result<PreflightReport> {

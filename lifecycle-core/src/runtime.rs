@@ -14,11 +14,12 @@ use tokio::io::AsyncWrite;
 
 use crate::error::Result;
 use crate::model::{
-    BuildOptions, ContainerId, ContainerTemplate, InstanceId, PlatformId, PlatformName, Protocol,
-    SpecDigest, VolumeName,
+    BuildOptions, ContainerId, ContainerTemplate, InstanceId, Protocol, SpecDigest, VolumeName,
 };
 use crate::secret::Sensitive;
 use crate::stream::ByteStream;
+
+pub use crate::model::Owner;
 
 /// What an engine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,15 +68,6 @@ impl Debug for BuildRequest {
             .field("dockerfile", &self.dockerfile)
             .finish_non_exhaustive()
     }
-}
-
-/// Whose a container is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// The platform's id; observation goes by it.
-    pub id: PlatformId,
-    /// The platform's name, for people.
-    pub name: PlatformName,
 }
 
 /// What a container of ours is for.

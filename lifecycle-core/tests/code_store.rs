@@ -123,7 +123,7 @@ impl CodeBench for Published {
 
 #[tokio::test]
 async fn directories_pass_the_suite() {
-    code::all(&Directory::new()).await;
+    code::all(&Directory::new()).await.unwrap();
 }
 
 /// It knows contents, not names: whatever was published is given for as long as it is there,
@@ -131,9 +131,11 @@ async fn directories_pass_the_suite() {
 #[tokio::test]
 async fn published_archives_are_what_the_digest_covers() {
     let published = Published::new();
-    code::what_is_absent_is_not_found(&published).await;
-    code::an_archive_holds_what_the_digest_covers(&published).await;
-    code::ignored_files_are_left_out(&published).await;
+    code::what_is_absent_is_not_found(&published).await.unwrap();
+    code::an_archive_holds_what_the_digest_covers(&published)
+        .await
+        .unwrap();
+    code::ignored_files_are_left_out(&published).await.unwrap();
 
     let listed = published.store.list().await;
     assert!(

@@ -1,13 +1,19 @@
 //! Whose a VM is: which one is a node, how one that exists becomes a node and ceases to be one.
 
+use std::time::Duration;
+
 use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 
 use super::Azure;
 use crate::compute::COMPUTE;
-use crate::machine::Machine;
-use crate::tags;
+use crate::machine::{Machine, State};
+use crate::tags::{self, Tags};
+
+/// How long Azure may take to change tags, which takes seconds.
+const TAGS: Duration = Duration::from_mins(5);
 
 impl Azure {
     /// The VM that is a node, or would be if it were ours: the one of its name in the platform's
@@ -72,8 +78,7 @@ impl Azure {
                 .with(tags::NODE, node.as_str())
                 // Whatever a former platform has left there.
                 .with(tags::CREATED, "no");
-            let body = json!({ "tags": tags.to_value() });
-            self.client.patch(&machine.id, COMPUTE, &body).await?;
+            self.set_tags(&machine, &tags).await?;
         }
         Ok(())
     }
@@ -83,7 +88,31 @@ impl Azure {
         let tags = machine.tags.clone();
         let ours = [tags::PLATFORM, tags::PLATFORM_ID, tags::NODE, tags::CREATED];
         let left = ours.iter().fold(tags, |tags, key| tags.without(key));
-        let body = json!({ "tags": left.to_value() });
-        self.client.patch(&machine.id, COMPUTE, &body).await
+        self.set_tags(machine, &left).await
+    }
+
+    /// Gives a VM other tags, and waits until Azure has finished: it counts as changing until then,
+    /// and refuses other changes.
+    async fn set_tags(&self, machine: &Machine, tags: &Tags) -> Result<()> {
+        let body = json!({ "tags": tags.to_value() });
+        self.client.patch(&machine.id, COMPUTE, &body).await?;
+        let settled = async {
+            loop {
+                let now = self.compute.get(machine.group(), &machine.name).await?;
+                match now.map(|now| now.state) {
+                    Some(State::Changing(_)) => sleep(self.options.poll_every).await,
+                    Some(State::Deleting | State::Succeeded | State::Failed(_)) | None => {
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let what = || format!("changing the tags of VM {}", machine.name);
+        timeout(TAGS, settled).await.unwrap_or_else(|_| {
+            Err(Error::TimedOut {
+                what: what(),
+                after: TAGS,
+            })
+        })
     }
 }

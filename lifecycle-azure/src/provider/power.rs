@@ -15,7 +15,9 @@ use crate::compute::{Action, Begun};
 use crate::machine::{Machine, State};
 
 impl Azure {
-    /// Begins to switch a VM, unless it is so already.
+    /// Begins to switch a VM, unless `is_done` says that there is nothing to do. Azure would let it
+    /// take the place of another change that is under way: only a deletion may, and the same change
+    /// again, since one that Azure has lost track of ends only so.
     pub(super) async fn begin_action(
         &self,
         node: &NodeName,
@@ -28,11 +30,17 @@ impl Azure {
                 _ => Err(Error::not_found(format!("node {node}"))),
             };
         };
-        if is_done(&machine) {
-            return Ok(match machine.state {
-                State::Changing(_) => Token::Settles,
-                _ => Token::Nothing,
-            });
+        if !matches!(action, Action::Delete) {
+            let is_done = is_done(&machine);
+            match machine.state {
+                State::Deleting => return Err(under_way(node, "it is being deleted")),
+                State::Changing(_) if is_done => return Ok(Token::Settles),
+                State::Changing(_) if !is_under_way(action, &machine) => {
+                    return Err(under_way(node, "another change is under way"));
+                }
+                State::Succeeded | State::Failed(_) if is_done => return Ok(Token::Nothing),
+                State::Changing(_) | State::Succeeded | State::Failed(_) => {}
+            }
         }
         let begun = self
             .compute
@@ -97,6 +105,8 @@ impl Azure {
             }),
             // What Azure has forgotten ended long ago; what became of it is seen by looking.
             Progress::Done | Progress::Gone => Ok(CloudProgress::Done),
+            // By the same change, which goes on, or by one that has taken over.
+            Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(node).await,
             Progress::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
         }
     }
@@ -157,5 +167,21 @@ impl Azure {
             node: node.clone(),
             at: SystemClock.now(),
         })
+    }
+}
+
+/// Whether this very change is under way.
+fn is_under_way(action: Action, machine: &Machine) -> bool {
+    match action {
+        Action::Start => machine.is_being_started(),
+        Action::Deallocate => machine.is_deallocating,
+        Action::Restart | Action::PowerOff | Action::Delete => false,
+    }
+}
+
+fn under_way(node: &NodeName, why: &str) -> Error {
+    Error::Conflict {
+        what: format!("VM {node}"),
+        why: why.to_owned(),
     }
 }

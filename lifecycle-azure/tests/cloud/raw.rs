@@ -1,5 +1,8 @@
 //! What is in a simulated subscription, asked for without the provider.
 
+use std::time::Duration;
+
+use http::Method;
 use lifecycle_azure::simulator::{AzureSimulator, CLIENT, CLIENT_SECRET, SUBSCRIPTION, TENANT};
 use serde_json::{Value, json};
 
@@ -94,6 +97,32 @@ pub(crate) async fn strip_tags(azure: &AzureSimulator, name: &str) {
 
 /// Gives a VM other tags.
 pub(crate) async fn set_tags(azure: &AzureSimulator, name: &str, tags: Value) {
+    change(azure, Method::PATCH, name, json!({ "tags": tags })).await;
+}
+
+/// Deletes a VM, and returns when it is gone.
+pub(crate) async fn delete(azure: &AzureSimulator, name: &str) {
+    change(azure, Method::DELETE, name, Value::Null).await;
+    while azure.machines().iter().any(|machine| machine.name == name) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until the changes of a VM have ended.
+pub(crate) async fn settled(azure: &AzureSimulator, name: &str) {
+    let is_settled = |machine: &Value| {
+        machine["name"] != name || machine["properties"]["provisioningState"] == "Succeeded"
+    };
+    while !list(azure, "Microsoft.Compute/virtualMachines")
+        .await
+        .iter()
+        .all(is_settled)
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn change(azure: &AzureSimulator, method: Method, name: &str, body: Value) {
     let machines = azure.machines();
     let machine = machines
         .iter()
@@ -101,9 +130,9 @@ pub(crate) async fn set_tags(azure: &AzureSimulator, name: &str, tags: Value) {
         .unwrap();
     let url = format!("{}{}?api-version=2024-07-01", azure.endpoint(), machine.id);
     let answer = client()
-        .patch(url)
+        .request(method, url)
         .bearer_auth(token(azure).await)
-        .json(&json!({ "tags": tags }))
+        .json(&body)
         .send()
         .await
         .unwrap();

@@ -42,7 +42,7 @@ impl CodeBench for Publishing {
 #[tokio::test]
 async fn a_store_with_the_accounts_key_passes() {
     let bench = Bench::start().await;
-    code::all(&Publishing(bench.with_key())).await;
+    code::all(&Publishing(bench.with_key())).await.unwrap();
     assert_eq!(bench.paths(), Vec::<String>::new(), "files were left over");
 }
 
@@ -52,13 +52,16 @@ async fn a_store_with_an_accounts_signature_passes() {
     code::all(&Publishing(
         bench.with_account_sas("rwdlc", TimeDelta::hours(1)),
     ))
-    .await;
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
 async fn a_store_with_a_shares_signature_passes() {
     let bench = Bench::start().await;
-    code::all(&Publishing(bench.with_share_sas("rcwdl"))).await;
+    code::all(&Publishing(bench.with_share_sas("rcwdl")))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -71,7 +74,7 @@ async fn a_store_in_a_directory_of_the_share_passes_in_small_pages() {
         .root("/code bases/\u{fc}+%/")
         .build()
         .unwrap();
-    code::all(&Publishing(store)).await;
+    code::all(&Publishing(store)).await.unwrap();
 }
 
 #[tokio::test]
@@ -131,5 +134,5 @@ impl CodeBench for Plainly {
 async fn plain_files_pass() {
     let bench = Bench::start().await;
     let (store, wire) = (bench.with_key(), Wire::new(&bench));
-    code::all(&Plainly { store, wire }).await;
+    code::all(&Plainly { store, wire }).await.unwrap();
 }

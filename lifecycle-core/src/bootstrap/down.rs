@@ -202,6 +202,7 @@ mod tests {
                 provisions: true,
                 knows_host_keys: true,
                 fences: false,
+                adopts: false,
             }
         }
         async fn preflight(&self, _: &[NodeSpec]) -> Result<PreflightReport> {

@@ -261,22 +261,3 @@ impl<R: Read> Read for HashingReader<R> {
         Ok(count)
     }
 }
-
-/// The digest of what lies below `root` now.
-pub(super) fn digest(root: &Path) -> Result<String> {
-    let mut hasher = Hasher::new();
-    for (path, kind) in entries(root)? {
-        let content = match kind {
-            Kind::File { .. } => {
-                let file = root.join(&path);
-                let reading = |error| Error::io(format!("reading `{}`", file.display()), error);
-                let mut reader = HashingReader::new(File::open(&file).map_err(reading)?);
-                io::copy(&mut reader, &mut io::sink()).map_err(reading)?;
-                Some(reader.finish())
-            }
-            Kind::Directory | Kind::Symlink { .. } => None,
-        };
-        hasher.add(&path, &kind, content);
-    }
-    Ok(hasher.finish())
-}

@@ -1,7 +1,7 @@
 //! The code store that is a directory: code bases where the user works on them.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 
 use async_trait::async_trait;
@@ -10,7 +10,8 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::archive;
-use super::digest::{self, Hasher, HashingReader, Kind};
+use super::digest;
+use super::pack::{pack_entries, write_entries};
 use super::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
 use crate::stream::ByteStream;
@@ -89,7 +90,9 @@ fn digest_of(name: &str, path: &Path) -> Result<String> {
             path.display()
         )));
     }
-    digest::digest(path)
+    let entries = digest::entries(path)?;
+    pack_entries(&entries, |file| open(path, file), &mut io::sink())
+        .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))
 }
 
 #[async_trait]
@@ -152,57 +155,22 @@ impl CodeStore for DirectoryStore {
 /// Writes the archive and, so that a change during the reading does not pass for the digest
 /// asked for, fails at its end if it came out as another.
 fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result<()> {
-    let mut hasher = Hasher::new();
-    let mut builder = tar::Builder::new(&mut *chunks);
-    for (path, kind) in digest::entries(root).map_err(io::Error::other)? {
-        let mut content = None;
-        match &kind {
-            Kind::Directory => {
-                builder.append_data(&mut archive::header(&kind, 0), &path, io::empty())?;
-            }
-            Kind::Symlink { target } => {
-                builder.append_link(&mut archive::header(&kind, 0), &path, target)?;
-            }
-            Kind::File { .. } => {
-                let file = File::open(root.join(&path))?;
-                let size = file.metadata()?.len();
-                let mut reader = HashingReader::new(Exactly {
-                    inner: file,
-                    left: size,
-                });
-                builder.append_data(&mut archive::header(&kind, size), &path, &mut reader)?;
-                content = Some(reader.finish());
-            }
-        }
-        hasher.add(&path, &kind, content);
-    }
-    if hasher.finish() != expected {
+    let entries = digest::entries(root).map_err(io::Error::other)?;
+    let digest = write_entries(&entries, |path| open(root, path), chunks)?;
+    if digest != expected {
         return Err(io::Error::other(format!(
             "`{}` was changed while it was read",
             root.display()
         )));
     }
-    builder.finish()?;
-    drop(builder);
+    chunks.write_all(&archive::END)?;
     chunks.flush()
 }
 
-/// As many bytes as the archive's header has announced, or an error.
-struct Exactly {
-    inner: File,
-    left: u64,
-}
-
-impl Read for Exactly {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        let count = self.inner.read(&mut buffer[..most])?;
-        if count == 0 && most > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.left -= count as u64;
-        Ok(count)
-    }
+/// The length of a file of a code base, and its bytes.
+fn open(root: &Path, path: &str) -> io::Result<(u64, File)> {
+    let opened = File::open(root.join(path)).and_then(|file| Ok((file.metadata()?.len(), file)));
+    opened.map_err(|error| io::Error::new(error.kind(), format!("`{path}`: {error}")))
 }
 
 /// Hands what is written on to a stream, in pieces of a fair size.

@@ -10,6 +10,7 @@ mod directory;
 mod dockerignore;
 mod inline;
 mod kept;
+mod pack;
 mod published;
 pub mod publishing;
 mod tree;
@@ -28,6 +29,7 @@ pub use crate::model::CodeBaseRef;
 pub use directory::DirectoryStore;
 pub(crate) use inline::with_file;
 pub use kept::KeptStore;
+pub use pack::{FileContent, Packed, pack, pack_entries};
 pub use published::PublishedStore;
 pub use publishing::{CodePublisher, Published};
 pub(crate) use tree::read_tree;
@@ -35,7 +37,9 @@ pub(crate) use tree::read_tree;
 /// A place that holds code bases.
 ///
 /// # Guarantees
-/// - `digest` honours `.dockerignore`; the same files give the same digest on every machine.
+/// - `digest` honours `.dockerignore`; the same files give the same digest on every machine and in
+///   every store. [`pack`] makes digest and archive of files in memory, [`pack_entries`] of files
+///   anywhere else.
 /// - `archive` is an uncompressed tar in sorted order without times and owners, of exactly the
 ///   files that the digest covers.
 ///

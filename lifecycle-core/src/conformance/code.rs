@@ -1,8 +1,4 @@
 //! What each [`CodeStore`] must do.
-#![expect(
-    clippy::missing_panics_doc,
-    reason = "each check panics when the store fails it; that is what it is for"
-)]
 
 use std::fmt::Debug;
 use std::io::Read;
@@ -10,6 +6,7 @@ use std::io::Read;
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
 
+use super::{Checked, done, ensure, ensure_eq, run_checks};
 use crate::code::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
 
@@ -33,64 +30,90 @@ const FILES: [(&str, &str); 3] = [
     ("src/view/page.html", "<p>hello</p>\n"),
 ];
 
+/// What the digest of [`FILES`] is in every store.
+const DIGEST: &str = "465ec244a04ad4098486bc88e892c4fec0003e474e3dc1c7d8b569406b55f5b6";
+
 /// All checks, one after the other. The store has no code bases of the names `conformance-…`.
-pub async fn all(bench: &dyn CodeBench) {
-    names_are_listed_in_order(bench).await;
-    what_is_absent_is_not_found(bench).await;
-    digests_follow_contents_alone(bench).await;
-    an_archive_holds_what_the_digest_covers(bench).await;
-    an_outdated_digest_is_a_conflict(bench).await;
-    ignored_files_are_left_out(bench).await;
+///
+/// # Errors
+/// The first check that fails.
+pub async fn all(bench: &dyn CodeBench) -> Checked {
+    run_checks!(bench;
+        names_are_listed_in_order,
+        what_is_absent_is_not_found,
+        the_digest_is_that_of_every_store,
+        digests_follow_contents_alone,
+        an_archive_holds_what_the_digest_covers,
+        an_outdated_digest_is_a_conflict,
+        ignored_files_are_left_out,
+    );
+    Ok(())
 }
 
 /// The list is sorted, and has what was written until it is removed.
-pub async fn names_are_listed_in_order(bench: &dyn CodeBench) {
+pub async fn names_are_listed_in_order(bench: &dyn CodeBench) -> Checked {
     let names = ["conformance-b", "conformance-a", "conformance-c"];
     for name in names {
-        write(bench, name, &FILES).await;
+        write(bench, name, &FILES).await?;
     }
-    let listed = done("list", bench.store().list().await);
-    assert!(listed.is_sorted(), "{listed:?}");
+    let listed = done("list", bench.store().list().await)?;
+    ensure!(listed.is_sorted(), "the list is not sorted: {listed:?}");
     for name in names {
-        assert!(listed.iter().any(|n| n == name), "{name} not in {listed:?}");
-        remove(bench, name).await;
+        ensure!(
+            listed.iter().any(|n| n == name),
+            "{name} is not listed: {listed:?}"
+        );
+        remove(bench, name).await?;
     }
-    let listed = done("list", bench.store().list().await);
+    let listed = done("list", bench.store().list().await)?;
     for name in names {
-        assert!(!listed.iter().any(|n| n == name), "{name} was removed");
+        ensure!(
+            !listed.iter().any(|n| n == name),
+            "{name} was removed, and is listed"
+        );
     }
+    Ok(())
 }
 
 /// What is absent has neither digest nor archive.
-pub async fn what_is_absent_is_not_found(bench: &dyn CodeBench) {
+pub async fn what_is_absent_is_not_found(bench: &dyn CodeBench) -> Checked {
     let outcome = bench.store().digest("conformance-absent").await;
-    is_not_found(&outcome);
+    is_not_found(&outcome)?;
     let code = CodeBaseRef {
         name: "conformance-absent".to_owned(),
         digest: "00".repeat(32),
     };
-    is_not_found(&bench.store().archive(&code).await.map(|_| ()));
+    is_not_found(&bench.store().archive(&code).await.map(|_| ()))
+}
+
+/// The same files have the same digest in every store, or whoever compares two stores takes each
+/// code base for a changed one.
+pub async fn the_digest_is_that_of_every_store(bench: &dyn CodeBench) -> Checked {
+    let name = "conformance-golden";
+    write(bench, name, &FILES).await?;
+    ensure_eq!(
+        digest(bench, name).await?.digest,
+        DIGEST,
+        "the digest of a fixed set of files; `code::pack` makes it"
+    );
+    remove(bench, name).await
 }
 
 /// The same files have one digest, whatever their code base is called; each change of a path
 /// or of contents makes another.
-pub async fn digests_follow_contents_alone(bench: &dyn CodeBench) {
+pub async fn digests_follow_contents_alone(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-digest";
-    write(bench, name, &FILES).await;
-    let first = digest(bench, name).await;
-    assert_eq!(first.name, name);
-    assert!(
-        first.digest.len() == 64 && first.digest.chars().all(|c| c.is_ascii_hexdigit()),
-        "{first:?}"
-    );
-    assert_eq!(digest(bench, name).await, first, "asked twice");
+    write(bench, name, &FILES).await?;
+    let first = digest(bench, name).await?;
+    ensure_eq!(first.name, name, "the name of a code base");
+    ensure_eq!(digest(bench, name).await?, first, "asked twice");
     let reversed: Vec<_> = FILES.iter().rev().copied().collect();
-    write(bench, name, &reversed).await;
-    assert_eq!(digest(bench, name).await, first, "written again");
-    write(bench, "conformance-other", &FILES).await;
-    let twin = digest(bench, "conformance-other").await;
-    assert_eq!(twin.digest, first.digest, "under another name");
-    remove(bench, "conformance-other").await;
+    write(bench, name, &reversed).await?;
+    ensure_eq!(digest(bench, name).await?, first, "written again");
+    write(bench, "conformance-other", &FILES).await?;
+    let twin = digest(bench, "conformance-other").await?;
+    ensure_eq!(twin.digest, first.digest, "under another name");
+    remove(bench, "conformance-other").await?;
 
     let [dockerfile, main, page] = FILES;
     let changes = [
@@ -102,70 +125,74 @@ pub async fn digests_follow_contents_alone(bench: &dyn CodeBench) {
     ];
     let mut seen = vec![first.digest];
     for files in changes {
-        write(bench, name, &files).await;
-        let other = digest(bench, name).await.digest;
-        assert!(!seen.contains(&other), "{files:?} has a former digest");
+        write(bench, name, &files).await?;
+        let other = digest(bench, name).await?.digest;
+        ensure!(
+            !seen.contains(&other),
+            "{files:?} has the digest of other files"
+        );
         seen.push(other);
     }
-    remove(bench, name).await;
+    remove(bench, name).await
 }
 
 /// An archive holds the files in order, without times and owners, the same each time.
-pub async fn an_archive_holds_what_the_digest_covers(bench: &dyn CodeBench) {
+pub async fn an_archive_holds_what_the_digest_covers(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-archive";
-    write(bench, name, &FILES).await;
-    let code = digest(bench, name).await;
-    let first = archive(bench, &code).await;
+    write(bench, name, &FILES).await?;
+    let code = digest(bench, name).await?;
+    let first = archive(bench, &code).await?;
     let expected: Vec<_> = FILES
         .iter()
         .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
         .collect();
-    let unpacked = done("unpacking", unpacked(&first));
-    assert_eq!(unpacked, expected);
-    write(bench, name, &FILES).await;
-    assert!(
-        archive(bench, &code).await == first,
+    let unpacked = done("unpacking", unpacked(&first))?;
+    ensure_eq!(unpacked, expected, "the files of an archive");
+    write(bench, name, &FILES).await?;
+    ensure!(
+        archive(bench, &code).await? == first,
         "the same files have another archive"
     );
-    remove(bench, name).await;
+    remove(bench, name).await
 }
 
 /// Who asks for what is no longer there is told so.
-pub async fn an_outdated_digest_is_a_conflict(bench: &dyn CodeBench) {
+pub async fn an_outdated_digest_is_a_conflict(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-outdated";
-    write(bench, name, &FILES).await;
-    let old = digest(bench, name).await;
-    write(bench, name, &FILES[..2]).await;
+    write(bench, name, &FILES).await?;
+    let old = digest(bench, name).await?;
+    write(bench, name, &FILES[..2]).await?;
     let outcome = bench.store().archive(&old).await.map(|_| ());
-    assert!(
+    ensure!(
         matches!(outcome, Err(Error::Conflict { .. })),
         "an outdated digest must be a Conflict, was {outcome:?}"
     );
-    let new = digest(bench, name).await;
-    archive(bench, &new).await;
-    remove(bench, name).await;
+    let new = digest(bench, name).await?;
+    archive(bench, &new).await?;
+    remove(bench, name).await
 }
 
 /// What `.dockerignore` leaves out is neither in the digest nor in the archive.
-pub async fn ignored_files_are_left_out(bench: &dyn CodeBench) {
+pub async fn ignored_files_are_left_out(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-ignored";
     let ignore = (".dockerignore", "# built\ntarget\n*.log\n!keep.log\n");
     let [dockerfile, main, _] = FILES;
     let sent = [ignore, dockerfile, ("keep.log", "k"), main];
-    write(bench, name, &sent).await;
-    let clean = digest(bench, name).await;
+    write(bench, name, &sent).await?;
+    let clean = digest(bench, name).await?;
     let mut all = sent.to_vec();
     all.extend([("target/debug/app", "binary"), ("build.log", "noise")]);
-    write(bench, name, &all).await;
-    let littered = digest(bench, name).await;
-    assert_eq!(littered, clean, "left-out files are in the digest");
-    let unpacked = done("unpacking", unpacked(&archive(bench, &littered).await));
+    write(bench, name, &all).await?;
+    let littered = digest(bench, name).await?;
+    ensure_eq!(littered, clean, "left-out files are in the digest");
+    let unpacked = done("unpacking", unpacked(&archive(bench, &littered).await?))?;
     let paths: Vec<&str> = unpacked.iter().map(|(path, _)| path.as_str()).collect();
-    assert_eq!(
+    ensure_eq!(
         paths,
-        [".dockerignore", "Dockerfile", "keep.log", "src/main.rs"]
+        [".dockerignore", "Dockerfile", "keep.log", "src/main.rs"],
+        "the files of an archive"
     );
-    remove(bench, name).await;
+    remove(bench, name).await
 }
 
 /// The files of an archive in its order; directories are passed over.
@@ -175,8 +202,9 @@ fn unpacked(archive: &[u8]) -> std::io::Result<Vec<(String, String)>> {
     for entry in archive.entries()? {
         let mut entry = entry?;
         let header = entry.header();
-        assert_eq!(header.mtime()?, 0, "the archive tells a time");
-        assert_eq!((header.uid()?, header.gid()?), (0, 0), "it tells an owner");
+        if (header.mtime()?, header.uid()?, header.gid()?) != (0, 0, 0) {
+            return Err(std::io::Error::other("the archive has a time or an owner"));
+        }
         if header.entry_type().is_file() {
             let path = entry.path()?.to_string_lossy().into_owned();
             let mut text = String::new();
@@ -187,20 +215,20 @@ fn unpacked(archive: &[u8]) -> std::io::Result<Vec<(String, String)>> {
     Ok(files)
 }
 
-async fn write(bench: &dyn CodeBench, name: &str, files: &[(&str, &str)]) {
-    done("writing a code base", bench.write(name, files).await);
+async fn write(bench: &dyn CodeBench, name: &str, files: &[(&str, &str)]) -> Checked {
+    done("writing a code base", bench.write(name, files).await)
 }
 
-async fn remove(bench: &dyn CodeBench, name: &str) {
-    done("removing a code base", bench.remove(name).await);
+async fn remove(bench: &dyn CodeBench, name: &str) -> Checked {
+    done("removing a code base", bench.remove(name).await)
 }
 
-async fn digest(bench: &dyn CodeBench, name: &str) -> CodeBaseRef {
+async fn digest(bench: &dyn CodeBench, name: &str) -> Checked<CodeBaseRef> {
     done("digest", bench.store().digest(name).await)
 }
 
-async fn archive(bench: &dyn CodeBench, code: &CodeBaseRef) -> Vec<u8> {
-    let stream = done("archive", bench.store().archive(code).await);
+async fn archive(bench: &dyn CodeBench, code: &CodeBaseRef) -> Checked<Vec<u8>> {
+    let stream = done("archive", bench.store().archive(code).await)?;
     let bytes = stream.try_fold(Vec::new(), |mut all, part| async move {
         all.extend_from_slice(&part);
         Ok(all)
@@ -208,16 +236,10 @@ async fn archive(bench: &dyn CodeBench, code: &CodeBaseRef) -> Vec<u8> {
     done("reading the archive", bytes.await)
 }
 
-fn is_not_found<T: Debug>(outcome: &Result<T>) {
-    assert!(
+fn is_not_found<T: Debug>(outcome: &Result<T>) -> Checked {
+    ensure!(
         matches!(outcome, Err(Error::NotFound { .. })),
         "what is absent must be NotFound, was {outcome:?}"
     );
-}
-
-fn done<T, E: Debug>(what: &str, outcome: Result<T, E>) -> T {
-    match outcome {
-        Ok(value) => value,
-        Err(error) => panic!("{what}: {error:?}"),
-    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ mod kind;
 mod mount;
 mod node;
 mod operation;
+mod owner;
 pub(crate) mod service;
 mod update;
 
@@ -36,6 +37,7 @@ pub use mount::{
 };
 pub use node::{Addresses, NodeSpec, Origin, Resources};
 pub use operation::{ContainerRun, Operation, OperationId, OperationKind, OperationState};
+pub use owner::Owner;
 pub use service::{
     ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DependencyCondition, Healthcheck,
     HealthcheckTest, HttpReadiness, ImageSource, PublishedPort, RestartPolicy, ServiceClass,

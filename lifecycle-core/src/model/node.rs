@@ -94,3 +94,13 @@ pub struct Addresses {
     /// The address from outside, if it has one.
     pub public: Option<IpAddr>,
 }
+
+impl Addresses {
+    /// An address within the platform's network, and none from outside.
+    pub fn private(address: impl Into<IpAddr>) -> Self {
+        Self {
+            private: Some(address.into()),
+            public: None,
+        }
+    }
+}

@@ -53,6 +53,7 @@ impl CloudProvider for SimCloud {
             provisions: true,
             knows_host_keys: true,
             fences: true,
+            adopts: true,
         }
     }
 
@@ -205,7 +206,9 @@ impl CloudProvider for SimCloud {
                 for number in state.numbers(owner.id) {
                     state.settle(number, now);
                 }
-                if !state.numbers(owner.id).is_empty() {
+                let left = state.numbers(owner.id);
+                let machines = left.iter().filter_map(|number| state.machines.get(number));
+                if machines.into_iter().any(|machine| machine.created) {
                     return Err(Error::Conflict {
                         what: "what the nodes share".into(),
                         why: "nodes are left that use it".into(),
@@ -220,6 +223,13 @@ impl CloudProvider for SimCloud {
 
 fn missing(node: &NodeName) -> Error {
     Error::not_found(format!("node {node}"))
+}
+
+fn not_ours(node: &NodeName) -> Error {
+    Error::Conflict {
+        what: format!("node {node}"),
+        why: "a machine of this name exists that is not this platform's".into(),
+    }
 }
 
 fn missing_size(state: &State, spec: &NodeSpec) -> Option<Error> {
@@ -249,12 +259,15 @@ fn begin(
     let node = change.node().clone();
     let found = state.find(Some(owner.id), &node, now).map(|m| m.number);
     let Some(number) = found else {
+        if state.find(None, &node, now).is_some() {
+            return Err(not_ours(&node));
+        }
         return match &change {
             NodeChange::Provision { spec } => provision(state, owner, &spec.clone(), change, now),
-            NodeChange::Delete { .. } if state.find(None, &node, now).is_none() => {
-                Ok(done_already(state, change))
+            NodeChange::Delete { .. } => Ok(done_already(state, change)),
+            NodeChange::Start { .. } | NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
+                Err(missing(&node))
             }
-            _ => Err(missing(&node)),
         };
     };
     let Some(machine) = state.machines.get(&number) else {
@@ -271,10 +284,11 @@ fn begin(
         }
         NodeChange::Delete { .. } if machine.created => Some(Goal::Gone),
         NodeChange::Delete { .. } => {
-            return Err(Error::Denied {
-                what: format!("deleting node {node}"),
-                why: "this platform did not make it".into(),
-                mend: "delete it at the cloud, if that is meant".into(),
+            state.release(&node, owner);
+            let done = done_already(state, change);
+            return Ok(Done {
+                changed: true,
+                ..done
             });
         }
     };
@@ -326,12 +340,6 @@ fn provision(
     change: NodeChange,
     now: Instant,
 ) -> Result<Done<CloudOperation>> {
-    if state.find(None, &spec.name, now).is_some() {
-        return Err(Error::Conflict {
-            what: format!("node {}", spec.name),
-            why: "a machine of this name exists that is not this platform's".into(),
-        });
-    }
     if let Some(error) = missing_size(state, spec) {
         return Err(error);
     }
@@ -408,7 +416,7 @@ fn fence(
 ) -> Result<Done<Option<Instant>>> {
     let Some(number) = state.find(Some(owner.id), node, now).map(|m| m.number) else {
         if state.find(None, node, now).is_some() {
-            return Err(missing(node));
+            return Err(not_ours(node));
         }
         return Ok(Done::unchanged(None));
     };

@@ -6,11 +6,10 @@ use std::path::Path;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use sha2::{Digest as _, Sha256};
 
 use super::actor::{Actor, Call, Done, Party};
-use crate::code::digest::{self, Entries, Hasher, IGNORE_FILE, Kind, Selection};
-use crate::code::{CodeBaseRef, CodePublisher, CodeStore, DirectoryStore, Published, archive};
+use crate::code::digest::{self, Entries, IGNORE_FILE, Kind, Selection};
+use crate::code::{CodeBaseRef, CodePublisher, CodeStore, DirectoryStore, Published, pack_entries};
 use crate::error::{Error, Result};
 use crate::host::ByteStream;
 
@@ -64,25 +63,21 @@ impl CodeBase {
     }
 
     fn digest(&self) -> String {
-        let mut hasher = Hasher::new();
-        for (path, kind) in &self.entries {
-            let content = self.contents.get(path);
-            let content = content.map(|bytes| Sha256::digest(bytes).into());
-            hasher.add(path, kind, content);
-        }
-        hasher.finish()
+        // Neither memory nor a sink fails.
+        self.pack(&mut std::io::sink()).unwrap_or_default()
+    }
+
+    fn pack(&self, sink: &mut impl std::io::Write) -> std::io::Result<String> {
+        let open = |path: &str| {
+            let bytes = self.contents.get(path).map_or(&[][..], |bytes| bytes);
+            Ok((bytes.len() as u64, bytes))
+        };
+        pack_entries(&self.entries, open, sink)
     }
 
     fn archive(&self) -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        for (path, kind) in &self.entries {
-            let content = self.contents.get(path).map_or(&[][..], |bytes| bytes);
-            let size = content.len() as u64;
-            bytes.extend(archive::head(path, kind, size)?);
-            bytes.extend_from_slice(content);
-            bytes.resize(bytes.len() + archive::padding(size), 0);
-        }
-        bytes.extend(archive::END);
+        self.pack(&mut bytes)?;
         Ok(bytes)
     }
 

@@ -179,6 +179,21 @@ impl State {
         Some(machine)
     }
 
+    /// Takes a machine from a platform, which is no platform's then.
+    pub(super) fn release(&mut self, name: &NodeName, owner: &Owner) {
+        let names = self.named.get_mut(&Some(owner.id));
+        let Some(number) = names.and_then(|names| names.remove(name)) else {
+            return;
+        };
+        self.named
+            .entry(None)
+            .or_default()
+            .insert(name.clone(), number);
+        if let Some(machine) = self.machines.get_mut(&number) {
+            machine.owner = None;
+        }
+    }
+
     pub(super) fn new_token(&mut self) -> String {
         self.next_operation += 1;
         format!("operation-{}", self.next_operation)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lifecycle_core::api::{LocalApi, ManagerApi};
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::error::Error;
-use lifecycle_core::model::{Epoch, EventKind, ServiceClass, ServiceName};
+use lifecycle_core::model::{Epoch, EventKind, Kind, ServiceClass, ServiceName};
 use lifecycle_core::registry::{
     Batch, Change, MemoryRegistry, Mirrors, Registry, SqlDatabases, SqlRegistry,
 };

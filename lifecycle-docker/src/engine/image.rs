@@ -121,7 +121,12 @@ impl DockerEngine {
                 Err(error) => {
                     let error = error::engine(&what, error);
                     let error = not_parsed(error, &request.dockerfile);
-                    return Err(context.blame(&what, error));
+                    match context.blame(&what, error) {
+                        // What the builder itself reports; its last lines belong to it.
+                        Error::Failed { why, .. } => failed = Some(why),
+                        error => return Err(error),
+                    }
+                    break;
                 }
             };
             if let Some(text) = step.stream {

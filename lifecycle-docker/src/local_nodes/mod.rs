@@ -402,6 +402,8 @@ impl CloudProvider for LocalNodes {
             provisions: true,
             knows_host_keys: true,
             fences: true,
+            // Labels of a container cannot be changed.
+            adopts: false,
         }
     }
 

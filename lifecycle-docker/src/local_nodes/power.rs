@@ -36,6 +36,17 @@ impl LocalNodes {
             .ok_or_else(|| Error::not_found(format!("node {node}")))
     }
 
+    /// Refuses to change a node whose boot is under way: it would not come to its end.
+    async fn is_up(&self, docker: &Docker, machine: &Machine) -> Result<()> {
+        if machine.power != Power::Running || self.is_ready(docker, machine).await? {
+            return Ok(());
+        }
+        Err(Error::Conflict {
+            what: format!("node {}", machine.node),
+            why: "it is booting".to_owned(),
+        })
+    }
+
     pub(super) async fn start(&self, docker: &Docker, node: &NodeName) -> Result<String> {
         let machine = self.existing(docker, node).await?;
         if !is_on(machine.power) {
@@ -56,6 +67,7 @@ impl LocalNodes {
     pub(super) async fn stop(&self, docker: &Docker, node: &NodeName) -> Result<String> {
         let machine = self.existing(docker, node).await?;
         if is_on(machine.power) {
+            self.is_up(docker, &machine).await?;
             let options = StopContainerOptions {
                 t: Some(grace_seconds()),
                 ..StopContainerOptions::default()
@@ -90,6 +102,7 @@ impl LocalNodes {
         let machine = self.existing(docker, node).await?;
         if machine.boot.as_deref() == Some(boot_id) {
             if is_on(machine.power) {
+                self.is_up(docker, &machine).await?;
                 let options = RestartContainerOptions {
                     t: Some(grace_seconds()),
                     ..RestartContainerOptions::default()

@@ -1,0 +1,727 @@
+//! [`CloudProvider`] over a [`VmApi`]: what the table of [`CloudProvider`] asks for, for clouds
+//! whose calls return when they have finished.
+//!
+//! Each change runs as a task of its own, so that it goes on when the caller is dropped. What this
+//! process has begun is known from that task; what another process has begun, also one that is
+//! gone, is answered from what the cloud shows now. Therefore `begin` returns only once the cloud
+//! shows the change, or the change has ended.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::{
+    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
+    ObservedNode, Power, PreflightReport, Vm, VmApi,
+};
+use crate::clock::{Clock as _, IdSource as _, RandomIds, SystemClock};
+use crate::error::{Error, Result, Retry};
+use crate::model::{NodeName, NodeSpec, Owner};
+
+/// How often the cloud is asked whether it shows a change.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a fence may take.
+const FENCE_LIMIT: Duration = Duration::from_mins(15);
+
+/// The nodes of one platform, as VMs of a [`VmApi`].
+///
+/// # Caveats
+/// Changes run as tasks of the tokio runtime in which they were begun. If that runtime ends, a
+/// change goes as far as the cloud had accepted it; beginning it again finishes it.
+#[derive(Debug, Clone)]
+pub struct VmCloud {
+    api: Arc<dyn VmApi>,
+    owner: Owner,
+    /// The last call of each node that this process has begun.
+    calls: Arc<Mutex<BTreeMap<NodeName, Call>>>,
+}
+
+/// The token of an operation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Token {
+    /// The call, for the process that has begun it.
+    call: Uuid,
+    /// The node as it was before, for every other process.
+    before: Option<Before>,
+}
+
+/// The VM that a change is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Before {
+    vm: String,
+    boot: Option<String>,
+}
+
+/// A change that this process has begun. Clones are the same call.
+#[derive(Debug, Clone)]
+struct Call {
+    id: Uuid,
+    change: NodeChange,
+    state: watch::Receiver<CallState>,
+    /// Why it failed, until the first caller has taken it.
+    error: Arc<Mutex<Option<Error>>>,
+    task: AbortHandle,
+}
+
+#[derive(Debug, Clone, Default)]
+struct CallState {
+    before: Option<Before>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Phase {
+    /// The cloud has not been asked for a change yet.
+    #[default]
+    Deciding,
+    /// The cloud has been asked.
+    Asked,
+    /// The cloud shows a change that somebody else has begun, and that this call waits for.
+    Joined,
+    Done,
+    Failed {
+        why: String,
+    },
+}
+
+/// How a call ended, from outside.
+enum Ended {
+    Not,
+    Done,
+    Failed(String),
+    /// Its task is gone: a deletion or a fence took over.
+    Overtaken,
+}
+
+impl Call {
+    fn ended(&self) -> Ended {
+        let state = self.state.borrow().clone();
+        match state.phase {
+            Phase::Done => Ended::Done,
+            Phase::Failed { why } => Ended::Failed(why),
+            _ if self.state.has_changed().is_err() => Ended::Overtaken,
+            Phase::Deciding | Phase::Asked | Phase::Joined => Ended::Not,
+        }
+    }
+
+    fn runs(&self) -> bool {
+        matches!(self.ended(), Ended::Not)
+    }
+
+    /// Whether a call for this change is the same one. A node is created only once, whatever else
+    /// its specification says.
+    fn is_for(&self, change: &NodeChange) -> bool {
+        let provisions = |change: &NodeChange| matches!(change, NodeChange::Provision { .. });
+        self.change == *change || (provisions(&self.change) && provisions(change))
+    }
+
+    /// Waits until the state changes, or the task is gone.
+    async fn changed(&self) {
+        // An error means that the task is gone.
+        let _ = self.state.clone().changed().await;
+    }
+
+    /// Ends the task at its next await point, and returns when it has ended.
+    async fn overtake(&self) {
+        self.task.abort();
+        let mut state = self.state.clone();
+        while state.changed().await.is_ok() {}
+    }
+
+    /// Waits until the cloud shows the change, or it has ended.
+    async fn accepted(&self, cloud: &VmCloud) {
+        let mut state = self.state.clone();
+        while self.runs() {
+            let CallState { before, phase } = state.borrow_and_update().clone();
+            match phase {
+                Phase::Deciding => drop(state.changed().await),
+                Phase::Joined | Phase::Done | Phase::Failed { .. } => return,
+                Phase::Asked => {
+                    if timeout(LOOK_EVERY, state.changed()).await.is_err()
+                        && let Ok(vms) = cloud.api.list().await
+                        && is_shown(
+                            &self.change,
+                            before.as_ref(),
+                            cloud.ours(&vms, &self.change),
+                        )
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// How far it is; the error of one that failed.
+    fn progress(&self) -> Result<CloudProgress> {
+        match self.ended() {
+            Ended::Not => Ok(goes_on()),
+            Ended::Done => Ok(CloudProgress::Done),
+            Ended::Failed(why) => {
+                let error = lock(&self.error).take();
+                Err(error.unwrap_or_else(|| Error::failed(doing(&self.change), why)))
+            }
+            Ended::Overtaken => Err(Error::Conflict {
+                what: doing(&self.change),
+                why: "another change took over".into(),
+            }),
+        }
+    }
+}
+
+impl VmCloud {
+    /// The VMs of `api` that belong to `owner`.
+    pub fn new(api: impl VmApi, owner: Owner) -> Self {
+        Self {
+            api: Arc::new(api),
+            owner,
+            calls: Arc::default(),
+        }
+    }
+
+    fn node<'v>(&self, vms: &'v [Vm], node: &NodeName) -> Option<&'v ObservedNode> {
+        let is_ours = |vm: &&Vm| vm.platform == Some(self.owner.id) && vm.node.name == *node;
+        vms.iter().find(is_ours).map(|vm| &vm.node)
+    }
+
+    fn ours<'v>(&self, vms: &'v [Vm], change: &NodeChange) -> Option<&'v ObservedNode> {
+        self.node(vms, change.node())
+    }
+
+    /// The call of this process for a node, if it goes on.
+    fn running(&self, node: &NodeName) -> Option<Call> {
+        let call = lock(&self.calls).get(node).cloned();
+        call.filter(Call::runs)
+    }
+
+    /// The call for this change: the one that goes on, or a new one.
+    fn call(&self, change: NodeChange) -> Result<Call> {
+        let node = change.node().clone();
+        let mut calls = lock(&self.calls);
+        let former = calls.get(&node).filter(|call| call.runs()).cloned();
+        if let Some(former) = &former {
+            if former.is_for(&change) {
+                return Ok(former.clone());
+            }
+            if !matches!(change, NodeChange::Delete { .. }) {
+                return Err(under_way(&node));
+            }
+        }
+        let (state, receiver) = watch::channel(CallState::default());
+        let error = Arc::new(Mutex::new(None));
+        let work = {
+            let (cloud, change, error) = (self.clone(), change.clone(), error.clone());
+            async move {
+                let outcome = cloud.carry_out(&change, former, &state).await;
+                let phase = match outcome {
+                    Ok(()) => Phase::Done,
+                    Err(failure) => {
+                        let why = failure.chain();
+                        *lock(&error) = Some(failure);
+                        Phase::Failed { why }
+                    }
+                };
+                state.send_modify(|state| state.phase = phase);
+            }
+        };
+        let call = Call {
+            id: RandomIds.uuid(),
+            change,
+            state: receiver,
+            error,
+            task: tokio::spawn(work.in_current_span()).abort_handle(),
+        };
+        calls.insert(node, call.clone());
+        Ok(call)
+    }
+
+    /// Does what the table of [`CloudProvider`] says.
+    async fn carry_out(
+        &self,
+        change: &NodeChange,
+        former: Option<Call>,
+        state: &watch::Sender<CallState>,
+    ) -> Result<()> {
+        let node = change.node();
+        let vms = match former {
+            Some(former) => self.take_over(node, &former).await?,
+            None => self.api.list().await?,
+        };
+        let enter = |phase| state.send_modify(|state| state.phase = phase);
+        let Some(vm) = self.node(&vms, node) else {
+            if unowned(&vms, node)?.is_some() {
+                return Err(not_ours(node));
+            }
+            return match change {
+                NodeChange::Provision { spec } => {
+                    enter(Phase::Asked);
+                    self.api.create(spec, &self.owner).await
+                }
+                NodeChange::Delete { .. } => Ok(()),
+                NodeChange::Start { .. } | NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
+                    Err(absent(node))
+                }
+            };
+        };
+        let before = Before {
+            vm: vm.provider_id.clone(),
+            boot: vm.boot_id.clone(),
+        };
+        state.send_modify(|state| state.before = Some(before.clone()));
+        match (change, vm.power) {
+            (NodeChange::Delete { .. }, _) => {
+                enter(Phase::Asked);
+                if vm.created {
+                    self.api.delete(vm).await
+                } else {
+                    self.api.set_owner(vm, None).await
+                }
+            }
+            (NodeChange::Provision { spec }, Power::Failed) if vm.created => {
+                enter(Phase::Asked);
+                self.api.delete(vm).await?;
+                self.api.create(spec, &self.owner).await
+            }
+            (NodeChange::Start { .. }, Power::Stopped | Power::Failed) => {
+                enter(Phase::Asked);
+                self.api.start(vm).await
+            }
+            (NodeChange::Stop { .. }, Power::Running) => {
+                enter(Phase::Asked);
+                self.api.stop(vm).await
+            }
+            (NodeChange::Restart { boot_id, .. }, Power::Running)
+                if vm.boot_id.as_ref() == Some(boot_id) =>
+            {
+                enter(Phase::Asked);
+                self.api.restart(vm).await
+            }
+            // Another process has begun a change. Whether it is this one cannot always be seen.
+            (
+                NodeChange::Provision { .. }
+                | NodeChange::Start { .. }
+                | NodeChange::Restart { .. },
+                Power::Stopping,
+            )
+            | (NodeChange::Stop { .. }, Power::Starting) => Err(under_way(node)),
+            (
+                NodeChange::Provision { .. }
+                | NodeChange::Start { .. }
+                | NodeChange::Restart { .. },
+                Power::Starting,
+            )
+            | (NodeChange::Stop { .. }, Power::Stopping) => {
+                enter(Phase::Joined);
+                self.follow(change, &before).await
+            }
+            (NodeChange::Provision { .. }, Power::Failed) => Err(Error::failed(
+                doing(change),
+                "the cloud says that it failed, and this platform did not create it",
+            )),
+            (NodeChange::Provision { .. }, Power::Running | Power::Stopped)
+            | (NodeChange::Start { .. }, Power::Running)
+            | (NodeChange::Stop { .. }, Power::Stopped | Power::Failed)
+            | (NodeChange::Restart { .. }, Power::Running | Power::Stopped | Power::Failed) => {
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends a call that goes on, and returns the VMs that there are then. A VM that is being
+    /// created cannot be deleted before the cloud shows it.
+    async fn take_over(&self, node: &NodeName, former: &Call) -> Result<Vec<Vm>> {
+        loop {
+            let creates = matches!(former.change, NodeChange::Provision { .. }) && former.runs();
+            let vms = self.api.list().await?;
+            if !creates || self.node(&vms, node).is_some() {
+                former.overtake().await;
+                return Ok(vms);
+            }
+            // Either is a reason to look again.
+            let _ = timeout(LOOK_EVERY, former.changed()).await;
+        }
+    }
+
+    /// Waits for the end of a change that another process has begun.
+    async fn follow(&self, change: &NodeChange, before: &Before) -> Result<()> {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let vms = self.api.list().await?;
+            match observed(change, Some(before), self.ours(&vms, change))? {
+                CloudProgress::Done => return Ok(()),
+                CloudProgress::Running { .. } => {}
+            }
+        }
+    }
+
+    async fn power_off(&self, node: &NodeName) -> Result<Fenced> {
+        loop {
+            let call = self.running(node);
+            let vms = self.api.list().await?;
+            let vm = self.node(&vms, node);
+            match (vm, call) {
+                // It cannot be powered off before the cloud shows it, or is about to be gone.
+                (None, Some(call)) if matches!(call.change, NodeChange::Provision { .. }) => {
+                    let _ = timeout(LOOK_EVERY, call.changed()).await;
+                }
+                (Some(_), Some(call)) if matches!(call.change, NodeChange::Delete { .. }) => {
+                    let _ = timeout(LOOK_EVERY, call.changed()).await;
+                }
+                (Some(_), Some(call)) => call.overtake().await,
+                (Some(vm), None) if !matches!(vm.power, Power::Stopped | Power::Failed) => {
+                    self.api.power_off(vm).await?;
+                    let vms = self.api.list().await?;
+                    let left = self.node(&vms, node);
+                    if left.is_some_and(|vm| vm.power != Power::Stopped) {
+                        sleep(LOOK_EVERY).await;
+                    }
+                }
+                (None, _) if unowned(&vms, node)?.is_some() => return Err(not_ours(node)),
+                (Some(_) | None, _) => {
+                    return Ok(Fenced {
+                        node: node.clone(),
+                        at: SystemClock.now(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl CloudProvider for VmCloud {
+    fn capabilities(&self) -> CloudCapabilities {
+        self.api.capabilities()
+    }
+
+    async fn preflight(&self, wanted: &[NodeSpec]) -> Result<PreflightReport> {
+        self.api.preflight(wanted).await
+    }
+
+    async fn list(&self) -> Result<Vec<ObservedNode>> {
+        let mut vms = self.api.list().await?;
+        vms.retain(|vm| vm.platform == Some(self.owner.id));
+        let mut nodes: Vec<_> = vms.into_iter().map(|vm| vm.node).collect();
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(nodes)
+    }
+
+    async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>> {
+        let vms = self.api.list().await?;
+        match self.node(&vms, node) {
+            Some(vm) => Ok(Some(vm.clone())),
+            None => Ok(unowned(&vms, node)?.cloned()),
+        }
+    }
+
+    async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {
+        let vms = self.api.list().await?;
+        if let Some(vm) = self.node(&vms, node) {
+            return Ok(vm.clone());
+        }
+        let capabilities = self.capabilities();
+        if !capabilities.adopts {
+            return Err(Error::Unsupported {
+                what: format!("adopting {node}"),
+                backend: capabilities.name,
+            });
+        }
+        let vm = unowned(&vms, node)?.ok_or_else(|| absent(node))?;
+        self.api.set_owner(vm, Some(&self.owner)).await?;
+        let vms = self.api.list().await?;
+        self.node(&vms, node).cloned().ok_or_else(|| absent(node))
+    }
+
+    async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {
+        let call = self.call(change.clone())?;
+        call.accepted(self).await;
+        call.progress()?;
+        let token = Token {
+            call: call.id,
+            before: call.state.borrow().before.clone(),
+        };
+        let token = serde_json::to_string(&token)
+            .map_err(|error| Error::failed("writing the token of a change", error.to_string()))?;
+        Ok(CloudOperation { change, token })
+    }
+
+    async fn poll(&self, operation: &CloudOperation) -> Result<CloudProgress> {
+        let change = &operation.change;
+        let token: Token =
+            serde_json::from_str(&operation.token).map_err(|error| Error::Corrupt {
+                what: format!("the token of {}", doing(change)),
+                why: error.to_string(),
+            })?;
+        let call = lock(&self.calls).get(change.node()).cloned();
+        if let Some(call) = call.filter(|call| call.id == token.call) {
+            return match call.progress() {
+                // The change has failed: asking again does not help, beginning it again may.
+                Err(error) if matches!(error.retry(), Retry::After(_)) => Err(Error::Failed {
+                    what: doing(change),
+                    why: error.to_string(),
+                    source: Some(Box::new(error)),
+                }),
+                progress => progress,
+            };
+        }
+        let vms = self.api.list().await?;
+        observed(change, token.before.as_ref(), self.ours(&vms, change))
+    }
+
+    async fn fence(&self, node: &NodeName) -> Result<Fenced> {
+        let capabilities = self.capabilities();
+        if !capabilities.fences {
+            return Err(Error::Unsupported {
+                what: format!("fencing node {node}"),
+                backend: capabilities.name,
+            });
+        }
+        let fenced = timeout(FENCE_LIMIT, self.power_off(node)).await;
+        fenced.unwrap_or_else(|_| {
+            Err(Error::TimedOut {
+                what: format!("fencing node {node}"),
+                after: FENCE_LIMIT,
+            })
+        })
+    }
+
+    async fn delete_shared(&self) -> Result<()> {
+        let mut left = self.list().await?;
+        left.retain(|node| node.created);
+        if left.is_empty() {
+            return self.api.delete_shared(&self.owner).await;
+        }
+        let names: Vec<_> = left.iter().map(|node| node.name.as_str()).collect();
+        Err(Error::Conflict {
+            what: "deleting what the nodes share".into(),
+            why: format!("nodes still use it: {}", names.join(", ")),
+        })
+    }
+}
+
+/// Whether the cloud shows that a change is under way, or over.
+fn is_shown(change: &NodeChange, before: Option<&Before>, vm: Option<&ObservedNode>) -> bool {
+    let id = before.map(|before| &before.vm);
+    let is_same = vm.map(|vm| &vm.provider_id) == id;
+    match (change, vm) {
+        (NodeChange::Provision { .. }, vm) => vm.is_some() && !is_same,
+        (_, None) => true,
+        (NodeChange::Start { .. }, Some(vm)) => !matches!(vm.power, Power::Stopped | Power::Failed),
+        (NodeChange::Stop { .. }, Some(vm)) => vm.power != Power::Running,
+        (NodeChange::Restart { boot_id, .. }, Some(vm)) => vm.boot_id.as_ref() != Some(boot_id),
+        (NodeChange::Delete { .. }, Some(vm)) => !is_same || vm.power == Power::Stopping,
+    }
+}
+
+/// How far a change is that this process has not begun, by what the cloud shows. Nothing is begun
+/// here: a node that was deleted since is not created again by polling.
+fn observed(
+    change: &NodeChange,
+    before: Option<&Before>,
+    vm: Option<&ObservedNode>,
+) -> Result<CloudProgress> {
+    let is_other = |vm: &&ObservedNode| before.is_some_and(|before| before.vm != vm.provider_id);
+    let is_gone = || match change {
+        NodeChange::Delete { .. } => Ok(CloudProgress::Done),
+        _ => Err(absent(change.node())),
+    };
+    let vm = match (vm, change) {
+        (None, _) => return is_gone(),
+        // It replaces one that failed.
+        (Some(vm), NodeChange::Provision { .. }) => vm,
+        (Some(vm), _) if is_other(&vm) => return is_gone(),
+        (Some(vm), _) => vm,
+    };
+    let without_effect = |why: &str| {
+        Err(Error::failed(
+            doing(change),
+            format!("{why}, and the process that began it does not go on; begin it again"),
+        ))
+    };
+    match (change, vm.power) {
+        (NodeChange::Delete { .. }, Power::Stopping) => Ok(goes_on()),
+        (NodeChange::Delete { .. }, _) => without_effect("the node still exists"),
+        (_, Power::Failed) => Err(Error::failed(
+            doing(change),
+            "the cloud says that it failed",
+        )),
+        // A node that starts has been stopped before.
+        (NodeChange::Stop { .. }, Power::Starting | Power::Stopped)
+        | (NodeChange::Provision { .. }, Power::Running | Power::Stopped)
+        | (NodeChange::Start { .. }, Power::Running)
+        | (NodeChange::Restart { .. }, Power::Stopped) => Ok(CloudProgress::Done),
+        (_, Power::Starting | Power::Stopping) => Ok(goes_on()),
+        (NodeChange::Start { .. }, Power::Stopped) => without_effect("the node is stopped"),
+        (NodeChange::Stop { .. }, Power::Running) => {
+            match before.and_then(|before| before.boot.as_ref()) {
+                boot @ Some(_) if vm.boot_id.as_ref() == boot => {
+                    without_effect("the node still runs")
+                }
+                // It was stopped, and started again since.
+                Some(_) | None => Ok(CloudProgress::Done),
+            }
+        }
+        (NodeChange::Restart { boot_id, .. }, Power::Running) => {
+            if vm.boot_id.as_ref() == Some(boot_id) {
+                without_effect("the node is still in the same boot")
+            } else {
+                Ok(CloudProgress::Done)
+            }
+        }
+    }
+}
+
+/// The VM of this name that belongs to no platform.
+fn unowned<'v>(vms: &'v [Vm], node: &NodeName) -> Result<Option<&'v ObservedNode>> {
+    let mut found = vms
+        .iter()
+        .filter(|vm| vm.platform.is_none() && vm.node.name == *node);
+    match (found.next(), found.next()) {
+        (Some(_), Some(_)) => Err(Error::Conflict {
+            what: format!("VM {node}"),
+            why: "the account has several of this name".into(),
+        }),
+        (one, _) => Ok(one.map(|vm| &vm.node)),
+    }
+}
+
+fn goes_on() -> CloudProgress {
+    CloudProgress::Running {
+        after: Some(LOOK_EVERY),
+        says: None,
+    }
+}
+
+fn doing(change: &NodeChange) -> String {
+    let verb = match change {
+        NodeChange::Provision { .. } => "creating",
+        NodeChange::Start { .. } => "starting",
+        NodeChange::Stop { .. } => "stopping",
+        NodeChange::Restart { .. } => "restarting",
+        NodeChange::Delete { .. } => "deleting",
+    };
+    format!("{verb} node {}", change.node())
+}
+
+fn absent(node: &NodeName) -> Error {
+    Error::not_found(format!("node {node}"))
+}
+
+fn under_way(node: &NodeName) -> Error {
+    Error::Conflict {
+        what: format!("node {node}"),
+        why: "another change is under way".into(),
+    }
+}
+
+fn not_ours(node: &NodeName) -> Error {
+    Error::Conflict {
+        what: format!("VM {node}"),
+        why: "it exists and does not carry this platform's id".into(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SshAddress;
+    use super::*;
+    use crate::model::Addresses;
+
+    fn vm(power: Power, boot: Option<&str>) -> ObservedNode {
+        ObservedNode {
+            name: NodeName::try_from("n1").unwrap(),
+            provider_id: "vm-1".into(),
+            power,
+            addresses: Addresses::default(),
+            ssh: SshAddress::new("admin"),
+            boot_id: boot.map(str::to_owned),
+            created: true,
+        }
+    }
+
+    /// What a process answers that has not begun the change: done, under way, or failed.
+    fn answer(change: &NodeChange, boot: Option<&str>, now: Option<&ObservedNode>) -> &'static str {
+        let before = Before {
+            vm: "vm-1".into(),
+            boot: boot.map(str::to_owned),
+        };
+        match observed(change, Some(&before), now) {
+            Ok(CloudProgress::Done) => "done",
+            Ok(CloudProgress::Running { .. }) => "under way",
+            Err(error) => {
+                assert_eq!(error.retry(), Retry::Replan, "{error:?}");
+                "failed"
+            }
+        }
+    }
+
+    #[test]
+    fn an_operation_of_a_process_that_is_gone_is_answered_from_what_the_cloud_shows() {
+        let node = || NodeName::try_from("n1").unwrap();
+        let spec = NodeSpec::new(node());
+        let boot_id = "one".to_owned();
+        let is = |change: &NodeChange, boot, now: Option<ObservedNode>, expected| {
+            let shown = now.as_ref().map(|now| (now.power, now.boot_id.clone()));
+            assert_eq!(
+                answer(change, boot, now.as_ref()),
+                expected,
+                "{change:?}, {shown:?}"
+            );
+        };
+        let (starting, stopping) = (vm(Power::Starting, None), vm(Power::Stopping, None));
+        let stopped = vm(Power::Stopped, None);
+        let (one, two) = (
+            vm(Power::Running, Some("one")),
+            vm(Power::Running, Some("two")),
+        );
+        let another = ObservedNode {
+            provider_id: "vm-2".into(),
+            ..one.clone()
+        };
+
+        let provision = NodeChange::Provision { spec };
+        is(&provision, None, None, "failed");
+        is(&provision, None, Some(starting.clone()), "under way");
+        is(&provision, None, Some(one.clone()), "done");
+        is(&provision, None, Some(vm(Power::Failed, None)), "failed");
+
+        let start = NodeChange::Start { node: node() };
+        is(&start, None, Some(stopped.clone()), "failed");
+        is(&start, None, Some(starting.clone()), "under way");
+        is(&start, None, Some(one.clone()), "done");
+        is(&start, None, None, "failed");
+        is(&start, None, Some(another.clone()), "failed");
+
+        let stop = NodeChange::Stop { node: node() };
+        is(&stop, Some("one"), Some(one.clone()), "failed");
+        is(&stop, Some("one"), Some(stopping.clone()), "under way");
+        is(&stop, Some("one"), Some(stopped.clone()), "done");
+        is(&stop, Some("one"), Some(two.clone()), "done");
+
+        let restart = NodeChange::Restart {
+            node: node(),
+            boot_id,
+        };
+        is(&restart, Some("one"), Some(one.clone()), "failed");
+        is(&restart, Some("one"), Some(starting), "under way");
+        is(&restart, Some("one"), Some(two), "done");
+
+        let delete = NodeChange::Delete { node: node() };
+        is(&delete, Some("one"), Some(one), "failed");
+        is(&delete, Some("one"), Some(stopping), "under way");
+        is(&delete, Some("one"), None, "done");
+        is(&delete, Some("one"), Some(another), "done");
+    }
+}

@@ -1,0 +1,264 @@
+//! What each [`CloudProvider`] must do: every cell of the tables in its documentation. Each check
+//! creates the nodes that it needs and deletes them.
+//!
+//! - `states`: a change of a node in one state.
+//! - `under_way`: a change of a node while another change is under way.
+//! - `owners`: machines of other platforms, of none, and adopted ones.
+
+mod owners;
+mod states;
+mod under_way;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Checked, Failed, done, ensure, ensure_eq, run_checks};
+use crate::cloud::{
+    CloudOperation, CloudProvider, NodeChange, ObservedNode, Power, carry_out, see_through,
+};
+use crate::error::{Error, Result};
+use crate::model::{NodeName, NodeSpec};
+
+pub use owners::{an_adopted_machine_is_released_and_never_deleted, platforms_are_apart};
+pub use states::{
+    a_failed_node_is_created_again, a_running_node, a_stopped_node, an_absent_node,
+    list_shows_only_ours_and_completely, preflight_finds_nothing_wrong, provision_is_idempotent,
+    shared_things_go_last,
+};
+pub use under_way::{
+    a_dropped_change_goes_on, a_fence_takes_over_what_is_under_way,
+    another_process_goes_on_polling, what_is_under_way_is_not_overwritten,
+};
+
+/// Longer than any provider may take for one change in a test.
+const DEADLINE: Duration = Duration::from_mins(15);
+
+/// A cloud account with room for two platforms, and what the checks need around the trait.
+#[async_trait]
+pub trait CloudBench: Debug + Send + Sync {
+    /// Opens the account as the platform under test, as a new process does: two providers share
+    /// only what the cloud holds.
+    fn ours(&self) -> Box<dyn CloudProvider>;
+
+    /// Opens the account as another platform.
+    fn theirs(&self) -> Box<dyn CloudProvider>;
+
+    /// Two nodes that neither platform has.
+    fn nodes(&self) -> [NodeSpec; 2];
+
+    /// Creates a running machine that belongs to no platform. Needed where
+    /// [`adopts`](crate::cloud::CloudCapabilities::adopts) is set.
+    async fn add_unowned(&self, spec: &NodeSpec) -> Result<()> {
+        Err(unsupported(format!("creating a machine {}", spec.name)))
+    }
+
+    /// Deletes a machine that belongs to no platform.
+    async fn remove_unowned(&self, node: &NodeName) -> Result<()> {
+        Err(unsupported(format!("deleting the machine {node}")))
+    }
+
+    /// From now on the cloud fails to create nodes, or no longer does. Returns false where that
+    /// cannot be arranged, and what it would show is not checked.
+    async fn fail_provisions(&self, fail: bool) -> bool {
+        let _ = fail;
+        false
+    }
+}
+
+fn unsupported(what: String) -> Error {
+    Error::Unsupported {
+        what,
+        backend: "this bench",
+    }
+}
+
+/// All checks, one after the other.
+///
+/// # Errors
+/// The first check that fails.
+pub async fn all(bench: &dyn CloudBench) -> Checked {
+    run_checks!(bench;
+        preflight_finds_nothing_wrong,
+        an_absent_node,
+        provision_is_idempotent,
+        a_running_node,
+        a_stopped_node,
+        a_failed_node_is_created_again,
+        list_shows_only_ours_and_completely,
+        what_is_under_way_is_not_overwritten,
+        a_fence_takes_over_what_is_under_way,
+        another_process_goes_on_polling,
+        a_dropped_change_goes_on,
+        platforms_are_apart,
+        an_adopted_machine_is_released_and_never_deleted,
+        shared_things_go_last,
+    );
+    Ok(())
+}
+
+/// A provider and one node, as the checks use them.
+struct Subject<'a> {
+    cloud: &'a dyn CloudProvider,
+    spec: NodeSpec,
+}
+
+impl<'a> Subject<'a> {
+    fn new(cloud: &'a dyn CloudProvider, spec: &NodeSpec) -> Self {
+        Self {
+            cloud,
+            spec: spec.clone(),
+        }
+    }
+
+    fn name(&self) -> NodeName {
+        self.spec.name.clone()
+    }
+
+    fn provision(&self) -> NodeChange {
+        NodeChange::Provision {
+            spec: self.spec.clone(),
+        }
+    }
+
+    fn start(&self) -> NodeChange {
+        NodeChange::Start { node: self.name() }
+    }
+
+    fn stop(&self) -> NodeChange {
+        NodeChange::Stop { node: self.name() }
+    }
+
+    /// A restart that ends this boot; one that never was, without any.
+    fn restart(&self, boot_id: Option<&String>) -> NodeChange {
+        NodeChange::Restart {
+            node: self.name(),
+            boot_id: boot_id.map_or("never", String::as_str).to_owned(),
+        }
+    }
+
+    fn delete(&self) -> NodeChange {
+        NodeChange::Delete { node: self.name() }
+    }
+
+    /// Carries a change out that must succeed.
+    async fn done(&self, change: NodeChange) -> Checked {
+        let what = format!("{change:?}");
+        done(what, carry_out(self.cloud, change, DEADLINE).await)
+    }
+
+    /// Carries out a change that must be refused.
+    async fn refused(&self, change: NodeChange, how: fn(&Error) -> bool, as_what: &str) -> Checked {
+        let what = format!("{change:?}");
+        let outcome = carry_out(self.cloud, change, DEADLINE).await;
+        ensure!(
+            outcome.as_ref().is_err_and(how),
+            "{what} must be {as_what}, was {outcome:?}"
+        );
+        Ok(())
+    }
+
+    async fn seen(&self) -> Checked<Option<ObservedNode>> {
+        done("get", self.cloud.get(&self.spec.name).await)
+    }
+
+    async fn get(&self) -> Checked<ObservedNode> {
+        let seen = self.seen().await?;
+        seen.ok_or_else(|| Failed::new(format!("get does not show {}", self.spec.name)))
+    }
+
+    async fn is(&self, expected: &ObservedNode, after: &str) -> Checked {
+        ensure_eq!(self.get().await?, *expected, "{after}");
+        Ok(())
+    }
+
+    async fn has_power(&self, power: Power, after: &str) -> Checked<ObservedNode> {
+        let seen = self.get().await?;
+        ensure_eq!(seen.power, power, "{after}, {seen:?}");
+        let runs = power == Power::Running;
+        ensure_eq!(
+            seen.boot_id.is_some(),
+            runs,
+            "{after}: a node has a boot exactly while it runs, {seen:?}"
+        );
+        Ok(seen)
+    }
+
+    async fn is_absent(&self, after: &str) -> Checked {
+        let seen = self.seen().await?;
+        ensure!(seen.is_none(), "{after}: get shows {seen:?}");
+        let name = self.name();
+        let listed = list(self.cloud).await?;
+        ensure!(
+            !names(&listed).contains(&name),
+            "{after}: {name} is listed: {listed:?}"
+        );
+        Ok(())
+    }
+
+    /// Deletes the node, which must then be gone.
+    async fn remove(&self) -> Checked {
+        self.done(self.delete()).await?;
+        self.is_absent("after a deletion").await
+    }
+
+    async fn begin(&self, change: NodeChange) -> Checked<CloudOperation> {
+        let what = format!("beginning {change:?}");
+        done(what, self.cloud.begin(change).await)
+    }
+
+    /// Polls an operation to its end.
+    async fn end(&self, operation: &CloudOperation) -> Checked<Result<()>> {
+        let polls = see_through(self.cloud, operation);
+        let ended = tokio::time::timeout(DEADLINE, polls).await;
+        done(format!("waiting for {operation:?}"), ended)
+    }
+
+    /// Fences the node, where the provider can.
+    async fn fenced(&self) -> Checked {
+        if self.cloud.capabilities().fences {
+            let fenced = done("fence", self.cloud.fence(&self.spec.name).await)?;
+            ensure_eq!(fenced.node, self.spec.name, "the node that was fenced");
+        }
+        Ok(())
+    }
+
+    /// What does not exist, or is another platform's, is not adopted.
+    async fn cannot_be_adopted(&self) -> Checked {
+        let outcome = self.cloud.adopt(&self.spec.name).await;
+        let is_refused = match &outcome {
+            Err(Error::NotFound { .. }) => self.cloud.capabilities().adopts,
+            Err(Error::Unsupported { .. }) => !self.cloud.capabilities().adopts,
+            _ => false,
+        };
+        ensure!(
+            is_refused,
+            "adopting what is not there must be NotFound, or Unsupported where nothing is adopted; \
+             was {outcome:?}"
+        );
+        Ok(())
+    }
+}
+
+async fn list(cloud: &dyn CloudProvider) -> Checked<Vec<ObservedNode>> {
+    let listed = done("list", cloud.list().await)?;
+    let names = names(&listed);
+    ensure!(
+        names.is_sorted(),
+        "the list is not in the order of names: {names:?}"
+    );
+    Ok(listed)
+}
+
+fn names(nodes: &[ObservedNode]) -> Vec<NodeName> {
+    nodes.iter().map(|node| node.name.clone()).collect()
+}
+
+fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::NotFound { .. })
+}
+
+fn is_conflict(error: &Error) -> bool {
+    matches!(error, Error::Conflict { .. })
+}

@@ -1,0 +1,148 @@
+//! Machines that this platform did not create: another platform's, no platform's, adopted ones.
+
+use super::{
+    Checked, CloudBench, Failed, Subject, done, ensure, ensure_eq, is_conflict, is_not_found, list,
+    names,
+};
+use crate::cloud::{ObservedNode, Power};
+
+/// Two platforms in one account: neither sees nor touches the other's nodes, also where they have
+/// the same name.
+pub async fn platforms_are_apart(bench: &dyn CloudBench) -> Checked {
+    let (ours, theirs, [spec, _]) = (bench.ours(), bench.theirs(), bench.nodes());
+    let own = Subject::new(ours.as_ref(), &spec);
+    let their = Subject::new(theirs.as_ref(), &spec);
+    their.done(their.provision()).await?;
+    let other = their.get().await?;
+    own.is_absent("only another platform has such a node")
+        .await?;
+    let boot_id = other.boot_id.as_ref();
+    for change in [own.start(), own.stop(), own.restart(boot_id)] {
+        let after = format!("{change:?} by another platform");
+        own.refused(change, is_not_found, "NotFound").await?;
+        their.is(&other, &after).await?;
+    }
+    own.cannot_be_adopted().await?;
+    own.fenced().await?;
+    their.is(&other, "fenced by another platform").await?;
+    own.remove().await?;
+    their.is(&other, "deleted by another platform").await?;
+
+    own.done(own.provision()).await?;
+    let seen = own.get().await?;
+    ensure!(
+        seen.provider_id != other.provider_id,
+        "both platforms have one machine: {seen:?}"
+    );
+    own.done(own.stop()).await?;
+    own.remove().await?;
+    done("delete_shared", ours.delete_shared().await)?;
+    their
+        .is(&other, "our node of the same name was changed")
+        .await?;
+    their.remove().await?;
+    done("delete_shared", theirs.delete_shared().await)
+}
+
+/// A machine of no platform is touched by nobody until it is adopted. Then it is a node as any
+/// other, but its deletion releases it.
+pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudBench) -> Checked {
+    let (ours, theirs, [_, spec]) = (bench.ours(), bench.theirs(), bench.nodes());
+    let node = Subject::new(ours.as_ref(), &spec);
+    if !ours.capabilities().adopts {
+        return node.cannot_be_adopted().await;
+    }
+    done("adding a machine", bench.add_unowned(&spec).await)?;
+    let found = node.get().await?;
+    ensure!(!found.created, "no platform created it: {found:?}");
+    is_not_listed(&node).await?;
+    let boot_id = found.boot_id.as_ref();
+    for change in [
+        node.provision(),
+        node.start(),
+        node.stop(),
+        node.restart(boot_id),
+        node.delete(),
+    ] {
+        let after = format!("{change:?} of a machine of no platform");
+        node.refused(change, is_conflict, "Conflict").await?;
+        node.is(&found, &after).await?;
+    }
+    if ours.capabilities().fences {
+        let outcome = ours.fence(&spec.name).await;
+        ensure!(
+            outcome.as_ref().is_err_and(is_conflict),
+            "the fence of a machine of no platform must be a Conflict, was {outcome:?}"
+        );
+        node.is(&found, "fenced, but it is not ours").await?;
+    }
+
+    let adopted = done("adopt", ours.adopt(&spec.name).await)?;
+    is_unchanged(&found, &adopted, "adopted")?;
+    let adopted = node.get().await?;
+    let again = done("adopt", ours.adopt(&spec.name).await)?;
+    ensure_eq!(again, adopted, "adopted twice");
+    let listed = list(ours.as_ref()).await?;
+    ensure!(
+        listed.contains(&adopted),
+        "it was adopted and is not listed: {listed:?}"
+    );
+    let their = Subject::new(theirs.as_ref(), &spec);
+    their.is_absent("another platform adopted it").await?;
+    their.cannot_be_adopted().await?;
+    their.remove().await?;
+    node.is(&adopted, "deleted by another platform").await?;
+
+    node.done(node.provision()).await?;
+    node.is(&adopted, "provisioned, but it was there").await?;
+    node.done(node.stop()).await?;
+    node.has_power(Power::Stopped, "adopted and stopped")
+        .await?;
+    node.done(node.start()).await?;
+    let second = node
+        .has_power(Power::Running, "adopted and started")
+        .await?;
+    node.done(node.restart(second.boot_id.as_ref())).await?;
+    let third = node
+        .has_power(Power::Running, "adopted and restarted")
+        .await?;
+    ensure!(
+        third.boot_id != second.boot_id,
+        "a restart is another boot: {third:?}"
+    );
+    done("delete_shared", ours.delete_shared().await)?;
+    node.is(&third, "it shares nothing with nodes that were created")
+        .await?;
+
+    node.done(node.delete()).await?;
+    let Some(released) = node.seen().await? else {
+        return Err(Failed::new("an adopted machine was deleted".to_owned()));
+    };
+    is_unchanged(&found, &released, "released")?;
+    is_not_listed(&node).await?;
+    done("adopt, by another platform", theirs.adopt(&spec.name).await)?;
+    their.done(their.delete()).await?;
+    done(
+        "removing the machine",
+        bench.remove_unowned(&spec.name).await,
+    )
+}
+
+/// Another owner may look like another boot.
+fn is_unchanged(before: &ObservedNode, after: &ObservedNode, what: &str) -> Checked {
+    let machine = |node: &ObservedNode| {
+        let id = node.provider_id.clone();
+        (id, node.power, node.addresses.private, node.created)
+    };
+    ensure_eq!(machine(after), machine(before), "a machine that was {what}");
+    Ok(())
+}
+
+async fn is_not_listed(node: &Subject<'_>) -> Checked {
+    let listed = list(node.cloud).await?;
+    ensure!(
+        !names(&listed).contains(&node.spec.name),
+        "it is not ours, and listed: {listed:?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! What a change does to a node in one state.
+
+use super::{
+    Checked, CloudBench, DEADLINE, Subject, done, ensure, ensure_eq, is_not_found, list, names,
+};
+use crate::cloud::{ObservedNode, Power, carry_out};
+use crate::error::Error;
+
+/// Nodes that the other checks create are announced as possible.
+pub async fn preflight_finds_nothing_wrong(bench: &dyn CloudBench) -> Checked {
+    let report = done("preflight", bench.ours().preflight(&bench.nodes()).await)?;
+    ensure!(report.problems.is_empty(), "{:#?}", report.problems);
+    Ok(())
+}
+
+/// Deleting what is absent is Ok, and a fence of it holds; it can be neither switched nor adopted.
+pub async fn an_absent_node(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
+    let node = Subject::new(cloud.as_ref(), &spec);
+    for _ in 0..2 {
+        node.remove().await?;
+    }
+    for change in [node.start(), node.stop(), node.restart(None)] {
+        node.refused(change, is_not_found, "NotFound").await?;
+    }
+    node.cannot_be_adopted().await?;
+    node.fenced().await?;
+    node.is_absent("after changes of what is absent").await
+}
+
+/// However often a node is asked for, at once or again, there is one.
+pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
+    let node = Subject::new(cloud.as_ref(), &spec);
+    let (left, right) = tokio::join!(
+        carry_out(cloud.as_ref(), node.provision(), DEADLINE),
+        carry_out(cloud.as_ref(), node.provision(), DEADLINE),
+    );
+    done("first of two provisions at once", left)?;
+    done("second of two provisions at once", right)?;
+    let first = node.has_power(Power::Running, "a new node").await?;
+    ensure!(first.created, "this platform created it: {first:?}");
+    ensure!(
+        first.addresses.private.is_some() || first.addresses.public.is_some(),
+        "a node that runs has an address: {first:?}"
+    );
+    ensure_eq!(
+        !first.ssh.host_keys.is_empty(),
+        cloud.capabilities().knows_host_keys,
+        "host keys are returned exactly if the capabilities say so, {first:?}"
+    );
+    node.done(node.provision()).await?;
+    node.is(&first, "provisioned twice").await?;
+    let listed = list(cloud.as_ref()).await?;
+    let times = listed.iter().filter(|seen| seen.name == spec.name).count();
+    ensure_eq!(times, 1, "how often {} is listed", spec.name);
+    node.remove().await
+}
+
+/// A running node is left alone by all that is true of it already; it can be restarted, stopped,
+/// fenced and deleted.
+pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
+    let node = Subject::new(cloud.as_ref(), &spec);
+    node.done(node.provision()).await?;
+    let first = node.get().await?;
+    node.done(node.start()).await?;
+    node.is(&first, "started while it runs").await?;
+    let adopted = done("adopting our own node", cloud.adopt(&spec.name).await)?;
+    ensure_eq!(adopted, first, "adopted, but it is ours");
+
+    let restart = node.restart(first.boot_id.as_ref());
+    node.done(restart.clone()).await?;
+    let second = node.has_power(Power::Running, "after a restart").await?;
+    ensure!(
+        second.boot_id != first.boot_id,
+        "a restart is another boot: {second:?}"
+    );
+    is_same_machine(&first, &second)?;
+    for _ in 0..2 {
+        node.done(restart.clone()).await?;
+        node.is(&second, "after a restart of an earlier boot")
+            .await?;
+    }
+
+    if cloud.capabilities().fences {
+        node.fenced().await?;
+        node.has_power(Power::Stopped, "after a fence").await?;
+        node.done(node.start()).await?;
+        let third = node.has_power(Power::Running, "started again").await?;
+        ensure!(
+            third.boot_id != second.boot_id,
+            "a start after a fence is another boot: {third:?}"
+        );
+    } else {
+        let outcome = cloud.fence(&spec.name).await;
+        ensure!(
+            matches!(outcome, Err(Error::Unsupported { .. })),
+            "a provider that cannot fence says so, not {outcome:?}"
+        );
+    }
+    node.remove().await
+}
+
+/// A stopped node stays stopped until it is started, and can be deleted.
+pub async fn a_stopped_node(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
+    let node = Subject::new(cloud.as_ref(), &spec);
+    node.done(node.provision()).await?;
+    let first = node.get().await?;
+    for _ in 0..2 {
+        node.done(node.stop()).await?;
+        node.has_power(Power::Stopped, "after a stop").await?;
+    }
+    for change in [node.provision(), node.restart(None)] {
+        let after = format!("{change:?} of a stopped node must leave it stopped");
+        node.done(change).await?;
+        node.has_power(Power::Stopped, &after).await?;
+    }
+    let stopped = node.get().await?;
+    let adopted = done("adopting our own node", cloud.adopt(&spec.name).await)?;
+    ensure_eq!(adopted, stopped, "adopted, but it is ours");
+    node.fenced().await?;
+    node.has_power(Power::Stopped, "after a fence").await?;
+
+    node.done(node.start()).await?;
+    let second = node.has_power(Power::Running, "after a start").await?;
+    ensure!(
+        second.boot_id != first.boot_id,
+        "a start is another boot: {second:?}"
+    );
+    is_same_machine(&first, &second)?;
+    node.done(node.start()).await?;
+    node.is(&second, "started twice").await?;
+    node.done(node.stop()).await?;
+    node.remove().await
+}
+
+/// The address within the network, the host keys and the machine stay.
+fn is_same_machine(one: &ObservedNode, other: &ObservedNode) -> Checked {
+    ensure!(
+        one.provider_id == other.provider_id
+            && one.addresses.private == other.addresses.private
+            && one.ssh == other.ssh,
+        "another boot changed {one:?} to {other:?}"
+    );
+    Ok(())
+}
+
+/// A node that the cloud could not create is created again, or deleted. Checked where the bench
+/// can let the cloud fail.
+pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
+    let node = Subject::new(cloud.as_ref(), &spec);
+    for is_deleted in [false, true] {
+        if !bench.fail_provisions(true).await {
+            return Ok(());
+        }
+        let outcome = carry_out(cloud.as_ref(), node.provision(), DEADLINE).await;
+        bench.fail_provisions(false).await;
+        ensure!(
+            outcome.is_err(),
+            "the cloud could not create it, and provision says Ok"
+        );
+        node.has_power(Power::Failed, "the cloud could not create it")
+            .await?;
+        if is_deleted {
+            node.fenced().await?;
+        } else {
+            node.done(node.provision()).await?;
+            node.has_power(Power::Running, "created again").await?;
+        }
+        node.remove().await?;
+    }
+    Ok(())
+}
+
+/// The list has each node, running or not, in the order of their names, as `get` shows it.
+pub async fn list_shows_only_ours_and_completely(bench: &dyn CloudBench) -> Checked {
+    let cloud = bench.ours();
+    let cloud = cloud.as_ref();
+    let [one, two] = bench.nodes().map(|spec| Subject::new(cloud, &spec));
+    let before = names(&list(cloud).await?);
+    let (left, right) = tokio::join!(
+        carry_out(cloud, one.provision(), DEADLINE),
+        carry_out(cloud, two.provision(), DEADLINE),
+    );
+    done("provisioning one of two", left)?;
+    done("provisioning two of two", right)?;
+    let mut expected = before.clone();
+    expected.extend([one.name(), two.name()]);
+    expected.sort();
+    let listed = list(cloud).await?;
+    ensure_eq!(names(&listed), expected, "after two provisions");
+    for seen in &listed {
+        let got = done("get", cloud.get(&seen.name).await)?;
+        ensure_eq!(got.as_ref(), Some(seen), "get and list differ");
+    }
+    let addresses = |name| listed.iter().find(|seen| seen.name == name);
+    ensure!(
+        addresses(one.name()).map(|seen| seen.addresses)
+            != addresses(two.name()).map(|seen| seen.addresses),
+        "two nodes have one address: {listed:?}"
+    );
+
+    two.done(two.stop()).await?;
+    ensure_eq!(
+        names(&list(cloud).await?),
+        expected,
+        "after one was stopped"
+    );
+    two.has_power(Power::Stopped, "stopped").await?;
+    one.has_power(Power::Running, "another node was stopped")
+        .await?;
+    one.remove().await?;
+    two.remove().await?;
+    ensure_eq!(
+        names(&list(cloud).await?),
+        before,
+        "after both were deleted"
+    );
+    Ok(())
+}
+
+/// What nodes share stays while there is one, goes with the last, and comes again.
+pub async fn shared_things_go_last(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
+    let node = Subject::new(cloud.as_ref(), &spec);
+    node.done(node.provision()).await?;
+    let outcome = cloud.delete_shared().await;
+    ensure!(
+        matches!(outcome, Err(Error::Conflict { .. })),
+        "with a node left, delete_shared must be a Conflict, was {outcome:?}"
+    );
+    node.has_power(Power::Running, "delete_shared was refused")
+        .await?;
+    node.remove().await?;
+    for _ in 0..2 {
+        done("delete_shared", cloud.delete_shared().await)?;
+    }
+    node.done(node.provision()).await?;
+    node.remove().await?;
+    done("delete_shared", cloud.delete_shared().await)
+}

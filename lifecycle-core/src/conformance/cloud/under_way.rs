@@ -1,0 +1,290 @@
+//! What a change does to a node while another one is under way, and how changes go on whose
+//! caller is gone.
+
+use std::time::Duration;
+
+use super::{Checked, CloudBench, DEADLINE, Failed, Subject, done, ensure, ensure_eq};
+use super::{is_conflict, list};
+use crate::cloud::{CloudProgress, NodeChange, Power, carry_out};
+use crate::error::Error;
+
+/// When the futures of [`a_dropped_change_goes_on`] are dropped.
+const DROPS: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_millis(2),
+    Duration::from_millis(10),
+    Duration::from_millis(40),
+    Duration::from_millis(120),
+    Duration::from_millis(300),
+    Duration::from_millis(900),
+];
+/// How often two changes are tried that seem to overwrite each other: the first one may end just
+/// between its poll and the beginning of the second.
+const TRIES: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Provision,
+    Start,
+    Stop,
+    Restart,
+    Delete,
+}
+
+const KINDS: [Kind; 5] = [
+    Kind::Provision,
+    Kind::Start,
+    Kind::Stop,
+    Kind::Restart,
+    Kind::Delete,
+];
+
+/// How a node ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    Absent,
+    Stopped,
+    Running,
+}
+
+impl Kind {
+    fn goal(self) -> Goal {
+        match self {
+            Self::Provision | Self::Start | Self::Restart => Goal::Running,
+            Self::Stop => Goal::Stopped,
+            Self::Delete => Goal::Absent,
+        }
+    }
+
+    /// How the node ends if this change is carried out after `first`.
+    fn goal_after(self, first: Self) -> Goal {
+        match self {
+            Self::Provision if first == Self::Delete => Goal::Running,
+            // It exists; and the boot that a restart names is over.
+            Self::Provision | Self::Restart => first.goal(),
+            Self::Start | Self::Stop | Self::Delete => self.goal(),
+        }
+    }
+}
+
+impl Subject<'_> {
+    fn change(&self, kind: Kind, boot_id: Option<&String>) -> NodeChange {
+        match kind {
+            Kind::Provision => self.provision(),
+            Kind::Start => self.start(),
+            Kind::Stop => self.stop(),
+            Kind::Restart => self.restart(boot_id),
+            Kind::Delete => self.delete(),
+        }
+    }
+
+    /// Brings the node into the state in which a change has something to do; returns its boot.
+    async fn prepare(&self, kind: Kind) -> Checked<Option<String>> {
+        let seen = self.seen().await?;
+        match (kind, &seen) {
+            (Kind::Provision, Some(_)) => self.remove().await?,
+            (Kind::Provision, None) => {}
+            (_, None) => self.done(self.provision()).await?,
+            (_, Some(seen)) if seen.power != Power::Running && kind != Kind::Start => {
+                self.done(self.start()).await?;
+            }
+            (_, Some(_)) => {}
+        }
+        if kind == Kind::Start {
+            self.done(self.stop()).await?;
+        }
+        Ok(self.seen().await?.and_then(|seen| seen.boot_id))
+    }
+
+    async fn reaches(&self, goal: Goal, boot_id: Option<&String>, after: &str) -> Checked {
+        match goal {
+            Goal::Absent => return self.is_absent(after).await,
+            Goal::Stopped => self.has_power(Power::Stopped, after).await?,
+            Goal::Running => {
+                let seen = self.has_power(Power::Running, after).await?;
+                ensure!(
+                    boot_id.is_none() || seen.boot_id.as_ref() != boot_id,
+                    "{after}: it is in the same boot as before, {seen:?}"
+                );
+                seen
+            }
+        };
+        Ok(())
+    }
+
+    /// Begins a second change while a first one is under way. False if the second one seems to
+    /// have overwritten the first.
+    async fn collide(&self, first: Kind, second: Kind) -> Checked<bool> {
+        let boot_id = self.prepare(first).await?;
+        let boot_id = boot_id.as_ref();
+        let earlier = self.begin(self.change(first, boot_id)).await?;
+        let polled = done("poll", self.cloud.poll(&earlier).await)?;
+        let was_under_way = polled != CloudProgress::Done;
+        let later = self.cloud.begin(self.change(second, boot_id)).await;
+
+        if second == Kind::Delete || first == second {
+            let later = done("beginning the second one", later)?;
+            if first == second {
+                done("the first one", self.end(&earlier).await?)?;
+                let seen = self.seen().await?;
+                done("the second one", self.end(&later).await?)?;
+                ensure_eq!(self.seen().await?, seen, "the change happened twice");
+            }
+            done("the second one", self.end(&later).await?)?;
+            self.reaches(second.goal(), boot_id, "both have ended")
+                .await?;
+            // A change that was taken over has no effect any more, however often it is polled.
+            let _ = self.cloud.poll(&earlier).await;
+            self.reaches(second.goal(), boot_id, "polled again").await?;
+            return Ok(true);
+        }
+        match later {
+            Ok(later) => {
+                let earlier = self.end(&earlier).await?;
+                let later = self.end(&later).await?;
+                if first == Kind::Delete && second != Kind::Provision {
+                    done("the deletion", earlier)?;
+                    ensure!(
+                        later.is_err(),
+                        "it succeeded on a node that is being deleted"
+                    );
+                    self.reaches(Goal::Absent, None, "it was deleted").await?;
+                    return Ok(true);
+                }
+                if was_under_way && earlier.is_err() {
+                    return Ok(false);
+                }
+                done("the second one", later)?;
+                // It may have taken the stop for the first half of a restart that broke off.
+                if (first, second) == (Kind::Stop, Kind::Restart) {
+                    return Ok(true);
+                }
+                let goal = second.goal_after(first);
+                self.reaches(goal, boot_id, "both have ended").await?;
+            }
+            Err(error) => {
+                let is_allowed =
+                    is_conflict(&error) || (first == Kind::Delete && super::is_not_found(&error));
+                ensure!(
+                    is_allowed,
+                    "the second one must be a Conflict, was {error:?}"
+                );
+                done("the first one", self.end(&earlier).await?)?;
+                self.reaches(first.goal(), boot_id, "the second one was refused")
+                    .await?;
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Each change while each is under way: the same one joins it, a deletion takes over, any other
+/// one is refused or waits.
+pub async fn what_is_under_way_is_not_overwritten(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
+    let node = Subject::new(cloud.as_ref(), &spec);
+    for first in KINDS {
+        for second in KINDS {
+            let within =
+                |why: &str| Failed::new(format!("{second:?} while {first:?} is under way: {why}"));
+            let mut tries = 0;
+            while !node
+                .collide(first, second)
+                .await
+                .map_err(|failed| within(&failed.why))?
+            {
+                tries += 1;
+                if tries == TRIES {
+                    return Err(within("the change that was under way is overwritten"));
+                }
+            }
+        }
+    }
+    node.remove().await
+}
+
+/// After a fence a node does not run, whatever was under way, and nothing starts it again.
+pub async fn a_fence_takes_over_what_is_under_way(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
+    if !cloud.capabilities().fences {
+        return Ok(());
+    }
+    let node = Subject::new(cloud.as_ref(), &spec);
+    for kind in [Kind::Provision, Kind::Start, Kind::Restart, Kind::Stop] {
+        let boot_id = node.prepare(kind).await?;
+        let operation = node.begin(node.change(kind, boot_id.as_ref())).await?;
+        node.fenced().await?;
+        let after = format!("after a fence while {kind:?} was under way");
+        node.has_power(Power::Stopped, &after).await?;
+        let _ = node.end(&operation).await?;
+        node.has_power(Power::Stopped, &after).await?;
+    }
+    node.remove().await
+}
+
+/// Every operation survives its process: another one polls it to its end.
+pub async fn another_process_goes_on_polling(bench: &dyn CloudBench) -> Checked {
+    let (cloud, other, [spec, _]) = (bench.ours(), bench.ours(), bench.nodes());
+    let node = Subject::new(cloud.as_ref(), &spec);
+    let there = Subject::new(other.as_ref(), &spec);
+    node.remove().await?;
+    for kind in [
+        Kind::Provision,
+        Kind::Stop,
+        Kind::Start,
+        Kind::Restart,
+        Kind::Delete,
+    ] {
+        let boot_id = node.seen().await?.and_then(|seen| seen.boot_id);
+        let operation = node.begin(node.change(kind, boot_id.as_ref())).await?;
+        let stored = done("storing", serde_json::to_string(&operation))?;
+        let read = done("reading back", serde_json::from_str(&stored))?;
+        ensure_eq!(operation, read, "an operation changed in the store");
+        let what = format!("{kind:?}, polled by another process");
+        done(&what, there.end(&read).await?)?;
+        there.reaches(kind.goal(), boot_id.as_ref(), &what).await?;
+    }
+    Ok(())
+}
+
+/// A caller that dies at any moment of a change leaves nothing that the same call does not
+/// take up, and nothing that the list does not show.
+pub async fn a_dropped_change_goes_on(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
+    let node = Subject::new(cloud.as_ref(), &spec);
+    for after in DROPS {
+        node.drop_after(node.provision(), after).await?;
+        let listed = list(cloud.as_ref()).await?;
+        let listed = listed.iter().find(|seen| seen.name == spec.name);
+        let seen = node.seen().await?;
+        ensure_eq!(
+            listed.map(|seen| &seen.provider_id),
+            seen.as_ref().map(|seen| &seen.provider_id),
+            "provision dropped after {after:?}, list and get differ"
+        );
+        node.done(node.provision()).await?;
+        let what = format!("provision dropped after {after:?}");
+        let made = node.has_power(Power::Running, &what).await?;
+
+        let restart = node.restart(made.boot_id.as_ref());
+        node.drop_after(restart.clone(), after).await?;
+        node.done(restart).await?;
+        let what = format!("restart dropped after {after:?}");
+        node.reaches(Goal::Running, made.boot_id.as_ref(), &what)
+            .await?;
+
+        node.drop_after(node.delete(), after).await?;
+        node.remove().await?;
+    }
+    Ok(())
+}
+
+impl Subject<'_> {
+    /// Begins a change and drops it, as a process does that dies.
+    async fn drop_after(&self, change: NodeChange, after: Duration) -> Checked {
+        let what = format!("{change:?}, to be dropped after {after:?}");
+        let work = carry_out(self.cloud, change, DEADLINE);
+        let ended = tokio::time::timeout(after, work).await;
+        done(what, ended.unwrap_or(Ok::<(), Error>(())))
+    }
+}

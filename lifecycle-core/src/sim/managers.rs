@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
@@ -35,6 +37,9 @@ use crate::runtime::{ContainerState, ExecCommand, LogOptions, Owner, Role};
 /// The form of a registry's file that a program did not write itself.
 const NEWER: &str = "a registry in a newer form";
 
+/// How long a manager's process goes on at most after its container has ended.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
 /// The managers of a world: one for each running container of that role.
 #[derive(Debug, Clone)]
 pub struct SimManagers(Arc<Inner>);
@@ -55,7 +60,7 @@ struct Inner {
 struct Process {
     incarnation: u64,
     container: ContainerId,
-    started_at: Option<chrono::DateTime<chrono::Utc>>,
+    started_at: Option<DateTime<Utc>>,
     manager: Arc<Manager>,
     _task: JoinSet<()>,
 }
@@ -137,9 +142,19 @@ impl Inner {
         let manager = self.start(node, platform)?;
         let mut task = JoinSet::new();
         let running = Arc::clone(&manager);
+        let ended = ended(
+            self.world.clone(),
+            node.clone(),
+            container.id.clone(),
+            container.started_at,
+        );
         task.spawn(async move {
-            let error = running.run().await;
-            tracing::error!(error = %error.chain(), "a simulated manager ended");
+            tokio::select! {
+                error = running.run() => {
+                    tracing::error!(error = %error.chain(), "a simulated manager ended");
+                }
+                () = ended => {}
+            }
         });
         let process = Process {
             incarnation,
@@ -209,6 +224,23 @@ impl Inner {
             ids: Arc::new(ids),
         };
         Ok(Manager::new(backends, options))
+    }
+}
+
+/// Waits until a container has ended, with its machine or alone, or runs another time.
+async fn ended(
+    world: SimWorld,
+    node: NodeName,
+    container: ContainerId,
+    started_at: Option<DateTime<Utc>>,
+) {
+    let runs = || {
+        let found = world.containers(&node).into_iter();
+        let mut same = found.filter(|c| c.id == container && c.started_at == started_at);
+        same.any(|c| matches!(c.state, ContainerState::Running { .. }))
+    };
+    while runs() {
+        tokio::time::sleep(ENDS_WITHIN).await;
     }
 }
 

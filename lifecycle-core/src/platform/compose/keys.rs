@@ -26,8 +26,8 @@ pub(super) enum Fate {
     ),
     /// It has no effect, and a service runs otherwise than its author meant.
     Changes(&'static str),
-    /// It has no effect yet, and a service runs otherwise than its author meant; its value is
-    /// checked and kept.
+    /// It has no effect yet, which is reported as a warning, since the service runs as declared
+    /// but for its updates; its value is checked and kept.
     Checked(&'static str),
     /// A key within a mapping that is [`Fate::Checked`], which is reported once for all of them.
     PartOfChecked,
@@ -641,7 +641,7 @@ pub(super) fn is_honoured(
     {
         Some(Fate::Honoured(_) | Fate::PartOfChecked) => return true,
         Some(Fate::Checked(consequence)) => {
-            report.unsupported(entry.at, &entry.path, consequence, true);
+            report.unsupported(entry.at, &entry.path, consequence, false);
             return true;
         }
         Some(Fate::Changes(consequence)) => {

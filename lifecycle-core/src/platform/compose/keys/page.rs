@@ -13,8 +13,8 @@ fn table(out: &mut String, title: &str, keys: &[Key]) {
             Fate::Honoured("") => "honoured".to_owned(),
             Fate::Honoured(note) => format!("honoured: {note}"),
             Fate::Changes(consequence) => format!("**no effect**: {consequence}"),
-            Fate::Checked(consequence) => format!("**no effect** yet, only checked: {consequence}"),
-            Fate::PartOfChecked => "**no effect** yet, only checked".to_owned(),
+            Fate::Checked(consequence) => format!("no effect yet, only checked: {consequence}"),
+            Fate::PartOfChecked => "no effect yet, only checked".to_owned(),
             Fate::Harmless(consequence) => format!("no effect: {consequence}"),
         };
         writeln!(out, "| `{}` | {effect} |", key.name).unwrap();

@@ -1,4 +1,4 @@
-//! Which platform a project is: a file beside the user's files.
+//! The identity of a project's platform, in a file next to the user's files.
 
 use std::path::{Path, PathBuf};
 

@@ -446,7 +446,7 @@ impl Manager {
         self.backends.registry.snapshot().await
     }
 
-    /// Declares the platform anew. An identical declaration changes nothing; what failed is tried
+    /// Declares the platform again. An identical declaration changes nothing; what failed is tried
     /// again at once.
     pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
         let epoch = self.epoch.lock().await;

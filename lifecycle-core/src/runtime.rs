@@ -328,7 +328,7 @@ pub struct EngineEvent {
 /// that does not answer is [`crate::Error::Unreachable`].
 #[async_trait]
 pub trait ContainerRuntime: Debug + Send + Sync + 'static {
-    /// What the engine says of itself. Engines may start processes to answer it.
+    /// The engine's description of itself. Engines may start processes to answer it.
     async fn info(&self) -> Result<EngineInfo>;
 
     /// Whether the engine answers, at the least cost.

@@ -107,7 +107,7 @@ fn files_of_the_command_line_form_no_cycle() {
         let others = used.filter(|other| *other != file.module);
         edges.entry(file.module.clone()).or_default().extend(others);
     }
-    // What uses nothing that is left is in no cycle.
+    // A module that uses none of the remaining ones is in no cycle.
     loop {
         let free: Vec<_> = edges
             .iter()

@@ -1,5 +1,5 @@
-//! What a long-lived process keeps of streams and connections that were opened and closed:
-//! nothing. The allocator counts the bytes that are in use.
+//! A long-lived process keeps no memory for streams and connections that were opened and closed.
+//! The allocator counts the bytes that are in use.
 //!
 //! The gate opens a few hundred; `LIFECYCLE_TEST_WHOLE=1` opens as many as a manager does in days
 //! (`script/endure`).
@@ -31,10 +31,10 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// What one stream or connection may leave, in bytes. An entry of the SSH client's table of
+/// How much one stream or connection may leave, in bytes. An entry of the SSH client's table of
 /// channels, with its buffers, takes more than 2,000.
 const LEFT_BY_EACH: usize = 100;
-/// What the whole may grow by beside that: tables and buffers that have found their size.
+/// How much more the whole may grow: by tables, buffers and queues that have a bounded size.
 const SLACK: usize = 128 << 10;
 /// How many are opened before it counts.
 const WARM_UP: usize = 40;

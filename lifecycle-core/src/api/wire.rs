@@ -258,7 +258,7 @@ pub struct ProgressV1 {
     pub ready: bool,
     /// What is being carried out.
     pub running: Vec<RunningStep>,
-    /// What the round waits for beside what is being carried out.
+    /// What the round waits for, in addition to the running steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<WaitV1>,
     /// The latest plan, unless it was not wanted.

@@ -172,7 +172,7 @@ impl Bootstrapper {
         Ok(outcome)
     }
 
-    /// A wait that is reported to whoever is told of the progress.
+    /// A wait that is reported with the progress.
     pub fn wait(&self, what: impl Into<String>, limit: Duration) -> Wait<'_> {
         let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
         Wait::new(reporter, clock, what, limit)

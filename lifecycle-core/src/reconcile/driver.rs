@@ -5,7 +5,7 @@
 //! - [`load`]: how much is done at once.
 //! - [`ending`]: what becomes of a step that ended.
 //! - [`network`]: what the agents are told, and what they tell.
-//! - [`retry`]: failures that are forgotten because somebody asked for it.
+//! - [`retry`]: failures that are forgotten on request.
 
 mod ending;
 mod launch;

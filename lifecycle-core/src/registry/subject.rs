@@ -1,4 +1,4 @@
-//! What a name that somebody wrote refers to.
+//! Resolves a name that a user wrote.
 
 use std::collections::BTreeSet;
 

@@ -122,7 +122,7 @@ impl DockerEngine {
                     let error = error::engine(&what, error);
                     let error = not_parsed(error, &request.dockerfile);
                     match context.blame(&what, error) {
-                        // What the builder itself reports; its last lines belong to it.
+                        // The builder's own report; its last lines belong to it.
                         Error::Failed { why, .. } => failed = Some(why),
                         error => return Err(error),
                     }

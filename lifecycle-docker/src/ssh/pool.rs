@@ -28,6 +28,9 @@ use crate::error::SshError;
 const SESSIONS_PER_CONNECTION: usize = 8;
 /// Stock sshd begins to drop dials at ten that have not logged in yet.
 const PARALLEL_DIALS: u32 = 4;
+/// After so many refused channels a connection gets no further ones: the client queues a reply for
+/// each, and nothing reads that queue once the login is over (russh 0.65.1, `Handle::receiver`).
+const REFUSALS_PER_CONNECTION: usize = 64;
 /// Further connections are given up after this long without use.
 const IDLE: Duration = Duration::from_mins(1);
 /// How long a channel that opens late is waited for, to close it: longer than a host tries to
@@ -139,6 +142,7 @@ struct Connection {
     handle: Handle<HostKeyCheck>,
     sessions: AtomicUsize,
     channels: AtomicUsize,
+    refusals: AtomicUsize,
     /// No further channels: it is broken, or the host holds on to a session of it.
     retired: AtomicBool,
     last_used: Mutex<Instant>,
@@ -152,6 +156,13 @@ impl Connection {
     /// Lets nobody open a further channel.
     fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+    }
+
+    /// Counts a channel that the host refused.
+    fn was_refused(&self) {
+        if self.refusals.fetch_add(1, Ordering::AcqRel) + 1 >= REFUSALS_PER_CONNECTION {
+            self.retire();
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -284,7 +295,12 @@ impl Pool {
                     }
                     replaced = true;
                 }
-                Err(error) => return Err(Arc::new(error)),
+                Err(error) => {
+                    if matches!(error, SshError::ForwardRefused { .. }) {
+                        lease.connection.was_refused();
+                    }
+                    return Err(Arc::new(error));
+                }
             }
         }
     }
@@ -425,6 +441,7 @@ impl Pool {
             handle,
             sessions: AtomicUsize::new(0),
             channels: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             last_used: Mutex::new(Instant::now()),
         })

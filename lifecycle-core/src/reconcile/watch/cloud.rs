@@ -136,7 +136,7 @@ fn publish_cloud(
         }
         views.nodes.insert(name, slot);
     }
-    // What is left in `slots` is gone from the cloud; dropping it ends its task.
+    // Nodes that are still in `slots` are gone from the cloud; dropping a slot ends its task.
     is_awaited |= !slots.is_empty();
     views.cloud = Some(CloudView {
         as_of,

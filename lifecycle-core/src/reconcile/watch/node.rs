@@ -35,7 +35,6 @@ pub(super) struct NodeWatch {
     pub(super) shared: Arc<Shared>,
     pub(super) name: NodeName,
     pub(super) machine: watch::Receiver<ObservedNode>,
-    /// What readiness is checked by.
     pub(super) declared: watch::Receiver<Option<Arc<Declared>>>,
     /// Notified when everything is to be listed again.
     pub(super) wanted: Arc<Notify>,
@@ -43,7 +42,7 @@ pub(super) struct NodeWatch {
 
 type Events = BoxStream<'static, Result<EngineEvent>>;
 
-/// What is known of the node.
+/// The state of the watch.
 enum State {
     /// Nothing current: everything is to be listed. After failures, with their history.
     Listing(Option<Silence>),

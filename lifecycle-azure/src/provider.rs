@@ -211,13 +211,11 @@ impl CloudProvider for Azure {
         }
         match (&operation.change, token) {
             (_, Token::Nothing) => Ok(CloudProgress::Done),
-            (change, Token::Settles) => self.poll_settling(change.node()).await,
+            (change, Token::Settles) => self.poll_settling(change).await,
             (NodeChange::Provision { spec }, Token::Provision { removes, .. }) => {
                 self.poll_provision(spec, removes.as_deref()).await
             }
-            (change, Token::Operation { url, .. }) => {
-                self.poll_operation(change.node(), &url).await
-            }
+            (change, Token::Operation { url, .. }) => self.poll_operation(change, &url).await,
             (change, Token::Provision { .. }) => Err(Error::Corrupt {
                 what: "the token of a change on Azure".to_owned(),
                 why: format!(

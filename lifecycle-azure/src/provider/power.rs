@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lifecycle_core::clock::{Clock as _, SystemClock};
-use lifecycle_core::cloud::{CloudProgress, Fenced};
+use lifecycle_core::cloud::{CloudProgress, Fenced, NodeChange};
 use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
 
@@ -82,11 +82,26 @@ impl Azure {
         self.begin_action(node, Action::Delete, |_| false).await
     }
 
-    pub(super) async fn poll_settling(&self, node: &NodeName) -> Result<CloudProgress> {
+    /// Answers from the VM itself, for a change whose operation does not tell how it ends.
+    pub(super) async fn poll_settling(&self, change: &NodeChange) -> Result<CloudProgress> {
+        let node = change.node();
+        let is_deletion = matches!(change, NodeChange::Delete { .. });
         let Some(machine) = self.ours(node).await? else {
-            return Err(Error::not_found(format!("node {node}")));
+            return if is_deletion {
+                Ok(CloudProgress::Done)
+            } else {
+                Err(Error::not_found(format!("node {node}")))
+            };
         };
         match machine.state {
+            State::Deleting if is_deletion => Ok(CloudProgress::Running {
+                after: Some(self.options.poll_every),
+                says: Some("Azure says Deleting".into()),
+            }),
+            State::Succeeded if is_deletion => Err(under_way(
+                node,
+                "another change has taken the place of its deletion",
+            )),
             State::Changing(state) => Ok(CloudProgress::Running {
                 after: Some(self.options.poll_every),
                 says: Some(format!("Azure says {state}")),
@@ -97,7 +112,12 @@ impl Azure {
         }
     }
 
-    pub(super) async fn poll_operation(&self, node: &NodeName, url: &str) -> Result<CloudProgress> {
+    pub(super) async fn poll_operation(
+        &self,
+        change: &NodeChange,
+        url: &str,
+    ) -> Result<CloudProgress> {
+        let node = change.node();
         match self.client.operation(url).await? {
             Progress::Running { after, status } => Ok(CloudProgress::Running {
                 after: after.or(Some(self.options.poll_every)),
@@ -106,7 +126,7 @@ impl Azure {
             // What Azure has forgotten ended long ago; what became of it is seen by looking.
             Progress::Done | Progress::Gone => Ok(CloudProgress::Done),
             // By the same change, which goes on, or by one that has taken over.
-            Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(node).await,
+            Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(change).await,
             Progress::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
         }
     }

@@ -36,11 +36,11 @@ pub(crate) enum Event {
     Exit { process: u32 },
 }
 
-/// What there was to read.
+/// The result of one read from the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Received {
     Event(Event),
-    /// About a thread, or something else that nobody asks for here.
+    /// About a thread, or of a kind that is not counted.
     Other,
     Nothing,
 }
@@ -98,7 +98,7 @@ impl Events {
                 self.note_gap(&message);
                 Ok(message.event.map_or(Received::Other, Received::Event))
             }
-            // What did not fit shows as a gap in the numbers of the following events.
+            // Events that did not fit are a gap in the numbers of the following ones.
             Err(Errno::NOBUFS) => Ok(Received::Other),
             Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Nothing),
             Err(error) => Err(format!("reading process events: {error}")),
@@ -154,7 +154,7 @@ fn subscription() -> Vec<u8> {
     message
 }
 
-/// What the kernel sent.
+/// One message of the kernel.
 #[derive(Debug, PartialEq, Eq)]
 struct Message {
     processor: u32,

@@ -27,7 +27,7 @@ pub use tree::{CheckRuns, Started};
 const SAMPLES: u32 = 90;
 const APART: Duration = Duration::from_secs(5);
 
-/// What a platform did while it was left alone.
+/// The measurements of a platform that was left alone.
 #[derive(Debug, Clone)]
 pub struct Rest {
     /// How long it was measured, after it had settled.

@@ -93,7 +93,7 @@ impl Node {
     }
 }
 
-/// What the engine on a node checks.
+/// A health check that the engine of a node runs.
 fn checks(node: &str) -> Result<Vec<Check>, String> {
     let ids = docker(&["exec", node, "docker", "ps", "--quiet", "--no-trunc"])?;
     let mut checks = Vec::new();

@@ -60,7 +60,7 @@ struct Process {
     run: Option<usize>,
 }
 
-/// What a process runs.
+/// The program of a process.
 #[derive(Debug, Clone)]
 enum Program {
     Seen(String),

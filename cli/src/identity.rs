@@ -42,7 +42,7 @@ pub(crate) fn another_began() -> Error {
     }
 }
 
-/// Whole or not at all, and never over another one: written beside its place, then linked there.
+/// Writes a draft and links it into place, so that the file is whole and never replaces another one.
 pub(crate) fn write(file: &Path, identity: &Identity) -> Result<()> {
     let failed = |error| Error::io(format!("writing {}", file.display()), error);
     let text = serde_json::to_string_pretty(identity)

@@ -59,7 +59,7 @@ impl ProgressLines {
         Some(bar)
     }
 
-    /// What has a spinner shows it there; all else gets a line.
+    /// Shown behind the spinner of its step if there is one, else as a line.
     fn waiting(
         &self,
         key: &str,

@@ -11,7 +11,7 @@ use crate::secret::Sensitive;
 /// A code base by name and content.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CodeBaseRef {
-    /// Its name in the code store, or its path beside the compose file.
+    /// Its name in the code store, or its path relative to the Compose file.
     pub name: String,
     /// SHA-256 over its files (paths, modes, contents, sorted), in hexadecimal.
     pub digest: String,

@@ -189,7 +189,7 @@ impl<'a> Planning<'a> {
 
     fn remember(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
         let gate = match gate {
-            // What failed for good is the reason of whatever needs the image.
+            // A final failure is the reason for every step that needs the image.
             shut @ Gate::Shut {
                 by: HeldBy::Failed { .. },
                 ..

@@ -7,7 +7,7 @@ use lifecycle_azure::simulator::Selector;
 use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange};
 use lifecycle_core::model::NodeName;
 
-use crate::support::{azure_with, carry, provider, provision};
+use crate::support::{azure_with, carry, provider, provision, running};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_asks_for_an_operation_before_azure_wants_to_be_asked() {
@@ -36,6 +36,7 @@ async fn nobody_asks_for_an_operation_before_azure_wants_to_be_asked() {
             .requests()
             .count(&Selector::method(Method::GET).path("/operations/"))
     };
+    running(&ours, "one").await;
     let before = asked();
     let operation = ours.begin(NodeChange::Stop { node }).await.unwrap();
     for provider in [&ours, &other] {

@@ -7,7 +7,7 @@ use lifecycle_azure::simulator::{
 };
 use lifecycle_azure::{Azure, AzureOptions, Login};
 use lifecycle_core::Result;
-use lifecycle_core::cloud::{CloudProvider, NodeChange, ObservedNode, carry_out};
+use lifecycle_core::cloud::{CloudProvider, NodeChange, ObservedNode, Power, carry_out};
 use lifecycle_core::model::{NodeName, NodeSpec, PlatformId, PlatformName};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
@@ -83,6 +83,16 @@ pub(crate) async fn get(provider: &Azure, name: &str) -> Option<ObservedNode> {
         .get(&NodeName::try_from(name).unwrap())
         .await
         .unwrap()
+}
+
+/// Returns once Azure shows the VM as running, without polling an operation.
+pub(crate) async fn running(provider: &Azure, name: &str) {
+    let reached = async {
+        while get(provider, name).await.map(|node| node.power) != Some(Power::Running) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, reached).await.unwrap();
 }
 
 /// The requests that changed something in Resource Manager.

@@ -3,11 +3,6 @@
 //! Reads the sources, so that `use`, paths written out in code, in macros and in attributes, and
 //! names that `lib.rs` exports again all count. Tests inside the sources do not.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a source that cannot be read is a test that fails"
-)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +10,8 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, Meta, UseTree};
+
+use crate::{files_below, is_rust, root};
 
 /// The modules of this crate, from the bottom up. A module may use those above it in this table,
 /// which is: those that come before it.
@@ -45,7 +42,7 @@ const LAYERS: &[(&str, &str)] = &[
 
 #[test]
 fn modules_use_only_layers_below_them() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let source = root().join("lifecycle-core/src");
     let files = files_of(&source);
     let rank = |module: &str| LAYERS.iter().position(|(name, _)| *name == module);
     let mut wrong = BTreeSet::new();
@@ -80,7 +77,7 @@ fn modules_use_only_layers_below_them() {
 
 #[test]
 fn every_layer_of_the_table_exists() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let source = root().join("lifecycle-core/src");
     let files = files_of(&source);
     let modules: BTreeSet<_> = files.iter().filter_map(|f| f.module.first()).collect();
     for (name, _) in LAYERS {
@@ -90,7 +87,7 @@ fn every_layer_of_the_table_exists() {
 
 #[test]
 fn files_of_the_command_line_form_no_cycle() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/src");
+    let source = root().join("cli/src");
     let files = files_of(&source);
     let modules: BTreeSet<&Vec<String>> = files.iter().map(|file| &file.module).collect();
     // The longest part of a path that is a file of its own.
@@ -142,10 +139,9 @@ struct Source {
 }
 
 fn files_of(source: &Path) -> Vec<Source> {
-    let mut paths = Vec::new();
-    list(source, &mut paths);
-    let parsed: Vec<_> = paths
+    let parsed: Vec<_> = files_below(source)
         .into_iter()
+        .filter(|path| is_rust(path))
         .map(|path| {
             let text = fs::read_to_string(&path).unwrap();
             let file = syn::parse_file(&text).unwrap();
@@ -180,18 +176,6 @@ fn files_of(source: &Path) -> Vec<Source> {
             }
         })
         .collect()
-}
-
-fn list(directory: &Path, paths: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            list(&path, paths);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
 }
 
 fn module_of(path: &Path) -> Vec<String> {
@@ -246,7 +230,7 @@ fn flat(tree: &UseTree) -> Vec<Vec<String>> {
     }
 }
 
-fn is_test(attributes: &[Attribute]) -> bool {
+pub(crate) fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
         Meta::List(list) if list.path.is_ident("cfg") => list.tokens.to_string() == "test",
         _ => false,

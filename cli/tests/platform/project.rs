@@ -77,6 +77,21 @@ impl Project {
         std::fs::write(path, text).unwrap();
     }
 
+    /// Removes all files but the platform's identity.
+    pub(crate) fn remove_files(&self) {
+        for entry in std::fs::read_dir(self.directory.path()).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name() == ".lifecycle" {
+                continue;
+            }
+            if entry.path().is_dir() {
+                std::fs::remove_dir_all(entry.path()).unwrap();
+            } else {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+
     /// A file of the project.
     pub(crate) fn read(&self, path: &str) -> String {
         std::fs::read_to_string(self.directory.path().join(path)).unwrap()

@@ -1,5 +1,6 @@
-//! Compose files in the style of what people publish, as they are, on two nodes: those whose
-//! images need nothing but the base image come up and do what they are for.
+//! Compose files in the style of published ones, unmodified, on two nodes: those whose images need
+//! only the base image come up and work. They share one platform, so each also replaces the
+//! services of the one before.
 
 use std::path::Path;
 use std::time::Duration;
@@ -30,15 +31,16 @@ const PROJECTS: [(&str, &[(&str, &str)]); 6] = [
 const SAYS_WITHIN: Duration = Duration::from_secs(30);
 
 #[test]
-fn published_files_come_up_on_two_nodes() {
+fn published_files_come_up_on_two_nodes_one_after_the_other() {
     let all = Path::new(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../lifecycle-core/tests/published"
     ));
+    let nodes = std::fs::read_to_string(all.join("platform.toml")).unwrap();
+    let project = Project::new();
     for (name, expected) in PROJECTS {
-        let project = Project::new();
+        project.remove_files();
         project.copy(&all.join(name));
-        let nodes = std::fs::read_to_string(all.join("platform.toml")).unwrap();
         project.write("platform.toml", &nodes);
         project.ends(0, &["-p", &project.name, "up"]);
         let status = project.status();
@@ -56,6 +58,6 @@ fn published_files_come_up_on_two_nodes() {
                 },
             );
         }
-        project.ends(0, &["down", "--yes"]);
     }
+    project.ends(0, &["down", "--yes"]);
 }

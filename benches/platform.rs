@@ -174,6 +174,6 @@ fn invalid(error: impl std::error::Error) -> Error {
     Error::Invalid {
         what: "the platform of a bench".into(),
         why: error.to_string(),
-        mend: "ask for fewer replicas".into(),
+        hint: "ask for fewer replicas".into(),
     }
 }

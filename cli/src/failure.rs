@@ -104,7 +104,7 @@ impl Failure {
                  --project-dir"
                     .into()
             }
-            Self::Files(_) => "mend the files at the lines named; nothing was touched".into(),
+            Self::Files(_) => "correct the files at the lines named; nothing was touched".into(),
             Self::Unsupported(_) => {
                 "remove these keys, or go on without them with --accept-unsupported".into()
             }
@@ -135,7 +135,7 @@ fn last_words(failed: &ServiceFailure) -> impl Iterator<Item = String> {
 fn general(error: &Error) -> String {
     let what = match error.retry() {
         Retry::After(_) => "this may pass: the same command goes on from here",
-        Retry::Replan | Retry::Never => "once that is mended, the same command goes on from here",
+        Retry::Replan | Retry::Never => "once that is fixed, the same command continues from here",
     };
     format!("{what}; LIFECYCLE_LOG=debug shows more")
 }

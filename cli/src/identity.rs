@@ -38,7 +38,7 @@ pub(crate) fn another_began() -> Error {
     Error::Denied {
         what: "this command".into(),
         why: "another `up` of this directory has just begun".into(),
-        mend: "wait until it has ended, then run this again".into(),
+        hint: "wait until it has ended, then run this again".into(),
     }
 }
 

@@ -110,7 +110,7 @@ impl Project {
             return Error::Invalid {
                 what: format!("directory `{text}`"),
                 why: format!("it lies outside of `{}`", self.directory().display()),
-                mend: "publish it as a part of the project that it lies in".into(),
+                hint: "publish it as a part of the project that it lies in".into(),
             };
         }
         let known = known.iter().map(String::as_str);
@@ -150,7 +150,7 @@ impl Project {
                 "it is of the platform `{}`, and `{name}` is asked for",
                 identity.name
             ),
-            mend: format!(
+            hint: format!(
                 "name it `{}` again, or take that one down first (`bootstrapper down`) and remove \
                  this file",
                 identity.name

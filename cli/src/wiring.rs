@@ -47,7 +47,7 @@ pub(crate) fn configuration_directory() -> Result<PathBuf> {
     let base = etcetera::choose_base_strategy().map_err(|error| Error::Invalid {
         what: "the user's configuration directory".into(),
         why: error.to_string(),
-        mend: "set HOME".into(),
+        hint: "set HOME".into(),
     })?;
     Ok(base.config_dir())
 }
@@ -55,10 +55,10 @@ pub(crate) fn configuration_directory() -> Result<PathBuf> {
 /// Whether the user's configuration directory can be written.
 pub(crate) fn configuration() -> Finding {
     const WHAT: &str = "configuration directory";
-    const MEND: &str = "make it a directory that is yours, or name another with XDG_CONFIG_HOME";
+    const HINT: &str = "make it a directory that is yours, or name another with XDG_CONFIG_HOME";
     let directory = match configuration_directory() {
         Ok(directory) => directory,
-        Err(error) => return Finding::failed(WHAT, &error, MEND),
+        Err(error) => return Finding::failed(WHAT, &error, HINT),
     };
     // It is made at the first `up`, so what counts is the first that is there.
     let nearest = directory.ancestors().find(|ancestor| ancestor.exists());
@@ -74,7 +74,7 @@ pub(crate) fn configuration() -> Finding {
             Health::Wrong,
             WHAT,
             format!("{says} cannot be written"),
-            MEND,
+            HINT,
         )
     }
 }
@@ -145,7 +145,7 @@ pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
             why: "with `directory` services are built from the directories here, and there is \
                   nothing to publish to"
                 .into(),
-            mend: "`bootstrapper up` brings up what lies here; for a store that others reach too, \
+            hint: "`bootstrapper up` brings up what lies here; for a store that others reach too, \
                    write `store = \"azure-files\"` (docs/publish.md)"
                 .into(),
         }),
@@ -278,7 +278,7 @@ pub(crate) fn engine_socket() -> Result<PathBuf> {
             None => Err(Error::Invalid {
                 what: format!("DOCKER_HOST={host}"),
                 why: "local nodes need an engine on this machine".into(),
-                mend: "unset it, or set it to unix://<socket>".into(),
+                hint: "unset it, or set it to unix://<socket>".into(),
             }),
         },
     }

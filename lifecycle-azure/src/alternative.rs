@@ -136,7 +136,7 @@ impl Tried {
     pub(crate) fn exhausted(&self, what: String, refusal: Refusal) -> Error {
         let last = refusal.into_error(what);
         match (last, self.0.len()) {
-            (Error::Exhausted { what, why, mend }, 2..) => {
+            (Error::Exhausted { what, why, hint }, 2..) => {
                 let each = self
                     .0
                     .iter()
@@ -148,7 +148,7 @@ impl Tried {
                         "Azure has none of its alternatives: {}; {why}",
                         each.join(", ")
                     ),
-                    mend,
+                    hint,
                 }
             }
             (other, _) => other,

@@ -91,7 +91,7 @@ impl Login {
         }
     }
 
-    fn mend(&self) -> &'static str {
+    fn hint(&self) -> &'static str {
         match self {
             Self::InOrder | Self::AzureCli => {
                 "run `az login` (Azure CLI 2.54 or newer), or configure another login"
@@ -222,14 +222,14 @@ fn denied(tried: &[(Login, String)]) -> Error {
     let whys = tried
         .iter()
         .map(|(way, why)| format!("{}: {why}", way.name()));
-    let mends = tried.iter().map(|(way, _)| match tried {
-        [_] => way.mend().to_owned(),
-        _ => format!("for {}, {}", way.name(), way.mend()),
+    let hints = tried.iter().map(|(way, _)| match tried {
+        [_] => way.hint().to_owned(),
+        _ => format!("for {}, {}", way.name(), way.hint()),
     });
     Error::Denied {
         what: "the login to Azure".to_owned(),
         why: whys.collect::<Vec<_>>().join("; "),
-        mend: mends.collect::<Vec<_>>().join("; "),
+        hint: hints.collect::<Vec<_>>().join("; "),
     }
 }
 
@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_way_that_was_tried_is_named_with_its_mend() {
+    fn each_way_that_was_tried_is_named_with_its_hint() {
         let ways = [
             Login::WorkloadIdentity,
             Login::ManagedIdentity { client: None },

@@ -107,6 +107,6 @@ fn network(text: &str) -> Result<(Ipv4Addr, u8)> {
         .ok_or_else(|| Error::Invalid {
             what: format!("the network `{text}`"),
             why: "it is no IPv4 block".to_owned(),
-            mend: "write for example `10.90.0.0/16`".to_owned(),
+            hint: "write for example `10.90.0.0/16`".to_owned(),
         })
 }

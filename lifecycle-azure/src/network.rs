@@ -150,7 +150,7 @@ impl Shared {
             loop {
                 let found = match self.client.get(path, version).await? {
                     Some(found) if !is_failed(&found) => found,
-                    // The same once more is how Azure mends what failed.
+                    // Azure repairs a failed resource when the same request is repeated.
                     Some(_) if std::mem::take(&mut again) => {
                         self.client.put(path, version, wanted).await?
                     }

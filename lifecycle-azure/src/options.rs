@@ -135,29 +135,29 @@ impl AzureOptions {
 
     /// Checks what can be checked without asking Azure, and returns Resource Manager's address.
     pub(crate) fn check(&self) -> Result<Url> {
-        let invalid = |what: &str, value: &str, why: &str, mend: &str| Error::Invalid {
+        let invalid = |what: &str, value: &str, why: &str, hint: &str| Error::Invalid {
             what: format!("{what} `{value}`"),
             why: why.to_owned(),
-            mend: mend.to_owned(),
+            hint: hint.to_owned(),
         };
         if uuid::Uuid::parse_str(&self.subscription).is_err() {
-            let mend = "`az account show --query id` prints it";
+            let hint = "`az account show --query id` prints it";
             return Err(invalid(
                 "the subscription",
                 &self.subscription,
                 "it is no UUID",
-                mend,
+                hint,
             ));
         }
         let is_word =
             |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
         if !is_word(&self.location) {
-            let mend = "`az account list-locations --query [].name` lists them";
+            let hint = "`az account list-locations --query [].name` lists them";
             return Err(invalid(
                 "the location",
                 &self.location,
                 "it is no region's name",
-                mend,
+                hint,
             ));
         }
         // "Naming rules and restrictions for Azure resources": Microsoft.Resources.
@@ -169,24 +169,24 @@ impl AzureOptions {
                     .all(|c| c.is_ascii_alphanumeric() || "-_.()".contains(c))
         };
         if let Some(group) = self.resource_group.as_ref().filter(|group| !fits(group)) {
-            let mend =
+            let hint =
                 "use at most 90 letters, digits, `-`, `_`, `.` and parentheses, not ending in `.`";
             return Err(invalid(
                 "the resource group",
                 group,
                 "Azure has no such names",
-                mend,
+                hint,
             ));
         }
         let (block, length) = self.network;
         let text = format!("{block}/{length}");
         if !(8..=29).contains(&length) || u32::from(block) & (u32::MAX >> length) != 0 {
-            let mend = "name a block such as 10.90.0.0/16, from /8 to /29";
+            let hint = "name a block such as 10.90.0.0/16, from /8 to /29";
             return Err(invalid(
                 "the network",
                 &text,
                 "it is no block that nodes fit in",
-                mend,
+                hint,
             ));
         }
         image(&self.image)?;
@@ -198,55 +198,55 @@ impl AzureOptions {
                 .chars()
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
         if !is_name || RESERVED.contains(&account.as_str()) {
-            let mend =
+            let hint =
                 "use lower-case letters, digits, `-` and `_`, and none of Azure's reserved names";
             return Err(invalid(
                 "the account",
                 account,
                 "Azure does not take it",
-                mend,
+                hint,
             ));
         }
-        let mend = "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`";
+        let hint = "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`";
         let key = ssh_key::PublicKey::from_openssh(self.authorized_key.trim())
-            .map_err(|error| invalid("the key for nodes", "…", &error.to_string(), mend))?;
+            .map_err(|error| invalid("the key for nodes", "…", &error.to_string(), hint))?;
         if !matches!(
             key.algorithm(),
             ssh_key::Algorithm::Ed25519 | ssh_key::Algorithm::Rsa { .. }
         ) {
             let why = "Azure takes Ed25519 and RSA alone";
-            return Err(invalid("the key for nodes", "…", why, mend));
+            return Err(invalid("the key for nodes", "…", why, hint));
         }
         for source in &self.ssh_from {
             if !is_source(source) {
-                let mend = "name an address, a block such as 203.0.113.0/24, or a word of Azure's \
+                let hint = "name an address, a block such as 203.0.113.0/24, or a word of Azure's \
                             such as Internet";
                 return Err(invalid(
                     "the source of SSH",
                     source,
                     "Azure has no such sources",
-                    mend,
+                    hint,
                 ));
             }
         }
         if self.ssh_from.len() > SOURCES {
-            let mend = "name fewer, larger blocks";
+            let hint = "name fewer, larger blocks";
             let count = self.ssh_from.len().to_string();
             return Err(invalid(
                 "the number of sources of SSH",
                 &count,
                 "Azure takes 1000",
-                mend,
+                hint,
             ));
         }
         let endpoint: Result<Url, _> = self.endpoint.parse();
         endpoint.ok().filter(is_endpoint).ok_or_else(|| {
-            let mend = "give an address such as https://management.azure.com";
+            let hint = "give an address such as https://management.azure.com";
             invalid(
                 "the endpoint",
                 &self.endpoint,
                 "it is no https address",
-                mend,
+                hint,
             )
         })
     }
@@ -257,7 +257,7 @@ impl AzureOptions {
             return Err(Error::Invalid {
                 what: "the sizes of nodes".to_owned(),
                 why: "there is none, or an empty one".to_owned(),
-                mend: format!("name one such as {SIZE}, or leave `size` out"),
+                hint: format!("name one such as {SIZE}, or leave `size` out"),
             });
         }
         // Azure numbers the zones of a region.
@@ -266,7 +266,7 @@ impl AzureOptions {
             return Err(Error::Invalid {
                 what: format!("the zone `{zone}`"),
                 why: "Azure has no such zones".to_owned(),
-                mend: "name some of \"1\", \"2\" and \"3\", or leave `zones` out".to_owned(),
+                hint: "name some of \"1\", \"2\" and \"3\", or leave `zones` out".to_owned(),
             });
         }
         if let Some(identity) = &self.identity {
@@ -362,7 +362,7 @@ pub(crate) fn check_identity(id: &str) -> Result<()> {
               `/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity\
               /userAssignedIdentities/…`"
             .to_owned(),
-        mend: "`az identity list --query [].id` prints them".to_owned(),
+        hint: "`az identity list --query [].id` prints them".to_owned(),
     })
 }
 
@@ -382,7 +382,7 @@ pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
         .ok_or_else(|| Error::Invalid {
             what: format!("the image `{name}`"),
             why: "it is not `publisher:offer:sku:version`".to_owned(),
-            mend: format!("name one as `{IMAGE}`; `az vm image list --all` shows them"),
+            hint: format!("name one as `{IMAGE}`; `az vm image list --all` shows them"),
         })
 }
 
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_value_is_named_with_its_mend() {
+    fn each_wrong_value_is_named_with_its_hint() {
         let spoilt: [fn(&mut AzureOptions); 23] = [
             |o| o.sizes = Vec::new(),
             |o| o.sizes.push(String::new()),

@@ -41,7 +41,7 @@ struct Restriction {
 }
 
 impl Size {
-    /// Why it cannot be had there, with the mend.
+    /// Why it cannot be had there, with the hint.
     fn refuses(&self, kind: &Alternative, location: &str) -> Option<String> {
         let Alternative { size, zone } = kind;
         let holds = |one: &&Restriction| {
@@ -80,7 +80,7 @@ struct Offer<'a> {
 }
 
 impl Offer<'_> {
-    /// The size of an alternative; why it cannot be had, with the mend.
+    /// The size of an alternative; why it cannot be had, with the hint.
     fn find(&self, kind: &Alternative) -> Result<&Size, String> {
         let location = self.location;
         let name = &kind.size;

@@ -31,7 +31,7 @@ fn named(pem: &str) -> Result<RootCertStore> {
     let invalid = |why: String| Error::Invalid {
         what: "the certificate authority for Azure".to_owned(),
         why,
-        mend: "give a file in PEM, with `-----BEGIN CERTIFICATE-----`".to_owned(),
+        hint: "give a file in PEM, with `-----BEGIN CERTIFICATE-----`".to_owned(),
     };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {

@@ -166,7 +166,7 @@ pub enum CloudProgress {
 /// What was found wrong before anything was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PreflightReport {
-    /// Each problem in one sentence, with its mend.
+    /// Each problem in one sentence, with a hint.
     pub problems: Vec<String>,
     /// What will be otherwise than was wished first, each in one sentence.
     pub remarks: Vec<String>,

@@ -27,7 +27,7 @@ pub enum Error {
         /// What was looked for.
         what: String,
         /// What may have been meant, where that can be guessed.
-        mend: Option<String>,
+        hint: Option<String>,
     },
     /// Something exists already, or changed since it was read.
     #[error("{what} is in conflict: {why}")]
@@ -45,7 +45,7 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
         /// What to do about it.
-        mend: String,
+        hint: String,
     },
     /// The backend cannot do this at all.
     #[error("{what} is not supported by {backend}")]
@@ -63,7 +63,7 @@ pub enum Error {
         /// Why.
         why: String,
         /// What to do about it.
-        mend: String,
+        hint: String,
     },
     /// Nobody answers there.
     #[error("{what} cannot be reached")]
@@ -96,7 +96,7 @@ pub enum Error {
         /// What the cloud said last.
         says: Option<String>,
         /// What to do about it.
-        mend: String,
+        hint: String,
     },
     /// The other side asks to come back later.
     #[error("{what} is throttled")]
@@ -114,7 +114,7 @@ pub enum Error {
         /// What the other side says.
         why: String,
         /// What to do about it.
-        mend: String,
+        hint: String,
     },
     /// A command, a build or a request ran and failed.
     #[error("{what} failed: {why}")]
@@ -266,11 +266,11 @@ impl Error {
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Invalid { mend, .. }
-            | Self::Denied { mend, .. }
-            | Self::Overdue { mend, .. }
-            | Self::Exhausted { mend, .. } => Some(mend),
-            Self::NotFound { mend, .. } => mend.as_deref(),
+            Self::Invalid { hint, .. }
+            | Self::Denied { hint, .. }
+            | Self::Overdue { hint, .. }
+            | Self::Exhausted { hint, .. } => Some(hint),
+            Self::NotFound { hint, .. } => hint.as_deref(),
             Self::Build { .. } => Some(
                 "correct the Dockerfile or its files and run `bootstrapper up`; if the cause was \
                  elsewhere, `bootstrapper retry NAME` builds it again",
@@ -309,7 +309,7 @@ impl Error {
         known: impl IntoIterator<Item = &'k str>,
     ) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        let mend = match nearest(name, known.iter().copied()) {
+        let hint = match nearest(name, known.iter().copied()) {
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if (1..=12).contains(&known.len()) => {
                 Some(format!("there are: {}", known.join(", ")))
@@ -318,7 +318,7 @@ impl Error {
         };
         Self::NotFound {
             what: what.into(),
-            mend,
+            hint,
         }
     }
 
@@ -326,7 +326,7 @@ impl Error {
     pub fn not_found(what: impl Into<String>) -> Self {
         Self::NotFound {
             what: what.into(),
-            mend: None,
+            hint: None,
         }
     }
 }

@@ -521,7 +521,7 @@ impl Manager {
                     "it is of platform {}, this manager is of {}",
                     declaration.id, self.options.platform
                 ),
-                mend: "hand it to its own platform's manager".into(),
+                hint: "hand it to its own platform's manager".into(),
             });
         }
         if declaration.name != self.options.name {
@@ -531,7 +531,7 @@ impl Manager {
                     "it is {}, and this manager's platform is {}",
                     declaration.name, self.options.name
                 ),
-                mend: "a platform keeps its name; take it down first to name it anew".into(),
+                hint: "a platform keeps its name; take it down first to name it anew".into(),
             });
         }
         if declaration.manager.port != self.options.endpoint.port {
@@ -541,7 +541,7 @@ impl Manager {
                     "the manager answers at port {}, which services were told when they started",
                     self.options.endpoint.port
                 ),
-                mend: format!(
+                hint: format!(
                     "leave it at {}, or take the platform down first",
                     self.options.endpoint.port
                 ),
@@ -554,7 +554,7 @@ impl Manager {
                     "the manager runs on {}, and moving it is not possible yet",
                     self.options.endpoint.node
                 ),
-                mend: format!("leave it at {}", self.options.endpoint.node),
+                hint: format!("leave it at {}", self.options.endpoint.node),
             });
         }
         // Whatever cannot be derived must be refused before it is recorded, or no manager could

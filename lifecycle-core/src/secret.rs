@@ -88,7 +88,7 @@ impl PlatformKey {
             _ => Err(Error::Invalid {
                 what: "platform key".into(),
                 why: "it is not 64 hexadecimal digits".into(),
-                mend: "restore platform.key from a copy; a registry sealed with a lost key is \
+                hint: "restore platform.key from a copy; a registry sealed with a lost key is \
                        rebuilt from the declaration and the labels"
                     .into(),
             }),
@@ -110,7 +110,7 @@ impl PlatformKey {
             .map_err(|_| Error::Invalid {
                 what: "value to seal".into(),
                 why: "it is too long".into(),
-                mend: "keep declarations below 256 GiB".into(),
+                hint: "keep declarations below 256 GiB".into(),
             })?;
         let mut out = Vec::with_capacity(1 + NONCE_BYTES + sealed.len());
         out.push(SEAL_VERSION);

@@ -239,7 +239,7 @@ async fn no_secret_shows_in_what_is_said() {
 }
 
 #[tokio::test]
-async fn malformed_files_are_answered_with_place_cause_and_mend() {
+async fn malformed_files_are_reported_with_place_cause_and_hint() {
     let directory = tests().join("malformed");
     let mut files: Vec<String> = std::fs::read_dir(&directory)
         .unwrap()

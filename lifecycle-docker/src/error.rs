@@ -68,26 +68,26 @@ impl SshError {
             Self::HostKeyChanged { .. } => Error::Denied {
                 what,
                 why,
-                mend: "if the machine was set up anew on purpose, delete the node and bring it up \
+                hint: "if the machine was set up anew on purpose, delete the node and bring it up \
                        again; otherwise somebody else may answer at this address"
                     .into(),
             },
             Self::HostKeyUnknown { .. } => Error::Denied {
                 what,
                 why,
-                mend: "the provider should know the node's host key; wait until the node has \
+                hint: "the provider should know the node's host key; wait until the node has \
                        booted, or provision it again"
                     .into(),
             },
             Self::HostCertificate => Error::Denied {
                 what,
                 why,
-                mend: "let the SSH server offer its plain host keys".into(),
+                hint: "let the SSH server offer its plain host keys".into(),
             },
             Self::CredentialRefused { user } => Error::Denied {
                 what,
                 why,
-                mend: format!(
+                hint: format!(
                     "check that account `{user}` exists there and accepts this key or password"
                 ),
             },
@@ -126,10 +126,10 @@ impl SshError {
     fn for_jump(&self, jump: &str, host: &str) -> Error {
         let what = format!("SSH to {host}");
         let why = format!("{jump}: {self}");
-        let denied = |what, why, mend: &str| Error::Denied {
+        let denied = |what, why, hint: &str| Error::Denied {
             what,
             why,
-            mend: mend.into(),
+            hint: hint.into(),
         };
         match self {
             Self::HostKeyChanged { .. } => denied(
@@ -139,11 +139,11 @@ impl SshError {
                  (`ssh-keyscan` prints it); otherwise somebody else may answer at its address",
             ),
             Self::CredentialRefused { user } => {
-                let mend = format!(
+                let hint = format!(
                     "check that account `{user}` exists on the jump host and accepts this key \
                      or password"
                 );
-                Error::Denied { what, why, mend }
+                Error::Denied { what, why, hint }
             }
             Self::ForwardRefused {
                 target,
@@ -225,12 +225,12 @@ fn answered(what: String, status: u16, message: String) -> Error {
         400 => Error::Invalid {
             what,
             why: message,
-            mend: "change what the declaration says of it".into(),
+            hint: "change what the declaration says of it".into(),
         },
         401 | 403 => Error::Denied {
             what,
             why: message,
-            mend: "check who may do this on the engine or at the image's registry".into(),
+            hint: "check who may do this on the engine or at the image's registry".into(),
         },
         404 => Error::not_found(format!("{what}: {message}")),
         409 => Error::Conflict { what, why: message },
@@ -265,10 +265,10 @@ fn broken(what: String, error: Engine) -> Error {
 /// The same error once more, for one that lies within another's chain or is shared.
 fn again(error: &Error) -> Error {
     match error {
-        Error::Denied { what, why, mend } => Error::Denied {
+        Error::Denied { what, why, hint } => Error::Denied {
             what: what.clone(),
             why: why.clone(),
-            mend: mend.clone(),
+            hint: hint.clone(),
         },
         Error::TimedOut { what, after } => Error::TimedOut {
             what: what.clone(),

@@ -135,7 +135,7 @@ async fn debian(host: &dyn NodeAccess) -> Result<String> {
     Err(Error::Invalid {
         what: "the node's operating system".into(),
         why: format!("it is {name}, and the engine is installed on Debian and Ubuntu only"),
-        mend: "install Docker on the node yourself, then it is used as it is; or choose an image \
+        hint: "install Docker on the node yourself, then it is used as it is; or choose an image \
                of Debian or Ubuntu"
             .into(),
     })
@@ -182,7 +182,7 @@ async fn install(
 }
 
 /// Whether an install may succeed when it is tried again. A connection that broke is for the
-/// caller to mend.
+/// caller to fix.
 fn may_pass(error: &Error) -> bool {
     match error {
         Error::Failed { why, .. } => !why.contains("No space left on device"),
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_system_is_refused_with_a_mend() {
+    async fn another_system_is_refused_with_a_hint() {
         let host = FakeHost {
             foreign: true,
             ..FakeHost::default()

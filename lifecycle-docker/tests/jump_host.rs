@@ -299,7 +299,7 @@ async fn refusal(jump: JumpHost, seen: &ObservedNode) -> Error {
 }
 
 #[tokio::test]
-async fn what_a_jump_host_refuses_is_said_with_its_name_and_a_mend() {
+async fn a_refusal_of_a_jump_host_is_reported_with_its_name_and_a_hint() {
     let (bastion, machine) = tokio::join!(Machine::bare(), Machine::bare());
     let seen = node("vm1", &machine);
     let hint = |error: &Error, part: &str| {

@@ -214,13 +214,13 @@ async fn a_host_with_another_key_is_refused() {
         ..before
     };
     let error = open(target, "ops-pw").check().await.unwrap_err();
-    let Error::Denied { what, why, mend } = &error else {
+    let Error::Denied { what, why, hint } = &error else {
         panic!("{error:?}");
     };
     assert!(what.contains("vm1"), "{what}");
     assert!(why.contains("key changed"), "{why}");
     assert_eq!(why.matches("SHA256:").count(), 2, "{why}");
-    assert!(mend.contains("somebody else may answer"), "{mend}");
+    assert!(hint.contains("somebody else may answer"), "{hint}");
     open(machine.target(), "ops-pw").check().await.unwrap();
 
     // A server that has no key of the pinned kind is another server.

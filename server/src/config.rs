@@ -95,7 +95,7 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             let login = spec.login_of_manager().ok_or_else(|| Error::Invalid {
                 what: "the login of the manager".into(),
                 why: "what was handed over holds none".into(),
-                mend: "declare `cloud.identity` or a `client-secret`, and run `up` again".into(),
+                hint: "declare `cloud.identity` or a `client-secret`, and run `up` again".into(),
             })?;
             let login = Login::declared(&login, &handover.credentials)?;
             let key = handover.config.ssh_public.clone();

@@ -59,11 +59,11 @@ fn text(finding: &Finding) -> String {
         Health::Doubtful => ("!", Tone::Caution),
         Health::Wrong => ("✗", Tone::Bad),
     };
-    let mend = finding.mend.as_ref().map_or_else(String::new, |mend| {
-        format!("\n    {} {mend}", paint(Tone::Accent, "hint:"))
+    let hint = finding.hint.as_ref().map_or_else(String::new, |hint| {
+        format!("\n    {} {hint}", paint(Tone::Accent, "hint:"))
     });
     format!(
-        "{} {}: {}{mend}",
+        "{} {}: {}{hint}",
         paint(tone, sign),
         finding.what,
         finding.says
@@ -132,8 +132,8 @@ async fn code_store(project: &Project, reporter: &dyn Reporter) -> (Vec<Finding>
         Err(failure) => return (vec![of_failure(WHAT, &failure)], Store::Lacking),
     };
     let findings = outdated.iter().map(|one| {
-        let mend = "`bootstrapper publish`, or `up --publish`";
-        Finding::of(Health::Doubtful, WHAT, publish::in_words(one), mend)
+        let hint = "`bootstrapper publish`, or `up --publish`";
+        Finding::of(Health::Doubtful, WHAT, publish::in_words(one), hint)
     });
     let lacks = outdated.iter().any(|one| one.published.is_none());
     let store = if lacks {
@@ -215,7 +215,9 @@ async fn of_platform(
     if findings.iter().all(|f| f.health != Health::Wrong) {
         match bootstrapper.preflight(declaration).await {
             Ok(report) => findings.extend(of_report(report)),
-            Err(error) => findings.push(Finding::failed("declaration", &error, "mend the files")),
+            Err(error) => {
+                findings.push(Finding::failed("declaration", &error, "correct the files"))
+            }
         }
     }
     findings.extend(bootstrapper.examine_detour().await);
@@ -232,8 +234,8 @@ fn of_report(report: PreflightReport) -> Vec<Finding> {
         None => "it can be carried out".to_owned(),
     };
     let doubtful = report.remarks.into_iter().map(|remark| {
-        let mend = "name another size first, if that is not what you want";
-        Finding::of(Health::Doubtful, "declaration", remark, mend)
+        let hint = "name another size first, if that is not what you want";
+        Finding::of(Health::Doubtful, "declaration", remark, hint)
     });
     std::iter::once(Finding::fine("declaration", says))
         .chain(doubtful)

@@ -68,7 +68,7 @@ async fn running(
     let not_up = || Error::Invalid {
         what: "the platform".into(),
         why: "it was not brought up from this directory on this machine, or was taken down".into(),
-        mend: "bring it up with `bootstrapper up`".into(),
+        hint: "bring it up with `bootstrapper up`".into(),
     };
     let identity = project.identity()?.ok_or_else(not_up)?;
     let state = wiring::state(&identity)?;

@@ -23,7 +23,7 @@ use crate::wiring::{self, Parts};
 pub(crate) struct Foretold {
     /// Whether a manager runs already; without one, `up` starts it on its node.
     manager_runs: bool,
-    /// What stands in the way, each with its mend.
+    /// What stands in the way, each with a hint.
     problems: Vec<String>,
     /// What would be otherwise than was wished first.
     remarks: Vec<String>,

@@ -141,7 +141,7 @@ impl LocalMachines {
         let name = NodeName::try_from(name.as_str()).map_err(|error| Error::Invalid {
             what: format!("the VM {machine}"),
             why: format!("no local node can be called so: {error}"),
-            mend: "give it another name".to_owned(),
+            hint: "give it another name".to_owned(),
         })?;
         let mut places = self.places();
         let taken = places
@@ -169,7 +169,7 @@ impl MachineClouds for LocalMachines {
         let subnet = order.subnet.as_ref().ok_or_else(|| Error::Invalid {
             what: format!("the VM {}", order.machine),
             why: "it is in no network".to_owned(),
-            mend: "give it an interface in a subnet".to_owned(),
+            hint: "give it an interface in a subnet".to_owned(),
         })?;
         let owner = self.owner_of(subnet)?;
         let node = self.node_of(&owner, &order.machine)?;

@@ -216,7 +216,7 @@ fn lock(directory: &Path) -> Result<File> {
         Err(TryLockError::WouldBlock) => Err(Error::Invalid {
             what: format!("the directory {}", directory.display()),
             why: "another Azure simulator uses it".to_owned(),
-            mend: "end that one, or name another directory with --directory".to_owned(),
+            hint: "end that one, or name another directory with --directory".to_owned(),
         }),
         Err(TryLockError::Error(error)) => Err(io("locking", &path, error)),
     }

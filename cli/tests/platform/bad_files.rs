@@ -91,7 +91,7 @@ fn init_declares_as_many_nodes_as_the_file_needs() {
     let written = project.read("platform.toml");
     assert!(written.contains("count = 3"), "{written}");
     project.ends(0, &["plan"]);
-    // What no number of nodes mends is told as on one.
+    // What more nodes cannot fix is reported as for one node.
     replicas(51);
     let never = project.ends(2, &["init", "--yes", "--force"]);
     assert!(never.stderr.contains("only 1 node"), "{}", never.stderr);

@@ -142,7 +142,7 @@ fn all_looks_are_in_order(looks: &[Look]) {
         before
             .iter()
             .any(|l| l.progress["open"] == false && l.put.0 == 200),
-        "the declaration can be mended while it converges: {before:#?}"
+        "the declaration can be corrected while it converges: {before:#?}"
     );
     assert_eq!(last.write, 405, "once it is open, the path alone is wrong");
     // Not `ready`: the declaration that was just put asks for failed steps to be tried again, and

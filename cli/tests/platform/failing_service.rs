@@ -1,4 +1,4 @@
-//! A service that cannot run: told with its reason and its last words, and mended by another `up`.
+//! A service that cannot run: reported with its reason and last output, and fixed by another `up`.
 
 use crate::project::Project;
 
@@ -9,7 +9,7 @@ const OTHER: &str = r#"
 "#;
 
 #[test]
-fn a_failing_service_is_told_and_mended() {
+fn a_failing_service_is_reported_and_fixed() {
     let project = Project::new();
     let broken = r#"
   broken:
@@ -48,12 +48,12 @@ fn a_failing_service_is_told_and_mended() {
     let retried = project.ends(0, &["retry", "other"]).stderr;
     assert!(retried.contains("Nothing of this had failed"), "{retried}");
 
-    let mended = r#"
+    let fixed = r#"
   broken:
     image: debian:bookworm-slim
     command: [perl, -e, "$$SIG{TERM} = sub { exit }; sleep 1 while 1"]
 "#;
-    project.compose(&format!("{mended}{OTHER}"));
+    project.compose(&format!("{fixed}{OTHER}"));
     project.ends(0, &["up"]);
     assert_eq!(state("broken"), "ready");
     assert_eq!(project.status()["platform"]["state"], "running");

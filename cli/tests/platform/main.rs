@@ -1,5 +1,5 @@
 //! The programs as their users run them: platforms on this machine's Docker, brought up, broken,
-//! mended and taken down through the command line. Bringing a platform up takes a while, so each
+//! repaired and taken down through the command line. Bringing a platform up takes a while, so each
 //! test asks much of its own one.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -173,7 +173,7 @@ impl Client {
         self.endpoint.join(&text).map_err(|error| Error::Invalid {
             what: format!("the address of {path}"),
             why: error.to_string(),
-            mend: "check the names in the configuration".to_owned(),
+            hint: "check the names in the configuration".to_owned(),
         })
     }
 
@@ -210,7 +210,7 @@ fn given(url: &str) -> Result<Url> {
     url.parse().map_err(|error: url::ParseError| Error::Denied {
         what: format!("a request to `{url}`"),
         why: error.to_string(),
-        mend: "check `cloud.endpoint`".to_owned(),
+        hint: "check `cloud.endpoint`".to_owned(),
     })
 }
 

@@ -172,10 +172,10 @@ impl Refusal {
             };
         }
         let why = self.to_string();
-        let exhausted = |what: String, why: String, mend: &str| Error::Exhausted {
+        let exhausted = |what: String, why: String, hint: &str| Error::Exhausted {
             what,
             why,
-            mend: mend.to_owned(),
+            hint: hint.to_owned(),
         };
         if self.is_quota() {
             let other = if self.is(&["PublicIPCountLimitReached"]) {
@@ -185,20 +185,20 @@ impl Refusal {
             } else {
                 "choose a `size` of another family"
             };
-            let mend = format!(
+            let hint = format!(
                 "ask for a higher quota (Azure portal: Subscriptions, Usage + quotas), or {other}"
             );
-            return exhausted(what, why, &mend);
+            return exhausted(what, why, &hint);
         }
         if self.is_not_sold() {
-            let mend = "choose another `size` or location: `az vm list-skus --location <location>` \
+            let hint = "choose another `size` or location: `az vm list-skus --location <location>` \
                         lists what this subscription can have";
-            return exhausted(what, why, mend);
+            return exhausted(what, why, hint);
         }
         if self.is_full() {
-            let mend = "Azure has no room for this size there now: list further ones in `size`, \
+            let hint = "Azure has no room for this size there now: list further ones in `size`, \
                         or `zones`, choose another location, or try again later";
-            return exhausted(what, why, mend);
+            return exhausted(what, why, hint);
         }
         let in_use = [
             "InUseSubnetCannotBeDeleted",
@@ -228,23 +228,23 @@ impl Refusal {
                 "enable the subscription again, or choose another",
             ),
         ];
-        if let Some((_, mend)) = denials.iter().find(|(code, _)| self.is(&[code])) {
+        if let Some((_, hint)) = denials.iter().find(|(code, _)| self.is(&[code])) {
             return Error::Denied {
                 what,
                 why,
-                mend: (*mend).to_owned(),
+                hint: (*hint).to_owned(),
             };
         }
         match self.status {
             Some(StatusCode::UNAUTHORIZED) => Error::Denied {
                 what,
                 why,
-                mend: "log in again (`az login`), or check the configured credential".to_owned(),
+                hint: "log in again (`az login`), or check the configured credential".to_owned(),
             },
             Some(StatusCode::FORBIDDEN) => Error::Denied {
                 what,
                 why,
-                mend: "give the account the role Contributor on the resource group, or on the \
+                hint: "give the account the role Contributor on the resource group, or on the \
                        subscription if the group is to be made"
                     .to_owned(),
             },
@@ -255,7 +255,7 @@ impl Refusal {
             Some(StatusCode::BAD_REQUEST) => Error::Invalid {
                 what,
                 why,
-                mend: "change what Azure names".to_owned(),
+                hint: "change what Azure names".to_owned(),
             },
             Some(status) if status.is_server_error() => Error::Interrupted {
                 what,
@@ -287,7 +287,7 @@ impl Failure {
             Self::Elsewhere(ref url) => Error::Denied {
                 what,
                 why: format!("it leads to {url}, which is not Resource Manager"),
-                mend: "check `cloud.endpoint`".to_owned(),
+                hint: "check `cloud.endpoint`".to_owned(),
             },
             Self::Unreachable(source) => Error::Unreachable {
                 what: "Azure Resource Manager".to_owned(),
@@ -368,12 +368,12 @@ mod tests {
         is(
             409,
             "MissingSubscriptionRegistration",
-            |e| matches!(e, Error::Denied { mend, .. } if mend.contains("az provider register")),
+            |e| matches!(e, Error::Denied { hint, .. } if hint.contains("az provider register")),
         );
         is(
             403,
             "RequestDisallowedByPolicy",
-            |e| matches!(e, Error::Denied { mend, .. } if mend.contains("exemption")),
+            |e| matches!(e, Error::Denied { hint, .. } if hint.contains("exemption")),
         );
         is(412, "PreconditionFailed", |e| {
             matches!(e, Error::Conflict { .. })

@@ -92,7 +92,7 @@ impl Place {
             }
             ("ShareNotFound", _) => Error::NotFound {
                 what: self.to_string(),
-                mend: Some(format!(
+                hint: Some(format!(
                     "make it: az storage share-rm create --storage-account {} --name {}",
                     self.account, self.share
                 )),
@@ -101,13 +101,13 @@ impl Place {
             | ("InvalidAuthenticationInfo", _) => Error::Denied {
                 what,
                 why,
-                mend: self.mend(code),
+                hint: self.hint(code),
             },
             ("ShareSizeLimitReached" | "InsufficientStorage", _)
             | (_, StatusCode::INSUFFICIENT_STORAGE) => Error::Exhausted {
                 what,
                 why,
-                mend: format!("raise the quota of {self}, or remove what nobody needs"),
+                hint: format!("raise the quota of {self}, or remove what nobody needs"),
             },
             (_, StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED) => {
                 Error::Conflict { what, why }
@@ -120,7 +120,7 @@ impl Place {
         }
     }
 
-    fn mend(&self, code: &str) -> String {
+    fn hint(&self, code: &str) -> String {
         let account = &self.account;
         match (code, &self.with) {
             ("KeyBasedAuthenticationNotPermitted", _) => format!(

@@ -112,7 +112,7 @@ pub(super) async fn local(directory: &Path, doing: &str) -> Result<Local> {
                         return Err(Error::Invalid {
                             what: format!("symbolic link `{}`", root.join(&path).display()),
                             why: "its target is not UTF-8".to_owned(),
-                            mend: "let it lead elsewhere, or leave it out in `.dockerignore`"
+                            hint: "let it lead elsewhere, or leave it out in `.dockerignore`"
                                 .to_owned(),
                         });
                     }

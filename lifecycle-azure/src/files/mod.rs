@@ -112,7 +112,7 @@ impl AzureFiles {
             (Some(_), Some(stray)) => Err(Error::Invalid {
                 what: format!("code base `{name}` in {}", self.share.place()),
                 why: format!("it was published, and beside that lie others' files, as `{stray}`"),
-                mend: format!(
+                hint: format!(
                     "remove them and publish them instead, or remove `{}` if they are the code \
                      base",
                     name.join(OWN_DIRECTORY)
@@ -123,7 +123,7 @@ impl AzureFiles {
                 self.memory().plain.remove(name.directory());
                 Err(Error::NotFound {
                     what: format!("code base `{name}` in {}", self.share.place()),
-                    mend: Some(format!("publish it: `bootstrapper publish {name}`")),
+                    hint: Some(format!("publish it: `bootstrapper publish {name}`")),
                 })
             }
         }

@@ -26,7 +26,7 @@ impl Name {
             Some(why) => Err(Error::Invalid {
                 what: format!("code base `{name}` of an Azure Files share"),
                 why: why.to_owned(),
-                mend: "name a directory below the project's own, such as `api` or `team/api`; \
+                hint: "name a directory below the project's own, such as `api` or `team/api`; \
                        another that was published is named by `x-lifecycle.code`"
                     .to_owned(),
             }),

@@ -152,7 +152,7 @@ impl AzureFilesBuilder {
             return Err(Error::Invalid {
                 what: format!("storage account `{}`", self.account),
                 why: "it is not 3 to 24 lower-case letters and digits".to_owned(),
-                mend: "give the account's name alone, without `.file.core.windows.net`".to_owned(),
+                hint: "give the account's name alone, without `.file.core.windows.net`".to_owned(),
             });
         }
         let share = self.share.as_str();
@@ -162,7 +162,7 @@ impl AzureFilesBuilder {
             return Err(Error::Invalid {
                 what: format!("file share `{share}`"),
                 why: "it is not 3 to 63 lower-case letters, digits and single hyphens".to_owned(),
-                mend: "give the share's name alone; a directory in it is the root".to_owned(),
+                hint: "give the share's name alone; a directory in it is the root".to_owned(),
             });
         }
         let root = self.root.as_deref().unwrap_or_default().trim_matches('/');
@@ -175,7 +175,7 @@ impl AzureFilesBuilder {
             Some(why) => Err(Error::Invalid {
                 what: format!("directory `{root}` of file share `{share}`"),
                 why: why.to_owned(),
-                mend: "give a path in the share, such as `code`".to_owned(),
+                hint: "give a path in the share, such as `code`".to_owned(),
             }),
         }
     }
@@ -189,7 +189,7 @@ impl AzureFilesBuilder {
                 return Err(Error::Invalid {
                     what: format!("{what} {} s for Azure Files", time.as_secs_f64()),
                     why: format!("it is less than {} s", least.as_secs_f64()),
-                    mend: "give it longer, or leave it out".to_owned(),
+                    hint: "give it longer, or leave it out".to_owned(),
                 });
             }
         }
@@ -209,7 +209,7 @@ impl AzureFilesBuilder {
                 text.split(['?', '#', '@']).next().unwrap_or_default()
             ),
             why: why.to_owned(),
-            mend: format!(
+            hint: format!(
                 "write `https://{}.file.core.windows.net`, or leave it out",
                 self.account
             ),
@@ -247,7 +247,7 @@ impl AzureFilesBuilder {
                     return Err(Error::Invalid {
                         what: format!("the key of storage account `{}`", self.account),
                         why: "it is not Base64".to_owned(),
-                        mend: "copy `key1` or `key2` of the account's access keys as a whole"
+                        hint: "copy `key1` or `key2` of the account's access keys as a whole"
                             .to_owned(),
                     });
                 }
@@ -278,7 +278,7 @@ impl AzureFilesBuilder {
                             "it lacks `sv` or `sig`"
                         }
                         .to_owned(),
-                        mend: "give the part behind the question mark, from `sv=` to the end of \
+                        hint: "give the part behind the question mark, from `sv=` to the end of \
                                `sig=…`"
                             .to_owned(),
                     });

@@ -119,7 +119,7 @@ impl AzureFiles {
                         "there is `{}` already, and a share does not tell capitals apart",
                         name::join(directory, &other.name)
                     ),
-                    mend: "give one of the two another name".to_owned(),
+                    hint: "give one of the two another name".to_owned(),
                 });
             }
             if listed
@@ -132,7 +132,7 @@ impl AzureFiles {
                         "`{}` around it holds files that were not published",
                         if directory.is_empty() { "." } else { directory }
                     ),
-                    mend: "publish that one too, after removing its files from the share, or take \
+                    hint: "publish that one too, after removing its files from the share, or take \
                            another name"
                         .to_owned(),
                 });
@@ -149,7 +149,7 @@ impl AzureFiles {
             Some(stray) => Err(Error::Invalid {
                 what: format!("code base `{name}` in {}", self.share.place()),
                 why: format!("files that were not published lie there, such as `{stray}`"),
-                mend: "remove them from the share, or take another name".to_owned(),
+                hint: "remove them from the share, or take another name".to_owned(),
             }),
         }
     }

@@ -175,7 +175,7 @@ impl Record {
                     "it is of form {}, and only form {FORM} is known here",
                     form.form
                 ),
-                mend: "use the release that published it, or a newer one".to_owned(),
+                hint: "use the release that published it, or a newer one".to_owned(),
             });
         }
         let record: Self =
@@ -212,7 +212,7 @@ fn too_large(name: &Name) -> Error {
     Error::Invalid {
         what: format!("code base `{name}`"),
         why: "it has too many files".to_owned(),
-        mend: "leave out what no build needs, in a `.dockerignore`".to_owned(),
+        hint: "leave out what no build needs, in a `.dockerignore`".to_owned(),
     }
 }
 

@@ -255,7 +255,7 @@ impl Azure {
         let Some(mut interface) = self.client.get(path, NETWORK).await? else {
             return Ok(true);
         };
-        // One that failed is asked for once more, which is how Azure mends it.
+        // Azure repairs a failed one when the same request is repeated.
         let mut changed = is_failed(&interface);
         if !changed && !is_made(path, &interface)? {
             return Ok(false);

@@ -225,7 +225,7 @@ async fn when_none_is_left_each_is_named_and_the_next_run_begins_with_the_first(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_other_size_mends_ends_it() {
+async fn a_failure_that_no_other_size_fixes_ends_it() {
     let azure = azure().await;
     let when = When::request(Method::PUT, VM);
     azure.faults().add(when, full("OSProvisioningTimedOut"));

@@ -34,11 +34,11 @@ pub(crate) fn lasts(says: &str, change: &NodeChange) -> String {
     } else {
         format!("“{says}” is said")
     };
-    let mend = match change {
+    let hint = match change {
         NodeChange::Start { .. } => "start it again",
         _ => "delete the node, and make it again",
     };
-    format!("{says} until the deadline (`cloud.deadlines`), and then that it is over → {mend}")
+    format!("{says} until the deadline (`cloud.deadlines`), and then that it is over → {hint}")
 }
 
 /// The page: a table for each fault.

@@ -84,18 +84,18 @@ fn what(error: &Error) -> &str {
 
 /// What a reader is told of an error: what it says, and what to do.
 fn told(error: &Error) -> String {
-    let mend = match (error.hint(), error.retry()) {
+    let hint = match (error.hint(), error.retry()) {
         (Some(hint), _) => hint.to_owned(),
         (None, Retry::After(Duration::ZERO) | Retry::Replan) => "run it again".to_owned(),
         (None, Retry::After(after)) => format!("run it again, not before {after:?}"),
-        (None, Retry::Never) => panic!("it names no mend: {error:?}"),
+        (None, Retry::Never) => panic!("it has no hint: {error:?}"),
     };
     // What the system says of connections is not the same everywhere.
     let said = match error {
         Error::Interrupted { .. } if !error.chain().contains(": Service") => error.to_string(),
         _ => error.chain(),
     };
-    format!("{} → {mend}", said.replacen(what(error), "…", 1))
+    format!("{} → {hint}", said.replacen(what(error), "…", 1))
 }
 
 async fn strike(case: &Case, step: &Step) -> Row {
@@ -175,7 +175,7 @@ async fn goes_on(azure: &AzureSimulator, next: &Azure, change: NodeChange, place
 /// `UPDATE_DOCS=1 cargo nextest run -p lifecycle-azure --all-features fault_table` writes the page
 /// anew.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_fault_at_every_step_ends_in_a_node_or_names_its_cause_and_mend() {
+async fn every_fault_at_every_step_ends_in_a_node_or_names_its_cause_and_hint() {
     let cases: &'static [Case] = cases().leak();
     let cells = cases
         .iter()

@@ -85,7 +85,7 @@ const CHANGES: [(&str, Method, Act); 6] = [
 ];
 
 /// What nobody but a person can change is told at once, and waited for by nobody.
-async fn is_refused(azure: &AzureSimulator, code: &str, message: &str, mend: &str) {
+async fn is_refused(azure: &AzureSimulator, code: &str, message: &str, hint: &str) {
     let ours = provider(azure, 1);
     carry(&ours, provision("one")).await.unwrap();
     for (path, method, act) in CHANGES {
@@ -96,7 +96,7 @@ async fn is_refused(azure: &AzureSimulator, code: &str, message: &str, mend: &st
         let error = outcome.unwrap().unwrap_err();
         assert!(matches!(error, Error::Denied { .. }), "{path}: {error:?}");
         assert!(error.chain().contains(message), "{}", error.chain());
-        assert!(error.hint().unwrap().contains(mend), "{path}: {error:?}");
+        assert!(error.hint().unwrap().contains(hint), "{path}: {error:?}");
         azure.faults().clear();
         act(&ours).await.unwrap();
     }

@@ -14,12 +14,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::bench::{Bench, account, sample};
 
-fn is_denied(error: &Error, mend: &str, secrets: &[&str]) {
+fn is_denied(error: &Error, hint: &str, secrets: &[&str]) {
     let shown = format!("{error} {error:?} {} {:?}", error.chain(), error.hint());
     assert!(matches!(error, Error::Denied { .. }), "{shown}");
     assert!(error.to_string().contains("`devacct`"), "{shown}");
     assert!(
-        error.hint().is_some_and(|hint| hint.contains(mend)),
+        error.hint().is_some_and(|given| given.contains(hint)),
         "{shown}"
     );
     for secret in secrets {

@@ -79,7 +79,7 @@ impl Apart {
         let denied = |why: String| Error::Denied {
             what: "a network for service addresses".into(),
             why,
-            mend: "the agent needs the capabilities NET_ADMIN and SYS_ADMIN".into(),
+            hint: "the agent needs the capabilities NET_ADMIN and SYS_ADMIN".into(),
         };
         spawned.map_err(|error| denied(error.to_string()))?;
         let network = network.recv().map_err(|error| denied(error.to_string()))?;

@@ -89,7 +89,7 @@ impl Feeder {
                 },
                 report = reports.recv() => match report {
                     Ok(report) => send(&mut to, &report).await?,
-                    // The counts are whole ones, so that a lost report is mended by the next.
+                    // The counts are whole ones, so that the next report makes up for a lost one.
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return Ok(()),
                 },

@@ -128,7 +128,7 @@ impl Link {
         let denied = |why: &dyn Display| Error::Denied {
             what: what(),
             why: why.to_string(),
-            mend: "the agent needs NET_ADMIN and SYS_ADMIN in the node's own network".into(),
+            hint: "the agent needs NET_ADMIN and SYS_ADMIN in the node's own network".into(),
         };
         changed.map_err(|error| denied(&error))
     }

@@ -99,7 +99,7 @@ impl ApiClient {
         let refused = |why: String| Error::Invalid {
             what: "the platform's authority".into(),
             why,
-            mend: "restore ca.pem from the node's directory or from a copy".into(),
+            hint: "restore ca.pem from the node's directory or from a copy".into(),
         };
         let mut roots = rustls::RootCertStore::empty();
         let certificate = CertificateDer::from_pem_slice(authority.as_bytes())
@@ -444,7 +444,7 @@ fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
         .as_ref()
         .and_then(|p| p.detail.clone().or_else(|| Some(p.title.clone())))
         .unwrap_or_else(|| status.to_string());
-    let mend = problem.and_then(|p| p.hint).unwrap_or_default();
+    let hint = problem.and_then(|p| p.hint).unwrap_or_default();
     let halves = |between: &str| match detail.split_once(between) {
         Some((what, why)) => (what.to_owned(), why.to_owned()),
         None => (path.to_owned(), detail.clone()),
@@ -453,14 +453,14 @@ fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied {
             what: path.to_owned(),
             why: detail,
-            mend,
+            hint,
         },
         StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound {
             what: detail
                 .strip_suffix(" does not exist")
                 .unwrap_or(&detail)
                 .to_owned(),
-            mend: Some(mend).filter(|mend| !mend.is_empty()),
+            hint: Some(hint).filter(|hint| !hint.is_empty()),
         },
         StatusCode::CONFLICT => {
             let (what, why) = halves(" is in conflict: ");
@@ -472,7 +472,7 @@ fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
         },
         status if status.is_client_error() => {
             let (what, why) = halves(" cannot be used: ");
-            Error::Invalid { what, why, mend }
+            Error::Invalid { what, why, hint }
         }
         _ => Error::failed(format!("the manager's answer to {path}"), detail),
     }
@@ -611,7 +611,7 @@ mod tests {
                 Error::Invalid {
                     what: "manager.node".into(),
                     why: "it is n1".into(),
-                    mend: "leave it".into(),
+                    hint: "leave it".into(),
                 },
                 StatusCode::UNPROCESSABLE_ENTITY,
             ),

@@ -72,7 +72,7 @@ fn not_given(why: String) -> Error {
     Error::Invalid {
         what: "the credential for the manager's API".into(),
         why,
-        mend: "give the service `x-lifecycle: {api: read}` in compose.yaml".into(),
+        hint: "give the service `x-lifecycle: {api: read}` in compose.yaml".into(),
     }
 }
 

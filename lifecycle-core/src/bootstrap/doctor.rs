@@ -49,7 +49,7 @@ pub struct Finding {
     pub says: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
+    pub hint: Option<String>,
 }
 
 impl Finding {
@@ -59,7 +59,7 @@ impl Finding {
             what: what.into(),
             health: Health::Fine,
             says: says.into(),
-            mend: None,
+            hint: None,
         }
     }
 
@@ -68,20 +68,20 @@ impl Finding {
         health: Health,
         what: impl Into<String>,
         says: impl Into<String>,
-        mend: impl Into<String>,
+        hint: impl Into<String>,
     ) -> Self {
         Self {
             what: what.into(),
             health,
             says: says.into(),
-            mend: Some(mend.into()),
+            hint: Some(hint.into()),
         }
     }
 
     /// What could not be looked at.
-    pub fn failed(what: impl Into<String>, error: &Error, mend: &str) -> Self {
-        let mend = error.hint().filter(|hint| !hint.is_empty()).unwrap_or(mend);
-        Self::of(Health::Wrong, what, error.chain(), mend)
+    pub fn failed(what: impl Into<String>, error: &Error, hint: &str) -> Self {
+        let hint = error.hint().filter(|hint| !hint.is_empty()).unwrap_or(hint);
+        Self::of(Health::Wrong, what, error.chain(), hint)
     }
 }
 
@@ -89,14 +89,14 @@ impl Bootstrapper {
     /// Looks at the operator's own engine.
     pub async fn examine_engine(&self) -> Finding {
         const WHAT: &str = "Docker on this machine";
-        const MEND: &str = "start Docker, or say where it listens with DOCKER_HOST=unix://<socket>; \
+        const HINT: &str = "start Docker, or say where it listens with DOCKER_HOST=unix://<socket>; \
                             your user needs the permission to use it";
         let Some(engine) = &self.operator_engine else {
-            return Finding::of(Health::Wrong, WHAT, "there is no socket of it", MEND);
+            return Finding::of(Health::Wrong, WHAT, "there is no socket of it", HINT);
         };
         match self.within(WHAT, engine.info()).await {
             Ok(info) => engine_version(WHAT, &info.version),
-            Err(error) => Finding::failed(WHAT, &error, MEND),
+            Err(error) => Finding::failed(WHAT, &error, HINT),
         }
     }
 
@@ -115,8 +115,8 @@ impl Bootstrapper {
                 findings.extend(nodes.into_iter().flatten());
             }
             Err(error) => {
-                let mend = "the provider has to answer before anything else can";
-                findings.push(Finding::failed("cloud", &error, mend));
+                let hint = "the provider has to answer before anything else can";
+                findings.push(Finding::failed("cloud", &error, hint));
             }
         }
         findings.push(self.examine_manager(platform).await);
@@ -125,7 +125,7 @@ impl Bootstrapper {
 
     /// Looks at the host that nodes are reached through, if there is one.
     pub async fn examine_detour(&self) -> Option<Finding> {
-        const MEND: &str = "does it run, and is its SSH port open from here?";
+        const HINT: &str = "does it run, and is its SSH port open from here?";
         let asked = async { Ok(self.backends.connector.detour().await) };
         match self
             .within("the host that nodes are reached through", asked)
@@ -133,8 +133,8 @@ impl Bootstrapper {
         {
             Ok(None) => None,
             Ok(Some((name, Ok(())))) => Some(Finding::fine(name, "it answers")),
-            Ok(Some((name, Err(error)))) => Some(Finding::failed(name, &error, MEND)),
-            Err(error) => Some(Finding::failed("jump host", &error, MEND)),
+            Ok(Some((name, Err(error)))) => Some(Finding::failed(name, &error, HINT)),
+            Err(error) => Some(Finding::failed("jump host", &error, HINT)),
         }
     }
 
@@ -148,7 +148,7 @@ impl Bootstrapper {
 
     async fn examine_manager(&self, platform: PlatformId) -> Finding {
         const WHAT: &str = "manager";
-        const MEND: &str = "`bootstrapper up` starts it again; its log is on its node \
+        const HINT: &str = "`bootstrapper up` starts it again; its log is on its node \
                             (`docker logs` of the container with the label lifecycle.role=manager)";
         let asked = async { self.client(platform).await?.platform().await };
         match self.within(WHAT, asked).await {
@@ -163,7 +163,7 @@ impl Bootstrapper {
                 PlatformState::TakingDown => Finding::fine(WHAT, "it takes the platform down"),
                 PlatformState::Running => Finding::fine(WHAT, "it answers; all is up"),
             },
-            Err(error) => Finding::failed(WHAT, &error, MEND),
+            Err(error) => Finding::failed(WHAT, &error, HINT),
         }
     }
 
@@ -182,8 +182,8 @@ impl Bootstrapper {
         let handle = match self.within(about("SSH"), connector.connect(machine)).await {
             Ok(handle) => handle,
             Err(error) => {
-                let mend = "is the machine up, and port 22 open from here?";
-                return vec![Finding::failed(about("SSH"), &error, mend)];
+                let hint = "is the machine up, and port 22 open from here?";
+                return vec![Finding::failed(about("SSH"), &error, hint)];
             }
         };
         let before = self.backends.clock.now();
@@ -199,8 +199,8 @@ impl Bootstrapper {
                 findings.push(disk(about("disk"), answer.free, answer.size));
             }
             Err(error) => {
-                let mend = "the node's shell has to answer; look at it by hand";
-                findings.push(Finding::failed(about("SSH"), &error, mend));
+                let hint = "the node's shell has to answer; look at it by hand";
+                findings.push(Finding::failed(about("SSH"), &error, hint));
             }
         }
         let what = about("Docker");

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Forecast {
     /// Whether a manager runs already; without one, `up` starts it on its node.
     pub manager_runs: bool,
-    /// What stands in the way, each with its mend.
+    /// What stands in the way, each with a hint.
     pub problems: Vec<String>,
     /// What would be otherwise than was wished first.
     pub remarks: Vec<String>,
@@ -68,8 +68,8 @@ impl Bootstrapper {
             .until(self.check_registry(declaration.id))
             .await;
         if let Err(error) = checked {
-            let mend = error.hint().map(|mend| format!("; {mend}"));
-            problems.push(format!("{}{}", error.chain(), mend.unwrap_or_default()));
+            let hint = error.hint().map(|hint| format!("; {hint}"));
+            problems.push(format!("{}{}", error.chain(), hint.unwrap_or_default()));
         }
         if let Ok(client) = self.client(declaration.id).await
             && self

@@ -182,7 +182,7 @@ impl Handover {
             file(name).ok_or_else(|| Error::Invalid {
                 what: format!("the hand-over's file {name}"),
                 why: "it is missing".into(),
-                mend: "run `up` again; it puts the files anew".into(),
+                hint: "run `up` again; it puts the files anew".into(),
             })
         };
         let config: ManagerConfig = parse(CONFIG, &required(CONFIG)?)?;

@@ -26,7 +26,7 @@ impl StateDirectory {
             Refusal::Held(by) => Error::Denied {
                 what: "this command".into(),
                 why: format!("another `up` or `down` of this platform runs here (process {by})"),
-                mend: "wait until it has ended, then run this again".into(),
+                hint: "wait until it has ended, then run this again".into(),
             },
             Refusal::Io(error) => Error::io(what(), error),
         })

@@ -41,7 +41,7 @@ impl StaticBinary {
             return Error::Invalid {
                 what: path.display().to_string(),
                 why: "the lifecycle manager's program is not there".into(),
-                mend: "build it (`cargo build -p lifecycle-manager`) or put it beside the \
+                hint: "build it (`cargo build -p lifecycle-manager`) or put it beside the \
                        bootstrapper"
                     .into(),
             };

@@ -250,7 +250,7 @@ impl Bootstrapper {
         Err(Error::Invalid {
             what: "what is declared".into(),
             why: problems.join("; "),
-            mend: "mend this first; nothing was changed".into(),
+            hint: "fix this first; nothing was changed".into(),
         })
     }
 
@@ -277,7 +277,7 @@ impl Bootstrapper {
                 names.join(", "),
                 kept_in.display()
             ),
-            mend: format!(
+            hint: format!(
                 "copy {} from the machine that brought the platform up, readable by you only; if \
                  the secrets are lost, delete these nodes at their provider, and `bootstrapper up` \
                  creates them again; nothing was touched",
@@ -513,13 +513,13 @@ fn stays(placed: &Placed, declaration: &Declaration) -> Result<()> {
                 "the manager answers at {is}, which services were told when they started; it \
                  cannot change to {wanted} yet"
             ),
-            mend: format!("leave it at {is}, or take the platform down first"),
+            hint: format!("leave it at {is}, or take the platform down first"),
         });
     }
     Err(Error::Invalid {
         what: "manager.node".into(),
         why: format!("the manager was put on {is}, and moving it to {wanted} is not possible yet"),
-        mend: format!("leave it at {is}, or take the platform down first"),
+        hint: format!("leave it at {is}, or take the platform down first"),
     })
 }
 
@@ -571,7 +571,7 @@ fn not_up() -> Error {
     Error::Invalid {
         what: "the platform".into(),
         why: "it is not up: there is no node with its manager".into(),
-        mend: "bring it up with `bootstrapper up`".into(),
+        hint: "bring it up with `bootstrapper up`".into(),
     }
 }
 

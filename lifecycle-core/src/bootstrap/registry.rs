@@ -15,7 +15,7 @@ impl Bootstrapper {
             return Ok(());
         };
         let checked = self.databases.check(url, platform, &self.secrets.key).await;
-        checked.map_err(with_mend)
+        checked.map_err(with_hint)
     }
 
     /// Takes the registry and the databases of kinds into use. The databases of kinds may be away, or reachable
@@ -24,7 +24,7 @@ impl Bootstrapper {
         let key = &self.secrets.key;
         if let Some(url) = &self.registry.central {
             let prepared = self.databases.prepare(url, platform, key).await;
-            prepared.map_err(with_mend)?;
+            prepared.map_err(with_hint)?;
         }
         for (kind, url) in &self.registry.kinds {
             match self.databases.kind(url, platform, key).await {
@@ -60,14 +60,14 @@ fn is_away(error: &Error) -> bool {
 }
 
 /// What the user can do about a database that does not answer; nothing was touched yet.
-fn with_mend(error: Error) -> Error {
+fn with_hint(error: Error) -> Error {
     if !is_away(&error) {
         return error;
     }
     Error::Invalid {
         what: "the registry's database".into(),
         why: error.chain(),
-        mend: "start it, or correct `registry.url` in platform.toml: it has to answer here and on \
+        hint: "start it, or correct `registry.url` in platform.toml: it has to answer here and on \
                the manager's node; nothing was changed"
             .into(),
     }

@@ -181,7 +181,7 @@ impl StateDirectory {
         self.read(name).await?.ok_or_else(|| Error::Invalid {
             what: self.directory.join(name).display().to_string(),
             why: "it is missing, but other files of this platform are here".into(),
-            mend: "restore the directory from a copy".into(),
+            hint: "restore the directory from a copy".into(),
         })
     }
 

@@ -149,7 +149,7 @@ impl<'a> Hearing<'a> {
             what: format!("{what} node {}", change.node()),
             after,
             says: last.clone(),
-            mend: format!(
+            hint: format!(
                 "it goes on in the cloud, and the next run takes it up; where it always takes so \
                  long, raise `cloud.deadlines.{key}`"
             ),

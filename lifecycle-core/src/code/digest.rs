@@ -65,7 +65,7 @@ impl Selection {
         let rules = Rules::parse(&String::from_utf8_lossy(text)).map_err(|bad| Error::Invalid {
             what: format!("`{place}`"),
             why: bad.to_string(),
-            mend: "mend the pattern; close each `[` and put something after `!` and `\\`"
+            hint: "correct the pattern; close each `[` and put something after `!` and `\\`"
                 .to_owned(),
         })?;
         Ok(Self(rules))
@@ -100,7 +100,7 @@ pub fn entries(root: &Path) -> Result<Entries> {
                 .map_err(|name| Error::Invalid {
                     what: format!("file name `{}`", path.join(name).display()),
                     why: "it is not UTF-8".to_owned(),
-                    mend: "rename the file".to_owned(),
+                    hint: "rename the file".to_owned(),
                 })?;
             let relative = if directory.is_empty() {
                 name
@@ -168,7 +168,7 @@ fn kind(path: &Path, file_type: fs::FileType) -> Result<Option<Kind>> {
     Err(Error::Invalid {
         what: format!("`{}`", path.display()),
         why: "it is neither a file, a directory nor a symbolic link".to_owned(),
-        mend: format!("remove it, or leave it out in `{IGNORE_FILE}`"),
+        hint: format!("remove it, or leave it out in `{IGNORE_FILE}`"),
     })
 }
 

@@ -40,7 +40,7 @@ impl PublishedStore {
             Err(Error::Invalid {
                 what: format!("digest `{}` of code base `{}`", code.digest, code.name),
                 why: "it is no SHA-256 in lower-case hexadecimal".to_owned(),
-                mend: "declare the platform again".to_owned(),
+                hint: "declare the platform again".to_owned(),
             })
         }
     }

@@ -27,7 +27,7 @@ pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
         return Err(Error::Invalid {
             what: format!("`{}`", path.display()),
             why: format!("it holds more than {MOST_ENTRIES} files"),
-            mend: "leave some out in a `.dockerignore` in it, or put them into the image".into(),
+            hint: "leave some out in a `.dockerignore` in it, or put them into the image".into(),
         });
     }
     let entries = found.into_iter().map(|(name, kind)| {
@@ -50,7 +50,7 @@ fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Resul
         return Err(Error::Invalid {
             what: format!("`{}`", path.display()),
             why: "it is neither a file nor a directory".into(),
-            mend: "name a file or a directory; a socket or device of the node is named by its \
+            hint: "name a file or a directory; a socket or device of the node is named by its \
                    absolute path"
                 .into(),
         });
@@ -64,7 +64,7 @@ fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Resul
         .ok_or_else(|| Error::Invalid {
             what: format!("`{}`", path.display()),
             why: format!("with it there are more than {} KiB", limit >> 10),
-            mend: "put large files into the image, or data into a named volume".into(),
+            hint: "put large files into the image, or data into a named volume".into(),
         })?;
     Ok(ShippedFile {
         mode: if executable { 0o755 } else { 0o644 },

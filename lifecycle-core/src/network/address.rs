@@ -97,7 +97,7 @@ impl FromStr for Block {
         let invalid = |why: &str| Error::Invalid {
             what: format!("the address block `{value}`"),
             why: why.into(),
-            mend: format!("write a private network such as `{DEFAULT_BLOCK}`"),
+            hint: format!("write a private network such as `{DEFAULT_BLOCK}`"),
         };
         let (base, prefix) = value
             .split_once('/')
@@ -140,7 +140,7 @@ pub fn assign<'a>(
         return Err(Error::Invalid {
             what: format!("the address block `{block}`"),
             why: format!("it has no room for {} services", names.len()),
-            mend: "give a larger block as `network.block`".into(),
+            hint: "give a larger block as `network.block`".into(),
         });
     }
     let usable = |address: &Ipv4Addr| block.contains(*address) && *address != block.agent();

@@ -63,7 +63,7 @@ fn missing(key: &str) -> Error {
     Error::Invalid {
         what: format!("the secret of `{key}`"),
         why: "it is not given".to_owned(),
-        mend: format!("refer to it in `{key}` of platform.toml"),
+        hint: format!("refer to it in `{key}` of platform.toml"),
     }
 }
 

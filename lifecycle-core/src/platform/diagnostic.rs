@@ -1,4 +1,4 @@
-//! What is wrong with the user's files: where, what, and how to mend it.
+//! What is wrong with the user's files: where, what, and how to fix it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -81,14 +81,14 @@ impl std::error::Error for Diagnostics {}
 
 impl From<Diagnostics> for Error {
     fn from(diagnostics: Diagnostics) -> Self {
-        let mends: Vec<String> = diagnostics.iter().filter_map(|d| d.help.clone()).collect();
+        let hints: Vec<String> = diagnostics.iter().filter_map(|d| d.help.clone()).collect();
         Self::Invalid {
             what: "the platform's declaration".to_owned(),
             why: diagnostics.to_string(),
-            mend: if mends.is_empty() {
-                "mend the file at the lines named".to_owned()
+            hint: if hints.is_empty() {
+                "correct the file at the lines named".to_owned()
             } else {
-                mends.join("; ")
+                hints.join("; ")
             },
         }
     }
@@ -343,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_prints_where_what_and_the_mend() {
+    fn a_finding_prints_where_what_and_the_hint() {
         let mut report = Report::new("compose.yaml");
         let at = Place {
             file: 0,

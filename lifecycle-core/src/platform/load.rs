@@ -305,7 +305,7 @@ async fn read_dockerfile(
         .collect();
     dockerfile::read(&String::from_utf8_lossy(&content), &args).map_err(|why| Refusal::Dockerfile {
         message: format!("`{file}` of `{}`: {why}", code.name),
-        help: "mend the Dockerfile, or give the argument in `build.args`",
+        help: "correct the Dockerfile, or give the argument in `build.args`",
     })
 }
 

@@ -53,8 +53,8 @@ impl Outside<'_> {
         if *key == "env" {
             let found = (self.lookup)(name);
             if found.is_none() {
-                let mend = format!("set `{name}`, or write it into `.env`");
-                entry.problem_with_help(report, format!("the variable `{name}` is not set"), mend);
+                let hint = format!("set `{name}`, or write it into `.env`");
+                entry.problem_with_help(report, format!("the variable `{name}` is not set"), hint);
             }
             return found.map(|text| text.trim().to_owned());
         }
@@ -68,8 +68,8 @@ impl Outside<'_> {
             Ok(text) => Some(text.trim().to_owned()),
             Err(error) => {
                 let why = format!("`{name}` cannot be read: {error}");
-                let mend = "name a text file, relative to the Compose file";
-                field.problem_with_help(report, why, mend);
+                let hint = "name a text file, relative to the Compose file";
+                field.problem_with_help(report, why, hint);
                 None
             }
         }

@@ -93,7 +93,7 @@ fn find_with(
         return Err(Error::Invalid {
             what,
             why: "it is no regular file".to_owned(),
-            mend: "name a Compose file".to_owned(),
+            hint: "name a Compose file".to_owned(),
         });
     }
     let project_dir = compose_files

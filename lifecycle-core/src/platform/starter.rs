@@ -72,7 +72,7 @@ impl Starter {
 /// says how many these are: replicas that want one host port need several.
 ///
 /// # Errors
-/// What is wrong on one node, if no number of nodes mends it.
+/// What is wrong on one node, if more nodes cannot fix it.
 pub async fn load_on_fewest_nodes(
     sources: &Sources,
     id: PlatformId,

@@ -347,7 +347,7 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
                 return Err(Error::Invalid {
                     what: "the start order".into(),
                     why: format!("these services wait for each other: {}", names.join(", ")),
-                    mend: "remove one `depends_on` of the circle; a service cannot depend on one \
+                    hint: "remove one `depends_on` of the circle; a service cannot depend on one \
                            that starts last unless it does so itself"
                         .into(),
                 });

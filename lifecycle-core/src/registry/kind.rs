@@ -101,7 +101,7 @@ pub(super) fn is_central(what: &str) -> Error {
     Error::Invalid {
         what: what.to_owned(),
         why: "it is a central registry, not the database of a kind".into(),
-        mend: "name an empty database for the kind in platform.toml".into(),
+        hint: "name an empty database for the kind in platform.toml".into(),
     }
 }
 

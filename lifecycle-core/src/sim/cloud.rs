@@ -238,7 +238,7 @@ fn missing_size(state: &State, spec: &NodeSpec) -> Option<Error> {
     (!sizes.contains(size)).then(|| Error::Exhausted {
         what: format!("node {}", spec.name),
         why: format!("the cloud has no size `{size}`"),
-        mend: format!("use one of {sizes:?}"),
+        hint: format!("use one of {sizes:?}"),
     })
 }
 
@@ -348,7 +348,7 @@ fn provision(
         return Err(Error::Exhausted {
             what: format!("node {}", spec.name),
             why: format!("the quota of {quota} nodes is used up"),
-            mend: "ask for a higher quota or declare fewer nodes".into(),
+            hint: "ask for a higher quota or declare fewer nodes".into(),
         });
     }
     let token = state.new_token();

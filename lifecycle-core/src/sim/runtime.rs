@@ -378,7 +378,7 @@ impl ContainerRuntime for SimRuntime {
             return Err(Error::Invalid {
                 what: format!("container {}", spec.name),
                 why: "its owner is not the one of this connection".into(),
-                mend: "connect as the platform that owns it".into(),
+                hint: "connect as the platform that owns it".into(),
             });
         }
         let call = self.effect(format!("ensure {}", spec.name), |l| l.start);

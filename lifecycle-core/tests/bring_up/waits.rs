@@ -211,7 +211,7 @@ async fn an_error_that_was_fixed_is_forgotten_by_up() {
     let denied = Error::Denied {
         what: "the machine".into(),
         why: "the account may not create it".into(),
-        mend: "grant it".into(),
+        hint: "grant it".into(),
     };
     stage.world.faults().fail_next("build demo/api", denied);
     let outcome = stage.up().await.unwrap();

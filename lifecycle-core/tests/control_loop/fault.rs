@@ -253,14 +253,14 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
     assert_eq!(effects(&stage, since), Vec::<String>::new());
     assert!(stage.world.violations().is_empty());
 
-    change(&mut stage, "mended");
+    change(&mut stage, "repaired");
     stage
         .manager
         .apply(stage.declaration.clone())
         .await
         .unwrap();
     stage
-        .until("mended", limit, |s| {
+        .until("repaired", limit, |s| {
             s.generation > generation && s.settled && s.is_idle()
         })
         .await;
@@ -371,7 +371,7 @@ async fn a_short_silence_withdraws_nothing_and_nothing_is_begun_meanwhile() {
             let events = stage.events(kind, cursor).await;
             assert!(events.is_empty(), "seed {seed}: {events:#?}");
         }
-        // What happened to it behind the silence is mended after it.
+        // Changes during the outage are repaired after it.
         let (on, container) = stage.place(&instance("db", 1));
         faults.partition(&silent).unwrap();
         faults.kill_container(&on, &container.name, 1).unwrap();

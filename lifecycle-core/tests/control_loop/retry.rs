@@ -22,7 +22,7 @@ const MARK: &str = "broken outside";
 fn errors() -> Vec<Error> {
     let what = || MARK.to_owned();
     let why = what;
-    let mend = || "repair it".to_owned();
+    let hint = || "repair it".to_owned();
     vec![
         Error::not_found(what()),
         Error::Conflict {
@@ -32,7 +32,7 @@ fn errors() -> Vec<Error> {
         Error::Invalid {
             what: what(),
             why: why(),
-            mend: mend(),
+            hint: hint(),
         },
         Error::Unsupported {
             what: what(),
@@ -41,7 +41,7 @@ fn errors() -> Vec<Error> {
         Error::Denied {
             what: what(),
             why: why(),
-            mend: mend(),
+            hint: hint(),
         },
         Error::Unreachable {
             what: what(),
@@ -55,7 +55,7 @@ fn errors() -> Vec<Error> {
             what: what(),
             after: Duration::from_secs(1),
             says: None,
-            mend: mend(),
+            hint: hint(),
         },
         Error::Throttled {
             what: what(),
@@ -64,7 +64,7 @@ fn errors() -> Vec<Error> {
         Error::Exhausted {
             what: what(),
             why: why(),
-            mend: mend(),
+            hint: hint(),
         },
         Error::failed(what(), why()),
         Error::Build {
@@ -272,7 +272,7 @@ async fn a_retry_touches_nothing_else() {
         let error = Error::Denied {
             what: MARK.into(),
             why: MARK.into(),
-            mend: "repair it".into(),
+            hint: "repair it".into(),
         };
         stage.world.faults().fail_next(pull, error);
     }

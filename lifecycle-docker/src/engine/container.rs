@@ -160,7 +160,7 @@ impl DockerEngine {
         Err(Error::Exhausted {
             what: format!("host ports for container {}", spec.name),
             why: format!("the last {PORT_TRIES} that were tried are taken"),
-            mend: "free ports between 20000 and 29999 on the node".into(),
+            hint: "free ports between 20000 and 29999 on the node".into(),
         })
     }
 
@@ -243,7 +243,7 @@ impl DockerEngine {
                         return Err(Error::Invalid {
                             what: format!("the external volume {name}"),
                             why: "the node's engine has none of that name".into(),
-                            mend: "make it there with `docker volume create`, or declare it \
+                            hint: "make it there with `docker volume create`, or declare it \
                                    without `external`"
                                 .into(),
                         });
@@ -276,7 +276,7 @@ impl DockerEngine {
             port::assign(&spec.ports, taken).ok_or_else(|| Error::Exhausted {
                 what: format!("host ports for container {}", spec.name),
                 why: "all ports of the platform's range are taken".into(),
-                mend: "free ports between 20000 and 29999 on the node".into(),
+                hint: "free ports between 20000 and 29999 on the node".into(),
             })?
         };
         let what = format!("creating container {}", spec.name);

@@ -360,7 +360,7 @@ mod tests {
             let invalid = |why: &str| Error::Invalid {
                 what: "building x".into(),
                 why: why.into(),
-                mend: String::new(),
+                hint: String::new(),
             };
             let error = not_parsed(invalid(why), "sub/Dockerfile");
             let Error::Build { place, .. } = &error else {

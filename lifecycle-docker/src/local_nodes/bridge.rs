@@ -45,7 +45,7 @@ impl Bridge {
         bridge.ok_or_else(|| Error::Invalid {
             what: what.to_owned(),
             why: "it has no IPv4 block".to_owned(),
-            mend: "let the engine have its bridge, or name an address".to_owned(),
+            hint: "let the engine have its bridge, or name an address".to_owned(),
         })
     }
 }

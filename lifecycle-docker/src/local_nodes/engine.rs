@@ -14,7 +14,7 @@ pub(super) fn open(socket: &Path) -> Result<Docker> {
     let path = socket.to_str().ok_or_else(|| Error::Invalid {
         what: format!("socket {}", socket.display()),
         why: "its path is not UTF-8".to_owned(),
-        mend: "name Docker's socket, for example /var/run/docker.sock".to_owned(),
+        hint: "name Docker's socket, for example /var/run/docker.sock".to_owned(),
     })?;
     Docker::connect_with_unix(path, ANSWER_LIMIT.as_secs(), bollard::API_DEFAULT_VERSION)
         .map_err(|error| engine_error("the Docker engine", error))
@@ -88,7 +88,7 @@ pub(super) fn engine_error(what: &str, error: bollard::errors::Error) -> Error {
         Docker::HyperLegacyError { .. } if is_permission(&error) => Error::Denied {
             what: "access to the Docker engine".to_owned(),
             why: "its socket belongs to others".to_owned(),
-            mend: "join the group that owns the socket (`docker`, then log in anew), or run as \
+            hint: "join the group that owns the socket (`docker`, then log in anew), or run as \
                    root"
                 .to_owned(),
         },

@@ -64,10 +64,10 @@ impl FirstBoot {
 
     /// Refuses what could not be carried out, or would break out of where it is written.
     pub(super) fn check(&self) -> Result<()> {
-        let invalid = |what: String, why: &str, mend: &str| Error::Invalid {
+        let invalid = |what: String, why: &str, hint: &str| Error::Invalid {
             what,
             why: why.to_owned(),
-            mend: mend.to_owned(),
+            hint: hint.to_owned(),
         };
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
         let account = self.account.as_str();
@@ -99,7 +99,7 @@ impl FirstBoot {
         STANDARD.decode(data.expose()).map_err(|_| Error::Invalid {
             what: "the user data of a node".to_owned(),
             why: "it is not base64".to_owned(),
-            mend: "encode it, for example with `base64 -w0`".to_owned(),
+            hint: "encode it, for example with `base64 -w0`".to_owned(),
         })
     }
 

@@ -64,7 +64,7 @@ impl Flavour {
             Some(other) => Err(Error::Invalid {
                 what: format!("image `{other}` of node {}", spec.name),
                 why: "local nodes have no such image".to_owned(),
-                mend: "write `ready` (has an engine, the default) or `bare` (has none)".to_owned(),
+                hint: "write `ready` (has an engine, the default) or `bare` (has none)".to_owned(),
             }),
         }
     }
@@ -123,7 +123,7 @@ impl From<Failure> for Error {
             Failure::NoBase(why) => Self::Invalid {
                 what: format!("the base image {BASE_IMAGE}"),
                 why: format!("the engine has none and cannot pull it: {why}"),
-                mend: "run `script/base-image`, which makes it from Debian's packages".to_owned(),
+                hint: "run `script/base-image`, which makes it from Debian's packages".to_owned(),
             },
             Failure::Build(why) => Self::failed("building the image of local nodes", why),
             Failure::Engine(why) => Self::Interrupted {

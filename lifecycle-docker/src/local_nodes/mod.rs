@@ -135,7 +135,7 @@ impl LocalNodes {
             return Err(Error::Invalid {
                 what: "the key for local nodes".to_owned(),
                 why: "it is not one public key in OpenSSH form".to_owned(),
-                mend: "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`".to_owned(),
+                hint: "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`".to_owned(),
             });
         }
         options.authorized_key = key;
@@ -143,7 +143,7 @@ impl LocalNodes {
             return Err(Error::Invalid {
                 what: format!("socket {}", options.socket.display()),
                 why: "it is not an absolute path".to_owned(),
-                mend: "name Docker's socket, for example /var/run/docker.sock".to_owned(),
+                hint: "name Docker's socket, for example /var/run/docker.sock".to_owned(),
             });
         }
         Ok(Self {
@@ -333,7 +333,7 @@ impl LocalNodes {
             return Err(Error::Invalid {
                 what: format!("size `{size}` of node {}", spec.name),
                 why: "local nodes have no sizes, they share this machine".to_owned(),
-                mend: "leave `size` out".to_owned(),
+                hint: "leave `size` out".to_owned(),
             });
         }
         match self.options.first_boot {
@@ -416,8 +416,8 @@ impl CloudProvider for LocalNodes {
                     flavours.insert(flavour);
                 }
                 Err(error) => {
-                    let mend = error.hint().unwrap_or("correct the declaration");
-                    problems.push(format!("The {error}: {mend}."));
+                    let hint = error.hint().unwrap_or("correct the declaration");
+                    problems.push(format!("The {error}: {hint}."));
                 }
             }
         }
@@ -431,11 +431,11 @@ impl CloudProvider for LocalNodes {
         match asked.await {
             Ok(found) => problems.extend(found),
             Err(error) => {
-                let mend = error
+                let hint = error
                     .hint()
                     .unwrap_or("install Docker, start it, and see that `docker info` answers");
                 problems.push(format!(
-                    "The Docker engine at {} cannot be used ({}): {mend}.",
+                    "The Docker engine at {} cannot be used ({}): {hint}.",
                     self.options.socket.display(),
                     error.chain()
                 ));

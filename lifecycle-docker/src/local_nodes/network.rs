@@ -53,12 +53,12 @@ impl NetworkWish<'_> {
             Some(wanted) => Error::Invalid {
                 what: format!("subnet {wanted} of local nodes"),
                 why: "it overlaps a network that the engine has".to_owned(),
-                mend: "choose another subnet, or none: a free one is found then".to_owned(),
+                hint: "choose another subnet, or none: a free one is found then".to_owned(),
             },
             None => Error::Exhausted {
                 what: "subnets for local nodes".to_owned(),
                 why: "all of 10.89.0.0/16 is taken".to_owned(),
-                mend: "remove Docker networks that are no longer needed, or configure a subnet"
+                hint: "remove Docker networks that are no longer needed, or configure a subnet"
                     .to_owned(),
             },
         })

@@ -177,7 +177,7 @@ impl LocalNodes {
         let address = address.ok_or_else(|| Error::Exhausted {
             what: format!("addresses in {subnet}"),
             why: "each has a node".to_owned(),
-            mend: "delete nodes, or begin anew with a larger `subnet`".to_owned(),
+            hint: "delete nodes, or begin anew with a larger `subnet`".to_owned(),
         })?;
         let spec = MachineSpec {
             node,

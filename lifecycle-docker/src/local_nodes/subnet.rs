@@ -73,7 +73,7 @@ impl FromStr for Subnet {
         let invalid = |why: &str| Error::Invalid {
             what: format!("subnet `{text}`"),
             why: why.to_owned(),
-            mend: "write the network's first address and a prefix, for example 10.89.0.0/24"
+            hint: "write the network's first address and a prefix, for example 10.89.0.0/24"
                 .to_owned(),
         };
         let (address, prefix) = text

@@ -36,7 +36,7 @@ impl Credential {
                 Err(error) => Err(Error::Invalid {
                     what: "the SSH private key".into(),
                     why: error.to_string(),
-                    mend: "give an ed25519 key in OpenSSH form without a passphrase".into(),
+                    hint: "give an ed25519 key in OpenSSH form without a passphrase".into(),
                 }),
             },
         }

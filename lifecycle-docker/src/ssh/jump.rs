@@ -72,7 +72,7 @@ impl Jump {
         let refused = |why: String| Error::Invalid {
             what: name.clone(),
             why,
-            mend: format!(
+            hint: format!(
                 "`ssh-keyscan -p {port} {host}` prints its keys; compare them with what its owner \
                  says, and give one as `ssh-ed25519 AAAA…`"
             ),

@@ -197,7 +197,7 @@ impl SshAccess {
             return Err(Error::Denied {
                 what: format!("a command as root on {}", self.host),
                 why,
-                mend: format!(
+                hint: format!(
                     "let account `{}` run sudo without a password",
                     self.pool.peer().user
                 ),
@@ -280,7 +280,7 @@ fn split_path(path: &str) -> Result<(String, String)> {
     let invalid = |why: &str| Error::Invalid {
         what: format!("the path `{path}`"),
         why: why.into(),
-        mend: "name a file by its absolute path".into(),
+        hint: "name a file by its absolute path".into(),
     };
     if path.contains(['\0', '\n']) {
         return Err(invalid("it holds a line break or a zero byte"));

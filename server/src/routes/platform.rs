@@ -52,8 +52,8 @@ fn read(body: &[u8]) -> Result<Declaration, Problem> {
     })
 }
 
-/// Declares the platform anew; also while it converges, or a bad declaration could never be
-/// mended.
+/// Replaces the declaration. Also allowed while the platform converges, so that a bad declaration can be
+/// corrected.
 pub(super) async fn apply(
     _: Admin,
     State(manager): State<Arc<Manager>>,

@@ -93,7 +93,7 @@ impl FilesService {
             .map_err(|_| Error::Invalid {
                 what: format!("the key of simulated storage account `{}`", account.name),
                 why: "it is not Base64".to_owned(),
-                mend: "give what `base64` makes of some bytes".to_owned(),
+                hint: "give what `base64` makes of some bytes".to_owned(),
             })?;
         let now = self.now();
         let mut state = self.state();

@@ -5,7 +5,7 @@
 //! over those that they extend (`extends`). Then the files are merged, each over those before it
 //! (`merge`, by the `rules` of each key), and services that no active profile enables are taken
 //! out (`profiles`). All of it happens on trees whose parts know their places, so a finding in
-//! the whole still names the file, the line and the key that are to be mended.
+//! the whole still names the file, the line and the key to correct.
 
 mod environment;
 mod extends;

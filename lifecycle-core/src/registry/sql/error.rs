@@ -56,22 +56,22 @@ fn refusal(place: &str, code: &str, says: String, error: DbErr) -> Error {
         "28000" | "28P01" => Error::Denied {
             what,
             why: says,
-            mend: "check the user and the password in the database's URL".into(),
+            hint: "check the user and the password in the database's URL".into(),
         },
         "42501" => Error::Denied {
             what,
             why: says,
-            mend: "let the database's user own the registry's tables and create them".into(),
+            hint: "let the database's user own the registry's tables and create them".into(),
         },
         "3D000" => Error::Invalid {
             what,
             why: says,
-            mend: "create the database, or name another one in its URL".into(),
+            hint: "create the database, or name another one in its URL".into(),
         },
         "25006" => Error::Invalid {
             what,
             why: says,
-            mend: "name the primary server, not a standby".into(),
+            hint: "name the primary server, not a standby".into(),
         },
         // Serialisation, deadlock, a lock or a statement that took too long; busy, locked.
         "40001" | "40P01" | "55P03" | "57014" | "5" | "6" | "261" | "262" | "517" => {
@@ -80,13 +80,13 @@ fn refusal(place: &str, code: &str, says: String, error: DbErr) -> Error {
         "53100" | "13" => Error::Exhausted {
             what,
             why: says,
-            mend: "make room on the database's disk".into(),
+            hint: "make room on the database's disk".into(),
         },
         "11" | "26" => Error::Corrupt { what, why: says },
         "8" | "14" | "1032" | "1544" => Error::Denied {
             what,
             why: says,
-            mend: "let this user read and write the file and its directory".into(),
+            hint: "let this user read and write the file and its directory".into(),
         },
         _ => Error::Failed {
             what,

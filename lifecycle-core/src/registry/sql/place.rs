@@ -61,7 +61,7 @@ impl Place {
             Error::Invalid {
             what: "the registry's URL".into(),
             why,
-            mend: "write sqlite:///path/registry.db?mode=rwc or postgres://user:password@host/database"
+            hint: "write sqlite:///path/registry.db?mode=rwc or postgres://user:password@host/database"
                 .into(),
         }
         };

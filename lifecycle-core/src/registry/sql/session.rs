@@ -70,33 +70,33 @@ fn as_kept(mut statement: Statement) -> Statement {
 
 fn without_nul(value: &mut Value) {
     match value {
-        Value::String(Some(text)) => mend(text),
-        Value::Json(Some(json)) => mend_json(json),
+        Value::String(Some(text)) => replace_nul(text),
+        Value::Json(Some(json)) => replace_nul_in_json(json),
         _ => {}
     }
 }
 
-fn mend(text: &mut String) {
+fn replace_nul(text: &mut String) {
     if text.contains('\0') {
         *text = text.replace('\0', "\u{fffd}");
     }
 }
 
-fn mend_json(json: &mut Json) {
+fn replace_nul_in_json(json: &mut Json) {
     match json {
-        Json::String(text) => mend(text),
-        Json::Array(values) => values.iter_mut().for_each(mend_json),
+        Json::String(text) => replace_nul(text),
+        Json::Array(values) => values.iter_mut().for_each(replace_nul_in_json),
         Json::Object(fields) => {
             if fields.keys().any(|key| key.contains('\0')) {
                 *fields = std::mem::take(fields)
                     .into_iter()
                     .map(|(mut key, value)| {
-                        mend(&mut key);
+                        replace_nul(&mut key);
                         (key, value)
                     })
                     .collect();
             }
-            fields.values_mut().for_each(mend_json);
+            fields.values_mut().for_each(replace_nul_in_json);
         }
         Json::Null | Json::Bool(_) | Json::Number(_) => {}
     }
@@ -128,8 +128,8 @@ mod tests {
     #[test]
     fn postgres_is_given_no_nul() {
         let json = serde_json::json!({"a\0": ["b\0", {"c": "\0"}], "d": 1});
-        let mended = serde_json::json!({"a\u{fffd}": ["b\u{fffd}", {"c": "\u{fffd}"}], "d": 1});
-        assert_eq!(kept(DatabaseBackend::Postgres, json), Value::from(mended));
+        let replaced = serde_json::json!({"a\u{fffd}": ["b\u{fffd}", {"c": "\u{fffd}"}], "d": 1});
+        assert_eq!(kept(DatabaseBackend::Postgres, json), Value::from(replaced));
         assert_eq!(
             kept(DatabaseBackend::Postgres, "x\0"),
             Value::from("x\u{fffd}")

@@ -35,7 +35,7 @@ impl SqlRegistry {
             return Err(Error::Invalid {
                 what: self.place.clone(),
                 why: "it is the database of a kind, a copy of a registry".into(),
-                mend: "name the central registry's own database, or an empty one".into(),
+                hint: "name the central registry's own database, or an empty one".into(),
             });
         }
         if is_kind && found.follows.is_none() && found.registry.is_some() {
@@ -52,7 +52,7 @@ impl SqlRegistry {
                 return Err(Error::Denied {
                     what: self.place.clone(),
                     why: "it is sealed with another platform's key".into(),
-                    mend:
+                    hint:
                         "give it the platform.key that it was made with, name another database, or \
                            empty this one if nobody needs it"
                             .into(),

@@ -37,7 +37,7 @@ pub(super) fn signed(number: u64) -> Result<i64> {
     i64::try_from(number).map_err(|_| Error::Invalid {
         what: "number for the registry".into(),
         why: format!("{number} is above {}", i64::MAX),
-        mend: "use a smaller one".into(),
+        hint: "use a smaller one".into(),
     })
 }
 

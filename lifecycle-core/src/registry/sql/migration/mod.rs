@@ -56,7 +56,7 @@ pub(super) async fn up(transaction: &DatabaseTransaction, place: &str) -> Result
                 "a newer version of this program has changed its tables ({})",
                 newer.join(", ")
             ),
-            mend: "run that version, or a later one".into(),
+            hint: "run that version, or a later one".into(),
         });
     }
     Migrator::up(transaction, None).await.map_err(at(place))

@@ -33,10 +33,10 @@ pub fn platform(
         let services = declared.flat_map(|(_, d)| d.services.values());
         let wanted: usize = services.map(|s| usize::from(s.replicas)).sum();
         let recorded = snapshot.instances.values();
-        let up = recorded.filter(|v| is_up(&v.value.state)).count();
+        let up = recorded.filter(|record| is_up(&record.state)).count();
         (true, up == wanted && up == snapshot.instances.len())
     };
-    let unknown = snapshot.nodes.values().any(|n| n.value.unknown.is_some());
+    let unknown = snapshot.nodes.values().any(|n| n.unknown.is_some());
     PlatformV1 {
         name: name.to_string(),
         id: id.to_string(),
@@ -68,7 +68,7 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
     names
         .into_iter()
         .map(|name| {
-            let record = snapshot.nodes.get(name).map(|v| &v.value);
+            let record = snapshot.nodes.get(name);
             let machine = record.and_then(|r| r.observed.as_ref());
             let unknown = record.and_then(|r| r.unknown.as_ref());
             let state = match (machine.map(|m| m.power), unknown) {
@@ -102,7 +102,7 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
 /// All declared services with their replicas.
 pub fn services(snapshot: &Snapshot, status: &Status) -> Vec<ServiceV1> {
     let mut records: BTreeMap<&InstanceId, &InstanceRecord> = BTreeMap::new();
-    for record in snapshot.instances.values().map(|v| &v.value) {
+    for record in snapshot.instances.values() {
         // The container that the plan means; before the first plan, the one that is ready.
         let planned = status.plan.instances.get(&record.id);
         let merit = |r: &InstanceRecord| {

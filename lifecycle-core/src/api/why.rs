@@ -14,7 +14,7 @@ use crate::platform::Declaration;
 use crate::reconcile::{
     EngineView, Held, HeldBy, InstanceStatus, Observed, Readiness, Status, Step,
 };
-use crate::registry::{Snapshot, Versioned};
+use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
 
 /// How far what holds something up is followed: a service waits for a service that waits …
@@ -212,11 +212,7 @@ impl World<'_> {
             return says;
         }
         // Who does not lead observes nothing; what the leader has recorded is known.
-        let records = self
-            .snapshot
-            .instances
-            .values()
-            .map(|Versioned { value, .. }| value);
+        let records = self.snapshot.instances.values();
         says.extend(records.filter(|r| r.id == *id).map(|record| {
             format!(
                 "last recorded: {} on {}, container {}",
@@ -241,7 +237,7 @@ impl World<'_> {
             ));
         }
         let Some(view) = self.observed.nodes.get(name) else {
-            let record = self.snapshot.nodes.get(name).map(|v| &v.value);
+            let record = self.snapshot.nodes.get(name);
             says.push(match record.and_then(|r| r.unknown.as_ref()) {
                 Some(unknown) => format!("last recorded: unknown: {}", unknown.why),
                 None if record.is_some_and(|r| r.observed.is_some()) => {

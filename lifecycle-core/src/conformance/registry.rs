@@ -43,8 +43,7 @@ pub async fn all(backend: &dyn Backend) -> Result<()> {
     batch::a_new_registry_is_empty(&*backend.fresh().await?).await?;
     batch::a_batch_is_recorded_whole_or_not_at_all(&*backend.fresh().await?).await?;
     batch::a_stale_epoch_is_refused(backend).await?;
-    batch::an_expectation_that_does_not_hold_is_a_conflict(&*backend.fresh().await?).await?;
-    batch::versions_count_writes(&*backend.fresh().await?).await?;
+    batch::changes_apply_in_their_order(&*backend.fresh().await?).await?;
     record::a_declaration_makes_the_next_generation(&*backend.fresh().await?).await?;
     record::an_identical_declaration_makes_no_generation(&*backend.fresh().await?).await?;
     record::records_come_back_as_they_were_put(&*backend.fresh().await?).await?;

@@ -63,14 +63,14 @@ impl Manager {
             Some(service) => id.service == *service,
             None => replica.as_ref() == Some(id),
         };
-        let records = snapshot.instances.into_values().map(|v| v.value);
+        let records = snapshot.instances.into_values();
         let meant = records.filter(|record| is_meant(&record.id));
         let record = meant.max_by_key(merit).ok_or_else(|| Error::Conflict {
             what: format!("a command in {name}"),
             why: "no container of it exists".into(),
         })?;
         let node = snapshot.nodes.get(&record.node);
-        let recorded = node.and_then(|node| node.value.observed.clone());
+        let recorded = node.and_then(|node| node.observed.clone());
         let container = Arc::clone(&record.container.0);
         let handle = Source::of(self, record, recorded).handle().await?;
         let session = handle.runtime.exec(&container, command).await?;

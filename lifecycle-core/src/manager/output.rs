@@ -73,12 +73,12 @@ impl Manager {
                 known.map(ServiceName::as_str),
             ));
         }
-        let records = snapshot.instances.into_values().map(|v| v.value);
+        let records = snapshot.instances.into_values();
         let of_service = records.filter(|record| record.id.service == *service);
         let nodes = &snapshot.nodes;
         let streams = of_service.map(|record| {
             let node = nodes.get(&record.node);
-            let recorded = node.and_then(|node| node.value.observed.clone());
+            let recorded = node.and_then(|node| node.observed.clone());
             self.output_of(record, recorded, options.clone())
         });
         Ok(stream::select_all(streams).boxed())

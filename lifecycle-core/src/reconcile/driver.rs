@@ -219,7 +219,7 @@ impl Driver {
         target: watch::Receiver<Option<Target>>,
     ) -> Self {
         let declared = watch::Sender::new(None);
-        let liveness = Liveness::recall(registry.instances.values().map(|v| &v.value));
+        let liveness = Liveness::recall(registry.instances.values());
         let watcher = Watcher::start(
             backends.clone(),
             options.watch.clone(),
@@ -231,7 +231,7 @@ impl Driver {
         let (reporter, reports) = mpsc::unbounded_channel();
         let (retry_sender, retry_requests) = mpsc::unbounded_channel();
         let feeder = Feeder::new(backends.clone(), epoch, reporter);
-        let recorded = registry.nodes.values().map(|v| &v.value);
+        let recorded = registry.nodes.values();
         let operations = recorded
             .filter_map(|node| Some((node.name.clone(), node.operation.clone()?)))
             .collect::<BTreeMap<_, _>>();
@@ -455,9 +455,7 @@ impl Driver {
         self.backends.registry.commit(self.epoch, batch).await?;
         self.events.clear();
         let is_known = |change: &Change| match change {
-            Change::PutInstance { record, .. } => {
-                self.last_seen.get(&record.id) == Some(&record.node)
-            }
+            Change::PutInstance(record) => self.last_seen.get(&record.id) == Some(&record.node),
             Change::DeleteInstance(_) => false,
             _ => true,
         };
@@ -649,7 +647,7 @@ fn new_steps<'a>(former: &[Step], steps: &'a [Step]) -> Vec<&'a Step> {
 
 /// Where each replica was last seen: where it was started last.
 fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
-    let mut records: Vec<&InstanceRecord> = registry.instances.values().map(|v| &v.value).collect();
+    let mut records: Vec<&InstanceRecord> = registry.instances.values().collect();
     records.sort_by_key(|record| (&record.id, record.started_at));
     let places = records.into_iter().map(|r| (r.id.clone(), r.node.clone()));
     places.collect()

@@ -13,7 +13,7 @@ use crate::model::{
     ContainerId, Endpoint, EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent,
     NodeName, Subject,
 };
-use crate::registry::{Batch, Change, Expect, NodeRecord, Snapshot, Versioned};
+use crate::registry::{Batch, Change, NodeRecord, Snapshot};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
 /// What of the registry has to change.
@@ -44,14 +44,14 @@ pub(super) fn record(
 pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
     for change in changes {
         match change {
-            Change::PutNode { record, .. } => {
-                put(&mut snapshot.nodes, record.name.clone(), *record);
+            Change::PutNode(record) => {
+                snapshot.nodes.insert(record.name.clone(), *record);
             }
             Change::DeleteNode(name) => {
                 snapshot.nodes.remove(&name);
             }
-            Change::PutInstance { record, .. } => {
-                put(&mut snapshot.instances, record.container.clone(), *record);
+            Change::PutInstance(record) => {
+                snapshot.instances.insert(record.container.clone(), *record);
             }
             Change::DeleteInstance(container) => {
                 snapshot.instances.remove(&container);
@@ -95,7 +95,7 @@ struct Recording<'a> {
 impl Recording<'_> {
     fn nodes(&mut self) {
         for (name, view) in &self.observed.nodes {
-            let old = self.before.nodes.get(name).map(|v| &v.value);
+            let old = self.before.nodes.get(name);
             let operation = self.under_way.operations.get(name).cloned();
             let record = node_record(name, view, old, operation);
             if old == Some(&record) {
@@ -116,10 +116,7 @@ impl Recording<'_> {
                 ),
                 _ => {}
             }
-            self.batch.changes.push(Change::PutNode {
-                record: Box::new(record),
-                expected: Expect::Any,
-            });
+            self.batch.changes.push(Change::PutNode(Box::new(record)));
         }
         if self.observed.cloud_unknown.is_some() {
             return;
@@ -140,11 +137,8 @@ impl Recording<'_> {
                 operation: self.under_way.operations.get(&name).cloned(),
                 ..NodeRecord::new(name.clone())
             };
-            if self.before.nodes.get(&name).map(|v| &v.value) != Some(&record) {
-                self.batch.changes.push(Change::PutNode {
-                    record: Box::new(record),
-                    expected: Expect::Any,
-                });
+            if self.before.nodes.get(&name) != Some(&record) {
+                self.batch.changes.push(Change::PutNode(Box::new(record)));
             }
         }
     }
@@ -173,8 +167,8 @@ impl Recording<'_> {
         let seen: HashSet<&ContainerId> = containers().map(|(_, _, _, c)| &c.id).collect();
         let represented: HashSet<&InstanceId> = containers().map(|(_, _, id, _)| id).collect();
         for recorded in before.instances.values() {
-            if !seen.contains(&recorded.value.container) {
-                self.unseen(recorded.value.clone(), &represented);
+            if !seen.contains(&recorded.container) {
+                self.unseen(recorded.clone(), &represented);
             }
         }
     }
@@ -272,7 +266,6 @@ impl Recording<'_> {
 
     fn put_instance(&mut self, record: InstanceRecord) {
         let old = self.before.instances.get(&record.container);
-        let old = old.map(|v| &v.value);
         if old == Some(&record) {
             return;
         }
@@ -314,10 +307,8 @@ impl Recording<'_> {
                 format!("{} failed: {why}", record.id),
             );
         }
-        self.batch.changes.push(Change::PutInstance {
-            record: Box::new(record),
-            expected: Expect::Any,
-        });
+        let change = Change::PutInstance(Box::new(record));
+        self.batch.changes.push(change);
     }
 
     fn rejections(&mut self) {
@@ -359,11 +350,6 @@ impl Recording<'_> {
             data: serde_json::Value::Null,
         });
     }
-}
-
-fn put<K: Ord, V>(map: &mut BTreeMap<K, Versioned<V>>, key: K, value: V) {
-    let version = map.get(&key).map_or(1, |old| old.version + 1);
-    map.insert(key, Versioned { value, version });
 }
 
 fn node_record(

@@ -1,5 +1,5 @@
 //! What a batch does, worked out before anything is written: every registry applies the same
-//! outcome, so that they cannot differ in when a version rises or an expectation fails.
+//! outcome, so that they cannot differ in which generation a declaration becomes.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-use super::{Change, Credential, Expect, NodeRecord, RejectedSpec, Versioned};
+use super::{Change, Credential, NodeRecord, RejectedSpec};
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerId, Generation, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
@@ -15,23 +15,13 @@ use crate::model::{
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 
-/// What a batch has to know of the state that it meets.
-pub(super) trait Present {
-    /// The declaration in force with its generation.
-    fn declaration(&self) -> Option<(Generation, &Declaration)>;
-    /// The version of a node's record.
-    fn node(&self, name: &NodeName) -> Option<u64>;
-    /// The version of an instance's record.
-    fn instance(&self, container: &ContainerId) -> Option<u64>;
-}
-
 /// The outcome of a batch. `None` in a map means that the entry is forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Effect {
     /// New generations, oldest first.
     pub(super) declarations: Vec<(Generation, Declaration)>,
-    pub(super) nodes: BTreeMap<NodeName, Option<Versioned<NodeRecord>>>,
-    pub(super) instances: BTreeMap<ContainerId, Option<Versioned<InstanceRecord>>>,
+    pub(super) nodes: BTreeMap<NodeName, Option<NodeRecord>>,
+    pub(super) instances: BTreeMap<ContainerId, Option<InstanceRecord>>,
     pub(super) rejected: BTreeMap<InstanceId, Option<RejectedSpec>>,
     pub(super) operations: BTreeMap<OperationId, Operation>,
     pub(super) credentials: BTreeMap<String, Credential>,
@@ -41,60 +31,37 @@ pub(super) struct Effect {
 }
 
 impl Effect {
-    /// Works a batch's changes out, in their order, on top of `present`.
-    pub(super) fn of(changes: Vec<Change>, present: &impl Present) -> Result<Self> {
+    /// Works a batch's changes out, in their order, on top of the declaration `in_force`.
+    pub(super) fn of(
+        changes: Vec<Change>,
+        in_force: Option<&(Generation, Declaration)>,
+    ) -> Result<Self> {
         let mut effect = Self::default();
         for change in changes {
-            effect.add(change, present)?;
+            effect.add(change, in_force)?;
         }
         Ok(effect)
     }
 
-    fn add(&mut self, change: Change, present: &impl Present) -> Result<()> {
+    fn add(&mut self, change: Change, in_force: Option<&(Generation, Declaration)>) -> Result<()> {
         match change {
             Change::Declare {
                 expected,
                 declaration,
-            } => return self.declare(expected, *declaration, present),
-            Change::PutNode {
-                mut record,
-                expected,
-            } => {
+            } => return self.declare(expected, *declaration, in_force),
+            Change::PutNode(mut record) => {
                 if let Some(unknown) = &mut record.unknown {
                     unknown.since = stored(unknown.since);
                 }
-                let there = match self.nodes.get(&record.name) {
-                    Some(pending) => pending.as_ref().map(|put| put.version),
-                    None => present.node(&record.name),
-                };
-                let version = next_version(expected, there, || format!("node {}", record.name))?;
-                let put = Versioned {
-                    value: *record,
-                    version,
-                };
-                self.nodes.insert(put.value.name.clone(), Some(put));
+                self.nodes.insert(record.name.clone(), Some(*record));
             }
             Change::DeleteNode(name) => {
                 self.nodes.insert(name, None);
             }
-            Change::PutInstance {
-                mut record,
-                expected,
-            } => {
+            Change::PutInstance(mut record) => {
                 store_instance_times(&mut record);
-                let there = match self.instances.get(&record.container) {
-                    Some(pending) => pending.as_ref().map(|put| put.version),
-                    None => present.instance(&record.container),
-                };
-                let version = next_version(expected, there, || {
-                    format!("instance {} in container {}", record.id, record.container)
-                })?;
-                let put = Versioned {
-                    value: *record,
-                    version,
-                };
                 self.instances
-                    .insert(put.value.container.clone(), Some(put));
+                    .insert(record.container.clone(), Some(*record));
             }
             Change::DeleteInstance(container) => {
                 self.instances.insert(container, None);
@@ -130,17 +97,14 @@ impl Effect {
         &mut self,
         expected: Option<Generation>,
         declaration: Declaration,
-        present: &impl Present,
+        in_force: Option<&(Generation, Declaration)>,
     ) -> Result<()> {
-        let in_force = match self.declarations.last() {
-            Some((generation, pending)) => Some((*generation, pending)),
-            None => present.declaration(),
-        };
+        let in_force = self.declarations.last().or(in_force);
         // First of all: who repeats a call whose answer was lost gets the same answer.
         if in_force.is_some_and(|(_, same)| *same == declaration) {
             return Ok(());
         }
-        let current = in_force.map(|(generation, _)| generation);
+        let current = in_force.map(|(generation, _)| *generation);
         if current != expected {
             let word = |generation: Option<Generation>| match generation {
                 Some(number) => format!("generation {number}"),
@@ -158,28 +122,6 @@ impl Effect {
         let next = Generation(current.map_or(1, |generation| generation.0 + 1));
         self.declarations.push((next, declaration));
         Ok(())
-    }
-}
-
-fn next_version(
-    expected: Expect,
-    there: Option<u64>,
-    what: impl FnOnce() -> String,
-) -> Result<u64> {
-    let why = match (expected, there) {
-        (Expect::Any, _) | (Expect::Absent, None) => None,
-        (Expect::Version(wanted), Some(found)) if wanted == found => None,
-        (Expect::Absent, Some(found)) => Some(format!("it exists already, at version {found}")),
-        (Expect::Version(wanted), Some(found)) => {
-            Some(format!("version {wanted} was expected, it is at {found}"))
-        }
-        (Expect::Version(wanted), None) => {
-            Some(format!("version {wanted} was expected, it does not exist"))
-        }
-    };
-    match why {
-        None => Ok(there.map_or(1, |version| version + 1)),
-        Some(why) => Err(Error::Conflict { what: what(), why }),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{NodeRecord, Registry, RejectedSpec, Versioned};
+use super::{NodeRecord, Registry, RejectedSpec};
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerId, Epoch, Event, Generation, InstanceId, InstanceRecord, NodeName, PlatformId,
@@ -31,10 +31,10 @@ pub struct Mirrored {
     pub anew: bool,
     /// The declaration in force, as far as it is of this kind, if it changed.
     pub declaration: Option<(Generation, Declaration)>,
-    /// Nodes that changed, with the central registry's versions.
-    pub nodes: BTreeMap<NodeName, Option<Versioned<NodeRecord>>>,
+    /// Nodes that changed.
+    pub nodes: BTreeMap<NodeName, Option<NodeRecord>>,
     /// Instances that changed, likewise.
-    pub instances: BTreeMap<ContainerId, Option<Versioned<InstanceRecord>>>,
+    pub instances: BTreeMap<ContainerId, Option<InstanceRecord>>,
     /// Rejected specifications that changed.
     pub rejected: BTreeMap<InstanceId, Option<RejectedSpec>>,
     /// The id behind which these events begin. Greater than the database's latest where the

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::effect::{Effect, Present, lease_end, stored, stored_event};
+use super::effect::{Effect, lease_end, stored, stored_event};
 use super::kind::{follows_another, is_central};
 use super::{
     Batch, Committed, Credential, EventPage, KindDatabase, Lease, Mirrored, Registry, RegistryId,
@@ -16,10 +16,8 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::model::{
-    ContainerId, Epoch, Event, Generation, NodeName, Operation, OperationId, OperationState,
-};
-use crate::platform::{Declaration, ManagerEndpoint};
+use crate::model::{Epoch, Event, Operation, OperationId, OperationState};
+use crate::platform::ManagerEndpoint;
 use crate::secret::new_token;
 
 /// A registry in memory.
@@ -72,22 +70,6 @@ impl MemoryRegistry {
     /// A panic elsewhere leaves the state whole: it is changed only after nothing can fail.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Present for Snapshot {
-    fn declaration(&self) -> Option<(Generation, &Declaration)> {
-        self.declaration
-            .as_ref()
-            .map(|(generation, declaration)| (*generation, declaration))
-    }
-
-    fn node(&self, name: &NodeName) -> Option<u64> {
-        self.nodes.get(name).map(|found| found.version)
-    }
-
-    fn instance(&self, container: &ContainerId) -> Option<u64> {
-        self.instances.get(container).map(|found| found.version)
     }
 }
 
@@ -159,7 +141,7 @@ impl Registry for MemoryRegistry {
                 current: state.epoch,
             });
         }
-        let effect = Effect::of(batch.changes, &state.snapshot)?;
+        let effect = Effect::of(batch.changes, state.snapshot.declaration.as_ref())?;
         state.apply(effect);
         let mut events = Vec::with_capacity(batch.events.len());
         for event in batch.events {
@@ -172,7 +154,11 @@ impl Registry for MemoryRegistry {
         state.events.extend(events.iter().cloned());
         Ok(Committed {
             events,
-            generation: state.snapshot.declaration().map(|(number, _)| number),
+            generation: state
+                .snapshot
+                .declaration
+                .as_ref()
+                .map(|(number, _)| *number),
         })
     }
 

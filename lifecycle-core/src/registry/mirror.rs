@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     Batch, Databases, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, KindDatabase, Mirrored, Registry,
-    RegistryId, Snapshot, Versioned,
+    RegistryId, Snapshot,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -187,7 +187,7 @@ impl Part<'_> {
         if let Some(class) = class(self.central) {
             return self.has(Kind::of(class));
         }
-        let its = |v: &Versioned<InstanceRecord>| v.value.id.service == *service;
+        let its = |record: &InstanceRecord| record.id.service == *service;
         class(self.held).is_some() || self.held.instances.values().any(its)
     }
 
@@ -205,7 +205,7 @@ impl Part<'_> {
                 .central
                 .instances
                 .iter()
-                .filter(|(_, instance)| self.has_service(&instance.value.id.service))
+                .filter(|(_, instance)| self.has_service(&instance.id.service))
                 .map(|(container, instance)| (container.clone(), instance.clone()))
                 .collect(),
             rejected: self

@@ -46,26 +46,6 @@ pub(crate) const EVENTS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7)
 /// How many events a manager keeps.
 pub(crate) const EVENTS_KEPT: u64 = 100_000;
 
-/// A value with the number of its last write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Versioned<T> {
-    /// The value.
-    pub value: T,
-    /// Its version, from 1.
-    pub version: u64,
-}
-
-/// What a write expects of what it replaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    /// Whatever is there is replaced.
-    Any,
-    /// Nothing may be there.
-    Absent,
-    /// This version and no other must be there.
-    Version(u64),
-}
-
 /// What the registry keeps of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
@@ -141,22 +121,12 @@ pub enum Change {
         declaration: Box<Declaration>,
     },
     /// Writes a node.
-    PutNode {
-        /// Its record.
-        record: Box<NodeRecord>,
-        /// What it replaces.
-        expected: Expect,
-    },
+    PutNode(Box<NodeRecord>),
     /// Forgets a node. Absent is Ok.
     DeleteNode(NodeName),
     /// Writes an instance, keyed by its container; its endpoints are published exactly as
     /// the record lists them.
-    PutInstance {
-        /// Its record.
-        record: Box<InstanceRecord>,
-        /// What it replaces.
-        expected: Expect,
-    },
+    PutInstance(Box<InstanceRecord>),
     /// Forgets an instance and withdraws its endpoints. Absent is Ok.
     DeleteInstance(ContainerId),
     /// Remembers a specification that failed. One per instance: the latest.
@@ -226,9 +196,9 @@ pub struct Snapshot {
     /// The declaration in force, its generation as its version.
     pub declaration: Option<(Generation, Declaration)>,
     /// The nodes.
-    pub nodes: BTreeMap<NodeName, Versioned<NodeRecord>>,
+    pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// The instances, by container.
-    pub instances: BTreeMap<ContainerId, Versioned<InstanceRecord>>,
+    pub instances: BTreeMap<ContainerId, InstanceRecord>,
     /// What was rejected.
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     /// The manager's endpoint.
@@ -289,11 +259,10 @@ pub enum EventPage {
 /// - `commit` is one transaction: all of the batch, its events included, or nothing. Event ids
 ///   rise by one in the order of commits, without gaps that a reader could step over.
 /// - A `commit` under an epoch that is not the current one is refused with
-///   [`crate::Error::StaleEpoch`]; an [`Expect`] that does not hold, with
-///   [`crate::Error::Conflict`]; both change nothing.
+///   [`crate::Error::StaleEpoch`]; a `Declare` that expects another generation than the one in
+///   force, with [`crate::Error::Conflict`]; both change nothing.
 /// - `Declare` with a declaration equal to the one in force makes no generation, whatever it
 ///   expects: a call that is repeated since its answer was lost ends well.
-/// - A record's versions start from 1, and again once it was forgotten.
 /// - Times are kept to the microsecond.
 /// - What a reader gets is one moment's state.
 /// - Declarations, sealed credentials and everything that may hold a secret are unreadable

@@ -69,7 +69,7 @@ async fn another_url_replaces_the_manager_alone_and_fills_the_database_there() {
     let instances = |snapshot: &lifecycle_core::registry::Snapshot| -> Vec<_> {
         let records = snapshot.instances.values();
         records
-            .map(|v| (v.value.id.clone(), v.value.endpoints.clone()))
+            .map(|v| (v.id.clone(), v.endpoints.clone()))
             .collect()
     };
     assert_eq!(instances(&now), instances(&former));
@@ -118,7 +118,7 @@ async fn databases_of_kinds_hold_up_nobody_and_see_the_end() {
         snapshot
             .instances
             .into_values()
-            .all(|v| v.value.id.service.as_str() == "api")
+            .all(|v| v.id.service.as_str() == "api")
     };
     assert!(of_api(applications));
 

@@ -132,7 +132,7 @@ async fn a_throttled_cloud_is_not_asked_before_its_delay_is_over() {
 /// The operations that the registry holds.
 async fn stored(stage: &Stage) -> Vec<CloudOperation> {
     let nodes = stage.registry.snapshot().await.unwrap().nodes;
-    let operations = nodes.into_values().filter_map(|v| v.value.operation);
+    let operations = nodes.into_values().filter_map(|v| v.operation);
     operations.collect()
 }
 

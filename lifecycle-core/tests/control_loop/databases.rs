@@ -78,7 +78,7 @@ async fn each_has_its_own(stage: &Stage, databases: &SimDatabases) {
         };
         assert_eq!(held.nodes, nodes, "{url}");
         let mut instances = whole.instances.clone();
-        instances.retain(|_, v| services.contains(&v.value.id.service.as_str()));
+        instances.retain(|_, v| services.contains(&v.id.service.as_str()));
         assert_eq!(held.instances, instances, "{url}");
         let (_, declared) = held.declaration.unwrap();
         let declared: Vec<&str> = declared.services.keys().map(ServiceName::as_str).collect();

@@ -314,7 +314,7 @@ async fn a_silent_node_is_unknown_and_delays_no_other() {
         }
         stage.pass(Duration::from_mins(2)).await;
         let nodes = stage.registry.snapshot().await.unwrap().nodes;
-        let unknown = nodes[&silent].value.unknown.clone().unwrap();
+        let unknown = nodes[&silent].unknown.clone().unwrap();
         assert!(unknown.why.contains("cannot be reached"), "{unknown:?}");
         let records = stage.records().await;
         for record in records.values().filter(|r| r.node == silent) {
@@ -341,7 +341,7 @@ async fn a_silent_node_is_unknown_and_delays_no_other() {
         }
         assert_eq!(effects(&stage, since).len(), 1, "seed {seed}");
         let nodes = stage.registry.snapshot().await.unwrap().nodes;
-        assert_eq!(nodes[&silent].value.unknown, None);
+        assert_eq!(nodes[&silent].unknown, None);
     }
 }
 
@@ -520,7 +520,7 @@ async fn a_destroyed_node_is_made_again_and_its_services_come_back() {
             stage.world.faults().destroy(&node(name)).unwrap();
             stage.pass(Duration::from_secs(35)).await;
             let nodes = stage.registry.snapshot().await.unwrap().nodes;
-            let told = nodes[&node(name)].value.observed.as_ref();
+            let told = nodes[&node(name)].observed.as_ref();
             let power = told.map(|machine| machine.power);
             assert_ne!(
                 power,

@@ -197,7 +197,7 @@ impl Stage {
         let records: BTreeMap<_, _> = snapshot
             .instances
             .into_values()
-            .map(|v| (v.value.id.clone(), v.value))
+            .map(|v| (v.id.clone(), v))
             .collect();
         assert_eq!(records.len(), count, "seed {}: {records:#?}", self.seed);
         records

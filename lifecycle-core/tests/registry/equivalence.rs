@@ -8,8 +8,7 @@ use lifecycle_core::model::{
     OperationState,
 };
 use lifecycle_core::registry::{
-    Batch, Change, Committed, Credential, Expect, MemoryRegistry, Registry, RejectedSpec,
-    SqlRegistry,
+    Batch, Change, Committed, Credential, MemoryRegistry, Registry, RejectedSpec, SqlRegistry,
 };
 use lifecycle_core::secret::{PlatformKey, Sensitive};
 use lifecycle_core::{Error, Result};
@@ -23,14 +22,6 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 
 fn name() -> impl Strategy<Value = &'static str> {
     prop::sample::select(&NAMES[..])
-}
-
-fn expect() -> impl Strategy<Value = Expect> {
-    prop_oneof![
-        4 => Just(Expect::Any),
-        1 => Just(Expect::Absent),
-        1 => (1..3_u64).prop_map(Expect::Version),
-    ]
 }
 
 fn state() -> impl Strategy<Value = InstanceState> {
@@ -48,23 +39,14 @@ fn change() -> impl Strategy<Value = Change> {
             expected: Some(expected).filter(|n| *n > 0).map(Generation),
             declaration: Box::new(declaration(replicas)),
         }),
-        (name(), expect(), prop::option::of("\\PC{0,8}")).prop_map(|(name, expected, why)| {
-            Change::PutNode {
-                record: Box::new(node(name, why.as_deref())),
-                expected,
-            }
-        }),
+        (name(), prop::option::of("\\PC{0,8}"))
+            .prop_map(|(name, why)| { Change::PutNode(Box::new(node(name, why.as_deref()))) }),
         name().prop_map(|name| Change::DeleteNode(node_name(name))),
-        (name(), 1..4_u16, 0..3_u16, state(), expect()).prop_map(
-            |(name, replica, endpoints, state, expected)| {
-                let mut record = instance(replica, name, endpoints);
-                record.state = state;
-                Change::PutInstance {
-                    record: Box::new(record),
-                    expected,
-                }
-            }
-        ),
+        (name(), 1..4_u16, 0..3_u16, state()).prop_map(|(name, replica, endpoints, state)| {
+            let mut record = instance(replica, name, endpoints);
+            record.state = state;
+            Change::PutInstance(Box::new(record))
+        }),
         name().prop_map(|name| Change::DeleteInstance(ContainerId(name.into()))),
         (1..4_u16, name()).prop_map(|(replica, why)| {
             let record = instance(replica, "x", 0);

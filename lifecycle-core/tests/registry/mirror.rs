@@ -14,7 +14,7 @@ use lifecycle_core::model::{
 };
 use lifecycle_core::platform::Declaration;
 use lifecycle_core::registry::{
-    Batch, Change, Committed, Credential, Databases, EventPage, Expect, KindDatabase, Lease,
+    Batch, Change, Committed, Credential, Databases, EventPage, KindDatabase, Lease,
     MemoryRegistry, Mirror, Mirrored, Registry, RegistryId, Snapshot, SqlDatabases, SqlRegistry,
 };
 use lifecycle_core::secret::{PlatformKey, Sensitive};
@@ -66,10 +66,7 @@ fn about(subject: Subject, message: &str) -> NewEvent {
 }
 
 fn put(record: InstanceRecord) -> Change {
-    Change::PutInstance {
-        record: Box::new(record),
-        expected: Expect::Any,
-    }
+    Change::PutInstance(Box::new(record))
 }
 
 fn declare(expected: Option<u64>, declaration: Declaration) -> Change {
@@ -84,10 +81,7 @@ async fn central() -> Arc<MemoryRegistry> {
     let registry = memory();
     let ttl = Duration::from_hours(1);
     registry.acquire_lease("x", ttl).await.unwrap();
-    let node_put = Change::PutNode {
-        record: Box::new(node("vm1", None)),
-        expected: Expect::Any,
-    };
+    let node_put = Change::PutNode(Box::new(node("vm1", None)));
     let mut changes = vec![declare(None, three_classes()), node_put];
     let mut events = vec![
         about(Subject::Platform, "the platform"),
@@ -137,7 +131,7 @@ async fn holds(database: &dyn KindDatabase, central: &MemoryRegistry, names: &[&
     };
     assert_eq!(held.nodes, nodes);
     let mut instances = whole.instances;
-    instances.retain(|_, record| is_ours(&record.value.id.service));
+    instances.retain(|_, record| is_ours(&record.id.service));
     assert_eq!(held.instances, instances);
     let (generation, declared) = held.declaration.unwrap();
     let (whole_generation, mut services) = whole.declaration.unwrap();

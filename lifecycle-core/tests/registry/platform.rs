@@ -11,7 +11,7 @@ use lifecycle_core::model::{
     ServiceName, ServiceSpec, SpecDigest, Subject,
 };
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
-use lifecycle_core::registry::{Batch, Change, Credential, Expect, NodeRecord};
+use lifecycle_core::registry::{Batch, Change, Credential, NodeRecord};
 use lifecycle_core::secret::Sensitive;
 
 /// What must be found nowhere; once in each place that may hold a secret.
@@ -124,14 +124,8 @@ pub(crate) fn everything() -> Batch {
                 expected: None,
                 declaration: Box::new(declaration(2)),
             },
-            Change::PutNode {
-                record: Box::new(node("vm1", None)),
-                expected: Expect::Absent,
-            },
-            Change::PutInstance {
-                record: Box::new(instance(1, "c1", 2)),
-                expected: Expect::Absent,
-            },
+            Change::PutNode(Box::new(node("vm1", None))),
+            Change::PutInstance(Box::new(instance(1, "c1", 2))),
             Change::PutCredential {
                 name: "read-token".into(),
                 credential: Credential::Sealed(Sensitive::new(PLANTED[2])),

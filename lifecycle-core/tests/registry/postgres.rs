@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::conformance::registry::{self, Backend};
 use lifecycle_core::model::Epoch;
-use lifecycle_core::registry::{Batch, Change, Expect, Lease, Registry, SqlRegistry};
+use lifecycle_core::registry::{Batch, Change, Lease, Registry, SqlRegistry};
 use lifecycle_core::secret::PlatformKey;
 use lifecycle_core::{Error, Result};
 
@@ -90,10 +90,7 @@ async fn two_managers_share_one_registry() {
     );
 
     let batch = |name: &str| {
-        let put = Change::PutNode {
-            record: Box::new(node(name, None)),
-            expected: Expect::Absent,
-        };
+        let put = Change::PutNode(Box::new(node(name, None)));
         Batch::of(put).event(event(name))
     };
     first.commit(Epoch(1), batch("a")).await.unwrap();

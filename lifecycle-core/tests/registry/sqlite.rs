@@ -276,7 +276,7 @@ async fn other_services_read_endpoints_in_sql() {
 
 #[tokio::test]
 async fn a_dropped_commit_leaves_nothing_and_hinders_nobody() {
-    use lifecycle_core::registry::{Change, Expect};
+    use lifecycle_core::registry::Change;
 
     let files = Files::new();
     let registry = files.open().await.unwrap();
@@ -286,10 +286,7 @@ async fn a_dropped_commit_leaves_nothing_and_hinders_nobody() {
         .unwrap();
     let batch = |from: u16| Batch {
         changes: (from..from + 2000)
-            .map(|n| Change::PutInstance {
-                record: Box::new(instance(n, &format!("c{n}"), 1)),
-                expected: Expect::Absent,
-            })
+            .map(|n| Change::PutInstance(Box::new(instance(n, &format!("c{n}"), 1))))
             .collect(),
         events: Vec::new(),
     };

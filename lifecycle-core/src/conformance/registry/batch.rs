@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use super::sample::{
-    at, declaration, declare, endpoint, event, node_name, operation, operation_id, populate,
-    put_node, ready_instance,
+    at, bare_node, declaration, declare, endpoint, event, node_name, operation, operation_id,
+    populate, put_node, ready_instance,
 };
 use super::{Backend, conflict, held, joined, lead, node_names, page, stale};
 use crate::error::Result;
-use crate::model::{ContainerId, Epoch, OperationState, Protocol, Replica};
-use crate::registry::{Batch, Change, Credential, EventPage, Expect, Registry, Snapshot};
+use crate::model::{
+    ContainerId, Epoch, Generation, InstanceRecord, InstanceState, OperationState, Protocol,
+    Replica,
+};
+use crate::registry::{Batch, Change, Credential, EventPage, Registry, Snapshot};
 use crate::secret::Sensitive;
 
 /// # Panics
@@ -31,26 +34,21 @@ pub async fn a_new_registry_is_empty(registry: &dyn Registry) -> Result<()> {
 /// If a batch of which one part fails leaves another part behind.
 pub async fn a_batch_is_recorded_whole_or_not_at_all(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
-    registry
-        .commit(epoch, Batch::of(put_node("a", Expect::Absent)?))
-        .await?;
+    registry.commit(epoch, Batch::of(put_node("a")?)).await?;
     let before = registry.snapshot().await?;
     let batch = Batch {
         changes: vec![
             declare(None, &declaration("one")?),
-            put_node("b", Expect::Absent)?,
-            Change::PutInstance {
-                record: Box::new(ready_instance("db", 1, "c1")?),
-                expected: Expect::Absent,
-            },
+            put_node("b")?,
+            Change::PutInstance(Box::new(ready_instance("db", 1, "c1")?)),
             Change::PutOperation(operation(1, 0, OperationState::Running)),
             Change::PutCredential {
                 name: "admin-token".into(),
                 credential: Credential::Hash("00".into()),
             },
             Change::MarkConverged,
-            put_node("a", Expect::Absent)?,
-            put_node("c", Expect::Absent)?,
+            declare(Some(Generation(7)), &declaration("two")?),
+            put_node("c")?,
         ],
         events: vec![event("never", 0)],
     };
@@ -72,20 +70,16 @@ pub async fn a_batch_is_recorded_whole_or_not_at_all(registry: &dyn Registry) ->
 pub async fn a_stale_epoch_is_refused(backend: &dyn Backend) -> Result<()> {
     let registry = backend.fresh().await?;
     let first = held(registry.acquire_lease("first", backend.ttl()).await?);
-    registry
-        .commit(first, Batch::of(put_node("a", Expect::Absent)?))
-        .await?;
+    registry.commit(first, Batch::of(put_node("a")?)).await?;
     let early = Epoch(first.0 + 1);
     stale(
-        registry
-            .commit(early, Batch::of(put_node("b", Expect::Any)?))
-            .await,
+        registry.commit(early, Batch::of(put_node("b")?)).await,
         early,
         first,
     );
     registry.release_lease("first").await?;
     let second = held(registry.acquire_lease("second", backend.ttl()).await?);
-    let batch = Batch::of(put_node("b", Expect::Any)?).event(event("late", 0));
+    let batch = Batch::of(put_node("b")?).event(event("late", 0));
     stale(registry.commit(first, batch).await, first, second);
     stale(
         registry.commit(first, Batch::default()).await,
@@ -99,85 +93,35 @@ pub async fn a_stale_epoch_is_refused(backend: &dyn Backend) -> Result<()> {
 }
 
 /// # Panics
-/// If an [`Expect`] is not checked.
-pub async fn an_expectation_that_does_not_hold_is_a_conflict(
-    registry: &dyn Registry,
-) -> Result<()> {
-    let epoch = lead(registry).await?;
-    let instance = |expected| -> Result<Change> {
-        Ok(Change::PutInstance {
-            record: Box::new(ready_instance("db", 1, "c1")?),
-            expected,
-        })
-    };
-    conflict(
-        &registry
-            .commit(epoch, Batch::of(put_node("a", Expect::Version(1))?))
-            .await,
-    );
-    conflict(
-        &registry
-            .commit(epoch, Batch::of(instance(Expect::Version(1))?))
-            .await,
-    );
-    for change in [
-        put_node("a", Expect::Absent)?,
-        put_node("a", Expect::Version(1))?,
-        put_node("a", Expect::Any)?,
-        instance(Expect::Absent)?,
-        instance(Expect::Version(1))?,
-        instance(Expect::Any)?,
-    ] {
-        registry.commit(epoch, Batch::of(change)).await?;
-    }
-    for change in [
-        put_node("a", Expect::Absent)?,
-        put_node("a", Expect::Version(2))?,
-        put_node("a", Expect::Version(4))?,
-        instance(Expect::Absent)?,
-        instance(Expect::Version(2))?,
-        instance(Expect::Version(4))?,
-    ] {
-        conflict(&registry.commit(epoch, Batch::of(change)).await);
-    }
-    Ok(())
-}
-
-/// # Panics
-/// If versions do not count the writes of a record, within a batch too.
-pub async fn versions_count_writes(registry: &dyn Registry) -> Result<()> {
+/// If the changes of a batch do not apply in their order.
+pub async fn changes_apply_in_their_order(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let batch = Batch {
         changes: vec![
-            put_node("a", Expect::Absent)?,
-            put_node("a", Expect::Version(1))?,
-            put_node("b", Expect::Absent)?,
+            put_node("a")?,
+            put_node("b")?,
             Change::DeleteNode(node_name("b")?),
-            put_node("c", Expect::Any)?,
-            Change::DeleteNode(node_name("never-there")?),
+            Change::DeleteNode(node_name("c")?),
+            put_node("c")?,
         ],
         events: Vec::new(),
     };
     registry.commit(epoch, batch).await?;
-    let versions = |snapshot: Snapshot| -> Vec<(String, u64)> {
-        snapshot
-            .nodes
-            .into_iter()
-            .map(|(name, node)| (name.to_string(), node.version))
-            .collect()
-    };
-    let expected = [("a".to_owned(), 2), ("c".to_owned(), 1)];
-    assert_eq!(versions(registry.snapshot().await?), expected);
+    assert_eq!(node_names(&registry.snapshot().await?), ["a", "c"]);
+    let mut later = bare_node("a")?;
+    later.host_keys.push("ssh-ed25519 AAAA".into());
     let batch = Batch {
         changes: vec![
             Change::DeleteNode(node_name("a")?),
-            put_node("a", Expect::Absent)?,
+            put_node("a")?,
+            Change::PutNode(Box::new(later.clone())),
+            Change::DeleteNode(node_name("c")?),
         ],
         events: Vec::new(),
     };
     registry.commit(epoch, batch).await?;
-    let expected = [("a".to_owned(), 1), ("c".to_owned(), 1)];
-    assert_eq!(versions(registry.snapshot().await?), expected);
+    let nodes: Vec<_> = registry.snapshot().await?.nodes.into_values().collect();
+    assert_eq!(nodes, [later]);
     Ok(())
 }
 
@@ -192,15 +136,12 @@ pub async fn a_reader_sees_one_moment(registry: Arc<dyn Registry>) -> Result<()>
             let mut changes = Vec::new();
             for name in ["a", "b"] {
                 changes.push(if there {
-                    put_node(name, Expect::Absent)?
+                    put_node(name)?
                 } else {
                     Change::DeleteNode(node_name(name)?)
                 });
                 changes.push(if there {
-                    Change::PutInstance {
-                        record: Box::new(ready_instance("db", 1, name)?),
-                        expected: Expect::Absent,
-                    }
+                    Change::PutInstance(Box::new(ready_instance("db", 1, name)?))
                 } else {
                     Change::DeleteInstance(ContainerId(name.into()))
                 });
@@ -215,11 +156,7 @@ pub async fn a_reader_sees_one_moment(registry: Arc<dyn Registry>) -> Result<()>
     });
     while !writer.is_finished() {
         let seen = registry.snapshot().await?;
-        let endpoints: usize = seen
-            .instances
-            .values()
-            .map(|i| i.value.endpoints.len())
-            .sum();
+        let endpoints: usize = seen.instances.values().map(|i| i.endpoints.len()).sum();
         let counts = (seen.nodes.len(), seen.instances.len(), endpoints);
         assert!(matches!(counts, (0, 0, 0) | (2, 2, 2)), "{counts:?}");
         tokio::task::yield_now().await;
@@ -231,40 +168,32 @@ pub async fn a_reader_sees_one_moment(registry: Arc<dyn Registry>) -> Result<()>
 /// If a batch of thousands is not recorded whole.
 pub async fn a_large_batch_is_recorded(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
-    let batch = |expected, from| -> Result<Batch> {
+    let batch = |state: InstanceState, from| -> Result<Batch> {
         let changes = (from..5000_u32).map(|n| {
             let mut record = ready_instance("db", 1, &format!("{n:064x}"))?;
             record.id.replica = Replica(u16::try_from(n).unwrap_or(u16::MAX));
+            record.state = state.clone();
             record.endpoints.push(endpoint(53, 53, Protocol::Udp));
-            Ok(Change::PutInstance {
-                record: Box::new(record),
-                expected,
-            })
+            Ok(Change::PutInstance(Box::new(record)))
         });
         Ok(Batch {
             changes: changes.collect::<Result<_>>()?,
             events: vec![event("many", from); 3000],
         })
     };
-    registry.commit(epoch, batch(Expect::Absent, 0)?).await?;
+    registry
+        .commit(epoch, batch(InstanceState::Starting, 0)?)
+        .await?;
     let made = registry
-        .commit(epoch, batch(Expect::Version(1), 2500)?)
+        .commit(epoch, batch(InstanceState::Ready, 2500)?)
         .await?;
     assert_eq!(made.events.last().map(|event| event.id), Some(6000));
     let snapshot = registry.snapshot().await?;
     assert_eq!(snapshot.instances.len(), 5000);
-    let endpoints: usize = snapshot
-        .instances
-        .values()
-        .map(|i| i.value.endpoints.len())
-        .sum();
+    let endpoints: usize = snapshot.instances.values().map(|i| i.endpoints.len()).sum();
     assert_eq!(endpoints, 10_000);
-    let twice = snapshot
-        .instances
-        .values()
-        .filter(|i| i.version == 2)
-        .count();
-    assert_eq!(twice, 2500);
+    let ready = |record: &&InstanceRecord| record.state == InstanceState::Ready;
+    assert_eq!(snapshot.instances.values().filter(ready).count(), 2500);
     let changes = snapshot.instances.into_keys().map(Change::DeleteInstance);
     let batch = Batch {
         changes: changes.collect(),

@@ -8,7 +8,7 @@ use super::sample::{at, event, instance_id, put_node};
 use super::{joined, lead, page, together};
 use crate::error::{Error, Result};
 use crate::model::{Event, NewEvent, Subject};
-use crate::registry::{Batch, EventPage, Expect, Registry};
+use crate::registry::{Batch, EventPage, Registry};
 
 /// # Panics
 /// If events are changed, or pages leave some out.
@@ -96,7 +96,7 @@ pub async fn event_ids_rise_by_one_whoever_commits(registry: Arc<dyn Registry>) 
         async move {
             let mut last = 0;
             for n in 0..COMMITS {
-                let batch = Batch::of(put_node(&format!("n-{committer}-{n}"), Expect::Absent)?)
+                let batch = Batch::of(put_node(&format!("n-{committer}-{n}"))?)
                     .event(event(&format!("{committer} {n} a"), n))
                     .event(event(&format!("{committer} {n} b"), n));
                 let made = registry.commit(epoch, batch).await?.events;

@@ -7,7 +7,7 @@ use super::sample::put_node;
 use super::{Backend, held, joined, stale, together};
 use crate::error::{Error, Result};
 use crate::model::Epoch;
-use crate::registry::{Batch, Expect, Lease, Registry};
+use crate::registry::{Batch, Lease, Registry};
 
 /// # Panics
 /// If, of 16 that want to lead at once, not exactly one does.
@@ -98,7 +98,7 @@ pub async fn a_take_over_and_a_write_do_not_cross(registry: Arc<dyn Registry>) -
         let epoch = held(registry.acquire_lease("former", ttl).await?);
         registry.release_lease("former").await?;
         let before = registry.snapshot().await?.nodes.len();
-        let changes = (0..500).map(|n| put_node(&format!("n-{round}-{n}"), Expect::Absent));
+        let changes = (0..500).map(|n| put_node(&format!("n-{round}-{n}")));
         let batch = Batch {
             changes: changes.collect::<Result<_>>()?,
             events: Vec::new(),

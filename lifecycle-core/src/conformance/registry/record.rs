@@ -7,7 +7,7 @@ use super::sample::{
 use super::{conflict, lead, node_names};
 use crate::error::Result;
 use crate::model::{ContainerId, Generation, Operation, OperationState, Protocol};
-use crate::registry::{Batch, Change, Credential, Expect, Registry, RejectedSpec};
+use crate::registry::{Batch, Change, Credential, Registry, RejectedSpec};
 use crate::secret::{Sensitive, token_hash};
 
 /// # Panics
@@ -93,7 +93,7 @@ pub async fn records_come_back_as_they_were_put(registry: &dyn Registry) -> Resu
     let batch = Batch {
         changes: vec![
             Change::DeleteNode(node_name("vm1")?),
-            put_node("vm2", Expect::Version(1))?,
+            put_node("vm2")?,
             Change::DeleteInstance(ContainerId("c2".into())),
             Change::DeleteInstance(ContainerId("never-there".into())),
         ],
@@ -102,7 +102,7 @@ pub async fn records_come_back_as_they_were_put(registry: &dyn Registry) -> Resu
     registry.commit(epoch, batch).await?;
     let rest = registry.snapshot().await?;
     assert_eq!(node_names(&rest), ["vm2"]);
-    assert_eq!(rest.nodes[&node_name("vm2")?].value, bare_node("vm2")?);
+    assert_eq!(rest.nodes[&node_name("vm2")?], bare_node("vm2")?);
     let containers: Vec<&str> = rest.instances.keys().map(|c| c.0.as_ref()).collect();
     assert_eq!(containers, ["c1", "c3", "c4", "c5", "c6"]);
     Ok(())
@@ -124,26 +124,19 @@ pub async fn endpoints_follow_their_instance(registry: &dyn Registry) -> Result<
         vec![endpoint(20_001, 80, Protocol::Tcp)],
     ] {
         record.endpoints.clone_from(&endpoints);
-        let put = Change::PutInstance {
-            record: Box::new(record.clone()),
-            expected: Expect::Any,
-        };
+        let put = Change::PutInstance(Box::new(record.clone()));
         registry.commit(epoch, Batch::of(put)).await?;
         let shown = registry.snapshot().await?.instances[&container].clone();
-        assert_eq!(shown.value.endpoints, endpoints);
+        assert_eq!(shown.endpoints, endpoints);
     }
     let delete = Change::DeleteInstance(container.clone());
     registry.commit(epoch, Batch::of(delete)).await?;
     assert!(registry.snapshot().await?.instances.is_empty());
     record.endpoints.clear();
-    let put = Change::PutInstance {
-        record: Box::new(record),
-        expected: Expect::Absent,
-    };
+    let put = Change::PutInstance(Box::new(record));
     registry.commit(epoch, Batch::of(put)).await?;
     let shown = registry.snapshot().await?.instances[&container].clone();
-    assert_eq!(shown.value.endpoints, Vec::new(), "withdrawn for good");
-    assert_eq!(shown.version, 1);
+    assert_eq!(shown.endpoints, Vec::new(), "withdrawn for good");
     Ok(())
 }
 

@@ -16,9 +16,7 @@ use crate::model::{
     ServiceSpec, SpecDigest, Subject,
 };
 use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, ManagerSpec, NetworkSpec};
-use crate::registry::{
-    Batch, Change, Expect, NodeRecord, Registry, RejectedSpec, Snapshot, Unknown, Versioned,
-};
+use crate::registry::{Batch, Change, NodeRecord, Registry, RejectedSpec, Snapshot, Unknown};
 use crate::runtime::EngineInfo;
 use crate::secret::Sensitive;
 
@@ -56,11 +54,8 @@ pub(super) fn bare_node(name: &str) -> Result<NodeRecord> {
     })
 }
 
-pub(super) fn put_node(name: &str, expected: Expect) -> Result<Change> {
-    Ok(Change::PutNode {
-        record: Box::new(bare_node(name)?),
-        expected,
-    })
+pub(super) fn put_node(name: &str) -> Result<Change> {
+    Ok(Change::PutNode(Box::new(bare_node(name)?)))
 }
 
 pub(super) fn endpoint(port: u16, container_port: u16, protocol: Protocol) -> Endpoint {
@@ -202,15 +197,7 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
         ..bare_node("vm2")?
     };
     for record in [known, unknown] {
-        let version = 1;
-        let name = record.name.clone();
-        full.nodes.insert(
-            name,
-            Versioned {
-                value: record,
-                version,
-            },
-        );
+        full.nodes.insert(record.name.clone(), record);
     }
     let states = [
         InstanceState::Ready,
@@ -233,14 +220,7 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
             record.started_at = None;
         }
         record.state = state;
-        let container = record.container.clone();
-        full.instances.insert(
-            container,
-            Versioned {
-                value: record,
-                version: 1,
-            },
-        );
+        full.instances.insert(record.container.clone(), record);
     }
     let failed = rejected("db", 5, "d1")?;
     full.rejected.insert(failed.id.clone(), failed);
@@ -258,14 +238,16 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
     );
     changes.extend(full.manager.clone().map(Change::PutManager));
     changes.push(Change::PutAddresses(full.addresses.clone()));
-    changes.extend(full.nodes.values().map(|node| Change::PutNode {
-        record: Box::new(node.value.clone()),
-        expected: Expect::Absent,
-    }));
-    changes.extend(full.instances.values().map(|instance| Change::PutInstance {
-        record: Box::new(instance.value.clone()),
-        expected: Expect::Absent,
-    }));
+    changes.extend(
+        full.nodes
+            .values()
+            .map(|node| Change::PutNode(Box::new(node.clone()))),
+    );
+    changes.extend(
+        full.instances
+            .values()
+            .map(|instance| Change::PutInstance(Box::new(instance.clone()))),
+    );
     changes.extend(full.rejected.values().cloned().map(Change::Reject));
     let batch = Batch {
         changes,

@@ -14,23 +14,20 @@ use crate::model::EventKind;
 use crate::reconcile::observe::Failure;
 use crate::reconcile::record::apply;
 use crate::reconcile::step::StepId;
-use crate::registry::{Batch, Change, Expect, NodeRecord};
+use crate::registry::{Batch, Change, NodeRecord};
 
 impl Driver {
     /// Keeps the cloud's token of a change that it has accepted, so that the next process can go
     /// on asking for it.
     pub(super) async fn store(&mut self, operation: CloudOperation) -> Result<()> {
         let name = operation.change.node().clone();
-        let known = self.registry.nodes.get(&name).map(|v| v.value.clone());
+        let known = self.registry.nodes.get(&name).cloned();
         let record = NodeRecord {
             operation: Some(operation.clone()),
             ..known.unwrap_or_else(|| NodeRecord::new(name.clone()))
         };
         self.operations.insert(name, operation);
-        let batch = Batch::of(Change::PutNode {
-            record: Box::new(record),
-            expected: Expect::Any,
-        });
+        let batch = Batch::of(Change::PutNode(Box::new(record)));
         let changes = batch.changes.clone();
         self.backends.registry.commit(self.epoch, batch).await?;
         apply(changes, &mut self.registry);

@@ -13,7 +13,7 @@ use crate::model::{EventKind, InstanceId};
 use crate::reconcile::execute::Execution;
 use crate::reconcile::observe::Observed;
 use crate::reconcile::step::{Action, Step};
-use crate::registry::{Batch, Change, Expect};
+use crate::registry::{Batch, Change};
 
 impl Driver {
     /// Launches every step of the latest plan that may start now.
@@ -85,15 +85,12 @@ impl Driver {
             let Some(recorded) = self.registry.instances.get_mut(id) else {
                 continue;
             };
-            if recorded.value.endpoints.is_empty() {
+            if recorded.endpoints.is_empty() {
                 continue;
             }
-            recorded.value.endpoints.clear();
-            recorded.version += 1;
-            batch.changes.push(Change::PutInstance {
-                record: Box::new(recorded.value.clone()),
-                expected: Expect::Any,
-            });
+            recorded.endpoints.clear();
+            let change = Change::PutInstance(Box::new(recorded.clone()));
+            batch.changes.push(change);
         }
         if !batch.is_empty() {
             self.backends.registry.commit(self.epoch, batch).await?;

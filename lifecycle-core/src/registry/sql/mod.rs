@@ -41,7 +41,9 @@ use self::session::Session;
 use self::take::Use;
 use self::write::Writer;
 use super::effect::Effect;
-use super::{Batch, Committed, Credential, EventPage, Lease, Registry, RegistryId, Snapshot};
+use super::{
+    Batch, Change, Committed, Credential, EventPage, Lease, Registry, RegistryId, Snapshot,
+};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::model::{Epoch, Operation, OperationId};
@@ -302,8 +304,16 @@ impl Registry for SqlRegistry {
                     current,
                 });
             }
-            let met = self.reader(session).met(&batch.changes).await?;
-            let effect = Effect::of(batch.changes, &met)?;
+            let reader = self.reader(session);
+            let generation = reader.platform().await?.generation()?;
+            let declares = |change: &Change| matches!(change, Change::Declare { .. });
+            let in_force = match generation {
+                Some(number) if batch.changes.iter().any(declares) => {
+                    Some((number, reader.declaration(number).await?))
+                }
+                _ => None,
+            };
+            let effect = Effect::of(batch.changes, in_force.as_ref())?;
             let writer = self.writer(session);
             writer.write(&effect).await?;
             let events = writer.events(batch.events).await?;
@@ -311,7 +321,7 @@ impl Registry for SqlRegistry {
             let declared = effect.declarations.last().map(|(number, _)| *number);
             Ok(Committed {
                 events,
-                generation: declared.or(met.generation),
+                generation: declared.or(generation),
             })
         })
         .await

@@ -1,4 +1,4 @@
-//! Reading: what a batch has to know, and what the registry's readers get. Every function
+//! Reading: what a batch needs to know, and what the registry's readers get. Every function
 //! reads within one session, so that what it returns is one moment's state.
 
 use std::collections::BTreeMap;
@@ -13,12 +13,11 @@ use super::entity::{
 };
 use super::error::at;
 use super::session::Session;
-use super::write::{ROWS, counter};
+use super::write::counter;
 use crate::error::Result;
-use crate::model::{ContainerId, Endpoint, Generation, NodeName, Operation, OperationId};
+use crate::model::{Endpoint, Generation, Operation, OperationId};
 use crate::platform::Declaration;
-use crate::registry::effect::Present;
-use crate::registry::{Change, Credential, EventPage, Snapshot};
+use crate::registry::{Credential, EventPage, Snapshot};
 use crate::secret::PlatformKey;
 
 /// Reads within one session.
@@ -29,92 +28,7 @@ pub(super) struct Reader<'a> {
     pub(super) place: &'a str,
 }
 
-/// What the changes of one batch meet.
-#[derive(Debug, Default)]
-pub(super) struct Met {
-    /// The generation in force.
-    pub(super) generation: Option<Generation>,
-    /// The declaration in force, if the batch declares one.
-    declaration: Option<(Generation, Declaration)>,
-    nodes: BTreeMap<String, u64>,
-    instances: BTreeMap<String, u64>,
-}
-
-impl Present for Met {
-    fn declaration(&self) -> Option<(Generation, &Declaration)> {
-        self.declaration
-            .as_ref()
-            .map(|(generation, declaration)| (*generation, declaration))
-    }
-
-    fn node(&self, name: &NodeName) -> Option<u64> {
-        self.nodes.get(name.as_str()).copied()
-    }
-
-    fn instance(&self, container: &ContainerId) -> Option<u64> {
-        self.instances.get(container.0.as_ref()).copied()
-    }
-}
-
 impl Reader<'_> {
-    /// What `changes` have to know; no more than that is read.
-    pub(super) async fn met(&self, changes: &[Change]) -> Result<Met> {
-        let mut nodes = Vec::new();
-        let mut instances = Vec::new();
-        let mut declares = false;
-        for change in changes {
-            match change {
-                Change::PutNode { record, .. } => nodes.push(record.name.as_str()),
-                Change::PutInstance { record, .. } => instances.push(record.container.0.as_ref()),
-                Change::Declare { .. } => declares = true,
-                _ => {}
-            }
-        }
-        let generation = self.platform().await?.generation()?;
-        let declaration = match generation {
-            Some(number) if declares => Some((number, self.declaration(number).await?)),
-            _ => None,
-        };
-        Ok(Met {
-            generation,
-            declaration,
-            nodes: self
-                .versions::<node::Entity>(node::Column::Name, node::Column::Version, &nodes)
-                .await?,
-            instances: self
-                .versions::<instance::Entity>(
-                    instance::Column::Container,
-                    instance::Column::Version,
-                    &instances,
-                )
-                .await?,
-        })
-    }
-
-    async fn versions<E: EntityTrait>(
-        &self,
-        key: E::Column,
-        version: E::Column,
-        keys: &[&str],
-    ) -> Result<BTreeMap<String, u64>> {
-        let mut found = BTreeMap::new();
-        for some in keys.chunks(ROWS) {
-            let rows: Vec<(String, i64)> = E::find()
-                .select_only()
-                .column(key)
-                .column(version)
-                .filter(key.is_in(some.iter().copied()))
-                .into_tuple()
-                .all(self.session)
-                .await
-                .map_err(at(self.place))?;
-            for (key, version) in rows {
-                found.insert(key, unsigned("version", version)?);
-            }
-        }
-        Ok(found)
-    }
-
     pub(super) async fn snapshot(&self) -> Result<Snapshot> {
         let platform = self.platform().await?;
         let mut snapshot = Snapshot {
@@ -132,13 +46,13 @@ impl Reader<'_> {
         }
         for row in self.all::<node::Entity>().await? {
             let record = row.open(self.key)?;
-            snapshot.nodes.insert(record.value.name.clone(), record);
+            snapshot.nodes.insert(record.name.clone(), record);
         }
         let mut endpoints = self.endpoints().await?;
         for row in self.all::<instance::Entity>().await? {
             let its = endpoints.remove(&row.container).unwrap_or_default();
             let record = row.open(its)?;
-            let container = record.value.container.clone();
+            let container = record.container.clone();
             snapshot.instances.insert(container, record);
         }
         for row in self.all::<rejected::Entity>().await? {
@@ -216,7 +130,7 @@ impl Reader<'_> {
             .await
     }
 
-    async fn declaration(&self, generation: Generation) -> Result<Declaration> {
+    pub(super) async fn declaration(&self, generation: Generation) -> Result<Declaration> {
         let number = signed(generation.0)?;
         self.needed::<declaration::Entity>(number, "the declaration in force is missing")
             .await?

@@ -215,11 +215,11 @@ impl Writer<'_> {
         let rows = put.iter().copied().map(instance::Model::of);
         self.upsert::<instance::Entity>(rows.collect::<Result<_>>()?)
             .await?;
-        let containers: Vec<&str> = put.iter().map(|p| p.value.container.0.as_ref()).collect();
+        let containers: Vec<&str> = put.iter().map(|p| p.container.0.as_ref()).collect();
         self.delete::<instance_endpoint::Entity>(Container, &containers)
             .await?;
         let mut rows = Vec::new();
-        for instance in put.iter().map(|put| &put.value) {
+        for instance in put {
             for (position, endpoint) in instance.endpoints.iter().enumerate() {
                 let container = &instance.container.0;
                 let row = instance_endpoint::Model::of(container, position, *endpoint)?;

@@ -2,19 +2,17 @@
 
 use sea_orm::entity::prelude::*;
 
-use super::{damaged, from_word, signed, small, unsigned};
+use super::{damaged, from_word, small};
 use crate::error::Result;
 use crate::model::{
     ContainerId, Endpoint, InstanceId, InstanceRecord, InstanceState, Replica, SpecDigest,
 };
-use crate::registry::Versioned;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "instances")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub container: String,
-    pub version: i64,
     pub service: String,
     pub replica: i32,
     pub node: String,
@@ -33,8 +31,7 @@ pub enum Relation {}
 impl ActiveModelBehavior for ActiveModel {}
 
 impl Model {
-    pub(in crate::registry::sql) fn of(put: &Versioned<InstanceRecord>) -> Result<Self> {
-        let record = &put.value;
+    pub(in crate::registry::sql) fn of(record: &InstanceRecord) -> Result<Self> {
         let (state_why, state_since) = match &record.state {
             InstanceState::Starting
             | InstanceState::Ready
@@ -45,7 +42,6 @@ impl Model {
         };
         Ok(Self {
             container: record.container.to_string(),
-            version: signed(put.version)?,
             service: record.id.service.to_string(),
             replica: record.id.replica.0.into(),
             node: record.node.to_string(),
@@ -58,10 +54,7 @@ impl Model {
         })
     }
 
-    pub(in crate::registry::sql) fn open(
-        self,
-        endpoints: Vec<Endpoint>,
-    ) -> Result<Versioned<InstanceRecord>> {
+    pub(in crate::registry::sql) fn open(self, endpoints: Vec<Endpoint>) -> Result<InstanceRecord> {
         const WHAT: &str = "instance";
         let state = match (self.state.as_str(), self.state_why, self.state_since) {
             ("starting", None, None) => InstanceState::Starting,
@@ -72,21 +65,18 @@ impl Model {
             ("unknown", Some(why), Some(since)) => InstanceState::Unknown { since, why },
             (other, ..) => return Err(damaged(WHAT, format!("its state is `{other}`"))),
         };
-        Ok(Versioned {
-            version: unsigned(WHAT, self.version)?,
-            value: InstanceRecord {
-                id: InstanceId {
-                    service: from_word(WHAT, self.service)?,
-                    replica: Replica(small(WHAT, self.replica)?),
-                },
-                node: from_word(WHAT, self.node)?,
-                container: ContainerId(self.container.into()),
-                digest: SpecDigest::from_hex(self.digest),
-                state,
-                started_at: self.started_at,
-                ready_at: self.ready_at,
-                endpoints,
+        Ok(InstanceRecord {
+            id: InstanceId {
+                service: from_word(WHAT, self.service)?,
+                replica: Replica(small(WHAT, self.replica)?),
             },
+            node: from_word(WHAT, self.node)?,
+            container: ContainerId(self.container.into()),
+            digest: SpecDigest::from_hex(self.digest),
+            state,
+            started_at: self.started_at,
+            ready_at: self.ready_at,
+            endpoints,
         })
     }
 }

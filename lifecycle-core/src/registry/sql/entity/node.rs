@@ -2,9 +2,9 @@
 
 use sea_orm::entity::prelude::*;
 
-use super::{damaged, from_json, from_word, json, seal, signed, unseal, unsigned, word};
+use super::{damaged, from_json, from_word, json, seal, unseal, word};
 use crate::error::Result;
-use crate::registry::{NodeRecord, Unknown, Versioned};
+use crate::registry::{NodeRecord, Unknown};
 use crate::secret::PlatformKey;
 
 /// The cloud's token may let its bearer look into the account.
@@ -15,7 +15,6 @@ const PURPOSE: &str = "cloud operation";
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub name: String,
-    pub version: i64,
     /// For readers in SQL, as are the two addresses; `observed` has them too.
     pub power: Option<String>,
     pub private_ip: Option<String>,
@@ -34,16 +33,11 @@ pub enum Relation {}
 impl ActiveModelBehavior for ActiveModel {}
 
 impl Model {
-    pub(in crate::registry::sql) fn of(
-        put: &Versioned<NodeRecord>,
-        key: &PlatformKey,
-    ) -> Result<Self> {
-        let record = &put.value;
+    pub(in crate::registry::sql) fn of(record: &NodeRecord, key: &PlatformKey) -> Result<Self> {
         let observed = record.observed.as_ref();
         let operation = record.operation.as_ref();
         Ok(Self {
             name: record.name.to_string(),
-            version: signed(put.version)?,
             power: observed.map(|node| word(&node.power)).transpose()?,
             private_ip: observed
                 .and_then(|node| node.addresses.private)
@@ -62,26 +56,23 @@ impl Model {
         })
     }
 
-    pub(in crate::registry::sql) fn open(self, key: &PlatformKey) -> Result<Versioned<NodeRecord>> {
+    pub(in crate::registry::sql) fn open(self, key: &PlatformKey) -> Result<NodeRecord> {
         const WHAT: &str = "node";
         let unknown = match (self.unknown_since, self.unknown_why) {
             (None, None) => None,
             (Some(since), Some(why)) => Some(Unknown { since, why }),
             _ => return Err(damaged(WHAT, "half of why it is unknown is missing")),
         };
-        Ok(Versioned {
-            version: unsigned(WHAT, self.version)?,
-            value: NodeRecord {
-                name: from_word(WHAT, self.name)?,
-                observed: self.observed.map(|it| from_json(WHAT, it)).transpose()?,
-                engine: self.engine.map(|it| from_json(WHAT, it)).transpose()?,
-                host_keys: from_json(WHAT, self.host_keys)?,
-                unknown,
-                operation: self
-                    .operation
-                    .map(|sealed| unseal(key, PURPOSE, &sealed))
-                    .transpose()?,
-            },
+        Ok(NodeRecord {
+            name: from_word(WHAT, self.name)?,
+            observed: self.observed.map(|it| from_json(WHAT, it)).transpose()?,
+            engine: self.engine.map(|it| from_json(WHAT, it)).transpose()?,
+            host_keys: from_json(WHAT, self.host_keys)?,
+            unknown,
+            operation: self
+                .operation
+                .map(|sealed| unseal(key, PURPOSE, &sealed))
+                .transpose()?,
         })
     }
 }

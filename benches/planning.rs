@@ -1,5 +1,5 @@
 //! How long planning takes: on platforms of 100, 1,000 and 5,000 nodes with ten replicas each,
-//! with nothing there and with everything converged; and how many replicas are placed per
+//! with nothing there and with everything settled; and how many replicas are placed per
 //! second. Prints, asserts nothing.
 //!
 //! `cargo bench -p benches --bench planning`. The table at the end sets planning against raw
@@ -12,33 +12,34 @@
 )]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use benches::platform::{Shape, converged, declared, now};
+use benches::platform::{Shape, declared, now, settled};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use lifecycle_core::reconcile::placement::place;
-use lifecycle_core::reconcile::{Declared, Observed, Policy, plan};
+use lifecycle_core::reconcile::{Declared, History, Observed, PlanningInput, plan};
 
 const NODES: [u32; 3] = [100, 1_000, 5_000];
 const REPLICAS_PER_NODE: u32 = 10;
 
-fn platform(nodes: u32, shape: Shape) -> Declared {
-    declared(nodes, nodes * REPLICAS_PER_NODE, shape).expect("a platform of this size is valid")
+fn platform(nodes: u32, shape: Shape) -> Arc<Declared> {
+    let declared = declared(nodes, nodes * REPLICAS_PER_NODE, shape);
+    Arc::new(declared.expect("a platform of this size is valid"))
 }
 
 fn planning(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("planning");
     group.sample_size(10);
-    let policy = Policy::default();
     for nodes in NODES {
         let declared = platform(nodes, Shape::Rows);
-        for (state, observed) in [
-            ("empty", Observed::default()),
-            ("converged", converged(&declared)),
+        for (state, input) in [
+            ("empty", PlanningInput::new(Arc::clone(&declared), now())),
+            ("settled", settled(&declared)),
         ] {
             group.throughput(Throughput::Elements(u64::from(nodes * REPLICAS_PER_NODE)));
-            group.bench_with_input(BenchmarkId::new(state, nodes), &observed, |b, observed| {
-                b.iter(|| plan(&declared, observed, &policy, now()));
+            group.bench_with_input(BenchmarkId::new(state, nodes), &input, |b, input| {
+                b.iter(|| plan(input));
             });
         }
     }
@@ -55,7 +56,7 @@ fn placement(criterion: &mut Criterion) {
             let declared = platform(nodes, shape);
             group.throughput(Throughput::Elements(u64::from(nodes * REPLICAS_PER_NODE)));
             group.bench_with_input(BenchmarkId::new(name, nodes), &declared, |b, declared| {
-                b.iter(|| place(declared, &Observed::default()));
+                b.iter(|| place(declared, &Observed::default(), &History::default()));
             });
         }
     }
@@ -73,13 +74,13 @@ fn shortest<T>(mut work: impl FnMut() -> T) -> Duration {
 
 /// Planning as a multiple of what one has to do with an observation anyway.
 fn ratios() {
-    println!("\nplanning for a converged platform, as a multiple of a raw operation in this run");
+    println!("\nplanning for a settled platform, as a multiple of a raw operation in this run");
     println!("nodes  planning      copying the observation    writing it as JSON");
     for nodes in NODES {
         let declared = platform(nodes, Shape::Rows);
-        let observed = converged(&declared);
-        let policy = Policy::default();
-        let planned = shortest(|| plan(&declared, &observed, &policy, now()));
+        let input = settled(&declared);
+        let observed = &input.observed;
+        let planned = shortest(|| plan(&input));
         // What observations share is copied too.
         let views = || observed.nodes.values().map(|view| view.as_ref().clone());
         let copied = shortest(|| views().collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! Platforms of any size, and what is observed of them once they have converged: what the
+//! Platforms of any size, and what is observed of them once they have settled: what the
 //! benches plan for. Nothing is simulated here; an observation is written down.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,9 @@ use lifecycle_core::model::{
 };
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
 use lifecycle_core::reconcile::placement::place;
-use lifecycle_core::reconcile::{Declared, EngineView, NodeView, Observed, Readiness};
+use lifecycle_core::reconcile::{
+    Declared, EngineView, History, NodeView, Observed, PlanningInput, Readiness,
+};
 use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
 use lifecycle_core::secret::PlatformKey;
 
@@ -81,9 +83,9 @@ pub fn declared(nodes: u32, replicas: u32, shape: Shape) -> Result<Declared> {
     Declared::new(Generation(1), &declaration, &key)
 }
 
-/// What is observed of it once every replica is ready where it is placed.
-pub fn converged(declared: &Declared) -> Observed {
-    let placed = place(declared, &Observed::default()).nodes;
+/// What the planner is given once every replica is ready where it is placed.
+pub fn settled(declared: &Arc<Declared>) -> PlanningInput {
+    let placed = place(declared, &Observed::default(), &History::default()).nodes;
     let mut containers: BTreeMap<&NodeName, Vec<ObservedContainer>> = BTreeMap::new();
     let mut observed = Observed::default();
     for (number, (id, service)) in declared.instances().enumerate() {
@@ -118,8 +120,14 @@ pub fn converged(declared: &Declared) -> Observed {
         let view = Arc::new(view(name, number, state));
         observed.nodes.insert(name.clone(), view);
     }
-    observed.last_seen = Arc::new(placed);
-    observed
+    PlanningInput {
+        observed: Arc::new(observed),
+        history: History {
+            last_seen: Arc::new(placed),
+            ..History::default()
+        },
+        ..PlanningInput::new(Arc::clone(declared), now())
+    }
 }
 
 fn view(name: &NodeName, number: u32, state: EngineState) -> NodeView {
@@ -146,7 +154,6 @@ fn view(name: &NodeName, number: u32, state: EngineState) -> NodeView {
             .iter()
             .map(|c| (c.id.clone(), Readiness::Ready { at: now() }))
             .collect(),
-        endings: BTreeMap::new(),
         changing_since: None,
         silence: None,
         engine: EngineView::Known {

@@ -22,8 +22,8 @@ use crate::model::{
 use crate::network::assign;
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::{
-    Agents, Backends, Declared, Driver, DriverOptions, Observed, Plan, ServiceApi, Status, Target,
-    plan,
+    Agents, Backends, Declared, Driver, DriverOptions, Observed, Plan, PlanningInput, ServiceApi,
+    Status, Target, plan,
 };
 use crate::registry::{
     Batch, Change, Credential, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
@@ -101,7 +101,7 @@ pub struct Manager {
     options: ManagerOptions,
     target: watch::Sender<Option<Target>>,
     status: watch::Sender<Status>,
-    observations: watch::Sender<Arc<Observed>>,
+    inputs: watch::Sender<Option<Arc<PlanningInput>>>,
     /// The epoch while it leads. Held during writes that the API asks for, so that two of
     /// them do not race for a generation.
     epoch: Mutex<Option<Epoch>>,
@@ -121,7 +121,7 @@ impl Manager {
             options,
             target: watch::Sender::new(None),
             status: watch::Sender::new(Status::default()),
-            observations: watch::Sender::new(Arc::default()),
+            inputs: watch::Sender::new(None),
             epoch: Mutex::new(None),
             open: AtomicBool::new(false),
             restarts: std::sync::Mutex::default(),
@@ -174,11 +174,11 @@ impl Manager {
         );
         self.take_retries_for(driver.retries());
         let status = driver.status();
-        let observations = driver.observations();
+        let inputs = driver.inputs();
         tokio::select! {
             error = driver.run() => error,
             error = self.renew(epoch) => error,
-            error = self.follow(status, observations) => error,
+            error = self.follow(status, inputs) => error,
             () = self.mirror(epoch) => Error::failed("the mirrors of the registry", "they ended"),
         }
     }
@@ -340,16 +340,16 @@ impl Manager {
     async fn follow(
         &self,
         mut status: watch::Receiver<Status>,
-        mut observations: watch::Receiver<Arc<Observed>>,
+        mut inputs: watch::Receiver<Option<Arc<PlanningInput>>>,
     ) -> Error {
         loop {
             // First, so that the status is of the same plan or of a later one.
-            let observed = observations.borrow_and_update().clone();
+            let input = inputs.borrow_and_update().clone();
             let now = status.borrow_and_update().clone();
             // Before an operation ends by it: who sees the end sees what it was ended by.
-            self.observations.send_replace(observed.clone());
+            self.inputs.send_replace(input);
             self.publish_status(now.clone());
-            if let Err(error) = self.end_restarts(&observed, &now).await {
+            if let Err(error) = self.end_restarts(&self.observed(), &now).await {
                 return error;
             }
             if now.settled && !now.taking_down && now.generation != Generation::default() {
@@ -507,9 +507,16 @@ impl Manager {
             });
         }
         let declared = self.derive(candidate)?;
-        let observed = self.observations.borrow().clone();
         let now = self.backends.clock.now();
-        Ok(plan(&declared, &observed, &self.options.driver.policy, now))
+        let input = match self.input() {
+            Some(latest) => PlanningInput {
+                declared: Arc::new(declared),
+                now,
+                ..latest.as_ref().clone()
+            },
+            None => PlanningInput::new(Arc::new(declared), now),
+        };
+        Ok(plan(&input))
     }
 
     /// A declaration that is not of this platform, or that can never be carried out.
@@ -628,9 +635,16 @@ impl Manager {
         Ok(events)
     }
 
-    /// What the latest plan was made from; nothing as long as it does not lead.
-    pub fn observed(&self) -> Arc<Observed> {
-        self.observations.borrow().clone()
+    /// What the latest plan was made from; `None` before the first one.
+    pub fn input(&self) -> Option<Arc<PlanningInput>> {
+        self.inputs.borrow().clone()
+    }
+
+    /// What exists, as the latest plan was told it; nothing before the first one.
+    fn observed(&self) -> Arc<Observed> {
+        self.input()
+            .map(|input| Arc::clone(&input.observed))
+            .unwrap_or_default()
     }
 
     /// Events after a cursor.

@@ -117,12 +117,12 @@ impl ManagerApi for LocalApi {
         let snapshot = self.0.snapshot().await?;
         let subject = snapshot.subject_named(name)?;
         let events = self.0.latest_events(EVENTS_SEARCHED).await?;
-        let observed = self.0.observed();
+        let input = self.0.input();
         Ok(why::why(
             subject,
             &snapshot,
             &self.status(),
-            &observed,
+            input.as_deref(),
             &events,
         ))
     }

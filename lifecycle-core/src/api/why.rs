@@ -12,7 +12,8 @@ use crate::model::{
 };
 use crate::platform::Declaration;
 use crate::reconcile::{
-    EngineView, Held, HeldBy, InstanceStatus, Observed, Readiness, Status, Step,
+    EngineView, Held, HeldBy, History, InstanceStatus, Observed, PlanningInput, Readiness, Status,
+    Step,
 };
 use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
@@ -82,13 +83,18 @@ pub fn why(
     subject: Subject,
     snapshot: &Snapshot,
     status: &Status,
-    observed: &Observed,
+    input: Option<&PlanningInput>,
     events: &[Event],
 ) -> WhyV1 {
+    let (observed, history) = match input {
+        Some(input) => (&*input.observed, &input.history),
+        None => (&Observed::default(), &History::default()),
+    };
     let world = World {
         snapshot,
         status,
         observed,
+        history,
     };
     let own = world.parts(&subject);
     let decided = world.decisions(&own);
@@ -115,6 +121,7 @@ struct World<'a> {
     snapshot: &'a Snapshot,
     status: &'a Status,
     observed: &'a Observed,
+    history: &'a History,
 }
 
 impl World<'_> {
@@ -203,7 +210,7 @@ impl World<'_> {
             for container in containers {
                 if container.role == Role::Instance(id.clone()) {
                     let readiness = view.readiness.get(&container.id);
-                    let times = view.endings.get(&container.id).map(|e| e.times);
+                    let times = self.history.endings.get(&container.id).map(|e| e.times);
                     says.push(container_says(node, container, readiness, times));
                 }
             }
@@ -565,7 +572,7 @@ mod tests {
             Subject::Instance(replica("web", 2)),
             &Snapshot::default(),
             &status,
-            &Observed::default(),
+            None,
             &[],
         );
         let about: Vec<&Subject> = why.decided.iter().map(|decision| &decision.about).collect();

@@ -8,7 +8,7 @@ use crate::cloud::PreflightReport;
 use crate::error::{Error, Result};
 use crate::model::Generation;
 use crate::platform::Declaration;
-use crate::reconcile::{Declared, Observed, Plan, Policy, look, plan};
+use crate::reconcile::{Declared, Observed, Plan, PlanningInput, Policy, look, plan};
 use crate::secret::PlatformKey;
 
 /// How long a node may take to tell what is on it.
@@ -47,7 +47,7 @@ impl Forecast {
             problems: Vec::new(),
             remarks: Vec::new(),
             predicted: None,
-            plan: plan(&declared, &Observed::default(), &Policy::default(), now),
+            plan: plan(&PlanningInput::new(Arc::new(declared), now)),
         })
     }
 }
@@ -109,13 +109,17 @@ impl Bootstrapper {
             provisions: self.backends.cloud.capabilities().provisions,
             ..self.driver.policy.clone()
         };
-        let now = self.backends.clock.now();
+        let input = PlanningInput {
+            observed: Arc::new(observed),
+            policy,
+            ..PlanningInput::new(declared, self.backends.clock.now())
+        };
         Ok(Forecast {
             manager_runs: false,
             problems,
             remarks,
             predicted,
-            plan: plan(&declared, &observed, &policy, now),
+            plan: plan(&input),
         })
     }
 }

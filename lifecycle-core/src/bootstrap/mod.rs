@@ -61,7 +61,9 @@ use crate::model::{Epoch, Generation, ImageSource, NodeName, NodeSpec, PlatformI
 use crate::platform::{Access, Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::placement::place;
-use crate::reconcile::{Backends, Declared, Driver, DriverOptions, HeldBy, Observed, Target};
+use crate::reconcile::{
+    Backends, Declared, Driver, DriverOptions, HeldBy, History, Observed, Target,
+};
 use crate::registry::{Databases, Registry};
 use crate::runtime::ContainerRuntime;
 use crate::secret::PlatformKey;
@@ -237,7 +239,7 @@ impl Bootstrapper {
         let mut report = self.cloud_preflight(&nodes).await?;
         let mut problems = std::mem::take(&mut report.problems);
         let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
-        let placement = place(&declared, &Observed::default());
+        let placement = place(&declared, &Observed::default(), &History::default());
         let misfits = placement.misfits.iter();
         problems.extend(misfits.map(|(id, why)| format!("{id} fits no node: {why}")));
         if problems.is_empty() {

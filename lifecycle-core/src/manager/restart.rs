@@ -195,7 +195,7 @@ impl Manager {
 
     /// The present run of each of these that was ever started.
     fn runs_of(&self, replicas: &[InstanceId]) -> BTreeMap<InstanceId, ContainerRun> {
-        let observed = self.observations.borrow().clone();
+        let observed = self.observed();
         let status = self.status.borrow().clone();
         let run = |id: &InstanceId| {
             let container = status.plan.instances.get(id)?.container.clone()?;

@@ -4,20 +4,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::cloud::CloudDeadlines;
 use crate::error::{Error, Result};
 use crate::model::{
-    BuildOptions, ContainerTemplate, DependencyCondition, Generation, ImageSource, InstanceId,
-    NodeName, NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts,
+    BuildOptions, BuildSource, ContainerTemplate, DependencyCondition, Generation, ImageSource,
+    InstanceId, NodeName, NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest,
+    Starts, VolumeMount, VolumeOptions,
 };
 use crate::platform::{Declaration, NetworkSpec};
 use crate::runtime::Owner;
 use crate::secret::PlatformKey;
 
 /// A declaration with everything that is derived from it.
-#[derive(Debug, Clone)]
+///
+/// Its JSON is for a recorded [`PlanningInput`](super::PlanningInput): a service's `spec` is
+/// reduced to the fields that the planner reads, so that nothing that may be a secret is written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Declared {
     /// Its number.
     pub generation: Generation,
@@ -40,7 +44,7 @@ pub struct Declared {
 }
 
 /// What makes service addresses work on the nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agents {
     /// The image that agents run from: the manager's own.
     pub image: String,
@@ -82,9 +86,10 @@ struct AgentForm<'a> {
 }
 
 /// A declared service with what is derived from it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeclaredService {
     /// The service.
+    #[serde(serialize_with = "write_planned_part")]
     pub spec: ServiceSpec,
     /// The image's name as engines list it.
     pub image: String,
@@ -221,6 +226,49 @@ impl DeclaredService {
             replica: Replica(n),
         })
     }
+}
+
+/// Writes the fields of a service that the planner reads. Fields are listed, not left out, so that
+/// one that is added to a service later is not written by mistake.
+fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok, S::Error> {
+    let source = match &spec.source {
+        ImageSource::Image(image) => ImageSource::Image(image.clone()),
+        ImageSource::Build(source) => ImageSource::Build(BuildSource {
+            code: source.code.clone(),
+            dockerfile: source.dockerfile.clone(),
+            args: BTreeMap::new(),
+            bases: source.bases.clone(),
+            exposes: source.exposes.clone(),
+            options: BuildOptions::default(),
+        }),
+    };
+    let volumes = spec.container.volumes.iter().map(|mount| VolumeMount {
+        volume: mount.volume.clone(),
+        target: mount.target.clone(),
+        read_only: mount.read_only,
+        options: VolumeOptions::default(),
+    });
+    let container = ContainerTemplate {
+        volumes: volumes.collect(),
+        ports: spec.container.ports.clone(),
+        ..ContainerTemplate::default()
+    };
+    let planned = ServiceSpec {
+        class: spec.class,
+        origin: spec.origin,
+        replicas: spec.replicas,
+        container,
+        depends_on: spec.depends_on.clone(),
+        ready_within: spec.ready_within,
+        restart: spec.restart,
+        constraints: spec.constraints.clone(),
+        reserves: spec.reserves,
+        starts: spec.starts,
+        most_per_node: spec.most_per_node,
+        update: spec.update.clone(),
+        ..ServiceSpec::new(spec.name.clone(), source)
+    };
+    planned.serialize(to)
 }
 
 /// What the spec digest covers. A field that is added here later must serialise to nothing

@@ -28,9 +28,10 @@ use super::backends::Backends;
 use super::declared::Declared;
 use super::execute::{Deadlines, ServiceApi};
 use super::feeder::Feeder;
+use super::input::{Failure, History, PlanningInput};
 use super::liveness::Liveness;
 use super::look::is_complete;
-use super::observe::{Failure, Observed};
+use super::observe::Observed;
 use super::plan::{Policy, plan};
 use super::record::{UnderWay, apply, record};
 use super::step::{Action, Plan, Step, StepId};
@@ -154,7 +155,7 @@ pub struct Driver {
     feeder: Feeder,
     reports: mpsc::UnboundedReceiver<(NodeName, Report)>,
     status: watch::Sender<Status>,
-    observations: watch::Sender<Arc<Observed>>,
+    inputs: watch::Sender<Option<Arc<PlanningInput>>>,
     tasks: JoinSet<Result<()>>,
     task_steps: HashMap<tokio::task::Id, StepId>,
     running: BTreeMap<StepId, Running>,
@@ -187,7 +188,7 @@ pub struct Driver {
 #[derive(Debug)]
 struct Latest {
     target: Target,
-    observed: Arc<Observed>,
+    input: Arc<PlanningInput>,
     plan: Arc<Plan>,
     made_at: tokio::time::Instant,
     /// The steps that need no other one and have not been launched, by their place in the plan.
@@ -247,7 +248,7 @@ impl Driver {
             feeder,
             reports,
             status: watch::Sender::new(Status::default()),
-            observations: watch::Sender::new(Arc::default()),
+            inputs: watch::Sender::new(None),
             tasks: JoinSet::new(),
             task_steps: HashMap::new(),
             running: BTreeMap::new(),
@@ -277,8 +278,8 @@ impl Driver {
     }
 
     /// What the latest plan was made from.
-    pub fn observations(&self) -> watch::Receiver<Arc<Observed>> {
-        self.observations.subscribe()
+    pub fn inputs(&self) -> watch::Receiver<Option<Arc<PlanningInput>>> {
+        self.inputs.subscribe()
     }
 
     /// Runs until the registry refuses the epoch or cannot be written; returns why.
@@ -313,14 +314,21 @@ impl Driver {
         self.take_retries().await?;
         let mut next_change = None;
         let target = self.target.borrow().clone();
-        if let (Some(target), Some(mut observed)) = (target, self.observe()) {
-            observed.restarts = self.restarts(&target, &observed);
+        if let (Some(target), Some((observed, mut history))) = (target, self.observe()) {
+            history.restarts = self.restarts(&target, &observed);
             let now = self.backends.clock.now();
             self.take_up(&target, &observed, now);
-            let plan = plan(&target.declared, &observed, &self.options.policy, now);
-            self.tell_agents(&target, &observed, &[]);
+            let input = Arc::new(PlanningInput {
+                declared: Arc::clone(&target.declared),
+                observed: Arc::new(observed),
+                history,
+                policy: self.options.policy.clone(),
+                now,
+            });
+            let plan = plan(&input);
+            self.tell_agents(&target, &input.observed, &[]);
             self.announce(&plan, now);
-            self.commit(&target.declared, &observed, &plan, now).await?;
+            self.commit(&input, &plan).await?;
             // What was given up now is planned for at once.
             next_change = if plan.rejects.is_empty() {
                 plan.next_change
@@ -332,7 +340,7 @@ impl Driver {
             self.latest = Some(Latest {
                 left: free.map(|(place, _)| place).collect(),
                 target,
-                observed: Arc::new(observed),
+                input,
                 plan: Arc::new(plan),
                 made_at: tokio::time::Instant::now(),
             });
@@ -358,8 +366,9 @@ impl Driver {
         }
     }
 
-    fn observe(&mut self) -> Option<Observed> {
-        let mut observed = self.watcher.observed()?;
+    /// What exists, and what is known besides.
+    fn observe(&mut self) -> Option<(Observed, History)> {
+        let (mut observed, endings) = self.watcher.observed()?;
         // A new process plans only once every node was asked: what it has not seen yet would
         // look as if it did not exist. A node that hangs is unknown soon, and holds nobody up.
         self.has_looked |= is_complete(&observed);
@@ -376,13 +385,17 @@ impl Driver {
         });
         let failures = self.failures.iter();
         let failures = failures.map(|(id, (_, failure))| (id.clone(), failure.clone()));
-        observed.failures = failures.collect();
-        observed.rejected.clone_from(&self.registry.rejected);
-        observed.last_seen = Arc::clone(&self.last_seen);
+        let history = History {
+            last_seen: Arc::clone(&self.last_seen),
+            placed: self.placed(),
+            rejected: self.registry.rejected.clone(),
+            failures: failures.collect(),
+            endings,
+            restarts: Arc::default(),
+        };
         self.feeder.follow(&observed);
         observed.agents = self.feeder.views();
-        observed.placed = self.placed();
-        Some(observed)
+        Some((observed, history))
     }
 
     /// Where the latest plan for the same declaration placed what has no container yet.
@@ -425,18 +438,13 @@ impl Driver {
         });
     }
 
-    async fn commit(
-        &mut self,
-        declared: &Declared,
-        observed: &Observed,
-        plan: &Plan,
-        now: DateTime<Utc>,
-    ) -> Result<()> {
+    async fn commit(&mut self, input: &PlanningInput, plan: &Plan) -> Result<()> {
+        let (declared, now) = (&input.declared, input.now);
         let under_way = UnderWay {
             stopping: self.stopping(),
             operations: self.operations.clone(),
         };
-        let mut batch = record(declared, observed, plan, &under_way, &self.registry, now);
+        let mut batch = record(input, plan, &under_way, &self.registry);
         if self.is_settled(plan) && !self.registry.converged && !declared.services.is_empty() {
             batch.changes.push(Change::MarkConverged);
             batch.events.push(NewEvent {
@@ -494,7 +502,7 @@ impl Driver {
             return;
         };
         // First, so that who is woken by the status finds what it was made from.
-        self.observations.send_replace(Arc::clone(&latest.observed));
+        self.inputs.send_replace(Some(Arc::clone(&latest.input)));
         let declared = &latest.target.declared;
         let plan = Arc::clone(&latest.plan);
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);

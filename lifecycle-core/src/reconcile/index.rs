@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::declared::{Declared, DeclaredService};
+use super::input::{Endings, History};
 use super::observe::{NodeView, Observed, Readiness};
 use crate::model::{ContainerId, InstanceId, NodeName, ServiceName, Starts};
 use crate::runtime::{ObservedContainer, Role};
@@ -16,6 +17,8 @@ pub(super) struct Seen<'a> {
     pub(super) place: Option<usize>,
     pub(super) view: &'a NodeView,
     pub(super) container: &'a ObservedContainer,
+    /// How often it ended by itself.
+    pub(super) endings: Option<&'a Endings>,
 }
 
 impl Seen<'_> {
@@ -61,7 +64,11 @@ pub(super) struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn new(declared: &'a Declared, observed: &'a Observed) -> Self {
+    pub(super) fn new(
+        declared: &'a Declared,
+        observed: &'a Observed,
+        history: &'a History,
+    ) -> Self {
         let mut replicas = Vec::new();
         let mut services = Vec::with_capacity(declared.services.len());
         for (name, service) in &declared.services {
@@ -83,11 +90,11 @@ impl<'a> Index<'a> {
             last_seen: vec![None; replicas.len()],
             replicas,
         };
-        index.see(observed);
+        index.see(observed, history);
         index
     }
 
-    fn see(&mut self, observed: &'a Observed) {
+    fn see(&mut self, observed: &'a Observed, history: &'a History) {
         for (node, view) in &observed.nodes {
             let Some(state) = view.engine_state() else {
                 continue;
@@ -102,6 +109,7 @@ impl<'a> Index<'a> {
                     place,
                     view: view.as_ref(),
                     container,
+                    endings: history.endings.get(&container.id),
                 };
                 let all = match self.replica(id) {
                     Some(at) => &mut self.seen[at],
@@ -118,7 +126,7 @@ impl<'a> Index<'a> {
         }
         // Both are in the order of ids.
         let mut replicas = self.replicas.iter().zip(&mut self.last_seen).peekable();
-        for (id, node) in observed.last_seen.iter() {
+        for (id, node) in history.last_seen.iter() {
             while replicas.next_if(|(replica, _)| *replica < id).is_some() {}
             if let Some((_, last)) = replicas.next_if(|(replica, _)| *replica == id) {
                 *last = Some(node);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::declared::Declared;
-use super::observe::{Endings, Readiness};
+use super::input::Endings;
+use super::observe::Readiness;
 use super::watch::WatchPolicy;
 use crate::cloud::ObservedNode;
 use crate::model::{ContainerId, InstanceRecord, NodeName, Protocol};
@@ -129,26 +130,24 @@ impl Liveness {
         }
     }
 
-    /// What is known of these containers: whether they are ready, and how they ended.
-    pub(super) fn of(
+    /// Whether these containers are ready, as far as they were checked.
+    pub(super) fn readiness_of(
         &self,
         containers: &[ObservedContainer],
-    ) -> (
-        BTreeMap<ContainerId, Readiness>,
-        BTreeMap<ContainerId, Endings>,
-    ) {
+    ) -> BTreeMap<ContainerId, Readiness> {
         let readiness = |c: &ObservedContainer| {
             let run = self.runs.get(&c.id)?;
             Some((c.id.clone(), run.readiness))
         };
-        let endings = |c: &ObservedContainer| {
-            let (endings, _) = self.endings.get(&c.id)?;
-            Some((c.id.clone(), endings.clone()))
-        };
-        (
-            containers.iter().filter_map(readiness).collect(),
-            containers.iter().filter_map(endings).collect(),
-        )
+        containers.iter().filter_map(readiness).collect()
+    }
+
+    /// How often containers ended by themselves.
+    pub(super) fn endings(&self) -> BTreeMap<ContainerId, Endings> {
+        let endings = self.endings.iter();
+        endings
+            .map(|(id, (endings, _))| (id.clone(), endings.clone()))
+            .collect()
     }
 
     /// How long until these containers are checked again.
@@ -333,7 +332,7 @@ mod tests {
             let mut liveness = Liveness::default();
             liveness.note(&container, Answer::NotAsked, at(0));
             assert_eq!(next_check(&liveness, &container, 1), CHECK);
-            assert!(liveness.of(&[container]).0.is_empty());
+            assert!(liveness.readiness_of(&[container]).is_empty());
         }
     }
 
@@ -354,7 +353,7 @@ mod tests {
     fn one_failed_check_is_repeated_soon_and_three_or_an_unhealthy_engine_end_readiness() {
         let container = instance();
         let is_ready = |liveness: &Liveness| {
-            let (readiness, _) = liveness.of(std::slice::from_ref(&container));
+            let readiness = liveness.readiness_of(std::slice::from_ref(&container));
             matches!(readiness[&container.id], Readiness::Ready { .. })
         };
         let mut liveness = Liveness::default();

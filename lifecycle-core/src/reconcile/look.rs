@@ -25,7 +25,7 @@ pub async fn look(backends: &Backends, declared: Arc<Declared>, patience: Durati
     );
     let looked = async {
         loop {
-            if let Some(observed) = watcher.observed()
+            if let Some((observed, _)) = watcher.observed()
                 && is_complete(&observed)
             {
                 return;
@@ -35,16 +35,19 @@ pub async fn look(backends: &Backends, declared: Arc<Declared>, patience: Durati
     };
     // Whether complete or not, what there is is what is told.
     drop(tokio::time::timeout(patience, looked).await);
-    watcher.observed().unwrap_or_else(|| Observed {
-        cloud_unknown: Some(Unknown {
-            since: backends.clock.now(),
-            why: format!(
-                "it has not listed its nodes within {}",
-                humantime::format_duration(patience)
-            ),
-        }),
-        ..Observed::default()
-    })
+    match watcher.observed() {
+        Some((observed, _)) => observed,
+        None => Observed {
+            cloud_unknown: Some(Unknown {
+                since: backends.clock.now(),
+                why: format!(
+                    "it has not listed its nodes within {}",
+                    humantime::format_duration(patience)
+                ),
+            }),
+            ..Observed::default()
+        },
+    }
 }
 
 /// Whether every node that runs was asked, whatever it answered.

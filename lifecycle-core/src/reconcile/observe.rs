@@ -7,34 +7,20 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::step::StepId;
 use crate::cloud::{ObservedNode, Power};
-use crate::model::{ContainerId, ContainerRun, InstanceId, NodeName};
-use crate::registry::{RejectedSpec, Unknown};
+use crate::model::{ContainerId, NodeName};
+use crate::registry::Unknown;
 use crate::runtime::{EngineInfo, EngineState};
 
-/// Everything that the planner may know.
+/// What exists, as the cloud, the engines and the agents report it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
     /// Since when and why the cloud's list of nodes cannot be had. The nodes below are then
-    /// those that it last told.
+    /// those of its latest list.
     pub cloud_unknown: Option<Unknown>,
     /// Every node that the cloud shows as this platform's, and its engine. What did not change
     /// is shared with the observation before.
     pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
-    /// Where each replica was last seen, for nodes that cannot be asked and for stickiness.
-    pub last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
-    /// Where the plan before placed the replicas that have no container yet. They stay there,
-    /// so that what is made ready for them is not made ready in vain.
-    #[serde(default)]
-    pub placed: BTreeMap<InstanceId, NodeName>,
-    /// Specifications that were given up.
-    pub rejected: BTreeMap<InstanceId, RejectedSpec>,
-    /// Steps that failed.
-    pub failures: BTreeMap<StepId, Failure>,
-    /// Runs of containers that are to end, for another one to begin.
-    #[serde(default)]
-    pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
     /// What each node's agent knows of the services' addresses.
     #[serde(default)]
     pub agents: BTreeMap<NodeName, AgentView>,
@@ -72,9 +58,6 @@ pub struct NodeView {
     /// What is known of its containers beyond what the engine says: whether they are ready.
     #[serde(default)]
     pub readiness: BTreeMap<ContainerId, Readiness>,
-    /// How they ended by themselves.
-    #[serde(default)]
-    pub endings: BTreeMap<ContainerId, Endings>,
 }
 
 /// An engine as it is observed.
@@ -105,7 +88,6 @@ impl NodeView {
             engine: EngineView::NotAsked,
             silence: None,
             readiness: BTreeMap::new(),
-            endings: BTreeMap::new(),
         }
     }
 
@@ -139,26 +121,4 @@ pub enum Readiness {
         /// When.
         at: DateTime<Utc>,
     },
-}
-
-/// A step that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// How often in a row.
-    pub times: u32,
-    /// When it is tried again by itself; without it only a retry or another declaration does so.
-    pub again_at: Option<DateTime<Utc>>,
-    /// What it said the last time.
-    pub why: String,
-    /// Whether only a person or another declaration changes it.
-    pub is_final: bool,
-}
-
-/// How a container ended by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endings {
-    /// How often in a row: a run of some length begins a new row.
-    pub times: u32,
-    /// When it may be started again.
-    pub again_at: DateTime<Utc>,
 }

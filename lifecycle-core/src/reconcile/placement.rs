@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::declared::{Declared, DeclaredService};
 use super::index::Index;
+use super::input::History;
 use super::observe::Observed;
 use crate::model::{Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resources, VolumeName};
 
@@ -20,9 +21,9 @@ pub struct Placement {
 }
 
 /// Places all declared replicas.
-pub fn place(declared: &Declared, observed: &Observed) -> Placement {
-    let index = Index::new(declared, observed);
-    let placed = place_indexed(declared, observed, &index);
+pub fn place(declared: &Declared, observed: &Observed, history: &History) -> Placement {
+    let index = Index::new(declared, observed, history);
+    let placed = place_indexed(declared, observed, history, &index);
     let replicas = index.replicas.iter().zip(&placed.nodes);
     Placement {
         nodes: replicas
@@ -46,9 +47,10 @@ pub(super) struct Placed<'a> {
 pub(super) fn place_indexed<'a>(
     declared: &'a Declared,
     observed: &'a Observed,
+    history: &'a History,
     index: &Index<'a>,
 ) -> Placed<'a> {
-    let homes = Homes::new(declared, observed, index);
+    let homes = Homes::new(declared, observed, history, index);
     let mut placing = Placing {
         index,
         homes: &homes,
@@ -95,6 +97,7 @@ pub(super) fn place_indexed<'a>(
 /// What ties replicas to nodes.
 struct Homes<'i, 'a> {
     observed: &'a Observed,
+    history: &'a History,
     index: &'i Index<'a>,
     /// The nodes that have each volume which is mounted, by place.
     volumes: BTreeMap<&'a VolumeName, BTreeSet<usize>>,
@@ -106,7 +109,12 @@ struct Homes<'i, 'a> {
 const FEW_HOLDERS: usize = 16;
 
 impl<'i, 'a> Homes<'i, 'a> {
-    fn new(declared: &'a Declared, observed: &'a Observed, index: &'i Index<'a>) -> Self {
+    fn new(
+        declared: &'a Declared,
+        observed: &'a Observed,
+        history: &'a History,
+        index: &'i Index<'a>,
+    ) -> Self {
         let wanted: BTreeSet<&VolumeName> = declared
             .services
             .values()
@@ -134,6 +142,7 @@ impl<'i, 'a> Homes<'i, 'a> {
         }
         Self {
             observed,
+            history,
             index,
             volumes,
             images,
@@ -172,7 +181,7 @@ impl<'i, 'a> Homes<'i, 'a> {
             };
             add(home, node);
         }
-        if let Some(node) = self.observed.placed.get(&self.index.replicas[replica]) {
+        if let Some(node) = self.history.placed.get(&self.index.replicas[replica]) {
             add(Home::WasPlaced, node);
         }
         let mounts = &service.spec.container.volumes;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use chrono::{DateTime, Utc};
 
 use super::declared::Declared;
+use super::input::PlanningInput;
 use super::observe::{EngineView, NodeView, Observed, Readiness};
 use super::step::Plan;
 use crate::cloud::{CloudOperation, Power};
@@ -18,20 +19,18 @@ use crate::runtime::{ContainerState, ObservedContainer, Role};
 
 /// What of the registry has to change.
 pub(super) fn record(
-    declared: &Declared,
-    observed: &Observed,
+    input: &PlanningInput,
     plan: &Plan,
     under_way: &UnderWay,
     before: &Snapshot,
-    now: DateTime<Utc>,
 ) -> Batch {
     let mut recording = Recording {
-        declared,
-        observed,
+        declared: &input.declared,
+        observed: &input.observed,
         plan,
         under_way,
         before,
-        now,
+        now: input.now,
         batch: Batch::default(),
     };
     recording.nodes();

@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::backends::Backends;
 use super::declared::Declared;
+use super::input::Endings;
 use super::liveness::Liveness;
 use super::observe::{NodeView, Observed};
 use crate::cloud::ObservedNode;
@@ -179,9 +180,8 @@ impl Watcher {
             let Some(state) = slot.view.engine_state() else {
                 continue;
             };
-            let (readiness, endings) = liveness.of(&state.containers);
-            let view = Arc::make_mut(&mut slot.view);
-            (view.readiness, view.endings) = (readiness, endings);
+            let readiness = liveness.readiness_of(&state.containers);
+            Arc::make_mut(&mut slot.view).readiness = readiness;
         }
     }
 
@@ -203,11 +203,12 @@ impl Watcher {
             .is_some_and(|c| c.as_of >= request)
     }
 
-    /// What is known now; `None` until the cloud was asked once.
-    pub(super) fn observed(&self) -> Option<Observed> {
+    /// What is known now, and how often containers ended by themselves; `None` until the cloud
+    /// was asked once.
+    pub(super) fn observed(&self) -> Option<(Observed, BTreeMap<ContainerId, Endings>)> {
         let views = self.shared.views();
         let cloud = views.cloud.as_ref()?;
-        Some(Observed {
+        let observed = Observed {
             cloud_unknown: cloud.unknown.clone(),
             nodes: views
                 .nodes
@@ -215,7 +216,8 @@ impl Watcher {
                 .map(|(name, slot)| (name.clone(), Arc::clone(&slot.view)))
                 .collect(),
             ..Observed::default()
-        })
+        };
+        Some((observed, views.liveness.endings()))
     }
 }
 

@@ -7,4 +7,5 @@ mod arbitrary;
 mod builder;
 mod model;
 mod properties;
+mod recorded;
 mod situations;

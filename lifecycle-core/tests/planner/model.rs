@@ -11,9 +11,9 @@ use lifecycle_core::model::{
     Protocol, ServiceName, SpecDigest, Starts, Subject,
 };
 use lifecycle_core::reconcile::declared::listed_name;
-use lifecycle_core::reconcile::observe::Failure;
 use lifecycle_core::reconcile::{
-    Action, Declared, EngineView, NodeView, Observed, Plan, Policy, Readiness, Step, StepId, plan,
+    Action, Declared, Endings, EngineView, Failure, History, NodeView, Observed, Plan,
+    PlanningInput, Readiness, Step, StepId, plan,
 };
 use lifecycle_core::registry::{RejectedSpec, Unknown};
 use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
@@ -39,6 +39,8 @@ pub(crate) struct World {
     pub last_seen: BTreeMap<InstanceId, NodeName>,
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     pub failures: BTreeMap<StepId, Failure>,
+    /// How often containers ended by themselves.
+    pub endings: BTreeMap<ContainerId, Endings>,
     /// Runs that a restart is to end.
     pub restarts: BTreeMap<InstanceId, ContainerRun>,
     /// Where the plan before placed what has no container.
@@ -70,6 +72,7 @@ impl World {
             last_seen: BTreeMap::new(),
             rejected: BTreeMap::new(),
             failures: BTreeMap::new(),
+            endings: BTreeMap::new(),
             restarts: BTreeMap::new(),
             placed: BTreeMap::new(),
             never_ready: BTreeSet::new(),
@@ -92,12 +95,28 @@ impl World {
                     (name.clone(), Arc::new(view))
                 })
                 .collect(),
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// What a manager of this world knows besides.
+    pub(crate) fn history(&self) -> History {
+        History {
             last_seen: Arc::new(self.last_seen.clone()),
             placed: self.placed.clone(),
             rejected: self.rejected.clone(),
             failures: self.failures.clone(),
+            endings: self.endings.clone(),
             restarts: Arc::new(self.restarts.clone()),
-            agents: BTreeMap::new(),
+        }
+    }
+
+    /// What the planner is given.
+    pub(crate) fn input(&self, declared: &Declared) -> PlanningInput {
+        PlanningInput {
+            observed: Arc::new(self.observed()),
+            history: self.history(),
+            ..PlanningInput::new(Arc::new(declared.clone()), self.now)
         }
     }
 
@@ -115,7 +134,7 @@ impl World {
     }
 
     pub(crate) fn plan(&self, declared: &Declared) -> Plan {
-        plan(declared, &self.observed(), &Policy::default(), self.now)
+        plan(&self.input(declared))
     }
 
     pub(crate) fn containers(&self) -> impl Iterator<Item = (&NodeName, &ObservedContainer)> {
@@ -595,7 +614,6 @@ impl Machine {
             engine,
             changing_since: None,
             silence: None,
-            endings: BTreeMap::new(),
         }
     }
 }

@@ -4,7 +4,7 @@
 use lifecycle_core::cloud::Power;
 use lifecycle_core::model::{InstanceId, NodeName, Replica, ServiceName};
 use lifecycle_core::reconcile::placement::place;
-use lifecycle_core::reconcile::{Declared, HeldBy, Plan};
+use lifecycle_core::reconcile::{Declared, HeldBy, Plan, PlanningInput, plan};
 use lifecycle_core::runtime::{ContainerState, Role};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -214,8 +214,8 @@ proptest! {
         let mut broken = lived(&wanted, steps, &[], seed);
         let plan = broken.walk(&declared, &mut chooser(seed));
         assert_converged(&broken, &declared, &plan);
-        let fits = place(&declared, &straight.observed()).misfits.is_empty()
-            && place(&declared, &broken.observed()).misfits.is_empty();
+        let fits = place(&declared, &straight.observed(), &straight.history()).misfits.is_empty()
+            && place(&declared, &broken.observed(), &broken.history()).misfits.is_empty();
         if fits {
             prop_assert_eq!(straight.summary(false), broken.summary(false));
         }
@@ -283,6 +283,23 @@ proptest! {
     }
 
     #[test]
+    fn a_recorded_input_gives_the_same_plan(
+        former in platform(),
+        steps in 0_usize..160,
+        mishaps in mishaps(),
+        wanted in platform(),
+        seed in any::<u64>(),
+    ) {
+        let world = lived(&former, steps, &mishaps, seed);
+        let input = world.input(&wanted.declared());
+        let recorded = serde_json::to_string(&input).unwrap();
+        let read: PlanningInput = serde_json::from_str(&recorded).unwrap();
+        prop_assert_eq!(recorded, serde_json::to_string(&read).unwrap());
+        let planned = serde_json::to_string(&plan(&input)).unwrap();
+        prop_assert_eq!(planned, serde_json::to_string(&plan(&read)).unwrap());
+    }
+
+    #[test]
     fn placement_honours_constraints_ports_and_capacity(
         former in platform(),
         steps in 0_usize..160,
@@ -291,7 +308,7 @@ proptest! {
     ) {
         let world = lived(&former, steps, &[], seed);
         let declared = wanted.declared();
-        let placement = place(&declared, &world.observed());
+        let placement = place(&declared, &world.observed(), &world.history());
         for (id, _) in declared.instances() {
             prop_assert!(
                 placement.nodes.contains_key(&id) != placement.misfits.contains_key(&id)
@@ -325,7 +342,7 @@ proptest! {
         let declared = wanted.declared();
         let mut world = World::empty();
         world.walk(&declared, &mut chooser(seed));
-        let before = place(&declared, &world.observed());
+        let before = place(&declared, &world.observed(), &world.history());
 
         let mut larger = declared.clone();
         let node = super::builder::node_name("a-new-one");
@@ -333,7 +350,7 @@ proptest! {
         let addition = super::builder::declared(&["n1"], vec![service("aaa").replicas(3).host_port(8080)]);
         larger.services.extend(addition.services);
         larger.ranks.extend(addition.ranks);
-        let after = place(&larger, &world.observed());
+        let after = place(&larger, &world.observed(), &world.history());
         for (id, node) in &before.nodes {
             if world.of(id).next().is_some() {
                 prop_assert_eq!(after.nodes.get(id), Some(node));

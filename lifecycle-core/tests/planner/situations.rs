@@ -8,8 +8,9 @@ use lifecycle_core::model::{
     DependencyCondition, InstanceState, NodeSpec, RestartPolicy, ServiceSpec, SpecDigest,
     VolumeMount, VolumeName, VolumeOptions,
 };
-use lifecycle_core::reconcile::observe::{Endings, Failure};
-use lifecycle_core::reconcile::{Action, Declared, EngineView, Observed, Plan, Policy, plan};
+use lifecycle_core::reconcile::{
+    Action, Declared, Endings, EngineView, Failure, Observed, Plan, PlanningInput, plan,
+};
 use lifecycle_core::registry::Unknown;
 use lifecycle_core::runtime::ContainerState;
 
@@ -79,7 +80,10 @@ fn end(world: &mut World, service: &str, code: i64) {
 }
 
 fn plan_of(declared: &Declared, observed: &Observed, world: &World) -> Plan {
-    plan(declared, observed, &Policy::default(), world.now)
+    plan(&PlanningInput {
+        observed: Arc::new(observed.clone()),
+        ..world.input(declared)
+    })
 }
 
 #[test]
@@ -116,20 +120,18 @@ fn a_container_ended() {
 fn a_container_ends_again_and_again() {
     let mut world = shop_world();
     end(&mut world, "db", 1);
-    let mut observed = world.observed();
     let db = instance("db", 1);
-    let (node, container) = world.of(&db).next().unwrap();
+    let container = world.of(&db).next().unwrap().1.id.clone();
+    let now = world.now;
     let endings = |times| Endings {
         times,
-        again_at: world.now + TimeDelta::seconds(4),
+        again_at: now + TimeDelta::seconds(4),
     };
-    let view = Arc::make_mut(observed.nodes.get_mut(node).unwrap());
-    view.endings.insert(container.id.clone(), endings(3));
-    let third = plan_of(&shop_declared(), &observed, &world);
-    assert_eq!(third.next_change, Some(world.now + TimeDelta::seconds(4)));
-    let view = Arc::make_mut(observed.nodes.get_mut(node).unwrap());
-    view.endings.insert(container.id.clone(), endings(5));
-    let fifth = plan_of(&shop_declared(), &observed, &world);
+    world.endings.insert(container.clone(), endings(3));
+    let third = world.plan(&shop_declared());
+    assert_eq!(third.next_change, Some(now + TimeDelta::seconds(4)));
+    world.endings.insert(container, endings(5));
+    let fifth = world.plan(&shop_declared());
     insta::assert_snapshot!(format!(
         "the third time\n{}\n\nthe fifth time\n{}",
         text(&third),
@@ -327,7 +329,14 @@ fn a_node_that_starts_without_end_counts_as_failed() {
     view.machine.power = Power::Starting;
     view.engine = EngineView::NotAsked;
     view.changing_since = Some(world.now);
-    let plan_at = |now| plan(&shop_declared(), &observed, &Policy::default(), now);
+    let observed = Arc::new(observed);
+    let plan_at = |now| {
+        plan(&PlanningInput {
+            observed: Arc::clone(&observed),
+            now,
+            ..world.input(&shop_declared())
+        })
+    };
     let at_first = plan_at(world.now);
     let end = world.now + TimeDelta::minutes(30);
     assert!(!at_first.settled);
@@ -342,10 +351,9 @@ fn what_waits_stays_where_it_was_placed() {
     let nodes = ["n1", "n2", "n3", "n4"];
     let declared = declared(&nodes, shop());
     let mut world = World::empty();
-    let mut observed = world.observed();
-    observed.placed.insert(instance("db", 1), node_name("n4"));
-    observed.placed.insert(instance("web", 1), node_name("n4"));
-    let before = plan_of(&declared, &observed, &world);
+    world.placed.insert(instance("db", 1), node_name("n4"));
+    world.placed.insert(instance("web", 1), node_name("n4"));
+    let before = world.plan(&declared);
     let places = |plan: &Plan| -> Vec<_> {
         let instances = plan.instances.iter();
         instances

@@ -7,11 +7,12 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use lifecycle_core::model::{Generation, ImageSource};
 use lifecycle_core::platform::{Loaded, find};
 use lifecycle_core::reconcile::placement::place;
-use lifecycle_core::reconcile::{Declared, Observed, Policy, plan};
+use lifecycle_core::reconcile::{Declared, History, Observed, PlanningInput, plan};
 use lifecycle_core::secret::PlatformKey;
 
 /// Those whose images can be built without an image registry: from `debian:bookworm-slim` alone.
@@ -53,10 +54,10 @@ async fn read(case: &str) -> Result<Loaded, String> {
 fn shown(loaded: &Loaded) -> String {
     let declaration = &loaded.declaration;
     let key = PlatformKey::from_hex(&"07".repeat(32)).unwrap();
-    let declared = Declared::new(Generation(1), declaration, &key).unwrap();
-    let placement = place(&declared, &Observed::default());
+    let declared = Arc::new(Declared::new(Generation(1), declaration, &key).unwrap());
+    let placement = place(&declared, &Observed::default(), &History::default());
     let now = chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::days(20_000);
-    let plan = plan(&declared, &Observed::default(), &Policy::default(), now);
+    let plan = plan(&PlanningInput::new(Arc::clone(&declared), now));
     assert!(!plan.steps.is_empty() && !plan.settled);
 
     let mut services: Vec<_> = declared.services.values().collect();

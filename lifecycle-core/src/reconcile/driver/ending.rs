@@ -11,7 +11,7 @@ use super::{Driver, Settling};
 use crate::cloud::CloudOperation;
 use crate::error::{Error, Result, Retry};
 use crate::model::EventKind;
-use crate::reconcile::observe::Failure;
+use crate::reconcile::input::Failure;
 use crate::reconcile::record::apply;
 use crate::reconcile::step::StepId;
 use crate::registry::{Batch, Change, NodeRecord};

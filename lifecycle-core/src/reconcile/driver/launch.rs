@@ -24,7 +24,7 @@ impl Driver {
         }
         self.withdraw(&launches).await?;
         if let Some(latest) = &self.latest {
-            let (target, observed) = (latest.target.clone(), Arc::clone(&latest.observed));
+            let (target, observed) = (latest.target.clone(), Arc::clone(&latest.input.observed));
             self.tell_agents(&target, &observed, &launches);
         }
         let now = self.backends.clock.now();
@@ -32,7 +32,7 @@ impl Driver {
             let Some(latest) = &self.latest else {
                 break;
             };
-            let execution = self.execution(&step.action, &latest.target, &latest.observed);
+            let execution = self.execution(&step.action, &latest.target, &latest.input.observed);
             self.spawn(step.action, execution, now);
         }
         Ok(())

@@ -132,7 +132,7 @@ impl Driver {
         };
         let mut forgiven = BTreeSet::new();
         let mut retried = Vec::new();
-        for (node, view) in &latest.observed.nodes {
+        for (node, view) in &latest.input.observed.nodes {
             let containers = view.engine_state().map(|state| &state.containers);
             for container in containers.into_iter().flatten() {
                 let Role::Instance(id) = &container.role else {
@@ -197,7 +197,7 @@ impl Driver {
     fn observed_nodes(&self) -> BTreeSet<NodeName> {
         let latest = self.latest.iter();
         latest
-            .flat_map(|l| l.observed.nodes.keys().cloned())
+            .flat_map(|l| l.input.observed.nodes.keys().cloned())
             .collect()
     }
 

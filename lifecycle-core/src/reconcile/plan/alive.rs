@@ -220,6 +220,6 @@ fn made_room(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
 
 /// How often a container ended by itself, and when it may start again.
 fn endings(seen: &Seen<'_>) -> Option<(u32, DateTime<Utc>)> {
-    let endings = seen.view.endings.get(seen.id())?;
+    let endings = seen.endings?;
     Some((endings.times, endings.again_at))
 }

@@ -56,7 +56,7 @@ impl<'a> Planning<'a> {
         needed_by: &Subject,
     ) -> Option<Gate> {
         let of_image = format!("/image/{image}");
-        let mut failures = self.observed.failures.iter();
+        let mut failures = self.history.failures.iter();
         let (_, failure) =
             failures.find(|(id, f)| f.again_at.is_none() && id.0.ends_with(&of_image))?;
         let by = HeldBy::Failed {

@@ -54,7 +54,7 @@ impl<'a> Planning<'a> {
             return self.on_a_shut_node(spot, failed);
         }
         let containers = self.containers_of(spot);
-        let rejected = self.observed.rejected.get(id);
+        let rejected = self.history.rejected.get(id);
         if let Some(rejected) = rejected.filter(|r| r.digest == service.digest)
             && let Some(former) = containers.predecessor(spot)
         {

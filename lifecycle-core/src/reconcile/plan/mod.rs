@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::declared::{Declared, DeclaredService};
 use super::index::{Index, Seen};
+use super::input::{History, PlanningInput};
 use super::observe::Observed;
 use super::placement::{Placed, place_indexed};
 use super::step::{Action, Held, HeldBy, InstanceStatus, Plan, Reason, Step, StepId};
@@ -78,11 +79,11 @@ impl Default for Policy {
 }
 
 /// Plans. See the module's documentation.
-pub fn plan(declared: &Declared, observed: &Observed, policy: &Policy, now: DateTime<Utc>) -> Plan {
-    let index = Index::new(declared, observed);
-    let mut planning = Planning::new(declared, observed, policy, now, &index);
+pub fn plan(input: &PlanningInput) -> Plan {
+    let index = Index::new(&input.declared, &input.observed, &input.history);
+    let mut planning = Planning::new(input, &index);
     planning.nodes();
-    if !policy.only_nodes {
+    if !input.policy.only_nodes {
         planning.fences();
         planning.agents();
         planning.undeclared_instances();
@@ -126,6 +127,7 @@ impl Gate {
 struct Planning<'a> {
     declared: &'a Declared,
     observed: &'a Observed,
+    history: &'a History,
     policy: &'a Policy,
     now: DateTime<Utc>,
     index: &'a Index<'a>,
@@ -176,13 +178,14 @@ struct Up {
 }
 
 impl<'a> Planning<'a> {
-    fn new(
-        declared: &'a Declared,
-        observed: &'a Observed,
-        policy: &'a Policy,
-        now: DateTime<Utc>,
-        index: &'a Index<'a>,
-    ) -> Self {
+    fn new(input: &'a PlanningInput, index: &'a Index<'a>) -> Self {
+        let PlanningInput {
+            declared,
+            observed,
+            history,
+            policy,
+            now,
+        } = input;
         let mut holders: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
         for (node, view) in &observed.nodes {
             let images = view.engine_state().map(|state| &state.images);
@@ -194,10 +197,11 @@ impl<'a> Planning<'a> {
         Self {
             declared,
             observed,
+            history,
             policy,
-            now,
+            now: *now,
             index,
-            placed: place_indexed(declared, observed, index),
+            placed: place_indexed(declared, observed, history, index),
             holders,
             node_gates: BTreeMap::new(),
             agent_gates: BTreeMap::new(),
@@ -228,7 +232,7 @@ impl<'a> Planning<'a> {
             return Gate::Shut { by, settled: false };
         }
         let id = action.id();
-        if let Some(failure) = self.observed.failures.get(&id) {
+        if let Some(failure) = self.history.failures.get(&id) {
             let given_up = failure.is_final || failure.times >= self.policy.failures_before_failed;
             if failure.again_at.is_none_or(|at| at > self.now) {
                 let why = failure.why.clone();

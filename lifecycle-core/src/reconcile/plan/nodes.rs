@@ -138,7 +138,7 @@ impl Planning<'_> {
             "the cloud says that this node failed, and this platform did not make it"
         } else if !self.policy.provisions {
             "the cloud says that this node failed, and this provider cannot make another"
-        } else if self.observed.last_seen.values().any(|last| last == node) {
+        } else if self.history.last_seen.values().any(|last| last == node) {
             "the cloud says that this node failed, and something ran on it"
         } else {
             let deleted = self.propose(

@@ -106,7 +106,7 @@ impl<'a> Planning<'a> {
             service,
             node,
         };
-        let rejected = self.observed.rejected.get(id);
+        let rejected = self.history.rejected.get(id);
         rejected.is_some_and(|r| r.digest == service.digest)
             && self
                 .containers_of(spot)

@@ -13,7 +13,7 @@ use crate::runtime::ObservedContainer;
 impl<'a> Planning<'a> {
     /// Whether this very run of the container is to end, or has ended, for another one.
     pub(super) fn is_to_restart(&self, id: &InstanceId, container: &ObservedContainer) -> bool {
-        self.observed.restarts.get(id).is_some_and(|run| {
+        self.history.restarts.get(id).is_some_and(|run| {
             run.container == container.id && Some(run.started_at) == container.started_at
         })
     }
@@ -81,7 +81,7 @@ impl<'a> Planning<'a> {
                 service: spot.id.service.clone(),
                 replica: Replica(number),
             };
-            if !self.observed.restarts.contains_key(&id) {
+            if !self.history.restarts.contains_key(&id) {
                 return None;
             }
             // Replicas of a service stand in order, and those before this one are planned.

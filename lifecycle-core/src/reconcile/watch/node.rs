@@ -346,9 +346,9 @@ impl NodeWatch {
     /// node would be most of the work.
     fn publish(&self, engine: EngineView, as_of: u64) {
         let mut views = self.shared.views();
-        let (readiness, endings) = match &engine {
-            EngineView::Known { state, .. } => views.liveness.of(&state.containers),
-            _ => (BTreeMap::new(), BTreeMap::new()),
+        let readiness = match &engine {
+            EngineView::Known { state, .. } => views.liveness.readiness_of(&state.containers),
+            _ => BTreeMap::new(),
         };
         let mut is_awaited = false;
         if let Some(slot) = views.nodes.get_mut(&self.name) {
@@ -358,7 +358,6 @@ impl NodeWatch {
                 engine,
                 silence: None,
                 readiness,
-                endings,
             };
             is_awaited = *slot.view != view || slot.as_of < slot.request.max(1);
             if *slot.view != view {

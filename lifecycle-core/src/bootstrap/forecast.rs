@@ -8,7 +8,7 @@ use crate::cloud::PreflightReport;
 use crate::error::{Error, Result};
 use crate::model::Generation;
 use crate::platform::Declaration;
-use crate::reconcile::{Declared, Observed, Plan, PlanningInput, Policy, look, plan};
+use crate::reconcile::{Declared, Observed, Plan, PlanningInput, Policy, observe_once, plan};
 use crate::secret::PlatformKey;
 
 /// How long a node may take to tell what is on it.
@@ -54,7 +54,7 @@ impl Forecast {
 
 impl Bootstrapper {
     /// What `up` would do now. The running manager says it, since it knows most; without one,
-    /// it is planned from one look at what exists.
+    /// it is planned from one observation.
     pub async fn forecast(&self, declaration: &Declaration) -> Result<Forecast> {
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let PreflightReport {
@@ -93,7 +93,7 @@ impl Bootstrapper {
         let key = &self.secrets.key;
         let declared = Arc::new(Declared::new(Generation::default(), declaration, key)?);
         let observing = async {
-            let observed = look(&self.backends, Arc::clone(&declared), PATIENCE).await;
+            let observed = observe_once(&self.backends, Arc::clone(&declared), PATIENCE).await;
             Ok::<_, Error>(observed)
         };
         let mut observed = self

@@ -1,6 +1,6 @@
-//! Tells every agent where connections go: one task per running agent, which writes each new
-//! table into a command in the agent's container and reads what the agent says to it. Nobody
-//! waits for anybody: an agent that cannot be told holds up only what starts on its node.
+//! Sends the table of service addresses to every agent: one task per running agent writes each new
+//! table to a command in the agent's container and reads the agent's reports. The tasks are
+//! independent: an agent that does not accept a table blocks only starts on its own node.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,22 +24,22 @@ use crate::model::{Epoch, NodeName, PlatformId};
 use crate::network::{Report, ReportKind, Table};
 use crate::runtime::{ContainerState, ExecOutput, Role};
 
-/// How long after a feed that broke off the next one begins.
+/// The pause before a broken feed is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long an agent may take to accept a table.
 const ACCEPTS_WITHIN: Duration = Duration::from_secs(10);
-/// How long a stop waits for the agents to send nobody there any more.
+/// How long a stop waits until the agents route no more connections to the instance.
 const HEEDED_WITHIN: Duration = Duration::from_secs(2);
-/// The longest line that an agent says.
+/// The longest line of an agent's report.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// Who feeds the agents. Dropping it ends the feeds; the agents go on with what they have.
+/// Feeds all agents. Dropping it ends the feeds; the agents keep their tables.
 #[derive(Debug)]
 pub(super) struct Feeder {
     shared: Arc<Shared>,
     epoch: Epoch,
     tables: watch::Sender<Option<Arc<Table>>>,
-    /// The version since which an agent knows all names.
+    /// The first version that contains all present names.
     named_since: u64,
     feeds: BTreeMap<NodeName, Feed>,
 }
@@ -50,7 +50,7 @@ struct Shared {
     platform: watch::Sender<Option<PlatformId>>,
     told: Mutex<BTreeMap<NodeName, Told>>,
     changed: Notify,
-    /// Rises whenever an agent has accepted a table, or is asked no more.
+    /// Incremented when an agent has accepted a table or its feed has ended.
     accepted: watch::Sender<u64>,
     reports: mpsc::UnboundedSender<(NodeName, Report)>,
 }
@@ -83,7 +83,7 @@ impl Drop for Feed {
 }
 
 impl Feeder {
-    /// Feeds nobody yet. What agents report beside their acceptance goes to `reports`.
+    /// Feeds no agent yet. Reports other than acceptance go to `reports`.
     pub(super) fn new(
         backends: Backends,
         epoch: Epoch,
@@ -105,12 +105,12 @@ impl Feeder {
         }
     }
 
-    /// Waits until an agent has accepted a table, or can be told no more.
+    /// Waits until an agent has accepted a table or its feed has ended.
     pub(super) async fn changed(&self) {
         self.shared.changed.notified().await;
     }
 
-    /// Tells all agents of a table, unless it is the one that they have.
+    /// Sends a table to all agents, unless it is the one that they have.
     pub(super) fn tell(&mut self, platform: PlatformId, mut table: Table) {
         self.shared.platform.send_replace(Some(platform));
         let latest = self.tables.borrow().clone();
@@ -126,7 +126,7 @@ impl Feeder {
         self.tables.send_replace(Some(Arc::new(table)));
     }
 
-    /// Feeds the agents that run now, and no others. One whose node does not answer stays.
+    /// Feeds exactly the agents that run now. The feed of a node that does not answer stays.
     pub(super) fn follow(&mut self, observed: &Observed) {
         self.feeds
             .retain(|node, _| observed.nodes.contains_key(node));
@@ -149,7 +149,7 @@ impl Feeder {
             if self.feeds.get(node).is_some_and(|feed| feed.agent == agent) {
                 continue;
             }
-            // The former feed ends before the next one begins.
+            // End the old feed before the new one begins.
             self.feeds.remove(node);
             self.shared.untold(node, "it has just started".into());
             let feeding = feed(
@@ -167,7 +167,7 @@ impl Feeder {
         self.shared.accepted.send_modify(|count| *count += 1);
     }
 
-    /// What each running agent knows.
+    /// The state of each running agent's table.
     pub(super) fn views(&self) -> BTreeMap<NodeName, AgentView> {
         let told = self.shared.told();
         let views = told.iter().map(|(node, told)| {
@@ -175,7 +175,7 @@ impl Feeder {
                 Told::Version(version) if *version >= self.named_since => AgentView::Told,
                 Told::Version(_) => AgentView::NotTold {
                     since: self.shared.backends.clock.now(),
-                    why: "it is about to be told of new services".into(),
+                    why: "it does not have the addresses of new services yet".into(),
                 },
                 Told::Nothing { since, why } => AgentView::NotTold {
                     since: *since,
@@ -214,7 +214,7 @@ impl Feeder {
 }
 
 impl Shared {
-    /// A panic elsewhere leaves it whole: each change is one insertion.
+    /// A poisoned lock is safe to use: each change is one insertion.
     fn told(&self) -> MutexGuard<'_, BTreeMap<NodeName, Told>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -239,7 +239,7 @@ impl Shared {
     }
 }
 
-/// Feeds one agent until the task is ended.
+/// Feeds one agent until the task is aborted.
 async fn feed(
     shared: Arc<Shared>,
     node: NodeName,
@@ -264,7 +264,7 @@ async fn feed_once(
     agent: &Agent,
     tables: &mut watch::Receiver<Option<Arc<Table>>>,
 ) -> Result<()> {
-    let ended = |_| Error::failed("feeding an agent", "nobody feeds any more");
+    let ended = |_| Error::failed("feeding an agent", "the manager no longer feeds it");
     let platform = loop {
         let latest = tables.borrow_and_update().clone();
         match latest {
@@ -297,7 +297,7 @@ async fn feed_once(
                 Some(Ok(ExecOutput::Stdout(bytes))) => {
                     said.extend_from_slice(&bytes);
                     while let Some(line) = lines.decode(&mut said).map_err(|error| unread(&error))? {
-                        let report = hear(shared, node, &line)?;
+                        let report = handle_report(shared, node, &line)?;
                         if awaited.is_some_and(|(version, _)| report >= version) {
                             awaited = None;
                         }
@@ -341,7 +341,7 @@ async fn feed_once(
 }
 
 fn unread(why: &dyn std::fmt::Display) -> Error {
-    Error::failed("reading what an agent says", why.to_string())
+    Error::failed("reading an agent's report", why.to_string())
 }
 
 fn late() -> Error {
@@ -351,8 +351,8 @@ fn late() -> Error {
     }
 }
 
-/// Takes in one line of an agent; says which version it has.
-fn hear(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
+/// Handles one line of an agent; returns the version that it has.
+fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
     let report: Report = serde_json::from_str(line).map_err(|error| unread(&error))?;
     let version = report.version;
     match &report.kind {
@@ -366,7 +366,7 @@ fn hear(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
         ReportKind::NoReadyEndpoint { .. }
         | ReportKind::CannotListen { .. }
         | ReportKind::Draining { .. } => {
-            // Who reads them may be gone, and this feed with it.
+            // The receiver may be gone; this feed then ends too.
             drop(shared.reports.send((node.clone(), report)));
         }
     }

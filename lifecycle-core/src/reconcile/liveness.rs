@@ -1,5 +1,5 @@
-//! What is known of containers beyond what an engine says: whether they are ready, and how
-//! often they ended by themselves.
+//! What the manager tracks about containers in addition to the engine's report: whether they are
+//! ready, and how often they ended by themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,21 +17,21 @@ use crate::runtime::{ContainerState, Health, ObservedContainer, ReadinessProbe, 
 /// How long one check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many checks in a row must fail before what was ready is not.
+/// How many checks in a row must fail before a ready container is no longer ready.
 const FAILURES_BEFORE_NOT_READY: u32 = 3;
 
-/// How long a container must have run for its end not to count as one more in a row; the same
-/// as Docker's own restart policies.
+/// A container that ran at least this long starts a new row of endings when it ends; the same
+/// limit as in Docker's restart policies.
 const RUN_THAT_RESETS: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
 
 /// The longest pause before an ended container is started again.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// How soon a failed check of a container that was ready is repeated.
+/// The pause before a failed check of a ready container is repeated.
 const CHECK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A container that has been starting for long is checked less often: after a pause of this part
-/// of the time that it has been starting.
+/// A container that takes long to start is checked less often: the pause is its start time so far
+/// divided by this.
 const PART_OF_START: u32 = 20;
 
 /// The result of one readiness check.
@@ -41,12 +41,12 @@ pub(super) enum Answer {
     NotReady,
     /// The engine's own checks have failed as often as its health check allows.
     Unhealthy,
-    /// It does not run, or has no readiness: agents and the manager have none.
+    /// It does not run, or it is an agent or the manager, which have no readiness.
     NotAsked,
 }
 
-/// Asks a container by the check that its service declares; else by its health check; else by
-/// a connection to each TCP endpoint; with none of these, running is ready.
+/// Checks a container: by the check that its service declares, else by its health check, else by
+/// a connection to each TCP endpoint. Without any of these, a running container is ready.
 pub(super) async fn answers(
     declared: &Declared,
     node: &ObservedNode,
@@ -90,7 +90,7 @@ pub(super) async fn answers(
     ready(all.into_iter().all(|ok| ok))
 }
 
-/// The memory of readiness and endings.
+/// Readiness and endings of all containers.
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     runs: BTreeMap<ContainerId, Run>,
@@ -106,11 +106,11 @@ struct Run {
     failures: u32,
 }
 
-/// Which ending was counted last, by the start that it ended.
+/// Which ending was counted last: the start time of the run that ended.
 type Ending = Option<DateTime<Utc>>;
 
 impl Liveness {
-    /// What the registry remembers, so that a restarted manager keeps each `ready_at`.
+    /// Restores the registry's records, so that a restarted manager keeps each `ready_at`.
     pub(super) fn recall<'a>(records: impl Iterator<Item = &'a InstanceRecord>) -> Self {
         let runs = records
             .filter_map(|record| {
@@ -175,7 +175,7 @@ impl Liveness {
         soonest.min(policy.check_interval)
     }
 
-    /// Forgets how a container ended, and gives one that is not ready its time once more.
+    /// Forgets how a container ended; restarts the time limit of one that is not ready.
     pub(super) fn forgive(&mut self, container: &ContainerId, now: DateTime<Utc>) {
         self.endings.remove(container);
         if let Some(run) = self.runs.get_mut(container)
@@ -195,7 +195,7 @@ impl Liveness {
         match &container.state {
             ContainerState::Running { .. } if answer == Answer::NotAsked => {}
             ContainerState::Running { .. } => self.note_running(container, answer, now),
-            // Also one that ended before any look saw it run.
+            // Includes a container that ended before an observation saw it run.
             ContainerState::Exited { at, .. } => self.note_ending(container, *at, now),
             ContainerState::Created | ContainerState::Paused => {}
         }
@@ -210,7 +210,7 @@ impl Liveness {
             failures: 0,
         });
         if run.started_at != container.started_at {
-            // It was started again. What was coming up before goes on coming up.
+            // It was started again; its time limit still counts from the first start.
             let since = match run.readiness {
                 Readiness::Waiting { since } => since,
                 Readiness::Ready { .. } => container.started_at.unwrap_or(now),
@@ -248,12 +248,12 @@ impl Liveness {
         now: DateTime<Utc>,
     ) {
         let ending = container.started_at;
-        let former = self.endings.get(&container.id);
-        if former.is_some_and(|(_, counted)| *counted == ending) {
+        let previous = self.endings.get(&container.id);
+        if previous.is_some_and(|(_, counted)| *counted == ending) {
             return;
         }
         let ran_long = matches!((container.started_at, at), (Some(from), Some(to)) if to - from >= RUN_THAT_RESETS);
-        let before = former
+        let before = previous
             .filter(|_| !ran_long)
             .map_or(0, |(endings, _)| endings.times);
         // At once, then after 1 s, 2 s, 4 s, up to a minute.
@@ -272,7 +272,7 @@ impl Liveness {
         self.endings.insert(container.id.clone(), (endings, ending));
     }
 
-    /// Takes note of all that is on a node, and forgets what was on it before.
+    /// Records which containers are on a node and forgets those that are no longer there.
     pub(super) fn keep_on(&mut self, node: &NodeName, containers: &[ObservedContainer]) {
         let now: BTreeSet<ContainerId> = containers.iter().map(|c| c.id.clone()).collect();
         let before = self

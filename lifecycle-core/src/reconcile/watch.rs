@@ -1,6 +1,6 @@
-//! Finds out what exists: one task asks the cloud ([`cloud`]), one task per node asks its engine
-//! and checks the readiness of what runs there ([`node`]). No task waits for another: a node that
-//! hangs is unknown, and delays only itself.
+//! Observes what exists: one task polls the cloud ([`cloud`]), and one task per node follows its
+//! engine and checks the readiness of its containers ([`node`]). No task waits for another: a node
+//! that hangs becomes unknown and delays only itself.
 
 mod cloud;
 mod node;
@@ -23,29 +23,29 @@ use crate::cloud::ObservedNode;
 use crate::model::{ContainerId, NodeName};
 use crate::registry::Unknown;
 
-/// How often the cloud, nodes and containers are asked, and how long an answer may take.
+/// How often the cloud, nodes and containers are polled, and how long an answer may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchPolicy {
-    /// How long a node may take to tell its state before it counts as unknown.
+    /// How long a node may take to report its state before it counts as unknown.
     pub node_timeout: Duration,
     /// How long the cloud may take to list its nodes.
     pub cloud_timeout: Duration,
-    /// How often in a row a node must fail to answer before it counts as unknown. Until then
-    /// its endpoints stay, and nothing is begun on it.
-    pub looks_before_unknown: u32,
-    /// How long it must have been silent besides.
+    /// How many polls in a row must fail before a node counts as unknown. Until then its endpoints
+    /// stay published, and no step begins on it.
+    pub failures_before_unknown: u32,
+    /// How long it must also have been unreachable.
     pub unknown_after: Duration,
-    /// How long a node that did not answer may take when it is asked again.
+    /// The time limit of a poll after a failed one.
     pub again_timeout: Duration,
     /// How often everything on a node is listed. Between two lists, the engine's events report
-    /// what changes.
+    /// changes.
     pub node_interval: Duration,
-    /// How often the cloud is asked when nothing happens.
+    /// How often the cloud is polled at rest.
     pub cloud_interval: Duration,
-    /// How often a ready container's readiness is checked again.
+    /// How often the readiness of a ready container is checked.
     pub check_interval: Duration,
-    /// How often something that is about to change is asked: a node that starts, a container
-    /// that was just started.
+    /// How often something that is about to change is polled: a node or a container that is
+    /// starting.
     pub eager_interval: Duration,
 }
 
@@ -54,7 +54,7 @@ impl Default for WatchPolicy {
         Self {
             node_timeout: Duration::from_secs(20),
             cloud_timeout: Duration::from_mins(1),
-            looks_before_unknown: 3,
+            failures_before_unknown: 3,
             unknown_after: Duration::from_secs(5),
             again_timeout: Duration::from_secs(5),
             node_interval: Duration::from_secs(30),
@@ -65,7 +65,7 @@ impl Default for WatchPolicy {
     }
 }
 
-/// The latest observations, and the tasks that make them. Dropping it ends the tasks.
+/// The latest observations and the tasks that update them. Dropping it ends the tasks.
 #[derive(Debug)]
 pub(super) struct Watcher {
     shared: Arc<Shared>,
@@ -78,9 +78,10 @@ struct Shared {
     policy: WatchPolicy,
     declared: watch::Receiver<Option<Arc<Declared>>>,
     views: Mutex<Views>,
-    /// Rises with every request to look again; a view says which requests it has served.
+    /// The number of the latest request to observe again; a view keeps which requests it has
+    /// served.
     requests: AtomicU64,
-    cloud_wanted: Notify,
+    cloud_requested: Notify,
     changed: Notify,
 }
 
@@ -89,7 +90,7 @@ struct Views {
     cloud: Option<CloudView>,
     nodes: BTreeMap<NodeName, Slot>,
     liveness: Liveness,
-    /// The latest request to look at the cloud.
+    /// The latest request to list the cloud's nodes.
     cloud_request: u64,
 }
 
@@ -104,9 +105,9 @@ struct Slot {
     machine: watch::Sender<ObservedNode>,
     view: Arc<NodeView>,
     as_of: u64,
-    /// The latest request to look at this node.
+    /// The latest request to list this node.
     request: u64,
-    wanted: Arc<Notify>,
+    requested: Arc<Notify>,
     task: AbortHandle,
 }
 
@@ -132,7 +133,7 @@ impl Watcher {
                 ..Views::default()
             }),
             requests: AtomicU64::new(1),
-            cloud_wanted: Notify::new(),
+            cloud_requested: Notify::new(),
             changed: Notify::new(),
         });
         let mut tasks = JoinSet::new();
@@ -143,31 +144,31 @@ impl Watcher {
         }
     }
 
-    /// Waits until something was observed that may differ from before.
+    /// Waits until an observation may differ from the previous one.
     pub(super) async fn changed(&self) {
         self.shared.changed.notified().await;
     }
 
-    /// Asks for a new look at a node; [`Watcher::has_seen`] tells when it was had.
-    pub(super) fn look_at_node(&self, node: &NodeName) -> u64 {
+    /// Requests a new list of a node; [`Watcher::has_seen_node`] returns whether it is complete.
+    pub(super) fn request_node(&self, node: &NodeName) -> u64 {
         let request = self.shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
         if let Some(slot) = self.shared.views().nodes.get_mut(node) {
             slot.request = request;
-            slot.wanted.notify_one();
+            slot.requested.notify_one();
         }
         request
     }
 
-    /// Asks for a new list of nodes.
-    pub(super) fn look_at_cloud(&self) -> u64 {
+    /// Requests a new list of nodes.
+    pub(super) fn request_cloud(&self) -> u64 {
         let request = self.shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
         self.shared.views().cloud_request = request;
-        self.shared.cloud_wanted.notify_one();
+        self.shared.cloud_requested.notify_one();
         request
     }
 
-    /// Forgets how these containers ended, and gives those that are not ready their time once
-    /// more, also in what was observed last.
+    /// Forgets how these containers ended and restarts the time limit of those that are not ready,
+    /// in the latest observation too.
     pub(super) fn forgive(&self, containers: &BTreeSet<ContainerId>, now: DateTime<Utc>) {
         let mut views = self.shared.views();
         let Views {
@@ -185,7 +186,7 @@ impl Watcher {
         }
     }
 
-    /// Whether the node's engine was looked at since this request; true for a node that is gone.
+    /// Whether the node's engine was listed since this request; true for a node that is gone.
     pub(super) fn has_seen_node(&self, node: &NodeName, request: u64) -> bool {
         self.shared
             .views()
@@ -194,7 +195,7 @@ impl Watcher {
             .is_none_or(|slot| slot.as_of >= request)
     }
 
-    /// Whether the cloud was asked since this request.
+    /// Whether the cloud was polled since this request.
     pub(super) fn has_seen_cloud(&self, request: u64) -> bool {
         self.shared
             .views()
@@ -203,8 +204,8 @@ impl Watcher {
             .is_some_and(|c| c.as_of >= request)
     }
 
-    /// What is known now, and how often containers ended by themselves; `None` until the cloud
-    /// was asked once.
+    /// The current observation, and how often containers ended by themselves; `None` until the cloud
+    /// was polled once.
     pub(super) fn observed(&self) -> Option<(Observed, BTreeMap<ContainerId, Endings>)> {
         let views = self.shared.views();
         let cloud = views.cloud.as_ref()?;

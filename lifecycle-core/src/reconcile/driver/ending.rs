@@ -95,8 +95,8 @@ impl Driver {
             }
         }
         let settling = Settling {
-            node_request: self.watcher.look_at_node(action.node()),
-            cloud_request: action.is_at_cloud().then(|| self.watcher.look_at_cloud()),
+            node_request: self.watcher.request_node(action.node()),
+            cloud_request: action.is_at_cloud().then(|| self.watcher.request_cloud()),
             action,
         };
         self.settling.insert(id, settling);

@@ -55,11 +55,11 @@ impl Driver {
                 nodes: nodes
                     .into_iter()
                     .map(|node| {
-                        let look = self.watcher.look_at_node(&node);
-                        (node, look)
+                        let request = self.watcher.request_node(&node);
+                        (node, request)
                     })
                     .collect(),
-                cloud: Some(self.watcher.look_at_cloud()),
+                cloud: Some(self.watcher.request_cloud()),
             };
             if let Some(answer) = request.answer {
                 // A caller that is gone needs no answer.
@@ -80,8 +80,8 @@ impl Driver {
         let Retried { nodes, cloud, .. } = &self.retried;
         nodes
             .iter()
-            .all(|(node, look)| self.watcher.has_seen_node(node, *look))
-            && cloud.is_none_or(|look| self.watcher.has_seen_cloud(look))
+            .all(|(node, request)| self.watcher.has_seen_node(node, *request))
+            && cloud.is_none_or(|request| self.watcher.has_seen_cloud(request))
     }
 
     /// Forgets all failures of a subject: those of steps, rejected specifications, and containers

@@ -1,4 +1,4 @@
-//! Asks the cloud for its nodes, and keeps one watch per node.
+//! Polls the cloud for its nodes and runs one watch per node.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ pub(super) async fn watch_cloud(shared: Arc<Shared>) {
     let mut tasks = JoinSet::new();
     loop {
         let as_of = shared.requests.load(Ordering::SeqCst);
-        let mut asked_to_wait = Duration::ZERO;
+        let mut required_pause = Duration::ZERO;
         let list = tokio::time::timeout(shared.policy.cloud_timeout, shared.backends.cloud.list());
         let answer = list.await.unwrap_or_else(|_| {
             Err(Error::TimedOut {
@@ -57,27 +57,27 @@ pub(super) async fn watch_cloud(shared: Arc<Shared>) {
                 shared.changed.notify_one();
                 match error.retry() {
                     Retry::After(after) => {
-                        asked_to_wait = after;
+                        required_pause = after;
                         after.max(Duration::from_secs(2))
                     }
                     Retry::Replan | Retry::Never => shared.policy.cloud_interval,
                 }
             }
         };
-        // However much a new list is wanted: not before the cloud allows it, and no storm of
-        // lists while several nodes cannot be asked.
-        let least = asked_to_wait.max(shared.policy.eager_interval);
+        // Even if a new list is requested, wait as long as the cloud demands, and limit the rate
+        // while several nodes are unreachable.
+        let least = required_pause.max(shared.policy.eager_interval);
         tokio::time::sleep(least).await;
         tokio::select! {
             biased;
-            () = shared.cloud_wanted.notified() => {}
+            () = shared.cloud_requested.notified() => {}
             () = tokio::time::sleep(wait.saturating_sub(least)) => {}
         }
         while tasks.try_join_next().is_some() {}
     }
 }
 
-/// Takes a list of nodes over; says whether it differs from the one before or was asked for.
+/// Stores a list of nodes; returns whether it differs from the previous one or was requested.
 fn publish_cloud(
     shared: &Arc<Shared>,
     tasks: &mut JoinSet<()>,
@@ -113,20 +113,20 @@ fn publish_cloud(
             is_awaited = true;
             let view = Arc::new(NodeView::not_asked(machine.clone()));
             let (sender, receiver) = watch::channel(machine);
-            let wanted = Arc::new(Notify::new());
+            let requested = Arc::new(Notify::new());
             let node = NodeWatch {
                 shared: Arc::clone(shared),
                 name: name.clone(),
                 machine: receiver,
                 declared: shared.declared.clone(),
-                wanted: Arc::clone(&wanted),
+                requested: Arc::clone(&requested),
             };
             Slot {
                 machine: sender,
                 view,
                 as_of: 0,
                 request: 0,
-                wanted,
+                requested,
                 task: tasks.spawn(node.run()),
             }
         };

@@ -1,5 +1,5 @@
-//! Follows one node: lists everything on its engine from time to time, takes changes from the
-//! engine's events in between, and checks the readiness of what runs.
+//! Watches one node: lists everything on its engine at intervals, follows the engine's events in
+//! between, and checks the readiness of running containers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use crate::reconcile::observe::{EngineView, NodeView};
 use crate::registry::Unknown;
 use crate::runtime::{EngineEvent, EngineInfo, EngineState, ObservedContainer};
 
-/// How long after its end a stream of events is opened again.
+/// The pause before a stream of events that ended is opened again.
 const EVENTS_AGAIN: Duration = Duration::from_secs(1);
-/// How long the host of an engine that does not answer may take to answer.
+/// The time limit for the host's answer when its engine does not answer.
 const HOST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// The pause after the first failure; it doubles with each one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
@@ -36,23 +36,23 @@ pub(super) struct NodeWatch {
     pub(super) name: NodeName,
     pub(super) machine: watch::Receiver<ObservedNode>,
     pub(super) declared: watch::Receiver<Option<Arc<Declared>>>,
-    /// Notified when everything is to be listed again.
-    pub(super) wanted: Arc<Notify>,
+    /// Notified when a new list is requested.
+    pub(super) requested: Arc<Notify>,
 }
 
 type Events = BoxStream<'static, Result<EngineEvent>>;
 
 /// The state of the watch.
 enum State {
-    /// Nothing current: everything is to be listed. After failures, with their history.
-    Listing(Option<Silence>),
-    /// The engine's contents, which its events keep up to date.
+    /// Everything has to be listed; after failed attempts, with their history.
+    Listing(Option<Outage>),
+    /// The engine's contents are known; its events keep them up to date.
     Following(Box<Following>),
-    /// The host answers, and no engine does.
+    /// The host answers but its engine does not.
     WithoutEngine,
-    /// Nothing answers.
-    Silent(Silence),
-    /// The machine does not run, so there is no engine to ask.
+    /// Neither host nor engine answers.
+    Unreachable(Outage),
+    /// The VM does not run, so it has no engine to poll.
     Off,
 }
 
@@ -68,13 +68,13 @@ struct Following {
     as_of: u64,
     list_at: Instant,
     check_at: Instant,
-    /// When the engine is asked for a sign of life.
+    /// When the engine is pinged.
     ping_at: Instant,
 }
 
-/// How long a node has not answered.
+/// Since when a node has not answered.
 #[derive(Debug)]
-struct Silence {
+struct Outage {
     /// When the first failed attempt began.
     began: Instant,
     /// When it failed.
@@ -82,11 +82,11 @@ struct Silence {
     failures: u32,
 }
 
-/// Why the watch goes on.
+/// What ends a wait.
 enum Wakeup {
-    /// Everything is to be listed again.
+    /// A new list was requested.
     Requested,
-    /// The cloud shows another state of the machine.
+    /// The cloud reports another state of the VM.
     Machine,
     Declared,
     Event(Option<Result<EngineEvent>>),
@@ -105,18 +105,18 @@ impl NodeWatch {
     /// The next state; `None` when the node is gone.
     async fn next(&mut self, state: State) -> Option<State> {
         match state {
-            State::Listing(silence) => Some(self.list(silence).await),
+            State::Listing(outage) => Some(self.list(outage).await),
             State::Following(following) => self.follow(following).await,
             State::WithoutEngine => {
                 let again = Instant::now() + self.shared.policy.check_interval;
                 self.wakeup(None, Some(again)).await?;
                 Some(State::Listing(None))
             }
-            State::Silent(silence) => {
-                let backoff = FIRST_BACKOFF * (1 << silence.failures.min(5));
+            State::Unreachable(outage) => {
+                let backoff = FIRST_BACKOFF * (1 << outage.failures.min(5));
                 let again = Instant::now() + backoff.min(self.shared.policy.node_interval);
                 self.wakeup(None, Some(again)).await?;
-                Some(State::Listing(Some(silence)))
+                Some(State::Listing(Some(outage)))
             }
             State::Off => {
                 self.wakeup(None, None).await?;
@@ -125,7 +125,7 @@ impl NodeWatch {
         }
     }
 
-    /// Waits for the next thing to handle; `None` when the node is gone.
+    /// Waits for the next wakeup; `None` when the node is gone.
     async fn wakeup(
         &mut self,
         events: Option<&mut Events>,
@@ -145,7 +145,7 @@ impl NodeWatch {
         };
         tokio::select! {
             biased;
-            () = self.wanted.notified() => Some(Wakeup::Requested),
+            () = self.requested.notified() => Some(Wakeup::Requested),
             changed = self.machine.changed() => changed.is_ok().then_some(Wakeup::Machine),
             Ok(()) = self.declared.changed() => Some(Wakeup::Declared),
             event = event => Some(Wakeup::Event(event)),
@@ -154,7 +154,7 @@ impl NodeWatch {
     }
 
     /// Lists everything on the node.
-    async fn list(&mut self, silence: Option<Silence>) -> State {
+    async fn list(&mut self, outage: Option<Outage>) -> State {
         let policy = self.shared.policy.clone();
         let as_of = self.shared.requests.load(Ordering::SeqCst);
         let machine = self.machine.borrow_and_update().clone();
@@ -162,7 +162,7 @@ impl NodeWatch {
             self.publish(EngineView::NotAsked, as_of);
             return State::Off;
         }
-        let limit = match &silence {
+        let limit = match &outage {
             None => policy.node_timeout,
             Some(_) => policy.again_timeout.min(policy.node_timeout),
         };
@@ -178,19 +178,19 @@ impl NodeWatch {
                 State::WithoutEngine
             }
             Err(error) => {
-                let mut silence = silence.unwrap_or_else(|| Silence {
+                let mut outage = outage.unwrap_or_else(|| Outage {
                     began,
                     since: self.shared.backends.clock.now(),
                     failures: 0,
                 });
-                silence.failures = silence.failures.saturating_add(1);
-                self.publish_silence(&silence, &error, as_of);
-                State::Silent(silence)
+                outage.failures = outage.failures.saturating_add(1);
+                self.publish_outage(&outage, &error, as_of);
+                State::Unreachable(outage)
             }
         }
     }
 
-    /// Asks the engine for everything; `None` if the host answers and no engine does.
+    /// Lists everything on the engine; `None` if the host answers but no engine does.
     async fn ask(&self, machine: &ObservedNode, as_of: u64) -> Result<Option<Following>> {
         let handle = self.shared.backends.connector.connect(machine).await?;
         let info = match handle.runtime.info().await {
@@ -202,7 +202,7 @@ impl NodeWatch {
                 return Ok(None);
             }
         };
-        // Opened before the list, so that nothing that happens after it is missed.
+        // Opened before the list, so that no later change is missed.
         let events = handle.runtime.events().await?;
         let state = handle.runtime.state().await?;
         let now = Instant::now();
@@ -219,7 +219,7 @@ impl NodeWatch {
         }))
     }
 
-    /// Handles the next thing that happens to an engine whose contents are known.
+    /// Handles the next wakeup while the engine's contents are known.
     async fn follow(&mut self, mut following: Box<Following>) -> Option<State> {
         let due = following.check_at.min(following.list_at);
         let due = due.min(following.ping_at);
@@ -248,13 +248,13 @@ impl NodeWatch {
         Some(State::Following(following))
     }
 
-    /// Lists everything again, and goes on with the same stream of events if it is open.
+    /// Lists everything again and keeps the stream of events if it is open.
     async fn list_again(&mut self, mut following: Following) -> State {
         let as_of = self.shared.requests.load(Ordering::SeqCst);
         if following.events.is_none() {
             return State::Listing(None);
         }
-        // Its `info` stays what it is until the engine ends, and the stream of events with it.
+        // `info` cannot change while the stream of events is open: both end with the engine.
         let state = following.handle.runtime.state();
         let Ok(state) = self.within(self.shared.policy.node_timeout, state).await else {
             return State::Listing(None);
@@ -269,8 +269,8 @@ impl NodeWatch {
         State::Following(Box::new(following))
     }
 
-    /// Whether the engine still answers. Its stream of events stays silent for long after a node
-    /// has stopped responding.
+    /// Whether the engine still answers. Its stream of events does not end for a long time after a
+    /// node has stopped responding.
     async fn ping(&self, following: &mut Following) -> bool {
         let limit = self.shared.policy.again_timeout;
         let answer = self.within(limit, following.handle.runtime.ping()).await;
@@ -287,7 +287,7 @@ impl NodeWatch {
         })
     }
 
-    /// Asks for these containers alone.
+    /// Inspects these containers only.
     async fn inspect(
         &self,
         following: &mut Following,
@@ -341,9 +341,9 @@ impl NodeWatch {
         self.publish(view, following.as_of);
     }
 
-    /// Publishes the engine's view. Subscribers are notified only if it or what is known of
-    /// readiness differs, or if it was asked for: planning again for every observation of every
-    /// node would be most of the work.
+    /// Publishes the engine's view. Notifies subscribers only if the view or a readiness differs, or
+    /// if it was requested: a plan for every observation of every node would cost more than all
+    /// other work.
     fn publish(&self, engine: EngineView, as_of: u64) {
         let mut views = self.shared.views();
         let readiness = match &engine {
@@ -371,15 +371,15 @@ impl NodeWatch {
         }
     }
 
-    /// Publishes that the node does not answer: that it is silent, then that it is unknown.
-    fn publish_silence(&self, silence: &Silence, error: &Error, as_of: u64) {
+    /// Publishes that the node does not answer: first as not responding, later as unknown.
+    fn publish_outage(&self, outage: &Outage, error: &Error, as_of: u64) {
         let policy = &self.shared.policy;
         let unknown = Unknown {
-            since: silence.since,
+            since: outage.since,
             why: error.chain(),
         };
-        if silence.failures >= policy.looks_before_unknown
-            && silence.began.elapsed() >= policy.unknown_after
+        if outage.failures >= policy.failures_before_unknown
+            && outage.began.elapsed() >= policy.unknown_after
         {
             self.publish(EngineView::Unknown(unknown), as_of);
         } else {
@@ -391,14 +391,14 @@ impl NodeWatch {
                 self.shared.changed.notify_one();
             }
         }
-        // A machine that stopped, or came back under another address, explains an error.
-        self.shared.cloud_wanted.notify_one();
+        // The VM may have stopped or changed its address.
+        self.shared.cloud_requested.notify_one();
     }
 }
 
 impl Following {
-    /// Takes this event and those that wait behind it; returns the containers that they are
-    /// about. At the end of the stream, schedules a list, which opens another one.
+    /// Takes this event and all queued ones; returns the containers that they concern. At the end of
+    /// the stream, schedules a list, which opens a new stream.
     fn changed(&mut self, event: Option<Result<EngineEvent>>) -> BTreeSet<ContainerId> {
         let mut changed = BTreeSet::new();
         let mut next = Some(event);
@@ -410,7 +410,7 @@ impl Following {
                 next = events.and_then(|events| events.next().now_or_never());
             } else {
                 self.events = None;
-                // An engine that ends every stream at once must not be asked without a pause.
+                // Limits the rate if the engine ends every stream at once.
                 self.list_at = self.list_at.min(Instant::now() + EVENTS_AGAIN);
             }
         }

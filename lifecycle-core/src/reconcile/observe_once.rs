@@ -1,4 +1,4 @@
-//! One look at everything that exists, for who plans without a control loop.
+//! One complete observation, for callers that plan without a control loop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,13 @@ use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::Power;
 use crate::registry::Unknown;
 
-/// Looks at the cloud and at every node's engine; what has not answered after `patience` is
-/// what it is until then: not asked, or unknown.
-pub async fn look(backends: &Backends, declared: Arc<Declared>, patience: Duration) -> Observed {
+/// Observes the cloud and every node's engine. A node that has not answered after `patience` is
+/// reported as not asked or unknown.
+pub async fn observe_once(
+    backends: &Backends,
+    declared: Arc<Declared>,
+    patience: Duration,
+) -> Observed {
     let (_keep, receiver) = watch::channel(Some(declared));
     let watcher = Watcher::start(
         backends.clone(),
@@ -23,7 +27,7 @@ pub async fn look(backends: &Backends, declared: Arc<Declared>, patience: Durati
         receiver,
         Liveness::default(),
     );
-    let looked = async {
+    let completed = async {
         loop {
             if let Some((observed, _)) = watcher.observed()
                 && is_complete(&observed)
@@ -33,8 +37,8 @@ pub async fn look(backends: &Backends, declared: Arc<Declared>, patience: Durati
             watcher.changed().await;
         }
     };
-    // Whether complete or not, what there is is what is told.
-    drop(tokio::time::timeout(patience, looked).await);
+    // An incomplete observation is returned too.
+    drop(tokio::time::timeout(patience, completed).await);
     match watcher.observed() {
         Some((observed, _)) => observed,
         None => Observed {

@@ -22,8 +22,8 @@ use crate::model::{
 use crate::network::assign;
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::reconcile::{
-    Agents, Backends, Declared, Driver, DriverOptions, Observed, Plan, PlanningInput, ServiceApi,
-    Status, Target, plan,
+    Agents, Backends, Declared, Driver, DriverOptions, Plan, PlanningInput, RecordedPlan, Round,
+    ServiceApi, Target, plan,
 };
 use crate::registry::{
     Batch, Change, Credential, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
@@ -100,8 +100,7 @@ pub struct Manager {
     backends: Backends,
     options: ManagerOptions,
     target: watch::Sender<Option<Target>>,
-    status: watch::Sender<Status>,
-    inputs: watch::Sender<Option<Arc<PlanningInput>>>,
+    rounds: watch::Sender<Arc<Round>>,
     /// The epoch while it leads. Held during writes that the API asks for, so that two of
     /// them do not race for a generation.
     epoch: Mutex<Option<Epoch>>,
@@ -120,8 +119,7 @@ impl Manager {
             backends,
             options,
             target: watch::Sender::new(None),
-            status: watch::Sender::new(Status::default()),
-            inputs: watch::Sender::new(None),
+            rounds: watch::Sender::default(),
             epoch: Mutex::new(None),
             open: AtomicBool::new(false),
             restarts: std::sync::Mutex::default(),
@@ -152,7 +150,7 @@ impl Manager {
             }
             *self.epoch.lock().await = None;
             // Whoever leads now may have changed what was observed.
-            self.status.send_replace(Status::default());
+            self.rounds.send_replace(Arc::default());
             tokio::time::sleep(self.options.lease / 3).await;
         }
     }
@@ -171,14 +169,13 @@ impl Manager {
             epoch,
             snapshot,
             self.target.subscribe(),
+            self.rounds.clone(),
         );
         self.take_retries_for(driver.retries());
-        let status = driver.status();
-        let inputs = driver.inputs();
         tokio::select! {
             error = driver.run() => error,
             error = self.renew(epoch) => error,
-            error = self.follow(status, inputs) => error,
+            error = self.follow() => error,
             () = self.mirror(epoch) => Error::failed("the mirrors of the registry", "they ended"),
         }
     }
@@ -335,30 +332,20 @@ impl Manager {
         }
     }
 
-    /// Passes on what the control loop says, opens the API after the first round, and ends
-    /// operations that are done.
-    async fn follow(
-        &self,
-        mut status: watch::Receiver<Status>,
-        mut inputs: watch::Receiver<Option<Arc<PlanningInput>>>,
-    ) -> Error {
+    /// Follows the control loop: opens the API after the first round, and ends operations that
+    /// are done.
+    async fn follow(&self) -> Error {
+        let mut rounds = self.rounds();
         loop {
-            // First, so that the status is of the same plan or of a later one.
-            let input = inputs.borrow_and_update().clone();
-            let now = status.borrow_and_update().clone();
-            // Before an operation ends by it: who sees the end sees what it was ended by.
-            self.inputs.send_replace(input);
-            self.publish_status(now.clone());
-            if let Err(error) = self.end_restarts(&self.observed(), &now).await {
+            let now = Arc::clone(&rounds.borrow_and_update());
+            self.open_after(&now);
+            if let Err(error) = self.end_restarts(&now).await {
                 return error;
             }
-            if now.settled && !now.taking_down && now.generation != Generation::default() {
-                self.open.store(true, Ordering::SeqCst);
-            }
             let is_aimed_at = |target: &Target| {
-                target.declared.taking_down && target.declared.generation == now.generation
+                target.declared.taking_down && target.declared.generation == now.generation()
             };
-            let taken_down = now.taking_down
+            let taken_down = now.is_taking_down()
                 && now.is_idle()
                 && self.target.borrow().as_ref().is_some_and(is_aimed_at);
             if let Some(mirrors) = &self.options.mirrors {
@@ -369,7 +356,7 @@ impl Manager {
             }
             tokio::select! {
                 biased;
-                changed = status.changed() => if changed.is_err() {
+                changed = rounds.changed() => if changed.is_err() {
                     return Error::failed("the control loop", "it ended");
                 },
                 () = self.accepted.notified() => {}
@@ -433,12 +420,26 @@ impl Manager {
 
     /// Whether the API takes changes: the first round has ended.
     pub fn is_open(&self) -> bool {
+        // Whoever has seen the end of the round finds the API open.
+        self.open_after(&self.round());
         self.open.load(Ordering::SeqCst)
     }
 
-    /// How things stand; changes after every plan.
-    pub fn status(&self) -> watch::Receiver<Status> {
-        self.status.subscribe()
+    fn open_after(&self, round: &Round) {
+        if round.settled && !round.is_taking_down() && round.input.is_some() {
+            self.open.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// The latest round; a default one as long as this manager does not lead. Subscribers are
+    /// notified when its plan, the steps under way or its end change.
+    pub fn rounds(&self) -> watch::Receiver<Arc<Round>> {
+        self.rounds.subscribe()
+    }
+
+    /// The latest round.
+    pub fn round(&self) -> Arc<Round> {
+        Arc::clone(&self.rounds.borrow())
     }
 
     /// What the registry holds.
@@ -500,23 +501,30 @@ impl Manager {
     /// seem not to exist.
     pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
         self.check(candidate)?;
-        if self.status.borrow().generation == Generation::default() {
-            return Err(Error::Throttled {
+        let latest = self.recorded_plan()?.input;
+        Ok(plan(&PlanningInput {
+            declared: Arc::new(self.derive(candidate)?),
+            now: self.backends.clock.now(),
+            ..latest.as_ref().clone()
+        }))
+    }
+
+    /// The latest plan, and what it was made from.
+    ///
+    /// # Errors
+    /// [`Error::Throttled`] until every node was asked once.
+    pub fn recorded_plan(&self) -> Result<RecordedPlan> {
+        let round = self.round();
+        match &round.input {
+            Some(input) => Ok(RecordedPlan {
+                input: Arc::clone(input),
+                plan: Arc::clone(&round.plan),
+            }),
+            None => Err(Error::Throttled {
                 what: "the manager (it has not asked every node yet)".into(),
                 after: Some(Duration::from_secs(1)),
-            });
+            }),
         }
-        let declared = self.derive(candidate)?;
-        let now = self.backends.clock.now();
-        let input = match self.input() {
-            Some(latest) => PlanningInput {
-                declared: Arc::new(declared),
-                now,
-                ..latest.as_ref().clone()
-            },
-            None => PlanningInput::new(Arc::new(declared), now),
-        };
-        Ok(plan(&input))
     }
 
     /// A declaration that is not of this platform, or that can never be carried out.
@@ -633,18 +641,6 @@ impl Manager {
             }
         }
         Ok(events)
-    }
-
-    /// What the latest plan was made from; `None` before the first one.
-    pub fn input(&self) -> Option<Arc<PlanningInput>> {
-        self.inputs.borrow().clone()
-    }
-
-    /// What exists, as the latest plan was told it; nothing before the first one.
-    fn observed(&self) -> Arc<Observed> {
-        self.input()
-            .map(|input| Arc::clone(&input.observed))
-            .unwrap_or_default()
     }
 
     /// Events after a cursor.

@@ -33,7 +33,7 @@ use crate::host::Duplex;
 use crate::manager::Conversation;
 use crate::model::{OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
-use crate::reconcile::Plan;
+use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
 use crate::secret::Sensitive;
 
@@ -296,6 +296,10 @@ impl ManagerApi for ApiClient {
             .send(Method::POST, "/v1/platform/plan", Some(body(declaration)?))
             .await?;
         read("/v1/platform/plan", response).await
+    }
+
+    async fn recorded_plan(&self) -> Result<RecordedPlan> {
+        self.get("/v1/platform/plan").await
     }
 
     async fn take_down(&self, volumes: bool) -> Result<OperationV1> {

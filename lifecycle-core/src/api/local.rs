@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
 use crate::model::{OperationId, ServiceName};
 use crate::platform::Declaration;
-use crate::reconcile::{Plan, Status};
+use crate::reconcile::{Plan, RecordedPlan, Round};
 use crate::registry::EventPage;
 use crate::runtime::{ExecCommand, LogOptions};
 
@@ -37,8 +37,8 @@ impl LocalApi {
         Self(manager)
     }
 
-    fn status(&self) -> Status {
-        self.0.status().borrow().clone()
+    fn round(&self) -> Arc<Round> {
+        self.0.round()
     }
 }
 
@@ -51,7 +51,7 @@ impl ManagerApi for LocalApi {
     async fn platform(&self) -> Result<PlatformV1> {
         let snapshot = self.0.snapshot().await?;
         let (name, id) = self.0.platform();
-        Ok(view::platform(name, id, &snapshot, &self.status()))
+        Ok(view::platform(name, id, &snapshot, &self.round()))
     }
 
     async fn nodes(&self) -> Result<Vec<NodeV1>> {
@@ -59,11 +59,11 @@ impl ManagerApi for LocalApi {
     }
 
     async fn services(&self) -> Result<Vec<ServiceV1>> {
-        Ok(view::services(&self.0.snapshot().await?, &self.status()))
+        Ok(view::services(&self.0.snapshot().await?, &self.round()))
     }
 
     async fn progress(&self) -> Result<ProgressV1> {
-        Ok(view::progress(&self.status(), self.0.is_open(), false))
+        Ok(view::progress(&self.round(), self.0.is_open(), false))
     }
 
     async fn events(&self, after: u64) -> Result<EventsV1> {
@@ -94,6 +94,10 @@ impl ManagerApi for LocalApi {
         self.0.plan(declaration)
     }
 
+    async fn recorded_plan(&self) -> Result<RecordedPlan> {
+        self.0.recorded_plan()
+    }
+
     async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
         Ok(view::operation(&self.0.take_down(volumes).await?))
     }
@@ -117,14 +121,7 @@ impl ManagerApi for LocalApi {
         let snapshot = self.0.snapshot().await?;
         let subject = snapshot.subject_named(name)?;
         let events = self.0.latest_events(EVENTS_SEARCHED).await?;
-        let input = self.0.input();
-        Ok(why::why(
-            subject,
-            &snapshot,
-            &self.status(),
-            input.as_deref(),
-            &events,
-        ))
+        Ok(why::why(subject, &snapshot, &self.round(), &events))
     }
 
     async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {

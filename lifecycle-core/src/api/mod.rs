@@ -29,7 +29,7 @@ use crate::error::Result;
 use crate::manager::Conversation;
 use crate::model::{OperationId, ServiceName};
 use crate::platform::Declaration;
-use crate::reconcile::Plan;
+use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
 
 /// The manager's API, wherever the manager runs.
@@ -65,6 +65,9 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
 
     /// What a declaration would change.
     async fn plan(&self, declaration: &Declaration) -> Result<Plan>;
+
+    /// The latest plan, and what it was made from.
+    async fn recorded_plan(&self) -> Result<RecordedPlan>;
 
     /// Begins to take everything down. Asked again, the same operation is meant.
     async fn take_down(&self, volumes: bool) -> Result<OperationV1>;

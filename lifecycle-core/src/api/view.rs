@@ -9,10 +9,10 @@ use super::wire::{
 };
 use crate::cloud::Power;
 use crate::model::{
-    Generation, InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState,
-    PlatformId, PlatformName, Replica,
+    InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState, PlatformId,
+    PlatformName, Replica,
 };
-use crate::reconcile::{HeldBy, Plan, Status};
+use crate::reconcile::{HeldBy, Plan, Round};
 use crate::registry::Snapshot;
 
 /// The platform as a whole.
@@ -20,14 +20,14 @@ pub fn platform(
     name: &PlatformName,
     id: PlatformId,
     snapshot: &Snapshot,
-    status: &Status,
+    round: &Round,
 ) -> PlatformV1 {
     let is_up = |s: &InstanceState| matches!(s, InstanceState::Ready | InstanceState::Completed);
     // Who does not lead has planned nothing, and knows what the leader has recorded.
-    let has_planned = status.generation != Generation::default();
+    let has_planned = round.input.is_some();
     let (settled, all_up) = if has_planned || !snapshot.converged {
-        let mut planned = status.plan.instances.values();
-        (status.settled, planned.all(|i| is_up(&i.state)))
+        let mut planned = round.plan.instances.values();
+        (round.settled, planned.all(|i| is_up(&i.state)))
     } else {
         let declared = snapshot.declaration.iter();
         let services = declared.flat_map(|(_, d)| d.services.values());
@@ -41,7 +41,7 @@ pub fn platform(
         name: name.to_string(),
         id: id.to_string(),
         generation: snapshot.declaration.as_ref().map_or(0, |(g, _)| g.0),
-        state: if status.taking_down {
+        state: if round.is_taking_down() {
             PlatformState::TakingDown
         } else if !settled && !unknown {
             PlatformState::Converging
@@ -100,11 +100,11 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
 }
 
 /// All declared services with their replicas.
-pub fn services(snapshot: &Snapshot, status: &Status) -> Vec<ServiceV1> {
+pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
     let mut records: BTreeMap<&InstanceId, &InstanceRecord> = BTreeMap::new();
     for record in snapshot.instances.values() {
         // The container that the plan means; before the first plan, the one that is ready.
-        let planned = status.plan.instances.get(&record.id);
+        let planned = round.plan.instances.get(&record.id);
         let merit = |r: &InstanceRecord| {
             let is_planned = planned.is_some_and(|p| p.container.as_ref() == Some(&r.container));
             (is_planned, r.state == InstanceState::Ready)
@@ -132,15 +132,15 @@ pub fn services(snapshot: &Snapshot, status: &Status) -> Vec<ServiceV1> {
                         replica: Replica(n),
                     };
                     let record = records.get(&id).copied();
-                    instance(&id, record, status)
+                    instance(&id, record, round)
                 })
                 .collect(),
         })
         .collect()
 }
 
-fn instance(id: &InstanceId, record: Option<&InstanceRecord>, status: &Status) -> InstanceV1 {
-    let planned = status.plan.instances.get(id);
+fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> InstanceV1 {
+    let planned = round.plan.instances.get(id);
     let state = match (record, planned) {
         // What the plan says of a replica without a running container tells more.
         (Some(r), Some(p)) if matches!(r.state, InstanceState::Stopped) => p.state.clone(),
@@ -149,7 +149,7 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, status: &Status) -
         (None, None) => InstanceState::Stopped,
     };
     let held = || {
-        status
+        round
             .plan
             .held
             .iter()
@@ -178,15 +178,15 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, status: &Status) -
 }
 
 /// How far the present round is, with the plan if that is wanted.
-pub fn progress(status: &Status, open: bool, with_plan: bool) -> ProgressV1 {
+pub fn progress(round: &Round, open: bool, with_plan: bool) -> ProgressV1 {
     ProgressV1 {
-        generation: status.generation.0,
+        generation: round.generation().0,
         open,
-        settled: status.settled,
-        ready: is_ready(status),
-        running: status.running.clone(),
-        waits: waits(&status.plan),
-        plan: with_plan.then(|| status.plan.as_ref().clone()),
+        settled: round.settled,
+        ready: is_ready(round),
+        running: round.running.clone(),
+        waits: waits(&round.plan),
+        plan: with_plan.then(|| round.plan.as_ref().clone()),
     }
 }
 
@@ -220,10 +220,10 @@ pub fn waits(plan: &Plan) -> Vec<WaitV1> {
 }
 
 /// Whether every declared replica is ready or completed and nothing is on its way.
-pub fn is_ready(status: &Status) -> bool {
-    status.settled
-        && !status.taking_down
-        && status
+pub fn is_ready(round: &Round) -> bool {
+    round.settled
+        && !round.is_taking_down()
+        && round
             .plan
             .instances
             .values()

@@ -12,8 +12,7 @@ use crate::model::{
 };
 use crate::platform::Declaration;
 use crate::reconcile::{
-    EngineView, Held, HeldBy, History, InstanceStatus, Observed, PlanningInput, Readiness, Status,
-    Step,
+    EngineView, Held, HeldBy, History, InstanceStatus, Observed, Readiness, Round, Step,
 };
 use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
@@ -79,20 +78,14 @@ pub enum DecisionData {
 }
 
 /// Why `subject` stands as it does. `events` are the latest ones, oldest first.
-pub fn why(
-    subject: Subject,
-    snapshot: &Snapshot,
-    status: &Status,
-    input: Option<&PlanningInput>,
-    events: &[Event],
-) -> WhyV1 {
-    let (observed, history) = match input {
+pub fn why(subject: Subject, snapshot: &Snapshot, round: &Round, events: &[Event]) -> WhyV1 {
+    let (observed, history) = match &round.input {
         Some(input) => (&*input.observed, &input.history),
         None => (&Observed::default(), &History::default()),
     };
     let world = World {
         snapshot,
-        status,
+        round,
         observed,
         history,
     };
@@ -119,7 +112,7 @@ pub fn why(
 
 struct World<'a> {
     snapshot: &'a Snapshot,
-    status: &'a Status,
+    round: &'a Round,
     observed: &'a Observed,
     history: &'a History,
 }
@@ -284,7 +277,7 @@ impl World<'_> {
 
     /// What the plan says of these, and then of what holds them up.
     fn decisions(&self, own: &[Subject]) -> Vec<DecisionV1> {
-        let plan = &self.status.plan;
+        let plan = &self.round.plan;
         let mut decided = Vec::new();
         let mut seen: BTreeSet<Subject> = own.iter().cloned().collect();
         let mut waiting: VecDeque<(Subject, usize)> = own.iter().map(|s| (s.clone(), 0)).collect();
@@ -323,7 +316,7 @@ impl World<'_> {
     }
 
     fn step(&self, step: &Step, subject: &Subject) -> DecisionV1 {
-        let running = self.status.running.iter().find(|r| r.id == step.id);
+        let running = self.round.running.iter().find(|r| r.id == step.id);
         let says = match running {
             Some(running) => format!(
                 "under way since {}: {}: {}{}",
@@ -366,7 +359,7 @@ impl World<'_> {
             }
             // Whatever brings the image is held by its own.
             HeldBy::Image { image } => {
-                let plan = &self.status.plan;
+                let plan = &self.round.plan;
                 let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.0.ends_with(image.as_str()));
                 let other = plan.held.iter().filter(|h| h.subject != held.subject);
                 other
@@ -384,7 +377,7 @@ impl World<'_> {
     }
 
     fn answer(&self, subject: &Subject, decided: &[DecisionV1]) -> String {
-        if self.status.generation == Generation::default() {
+        if self.round.input.is_none() {
             return format!(
                 "{subject}: this manager has planned nothing yet; what is recorded stands below"
             );
@@ -394,7 +387,7 @@ impl World<'_> {
             .parts(subject)
             .iter()
             .filter_map(|part| match part {
-                Subject::Instance(id) => self.status.plan.instances.get(id),
+                Subject::Instance(id) => self.round.plan.instances.get(id),
                 _ => None,
             })
             .collect();
@@ -564,15 +557,14 @@ mod tests {
             held,
             ..Plan::default()
         };
-        let status = Status {
+        let round = Round {
             plan: std::sync::Arc::new(plan),
-            ..Status::default()
+            ..Round::default()
         };
         let why = why(
             Subject::Instance(replica("web", 2)),
             &Snapshot::default(),
-            &status,
-            None,
+            &round,
             &[],
         );
         let about: Vec<&Subject> = why.decided.iter().map(|decision| &decision.about).collect();

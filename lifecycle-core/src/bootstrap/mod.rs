@@ -327,16 +327,17 @@ impl Bootstrapper {
         options.policy.only_nodes = true;
         options.policy.provisions = self.backends.cloud.capabilities().provisions;
         let snapshot = backends.registry.snapshot().await?;
-        let driver = Driver::new(backends, options, epoch, snapshot, target);
-        let mut status = driver.status();
+        let published = tokio::sync::watch::Sender::default();
+        let mut rounds = published.subscribe();
+        let driver = Driver::new(backends, options, epoch, snapshot, target, published);
         let reporter = self.expecting(declaration).await;
         let clock = Arc::clone(&self.backends.clock);
         let mut shown = progress::StepLines::new(reporter.as_ref(), clock.as_ref());
         let mut waits = LoopWatch::new(reporter.as_ref(), clock.as_ref());
         let watch = async {
             loop {
-                let now = status.borrow_and_update().clone();
-                if now.generation == Generation(1) {
+                let now = Arc::clone(&rounds.borrow_and_update());
+                if now.generation() == Generation(1) {
                     shown.show(&now);
                     if now.is_idle() {
                         return Ok(());
@@ -347,7 +348,7 @@ impl Bootstrapper {
                 }
                 waits.see(&now.running, &view::waits(&now.plan))?;
                 tokio::select! {
-                    changed = status.changed() => if changed.is_err() {
+                    changed = rounds.changed() => if changed.is_err() {
                         return Err(Error::failed("the control loop", "it ended"));
                     },
                     () = tokio::time::sleep_until(waits.next_report()) => {}

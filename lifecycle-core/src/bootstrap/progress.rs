@@ -11,7 +11,7 @@ use super::durations::Timed;
 use super::wait::Wait;
 use crate::clock::Clock;
 use crate::error::Result;
-use crate::reconcile::{Status, StepId};
+use crate::reconcile::{Round, StepId};
 
 /// One piece of news.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,8 +159,8 @@ impl<'a> StepLines<'a> {
         }
     }
 
-    pub(super) fn show(&mut self, status: &Status) {
-        let failed: BTreeMap<&StepId, &String> = status
+    pub(super) fn show(&mut self, round: &Round) {
+        let failed: BTreeMap<&StepId, &String> = round
             .plan
             .held
             .iter()
@@ -169,7 +169,7 @@ impl<'a> StepLines<'a> {
                 _ => None,
             })
             .collect();
-        for step in &status.running {
+        for step in &round.running {
             let key = step.id.to_string();
             let entry = self.running.entry(step.id.clone()).or_insert_with(|| {
                 self.reporter.report(Progress::Began {
@@ -191,7 +191,7 @@ impl<'a> StepLines<'a> {
         let ended: Vec<StepId> = self
             .running
             .keys()
-            .filter(|id| !status.running.iter().any(|s| s.id == **id))
+            .filter(|id| !round.running.iter().any(|s| s.id == **id))
             .cloned()
             .collect();
         for id in ended {

@@ -116,7 +116,7 @@ impl Source {
         Self {
             node: record.node,
             container: record.container,
-            observed: manager.observed(),
+            observed: manager.round().observed(),
             recorded,
             connector: Arc::clone(&manager.backends.connector),
         }

@@ -9,11 +9,11 @@ use chrono::{DateTime, Utc};
 use super::{Manager, is_take_down, not_leading};
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerId, ContainerRun, EventKind, Generation, InstanceId, InstanceState, NewEvent,
-    Operation, OperationId, OperationKind, OperationState, Replica, ServiceName, Subject,
+    ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, Operation,
+    OperationId, OperationKind, OperationState, Replica, ServiceName, Subject,
 };
 use crate::platform::Declaration;
-use crate::reconcile::{Observed, Status};
+use crate::reconcile::{Observed, Round};
 use crate::registry::{Batch, Change};
 use crate::runtime::ObservedContainer;
 
@@ -137,10 +137,9 @@ impl Manager {
     }
 
     /// Ends restarts whose replicas are all up again, or of which one does not come up.
-    pub(super) async fn end_restarts(&self, observed: &Observed, status: &Status) -> Result<()> {
+    pub(super) async fn end_restarts(&self, round: &Round) -> Result<()> {
         // A control loop that has just begun has no plan yet, and no instance in it.
-        let has_planned = status.generation != Generation::default();
-        if self.open_restarts().is_empty() || status.taking_down || !has_planned {
+        if self.open_restarts().is_empty() || round.is_taking_down() || round.input.is_none() {
             return Ok(());
         }
         let epoch = self.epoch.lock().await;
@@ -152,7 +151,7 @@ impl Manager {
             let OperationKind::Restart { service, replaces } = &operation.kind else {
                 continue;
             };
-            let (state, message) = match outcome(replaces, observed, status) {
+            let (state, message) = match outcome(replaces, round) {
                 Progress::Goes => continue,
                 Progress::Done => (
                     OperationState::Succeeded { at },
@@ -188,17 +187,17 @@ impl Manager {
 
     /// Whether a replica's node cannot be asked about it now.
     fn is_unknown(&self, id: &InstanceId) -> bool {
-        let status = self.status.borrow();
-        let stands = status.plan.instances.get(id);
+        let round = self.round();
+        let stands = round.plan.instances.get(id);
         stands.is_some_and(|stands| matches!(stands.state, InstanceState::Unknown { .. }))
     }
 
     /// The present run of each of these that was ever started.
     fn runs_of(&self, replicas: &[InstanceId]) -> BTreeMap<InstanceId, ContainerRun> {
-        let observed = self.observed();
-        let status = self.status.borrow().clone();
+        let round = self.round();
+        let observed = round.observed();
         let run = |id: &InstanceId| {
-            let container = status.plan.instances.get(id)?.container.clone()?;
+            let container = round.plan.instances.get(id)?.container.clone()?;
             let started_at = find(&observed, &container)?.started_at?;
             let run = ContainerRun {
                 container,
@@ -252,22 +251,19 @@ enum Progress<'a> {
     Failed { id: &'a InstanceId, why: String },
 }
 
-fn outcome<'a>(
-    replaces: &'a BTreeMap<InstanceId, ContainerRun>,
-    observed: &Observed,
-    status: &Status,
-) -> Progress<'a> {
+fn outcome<'a>(replaces: &'a BTreeMap<InstanceId, ContainerRun>, round: &Round) -> Progress<'a> {
+    let observed = round.observed();
     let mut goes = false;
     for (id, run) in replaces {
         // What is declared no longer is restarted by nobody.
-        let Some(stands) = status.plan.instances.get(id) else {
+        let Some(stands) = round.plan.instances.get(id) else {
             continue;
         };
         let is_up = matches!(
             stands.state,
             InstanceState::Ready | InstanceState::Completed
         );
-        let container = find(observed, &run.container);
+        let container = find(&observed, &run.container);
         let is_old = container.is_some_and(|c| c.started_at == Some(run.started_at));
         if !is_old && is_up {
             continue;

@@ -1,6 +1,6 @@
 //! Requested retries: what failed runs again now, since its cause may be fixed.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Manager, not_leading};
 use crate::error::{Error, Result};
 use crate::model::Subject;
-use crate::reconcile::{RetryRequest, Status};
+use crate::reconcile::RetryRequest;
 
 /// How long the control loop may take to carry a request out; it may be writing the registry.
 const TAKEN_WITHIN: Duration = Duration::from_secs(20);
@@ -17,8 +17,6 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     to: Option<mpsc::UnboundedSender<RetryRequest>>,
-    /// How many were sent; each has its place as its number.
-    sent: u64,
 }
 
 impl Manager {
@@ -42,40 +40,26 @@ impl Manager {
         }
     }
 
-    /// Passes a request on to the control loop. The status counts as settled only once it
-    /// contains the request.
+    /// Passes a request on to the control loop. No round counts as settled before the request
+    /// was carried out.
     pub(super) fn request_retry(
         &self,
         subject: Subject,
         answer: Option<oneshot::Sender<Vec<String>>>,
     ) -> Result<()> {
-        let mut retries = self.retries();
-        let number = retries.sent + 1;
-        let request = RetryRequest {
-            number,
-            subject,
-            answer,
-        };
+        let retries = self.retries();
         let to = retries.to.as_ref().ok_or_else(not_leading)?;
-        to.send(request).map_err(|_| not_leading())?;
-        retries.sent = number;
-        self.status.send_modify(|status| status.settled = false);
+        to.send(RetryRequest { subject, answer })
+            .map_err(|_| not_leading())?;
+        // After the request: the control loop, which publishes rounds too, knows of it by now.
+        self.rounds
+            .send_modify(|round| Arc::make_mut(round).settled = false);
         Ok(())
     }
 
     /// Takes requests for a new control loop, which has no failures yet.
     pub(super) fn take_retries_for(&self, to: mpsc::UnboundedSender<RetryRequest>) {
-        *self.retries() = Retries {
-            to: Some(to),
-            sent: 0,
-        };
-    }
-
-    /// Passes a status on, unsettled if it does not contain the latest request.
-    pub(super) fn publish_status(&self, mut status: Status) {
-        let retries = self.retries();
-        status.settled &= status.retry >= retries.sent;
-        self.status.send_replace(status);
+        self.retries().to = Some(to);
     }
 
     fn retries(&self) -> MutexGuard<'_, Retries> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::declared::Declared;
 use super::observe::Observed;
 use super::plan::Policy;
-use super::step::StepId;
+use super::step::{Plan, StepId};
 use crate::model::{ContainerId, ContainerRun, InstanceId, NodeName};
 use crate::registry::RejectedSpec;
 
@@ -41,6 +41,15 @@ impl PlanningInput {
             now,
         }
     }
+}
+
+/// A plan and what it was made from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecordedPlan {
+    /// What it was made from.
+    pub input: Arc<PlanningInput>,
+    /// The plan.
+    pub plan: Arc<Plan>,
 }
 
 /// What neither the cloud nor the engines report: what was tried, requested and decided before.

@@ -31,9 +31,9 @@ mod watch;
 
 pub use backends::Backends;
 pub use declared::{Agents, Declared, DeclaredService};
-pub use driver::{Bounds, Driver, DriverOptions, RetryRequest, RunningStep, Status, Target};
+pub use driver::{Bounds, Driver, DriverOptions, RetryRequest, Round, RunningStep, Target};
 pub use execute::{Deadlines, ServiceApi};
-pub use input::{Endings, Failure, History, PlanningInput};
+pub use input::{Endings, Failure, History, PlanningInput, RecordedPlan};
 pub use observe::{EngineView, NodeView, Observed, Readiness};
 pub use observe_once::observe_once;
 pub use plan::{Policy, plan};

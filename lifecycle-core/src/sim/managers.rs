@@ -30,7 +30,7 @@ use crate::manager::{Conversation, Manager};
 use crate::model::{ContainerId, NodeName, OperationId, PlatformId, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::execute::node_directory;
-use crate::reconcile::{Backends, DriverOptions, Plan};
+use crate::reconcile::{Backends, DriverOptions, Plan, RecordedPlan};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
 use crate::runtime::{ContainerState, ExecCommand, LogOptions, Owner, Role};
 
@@ -312,6 +312,10 @@ impl ManagerApi for SimApi {
 
     async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
         self.now()?.plan(declaration).await
+    }
+
+    async fn recorded_plan(&self) -> Result<RecordedPlan> {
+        self.now()?.recorded_plan().await
     }
 
     async fn take_down(&self, volumes: bool) -> Result<OperationV1> {

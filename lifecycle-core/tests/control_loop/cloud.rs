@@ -106,7 +106,7 @@ async fn a_throttled_cloud_is_not_asked_before_its_delay_is_over() {
     let cloud = WatchedCloud::of(&stage);
     stage.cloud = Some(cloud.clone());
     stage.start();
-    stage.converged().await;
+    stage.settled().await;
     let before = cloud.listings.lock().unwrap().len();
     // A node that cannot be asked is a reason to look at the cloud, again and again.
     let faults = stage.world.faults();
@@ -163,7 +163,7 @@ async fn a_new_process_goes_on_asking_for_what_the_former_one_began() {
         let second = WatchedCloud::of(&stage);
         stage.cloud = Some(second.clone());
         stage.start();
-        stage.converged().await;
+        stage.settled().await;
         stage.assert_whole().await;
         assert_eq!(second.begun(&node("n2")), 0, "seed {seed}");
         assert!(
@@ -186,7 +186,7 @@ async fn what_was_begun_and_not_stored_is_not_made_twice() {
         stage.crash().await;
         assert_eq!(stored(&stage).await, [], "seed {seed}");
         stage.start();
-        stage.converged().await;
+        stage.settled().await;
         stage.assert_whole().await;
         assert_eq!(stored(&stage).await, [], "seed {seed}");
     }
@@ -213,7 +213,7 @@ async fn an_operation_that_failed_is_kept_no_longer() {
         .await
         .unwrap();
     stage.world.faults().rates(rates(0.0));
-    stage.converged().await;
+    stage.settled().await;
     stage.assert_whole().await;
     assert_eq!(stored(&stage).await, []);
 }

@@ -14,7 +14,7 @@ use crate::stage::Stage;
 async fn a_platform_comes_up_in_order_and_then_nothing_more_is_done() {
     for seed in 1..=5 {
         let stage = Stage::shop(seed).await;
-        let status = stage.converged().await;
+        let status = stage.settled().await;
         stage.assert_whole().await;
         assert!(stage.manager.is_open(), "seed {seed}");
         assert_eq!(stage.world.installed(&node("n3")), 1, "seed {seed}");
@@ -69,7 +69,7 @@ fn transcript(seed: u64) -> String {
         .unwrap();
     runtime.block_on(async {
         let stage = Stage::shop(seed).await;
-        stage.converged().await;
+        stage.settled().await;
         stage.world.faults().reboot(&node("n2")).unwrap();
         stage.pass(Duration::from_mins(10)).await;
         stage.assert_whole().await;
@@ -89,7 +89,7 @@ fn the_same_seed_gives_the_same_run() {
 #[tokio::test(start_paused = true)]
 async fn at_rest_nodes_are_listed_seldom_and_a_change_is_inspected_alone() {
     let stage = Stage::shop(51).await;
-    stage.converged().await;
+    stage.settled().await;
     stage.pass(Duration::from_mins(2)).await;
     let nodes = 3;
     let before = stage.world.calls();

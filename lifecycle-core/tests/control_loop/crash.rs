@@ -29,7 +29,7 @@ async fn undisturbed() -> (BTreeSet<String>, u64) {
     let mut stage = stage().await;
     let before = stage.world.effects().len();
     stage.start();
-    stage.converged().await;
+    stage.settled().await;
     let effects = stage.world.effects().len() - before;
     (names(&stage), u64::try_from(effects).unwrap())
 }
@@ -56,7 +56,7 @@ async fn after_a_crash_at_any_effect_the_next_manager_comes_to_the_same_end() {
     for effect in 1..=effects {
         for edge in EDGES {
             let stage = crashes_at(effect, edge, false).await;
-            stage.converged().await;
+            stage.settled().await;
             assert_eq!(names(&stage), wanted, "effect {effect} {edge:?}");
             stage.assert_whole().await;
         }
@@ -69,7 +69,7 @@ async fn after_a_crash_that_lost_the_registry_too_the_end_is_the_same() {
     for effect in (1..=effects).step_by(3) {
         for edge in EDGES {
             let stage = crashes_at(effect, edge, true).await;
-            stage.converged().await;
+            stage.settled().await;
             assert_eq!(names(&stage), wanted, "effect {effect} {edge:?}");
             stage.assert_whole().await;
         }
@@ -85,13 +85,13 @@ async fn troubled_at(commit: u64, trouble: Trouble, wanted: &BTreeSet<String>) -
     if matches!(trouble, Trouble::Crash(_)) {
         tokio::select! {
             () = registry.struck() => {}
-            _ = stage.converged() => return false,
+            _ = stage.settled() => return false,
         }
         stage.crash().await;
         registry.next_process();
         stage.start();
     }
-    stage.converged().await;
+    stage.settled().await;
     assert_eq!(names(&stage), *wanted, "commit {commit} {trouble:?}");
     stage.assert_whole().await;
     registry.commits() >= commit

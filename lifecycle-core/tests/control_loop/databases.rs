@@ -90,7 +90,7 @@ async fn each_has_its_own(stage: &Stage, databases: &SimDatabases) {
 #[tokio::test(start_paused = true)]
 async fn each_kinds_database_has_its_own_rows_through_outages_losses_and_take_overs() {
     let (mut stage, databases) = mirrored(51).await;
-    stage.converged().await;
+    stage.settled().await;
     stage.pass(Duration::from_mins(1)).await;
     each_has_its_own(&stage, &databases).await;
 
@@ -101,7 +101,7 @@ async fn each_kinds_database_has_its_own_rows_through_outages_losses_and_take_ov
     let faults = stage.world.faults();
     faults.remove_container(&node, &container.name).unwrap();
     stage.pass(Duration::from_mins(5)).await;
-    stage.converged().await;
+    stage.settled().await;
     let away = stage.events(EventKind::DatabaseAway, cursor).await;
     assert_eq!(away.len(), 1, "{away:#?}");
     assert!(
@@ -123,7 +123,7 @@ async fn each_kinds_database_has_its_own_rows_through_outages_losses_and_take_ov
     stage.abandon().await;
     stage.pass(LEASE * 2).await;
     stage.start();
-    stage.converged().await;
+    stage.settled().await;
     stage.pass(Duration::from_mins(1)).await;
     each_has_its_own(&stage, &databases).await;
     stage.assert_whole().await;
@@ -150,7 +150,7 @@ async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_o
     stage.lease = SHORT;
     stage.registry = connection(&url).await;
     stage.start();
-    stage.converged().await;
+    stage.settled().await;
 
     stage.registry = connection(&url).await;
     let follower = stage.next_manager();
@@ -197,7 +197,7 @@ async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_o
         stage.pass(Duration::from_millis(50)).await;
     }
     stage.manager = follower;
-    stage.converged().await;
+    stage.settled().await;
     assert_eq!(started(&stage), containers, "nothing is replaced");
     stage.assert_whole().await;
     assert!(api.apply(&stage.declaration).await.is_ok());
@@ -220,7 +220,7 @@ fn started(stage: &Stage) -> BTreeSet<(String, String)> {
 #[tokio::test(start_paused = true)]
 async fn who_resigns_is_followed_at_once() {
     let mut stage = Stage::shop(53).await;
-    stage.converged().await;
+    stage.settled().await;
     let leader = Arc::clone(&stage.manager);
     stage.abandon().await;
     leader.resign().await.unwrap();
@@ -247,7 +247,7 @@ async fn on_postgres_each_kind_can_be_read_from_a_database_of_its_own() {
     ));
     stage.registry = central;
     stage.start();
-    stage.converged().await;
+    stage.settled().await;
     let mirrors = stage.mirrors.clone().unwrap();
     mirrors.caught_up(Duration::from_secs(20)).await;
     let record = &stage.records().await[&crate::platform::instance("db", 1)];

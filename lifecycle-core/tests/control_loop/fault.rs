@@ -18,7 +18,7 @@ const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 async fn up(seed: u64) -> Stage {
     let stage = Stage::shop(seed).await;
-    stage.converged().await;
+    stage.settled().await;
     stage
 }
 
@@ -140,7 +140,7 @@ async fn a_crash_loop_is_slowed_down_counts_as_failed_and_is_kept_alive() {
             .contains_key(&instance("monitoring", 1))
     );
     stage.world.behave("web", Behaviour::default().exposes(80));
-    stage.converged().await;
+    stage.settled().await;
     stage.assert_whole().await;
 }
 
@@ -208,7 +208,7 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
     stage.pass(Duration::from_secs(10)).await;
     // It serves again, and is told not to be as declared. What failed is kept beside it.
     let snapshot = stage.registry.snapshot().await.unwrap();
-    let status = stage.manager.status().borrow().clone();
+    let status = stage.manager.round();
     let services = lifecycle_core::api::view::services(&snapshot, &status);
     let web = services.iter().find(|s| s.name == service("web")).unwrap();
     let shown = &web.instances[0];
@@ -241,7 +241,7 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
     stage.start();
     let status = stage
         .until("settled", limit, |s| {
-            s.generation == generation && s.settled
+            s.generation() == generation && s.settled
         })
         .await;
     let web = &status.plan.instances[&instance("web", 1)];
@@ -261,7 +261,7 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
         .unwrap();
     stage
         .until("repaired", limit, |s| {
-            s.generation > generation && s.settled && s.is_idle()
+            s.generation() > generation && s.settled && s.is_idle()
         })
         .await;
     stage.assert_whole().await;
@@ -400,7 +400,7 @@ async fn a_node_that_the_cloud_could_not_make_is_deleted_and_made_again() {
     };
     assert!(status.plan.instances.values().any(failed), "{status:#?}");
     stage.world.faults().rates(rates(0.0));
-    stage.converged().await;
+    stage.settled().await;
     stage.assert_whole().await;
     assert_order(&stage).await;
     let deleted = stage.events(EventKind::StepSucceeded, 0).await;
@@ -492,7 +492,7 @@ async fn a_pull_that_fails_is_tried_again_with_growing_pauses() {
         stage.world.faults().fail_next("pull db-image:1", error);
     }
     stage.start();
-    stage.converged().await;
+    stage.settled().await;
     stage.assert_whole().await;
     let failed = stage.events(EventKind::StepFailed, 0).await;
     assert_eq!(failed.len(), 3, "{failed:#?}");
@@ -531,7 +531,7 @@ async fn a_destroyed_node_is_made_again_and_its_services_come_back() {
             for record in stage.records().await.values().filter(of_lost) {
                 assert!(record.endpoints.is_empty(), "seed {seed}: {record:?}");
             }
-            stage.converged().await;
+            stage.settled().await;
             stage.assert_whole().await;
         }
         let homes = |records: &BTreeMap<_, lifecycle_core::model::InstanceRecord>| {

@@ -11,7 +11,7 @@ use crate::stage::{LEASE, Stage};
 #[tokio::test(start_paused = true)]
 async fn one_leads_and_the_other_takes_over_when_the_lease_ends() {
     let mut stage = Stage::shop(31).await;
-    stage.converged().await;
+    stage.settled().await;
     let follower = stage.next_manager();
     let follows = tokio::spawn(follower.clone().run());
     stage.pass(LEASE * 4).await;
@@ -30,7 +30,7 @@ async fn one_leads_and_the_other_takes_over_when_the_lease_ends() {
     stage.pass(Duration::from_mins(2)).await;
     assert_eq!(stage.world.effects().len(), effects);
     stage.manager = follower;
-    stage.converged().await;
+    stage.settled().await;
     stage.assert_whole().await;
 
     let write = Batch::of(Change::MarkConverged);

@@ -16,6 +16,7 @@ mod platform;
 #[path = "../registry/postgres_server.rs"]
 #[expect(dead_code, reason = "the registry's own tests use the rest")]
 mod postgres_server;
+mod recorded;
 mod registry;
 mod requests;
 mod retry;

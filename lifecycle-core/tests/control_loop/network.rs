@@ -61,7 +61,7 @@ fn ready(table: &Table, service: &str) -> usize {
 #[tokio::test(start_paused = true)]
 async fn every_node_knows_every_name_and_where_it_leads() {
     let stage = stage(61).await;
-    stage.converged().await;
+    stage.settled().await;
     let table = told(&stage).await;
     let named: BTreeSet<&ServiceName> = table.services.keys().collect();
     let declared: BTreeSet<&ServiceName> = stage.declaration.services.keys().collect();
@@ -89,7 +89,7 @@ async fn every_node_knows_every_name_and_where_it_leads() {
 #[tokio::test(start_paused = true)]
 async fn what_ends_is_withdrawn_from_every_agent_and_comes_back() {
     let stage = stage(62).await;
-    stage.converged().await;
+    stage.settled().await;
     let before = told(&stage).await;
     let id = stage
         .declaration
@@ -113,7 +113,7 @@ async fn what_ends_is_withdrawn_from_every_agent_and_comes_back() {
 #[tokio::test(start_paused = true)]
 async fn addresses_stay_with_another_manager_and_its_tables_are_newer() {
     let mut stage = stage(63).await;
-    stage.converged().await;
+    stage.settled().await;
     let before = told(&stage).await;
     let agents = |stage: &Stage| {
         let containers = stage.containers().into_iter();
@@ -123,7 +123,7 @@ async fn addresses_stay_with_another_manager_and_its_tables_are_newer() {
     let former = agents(&stage);
     stage.crash().await;
     stage.start();
-    stage.converged().await;
+    stage.settled().await;
     let after = told(&stage).await;
     assert!(before.epoch < after.epoch);
     for (name, service) in &before.services {
@@ -135,7 +135,7 @@ async fn addresses_stay_with_another_manager_and_its_tables_are_newer() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_was_removed_is_made_again_and_told() {
     let stage = stage(64).await;
-    stage.converged().await;
+    stage.settled().await;
     let (node, agent) = stage
         .containers()
         .into_iter()
@@ -150,16 +150,16 @@ async fn an_agent_that_was_removed_is_made_again_and_told() {
     stage
         .until("noticed", Duration::from_mins(2), |s| !s.is_idle())
         .await;
-    stage.converged().await;
+    stage.settled().await;
     told(&stage).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_left_of_the_agents_when_the_platform_goes() {
     let stage = stage(65).await;
-    stage.converged().await;
+    stage.settled().await;
     stage.manager.take_down(false).await.unwrap();
-    let gone = |_: &lifecycle_core::reconcile::Status| {
+    let gone = |_: &lifecycle_core::reconcile::Round| {
         stage
             .containers()
             .iter()

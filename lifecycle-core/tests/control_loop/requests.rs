@@ -16,12 +16,12 @@ use crate::stage::{ADMIN, READER, Stage};
 #[tokio::test(start_paused = true)]
 async fn an_identical_declaration_makes_no_generation() {
     let stage = Stage::shop(21).await;
-    let status = stage.converged().await;
+    let status = stage.settled().await;
     let events = stage.last_event().await;
     let applied = stage.manager.apply(stage.declaration.clone()).await;
     let applied = applied.unwrap();
     assert!(!applied.changed);
-    assert_eq!(applied.generation, status.generation);
+    assert_eq!(applied.generation, status.generation());
     stage.pass(Duration::from_mins(1)).await;
     assert_eq!(stage.last_event().await, events);
     let mut foreign = stage.declaration.clone();
@@ -32,7 +32,7 @@ async fn an_identical_declaration_makes_no_generation() {
 #[tokio::test(start_paused = true)]
 async fn changed_code_replaces_that_service_alone() {
     let mut stage = Stage::shop(22).await;
-    stage.converged().await;
+    stage.settled().await;
     let before = stage.records().await;
     let changed = built(&stage.world, "web", 80, "second").await;
     let web = stage.declaration.services.get_mut(&service("web")).unwrap();
@@ -42,7 +42,7 @@ async fn changed_code_replaces_that_service_alone() {
     assert!(applied.changed);
     stage
         .until("replaced", Duration::from_mins(30), |s| {
-            s.generation == applied.generation && s.settled && s.is_idle()
+            s.generation() == applied.generation && s.settled && s.is_idle()
         })
         .await;
     stage.assert_whole().await;
@@ -66,7 +66,7 @@ async fn a_declaration_whose_answer_was_lost_is_carried_out_when_it_is_repeated(
         let registry = TroubledRegistry::new(inner, 0, Trouble::Error(edge));
         stage.registry = registry.clone();
         stage.start();
-        stage.converged().await;
+        stage.settled().await;
         stage
             .declaration
             .services
@@ -80,7 +80,7 @@ async fn a_declaration_whose_answer_was_lost_is_carried_out_when_it_is_repeated(
         let generation = applied.unwrap().generation;
         stage
             .until("three of api", Duration::from_mins(30), |s| {
-                s.generation == generation && s.settled && s.is_idle()
+                s.generation() == generation && s.settled && s.is_idle()
             })
             .await;
         stage.assert_whole().await;
@@ -101,7 +101,7 @@ async fn tokens_allow_what_they_are_for() {
 async fn a_restarted_manager_keeps_times_and_endpoints_and_is_open_at_once() {
     for seed in 1..=3 {
         let mut stage = Stage::shop(seed).await;
-        stage.converged().await;
+        stage.settled().await;
         let before = stage.records().await;
         let effects = stage.world.effects().len();
         let cursor = stage.last_event().await;
@@ -114,7 +114,7 @@ async fn a_restarted_manager_keeps_times_and_endpoints_and_is_open_at_once() {
             assert_eq!(stage.records().await, before, "seed {seed}");
         }
         assert!(stage.manager.is_open(), "seed {seed}");
-        stage.converged().await;
+        stage.settled().await;
         stage.assert_whole().await;
         assert_eq!(stage.world.effects().len(), effects, "seed {seed}");
         for kind in [EventKind::Ready, EventKind::NotReady, EventKind::Planned] {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lifecycle_core::error::{BuildPlace, Error};
 use lifecycle_core::model::{Epoch, EventKind, InstanceState, ServiceName};
-use lifecycle_core::reconcile::{HeldBy, Status};
+use lifecycle_core::reconcile::{HeldBy, Round};
 use lifecycle_core::sim::{Behaviour, FaultRates, SimOptions};
 
 use crate::platform::{instance, node, service};
@@ -100,7 +100,7 @@ const CALLS: [(&str, &str); 6] = [
 ];
 
 /// The steps that failed and wait.
-fn failed_steps(status: &Status) -> Vec<String> {
+fn failed_steps(status: &Round) -> Vec<String> {
     let held = status.plan.held.iter().filter_map(|held| match &held.by {
         HeldBy::Backoff { step, why, .. } => Some(format!("{step}: {why}")),
         HeldBy::Failed { why } => Some(format!("{}: {why}", held.subject)),
@@ -137,13 +137,13 @@ async fn an_error_of_any_kind_that_was_fixed_is_gone_after_a_retry() {
             stage.world.faults().repair(call);
             let before = stage.last_event().await;
             retry(&stage, ((place + kind) % 2 == 0).then_some(name)).await;
-            assert!(!stage.manager.status().borrow().settled, "{told}");
+            assert!(!stage.manager.round().settled, "{told}");
             stage.pass(GONE).await;
-            let status = stage.manager.status().borrow().clone();
+            let status = stage.manager.round();
             assert_eq!(failed_steps(&status), Vec::<String>::new(), "{told}");
             let began = stage.events(EventKind::StepStarted, before).await;
             assert!(!began.is_empty(), "{told}");
-            stage.converged().await;
+            stage.settled().await;
             stage.assert_whole().await;
         }
     }
@@ -169,9 +169,9 @@ async fn a_quota_and_a_vm_that_failed_are_tried_again_at_once() {
         stage.world.faults().rates(rates(0.0));
         retry(&stage, None).await;
         stage.pass(GONE).await;
-        let status = stage.manager.status().borrow().clone();
+        let status = stage.manager.round();
         assert_eq!(failed_steps(&status), Vec::<String>::new());
-        stage.converged().await;
+        stage.settled().await;
         stage.assert_whole().await;
     }
 }
@@ -179,11 +179,11 @@ async fn a_quota_and_a_vm_that_failed_are_tried_again_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_answers_again_is_seen_at_once() {
     let stage = Stage::shop(73).await;
-    stage.converged().await;
+    stage.settled().await;
     let silent = node("n2");
     stage.world.faults().pause(&silent).unwrap();
     stage.pass(Duration::from_mins(20)).await;
-    assert!(stage.manager.status().borrow().settled);
+    assert!(stage.manager.round().settled);
     stage.world.faults().heal(&silent).unwrap();
     retry(&stage, None).await;
     // It is not settled before the node was asked.
@@ -212,7 +212,7 @@ async fn containers_that_ended_start_at_once_whatever_their_policy_says() {
         stage.world.behave(name, works);
         let id = instance(name, 1);
         retry(&stage, (seed == 74).then_some(name)).await;
-        let up = |status: &Status| {
+        let up = |status: &Round| {
             let instance = &status.plan.instances[&id];
             matches!(
                 instance.state,
@@ -221,7 +221,7 @@ async fn containers_that_ended_start_at_once_whatever_their_policy_says() {
         };
         let status = stage.until("up", GONE, |s| s.settled || up(s)).await;
         assert!(up(&status), "{name}: {status:#?}");
-        stage.converged().await;
+        stage.settled().await;
         stage.assert_whole().await;
         // A later `up` starts nothing that ended well.
         let effects = stage.world.effects().len();
@@ -239,7 +239,7 @@ async fn containers_that_ended_start_at_once_whatever_their_policy_says() {
 async fn a_rejected_specification_is_tried_again() {
     for kept in [true, false] {
         let mut stage = Stage::shop(76).await;
-        stage.converged().await;
+        stage.settled().await;
         let web = stage.declaration.services.get_mut(&service("web")).unwrap();
         let environment = &mut web.container.environment;
         environment.insert("MODE".into(), lifecycle_core::secret::Sensitive::new("new"));
@@ -249,7 +249,7 @@ async fn a_rejected_specification_is_tried_again() {
         let generation = applied.unwrap().generation;
         stage
             .until("settled", LIMIT, |s| {
-                s.generation == generation && s.settled
+                s.generation() == generation && s.settled
             })
             .await;
         // The container that failed is kept for a while.
@@ -260,7 +260,7 @@ async fn a_rejected_specification_is_tried_again() {
         retry(&stage, kept.then_some("web")).await;
         stage.pass(GONE).await;
         assert!(stage.registry.snapshot().await.unwrap().rejected.is_empty());
-        stage.converged().await;
+        stage.settled().await;
         stage.assert_whole().await;
     }
 }
@@ -289,7 +289,7 @@ async fn a_retry_touches_nothing_else() {
         "{began:#?}"
     );
     assert!(began.iter().any(|e| e.message.contains("n2")), "{began:#?}");
-    let waiting = failed_steps(&stage.manager.status().borrow());
+    let waiting = failed_steps(&stage.manager.round());
     assert!(
         waiting.iter().all(|step| step.contains("n3")),
         "{waiting:?}"
@@ -330,6 +330,6 @@ async fn a_build_that_cannot_succeed_fails_once_until_it_is_asked_for() {
     let failed = stage.events(EventKind::StepFailed, 0).await;
     assert_eq!(failed.len(), 2, "{failed:#?}");
     retry(&stage, None).await;
-    stage.converged().await;
+    stage.settled().await;
     stage.assert_whole().await;
 }

@@ -24,7 +24,7 @@ async fn comes_up(nodes: u32) {
     }
     let mut stage = Stage::of(seed, world, owner(1), declaration).await;
     stage.start();
-    stage.converged().await;
+    stage.settled().await;
     stage.assert_whole().await;
 }
 

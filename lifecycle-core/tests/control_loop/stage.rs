@@ -11,7 +11,7 @@ use lifecycle_core::model::{
     EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
 };
 use lifecycle_core::platform::{Declaration, ManagerEndpoint};
-use lifecycle_core::reconcile::{Backends, DriverOptions, Policy, Status};
+use lifecycle_core::reconcile::{Backends, DriverOptions, Policy, Round};
 use lifecycle_core::registry::{EventPage, MemoryRegistry, Mirrors, Registry};
 use lifecycle_core::runtime::{ContainerState, ObservedContainer, Owner, Role};
 use lifecycle_core::secret::{PlatformKey, Sensitive, token_hash};
@@ -155,32 +155,33 @@ impl Stage {
         }
     }
 
-    /// Waits until the status meets a condition, for at most so much simulated time.
+    /// Waits until the round meets a condition, for at most so much simulated time.
     pub(crate) async fn until(
         &self,
         what: &str,
         limit: Duration,
-        mut condition: impl FnMut(&Status) -> bool,
-    ) -> Status {
-        let mut status = self.manager.status();
+        mut condition: impl FnMut(&Round) -> bool,
+    ) -> Arc<Round> {
+        let mut rounds = self.manager.rounds();
         let found = tokio::time::timeout(limit, async {
-            status.wait_for(&mut condition).await.map(|s| s.clone())
+            let found = rounds.wait_for(|round| condition(round)).await;
+            found.map(|round| Arc::clone(&round))
         })
         .await;
-        let Ok(status) = found else {
+        let Ok(round) = found else {
             panic!(
                 "seed {}: {what}: not within {limit:?}: {:#?}",
                 self.seed,
-                self.manager.status().borrow()
+                self.manager.round()
             );
         };
-        status.unwrap()
+        round.unwrap()
     }
 
     /// Waits until nothing is left to be done or awaited.
-    pub(crate) async fn converged(&self) -> Status {
-        self.until("converged", Duration::from_hours(2), |s| {
-            s.settled && s.is_idle() && s.generation.0 > 0
+    pub(crate) async fn settled(&self) -> Arc<Round> {
+        self.until("settled", Duration::from_hours(2), |s| {
+            s.settled && s.is_idle() && s.input.is_some()
         })
         .await
     }

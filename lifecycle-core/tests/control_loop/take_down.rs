@@ -29,7 +29,7 @@ async fn ended(stage: &Stage, operation: &Operation) {
         panic!(
             "seed {}: not down: {:#?}",
             stage.seed,
-            stage.manager.status().borrow()
+            stage.manager.round()
         )
     });
     assert!(matches!(end, OperationState::Succeeded { .. }), "{end:?}");
@@ -64,8 +64,8 @@ async fn services_stop_in_reverse_order_and_nothing_is_left() {
         other.services.insert(cache.name.clone(), cache);
         let mut other = Stage::of(seed + 1000, stage.world.clone(), owner(2), other).await;
         other.start();
-        other.converged().await;
-        stage.converged().await;
+        other.settled().await;
+        stage.settled().await;
 
         let before = stage.world.effects().len();
         let operation = stage.manager.take_down(false).await.unwrap();
@@ -94,7 +94,7 @@ async fn services_stop_in_reverse_order_and_nothing_is_left() {
         assert_down(&stage);
         other.crash().await;
         other.start();
-        other.converged().await;
+        other.settled().await;
         remove_the_managers_node(&mut stage).await;
         assert!(stage.world.leftovers(&stage.owner).is_empty());
         other.assert_whole().await;
@@ -104,7 +104,7 @@ async fn services_stop_in_reverse_order_and_nothing_is_left() {
 async fn converged() -> Stage {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(SEED)).await;
     stage.start();
-    stage.converged().await;
+    stage.settled().await;
     stage
 }
 
@@ -143,7 +143,7 @@ async fn a_request_whose_answer_was_lost_is_carried_out_when_it_is_repeated() {
         let registry = TroubledRegistry::new(inner, 0, Trouble::Error(edge));
         stage.registry = registry.clone();
         stage.start();
-        stage.converged().await;
+        stage.settled().await;
         registry.strike_next();
         stage.manager.take_down(false).await.unwrap_err();
         let operation = stage.manager.take_down(false).await.unwrap();
@@ -167,7 +167,7 @@ async fn what_was_taken_down_comes_up_again_when_it_is_declared_again() {
     assert!(applied.changed);
     stage
         .until("up again", Duration::from_hours(1), |s| {
-            s.generation == applied.generation && s.settled && s.is_idle()
+            s.generation() == applied.generation && s.settled && s.is_idle()
         })
         .await;
     stage.assert_whole().await;

@@ -83,11 +83,11 @@ fn stream(
     first: Vec<Event>,
     after: u64,
 ) -> impl Stream<Item = Result<Sent, Infallible>> {
-    let status = manager.status();
-    let state = (manager, status, first.into_iter(), after);
+    let rounds = manager.rounds();
+    let state = (manager, rounds, first.into_iter(), after);
     futures_util::stream::unfold(
         state,
-        |(manager, mut status, mut ready, mut cursor)| async move {
+        |(manager, mut rounds, mut ready, mut cursor)| async move {
             loop {
                 if let Some(event) = ready.next() {
                     cursor = event.id;
@@ -95,7 +95,7 @@ fn stream(
                         .id(event.id.to_string())
                         .json_data(&event)
                         .unwrap_or_default();
-                    return Some((Ok(sent), (manager, status, ready, cursor)));
+                    return Some((Ok(sent), (manager, rounds, ready, cursor)));
                 }
                 match page(&manager, cursor).await {
                     Ok(events) if !events.is_empty() => {
@@ -106,7 +106,7 @@ fn stream(
                     Err(_) => return None,
                 }
                 // A manager that does not lead is told nothing: it looks again after a while.
-                if let Ok(changed) = tokio::time::timeout(LOOK_AGAIN, status.changed()).await {
+                if let Ok(changed) = tokio::time::timeout(LOOK_AGAIN, rounds.changed()).await {
                     changed.ok()?;
                 }
             }

@@ -15,7 +15,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// Every service is ready.
 pub(super) async fn readyz(State(manager): State<Arc<Manager>>) -> Result<&'static str, Problem> {
-    if manager.is_open() && view::is_ready(&manager.status().borrow()) {
+    if manager.is_open() && view::is_ready(&manager.round()) {
         Ok("ready\n")
     } else {
         Err(Problem::not_ready("the platform converges"))

@@ -36,7 +36,10 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
                 .put(platform::apply)
                 .delete(platform::take_down),
         )
-        .route("/v1/platform/plan", post(platform::plan))
+        .route(
+            "/v1/platform/plan",
+            get(platform::recorded_plan).post(platform::plan),
+        )
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/services", get(services::list))
         .route("/v1/services/{name}/endpoints", get(services::endpoints))

@@ -9,7 +9,7 @@ use lifecycle_core::api::wire::{AppliedV1, OperationV1, PlatformV1, ProgressV1};
 use lifecycle_core::api::{LocalApi, ManagerApi as _, view};
 use lifecycle_core::manager::Manager;
 use lifecycle_core::platform::Declaration;
-use lifecycle_core::reconcile::Plan;
+use lifecycle_core::reconcile::{Plan, RecordedPlan};
 use serde::Deserialize;
 
 use super::request::{Parameters, Whole};
@@ -36,9 +36,12 @@ pub(super) async fn progress(
     State(manager): State<Arc<Manager>>,
     Parameters(shown): Parameters<Shown>,
 ) -> Json<ProgressV1> {
-    let status = manager.status().borrow().clone();
     let with_plan = shown.plan.unwrap_or(true);
-    Json(view::progress(&status, manager.is_open(), with_plan))
+    Json(view::progress(
+        &manager.round(),
+        manager.is_open(),
+        with_plan,
+    ))
 }
 
 /// Reads a declaration. What is wrong is told by place: its text may hold secrets.
@@ -71,6 +74,14 @@ pub(super) async fn plan(
 ) -> Result<Json<Plan>, Problem> {
     let candidate = read(&body)?;
     Ok(Json(LocalApi::new(manager).plan(&candidate).await?))
+}
+
+/// The latest plan, and what it was made from. Only for the admin, as the other half of the path.
+pub(super) async fn recorded_plan(
+    _: Admin,
+    State(manager): State<Arc<Manager>>,
+) -> Result<Json<RecordedPlan>, Problem> {
+    Ok(Json(LocalApi::new(manager).recorded_plan().await?))
 }
 
 /// What to take down beside services and nodes.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rand::RngExt;
-use tokio::task::JoinError;
 
+use super::wakeup::StepEnd;
 use super::{Driver, Settling};
 use crate::cloud::CloudOperation;
 use crate::error::{Error, Result, Retry};
@@ -34,10 +34,7 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) async fn ended(
-        &mut self,
-        ended: std::result::Result<(tokio::task::Id, Result<()>), JoinError>,
-    ) -> Result<()> {
+    pub(super) async fn ended(&mut self, end: StepEnd) -> Result<()> {
         // What was begun is known before it ends.
         let mut begun = Vec::new();
         while let Ok(operation) = self.just_begun.try_recv() {
@@ -45,7 +42,7 @@ impl Driver {
             self.operations.insert(node, operation.clone());
             begun.push(operation);
         }
-        self.note_end(ended);
+        self.note_end(end);
         for operation in begun {
             if self.operations.get(operation.change.node()) == Some(&operation) {
                 self.store(operation).await?;
@@ -54,8 +51,8 @@ impl Driver {
         Ok(())
     }
 
-    fn note_end(&mut self, ended: std::result::Result<(tokio::task::Id, Result<()>), JoinError>) {
-        let (task, result) = match ended {
+    fn note_end(&mut self, end: StepEnd) {
+        let (task, result) = match end {
             Ok(ended) => ended,
             Err(error) => (
                 error.id(),

@@ -18,18 +18,15 @@ use crate::runtime::{ContainerState, Role};
 /// A request to try what failed again now.
 #[derive(Debug)]
 pub struct RetryRequest {
-    /// Its number; each request has a higher one than those before it.
-    pub number: u64,
     /// Whose failures are forgotten; those of the platform are all failures.
     pub subject: Subject,
     /// Receives what is tried again, in words.
     pub answer: Option<oneshot::Sender<Vec<String>>>,
 }
 
-/// The request that was carried out last, and the observations that it asked for.
+/// The observations that the latest request asked for.
 #[derive(Debug, Default)]
 pub(super) struct Retried {
-    pub(super) number: u64,
     nodes: Vec<(NodeName, u64)>,
     cloud: Option<u64>,
 }
@@ -43,41 +40,40 @@ impl Driver {
 
     /// Carries out the requests that have arrived.
     pub(super) async fn take_retries(&mut self) -> Result<()> {
-        while let Some(request) = self.next_retry() {
-            let retried = self.forget(&request.subject).await?;
-            // The same for the outside: a node or a cloud that failed may answer by now.
-            let nodes = match &request.subject {
-                Subject::Platform => self.observed_nodes(),
-                subject => self.nodes_of(subject),
-            };
-            self.retried = Retried {
-                number: request.number,
-                nodes: nodes
-                    .into_iter()
-                    .map(|node| {
-                        let request = self.watcher.request_node(&node);
-                        (node, request)
-                    })
-                    .collect(),
-                cloud: Some(self.watcher.request_cloud()),
-            };
-            if let Some(answer) = request.answer {
-                // A caller that is gone needs no answer.
-                drop(answer.send(retried));
-            }
+        while let Ok(request) = self.retry_requests.try_recv() {
+            self.retry(request).await?;
         }
         Ok(())
     }
 
-    fn next_retry(&mut self) -> Option<RetryRequest> {
-        self.pending_retry
-            .take()
-            .or_else(|| self.retry_requests.try_recv().ok())
+    /// Carries out a request.
+    pub(super) async fn retry(&mut self, request: RetryRequest) -> Result<()> {
+        let retried = self.forget(&request.subject).await?;
+        // The same for the outside: a node or a cloud that failed may answer by now.
+        let nodes = match &request.subject {
+            Subject::Platform => self.observed_nodes(),
+            subject => self.nodes_of(subject),
+        };
+        self.retried = Retried {
+            nodes: nodes
+                .into_iter()
+                .map(|node| {
+                    let request = self.watcher.request_node(&node);
+                    (node, request)
+                })
+                .collect(),
+            cloud: Some(self.watcher.request_cloud()),
+        };
+        if let Some(answer) = request.answer {
+            // A caller that is gone needs no answer.
+            drop(answer.send(retried));
+        }
+        Ok(())
     }
 
     /// Whether the observations that the latest retry asked for have been made.
     pub(super) fn has_seen_retried(&self) -> bool {
-        let Retried { nodes, cloud, .. } = &self.retried;
+        let Retried { nodes, cloud } = &self.retried;
         nodes
             .iter()
             .all(|(node, request)| self.watcher.has_seen_node(node, *request))

@@ -1,0 +1,129 @@
+//! What is written to the registry after each plan: states, and the events that go with them.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::Driver;
+use super::history::last_seen;
+use crate::error::Result;
+use crate::model::{ContainerId, EventKind, NewEvent, Subject};
+use crate::reconcile::input::PlanningInput;
+use crate::reconcile::record::{UnderWay, apply, record};
+use crate::reconcile::step::{Action, Plan, Step, StepId};
+use crate::registry::Change;
+
+/// How many steps, and how many that are held, are listed in an event.
+const TOLD: usize = 100;
+
+impl Driver {
+    /// Tells of a plan that has steps which the one before did not have: of these.
+    pub(super) fn announce(&mut self, plan: &Plan, now: DateTime<Utc>) {
+        let former = self.latest.as_ref().map(|latest| &latest.plan.steps);
+        let new = new_steps(former.map_or(&[], Vec::as_slice), &plan.steps);
+        if new.is_empty() {
+            return;
+        }
+        let held = &plan.held[..plan.held.len().min(TOLD)];
+        let data = serde_json::json!({
+            "steps": &new[..new.len().min(TOLD)],
+            "held": held,
+            "more_steps": new.len().saturating_sub(TOLD),
+            "more_held": plan.held.len() - held.len(),
+        });
+        self.events.push(NewEvent {
+            at: now,
+            kind: EventKind::Planned,
+            subject: Subject::Platform,
+            message: match plan.steps.as_slice() {
+                [only] => format!("plan: {} ({})", only.action, only.reason),
+                steps => format!("plan of {} steps", steps.len()),
+            },
+            data,
+        });
+    }
+
+    pub(super) async fn commit(&mut self, input: &PlanningInput, plan: &Plan) -> Result<()> {
+        let (declared, now) = (&input.declared, input.now);
+        let under_way = UnderWay {
+            stopping: self.stopping(),
+            operations: self.operations.clone(),
+        };
+        let mut batch = record(input, plan, &under_way, &self.registry);
+        if self.is_settled(plan) && !self.registry.converged && !declared.services.is_empty() {
+            batch.changes.push(Change::MarkConverged);
+            batch.events.push(NewEvent {
+                at: now,
+                kind: EventKind::Converged,
+                subject: Subject::Platform,
+                message: "the first round has ended".into(),
+                data: serde_json::Value::Null,
+            });
+        }
+        batch.events.extend(self.events.iter().cloned());
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let changes = batch.changes.clone();
+        self.backends.registry.commit(self.epoch, batch).await?;
+        self.events.clear();
+        let is_known = |change: &Change| match change {
+            Change::PutInstance(record) => self.last_seen.get(&record.id) == Some(&record.node),
+            Change::DeleteInstance(_) => false,
+            _ => true,
+        };
+        let same = changes.iter().all(is_known);
+        apply(changes, &mut self.registry);
+        if !same {
+            self.last_seen = Arc::new(last_seen(&self.registry));
+        }
+        Ok(())
+    }
+
+    /// Containers that are being stopped; what is published of them is withdrawn before.
+    pub(super) fn stopping(&self) -> BTreeSet<ContainerId> {
+        let running = self.running.values().map(|r| &r.action);
+        let settling = self.settling.values().map(|s| &s.action);
+        running
+            .chain(settling)
+            .filter_map(|action| match action {
+                Action::StopInstance { id, .. } | Action::RemoveInstance { id, .. } => {
+                    Some(id.clone())
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn tell(
+        &mut self,
+        kind: EventKind,
+        action: &Action,
+        message: String,
+        at: DateTime<Utc>,
+    ) {
+        self.events.push(NewEvent {
+            at,
+            kind,
+            subject: action.subject(),
+            message,
+            data: serde_json::json!({ "step": action.id(), "does": action }),
+        });
+    }
+}
+
+/// Which steps a plan has that the one before did not have.
+fn new_steps<'a>(former: &[Step], steps: &'a [Step]) -> Vec<&'a Step> {
+    // Mostly some are done, and the rest is as it was.
+    let mut rest = former.iter();
+    if steps
+        .iter()
+        .all(|step| rest.any(|before| before.id == step.id))
+    {
+        return Vec::new();
+    }
+    let known: HashSet<&StepId> = former.iter().map(|step| &step.id).collect();
+    let is_new = |step: &&Step| !known.contains(&step.id);
+    steps.iter().filter(is_new).collect()
+}

@@ -1,0 +1,72 @@
+//! What the control loop knows beside what is observed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Driver, Target};
+use crate::model::{InstanceId, InstanceRecord, NodeName};
+use crate::reconcile::input::{History, PlanningInput};
+use crate::reconcile::observe_once::is_complete;
+use crate::registry::Snapshot;
+
+impl Driver {
+    /// What the next plan is made from; `None` as long as a node that runs was not asked.
+    pub(super) fn input(&mut self, target: &Target) -> Option<PlanningInput> {
+        let (mut observed, endings) = self.watcher.observed()?;
+        // A new process plans only once every node was asked: what it has not seen yet would
+        // look as if it did not exist. A node that hangs is unknown soon, and holds nobody up.
+        self.has_looked |= is_complete(&observed);
+        if !self.has_looked {
+            return None;
+        }
+        let watcher = &self.watcher;
+        self.settling.retain(|_, settling| {
+            let node = settling.action.node();
+            !(watcher.has_seen_node(node, settling.node_request)
+                && settling
+                    .cloud_request
+                    .is_none_or(|request| watcher.has_seen_cloud(request)))
+        });
+        self.feeder.follow(&observed);
+        observed.agents = self.feeder.views();
+        let failures = self.failures.iter();
+        let failures = failures.map(|(id, (_, failure))| (id.clone(), failure.clone()));
+        let history = History {
+            last_seen: Arc::clone(&self.last_seen),
+            placed: self.placed(),
+            rejected: self.registry.rejected.clone(),
+            failures: failures.collect(),
+            endings,
+            restarts: self.restarts(target, &observed),
+        };
+        Some(PlanningInput {
+            declared: Arc::clone(&target.declared),
+            observed: Arc::new(observed),
+            history,
+            policy: self.options.policy.clone(),
+            now: self.backends.clock.now(),
+        })
+    }
+
+    /// Where the latest plan for the same declaration placed what has no container yet.
+    fn placed(&self) -> BTreeMap<InstanceId, NodeName> {
+        let declared = self.declared.borrow();
+        let latest = self.latest.as_ref().filter(|latest| {
+            let now = declared.as_ref();
+            now.is_some_and(|now| Arc::ptr_eq(now, &latest.target.declared))
+        });
+        let instances = latest.into_iter().flat_map(|latest| &latest.plan.instances);
+        instances
+            .filter(|(_, status)| status.container.is_none())
+            .filter_map(|(id, status)| Some((id.clone(), status.node.clone()?)))
+            .collect()
+    }
+}
+
+/// Where each replica was last seen: where it was started last.
+pub(super) fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
+    let mut records: Vec<&InstanceRecord> = registry.instances.values().collect();
+    records.sort_by_key(|record| (&record.id, record.started_at));
+    let places = records.into_iter().map(|r| (r.id.clone(), r.node.clone()));
+    places.collect()
+}

@@ -1,0 +1,132 @@
+//! What the control loop publishes: one value for each round.
+
+use std::sync::{Arc, PoisonError};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Driver;
+use crate::model::Generation;
+use crate::reconcile::input::PlanningInput;
+use crate::reconcile::observe::Observed;
+use crate::reconcile::step::{Plan, StepId};
+
+/// A step that is being carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningStep {
+    /// Its identity.
+    pub id: StepId,
+    /// What it does, in words.
+    pub what: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// Until when at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+    /// The last line that it wrote.
+    pub last_line: Option<String>,
+}
+
+/// The latest plan, what it was made from, and what is being carried out.
+#[derive(Debug, Clone, Default)]
+pub struct Round {
+    /// What the plan was made from; `None` before the first plan.
+    pub input: Option<Arc<PlanningInput>>,
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// What is being carried out.
+    pub running: Vec<RunningStep>,
+    /// Whether the round has ended: nothing runs, and every replica is ready, completed or
+    /// failed.
+    pub settled: bool,
+}
+
+impl Round {
+    /// The generation that was planned for; 0 before the first plan.
+    pub fn generation(&self) -> Generation {
+        let input = self.input.as_ref();
+        input.map_or_else(Generation::default, |input| input.declared.generation)
+    }
+
+    /// Whether the platform is being taken down.
+    pub fn is_taking_down(&self) -> bool {
+        let input = self.input.as_ref();
+        input.is_some_and(|input| input.declared.taking_down)
+    }
+
+    /// What exists; nothing before the first plan.
+    pub fn observed(&self) -> Arc<Observed> {
+        let input = self.input.as_ref();
+        input.map_or_else(Arc::default, |input| Arc::clone(&input.observed))
+    }
+
+    /// Whether nothing is done, to be done, or waited for.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.plan.is_empty()
+    }
+
+    /// Whether a reader has nothing to learn from this round that the other one does not show,
+    /// apart from what was observed.
+    fn shows_the_same_as(&self, other: &Self) -> bool {
+        self.generation() == other.generation()
+            && self.is_taking_down() == other.is_taking_down()
+            && self.settled == other.settled
+            && self.running == other.running
+            && self.plan == other.plan
+    }
+}
+
+impl Driver {
+    /// Publishes the latest plan. Subscribers are notified only if they see something else than
+    /// before; the observation alone may have changed.
+    pub(super) fn publish(&self) {
+        let Some(latest) = &self.latest else {
+            return;
+        };
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.iter().map(|(id, running)| RunningStep {
+            id: id.clone(),
+            what: running.action.to_string(),
+            since: running.since,
+            until: running.until,
+            last_line: lines.get(id).cloned(),
+        });
+        let mut round = Round {
+            input: Some(Arc::clone(&latest.input)),
+            plan: Arc::clone(&latest.plan),
+            running: running.collect(),
+            settled: self.is_settled(&latest.plan),
+        };
+        drop(lines);
+        self.rounds.send_if_modified(|published| {
+            // Whoever sends a request marks the published round as unsettled after that, so
+            // that none is missed between the two.
+            round.settled &= self.retry_requests.is_empty();
+            let differs = !round.shows_the_same_as(published);
+            *published = Arc::new(round);
+            differs
+        });
+    }
+
+    /// Publishes the last lines of running steps, without another plan.
+    pub(super) fn publish_lines(&self) {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rounds.send_if_modified(|round| {
+            let mut running = round.running.iter();
+            if running.all(|step| step.last_line.as_ref() == lines.get(&step.id)) {
+                return false;
+            }
+            for step in &mut Arc::make_mut(round).running {
+                step.last_line = lines.get(&step.id).cloned();
+            }
+            true
+        });
+    }
+
+    pub(super) fn is_settled(&self, plan: &Plan) -> bool {
+        plan.settled
+            && self.running.is_empty()
+            && self.settling.is_empty()
+            && self.has_seen_retried()
+    }
+}

@@ -218,6 +218,11 @@ pub(crate) struct Status {
 pub(crate) struct Why {
     /// A service, a replica (`web-2`) or a node; `node:NAME` where a service is called so too
     pub(crate) name: String,
+
+    /// Write the manager's latest plan, with everything that it was made from, to FILE as JSON. It
+    /// contains no secrets
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 }
 
 /// Which command, and where.

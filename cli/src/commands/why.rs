@@ -1,7 +1,11 @@
 //! `why`: declared → observed → decided → evidence.
 
+use std::path::Path;
+
+use lifecycle_core::Error;
 use lifecycle_core::api::why::{FactV1, WhyV1};
 use lifecycle_core::model::Subject;
+use lifecycle_core::reconcile::RecordedPlan;
 
 use crate::arguments::{Arguments, Why};
 use crate::commands;
@@ -18,11 +22,27 @@ pub(crate) async fn run(arguments: &Arguments, options: &Why) -> Result<(), Fail
         .wait("the manager's answer", commands::ANSWERED_WITHIN)
         .until(client.why(&options.name))
         .await?;
+    if let Some(file) = &options.record {
+        let recorded = bootstrapper
+            .wait("the manager's answer", commands::ANSWERED_WITHIN)
+            .until(client.recorded_plan())
+            .await?;
+        write(file, &recorded)?;
+        printer::talk(&format!("Wrote the latest plan to {}.", file.display()));
+    }
     if arguments.json {
         printer::document(&why)
     } else {
         printer::data(&text(&why))
     }
+}
+
+fn write(file: &Path, recorded: &RecordedPlan) -> Result<(), Failure> {
+    let failed = |error: String| Error::failed(format!("writing {}", file.display()), error);
+    let mut json = serde_json::to_vec_pretty(recorded).map_err(|e| failed(e.to_string()))?;
+    json.push(b'\n');
+    std::fs::write(file, json).map_err(|error| failed(error.to_string()))?;
+    Ok(())
 }
 
 fn text(why: &WhyV1) -> String {

@@ -160,7 +160,7 @@ impl Manager {
             Ok(snapshot) => snapshot,
             Err(error) => return error,
         };
-        if snapshot.converged {
+        if snapshot.first_round_done {
             self.open.store(true, Ordering::SeqCst);
         }
         let driver = Driver::new(

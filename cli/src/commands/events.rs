@@ -73,7 +73,7 @@ fn tone(kind: EventKind) -> Tone {
         EventKind::StepSucceeded
         | EventKind::Ready
         | EventKind::NodeKnown
-        | EventKind::Converged
+        | EventKind::FirstRoundDone
         | EventKind::DatabaseBack => Tone::Good,
         EventKind::StepFailed
         | EventKind::Failed

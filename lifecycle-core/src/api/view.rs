@@ -25,7 +25,7 @@ pub fn platform(
     let is_up = |s: &InstanceState| matches!(s, InstanceState::Ready | InstanceState::Completed);
     // Who does not lead has planned nothing, and knows what the leader has recorded.
     let has_planned = round.input.is_some();
-    let (settled, all_up) = if has_planned || !snapshot.converged {
+    let (settled, all_up) = if has_planned || !snapshot.first_round_done {
         let mut planned = round.plan.instances.values();
         (round.settled, planned.all(|i| is_up(&i.state)))
     } else {

@@ -294,7 +294,7 @@ impl<'a> Following<'a> {
             | EventKind::DatabaseBack => self.reporter.report(Progress::Told { text: message }),
             EventKind::Declared
             | EventKind::Planned
-            | EventKind::Converged
+            | EventKind::FirstRoundDone
             | EventKind::RestartEnded
             | EventKind::Leading => {}
         }

@@ -61,7 +61,7 @@ pub enum EventKind {
     /// A node answers again.
     NodeKnown,
     /// The first round has ended and the API is open.
-    Converged,
+    FirstRoundDone,
     /// Connections to a service were given up, since none of its instances got ready in time.
     NoReadyEndpoint,
     /// An agent cannot listen at an address, since something else on its node has it.

@@ -29,7 +29,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long an agent may take to accept a table.
 const ACCEPTS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a stop waits until the agents route no more connections to the instance.
-const HEEDED_WITHIN: Duration = Duration::from_secs(2);
+const DRAIN_ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(2);
 /// The longest line of an agent's report.
 const LONGEST_LINE: usize = 64 * 1024;
 
@@ -187,8 +187,9 @@ impl Feeder {
         views.collect()
     }
 
-    /// Waits until every agent that can be told heeds the latest table.
-    pub(super) fn heeded(&self) -> impl Future<Output = ()> + Send + 'static {
+    /// Waits until every agent that can be reached has accepted the latest table, and so sends no new
+    /// connections to what is about to be stopped.
+    pub(super) fn drain_acknowledged(&self) -> impl Future<Output = ()> + Send + 'static {
         let version = self.tables.borrow().as_ref().map_or(0, |t| t.version);
         let shared = Arc::clone(&self.shared);
         let mut accepted = shared.accepted.subscribe();
@@ -196,17 +197,21 @@ impl Feeder {
             let all = async {
                 loop {
                     accepted.borrow_and_update();
-                    let heeds = |told: &Told| match told {
+                    let acknowledges = |told: &Told| match told {
                         Told::Version(has) => *has >= version,
                         // It cannot be asked to; what it cannot reach, it tries elsewhere.
                         Told::Nothing { .. } => true,
                     };
-                    if shared.told().values().all(heeds) || accepted.changed().await.is_err() {
+                    if shared.told().values().all(acknowledges) || accepted.changed().await.is_err()
+                    {
                         return;
                     }
                 }
             };
-            if tokio::time::timeout(HEEDED_WITHIN, all).await.is_err() {
+            if tokio::time::timeout(DRAIN_ACKNOWLEDGED_WITHIN, all)
+                .await
+                .is_err()
+            {
                 tracing::warn!(version, "not every agent has accepted the table in time");
             }
         }

@@ -61,7 +61,7 @@ pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
             Change::ClearRejected(id) => {
                 snapshot.rejected.remove(&id);
             }
-            Change::MarkConverged => snapshot.converged = true,
+            Change::MarkFirstRoundDone => snapshot.first_round_done = true,
             // Not the control loop's to write.
             Change::Declare { .. }
             | Change::PutOperation(_)

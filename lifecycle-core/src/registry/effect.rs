@@ -27,7 +27,7 @@ pub(super) struct Effect {
     pub(super) credentials: BTreeMap<String, Credential>,
     pub(super) manager: Option<ManagerEndpoint>,
     pub(super) addresses: Option<BTreeMap<ServiceName, Ipv4Addr>>,
-    pub(super) converged: bool,
+    pub(super) first_round_done: bool,
 }
 
 impl Effect {
@@ -88,7 +88,7 @@ impl Effect {
             }
             Change::PutManager(endpoint) => self.manager = Some(endpoint),
             Change::PutAddresses(addresses) => self.addresses = Some(addresses),
-            Change::MarkConverged => self.converged = true,
+            Change::MarkFirstRoundDone => self.first_round_done = true,
         }
         Ok(())
     }

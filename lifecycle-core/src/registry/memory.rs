@@ -89,7 +89,7 @@ impl State {
         if let Some(addresses) = effect.addresses {
             self.snapshot.addresses = addresses;
         }
-        self.snapshot.converged |= effect.converged;
+        self.snapshot.first_round_done |= effect.first_round_done;
     }
 
     fn oldest_event(&self) -> u64 {

@@ -147,7 +147,7 @@ pub enum Change {
     /// Keeps the services' addresses: these and no others.
     PutAddresses(BTreeMap<ServiceName, Ipv4Addr>),
     /// Remembers that the first round after the first declaration has ended.
-    MarkConverged,
+    MarkFirstRoundDone,
 }
 
 /// Changes and events that are recorded together or not at all.
@@ -206,7 +206,7 @@ pub struct Snapshot {
     /// The services' addresses.
     pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
     /// Whether the first round has ended.
-    pub converged: bool,
+    pub first_round_done: bool,
     /// The id of the latest event; 0 before the first.
     pub last_event: u64,
 }

@@ -73,7 +73,7 @@ async fn another_url_replaces_the_manager_alone_and_fills_the_database_there() {
             .collect()
     };
     assert_eq!(instances(&now), instances(&former));
-    assert!(now.converged);
+    assert!(now.first_round_done);
     assert_eq!(now.manager, former.manager);
     // And back to the file on the node.
     stage.registry.central = None;

@@ -201,7 +201,7 @@ async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_o
     assert_eq!(started(&stage), containers, "nothing is replaced");
     stage.assert_whole().await;
     assert!(api.apply(&stage.declaration).await.is_ok());
-    let write = Batch::of(Change::MarkConverged);
+    let write = Batch::of(Change::MarkFirstRoundDone);
     let refused = stage.registry.commit(Epoch(1), write).await;
     assert!(
         matches!(refused, Err(Error::StaleEpoch { .. })),

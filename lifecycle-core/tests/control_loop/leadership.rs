@@ -33,7 +33,7 @@ async fn one_leads_and_the_other_takes_over_when_the_lease_ends() {
     stage.settled().await;
     stage.assert_whole().await;
 
-    let write = Batch::of(Change::MarkConverged);
+    let write = Batch::of(Change::MarkFirstRoundDone);
     let refused = stage.registry.commit(Epoch(1), write).await;
     assert!(
         matches!(refused, Err(Error::StaleEpoch { .. })),

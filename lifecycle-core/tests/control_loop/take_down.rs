@@ -101,7 +101,7 @@ async fn services_stop_in_reverse_order_and_nothing_is_left() {
     }
 }
 
-async fn converged() -> Stage {
+async fn settled_stage() -> Stage {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(SEED)).await;
     stage.start();
     stage.settled().await;
@@ -110,7 +110,7 @@ async fn converged() -> Stage {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_crash_at_any_effect_the_next_manager_takes_down_the_rest() {
-    let stage = converged().await;
+    let stage = settled_stage().await;
     let before = stage.world.effects().len();
     let operation = stage.manager.take_down(false).await.unwrap();
     ended(&stage, &operation).await;
@@ -118,7 +118,7 @@ async fn after_a_crash_at_any_effect_the_next_manager_takes_down_the_rest() {
     assert!(count > 8, "{count}");
     for effect in 1..=count {
         for edge in [Edge::Before, Edge::After] {
-            let mut stage = converged().await;
+            let mut stage = settled_stage().await;
             let at = u64::try_from(before + effect).unwrap();
             stage.world.faults().crash_at(at, edge);
             let operation = stage.manager.take_down(false).await.unwrap();
@@ -154,7 +154,7 @@ async fn a_request_whose_answer_was_lost_is_carried_out_when_it_is_repeated() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_taken_down_comes_up_again_when_it_is_declared_again() {
-    let stage = converged().await;
+    let stage = settled_stage().await;
     let operation = stage.manager.take_down(false).await.unwrap();
     let refused = stage.manager.apply(stage.declaration.clone()).await;
     assert!(refused.is_err(), "{refused:?}");

@@ -147,7 +147,7 @@ fn forget_endings(world: &mut World, declared: &Declared) {
 }
 
 /// Asserts that a walk ended with everything as declared.
-fn assert_converged(world: &World, declared: &Declared, plan: &Plan) {
+fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
     assert!(plan.steps.is_empty(), "left to do:\n{:#?}", plan.steps);
     let misfits = plan
         .held
@@ -185,7 +185,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn walks_keep_the_order_and_end_converged(
+    fn walks_keep_the_order_and_end_settled(
         former in platform(),
         steps in 0_usize..160,
         mishaps in mishaps(),
@@ -199,7 +199,7 @@ proptest! {
         world.walk(&declared, &mut chooser(seed));
         world.find_again();
         let plan = world.walk(&declared, &mut chooser(seed.wrapping_add(1)));
-        assert_converged(&world, &declared, &plan);
+        assert_settled(&world, &declared, &plan);
     }
 
     #[test]
@@ -213,7 +213,7 @@ proptest! {
         straight.settle(&declared);
         let mut broken = lived(&wanted, steps, &[], seed);
         let plan = broken.walk(&declared, &mut chooser(seed));
-        assert_converged(&broken, &declared, &plan);
+        assert_settled(&broken, &declared, &plan);
         let fits = place(&declared, &straight.observed(), &straight.history()).misfits.is_empty()
             && place(&declared, &broken.observed(), &broken.history()).misfits.is_empty();
         if fits {

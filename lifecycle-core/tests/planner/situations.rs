@@ -92,7 +92,7 @@ fn nothing_exists() {
 }
 
 #[test]
-fn converged() {
+fn everything_is_as_declared() {
     let plan = shop_world().plan(&shop_declared());
     assert!(plan.is_empty() && plan.settled);
     insta::assert_snapshot!(text(&plan));

@@ -78,7 +78,7 @@ fn change() -> impl Strategy<Value = Change> {
                 Credential::Hash("hash".into())
             },
         }),
-        Just(Change::MarkConverged),
+        Just(Change::MarkFirstRoundDone),
     ]
 }
 

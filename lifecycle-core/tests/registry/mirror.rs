@@ -138,7 +138,7 @@ async fn holds(database: &dyn KindDatabase, central: &MemoryRegistry, names: &[&
     services.services.retain(|name, _| is_ours(name));
     assert_eq!(generation, whole_generation);
     assert_eq!(declared.services, services.services);
-    assert_eq!((held.manager, held.converged), (None, false));
+    assert_eq!((held.manager, held.first_round_done), (None, false));
     assert_eq!(held.last_event, whole.last_event);
 }
 

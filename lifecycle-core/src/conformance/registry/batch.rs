@@ -46,7 +46,7 @@ pub async fn a_batch_is_recorded_whole_or_not_at_all(registry: &dyn Registry) ->
                 name: "admin-token".into(),
                 credential: Credential::Hash("00".into()),
             },
-            Change::MarkConverged,
+            Change::MarkFirstRoundDone,
             declare(Some(Generation(7)), &declaration("two")?),
             put_node("c")?,
         ],

@@ -51,7 +51,7 @@ pub async fn a_declaration_makes_the_next_generation(registry: &dyn Registry) ->
     let in_force = registry.snapshot().await?.declaration;
     assert_eq!(in_force, Some((Generation(4), two)));
     let other = registry
-        .commit(epoch, Batch::of(Change::MarkConverged))
+        .commit(epoch, Batch::of(Change::MarkFirstRoundDone))
         .await?;
     assert_eq!(
         other.generation,

@@ -152,7 +152,7 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
             ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 4)),
             port: 7443,
         }),
-        converged: true,
+        first_round_done: true,
         ..Snapshot::default()
     };
     let known = NodeRecord {
@@ -230,7 +230,7 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
         full.addresses.insert(service, address);
     }
 
-    let mut changes = vec![Change::MarkConverged];
+    let mut changes = vec![Change::MarkFirstRoundDone];
     changes.extend(
         full.declaration
             .iter()

@@ -51,11 +51,12 @@ impl Driver {
             operations: self.operations.clone(),
         };
         let mut batch = record(input, plan, &under_way, &self.registry);
-        if self.is_settled(plan) && !self.registry.converged && !declared.services.is_empty() {
-            batch.changes.push(Change::MarkConverged);
+        if self.is_settled(plan) && !self.registry.first_round_done && !declared.services.is_empty()
+        {
+            batch.changes.push(Change::MarkFirstRoundDone);
             batch.events.push(NewEvent {
                 at: now,
-                kind: EventKind::Converged,
+                kind: EventKind::FirstRoundDone,
                 subject: Subject::Platform,
                 message: "the first round has ended".into(),
                 data: serde_json::Value::Null,

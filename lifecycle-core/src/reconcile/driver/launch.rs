@@ -152,7 +152,8 @@ impl Driver {
         );
         self.tell(EventKind::StepStarted, &action, action.to_string(), now);
         let line_id = id.clone();
-        let heeded = matches!(action, Action::StopInstance { .. }).then(|| self.feeder.heeded());
+        let drain_acknowledged =
+            matches!(action, Action::StopInstance { .. }).then(|| self.feeder.drain_acknowledged());
         let task = self.tasks.spawn(async move {
             let progress = move |line: &str| {
                 tracing::debug!(step = %line_id, "{line}");
@@ -161,8 +162,8 @@ impl Driver {
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(line_id.clone(), line.to_owned());
             };
-            if let Some(heeded) = heeded {
-                heeded.await;
+            if let Some(drain_acknowledged) = drain_acknowledged {
+                drain_acknowledged.await;
             }
             execution.carry_out(&action, &progress).await
         });

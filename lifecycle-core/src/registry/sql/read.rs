@@ -33,7 +33,7 @@ impl Reader<'_> {
         let platform = self.platform().await?;
         let mut snapshot = Snapshot {
             manager: platform.manager()?,
-            converged: platform.converged,
+            first_round_done: platform.first_round_done,
             last_event: unsigned(
                 "event counter",
                 counter(self.session, self.place).await?.last,

@@ -151,12 +151,12 @@ impl SqlRegistry {
 
     async fn reset_platform(&self, session: &Session) -> Result<()> {
         use platform::Column::{
-            Converged, Follows, Generation, ManagerIp, ManagerNode, ManagerPort, Row,
+            FirstRoundDone, Follows, Generation, ManagerIp, ManagerNode, ManagerPort, Row,
         };
 
         platform::Entity::update_many()
             .col_expr(Generation, Expr::value(None::<i64>))
-            .col_expr(Converged, Expr::value(false))
+            .col_expr(FirstRoundDone, Expr::value(false))
             .col_expr(ManagerNode, Expr::value(None::<String>))
             .col_expr(ManagerIp, Expr::value(None::<String>))
             .col_expr(ManagerPort, Expr::value(None::<i32>))

@@ -169,8 +169,8 @@ impl Writer<'_> {
 
     async fn platform(&self, effect: &Effect) -> Result<()> {
         let mut update = platform::Entity::update_many().filter(platform::Column::Row.eq(SINGLE));
-        if effect.converged {
-            update = update.col_expr(platform::Column::Converged, Expr::value(true));
+        if effect.first_round_done {
+            update = update.col_expr(platform::Column::FirstRoundDone, Expr::value(true));
         }
         if let Some(manager) = &effect.manager {
             update = update
@@ -187,7 +187,7 @@ impl Writer<'_> {
                     Expr::value(i32::from(manager.port)),
                 );
         }
-        if effect.converged || effect.manager.is_some() {
+        if effect.first_round_done || effect.manager.is_some() {
             update.exec(self.session).await.map_err(at(self.place))?;
         }
         Ok(())

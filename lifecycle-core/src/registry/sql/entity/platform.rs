@@ -16,7 +16,7 @@ pub struct Model {
     pub id: Option<String>,
     /// The generation in force.
     pub generation: Option<i64>,
-    pub converged: bool,
+    pub first_round_done: bool,
     pub manager_node: Option<String>,
     pub manager_ip: Option<String>,
     pub manager_port: Option<i32>,

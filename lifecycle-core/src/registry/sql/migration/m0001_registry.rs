@@ -38,7 +38,7 @@ impl MigrationTrait for Migration {
         for row in [
             Query::insert()
                 .into_table("platform")
-                .columns(["row", "converged"])
+                .columns(["row", "first_round_done"])
                 .values_panic([1.into(), false.into()])
                 .take(),
             Query::insert()
@@ -80,7 +80,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text_null("name"))
             .col(text_null("id"))
             .col(generation.big_integer().null())
-            .col(boolean("converged"))
+            .col(boolean("first_round_done"))
             .col(text_null("manager_node"))
             .col(text_null("manager_ip"))
             .col(integer_null("manager_port"))

@@ -198,8 +198,8 @@ impl Declared {
             .flat_map(|service| service.replicas().map(move |id| (id, service)))
     }
 
-    /// Whether a replica should exist.
-    pub fn wants(&self, id: &InstanceId) -> bool {
+    /// Whether a replica is declared.
+    pub fn contains(&self, id: &InstanceId) -> bool {
         self.services
             .get(&id.service)
             .is_some_and(|s| id.replica.0 >= 1 && id.replica.0 <= s.spec.replicas)

@@ -12,7 +12,7 @@ use super::agent;
 use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
 use super::files;
-use super::step::Action;
+use super::step::{Action, Work};
 use crate::cloud::{CloudOperation, Hearing, NodeChange, ObservedNode};
 use crate::code;
 use crate::error::{Error, Result};
@@ -95,37 +95,34 @@ impl Execution {
         action: &Action,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
+        let act = self.act(action, progress);
         if action.is_at_cloud() {
-            return self.change(action, progress).await;
+            // `change` watches the deadline itself, and says what the cloud reported last.
+            return act.await;
         }
         let limit = self.limit(action);
-        tokio::time::timeout(limit, self.act(action, progress))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Error::TimedOut {
-                    what: action.to_string(),
-                    after: limit,
-                })
+        tokio::time::timeout(limit, act).await.unwrap_or_else(|_| {
+            Err(Error::TimedOut {
+                what: action.to_string(),
+                after: limit,
             })
+        })
     }
 
     /// How long `action` may take.
     pub(super) fn limit(&self, action: &Action) -> Duration {
-        match action {
-            Action::ProvisionNode { .. } => self.declared.deadlines.create,
-            Action::StartNode { .. } => self.declared.deadlines.start,
-            Action::DeleteNode { .. } => self.declared.deadlines.delete,
-            Action::PrepareNode { .. } => self.deadlines.prepare,
-            Action::BuildImage { .. } | Action::CopyImage { .. } | Action::PullImage { .. } => {
-                self.deadlines.image
+        let (cloud, other) = (&self.declared.deadlines, &self.deadlines);
+        match action.work() {
+            Work::CreateNode => cloud.create,
+            Work::StartNode => cloud.start,
+            Work::DeleteNode => cloud.delete,
+            Work::PrepareNode => other.prepare,
+            Work::Image => other.image,
+            Work::Container => other.container,
+            Work::StoppingContainer => {
+                let grace = action.instance().and_then(|id| self.grace(&id.service));
+                other.container.saturating_add(grace.unwrap_or_default())
             }
-            Action::StopInstance { instance, .. } | Action::RemoveInstance { instance, .. } => {
-                let grace = self.grace(&instance.service).unwrap_or_default();
-                self.deadlines.container.saturating_add(grace)
-            }
-            Action::StartInstance { .. }
-            | Action::EnsureAgent { .. }
-            | Action::RemoveAgent { .. } => self.deadlines.container,
         }
     }
 
@@ -135,8 +132,19 @@ impl Execution {
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
         match action {
-            Action::ProvisionNode { .. } | Action::StartNode { .. } | Action::DeleteNode { .. } => {
-                self.change(action, progress).await
+            Action::ProvisionNode { node } => {
+                let spec = self.declared.nodes.get(node);
+                let spec = spec.ok_or_else(|| Error::not_found(format!("node {node}")))?;
+                let spec = spec.clone();
+                self.change(NodeChange::Provision { spec }, progress).await
+            }
+            Action::StartNode { node } => {
+                let node = node.clone();
+                self.change(NodeChange::Start { node }, progress).await
+            }
+            Action::DeleteNode { node } => {
+                let node = node.clone();
+                self.change(NodeChange::Delete { node }, progress).await
             }
             Action::PrepareNode { node } => {
                 let handle = self.handle(node).await?;
@@ -193,23 +201,13 @@ impl Execution {
         }
     }
 
-    /// Changes a node within what is declared for it, or goes on with that change if it is under
-    /// way already.
+    /// Changes a node within its declared deadline. A change that is already in progress is
+    /// continued.
     async fn change(
         &self,
-        action: &Action,
+        change: NodeChange,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
-        let node = action.node().clone();
-        let change = match action {
-            Action::ProvisionNode { .. } => {
-                let spec = self.declared.nodes.get(&node);
-                let spec = spec.ok_or_else(|| Error::not_found(format!("node {node}")))?;
-                NodeChange::Provision { spec: spec.clone() }
-            }
-            Action::StartNode { .. } => NodeChange::Start { node },
-            _ => NodeChange::Delete { node },
-        };
         let cloud = self.backends.cloud.as_ref();
         let hearing = Hearing::new(progress);
         let work = async {

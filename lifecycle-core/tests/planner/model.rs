@@ -299,7 +299,7 @@ impl World {
                     assert!(!is_running(&gone), "{} still runs", gone.name);
                     self.readiness.remove(&gone.id);
                 }
-                if self.of(instance).next().is_none() && !declared.wants(instance) {
+                if self.of(instance).next().is_none() && !declared.contains(instance) {
                     self.last_seen.remove(instance);
                 }
             }

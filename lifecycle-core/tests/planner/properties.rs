@@ -214,8 +214,10 @@ proptest! {
         let mut broken = lived(&wanted, steps, &[], seed);
         let plan = broken.walk(&declared, &mut chooser(seed));
         assert_converged(&broken, &declared, &plan);
-        let fits = place(&declared, &straight.observed(), &straight.history()).misfits.is_empty()
-            && place(&declared, &broken.observed(), &broken.history()).misfits.is_empty();
+        let unplaceable = |world: &World| {
+            place(&declared, &world.observed(), &world.history()).unplaceable
+        };
+        let fits = unplaceable(&straight).is_empty() && unplaceable(&broken).is_empty();
         if fits {
             prop_assert_eq!(straight.summary(false), broken.summary(false));
         }
@@ -311,7 +313,7 @@ proptest! {
         let placement = place(&declared, &world.observed(), &world.history());
         for (id, _) in declared.instances() {
             prop_assert!(
-                placement.nodes.contains_key(&id) != placement.misfits.contains_key(&id)
+                placement.nodes.contains_key(&id) != placement.unplaceable.contains_key(&id)
             );
         }
         for (name, node) in &declared.nodes {

@@ -126,7 +126,7 @@ impl Refusal {
     }
 
     /// Whether another size or zone may be had instead.
-    pub(crate) fn is_no_room(&self) -> bool {
+    pub(crate) fn may_try_alternative(&self) -> bool {
         let addresses = self.is(&["PublicIPCountLimitReached"]);
         (self.is_quota() && !addresses) || self.is_not_sold() || self.is_full()
     }

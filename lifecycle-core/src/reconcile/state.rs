@@ -15,16 +15,20 @@ pub(super) enum Verdict {
     Open,
     /// The container ran to its end, and is to stay like that.
     Completed,
+    /// The declared specification is not started in this round.
+    NotStarted,
     /// The declared specification failed in this round.
     Failed { why: String },
 }
 
 /// The state of a replica that has the container `seen`.
 ///
-/// A failed replica may have a container that is ready: an older one that still serves.
+/// A replica that failed or was not started may have a container that is ready: an older one that
+/// still serves.
 pub(super) fn of_replica(seen: &Seen<'_>, verdict: Verdict) -> InstanceState {
     match verdict {
         Verdict::Failed { why } => InstanceState::Failed { why },
+        Verdict::NotStarted => InstanceState::Stopped,
         verdict => of_container(seen.view, seen.container, verdict),
     }
 }
@@ -38,7 +42,7 @@ pub(super) fn without_container(view: Option<&NodeView>, verdict: Verdict) -> In
             why: unknown.why.clone(),
         },
         (_, Verdict::Failed { why }) => InstanceState::Failed { why },
-        (_, Verdict::Open | Verdict::Completed) => InstanceState::Stopped,
+        (_, Verdict::Open | Verdict::Completed | Verdict::NotStarted) => InstanceState::Stopped,
     }
 }
 
@@ -69,7 +73,7 @@ fn of_container(view: &NodeView, container: &ObservedContainer, verdict: Verdict
         (ContainerState::Running { .. }, _) => InstanceState::Starting,
         (
             ContainerState::Exited { .. } | ContainerState::Created | ContainerState::Paused,
-            Verdict::Open | Verdict::Completed,
+            Verdict::Open | Verdict::Completed | Verdict::NotStarted,
         ) => InstanceState::Stopped,
     }
 }

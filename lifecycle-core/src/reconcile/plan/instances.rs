@@ -120,7 +120,12 @@ impl<'a> Planning<'a> {
             Ok(steps) => needs.into_iter().chain(steps.iter().cloned()).collect(),
             Err(blocked) => {
                 self.hold(Subject::Instance(replica.id.clone()), blocked.by.clone());
-                return planned(Verdict::Open, blocked.settled);
+                let verdict = if blocked.settled {
+                    Verdict::NotStarted
+                } else {
+                    Verdict::Open
+                };
+                return planned(verdict, blocked.settled);
             }
         };
         let reason = match containers.others.first() {

@@ -1,14 +1,15 @@
 //! What steps do. Everything that the planner and the control loop have to know about an action
 //! is one row of one table.
 //!
-//! A new action has three places: its variant here with its row in [`Action::facts`],
-//! `Execution::act`, which carries it out, and the module of the planner that proposes it.
+//! A new action has three places, which `tests/source/actions.rs` checks: here its variant and its
+//! row in [`Action::facts`], in `Execution::act` how it is carried out, and in the planner the
+//! module that proposes it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{StepId, Verb};
+use super::id::StepId;
 use crate::model::{ContainerId, InstanceId, NodeName, ServiceName, Subject};
 
 /// What a step does.
@@ -124,6 +125,22 @@ pub(crate) enum Work {
     Container,
     /// A container that gets its service's grace period to stop.
     StoppingContainer,
+}
+
+/// What an action does to its node, or to an image or a container there, as step ids name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Verb {
+    Provision,
+    Prepare,
+    Delete,
+    /// Builds, copies or pulls an image: whichever is chosen, it meets the same need.
+    Image,
+    Agent,
+    RemoveAgent,
+    Start,
+    Stop,
+    Remove,
 }
 
 /// All that is known about an action.
@@ -368,6 +385,12 @@ impl Action {
             Work::CreateNode | Work::StartNode | Work::DeleteNode => true,
             Work::PrepareNode | Work::Image | Work::Container | Work::StoppingContainer => false,
         }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
 }
 

@@ -8,6 +8,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as DeError, StrDeserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::action::Verb;
 use crate::error::InvalidName;
 use crate::model::NodeName;
 
@@ -21,22 +22,6 @@ pub struct StepId {
     node: NodeName,
     verb: Verb,
     object: Option<Arc<str>>,
-}
-
-/// What a step does to the node, or to an image or a container on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Verb {
-    Provision,
-    Prepare,
-    Delete,
-    /// Builds, copies or pulls an image: whichever is chosen, it meets the same need.
-    Image,
-    Agent,
-    RemoveAgent,
-    Start,
-    Stop,
-    Remove,
 }
 
 impl StepId {
@@ -56,12 +41,6 @@ impl StepId {
     /// The image that the step brings to its node, if it brings one.
     pub fn image(&self) -> Option<&str> {
         self.object.as_deref().filter(|_| self.verb == Verb::Image)
-    }
-}
-
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
     }
 }
 

@@ -189,7 +189,7 @@ impl Machine {
     pub(crate) fn tried(&self) -> Tried {
         let tried = Tried::read(self.tags.get(tags::TRIED));
         match &self.state {
-            State::Failed(refusal) if self.never_ran() && refusal.is_no_room() => {
+            State::Failed(refusal) if self.never_ran() && refusal.may_try_alternative() => {
                 tried.with(&self.kind, refusal)
             }
             _ => tried,

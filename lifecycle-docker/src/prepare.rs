@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
-use lifecycle_core::host::{Account, HostCommand, HostPreparer, NodeAccess};
+use lifecycle_core::host::{Account, HostCommand, HostOutput, HostPreparer, NodeAccess};
 use lifecycle_core::runtime::EngineInfo;
 use lifecycle_core::{Error, Result};
 
@@ -19,6 +19,8 @@ const INSTALL: Duration = Duration::from_mins(15);
 const ANSWER: Duration = Duration::from_mins(2);
 /// How often a failed install is tried again.
 const ATTEMPTS: usize = 4;
+/// What every program reports when the disk is full (`ENOSPC`).
+const DISK_FULL: &str = "No space left on device";
 
 /// Prepares hosts that run Debian or Ubuntu.
 #[derive(Debug, Clone, Copy, Default)]
@@ -157,9 +159,9 @@ async fn install(
          apt install -y --no-install-recommends docker.io iptables ca-certificates"
     );
     let attempt = || async {
-        run(host, "installing the engine", &script, LOCK + INSTALL)
-            .await
-            .map(drop)
+        let limit = LOCK + INSTALL;
+        let command = HostCommand::new(&script).as_root().within(limit);
+        installed(host.exec(command).await?)
     };
     attempt
         .retry(
@@ -170,7 +172,8 @@ async fn install(
                 .with_jitter(),
         )
         .sleep(tokio::time::sleep)
-        .when(may_pass)
+        // A connection that broke is for the caller to repeat, and a full disk stays full.
+        .when(|error| matches!(error, Error::Failed { .. }))
         .notify(|error, after| {
             progress(&format!(
                 "{}; trying again in {} s",
@@ -181,12 +184,16 @@ async fn install(
         .await
 }
 
-/// Whether an install may succeed when it is tried again. A connection that broke is for the
-/// caller to fix.
-fn may_pass(error: &Error) -> bool {
-    match error {
-        Error::Failed { why, .. } => !why.contains("No space left on device"),
-        _ => false,
+/// What came of an install.
+fn installed(output: HostOutput) -> Result<()> {
+    let is_full = [&output.stderr, &output.stdout].map(|said| said.contains(DISK_FULL));
+    match output.success("installing the engine") {
+        Err(Error::Failed { what, why, .. }) if is_full.contains(&true) => Err(Error::Exhausted {
+            what,
+            why,
+            hint: "free disk space on the node, or give it a larger disk".to_owned(),
+        }),
+        result => result.map(drop),
     }
 }
 
@@ -237,7 +244,7 @@ async fn run(host: &dyn NodeAccess, what: &str, script: &str, limit: Duration) -
 mod tests {
     use std::sync::Mutex;
 
-    use lifecycle_core::host::{Duplex, ForwardTarget, HostFile, HostOutput};
+    use lifecycle_core::host::{Duplex, ForwardTarget, HostFile};
 
     use super::*;
 
@@ -247,6 +254,7 @@ mod tests {
         runs: Mutex<bool>,
         installed: Mutex<bool>,
         broken_mirrors: Mutex<usize>,
+        is_full: bool,
         foreign: bool,
         scripts: Mutex<Vec<String>>,
         in_group: Mutex<bool>,
@@ -287,6 +295,8 @@ mod tests {
                 } else {
                     said(0, "Debian GNU/Linux 12\n/usr/bin/apt-get\n")
                 }
+            } else if script.contains("apt install") && self.is_full {
+                said(100, &format!("dpkg: error: {DISK_FULL}"))
             } else if script.contains("apt install") {
                 let mut broken = self.broken_mirrors.lock().unwrap();
                 if *broken > 0 {
@@ -387,6 +397,18 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("Could not get lock"), "{error}");
         assert_eq!(host.ran("apt install"), 1 + ATTEMPTS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_install_on_a_full_disk_is_not_repeated() {
+        let host = FakeHost {
+            is_full: true,
+            ..FakeHost::default()
+        };
+        let prepared = DebianPreparer.prepare(&host, Account::Created, &|_| {});
+        let error = prepared.await.unwrap_err();
+        assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
+        assert_eq!(host.ran("apt install"), 1);
     }
 
     #[tokio::test]

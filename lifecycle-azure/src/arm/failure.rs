@@ -115,153 +115,200 @@ impl Refusal {
 
     /// Whether something is there already, or being changed by another request.
     pub(crate) fn is_taken(&self) -> bool {
-        // Quotas, sizes and locks have the same status, and another meaning.
-        matches!(
+        let in_conflict = matches!(
             self.status,
             Some(StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT)
-        ) && matches!(
-            self.clone().into_error(String::new()),
-            Error::Conflict { .. }
+        );
+        in_conflict && matches!(self.meaning(), Meaning::Taken | Meaning::InUse)
+    }
+
+    /// Whether another size or zone may be available instead.
+    pub(crate) fn may_try_alternative(&self) -> bool {
+        matches!(
+            self.meaning(),
+            Meaning::Quota(Quota::Region | Quota::Family) | Meaning::NotSold | Meaning::Full
         )
     }
 
-    /// Whether another size or zone may be had instead.
-    pub(crate) fn is_no_room(&self) -> bool {
-        let addresses = self.is(&["PublicIPCountLimitReached"]);
-        (self.is_quota() && !addresses) || self.is_not_sold() || self.is_full()
-    }
-
-    /// Whether this subscription cannot have such a VM there.
-    fn is_not_sold(&self) -> bool {
-        self.is(&["SkuNotAvailable", "NotAvailableForSubscription"])
-    }
-
-    /// Whether all such VMs are taken.
-    fn is_full(&self) -> bool {
-        self.is(&[
-            "AllocationFailed",
-            "ZonalAllocationFailed",
-            "OverconstrainedAllocationRequest",
-            "OverconstrainedZonalAllocationRequest",
-        ])
-    }
-
-    /// A quota has the code of much else; its message tells it ("…exceeding approved … quota").
-    fn is_quota(&self) -> bool {
-        self.is(&["QuotaExceeded", "PublicIPCountLimitReached"])
-            || (self.is(&["OperationNotAllowed"]) && self.message.to_lowercase().contains("quota"))
-    }
-
-    /// Whether a later operation took the place of one that was under way.
+    /// Whether a later operation replaced one that was in progress.
     pub(crate) fn is_preempted(&self) -> bool {
         self.is(&["OperationPreempted", "Canceled"])
     }
 
-    fn is_throttled(&self) -> bool {
-        self.status == Some(StatusCode::TOO_MANY_REQUESTS)
-            || (self.status == Some(StatusCode::SERVICE_UNAVAILABLE) && self.retry_after.is_some())
-            || self.is(&["TooManyRequests", "SubscriptionRequestsThrottled"])
-    }
-
-    /// What it means for who asked for `what`.
-    pub(crate) fn into_error(self, what: String) -> Error {
-        if self.is_throttled() {
-            return Error::Throttled {
-                what,
-                after: self.retry_after,
-            };
+    /// The one place that interprets Azure's statuses, codes and messages. Codes come before the
+    /// status, since quotas, sizes and locks share the status of a conflict.
+    fn meaning(&self) -> Meaning {
+        let throttled = self.status == Some(StatusCode::TOO_MANY_REQUESTS)
+            || (self.status == Some(StatusCode::SERVICE_UNAVAILABLE) && self.retry_after.is_some());
+        if throttled || self.is(&["TooManyRequests", "SubscriptionRequestsThrottled"]) {
+            return Meaning::Throttled;
         }
-        let why = self.to_string();
-        let exhausted = |what: String, why: String, hint: &str| Error::Exhausted {
-            what,
-            why,
-            hint: hint.to_owned(),
-        };
-        if self.is_quota() {
-            let other = if self.is(&["PublicIPCountLimitReached"]) {
-                "do without public addresses (`cloud.public_ip`)"
-            } else if why.to_lowercase().contains("total regional") {
-                "choose a smaller `size` or another location"
+        if self.is(&["PublicIPCountLimitReached"]) {
+            return Meaning::Quota(Quota::PublicAddresses);
+        }
+        // This code has several causes; only the message tells a quota from the others.
+        let message = self.message.to_lowercase();
+        let is_quota = self.is(&["OperationNotAllowed"]) && message.contains("quota");
+        if is_quota || self.is(&["QuotaExceeded"]) {
+            return Meaning::Quota(if message.contains("total regional") {
+                Quota::Region
             } else {
-                "choose a `size` of another family"
-            };
-            let hint = format!(
-                "ask for a higher quota (Azure portal: Subscriptions, Usage + quotas), or {other}"
-            );
-            return exhausted(what, why, &hint);
+                Quota::Family
+            });
         }
-        if self.is_not_sold() {
-            let hint = "choose another `size` or location: `az vm list-skus --location <location>` \
-                        lists what this subscription can have";
-            return exhausted(what, why, hint);
+        if self.is(&["SkuNotAvailable", "NotAvailableForSubscription"]) {
+            return Meaning::NotSold;
         }
-        if self.is_full() {
-            let hint = "Azure has no room for this size there now: list further ones in `size`, \
-                        or `zones`, choose another location, or try again later";
-            return exhausted(what, why, hint);
+        if self.is(&[
+            "AllocationFailed",
+            "ZonalAllocationFailed",
+            "OverconstrainedAllocationRequest",
+            "OverconstrainedZonalAllocationRequest",
+        ]) {
+            return Meaning::Full;
         }
-        let in_use = [
+        if self.is(&[
             "InUseSubnetCannotBeDeleted",
             "InUseNetworkSecurityGroupCannotBeDeleted",
             "NicInUse",
             // For three minutes, as its message says.
             "NicReservedForAnotherVm",
             "PublicIPAddressCannotBeDeleted",
-        ];
-        if self.is(&in_use) {
-            return Error::Conflict { what, why };
+        ]) {
+            return Meaning::InUse;
         }
         let denials = [
-            (
-                "MissingSubscriptionRegistration",
-                "register what Azure names: `az provider register --namespace Microsoft.Compute`, \
-                 and the same for Microsoft.Network",
-            ),
-            (
-                "RequestDisallowedByPolicy",
-                "ask whoever keeps the subscription's policies for an exemption, or choose what \
-                 they allow",
-            ),
-            ("ScopeLocked", "remove the lock (`az lock list` shows it)"),
-            (
-                "ReadOnlyDisabledSubscription",
-                "enable the subscription again, or choose another",
-            ),
+            ("MissingSubscriptionRegistration", Denial::NotRegistered),
+            ("RequestDisallowedByPolicy", Denial::Policy),
+            ("ScopeLocked", Denial::Lock),
+            ("ReadOnlyDisabledSubscription", Denial::Disabled),
         ];
-        if let Some((_, hint)) = denials.iter().find(|(code, _)| self.is(&[code])) {
-            return Error::Denied {
-                what,
-                why,
-                hint: (*hint).to_owned(),
-            };
+        if let Some((_, denial)) = denials.iter().find(|(code, _)| self.is(&[code])) {
+            return Meaning::Denied(*denial);
         }
         match self.status {
-            Some(StatusCode::UNAUTHORIZED) => Error::Denied {
+            Some(StatusCode::UNAUTHORIZED) => Meaning::Denied(Denial::Login),
+            Some(StatusCode::FORBIDDEN) => Meaning::Denied(Denial::Role),
+            Some(StatusCode::NOT_FOUND) => Meaning::Absent,
+            Some(StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT) => Meaning::Taken,
+            Some(StatusCode::BAD_REQUEST) => Meaning::Invalid,
+            Some(status) if status.is_server_error() => Meaning::ServerFailed,
+            _ => Meaning::Failed,
+        }
+    }
+
+    /// The error of a request for `what`.
+    pub(crate) fn into_error(self, what: String) -> Error {
+        let why = self.to_string();
+        match self.meaning() {
+            Meaning::Throttled => Error::Throttled {
                 what,
-                why,
-                hint: "log in again (`az login`), or check the configured credential".to_owned(),
+                after: self.retry_after,
             },
-            Some(StatusCode::FORBIDDEN) => Error::Denied {
+            Meaning::Quota(quota) => {
+                let other = match quota {
+                    Quota::PublicAddresses => "do without public addresses (`cloud.public_ip`)",
+                    Quota::Region => "choose a smaller `size` or another location",
+                    Quota::Family => "choose a `size` of another family",
+                };
+                let hint = format!(
+                    "ask for a higher quota (Azure portal: Subscriptions, Usage + quotas), or \
+                     {other}"
+                );
+                Error::Exhausted { what, why, hint }
+            }
+            Meaning::NotSold => Error::Exhausted {
                 what,
                 why,
-                hint: "give the account the role Contributor on the resource group, or on the \
-                       subscription if the group is to be made"
+                hint: "choose another `size` or location: `az vm list-skus --location <location>` \
+                       lists what this subscription can have"
                     .to_owned(),
             },
-            Some(StatusCode::NOT_FOUND) => Error::not_found(what),
-            Some(StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT) => {
-                Error::Conflict { what, why }
-            }
-            Some(StatusCode::BAD_REQUEST) => Error::Invalid {
+            Meaning::Full => Error::Exhausted {
+                what,
+                why,
+                hint: "Azure has no room for this size there now: list further ones in `size`, \
+                       or `zones`, choose another location, or try again later"
+                    .to_owned(),
+            },
+            Meaning::InUse | Meaning::Taken => Error::Conflict { what, why },
+            Meaning::Denied(denial) => Error::Denied {
+                what,
+                why,
+                hint: denial.hint().to_owned(),
+            },
+            Meaning::Absent => Error::not_found(what),
+            Meaning::Invalid => Error::Invalid {
                 what,
                 why,
                 hint: "change what Azure names".to_owned(),
             },
-            Some(status) if status.is_server_error() => Error::Interrupted {
+            Meaning::ServerFailed => Error::Interrupted {
                 what,
                 source: Some(Box::new(self)),
             },
-            _ => Error::failed(what, why),
+            Meaning::Failed => Error::failed(what, why),
+        }
+    }
+}
+
+/// What a refusal means for the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Throttled,
+    Quota(Quota),
+    /// This subscription cannot have such a VM there.
+    NotSold,
+    /// All such VMs are taken.
+    Full,
+    /// Another resource uses it, so it cannot be deleted.
+    InUse,
+    Denied(Denial),
+    Absent,
+    /// It exists already, or another request changes it.
+    Taken,
+    Invalid,
+    ServerFailed,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quota {
+    PublicAddresses,
+    /// All sizes of the region together.
+    Region,
+    /// The sizes of one family.
+    Family,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Denial {
+    NotRegistered,
+    Policy,
+    Lock,
+    Disabled,
+    Login,
+    Role,
+}
+
+impl Denial {
+    fn hint(self) -> &'static str {
+        match self {
+            Self::NotRegistered => {
+                "register what Azure names: `az provider register --namespace \
+                 Microsoft.Compute`, and the same for Microsoft.Network"
+            }
+            Self::Policy => {
+                "ask whoever keeps the subscription's policies for an exemption, or choose what \
+                 they allow"
+            }
+            Self::Lock => "remove the lock (`az lock list` shows it)",
+            Self::Disabled => "enable the subscription again, or choose another",
+            Self::Login => "log in again (`az login`), or check the configured credential",
+            Self::Role => {
+                "give the account the role Contributor on the resource group, or on the \
+                 subscription if the group is to be made"
+            }
         }
     }
 }
@@ -387,6 +434,38 @@ mod tests {
         is(200, "OSProvisioningTimedOut", |e| {
             matches!(e, Error::Failed { .. })
         });
+    }
+
+    #[test]
+    fn quotas_sizes_and_locks_are_not_taken_for_existing_resources() {
+        let refusal = |code: &str, message: &str| Refusal {
+            status: Some(StatusCode::CONFLICT),
+            ..Refusal::of_machine(code, message)
+        };
+        let quota = refusal(
+            "OperationNotAllowed",
+            "exceeding approved Total Regional Cores quota",
+        );
+        let addresses = refusal("PublicIPCountLimitReached", "no more");
+        let locked = refusal("ScopeLocked", "locked");
+        let in_use = refusal("NicInUse", "in use");
+        let size = refusal("SkuNotAvailable", "not here");
+        let exists = refusal("Conflict", "exists");
+        for (refusal, is_taken, may_try_alternative) in [
+            (&quota, false, true),
+            (&addresses, false, false),
+            (&locked, false, false),
+            (&size, false, true),
+            (&in_use, true, false),
+            (&exists, true, false),
+        ] {
+            assert_eq!(refusal.is_taken(), is_taken, "{refusal}");
+            assert_eq!(
+                refusal.may_try_alternative(),
+                may_try_alternative,
+                "{refusal}"
+            );
+        }
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Azure {
             tracing::info!(node = %name, %kind, run, "a VM is asked for");
             match self.ask_for(name, vm).await? {
                 Ok(after) => return Ok(after),
-                Err(Failure::Refused(refusal)) if refusal.is_no_room() => {
+                Err(Failure::Refused(refusal)) if refusal.may_try_alternative() => {
                     tried = tried.with(&kind, &refusal);
                     refused = Some(refusal);
                 }
@@ -226,7 +226,7 @@ impl Azure {
         refusal: &Refusal,
     ) -> Result<CloudProgress> {
         let name = &spec.name;
-        if !refusal.is_no_room() || !machine.is_created() {
+        if !refusal.may_try_alternative() || !machine.is_created() {
             return Err(refusal
                 .clone()
                 .into_error(format!("VM {name} (run {})", machine.run())));

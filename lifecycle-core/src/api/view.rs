@@ -204,7 +204,7 @@ pub fn waits(plan: &Plan) -> Vec<WaitV1> {
             // Its text names it.
             HeldBy::CloudUnknown { .. }
             | HeldBy::NodeUnknown { .. }
-            | HeldBy::NodeSilent { .. }
+            | HeldBy::NodeNotResponding { .. }
             | HeldBy::NodeChanging { .. } => held.by.to_string(),
             by => format!("{}: {by}", held.subject),
         };

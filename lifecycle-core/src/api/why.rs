@@ -352,7 +352,7 @@ impl World<'_> {
             HeldBy::Node { node }
             | HeldBy::Agent { node, .. }
             | HeldBy::NodeUnknown { node, .. }
-            | HeldBy::NodeSilent { node, .. }
+            | HeldBy::NodeNotResponding { node, .. }
             | HeldBy::NodeChanging { node, .. } => vec![Subject::Node(node.clone())],
             HeldBy::Port { holder: id, .. } | HeldBy::RestartsAfter { replica: id } => {
                 vec![Subject::Instance(id.clone())]
@@ -360,7 +360,7 @@ impl World<'_> {
             // Whatever brings the image is held by its own.
             HeldBy::Image { image } => {
                 let plan = &self.round.plan;
-                let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.0.ends_with(image.as_str()));
+                let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.image() == Some(image));
                 let other = plan.held.iter().filter(|h| h.subject != held.subject);
                 other
                     .filter(|h| names(&h.by))

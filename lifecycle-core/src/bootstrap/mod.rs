@@ -240,8 +240,8 @@ impl Bootstrapper {
         let mut problems = std::mem::take(&mut report.problems);
         let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
         let placement = place(&declared, &Observed::default(), &History::default());
-        let misfits = placement.misfits.iter();
-        problems.extend(misfits.map(|(id, why)| format!("{id} fits no node: {why}")));
+        let unplaceable = placement.unplaceable.iter();
+        problems.extend(unplaceable.map(|(id, why)| format!("{id} fits on no node: {why}")));
         if problems.is_empty() {
             self.wait("the registry's database", DATABASE_ANSWERS_WITHIN)
                 .until(self.check_registry(declaration.id))

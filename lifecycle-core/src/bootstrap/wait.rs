@@ -338,7 +338,7 @@ mod tests {
         let now = clock.now();
         let until = after(now, Duration::from_secs(100));
         let step = RunningStep {
-            id: StepId("node/a/provision".into()),
+            id: "node/a/provision".parse::<StepId>().unwrap(),
             what: "create node a".into(),
             since: now,
             until: Some(until),

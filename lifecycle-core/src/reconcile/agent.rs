@@ -1,5 +1,5 @@
-//! A node's agent as its engine sees it: its container, its directory, what other containers
-//! get of it.
+//! A node's agent: its container, its directory, and the file that other containers mount from
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +10,15 @@ use crate::host::{HostCommand, NodeHandle};
 use crate::model::{ContainerTemplate, NodeName, PlatformId};
 use crate::runtime::{ContainerSpec, ExecCommand, HostBind, Role};
 
-/// The manager's program in its image.
+/// The path of the manager's program in its image.
 const PROGRAM: &str = "/lifecycle-manager";
 
-/// Where the agent keeps its table and its sockets, on the node and in its container.
+/// The directory of the agent's table and sockets, both on the node and in its container.
 fn directory(platform: PlatformId) -> String {
     format!("{}/agent", node_directory(platform))
 }
 
-/// The resolver's configuration that the agent writes, as containers get it.
+/// Mounts the resolver's configuration, which the agent writes, into a container.
 pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
     HostBind {
         source: format!("{}/resolv.conf", directory(platform)),
@@ -27,13 +27,13 @@ pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
     }
 }
 
-/// The command that feeds an agent, run in its container.
+/// The command that feeds tables to an agent. It runs in the agent's container.
 pub(super) fn feed_command(platform: PlatformId) -> ExecCommand {
     let directory = directory(platform);
     ExecCommand::new([PROGRAM, "agent", "feed", "--state", &directory])
 }
 
-/// Makes sure that the agent runs, and no former one.
+/// Starts the agent if it does not run, and removes older agents.
 pub(super) async fn ensure(
     handle: &NodeHandle,
     declared: &Declared,
@@ -46,28 +46,28 @@ pub(super) async fn ensure(
         .filter(|agents| declared.agent_container(agents) == container)
         .ok_or_else(|| Error::Conflict {
             what: format!("agent {container}"),
-            why: "another one is wanted now".into(),
+            why: "another agent is declared now".into(),
         })?;
     let directory = directory(declared.owner.id);
-    // Containers see a file in it; the directories above stay closed on the node.
-    let made = HostCommand::new(format!(
+    // Containers mount a file from it. On the node, the directories above are open to root only.
+    let create = HostCommand::new(format!(
         "mkdir -p '{directory}' && chmod 0755 '{directory}'"
     ));
     handle
         .host
-        .exec(made.as_root())
+        .exec(create.as_root())
         .await?
-        .success("making the agent's directory")?;
+        .success("creating the agent's directory")?;
     let state = handle.runtime.state().await?;
-    let former = state.containers.iter().filter(|c| c.role == Role::Agent);
-    for old in former.filter(|old| old.name != container) {
-        // Not asked for long: its connections end with it in any case.
+    let agents_here = state.containers.iter().filter(|c| c.role == Role::Agent);
+    for old in agents_here.filter(|old| old.name != container) {
+        // Without a grace period: its connections end with it in any case.
         handle.runtime.remove_container(&old.name).await?;
     }
     let spec = spec(declared, agents, container, directory);
     handle.runtime.ensure_container(&spec).await?;
     if *node == declared.manager_node {
-        // The way back to a former manager needs its image.
+        // A rollback to the previous manager needs its image.
         return Ok(());
     }
     let (repository, _) = agents.image.rsplit_once(':').unwrap_or((&agents.image, ""));

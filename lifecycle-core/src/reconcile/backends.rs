@@ -1,4 +1,4 @@
-//! Everything outside the process that the heart works with, behind its traits.
+//! Everything outside the process that the control loop uses, behind traits.
 
 use std::sync::Arc;
 
@@ -12,20 +12,20 @@ use crate::runtime::ReadinessProbe;
 /// One implementation of each trait. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Backends {
-    /// The central database.
+    /// The manager's database.
     pub registry: Arc<dyn Registry>,
-    /// Where nodes come from.
+    /// Creates, starts and deletes nodes.
     pub cloud: Arc<dyn CloudProvider>,
-    /// How nodes are reached.
+    /// Connects to nodes.
     pub connector: Arc<dyn NodeConnector>,
-    /// How hosts are prepared.
+    /// Prepares nodes for Docker.
     pub preparer: Arc<dyn HostPreparer>,
-    /// How readiness is checked.
+    /// Checks readiness.
     pub probe: Arc<dyn ReadinessProbe>,
-    /// Where build contexts come from.
+    /// Stores code bases.
     pub code: Arc<dyn CodeStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// New ids.
+    /// Creates ids.
     pub ids: Arc<dyn IdSource>,
 }

@@ -1,5 +1,5 @@
-//! What is declared, in the form that the planner compares with what is observed: each
-//! service with its image's name, its spec digest, and its place in the start order.
+//! What is declared, in the form that the planner compares with what is observed. Each service
+//! has its image's name, its spec digest and its rank in the start order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -23,36 +23,37 @@ use crate::secret::PlatformKey;
 /// reduced to the fields that the planner reads, so that nothing that may be a secret is written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Declared {
-    /// Its number.
+    /// The declaration's number.
     pub generation: Generation,
-    /// Whose platform it is.
+    /// The platform.
     pub owner: Owner,
     /// The declared nodes.
     pub nodes: BTreeMap<NodeName, NodeSpec>,
     /// The declared services.
     pub services: BTreeMap<ServiceName, DeclaredService>,
-    /// Each service's place in the start order, also of services that are being taken down.
+    /// Each service's rank in the start order. In a take-down they are kept, since services stop in
+    /// reverse order.
     pub ranks: BTreeMap<ServiceName, u32>,
     /// The node that the manager runs on.
     pub manager_node: NodeName,
     /// How long changes of nodes may take.
     pub deadlines: CloudDeadlines,
-    /// Whether this is the target of a take-down.
+    /// Whether the platform is being taken down.
     pub taking_down: bool,
-    /// What makes service addresses work on the nodes; `None` where nothing does.
+    /// The agents that make service addresses work on the nodes; `None` if there are none.
     pub agents: Option<Agents>,
 }
 
-/// What makes service addresses work on the nodes.
+/// The agents that make service addresses work on the nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agents {
     /// The image that agents run from: the manager's own.
     pub image: String,
     /// The digest that their containers carry.
     pub digest: SpecDigest,
-    /// The block that addresses come from, and how long connections are held.
+    /// The block of addresses, and how long connections wait for a ready endpoint.
     pub network: NetworkSpec,
-    /// The services' addresses. In a take-down those of the services that still run, too.
+    /// The services' addresses. In a take-down also those of services that still run.
     pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
 }
 
@@ -78,7 +79,7 @@ impl Agents {
     }
 }
 
-/// What the digest of an agent's container covers. The network is told with the table.
+/// What the digest of an agent's container covers. The network's settings come with the table.
 #[derive(Serialize)]
 struct AgentForm<'a> {
     version: &'static str,
@@ -95,11 +96,11 @@ pub struct DeclaredService {
     pub image: String,
     /// The digest that its containers carry.
     pub digest: SpecDigest,
-    /// What happens when its container ends, with the default resolved.
+    /// The restart policy, with the default resolved.
     pub restart: RestartPolicy,
-    /// Whether it runs once and is kept, since others await its completion.
+    /// Whether it runs once and its container is kept, since other services await its completion.
     pub runs_once: bool,
-    /// Its place in the start order.
+    /// Its rank in the start order.
     pub rank: u32,
 }
 
@@ -174,8 +175,8 @@ impl Declared {
         )
     }
 
-    /// The same platform with nothing on it but the manager's node: the target of a take-down.
-    /// The start order stays, since stopping goes in its reverse.
+    /// The same platform with only the manager's node: the target of a take-down. The start order
+    /// stays, since services stop in its reverse.
     #[must_use]
     pub fn emptied(&self) -> Self {
         Self {
@@ -191,15 +192,15 @@ impl Declared {
         }
     }
 
-    /// All replicas that should exist, in order.
+    /// All declared replicas, in order.
     pub fn instances(&self) -> impl Iterator<Item = (InstanceId, &DeclaredService)> {
         self.services
             .values()
             .flat_map(|service| service.replicas().map(move |id| (id, service)))
     }
 
-    /// Whether a replica should exist.
-    pub fn wants(&self, id: &InstanceId) -> bool {
+    /// Whether a replica is declared.
+    pub fn contains(&self, id: &InstanceId) -> bool {
         self.services
             .get(&id.service)
             .is_some_and(|s| id.replica.0 >= 1 && id.replica.0 <= s.spec.replicas)
@@ -271,8 +272,8 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
     planned.serialize(to)
 }
 
-/// What the spec digest covers. A field that is added here later must serialise to nothing
-/// at its default, or the digest's version must rise: our own upgrades replace no workload.
+/// What the spec digest covers. A new field must not be serialised at its default, or the digest's
+/// version must rise: an upgrade of the manager must not replace containers.
 #[derive(Serialize)]
 struct DigestForm<'a> {
     version: &'static str,
@@ -298,7 +299,7 @@ fn spec_digest(
 #[derive(Serialize)]
 struct ImageForm<'a> {
     version: &'static str,
-    /// The contents, wherever they lie.
+    /// The digest of the code base's contents, wherever it is stored.
     code: &'a str,
     dockerfile: &'a str,
     args: &'a BTreeMap<String, crate::secret::Sensitive>,
@@ -307,13 +308,13 @@ struct ImageForm<'a> {
     options: Option<&'a BuildOptions>,
 }
 
-/// Options that say something.
+/// Options that differ from the default.
 fn given(options: &BuildOptions) -> Option<&BuildOptions> {
     (*options != BuildOptions::default()).then_some(options)
 }
 
-/// The image's name as an engine lists it. A built image is named by what it is built from, so
-/// that the same name is the same image on every node.
+/// The image's name as an engine lists it. The name of a built image contains a digest of what it is
+/// built from, so that the same name is the same image on every node.
 fn image_name(
     declaration: &Declaration,
     service: &ServiceSpec,
@@ -339,8 +340,8 @@ fn image_name(
     }
 }
 
-/// A name as engines list it: with a tag or a digest (which makes a tag beside it mean nothing),
-/// without the default registry (Docker's "familiar" form of a reference).
+/// An image's name as engines list it: with a tag or a digest, and without the default registry
+/// (Docker's "familiar" form). A tag next to a digest has no effect and is left out.
 pub fn listed_name(name: &str) -> String {
     let familiar = name
         .strip_prefix("docker.io/library/")
@@ -361,8 +362,8 @@ pub fn listed_name(name: &str) -> String {
     }
 }
 
-/// Each service's place in the start order: behind all that it depends on, those that start
-/// last behind all others.
+/// Each service's rank in the start order: after all services that it depends on, and those that
+/// start last after all others.
 fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<ServiceName, u32>> {
     let mut ranks: BTreeMap<ServiceName, u32> = BTreeMap::new();
     for last in [false, true] {
@@ -383,7 +384,7 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
                     match ranks.get(name) {
                         Some(r) => rank = rank.max(r + 1),
                         None if services.contains_key(name) => return true,
-                        // A dependency that is not declared holds the service; it has no rank.
+                        // The planner holds a service whose dependency is not declared.
                         None => {}
                     }
                 }
@@ -394,9 +395,9 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
                 let names: Vec<&str> = left.iter().map(|s| s.name.as_str()).collect();
                 return Err(Error::Invalid {
                     what: "the start order".into(),
-                    why: format!("these services wait for each other: {}", names.join(", ")),
-                    hint: "remove one `depends_on` of the circle; a service cannot depend on one \
-                           that starts last unless it does so itself"
+                    why: format!("these services depend on each other: {}", names.join(", ")),
+                    hint: "remove one `depends_on` of the cycle; a service that does not start \
+                           last cannot depend on one that does"
                         .into(),
                 });
             }
@@ -409,9 +410,9 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
 mod tests {
     use super::*;
 
-    /// What was added to the model since must not change the digest of what does not use it.
+    /// Additions to the model must not change the digests of services that do not use them.
     #[test]
-    fn the_forms_of_digests_are_those_of_former_versions() {
+    fn digests_cover_the_same_form_as_in_earlier_versions() {
         use crate::model::{Protocol, PublishedPort, VolumeMount, VolumeName, VolumeOptions};
         let template = ContainerTemplate {
             volumes: vec![VolumeMount {
@@ -460,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_compared_as_engines_list_them() {
+    fn image_names_are_written_as_engines_list_them() {
         for (given, listed) in [
             ("debian", "debian:latest"),
             ("docker.io/library/debian:12", "debian:12"),

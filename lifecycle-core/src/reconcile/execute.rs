@@ -1,5 +1,5 @@
-//! Carries out one step. Nothing is decided here: the plan says what, the traits do it, and
-//! every step can be repeated.
+//! Carries out one step by calling the backends' traits. Nothing is decided here, and every step
+//! can be repeated.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,7 +12,7 @@ use super::agent;
 use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
 use super::files;
-use super::step::Action;
+use super::step::{Action, Work};
 use crate::cloud::{CloudOperation, Hearing, NodeChange, ObservedNode};
 use crate::code;
 use crate::error::{Error, Result};
@@ -25,41 +25,41 @@ use crate::platform::{ManagerEndpoint, instructions};
 use crate::runtime::{BuildRequest, ContainerSpec, HostBind, PortBinding, Role};
 use crate::secret::Sensitive;
 
-/// Host ports that are picked for ports nobody asked to be fixed.
+/// The host ports that containers get where the declaration fixes none.
 pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
-/// The name that a declaration's own Dockerfile gets within the context.
+/// The file name of an inline Dockerfile within the build context.
 const INLINE_DOCKERFILE: &str = ".lifecycle.Dockerfile";
 
-/// How much of a Dockerfile is read to find a line in it, in bytes.
+/// The longest Dockerfile that is read to find a line in it, in bytes.
 const LONGEST_DOCKERFILE: u64 = 1 << 20;
 
-/// Where a container finds its credential for the manager's API.
+/// The directory of a container's credential for the manager's API.
 pub(crate) const API_DIRECTORY: &str = "/run/lifecycle";
 
-/// The environment variable that tells a container where the manager's API is.
+/// The environment variable that has the URL of the manager's API in a container.
 pub(crate) const API_URL: &str = "LIFECYCLE_URL";
 
-/// How services reach the manager's API, where they ask for it.
+/// How services that request it reach the manager's API.
 #[derive(Debug, Clone)]
 pub struct ServiceApi {
-    /// Where the API is.
+    /// The API's address.
     pub endpoint: ManagerEndpoint,
-    /// The token that reads.
+    /// A token that may only read.
     pub token: Sensitive,
     /// The authority that signed the API's certificate, in PEM.
     pub authority: String,
 }
 
-/// How long each kind of step may take before it is given up and planned again. How long changes
-/// of nodes may take is declared.
+/// How long each kind of step may take before it fails. The deadlines of changes of nodes are
+/// declared instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines {
     /// Preparing a node for Docker.
     pub prepare: Duration,
     /// Building, copying or pulling an image.
     pub image: Duration,
-    /// Making, starting, stopping (beyond its own grace) or removing a container.
+    /// Creating, starting, stopping or removing a container. The grace period of a stop is added.
     pub container: Duration,
 }
 
@@ -73,18 +73,18 @@ impl Default for Deadlines {
     }
 }
 
-/// What a step needs to know beside its action.
+/// What a step needs besides its action.
 #[derive(Debug)]
 pub(super) struct Execution {
     pub(super) backends: Backends,
     pub(super) declared: Arc<Declared>,
-    /// The machines as they were when the step was planned.
+    /// The machines as they were observed when the step was planned.
     pub(super) machines: BTreeMap<NodeName, ObservedNode>,
     pub(super) api: Option<ServiceApi>,
     pub(super) deadlines: Deadlines,
-    /// The change of the node that is under way at the cloud, by whatever process.
+    /// The change of the node that is in progress at the cloud. A previous process may have begun it.
     pub(super) under_way: Option<CloudOperation>,
-    /// Where a change is told of once the cloud has accepted it.
+    /// Receives each change that the cloud has accepted.
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,
 }
 
@@ -95,37 +95,34 @@ impl Execution {
         action: &Action,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
+        let act = self.act(action, progress);
         if action.is_at_cloud() {
-            return self.change(action, progress).await;
+            // `change` watches the deadline itself, and says what the cloud reported last.
+            return act.await;
         }
         let limit = self.limit(action);
-        tokio::time::timeout(limit, self.act(action, progress))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Error::TimedOut {
-                    what: action.to_string(),
-                    after: limit,
-                })
+        tokio::time::timeout(limit, act).await.unwrap_or_else(|_| {
+            Err(Error::TimedOut {
+                what: action.to_string(),
+                after: limit,
             })
+        })
     }
 
     /// How long `action` may take.
     pub(super) fn limit(&self, action: &Action) -> Duration {
-        match action {
-            Action::ProvisionNode { .. } => self.declared.deadlines.create,
-            Action::StartNode { .. } => self.declared.deadlines.start,
-            Action::DeleteNode { .. } => self.declared.deadlines.delete,
-            Action::PrepareNode { .. } => self.deadlines.prepare,
-            Action::BuildImage { .. } | Action::CopyImage { .. } | Action::PullImage { .. } => {
-                self.deadlines.image
+        let (cloud, other) = (&self.declared.deadlines, &self.deadlines);
+        match action.work() {
+            Work::CreateNode => cloud.create,
+            Work::StartNode => cloud.start,
+            Work::DeleteNode => cloud.delete,
+            Work::PrepareNode => other.prepare,
+            Work::Image => other.image,
+            Work::Container => other.container,
+            Work::StoppingContainer => {
+                let grace = action.instance().and_then(|id| self.grace(&id.service));
+                other.container.saturating_add(grace.unwrap_or_default())
             }
-            Action::StopInstance { instance, .. } | Action::RemoveInstance { instance, .. } => {
-                let grace = self.grace(&instance.service).unwrap_or_default();
-                self.deadlines.container.saturating_add(grace)
-            }
-            Action::StartInstance { .. }
-            | Action::EnsureAgent { .. }
-            | Action::RemoveAgent { .. } => self.deadlines.container,
         }
     }
 
@@ -135,8 +132,19 @@ impl Execution {
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
         match action {
-            Action::ProvisionNode { .. } | Action::StartNode { .. } | Action::DeleteNode { .. } => {
-                self.change(action, progress).await
+            Action::ProvisionNode { node } => {
+                let spec = self.declared.nodes.get(node);
+                let spec = spec.ok_or_else(|| Error::not_found(format!("node {node}")))?;
+                let spec = spec.clone();
+                self.change(NodeChange::Provision { spec }, progress).await
+            }
+            Action::StartNode { node } => {
+                let node = node.clone();
+                self.change(NodeChange::Start { node }, progress).await
+            }
+            Action::DeleteNode { node } => {
+                let node = node.clone();
+                self.change(NodeChange::Delete { node }, progress).await
             }
             Action::PrepareNode { node } => {
                 let handle = self.handle(node).await?;
@@ -188,28 +196,18 @@ impl Execution {
             } => {
                 let handle = self.handle(node).await?;
                 handle.runtime.remove_container(container).await?;
-                files::forget(handle.host.as_ref(), self.declared.owner.id, container).await
+                files::remove(handle.host.as_ref(), self.declared.owner.id, container).await
             }
         }
     }
 
-    /// Changes a node within what is declared for it, or goes on with that change if it is under
-    /// way already.
+    /// Changes a node within its declared deadline. A change that is already in progress is
+    /// continued.
     async fn change(
         &self,
-        action: &Action,
+        change: NodeChange,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
-        let node = action.node().clone();
-        let change = match action {
-            Action::ProvisionNode { .. } => {
-                let spec = self.declared.nodes.get(&node);
-                let spec = spec.ok_or_else(|| Error::not_found(format!("node {node}")))?;
-                NodeChange::Provision { spec: spec.clone() }
-            }
-            Action::StartNode { .. } => NodeChange::Start { node },
-            _ => NodeChange::Delete { node },
-        };
         let cloud = self.backends.cloud.as_ref();
         let hearing = Hearing::new(progress);
         let work = async {
@@ -217,7 +215,7 @@ impl Execution {
                 return hearing.see_through(cloud, operation).await;
             }
             let operation = cloud.begin(change.clone()).await?;
-            // Whoever stores it may be gone; then so is who would ask for it.
+            // If the control loop has ended, nobody will continue this change.
             drop(self.begun.send(operation.clone()));
             hearing.see_through(cloud, &operation).await
         };
@@ -259,7 +257,7 @@ impl Execution {
         let ImageSource::Build(source) = &service.spec.source else {
             return Err(Error::Conflict {
                 what: format!("the image of {}", service.spec.name),
-                why: "it is not built from a code base any more".into(),
+                why: "it is no longer built from a code base".into(),
             });
         };
         let handle = self.handle(node).await?;
@@ -282,8 +280,8 @@ impl Execution {
         }
     }
 
-    /// The same error with the line of the instruction that failed. Only then is the Dockerfile
-    /// read: a build that succeeds needs no line.
+    /// Adds the line of the instruction that failed. The Dockerfile is read only now, since a build
+    /// that succeeds does not need the line.
     async fn with_line(&self, mut error: Error, source: &BuildSource) -> Error {
         let Error::Build { place, .. } = &mut error else {
             return error;
@@ -313,7 +311,7 @@ impl Execution {
         let service = self.service(&id.service)?;
         let handle = self.handle(node).await?;
         if container != self.declared.container_name(id, &service.digest) {
-            // The way back to a former specification: its container is there, or nothing is.
+            // A rollback: the container of the previous specification exists, or the step fails.
             return handle.runtime.start_container(container).await;
         }
         let mut template = service.spec.container.clone();
@@ -356,7 +354,8 @@ impl Execution {
         Ok(())
     }
 
-    /// Puts token and authority where containers can be given them, and says where.
+    /// Writes the token and the authority to a directory on the node for containers to mount, and
+    /// returns it.
     async fn hand_out_credential(&self, handle: &NodeHandle, api: &ServiceApi) -> Result<String> {
         let directory = format!("{}/api", node_directory(self.declared.owner.id));
         let files = [
@@ -364,29 +363,29 @@ impl Execution {
             ("ca.pem", api.authority.clone()),
         ];
         for (name, contents) in files {
-            // Readable to all inside the container, whatever user it runs as; the directories
-            // above it are root's alone on the node.
+            // Readable by every user inside the container. On the node, the directories above are
+            // open to root only.
             let file = HostFile::new(format!("{directory}/{name}"), 0o444, contents);
             handle.host.put(file).await?;
         }
-        // The directory itself is what containers see; those above it stay closed on the node.
+        // Containers see this directory only.
         let open = HostCommand::new(format!("chmod 0755 '{directory}'")).as_root();
         handle
             .host
             .exec(open)
             .await?
-            .success("opening the directory of the API's credential to containers")?;
+            .success("changing the permissions of the directory with the API's credential")?;
         Ok(directory)
     }
 }
 
-/// The directory that holds what is the platform's on each node.
+/// The directory of a platform on each of its nodes.
 pub fn node_directory(platform: PlatformId) -> String {
     format!("/var/lib/lifecycle/{platform}")
 }
 
-/// The host port of every container port: those declared as they are declared, for all others
-/// one is picked by the container's name, so that the same container gets the same one.
+/// The host port of every container port. Where none is declared, it is derived from the container's
+/// name, so that the same container always gets the same one.
 fn bindings(
     container: &str,
     template: &crate::model::ContainerTemplate,
@@ -398,12 +397,12 @@ fn bindings(
     }
     for port in &template.ports {
         let key = (port.container_port, port.protocol);
-        // Other services must reach it too, so one that is opened at a single address of the node
-        // gets a picked port for them beside.
+        // A port that is published at one address of the node gets a second host port, which other
+        // services can reach.
         let binding = port
             .host_port
             .filter(|_| port.host_ip.is_none())
-            .map_or_else(|| picked(container, key), PortBinding::Fixed);
+            .map_or_else(|| derived_port(container, key), PortBinding::Fixed);
         match bindings.entry(key) {
             Entry::Vacant(entry) => {
                 entry.insert(binding);
@@ -418,12 +417,12 @@ fn bindings(
     for key in template.expose.iter().chain(exposed_by_image) {
         bindings
             .entry(*key)
-            .or_insert_with(|| picked(container, *key));
+            .or_insert_with(|| derived_port(container, *key));
     }
     bindings
 }
 
-fn picked(container: &str, (port, protocol): (u16, Protocol)) -> PortBinding {
+fn derived_port(container: &str, (port, protocol): (u16, Protocol)) -> PortBinding {
     use sha2::Digest;
     let hash = sha2::Sha256::digest(format!("{container}/{port}/{protocol}"));
     let number = u16::from_be_bytes([hash[0], hash[1]]);

@@ -1,6 +1,6 @@
-//! Files that a declaration carries, put on a node for one container: beside each other in a
-//! directory that bears the container's name, so that what replaces the container gets a directory
-//! of its own and the files of its predecessor go with it.
+//! Files of a declaration that a container mounts. On the node they are in a directory named after
+//! the container, so that a replacement gets its own directory, and the files of a removed container
+//! are removed with it.
 
 use bytes::Bytes;
 
@@ -16,8 +16,8 @@ fn directory(platform: PlatformId, container: &str) -> String {
     format!("{}/files/{container}", node_directory(platform))
 }
 
-/// Makes sure that a container's files are on the node, and says how it gets them. They are there
-/// whole or not at all; the directories above them are open to root only.
+/// Writes a container's files to the node if they are not there, and returns the mounts. Either all
+/// files are written or none. The directories above them are open to root only.
 pub(super) async fn ship(
     host: &dyn NodeAccess,
     platform: PlatformId,
@@ -32,7 +32,7 @@ pub(super) async fn ship(
     command.stdin = archive(mounts)?;
     host.exec(command)
         .await?
-        .success("putting the declaration's files on the node")?;
+        .success("writing the declaration's files to the node")?;
     let binds = mounts.iter().enumerate().map(|(index, mount)| HostBind {
         source: format!("{directory}/{index}"),
         target: mount.target.clone(),
@@ -41,8 +41,8 @@ pub(super) async fn ship(
     Ok(binds.collect())
 }
 
-/// Removes the files of a container that is gone.
-pub(super) async fn forget(
+/// Removes the files of a removed container.
+pub(super) async fn remove(
     host: &dyn NodeAccess,
     platform: PlatformId,
     container: &str,
@@ -55,8 +55,8 @@ pub(super) async fn forget(
     Ok(())
 }
 
-/// Unpacks beside the directory and moves it there in one go. Who comes second leaves what is
-/// there; what somebody left half done goes.
+/// Unpacks into a temporary directory and renames it, which is atomic. An existing directory is kept;
+/// temporary directories of interrupted attempts are removed.
 fn script(directory: &str) -> String {
     format!(
         "set -eu
@@ -70,7 +70,7 @@ mv -T \"$part\" '{directory}' || [ -d '{directory}' ]"
     )
 }
 
-/// All mounts as one archive, each under its number.
+/// All mounts as one archive, each under its position.
 fn archive(mounts: &[ShippedMount]) -> Result<Bytes> {
     let failed = |error| Error::io("packing the declaration's files", error);
     let mut archive = tar::Builder::new(Vec::new());
@@ -138,7 +138,7 @@ mod tests {
     use crate::model::FileContents;
 
     fn file(mode: u32, text: &str) -> ShippedFile {
-        // Another user's file can be made by root only.
+        // Only root may create files of other users.
         ShippedFile {
             mode,
             uid: 0,
@@ -147,9 +147,9 @@ mod tests {
         }
     }
 
-    /// The script as a node runs it, given what it reads.
+    /// Runs the script as a node does, with the archive as its input.
     fn run(directory: &str, mounts: &[ShippedMount]) -> bool {
-        // Owners are kept by root only.
+        // Only root may set owners.
         let script = script(directory).replace("--same-owner", "--no-same-owner");
         let mut child = Command::new("sh")
             .args(["-c", &script])
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_put_whole_and_once() {
+    fn files_are_written_completely_and_once() {
         let node = tempfile::TempDir::new().unwrap();
         let directory = node.path().join("files/demo-db-1-0123");
         let named = directory.display().to_string();
@@ -182,7 +182,7 @@ mod tests {
                 tree,
             },
         ];
-        // A former attempt died half-way.
+        // An earlier attempt was interrupted.
         std::fs::create_dir_all(node.path().join("files/demo-db-1-0123.part.abcdef")).unwrap();
         for _ in 0..2 {
             assert!(run(&named, &mounts));
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(std::fs::read(directory.join("1/to")).unwrap(), b"#!x");
         assert_eq!((mode(""), mode("0"), mode("1")), (0o700, 0o400, 0o755));
         assert_eq!(mode("1/sub/run"), 0o755);
-        let beside = std::fs::read_dir(node.path().join("files")).unwrap();
-        assert_eq!(beside.count(), 1);
+        let left = std::fs::read_dir(node.path().join("files")).unwrap();
+        assert_eq!(left.count(), 1);
     }
 }

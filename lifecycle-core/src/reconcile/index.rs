@@ -1,5 +1,5 @@
-//! What is declared and what is observed of it, by place instead of by name: built once per
-//! plan, so that planning looks nothing up twice.
+//! What is declared and what is observed of it, by position instead of by name. Built once per
+//! plan, so that planning does no lookups by name in its loops.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use super::observe::{NodeView, Observed, Readiness};
 use crate::model::{ContainerId, InstanceId, NodeName, ServiceName, Starts};
 use crate::runtime::{ObservedContainer, Role};
 
-/// A container of a replica, where it was seen.
+/// A container of a replica, and the node that it was observed on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen<'a> {
     pub(super) node: &'a NodeName,
-    /// The node's place, if it is declared.
-    pub(super) place: Option<usize>,
+    /// The node's position, if it is declared.
+    pub(super) node_position: Option<usize>,
     pub(super) view: &'a NodeView,
     pub(super) container: &'a ObservedContainer,
     /// How often it ended by itself.
@@ -35,31 +35,28 @@ impl Seen<'_> {
     }
 }
 
-/// The replicas of one service stand side by side.
+/// A declared service. Its replicas have consecutive positions.
 #[derive(Debug)]
 pub(super) struct IndexedService<'a> {
     pub(super) name: &'a ServiceName,
     pub(super) service: &'a DeclaredService,
-    /// The place of its first replica.
+    /// The position of its first replica.
     pub(super) first: usize,
 }
 
-/// Everything by its place in the order of names.
+/// Everything by its position in the order of names.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
-    /// The declared nodes.
     pub(super) nodes: Vec<&'a NodeName>,
-    places_of_nodes: BTreeMap<&'a NodeName, usize>,
-    /// The declared services.
+    node_positions: BTreeMap<&'a NodeName, usize>,
     pub(super) services: Vec<IndexedService<'a>>,
-    places_of_services: BTreeMap<&'a ServiceName, usize>,
-    /// All declared replicas.
+    service_positions: BTreeMap<&'a ServiceName, usize>,
     pub(super) replicas: Vec<InstanceId>,
-    /// Every container of each replica that any engine shows, in the order of nodes and names.
+    /// The observed containers of each replica, in the order of nodes and names.
     pub(super) seen: Vec<Vec<Seen<'a>>>,
-    /// The same of replicas that are not declared.
+    /// The observed containers of replicas that are not declared.
     pub(super) undeclared: BTreeMap<&'a InstanceId, Vec<Seen<'a>>>,
-    /// Where each replica was last seen.
+    /// The node that each replica was last seen on.
     pub(super) last_seen: Vec<Option<&'a NodeName>>,
 }
 
@@ -81,9 +78,9 @@ impl<'a> Index<'a> {
         }
         let nodes: Vec<&NodeName> = declared.nodes.keys().collect();
         let mut index = Self {
-            places_of_nodes: nodes.iter().copied().zip(0..).collect(),
+            node_positions: nodes.iter().copied().zip(0..).collect(),
             nodes,
-            places_of_services: services.iter().map(|s| s.name).zip(0..).collect(),
+            service_positions: services.iter().map(|s| s.name).zip(0..).collect(),
             services,
             seen: replicas.iter().map(|_| Vec::new()).collect(),
             undeclared: BTreeMap::new(),
@@ -99,32 +96,32 @@ impl<'a> Index<'a> {
             let Some(state) = view.engine_state() else {
                 continue;
             };
-            let place = self.node(node);
+            let node_position = self.node(node);
             for container in &state.containers {
                 let Role::Instance(id) = &container.role else {
                     continue;
                 };
                 let seen = Seen {
                     node,
-                    place,
+                    node_position,
                     view: view.as_ref(),
                     container,
                     endings: history.endings.get(&container.id),
                 };
                 let all = match self.replica(id) {
-                    Some(at) => &mut self.seen[at],
+                    Some(position) => &mut self.seen[position],
                     None => self.undeclared.entry(id).or_default(),
                 };
                 all.push(seen);
             }
         }
-        // The engine's own order of containers decides nothing.
+        // The plan must not depend on the order in which an engine lists its containers.
         for all in self.seen.iter_mut().chain(self.undeclared.values_mut()) {
             if all.len() > 1 {
                 all.sort_by_key(|seen| (seen.node, &seen.container.name, &seen.container.id));
             }
         }
-        // Both are in the order of ids.
+        // Both sides are sorted by id, so one pass joins them.
         let mut replicas = self.replicas.iter().zip(&mut self.last_seen).peekable();
         for (id, node) in history.last_seen.iter() {
             while replicas.next_if(|(replica, _)| *replica < id).is_some() {}
@@ -135,40 +132,40 @@ impl<'a> Index<'a> {
     }
 
     pub(super) fn node(&self, name: &NodeName) -> Option<usize> {
-        self.places_of_nodes.get(name).copied()
+        self.node_positions.get(name).copied()
     }
 
     pub(super) fn service(&self, name: &ServiceName) -> Option<&IndexedService<'a>> {
-        let place = self.places_of_services.get(name)?;
-        self.services.get(*place)
+        let position = self.service_positions.get(name)?;
+        self.services.get(*position)
     }
 
-    /// The place of a declared replica.
+    /// The position of a declared replica.
     pub(super) fn replica(&self, id: &InstanceId) -> Option<usize> {
         let service = self.service(&id.service)?;
         let number = usize::from(id.replica.0).checked_sub(1)?;
         (id.replica.0 <= service.service.spec.replicas).then_some(service.first + number)
     }
 
-    /// The services in their start order, by place.
+    /// The positions of the services, in start order.
     pub(super) fn in_start_order(&self) -> Vec<usize> {
         let mut order: Vec<(bool, u32, usize)> = self
             .services
             .iter()
             .zip(0..)
-            .map(|(indexed, place)| {
+            .map(|(indexed, position)| {
                 let service = indexed.service;
-                (service.spec.starts == Starts::Last, service.rank, place)
+                (service.spec.starts == Starts::Last, service.rank, position)
             })
             .collect();
         order.sort_unstable();
-        order.into_iter().map(|(_, _, place)| place).collect()
+        order.into_iter().map(|(_, _, position)| position).collect()
     }
 }
 
 impl IndexedService<'_> {
-    /// The places of its replicas.
-    pub(super) fn places(&self) -> std::ops::Range<usize> {
+    /// The positions of its replicas.
+    pub(super) fn positions(&self) -> std::ops::Range<usize> {
         self.first..self.first + usize::from(self.service.spec.replicas)
     }
 }

@@ -25,6 +25,7 @@ pub mod observe_once;
 pub mod placement;
 pub mod plan;
 mod record;
+mod state;
 pub mod step;
 mod traffic;
 mod watch;

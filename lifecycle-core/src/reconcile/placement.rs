@@ -1,6 +1,5 @@
-//! Which node each replica goes to: constraints, reserved resources and host ports decide what
-//! is possible; a replica stays where it is, and where its volume is; others are spread. Pure and
-//! deterministic.
+//! Which node each replica is placed on. Constraints, reserved resources, volumes and host ports
+//! rule nodes out. A replica stays on its node; new ones are spread. Pure and deterministic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,13 +10,13 @@ use super::input::History;
 use super::observe::Observed;
 use crate::model::{Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resources, VolumeName};
 
-/// Where each replica goes, and why some go nowhere.
+/// The node of each replica, and why some replicas have none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// The node of each replica that fits somewhere.
+    /// The node of each replica that fits on one.
     pub nodes: BTreeMap<InstanceId, NodeName>,
-    /// What keeps the others from every node.
-    pub misfits: BTreeMap<InstanceId, String>,
+    /// Why each of the others fits on no node.
+    pub unplaceable: BTreeMap<InstanceId, String>,
 }
 
 /// Places all declared replicas.
@@ -29,19 +28,19 @@ pub fn place(declared: &Declared, observed: &Observed, history: &History) -> Pla
         nodes: replicas
             .filter_map(|(id, node)| Some((id.clone(), (*node)?.clone())))
             .collect(),
-        misfits: placed
-            .misfits
+        unplaceable: placed
+            .unplaceable
             .into_iter()
-            .map(|(place, why)| (index.replicas[place].clone(), why))
+            .map(|(position, why)| (index.replicas[position].clone(), why))
             .collect(),
     }
 }
 
-/// A placement by the places of an index.
+/// A placement by the positions of an index.
 #[derive(Debug)]
-pub(super) struct Placed<'a> {
+pub(super) struct IndexedPlacement<'a> {
     pub(super) nodes: Vec<Option<&'a NodeName>>,
-    pub(super) misfits: BTreeMap<usize, String>,
+    pub(super) unplaceable: BTreeMap<usize, String>,
 }
 
 pub(super) fn place_indexed<'a>(
@@ -49,7 +48,7 @@ pub(super) fn place_indexed<'a>(
     observed: &'a Observed,
     history: &'a History,
     index: &Index<'a>,
-) -> Placed<'a> {
+) -> IndexedPlacement<'a> {
     let homes = Homes::new(declared, observed, history, index);
     let mut placing = Placing {
         index,
@@ -57,55 +56,59 @@ pub(super) fn place_indexed<'a>(
         specs: declared.nodes.values().collect(),
         taken: index.nodes.iter().map(|_| Taken::default()).collect(),
         by_load: (0..index.nodes.len()).map(|node| (0, node)).collect(),
-        placed: Placed {
+        placed: IndexedPlacement {
             nodes: vec![None; index.replicas.len()],
-            misfits: BTreeMap::new(),
+            unplaceable: BTreeMap::new(),
         },
     };
-    let mut homeless: Vec<Vec<usize>> = Vec::with_capacity(index.services.len());
-    let mut free: Vec<(Home, usize)> = Vec::new();
-    for (place, service) in index.services.iter().enumerate() {
+    let mut unplaced: Vec<Vec<usize>> = Vec::with_capacity(index.services.len());
+    let mut possible: Vec<(Home, usize)> = Vec::new();
+    for (service_position, service) in index.services.iter().enumerate() {
         let mut left = Vec::new();
-        for replica in service.places() {
+        for replica in service.positions() {
             if let Some(node) = homes.runs_at(replica, service.service)
                 && placing
-                    .obstacle(node, replica, place, service.service)
+                    .obstacle(node, replica, service_position, service.service)
                     .is_none()
             {
-                placing.put(node, replica, place, service.service);
+                placing.put(node, replica, service_position, service.service);
                 continue;
             }
-            homes.of(replica, service.service, &mut free);
-            let home = free.iter().map(|(_, node)| *node).find(|node| {
+            homes.of(replica, service.service, &mut possible);
+            let home = possible.iter().map(|(_, node)| *node).find(|node| {
                 placing
-                    .obstacle(*node, replica, place, service.service)
+                    .obstacle(*node, replica, service_position, service.service)
                     .is_none()
             });
             match home {
-                Some(node) => placing.put(node, replica, place, service.service),
+                Some(node) => placing.put(node, replica, service_position, service.service),
                 None => left.push(replica),
             }
         }
-        homeless.push(left);
+        unplaced.push(left);
     }
-    for (place, replicas) in homeless.into_iter().enumerate() {
-        placing.spread(place, index.services[place].service, replicas);
+    for (service_position, replicas) in unplaced.into_iter().enumerate() {
+        placing.spread(
+            service_position,
+            index.services[service_position].service,
+            replicas,
+        );
     }
     placing.placed
 }
 
-/// What ties replicas to nodes.
+/// What ties replicas to nodes, as far as it is observed.
 struct Homes<'i, 'a> {
     observed: &'a Observed,
     history: &'a History,
     index: &'i Index<'a>,
-    /// The nodes that have each volume which is mounted, by place.
+    /// The nodes that have each mounted volume, by position.
     volumes: BTreeMap<&'a VolumeName, BTreeSet<usize>>,
-    /// A few of the nodes that have each image, by place.
+    /// Some of the nodes that have each image, by position.
     images: BTreeMap<&'a str, Vec<usize>>,
 }
 
-/// How many nodes that have an image are looked at for one that suits as well as any other.
+/// How many of the nodes that have an image are considered for a new replica.
 const FEW_HOLDERS: usize = 16;
 
 impl<'i, 'a> Homes<'i, 'a> {
@@ -115,7 +118,7 @@ impl<'i, 'a> Homes<'i, 'a> {
         history: &'a History,
         index: &'i Index<'a>,
     ) -> Self {
-        let wanted: BTreeSet<&VolumeName> = declared
+        let mounted: BTreeSet<&VolumeName> = declared
             .services
             .values()
             .flat_map(|s| &s.spec.container.volumes)
@@ -130,7 +133,7 @@ impl<'i, 'a> Homes<'i, 'a> {
             let Some(node) = index.node(name) else {
                 continue;
             };
-            for volume in state.volumes.iter().filter(|v| wanted.contains(v)) {
+            for volume in state.volumes.iter().filter(|v| mounted.contains(v)) {
                 volumes.entry(volume).or_default().insert(node);
             }
             for image in &state.images {
@@ -149,27 +152,28 @@ impl<'i, 'a> Homes<'i, 'a> {
         }
     }
 
-    /// The node of a replica that has one container and no better home could have.
+    /// The node of a replica whose only container runs the declared specification: no other node
+    /// could be better.
     fn runs_at(&self, replica: usize, service: &DeclaredService) -> Option<usize> {
         let [seen] = self.index.seen[replica].as_slice() else {
             return None;
         };
         let is_best = seen.is_running() && seen.container.digest == service.digest;
-        seen.place.filter(|_| is_best)
+        seen.node_position.filter(|_| is_best)
     }
 
-    /// Where a replica is, was, has its volumes, or was going to be: the best home first.
+    /// Collects the nodes that a replica is tied to, the strongest tie first.
     fn of(&self, replica: usize, service: &DeclaredService, homes: &mut Vec<(Home, usize)>) {
         homes.clear();
         for seen in &self.index.seen[replica] {
             let current = service.digest == seen.container.digest;
             let home = match (seen.is_running(), current) {
                 (true, true) => Home::Runs,
-                (true, false) => Home::FormerRuns,
-                (false, true) => Home::Lies,
-                (false, false) => Home::FormerLies,
+                (true, false) => Home::RunsOldSpec,
+                (false, true) => Home::Stopped,
+                (false, false) => Home::StoppedOldSpec,
             };
-            homes.extend(seen.place.map(|node| (home, node)));
+            homes.extend(seen.node_position.map(|node| (home, node)));
         }
         let mut add = |home, name: &NodeName| {
             homes.extend(self.index.node(name).map(|node| (home, node)));
@@ -192,9 +196,9 @@ impl<'i, 'a> Homes<'i, 'a> {
         homes.sort_unstable();
     }
 
-    /// A volume that keeps a replica from a node: its data is on others. Where the replica was
-    /// counts first; one that never was anywhere is bound if it is the only one of its service,
-    /// since each of several has data of its own.
+    /// The volume that rules a node out for a replica, and the node that has its data. A replica
+    /// that ran before is bound to the volume of its own node. A new one is bound only if its
+    /// service has a single replica, since each of several replicas has its own data.
     fn bound(
         &self,
         node: usize,
@@ -214,11 +218,11 @@ impl<'i, 'a> Homes<'i, 'a> {
         bound.find_map(|(volume, holders)| {
             let was_at = self.index.seen[replica]
                 .iter()
-                .filter_map(|seen| seen.place);
+                .filter_map(|seen| seen.node_position);
             let last = self.index.last_seen[replica].and_then(|name| self.index.node(name));
             let mut was_at = was_at.chain(last).peekable();
             let is_new = was_at.peek().is_none();
-            let home = was_at.find(|place| holders.contains(place));
+            let home = was_at.find(|node| holders.contains(node));
             let only = || holders.first().copied();
             let binds = is_new && service.spec.replicas == 1;
             let holder = home.or_else(|| only().filter(|_| binds))?;
@@ -226,71 +230,76 @@ impl<'i, 'a> Homes<'i, 'a> {
         })
     }
 
-    /// Whether it is known what volumes a node has: one that does not answer may have any.
+    /// Whether the volumes of a node are known. A node that was not observed may have any.
     fn is_known(&self, node: usize) -> bool {
         let view = self.observed.nodes.get(self.index.nodes[node]);
         view.is_none_or(|view| view.engine_state().is_some())
     }
 }
 
-/// What ties a replica to a node, the strongest tie first.
+/// What ties a replica to a node, in order of strength.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Home {
     /// A container of the declared specification runs there.
     Runs,
-    /// It was last seen there, and may still run: the node cannot be asked.
+    /// It was last seen there and may still run, since the node cannot be observed.
     MayRun,
-    /// A container of another specification runs there.
-    FormerRuns,
-    /// A container of the declared specification is there.
-    Lies,
-    /// It was last seen there.
+    /// A container of an old specification runs there.
+    RunsOldSpec,
+    /// A stopped container of the declared specification is there.
+    Stopped,
     LastSeen,
-    /// A container of another specification is there.
-    FormerLies,
-    /// A volume of it is there.
+    /// A stopped container of an old specification is there.
+    StoppedOldSpec,
     HasVolume,
-    /// The plan before placed it there.
+    /// The previous plan placed it there.
     WasPlaced,
 }
 
-/// Replicas of one service and of all on a node: the order in which it is tried.
+/// How many replicas of one service and how many replicas a node has, and the node's position:
+/// the order in which nodes are tried.
 type Rank = (u32, usize, usize);
 
-/// From how many replicas without a home on a service gets an index of its own.
+/// With more unplaced replicas than this, a service gets its own sorted set of nodes.
 const MANY_REPLICAS: usize = 16;
 
-/// What is taken on a node.
+/// What is in use on a node.
 #[derive(Debug, Default)]
 struct Taken {
     instances: usize,
     reserved: Resources,
-    /// Which replica has each host port.
+    /// The replica that has each host port.
     ports: BTreeMap<(u16, Protocol), usize>,
-    /// How many replicas of each service are there.
+    /// The number of replicas of each service.
     services: BTreeMap<usize, u32>,
 }
 
 struct Placing<'i, 'a> {
     index: &'i Index<'a>,
     homes: &'i Homes<'i, 'a>,
-    /// The declared nodes, by place.
+    /// The declared nodes, by position.
     specs: Vec<&'a NodeSpec>,
     taken: Vec<Taken>,
-    /// Nodes by how many replicas they have, then by name: the order in which they are tried.
+    /// The nodes by their number of replicas, then by name.
     by_load: BTreeSet<(usize, usize)>,
-    placed: Placed<'a>,
+    placed: IndexedPlacement<'a>,
 }
 
 impl<'a> Placing<'_, 'a> {
-    fn put(&mut self, node: usize, replica: usize, place: usize, service: &'a DeclaredService) {
+    fn put(
+        &mut self,
+        node: usize,
+        replica: usize,
+        service_position: usize,
+        service: &'a DeclaredService,
+    ) {
         let taken = &mut self.taken[node];
         if self.by_load.remove(&(taken.instances, node)) {
             self.by_load.insert((taken.instances + 1, node));
         }
         taken.instances += 1;
         taken.reserved = taken.reserved.saturating_add(service.spec.reserves);
-        *taken.services.entry(place).or_default() += 1;
+        *taken.services.entry(service_position).or_default() += 1;
         for port in &service.spec.container.ports {
             if let Some(host_port) = port.host_port {
                 taken.ports.insert((host_port, port.protocol), replica);
@@ -299,79 +308,101 @@ impl<'a> Placing<'_, 'a> {
         self.placed.nodes[replica] = Some(self.index.nodes[node]);
     }
 
-    /// Places replicas of one service that have no home: each on the node with the fewest of the
-    /// service, then the fewest of all.
-    fn spread(&mut self, place: usize, service: &'a DeclaredService, replicas: Vec<usize>) {
-        // An index of the service's own pays off where going through all nodes would not end soon.
+    /// Places the replicas of one service that are tied to no node: each on the node with the
+    /// fewest replicas of the service, then with the fewest of all.
+    fn spread(
+        &mut self,
+        service_position: usize,
+        service: &'a DeclaredService,
+        replicas: Vec<usize>,
+    ) {
+        // Sorting pays off where a search through all nodes would be repeated or long.
         let mut candidates = (replicas.len() > MANY_REPLICAS
             || !service.spec.constraints.is_empty())
-        .then(|| self.candidates(place, service));
+        .then(|| self.candidates(service_position, service));
         let holders = self.homes.images.get(service.image.as_str());
         let holders = holders.map_or(&[][..], Vec::as_slice);
-        let mut misfit: Option<String> = None;
+        let mut no_node: Option<String> = None;
         for replica in replicas {
-            // What keeps one of them from every node keeps all that come after it.
-            if let Some(why) = &misfit {
-                self.placed.misfits.insert(replica, why.clone());
+            // If one replica fits nowhere, neither do the following ones.
+            if let Some(why) = &no_node {
+                self.placed.unplaceable.insert(replica, why.clone());
                 continue;
             }
             let choice = match &mut candidates {
-                Some(candidates) => self.take_candidate(replica, place, service, candidates),
+                Some(candidates) => {
+                    self.take_candidate(replica, service_position, service, candidates)
+                }
                 None => self
-                    .choose(replica, place, service)
-                    .map(|node| self.holder(node, holders, replica, place, service)),
+                    .choose(replica, service_position, service)
+                    .map(|node| self.holder(node, holders, replica, service_position, service)),
             };
             if let Some(node) = choice {
-                self.put(node, replica, place, service);
+                self.put(node, replica, service_position, service);
                 if let Some(candidates) = &mut candidates {
-                    candidates.insert(self.rank(node, place));
+                    candidates.insert(self.rank(node, service_position));
                 }
             } else {
-                let why = self.obstacles(replica, place, service);
-                self.placed.misfits.insert(replica, why.clone());
-                // But for volumes, which bind each replica by itself.
-                misfit = service.spec.container.volumes.is_empty().then_some(why);
+                let why = self.obstacles(replica, service_position, service);
+                self.placed.unplaceable.insert(replica, why.clone());
+                // Volumes are the exception: they bind each replica separately.
+                no_node = service.spec.container.volumes.is_empty().then_some(why);
             }
         }
     }
 
-    /// How much a node has, of one service and of all.
-    fn rank(&self, node: usize, place: usize) -> Rank {
+    /// A node's place in the order for one service.
+    fn rank(&self, node: usize, service_position: usize) -> Rank {
         let taken = &self.taken[node];
-        let same = taken.services.get(&place).copied().unwrap_or_default();
+        let same = taken
+            .services
+            .get(&service_position)
+            .copied()
+            .unwrap_or_default();
         (same, taken.instances, node)
     }
 
     /// The nodes that meet a service's constraints.
-    fn candidates(&self, place: usize, service: &DeclaredService) -> BTreeSet<Rank> {
+    fn candidates(&self, service_position: usize, service: &DeclaredService) -> BTreeSet<Rank> {
         let nodes = self.specs.iter().enumerate();
         nodes
             .filter(|(_, spec)| service.spec.constraints.iter().all(|c| c.holds(spec)))
-            .map(|(node, _)| self.rank(node, place))
+            .map(|(node, _)| self.rank(node, service_position))
             .collect()
     }
 
-    /// Takes the best candidate out, and those before it that are full for this service.
+    /// Removes and returns the best node, and removes those before it that are full for the service.
     fn take_candidate(
         &self,
         replica: usize,
-        place: usize,
+        service_position: usize,
         service: &'a DeclaredService,
         candidates: &mut BTreeSet<Rank>,
     ) -> Option<usize> {
         std::iter::from_fn(|| candidates.pop_first())
             .map(|(_, _, node)| node)
-            .find(|node| self.obstacle(*node, replica, place, service).is_none())
+            .find(|node| {
+                self.obstacle(*node, replica, service_position, service)
+                    .is_none()
+            })
     }
 
-    /// The same choice without an index.
-    fn choose(&self, replica: usize, place: usize, service: &'a DeclaredService) -> Option<usize> {
+    /// The best node, found without a sorted set.
+    fn choose(
+        &self,
+        replica: usize,
+        service_position: usize,
+        service: &'a DeclaredService,
+    ) -> Option<usize> {
         let mut best: Option<(u32, usize)> = None;
         for (_, node) in &self.by_load {
-            if self.obstacle(*node, replica, place, service).is_some() {
+            if self
+                .obstacle(*node, replica, service_position, service)
+                .is_some()
+            {
                 continue;
             }
-            let (same, _, _) = self.rank(*node, place);
+            let (same, _, _) = self.rank(*node, service_position);
             if best.is_none_or(|(fewest, _)| same < fewest) {
                 best = Some((same, *node));
             }
@@ -382,31 +413,38 @@ impl<'a> Placing<'_, 'a> {
         best.map(|(_, node)| node)
     }
 
-    /// A node that has the image and is as good as the chosen one otherwise, or the chosen one.
+    /// A node that has the image and is otherwise as good as the chosen one, or the chosen one.
     fn holder(
         &self,
         chosen: usize,
         holders: &[usize],
         replica: usize,
-        place: usize,
+        service_position: usize,
         service: &'a DeclaredService,
     ) -> usize {
-        let (same, all, _) = self.rank(chosen, place);
+        let (same, all, _) = self.rank(chosen, service_position);
         let suits = |node: &usize| {
-            let (of_service, of_all, _) = self.rank(*node, place);
+            let (of_service, of_all, _) = self.rank(*node, service_position);
             of_service <= same
                 && of_all <= all
-                && self.obstacle(*node, replica, place, service).is_none()
+                && self
+                    .obstacle(*node, replica, service_position, service)
+                    .is_none()
         };
         let mut holders = holders.iter().copied();
         holders.find(suits).unwrap_or(chosen)
     }
 
-    /// What keeps a replica from every node, in words.
-    fn obstacles(&self, replica: usize, place: usize, service: &'a DeclaredService) -> String {
+    /// Why a replica fits on no node, as text.
+    fn obstacles(
+        &self,
+        replica: usize,
+        service_position: usize,
+        service: &'a DeclaredService,
+    ) -> String {
         let mut obstacles: BTreeMap<String, Vec<&NodeName>> = BTreeMap::new();
         for (node, name) in self.index.nodes.iter().enumerate() {
-            if let Some(obstacle) = self.obstacle(node, replica, place, service) {
+            if let Some(obstacle) = self.obstacle(node, replica, service_position, service) {
                 let nodes = obstacles.entry(obstacle.to_string()).or_default();
                 nodes.push(name);
             }
@@ -425,12 +463,12 @@ impl<'a> Placing<'_, 'a> {
         each.join("; ")
     }
 
-    /// What keeps a replica from a node.
+    /// Why a replica does not fit on a node.
     fn obstacle<'s>(
         &'s self,
         node: usize,
         replica: usize,
-        place: usize,
+        service_position: usize,
         service: &'a DeclaredService,
     ) -> Option<Obstacle<'s>> {
         let spec = self.specs[node];
@@ -442,7 +480,11 @@ impl<'a> Placing<'_, 'a> {
             return Some(Obstacle::Volume { volume, holder });
         }
         let taken = &self.taken[node];
-        let same = taken.services.get(&place).copied().unwrap_or_default();
+        let same = taken
+            .services
+            .get(&service_position)
+            .copied()
+            .unwrap_or_default();
         if let Some(most) = service.spec.most_per_node
             && same >= u32::from(most)
         {
@@ -466,7 +508,7 @@ impl<'a> Placing<'_, 'a> {
     }
 }
 
-/// What keeps a replica from a node. Put into words only when no node is left.
+/// Why a replica does not fit on a node. Becomes text only if no node is left.
 #[derive(Debug)]
 enum Obstacle<'a> {
     Constraint(&'a Constraint),
@@ -489,20 +531,22 @@ enum Obstacle<'a> {
 impl fmt::Display for Obstacle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Constraint(constraint) => write!(f, "`{constraint}` does not hold"),
+            Self::Constraint(constraint) => {
+                write!(f, "does not meet the constraint `{constraint}`")
+            }
             Self::Volume { volume, holder } => {
                 write!(
                     f,
-                    "its volume {volume} is on {holder}, and data does not move"
+                    "the replica's volume {volume} is on {holder}, and data is not moved"
                 )
             }
-            Self::Full { most } => write!(f, "it has {most} of the service, as many as it may"),
+            Self::Full { most } => write!(f, "already has the maximum of {most} per node"),
             Self::Capacity { others } => write!(
                 f,
-                "what it reserves does not fit beside what {others} others reserve"
+                "not enough capacity left next to {others} other replicas"
             ),
             Self::Port { host_port, by } => {
-                write!(f, "its port {host_port} is taken by {by}")
+                write!(f, "port {host_port} is already used by {by}")
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Brings the registry in line with what is observed: one batch of changes, each with the
-//! event that tells of it. A pure function; the driver commits its result.
+//! Brings the registry in line with what is observed: one batch of changes with their events. A
+//! pure function; the driver commits its result.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use super::declared::Declared;
 use super::input::PlanningInput;
 use super::observe::{EngineView, NodeView, Observed, Readiness};
+use super::state::{self, Verdict};
 use super::step::Plan;
 use crate::cloud::{CloudOperation, Power};
 use crate::model::{
@@ -17,7 +18,7 @@ use crate::model::{
 use crate::registry::{Batch, Change, NodeRecord, Snapshot};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
-/// What of the registry has to change.
+/// The changes that the registry needs.
 pub(super) fn record(
     input: &PlanningInput,
     plan: &Plan,
@@ -39,7 +40,7 @@ pub(super) fn record(
     recording.batch
 }
 
-/// Brings the copy of the registry that is kept here to where the batch brought the registry.
+/// Applies committed changes to the driver's copy of the registry.
 pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
     for change in changes {
         match change {
@@ -62,7 +63,7 @@ pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
                 snapshot.rejected.remove(&id);
             }
             Change::MarkFirstRoundDone => snapshot.first_round_done = true,
-            // Not the control loop's to write.
+            // The control loop does not write these.
             Change::Declare { .. }
             | Change::PutOperation(_)
             | Change::PutCredential { .. }
@@ -72,10 +73,10 @@ pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
     }
 }
 
-/// What is being done, as far as it is recorded.
+/// What is in progress, as far as it is recorded.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
-    /// Containers that are being stopped; what is published of them is withdrawn before.
+    /// Containers that are being stopped. Their endpoints are withdrawn before that.
     pub(super) stopping: BTreeSet<ContainerId>,
     /// Changes of nodes that the cloud has accepted and that have not ended.
     pub(super) operations: BTreeMap<NodeName, CloudOperation>,
@@ -103,15 +104,15 @@ impl Recording<'_> {
             let was_unknown = old.is_some_and(|o| o.unknown.is_some());
             let subject = Subject::Node(name.clone());
             match (&record.unknown, was_unknown) {
-                (Some(unknown), false) => self.tell(
+                (Some(unknown), false) => self.event(
                     EventKind::NodeUnknown,
                     subject,
-                    format!("node {name} cannot be asked: {}", unknown.why),
+                    format!("node {name} is unreachable: {}", unknown.why),
                 ),
-                (None, true) => self.tell(
+                (None, true) => self.event(
                     EventKind::NodeKnown,
                     subject,
-                    format!("node {name} answers again"),
+                    format!("node {name} responds again"),
                 ),
                 _ => {}
             }
@@ -172,40 +173,33 @@ impl Recording<'_> {
         }
     }
 
-    /// A recorded container that no engine shows at the moment.
+    /// A recorded container that no engine lists now.
     fn unseen(&mut self, mut record: InstanceRecord, represented: &HashSet<&InstanceId>) {
-        let view = self.observed.nodes.get(&record.node);
-        let engine = view.map(|v| &v.engine);
-        record.endpoints = Vec::new();
-        match engine {
-            Some(EngineView::Unknown(unknown)) => {
-                record.state = InstanceState::Unknown {
-                    since: unknown.since,
-                    why: unknown.why.clone(),
-                };
-                self.put_instance(record);
-            }
-            // It has not been asked yet: nothing speaks against what is recorded.
-            Some(EngineView::NotAsked)
-                if view.is_some_and(|v| v.machine.power == Power::Running) => {}
+        let view = self.observed.nodes.get(&record.node).map(AsRef::as_ref);
+        let keeps_state = match view.map(|view| &view.engine) {
+            Some(EngineView::Unknown(_)) => false,
+            // Not observed yet, so the record may still be right.
             Some(EngineView::NotAsked) => {
-                record.state = InstanceState::Stopped;
-                self.put_instance(record);
+                view.is_some_and(|view| view.machine.power == Power::Running)
             }
-            None if self.observed.cloud_unknown.is_some() => {}
+            None if self.observed.cloud_unknown.is_some() => true,
             Some(EngineView::Known { .. } | EngineView::Missing) | None => {
-                // Its container is gone. The memory of where it was stays until another one
-                // takes its place, or nobody wants it any more.
-                if represented.contains(&record.id) || !self.declared.wants(&record.id) {
+                // The container does not exist any more. Its record keeps the replica's last node
+                // until the replica has another container or is no longer declared.
+                if represented.contains(&record.id) || !self.declared.contains(&record.id) {
                     self.batch
                         .changes
                         .push(Change::DeleteInstance(record.container));
-                } else {
-                    record.state = InstanceState::Stopped;
-                    record.ready_at = None;
-                    self.put_instance(record);
+                    return;
                 }
+                record.ready_at = None;
+                false
             }
+        };
+        if !keeps_state {
+            record.endpoints = Vec::new();
+            record.state = state::without_container(view, Verdict::Open);
+            self.put_instance(record);
         }
     }
 
@@ -220,26 +214,10 @@ impl Recording<'_> {
             Some(Readiness::Ready { at }) => Some(*at),
             Some(Readiness::Waiting { .. }) | None => None,
         };
-        let failed = self.plan.instances.get(id).and_then(|status| {
-            let is_this = status.container.as_ref() == Some(&container.id);
-            matches!(status.state, InstanceState::Failed { .. })
-                .then(|| status.state.clone())
-                .filter(|_| is_this)
-        });
         let running = matches!(container.state, ContainerState::Running { .. });
-        let state = match &container.state {
-            ContainerState::Running { .. } if ready_at.is_some() => InstanceState::Ready,
-            ContainerState::Running { .. } => failed.unwrap_or(InstanceState::Starting),
-            ContainerState::Exited { code: 0, .. } if self.completes(id, container) => {
-                InstanceState::Completed
-            }
-            ContainerState::Exited { .. } | ContainerState::Created | ContainerState::Paused => {
-                failed.unwrap_or(InstanceState::Stopped)
-            }
-        };
-        let publishes = running
-            && state == InstanceState::Ready
-            && !self.under_way.stopping.contains(&container.id);
+        let state = state::of_planned_container(view, container, self.plan.instances.get(id));
+        let publishes =
+            state == InstanceState::Ready && !self.under_way.stopping.contains(&container.id);
         InstanceRecord {
             id: id.clone(),
             node: node.clone(),
@@ -254,13 +232,6 @@ impl Recording<'_> {
             },
             state,
         }
-    }
-
-    fn completes(&self, id: &InstanceId, container: &ObservedContainer) -> bool {
-        self.plan.instances.get(id).is_some_and(|status| {
-            status.container.as_ref() == Some(&container.id)
-                && status.state == InstanceState::Completed
-        })
     }
 
     fn put_instance(&mut self, record: InstanceRecord) {
@@ -282,25 +253,21 @@ impl Recording<'_> {
             } else {
                 format!("on {} at {}", record.node, at.join(", "))
             };
-            self.tell(
+            self.event(
                 EventKind::Ready,
                 subject,
                 format!("{} is ready {place}", record.id),
             );
         } else if was_ready && !is_ready {
-            self.tell(
+            self.event(
                 EventKind::NotReady,
                 subject,
-                format!(
-                    "{} is not ready any more: {}",
-                    record.id,
-                    record.state.word()
-                ),
+                format!("{} is no longer ready: {}", record.id, record.state.word()),
             );
         } else if let InstanceState::Failed { why } = &record.state
             && old.is_none_or(|o| !matches!(o.state, InstanceState::Failed { .. }))
         {
-            self.tell(
+            self.event(
                 EventKind::Failed,
                 subject,
                 format!("{} failed: {why}", record.id),
@@ -313,16 +280,16 @@ impl Recording<'_> {
     fn rejections(&mut self) {
         for rejected in &self.plan.rejects {
             self.batch.changes.push(Change::Reject(rejected.clone()));
-            self.tell(
+            self.event(
                 EventKind::Failed,
                 Subject::Instance(rejected.id.clone()),
                 format!(
-                    "{} is given up under its new declaration: {}",
+                    "the new specification of {} was rejected: {}",
                     rejected.id, rejected.why
                 ),
             );
         }
-        let over: Vec<InstanceId> = self
+        let obsolete: Vec<InstanceId> = self
             .before
             .rejected
             .values()
@@ -335,12 +302,12 @@ impl Recording<'_> {
             })
             .map(|r| r.id.clone())
             .collect();
-        for id in over {
+        for id in obsolete {
             self.batch.changes.push(Change::ClearRejected(id));
         }
     }
 
-    fn tell(&mut self, kind: EventKind, subject: Subject, message: String) {
+    fn event(&mut self, kind: EventKind, subject: Subject, message: String) {
         self.batch.events.push(NewEvent {
             at: self.now,
             kind,

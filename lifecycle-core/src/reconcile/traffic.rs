@@ -1,5 +1,5 @@
-//! Where connections to service addresses go, worked out from what is declared and observed.
-//! Pure; the feeder hands the result to the agents.
+//! Where connections to service addresses go, computed from what is declared and observed. Pure;
+//! the feeder sends the result to the agents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,8 +11,8 @@ use crate::model::{ContainerId, Epoch, ImageSource, Protocol, ServiceName};
 use crate::network::{Backend, ServiceEntry, Table};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
-/// The table of this moment, as the first version under no epoch. `stopping`: containers that
-/// are about to be stopped, which get no new connections. `None` where there are no agents.
+/// The current table, without epoch and version. `stopping`: containers that are about to be
+/// stopped and get no new connections. `None` if the platform has no agents.
 pub(super) fn table(
     declared: &Declared,
     observed: &Observed,
@@ -98,8 +98,8 @@ fn is_ready(view: &NodeView, container: &ObservedContainer) -> bool {
         )
 }
 
-/// Whether what starts under `new` needs an agent to have more than `old`: names and addresses.
-/// Where connections go may come a moment later.
+/// Whether `new` has names, addresses or ports that `old` does not have. Containers that start under
+/// `new` need them; where connections go may follow a moment later.
 pub(super) fn adds_names(old: &Table, new: &Table) -> bool {
     old.block != new.block
         || new.services.iter().any(|(name, service)| {

@@ -85,7 +85,9 @@ async fn a_change_that_is_given_up_fails_every_up_until_another_one_is_declared(
         for failure in &outcome.failures {
             assert!(
                 failure.why.contains("in a row")
-                    && failure.why.contains("the former specification runs again"),
+                    && failure
+                        .why
+                        .contains("the previous specification runs again"),
                 "{failure:?}"
             );
             assert!(
@@ -182,7 +184,10 @@ async fn what_fits_no_node_is_refused_before_anything_is_touched() {
     let mut stage = Stage::new(5).await;
     stage.pin("db", "nowhere");
     let error = stage.up().await.unwrap_err();
-    assert!(error.to_string().contains("db-1 fits no node"), "{error}");
+    assert!(
+        error.to_string().contains("db-1 fits on no node"),
+        "{error}"
+    );
     assert!(
         stage.world.effects().is_empty(),
         "{}",

@@ -158,7 +158,7 @@ async fn steps_and_services_that_take_long_or_never_become_ready() {
     let waits = heard.never_silent(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
     assert!(
-        has("monitoring-1: runs, not ready yet") && has("build demo/api"),
+        has("monitoring-1: running, but not ready yet") && has("build demo/api"),
         "{waits:#?}"
     );
 }

@@ -218,7 +218,10 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
     );
     assert_eq!(shown.container, Some(former.id.to_string()));
     let why = shown.why.as_deref().unwrap();
-    assert!(why.contains("the former specification runs again"), "{why}");
+    assert!(
+        why.contains("the previous specification runs again"),
+        "{why}"
+    );
     let of_web = |stage: &Stage| {
         let role = lifecycle_core::runtime::Role::Instance(instance("web", 1));
         let containers = stage.containers().into_iter();
@@ -248,7 +251,10 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
     let InstanceState::Failed { why } = &web.state else {
         panic!("{web:?}");
     };
-    assert!(why.contains("the former specification runs again"), "{why}");
+    assert!(
+        why.contains("the previous specification runs again"),
+        "{why}"
+    );
     stage.pass(Duration::from_mins(10)).await;
     assert_eq!(effects(&stage, since), Vec::<String>::new());
     assert!(stage.world.violations().is_empty());

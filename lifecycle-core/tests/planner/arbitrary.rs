@@ -1,4 +1,4 @@
-//! Random declarations, and what may happen to a platform.
+//! Random declarations and mishaps.
 
 use lifecycle_core::model::{
     DependencyCondition, NodeSpec, Resources, RestartPolicy, ServiceSpec, Starts,
@@ -7,9 +7,9 @@ use lifecycle_core::reconcile::Declared;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::builder::{Wording, declaration, derived, node_name, service};
+use super::builder::{ServiceChanges, declaration, derived, node_name, service};
 
-/// Names whose order is not that of the dependencies.
+/// Names in another order than the dependencies.
 const NAMES: [&str; 12] = [
     "kiln", "bee", "yak", "oak", "zinc", "ant", "mole", "elm", "tin", "cow", "ivy", "rye",
 ];
@@ -31,7 +31,7 @@ pub(crate) struct ServiceDraft {
 
 #[derive(Debug, Clone)]
 pub(crate) struct PlatformDraft {
-    /// Which of the nodes n2 to n8 are declared; n1 always is.
+    /// Whether each of the nodes n2 to n8 is declared; n1 always is.
     nodes: Vec<bool>,
     capacity: Option<u64>,
     services: Vec<ServiceDraft>,
@@ -91,7 +91,7 @@ impl PlatformDraft {
             .collect()
     }
 
-    /// The services; `ordered` without it leaves out everything that makes one wait for another.
+    /// The services. Without `ordered`, none waits for another.
     fn service_specs(&self, nodes: &[NodeSpec], ordered: bool) -> Vec<ServiceSpec> {
         let mut specs: Vec<ServiceSpec> = Vec::new();
         for (draft, name) in self.services.iter().zip(NAMES) {
@@ -135,7 +135,8 @@ impl PlatformDraft {
             }
             specs.push(spec);
         }
-        // What one awaits the end of runs once, so nobody may await that it is ready.
+        // A service whose completion is awaited runs once, so no other service may wait for it to
+        // be ready.
         for n in 0..specs.len() {
             let name = specs[n].name.clone();
             let awaited = |s: &ServiceSpec| {
@@ -159,7 +160,7 @@ impl PlatformDraft {
         derived(&declaration(nodes, services)).unwrap()
     }
 
-    /// The same without a start order.
+    /// The same, without a start order.
     pub(crate) fn unordered(&self) -> Declared {
         let nodes = self.node_specs();
         let services = self.service_specs(&nodes, false);
@@ -167,22 +168,22 @@ impl PlatformDraft {
     }
 }
 
-/// Something that happens to a platform behind the manager's back.
+/// A change of the platform that the manager did not make.
 #[derive(Debug, Clone)]
 pub(crate) enum Mishap {
     NodeStops(Index),
     NodeIsLost(Index),
     ContainerEnds(Index),
     ContainerIsRemoved(Index),
-    ContainerWasOnlyMade(Index),
+    ContainerWasOnlyCreated(Index),
     ImageIsRemoved(Index, Index),
-    /// A container of an unknown specification, of a declared service or of none.
+    /// A container of an unknown specification, of a declared service or of an unknown one.
     Leftover(Index, Index, bool),
 }
 
 pub(crate) fn mishaps() -> impl Strategy<Value = Vec<Mishap>> {
     use Mishap::{
-        ContainerEnds, ContainerIsRemoved, ContainerWasOnlyMade, ImageIsRemoved, Leftover,
+        ContainerEnds, ContainerIsRemoved, ContainerWasOnlyCreated, ImageIsRemoved, Leftover,
         NodeIsLost, NodeStops,
     };
     let one = prop_oneof![
@@ -190,7 +191,7 @@ pub(crate) fn mishaps() -> impl Strategy<Value = Vec<Mishap>> {
         any::<Index>().prop_map(NodeIsLost),
         any::<Index>().prop_map(ContainerEnds),
         any::<Index>().prop_map(ContainerIsRemoved),
-        any::<Index>().prop_map(ContainerWasOnlyMade),
+        any::<Index>().prop_map(ContainerWasOnlyCreated),
         (any::<Index>(), any::<Index>()).prop_map(|(a, b)| ImageIsRemoved(a, b)),
         (any::<Index>(), any::<Index>(), any::<bool>()).prop_map(|(a, b, c)| Leftover(a, b, c)),
     ];

@@ -1,4 +1,4 @@
-//! Declarations in few words.
+//! Short forms of declarations.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub(crate) fn instance(service: &str, replica: u16) -> InstanceId {
     }
 }
 
-/// A service that is built from a code base of its own name, on `debian:12`.
+/// A service that is built on `debian:12` from the code base of its own name.
 pub(crate) fn service(name: &str) -> ServiceSpec {
     let source = ImageSource::Build(BuildSource {
         code: CodeBaseRef {
@@ -43,8 +43,8 @@ pub(crate) fn service(name: &str) -> ServiceSpec {
     ServiceSpec::new(service_name(name), source)
 }
 
-/// Words that are put behind a service.
-pub(crate) trait Wording: Sized {
+/// Changes of a service.
+pub(crate) trait ServiceChanges: Sized {
     fn needs(self, other: &str, condition: DependencyCondition) -> Self;
     fn ready_after(self, other: &str) -> Self {
         self.needs(other, DependencyCondition::ServiceHealthy)
@@ -58,7 +58,7 @@ pub(crate) trait Wording: Sized {
     fn restart(self, policy: RestartPolicy) -> Self;
 }
 
-impl Wording for ServiceSpec {
+impl ServiceChanges for ServiceSpec {
     fn needs(mut self, other: &str, condition: DependencyCondition) -> Self {
         self.depends_on.insert(service_name(other), condition);
         self
@@ -118,7 +118,7 @@ impl Wording for ServiceSpec {
     }
 }
 
-/// A declaration; the first node is the manager's.
+/// A declaration. The manager runs on the first node.
 pub(crate) fn declaration(nodes: Vec<NodeSpec>, services: Vec<ServiceSpec>) -> Declaration {
     Declaration {
         name: "shop".try_into().unwrap(),
@@ -143,7 +143,7 @@ pub(crate) fn derived(declaration: &Declaration) -> lifecycle_core::Result<Decla
     Declared::new(Generation(1), declaration, &key)
 }
 
-/// What is declared: nodes by name, and services.
+/// A declaration of nodes and services, with everything that is derived from it.
 pub(crate) fn declared(nodes: &[&str], services: Vec<ServiceSpec>) -> Declared {
     let nodes = nodes.iter().map(|n| NodeSpec::new(node_name(n))).collect();
     derived(&declaration(nodes, services)).unwrap()

@@ -1,5 +1,5 @@
-//! The pure planner: what it does in telling situations (snapshots), and what it never does in
-//! random ones (properties). Its plans are walked in a model world; no backend is involved.
+//! The planner: snapshots of plans in typical situations, and properties of plans in random ones. A
+//! model world carries the plans out; no backend is involved.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,5 +1,5 @@
-//! A model world: what nodes and containers really do, reduced to what the planner can see.
-//! It applies a step's effect at once, and refuses every step that must not be carried out now.
+//! A model of the world that the planner sees. It applies a step's effect at once, and panics on a
+//! step that must not be carried out now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use lifecycle_core::reconcile::{
 use lifecycle_core::registry::{RejectedSpec, Unknown};
 use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
 
-/// A node as it really is, whoever can see it.
+/// A node as it really is, whether or not it can be observed.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
     pub power: Power,
     pub created: bool,
     pub prepared: bool,
-    /// Whether its engine was asked since it runs.
+    /// Whether its engine was observed since the node started.
     pub asked: bool,
     pub unknown_since: Option<DateTime<Utc>>,
     pub state: EngineState,
@@ -41,13 +41,13 @@ pub(crate) struct World {
     pub failures: BTreeMap<StepId, Failure>,
     /// How often containers ended by themselves.
     pub endings: BTreeMap<ContainerId, Endings>,
-    /// Runs that a restart is to end.
+    /// Runs for which a restart was requested.
     pub restarts: BTreeMap<InstanceId, ContainerRun>,
-    /// Where the plan before placed what has no container.
+    /// Where the previous plan placed the replicas that have no container.
     pub placed: BTreeMap<InstanceId, NodeName>,
-    /// Specifications that never get ready.
+    /// Specifications that never become ready.
     pub never_ready: BTreeSet<SpecDigest>,
-    containers_made: u32,
+    containers_created: u32,
 }
 
 pub(crate) fn start_of_time() -> DateTime<Utc> {
@@ -76,7 +76,7 @@ impl World {
             restarts: BTreeMap::new(),
             placed: BTreeMap::new(),
             never_ready: BTreeSet::new(),
-            containers_made: 0,
+            containers_created: 0,
         }
     }
 
@@ -120,8 +120,8 @@ impl World {
         }
     }
 
-    /// A machine that the cloud could not make.
-    pub(crate) fn half_made(&mut self, node: &NodeName) {
+    /// Adds a machine that the cloud failed to create.
+    pub(crate) fn add_failed_machine(&mut self, node: &NodeName) {
         let machine = Machine {
             power: Power::Failed,
             created: true,
@@ -143,7 +143,7 @@ impl World {
             .flat_map(|(node, m)| m.state.containers.iter().map(move |c| (node, c)))
     }
 
-    /// All containers of a replica, seen or not.
+    /// All containers of a replica, observable or not.
     pub(crate) fn of<'a>(
         &'a self,
         id: &'a InstanceId,
@@ -165,12 +165,12 @@ impl World {
         let machine = machine.unwrap_or_else(|| panic!("{node} does not exist"));
         assert!(
             machine.power == Power::Running && machine.prepared,
-            "{node} has no engine that could do it"
+            "{node} has no engine"
         );
         &mut machine.state
     }
 
-    /// Puts a container somewhere, as something earlier left it.
+    /// Adds a container, as an earlier step may have left it.
     pub(crate) fn leave(
         &mut self,
         node: &NodeName,
@@ -178,9 +178,9 @@ impl World {
         digest: &str,
         state: ContainerState,
     ) -> ContainerId {
-        self.containers_made += 1;
+        self.containers_created += 1;
         let now = self.now;
-        let container = ContainerId(format!("c{}", self.containers_made).into());
+        let container = ContainerId(format!("c{}", self.containers_created).into());
         let digest = SpecDigest::from_hex(digest);
         let name = format!("shop-ab12cd-{id}-{}", digest.short());
         let engine = self.engine(node);
@@ -205,7 +205,7 @@ impl World {
         container
     }
 
-    /// Carries out one step; panics if it must not be carried out now.
+    /// Carries out one step. Panics if it must not be carried out now.
     pub(crate) fn apply(&mut self, declared: &Declared, action: &Action) {
         self.now += TimeDelta::milliseconds(1);
         match action {
@@ -235,7 +235,7 @@ impl World {
                         !declared.nodes.contains_key(node) || machine.power == Power::Failed,
                         "{node} is declared and must stay"
                     );
-                    assert!(machine.created, "{node} is not ours to delete");
+                    assert!(machine.created, "{node} was not created by this platform");
                     assert!(
                         machine.unknown_since.is_some()
                             || !machine.state.containers.iter().any(is_running),
@@ -299,7 +299,7 @@ impl World {
                     assert!(!is_running(&gone), "{} still runs", gone.name);
                     self.readiness.remove(&gone.id);
                 }
-                if self.of(instance).next().is_none() && !declared.wants(instance) {
+                if self.of(instance).next().is_none() && !declared.contains(instance) {
                     self.last_seen.remove(instance);
                 }
             }
@@ -373,7 +373,7 @@ impl World {
         self.last_seen.insert(id.clone(), node.clone());
     }
 
-    /// Whether all that a service depends on is up.
+    /// Asserts that all that a service depends on is up.
     fn assert_may_start(&self, declared: &Declared, name: &ServiceName) {
         let spec = &declared.services[name].spec;
         for (other, condition) in &spec.depends_on {
@@ -423,7 +423,7 @@ impl World {
             })
     }
 
-    /// Time passes: engines are asked, jobs end, what runs becomes ready.
+    /// Lets time pass: engines are observed, jobs end, running containers become ready.
     pub(crate) fn tick(&mut self, declared: &Declared) {
         self.now += TimeDelta::seconds(1);
         let now = self.now;
@@ -455,7 +455,7 @@ impl World {
         }
     }
 
-    /// Records what a plan gives up.
+    /// Records the specifications that a plan rejects.
     pub(crate) fn record(&mut self, plan: &Plan) {
         for rejected in &plan.rejects {
             self.rejected.insert(rejected.id.clone(), rejected.clone());
@@ -488,8 +488,8 @@ impl World {
         }
     }
 
-    /// Walks plans until nothing is left to do; `choose(n)` picks one of `n`. Steps that may
-    /// run at once are carried out from one plan in any order, as the driver may do it.
+    /// Carries out plans until nothing is left to do. Like the driver, it may carry out several
+    /// steps of one plan, in any order; `choose(n)` picks one of `n`.
     pub(crate) fn walk(
         &mut self,
         declared: &Declared,
@@ -506,7 +506,7 @@ impl World {
                 .collect();
             let mut ready = may_run(&plan);
             if ready.is_empty() {
-                // Nothing can begin: either all is done, or only time changes something.
+                // Either everything is done, or only time changes something.
                 idle += 1;
                 if idle > 3 {
                     return plan;
@@ -517,7 +517,7 @@ impl World {
             idle = 0;
             for _ in 0..=choose(ready.len()) {
                 let step = ready.remove(choose(ready.len()));
-                // Now and then a crash leaves a container that was made and not started.
+                // Now and then a crash leaves a container that was created but not started.
                 if let Action::StartInstance {
                     instance,
                     container,
@@ -542,13 +542,13 @@ impl World {
         );
     }
 
-    /// Walks in the plan's own order, one step at a time.
+    /// Carries out plans in their own order, one step at a time.
     pub(crate) fn settle(&mut self, declared: &Declared) -> Plan {
-        // Always the first of several, and never the case that stands for a crash.
+        // Picks the first of several steps, and never the crash.
         self.walk(declared, &mut |n| usize::from(n == 8 || n == 3))
     }
 
-    /// What exists, without ids and times: two worlds that hold the same are equal in it.
+    /// What exists, without ids and times, so that two worlds can be compared.
     pub(crate) fn summary(&self, with_nodes: bool) -> Vec<String> {
         let mut lines: Vec<String> = self
             .containers()
@@ -618,7 +618,7 @@ impl Machine {
     }
 }
 
-/// The steps that the driver would launch at once: no need is planned, one per instance.
+/// The steps that the driver would launch at once: they need no other step, one per instance.
 pub(crate) fn may_run(plan: &Plan) -> Vec<Step> {
     let mut busy = BTreeSet::new();
     plan.steps
@@ -632,18 +632,22 @@ pub(crate) fn may_run(plan: &Plan) -> Vec<Step> {
         .collect()
 }
 
-/// What holds of every plan.
+/// Asserts what holds for every plan.
 pub(crate) fn assert_sound(plan: &Plan) {
     let mut before = BTreeSet::new();
     for step in &plan.steps {
         for need in &step.needs {
             assert!(
                 before.contains(need),
-                "{} needs {need}, which does not stand before it",
+                "{} needs {need}, which does not come before it",
                 step.id
             );
         }
         assert_eq!(step.id, step.action.id());
-        assert!(before.insert(step.id.clone()), "{} stands twice", step.id);
+        assert!(
+            before.insert(step.id.clone()),
+            "{} is in the plan twice",
+            step.id
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! What holds for every declaration and every observation. The model world refuses whatever
-//! would break the start order, run an instance twice, or use what is not there.
+//! Properties of every plan. The model world panics on a step that breaks the start order, runs an
+//! instance twice, or uses what does not exist.
 
 use lifecycle_core::cloud::Power;
 use lifecycle_core::model::{InstanceId, NodeName, Replica, ServiceName};
@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::arbitrary::{Mishap, PlatformDraft, mishaps, platform};
-use super::builder::{Wording, service};
+use super::builder::{ServiceChanges, service};
 use super::model::{World, assert_sound, is_running, may_run};
 
 fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
@@ -20,7 +20,7 @@ fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
     move |n| random.random_range(0..n)
 }
 
-/// Goes a part of the way towards a declaration.
+/// Carries out some of the steps towards a declaration.
 fn partly(world: &mut World, declared: &Declared, steps: usize, seed: u64) {
     let mut choose = chooser(seed);
     for _ in 0..steps {
@@ -73,7 +73,7 @@ fn happen(world: &mut World, mishap: &Mishap) {
                 machine.state.containers.retain(|c| c.name != name);
             }
         }
-        Mishap::ContainerWasOnlyMade(index) => {
+        Mishap::ContainerWasOnlyCreated(index) => {
             if let Some((node, name)) = pick(index) {
                 let container = world.container(&node, &name).unwrap();
                 container.state = ContainerState::Created;
@@ -120,7 +120,7 @@ fn happen(world: &mut World, mishap: &Mishap) {
     }
 }
 
-/// A world that has gone some way towards one declaration, and to which things happened.
+/// A world in which some steps towards a declaration were carried out and mishaps happened.
 fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> World {
     let mut world = World::empty();
     partly(&mut world, &draft.declared(), steps, seed);
@@ -130,8 +130,8 @@ fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> 
     world
 }
 
-/// Takes away what ended with another meaning than it has now: a job that was killed is not
-/// repeated, and what is kept alive only after failures is not started after it ended well.
+/// Removes ended containers that will not be started again, so that the world can converge: jobs
+/// that were killed, and services that ended with exit code 0 and restart only on failure.
 fn forget_endings(world: &mut World, declared: &Declared) {
     for machine in world.machines.values_mut() {
         machine.state.containers.retain(|c| {
@@ -146,9 +146,9 @@ fn forget_endings(world: &mut World, declared: &Declared) {
     }
 }
 
-/// Asserts that a walk ended with everything as declared.
+/// Asserts that everything is as declared.
 fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
-    assert!(plan.steps.is_empty(), "left to do:\n{:#?}", plan.steps);
+    assert!(plan.steps.is_empty(), "steps left:\n{:#?}", plan.steps);
     let misfits = plan
         .held
         .iter()
@@ -171,7 +171,7 @@ fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
 }
 
 fn config() -> ProptestConfig {
-    // `PROPTEST_CASES` for a longer search.
+    // `PROPTEST_CASES` sets another number of cases.
     let cases = std::env::var("PROPTEST_CASES").ok();
     ProptestConfig {
         cases: cases.and_then(|n| n.parse().ok()).unwrap_or(64),
@@ -185,17 +185,17 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn walks_keep_the_order_and_end_settled(
-        former in platform(),
+    fn every_walk_keeps_the_start_order_and_settles(
+        old in platform(),
         steps in 0_usize..160,
         mishaps in mishaps(),
-        wanted in platform(),
+        new in platform(),
         seed in any::<u64>(),
     ) {
-        let mut world = lived(&former, steps, &mishaps, seed);
-        let declared = wanted.declared();
+        let mut world = lived(&old, steps, &mishaps, seed);
+        let declared = new.declared();
         forget_endings(&mut world, &declared);
-        // What is lost may be started nowhere else; the model sees it when it is.
+        // The model panics if a replica of a lost node starts elsewhere.
         world.walk(&declared, &mut chooser(seed));
         world.find_again();
         let plan = world.walk(&declared, &mut chooser(seed.wrapping_add(1)));
@@ -203,33 +203,35 @@ proptest! {
     }
 
     #[test]
-    fn a_walk_that_is_broken_off_anywhere_ends_the_same(
-        wanted in platform(),
+    fn an_interrupted_walk_ends_in_the_same_world(
+        new in platform(),
         steps in 0_usize..120,
         seed in any::<u64>(),
     ) {
-        let declared = wanted.declared();
+        let declared = new.declared();
         let mut straight = World::empty();
         straight.settle(&declared);
-        let mut broken = lived(&wanted, steps, &[], seed);
+        let mut broken = lived(&new, steps, &[], seed);
         let plan = broken.walk(&declared, &mut chooser(seed));
         assert_settled(&broken, &declared, &plan);
-        let fits = place(&declared, &straight.observed(), &straight.history()).misfits.is_empty()
-            && place(&declared, &broken.observed(), &broken.history()).misfits.is_empty();
+        let unplaceable = |world: &World| {
+            place(&declared, &world.observed(), &world.history()).unplaceable
+        };
+        let fits = unplaceable(&straight).is_empty() && unplaceable(&broken).is_empty();
         if fits {
             prop_assert_eq!(straight.summary(false), broken.summary(false));
         }
     }
 
     #[test]
-    fn taking_down_stops_in_reverse_order_and_leaves_only_the_managers_node(
-        former in platform(),
+    fn taking_down_stops_in_reverse_order_and_keeps_only_the_managers_node(
+        old in platform(),
         mishaps in mishaps(),
         seed in any::<u64>(),
     ) {
-        let mut world = lived(&former, 200, &mishaps, seed);
+        let mut world = lived(&old, 200, &mishaps, seed);
         world.find_again();
-        let declared = former.declared();
+        let declared = old.declared();
         let emptied = declared.emptied();
         let mut choose = chooser(seed);
         for _ in 0..500 {
@@ -260,38 +262,38 @@ proptest! {
 
     #[test]
     fn the_same_input_gives_the_same_plan(
-        former in platform(),
+        old in platform(),
         steps in 0_usize..160,
         mishaps in mishaps(),
-        wanted in platform(),
+        new in platform(),
         seed in any::<u64>(),
     ) {
-        let world = lived(&former, steps, &mishaps, seed);
-        let plan = world.plan(&wanted.declared());
+        let world = lived(&old, steps, &mishaps, seed);
+        let plan = world.plan(&new.declared());
         let text = serde_json::to_string(&plan).unwrap();
-        prop_assert_eq!(&text, &serde_json::to_string(&world.plan(&wanted.declared())).unwrap());
+        prop_assert_eq!(&text, &serde_json::to_string(&world.plan(&new.declared())).unwrap());
         let back: Plan = serde_json::from_str(&text).unwrap();
         prop_assert_eq!(back, plan);
 
-        // The engine's own order of containers decides nothing.
+        // The plan must not depend on the order in which an engine lists its containers.
         let mut shuffled = world.clone();
         for machine in shuffled.machines.values_mut() {
             machine.state.containers.reverse();
         }
-        let again = serde_json::to_string(&shuffled.plan(&wanted.declared())).unwrap();
+        let again = serde_json::to_string(&shuffled.plan(&new.declared())).unwrap();
         prop_assert_eq!(text, again);
     }
 
     #[test]
     fn a_recorded_input_gives_the_same_plan(
-        former in platform(),
+        old in platform(),
         steps in 0_usize..160,
         mishaps in mishaps(),
-        wanted in platform(),
+        new in platform(),
         seed in any::<u64>(),
     ) {
-        let world = lived(&former, steps, &mishaps, seed);
-        let input = world.input(&wanted.declared());
+        let world = lived(&old, steps, &mishaps, seed);
+        let input = world.input(&new.declared());
         let recorded = serde_json::to_string(&input).unwrap();
         let read: PlanningInput = serde_json::from_str(&recorded).unwrap();
         prop_assert_eq!(recorded, serde_json::to_string(&read).unwrap());
@@ -301,17 +303,17 @@ proptest! {
 
     #[test]
     fn placement_honours_constraints_ports_and_capacity(
-        former in platform(),
+        old in platform(),
         steps in 0_usize..160,
-        wanted in platform(),
+        new in platform(),
         seed in any::<u64>(),
     ) {
-        let world = lived(&former, steps, &[], seed);
-        let declared = wanted.declared();
+        let world = lived(&old, steps, &[], seed);
+        let declared = new.declared();
         let placement = place(&declared, &world.observed(), &world.history());
         for (id, _) in declared.instances() {
             prop_assert!(
-                placement.nodes.contains_key(&id) != placement.misfits.contains_key(&id)
+                placement.nodes.contains_key(&id) != placement.unplaceable.contains_key(&id)
             );
         }
         for (name, node) in &declared.nodes {
@@ -335,11 +337,11 @@ proptest! {
     }
 
     #[test]
-    fn nothing_moves_when_a_node_or_a_service_is_added(
-        wanted in platform(),
+    fn replicas_stay_when_a_node_or_a_service_is_added(
+        new in platform(),
         seed in any::<u64>(),
     ) {
-        let declared = wanted.declared();
+        let declared = new.declared();
         let mut world = World::empty();
         world.walk(&declared, &mut chooser(seed));
         let before = place(&declared, &world.observed(), &world.history());
@@ -359,13 +361,13 @@ proptest! {
     }
 
     #[test]
-    fn an_unknown_node_holds_only_what_is_on_it(
-        wanted in platform(),
+    fn an_unreachable_node_holds_only_its_own_replicas(
+        new in platform(),
         removed in prop::collection::vec(any::<Index>(), 0..4),
         lost in any::<Index>(),
         seed in any::<u64>(),
     ) {
-        let declared = wanted.unordered();
+        let declared = new.unordered();
         let mut world = World::empty();
         world.walk(&declared, &mut chooser(seed));
         let nodes: Vec<NodeName> = world.machines.keys().cloned().collect();
@@ -376,7 +378,7 @@ proptest! {
         let known = world.plan(&declared);
         world.lose(&lost);
         let unknown = world.plan(&declared);
-        // Another node may now be the one that an image is copied from.
+        // Only the ids are compared: an image may now be copied from another node.
         let others: Vec<_> = known
             .steps
             .iter()

@@ -9,7 +9,7 @@ use lifecycle_core::model::{
 use lifecycle_core::reconcile::{PlanningInput, plan};
 use lifecycle_core::secret::Sensitive;
 
-use super::builder::{Wording, declared, service};
+use super::builder::{ServiceChanges, declared, service};
 use super::model::World;
 
 const SECRET: &str = "hunter2";

@@ -1,4 +1,4 @@
-//! What the planner does in telling situations, as people read it.
+//! Snapshots of plans in typical situations.
 
 use std::sync::Arc;
 
@@ -14,7 +14,9 @@ use lifecycle_core::reconcile::{
 use lifecycle_core::registry::Unknown;
 use lifecycle_core::runtime::ContainerState;
 
-use super::builder::{Wording, declaration, declared, derived, instance, node_name, service};
+use super::builder::{
+    ServiceChanges, declaration, declared, derived, instance, node_name, service,
+};
 use super::model::{World, is_running};
 
 fn shop() -> Vec<ServiceSpec> {
@@ -30,14 +32,14 @@ fn shop_declared() -> Declared {
     declared(&["n1", "n2", "n3"], shop())
 }
 
-/// The shop, as its plans left it.
+/// The shop after its plans were carried out.
 fn shop_world() -> World {
     let mut world = World::empty();
     world.settle(&shop_declared());
     world
 }
 
-/// The plan, and how each replica stands.
+/// The plan and the status of each replica.
 fn text(plan: &Plan) -> String {
     let instances: Vec<String> = plan
         .instances
@@ -62,8 +64,8 @@ fn text(plan: &Plan) -> String {
     format!("{plan}\n\n{}\n{settled}", instances.join("\n"))
 }
 
-/// Where a replica's container is, and its name.
-fn place_of(
+/// The node and the name of a replica's container.
+fn location_of(
     world: &World,
     service: &str,
     replica: u16,
@@ -74,7 +76,7 @@ fn place_of(
 }
 
 fn end(world: &mut World, service: &str, code: i64) {
-    let (node, name) = place_of(world, service, 1);
+    let (node, name) = location_of(world, service, 1);
     let at = Some(world.now);
     world.container(&node, &name).unwrap().state = ContainerState::Exited { code, at };
 }
@@ -87,7 +89,7 @@ fn plan_of(declared: &Declared, observed: &Observed, world: &World) -> Plan {
 }
 
 #[test]
-fn nothing_exists() {
+fn creates_everything_when_nothing_exists() {
     insta::assert_snapshot!(text(&World::empty().plan(&shop_declared())));
 }
 
@@ -99,9 +101,9 @@ fn everything_is_as_declared() {
 }
 
 #[test]
-fn a_container_was_removed() {
+fn recreates_a_removed_container() {
     let mut world = shop_world();
-    let (node, name) = place_of(&world, "api", 1);
+    let (node, name) = location_of(&world, "api", 1);
     let machine = world.machines.get_mut(&node).unwrap();
     machine.state.containers.retain(|c| c.name != name);
     let plan = world.plan(&shop_declared());
@@ -110,14 +112,14 @@ fn a_container_was_removed() {
 }
 
 #[test]
-fn a_container_ended() {
+fn restarts_an_ended_container() {
     let mut world = shop_world();
     end(&mut world, "db", 1);
     insta::assert_snapshot!(text(&world.plan(&shop_declared())));
 }
 
 #[test]
-fn a_container_ends_again_and_again() {
+fn backs_off_when_a_container_keeps_ending() {
     let mut world = shop_world();
     end(&mut world, "db", 1);
     let db = instance("db", 1);
@@ -151,20 +153,20 @@ fn shop_with(change: impl Fn(ServiceSpec) -> ServiceSpec, name: &str) -> Declare
 }
 
 #[test]
-fn a_code_base_changed() {
+fn replaces_a_service_whose_code_changed() {
     let declared = shop_with(|s| s.version(2), "web");
     insta::assert_snapshot!(text(&shop_world().plan(&declared)));
 }
 
 #[test]
-fn a_service_and_one_that_it_depends_on_changed() {
+fn replaces_dependencies_first() {
     let services = shop().into_iter().map(|s| s.version(2)).collect();
     let declared = declared(&["n1", "n2", "n3"], services);
     insta::assert_snapshot!(text(&shop_world().plan(&declared)));
 }
 
 #[test]
-fn a_changed_service_never_gets_ready() {
+fn rolls_back_a_service_that_never_becomes_ready() {
     let former = shop_world();
     let declared = shop_with(|s| s.version(2), "web");
     let mut world = former.clone();
@@ -176,26 +178,26 @@ fn a_changed_service_never_gets_ready() {
     world.settle(&declared);
     let waiting = world.plan(&declared);
     world.now += TimeDelta::minutes(5);
-    let given_up = world.plan(&declared);
-    assert_eq!(given_up.rejects.len(), 1);
+    let rejected = world.plan(&declared);
+    assert_eq!(rejected.rejects.len(), 1);
     world.settle(&declared);
     let back = world.plan(&declared);
     assert!(back.steps.is_empty());
-    // What failed is kept a while, for its output.
+    // The rejected container is kept for a while, so that its output can be read.
     assert_eq!(world.summary(true).len(), former.summary(true).len() + 1);
     world.now += TimeDelta::minutes(10);
     world.settle(&declared);
     assert_eq!(world.summary(true), former.summary(true));
     insta::assert_snapshot!(format!(
-        "waiting\n{}\n\ngiven up\n{}\n\nback\n{}",
+        "waiting\n{}\n\nrejected\n{}\n\nrolled back\n{}",
         text(&waiting),
-        text(&given_up),
+        text(&rejected),
         text(&back)
     ));
 }
 
 #[test]
-fn a_service_that_is_not_restarted_comes_back_too() {
+fn rolls_back_a_service_that_is_never_restarted() {
     let services = |version| {
         let web = service("web").version(version).restart(RestartPolicy::No);
         declared(&["n1"], vec![web])
@@ -218,7 +220,7 @@ fn a_service_that_is_not_restarted_comes_back_too() {
 }
 
 #[test]
-fn a_change_is_taken_back_before_it_is_ready() {
+fn returns_to_the_old_declaration_before_the_new_one_is_ready() {
     let services = |version| {
         let web = service("web").version(version).restart(RestartPolicy::No);
         declared(&["n1"], vec![web])
@@ -238,7 +240,7 @@ fn a_change_is_taken_back_before_it_is_ready() {
 }
 
 #[test]
-fn a_job_that_fails_has_no_way_back() {
+fn does_not_roll_back_a_failed_job() {
     let services = |version| {
         vec![
             service("migrate").version(version),
@@ -263,14 +265,14 @@ fn a_job_that_fails_has_no_way_back() {
 }
 
 #[test]
-fn a_node_was_stopped() {
+fn starts_a_stopped_node() {
     let mut world = shop_world();
     world.power_off(&node_name("n2"));
     insta::assert_snapshot!(text(&world.plan(&shop_declared())));
 }
 
 #[test]
-fn a_node_is_unknown() {
+fn holds_the_replicas_of_an_unreachable_node() {
     let mut world = shop_world();
     world.lose(&node_name("n2"));
     let at_first = world.plan(&shop_declared());
@@ -280,10 +282,10 @@ fn a_node_is_unknown() {
 }
 
 #[test]
-fn a_node_is_silent_and_not_unknown_yet() {
+fn begins_no_step_on_a_node_that_does_not_respond() {
     let world = shop_world();
     let mut observed = world.observed();
-    let (node, container) = place_of(&world, "db", 1);
+    let (node, container) = location_of(&world, "db", 1);
     let view = Arc::make_mut(observed.nodes.get_mut(&node).unwrap());
     view.silence = Some(Unknown {
         since: world.now,
@@ -300,9 +302,9 @@ fn a_node_is_silent_and_not_unknown_yet() {
 }
 
 #[test]
-fn the_cloud_could_not_make_a_node() {
+fn recreates_a_node_that_the_cloud_failed_to_create() {
     let mut world = World::empty();
-    world.half_made(&node_name("n2"));
+    world.add_failed_machine(&node_name("n2"));
     let declared = declared(&["n1", "n2"], vec![service("db").on("n2")]);
     insta::assert_snapshot!(text(&world.plan(&declared)));
     let plan = world.settle(&declared);
@@ -310,9 +312,9 @@ fn the_cloud_could_not_make_a_node() {
 }
 
 #[test]
-fn a_failed_node_on_which_something_ran_is_left_as_it_is() {
+fn keeps_a_failed_node_that_ran_something() {
     let mut world = shop_world();
-    let (node, _) = place_of(&world, "db", 1);
+    let (node, _) = location_of(&world, "db", 1);
     world.power_off(&node);
     world.machines.get_mut(&node).unwrap().power = Power::Failed;
     let plan = world.plan(&shop_declared());
@@ -321,10 +323,10 @@ fn a_failed_node_on_which_something_ran_is_left_as_it_is() {
 }
 
 #[test]
-fn a_node_that_starts_without_end_counts_as_failed() {
+fn counts_a_node_that_never_starts_as_failed() {
     let world = shop_world();
     let mut observed = world.observed();
-    let (node, _) = place_of(&world, "db", 1);
+    let (node, _) = location_of(&world, "db", 1);
     let view = Arc::make_mut(observed.nodes.get_mut(&node).unwrap());
     view.machine.power = Power::Starting;
     view.engine = EngineView::NotAsked;
@@ -347,7 +349,7 @@ fn a_node_that_starts_without_end_counts_as_failed() {
 }
 
 #[test]
-fn what_waits_stays_where_it_was_placed() {
+fn keeps_the_placement_of_waiting_replicas() {
     let nodes = ["n1", "n2", "n3", "n4"];
     let declared = declared(&nodes, shop());
     let mut world = World::empty();
@@ -374,14 +376,14 @@ fn what_waits_stays_where_it_was_placed() {
 }
 
 #[test]
-fn what_can_go_anywhere_goes_where_its_image_is() {
+fn prefers_a_node_that_has_the_image() {
     let declared = declared(
         &["n1", "n2", "n3"],
         vec![service("db").image("postgres:15")],
     );
     let mut world = World::empty();
     world.settle(&declared.clone());
-    let (first, name) = place_of(&world, "db", 1);
+    let (first, name) = location_of(&world, "db", 1);
     for machine in world.machines.values_mut() {
         machine.state.containers.retain(|c| c.name != name);
         machine.state.images.clear();
@@ -396,9 +398,9 @@ fn what_can_go_anywhere_goes_where_its_image_is() {
 }
 
 #[test]
-fn what_may_run_on_an_unknown_node_is_started_nowhere_else() {
+fn does_not_start_elsewhere_what_may_run_on_an_unreachable_node() {
     let mut world = shop_world();
-    let (node, _) = place_of(&world, "db", 1);
+    let (node, _) = location_of(&world, "db", 1);
     world.lose(&node);
     let other = if node.as_str() == "n1" { "n2" } else { "n1" };
     let declared = shop_with(|s| s.on(other), "db");
@@ -413,9 +415,9 @@ fn what_may_run_on_an_unknown_node_is_started_nowhere_else() {
 }
 
 #[test]
-fn a_fence_that_failed_holds_what_waits_for_it() {
+fn holds_replicas_until_their_unreachable_node_is_deleted() {
     let mut world = shop_world();
-    let (node, _) = place_of(&world, "db", 1);
+    let (node, _) = location_of(&world, "db", 1);
     world.lose(&node);
     let left: Vec<&str> = ["n1", "n2", "n3"]
         .into_iter()
@@ -446,7 +448,7 @@ fn a_fence_that_failed_holds_what_waits_for_it() {
 }
 
 #[test]
-fn an_image_is_on_another_node() {
+fn copies_an_image_from_another_node() {
     let mut world = shop_world();
     let declared = shop_with(|s| s.replicas(3), "api");
     world.machines.values_mut().for_each(|m| {
@@ -459,7 +461,7 @@ fn an_image_is_on_another_node() {
 }
 
 #[test]
-fn a_service_was_removed() {
+fn removes_an_undeclared_service() {
     let mut services = shop();
     services.retain(|s| s.name.as_str() != "monitoring");
     let declared = declared(&["n1", "n2", "n3"], services);
@@ -467,7 +469,7 @@ fn a_service_was_removed() {
 }
 
 #[test]
-fn a_node_was_removed() {
+fn moves_replicas_off_an_undeclared_node() {
     let declared = declared(&["n1", "n3"], shop());
     let mut world = shop_world();
     let first = world.plan(&declared);
@@ -478,7 +480,7 @@ fn a_node_was_removed() {
 }
 
 #[test]
-fn a_service_takes_over_the_port_of_one_that_was_removed() {
+fn passes_a_port_on_from_an_undeclared_service() {
     let mut world = World::empty();
     world.settle(&declared(&["n1"], vec![service("old").host_port(80)]));
     let declared = declared(&["n1"], vec![service("new").host_port(80)]);
@@ -488,7 +490,7 @@ fn a_service_takes_over_the_port_of_one_that_was_removed() {
 }
 
 #[test]
-fn a_service_takes_over_the_port_of_one_that_waits_for_it() {
+fn passes_a_port_on_to_a_dependency() {
     let before = declared(&["n1"], vec![service("web").host_port(80)]);
     let mut world = World::empty();
     world.settle(&before);
@@ -500,7 +502,7 @@ fn a_service_takes_over_the_port_of_one_that_waits_for_it() {
 }
 
 #[test]
-fn services_swap_their_ports() {
+fn swaps_the_ports_of_two_services() {
     let services = |a, b| {
         vec![
             service("a").host_port(a),
@@ -516,7 +518,7 @@ fn services_swap_their_ports() {
 }
 
 #[test]
-fn a_former_specification_that_came_back_keeps_its_port() {
+fn keeps_the_port_of_a_rolled_back_service() {
     let web = service("web").host_port(80);
     let mut world = World::empty();
     world.settle(&declared(&["n1"], vec![web.clone()]));
@@ -535,7 +537,7 @@ fn a_former_specification_that_came_back_keeps_its_port() {
 }
 
 #[test]
-fn the_platform_is_taken_down() {
+fn stops_in_reverse_start_order() {
     let declared = shop_declared().emptied();
     let mut world = shop_world();
     let first = world.plan(&declared);
@@ -546,7 +548,7 @@ fn the_platform_is_taken_down() {
 }
 
 #[test]
-fn no_node_fits() {
+fn reports_why_no_node_fits() {
     let services = vec![
         service("a").host_port(80).replicas(3),
         service("b").on("n9"),
@@ -558,7 +560,7 @@ fn no_node_fits() {
 }
 
 #[test]
-fn services_that_wait_for_each_other() {
+fn rejects_a_dependency_cycle() {
     let nodes = vec![NodeSpec::new(node_name("n1"))];
     let services = vec![
         service("a").ready_after("b"),
@@ -570,7 +572,7 @@ fn services_that_wait_for_each_other() {
 }
 
 #[test]
-fn a_step_failed() {
+fn holds_what_needs_a_failed_step() {
     let declared = shop_declared();
     let mut world = World::empty();
     for node in ["n1", "n2", "n3"] {
@@ -599,8 +601,8 @@ fn a_step_failed() {
 }
 
 #[test]
-fn the_last_good_specification_comes_back() {
-    // v1 was ready; v2 was replaced by v3 before it was ready; v3 is given up.
+fn rolls_back_to_the_last_specification_that_was_ready() {
+    // v1 was ready, v2 was replaced by v3 before it was ready, and v3 is rejected.
     let services = |version| declared(&["n1"], vec![service("web").version(version)]);
     let web = |version| -> SpecDigest {
         services(version).services[&instance("web", 1).service]
@@ -614,7 +616,7 @@ fn the_last_good_specification_comes_back() {
     world.settle(&services(3));
     world.now += TimeDelta::minutes(5);
     world.settle(&services(3));
-    // What failed is kept a while, for its output.
+    // The rejected container is kept for a while, so that its output can be read.
     world.now += TimeDelta::minutes(10);
     world.settle(&services(3));
     let left: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();
@@ -634,7 +636,7 @@ fn with_volume(name: &str) -> ServiceSpec {
     spec
 }
 
-/// The database ran on n2, and only its volume is left there.
+/// A database ran on n2, and only its volume is left there.
 fn only_the_volume_is_left() -> World {
     let mut world = World::empty();
     world.settle(&declared(&["n1", "n2", "n3"], Vec::new()));
@@ -645,7 +647,7 @@ fn only_the_volume_is_left() -> World {
 }
 
 #[test]
-fn a_volume_keeps_its_service_on_its_node_and_the_plan_says_so() {
+fn places_a_replica_on_the_node_of_its_volume() {
     let target = declared(&["n1", "n2", "n3"], vec![with_volume("db")]);
     let plan = only_the_volume_is_left().plan(&target);
     let start = plan.steps.iter().find(|step| {
@@ -654,18 +656,18 @@ fn a_volume_keeps_its_service_on_its_node_and_the_plan_says_so() {
     let reason = start.unwrap().reason.to_string();
     assert_eq!(
         reason,
-        "declared; no container of it exists, and its volume data is here"
+        "declared, but it has no container; its volume data is on this node"
     );
 }
 
 #[test]
-fn a_service_waits_rather_than_start_without_its_data() {
+fn does_not_start_a_replica_without_its_volume() {
     let elsewhere = with_volume("db").on("n1");
     let target = declared(&["n1", "n2", "n3"], vec![elsewhere]);
     let plan = only_the_volume_is_left().plan(&target);
     let text = text(&plan);
     assert!(
-        text.contains("n1: its volume data is on n2, and data does not move"),
+        text.contains("n1: the replica's volume data is on n2, and data is not moved"),
         "{text}"
     );
     let starts = plan.steps.iter();
@@ -674,7 +676,7 @@ fn a_service_waits_rather_than_start_without_its_data() {
 }
 
 #[test]
-fn one_of_several_replicas_may_begin_with_data_of_its_own() {
+fn gives_each_of_several_replicas_its_own_volume() {
     let mut spec = with_volume("db").replicas(3);
     spec.most_per_node = Some(1);
     let target = declared(&["n1", "n2", "n3"], vec![spec]);
@@ -688,13 +690,13 @@ fn one_of_several_replicas_may_begin_with_data_of_its_own() {
 }
 
 #[test]
-fn a_node_takes_no_more_of_a_service_than_it_may() {
+fn respects_the_maximum_per_node() {
     let mut spec = service("db").image("postgres:15").replicas(3);
     spec.most_per_node = Some(1);
     let target = declared(&["n1", "n2"], vec![spec]);
     let text = text(&World::empty().plan(&target));
     assert!(
-        text.contains("n1 and 1 more: it has 1 of the service, as many as it may"),
+        text.contains("n1 and 1 more: already has the maximum of 1 per node"),
         "{text}"
     );
 }

@@ -78,7 +78,7 @@ fn shown(loaded: &Loaded) -> String {
         let nodes = nodes.join(", ");
         writeln!(text, "{} {} ({source}): {nodes}", service.rank, spec.name).unwrap();
     }
-    for (id, why) in &placement.misfits {
+    for (id, why) in &placement.unplaceable {
         writeln!(text, "{id} fits nowhere: {why}").unwrap();
     }
     text

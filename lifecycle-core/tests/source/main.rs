@@ -1,10 +1,11 @@
-//! Checks of the sources themselves: who may use whom, and what is documented.
+//! Checks of the sources themselves: who may use whom, what is documented, where actions are handled.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a source that cannot be read is a test that fails"
 )]
 
+mod actions;
 mod documented;
 mod layers;
 

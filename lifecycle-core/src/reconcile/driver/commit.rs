@@ -88,12 +88,7 @@ impl Driver {
         let settling = self.settling.values().map(|s| &s.action);
         running
             .chain(settling)
-            .filter_map(|action| match action {
-                Action::StopInstance { id, .. } | Action::RemoveInstance { id, .. } => {
-                    Some(id.clone())
-                }
-                _ => None,
-            })
+            .filter_map(|action| action.ended_container().cloned())
             .collect()
     }
 

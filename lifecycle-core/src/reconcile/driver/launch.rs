@@ -77,9 +77,7 @@ impl Driver {
     async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
         let mut batch = Batch::default();
         for step in launches {
-            let (Action::StopInstance { id, .. } | Action::RemoveInstance { id, .. }) =
-                &step.action
-            else {
+            let Some(id) = step.action.ended_container() else {
                 continue;
             };
             let Some(recorded) = self.registry.instances.get_mut(id) else {
@@ -118,12 +116,8 @@ impl Driver {
     }
 
     fn execution(&self, action: &Action, target: &Target, observed: &Observed) -> Execution {
-        let from = match action {
-            Action::CopyImage { from, .. } => Some(from),
-            _ => None,
-        };
-        let touched = std::iter::once(action.node()).chain(from);
-        let machines = touched.filter_map(|name| observed.nodes.get_key_value(name));
+        let nodes = action.nodes();
+        let machines = nodes.filter_map(|name| observed.nodes.get_key_value(name));
         Execution {
             backends: self.backends.clone(),
             declared: Arc::clone(&target.declared),
@@ -152,8 +146,9 @@ impl Driver {
         );
         self.tell(EventKind::StepStarted, &action, action.to_string(), now);
         let line_id = id.clone();
-        let drain_acknowledged =
-            matches!(action, Action::StopInstance { .. }).then(|| self.feeder.drain_acknowledged());
+        let drain_acknowledged = action
+            .waits_for_drain()
+            .then(|| self.feeder.drain_acknowledged());
         let task = self.tasks.spawn(async move {
             let progress = move |line: &str| {
                 tracing::debug!(step = %line_id, "{line}");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::NodeName;
-use crate::reconcile::step::Action;
+use crate::reconcile::step::{Action, Work};
 
 /// How much is done at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,14 +48,14 @@ impl Load {
         let (all, images) = self.nodes.entry(action.node().clone()).or_default();
         *all += 1;
         *images += usize::from(is_image(action));
-        if matches!(action, Action::DeleteNode { .. }) {
+        if action.work() == Work::DeleteNode {
             self.deleting.insert(action.node().clone());
         }
     }
 
     pub(super) fn admits(&self, action: &Action, bounds: &Bounds) -> bool {
         let (all, images) = self.nodes.get(action.node()).copied().unwrap_or_default();
-        let alone = !matches!(action, Action::DeleteNode { .. }) || all == 0;
+        let alone = action.work() != Work::DeleteNode || all == 0;
         self.total < bounds.per_platform
             && all < bounds.per_node
             && (!is_image(action) || images < bounds.images_per_node)
@@ -65,8 +65,5 @@ impl Load {
 }
 
 fn is_image(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::BuildImage { .. } | Action::CopyImage { .. } | Action::PullImage { .. }
-    )
+    action.work() == Work::Image
 }

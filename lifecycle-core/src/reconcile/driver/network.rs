@@ -4,7 +4,7 @@ use super::{Driver, Target};
 use crate::model::{EventKind, NewEvent, NodeName, Subject};
 use crate::network::{Report, ReportKind};
 use crate::reconcile::observe::Observed;
-use crate::reconcile::step::{Action, Step};
+use crate::reconcile::step::Step;
 use crate::reconcile::traffic;
 
 impl Driver {
@@ -12,11 +12,7 @@ impl Driver {
     pub(super) fn tell_agents(&mut self, target: &Target, observed: &Observed, launches: &[Step]) {
         let mut stopping = self.stopping();
         for step in launches {
-            if let Action::StopInstance { id, .. } | Action::RemoveInstance { id, .. } =
-                &step.action
-            {
-                stopping.insert(id.clone());
-            }
+            stopping.extend(step.action.ended_container().cloned());
         }
         if let Some(table) = traffic::table(&target.declared, observed, &stopping) {
             self.feeder.tell(target.declared.owner.id, table);

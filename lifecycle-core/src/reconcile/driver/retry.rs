@@ -222,12 +222,8 @@ impl Driver {
         }
         let declared = self.declared.borrow();
         let declared = declared.as_ref().and_then(|d| d.services.get(service));
-        match action {
-            Action::BuildImage { image, .. }
-            | Action::CopyImage { image, .. }
-            | Action::PullImage { image, .. } => declared.is_some_and(|d| d.image == *image),
-            _ => false,
-        }
+        let image = action.image();
+        image.is_some_and(|image| declared.is_some_and(|d| d.image == image))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Agents: one on each node, from the manager's image, told the services' addresses before
-//! anything that may ask for them starts there; removed when nothing is left that could.
+//! Agents: one on each node, from the manager's image. It has the services' addresses before any
+//! container that may use them starts there, and is removed when no such container is left.
 
 use std::collections::BTreeSet;
 
@@ -25,24 +25,16 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Opens when what starts on the node finds every service by its name.
+    /// Opens when containers on the node can find every service by its name.
     pub(super) fn agent_gate(&self, node: &NodeName) -> Gate {
         self.agent_gates.get(node).cloned().unwrap_or(Gate::Open)
     }
 
     fn agent(&mut self, node: &'a NodeName, agents: &'a Agents) -> Gate {
         let mut needs = BTreeSet::new();
-        match self.node_gates.get(node) {
-            Some(Gate::Shut { settled, .. }) => {
-                return Gate::Shut {
-                    by: HeldBy::Node { node: node.clone() },
-                    settled: *settled,
-                };
-            }
-            Some(Gate::After(step)) => {
-                needs.insert(step.clone());
-            }
-            Some(Gate::Open) | None => {}
+        let node_gate = self.node_gates.get(node).cloned().unwrap_or(Gate::Open);
+        if let Err(blocked) = node_gate.pass(&mut needs) {
+            return Gate::blocked(HeldBy::Node { node: node.clone() }, blocked.settled);
         }
         let container = self.declared.agent_container(agents);
         let found = self.agents_on(node);
@@ -53,12 +45,11 @@ impl<'a> Planning<'a> {
             .is_some_and(|agent| agent.state.is_running());
         let is_alone = found.iter().all(|agent| agent.name == container);
         if runs && is_alone {
-            return self.told(node);
+            return self.has_addresses(node);
         }
-        if let Err(shut) = self.agent_image(node, agents).pass(&mut needs) {
-            let (by, settled) = shut;
-            self.hold(Subject::Node(node.clone()), by.clone());
-            return Gate::Shut { by, settled };
+        if let Err(blocked) = self.agent_image(node, agents).pass(&mut needs) {
+            let subject = Subject::Node(node.clone());
+            return Gate::Blocked(self.block(subject, blocked.by, blocked.settled));
         }
         let reason = if is_alone {
             Reason::AgentAbsent
@@ -70,16 +61,16 @@ impl<'a> Planning<'a> {
             node: node.clone(),
         };
         match self.propose(action, needs, reason) {
-            // Whether it was told is seen once it runs.
-            Gate::Open | Gate::After(_) => Gate::Shut {
-                by: HeldBy::Agent {
+            // Whether it has the addresses is known only once it runs.
+            Gate::Open | Gate::After(_) => {
+                let by = HeldBy::Agent {
                     node: node.clone(),
                     since: self.now,
-                    why: "it is about to start".into(),
-                },
-                settled: false,
-            },
-            shut @ Gate::Shut { .. } => shut,
+                    why: "it has not started yet".into(),
+                };
+                Gate::blocked(by, false)
+            }
+            blocked @ Gate::Blocked(_) => blocked,
         }
     }
 
@@ -90,44 +81,42 @@ impl<'a> Planning<'a> {
         containers.filter(|c| c.role == Role::Agent).collect()
     }
 
-    fn told(&mut self, node: &NodeName) -> Gate {
+    /// Opens when the node's agent has the services' addresses.
+    fn has_addresses(&mut self, node: &NodeName) -> Gate {
         let (since, why) = match self.observed.agents.get(node) {
             Some(AgentView::Told) => return Gate::Open,
             Some(AgentView::NotTold { since, why }) => (*since, why.clone()),
-            None => (self.now, "it has not been told yet".to_owned()),
+            None => (self.now, "it has not received the addresses yet".to_owned()),
         };
         let by = HeldBy::Agent {
             node: node.clone(),
             since,
             why,
         };
-        self.hold(Subject::Node(node.clone()), by.clone());
-        let settled = self.is_over(since, self.policy.unknown_before_failed);
-        Gate::Shut { by, settled }
+        let settled = self.has_passed(since, self.policy.unknown_before_failed);
+        Gate::Blocked(self.block(Subject::Node(node.clone()), by, settled))
     }
 
-    /// The manager runs from this image, so its node has it; nobody else makes one.
+    /// Opens when the node has the agent's image. The manager runs from it, so the manager's node
+    /// has it; it is not built or pulled anywhere.
     fn agent_image(&mut self, node: &'a NodeName, agents: &'a Agents) -> Gate {
         let needed_by = Subject::Node(node.clone());
-        self.image_at_hand(node, &agents.image, &needed_by)
+        self.existing_image(node, &agents.image, &needed_by)
             .unwrap_or_else(|| {
-                let why = format!("no node has the image {} any more", agents.image);
-                Gate::Shut {
-                    by: HeldBy::Failed { why },
-                    settled: true,
-                }
+                let why = format!("no node has the agent's image {}", agents.image);
+                Gate::blocked(HeldBy::Failed { why }, true)
             })
     }
 
-    /// Agents of nodes on which nothing is left that could ask for a name. Those of nodes that
-    /// are deleted go with them.
-    pub(super) fn needless_agents(&mut self) {
+    /// Removes the agents of nodes on which no container is left that could use a service name. An
+    /// agent on a node that is deleted goes with the node.
+    pub(super) fn unneeded_agents(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {
             let needed = !self.declared.taking_down
                 && self.declared.agents.is_some()
                 && self.declared.nodes.contains_key(node);
-            if needed || self.is_ours_to_delete(node, view) {
+            if needed || self.is_to_delete(node, view) {
                 continue;
             }
             let agents = self.agents_on(node);

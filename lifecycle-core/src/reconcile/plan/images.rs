@@ -1,64 +1,50 @@
-//! Images: built or pulled on one node, copied to the others.
+//! Images: an image is built or pulled on one node and copied to the others.
 
 use std::collections::BTreeSet;
 
-use super::{Gate, Planning, Spot};
+use super::{Gate, PlacedReplica, Planning};
 use crate::model::{ImageSource, NodeName, Subject};
 use crate::reconcile::declared::listed_name;
-use crate::reconcile::step::{Action, Held, HeldBy, Reason};
+use crate::reconcile::step::{Action, Held, HeldBy, Reason, StepId};
 
 impl<'a> Planning<'a> {
-    /// Opens when `node` has the image that `service` runs.
-    pub(super) fn service_image(&mut self, spot: Spot<'a>) -> Gate {
-        let Spot { node, service, .. } = spot;
+    /// Opens when the replica's node has its service's image.
+    pub(super) fn service_image(&mut self, replica: PlacedReplica<'a>) -> Gate {
+        let PlacedReplica { node, service, .. } = replica;
         let name = &service.spec.name;
         let needed_by = &Subject::Service(name.clone());
-        match &service.spec.source {
-            ImageSource::Image(_) => self.named_image(node, &service.image, needed_by),
-            ImageSource::Build(source) => {
-                let image = service.image.clone();
-                if let Some(gate) = self.image_at_hand(node, &image, needed_by) {
-                    return gate;
-                }
-                if let Some(gate) = self.cannot_be_built(node, &image, needed_by) {
-                    return gate;
-                }
-                let mut needs = BTreeSet::new();
-                for base in &source.bases {
-                    match self.named_image(node, &listed_name(base), needed_by) {
-                        Gate::Open => {}
-                        Gate::After(step) => {
-                            needs.insert(step);
-                        }
-                        shut @ Gate::Shut { .. } => return self.remember(node, image, shut),
-                    }
-                }
-                self.first(
-                    Action::BuildImage {
-                        image: image.clone(),
-                        service: name.clone(),
-                        node: node.clone(),
-                    },
-                    &image,
-                    needed_by,
-                    needs,
-                    "no node has it, so it is built here",
-                )
+        let image = &service.image;
+        let source = match &service.spec.source {
+            ImageSource::Image(_) => return self.named_image(node, image, needed_by),
+            ImageSource::Build(source) => source,
+        };
+        if let Some(gate) = self.existing_image(node, image, needed_by) {
+            return gate;
+        }
+        if let Some(gate) = self.failed_build(node, image, needed_by) {
+            return gate;
+        }
+        let mut needs = BTreeSet::new();
+        for base in &source.bases {
+            let base = self.named_image(node, &listed_name(base), needed_by);
+            if let Err(blocked) = base.pass(&mut needs) {
+                return self.set_image_gate(node, image.clone(), Gate::Blocked(blocked));
             }
         }
+        let action = Action::BuildImage {
+            image: image.clone(),
+            service: name.clone(),
+            node: node.clone(),
+        };
+        let how = "no node has it, so it is built here";
+        self.first_image(action, image, needed_by, needs, how)
     }
 
-    /// The gate of an image whose build fails whichever node it is tried on.
-    fn cannot_be_built(
-        &mut self,
-        node: &NodeName,
-        image: &str,
-        needed_by: &Subject,
-    ) -> Option<Gate> {
-        let of_image = format!("/image/{image}");
+    /// The gate of an image whose build failed: it would fail on every node.
+    fn failed_build(&mut self, node: &NodeName, image: &str, needed_by: &Subject) -> Option<Gate> {
         let mut failures = self.history.failures.iter();
         let (_, failure) =
-            failures.find(|(id, f)| f.again_at.is_none() && id.0.ends_with(&of_image))?;
+            failures.find(|(id, f)| f.again_at.is_none() && id.image() == Some(image))?;
         let by = HeldBy::Failed {
             why: failure.why.clone(),
         };
@@ -66,30 +52,25 @@ impl<'a> Planning<'a> {
         if !self.plan.held.contains(&held) {
             self.plan.held.push(held);
         }
-        let settled = true;
-        Some(self.remember(node, image.to_owned(), Gate::Shut { by, settled }))
+        Some(self.set_image_gate(node, image.to_owned(), Gate::blocked(by, true)))
     }
 
-    /// Opens when `node` has an image that somebody else made.
+    /// Opens when the node has an image that this platform does not build.
     fn named_image(&mut self, node: &NodeName, image: &str, needed_by: &Subject) -> Gate {
-        if let Some(gate) = self.image_at_hand(node, image, needed_by) {
+        if let Some(gate) = self.existing_image(node, image, needed_by) {
             return gate;
         }
-        self.first(
-            Action::PullImage {
-                image: image.to_owned(),
-                node: node.clone(),
-            },
-            image,
-            needed_by,
-            BTreeSet::new(),
-            "no node has it, so it is pulled here",
-        )
+        let action = Action::PullImage {
+            image: image.to_owned(),
+            node: node.clone(),
+        };
+        let how = "no node has it, so it is pulled here";
+        self.first_image(action, image, needed_by, BTreeSet::new(), how)
     }
 
-    /// The gate of an image that need not be made: it is on the node, on another one, or on
-    /// its way to one.
-    pub(super) fn image_at_hand(
+    /// The gate of an image that a node has, or that this plan brings to one. `None` if the image
+    /// has to be built or pulled.
+    pub(super) fn existing_image(
         &mut self,
         node: &NodeName,
         image: &str,
@@ -99,42 +80,31 @@ impl<'a> Planning<'a> {
         if let Some(gate) = known {
             return Some(gate.clone());
         }
-        let holders = self.holders.get(image);
+        let holders = self.image_holders.get(image);
         if holders.is_some_and(|h| h.binary_search(&node).is_ok()) {
             return Some(Gate::Open);
         }
         let mut needs = BTreeSet::new();
-        match self.node_gates.get(node) {
-            Some(Gate::Open) => {}
-            Some(Gate::After(step)) => {
-                needs.insert(step.clone());
-            }
-            Some(Gate::Shut { settled, .. }) => {
-                return Some(Gate::Shut {
-                    by: HeldBy::Node { node: node.clone() },
-                    settled: *settled,
-                });
-            }
-            None => {
-                return Some(Gate::Shut {
-                    by: HeldBy::Node { node: node.clone() },
-                    settled: true,
-                });
-            }
+        let node_gate = self.node_gates.get(node).cloned();
+        let node_gate =
+            node_gate.unwrap_or_else(|| Gate::blocked(HeldBy::Node { node: node.clone() }, true));
+        if let Err(blocked) = node_gate.pass(&mut needs) {
+            let by = HeldBy::Node { node: node.clone() };
+            return Some(Gate::blocked(by, blocked.settled));
         }
-        let answers = |node: &&&NodeName| {
+        let responds = |node: &&&NodeName| {
             let view = self.observed.nodes.get(**node);
             view.is_some_and(|view| view.silence.is_none())
         };
-        let from = holders.and_then(|h| h.iter().find(answers)).copied();
+        let from = holders.and_then(|h| h.iter().find(responds)).copied();
         if from.is_none() && holders.is_some() {
-            // Whoever has it does not answer just now.
+            // The nodes that have it do not respond now, but may soon.
             let by = HeldBy::Image {
                 image: image.to_owned(),
             };
-            return Some(Gate::Shut { by, settled: false });
+            return Some(Gate::blocked(by, false));
         }
-        let (from, way) = if let Some(from) = from.cloned() {
+        let (from, how) = if let Some(from) = from.cloned() {
             (from, "another node has it, so it is copied")
         } else {
             let (from, origin) = self.image_origins.get(image)?;
@@ -153,20 +123,20 @@ impl<'a> Planning<'a> {
             needs,
             Reason::ImageAbsent {
                 needed_by: needed_by.clone(),
-                way: way.to_owned(),
+                how: how.to_owned(),
             },
         );
-        Some(self.remember(node, image.to_owned(), gate))
+        Some(self.set_image_gate(node, image.to_owned(), gate))
     }
 
-    /// Brings an image to its first node.
-    fn first(
+    /// Builds or pulls an image on the first node that needs it.
+    fn first_image(
         &mut self,
         action: Action,
         image: &str,
         needed_by: &Subject,
-        mut needs: BTreeSet<crate::reconcile::step::StepId>,
-        way: &str,
+        mut needs: BTreeSet<StepId>,
+        how: &str,
     ) -> Gate {
         let node = action.node().clone();
         if let Some(Gate::After(step)) = self.node_gates.get(&node) {
@@ -177,31 +147,27 @@ impl<'a> Planning<'a> {
             needs,
             Reason::ImageAbsent {
                 needed_by: needed_by.clone(),
-                way: way.to_owned(),
+                how: how.to_owned(),
             },
         );
         if let Gate::After(step) = &gate {
             self.image_origins
                 .insert(image.to_owned(), (node.clone(), step.clone()));
         }
-        self.remember(&node, image.to_owned(), gate)
+        self.set_image_gate(&node, image.to_owned(), gate)
     }
 
-    fn remember(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
+    fn set_image_gate(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
         let gate = match gate {
-            // A final failure is the reason for every step that needs the image.
-            shut @ Gate::Shut {
-                by: HeldBy::Failed { .. },
-                ..
-            } => shut,
-            // The step's own subject is held already; what waits for it says for what.
-            Gate::Shut { settled, .. } => Gate::Shut {
-                by: HeldBy::Image {
+            // The hold of the failed step has another subject, so whatever waits for the image
+            // names it. A failed build is the reason itself.
+            Gate::Blocked(blocked) if !matches!(blocked.by, HeldBy::Failed { .. }) => {
+                let by = HeldBy::Image {
                     image: image.clone(),
-                },
-                settled,
-            },
-            open => open,
+                };
+                Gate::blocked(by, blocked.settled)
+            }
+            gate => gate,
         };
         let of_node = self.image_gates.entry(node.clone()).or_default();
         of_node.insert(image, gate.clone());

@@ -1,189 +1,181 @@
-//! Instances: one after the other in the start order, each made where none is.
+//! Instances: replicas one after the other in the start order. A replica without a container of the
+//! declared specification gets one here.
 
 use std::collections::BTreeSet;
 
-use super::order::Dependencies;
-use super::replacement::{Containers, WayBack, replaced};
-use super::{Gate, Planning, Spot, Up, status};
-use crate::model::{InstanceId, InstanceState, NodeName, Subject};
+use super::dependencies::Dependencies;
+use super::replacement::{Containers, Rollback, replaced};
+use super::{Blocked, Gate, PlacedReplica, Planning, Up, status};
+use crate::model::{InstanceId, NodeName, Subject};
 use crate::reconcile::declared::DeclaredService;
 use crate::reconcile::observe::EngineView;
-use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason};
+use crate::reconcile::state::{self, Verdict};
+use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
 
 impl<'a> Planning<'a> {
     pub(super) fn instances(&mut self) {
         let index = self.index;
-        for place in index.in_start_order() {
-            let indexed = &index.services[place];
-            let gate = self.dependencies(indexed.service);
-            for at in indexed.places() {
-                let id = &index.replicas[at];
-                let (status, up) = self.instance(at, id, indexed.service, &gate);
-                self.up[at] = up;
-                self.statuses[at] = Some(status);
+        for service in index.in_start_order() {
+            let indexed = &index.services[service];
+            let dependencies = self.dependencies(indexed.service);
+            for position in indexed.positions() {
+                let id = &index.replicas[position];
+                let (status, up) = self.instance(position, id, indexed.service, &dependencies);
+                self.up[position] = up;
+                self.statuses[position] = Some(status);
             }
         }
     }
 
     fn instance(
         &mut self,
-        at: usize,
+        position: usize,
         id: &'a InstanceId,
         service: &'a DeclaredService,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        let Some(node) = self.placed.nodes[at] else {
-            let why = self.placed.misfits.get(&at).cloned().unwrap_or_default();
-            self.hold(
-                Subject::Instance(id.clone()),
-                HeldBy::NoNodeFits { why: why.clone() },
-            );
-            let state = InstanceState::Failed {
-                why: format!("fits no node: {why}"),
+        let Some(node) = self.placement.nodes[position] else {
+            let why = self.placement.unplaceable.get(&position);
+            let by = HeldBy::NoNodeFits {
+                why: why.cloned().unwrap_or_default(),
             };
-            return (status(None, None, state, true), Up::default());
+            let blocked = self.block(Subject::Instance(id.clone()), by, true);
+            let status = InstanceStatus {
+                node: None,
+                container: None,
+                state: state::without_container(None, blocked.verdict()),
+                settled: true,
+            };
+            return (status, Up::default());
         };
-        let spot = Spot {
-            at,
+        let replica = PlacedReplica {
+            position,
             id,
             service,
             node,
         };
-        if let Some(Gate::Shut { by, settled }) = self.node_gates.get(node) {
-            let failed = settled.then(|| by.to_string());
-            return self.on_a_shut_node(spot, failed);
+        if let Some(Gate::Blocked(blocked)) = self.node_gates.get(node).cloned() {
+            return self.on_blocked_node(replica, &blocked);
         }
-        let containers = self.containers_of(spot);
+        let containers = self.containers_of(replica);
         let rejected = self.history.rejected.get(id);
         if let Some(rejected) = rejected.filter(|r| r.digest == service.digest)
-            && let Some(former) = containers.predecessor(spot)
+            && let Some(previous) = containers.previous(replica)
         {
-            let way_back = WayBack {
-                former,
+            let rollback = Rollback {
+                previous,
                 since: rejected.at,
                 why: rejected.why.clone(),
             };
-            return self.roll_back(spot, &containers, &way_back, dependencies);
+            return self.roll_back(replica, &containers, &rollback, dependencies);
         }
         match containers.current {
-            Some(current) => self.keep(spot, current, &containers, dependencies),
-            None => self.create(spot, &containers, dependencies),
+            Some(current) => self.keep(replica, current, &containers, dependencies),
+            None => self.create(replica, &containers, dependencies),
         }
     }
 
-    /// A replica whose node cannot be worked with now: nothing is done and nothing started
-    /// elsewhere, since it may still run there.
-    fn on_a_shut_node(&mut self, spot: Spot<'a>, failed: Option<String>) -> (InstanceStatus, Up) {
-        let settled = failed.is_some();
-        let was_here = self.index.last_seen[spot.at] == Some(spot.node);
-        let view = self.observed.nodes.get(spot.node);
-        let state = match (view.map(|view| &view.engine), failed) {
-            (Some(EngineView::Unknown(unknown)), _) if was_here => InstanceState::Unknown {
-                since: unknown.since,
-                why: unknown.why.clone(),
-            },
-            (_, Some(why)) => InstanceState::Failed { why },
-            (_, None) => InstanceState::Stopped,
+    /// A replica whose node cannot be used now. It is not started elsewhere, since it may still
+    /// run on its node.
+    fn on_blocked_node(
+        &mut self,
+        replica: PlacedReplica<'a>,
+        blocked: &Blocked,
+    ) -> (InstanceStatus, Up) {
+        let was_here = self.index.last_seen[replica.position] == Some(replica.node);
+        let view = self.observed.nodes.get(replica.node);
+        let view = view.map(AsRef::as_ref).filter(|_| was_here);
+        let by = HeldBy::Node {
+            node: replica.node.clone(),
         };
-        let node = spot.node.clone();
-        self.hold(Subject::Instance(spot.id.clone()), HeldBy::Node { node });
-        let node = Some(spot.node.clone());
-        (status(node, None, state, settled), Up::default())
+        self.hold(Subject::Instance(replica.id.clone()), by);
+        let status = InstanceStatus {
+            node: Some(replica.node.clone()),
+            container: None,
+            state: state::without_container(view, blocked.verdict()),
+            settled: blocked.settled,
+        };
+        (status, Up::default())
     }
 
-    /// No container of the declared specification exists on the replica's node.
+    /// Plans a replica that has no container of the declared specification on its node.
     fn create(
         &mut self,
-        spot: Spot<'a>,
+        replica: PlacedReplica<'a>,
         containers: &Containers<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        // What runs under a former specification goes on serving until its successor may start.
-        let former = containers.others.iter().find(|seen| seen.is_running());
-        let up = former.map_or(Up::default(), Planning::up_of);
-        let stands = |state, settled| {
-            let node = Some(spot.node.clone());
-            let container = former.map(|seen| seen.container);
-            (status(node, container, state, settled), up)
-        };
-        let held = |by: &HeldBy, settled| {
-            let state = if settled {
-                let why = by.to_string();
-                InstanceState::Failed { why }
-            } else if up.ready {
-                InstanceState::Ready
-            } else {
-                InstanceState::Stopped
-            };
-            stands(state, settled)
-        };
-        let mut needs = BTreeSet::new();
-        let ways = [
-            Self::node_gate,
-            Self::vacated,
-            Self::service_image,
-            Self::names,
-        ];
-        for way in ways {
-            match way(self, spot) {
-                Gate::Open => {}
-                Gate::After(step) => {
-                    needs.insert(step);
-                }
-                Gate::Shut { by, settled } => {
-                    self.hold(Subject::Instance(spot.id.clone()), by.clone());
-                    return held(&by, settled);
-                }
+        // A container of an earlier specification serves until its successor may start.
+        let serving = containers.others.iter().find(|seen| seen.is_running());
+        let up = serving.map_or(Up::default(), Planning::up_of);
+        let planned = |verdict, settled| (status(replica, serving, verdict, settled), up);
+        let needs = match self.needs_of_new(replica) {
+            Ok(needs) => needs,
+            Err(blocked) => {
+                self.hold(Subject::Instance(replica.id.clone()), blocked.by.clone());
+                return planned(blocked.verdict(), blocked.settled);
             }
-        }
-        match dependencies {
-            Dependencies::Met(steps) => needs.extend(steps.iter().cloned()),
-            Dependencies::Unmet { by, settled } => {
-                self.hold(Subject::Instance(spot.id.clone()), by.clone());
-                return stands(InstanceState::Stopped, *settled);
+        };
+        let needs = match dependencies {
+            Ok(steps) => needs.into_iter().chain(steps.iter().cloned()).collect(),
+            Err(blocked) => {
+                self.hold(Subject::Instance(replica.id.clone()), blocked.by.clone());
+                let verdict = if blocked.settled {
+                    Verdict::NotStarted
+                } else {
+                    Verdict::Open
+                };
+                return planned(verdict, blocked.settled);
             }
-        }
+        };
         let reason = match containers.others.first() {
-            None => self.absent(spot),
-            Some(old) => replaced(old, spot.node, &spot.service.digest),
+            None => self.reason_to_create(replica),
+            Some(old) => replaced(old, replica.node, &replica.service.digest),
         };
         let stopped = self
-            .free_ports(spot, needs)
-            .and_then(|needs| self.clear_stopped(spot.id, &containers.others, &reason, needs))
-            .and_then(|needs| self.stop_running(spot.id, &containers.others, &reason, needs));
+            .free_ports(replica, needs)
+            .and_then(|needs| self.remove_stopped(replica.id, &containers.others, &reason, needs))
+            .and_then(|needs| self.stop_running(replica.id, &containers.others, &reason, needs));
         let needs = match stopped {
             Ok(needs) => needs,
-            Err((by, settled)) => return held(&by, settled),
+            Err(blocked) => return planned(blocked.verdict(), blocked.settled),
         };
+        let digest = &replica.service.digest;
         let start = self.propose(
             Action::StartInstance {
-                instance: spot.id.clone(),
-                container: self.declared.container_name(spot.id, &spot.service.digest),
-                node: spot.node.clone(),
+                instance: replica.id.clone(),
+                container: self.declared.container_name(replica.id, digest),
+                node: replica.node.clone(),
             },
             needs,
             reason,
         );
         match start {
             Gate::After(step) => {
-                self.starts[spot.at] = Some(step);
-                let serves = if up.ready {
-                    InstanceState::Ready
-                } else {
-                    InstanceState::Stopped
-                };
-                stands(serves, false)
+                self.starts[replica.position] = Some(step);
+                planned(Verdict::Open, false)
             }
-            Gate::Shut { by, settled: true } => held(&by, true),
-            Gate::Open | Gate::Shut { .. } => stands(InstanceState::Stopped, false),
+            Gate::Blocked(blocked) => planned(blocked.verdict(), blocked.settled),
+            Gate::Open => planned(Verdict::Open, false),
         }
     }
 
-    /// Why a replica of which nothing exists is made here.
-    fn absent(&self, spot: Spot<'a>) -> Reason {
-        let view = self.observed.nodes.get(spot.node);
+    /// The steps that a new container needs, apart from the service's dependencies.
+    fn needs_of_new(&mut self, replica: PlacedReplica<'a>) -> Result<BTreeSet<StepId>, Blocked> {
+        let mut needs = BTreeSet::new();
+        let node = self.node_gates.get(replica.node);
+        node.cloned().unwrap_or(Gate::Open).pass(&mut needs)?;
+        self.gone_elsewhere(replica).pass(&mut needs)?;
+        self.service_image(replica).pass(&mut needs)?;
+        self.agent_gate(replica.node).pass(&mut needs)?;
+        Ok(needs)
+    }
+
+    /// Why a replica without any container is created on its node.
+    fn reason_to_create(&self, replica: PlacedReplica<'a>) -> Reason {
+        let view = self.observed.nodes.get(replica.node);
         let state = view.and_then(|view| view.engine_state());
-        let mounts = &spot.service.spec.container.volumes;
+        let mounts = &replica.service.spec.container.volumes;
         let here = state.and_then(|state| {
             let mut volumes = mounts.iter().map(|mount| &mount.volume);
             volumes.find(|volume| state.volumes.contains(*volume))
@@ -196,55 +188,42 @@ impl<'a> Planning<'a> {
         }
     }
 
-    fn node_gate(&mut self, spot: Spot<'a>) -> Gate {
-        let gate = self.node_gates.get(spot.node);
-        gate.cloned().unwrap_or(Gate::Open)
-    }
-
-    /// Opens when the replica would find other services by their names.
-    fn names(&mut self, spot: Spot<'a>) -> Gate {
-        self.agent_gate(spot.node)
-    }
-
-    /// Opens when the replica cannot run unseen on another node than the one it is placed on.
-    fn vacated(&mut self, spot: Spot<'a>) -> Gate {
+    /// Opens when the replica cannot run unobserved on a node other than its own.
+    fn gone_elsewhere(&mut self, replica: PlacedReplica<'a>) -> Gate {
         let observed = self.observed;
-        let elsewhere = |last: &&NodeName| *last != spot.node;
-        let Some(last) = self.index.last_seen[spot.at].filter(elsewhere) else {
+        let elsewhere = |last: &&NodeName| *last != replica.node;
+        let Some(last) = self.index.last_seen[replica.position].filter(elsewhere) else {
             return Gate::Open;
         };
         let Some(view) = observed.nodes.get(last) else {
-            // Gone, if the cloud can say so.
+            // The node does not exist any more, if the cloud can confirm that.
             let Some(unknown) = &observed.cloud_unknown else {
                 return Gate::Open;
             };
-            return Gate::Shut {
-                by: HeldBy::CloudUnknown {
-                    since: unknown.since,
-                    why: unknown.why.clone(),
-                },
-                settled: self.is_over(unknown.since, self.policy.unknown_before_failed),
+            let by = HeldBy::CloudUnknown {
+                since: unknown.since,
+                why: unknown.why.clone(),
             };
+            let settled = self.has_passed(unknown.since, self.policy.unknown_before_failed);
+            return Gate::blocked(by, settled);
         };
         if !view.may_run_unseen() {
             return Gate::Open;
         }
-        if let Some(fence) = self.fences.get(last) {
-            return fence.clone();
+        if let Some(deletion) = self.unreachable_deletions.get(last) {
+            return deletion.clone();
         }
         match &view.engine {
-            EngineView::Unknown(unknown) => Gate::Shut {
-                by: HeldBy::NodeUnknown {
+            EngineView::Unknown(unknown) => {
+                let by = HeldBy::NodeUnknown {
                     node: last.clone(),
                     since: unknown.since,
                     why: unknown.why.clone(),
-                },
-                settled: self.is_over(unknown.since, self.policy.unknown_before_failed),
-            },
-            _ => Gate::Shut {
-                by: HeldBy::Node { node: last.clone() },
-                settled: false,
-            },
+                };
+                let settled = self.has_passed(unknown.since, self.policy.unknown_before_failed);
+                Gate::blocked(by, settled)
+            }
+            _ => Gate::blocked(HeldBy::Node { node: last.clone() }, false),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Leftovers: containers and nodes that are no longer declared. Services stop in the reverse
-//! of their start order.
+//! Leftovers: containers and nodes that are no longer declared. Services stop in reverse start
+//! order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 use crate::runtime::{ObservedContainer, Role};
 
 impl<'a> Planning<'a> {
-    /// Stops and removes a container. Opens after its removal.
+    /// Stops and removes a container. The gate opens when it is removed.
     pub(super) fn stop_and_remove(
         &mut self,
         instance: &InstanceId,
@@ -21,12 +21,9 @@ impl<'a> Planning<'a> {
         mut needs: BTreeSet<StepId>,
     ) -> Gate {
         if seen.is_running() {
-            match self.stop(instance, seen, reason, needs.clone()) {
-                Gate::After(step) => {
-                    needs.insert(step);
-                }
-                Gate::Open => {}
-                shut @ Gate::Shut { .. } => return shut,
+            let stop = self.stop(instance, seen, reason, needs.clone());
+            if let Err(blocked) = stop.pass(&mut needs) {
+                return Gate::Blocked(blocked);
             }
         }
         self.propose(
@@ -41,15 +38,14 @@ impl<'a> Planning<'a> {
         )
     }
 
-    /// Removes what another container replaces.
-    pub(super) fn supersede(
+    pub(super) fn remove_all(
         &mut self,
         instance: &InstanceId,
-        others: &[Seen<'a>],
+        containers: &[Seen<'a>],
         reason: &Reason,
     ) {
-        for other in others {
-            self.stop_and_remove(instance, *other, reason, BTreeSet::new());
+        for container in containers {
+            self.stop_and_remove(instance, *container, reason, BTreeSet::new());
         }
     }
 
@@ -65,8 +61,8 @@ impl<'a> Planning<'a> {
                 .unwrap_or(u32::MAX);
             left.extend(containers.iter().map(|seen| (rank, *id, *seen)));
         }
-        // Only the last of the start order goes now; the others wait for the next plan, so that
-        // nothing is stopped while something that depends on it still runs.
+        // This plan stops only the services that are last in the start order, so that no service
+        // stops while one that depends on it still runs.
         let last = left
             .iter()
             .filter(|(_, _, seen)| seen.is_running())
@@ -79,13 +75,12 @@ impl<'a> Planning<'a> {
                     let by = HeldBy::StopsAfter {
                         service: service.clone(),
                     };
-                    self.hold(Subject::Instance(id.clone()), by.clone());
-                    Gate::Shut { by, settled: false }
+                    Gate::Blocked(self.block(Subject::Instance(id.clone()), by, false))
                 }
                 _ => self.stop_and_remove(id, seen, &Reason::NotDeclared, BTreeSet::new()),
             };
             for (_, protocol, port) in seen.container.ports.iter().filter(|_| running) {
-                self.leaving
+                self.undeclared_ports
                     .insert((seen.node, *port, *protocol), gate.clone());
             }
         }
@@ -98,25 +93,20 @@ impl<'a> Planning<'a> {
             .iter()
             .map(|(node, view)| (node, view.as_ref()))
             .filter(|(node, view)| {
-                self.is_ours_to_delete(node, view) && !self.fences.contains_key(node)
+                self.is_to_delete(node, view) && !self.unreachable_deletions.contains_key(node)
             })
             .collect();
         if undeclared.is_empty() {
             return;
         }
-        // All that still has to do with a node comes before its end.
+        // A node is deleted after every other step that involves it.
         let mut steps: BTreeMap<&NodeName, BTreeSet<StepId>> = BTreeMap::new();
         let mut removed: BTreeSet<&ContainerId> = BTreeSet::new();
         for step in &self.plan.steps {
-            let from = match &step.action {
-                Action::CopyImage { from, .. } => Some(from),
-                Action::RemoveInstance { id, .. } => {
-                    removed.insert(id);
-                    None
-                }
-                _ => None,
-            };
-            for node in std::iter::once(step.action.node()).chain(from) {
+            if let Action::RemoveInstance { id, .. } = &step.action {
+                removed.insert(id);
+            }
+            for node in step.action.nodes() {
                 if let Some((node, _)) = undeclared.get_key_value(node) {
                     steps.entry(*node).or_default().insert(step.id.clone());
                 }
@@ -126,12 +116,12 @@ impl<'a> Planning<'a> {
         for (node, view) in &undeclared {
             let still_used = match &view.engine {
                 EngineView::Known { state, .. } => {
-                    let gone = |c: &ObservedContainer| match c.role {
+                    let goes = |c: &ObservedContainer| match c.role {
                         Role::Instance(_) => removed.contains(&c.id),
                         Role::Agent => true,
                         Role::Manager => false,
                     };
-                    !state.containers.iter().all(gone)
+                    !state.containers.iter().all(goes)
                 }
                 EngineView::NotAsked => true,
                 EngineView::Missing | EngineView::Unknown(_) => false,

@@ -1,24 +1,28 @@
 //! The planner: a pure function from what is declared and what is observed to the steps
-//! between them. No I/O, no clock, no randomness; the same input gives the same plan.
+//! between them. It does no I/O and knows no clock and no randomness, so the same input gives the
+//! same plan.
 //!
-//! - [`nodes`]: a node before its Docker.
-//! - [`agents`]: names work on a node before anything starts there that may ask for them.
-//! - [`images`]: an image before its container; built or pulled once, then copied.
-//! - [`order`]: a service before those that depend on it, `starts: last` after all others.
-//! - [`instances`]: each replica made where it is placed, and kept [`alive`].
-//! - [`replacement`]: stop-first, with a way back.
-//! - [`restart`]: the same container again, one replica after the other.
-//! - [`ports`]: a host port passes from one to another.
-//! - [`leftovers`]: what is no longer declared, in reverse start order.
-//! - [`text`]: a plan as people read it.
+//! - [`nodes`]: nodes are created, started and prepared for Docker.
+//! - [`agents`]: service names work on a node before a container that may use them starts there.
+//! - [`images`]: an image is built or pulled on one node and copied to the others.
+//! - [`dependencies`]: a service starts after those that it depends on, `starts: last` after all
+//!   others.
+//! - [`instances`]: replicas are created on the nodes that they are placed on.
+//! - [`keep_running`]: containers that never started or that ended are started.
+//! - [`replacement`]: an old container is stopped before its successor starts, and comes back if
+//!   the successor fails.
+//! - [`restart`]: a container is restarted on request, one replica after the other.
+//! - [`ports`]: a host port passes from one replica to another.
+//! - [`leftovers`]: what is no longer declared is removed in reverse start order.
+//! - [`text`]: a plan as text.
 
 mod agents;
-mod alive;
+mod dependencies;
 mod images;
 mod instances;
+mod keep_running;
 mod leftovers;
 mod nodes;
-mod order;
 mod ports;
 mod replacement;
 mod restart;
@@ -34,33 +38,34 @@ use super::declared::{Declared, DeclaredService};
 use super::index::{Index, Seen};
 use super::input::{History, PlanningInput};
 use super::observe::Observed;
-use super::placement::{Placed, place_indexed};
+use super::placement::{IndexedPlacement, place_indexed};
+use super::state::{self, Verdict};
 use super::step::{Action, Held, HeldBy, InstanceStatus, Plan, Reason, Step, StepId};
-use crate::model::{ContainerId, InstanceId, InstanceState, NodeName, Protocol, Subject};
-use crate::runtime::ObservedContainer;
+use crate::model::{ContainerId, InstanceId, NodeName, Protocol, Subject};
 
-/// What the planner may assume and how patient it is.
+/// What the planner may assume, and how long it waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Whether the cloud can make nodes.
+    /// Whether the cloud provider can create nodes.
     pub provisions: bool,
-    /// Whether the manager's node is someone else's to make and start: true in the manager,
-    /// false in the bootstrapper.
+    /// Whether creating and starting the manager's node is left to somebody else: true in the
+    /// manager, false in the bootstrapper.
     pub spares_manager_node: bool,
-    /// Whether only nodes are planned for, and what runs on them is left alone: the
-    /// bootstrapper's part, since the manager alone acts on engines.
+    /// Whether only nodes are planned for. The bootstrapper does that: the manager alone acts on
+    /// engines.
     pub only_nodes: bool,
-    /// After how many endings without having been ready an instance counts as failed. It is
-    /// kept alive all the same.
+    /// How often an instance may end without having been ready before it counts as failed. It is
+    /// still started again.
     pub endings_before_failed: u32,
-    /// After how many failures in a row a step counts as failed. It is tried again all the same.
+    /// How often in a row a step may fail before it counts as failed. It is still retried.
     pub failures_before_failed: u32,
-    /// How long a node may be unknown before what is on it counts as failed for the round.
+    /// How long a node may be unknown before its replicas count as failed for the round.
     pub unknown_before_failed: Duration,
-    /// How long a node may be starting or stopping before the same.
+    /// How long a node may be starting or stopping before its replicas count as failed for the
+    /// round.
     pub changing_before_failed: Duration,
-    /// How long the container of a specification that was given up is kept, for its output.
-    pub given_up_kept_for: Duration,
+    /// How long the container of a rejected specification is kept, so that its output can be read.
+    pub rejected_kept_for: Duration,
 }
 
 impl Default for Policy {
@@ -73,22 +78,22 @@ impl Default for Policy {
             failures_before_failed: 5,
             unknown_before_failed: Duration::from_mins(5),
             changing_before_failed: Duration::from_mins(30),
-            given_up_kept_for: Duration::from_mins(10),
+            rejected_kept_for: Duration::from_mins(10),
         }
     }
 }
 
-/// Plans. See the module's documentation.
+/// Plans the steps from what is observed to what is declared.
 pub fn plan(input: &PlanningInput) -> Plan {
     let index = Index::new(&input.declared, &input.observed, &input.history);
     let mut planning = Planning::new(input, &index);
     planning.nodes();
     if !input.policy.only_nodes {
-        planning.fences();
+        planning.delete_unreachable_nodes();
         planning.agents();
         planning.undeclared_instances();
         planning.instances();
-        planning.needless_agents();
+        planning.unneeded_agents();
         planning.undeclared_nodes();
     }
     planning.finish()
@@ -102,28 +107,53 @@ enum Gate {
     /// Once this step is done.
     After(StepId),
     /// Not in this plan.
-    Shut {
-        by: HeldBy,
-        /// Whether nothing of this round will open it.
-        settled: bool,
-    },
+    Blocked(Blocked),
+}
+
+/// Why something cannot go on in this plan.
+#[derive(Debug, Clone)]
+struct Blocked {
+    by: HeldBy,
+    /// Whether this will not change within the round.
+    settled: bool,
+}
+
+impl Blocked {
+    fn new(by: HeldBy, settled: bool) -> Self {
+        Self { by, settled }
+    }
+
+    /// What it means for a replica: whatever stays blocked for the round has failed.
+    fn verdict(&self) -> Verdict {
+        if self.settled {
+            Verdict::Failed {
+                why: self.by.to_string(),
+            }
+        } else {
+            Verdict::Open
+        }
+    }
 }
 
 impl Gate {
-    /// Adds what has to be done before, or says what holds it up, and whether for the round.
-    fn pass(self, needs: &mut BTreeSet<StepId>) -> Result<(), (HeldBy, bool)> {
+    fn blocked(by: HeldBy, settled: bool) -> Self {
+        Self::Blocked(Blocked::new(by, settled))
+    }
+
+    /// Adds the step that has to be done before, if there is one.
+    fn pass(self, needs: &mut BTreeSet<StepId>) -> Result<(), Blocked> {
         match self {
             Self::Open => {}
             Self::After(step) => {
                 needs.insert(step);
             }
-            Self::Shut { by, settled } => return Err((by, settled)),
+            Self::Blocked(blocked) => return Err(blocked),
         }
         Ok(())
     }
 }
 
-/// A plan in the making.
+/// A plan that is being built.
 struct Planning<'a> {
     declared: &'a Declared,
     observed: &'a Observed,
@@ -131,36 +161,37 @@ struct Planning<'a> {
     policy: &'a Policy,
     now: DateTime<Utc>,
     index: &'a Index<'a>,
-    placed: Placed<'a>,
-    /// Which nodes have which image, in order.
-    holders: BTreeMap<&'a str, Vec<&'a NodeName>>,
+    placement: IndexedPlacement<'a>,
+    /// The nodes that have each image, in order.
+    image_holders: BTreeMap<&'a str, Vec<&'a NodeName>>,
     node_gates: BTreeMap<&'a NodeName, Gate>,
     agent_gates: BTreeMap<&'a NodeName, Gate>,
-    /// Nodes that are deleted though nobody can see what runs on them.
-    fences: BTreeMap<&'a NodeName, Gate>,
-    /// Host ports that containers which are no longer declared still have.
-    leaving: BTreeMap<HostPort<'a>, Gate>,
-    /// Host ports that are declared, and which running container of which replica has them now.
-    holders_of_ports: BTreeMap<HostPort<'a>, (usize, Seen<'a>)>,
-    /// The containers that are stopped, and the order in which that was found.
+    /// Deletions of nodes whose containers cannot be observed. A deleted node runs nothing, so
+    /// its replicas may start elsewhere.
+    unreachable_deletions: BTreeMap<&'a NodeName, Gate>,
+    /// Host ports of containers that are no longer declared; each gate opens when the port is free.
+    undeclared_ports: BTreeMap<HostPort<'a>, Gate>,
+    /// Declared host ports, and the replica and running container that have each of them now.
+    port_holders: BTreeMap<HostPort<'a>, (usize, Seen<'a>)>,
+    /// The containers that this plan stops, and the order in which they were added.
     stops: BTreeMap<&'a ContainerId, Gate>,
     stop_order: Vec<&'a ContainerId>,
     image_gates: BTreeMap<NodeName, BTreeMap<String, Gate>>,
     /// The steps that bring an image to its first node.
     image_origins: BTreeMap<String, (NodeName, StepId)>,
-    /// The step that will start each replica.
+    /// The step that starts each replica, if the plan has one.
     starts: Vec<Option<StepId>>,
-    /// How far each replica is, whatever specification it runs.
+    /// What services that depend on each replica see of it, whatever specification it runs.
     up: Vec<Up>,
     statuses: Vec<Option<InstanceStatus>>,
     plan: Plan,
 }
 
-/// A declared replica, and where it is placed.
+/// A declared replica and the node that it is placed on.
 #[derive(Debug, Clone, Copy)]
-struct Spot<'a> {
-    /// Its place in the index.
-    at: usize,
+struct PlacedReplica<'a> {
+    /// Its position in the index.
+    position: usize,
     id: &'a InstanceId,
     service: &'a DeclaredService,
     node: &'a NodeName,
@@ -169,7 +200,7 @@ struct Spot<'a> {
 /// A port of a node.
 type HostPort<'a> = (&'a NodeName, u16, Protocol);
 
-/// How far a replica is, as those that depend on it see it.
+/// What services that depend on a replica see of it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Up {
     started: bool,
@@ -186,11 +217,11 @@ impl<'a> Planning<'a> {
             policy,
             now,
         } = input;
-        let mut holders: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
+        let mut image_holders: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
         for (node, view) in &observed.nodes {
             let images = view.engine_state().map(|state| &state.images);
             for image in images.into_iter().flatten() {
-                holders.entry(image).or_default().push(node);
+                image_holders.entry(image).or_default().push(node);
             }
         }
         let replicas = index.replicas.len();
@@ -201,13 +232,13 @@ impl<'a> Planning<'a> {
             policy,
             now: *now,
             index,
-            placed: place_indexed(declared, observed, history, index),
-            holders,
+            placement: place_indexed(declared, observed, history, index),
+            image_holders,
             node_gates: BTreeMap::new(),
             agent_gates: BTreeMap::new(),
-            fences: BTreeMap::new(),
-            leaving: BTreeMap::new(),
-            holders_of_ports: ports::holders(declared, index),
+            unreachable_deletions: BTreeMap::new(),
+            undeclared_ports: BTreeMap::new(),
+            port_holders: ports::holders(declared, index),
             stops: BTreeMap::new(),
             stop_order: Vec::new(),
             image_gates: BTreeMap::new(),
@@ -219,41 +250,37 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Puts a step into the plan, unless it failed and has to wait.
+    /// Adds a step to the plan, unless its node does not respond or the step failed and waits to
+    /// be retried.
     fn propose(&mut self, action: Action, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
         let view = self.observed.nodes.get(action.node());
         if let Some(silence) = view.and_then(|view| view.silence.as_ref()) {
-            let by = HeldBy::NodeSilent {
+            let by = HeldBy::NodeNotResponding {
                 node: action.node().clone(),
                 since: silence.since,
                 why: silence.why.clone(),
             };
-            self.hold(action.subject(), by.clone());
-            return Gate::Shut { by, settled: false };
+            return Gate::Blocked(self.block(action.subject(), by, false));
         }
         let id = action.id();
-        if let Some(failure) = self.history.failures.get(&id) {
-            let given_up = failure.is_final || failure.times >= self.policy.failures_before_failed;
-            if failure.again_at.is_none_or(|at| at > self.now) {
-                let why = failure.why.clone();
-                let by = match failure.again_at {
-                    Some(until) => HeldBy::Backoff {
-                        step: id,
-                        until,
-                        failures: failure.times,
-                        why,
-                    },
-                    None => HeldBy::Failed { why },
-                };
-                if let Some(at) = failure.again_at {
-                    self.changes_at(at);
-                }
-                self.hold(action.subject(), by.clone());
-                return Gate::Shut {
-                    by,
-                    settled: given_up,
-                };
+        if let Some(failure) = self.history.failures.get(&id)
+            && failure.again_at.is_none_or(|at| at > self.now)
+        {
+            let why = failure.why.clone();
+            let settled = failure.is_final || failure.times >= self.policy.failures_before_failed;
+            let by = match failure.again_at {
+                Some(until) => HeldBy::Backoff {
+                    step: id,
+                    until,
+                    failures: failure.times,
+                    why,
+                },
+                None => HeldBy::Failed { why },
+            };
+            if let Some(at) = failure.again_at {
+                self.changes_at(at);
             }
+            return Gate::Blocked(self.block(action.subject(), by, settled));
         }
         self.plan.steps.push(Step {
             id: id.clone(),
@@ -262,6 +289,12 @@ impl<'a> Planning<'a> {
             reason,
         });
         Gate::After(id)
+    }
+
+    /// Records in the plan what holds `subject`.
+    fn block(&mut self, subject: Subject, by: HeldBy, settled: bool) -> Blocked {
+        self.hold(subject, by.clone());
+        Blocked::new(by, settled)
     }
 
     fn hold(&mut self, subject: Subject, by: HeldBy) {
@@ -273,13 +306,13 @@ impl<'a> Planning<'a> {
         });
     }
 
-    /// Until when the round waits for what holds something up by itself.
+    /// When the round stops waiting for the cause of a hold. Only for causes that it waits for.
     fn waits_until(&self, subject: &Subject, by: &HeldBy) -> Option<DateTime<Utc>> {
         let patience = match by {
             HeldBy::Backoff { until, .. } => return Some(*until),
             HeldBy::CloudUnknown { .. }
             | HeldBy::NodeUnknown { .. }
-            | HeldBy::NodeSilent { .. }
+            | HeldBy::NodeNotResponding { .. }
             | HeldBy::Agent { .. } => self.policy.unknown_before_failed,
             HeldBy::NodeChanging { .. } => self.policy.changing_before_failed,
             HeldBy::NotReadyYet { .. } => {
@@ -300,8 +333,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Whether `since` lies longer back than `patience`; if not, the plan changes then.
-    fn is_over(&mut self, since: DateTime<Utc>, patience: Duration) -> bool {
+    /// Whether `patience` has passed since `since`. If not, the plan changes at that time.
+    fn has_passed(&mut self, since: DateTime<Utc>, patience: Duration) -> bool {
         let Some(end) = chrono::Duration::from_std(patience)
             .ok()
             .and_then(|patience| since.checked_add_signed(patience))
@@ -312,14 +345,13 @@ impl<'a> Planning<'a> {
         end <= self.now
     }
 
-    /// Says whether the round has ended. Each step stands behind those that it needs already,
-    /// since none is proposed before them.
+    /// Returns the plan. Its steps are in order already: each is proposed after those it needs.
     fn finish(mut self) -> Plan {
         let gates = self.node_gates.values().chain(self.agent_gates.values());
         let nodes_settled = gates.into_iter().all(|gate| match gate {
             Gate::Open => true,
             Gate::After(_) => false,
-            Gate::Shut { settled, .. } => *settled,
+            Gate::Blocked(blocked) => blocked.settled,
         });
         let replicas = self.index.replicas.iter().cloned();
         self.plan.instances = replicas
@@ -331,16 +363,20 @@ impl<'a> Planning<'a> {
     }
 }
 
+/// The status of a replica that has the container `seen`, or none.
 fn status(
-    node: Option<NodeName>,
-    container: Option<&ObservedContainer>,
-    state: InstanceState,
+    replica: PlacedReplica<'_>,
+    seen: Option<&Seen<'_>>,
+    verdict: Verdict,
     settled: bool,
 ) -> InstanceStatus {
     InstanceStatus {
-        node,
-        container: container.map(|c| c.id.clone()),
-        state,
+        node: Some(replica.node.clone()),
+        container: seen.map(|seen| seen.container.id.clone()),
+        state: match seen {
+            Some(seen) => state::of_replica(seen, verdict),
+            None => state::without_container(None, verdict),
+        },
         settled,
     }
 }

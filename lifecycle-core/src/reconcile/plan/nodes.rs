@@ -1,9 +1,6 @@
-//! Nodes: there, running, with an engine.
+//! Nodes: each declared node exists, runs, and has an engine.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-use chrono::{DateTime, Utc};
 
 use super::{Gate, Planning};
 use crate::cloud::Power;
@@ -19,13 +16,12 @@ impl Planning<'_> {
         }
     }
 
-    /// Deletes nodes that left the declaration and cannot be asked. That fences them: only then
-    /// may what was last seen on them run elsewhere.
-    pub(super) fn fences(&mut self) {
+    /// Deletes undeclared nodes that cannot be observed. Their replicas may start elsewhere only
+    /// after that, since until then they may still run there.
+    pub(super) fn delete_unreachable_nodes(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {
-            if !self.is_ours_to_delete(node, view) || !matches!(view.engine, EngineView::Unknown(_))
-            {
+            if !self.is_to_delete(node, view) || !matches!(view.engine, EngineView::Unknown(_)) {
                 continue;
             }
             let gate = self.propose(
@@ -33,12 +29,12 @@ impl Planning<'_> {
                 BTreeSet::new(),
                 Reason::NodeNotDeclared,
             );
-            self.fences.insert(node, gate);
+            self.unreachable_deletions.insert(node, gate);
         }
     }
 
-    /// Whether a node was made for this platform and is no longer declared.
-    pub(super) fn is_ours_to_delete(&self, node: &NodeName, view: &NodeView) -> bool {
+    /// Whether a node was created for this platform and is no longer declared.
+    pub(super) fn is_to_delete(&self, node: &NodeName, view: &NodeView) -> bool {
         let spared = self.policy.spares_manager_node && *node == self.declared.manager_node;
         !spared && view.machine.created && !self.declared.nodes.contains_key(node)
     }
@@ -48,142 +44,130 @@ impl Planning<'_> {
         let view = self.observed.nodes.get(node);
         let Some(view) = view else {
             if let Some(unknown) = &self.observed.cloud_unknown {
-                return self.shut(
-                    node,
-                    HeldBy::CloudUnknown {
-                        since: unknown.since,
-                        why: unknown.why.clone(),
-                    },
-                    Some((unknown.since, self.policy.unknown_before_failed)),
-                );
+                let by = HeldBy::CloudUnknown {
+                    since: unknown.since,
+                    why: unknown.why.clone(),
+                };
+                let settled = self.has_passed(unknown.since, self.policy.unknown_before_failed);
+                return self.block_node(node, by, settled);
             }
             if spared || !self.policy.provisions {
                 let why = if spared {
-                    "the cloud does not show the manager's own node".to_owned()
+                    "the cloud does not list the manager's own node"
                 } else {
-                    "the node does not exist, and this provider cannot make it".to_owned()
+                    "the node does not exist, and this provider cannot create nodes"
                 };
-                return self.shut(node, HeldBy::Failed { why }, None);
+                return self.fail_node(node, why);
             }
-            return self.made_after(node, BTreeSet::new(), Reason::NodeAbsent);
+            return self.provision(node, BTreeSet::new(), Reason::NodeAbsent);
         };
         match view.machine.power {
-            Power::Starting | Power::Stopping => self.shut(
-                node,
-                HeldBy::NodeChanging {
-                    node: node.clone(),
-                    power: match view.machine.power {
-                        Power::Starting => "starting".into(),
-                        _ => "stopping".into(),
-                    },
-                    since: view.changing_since,
-                },
-                view.changing_since
-                    .map(|since| (since, self.policy.changing_before_failed)),
-            ),
+            Power::Starting => self.changing(node, view, "starting"),
+            Power::Stopping => self.changing(node, view, "stopping"),
             Power::Failed => self.failed(node, view, spared),
-            Power::Stopped if spared => self.shut(
-                node,
-                HeldBy::Failed {
-                    why: "the cloud shows the manager's own node as stopped".into(),
-                },
-                None,
-            ),
+            Power::Stopped if spared => {
+                self.fail_node(node, "the cloud reports the manager's own node as stopped")
+            }
             Power::Stopped => {
-                let started = self.propose(
+                let start = self.propose(
                     Action::StartNode { node: node.clone() },
                     BTreeSet::new(),
                     Reason::NodeStopped,
                 );
-                // What is on it shows only once it runs.
-                match started {
-                    Gate::Open | Gate::After(_) => Gate::Shut {
-                        by: HeldBy::Node { node: node.clone() },
-                        settled: false,
-                    },
-                    shut @ Gate::Shut { .. } => shut,
+                // Whether it has an engine is known only once it runs.
+                match start {
+                    Gate::Open | Gate::After(_) => {
+                        Gate::blocked(HeldBy::Node { node: node.clone() }, false)
+                    }
+                    blocked @ Gate::Blocked(_) => blocked,
                 }
             }
             Power::Running => match &view.engine {
                 EngineView::Known { .. } => Gate::Open,
-                EngineView::Missing => self.prepared_after(node, Gate::Open),
-                EngineView::NotAsked => self.shut(
-                    node,
-                    HeldBy::NodeChanging {
+                EngineView::Missing => self.prepare(node, Gate::Open),
+                EngineView::NotAsked => {
+                    let by = HeldBy::NodeChanging {
                         node: node.clone(),
-                        power: "being asked".into(),
+                        power: "not observed yet".into(),
                         since: None,
-                    },
-                    None,
-                ),
-                EngineView::Unknown(unknown) => self.shut(
-                    node,
-                    HeldBy::NodeUnknown {
+                    };
+                    self.block_node(node, by, false)
+                }
+                EngineView::Unknown(unknown) => {
+                    let by = HeldBy::NodeUnknown {
                         node: node.clone(),
                         since: unknown.since,
                         why: unknown.why.clone(),
-                    },
-                    Some((unknown.since, self.policy.unknown_before_failed)),
-                ),
+                    };
+                    let settled = self.has_passed(unknown.since, self.policy.unknown_before_failed);
+                    self.block_node(node, by, settled)
+                }
             },
         }
     }
 
-    /// A node that the cloud could not make is deleted and made again. One that ever ran
-    /// something is left as it is: the cloud may mean a later change of it.
+    /// A node that is starting or stopping.
+    fn changing(&mut self, node: &NodeName, view: &NodeView, power: &str) -> Gate {
+        let since = view.changing_since;
+        let by = HeldBy::NodeChanging {
+            node: node.clone(),
+            power: power.to_owned(),
+            since,
+        };
+        let limit = self.policy.changing_before_failed;
+        let settled = since.is_some_and(|since| self.has_passed(since, limit));
+        self.block_node(node, by, settled)
+    }
+
+    /// A node that failed is deleted and created again. A node that ever ran something is left as
+    /// it is, since the failure may be that of a later change.
     fn failed(&mut self, node: &NodeName, view: &NodeView, spared: bool) -> Gate {
         let why = if spared {
-            "the cloud says that the manager's own node failed"
+            "the cloud reports that the manager's own node failed"
         } else if !view.machine.created {
-            "the cloud says that this node failed, and this platform did not make it"
+            "the cloud reports that this node failed; it was not created by this platform, so it \
+             is not replaced"
         } else if !self.policy.provisions {
-            "the cloud says that this node failed, and this provider cannot make another"
+            "the cloud reports that this node failed, and this provider cannot create another"
         } else if self.history.last_seen.values().any(|last| last == node) {
-            "the cloud says that this node failed, and something ran on it"
+            "the cloud reports that this node failed; services ran on it, so it is not replaced"
         } else {
-            let deleted = self.propose(
+            let delete = self.propose(
                 Action::DeleteNode { node: node.clone() },
                 BTreeSet::new(),
                 Reason::NodeFailed,
             );
-            return match deleted {
+            return match delete {
                 Gate::After(step) => {
-                    self.made_after(node, BTreeSet::from([step]), Reason::NodeFailed)
+                    self.provision(node, BTreeSet::from([step]), Reason::NodeFailed)
                 }
                 other => other,
             };
         };
-        self.shut(node, HeldBy::Failed { why: why.into() }, None)
+        self.fail_node(node, why)
     }
 
-    fn made_after(&mut self, node: &NodeName, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
+    fn provision(&mut self, node: &NodeName, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
         let action = Action::ProvisionNode { node: node.clone() };
-        let made = self.propose(action, needs, reason);
-        self.prepared_after(node, made)
+        let provisioned = self.propose(action, needs, reason);
+        self.prepare(node, provisioned)
     }
 
-    fn prepared_after(&mut self, node: &NodeName, before: Gate) -> Gate {
+    /// Prepares a node for Docker once `before` opens.
+    fn prepare(&mut self, node: &NodeName, before: Gate) -> Gate {
         let (needs, reason) = match before {
             Gate::Open => (BTreeSet::new(), Reason::EngineMissing),
             Gate::After(step) => (BTreeSet::from([step]), Reason::NodeIsNew),
-            Gate::Shut { .. } => return before,
+            Gate::Blocked(_) => return before,
         };
         self.propose(Action::PrepareNode { node: node.clone() }, needs, reason)
     }
 
-    /// Holds a node up. What lies on it is settled when the node failed, or has been as it is
-    /// for longer than the policy waits.
-    fn shut(
-        &mut self,
-        node: &NodeName,
-        by: HeldBy,
-        patience: Option<(DateTime<Utc>, Duration)>,
-    ) -> Gate {
-        let settled = match patience {
-            Some((since, patience)) => self.is_over(since, patience),
-            None => matches!(by, HeldBy::Failed { .. }),
-        };
-        self.hold(Subject::Node(node.clone()), by.clone());
-        Gate::Shut { by, settled }
+    fn fail_node(&mut self, node: &NodeName, why: &str) -> Gate {
+        self.block_node(node, HeldBy::Failed { why: why.into() }, true)
+    }
+
+    fn block_node(&mut self, node: &NodeName, by: HeldBy, settled: bool) -> Gate {
+        Gate::Blocked(self.block(Subject::Node(node.clone()), by, settled))
     }
 }

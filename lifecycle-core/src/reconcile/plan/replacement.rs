@@ -1,34 +1,37 @@
-//! Replacement, stop-first, and the way back from a specification that fails.
+//! Replacement: an old container is stopped before its successor starts. If the declared
+//! specification fails, the previous one comes back.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
-use super::order::Dependencies;
-use super::{Gate, Planning, Spot, Up};
+use super::dependencies::Dependencies;
+use super::{Blocked, Gate, PlacedReplica, Planning, Up};
 use crate::model::{InstanceId, InstanceState, NodeName, SpecDigest, Subject};
 use crate::reconcile::index::Seen;
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
 use crate::registry::RejectedSpec;
 use crate::runtime::ContainerState;
 
-/// The containers of a replica, as one declaration sees them.
+/// The containers of a replica.
 pub(super) struct Containers<'a> {
-    /// The one that should run.
+    /// The one on the replica's node that has the declared specification.
     pub(super) current: Option<Seen<'a>>,
     /// All others.
     pub(super) others: Vec<Seen<'a>>,
 }
 
 impl<'a> Containers<'a> {
-    /// What comes back when the declared specification is given up: what runs on the node
-    /// beside it, else what was started first there, since whatever gets ready removes all that
-    /// was before it. What runs once and failed has no predecessor that would do its work.
-    pub(super) fn predecessor(&self, spot: Spot<'a>) -> Option<Seen<'a>> {
-        if spot.service.runs_once {
+    /// The container that comes back when the declared specification is rejected.
+    ///
+    /// That is the one that runs on the node, else the one that was started first there: a
+    /// container that becomes ready removes all older ones, so later ones were never ready. A
+    /// service that runs once has none, since an earlier version would not do the same work.
+    pub(super) fn previous(&self, replica: PlacedReplica<'a>) -> Option<Seen<'a>> {
+        if replica.service.runs_once {
             return None;
         }
-        let here = self.others.iter().filter(|seen| seen.node == spot.node);
+        let here = self.others.iter().filter(|seen| seen.node == replica.node);
         here.copied().min_by_key(|seen| {
             let started_at = seen.container.started_at;
             (!seen.is_running(), started_at.is_none(), started_at)
@@ -36,21 +39,19 @@ impl<'a> Containers<'a> {
     }
 }
 
-/// The way back from a specification that is given up.
-pub(super) struct WayBack<'a> {
-    pub(super) former: Seen<'a>,
-    /// Since when the declared specification is given up.
+/// The return to a previous specification, after the declared one was rejected.
+pub(super) struct Rollback<'a> {
+    pub(super) previous: Seen<'a>,
+    /// When the declared specification was rejected.
     pub(super) since: DateTime<Utc>,
     pub(super) why: String,
 }
 
 impl<'a> Planning<'a> {
-    /// The containers of a replica.
-    pub(super) fn containers_of(&self, spot: Spot<'a>) -> Containers<'a> {
-        let all = &self.index.seen[spot.at];
-        // The name on its node is the compare-and-set, and the digest is what the name is made of.
+    pub(super) fn containers_of(&self, replica: PlacedReplica<'a>) -> Containers<'a> {
+        let all = &self.index.seen[replica.position];
         let is_current = |seen: &&Seen<'a>| {
-            seen.node == spot.node && seen.container.digest == spot.service.digest
+            seen.node == replica.node && seen.container.digest == replica.service.digest
         };
         let current = all.iter().find(is_current).copied();
         let is_other = |seen: &&Seen<'a>| current.is_none_or(|current| current.id() != seen.id());
@@ -60,7 +61,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Stops a container, once in a plan whoever wants it stopped. Opens after that.
+    /// Stops a container; a container that several replicas need stopped is stopped once. The gate
+    /// opens when it is stopped.
     pub(super) fn stop(
         &mut self,
         id: &InstanceId,
@@ -87,16 +89,16 @@ impl<'a> Planning<'a> {
         gate
     }
 
-    /// While one of these is ready, what does not run is wanted back by nobody: it goes before the
-    /// one that is ready is stopped, so that nothing else could be taken for the way back.
-    pub(super) fn clear_stopped(
+    /// If an old container is ready, removes the stopped ones first, so that a rollback cannot
+    /// pick them.
+    pub(super) fn remove_stopped(
         &mut self,
         id: &InstanceId,
         others: &[Seen<'a>],
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
-    ) -> Result<BTreeSet<StepId>, (HeldBy, bool)> {
-        // One that was never ready is no better than what it replaced.
+    ) -> Result<BTreeSet<StepId>, Blocked> {
+        // A container that was never ready is no better to return to than a stopped one.
         let is_ready = |seen: &Seen<'a>| Self::up_of(seen).ready;
         if !others.iter().any(is_ready) {
             return Ok(needs);
@@ -108,15 +110,15 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Stops all of these that run, stop-first. Gives what must be done before a successor may
-    /// start, or what holds a stop up.
+    /// Stops the containers among `others` that run. Returns what a successor needs before it may
+    /// start.
     pub(super) fn stop_running(
         &mut self,
         id: &InstanceId,
         others: &[Seen<'a>],
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
-    ) -> Result<BTreeSet<StepId>, (HeldBy, bool)> {
+    ) -> Result<BTreeSet<StepId>, Blocked> {
         let before = needs.clone();
         for other in others.iter().filter(|seen| seen.is_running()) {
             self.stop(id, *other, reason, before.clone())
@@ -125,11 +127,12 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// The declared specification has its container: it is kept alive, and once it is ready,
-    /// what it replaces goes. If it fails, what it replaces comes back.
+    /// Plans a replica whose declared specification has its container. It is kept running, and
+    /// the containers that it replaces are removed once it is ready. If it fails, the previous
+    /// specification comes back.
     pub(super) fn keep(
         &mut self,
-        spot: Spot<'a>,
+        replica: PlacedReplica<'a>,
         current: Seen<'a>,
         containers: &Containers<'a>,
         dependencies: &Dependencies,
@@ -137,15 +140,15 @@ impl<'a> Planning<'a> {
         let (steps, held) = (self.plan.steps.len(), self.plan.held.len());
         let stopped = self.stop_order.len();
         let others = &containers.others;
-        let (status, up) = self.alive(spot, current, others, dependencies, None);
+        let (status, up) = self.keep_running(replica, current, others, dependencies, None);
         if others.is_empty() {
             return (status, up);
         }
-        match (&status.state, containers.predecessor(spot)) {
+        match (&status.state, containers.previous(replica)) {
             (InstanceState::Ready | InstanceState::Completed, _) => {
-                self.supersede(spot.id, others, &Reason::Superseded);
+                self.remove_all(replica.id, others, &Reason::Superseded);
             }
-            (InstanceState::Failed { why }, Some(former))
+            (InstanceState::Failed { why }, Some(previous))
                 if current.container.state != ContainerState::Paused =>
             {
                 self.plan.steps.truncate(steps);
@@ -153,25 +156,25 @@ impl<'a> Planning<'a> {
                 for id in self.stop_order.drain(stopped..) {
                     self.stops.remove(id);
                 }
-                self.starts[spot.at] = None;
+                self.starts[replica.position] = None;
                 self.plan.rejects.push(RejectedSpec {
-                    id: spot.id.clone(),
+                    id: replica.id.clone(),
                     digest: current.container.digest.clone(),
                     at: self.now,
                     why: why.clone(),
                 });
-                let way_back = WayBack {
-                    former,
+                let rollback = Rollback {
+                    previous,
                     since: self.now,
                     why: why.clone(),
                 };
-                return self.roll_back(spot, containers, &way_back, dependencies);
+                return self.roll_back(replica, containers, &rollback, dependencies);
             }
             _ if current.is_running() => {
                 for other in others {
-                    let reason = replaced(other, spot.node, &current.container.digest);
-                    // What holds a stop up is said by itself.
-                    let _ = self.stop_running(spot.id, &[*other], &reason, BTreeSet::new());
+                    let reason = replaced(other, replica.node, &current.container.digest);
+                    // `stop` has already recorded why it is blocked.
+                    let _ = self.stop_running(replica.id, &[*other], &reason, BTreeSet::new());
                 }
             }
             _ => {}
@@ -179,45 +182,49 @@ impl<'a> Planning<'a> {
         (status, up)
     }
 
-    /// The declared specification was given up and its predecessor is there: it comes back, and
-    /// once it runs, what it replaced goes. What failed is kept a while, stopped: its output
-    /// tells why.
+    /// Starts the previous container again. Once it runs, older containers are removed; the
+    /// rejected one is stopped, and kept for a while so that its output can be read.
     pub(super) fn roll_back(
         &mut self,
-        spot: Spot<'a>,
+        replica: PlacedReplica<'a>,
         containers: &Containers<'a>,
-        way_back: &WayBack<'a>,
+        rollback: &Rollback<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        let WayBack { former, since, why } = way_back;
+        let Rollback {
+            previous,
+            since,
+            why,
+        } = rollback;
         let reason = Reason::RolledBack { why: why.clone() };
-        let is_other = |seen: &&Seen<'a>| seen.id() != former.id();
+        let is_other = |seen: &&Seen<'a>| seen.id() != previous.id();
         let older: Vec<Seen<'a>> = containers.others.iter().filter(is_other).copied().collect();
         let others: Vec<Seen<'a>> = older.iter().copied().chain(containers.current).collect();
         let restoring = (!others.is_empty()).then_some(reason.clone());
-        let (mut standing, up) = self.alive(spot, *former, &others, dependencies, restoring);
-        let why = if former.is_running() {
-            self.supersede(spot.id, &older, &reason);
-            let failed: Vec<Seen<'a>> = containers.current.into_iter().collect();
-            if self.is_over(*since, self.policy.given_up_kept_for) {
-                self.supersede(spot.id, &failed, &reason);
+        let (mut status, up) =
+            self.keep_running(replica, *previous, &others, dependencies, restoring);
+        let why = if previous.is_running() {
+            self.remove_all(replica.id, &older, &reason);
+            let rejected: Vec<Seen<'a>> = containers.current.into_iter().collect();
+            if self.has_passed(*since, self.policy.rejected_kept_for) {
+                self.remove_all(replica.id, &rejected, &reason);
             } else {
-                // What holds a stop up is said by itself.
-                let _ = self.stop_running(spot.id, &failed, &reason, BTreeSet::new());
+                // `stop` has already recorded why it is blocked.
+                let _ = self.stop_running(replica.id, &rejected, &reason, BTreeSet::new());
             }
-            let why = format!("{why}; the former specification runs again");
+            let why = format!("{why}; the previous specification runs again");
             let by = HeldBy::Failed { why: why.clone() };
-            self.hold(Subject::Instance(spot.id.clone()), by);
+            self.hold(Subject::Instance(replica.id.clone()), by);
             why
         } else {
             why.clone()
         };
-        standing.state = InstanceState::Failed { why };
-        (standing, up)
+        status.state = InstanceState::Failed { why };
+        (status, up)
     }
 }
 
-/// Why `other` gives way to a container of `digest` on `node`.
+/// Why `other` is replaced by a container of `digest` on `node`.
 pub(super) fn replaced(other: &Seen<'_>, node: &NodeName, digest: &SpecDigest) -> Reason {
     if other.node == node {
         Reason::SpecChanged {

@@ -1,5 +1,5 @@
-//! A plan as people read it: one line per step with what it comes after and why, then what is
-//! given up and what is held up. The same plan gives the same text.
+//! A plan as text: one line per step with the steps before it and the reason, then the rejected
+//! specifications and what is held. The same plan gives the same text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,9 +35,9 @@ impl fmt::Display for Plan {
         }
         for rejected in &self.rejects {
             lines.line(format_args!(
-                "given up: instance {} as {}: {}",
-                rejected.id,
+                "rejected: specification {} of instance {}: {}",
                 rejected.digest.short(),
+                rejected.id,
                 rejected.why
             ))?;
         }
@@ -48,7 +48,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Lines with an end between them, and none behind the last.
+/// Writes lines with line breaks between them, and none after the last.
 struct Lines<'a, 'f> {
     f: &'a mut fmt::Formatter<'f>,
     first: bool,

@@ -1,0 +1,80 @@
+//! The start order: a service starts after those that it depends on, `starts: last` after all
+//! others.
+
+use std::collections::BTreeSet;
+
+use super::{Blocked, Planning, Up};
+use crate::model::{DependencyCondition, Starts};
+use crate::reconcile::declared::DeclaredService;
+use crate::reconcile::index::IndexedService;
+use crate::reconcile::step::{HeldBy, StepId};
+
+/// The steps after which a service's dependencies are up, or the dependency that is not up.
+pub(super) type Dependencies = Result<BTreeSet<StepId>, Blocked>;
+
+/// A step that waits for more replicas than this waits for the last of them only, so that plans
+/// for thousands of replicas stay small. That is enough: the driver plans again after each step,
+/// and the new plan waits for whichever replica is left.
+const MANY_REPLICAS: usize = 16;
+
+impl Planning<'_> {
+    /// What a service waits for before its replicas may start.
+    pub(super) fn dependencies(&self, service: &DeclaredService) -> Dependencies {
+        let mut steps = BTreeSet::new();
+        for (name, condition) in &service.spec.depends_on {
+            let is_up = |up: &Up| match condition {
+                DependencyCondition::ServiceStarted => up.started,
+                DependencyCondition::ServiceHealthy => up.ready,
+                DependencyCondition::ServiceCompletedSuccessfully => up.completed,
+            };
+            let by = || HeldBy::Dependency {
+                service: name.clone(),
+                condition: *condition,
+            };
+            let dependency = self.index.service(name);
+            let dependency = dependency.ok_or_else(|| Blocked::new(by(), true))?;
+            self.await_service(dependency, &is_up, &by, &mut steps)?;
+        }
+        if service.spec.starts == Starts::Last {
+            for other in &self.index.services {
+                if other.service.spec.starts == Starts::Last {
+                    continue;
+                }
+                let is_up = |up: &Up| up.ready || up.completed;
+                let by = || HeldBy::StartsLast {
+                    service: other.name.clone(),
+                };
+                self.await_service(other, &is_up, &by, &mut steps)?;
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Collects the steps after which `service` is up.
+    fn await_service(
+        &self,
+        service: &IndexedService<'_>,
+        is_up: &dyn Fn(&Up) -> bool,
+        by: &dyn Fn() -> HeldBy,
+        steps: &mut BTreeSet<StepId>,
+    ) -> Result<(), Blocked> {
+        let mut awaited: Vec<&StepId> = Vec::new();
+        for position in service.positions() {
+            // A replica that this plan replaces has to be up again afterwards.
+            if let Some(step) = &self.starts[position] {
+                awaited.push(step);
+                continue;
+            }
+            if is_up(&self.up[position]) {
+                continue;
+            }
+            let status = self.statuses[position].as_ref();
+            return Err(Blocked::new(by(), status.is_some_and(|s| s.settled)));
+        }
+        if awaited.len() > MANY_REPLICAS {
+            awaited.drain(..awaited.len() - 1);
+        }
+        steps.extend(awaited.into_iter().cloned());
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! Keeps a container running: starts it if it never was, and again after it ended if its restart
+//! policy asks for that.
+
+use chrono::{DateTime, Utc};
+
+use super::dependencies::Dependencies;
+use super::replacement::replaced;
+use super::{Gate, PlacedReplica, Planning, Up, status};
+use crate::model::{RestartPolicy, Subject};
+use crate::reconcile::index::Seen;
+use crate::reconcile::observe::Readiness;
+use crate::reconcile::state::Verdict;
+use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason};
+use crate::runtime::ContainerState;
+
+impl<'a> Planning<'a> {
+    /// Keeps the container `seen` of a replica running. A container that was stopped for one of
+    /// `others` is started again. `restoring`: why, if it comes back after a rollback.
+    pub(super) fn keep_running(
+        &mut self,
+        replica: PlacedReplica<'a>,
+        seen: Seen<'a>,
+        others: &[Seen<'a>],
+        dependencies: &Dependencies,
+        restoring: Option<Reason>,
+    ) -> (InstanceStatus, Up) {
+        let PlacedReplica { service, node, .. } = replica;
+        let container = seen.container;
+        let up = Self::up_of(&seen);
+        let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
+        if self.is_to_restart(replica.id, container) {
+            let up = if seen.is_running() { up } else { Up::default() };
+            let status = self.restart(replica, seen, others, dependencies);
+            return (status, up);
+        }
+        match &container.state {
+            ContainerState::Running { .. } => {
+                let since = match seen.readiness() {
+                    Some(Readiness::Ready { .. }) => return planned(Verdict::Open, true),
+                    Some(Readiness::Waiting { since }) => since,
+                    None => container.started_at.unwrap_or(self.now),
+                };
+                if self.has_passed(since, service.spec.ready_within) {
+                    let limit = humantime::format_duration(service.spec.ready_within);
+                    let failed = self.fail(replica, format!("not ready within {limit}"));
+                    return planned(failed, true);
+                }
+                let by = HeldBy::NotReadyYet { since: Some(since) };
+                self.hold(Subject::Instance(replica.id.clone()), by);
+                match endings(&seen) {
+                    Some((times, _)) if times >= self.policy.endings_before_failed => {
+                        let why = format!("its container ended {times}× in a row");
+                        planned(Verdict::Failed { why }, true)
+                    }
+                    _ => planned(Verdict::Open, false),
+                }
+            }
+            ContainerState::Paused => {
+                let failed = self.fail(replica, "its container is paused".to_owned());
+                planned(failed, true)
+            }
+            ContainerState::Created => {
+                let reason = restoring.unwrap_or(Reason::NeverStarted);
+                self.start_again(replica, seen, others, dependencies, reason, None)
+            }
+            ContainerState::Exited { code, .. } => {
+                let successor = others.iter().find(|other| was_stopped_for(&seen, other));
+                if let Some(successor) = successor
+                    && (*code != 0 || !service.runs_once)
+                {
+                    let reason =
+                        restoring.unwrap_or_else(|| replaced(successor, node, &container.digest));
+                    return self.start_again(replica, seen, others, dependencies, reason, None);
+                }
+                self.ended(replica, seen, others, dependencies, *code)
+            }
+        }
+    }
+
+    /// Records that the replica failed in this round.
+    fn fail(&mut self, replica: PlacedReplica<'a>, why: String) -> Verdict {
+        let by = HeldBy::Failed { why: why.clone() };
+        self.hold(Subject::Instance(replica.id.clone()), by);
+        Verdict::Failed { why }
+    }
+
+    /// A container that ended by itself: it completed, failed for good, or is started again.
+    fn ended(
+        &mut self,
+        replica: PlacedReplica<'a>,
+        seen: Seen<'a>,
+        others: &[Seen<'a>],
+        dependencies: &Dependencies,
+        code: i64,
+    ) -> (InstanceStatus, Up) {
+        let container = seen.container;
+        let up = Self::up_of(&seen);
+        let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
+        let (times, again_at) = endings(&seen).unwrap_or((1, self.now));
+        let stays_ended = match replica.service.restart {
+            RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
+            RestartPolicy::No => true,
+            RestartPolicy::OnFailure { max_retries } => {
+                code == 0 || max_retries.is_some_and(|max| times > max)
+            }
+        };
+        if stays_ended && code == 0 {
+            return planned(Verdict::Completed, true);
+        }
+        if stays_ended {
+            let why = format!("its container ended with exit code {code}");
+            let failed = self.fail(replica, why);
+            return planned(failed, true);
+        }
+        let failed = (times >= self.policy.endings_before_failed).then(|| {
+            format!("its container ended {times}× in a row, the last time with exit code {code}")
+        });
+        if again_at > self.now {
+            self.changes_at(again_at);
+            let start = Action::StartInstance {
+                instance: replica.id.clone(),
+                container: container.name.clone(),
+                node: replica.node.clone(),
+            };
+            let by = HeldBy::Backoff {
+                step: start.id(),
+                until: again_at,
+                failures: times,
+                why: format!("its container ended with exit code {code}"),
+            };
+            self.hold(Subject::Instance(replica.id.clone()), by);
+            return match failed {
+                Some(why) => planned(Verdict::Failed { why }, true),
+                None => planned(Verdict::Open, false),
+            };
+        }
+        let reason = Reason::Ended { code, times };
+        self.start_again(replica, seen, others, dependencies, reason, failed)
+    }
+
+    /// Starts a container that exists. `failed`: why the replica counts as failed all the same.
+    pub(super) fn start_again(
+        &mut self,
+        replica: PlacedReplica<'a>,
+        seen: Seen<'a>,
+        others: &[Seen<'a>],
+        dependencies: &Dependencies,
+        reason: Reason,
+        failed: Option<String>,
+    ) -> (InstanceStatus, Up) {
+        let PlacedReplica { id, node, .. } = replica;
+        let container = seen.container;
+        let other = others.iter().find(|other| other.is_running());
+        let up = other.map_or(Up::default(), Self::up_of);
+        let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
+        let needs = match dependencies {
+            Ok(steps) => steps.clone(),
+            Err(blocked) => {
+                self.hold(Subject::Instance(id.clone()), blocked.by.clone());
+                return planned(Verdict::Open, blocked.settled);
+            }
+        };
+        let freed = if container.digest == replica.service.digest {
+            self.free_ports(replica, needs)
+        } else {
+            // The host ports of an earlier specification are not known any more.
+            Ok(needs)
+        };
+        let stopped = freed.and_then(|needs| self.stop_running(id, others, &reason, needs));
+        let needs = match stopped {
+            Ok(needs) => needs,
+            Err(blocked) => return planned(blocked.verdict(), blocked.settled),
+        };
+        let start = self.propose(
+            Action::StartInstance {
+                instance: id.clone(),
+                container: container.name.clone(),
+                node: node.clone(),
+            },
+            needs,
+            reason,
+        );
+        match (start, failed) {
+            (Gate::After(step), failed) => {
+                self.starts[replica.position] = Some(step);
+                match failed {
+                    Some(why) => planned(Verdict::Failed { why }, true),
+                    None => planned(Verdict::Open, false),
+                }
+            }
+            (Gate::Blocked(blocked), _) => planned(blocked.verdict(), blocked.settled),
+            (Gate::Open, _) => planned(Verdict::Open, false),
+        }
+    }
+
+    /// What dependent services see of a replica that has this container.
+    pub(super) fn up_of(seen: &Seen<'_>) -> Up {
+        match seen.container.state {
+            ContainerState::Running { .. } => Up {
+                started: true,
+                ready: matches!(seen.readiness(), Some(Readiness::Ready { .. })),
+                completed: false,
+            },
+            ContainerState::Exited { code: 0, .. } => Up {
+                started: true,
+                ready: false,
+                completed: true,
+            },
+            ContainerState::Exited { .. } | ContainerState::Created | ContainerState::Paused => {
+                Up::default()
+            }
+        }
+    }
+}
+
+/// Whether a container was stopped so that `other` could start, rather than ended by itself.
+fn was_stopped_for(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
+    if other.container.state == ContainerState::Created {
+        // `other` has no start time to compare with. A container that ended once may have been
+        // stopped for it; one that ended repeatedly ended by itself.
+        return endings(seen).is_none_or(|(times, _)| times <= 1);
+    }
+    other.container.started_at > seen.container.started_at
+}
+
+/// How often a container ended by itself, and when it may start again.
+fn endings(seen: &Seen<'_>) -> Option<(u32, DateTime<Utc>)> {
+    let endings = seen.endings?;
+    Some((endings.times, endings.again_at))
+}

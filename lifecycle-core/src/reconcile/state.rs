@@ -1,0 +1,79 @@
+//! The state of an instance: the one place that decides it. The planner asks for the state of a
+//! replica, [`super::record`] for the states of the containers that the registry keeps.
+
+use super::index::Seen;
+use super::observe::{EngineView, NodeView, Readiness};
+use super::step::InstanceStatus;
+use crate::model::InstanceState;
+use crate::runtime::{ContainerState, ObservedContainer};
+
+/// What the planner concludes about a replica beyond what its container shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing: the container's own state is the replica's.
+    #[default]
+    Open,
+    /// The container ran to its end, and is to stay like that.
+    Completed,
+    /// The declared specification is not started in this round.
+    NotStarted,
+    /// The declared specification failed in this round.
+    Failed { why: String },
+}
+
+/// The state of a replica that has the container `seen`.
+///
+/// A replica that failed or was not started may have a container that is ready: an older one that
+/// still serves.
+pub(super) fn of_replica(seen: &Seen<'_>, verdict: Verdict) -> InstanceState {
+    match verdict {
+        Verdict::Failed { why } => InstanceState::Failed { why },
+        Verdict::NotStarted => InstanceState::Stopped,
+        verdict => of_container(seen.view, seen.container, verdict),
+    }
+}
+
+/// The state of a replica or a recorded container that no engine shows. `view`: the node that
+/// it was last seen on, if it may still run there.
+pub(super) fn without_container(view: Option<&NodeView>, verdict: Verdict) -> InstanceState {
+    match (view.map(|view| &view.engine), verdict) {
+        (Some(EngineView::Unknown(unknown)), _) => InstanceState::Unknown {
+            since: unknown.since,
+            why: unknown.why.clone(),
+        },
+        (_, Verdict::Failed { why }) => InstanceState::Failed { why },
+        (_, Verdict::Open | Verdict::Completed | Verdict::NotStarted) => InstanceState::Stopped,
+    }
+}
+
+/// The state of a container. `status`: the planned status of its replica.
+pub(super) fn of_planned_container(
+    view: &NodeView,
+    container: &ObservedContainer,
+    status: Option<&InstanceStatus>,
+) -> InstanceState {
+    let own = status.filter(|status| status.container.as_ref() == Some(&container.id));
+    let verdict = match own.map(|status| &status.state) {
+        Some(InstanceState::Completed) => Verdict::Completed,
+        Some(InstanceState::Failed { why }) => Verdict::Failed { why: why.clone() },
+        _ => Verdict::Open,
+    };
+    of_container(view, container, verdict)
+}
+
+fn of_container(view: &NodeView, container: &ObservedContainer, verdict: Verdict) -> InstanceState {
+    let is_ready = matches!(
+        view.readiness.get(&container.id),
+        Some(Readiness::Ready { .. })
+    );
+    match (&container.state, verdict) {
+        (ContainerState::Running { .. }, _) if is_ready => InstanceState::Ready,
+        (ContainerState::Exited { code: 0, .. }, Verdict::Completed) => InstanceState::Completed,
+        (_, Verdict::Failed { why }) => InstanceState::Failed { why },
+        (ContainerState::Running { .. }, _) => InstanceState::Starting,
+        (
+            ContainerState::Exited { .. } | ContainerState::Created | ContainerState::Paused,
+            Verdict::Open | Verdict::Completed | Verdict::NotStarted,
+        ) => InstanceState::Stopped,
+    }
+}

@@ -1,0 +1,404 @@
+//! What steps do. Everything that the planner and the control loop have to know about an action
+//! is one row of one table.
+//!
+//! A new action has three places, which `tests/source/actions.rs` checks: here its variant and its
+//! row in [`Action::facts`], in `Execution::act` how it is carried out, and in the planner the
+//! module that proposes it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::StepId;
+use crate::model::{ContainerId, InstanceId, NodeName, ServiceName, Subject};
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", tag = "action")]
+#[non_exhaustive]
+pub enum Action {
+    /// Creates a node.
+    ProvisionNode {
+        /// The node's name.
+        node: NodeName,
+    },
+    /// Starts a stopped node.
+    StartNode {
+        /// The node's name.
+        node: NodeName,
+    },
+    /// Prepares a node for Docker: its packages, its engine.
+    PrepareNode {
+        /// The node's name.
+        node: NodeName,
+    },
+    /// Deletes a node that is no longer declared, or whose creation failed.
+    DeleteNode {
+        /// The node's name.
+        node: NodeName,
+    },
+    /// Builds a service's image.
+    BuildImage {
+        /// The image's name.
+        image: String,
+        /// The service whose declaration describes the build.
+        service: ServiceName,
+        /// The node that builds it.
+        node: NodeName,
+    },
+    /// Copies an image from another node.
+    CopyImage {
+        /// The image's name.
+        image: String,
+        /// The node that has the image.
+        from: NodeName,
+        /// The node that receives the image.
+        node: NodeName,
+    },
+    /// Pulls an image.
+    PullImage {
+        /// The image's name.
+        image: String,
+        /// The node that pulls it.
+        node: NodeName,
+    },
+    /// Starts the node's agent and removes older agents.
+    EnsureAgent {
+        /// The container's name.
+        container: String,
+        /// The agent's node.
+        node: NodeName,
+    },
+    /// Removes a node's agent.
+    RemoveAgent {
+        /// The container's name.
+        container: String,
+        /// The agent's node.
+        node: NodeName,
+    },
+    /// Creates an instance's container if it does not exist, and starts it.
+    StartInstance {
+        /// The replica.
+        instance: InstanceId,
+        /// The container's name.
+        container: String,
+        /// The container's node.
+        node: NodeName,
+    },
+    /// Stops an instance's container and keeps it.
+    StopInstance {
+        /// The replica.
+        instance: InstanceId,
+        /// The container's name.
+        container: String,
+        /// The engine's id of the container. In JSON a step and its action are one object, which has
+        /// an `id` already.
+        #[serde(rename = "container_id")]
+        id: ContainerId,
+        /// The container's node.
+        node: NodeName,
+    },
+    /// Removes an instance's container.
+    RemoveInstance {
+        /// The replica.
+        instance: InstanceId,
+        /// The container's name.
+        container: String,
+        /// The engine's id of the container. In JSON a step and its action are one object, which has
+        /// an `id` already.
+        #[serde(rename = "container_id")]
+        id: ContainerId,
+        /// The container's node.
+        node: NodeName,
+    },
+}
+
+/// What kind of work an action is: how long it may take and how much of it runs at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    CreateNode,
+    StartNode,
+    DeleteNode,
+    PrepareNode,
+    Image,
+    Container,
+    /// A container that gets its service's grace period to stop.
+    StoppingContainer,
+}
+
+/// What an action does to its node, or to an image or a container there, as step ids name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Verb {
+    Provision,
+    Prepare,
+    Delete,
+    /// Builds, copies or pulls an image: whichever is chosen, it meets the same need.
+    Image,
+    Agent,
+    RemoveAgent,
+    Start,
+    Stop,
+    Remove,
+}
+
+/// All that is known about an action.
+struct Facts<'a> {
+    node: &'a NodeName,
+    verb: Verb,
+    /// The image or container that the action works on, if it is not the node itself.
+    object: Option<&'a str>,
+    about: About<'a>,
+    work: Work,
+    /// Another node that has to answer.
+    from: Option<&'a NodeName>,
+    /// The container that no longer runs afterwards.
+    ends: Option<&'a ContainerId>,
+    words: Words<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum About<'a> {
+    Node,
+    Service(&'a ServiceName),
+    Instance(&'a InstanceId),
+}
+
+/// The parts of an action's description.
+type Words<'a> = [&'a dyn fmt::Display; 6];
+
+fn words<const N: usize>(parts: [&dyn fmt::Display; N]) -> Words<'_> {
+    let mut words: Words<'_> = [&""; 6];
+    for (word, part) in words.iter_mut().zip(parts) {
+        *word = part;
+    }
+    words
+}
+
+impl Action {
+    /// The table of actions.
+    fn facts(&self) -> Facts<'_> {
+        let on_node = |node, verb, work, words| Facts {
+            node,
+            verb,
+            object: None,
+            about: About::Node,
+            work,
+            from: None,
+            ends: None,
+            words,
+        };
+        match self {
+            Self::ProvisionNode { node } => on_node(
+                node,
+                Verb::Provision,
+                Work::CreateNode,
+                words([&"provision node ", node]),
+            ),
+            Self::StartNode { node } => on_node(
+                node,
+                Verb::Start,
+                Work::StartNode,
+                words([&"start node ", node]),
+            ),
+            Self::PrepareNode { node } => on_node(
+                node,
+                Verb::Prepare,
+                Work::PrepareNode,
+                words([&"prepare ", node, &" for Docker"]),
+            ),
+            Self::DeleteNode { node } => on_node(
+                node,
+                Verb::Delete,
+                Work::DeleteNode,
+                words([&"delete node ", node]),
+            ),
+            Self::BuildImage {
+                image,
+                service,
+                node,
+            } => Facts {
+                object: Some(image),
+                about: About::Service(service),
+                ..on_node(
+                    node,
+                    Verb::Image,
+                    Work::Image,
+                    words([&"build ", image, &" on ", node]),
+                )
+            },
+            Self::CopyImage { image, from, node } => Facts {
+                object: Some(image),
+                from: Some(from),
+                ..on_node(
+                    node,
+                    Verb::Image,
+                    Work::Image,
+                    words([&"copy ", image, &" from ", from, &" to ", node]),
+                )
+            },
+            Self::PullImage { image, node } => Facts {
+                object: Some(image),
+                ..on_node(
+                    node,
+                    Verb::Image,
+                    Work::Image,
+                    words([&"pull ", image, &" on ", node]),
+                )
+            },
+            Self::EnsureAgent { container, node } => Facts {
+                object: Some(container),
+                ..on_node(
+                    node,
+                    Verb::Agent,
+                    Work::Container,
+                    words([&"start the agent on ", node]),
+                )
+            },
+            Self::RemoveAgent { container, node } => Facts {
+                object: Some(container),
+                ..on_node(
+                    node,
+                    Verb::RemoveAgent,
+                    Work::Container,
+                    words([&"remove the agent on ", node]),
+                )
+            },
+            Self::StartInstance {
+                instance,
+                container,
+                node,
+            } => Facts {
+                object: Some(container),
+                about: About::Instance(instance),
+                ..on_node(
+                    node,
+                    Verb::Start,
+                    Work::Container,
+                    words([&"start ", instance, &" on ", node]),
+                )
+            },
+            Self::StopInstance {
+                instance,
+                container,
+                id,
+                node,
+            } => Facts {
+                object: Some(container),
+                about: About::Instance(instance),
+                ends: Some(id),
+                ..on_node(
+                    node,
+                    Verb::Stop,
+                    Work::StoppingContainer,
+                    words([&"stop ", instance, &" on ", node]),
+                )
+            },
+            Self::RemoveInstance {
+                instance,
+                container,
+                id,
+                node,
+            } => Facts {
+                object: Some(container),
+                about: About::Instance(instance),
+                ends: Some(id),
+                ..on_node(
+                    node,
+                    Verb::Remove,
+                    Work::StoppingContainer,
+                    words([
+                        &"remove ",
+                        instance,
+                        &"'s container ",
+                        container,
+                        &" on ",
+                        node,
+                    ]),
+                )
+            },
+        }
+    }
+
+    /// The action's identity.
+    pub fn id(&self) -> StepId {
+        let Facts {
+            node, verb, object, ..
+        } = self.facts();
+        StepId::new(node.clone(), verb, object)
+    }
+
+    /// The node that the action works on. The limits per node count it there.
+    pub fn node(&self) -> &NodeName {
+        self.facts().node
+    }
+
+    /// The nodes that have to answer: the action's own, and the one that an image is copied from.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeName> {
+        let Facts { node, from, .. } = self.facts();
+        std::iter::once(node).chain(from)
+    }
+
+    /// What the action is reported under.
+    pub fn subject(&self) -> Subject {
+        let Facts { node, about, .. } = self.facts();
+        match about {
+            About::Node => Subject::Node(node.clone()),
+            About::Service(service) => Subject::Service(service.clone()),
+            About::Instance(instance) => Subject::Instance(instance.clone()),
+        }
+    }
+
+    /// The replica that the action works on, if it works on one.
+    pub fn instance(&self) -> Option<&InstanceId> {
+        match self.facts().about {
+            About::Instance(instance) => Some(instance),
+            About::Node | About::Service(_) => None,
+        }
+    }
+
+    /// The image that the action brings to its node, if it brings one.
+    pub(crate) fn image(&self) -> Option<&str> {
+        let Facts { verb, object, .. } = self.facts();
+        object.filter(|_| verb == Verb::Image)
+    }
+
+    /// The container that the action stops or removes, if it does.
+    pub(crate) fn ended_container(&self) -> Option<&ContainerId> {
+        self.facts().ends
+    }
+
+    /// Whether the action stops a running container, so that agents drain its connections first.
+    pub(crate) fn waits_for_drain(&self) -> bool {
+        self.facts().verb == Verb::Stop
+    }
+
+    /// The kind of work.
+    pub(crate) fn work(&self) -> Work {
+        self.facts().work
+    }
+
+    /// Whether the cloud shows the effect, rather than the node's engine.
+    pub fn is_at_cloud(&self) -> bool {
+        match self.work() {
+            Work::CreateNode | Work::StartNode | Work::DeleteNode => true,
+            Work::PrepareNode | Work::Image | Work::Container | Work::StoppingContainer => false,
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for word in self.facts().words {
+            word.fmt(f)?;
+        }
+        Ok(())
+    }
+}

@@ -33,7 +33,7 @@ use super::liveness::Liveness;
 use super::observe::Observed;
 use super::observe_once::is_complete;
 use super::plan::{Policy, plan};
-use super::record::{UnderWay, apply, record};
+use super::record::{UnderWay, record};
 use super::step::{Action, Plan, Step, StepId};
 use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::CloudOperation;
@@ -459,16 +459,14 @@ impl Driver {
         if batch.is_empty() {
             return Ok(());
         }
-        let changes = batch.changes.clone();
-        self.backends.registry.commit(self.epoch, batch).await?;
-        self.events.clear();
         let is_known = |change: &Change| match change {
             Change::PutInstance(record) => self.last_seen.get(&record.id) == Some(&record.node),
             Change::DeleteInstance(_) => false,
             _ => true,
         };
-        let same = changes.iter().all(is_known);
-        apply(changes, &mut self.registry);
+        let same = batch.changes.iter().all(is_known);
+        self.write(batch).await?;
+        self.events.clear();
         if !same {
             self.last_seen = Arc::new(last_seen(&self.registry));
         }

@@ -39,39 +39,6 @@ pub(super) fn record(
     recording.batch
 }
 
-/// Brings the copy of the registry that is kept here to where the batch brought the registry.
-pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
-    for change in changes {
-        match change {
-            Change::PutNode(record) => {
-                snapshot.nodes.insert(record.name.clone(), *record);
-            }
-            Change::DeleteNode(name) => {
-                snapshot.nodes.remove(&name);
-            }
-            Change::PutInstance(record) => {
-                snapshot.instances.insert(record.container.clone(), *record);
-            }
-            Change::DeleteInstance(container) => {
-                snapshot.instances.remove(&container);
-            }
-            Change::Reject(rejected) => {
-                snapshot.rejected.insert(rejected.id.clone(), rejected);
-            }
-            Change::ClearRejected(id) => {
-                snapshot.rejected.remove(&id);
-            }
-            Change::MarkConverged => snapshot.converged = true,
-            // Not the control loop's to write.
-            Change::Declare { .. }
-            | Change::PutOperation(_)
-            | Change::PutCredential { .. }
-            | Change::PutAddresses(_)
-            | Change::PutManager(_) => {}
-        }
-    }
-}
-
 /// What is being done, as far as it is recorded.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {

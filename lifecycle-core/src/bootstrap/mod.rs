@@ -37,9 +37,7 @@ pub use durations::{Durations, Timed, in_words};
 pub use exit::ExitStatus;
 pub use follow::{Outcome, ServiceFailure};
 pub use forecast::Forecast;
-pub use handover::{
-    HOST_ENGINE_SOCKET, Handover, ManagerConfig, code_directory, handover_directory,
-};
+pub use handover::{Handover, ManagerConfig, code_directory, handover_directory};
 pub use lock::StateLock;
 pub use manager_container::ManagerImage;
 pub use manager_image::StaticBinary;

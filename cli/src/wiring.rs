@@ -20,7 +20,7 @@ use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, DockerEngine, JumpHost, LocalNodes, Reaches, SocketReadiness,
+    AddressChoice, DebianPreparer, DockerEngine, JumpHost, LocalNodes, SocketReadiness,
     SshConnector, SshCredential, generate_ssh_key,
 };
 
@@ -195,7 +195,6 @@ fn connector(parts: &Parts<'_>, owner: Owner) -> Result<SshConnector> {
         user: jump_host.user.clone(),
         host_keys: vec![jump_host.host_key.clone()],
         credential: key.map_or(own, SshCredential::PrivateKey),
-        reaches: Reaches::default(),
     })
 }
 

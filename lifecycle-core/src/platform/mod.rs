@@ -51,7 +51,7 @@ pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostS
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub(crate) use dockerfile::instructions;
 pub use load::{Loaded, Survey, load, survey};
-pub use schema::{SCHEMA_LINE, schema};
+pub use schema::schema;
 pub use sources::{Sources, find};
 pub use starter::{Starter, load_on_fewest_nodes};
 

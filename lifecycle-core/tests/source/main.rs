@@ -7,6 +7,7 @@
 
 mod documented;
 mod layers;
+mod used;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
-use lifecycle_azure::{Azure, AzureFiles, AzureOptions, Login};
+use lifecycle_azure::{Azure, AzureFiles};
 use lifecycle_core::bootstrap::{
     Bootstrapper, Finding, Health, OperatorState, PlatformSecrets, Reporter, StateDirectory,
     StaticBinary, ThroughNode,
@@ -20,8 +20,8 @@ use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, DockerEngine, JumpHost, LocalNodes, LocalNodesOptions, Reaches,
-    SocketReadiness, SshConnector, SshCredential, generate_ssh_key,
+    AddressChoice, DebianPreparer, DockerEngine, JumpHost, LocalNodes, SocketReadiness,
+    SshConnector, SshCredential, generate_ssh_key,
 };
 
 use crate::identity::Identity;
@@ -124,8 +124,7 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
     match &access.code {
         CodeStoreSpec::Directory => Ok(Arc::new(DirectoryStore::new(directory.to_owned()))),
         CodeStoreSpec::AzureFiles(spec) => {
-            let secret = access.credentials.code()?;
-            Ok(Arc::new(AzureFiles::declared(spec, secret)?))
+            Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
         }
         other => Err(Error::Unsupported {
             what: format!("the code store {other:?}"),
@@ -150,8 +149,7 @@ pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
                 .into(),
         }),
         CodeStoreSpec::AzureFiles(spec) => {
-            let secret = access.credentials.code()?;
-            Ok(Arc::new(AzureFiles::declared(spec, secret)?))
+            Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
         }
         other => Err(Error::Unsupported {
             what: format!("publishing to the code store {other:?}"),
@@ -161,26 +159,26 @@ pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
 }
 
 fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
-    let key = parts.secrets.ssh.public.clone();
-    match parts.cloud {
+    let (owner, key) = (owner.clone(), &parts.secrets.ssh.public);
+    let manager_node = parts.manager_node.clone();
+    Ok(match parts.cloud {
         CloudSpec::Local { subnet } => {
-            let mut options = LocalNodesOptions::new(owner.clone(), key);
-            options.socket = engine_socket()?;
-            options.manager_node = Some(parts.manager_node.clone());
-            options.subnet = subnet.as_deref().map(str::parse).transpose()?;
-            Ok(Arc::new(LocalNodes::new(options)?))
+            let (subnet, socket) = (subnet.as_deref(), engine_socket()?);
+            let nodes = LocalNodes::for_bootstrapper(subnet, owner, key, socket, manager_node)?;
+            Arc::new(nodes)
         }
         CloudSpec::Azure(spec) => {
-            let login = Login::declared(&spec.login, &parts.access.credentials)?;
-            let mut options = AzureOptions::declared(spec, owner.clone(), key, login)?;
-            options.manager_node = Some(parts.manager_node.clone());
-            Ok(Arc::new(Azure::new(options)?))
+            let credentials = &parts.access.credentials;
+            let nodes = Azure::for_bootstrapper(spec, credentials, owner, key, manager_node)?;
+            Arc::new(nodes)
         }
-        other => Err(Error::Unsupported {
-            what: format!("the cloud {other:?}"),
-            backend: "this bootstrapper",
-        }),
-    }
+        other => {
+            return Err(Error::Unsupported {
+                what: format!("the cloud {other:?}"),
+                backend: "this bootstrapper",
+            });
+        }
+    })
 }
 
 /// How nodes are reached from here: directly, or through a jump host.
@@ -197,7 +195,6 @@ fn connector(parts: &Parts<'_>, owner: Owner) -> Result<SshConnector> {
         user: jump_host.user.clone(),
         host_keys: vec![jump_host.host_key.clone()],
         credential: key.map_or(own, SshCredential::PrivateKey),
-        reaches: Reaches::default(),
     })
 }
 

@@ -2,21 +2,60 @@
 
 use std::net::Ipv4Addr;
 
+use lifecycle_core::model::NodeName;
 use lifecycle_core::platform::{AzureFilesSpec, AzureSpec, Credentials, FilesSecret, LoginSpec};
 use lifecycle_core::runtime::Owner;
-use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 
 use crate::credential::Login;
 use crate::files::{AzureFiles, FilesCredential};
 use crate::options::AzureOptions;
+use crate::provider::Azure;
+
+impl Azure {
+    /// The nodes as the bootstrapper reaches them. It alone creates `manager_node`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the value that cannot be used, or the secret that is missing.
+    pub fn for_bootstrapper(
+        spec: &AzureSpec,
+        credentials: &Credentials,
+        owner: Owner,
+        authorized_key: impl Into<String>,
+        manager_node: NodeName,
+    ) -> Result<Self> {
+        let login = Login::declared(&spec.login, credentials)?;
+        let mut options = AzureOptions::declared(spec, owner, authorized_key, login)?;
+        options.manager_node = Some(manager_node);
+        Self::new(options)
+    }
+
+    /// The nodes as the manager reaches them, from its own node.
+    ///
+    /// # Errors
+    /// As [`Azure::for_bootstrapper`].
+    pub fn for_manager(
+        spec: &AzureSpec,
+        credentials: &Credentials,
+        owner: Owner,
+        authorized_key: impl Into<String>,
+    ) -> Result<Self> {
+        let login = spec.login_of_manager().ok_or_else(|| Error::Invalid {
+            what: "the login of the manager".into(),
+            why: "the hand-over contains none".into(),
+            hint: "declare `cloud.identity` or a `client-secret`, and run `up` again".into(),
+        })?;
+        let login = Login::declared(&login, credentials)?;
+        Self::new(AzureOptions::declared(spec, owner, authorized_key, login)?)
+    }
+}
 
 impl AzureOptions {
     /// What `spec` says, for an owner, a key and a way to log in; the defaults for the rest.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a network that is none.
-    pub fn declared(
+    fn declared(
         spec: &AzureSpec,
         owner: Owner,
         authorized_key: impl Into<String>,
@@ -57,7 +96,7 @@ impl Login {
     ///
     /// # Errors
     /// [`Error::Invalid`] if it needs a secret and there is none.
-    pub fn declared(spec: &LoginSpec, credentials: &Credentials) -> Result<Self> {
+    fn declared(spec: &LoginSpec, credentials: &Credentials) -> Result<Self> {
         Ok(match spec {
             LoginSpec::InOrder => Self::InOrder,
             LoginSpec::AzureCli => Self::AzureCli,
@@ -76,12 +115,12 @@ impl Login {
 }
 
 impl AzureFiles {
-    /// The store that `spec` names; `secret` opens it.
+    /// The store that `spec` names; `credentials` have the secret that opens it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the value that cannot be used.
-    pub fn declared(spec: &AzureFilesSpec, secret: &Sensitive) -> Result<Self> {
-        let secret = secret.expose().to_owned().into();
+    /// [`Error::Invalid`] names the value that cannot be used, or the secret that is missing.
+    pub fn declared(spec: &AzureFilesSpec, credentials: &Credentials) -> Result<Self> {
+        let secret = credentials.code()?.expose().to_owned().into();
         let credential = match spec.with {
             FilesSecret::Key => FilesCredential::SharedKey(secret),
             FilesSecret::Sas => FilesCredential::Sas(secret),

@@ -309,14 +309,6 @@ pub async fn carry_out_telling(
     hearing.within(deadline, &change, work).await
 }
 
-/// Asks until a change that was begun, by whatever process, is done.
-///
-/// A question that cannot be answered just now is asked again; a change that failed is its
-/// error.
-pub async fn see_through(provider: &dyn CloudProvider, operation: &CloudOperation) -> Result<()> {
-    Hearing::new(&|_| ()).see_through(provider, operation).await
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;

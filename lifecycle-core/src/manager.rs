@@ -20,7 +20,7 @@ use crate::model::{
     OperationState, PlatformId, PlatformName, ServiceName, Subject,
 };
 use crate::network::assign;
-use crate::platform::{Declaration, ManagerEndpoint};
+use crate::platform::{Declaration, ManagerEndpoint, ManagerSpec};
 use crate::reconcile::{
     Agents, Backends, Declared, Driver, DriverOptions, Plan, PlanningInput, RecordedPlan, Round,
     ServiceApi, Target, plan,
@@ -549,29 +549,8 @@ impl Manager {
                 hint: "a platform keeps its name; take it down first to name it anew".into(),
             });
         }
-        if declaration.manager.port != self.options.endpoint.port {
-            return Err(Error::Invalid {
-                what: "manager.port".into(),
-                why: format!(
-                    "the manager answers at port {}, which services were told when they started",
-                    self.options.endpoint.port
-                ),
-                hint: format!(
-                    "leave it at {}, or take the platform down first",
-                    self.options.endpoint.port
-                ),
-            });
-        }
-        if declaration.manager.node != self.options.endpoint.node {
-            return Err(Error::Invalid {
-                what: "manager.node".into(),
-                why: format!(
-                    "the manager runs on {}, and moving it is not possible yet",
-                    self.options.endpoint.node
-                ),
-                hint: format!("leave it at {}", self.options.endpoint.node),
-            });
-        }
+        let ManagerEndpoint { node, port, .. } = self.options.endpoint.clone();
+        ManagerSpec { node, port }.check_change(&declaration.manager)?;
         // Whatever cannot be derived must be refused before it is recorded, or no manager could
         // start again.
         self.derive(declaration).map(drop)

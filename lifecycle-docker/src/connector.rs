@@ -12,7 +12,7 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 
 use crate::engine::DockerEngine;
-use crate::ssh::{Jump, JumpHost, Reaches, SshAccess, SshCredential, SshTarget, SshTimings};
+use crate::ssh::{Jump, JumpHost, SshAccess, SshCredential, SshTarget, SshTimings};
 
 /// Which of a node's addresses is dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +87,8 @@ impl SshConnector {
         self
     }
 
-    /// The same through a jump host, for the nodes that [`JumpHost::reaches`] says. All of them
-    /// share one connection to it. A jump host without a known host key, or with one that cannot
+    /// The same through a jump host, for the nodes without a public address that is dialled. All of
+    /// them share one connection to it. A jump host without a known host key, or with one that cannot
     /// be read, is [`Error::Invalid`].
     pub fn through(mut self, jump: JumpHost) -> Result<Self> {
         self.jump = Some(Arc::new(Jump::new(jump, self.timings)?));
@@ -100,11 +100,6 @@ impl SshConnector {
         let Some(jump) = &self.jump else {
             return Ok((self.addresses.of(node)?, None));
         };
-        if jump.reaches() == Reaches::AllNodes {
-            let private = AddressChoice::Private.of(node);
-            let address = private.or_else(|_| AddressChoice::PublicThenPrivate.of(node))?;
-            return Ok((address, Some(jump)));
-        }
         let address = self.addresses.of(node)?;
         let is_public = node.addresses.public == Some(address);
         Ok((address, (!is_public).then_some(jump)))

@@ -25,6 +25,4 @@ pub use engine::DockerEngine;
 pub use local_nodes::{Bridge, FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
 pub use prepare::DebianPreparer;
 pub use readiness::SocketReadiness;
-pub use ssh::{
-    JumpHost, Reaches, SshAccess, SshCredential, SshTarget, SshTimings, generate_ssh_key,
-};
+pub use ssh::{JumpHost, SshAccess, SshCredential, SshTarget, SshTimings, generate_ssh_key};

@@ -24,7 +24,7 @@ use lifecycle_core::model::{Addresses, NodeName};
 use lifecycle_core::runtime::{ContainerRuntime, ExecCommand, Owner};
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::{
-    AddressChoice, DockerEngine, JumpHost, Reaches, SshAccess, SshConnector, SshCredential,
+    AddressChoice, DockerEngine, JumpHost, SshAccess, SshConnector, SshCredential,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -197,7 +197,6 @@ async fn streams_and_connections_that_were_closed_leave_no_memory() {
             user: "plain".into(),
             host_keys: vec![bastion.host_key.clone()],
             credential: SshCredential::Password(Sensitive::new("plain-pw")),
-            reaches: Reaches::default(),
         })
         .unwrap();
     leaves_nothing("logins through a jump host", counts.logins, async |boot| {

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifecycle_azure::{Azure, AzureFiles, AzureOptions, Login};
-use lifecycle_core::bootstrap::{HOST_ENGINE_SOCKET, Handover, code_directory};
+use lifecycle_azure::{Azure, AzureFiles};
+use lifecycle_core::bootstrap::{Handover, code_directory};
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::{CodeStore, KeptStore, PublishedStore};
@@ -17,8 +17,7 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, LocalNodes, LocalNodesOptions, SocketReadiness, SshConnector,
-    SshCredential,
+    AddressChoice, DebianPreparer, LocalNodes, SocketReadiness, SshConnector, SshCredential,
 };
 
 /// How often a database that does not answer is asked again.
@@ -83,30 +82,21 @@ fn is_passing(error: &Error) -> bool {
 }
 
 fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
-    match &handover.config.cloud {
+    let (owner, key) = (owner.clone(), &handover.config.ssh_public);
+    Ok(match &handover.config.cloud {
         CloudSpec::Local { subnet } => {
-            let mut options =
-                LocalNodesOptions::new(owner.clone(), handover.config.ssh_public.clone());
-            options.socket = HOST_ENGINE_SOCKET.into();
-            options.subnet = subnet.as_deref().map(str::parse).transpose()?;
-            Ok(Arc::new(LocalNodes::new(options)?))
+            Arc::new(LocalNodes::for_manager(subnet.as_deref(), owner, key)?)
         }
         CloudSpec::Azure(spec) => {
-            let login = spec.login_of_manager().ok_or_else(|| Error::Invalid {
-                what: "the login of the manager".into(),
-                why: "what was handed over holds none".into(),
-                hint: "declare `cloud.identity` or a `client-secret`, and run `up` again".into(),
-            })?;
-            let login = Login::declared(&login, &handover.credentials)?;
-            let key = handover.config.ssh_public.clone();
-            let options = AzureOptions::declared(spec, owner.clone(), key, login)?;
-            Ok(Arc::new(Azure::new(options)?))
+            Arc::new(Azure::for_manager(spec, &handover.credentials, owner, key)?)
         }
-        other => Err(Error::Unsupported {
-            what: format!("the cloud {other:?}"),
-            backend: "this manager",
-        }),
-    }
+        other => {
+            return Err(Error::Unsupported {
+                what: format!("the cloud {other:?}"),
+                backend: "this manager",
+            });
+        }
+    })
 }
 
 /// The code bases: those that the bootstrapper sent, or those of a store that is read from here.
@@ -115,7 +105,7 @@ fn code(handover: &Handover) -> Result<Arc<dyn CodeStore>> {
     match &handover.config.code {
         CodeStoreSpec::Directory => Ok(Arc::new(PublishedStore::new(directory))),
         CodeStoreSpec::AzureFiles(spec) => {
-            let share = AzureFiles::declared(spec, handover.credentials.code()?)?;
+            let share = AzureFiles::declared(spec, &handover.credentials)?;
             Ok(Arc::new(KeptStore::new(directory, Arc::new(share))))
         }
         other => Err(Error::Unsupported {

@@ -6,7 +6,7 @@ use http::Method;
 use lifecycle_azure::simulator::{AzureSimulator, Fault, Selector, When};
 use lifecycle_azure::{Azure, AzureOptions};
 use lifecycle_core::cloud::{
-    CloudOperation, CloudProgress, CloudProvider as _, NodeChange, Power, see_through,
+    CloudOperation, CloudProgress, CloudProvider as _, Hearing, NodeChange, Power,
 };
 use lifecycle_core::model::{NodeName, NodeSpec};
 use lifecycle_core::{Error, Result};
@@ -343,7 +343,11 @@ async fn another_process_sees_the_alternatives_through() {
     let when = When::request(Method::PUT, VM).times(3);
     azure.faults().add(when, full("ZonalAllocationFailed"));
     let operation = choosy(&azure).begin(provision()).await.unwrap();
-    see_through(&choosy(&azure), &operation).await.unwrap();
+    let hearing = Hearing::new(&|_| ());
+    hearing
+        .see_through(&choosy(&azure), &operation)
+        .await
+        .unwrap();
     assert_eq!(kind(&azure).await, is(SIZES[1], "3"));
     is_whole(&azure).await;
 }

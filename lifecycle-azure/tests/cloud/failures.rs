@@ -3,7 +3,7 @@
 use http::Method;
 use lifecycle_azure::simulator::{Fault, Selector, When};
 use lifecycle_core::Error;
-use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power, see_through};
+use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, Hearing, NodeChange, Power};
 use lifecycle_core::model::NodeName;
 
 use crate::raw::is_whole;
@@ -111,7 +111,11 @@ async fn one_that_stays_creating_is_said_to_be_so_until_somebody_gives_up() {
 async fn another_process_sees_a_change_through_that_was_begun() {
     let azure = azure().await;
     let operation = provider(&azure, 1).begin(provision("one")).await.unwrap();
-    see_through(&provider(&azure, 1), &operation).await.unwrap();
+    let hearing = Hearing::new(&|_| ());
+    hearing
+        .see_through(&provider(&azure, 1), &operation)
+        .await
+        .unwrap();
     is_whole(&azure).await;
 }
 
@@ -138,7 +142,8 @@ async fn a_restart_that_goes_on_is_waited_for_and_not_begun_anew() {
         "{progress:?}"
     );
     pass(LONG).await;
-    see_through(&other, &operation).await.unwrap();
+    let hearing = Hearing::new(&|_| ());
+    hearing.see_through(&other, &operation).await.unwrap();
     let after = get(&other, "one").await.unwrap();
     assert_eq!(after.power, Power::Running);
     assert_ne!(after.boot_id, before.boot_id);

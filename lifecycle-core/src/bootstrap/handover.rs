@@ -23,9 +23,6 @@ use crate::reconcile::execute::node_directory;
 use crate::registry::{Databases, Mirrors, RegistryId};
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
-/// The socket of the operator's own engine as a local manager's node sees it.
-pub const HOST_ENGINE_SOCKET: &str = "/run/lifecycle/host-docker.sock";
-
 /// What of a hand-over is no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerConfig {

@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
-use super::handover::{HOST_ENGINE_SOCKET, Handover, handover_directory};
+use super::handover::{Handover, handover_directory};
 use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, NODE_ANSWERS_WITHIN, own_digest};
 use crate::api::ManagerApi;
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
-use crate::host::{ByteStream, NodeHandle};
+use crate::host::{ByteStream, NodeHandle, OPERATOR_ENGINE_SOCKET};
 use crate::model::{ContainerTemplate, SpecDigest};
 use crate::platform::{
     CloudSpec, CodeStoreSpec, Credentials, Declaration, ManagerEndpoint, RegistrySpec,
@@ -244,8 +244,8 @@ impl Bootstrapper {
         });
         match declaration.cloud {
             CloudSpec::Local { .. } => binds.push(HostBind {
-                source: HOST_ENGINE_SOCKET.into(),
-                target: HOST_ENGINE_SOCKET.into(),
+                source: OPERATOR_ENGINE_SOCKET.into(),
+                target: OPERATOR_ENGINE_SOCKET.into(),
                 read_only: false,
             }),
             // It is reached over the network.

@@ -37,9 +37,7 @@ pub use durations::{Durations, Timed, in_words};
 pub use exit::ExitStatus;
 pub use follow::{Outcome, ServiceFailure};
 pub use forecast::Forecast;
-pub use handover::{
-    HOST_ENGINE_SOCKET, Handover, ManagerConfig, code_directory, handover_directory,
-};
+pub use handover::{Handover, ManagerConfig, code_directory, handover_directory};
 pub use lock::StateLock;
 pub use manager_container::ManagerImage;
 pub use manager_image::StaticBinary;
@@ -233,7 +231,7 @@ impl Bootstrapper {
     /// otherwise than was wished first, and how long new nodes will take.
     pub async fn preflight(&self, declaration: &Declaration) -> Result<PreflightReport> {
         if let Some(placed) = self.state.placed().await? {
-            stays(&placed, declaration)?;
+            placed.manager.check_change(&declaration.manager)?;
         }
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let mut report = self.cloud_preflight(&nodes).await?;
@@ -500,30 +498,6 @@ impl Bootstrapper {
         .repeat(attempt)
         .await
     }
-}
-
-/// The manager stays where it was put: a second one elsewhere would fight it over the platform.
-fn stays(placed: &Placed, declaration: &Declaration) -> Result<()> {
-    let (is, wanted) = (&placed.manager.node, &declaration.manager.node);
-    if is == wanted {
-        let (is, wanted) = (placed.manager.port, declaration.manager.port);
-        if is == wanted {
-            return Ok(());
-        }
-        return Err(Error::Invalid {
-            what: "manager.port".into(),
-            why: format!(
-                "the manager answers at {is}, which services were told when they started; it \
-                 cannot change to {wanted} yet"
-            ),
-            hint: format!("leave it at {is}, or take the platform down first"),
-        });
-    }
-    Err(Error::Invalid {
-        what: "manager.node".into(),
-        why: format!("the manager was put on {is}, and moving it to {wanted} is not possible yet"),
-        hint: format!("leave it at {is}, or take the platform down first"),
-    })
 }
 
 /// Pauses if the call may be repeated before the deadline.

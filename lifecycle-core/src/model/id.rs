@@ -152,11 +152,6 @@ impl PlatformId {
         text.truncate(6);
         text
     }
-
-    /// The UUID itself.
-    pub fn as_uuid(&self) -> Uuid {
-        self.0
-    }
 }
 
 impl fmt::Display for PlatformId {

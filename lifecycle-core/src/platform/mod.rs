@@ -37,6 +37,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::CloudDeadlines;
+use crate::error::{Error, Result};
 use crate::model::Kind;
 use crate::model::{
     InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica, ServiceName, ServiceSpec,
@@ -50,7 +51,7 @@ pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostS
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub(crate) use dockerfile::instructions;
 pub use load::{Loaded, Survey, load, survey};
-pub use schema::{SCHEMA_LINE, schema};
+pub use schema::schema;
 pub use sources::{Sources, find};
 pub use starter::{Starter, load_on_fewest_nodes};
 
@@ -134,6 +135,34 @@ pub struct ManagerSpec {
 impl ManagerSpec {
     /// The port of the manager's API, where the declaration does not say.
     pub const PORT: u16 = 7443;
+
+    /// Rejects what a running manager's node and port cannot become: a second manager on another
+    /// node would compete with it, and services received its address when they started.
+    pub(crate) fn check_change(&self, declared: &Self) -> Result<()> {
+        let refused = |what: &str, why: String, stays: &str| {
+            Err(Error::Invalid {
+                what: what.into(),
+                why,
+                hint: format!("leave it at {stays}, or take the platform down first"),
+            })
+        };
+        if self.node != declared.node {
+            let why = format!(
+                "the manager runs on {}, and moving it to {} is not possible yet",
+                self.node, declared.node
+            );
+            return refused("manager.node", why, self.node.as_str());
+        }
+        if self.port != declared.port {
+            let why = format!(
+                "the manager's API is at port {}, which services received when they started; \
+                 changing it to {} is not possible yet",
+                self.port, declared.port
+            );
+            return refused("manager.port", why, &self.port.to_string());
+        }
+        Ok(())
+    }
 }
 
 /// Where nodes come from.

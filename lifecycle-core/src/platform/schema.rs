@@ -8,9 +8,6 @@ use super::settings;
 /// An image of Azure's.
 const IMAGE: &str = "^[^:]+:[^:]+:[^:]+:[^:]+$";
 
-/// What stands in front of a service's `platform.toml` so that editors find the schema.
-pub const SCHEMA_LINE: &str = "#:schema ./platform.schema.json";
-
 /// The schema (JSON Schema, draft 2020-12).
 pub fn schema() -> Value {
     let url = |description: &str| {

@@ -40,39 +40,6 @@ pub(super) fn record(
     recording.batch
 }
 
-/// Applies committed changes to the driver's copy of the registry.
-pub(super) fn apply(changes: Vec<Change>, snapshot: &mut Snapshot) {
-    for change in changes {
-        match change {
-            Change::PutNode(record) => {
-                snapshot.nodes.insert(record.name.clone(), *record);
-            }
-            Change::DeleteNode(name) => {
-                snapshot.nodes.remove(&name);
-            }
-            Change::PutInstance(record) => {
-                snapshot.instances.insert(record.container.clone(), *record);
-            }
-            Change::DeleteInstance(container) => {
-                snapshot.instances.remove(&container);
-            }
-            Change::Reject(rejected) => {
-                snapshot.rejected.insert(rejected.id.clone(), rejected);
-            }
-            Change::ClearRejected(id) => {
-                snapshot.rejected.remove(&id);
-            }
-            Change::MarkFirstRoundDone => snapshot.first_round_done = true,
-            // The control loop does not write these.
-            Change::Declare { .. }
-            | Change::PutOperation(_)
-            | Change::PutCredential { .. }
-            | Change::PutAddresses(_)
-            | Change::PutManager(_) => {}
-        }
-    }
-}
-
 /// What is in progress, as far as it is recorded.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {

@@ -1,5 +1,5 @@
-//! What a batch does, worked out before anything is written: every registry applies the same
-//! outcome, so that they cannot differ in which generation a declaration becomes.
+//! What a batch does, worked out before anything is written: every registry, the databases of
+//! kinds and the control loop's copy apply the same outcome.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-use super::{Change, Credential, NodeRecord, RejectedSpec};
+use super::{Change, Credential, NodeRecord, RejectedSpec, Snapshot};
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerId, Generation, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
@@ -15,25 +15,25 @@ use crate::model::{
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 
-/// The outcome of a batch. `None` in a map means that the entry is forgotten.
-#[derive(Debug, Default)]
-pub(super) struct Effect {
+/// The outcome of a batch. `None` in a map means that the entry is deleted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Effect {
     /// New generations, oldest first.
-    pub(super) declarations: Vec<(Generation, Declaration)>,
-    pub(super) nodes: BTreeMap<NodeName, Option<NodeRecord>>,
-    pub(super) instances: BTreeMap<ContainerId, Option<InstanceRecord>>,
-    pub(super) rejected: BTreeMap<InstanceId, Option<RejectedSpec>>,
-    pub(super) operations: BTreeMap<OperationId, Operation>,
-    pub(super) credentials: BTreeMap<String, Credential>,
-    pub(super) manager: Option<ManagerEndpoint>,
-    pub(super) addresses: Option<BTreeMap<ServiceName, Ipv4Addr>>,
-    pub(super) first_round_done: bool,
+    pub declarations: Vec<(Generation, Declaration)>,
+    pub nodes: BTreeMap<NodeName, Option<NodeRecord>>,
+    pub instances: BTreeMap<ContainerId, Option<InstanceRecord>>,
+    pub rejected: BTreeMap<InstanceId, Option<RejectedSpec>>,
+    pub operations: BTreeMap<OperationId, Operation>,
+    pub credentials: BTreeMap<String, Credential>,
+    pub manager: Option<ManagerEndpoint>,
+    pub addresses: Option<BTreeMap<ServiceName, Ipv4Addr>>,
+    pub first_round_done: bool,
 }
 
 impl Effect {
     /// Works a batch's changes out, in their order, on top of the declaration `in_force`.
     pub(super) fn of(
-        changes: Vec<Change>,
+        changes: impl IntoIterator<Item = Change>,
         in_force: Option<&(Generation, Declaration)>,
     ) -> Result<Self> {
         let mut effect = Self::default();
@@ -49,38 +49,26 @@ impl Effect {
                 expected,
                 declaration,
             } => return self.declare(expected, *declaration, in_force),
-            Change::PutNode(mut record) => {
-                if let Some(unknown) = &mut record.unknown {
-                    unknown.since = stored(unknown.since);
-                }
+            Change::PutNode(record) => {
                 self.nodes.insert(record.name.clone(), Some(*record));
             }
             Change::DeleteNode(name) => {
                 self.nodes.insert(name, None);
             }
-            Change::PutInstance(mut record) => {
-                store_instance_times(&mut record);
+            Change::PutInstance(record) => {
                 self.instances
                     .insert(record.container.clone(), Some(*record));
             }
             Change::DeleteInstance(container) => {
                 self.instances.insert(container, None);
             }
-            Change::Reject(mut spec) => {
-                spec.at = stored(spec.at);
+            Change::Reject(spec) => {
                 self.rejected.insert(spec.id.clone(), Some(spec));
             }
             Change::ClearRejected(id) => {
                 self.rejected.insert(id, None);
             }
-            Change::PutOperation(mut operation) => {
-                operation.requested_at = stored(operation.requested_at);
-                match &mut operation.state {
-                    OperationState::Running => {}
-                    OperationState::Succeeded { at } | OperationState::Failed { at, .. } => {
-                        *at = stored(*at);
-                    }
-                }
+            Change::PutOperation(operation) => {
                 self.operations.insert(operation.id, operation);
             }
             Change::PutCredential { name, credential } => {
@@ -122,6 +110,77 @@ impl Effect {
         let next = Generation(current.map_or(1, |generation| generation.0 + 1));
         self.declarations.push((next, declaration));
         Ok(())
+    }
+}
+
+impl Snapshot {
+    /// Applies the changes of a batch that a registry has accepted.
+    ///
+    /// # Errors
+    /// As [`super::Registry::commit`] for a declaration.
+    pub(crate) fn apply(&mut self, changes: Vec<Change>) -> Result<()> {
+        let effect = Effect::of(changes, self.declaration.as_ref())?;
+        self.take(effect);
+        Ok(())
+    }
+
+    /// Applies an outcome. Operations and credentials are not part of a snapshot.
+    pub(super) fn take(&mut self, effect: Effect) {
+        if let Some(declared) = effect.declarations.into_iter().next_back() {
+            self.declaration = Some(declared);
+        }
+        merge(&mut self.nodes, effect.nodes);
+        merge(&mut self.instances, effect.instances);
+        merge(&mut self.rejected, effect.rejected);
+        if effect.manager.is_some() {
+            self.manager = effect.manager;
+        }
+        if let Some(addresses) = effect.addresses {
+            self.addresses = addresses;
+        }
+        self.first_round_done |= effect.first_round_done;
+    }
+}
+
+fn merge<K: Ord, V>(into: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
+    for (key, change) in changes {
+        match change {
+            Some(value) => into.insert(key, value),
+            None => into.remove(&key),
+        };
+    }
+}
+
+impl Change {
+    /// The same with its times as registries keep them.
+    pub(super) fn stored(mut self) -> Self {
+        match &mut self {
+            Self::PutNode(record) => {
+                if let Some(unknown) = &mut record.unknown {
+                    unknown.since = stored(unknown.since);
+                }
+            }
+            Self::PutInstance(record) => store_instance_times(record),
+            Self::Reject(spec) => spec.at = stored(spec.at),
+            Self::PutOperation(operation) => {
+                operation.requested_at = stored(operation.requested_at);
+                match &mut operation.state {
+                    OperationState::Running => {}
+                    OperationState::Succeeded { at } | OperationState::Failed { at, .. } => {
+                        *at = stored(*at);
+                    }
+                }
+            }
+            Self::Declare { .. }
+            | Self::DeleteNode(_)
+            | Self::DeleteInstance(_)
+            | Self::ClearRejected(_)
+            | Self::PutCredential { .. }
+            | Self::PutManager(_)
+            | Self::PutAddresses(_)
+            | Self::MarkFirstRoundDone => {}
+        }
+        self
     }
 }
 

@@ -4,39 +4,30 @@
 //! The central registry stays the journal and the truth, so every promise of [`Registry`] holds
 //! for all objects; a kind's database follows it, a moment later ([`super::mirror`]).
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{NodeRecord, Registry, RejectedSpec};
+use super::{Effect, Registry};
 use crate::error::{Error, Result};
-use crate::model::{
-    ContainerId, Epoch, Event, Generation, InstanceId, InstanceRecord, NodeName, PlatformId,
-};
-use crate::platform::{Declaration, ManagerEndpoint};
+use crate::model::{Epoch, Event, PlatformId};
+use crate::platform::ManagerEndpoint;
 use crate::secret::{PlatformKey, Sensitive};
 
 /// Names one central registry: a database that was lost and made anew is another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryId(pub String);
 
-/// What changes in a kind's database at once. `None` in a map means that the entry goes.
+/// What changes in a kind's database at once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mirrored {
     /// The registry that it comes from.
     pub of: RegistryId,
     /// Whether everything that the database holds goes first.
     pub anew: bool,
-    /// The declaration in force, as far as it is of this kind, if it changed.
-    pub declaration: Option<(Generation, Declaration)>,
-    /// Nodes that changed.
-    pub nodes: BTreeMap<NodeName, Option<NodeRecord>>,
-    /// Instances that changed, likewise.
-    pub instances: BTreeMap<ContainerId, Option<InstanceRecord>>,
-    /// Rejected specifications that changed.
-    pub rejected: BTreeMap<InstanceId, Option<RejectedSpec>>,
+    /// What changed in the state; the declaration is the part of this kind.
+    pub changes: Effect,
     /// The id behind which these events begin. Greater than the database's latest where the
     /// central registry keeps what was between no more; then the older ones go.
     pub after: u64,

@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use super::effect::{Effect, lease_end, stored, stored_event};
 use super::kind::{follows_another, is_central};
 use super::{
-    Batch, Committed, Credential, EventPage, KindDatabase, Lease, Mirrored, Registry, RegistryId,
-    Snapshot,
+    Batch, Change, Committed, Credential, EventPage, KindDatabase, Lease, Mirrored, Registry,
+    RegistryId, Snapshot,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -74,35 +74,14 @@ impl MemoryRegistry {
 }
 
 impl State {
-    fn apply(&mut self, effect: Effect) {
-        if let Some(declared) = effect.declarations.into_iter().next_back() {
-            self.snapshot.declaration = Some(declared);
-        }
-        merge(&mut self.snapshot.nodes, effect.nodes);
-        merge(&mut self.snapshot.instances, effect.instances);
-        merge(&mut self.snapshot.rejected, effect.rejected);
-        self.operations.extend(effect.operations);
-        self.credentials.extend(effect.credentials);
-        if effect.manager.is_some() {
-            self.snapshot.manager = effect.manager;
-        }
-        if let Some(addresses) = effect.addresses {
-            self.snapshot.addresses = addresses;
-        }
-        self.snapshot.first_round_done |= effect.first_round_done;
+    fn apply(&mut self, mut effect: Effect) {
+        self.operations.append(&mut effect.operations);
+        self.credentials.append(&mut effect.credentials);
+        self.snapshot.take(effect);
     }
 
     fn oldest_event(&self) -> u64 {
         self.dropped + 1
-    }
-}
-
-fn merge<K: Ord, V>(into: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
-    for (key, change) in changes {
-        match change {
-            Some(value) => into.insert(key, value),
-            None => into.remove(&key),
-        };
     }
 }
 
@@ -141,7 +120,10 @@ impl Registry for MemoryRegistry {
                 current: state.epoch,
             });
         }
-        let effect = Effect::of(batch.changes, state.snapshot.declaration.as_ref())?;
+        let effect = Effect::of(
+            batch.changes.into_iter().map(Change::stored),
+            state.snapshot.declaration.as_ref(),
+        )?;
         state.apply(effect);
         let mut events = Vec::with_capacity(batch.events.len());
         for event in batch.events {
@@ -241,13 +223,7 @@ impl KindDatabase for MemoryRegistry {
         }
         state.follows = Some(update.of);
         state.epoch = epoch;
-        state.apply(Effect {
-            declarations: update.declaration.into_iter().collect(),
-            nodes: update.nodes,
-            instances: update.instances,
-            rejected: update.rejected,
-            ..Effect::default()
-        });
+        state.apply(update.changes);
         if update.after > state.snapshot.last_event {
             state.events.clear();
             state.dropped = update.after;

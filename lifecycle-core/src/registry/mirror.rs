@@ -14,8 +14,8 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::{
-    Batch, Databases, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, KindDatabase, Mirrored, Registry,
-    RegistryId, Snapshot,
+    Batch, Databases, EVENTS_KEPT, EVENTS_KEPT_FOR, Effect, EventPage, KindDatabase, Mirrored,
+    Registry, RegistryId, Snapshot,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -111,17 +111,21 @@ impl Mirror {
                 .await
                 .map_err(Failure::Central)?;
             let is_last = through == central.last_event;
-            let mut update = if is_last {
+            let changes = if is_last {
                 difference(&held, &wanted)
             } else {
-                difference(&Snapshot::default(), &Snapshot::default())
+                Effect::default()
             };
-            update.of = self.registry.clone();
-            update.anew = anew;
-            update.after = after;
-            update.events = events.into_iter().filter(|e| part.concerns(e)).collect();
-            update.through = through;
-            if anew || !update.is_empty(position) {
+            let is_empty = changes == Effect::default() && through == position;
+            let update = Mirrored {
+                of: self.registry.clone(),
+                anew,
+                changes,
+                after,
+                events: events.into_iter().filter(|e| part.concerns(e)).collect(),
+                through,
+            };
+            if anew || !is_empty {
                 let done = database.mirror(epoch, update).await;
                 done.map_err(Failure::Kind)?;
             }
@@ -151,17 +155,6 @@ impl Mirror {
                 }
             }
         }
-    }
-}
-
-impl Mirrored {
-    /// Whether it changes nothing in a database at `position`.
-    fn is_empty(&self, position: u64) -> bool {
-        self.declaration.is_none()
-            && self.nodes.is_empty()
-            && self.instances.is_empty()
-            && self.rejected.is_empty()
-            && self.through == position
     }
 }
 
@@ -242,19 +235,18 @@ impl Part<'_> {
     }
 }
 
-/// What makes `wanted` of `held`; without events.
-fn difference(held: &Snapshot, wanted: &Snapshot) -> Mirrored {
-    let changed = |part: &Option<_>| (*part != held.declaration).then(|| part.clone());
-    Mirrored {
-        of: RegistryId(String::new()),
-        anew: false,
-        declaration: changed(&wanted.declaration).flatten(),
+/// What makes `wanted` of `held`.
+fn difference(held: &Snapshot, wanted: &Snapshot) -> Effect {
+    let declared = wanted.declaration.clone();
+    Effect {
+        declarations: declared
+            .filter(|_| wanted.declaration != held.declaration)
+            .into_iter()
+            .collect(),
         nodes: changes(&held.nodes, &wanted.nodes),
         instances: changes(&held.instances, &wanted.instances),
         rejected: changes(&held.rejected, &wanted.rejected),
-        after: 0,
-        events: Vec::new(),
-        through: 0,
+        ..Effect::default()
     }
 }
 

@@ -34,6 +34,7 @@ use crate::platform::{Declaration, ManagerEndpoint};
 use crate::runtime::EngineInfo;
 use crate::secret::Sensitive;
 
+pub use effect::Effect;
 pub use kind::{Databases, KindDatabase, Mirrored, RegistryId};
 pub use memory::MemoryRegistry;
 pub use mirror::{Mirror, Mirrors};

@@ -30,8 +30,6 @@ pub struct Behaviour {
     pub has_healthcheck: bool,
     /// Ports that its image declares.
     pub exposed: Vec<(u16, Protocol)>,
-    /// How long it takes to end when it is asked to; drawn without one.
-    pub stops_after: Option<Duration>,
 }
 
 impl Behaviour {
@@ -74,13 +72,6 @@ impl Behaviour {
     #[must_use]
     pub fn exposes(mut self, port: u16) -> Self {
         self.exposed.push((port, Protocol::Tcp));
-        self
-    }
-
-    /// It takes so long to end when it is asked to.
-    #[must_use]
-    pub fn stops_after(mut self, after: Duration) -> Self {
-        self.stops_after = Some(after);
         self
     }
 }

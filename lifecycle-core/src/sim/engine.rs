@@ -387,15 +387,9 @@ impl Engine {
         let Some(container) = self.containers.get(name).filter(|c| c.is_running()) else {
             return (Duration::ZERO, 0);
         };
-        let takes = rules
-            .behaviours
-            .get(service_in(&container.spec.role))
-            .and_then(|behaviour| behaviour.stops_after)
-            .unwrap_or_else(|| {
-                let purpose = ["stop", here.node.as_str(), name];
-                let span = rules.latencies.stop;
-                rules.chance.between(span, &purpose, container.starts)
-            });
+        let purpose = ["stop", here.node.as_str(), name];
+        let span = rules.latencies.stop;
+        let takes = rules.chance.between(span, &purpose, container.starts);
         if takes > grace {
             (grace, 137)
         } else {

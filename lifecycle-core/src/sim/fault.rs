@@ -158,14 +158,6 @@ impl Faults {
         self.touch(node, |machine, _, _| machine.silence = Silence::None)
     }
 
-    /// The node stops behind our back.
-    pub fn cut_power(&self, node: &NodeName) -> Result<()> {
-        let now = Instant::now();
-        self.touch(node, |machine, _, ledger| {
-            machine.power_off(now, Power::Stopped, ledger);
-        })
-    }
-
     /// The node starts behind our back, or starts anew if it runs.
     pub fn reboot(&self, node: &NodeName) -> Result<()> {
         let now = Instant::now();

@@ -9,6 +9,7 @@ mod waits;
 
 use std::collections::BTreeSet;
 
+use lifecycle_core::Error;
 use lifecycle_core::api::wire::InstanceStateV1;
 use lifecycle_core::host::HostOutput;
 use lifecycle_core::sim::{Edge, EffectOutcome};
@@ -42,6 +43,29 @@ async fn a_platform_comes_up_and_a_second_up_touches_nothing() {
         .collect();
     assert!(new.is_empty(), "{new:#?}");
     assert_eq!(stage.world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_managers_node_and_port_cannot_change() {
+    let stage = Stage::new(1).await;
+    stage.up().await.unwrap();
+    let bootstrapper = stage.bootstrapper().await;
+    let api = stage.api().await;
+    let mut moved = stage.declaration.clone();
+    let mut names = moved.nodes.keys();
+    moved.manager.node = names
+        .find(|name| **name != stage.declaration.manager.node)
+        .cloned()
+        .unwrap();
+    let mut other_port = stage.declaration.clone();
+    other_port.manager.port += 1;
+    for declaration in [moved, other_port] {
+        let here = bootstrapper.preflight(&declaration).await.unwrap_err();
+        let there = api.apply(&declaration).await.unwrap_err();
+        assert!(matches!(here, Error::Invalid { .. }), "{here:?}");
+        assert_eq!(here.to_string(), there.to_string(), "one rule, one answer");
+        assert_eq!(here.hint(), there.hint());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -178,7 +178,7 @@ fn files_of(source: &Path) -> Vec<Source> {
         .collect()
 }
 
-fn module_of(path: &Path) -> Vec<String> {
+pub(crate) fn module_of(path: &Path) -> Vec<String> {
     let path = path.with_extension("");
     let mut module: Vec<String> = path
         .iter()
@@ -191,7 +191,7 @@ fn module_of(path: &Path) -> Vec<String> {
 }
 
 /// The modules that a file declares for tests only.
-fn test_modules(module: &[String], items: &[Item]) -> Vec<Vec<String>> {
+pub(crate) fn test_modules(module: &[String], items: &[Item]) -> Vec<Vec<String>> {
     let declared = items.iter().filter_map(|item| match item {
         Item::Mod(child) if is_test(&child.attrs) => {
             Some([module, &[child.ident.to_string()]].concat())

@@ -8,6 +8,7 @@
 mod actions;
 mod documented;
 mod layers;
+mod used;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -19,6 +19,7 @@ use bollard::models::{
 };
 use chrono::{DateTime, Utc};
 use lifecycle_core::cloud::Power;
+use lifecycle_core::host::OPERATOR_ENGINE_SOCKET;
 use lifecycle_core::model::NodeName;
 
 use super::first_boot::FirstBoot;
@@ -30,8 +31,6 @@ pub(super) const ADDRESS_LABEL: &str = "lifecycle.node-address";
 pub(super) const ACCOUNT_LABEL: &str = "lifecycle.node-account";
 /// The account on each node that is not given one by its first boot.
 pub(super) const ACCOUNT: &str = "lifecycle";
-/// Where a node that runs the manager finds the operator's engine.
-pub(super) const HOST_SOCKET: &str = "/run/lifecycle/host-docker.sock";
 /// All public host keys, written by the node's entrypoint.
 pub(super) const HOST_KEYS: &str = "/var/lib/node/host-keys";
 /// Touched by the node's entrypoint at each start, once sshd listens.
@@ -108,7 +107,7 @@ impl MachineSpec<'_> {
         let socket = self.host_socket.map(|path| Mount {
             typ: Some(MountType::BIND),
             source: Some(path.display().to_string()),
-            target: Some(HOST_SOCKET.to_owned()),
+            target: Some(OPERATOR_ENGINE_SOCKET.to_owned()),
             ..Mount::default()
         });
         let common = HostConfig {

@@ -10,6 +10,7 @@
 //! state from which the same call goes on.
 
 mod bridge;
+mod declared;
 mod engine;
 mod first_boot;
 mod image;

@@ -31,25 +31,11 @@ pub struct JumpHost {
     pub host_keys: Vec<String>,
     /// What the account proves itself with.
     pub credential: SshCredential,
-    /// Who is reached through it.
-    pub reaches: Reaches,
-}
-
-/// Who is reached through a jump host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Reaches {
-    /// Nodes whose public address is dialled are dialled directly; all others through the jump
-    /// host, at their private address.
-    #[default]
-    NodesWithoutPublicAddress,
-    /// Every node, at its private address if it has one.
-    AllNodes,
 }
 
 /// A jump host with the connection that all its nodes share.
 pub(crate) struct Jump {
     name: String,
-    reaches: Reaches,
     pool: Pool,
 }
 
@@ -57,7 +43,6 @@ impl fmt::Debug for Jump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Jump")
             .field("name", &self.name)
-            .field("reaches", &self.reaches)
             .finish_non_exhaustive()
     }
 }
@@ -85,7 +70,6 @@ impl Jump {
         let credential = Credential::parse(&jump.credential)?;
         Ok(Self {
             name,
-            reaches: jump.reaches,
             pool: Pool::new(Peer {
                 host,
                 port,
@@ -106,14 +90,8 @@ impl Jump {
         };
         Self {
             name: self.name.clone(),
-            reaches: self.reaches,
             pool: Pool::new(peer),
         }
-    }
-
-    /// Who is reached through it.
-    pub(crate) fn reaches(&self) -> Reaches {
-        self.reaches
     }
 
     /// Its account, name and port, for messages.
@@ -167,7 +145,6 @@ mod tests {
             user: "ops".into(),
             host_keys: host_keys.iter().map(|key| (*key).to_owned()).collect(),
             credential: SshCredential::Password(Sensitive::new("hunter2")),
-            reaches: Reaches::default(),
         };
         assert!(!format!("{jump:?}").contains("hunter2"), "{jump:?}");
         Jump::new(jump, SshTimings::default())

@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 pub use credential::{SshCredential, generate_ssh_key};
 pub(crate) use exec::quote;
 pub(crate) use jump::Jump;
-pub use jump::{JumpHost, Reaches};
+pub use jump::JumpHost;
 pub(crate) use pool::Share;
 pub use pool::SshTimings;
 pub(crate) use stream::LeasedStream;

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 
 use super::{Checked, Failed, done, ensure, ensure_eq, run_checks};
 use crate::cloud::{
-    CloudOperation, CloudProvider, NodeChange, ObservedNode, Power, carry_out, see_through,
+    CloudOperation, CloudProvider, Hearing, NodeChange, ObservedNode, Power, carry_out,
 };
 use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeSpec};
@@ -210,7 +210,8 @@ impl<'a> Subject<'a> {
 
     /// Polls an operation to its end.
     async fn end(&self, operation: &CloudOperation) -> Checked<Result<()>> {
-        let polls = see_through(self.cloud, operation);
+        let hearing = Hearing::new(&|_| ());
+        let polls = hearing.see_through(self.cloud, operation);
         let ended = tokio::time::timeout(DEADLINE, polls).await;
         done(format!("waiting for {operation:?}"), ended)
     }

@@ -10,7 +10,7 @@ use super::history::last_seen;
 use crate::error::Result;
 use crate::model::{ContainerId, EventKind, NewEvent, Subject};
 use crate::reconcile::input::PlanningInput;
-use crate::reconcile::record::{UnderWay, apply, record};
+use crate::reconcile::record::{UnderWay, record};
 use crate::reconcile::step::{Action, Plan, Step, StepId};
 use crate::registry::Change;
 
@@ -66,16 +66,14 @@ impl Driver {
         if batch.is_empty() {
             return Ok(());
         }
-        let changes = batch.changes.clone();
-        self.backends.registry.commit(self.epoch, batch).await?;
-        self.events.clear();
         let is_known = |change: &Change| match change {
             Change::PutInstance(record) => self.last_seen.get(&record.id) == Some(&record.node),
             Change::DeleteInstance(_) => false,
             _ => true,
         };
-        let same = changes.iter().all(is_known);
-        apply(changes, &mut self.registry);
+        let same = batch.changes.iter().all(is_known);
+        self.write(batch).await?;
+        self.events.clear();
         if !same {
             self.last_seen = Arc::new(last_seen(&self.registry));
         }

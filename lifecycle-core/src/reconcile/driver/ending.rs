@@ -12,7 +12,6 @@ use crate::cloud::CloudOperation;
 use crate::error::{Error, Result, Retry};
 use crate::model::EventKind;
 use crate::reconcile::input::Failure;
-use crate::reconcile::record::apply;
 use crate::reconcile::step::StepId;
 use crate::registry::{Batch, Change, NodeRecord};
 
@@ -28,10 +27,14 @@ impl Driver {
         };
         self.operations.insert(name, operation);
         let batch = Batch::of(Change::PutNode(Box::new(record)));
+        self.write(batch).await
+    }
+
+    /// Commits a batch to the registry, then applies it to the driver's copy.
+    pub(super) async fn write(&mut self, batch: Batch) -> Result<()> {
         let changes = batch.changes.clone();
         self.backends.registry.commit(self.epoch, batch).await?;
-        apply(changes, &mut self.registry);
-        Ok(())
+        self.registry.apply(changes)
     }
 
     pub(super) async fn ended(&mut self, end: StepEnd) -> Result<()> {

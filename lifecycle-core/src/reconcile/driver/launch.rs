@@ -9,7 +9,7 @@ use super::load::Load;
 use super::{Driver, Running, Target};
 use crate::cloud::NodeChange;
 use crate::error::Result;
-use crate::model::{EventKind, InstanceId};
+use crate::model::{EventKind, InstanceId, InstanceRecord};
 use crate::reconcile::execute::Execution;
 use crate::reconcile::observe::Observed;
 use crate::reconcile::step::{Action, Step};
@@ -80,18 +80,21 @@ impl Driver {
             let Some(id) = step.action.ended_container() else {
                 continue;
             };
-            let Some(recorded) = self.registry.instances.get_mut(id) else {
+            let Some(recorded) = self.registry.instances.get(id) else {
                 continue;
             };
             if recorded.endpoints.is_empty() {
                 continue;
             }
-            recorded.endpoints.clear();
-            let change = Change::PutInstance(Box::new(recorded.clone()));
+            let record = InstanceRecord {
+                endpoints: Vec::new(),
+                ..recorded.clone()
+            };
+            let change = Change::PutInstance(Box::new(record));
             batch.changes.push(change);
         }
         if !batch.is_empty() {
-            self.backends.registry.commit(self.epoch, batch).await?;
+            self.write(batch).await?;
         }
         Ok(())
     }

@@ -10,7 +10,6 @@ use super::{Driver, Target};
 use crate::error::Result;
 use crate::model::{ContainerRun, InstanceId, InstanceState, NodeName, Subject};
 use crate::reconcile::observe::Observed;
-use crate::reconcile::record::apply;
 use crate::reconcile::step::Action;
 use crate::registry::{Batch, Change};
 use crate::runtime::{ContainerState, Role};
@@ -102,17 +101,12 @@ impl Driver {
             .cloned()
             .collect();
         if !rejected.is_empty() {
-            let changes: Vec<_> = rejected
-                .iter()
-                .cloned()
-                .map(Change::ClearRejected)
-                .collect();
+            let cleared = rejected.iter().cloned().map(Change::ClearRejected);
             let batch = Batch {
-                changes: changes.clone(),
+                changes: cleared.collect(),
                 ..Batch::default()
             };
-            self.backends.registry.commit(self.epoch, batch).await?;
-            apply(changes, &mut self.registry);
+            self.write(batch).await?;
             let what = |id: &InstanceId| format!("replace {id} as declared");
             forgotten.extend(rejected.iter().map(what));
         }

@@ -140,7 +140,7 @@ impl KindDatabase for SqlRegistry {
                 .await
                 .map_err(self.failed())?;
             let writer = self.writer(session);
-            if let Some((generation, _)) = &update.declaration {
+            for (generation, _) in &update.changes.declarations {
                 // The part of a generation changes with the kinds that share the database.
                 declaration::Entity::delete_many()
                     .filter(declaration::Column::Generation.eq(signed(generation.0)?))
@@ -148,14 +148,7 @@ impl KindDatabase for SqlRegistry {
                     .await
                     .map_err(self.failed())?;
             }
-            let effect = Effect {
-                declarations: update.declaration.into_iter().collect(),
-                nodes: update.nodes,
-                instances: update.instances,
-                rejected: update.rejected,
-                ..Effect::default()
-            };
-            writer.write(&effect).await?;
+            writer.write(&update.changes).await?;
             let counted = counter(session, &self.place).await?;
             let mut oldest = counted.oldest;
             if update.after > unsigned("event counter", counted.last)? {

@@ -313,7 +313,10 @@ impl Registry for SqlRegistry {
                 }
                 _ => None,
             };
-            let effect = Effect::of(batch.changes, in_force.as_ref())?;
+            let effect = Effect::of(
+                batch.changes.into_iter().map(Change::stored),
+                in_force.as_ref(),
+            )?;
             let writer = self.writer(session);
             writer.write(&effect).await?;
             let events = writer.events(batch.events).await?;

@@ -104,9 +104,11 @@ impl AzureFiles {
 fn network(text: &str) -> Result<(Ipv4Addr, u8)> {
     text.split_once('/')
         .and_then(|(block, length)| Some((block.parse().ok()?, length.parse().ok()?)))
-        .ok_or_else(|| Error::Invalid {
-            what: format!("the network `{text}`"),
-            why: "it is no IPv4 block".to_owned(),
-            hint: "write for example `10.90.0.0/16`".to_owned(),
+        .ok_or_else(|| {
+            Error::invalid(
+                format!("the network `{text}`"),
+                "it is no IPv4 block",
+                "write for example `10.90.0.0/16`",
+            )
         })
 }

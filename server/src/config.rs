@@ -92,20 +92,22 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             Ok(Arc::new(LocalNodes::new(options)?))
         }
         CloudSpec::Azure(spec) => {
-            let login = spec.login_of_manager().ok_or_else(|| Error::Invalid {
-                what: "the login of the manager".into(),
-                why: "what was handed over holds none".into(),
-                hint: "declare `cloud.identity` or a `client-secret`, and run `up` again".into(),
+            let login = spec.login_of_manager().ok_or_else(|| {
+                Error::invalid(
+                    "the login of the manager",
+                    "what was handed over holds none",
+                    "declare `cloud.identity` or a `client-secret`, and run `up` again",
+                )
             })?;
             let login = Login::declared(&login, &handover.credentials)?;
             let key = handover.config.ssh_public.clone();
             let options = AzureOptions::declared(spec, owner.clone(), key, login)?;
             Ok(Arc::new(Azure::new(options)?))
         }
-        other => Err(Error::Unsupported {
-            what: format!("the cloud {other:?}"),
-            backend: "this manager",
-        }),
+        other => Err(Error::unsupported(
+            format!("the cloud {other:?}"),
+            "this manager",
+        )),
     }
 }
 
@@ -118,9 +120,9 @@ fn code(handover: &Handover) -> Result<Arc<dyn CodeStore>> {
             let share = AzureFiles::declared(spec, handover.credentials.code()?)?;
             Ok(Arc::new(KeptStore::new(directory, Arc::new(share))))
         }
-        other => Err(Error::Unsupported {
-            what: format!("the code store {other:?}"),
-            backend: "this manager",
-        }),
+        other => Err(Error::unsupported(
+            format!("the code store {other:?}"),
+            "this manager",
+        )),
     }
 }

@@ -166,17 +166,10 @@ impl Refusal {
     /// What it means for who asked for `what`.
     pub(crate) fn into_error(self, what: String) -> Error {
         if self.is_throttled() {
-            return Error::Throttled {
-                what,
-                after: self.retry_after,
-            };
+            return Error::throttled(what, self.retry_after);
         }
         let why = self.to_string();
-        let exhausted = |what: String, why: String, hint: &str| Error::Exhausted {
-            what,
-            why,
-            hint: hint.to_owned(),
-        };
+        let exhausted = |what: String, why: String, hint: &str| Error::exhausted(what, why, hint);
         if self.is_quota() {
             let other = if self.is(&["PublicIPCountLimitReached"]) {
                 "do without public addresses (`cloud.public_ip`)"
@@ -209,7 +202,7 @@ impl Refusal {
             "PublicIPAddressCannotBeDeleted",
         ];
         if self.is(&in_use) {
-            return Error::Conflict { what, why };
+            return Error::conflict(what, why);
         }
         let denials = [
             (
@@ -229,38 +222,28 @@ impl Refusal {
             ),
         ];
         if let Some((_, hint)) = denials.iter().find(|(code, _)| self.is(&[code])) {
-            return Error::Denied {
-                what,
-                why,
-                hint: (*hint).to_owned(),
-            };
+            return Error::denied(what, why, *hint);
         }
         match self.status {
-            Some(StatusCode::UNAUTHORIZED) => Error::Denied {
+            Some(StatusCode::UNAUTHORIZED) => Error::denied(
                 what,
                 why,
-                hint: "log in again (`az login`), or check the configured credential".to_owned(),
-            },
-            Some(StatusCode::FORBIDDEN) => Error::Denied {
+                "log in again (`az login`), or check the configured credential",
+            ),
+            Some(StatusCode::FORBIDDEN) => Error::denied(
                 what,
                 why,
-                hint: "give the account the role Contributor on the resource group, or on the \
-                       subscription if the group is to be made"
-                    .to_owned(),
-            },
+                "give the account the role Contributor on the resource group, or on the \
+                       subscription if the group is to be made",
+            ),
             Some(StatusCode::NOT_FOUND) => Error::not_found(what),
             Some(StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT) => {
-                Error::Conflict { what, why }
+                Error::conflict(what, why)
             }
-            Some(StatusCode::BAD_REQUEST) => Error::Invalid {
-                what,
-                why,
-                hint: "change what Azure names".to_owned(),
-            },
-            Some(status) if status.is_server_error() => Error::Interrupted {
-                what,
-                source: Some(Box::new(self)),
-            },
+            Some(StatusCode::BAD_REQUEST) => Error::invalid(what, why, "change what Azure names"),
+            Some(status) if status.is_server_error() => {
+                Error::interrupted(what, Some(Box::new(self)))
+            }
             _ => Error::failed(what, why),
         }
     }
@@ -280,28 +263,20 @@ impl Failure {
         let what = what.into();
         match self {
             Self::Refused(refusal) => refusal.into_error(what),
-            Self::Held(after) => Error::Throttled {
+            Self::Held(after) => Error::throttled(what, Some(after)),
+            Self::Elsewhere(ref url) => Error::denied(
                 what,
-                after: Some(after),
-            },
-            Self::Elsewhere(ref url) => Error::Denied {
-                what,
-                why: format!("it leads to {url}, which is not Resource Manager"),
-                hint: "check `cloud.endpoint`".to_owned(),
-            },
-            Self::Unreachable(source) => Error::Unreachable {
-                what: "Azure Resource Manager".to_owned(),
-                source: Some(Box::new(source)),
-            },
-            Self::Broken(source) | Self::TimedOut(source) => Error::Interrupted {
-                what,
-                source: Some(Box::new(source)),
-            },
+                format!("it leads to {url}, which is not Resource Manager"),
+                "check `cloud.endpoint`",
+            ),
+            Self::Unreachable(source) => {
+                Error::unreachable("Azure Resource Manager", Some(Box::new(source)))
+            }
+            Self::Broken(source) | Self::TimedOut(source) => {
+                Error::interrupted(what, Some(Box::new(source)))
+            }
             Self::Login(error) => *error,
-            Self::Unreadable(why) => Error::Interrupted {
-                what,
-                source: Some(why.into()),
-            },
+            Self::Unreadable(why) => Error::interrupted(what, Some(why.into())),
         }
     }
 }

@@ -364,7 +364,7 @@ impl CodeStore for CodeOnNode {
     async fn list(&self) -> Result<Vec<String>> {
         Err(Error::Unsupported {
             what: "listing code bases by name".into(),
-            backend: "the copy on the manager's node",
+            backend: "the copy on the manager's node".into(),
         })
     }
 

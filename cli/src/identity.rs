@@ -24,10 +24,7 @@ pub(crate) fn read(file: &Path) -> Result<Option<Identity>> {
     match std::fs::read_to_string(file) {
         Ok(text) => serde_json::from_str(&text)
             .map(Some)
-            .map_err(|error| Error::Corrupt {
-                what: file.display().to_string(),
-                why: error.to_string(),
-            }),
+            .map_err(|error| Error::corrupt(file.display().to_string(), error.to_string())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(format!("reading {}", file.display()), error)),
     }
@@ -35,11 +32,11 @@ pub(crate) fn read(file: &Path) -> Result<Option<Identity>> {
 
 /// Another process was quicker at the first `up`.
 pub(crate) fn another_began() -> Error {
-    Error::Denied {
-        what: "this command".into(),
-        why: "another `up` of this directory has just begun".into(),
-        hint: "wait until it has ended, then run this again".into(),
-    }
+    Error::denied(
+        "this command",
+        "another `up` of this directory has just begun",
+        "wait until it has ended, then run this again",
+    )
 }
 
 /// Writes a draft and links it into place, so that the file is whole and never replaces another one.

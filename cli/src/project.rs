@@ -107,11 +107,11 @@ impl Project {
 
     fn no_code_base(&self, text: &str, known: &BTreeSet<String>) -> Error {
         if Path::new(text).is_dir() {
-            return Error::Invalid {
-                what: format!("directory `{text}`"),
-                why: format!("it lies outside of `{}`", self.directory().display()),
-                hint: "publish it as a part of the project that it lies in".into(),
-            };
+            return Error::invalid(
+                format!("directory `{text}`"),
+                format!("it lies outside of `{}`", self.directory().display()),
+                "publish it as a part of the project that it lies in",
+            );
         }
         let known = known.iter().map(String::as_str);
         Error::unknown_name(format!("code base or directory `{text}`"), text, known)
@@ -144,18 +144,18 @@ impl Project {
             return Ok(());
         }
         let file = identity::file_of(&self.sources.project_dir);
-        Err(Error::Invalid {
-            what: file.display().to_string(),
-            why: format!(
+        Err(Error::invalid(
+            file.display().to_string(),
+            format!(
                 "it is of the platform `{}`, and `{name}` is asked for",
                 identity.name
             ),
-            hint: format!(
+            format!(
                 "name it `{}` again, or take that one down first (`bootstrapper down`) and remove \
                  this file",
                 identity.name
             ),
-        })
+        ))
     }
 
     /// Keeps a new identity beside the files. Of several processes that do so at once, one

@@ -44,10 +44,12 @@ pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
 }
 
 pub(crate) fn configuration_directory() -> Result<PathBuf> {
-    let base = etcetera::choose_base_strategy().map_err(|error| Error::Invalid {
-        what: "the user's configuration directory".into(),
-        why: error.to_string(),
-        hint: "set HOME".into(),
+    let base = etcetera::choose_base_strategy().map_err(|error| {
+        Error::invalid(
+            "the user's configuration directory",
+            error.to_string(),
+            "set HOME",
+        )
     })?;
     Ok(base.config_dir())
 }
@@ -126,10 +128,10 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
         CodeStoreSpec::AzureFiles(spec) => {
             Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
         }
-        other => Err(Error::Unsupported {
-            what: format!("the code store {other:?}"),
-            backend: "this bootstrapper",
-        }),
+        other => Err(Error::unsupported(
+            format!("the code store {other:?}"),
+            "this bootstrapper",
+        )),
     }
 }
 
@@ -139,22 +141,20 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
 /// [`Error::Invalid`] if they are read where they lie.
 pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
     match &access.code {
-        CodeStoreSpec::Directory => Err(Error::Invalid {
-            what: "`code.store` of platform.toml".into(),
-            why: "with `directory` services are built from the directories here, and there is \
-                  nothing to publish to"
-                .into(),
-            hint: "`bootstrapper up` brings up what lies here; for a store that others reach too, \
-                   write `store = \"azure-files\"` (docs/publish.md)"
-                .into(),
-        }),
+        CodeStoreSpec::Directory => Err(Error::invalid(
+            "`code.store` of platform.toml",
+            "with `directory` services are built from the directories here, and there is \
+                  nothing to publish to",
+            "`bootstrapper up` brings up what lies here; for a store that others reach too, \
+                   write `store = \"azure-files\"` (docs/publish.md)",
+        )),
         CodeStoreSpec::AzureFiles(spec) => {
             Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
         }
-        other => Err(Error::Unsupported {
-            what: format!("publishing to the code store {other:?}"),
-            backend: "this bootstrapper",
-        }),
+        other => Err(Error::unsupported(
+            format!("publishing to the code store {other:?}"),
+            "this bootstrapper",
+        )),
     }
 }
 
@@ -173,10 +173,10 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             Arc::new(nodes)
         }
         other => {
-            return Err(Error::Unsupported {
-                what: format!("the cloud {other:?}"),
-                backend: "this bootstrapper",
-            });
+            return Err(Error::unsupported(
+                format!("the cloud {other:?}"),
+                "this bootstrapper",
+            ));
         }
     })
 }
@@ -272,11 +272,11 @@ pub(crate) fn engine_socket() -> Result<PathBuf> {
         Ok(host) if host.is_empty() => Ok(ENGINE_SOCKET.into()),
         Ok(host) => match host.strip_prefix("unix://") {
             Some(socket) => Ok(socket.into()),
-            None => Err(Error::Invalid {
-                what: format!("DOCKER_HOST={host}"),
-                why: "local nodes need an engine on this machine".into(),
-                hint: "unset it, or set it to unix://<socket>".into(),
-            }),
+            None => Err(Error::invalid(
+                format!("DOCKER_HOST={host}"),
+                "local nodes need an engine on this machine",
+                "unset it, or set it to unix://<socket>",
+            )),
         },
     }
 }

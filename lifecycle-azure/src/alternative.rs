@@ -136,20 +136,25 @@ impl Tried {
     pub(crate) fn exhausted(&self, what: String, refusal: Refusal) -> Error {
         let last = refusal.into_error(what);
         match (last, self.0.len()) {
-            (Error::Exhausted { what, why, hint }, 2..) => {
+            (
+                Error::Exhausted {
+                    what, why, hint, ..
+                },
+                2..,
+            ) => {
                 let each = self
                     .0
                     .iter()
                     .map(|(alternative, code)| format!("{alternative} ({code})"));
                 let each: Vec<String> = each.collect();
-                Error::Exhausted {
+                Error::exhausted(
                     what,
-                    why: format!(
+                    format!(
                         "Azure has none of its alternatives: {}; {why}",
                         each.join(", ")
                     ),
                     hint,
-                }
+                )
             }
             (other, _) => other,
         }

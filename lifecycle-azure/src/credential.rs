@@ -226,11 +226,11 @@ fn denied(tried: &[(Login, String)]) -> Error {
         [_] => way.hint().to_owned(),
         _ => format!("for {}, {}", way.name(), way.hint()),
     });
-    Error::Denied {
-        what: "the login to Azure".to_owned(),
-        why: whys.collect::<Vec<_>>().join("; "),
-        hint: hints.collect::<Vec<_>>().join("; "),
-    }
+    Error::denied(
+        "the login to Azure",
+        whys.collect::<Vec<_>>().join("; "),
+        hints.collect::<Vec<_>>().join("; "),
+    )
 }
 
 fn client_options(authority_host: Option<&str>, authority: Option<&str>) -> Result<ClientOptions> {

@@ -40,10 +40,12 @@ impl Azure {
         owner: Owner,
         authorized_key: impl Into<String>,
     ) -> Result<Self> {
-        let login = spec.login_of_manager().ok_or_else(|| Error::Invalid {
-            what: "the login of the manager".into(),
-            why: "the hand-over contains none".into(),
-            hint: "declare `cloud.identity` or a `client-secret`, and run `up` again".into(),
+        let login = spec.login_of_manager().ok_or_else(|| {
+            Error::invalid(
+                "the login of the manager",
+                "the hand-over contains none",
+                "declare `cloud.identity` or a `client-secret`, and run `up` again",
+            )
         })?;
         let login = Login::declared(&login, credentials)?;
         Self::new(AzureOptions::declared(spec, owner, authorized_key, login)?)
@@ -143,9 +145,11 @@ impl AzureFiles {
 fn network(text: &str) -> Result<(Ipv4Addr, u8)> {
     text.split_once('/')
         .and_then(|(block, length)| Some((block.parse().ok()?, length.parse().ok()?)))
-        .ok_or_else(|| Error::Invalid {
-            what: format!("the network `{text}`"),
-            why: "it is no IPv4 block".to_owned(),
-            hint: "write for example `10.90.0.0/16`".to_owned(),
+        .ok_or_else(|| {
+            Error::invalid(
+                format!("the network `{text}`"),
+                "it is no IPv4 block",
+                "write for example `10.90.0.0/16`",
+            )
         })
 }

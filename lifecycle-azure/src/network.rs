@@ -214,10 +214,10 @@ impl Shared {
         }
         if after.len() > TAGS {
             // Others' notes go as soon as their nodes are there.
-            return Err(Error::Throttled {
-                what: format!("noting what node {node} cannot be"),
-                after: Some(self.options.poll_every),
-            });
+            return Err(Error::throttled(
+                format!("noting what node {node} cannot be"),
+                Some(self.options.poll_every),
+            ));
         }
         let body = json!({ "tags": after.to_value() });
         self.client.patch(&path, NETWORK, &body).await
@@ -250,12 +250,7 @@ fn tried_tag(node: &NodeName) -> String {
 async fn in_time(path: &str, change: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::time::timeout(DEADLINE, change)
         .await
-        .unwrap_or_else(|_| {
-            Err(Error::TimedOut {
-                what: format!("the change of {path}"),
-                after: DEADLINE,
-            })
-        })
+        .unwrap_or_else(|_| Err(Error::timed_out(format!("the change of {path}"), DEADLINE)))
 }
 
 fn state(resource: &Value) -> Option<&str> {

@@ -135,10 +135,8 @@ impl AzureOptions {
 
     /// Checks what can be checked without asking Azure, and returns Resource Manager's address.
     pub(crate) fn check(&self) -> Result<Url> {
-        let invalid = |what: &str, value: &str, why: &str, hint: &str| Error::Invalid {
-            what: format!("{what} `{value}`"),
-            why: why.to_owned(),
-            hint: hint.to_owned(),
+        let invalid = |what: &str, value: &str, why: &str, hint: &str| {
+            Error::invalid(format!("{what} `{value}`"), why, hint)
         };
         if uuid::Uuid::parse_str(&self.subscription).is_err() {
             let hint = "`az account show --query id` prints it";
@@ -254,20 +252,20 @@ impl AzureOptions {
     /// Checks what VMs may be and who they are.
     fn check_machines(&self) -> Result<()> {
         if self.sizes.is_empty() || self.sizes.iter().any(String::is_empty) {
-            return Err(Error::Invalid {
-                what: "the sizes of nodes".to_owned(),
-                why: "there is none, or an empty one".to_owned(),
-                hint: format!("name one such as {SIZE}, or leave `size` out"),
-            });
+            return Err(Error::invalid(
+                "the sizes of nodes",
+                "there is none, or an empty one",
+                format!("name one such as {SIZE}, or leave `size` out"),
+            ));
         }
         // Azure numbers the zones of a region.
         let is_zone = |zone: &&String| (1..=9).any(|number| **zone == number.to_string());
         if let Some(zone) = self.zones.iter().find(|zone| !is_zone(zone)) {
-            return Err(Error::Invalid {
-                what: format!("the zone `{zone}`"),
-                why: "Azure has no such zones".to_owned(),
-                hint: "name some of \"1\", \"2\" and \"3\", or leave `zones` out".to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("the zone `{zone}`"),
+                "Azure has no such zones",
+                "name some of \"1\", \"2\" and \"3\", or leave `zones` out",
+            ));
         }
         if let Some(identity) = &self.identity {
             check_identity(identity)?;
@@ -356,14 +354,13 @@ pub(crate) fn check_identity(id: &str) -> Result<()> {
     if is_id {
         return Ok(());
     }
-    Err(Error::Invalid {
-        what: format!("the identity `{id}`"),
-        why: "it is no id of a user-assigned identity, \
+    Err(Error::invalid(
+        format!("the identity `{id}`"),
+        "it is no id of a user-assigned identity, \
               `/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity\
-              /userAssignedIdentities/…`"
-            .to_owned(),
-        hint: "`az identity list --query [].id` prints them".to_owned(),
-    })
+              /userAssignedIdentities/…`",
+        "`az identity list --query [].id` prints them",
+    ))
 }
 
 /// The parts of an image's name.
@@ -379,10 +376,12 @@ pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
     <[&str; 4]>::try_from(parts)
         .ok()
         .filter(|parts| parts.iter().all(|part| is_part(part)))
-        .ok_or_else(|| Error::Invalid {
-            what: format!("the image `{name}`"),
-            why: "it is not `publisher:offer:sku:version`".to_owned(),
-            hint: format!("name one as `{IMAGE}`; `az vm image list --all` shows them"),
+        .ok_or_else(|| {
+            Error::invalid(
+                format!("the image `{name}`"),
+                "it is not `publisher:offer:sku:version`",
+                format!("name one as `{IMAGE}`; `az vm image list --all` shows them"),
+            )
         })
 }
 

@@ -199,10 +199,8 @@ impl CloudProvider for Azure {
     }
 
     async fn poll(&self, operation: &CloudOperation) -> Result<CloudProgress> {
-        let token = serde_json::from_str(&operation.token).map_err(|error| Error::Corrupt {
-            what: "the token of a change on Azure".to_owned(),
-            why: error.to_string(),
-        })?;
+        let token = serde_json::from_str(&operation.token)
+            .map_err(|error| Error::corrupt("the token of a change on Azure", error.to_string()))?;
         if let Some(after) = Token::wait(&token) {
             return Ok(CloudProgress::Running {
                 after: Some(after),
@@ -216,25 +214,20 @@ impl CloudProvider for Azure {
                 self.poll_provision(spec, removes.as_deref()).await
             }
             (change, Token::Operation { url, .. }) => self.poll_operation(change, &url).await,
-            (change, Token::Provision { .. }) => Err(Error::Corrupt {
-                what: "the token of a change on Azure".to_owned(),
-                why: format!(
+            (change, Token::Provision { .. }) => Err(Error::corrupt(
+                "the token of a change on Azure",
+                format!(
                     "it is of a provision, and the change is of {}",
                     change.node()
                 ),
-            }),
+            )),
         }
     }
 
     async fn fence(&self, node: &NodeName) -> Result<Fenced> {
         tokio::time::timeout(FENCE, self.power_off(node))
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::TimedOut {
-                    what: format!("fencing VM {node}"),
-                    after: FENCE,
-                })
-            })
+            .unwrap_or_else(|_| Err(Error::timed_out(format!("fencing VM {node}"), FENCE)))
     }
 
     async fn delete_shared(&self) -> Result<()> {

@@ -1,192 +1,230 @@
-//! The one error of the core and of every backend behind its traits.
+//! The error type of this crate and of every backend.
 //!
-//! A backend keeps its client's errors private and maps them here, in one place of its own.
-//! Messages leave out their source: the chain is printed once, at the edge. No message may
-//! hold a secret.
+//! A backend keeps its client's errors private and maps them to this type in one place. A message
+//! leaves out its source: the chain is printed once, by the program. No message may contain a
+//! secret.
+//!
+//! An error is also data: serialised, it is an object with `kind` and the fields of its variant, as
+//! the manager's API sends it (`docs/api.md`). A source is sent as text.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::epoch::Epoch;
 use crate::similar::nearest;
 
-/// What this crate returns.
+/// The result of most functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A cause of any type, kept for the chain.
+/// A cause of any type.
 pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// What went wrong.
-#[derive(Debug, Error)]
+///
+/// Other crates create errors with the constructors ([`Error::invalid`], [`Error::conflict`] …), so
+/// that a variant may get another field.
+#[derive(Debug, Error, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Error {
-    /// Something that was named does not exist.
+    /// A named object does not exist.
     #[error("{what} does not exist")]
+    #[non_exhaustive]
     NotFound {
-        /// What was looked for.
         what: String,
-        /// What may have been meant, where that can be guessed.
+        /// Similar names that exist.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
     },
-    /// Something exists already, or changed since it was read.
+    /// Something already exists, has changed since it was read, or is in use.
     #[error("{what} is in conflict: {why}")]
-    Conflict {
-        /// What is in conflict.
-        what: String,
-        /// With what.
-        why: String,
-    },
+    #[non_exhaustive]
+    Conflict { what: String, why: String },
     /// A value that cannot be used.
     #[error("{what} cannot be used: {why}")]
+    #[non_exhaustive]
     Invalid {
-        /// Which value.
         what: String,
-        /// What is wrong with it.
         why: String,
-        /// What to do about it.
         hint: String,
     },
     /// The backend cannot do this at all.
     #[error("{what} is not supported by {backend}")]
+    #[non_exhaustive]
     Unsupported {
-        /// What was asked for.
         what: String,
-        /// Of whom.
-        backend: &'static str,
+        backend: Cow<'static, str>,
     },
-    /// Refused for lack of a permission or by a wrong credential.
+    /// A permission is missing, or a credential is wrong.
     #[error("{what} was refused: {why}")]
+    #[non_exhaustive]
     Denied {
-        /// What was refused.
         what: String,
-        /// Why.
         why: String,
-        /// What to do about it.
         hint: String,
     },
-    /// Nobody answers there.
+    /// There is no connection, or no answer.
     #[error("{what} cannot be reached")]
+    #[non_exhaustive]
     Unreachable {
-        /// Who does not answer.
         what: String,
-        /// Why not.
         #[source]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "source_text")]
         source: Option<Source>,
     },
-    /// It took longer than it may.
-    #[error("{what} did not end within {}", humantime::format_duration(*.after))]
-    TimedOut {
-        /// What took too long.
+    /// The request has to wait, for example because this manager does not lead.
+    #[error("{what} is not ready: {why}")]
+    #[non_exhaustive]
+    NotReady {
         what: String,
-        /// How long it was waited for.
+        why: String,
+        /// When to ask again.
+        #[serde(with = "seconds")]
         after: Duration,
     },
-    /// A change that the cloud was asked for has not ended in time, and goes on there.
+    /// It took longer than its limit.
+    #[error("{what} did not end within {}", humantime::format_duration(*.after))]
+    #[non_exhaustive]
+    TimedOut {
+        what: String,
+        /// The limit.
+        #[serde(with = "seconds")]
+        after: Duration,
+    },
+    /// A change in the cloud has not ended within its limit, and continues there.
     #[error(
         "{what} did not end within {}{}",
         humantime::format_duration(*.after),
         .says.as_ref().map(|says| format!("; the cloud last said: {says}")).unwrap_or_default()
     )]
+    #[non_exhaustive]
     Overdue {
-        /// What takes so long.
         what: String,
-        /// How long it was waited for.
+        /// The limit.
+        #[serde(with = "seconds")]
         after: Duration,
-        /// What the cloud said last.
+        /// The cloud's latest message about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         says: Option<String>,
-        /// What to do about it.
         hint: String,
     },
-    /// The other side asks to come back later.
+    /// Too many requests.
     #[error("{what} is throttled")]
+    #[non_exhaustive]
     Throttled {
-        /// What was asked for.
         what: String,
-        /// How long to wait at least, where the other side says.
+        /// The shortest wait, if the other side gives one.
+        #[serde(
+            default,
+            skip_serializing_if = "Option::is_none",
+            with = "optional_seconds"
+        )]
         after: Option<Duration>,
     },
     /// A quota or a capacity is used up.
     #[error("{what}: {why}")]
+    #[non_exhaustive]
     Exhausted {
-        /// What ran out.
         what: String,
-        /// What the other side says.
         why: String,
-        /// What to do about it.
         hint: String,
     },
-    /// A command, a build or a request ran and failed.
+    /// A command or a request ran and failed.
     #[error("{what} failed: {why}")]
+    #[non_exhaustive]
     Failed {
-        /// What ran.
         what: String,
-        /// What it said.
         why: String,
-        /// What caused it.
         #[source]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "source_text")]
         source: Option<Source>,
     },
-    /// An image that cannot be built from its files: the same files fail the same way.
+    /// An image cannot be built from its files. The same files fail again in the same way.
     #[error("{what} failed at {place}: {why}")]
+    #[non_exhaustive]
     Build {
-        /// What is built.
         what: String,
-        /// Where it failed.
         place: Box<BuildPlace>,
-        /// What the builder said.
+        /// The builder's message.
         why: String,
     },
-    /// The other side answered with what it should not, or broke off; it may do better later.
+    /// The other side broke off, or its answer makes no sense. A repeated request may succeed.
     #[error("{what} was interrupted")]
+    #[non_exhaustive]
     Interrupted {
-        /// What was interrupted.
         what: String,
-        /// By what.
         #[source]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "source_text")]
         source: Option<Source>,
     },
     /// Stored data cannot be read.
     #[error("{what} is damaged: {why}")]
-    Corrupt {
-        /// What is damaged.
-        what: String,
-        /// How it shows.
-        why: String,
-    },
-    /// A former leader tried to write.
+    #[non_exhaustive]
+    Corrupt { what: String, why: String },
+    /// A previous leader tried to write.
     #[error("epoch {ours} is over, the registry is at {current}")]
+    #[non_exhaustive]
     StaleEpoch {
-        /// The epoch of who tried.
+        /// The epoch of the writer.
         ours: Epoch,
         /// The epoch in force.
         current: Epoch,
     },
-    /// A name that breaks its rule.
+    /// A name breaks its rule.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// A file or directory of this machine.
+    /// The operating system reported an error for a file or directory.
     #[error("{what}")]
+    #[non_exhaustive]
     Io {
-        /// What was being done with which file.
+        /// The failed action and the file.
         what: String,
-        /// What the operating system says.
         #[source]
+        #[serde(with = "io_text")]
         source: std::io::Error,
     },
 }
 
-/// Where in a Dockerfile a build failed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The place in a Dockerfile at which a build failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BuildPlace {
-    /// The Dockerfile, by its path within the code base.
+    /// The Dockerfile's path within the code base.
     pub file: String,
-    /// The line, from 1, as far as it is known.
+    /// From 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
-    /// Which instruction of the file it is, from 1.
+    /// The number of the instruction, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<usize>,
-    /// The instruction.
+    /// Its text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instruction: Option<String>,
+}
+
+impl BuildPlace {
+    /// A line of a Dockerfile, or only the file.
+    pub fn at_line(file: impl Into<String>, line: Option<usize>) -> Self {
+        Self {
+            file: file.into(),
+            line,
+            number: None,
+            instruction: None,
+        }
+    }
+
+    /// The instruction with this number and text.
+    pub fn at_instruction(file: impl Into<String>, number: usize, text: impl Into<String>) -> Self {
+        Self {
+            file: file.into(),
+            line: None,
+            number: Some(number),
+            instruction: Some(text.into()),
+        }
+    }
 }
 
 impl std::fmt::Display for BuildPlace {
@@ -203,30 +241,31 @@ impl std::fmt::Display for BuildPlace {
     }
 }
 
-/// A name that breaks the rule of its kind.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{value}` is no valid {kind}: {rule}")]
+/// A name that breaks its rule.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[error("`{value}` is no valid {what}: {rule}")]
+#[non_exhaustive]
 pub struct InvalidName {
-    /// What the name was meant for, for example `node name`.
-    pub kind: &'static str,
-    /// The refused value.
+    /// What the name is for, for example `node name`.
+    pub what: Cow<'static, str>,
+    /// The rejected name.
     pub value: String,
     /// The rule in words.
-    pub rule: &'static str,
+    pub rule: Cow<'static, str>,
 }
 
-/// What may be done after an error.
+/// What a caller may do after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// The same call may succeed after at least this long; zero leaves it to the caller.
+    /// Repeat the call after at least this long; zero leaves the wait to the caller.
     After(Duration),
-    /// Look again and decide anew.
+    /// Observe again and make a new plan.
     Replan,
-    /// Only a person or another declaration changes this.
+    /// Nothing, until a person or another declaration removes the cause.
     Never,
 }
 
-/// An error and its causes in one line; a cause that is in the text already is not told again.
+/// An error and its causes in one line, without causes that the text already contains.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -242,13 +281,14 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Error {
-    /// Whether and how the failed call may be repeated.
+    /// Whether and when the failed call may be repeated.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Overdue { .. }
             | Self::Interrupted { .. } => Retry::After(Duration::ZERO),
+            Self::NotReady { after, .. } => Retry::After(*after),
             Self::Throttled { after, .. } => Retry::After(after.unwrap_or_default()),
             Self::NotFound { .. } | Self::Conflict { .. } | Self::Failed { .. } => Retry::Replan,
             Self::Invalid { .. }
@@ -263,7 +303,7 @@ impl Error {
         }
     }
 
-    /// What the user can do about it, where that is known.
+    /// What the user can do about it, if that is known.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Invalid { hint, .. }
@@ -272,11 +312,21 @@ impl Error {
             | Self::Exhausted { hint, .. } => Some(hint),
             Self::NotFound { hint, .. } => hint.as_deref(),
             Self::Build { .. } => Some(
-                "correct the Dockerfile or its files and run `bootstrapper up`; if the cause was \
-                 elsewhere, `bootstrapper retry NAME` builds it again",
+                "correct the Dockerfile or its files and run `bootstrapper up`; if the cause is \
+                 somewhere else, run `bootstrapper retry NAME` to build it again",
             ),
-            Self::Name(name) => Some(name.rule),
-            _ => None,
+            Self::Name(name) => Some(&name.rule),
+            Self::Conflict { .. }
+            | Self::Unsupported { .. }
+            | Self::Unreachable { .. }
+            | Self::NotReady { .. }
+            | Self::TimedOut { .. }
+            | Self::Throttled { .. }
+            | Self::Failed { .. }
+            | Self::Interrupted { .. }
+            | Self::Corrupt { .. }
+            | Self::StaleEpoch { .. }
+            | Self::Io { .. } => None,
         }
     }
 
@@ -285,24 +335,23 @@ impl Error {
         chain(self)
     }
 
-    /// An error of the operating system, with what was being done.
-    pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
-        Self::Io {
+    /// The [`Error::NotFound`] of `what`, without a hint.
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Self::NotFound {
             what: what.into(),
-            source,
+            hint: None,
         }
     }
 
-    /// A [`Error::Failed`] without a further cause.
-    pub fn failed(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Failed {
+    /// The [`Error::NotFound`] of `what`, with what to do about it.
+    pub fn not_found_with_hint(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::NotFound {
             what: what.into(),
-            why: why.into(),
-            source: None,
+            hint: Some(hint.into()),
         }
     }
 
-    /// A name that is none of `known`, with the one that it may have been meant for.
+    /// A name that is not one of `known`. The hint is the most similar one, or all if there are few.
     pub fn unknown_name<'k>(
         what: impl Into<String>,
         name: &str,
@@ -322,11 +371,248 @@ impl Error {
         }
     }
 
-    /// A [`Error::NotFound`].
-    pub fn not_found(what: impl Into<String>) -> Self {
-        Self::NotFound {
+    /// An [`Error::Conflict`].
+    pub fn conflict(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Conflict {
             what: what.into(),
-            hint: None,
+            why: why.into(),
         }
+    }
+
+    /// An [`Error::Invalid`].
+    pub fn invalid(
+        what: impl Into<String>,
+        why: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Invalid {
+            what: what.into(),
+            why: why.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// An [`Error::Unsupported`].
+    pub fn unsupported(what: impl Into<String>, backend: impl Into<Cow<'static, str>>) -> Self {
+        Self::Unsupported {
+            what: what.into(),
+            backend: backend.into(),
+        }
+    }
+
+    /// An [`Error::Denied`].
+    pub fn denied(
+        what: impl Into<String>,
+        why: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Denied {
+            what: what.into(),
+            why: why.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// An [`Error::Unreachable`].
+    pub fn unreachable(what: impl Into<String>, source: Option<Source>) -> Self {
+        Self::Unreachable {
+            what: what.into(),
+            source,
+        }
+    }
+
+    /// An [`Error::NotReady`] that may pass within a second.
+    pub fn not_ready(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::NotReady {
+            what: what.into(),
+            why: why.into(),
+            after: Duration::from_secs(1),
+        }
+    }
+
+    /// An [`Error::TimedOut`].
+    pub fn timed_out(what: impl Into<String>, after: Duration) -> Self {
+        Self::TimedOut {
+            what: what.into(),
+            after,
+        }
+    }
+
+    /// An [`Error::Overdue`].
+    pub fn overdue(
+        what: impl Into<String>,
+        after: Duration,
+        says: Option<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Overdue {
+            what: what.into(),
+            after,
+            says,
+            hint: hint.into(),
+        }
+    }
+
+    /// An [`Error::Throttled`].
+    pub fn throttled(what: impl Into<String>, after: Option<Duration>) -> Self {
+        Self::Throttled {
+            what: what.into(),
+            after,
+        }
+    }
+
+    /// An [`Error::Exhausted`].
+    pub fn exhausted(
+        what: impl Into<String>,
+        why: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Exhausted {
+            what: what.into(),
+            why: why.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// An [`Error::Failed`] without a further cause.
+    pub fn failed(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Failed {
+            what: what.into(),
+            why: why.into(),
+            source: None,
+        }
+    }
+
+    /// An [`Error::Failed`] with its cause.
+    pub fn failed_by(what: impl Into<String>, why: impl Into<String>, source: Source) -> Self {
+        Self::Failed {
+            what: what.into(),
+            why: why.into(),
+            source: Some(source),
+        }
+    }
+
+    /// An [`Error::Build`].
+    pub fn build(what: impl Into<String>, place: BuildPlace, why: impl Into<String>) -> Self {
+        Self::Build {
+            what: what.into(),
+            place: Box::new(place),
+            why: why.into(),
+        }
+    }
+
+    /// An [`Error::Interrupted`].
+    pub fn interrupted(what: impl Into<String>, source: Option<Source>) -> Self {
+        Self::Interrupted {
+            what: what.into(),
+            source,
+        }
+    }
+
+    /// An [`Error::Corrupt`].
+    pub fn corrupt(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Corrupt {
+            what: what.into(),
+            why: why.into(),
+        }
+    }
+
+    /// An [`Error::StaleEpoch`].
+    pub fn stale_epoch(ours: Epoch, current: Epoch) -> Self {
+        Self::StaleEpoch { ours, current }
+    }
+
+    /// An [`Error::Io`].
+    pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Io {
+            what: what.into(),
+            source,
+        }
+    }
+}
+
+/// A duration as a number of seconds.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(after: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(after.as_secs_f64())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let seconds = f64::deserialize(from)?;
+        Duration::try_from_secs_f64(seconds).map_err(D::Error::custom)
+    }
+}
+
+/// As [`seconds`], where there may be none.
+mod optional_seconds {
+    use std::time::Duration;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde calls it like this")]
+    pub(super) fn serialize<S: Serializer>(
+        after: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match after {
+            Some(after) => to.serialize_some(&after.as_secs_f64()),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(from)?;
+        let duration = seconds.map(Duration::try_from_secs_f64).transpose();
+        duration.map_err(D::Error::custom)
+    }
+}
+
+/// A source and its causes as text.
+mod source_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Source, chain};
+
+    #[expect(clippy::ref_option, reason = "serde calls it like this")]
+    pub(super) fn serialize<S: Serializer>(
+        source: &Option<Source>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match source {
+            Some(source) => to.serialize_some(&chain(source.as_ref())),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Source>, D::Error> {
+        Ok(Option::<String>::deserialize(from)?.map(Source::from))
+    }
+}
+
+/// An error of the operating system as text.
+mod io_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        source: &std::io::Error,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&super::chain(source))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<std::io::Error, D::Error> {
+        String::deserialize(from).map(std::io::Error::other)
     }
 }

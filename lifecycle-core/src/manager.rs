@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use crate::error::{Error, Result};
 use crate::model::{
@@ -85,6 +85,36 @@ pub enum Access {
     Admin,
 }
 
+/// The tokens that an API accepts, as their hashes.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    admin: String,
+    read: String,
+}
+
+impl Tokens {
+    /// The admin token by its hash, and the read token.
+    pub fn new(admin_hash: String, read: &Sensitive) -> Self {
+        Self {
+            admin: admin_hash,
+            read: token_hash(read),
+        }
+    }
+
+    /// The access that a token gives. [`None`] for an unknown one.
+    pub fn access(&self, token: &Sensitive) -> Option<Access> {
+        // The time of a comparison of hashes reveals nothing about a token.
+        let hash = token_hash(token);
+        if hash == self.admin {
+            Some(Access::Admin)
+        } else if hash == self.read {
+            Some(Access::Read)
+        } else {
+            None
+        }
+    }
+}
+
 /// What an apply did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
@@ -92,6 +122,23 @@ pub struct Applied {
     pub generation: Generation,
     /// Whether the declaration differed from the one before.
     pub changed: bool,
+}
+
+/// When a request that changes something is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepted {
+    /// Also before the end of the first round: a declaration, since it may correct a bad one, and
+    /// the end of the platform.
+    Always,
+    /// Only after the end of the first round.
+    AfterFirstRound,
+}
+
+/// A write in progress.
+#[derive(Debug)]
+struct Write<'m> {
+    epoch: Epoch,
+    _guard: MutexGuard<'m, Option<Epoch>>,
 }
 
 /// The lifecycle manager.
@@ -400,17 +447,12 @@ impl Manager {
         Ok(())
     }
 
-    /// What a presented token allows.
-    pub fn authorize(&self, token: &Sensitive) -> Option<Access> {
-        let hash = token_hash(token);
-        // Hashes are compared, so the time that a comparison takes tells nothing of a token.
-        if hash == self.options.admin_token_hash {
-            Some(Access::Admin)
-        } else if hash == token_hash(&self.options.read_token) {
-            Some(Access::Read)
-        } else {
-            None
-        }
+    /// The tokens that the API accepts.
+    pub fn tokens(&self) -> Tokens {
+        Tokens::new(
+            self.options.admin_token_hash.clone(),
+            &self.options.read_token,
+        )
     }
 
     /// The platform's name and identity.
@@ -418,7 +460,32 @@ impl Manager {
         (&self.options.name, self.options.platform)
     }
 
-    /// Whether the API takes changes: the first round has ended.
+    /// Begins a request that writes: the registry's epoch, which no other request has until the
+    /// result is dropped.
+    ///
+    /// Every method that writes begins here, so that an embedded manager and one behind HTTP reject
+    /// the same requests. A retry writes nothing, and the first round may wait for it.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] while another manager leads, and before the end of the first round for a
+    /// request that must wait for it.
+    async fn begin_write(&self, accepted: Accepted) -> Result<Write<'_>> {
+        if accepted == Accepted::AfterFirstRound && !self.is_open() {
+            return Err(Error::not_ready(
+                "the manager",
+                "the first round after the start has not ended; until then it accepts only a \
+                 declaration, a retry, `down` and `exec`",
+            ));
+        }
+        let guard = self.epoch.lock().await;
+        let epoch = (*guard).ok_or_else(not_leading)?;
+        Ok(Write {
+            epoch,
+            _guard: guard,
+        })
+    }
+
+    /// Whether the manager accepts all changes: the first round has ended.
     pub fn is_open(&self) -> bool {
         // Whoever has seen the end of the round finds the API open.
         self.open_after(&self.round());
@@ -450,8 +517,8 @@ impl Manager {
     /// Declares the platform again. An identical declaration changes nothing; what failed is tried
     /// again at once.
     pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
-        let epoch = self.epoch.lock().await;
-        let epoch = (*epoch).ok_or_else(not_leading)?;
+        let write = self.begin_write(Accepted::Always).await?;
+        let epoch = write.epoch;
         self.check(&declaration)?;
         let registry = &self.backends.registry;
         if registry.open_operations().await?.iter().any(is_take_down) {
@@ -497,8 +564,8 @@ impl Manager {
     /// What a declaration would change, by what is observed now. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Throttled`] until every node was asked once: what was not looked at yet would
-    /// seem not to exist.
+    /// [`Error::NotReady`] until every node was observed once: a plan from an incomplete observation
+    /// would create what already exists.
     pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
         self.check(candidate)?;
         let latest = self.recorded_plan()?.input;
@@ -512,7 +579,8 @@ impl Manager {
     /// The latest plan, and what it was made from.
     ///
     /// # Errors
-    /// [`Error::Throttled`] until every node was asked once.
+    /// [`Error::NotReady`] until every node was observed once: a plan from an incomplete observation
+    /// would create what already exists.
     pub fn recorded_plan(&self) -> Result<RecordedPlan> {
         let round = self.round();
         match &round.input {
@@ -520,10 +588,10 @@ impl Manager {
                 input: Arc::clone(input),
                 plan: Arc::clone(&round.plan),
             }),
-            None => Err(Error::Throttled {
-                what: "the manager (it has not asked every node yet)".into(),
-                after: Some(Duration::from_secs(1)),
-            }),
+            None => Err(Error::not_ready(
+                "the manager",
+                "it has not observed every node yet",
+            )),
         }
     }
 
@@ -570,8 +638,8 @@ impl Manager {
 
     /// Begins to take the whole platform down. Asked again, the same operation is meant.
     pub async fn take_down(&self, volumes: bool) -> Result<Operation> {
-        let epoch = self.epoch.lock().await;
-        let epoch = (*epoch).ok_or_else(not_leading)?;
+        let write = self.begin_write(Accepted::Always).await?;
+        let epoch = write.epoch;
         let registry = &self.backends.registry;
         let under_way = registry.open_operations().await?;
         let under_way = under_way.into_iter().find(is_take_down);
@@ -646,8 +714,5 @@ fn is_take_down(operation: &Operation) -> bool {
 }
 
 fn not_leading() -> Error {
-    Error::Throttled {
-        what: "the manager (it does not lead at the moment)".into(),
-        after: Some(Duration::from_secs(1)),
-    }
+    Error::not_ready("the manager", "it does not lead at the moment")
 }

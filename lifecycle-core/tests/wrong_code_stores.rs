@@ -81,10 +81,10 @@ impl CodeStore for Store {
     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
         let packed = self.packed(&code.name)?;
         if packed.digest != code.digest && self.wrong != Wrong::ArchiveOfNow {
-            return Err(Error::Conflict {
-                what: format!("code base {}", code.name),
-                why: "it has other contents now".into(),
-            });
+            return Err(Error::conflict(
+                format!("code base {}", code.name),
+                "it has other contents now",
+            ));
         }
         Ok(Box::pin(stream::iter([Ok(packed.archive)])))
     }

@@ -30,9 +30,11 @@ impl AddressChoice {
             Self::Private => addresses.private,
             Self::PublicThenPrivate => addresses.public.or(addresses.private),
         };
-        chosen.ok_or_else(|| Error::Unreachable {
-            what: format!("node {}", node.name),
-            source: Some("it has no address yet".into()),
+        chosen.ok_or_else(|| {
+            Error::unreachable(
+                format!("node {}", node.name),
+                Some("it has no address yet".into()),
+            )
         })
     }
 }

@@ -65,58 +65,43 @@ impl SshError {
         let what = format!("SSH to {host}");
         let why = self.to_string();
         match self {
-            Self::HostKeyChanged { .. } => Error::Denied {
+            Self::HostKeyChanged { .. } => Error::denied(
                 what,
                 why,
-                hint: "if the machine was set up anew on purpose, delete the node and bring it up \
-                       again; otherwise somebody else may answer at this address"
-                    .into(),
-            },
-            Self::HostKeyUnknown { .. } => Error::Denied {
+                "if the machine was set up anew on purpose, delete the node and bring it up \
+                       again; otherwise somebody else may answer at this address",
+            ),
+            Self::HostKeyUnknown { .. } => Error::denied(
                 what,
                 why,
-                hint: "the provider should know the node's host key; wait until the node has \
-                       booted, or provision it again"
-                    .into(),
-            },
-            Self::HostCertificate => Error::Denied {
+                "the provider should know the node's host key; wait until the node has \
+                       booted, or provision it again",
+            ),
+            Self::HostCertificate => {
+                Error::denied(what, why, "let the SSH server offer its plain host keys")
+            }
+            Self::CredentialRefused { user } => Error::denied(
                 what,
                 why,
-                hint: "let the SSH server offer its plain host keys".into(),
-            },
-            Self::CredentialRefused { user } => Error::Denied {
-                what,
-                why,
-                hint: format!(
+                format!(
                     "check that account `{user}` exists there and accepts this key or password"
                 ),
-            },
-            Self::ForwardRefused { .. } => Error::Unreachable {
-                what: format!("the target behind {host}"),
-                source: Some(why.into()),
-            },
-            Self::ForwardTimedOut { target, after } => Error::TimedOut {
-                what: format!("the connection to {target} behind {host}"),
-                after: *after,
-            },
+            ),
+            Self::ForwardRefused { .. } => {
+                Error::unreachable(format!("the target behind {host}"), Some(why.into()))
+            }
+            Self::ForwardTimedOut { target, after } => {
+                Error::timed_out(format!("the connection to {target} behind {host}"), *after)
+            }
             Self::Jump { jump, why } => why.for_jump(jump, host),
-            Self::PinUnreadable(_) => Error::Corrupt { what, why },
-            Self::TimedOut(after) => Error::TimedOut {
-                what,
-                after: *after,
-            },
-            Self::EndedEarly => Error::Interrupted {
-                what,
-                source: Some(why.into()),
-            },
+            Self::PinUnreadable(_) => Error::corrupt(what, why),
+            Self::TimedOut(after) => Error::timed_out(what, *after),
+            Self::EndedEarly => Error::interrupted(what, Some(why.into())),
             Self::CommandRefused | Self::TooMuchOutput(_) => Error::failed(what, why),
             Self::Io(_)
             | Self::Protocol(_)
             | Self::EndedDuringAuthentication
-            | Self::SessionRefused => Error::Unreachable {
-                what,
-                source: Some(why.into()),
-            },
+            | Self::SessionRefused => Error::unreachable(what, Some(why.into())),
         }
     }
 }
@@ -126,11 +111,7 @@ impl SshError {
     fn for_jump(&self, jump: &str, host: &str) -> Error {
         let what = format!("SSH to {host}");
         let why = format!("{jump}: {self}");
-        let denied = |what, why, hint: &str| Error::Denied {
-            what,
-            why,
-            hint: hint.into(),
-        };
+        let denied = |what, why, hint: &str| Error::denied(what, why, hint);
         match self {
             Self::HostKeyChanged { .. } => denied(
                 what,
@@ -143,7 +124,7 @@ impl SshError {
                     "check that account `{user}` exists on the jump host and accepts this key \
                      or password"
                 );
-                Error::Denied { what, why, hint }
+                Error::denied(what, why, hint)
             }
             Self::ForwardRefused {
                 target,
@@ -156,26 +137,25 @@ impl SshError {
                      account, no `DisableForwarding`, and let `PermitOpen` include {target}"
                 ),
             ),
-            Self::ForwardRefused { .. } => Error::Unreachable {
+            Self::ForwardRefused { .. } => Error::unreachable(
                 what,
-                source: Some(format!("{jump} answers, and cannot connect to it").into()),
-            },
-            Self::ForwardTimedOut { after, .. } => Error::TimedOut {
-                what: format!("{what} ({jump} answers)"),
-                after: *after,
-            },
+                Some(format!("{jump} answers, and cannot connect to it").into()),
+            ),
+            Self::ForwardTimedOut { after, .. } => {
+                Error::timed_out(format!("{what} ({jump} answers)"), *after)
+            }
             Self::Io(_)
             | Self::Protocol(_)
             | Self::TimedOut(_)
             | Self::EndedEarly
             | Self::EndedDuringAuthentication
-            | Self::SessionRefused => Error::Unreachable {
+            | Self::SessionRefused => Error::unreachable(
                 what,
-                source: Some(
+                Some(
                     format!("{why}; check that it runs, and that its SSH port is open from here")
                         .into(),
                 ),
-            },
+            ),
             Self::HostKeyUnknown { .. }
             | Self::HostCertificate
             | Self::PinUnreadable(_)
@@ -197,22 +177,15 @@ pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
         Engine::DockerStreamError { error } | Engine::DockerContainerWaitError { error, .. } => {
             Error::failed(what, error)
         }
-        Engine::RequestTimeoutError => Error::TimedOut {
-            what,
-            after: LONGEST_CALL,
-        },
-        Engine::SocketNotFoundError(path) => Error::Unreachable {
-            what: "the container engine".into(),
-            source: Some(format!("there is no socket {path}").into()),
-        },
+        Engine::RequestTimeoutError => Error::timed_out(what, LONGEST_CALL),
+        Engine::SocketNotFoundError(path) => Error::unreachable(
+            "the container engine",
+            Some(format!("there is no socket {path}").into()),
+        ),
         Engine::IOError { .. }
         | Engine::HyperResponseError { .. }
         | Engine::HyperLegacyError { .. } => broken(what, error),
-        other => Error::Failed {
-            what,
-            why: "the engine's answer cannot be read".into(),
-            source: Some(Box::new(other)),
-        },
+        other => Error::failed_by(what, "the engine's answer cannot be read", Box::new(other)),
     }
 }
 
@@ -222,19 +195,15 @@ pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
 fn answered(what: String, status: u16, message: String) -> Error {
     match status {
-        400 => Error::Invalid {
+        400 => Error::invalid(what, message, "change what the declaration says of it"),
+        401 | 403 => Error::denied(
             what,
-            why: message,
-            hint: "change what the declaration says of it".into(),
-        },
-        401 | 403 => Error::Denied {
-            what,
-            why: message,
-            hint: "check who may do this on the engine or at the image's registry".into(),
-        },
+            message,
+            "check who may do this on the engine or at the image's registry",
+        ),
         404 => Error::not_found(format!("{what}: {message}")),
-        409 => Error::Conflict { what, why: message },
-        429 => Error::Throttled { what, after: None },
+        409 => Error::conflict(what, message),
+        429 => Error::throttled(what, None),
         _ => Error::failed(what, message),
     }
 }
@@ -250,38 +219,24 @@ fn broken(what: String, error: Engine) -> Error {
     }
     // Without an answer the engine is not there; an answer that breaks off was one.
     if matches!(error, Engine::HyperResponseError { .. }) {
-        Error::Interrupted {
-            what,
-            source: Some(Box::new(error)),
-        }
+        Error::interrupted(what, Some(Box::new(error)))
     } else {
-        Error::Unreachable {
-            what: format!("the container engine ({what})"),
-            source: Some(Box::new(error)),
-        }
+        Error::unreachable(
+            format!("the container engine ({what})"),
+            Some(Box::new(error)),
+        )
     }
 }
 
 /// The same error once more, for one that lies within another's chain or is shared.
 fn again(error: &Error) -> Error {
     match error {
-        Error::Denied { what, why, hint } => Error::Denied {
-            what: what.clone(),
-            why: why.clone(),
-            hint: hint.clone(),
-        },
-        Error::TimedOut { what, after } => Error::TimedOut {
-            what: what.clone(),
-            after: *after,
-        },
-        Error::Corrupt { what, why } => Error::Corrupt {
-            what: what.clone(),
-            why: why.clone(),
-        },
-        other => Error::Unreachable {
-            what: "the container engine".into(),
-            source: Some(other.chain().into()),
-        },
+        Error::Denied {
+            what, why, hint, ..
+        } => Error::denied(what.clone(), why.clone(), hint.clone()),
+        Error::TimedOut { what, after, .. } => Error::timed_out(what.clone(), *after),
+        Error::Corrupt { what, why, .. } => Error::corrupt(what.clone(), why.clone()),
+        other => Error::unreachable("the container engine", Some(other.chain().into())),
     }
 }
 

@@ -26,10 +26,7 @@ pub(crate) fn is_leaving(found: &ContainerInspectResponse) -> bool {
 pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<ObservedContainer>> {
     let name = found.name.unwrap_or_default();
     let name = name.trim_start_matches('/').to_owned();
-    let damaged = |why: &str| Error::Corrupt {
-        what: format!("container {name}"),
-        why: why.to_owned(),
-    };
+    let damaged = |why: &str| Error::corrupt(format!("container {name}"), why);
     let config = found.config.unwrap_or_default();
     let label = |key: &str| config.labels.as_ref()?.get(key).cloned();
     let role = match label(labels::ROLE).as_deref() {

@@ -134,13 +134,12 @@ async fn debian(host: &dyn NodeAccess) -> Result<String> {
     if lines.next().is_some() {
         return Ok(name);
     }
-    Err(Error::Invalid {
-        what: "the node's operating system".into(),
-        why: format!("it is {name}, and the engine is installed on Debian and Ubuntu only"),
-        hint: "install Docker on the node yourself, then it is used as it is; or choose an image \
-               of Debian or Ubuntu"
-            .into(),
-    })
+    Err(Error::invalid(
+        "the node's operating system",
+        format!("it is {name}, and the engine is installed on Debian and Ubuntu only"),
+        "install Docker on the node yourself, then it is used as it is; or choose an image \
+               of Debian or Ubuntu",
+    ))
 }
 
 /// Installs the engine. Mirrors fail, and first boots hold the package manager's locks, so a
@@ -221,10 +220,7 @@ async fn answer(host: &dyn NodeAccess) -> Result<EngineInfo> {
     } else {
         None
     };
-    info.ok_or(Error::TimedOut {
-        what: "the engine's start".into(),
-        after: ANSWER,
-    })
+    info.ok_or(Error::timed_out("the engine's start", ANSWER))
 }
 
 const QUICK: Duration = Duration::from_mins(1);

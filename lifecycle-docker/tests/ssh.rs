@@ -214,7 +214,10 @@ async fn a_host_with_another_key_is_refused() {
         ..before
     };
     let error = open(target, "ops-pw").check().await.unwrap_err();
-    let Error::Denied { what, why, hint } = &error else {
+    let Error::Denied {
+        what, why, hint, ..
+    } = &error
+    else {
         panic!("{error:?}");
     };
     assert!(what.contains("vm1"), "{what}");

@@ -1,14 +1,15 @@
-//! Who may do what: a bearer token is the admin's or the readers', or the request ends here.
+//! The bearer token of a request, and the access that it gives.
 
-use std::sync::Arc;
-
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use lifecycle_core::manager::{Access, Manager};
+use axum::middleware::Next;
+use axum::response::Response;
+use lifecycle_core::manager::Access;
 use lifecycle_core::secret::Sensitive;
 
-use crate::problem::Problem;
+use crate::problem::{self, Problem};
+use crate::routes::Api;
 
 /// Proof that the request may read.
 #[derive(Debug, Clone, Copy)]
@@ -18,51 +19,47 @@ pub(crate) struct Reader;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Admin;
 
-fn access(parts: &Parts, manager: &Manager) -> Result<Access, Problem> {
+fn access(parts: &Parts, api: &Api) -> Result<Access, Problem> {
     parts
         .headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "))
-        .and_then(|token| manager.authorize(&Sensitive::new(token.trim())))
-        .ok_or_else(Problem::unauthorized)
+        .and_then(|token| api.tokens.access(&Sensitive::new(token.trim())))
+        .ok_or_else(|| Problem::unauthorized(parts.uri.path()))
 }
 
-impl FromRequestParts<Arc<Manager>> for Reader {
+impl FromRequestParts<Api> for Reader {
     type Rejection = Problem;
 
-    async fn from_request_parts(
-        parts: &mut Parts,
-        manager: &Arc<Manager>,
-    ) -> Result<Self, Problem> {
-        access(parts, manager).map(|_| Self)
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        access(parts, api).map(|_| Self)
     }
 }
 
-impl FromRequestParts<Arc<Manager>> for Admin {
+impl FromRequestParts<Api> for Admin {
     type Rejection = Problem;
 
-    async fn from_request_parts(
-        parts: &mut Parts,
-        manager: &Arc<Manager>,
-    ) -> Result<Self, Problem> {
-        match access(parts, manager)? {
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        match access(parts, api)? {
             Access::Admin => Ok(Self),
-            Access::Read => Err(Problem::forbidden()),
+            Access::Read => Err(Problem::forbidden(parts.uri.path())),
         }
     }
 }
 
-/// Refuses a request without a credential before its path is looked at, so that paths tell
-/// nothing.
+/// Rejects a request without a credential before its path is examined, so that an outsider cannot
+/// learn which paths exist. Replaces errors that only the admin may see.
 pub(crate) async fn require_credential(
-    State(manager): State<Arc<Manager>>,
-    request: axum::extract::Request,
-    next: axum::middleware::Next,
-) -> Result<axum::response::Response, Problem> {
+    State(api): State<Api>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    access(&parts, &manager)?;
-    Ok(next
-        .run(axum::extract::Request::from_parts(parts, body))
-        .await)
+    let access = access(&parts, &api)?;
+    let response = next.run(Request::from_parts(parts, body)).await;
+    Ok(match access {
+        Access::Admin => response,
+        Access::Read => problem::for_reader(response),
+    })
 }

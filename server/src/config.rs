@@ -91,10 +91,10 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             Arc::new(Azure::for_manager(spec, &handover.credentials, owner, key)?)
         }
         other => {
-            return Err(Error::Unsupported {
-                what: format!("the cloud {other:?}"),
-                backend: "this manager",
-            });
+            return Err(Error::unsupported(
+                format!("the cloud {other:?}"),
+                "this manager",
+            ));
         }
     })
 }
@@ -108,9 +108,9 @@ fn code(handover: &Handover) -> Result<Arc<dyn CodeStore>> {
             let share = AzureFiles::declared(spec, &handover.credentials)?;
             Ok(Arc::new(KeptStore::new(directory, Arc::new(share))))
         }
-        other => Err(Error::Unsupported {
-            what: format!("the code store {other:?}"),
-            backend: "this manager",
-        }),
+        other => Err(Error::unsupported(
+            format!("the code store {other:?}"),
+            "this manager",
+        )),
     }
 }

@@ -1,170 +1,147 @@
-//! Errors as problems (RFC 9457). What is the server's own trouble is told in its log, once,
-//! and outside only that it happened.
+//! Errors as HTTP responses (`docs/api.md`). An error that may describe the inside of the platform is
+//! logged here, once, and only a client with the admin token receives it.
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use lifecycle_core::Error;
-use lifecycle_core::api::wire::ProblemV1;
+use lifecycle_core::api::problem::{self, ProblemV1};
+use lifecycle_core::{Error, Retry};
 
-/// An error on its way out.
+/// An error that ends a request.
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
-    kind: &'static str,
-    title: &'static str,
-    detail: Option<String>,
-    hint: Option<String>,
+    error: Error,
 }
 
+/// In a response's extensions: the error for a client with the read token.
+#[derive(Debug, Clone)]
+struct ForReader(StatusCode, ProblemV1);
+
 impl Problem {
-    fn new(status: StatusCode, kind: &'static str, title: &'static str) -> Self {
+    pub(crate) fn unauthorized(path: &str) -> Self {
         Self {
-            status,
-            kind,
-            title,
-            detail: None,
-            hint: None,
+            status: StatusCode::UNAUTHORIZED,
+            error: Error::denied(
+                path,
+                "the request has no valid token",
+                "send `Authorization: Bearer <token>`",
+            ),
         }
     }
 
-    pub(crate) fn unauthorized() -> Self {
-        let mut problem = Self::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "a credential is needed",
-        );
-        problem.hint = Some("send `Authorization: Bearer <token>`".into());
-        problem
+    pub(crate) fn forbidden(path: &str) -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            error: Error::denied(
+                path,
+                "the read token does not allow this",
+                "use the admin token",
+            ),
+        }
     }
 
-    pub(crate) fn forbidden() -> Self {
-        let mut problem = Self::new(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            "this credential only reads",
-        );
-        problem.hint = Some("use the admin token".into());
-        problem
+    /// Events before the cursor are not stored any more, which is an error like any other but for
+    /// its status.
+    pub(crate) fn gone(error: Error) -> Self {
+        match error {
+            error @ Error::NotFound { .. } => Self {
+                status: StatusCode::GONE,
+                error,
+            },
+            error => error.into(),
+        }
     }
 
-    pub(crate) fn not_found(what: impl Into<String>) -> Self {
-        let mut problem = Self::new(StatusCode::NOT_FOUND, "not-found", "not found");
-        problem.detail = Some(what.into());
-        problem
-    }
-
-    pub(crate) fn gone(detail: impl Into<String>) -> Self {
-        let mut problem = Self::new(StatusCode::GONE, "gone", "not kept any longer");
-        problem.detail = Some(detail.into());
-        problem.hint = Some("begin at `after=latest`, or at 0 for all that is kept".into());
-        problem
-    }
-
-    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
-        let mut problem = Self::new(StatusCode::BAD_REQUEST, "bad-request", "bad request");
-        problem.detail = Some(detail.into());
-        problem
+    pub(crate) fn bad_request(
+        what: impl Into<String>,
+        why: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            error: Error::invalid(what, why, hint),
+        }
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
-        let mut problem = Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too-large",
-            "the body is too large",
-        );
-        problem.detail = Some(format!("a declaration may have {limit} bytes"));
-        problem
+        Self {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            error: Error::invalid(
+                "the request's body",
+                format!("it is larger than {limit} bytes"),
+                "put large files into images or volumes",
+            ),
+        }
     }
 
-    pub(crate) fn method_not_allowed() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method-not-allowed",
-            "this path has no such method",
-        )
-    }
-
-    pub(crate) fn not_ready(detail: impl Into<String>) -> Self {
-        let mut problem = Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "converging",
-            "not all services are ready",
-        );
-        problem.detail = Some(detail.into());
-        problem
+    pub(crate) fn method_not_allowed(method: &str, path: &str) -> Self {
+        Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            error: Error::unsupported(format!("{method} {path}"), "the manager's API"),
+        }
     }
 }
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        let hint = error.hint().map(str::to_owned);
-        let mut problem = match &error {
-            Error::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not-found", "not found"),
-            Error::Conflict { .. } => Self::new(StatusCode::CONFLICT, "conflict", "conflict"),
-            Error::Invalid { .. } | Error::Name(_) => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid",
-                "this cannot be used",
-            ),
-            Error::Throttled { .. } => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "not available at the moment",
-            ),
-            Error::Unreachable { .. } | Error::TimedOut { .. } | Error::Overdue { .. } => {
-                tracing::warn!(error = %error.chain(), "a request could not be served");
-                return Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "unavailable",
-                    "the manager does not reach what it needs at the moment; its log says what",
-                );
+        if problem::for_reader(&error).is_some() {
+            match error.retry() {
+                Retry::After(_) => {
+                    tracing::warn!(error = %error.chain(), "a request cannot be served now");
+                }
+                Retry::Replan | Retry::Never => {
+                    tracing::error!(error = %error.chain(), "a request failed");
+                }
             }
-            Error::StaleEpoch { .. } => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not-leading",
-                "another manager leads",
-            ),
-            _ => {
-                tracing::error!(error = %error.chain(), "a request failed");
-                return Self::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "internal",
-                    "the manager failed; its log says why",
-                );
-            }
-        };
-        problem.detail = Some(error.chain());
-        problem.hint = hint;
-        problem
+        }
+        let status = problem::status(&error);
+        Self { status, error }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = ProblemV1 {
-            kind: self.kind.to_owned(),
-            title: self.title.to_owned(),
-            status: self.status.as_u16(),
-            detail: self.detail,
-            hint: self.hint,
-        };
-        let mut response = (self.status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
+        let mut response = respond(self.status, ProblemV1::new(self.status, &self.error));
+        // A denial by this server names the caller's own token; one by a backend does not get here
+        // with these statuses.
+        let is_ours = matches!(
+            self.status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
         );
-        match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            _ => {}
+        if !is_ours && let Some(shown) = problem::for_reader(&self.error) {
+            let status = problem::status(&shown);
+            let shown = ForReader(status, ProblemV1::new(status, &shown));
+            response.extensions_mut().insert(shown);
         }
         response
     }
+}
+
+/// The response for a client with the read token.
+pub(crate) fn for_reader(mut response: Response) -> Response {
+    match response.extensions_mut().remove::<ForReader>() {
+        Some(ForReader(status, problem)) => respond(status, problem),
+        None => response,
+    }
+}
+
+fn respond(status: StatusCode, body: ProblemV1) -> Response {
+    let mut response = (status, Json(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        StatusCode::UNAUTHORIZED => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        _ => {}
+    }
+    response
 }

@@ -57,7 +57,7 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
         .http_builder()
         .http1()
         .header_read_timeout(HEADERS_WITHIN);
-    let server = server.serve(routes::router(Arc::clone(&manager)).into_make_service());
+    let server = server.serve(routes::router(Arc::clone(&manager).into()).into_make_service());
     let failed = |error| Error::io(format!("serving at {address}"), error);
     tokio::pin!(server);
     tracing::info!(%address, %platform, "the API listens");

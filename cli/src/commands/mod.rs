@@ -65,10 +65,12 @@ async fn running(
     reporter: Arc<dyn Reporter>,
 ) -> Result<(Identity, Bootstrapper), Failure> {
     let project = Project::find(arguments)?;
-    let not_up = || Error::Invalid {
-        what: "the platform".into(),
-        why: "it was not brought up from this directory on this machine, or was taken down".into(),
-        hint: "bring it up with `bootstrapper up`".into(),
+    let not_up = || {
+        Error::invalid(
+            "the platform",
+            "it was not brought up from this directory on this machine, or was taken down",
+            "bring it up with `bootstrapper up`",
+        )
     };
     let identity = project.identity()?.ok_or_else(not_up)?;
     let state = wiring::state(&identity)?;

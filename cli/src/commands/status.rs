@@ -285,38 +285,34 @@ fn fitting(line: &str, width: Option<usize>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use lifecycle_core::api::wire::EndpointV1;
-    use lifecycle_core::model::{NodeName, ServiceClass, ServiceName};
+    use lifecycle_core::model::{
+        Endpoint, InstanceId, NodeName, Replica, ServiceClass, ServiceName,
+    };
 
     use super::*;
 
     #[test]
     fn the_short_form_fits_the_terminal() {
-        let instance = InstanceV1 {
-            id: "a-service-with-quite-a-long-name-1".into(),
-            replica: 1,
-            container: None,
-            node: NodeName::try_from("a-node-with-a-long-name").ok(),
-            state: InstanceStateV1::Failed,
-            why: Some("its container ended".into()),
-            started_at: None,
-            ready_at: None,
-            endpoints: vec![
-                EndpointV1 {
-                    ip: [10, 0, 0, 1].into(),
-                    port: 20_000,
-                    container_port: 8_080,
-                    protocol: Protocol::Udp,
-                };
-                5
-            ],
+        let name = ServiceName::try_from("a-service-with-quite-a-long-name").unwrap();
+        let id = InstanceId {
+            service: name.clone(),
+            replica: Replica(1),
         };
-        let service = ServiceV1 {
-            name: ServiceName::try_from("a-service-with-quite-a-long-name").unwrap(),
-            class: ServiceClass::Microservice,
-            instances: vec![instance],
+        let endpoint = Endpoint {
+            ip: [10, 0, 0, 1].into(),
+            port: 20_000,
+            container_port: 8_080,
+            protocol: Protocol::Udp,
         };
-        let services = [service];
+        let mut instance = InstanceV1::new(&id, InstanceStateV1::Failed);
+        instance.node = NodeName::try_from("a-node-with-a-long-name").ok();
+        instance.why = Some("its container ended".into());
+        instance.endpoints = vec![endpoint.into(); 5];
+        let services = [ServiceV1::new(
+            name,
+            ServiceClass::Microservice,
+            vec![instance],
+        )];
         let text = anstream::adapter::strip_str(&tables(&[], &services, Some(80))).to_string();
         assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
         assert!(text.contains('…'), "{text}");

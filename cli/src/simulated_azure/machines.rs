@@ -138,10 +138,12 @@ impl LocalMachines {
     fn node_of(&self, owner: &Owner, machine: &str) -> Result<NodeName> {
         let name = machine.rsplit('/').next().unwrap_or_default();
         let name = name.replace(['_', '.'], "-");
-        let name = NodeName::try_from(name.as_str()).map_err(|error| Error::Invalid {
-            what: format!("the VM {machine}"),
-            why: format!("no local node can be called so: {error}"),
-            hint: "give it another name".to_owned(),
+        let name = NodeName::try_from(name.as_str()).map_err(|error| {
+            Error::invalid(
+                format!("the VM {machine}"),
+                format!("no local node can be called so: {error}"),
+                "give it another name",
+            )
         })?;
         let mut places = self.places();
         let taken = places
@@ -149,10 +151,10 @@ impl LocalMachines {
             .entry((owner.id, name.clone()))
             .or_insert_with(|| machine.to_owned());
         if taken != machine {
-            return Err(Error::Conflict {
-                what: format!("the VM {machine}"),
-                why: format!("{taken} of its subnet is called so too, as local nodes are called"),
-            });
+            return Err(Error::conflict(
+                format!("the VM {machine}"),
+                format!("{taken} of its subnet is called so too, as local nodes are called"),
+            ));
         }
         Ok(name)
     }
@@ -166,10 +168,12 @@ fn owner(id: PlatformId) -> Result<Owner> {
 
 impl MachineClouds for LocalMachines {
     fn place(&self, order: &MachineOrder) -> Result<PlacedMachine> {
-        let subnet = order.subnet.as_ref().ok_or_else(|| Error::Invalid {
-            what: format!("the VM {}", order.machine),
-            why: "it is in no network".to_owned(),
-            hint: "give it an interface in a subnet".to_owned(),
+        let subnet = order.subnet.as_ref().ok_or_else(|| {
+            Error::invalid(
+                format!("the VM {}", order.machine),
+                "it is in no network",
+                "give it an interface in a subnet",
+            )
         })?;
         let owner = self.owner_of(subnet)?;
         let node = self.node_of(&owner, &order.machine)?;

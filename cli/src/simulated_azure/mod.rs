@@ -213,11 +213,11 @@ fn lock(directory: &Path) -> Result<File> {
     let file = file.map_err(|error| io("opening", &path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Invalid {
-            what: format!("the directory {}", directory.display()),
-            why: "another Azure simulator uses it".to_owned(),
-            hint: "end that one, or name another directory with --directory".to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(Error::invalid(
+            format!("the directory {}", directory.display()),
+            "another Azure simulator uses it",
+            "end that one, or name another directory with --directory",
+        )),
         Err(TryLockError::Error(error)) => Err(io("locking", &path, error)),
     }
 }

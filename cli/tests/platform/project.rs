@@ -325,9 +325,8 @@ struct Straight(IpAddr);
 impl Dial for Straight {
     async fn dial(&self) -> lifecycle_core::Result<Box<dyn Duplex>> {
         let stream = tokio::net::TcpStream::connect((self.0, API)).await;
-        let stream = stream.map_err(|error| lifecycle_core::Error::Unreachable {
-            what: "the manager".into(),
-            source: Some(Box::new(error)),
+        let stream = stream.map_err(|error| {
+            lifecycle_core::Error::unreachable("the manager", Some(Box::new(error)))
         })?;
         Ok(Box::new(stream))
     }

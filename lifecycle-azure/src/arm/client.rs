@@ -170,10 +170,12 @@ impl Client {
 
     fn url(&self, path: &str, version: &str) -> Result<Url> {
         let text = format!("{}?api-version={version}", path.trim_start_matches('/'));
-        self.endpoint.join(&text).map_err(|error| Error::Invalid {
-            what: format!("the address of {path}"),
-            why: error.to_string(),
-            hint: "check the names in the configuration".to_owned(),
+        self.endpoint.join(&text).map_err(|error| {
+            Error::invalid(
+                format!("the address of {path}"),
+                error.to_string(),
+                "check the names in the configuration",
+            )
         })
     }
 
@@ -207,10 +209,12 @@ impl Client {
 
 /// An address that Azure gave, or that was stored. Whether it is Azure's, the transport sees.
 fn given(url: &str) -> Result<Url> {
-    url.parse().map_err(|error: url::ParseError| Error::Denied {
-        what: format!("a request to `{url}`"),
-        why: error.to_string(),
-        hint: "check `cloud.endpoint`".to_owned(),
+    url.parse().map_err(|error: url::ParseError| {
+        Error::denied(
+            format!("a request to `{url}`"),
+            error.to_string(),
+            "check `cloud.endpoint`",
+        )
     })
 }
 

@@ -201,10 +201,7 @@ impl Refusal {
     pub(crate) fn into_error(self, what: String) -> Error {
         let why = self.to_string();
         match self.meaning() {
-            Meaning::Throttled => Error::Throttled {
-                what,
-                after: self.retry_after,
-            },
+            Meaning::Throttled => Error::throttled(what, self.retry_after),
             Meaning::Quota(quota) => {
                 let other = match quota {
                     Quota::PublicAddresses => "do without public addresses (`cloud.public_ip`)",
@@ -215,38 +212,25 @@ impl Refusal {
                     "ask for a higher quota (Azure portal: Subscriptions, Usage + quotas), or \
                      {other}"
                 );
-                Error::Exhausted { what, why, hint }
+                Error::exhausted(what, why, hint)
             }
-            Meaning::NotSold => Error::Exhausted {
+            Meaning::NotSold => Error::exhausted(
                 what,
                 why,
-                hint: "choose another `size` or location: `az vm list-skus --location <location>` \
-                       lists what this subscription can have"
-                    .to_owned(),
-            },
-            Meaning::Full => Error::Exhausted {
+                "choose another `size` or location: `az vm list-skus --location <location>` \
+                 lists what this subscription can have",
+            ),
+            Meaning::Full => Error::exhausted(
                 what,
                 why,
-                hint: "Azure has no room for this size there now: list further ones in `size`, \
-                       or `zones`, choose another location, or try again later"
-                    .to_owned(),
-            },
-            Meaning::InUse | Meaning::Taken => Error::Conflict { what, why },
-            Meaning::Denied(denial) => Error::Denied {
-                what,
-                why,
-                hint: denial.hint().to_owned(),
-            },
+                "Azure has no room for this size there now: list further ones in `size`, \
+                 or `zones`, choose another location, or try again later",
+            ),
+            Meaning::InUse | Meaning::Taken => Error::conflict(what, why),
+            Meaning::Denied(denial) => Error::denied(what, why, denial.hint()),
             Meaning::Absent => Error::not_found(what),
-            Meaning::Invalid => Error::Invalid {
-                what,
-                why,
-                hint: "change what Azure names".to_owned(),
-            },
-            Meaning::ServerFailed => Error::Interrupted {
-                what,
-                source: Some(Box::new(self)),
-            },
+            Meaning::Invalid => Error::invalid(what, why, "change what Azure names"),
+            Meaning::ServerFailed => Error::interrupted(what, Some(Box::new(self))),
             Meaning::Failed => Error::failed(what, why),
         }
     }
@@ -327,28 +311,20 @@ impl Failure {
         let what = what.into();
         match self {
             Self::Refused(refusal) => refusal.into_error(what),
-            Self::Held(after) => Error::Throttled {
+            Self::Held(after) => Error::throttled(what, Some(after)),
+            Self::Elsewhere(ref url) => Error::denied(
                 what,
-                after: Some(after),
-            },
-            Self::Elsewhere(ref url) => Error::Denied {
-                what,
-                why: format!("it leads to {url}, which is not Resource Manager"),
-                hint: "check `cloud.endpoint`".to_owned(),
-            },
-            Self::Unreachable(source) => Error::Unreachable {
-                what: "Azure Resource Manager".to_owned(),
-                source: Some(Box::new(source)),
-            },
-            Self::Broken(source) | Self::TimedOut(source) => Error::Interrupted {
-                what,
-                source: Some(Box::new(source)),
-            },
+                format!("it leads to {url}, which is not Resource Manager"),
+                "check `cloud.endpoint`",
+            ),
+            Self::Unreachable(source) => {
+                Error::unreachable("Azure Resource Manager", Some(Box::new(source)))
+            }
+            Self::Broken(source) | Self::TimedOut(source) => {
+                Error::interrupted(what, Some(Box::new(source)))
+            }
             Self::Login(error) => *error,
-            Self::Unreadable(why) => Error::Interrupted {
-                what,
-                source: Some(why.into()),
-            },
+            Self::Unreadable(why) => Error::interrupted(what, Some(why.into())),
         }
     }
 }

@@ -110,13 +110,11 @@ impl Share {
     pub(super) async fn fetch(&self, piece: &Piece, doing: &str) -> Result<Bytes> {
         let bytes = self.read(&piece.path, piece.range.clone(), doing).await?;
         match piece.sha256 {
-            Some(wanted) if Sha256::digest(&bytes)[..] != wanted => Err(Error::Corrupt {
-                what: format!("`{}` in {}", piece.path, self.place()),
-                why:
-                    "its bytes are not those that were published; remove the directory that holds \
-                      it, and publish the code base again"
-                        .to_owned(),
-            }),
+            Some(wanted) if Sha256::digest(&bytes)[..] != wanted => Err(Error::corrupt(
+                format!("`{}` in {}", piece.path, self.place()),
+                "its bytes are not those that were published; remove the directory that holds \
+                      it, and publish the code base again",
+            )),
             _ => Ok(bytes),
         }
     }

@@ -53,18 +53,14 @@ impl Place {
                 request,
                 retry_after,
             }) => self.refused(what, *status, code, request, *retry_after),
-            Some(trouble @ Trouble::Unreachable(_)) => Error::Unreachable {
-                what: format!("storage account `{}` at {}", self.account, self.endpoint),
-                source: Some(chain(trouble).into()),
-            },
-            Some(trouble @ Trouble::Broken(_)) => Error::Interrupted {
-                what,
-                source: Some(chain(trouble).into()),
-            },
-            Some(Trouble::TimedOut) => Error::TimedOut {
-                what,
-                after: self.timeout,
-            },
+            Some(trouble @ Trouble::Unreachable(_)) => Error::unreachable(
+                format!("storage account `{}` at {}", self.account, self.endpoint),
+                Some(chain(trouble).into()),
+            ),
+            Some(trouble @ Trouble::Broken(_)) => {
+                Error::interrupted(what, Some(chain(trouble).into()))
+            }
+            Some(Trouble::TimedOut) => Error::timed_out(what, self.timeout),
             None if error.kind() == ErrorKind::NotFound => {
                 Error::not_found(format!("`{path}` in {self}"))
             }
@@ -88,34 +84,27 @@ impl Place {
         match (code, status) {
             ("ServerBusy" | "TooManyRequests", _)
             | (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
-                Error::Throttled { what, after }
+                Error::throttled(what, after)
             }
-            ("ShareNotFound", _) => Error::NotFound {
-                what: self.to_string(),
-                hint: Some(format!(
+            ("ShareNotFound", _) => Error::not_found_with_hint(
+                self.to_string(),
+                format!(
                     "make it: az storage share-rm create --storage-account {} --name {}",
                     self.account, self.share
-                )),
-            },
+                ),
+            ),
             (_, StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED)
-            | ("InvalidAuthenticationInfo", _) => Error::Denied {
-                what,
-                why,
-                hint: self.hint(code),
-            },
+            | ("InvalidAuthenticationInfo", _) => Error::denied(what, why, self.hint(code)),
             ("ShareSizeLimitReached" | "InsufficientStorage", _)
-            | (_, StatusCode::INSUFFICIENT_STORAGE) => Error::Exhausted {
+            | (_, StatusCode::INSUFFICIENT_STORAGE) => Error::exhausted(
                 what,
                 why,
-                hint: format!("raise the quota of {self}, or remove what nobody needs"),
-            },
+                format!("raise the quota of {self}, or remove what nobody needs"),
+            ),
             (_, StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED) => {
-                Error::Conflict { what, why }
+                Error::conflict(what, why)
             }
-            (_, status) if status.is_server_error() => Error::Interrupted {
-                what,
-                source: Some(why.into()),
-            },
+            (_, status) if status.is_server_error() => Error::interrupted(what, Some(why.into())),
             _ => Error::failed(what, why),
         }
     }
@@ -153,10 +142,9 @@ impl Place {
 /// What opendal itself finds wrong.
 fn of_opendal(what: String, error: &opendal::Error) -> Error {
     match error.kind() {
-        _ if error.is_temporary() => Error::Interrupted {
-            what,
-            source: Some("the answer was cut short".into()),
-        },
+        _ if error.is_temporary() => {
+            Error::interrupted(what, Some("the answer was cut short".into()))
+        }
         // Its text is kept back, as above.
         kind => Error::failed(what, format!("the client says {kind}")),
     }

@@ -82,10 +82,10 @@ impl Source {
             if Sha256::digest(&bytes)[..] == wanted.0 {
                 return Ok(Bytes::from(bytes));
             }
-            Err(Error::Conflict {
-                what: format!("`{}`", self.path.display()),
-                why: "it was changed while it was published".to_owned(),
-            })
+            Err(Error::conflict(
+                format!("`{}`", self.path.display()),
+                "it was changed while it was published",
+            ))
         };
         blocking(doing, read).await
     }
@@ -109,12 +109,11 @@ pub(super) async fn local(directory: &Path, doing: &str) -> Result<Local> {
                         (LocalEntry::Symlink { target }, None)
                     }
                     None => {
-                        return Err(Error::Invalid {
-                            what: format!("symbolic link `{}`", root.join(&path).display()),
-                            why: "its target is not UTF-8".to_owned(),
-                            hint: "let it lead elsewhere, or leave it out in `.dockerignore`"
-                                .to_owned(),
-                        });
+                        return Err(Error::invalid(
+                            format!("symbolic link `{}`", root.join(&path).display()),
+                            "its target is not UTF-8",
+                            "let it lead elsewhere, or leave it out in `.dockerignore`",
+                        ));
                     }
                 },
                 Kind::File { executable } => {

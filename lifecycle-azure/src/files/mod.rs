@@ -109,22 +109,22 @@ impl AzureFiles {
         };
         match (current, self.stray(name, &top, &doing).await?) {
             (Some(version), None) => Ok(version.contents(name)),
-            (Some(_), Some(stray)) => Err(Error::Invalid {
-                what: format!("code base `{name}` in {}", self.share.place()),
-                why: format!("it was published, and beside that lie others' files, as `{stray}`"),
-                hint: format!(
+            (Some(_), Some(stray)) => Err(Error::invalid(
+                format!("code base `{name}` in {}", self.share.place()),
+                format!("it was published, and beside that lie others' files, as `{stray}`"),
+                format!(
                     "remove them and publish them instead, or remove `{}` if they are the code \
                      base",
                     name.join(OWN_DIRECTORY)
                 ),
-            }),
+            )),
             (None, Some(_)) => self.plain_contents(name, top, &doing).await,
             (None, None) => {
                 self.memory().plain.remove(name.directory());
-                Err(Error::NotFound {
-                    what: format!("code base `{name}` in {}", self.share.place()),
-                    hint: Some(format!("publish it: `bootstrapper publish {name}`")),
-                })
+                Err(Error::not_found_with_hint(
+                    format!("code base `{name}` in {}", self.share.place()),
+                    format!("publish it: `bootstrapper publish {name}`"),
+                ))
             }
         }
     }
@@ -185,10 +185,10 @@ impl CodeStore for AzureFiles {
         let name = Name::parse(&code.name)?;
         let contents = self.contents(&name).await?;
         if contents.digest != code.digest {
-            return Err(Error::Conflict {
-                what: format!("code base `{name}`"),
-                why: format!("its digest is now {}, not {}", contents.digest, code.digest),
-            });
+            return Err(Error::conflict(
+                format!("code base `{name}`"),
+                format!("its digest is now {}, not {}", contents.digest, code.digest),
+            ));
         }
         archive::stream(self.share.clone(), &name, contents)
     }

@@ -149,21 +149,21 @@ impl AzureFilesBuilder {
     fn check_names(&self) -> Result<()> {
         let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         if !(3..=24).contains(&self.account.len()) || !self.account.bytes().all(lower) {
-            return Err(Error::Invalid {
-                what: format!("storage account `{}`", self.account),
-                why: "it is not 3 to 24 lower-case letters and digits".to_owned(),
-                hint: "give the account's name alone, without `.file.core.windows.net`".to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("storage account `{}`", self.account),
+                "it is not 3 to 24 lower-case letters and digits",
+                "give the account's name alone, without `.file.core.windows.net`",
+            ));
         }
         let share = self.share.as_str();
         let hyphens = share.starts_with('-') || share.ends_with('-') || share.contains("--");
         let fine = share.bytes().all(|b| lower(b) || b == b'-');
         if !fine || hyphens || !(3..=63).contains(&share.len()) {
-            return Err(Error::Invalid {
-                what: format!("file share `{share}`"),
-                why: "it is not 3 to 63 lower-case letters, digits and single hyphens".to_owned(),
-                hint: "give the share's name alone; a directory in it is the root".to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("file share `{share}`"),
+                "it is not 3 to 63 lower-case letters, digits and single hyphens",
+                "give the share's name alone; a directory in it is the root",
+            ));
         }
         let root = self.root.as_deref().unwrap_or_default().trim_matches('/');
         match root
@@ -172,11 +172,11 @@ impl AzureFilesBuilder {
             .find_map(name::fault)
         {
             None => Ok(()),
-            Some(why) => Err(Error::Invalid {
-                what: format!("directory `{root}` of file share `{share}`"),
-                why: why.to_owned(),
-                hint: "give a path in the share, such as `code`".to_owned(),
-            }),
+            Some(why) => Err(Error::invalid(
+                format!("directory `{root}` of file share `{share}`"),
+                why,
+                "give a path in the share, such as `code`",
+            )),
         }
     }
 
@@ -186,11 +186,11 @@ impl AzureFilesBuilder {
             ("time that versions are kept", self.keep, SHORTEST_KEEP),
         ] {
             if time < least {
-                return Err(Error::Invalid {
-                    what: format!("{what} {} s for Azure Files", time.as_secs_f64()),
-                    why: format!("it is less than {} s", least.as_secs_f64()),
-                    hint: "give it longer, or leave it out".to_owned(),
-                });
+                return Err(Error::invalid(
+                    format!("{what} {} s for Azure Files", time.as_secs_f64()),
+                    format!("it is less than {} s", least.as_secs_f64()),
+                    "give it longer, or leave it out",
+                ));
             }
         }
         Ok(())
@@ -202,17 +202,14 @@ impl AzureFilesBuilder {
             return Url::parse(&host)
                 .map_err(|error| Error::failed("making the address", error.to_string()));
         };
-        let invalid = |why: &str| Error::Invalid {
-            // Without what follows a question mark: it may be a signature.
-            what: format!(
-                "endpoint `{}` of Azure Files",
-                text.split(['?', '#', '@']).next().unwrap_or_default()
-            ),
-            why: why.to_owned(),
-            hint: format!(
+        let invalid = |why: &str| {
+            // A query may contain a signature.
+            let shown = text.split(['?', '#', '@']).next().unwrap_or_default();
+            let hint = format!(
                 "write `https://{}.file.core.windows.net`, or leave it out",
                 self.account
-            ),
+            );
+            Error::invalid(format!("endpoint `{shown}` of Azure Files"), why, hint)
         };
         let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
         let here = match url.host() {
@@ -244,12 +241,11 @@ impl AzureFilesBuilder {
             FilesCredential::SharedKey(key) => {
                 let key = key.expose_secret().trim();
                 if key.is_empty() || STANDARD.decode(key).is_err() {
-                    return Err(Error::Invalid {
-                        what: format!("the key of storage account `{}`", self.account),
-                        why: "it is not Base64".to_owned(),
-                        hint: "copy `key1` or `key2` of the account's access keys as a whole"
-                            .to_owned(),
-                    });
+                    return Err(Error::invalid(
+                        format!("the key of storage account `{}`", self.account),
+                        "it is not Base64",
+                        "copy `key1` or `key2` of the account's access keys as a whole",
+                    ));
                 }
                 let config = AzfileConfig {
                     account_key: Some(key.to_owned()),
@@ -267,21 +263,20 @@ impl AzureFilesBuilder {
                 };
                 let is_url = token.contains("://");
                 if is_url || get("sig").is_none_or(|sig| sig.is_empty()) || get("sv").is_none() {
-                    return Err(Error::Invalid {
-                        what: format!(
+                    return Err(Error::invalid(
+                        format!(
                             "the shared access signature for storage account `{}`",
                             self.account
                         ),
-                        why: if is_url {
+                        if is_url {
                             "it is an address"
                         } else {
                             "it lacks `sv` or `sig`"
                         }
                         .to_owned(),
-                        hint: "give the part behind the question mark, from `sv=` to the end of \
-                               `sig=…`"
-                            .to_owned(),
-                    });
+                        "give the part behind the question mark, from `sv=` to the end of \
+                               `sig=…`",
+                    ));
                 }
                 let expires = get("se");
                 let config = AzfileConfig {

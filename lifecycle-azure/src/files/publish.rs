@@ -79,10 +79,7 @@ impl CodePublisher for AzureFiles {
         let (record, bytes_sent) = self.send(&name, &local, former.usable(), &doing).await?;
         if begun.elapsed() > self.keep / 2 {
             // Others may have begun to remove what this version counts on.
-            return Err(Error::TimedOut {
-                what: doing,
-                after: self.keep / 2,
-            });
+            return Err(Error::timed_out(doing, self.keep / 2));
         }
         let chunks = self.commit(&name, &record, &doing).await?;
         let files_removed = match self.tidy(&name, &chunks, &doing).await {
@@ -113,29 +110,28 @@ impl AzureFiles {
                 item.name != next && item.name.to_lowercase() == next.to_lowercase()
             };
             if let Some(other) = listed.iter().find(is_other) {
-                return Err(Error::Invalid {
-                    what: format!("code base `{name}` in {}", self.share.place()),
-                    why: format!(
+                return Err(Error::invalid(
+                    format!("code base `{name}` in {}", self.share.place()),
+                    format!(
                         "there is `{}` already, and a share does not tell capitals apart",
                         name::join(directory, &other.name)
                     ),
-                    hint: "give one of the two another name".to_owned(),
-                });
+                    "give one of the two another name",
+                ));
             }
             if listed
                 .iter()
                 .any(|one| !one.is_directory && one.name == DOCKERFILE)
             {
-                return Err(Error::Invalid {
-                    what: format!("code base `{name}` in {}", self.share.place()),
-                    why: format!(
+                return Err(Error::invalid(
+                    format!("code base `{name}` in {}", self.share.place()),
+                    format!(
                         "`{}` around it holds files that were not published",
                         if directory.is_empty() { "." } else { directory }
                     ),
-                    hint: "publish that one too, after removing its files from the share, or take \
-                           another name"
-                        .to_owned(),
-                });
+                    "publish that one too, after removing its files from the share, or take \
+                           another name",
+                ));
             }
         }
         Ok(())
@@ -146,11 +142,11 @@ impl AzureFiles {
         let top = self.share.list(name.directory(), doing).await?;
         match self.stray(name, &top, doing).await? {
             None => Ok(()),
-            Some(stray) => Err(Error::Invalid {
-                what: format!("code base `{name}` in {}", self.share.place()),
-                why: format!("files that were not published lie there, such as `{stray}`"),
-                hint: "remove them from the share, or take another name".to_owned(),
-            }),
+            Some(stray) => Err(Error::invalid(
+                format!("code base `{name}` in {}", self.share.place()),
+                format!("files that were not published lie there, such as `{stray}`"),
+                "remove them from the share, or take another name",
+            )),
         }
     }
 
@@ -250,9 +246,8 @@ impl AzureFiles {
         let directory = version::directory(name);
         self.share.write_new(&directory, file, bytes, doing).await?;
         // Read back as any reader would.
-        let conflict = |why: &str| Error::Conflict {
-            what: format!("code base `{name}` in {}", self.share.place()),
-            why: why.to_owned(),
+        let conflict = |why: &str| {
+            Error::conflict(format!("code base `{name}` in {}", self.share.place()), why)
         };
         let (file, version) = match self.current_named(name, doing).await? {
             Some((file, version)) if version.digest == record.digest => (file, version),

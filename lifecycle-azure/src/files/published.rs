@@ -42,11 +42,10 @@ impl AzureFiles {
                 outcome => return outcome,
             }
         }
-        Err(Error::Conflict {
-            what: format!("code base `{name}` in {}", self.share.place()),
-            why: "parts of what was published are missing, or being removed; publish it again"
-                .to_owned(),
-        })
+        Err(Error::conflict(
+            format!("code base `{name}` in {}", self.share.place()),
+            "parts of what was published are missing, or being removed; publish it again",
+        ))
     }
 
     async fn newest(
@@ -93,10 +92,10 @@ pub(super) async fn read(
 ) -> Result<Option<Version>> {
     let path = format!("{}/{}", version::directory(name), listed.name);
     if listed.size > MOST_OF_RECORD as u64 {
-        return Err(Error::Corrupt {
-            what: format!("record `{path}` in {}", share.place()),
-            why: "it is too large".to_owned(),
-        });
+        return Err(Error::corrupt(
+            format!("record `{path}` in {}", share.place()),
+            "it is too large",
+        ));
     }
     let bytes = share.read(&path, 0..listed.size, doing).await?;
     let Some(record) = Record::read(&bytes, &path)? else {

@@ -116,10 +116,10 @@ impl Share {
         if bytes.len() as u64 == wanted {
             return Ok(bytes);
         }
-        Err(Error::Interrupted {
-            what: format!("{doing} ({})", self.place),
-            source: Some(format!("{} of {wanted} bytes came", bytes.len()).into()),
-        })
+        Err(Error::interrupted(
+            format!("{doing} ({})", self.place),
+            Some(format!("{} of {wanted} bytes came", bytes.len()).into()),
+        ))
     }
 
     /// Writes a new file of at most 4 MiB into a directory, and makes the directories that lead
@@ -162,10 +162,10 @@ impl Share {
         let Some(until) = until else { return Ok(()) };
         let left = until.saturating_duration_since(Instant::now());
         if left > LONGEST_WAIT {
-            return Err(Error::Throttled {
-                what: format!("{doing} ({})", self.place),
-                after: Some(left),
-            });
+            return Err(Error::throttled(
+                format!("{doing} ({})", self.place),
+                Some(left),
+            ));
         }
         tokio::time::sleep_until(until).await;
         Ok(())

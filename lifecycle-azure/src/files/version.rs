@@ -162,21 +162,18 @@ impl Record {
         if sum[..64] != *hex::encode(Sha256::digest(body)).as_bytes() {
             return Ok(None);
         }
-        let corrupt = |why: String| Error::Corrupt {
-            what: format!("record `{place}`"),
-            why,
-        };
+        let corrupt = |why: String| Error::corrupt(format!("record `{place}`"), why);
         let form: Form =
             serde_json::from_slice(body).map_err(|error| corrupt(error.to_string()))?;
         if form.form != FORM {
-            return Err(Error::Invalid {
-                what: format!("record `{place}`"),
-                why: format!(
+            return Err(Error::invalid(
+                format!("record `{place}`"),
+                format!(
                     "it is of form {}, and only form {FORM} is known here",
                     form.form
                 ),
-                hint: "use the release that published it, or a newer one".to_owned(),
-            });
+                "use the release that published it, or a newer one",
+            ));
         }
         let record: Self =
             serde_json::from_slice(body).map_err(|error| corrupt(error.to_string()))?;
@@ -209,11 +206,11 @@ pub(super) fn write_index(name: &Name, entries: &BTreeMap<String, Stored>) -> Re
 }
 
 fn too_large(name: &Name) -> Error {
-    Error::Invalid {
-        what: format!("code base `{name}`"),
-        why: "it has too many files".to_owned(),
-        hint: "leave out what no build needs, in a `.dockerignore`".to_owned(),
-    }
+    Error::invalid(
+        format!("code base `{name}`"),
+        "it has too many files",
+        "leave out what no build needs, in a `.dockerignore`",
+    )
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
@@ -224,10 +221,7 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 impl Version {
     /// Puts a version together, and sees that it is what its record says.
     pub(super) fn read(record: Record, index: &[u8], place: &str) -> Result<Self> {
-        let corrupt = |why: String| Error::Corrupt {
-            what: format!("the index of `{place}`"),
-            why,
-        };
+        let corrupt = |why: String| Error::corrupt(format!("the index of `{place}`"), why);
         let entries: BTreeMap<String, Stored> =
             serde_json::from_slice(index).map_err(|error| corrupt(error.to_string()))?;
         for (path, stored) in &entries {

@@ -59,9 +59,11 @@ impl Azure {
                 None => self.addresses(machine).await?,
             };
             let node = self.observed(machine, addresses);
-            nodes.push(node.ok_or_else(|| Error::Corrupt {
-                what: format!("VM {} of this platform", machine.id),
-                why: format!("neither its tag `{}` nor its name is a node's", tags::NODE),
+            nodes.push(node.ok_or_else(|| {
+                Error::corrupt(
+                    format!("VM {} of this platform", machine.id),
+                    format!("neither its tag `{}` nor its name is a node's", tags::NODE),
+                )
             })?);
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));

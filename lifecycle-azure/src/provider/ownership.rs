@@ -38,10 +38,10 @@ impl Azure {
         });
         match (ours.into_iter().next(), others.next(), others.next()) {
             (Some(ours), ..) => Ok(Some(ours)),
-            (None, Some(_), Some(_)) => Err(Error::Conflict {
-                what: format!("VM {node}"),
-                why: "several resource groups have one of this name".to_owned(),
-            }),
+            (None, Some(_), Some(_)) => Err(Error::conflict(
+                format!("VM {node}"),
+                "several resource groups have one of this name",
+            )),
             (None, other, _) => Ok(other),
         }
     }
@@ -49,10 +49,10 @@ impl Azure {
     /// The node's VM, if it is ours.
     pub(super) async fn ours(&self, node: &NodeName) -> Result<Option<Machine>> {
         match self.machine(node).await? {
-            Some(machine) if !machine.tags.are_of(&self.options.owner) => Err(Error::Conflict {
-                what: format!("VM {node}"),
-                why: "it exists and does not carry this platform's id".to_owned(),
-            }),
+            Some(machine) if !machine.tags.are_of(&self.options.owner) => Err(Error::conflict(
+                format!("VM {node}"),
+                "it exists and does not carry this platform's id",
+            )),
             found => Ok(found),
         }
     }
@@ -64,10 +64,10 @@ impl Azure {
         };
         if !machine.tags.are_of(&self.options.owner) {
             if machine.tags.get(tags::PLATFORM_ID).is_some() {
-                return Err(Error::Conflict {
-                    what: format!("VM {node}"),
-                    why: "it is another platform's node".to_owned(),
-                });
+                return Err(Error::conflict(
+                    format!("VM {node}"),
+                    "it is another platform's node",
+                ));
             }
             let owner = &self.options.owner;
             let tags = machine
@@ -108,11 +108,8 @@ impl Azure {
             }
         };
         let what = || format!("changing the tags of VM {}", machine.name);
-        timeout(TAGS, settled).await.unwrap_or_else(|_| {
-            Err(Error::TimedOut {
-                what: what(),
-                after: TAGS,
-            })
-        })
+        timeout(TAGS, settled)
+            .await
+            .unwrap_or_else(|_| Err(Error::timed_out(what(), TAGS)))
     }
 }

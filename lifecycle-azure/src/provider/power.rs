@@ -200,8 +200,5 @@ fn is_under_way(action: Action, machine: &Machine) -> bool {
 }
 
 fn under_way(node: &NodeName, why: &str) -> Error {
-    Error::Conflict {
-        what: format!("VM {node}"),
-        why: why.to_owned(),
-    }
+    Error::conflict(format!("VM {node}"), why)
 }

@@ -23,10 +23,11 @@ use tokio_rustls::TlsConnector;
 use super::ManagerApi;
 use super::authority::server_name;
 use super::exec::{self, ExecV1};
+use super::problem;
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProblemV1, ProgressV1,
-    RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
+    AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1,
+    RetriedV1, ServiceLogLine, ServiceV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
@@ -149,7 +150,7 @@ impl ApiClient {
             return Ok(response);
         }
         let status = response.status();
-        Err(problem(path, status, &whole(path, response).await?))
+        Err(problem::read(path, status, &whole(path, response).await?))
     }
 
     /// Sends a request. Whoever accepts the connection and then says nothing (a process that is
@@ -271,8 +272,8 @@ impl ManagerApi for ApiClient {
         self.get("/v1/services").await
     }
 
-    async fn progress(&self) -> Result<ProgressV1> {
-        self.get("/v1/progress?plan=false").await
+    async fn progress(&self, with_plan: bool) -> Result<ProgressV1> {
+        self.get(&format!("/v1/progress?plan={with_plan}")).await
     }
 
     async fn events(&self, after: u64) -> Result<EventsV1> {
@@ -354,7 +355,7 @@ impl ManagerApi for ApiClient {
                 .map_err(interrupted)?;
             let status = response.status();
             if status != StatusCode::SWITCHING_PROTOCOLS {
-                return Err(problem(&path, status, &whole(&path, response).await?));
+                return Err(problem::read(&path, status, &whole(&path, response).await?));
             }
             hyper::upgrade::on(response).await.map_err(interrupted)
         };
@@ -438,47 +439,6 @@ fn late(path: &str) -> Error {
     Error::TimedOut {
         what: format!("the manager's answer to {path}"),
         after: ANSWER_WITHIN,
-    }
-}
-
-/// The error that the manager had, from its message, so that it reads here as it does there.
-fn problem(path: &str, status: StatusCode, bytes: &[u8]) -> Error {
-    let problem: Option<ProblemV1> = serde_json::from_slice(bytes).ok();
-    let detail = problem
-        .as_ref()
-        .and_then(|p| p.detail.clone().or_else(|| Some(p.title.clone())))
-        .unwrap_or_else(|| status.to_string());
-    let hint = problem.and_then(|p| p.hint).unwrap_or_default();
-    let halves = |between: &str| match detail.split_once(between) {
-        Some((what, why)) => (what.to_owned(), why.to_owned()),
-        None => (path.to_owned(), detail.clone()),
-    };
-    match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied {
-            what: path.to_owned(),
-            why: detail,
-            hint,
-        },
-        StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound {
-            what: detail
-                .strip_suffix(" does not exist")
-                .unwrap_or(&detail)
-                .to_owned(),
-            hint: Some(hint).filter(|hint| !hint.is_empty()),
-        },
-        StatusCode::CONFLICT => {
-            let (what, why) = halves(" is in conflict: ");
-            Error::Conflict { what, why }
-        }
-        StatusCode::SERVICE_UNAVAILABLE => Error::Throttled {
-            what: format!("{path} ({detail})"),
-            after: Some(Duration::from_secs(1)),
-        },
-        status if status.is_client_error() => {
-            let (what, why) = halves(" cannot be used: ");
-            Error::Invalid { what, why, hint }
-        }
-        _ => Error::failed(format!("the manager's answer to {path}"), detail),
     }
 }
 
@@ -590,39 +550,6 @@ mod tests {
         for (call, dials) in [1, 1, 1, 2, 2, 2, 3].into_iter().enumerate() {
             assert_eq!(client.nodes().await.unwrap(), [], "call {call}");
             assert_eq!(dial.dials.load(Ordering::SeqCst), dials, "call {call}");
-        }
-    }
-
-    #[test]
-    fn an_error_of_the_manager_reads_as_it_does_there() {
-        let said = |error: &Error, status: StatusCode| {
-            let body = serde_json::json!({
-                "type": "x", "title": "x", "status": status.as_u16(),
-                "detail": error.chain(), "hint": error.hint(),
-            });
-            problem("/v1/platform", status, body.to_string().as_bytes())
-        };
-        for (error, status) in [
-            (Error::not_found("service db"), StatusCode::NOT_FOUND),
-            (
-                Error::Conflict {
-                    what: "generation 3".into(),
-                    why: "it is 4 now".into(),
-                },
-                StatusCode::CONFLICT,
-            ),
-            (
-                Error::Invalid {
-                    what: "manager.node".into(),
-                    why: "it is n1".into(),
-                    hint: "leave it".into(),
-                },
-                StatusCode::UNPROCESSABLE_ENTITY,
-            ),
-        ] {
-            let read = said(&error, status);
-            assert_eq!(read.to_string(), error.to_string());
-            assert_eq!(read.hint(), error.hint());
         }
     }
 }

@@ -113,7 +113,7 @@ fn output_frame(output: &Result<ExecOutput>) -> Bytes {
         Ok(ExecOutput::Stdout(bytes)) => frame(STDOUT, bytes),
         Ok(ExecOutput::Stderr(bytes)) => frame(STDERR, bytes),
         Ok(ExecOutput::Exit(code)) => frame(EXIT, &code.to_be_bytes()),
-        Err(error) => frame(BROKEN, error.chain().as_bytes()),
+        Err(error) => frame(BROKEN, &serde_json::to_vec(error).unwrap_or_default()),
     }
 }
 
@@ -131,7 +131,8 @@ fn read_output(mut frame: Bytes) -> Result<ExecOutput> {
             Ok(code) => Ok(ExecOutput::Exit(i64::from_be_bytes(code))),
             Err(_) => Err(broken("an exit code that is none")),
         },
-        BROKEN => Err(broken(&String::from_utf8_lossy(&payload))),
+        BROKEN => Err(serde_json::from_slice(&payload)
+            .unwrap_or_else(|_| broken("its error is of a kind that is not known here"))),
         _ => Err(broken("a frame of a kind that is not known")),
     }
 }
@@ -254,6 +255,17 @@ mod tests {
         }
         assert!(client.output.next().await.is_none());
         manager.await.unwrap();
+    }
+
+    #[test]
+    fn an_error_within_a_conversation_keeps_its_kind_and_fields() {
+        let sent = Err(Error::conflict("the terminal", "another command has it"));
+        let read = read_output(output_frame(&sent)).unwrap_err();
+        assert!(
+            matches!(&read, Error::Conflict { what, why }
+                if what == "the terminal" && why == "another command has it"),
+            "{read:?}"
+        );
     }
 
     #[tokio::test]

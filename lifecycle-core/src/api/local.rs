@@ -62,8 +62,8 @@ impl ManagerApi for LocalApi {
         Ok(view::services(&self.0.snapshot().await?, &self.round()))
     }
 
-    async fn progress(&self) -> Result<ProgressV1> {
-        Ok(view::progress(&self.round(), self.0.is_open(), false))
+    async fn progress(&self, with_plan: bool) -> Result<ProgressV1> {
+        Ok(view::progress(&self.round(), self.0.is_open(), with_plan))
     }
 
     async fn events(&self, after: u64) -> Result<EventsV1> {
@@ -72,9 +72,10 @@ impl ManagerApi for LocalApi {
                 let cursor = events.last().map_or(after, |event| event.id);
                 Ok(EventsV1 { events, cursor })
             }
-            EventPage::Gone { oldest } => Err(Error::not_found(format!(
-                "an event before {oldest}, the oldest that is kept,"
-            ))),
+            EventPage::Gone { oldest } => Err(Error::not_found_with_hint(
+                format!("the event after cursor {after}"),
+                format!("the oldest stored event is {oldest}; start there, or at the latest"),
+            )),
         }
     }
 

@@ -5,6 +5,7 @@ pub mod authority;
 pub mod client;
 pub mod exec;
 pub mod local;
+pub mod problem;
 mod service;
 pub mod tail;
 pub mod view;
@@ -51,8 +52,9 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// All services with their replicas.
     async fn services(&self) -> Result<Vec<ServiceV1>>;
 
-    /// How far the present round is; without the plan, since this is asked again and again.
-    async fn progress(&self) -> Result<ProgressV1>;
+    /// The progress of the current round. The plan grows with the platform, so a caller that polls
+    /// leaves it out.
+    async fn progress(&self, with_plan: bool) -> Result<ProgressV1>;
 
     /// A page of events after a cursor.
     async fn events(&self, after: u64) -> Result<EventsV1>;

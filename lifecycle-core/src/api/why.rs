@@ -26,6 +26,7 @@ const EVIDENCE: usize = 12;
 /// `GET /v1/why/{name}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct WhyV1 {
     /// What was asked about.
     pub subject: Subject,
@@ -44,6 +45,7 @@ pub struct WhyV1 {
 /// Something that is so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct FactV1 {
     /// About what.
     pub about: Subject,
@@ -54,6 +56,7 @@ pub struct FactV1 {
 /// Something that the planner decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct DecisionV1 {
     /// About what.
     pub about: Subject,
@@ -68,6 +71,7 @@ pub struct DecisionV1 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum DecisionData {
     /// A step that is to be carried out, or is being carried out.
     Step(Box<Step>),

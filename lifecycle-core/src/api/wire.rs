@@ -19,6 +19,7 @@ use crate::runtime::LogLine;
 
 /// `GET /v1/platform`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PlatformV1 {
     /// The platform's name.
     pub name: String,
@@ -36,6 +37,7 @@ pub struct PlatformV1 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum PlatformState {
     /// Something is on its way to what is declared.
     Converging,
@@ -43,13 +45,17 @@ pub enum PlatformState {
     Running,
     /// Some replica failed, or some node cannot be asked.
     Degraded,
-    /// It is being taken down.
+    /// It is being deleted.
     TakingDown,
+    /// A state of a newer manager.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Where the manager is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ManagerV1 {
     /// The API's base URL within the platform's network.
     pub url: String,
@@ -60,6 +66,7 @@ pub struct ManagerV1 {
 /// One of `GET /v1/nodes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct NodeV1 {
     /// Its name.
     pub name: NodeName,
@@ -85,6 +92,7 @@ pub struct NodeV1 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum NodeStateV1 {
     /// Declared; the cloud has none of that name.
     Absent,
@@ -98,7 +106,8 @@ pub enum NodeStateV1 {
     Stopped,
     /// The cloud could not make it, or lost it.
     Failed,
-    /// It cannot be asked.
+    /// It does not respond; or a state of a newer manager.
+    #[serde(other)]
     Unknown,
 }
 
@@ -111,6 +120,7 @@ impl fmt::Display for NodeStateV1 {
 /// A node's addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct AddressesV1 {
     /// Within the platform's network.
     pub private: Option<IpAddr>,
@@ -121,6 +131,7 @@ pub struct AddressesV1 {
 /// A node's engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct DockerV1 {
     /// Its version, once it was seen.
     pub version: Option<String>,
@@ -131,6 +142,7 @@ pub struct DockerV1 {
 /// One of `GET /v1/services`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ServiceV1 {
     /// Its name.
     pub name: ServiceName,
@@ -143,6 +155,7 @@ pub struct ServiceV1 {
 /// A replica of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct InstanceV1 {
     /// `<service>-<replica>`.
     pub id: String,
@@ -173,6 +186,7 @@ pub struct InstanceV1 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum InstanceStateV1 {
     /// Its container runs, its readiness check has not passed yet.
     Starting,
@@ -184,7 +198,8 @@ pub enum InstanceStateV1 {
     Stopped,
     /// It did not become ready in time, or ended with an error.
     Failed,
-    /// Its node cannot be asked.
+    /// Its node does not respond; or a state of a newer manager.
+    #[serde(other)]
     Unknown,
 }
 
@@ -207,7 +222,53 @@ impl From<&InstanceState> for InstanceStateV1 {
     }
 }
 
+impl ServiceV1 {
+    /// A service with its replicas.
+    pub fn new(name: ServiceName, class: ServiceClass, instances: Vec<InstanceV1>) -> Self {
+        Self {
+            name,
+            class,
+            instances,
+        }
+    }
+}
+
+impl NodeV1 {
+    /// A node of which only the state is known.
+    pub fn new(name: NodeName, state: NodeStateV1) -> Self {
+        Self {
+            name,
+            state,
+            unknown_since: None,
+            unknown_why: None,
+            addresses: AddressesV1 {
+                private: None,
+                public: None,
+            },
+            docker: DockerV1 {
+                version: None,
+                ready: false,
+            },
+        }
+    }
+}
+
 impl InstanceV1 {
+    /// A replica of which only the state is known.
+    pub fn new(id: &InstanceId, state: InstanceStateV1) -> Self {
+        Self {
+            id: id.to_string(),
+            replica: id.replica.0,
+            container: None,
+            node: None,
+            state,
+            why: None,
+            started_at: None,
+            ready_at: None,
+            endpoints: Vec::new(),
+        }
+    }
+
     /// The reason that a state carries.
     pub(crate) fn why_of(state: &InstanceState) -> Option<String> {
         match state {
@@ -223,6 +284,7 @@ impl InstanceV1 {
 /// Where a replica is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct EndpointV1 {
     /// The node's private address.
     pub ip: IpAddr,
@@ -247,6 +309,7 @@ impl From<Endpoint> for EndpointV1 {
 
 /// `GET /v1/progress`; with `?plan=false` without the plan, which grows with the platform.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ProgressV1 {
     /// The generation that is worked towards.
     pub generation: u64,
@@ -268,6 +331,7 @@ pub struct ProgressV1 {
 
 /// Something that a round waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct WaitV1 {
     /// What, in words.
     pub what: String,
@@ -280,6 +344,7 @@ pub struct WaitV1 {
 
 /// The answer to `PUT /v1/platform`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AppliedV1 {
     /// The generation in force.
     pub generation: u64,
@@ -289,6 +354,7 @@ pub struct AppliedV1 {
 
 /// An operation, as `DELETE /v1/platform` and `GET /v1/operations/{id}` answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct OperationV1 {
     /// Its id.
     pub id: Uuid,
@@ -302,6 +368,7 @@ pub struct OperationV1 {
 /// How far an operation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum OperationStateV1 {
     /// It is being carried out.
     Running,
@@ -320,15 +387,24 @@ impl OperationV1 {
 
 /// The body of `POST /v1/services/{name}/restart`; it may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RestartV1 {
     /// When the run of each replica began that is to end. One that was started since is not
     /// touched.
     pub replaces: BTreeMap<InstanceId, DateTime<Utc>>,
 }
 
+impl RestartV1 {
+    /// Ends the run of each replica that began at this time.
+    pub fn replacing(replaces: BTreeMap<InstanceId, DateTime<Utc>>) -> Self {
+        Self { replaces }
+    }
+}
+
 /// The answer to `POST /v1/retry/{name}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct RetriedV1 {
     /// What had failed and is tried again, in words; empty if nothing had.
     pub retried: Vec<String>,
@@ -336,6 +412,7 @@ pub struct RetriedV1 {
 
 /// `GET /v1/events` with `Accept: application/json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct EventsV1 {
     /// The events after the cursor, oldest first.
     pub events: Vec<Event>,
@@ -346,6 +423,7 @@ pub struct EventsV1 {
 /// A line of a service's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ServiceLogLine {
     /// `<service>-<replica>`.
     pub instance: String,
@@ -381,45 +459,53 @@ impl From<InstanceOutput> for ServiceLogLine {
     }
 }
 
-/// A problem (RFC 9457), the body of every error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProblemV1 {
-    /// What kind of problem; stable.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The kind in words.
-    pub title: String,
-    /// The HTTP status.
-    pub status: u16,
-    /// What exactly is wrong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-    /// What to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::EventKind;
 
     #[test]
     fn times_have_six_digits_even_on_the_second() {
         let whole: DateTime<Utc> = "2026-01-02T03:04:05Z".parse().unwrap();
-        let instance = InstanceV1 {
-            id: "web-1".into(),
-            replica: 1,
-            container: None,
-            node: None,
-            state: InstanceStateV1::Starting,
-            why: None,
-            started_at: Some(whole),
-            ready_at: None,
-            endpoints: Vec::new(),
-        };
+        let id = InstanceId::try_from("web-1".to_owned()).unwrap();
+        let mut instance = InstanceV1::new(&id, InstanceStateV1::Starting);
+        instance.started_at = Some(whole);
         let sent = serde_json::to_value(&instance).unwrap();
         assert_eq!(sent["started_at"], "2026-01-02T03:04:05.000000Z");
         assert!(sent["ready_at"].is_null());
+        assert_eq!(
+            serde_json::from_value::<InstanceV1>(sent).unwrap(),
+            instance
+        );
+    }
+
+    #[test]
+    fn a_page_with_a_kind_or_state_of_a_newer_manager_is_read() {
+        let page: EventsV1 = serde_json::from_value(serde_json::json!({
+            "events": [
+                {"id": 7, "at": "2026-01-02T03:04:05Z", "kind": "levitated", "subject": "platform",
+                 "message": "it floats"},
+                {"id": 8, "at": "2026-01-02T03:04:06Z", "kind": "ready", "message": "web-1 is ready",
+                 "subject": {"instance": "web-1"}},
+            ],
+            "cursor": 8,
+        }))
+        .unwrap();
+        let kinds: Vec<EventKind> = page.events.iter().map(|e| e.event.kind).collect();
+        assert_eq!(kinds, [EventKind::Unknown, EventKind::Ready]);
+        assert_eq!(page.events[0].event.message, "it floats");
+
+        let mut node = NodeV1::new("n1".try_into().unwrap(), NodeStateV1::Running);
+        let mut sent = serde_json::to_value(&node).unwrap();
+        sent["state"] = "floating".into();
+        node.state = NodeStateV1::Unknown;
+        assert_eq!(serde_json::from_value::<NodeV1>(sent).unwrap(), node);
+
+        let id = InstanceId::try_from("web-1".to_owned()).unwrap();
+        let mut instance = InstanceV1::new(&id, InstanceStateV1::Ready);
+        let mut sent = serde_json::to_value(&instance).unwrap();
+        sent["state"] = "floating".into();
+        instance.state = InstanceStateV1::Unknown;
         assert_eq!(
             serde_json::from_value::<InstanceV1>(sent).unwrap(),
             instance

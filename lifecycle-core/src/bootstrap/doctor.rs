@@ -162,6 +162,12 @@ impl Bootstrapper {
                 PlatformState::Converging => Finding::fine(WHAT, "it answers; it is at work"),
                 PlatformState::TakingDown => Finding::fine(WHAT, "it takes the platform down"),
                 PlatformState::Running => Finding::fine(WHAT, "it answers; all is up"),
+                PlatformState::Unknown => Finding::of(
+                    Health::Doubtful,
+                    WHAT,
+                    "it answers; this version of the bootstrapper does not know its state",
+                    "use the bootstrapper of the manager's version",
+                ),
             },
             Err(error) => Finding::failed(WHAT, &error, HINT),
         }

@@ -192,7 +192,7 @@ impl<'a> Following<'a> {
 
     /// Shows what is new. True once the round has ended.
     async fn once(&mut self, client: &dyn ManagerApi, generation: u64) -> Result<bool> {
-        let progress = client.progress().await?;
+        let progress = client.progress(false).await?;
         let over = progress.settled && progress.generation >= generation;
         // Steps that began before what is told here.
         for step in &progress.running {
@@ -291,7 +291,8 @@ impl<'a> Following<'a> {
             | EventKind::DatabaseAway
             | EventKind::NoReadyEndpoint
             | EventKind::CannotListen
-            | EventKind::DatabaseBack => self.reporter.report(Progress::Told { text: message }),
+            | EventKind::DatabaseBack
+            | EventKind::Unknown => self.reporter.report(Progress::Told { text: message }),
             EventKind::Declared
             | EventKind::Planned
             | EventKind::FirstRoundDone

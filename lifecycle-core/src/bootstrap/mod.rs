@@ -483,7 +483,7 @@ impl Bootstrapper {
     ) -> Result<(u64, crate::api::wire::AppliedV1)> {
         let attempt = || async {
             // A manager that has just begun has no history: all of it belongs to this run.
-            let is_new = !client.progress().await?.open;
+            let is_new = !client.progress(false).await?.open;
             let cursor = if is_new {
                 0
             } else {

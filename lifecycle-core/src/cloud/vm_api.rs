@@ -68,7 +68,7 @@ pub trait VmApi: Debug + Send + Sync + 'static {
     async fn power_off(&self, vm: &ObservedNode) -> Result<()> {
         Err(Error::Unsupported {
             what: format!("powering {} off", vm.name),
-            backend: self.capabilities().name,
+            backend: self.capabilities().name.into(),
         })
     }
 
@@ -77,7 +77,7 @@ pub trait VmApi: Debug + Send + Sync + 'static {
         let _ = owner;
         Err(Error::Unsupported {
             what: format!("adopting {}", vm.name),
-            backend: self.capabilities().name,
+            backend: self.capabilities().name.into(),
         })
     }
 

@@ -431,7 +431,7 @@ impl CloudProvider for VmCloud {
         if !capabilities.adopts {
             return Err(Error::Unsupported {
                 what: format!("adopting {node}"),
-                backend: capabilities.name,
+                backend: capabilities.name.into(),
             });
         }
         let vm = unowned(&vms, node)?.ok_or_else(|| absent(node))?;
@@ -481,7 +481,7 @@ impl CloudProvider for VmCloud {
         if !capabilities.fences {
             return Err(Error::Unsupported {
                 what: format!("fencing node {node}"),
-                backend: capabilities.name,
+                backend: capabilities.name.into(),
             });
         }
         let fenced = timeout(FENCE_LIMIT, self.power_off(node)).await;

@@ -51,7 +51,7 @@ impl CodeStore for PublishedStore {
     async fn list(&self) -> Result<Vec<String>> {
         Err(Error::Unsupported {
             what: "listing code bases by name".to_owned(),
-            backend: "the store of published code bases",
+            backend: "the store of published code bases".into(),
         })
     }
 

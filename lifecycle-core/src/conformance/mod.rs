@@ -5,6 +5,7 @@
 
 pub mod cloud;
 pub mod code;
+pub mod errors;
 pub mod publishing;
 pub mod registry;
 pub mod runtime;

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use super::{Manager, is_take_down, not_leading};
+use super::{Accepted, Manager, is_take_down};
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, Operation,
@@ -24,14 +24,14 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::NotFound`] for what is not declared, [`Error::Conflict`] if nothing of it was
-    /// ever started.
+    /// ever started, [`Error::NotReady`] before the end of the first round.
     pub async fn restart(
         &self,
         name: &str,
         replaces: Option<&BTreeMap<InstanceId, DateTime<Utc>>>,
     ) -> Result<Operation> {
-        let epoch = self.epoch.lock().await;
-        let epoch = (*epoch).ok_or_else(not_leading)?;
+        let write = self.begin_write(Accepted::AfterFirstRound).await?;
+        let epoch = write.epoch;
         let registry = &self.backends.registry;
         let open = registry.open_operations().await?;
         if open.iter().any(is_take_down) {

@@ -76,6 +76,9 @@ pub enum EventKind {
     DatabaseAway,
     /// The database of a kind of objects is up to date again.
     DatabaseBack,
+    /// A kind of a newer manager.
+    #[serde(other)]
+    Unknown,
 }
 
 /// An event that is about to be recorded.

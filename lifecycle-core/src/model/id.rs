@@ -55,7 +55,11 @@ macro_rules! name {
                 if check(&value) {
                     Ok(Self(value.into()))
                 } else {
-                    Err(InvalidName { kind: $kind, value, rule: $rule })
+                    Err(InvalidName {
+                        what: $kind.into(),
+                        value,
+                        rule: $rule.into(),
+                    })
                 }
             }
         }
@@ -164,9 +168,9 @@ impl FromStr for PlatformId {
     type Err = InvalidName;
     fn from_str(value: &str) -> Result<Self, InvalidName> {
         Uuid::parse_str(value).map(Self).map_err(|_| InvalidName {
-            kind: "platform id",
+            what: "platform id".into(),
             value: value.to_owned(),
-            rule: "a UUID",
+            rule: "a UUID".into(),
         })
     }
 }
@@ -216,9 +220,9 @@ impl TryFrom<String> for InstanceId {
                 replica: Replica(replica),
             }),
             None => Err(InvalidName {
-                kind: "instance id",
+                what: "instance id".into(),
                 value,
-                rule: "a service's name, `-` and the replica's number",
+                rule: "a service's name, `-` and the replica's number".into(),
             }),
         }
     }

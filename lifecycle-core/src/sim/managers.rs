@@ -294,8 +294,8 @@ impl ManagerApi for SimApi {
         self.now()?.services().await
     }
 
-    async fn progress(&self) -> Result<ProgressV1> {
-        self.now()?.progress().await
+    async fn progress(&self, with_plan: bool) -> Result<ProgressV1> {
+        self.now()?.progress(with_plan).await
     }
 
     async fn events(&self, after: u64) -> Result<EventsV1> {
@@ -364,7 +364,7 @@ impl CodeStore for CodeOnNode {
     async fn list(&self) -> Result<Vec<String>> {
         Err(Error::Unsupported {
             what: "listing code bases by name".into(),
-            backend: "the copy on the manager's node",
+            backend: "the copy on the manager's node".into(),
         })
     }
 

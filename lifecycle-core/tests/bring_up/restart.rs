@@ -90,11 +90,7 @@ async fn a_restart_that_is_asked_for_twice_restarts_once() {
     let replaces = runs(&instances(&stage, "db").await);
     let effects = stage.world.effects().len();
     let api = stage.api().await;
-    let request = || {
-        Some(RestartV1 {
-            replaces: replaces.clone(),
-        })
-    };
+    let request = || Some(RestartV1::replacing(replaces.clone()));
     let first = api.restart("db", request()).await.unwrap();
     let again = api.restart("db", request()).await.unwrap();
     assert_eq!(first.id, again.id);
@@ -155,11 +151,7 @@ async fn a_crash_at_any_effect_of_a_restart_is_survived() {
             let effect_number = u64::try_from(effect).unwrap();
             stage.world.faults().crash_at(effect_number, edge);
             let api = stage.api().await;
-            let request = || {
-                Some(RestartV1 {
-                    replaces: replaces.clone(),
-                })
-            };
+            let request = || Some(RestartV1::replacing(replaces.clone()));
             tokio::select! {
                 biased;
                 () = stage.world.crashed() => {}

@@ -208,11 +208,7 @@ async fn a_manager_that_is_lost_while_it_is_followed() {
 #[tokio::test(start_paused = true)]
 async fn an_error_that_was_fixed_is_forgotten_by_up() {
     let (stage, _) = listening(SimOptions::seeded(37)).await;
-    let denied = Error::Denied {
-        what: "the machine".into(),
-        why: "the account may not create it".into(),
-        hint: "grant it".into(),
-    };
+    let denied = Error::denied("the machine", "the account may not create it", "grant it");
     stage.world.faults().fail_next("build demo/api", denied);
     let outcome = stage.up().await.unwrap();
     assert!(!outcome.failures.is_empty());

@@ -184,7 +184,7 @@ async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_o
         api.take_down(false).await.err(),
     ] {
         assert!(
-            matches!(refused, Some(Error::Throttled { .. })),
+            matches!(refused, Some(Error::NotReady { .. })),
             "{refused:?}"
         );
     }

@@ -358,10 +358,7 @@ async fn a_short_silence_withdraws_nothing_and_nothing_is_begun_meanwhile() {
         let (before, cursor) = (stage.records().await, stage.last_event().await);
         let faults = stage.world.faults();
         let silent = before[&instance("db", 1)].node.clone();
-        let error = Error::Unreachable {
-            what: "it".into(),
-            source: None,
-        };
+        let error = Error::unreachable("it", None);
         faults.fail_next("ping", error);
         stage.pass(Duration::from_secs(30)).await;
         assert_eq!(stage.records().await, before, "seed {seed}");
@@ -491,10 +488,7 @@ async fn a_quota_fails_the_node_and_what_is_on_it_until_it_is_lifted() {
 async fn a_pull_that_fails_is_tried_again_with_growing_pauses() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(45)).await;
     for _ in 0..3 {
-        let error = Error::Unreachable {
-            what: "the image's registry".into(),
-            source: None,
-        };
+        let error = Error::unreachable("the image's registry", None);
         stage.world.faults().fail_next("pull db-image:1", error);
     }
     stage.start();

@@ -71,10 +71,7 @@ impl TroubledRegistry {
 }
 
 fn lost() -> Error {
-    Error::Interrupted {
-        what: "the registry".into(),
-        source: None,
-    }
+    Error::interrupted("the registry", None)
 }
 
 #[async_trait]

@@ -90,7 +90,7 @@ async fn a_declaration_whose_answer_was_lost_is_carried_out_when_it_is_repeated(
 #[tokio::test(start_paused = true)]
 async fn tokens_allow_what_they_are_for() {
     let stage = Stage::shop_without_manager(SimOptions::seeded(24)).await;
-    let authorize = |token: &str| stage.manager.authorize(&Sensitive::new(token));
+    let authorize = |token: &str| stage.manager.tokens().access(&Sensitive::new(token));
     assert_eq!(authorize(ADMIN), Some(Access::Admin));
     assert_eq!(authorize(READER), Some(Access::Read));
     assert_eq!(authorize("another"), None);

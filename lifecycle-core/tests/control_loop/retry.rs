@@ -25,65 +25,20 @@ fn errors() -> Vec<Error> {
     let hint = || "repair it".to_owned();
     vec![
         Error::not_found(what()),
-        Error::Conflict {
-            what: what(),
-            why: why(),
-        },
-        Error::Invalid {
-            what: what(),
-            why: why(),
-            hint: hint(),
-        },
-        Error::Unsupported {
-            what: what(),
-            backend: "the simulation",
-        },
-        Error::Denied {
-            what: what(),
-            why: why(),
-            hint: hint(),
-        },
-        Error::Unreachable {
-            what: what(),
-            source: None,
-        },
-        Error::TimedOut {
-            what: what(),
-            after: Duration::from_secs(1),
-        },
-        Error::Overdue {
-            what: what(),
-            after: Duration::from_secs(1),
-            says: None,
-            hint: hint(),
-        },
-        Error::Throttled {
-            what: what(),
-            after: Some(Duration::from_mins(10)),
-        },
-        Error::Exhausted {
-            what: what(),
-            why: why(),
-            hint: hint(),
-        },
+        Error::conflict(what(), why()),
+        Error::invalid(what(), why(), hint()),
+        Error::unsupported(what(), "the simulation"),
+        Error::denied(what(), why(), hint()),
+        Error::unreachable(what(), None),
+        Error::timed_out(what(), Duration::from_secs(1)),
+        Error::overdue(what(), Duration::from_secs(1), None, hint()),
+        Error::throttled(what(), Some(Duration::from_mins(10))),
+        Error::exhausted(what(), why(), hint()),
         Error::failed(what(), why()),
-        Error::Build {
-            what: what(),
-            place: Box::default(),
-            why: why(),
-        },
-        Error::Interrupted {
-            what: what(),
-            source: None,
-        },
-        Error::Corrupt {
-            what: what(),
-            why: why(),
-        },
-        Error::StaleEpoch {
-            ours: Epoch(1),
-            current: Epoch(2),
-        },
+        Error::build(what(), BuildPlace::default(), why()),
+        Error::interrupted(what(), None),
+        Error::corrupt(what(), why()),
+        Error::stale_epoch(Epoch(1), Epoch(2)),
         Error::Name(ServiceName::try_from("A b").unwrap_err()),
         Error::io(what(), std::io::Error::other(MARK)),
     ]
@@ -269,11 +224,7 @@ async fn a_rejected_specification_is_tried_again() {
 async fn a_retry_touches_nothing_else() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(77)).await;
     for pull in ["n2: provision", "n3: provision"] {
-        let error = Error::Denied {
-            what: MARK.into(),
-            why: MARK.into(),
-            hint: "repair it".into(),
-        };
+        let error = Error::denied(MARK, MARK, "repair it");
         stage.world.faults().fail_next(pull, error);
     }
     stage.start();
@@ -302,15 +253,12 @@ async fn a_retry_touches_nothing_else() {
 #[tokio::test(start_paused = true)]
 async fn a_build_that_cannot_succeed_fails_once_until_it_is_asked_for() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(78)).await;
-    let error = || Error::Build {
-        what: "building image demo/api".into(),
-        place: Box::new(BuildPlace {
-            file: "Dockerfile".into(),
-            line: None,
-            number: Some(2),
-            instruction: Some("EXPOSE 8080".into()),
-        }),
-        why: "it ended with exit code 2".into(),
+    let error = || {
+        Error::build(
+            "building image demo/api",
+            BuildPlace::at_instruction("Dockerfile", 2, "EXPOSE 8080"),
+            "it ended with exit code 2",
+        )
     };
     for _ in 0..2 {
         stage.world.faults().fail_next("build demo/api", error());

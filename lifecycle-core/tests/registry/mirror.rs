@@ -205,7 +205,8 @@ async fn is_fenced(nodes: &dyn KindDatabase, central: &Arc<MemoryRegistry>) {
             refused,
             Err(Error::StaleEpoch {
                 ours: Epoch(2),
-                current: Epoch(3)
+                current: Epoch(3),
+                ..
             })
         ),
         "{refused:?}"

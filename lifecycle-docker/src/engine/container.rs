@@ -131,10 +131,7 @@ impl DockerEngine {
             ),
             None => "it belongs to no platform".to_owned(),
         };
-        Err(Error::Conflict {
-            what: what.to_owned(),
-            why,
-        })
+        Err(Error::conflict(what, why))
     }
 
     pub(super) async fn ensure(&self, spec: &ContainerSpec) -> Result<ObservedContainer> {
@@ -157,11 +154,11 @@ impl DockerEngine {
             };
             self.make_way(spec, &message, &mut taken).await?;
         }
-        Err(Error::Exhausted {
-            what: format!("host ports for container {}", spec.name),
-            why: format!("the last {PORT_TRIES} that were tried are taken"),
-            hint: "free ports between 20000 and 29999 on the node".into(),
-        })
+        Err(Error::exhausted(
+            format!("host ports for container {}", spec.name),
+            format!("the last {PORT_TRIES} that were tried are taken"),
+            "free ports between 20000 and 29999 on the node",
+        ))
     }
 
     /// Makes the container anew with other host ports in place of those that are taken. Fails
@@ -186,20 +183,20 @@ impl DockerEngine {
         let beside = beside.filter_map(|port| port.host_port.map(|host| (host, port.protocol)));
         let taken_beside = port::named(message, &beside.collect());
         if let Some((host, _)) = taken_beside.first() {
-            return Err(Error::Conflict {
-                what: format!("host port {host} for container {}", spec.name),
-                why: message.to_owned(),
-            });
+            return Err(Error::conflict(
+                format!("host port {host} for container {}", spec.name),
+                message,
+            ));
         }
         let movable = spec
             .ports
             .iter()
             .any(|(_, b)| matches!(b, PortBinding::Preferred(_)));
         if let Some(host) = fixed.filter(|_| meant.len() == 1 || !movable) {
-            return Err(Error::Conflict {
-                what: format!("host port {host} for container {}", spec.name),
-                why: message.to_owned(),
-            });
+            return Err(Error::conflict(
+                format!("host port {host} for container {}", spec.name),
+                message,
+            ));
         }
         taken.extend(meant);
         taken.extend(self.published().await?);
@@ -240,13 +237,12 @@ impl DockerEngine {
                 match self.within(QUICK, &what, found).await {
                     Ok(_) => continue,
                     Err(Error::NotFound { .. }) => {
-                        return Err(Error::Invalid {
-                            what: format!("the external volume {name}"),
-                            why: "the node's engine has none of that name".into(),
-                            hint: "make it there with `docker volume create`, or declare it \
-                                   without `external`"
-                                .into(),
-                        });
+                        return Err(Error::invalid(
+                            format!("the external volume {name}"),
+                            "the node's engine has none of that name",
+                            "make it there with `docker volume create`, or declare it \
+                                   without `external`",
+                        ));
                     }
                     Err(error) => return Err(error),
                 }
@@ -273,10 +269,12 @@ impl DockerEngine {
         let ports = if spec.host_network {
             BTreeMap::new()
         } else {
-            port::assign(&spec.ports, taken).ok_or_else(|| Error::Exhausted {
-                what: format!("host ports for container {}", spec.name),
-                why: "all ports of the platform's range are taken".into(),
-                hint: "free ports between 20000 and 29999 on the node".into(),
+            port::assign(&spec.ports, taken).ok_or_else(|| {
+                Error::exhausted(
+                    format!("host ports for container {}", spec.name),
+                    "all ports of the platform's range are taken",
+                    "free ports between 20000 and 29999 on the node",
+                )
             })?
         };
         let what = format!("creating container {}", spec.name);
@@ -314,9 +312,11 @@ impl DockerEngine {
 
     async fn observed(&self, name: &str) -> Result<ObservedContainer> {
         let found = self.existing(name).await?;
-        inspect::container(found)?.ok_or_else(|| Error::Conflict {
-            what: format!("container {name}"),
-            why: "it is neither an instance nor the manager".into(),
+        inspect::container(found)?.ok_or_else(|| {
+            Error::conflict(
+                format!("container {name}"),
+                "it is neither an instance nor the manager",
+            )
         })
     }
 
@@ -330,10 +330,10 @@ impl DockerEngine {
         self.existing(name).await?;
         match self.start(name).await? {
             Started::Yes => Ok(()),
-            Started::PortTaken(why) => Err(Error::Conflict {
-                what: format!("a host port of container {name}"),
+            Started::PortTaken(why) => Err(Error::conflict(
+                format!("a host port of container {name}"),
                 why,
-            }),
+            )),
         }
     }
 
@@ -396,7 +396,7 @@ impl DockerEngine {
         };
         match tokio::time::timeout(QUICK, watch).await {
             Ok(gone) => gone,
-            Err(_) => Err(Error::Interrupted { what, source: None }),
+            Err(_) => Err(Error::interrupted(what, None)),
         }
     }
 
@@ -430,8 +430,8 @@ fn same_digest(spec: &ContainerSpec, found: &ContainerInspectResponse) -> Result
     if digest.is_some_and(|d| d == spec.digest.as_str()) {
         return Ok(());
     }
-    Err(Error::Conflict {
-        what: format!("container {}", spec.name),
-        why: "it was made from another specification".into(),
-    })
+    Err(Error::conflict(
+        format!("container {}", spec.name),
+        "it was made from another specification",
+    ))
 }

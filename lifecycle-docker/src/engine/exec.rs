@@ -74,10 +74,10 @@ impl DockerEngine {
         let found = self.within(QUICK, what, inspect).await?;
         match found.exit_code {
             Some(code) => Ok(ExecOutput::Exit(code)),
-            None => Err(Error::Interrupted {
-                what: what.to_owned(),
-                source: Some("the connection ended before the command did".into()),
-            }),
+            None => Err(Error::interrupted(
+                what,
+                Some("the connection ended before the command did".into()),
+            )),
         }
     }
 

@@ -152,17 +152,9 @@ impl DockerEngine {
                 let Some(begun) = fails_again else {
                     return Err(Error::failed(what, why));
                 };
-                let place = BuildPlace {
-                    file: request.dockerfile.clone(),
-                    line: None,
-                    number: Some(begun.number),
-                    instruction: Some(begun.text),
-                };
-                Err(Error::Build {
-                    what,
-                    place: Box::new(place),
-                    why,
-                })
+                let file = request.dockerfile.as_str();
+                let place = BuildPlace::at_instruction(file, begun.number, begun.text);
+                Err(Error::build(what, place, why))
             }
             None => self.existing_image(&request.tag).await,
         }
@@ -259,16 +251,7 @@ fn not_parsed(error: Error, file: &str) -> Error {
         let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
         digits.parse().ok()
     });
-    let place = BuildPlace {
-        file: file.to_owned(),
-        line,
-        ..BuildPlace::default()
-    };
-    Error::Build {
-        what: what.clone(),
-        place: Box::new(place),
-        why: why.clone(),
-    }
+    Error::build(what.clone(), BuildPlace::at_line(file, line), why.clone())
 }
 
 /// What the declaration tells the builder beyond context and arguments.
@@ -357,11 +340,7 @@ mod tests {
             ("Dockerfile parse error on line 12: x", Some(12)),
             ("dockerfile parse error: x", None),
         ] {
-            let invalid = |why: &str| Error::Invalid {
-                what: "building x".into(),
-                why: why.into(),
-                hint: String::new(),
-            };
+            let invalid = |why: &str| Error::invalid("building x", why, String::new());
             let error = not_parsed(invalid(why), "sub/Dockerfile");
             let Error::Build { place, .. } = &error else {
                 panic!("{error:?}");

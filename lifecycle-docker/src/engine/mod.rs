@@ -101,10 +101,7 @@ impl DockerEngine {
     ) -> Result<T> {
         match tokio::time::timeout(limit, call).await {
             Ok(answer) => answer.map_err(|e| error::engine(what, e)),
-            Err(_) => Err(Error::TimedOut {
-                what: what.to_owned(),
-                after: limit,
-            }),
+            Err(_) => Err(Error::timed_out(what, limit)),
         }
     }
 }

@@ -82,10 +82,10 @@ impl Route {
         match self {
             Self::Local(path) => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Box::new(stream)),
-                Err(error) => Err(Error::Unreachable {
-                    what: format!("the container engine at {}", path.display()),
-                    source: Some(Box::new(error)),
-                }),
+                Err(error) => Err(Error::unreachable(
+                    format!("the container engine at {}", path.display()),
+                    Some(Box::new(error)),
+                )),
             },
             Self::Ssh {
                 access,
@@ -133,10 +133,7 @@ async fn relay_answers(access: &SshAccess) -> Result<()> {
     let what = || format!("the container engine of {}", access.host());
     let ask = async {
         let mut relay = access.command_stream(RELAY, Share::Shared).await?;
-        let unreachable = |error: io::Error| Error::Unreachable {
-            what: what(),
-            source: Some(Box::new(error)),
-        };
+        let unreachable = |error: io::Error| Error::unreachable(what(), Some(Box::new(error)));
         relay
             .write_all(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
             .await
@@ -154,10 +151,7 @@ async fn relay_answers(access: &SshAccess) -> Result<()> {
     };
     match tokio::time::timeout(RELAY_ANSWERS_WITHIN, ask).await {
         Ok(answer) => answer,
-        Err(_) => Err(Error::TimedOut {
-            what: what(),
-            after: RELAY_ANSWERS_WITHIN,
-        }),
+        Err(_) => Err(Error::timed_out(what(), RELAY_ANSWERS_WITHIN)),
     }
 }
 

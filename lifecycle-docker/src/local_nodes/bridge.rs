@@ -42,10 +42,12 @@ impl Bridge {
                 subnet,
             })
         });
-        bridge.ok_or_else(|| Error::Invalid {
-            what: what.to_owned(),
-            why: "it has no IPv4 block".to_owned(),
-            hint: "let the engine have its bridge, or name an address".to_owned(),
+        bridge.ok_or_else(|| {
+            Error::invalid(
+                what,
+                "it has no IPv4 block",
+                "let the engine have its bridge, or name an address",
+            )
         })
     }
 }

@@ -64,11 +64,7 @@ impl FirstBoot {
 
     /// Refuses what could not be carried out, or would break out of where it is written.
     pub(super) fn check(&self) -> Result<()> {
-        let invalid = |what: String, why: &str, hint: &str| Error::Invalid {
-            what,
-            why: why.to_owned(),
-            hint: hint.to_owned(),
-        };
+        let invalid = |what: String, why: &str, hint: &str| Error::invalid(what, why, hint);
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
         let account = self.account.as_str();
         if account.len() > LONGEST_ACCOUNT
@@ -96,10 +92,12 @@ impl FirstBoot {
         let Some(data) = &self.user_data else {
             return Ok(Vec::new());
         };
-        STANDARD.decode(data.expose()).map_err(|_| Error::Invalid {
-            what: "the user data of a node".to_owned(),
-            why: "it is not base64".to_owned(),
-            hint: "encode it, for example with `base64 -w0`".to_owned(),
+        STANDARD.decode(data.expose()).map_err(|_| {
+            Error::invalid(
+                "the user data of a node",
+                "it is not base64",
+                "encode it, for example with `base64 -w0`",
+            )
         })
     }
 

@@ -61,11 +61,11 @@ impl Flavour {
         match spec.image.as_deref() {
             None | Some("ready") => Ok(Self::Ready),
             Some("bare") => Ok(Self::Bare),
-            Some(other) => Err(Error::Invalid {
-                what: format!("image `{other}` of node {}", spec.name),
-                why: "local nodes have no such image".to_owned(),
-                hint: "write `ready` (has an engine, the default) or `bare` (has none)".to_owned(),
-            }),
+            Some(other) => Err(Error::invalid(
+                format!("image `{other}` of node {}", spec.name),
+                "local nodes have no such image",
+                "write `ready` (has an engine, the default) or `bare` (has none)",
+            )),
         }
     }
 
@@ -120,16 +120,15 @@ enum Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NoBase(why) => Self::Invalid {
-                what: format!("the base image {BASE_IMAGE}"),
-                why: format!("the engine has none and cannot pull it: {why}"),
-                hint: "run `script/base-image`, which makes it from Debian's packages".to_owned(),
-            },
+            Failure::NoBase(why) => Self::invalid(
+                format!("the base image {BASE_IMAGE}"),
+                format!("the engine has none and cannot pull it: {why}"),
+                "run `script/base-image`, which makes it from Debian's packages",
+            ),
             Failure::Build(why) => Self::failed("building the image of local nodes", why),
-            Failure::Engine(why) => Self::Interrupted {
-                what: "building the image of local nodes".to_owned(),
-                source: Some(why.into()),
-            },
+            Failure::Engine(why) => {
+                Self::interrupted("building the image of local nodes", Some(why.into()))
+            }
         }
     }
 }

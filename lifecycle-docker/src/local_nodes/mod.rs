@@ -133,19 +133,19 @@ impl LocalNodes {
         if let Some(first_boot) = &options.first_boot {
             first_boot.check()?;
         } else if key.contains(['\n', '\r']) || PublicKey::from_openssh(&key).is_err() {
-            return Err(Error::Invalid {
-                what: "the key for local nodes".to_owned(),
-                why: "it is not one public key in OpenSSH form".to_owned(),
-                hint: "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`".to_owned(),
-            });
+            return Err(Error::invalid(
+                "the key for local nodes",
+                "it is not one public key in OpenSSH form",
+                "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`",
+            ));
         }
         options.authorized_key = key;
         if !options.socket.is_absolute() {
-            return Err(Error::Invalid {
-                what: format!("socket {}", options.socket.display()),
-                why: "it is not an absolute path".to_owned(),
-                hint: "name Docker's socket, for example /var/run/docker.sock".to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("socket {}", options.socket.display()),
+                "it is not an absolute path",
+                "name Docker's socket, for example /var/run/docker.sock",
+            ));
         }
         Ok(Self {
             prefix: format!("{}-{}", options.owner.name, options.owner.id.short()),
@@ -239,10 +239,10 @@ impl LocalNodes {
         match self.find(docker, &container).await? {
             None => Ok(None),
             Some(Found::Ours(machine)) => Ok(Some(machine)),
-            Some(Found::Foreign) => Err(Error::Conflict {
-                what: format!("container {container}"),
-                why: "it exists and does not carry this platform's id".to_owned(),
-            }),
+            Some(Found::Foreign) => Err(Error::conflict(
+                format!("container {container}"),
+                "it exists and does not carry this platform's id",
+            )),
         }
     }
 
@@ -317,7 +317,7 @@ impl LocalNodes {
         else {
             return Ok(Vec::new());
         };
-        let keys = read_keys(&archive).map_err(|why| Error::Corrupt { what, why })?;
+        let keys = read_keys(&archive).map_err(|why| Error::corrupt(what, why))?;
         self.known_keys().insert(machine.id.clone(), keys.clone());
         Ok(keys)
     }
@@ -331,11 +331,11 @@ impl LocalNodes {
     /// Refuses what local nodes have no notion of.
     fn check(&self, spec: &NodeSpec) -> Result<Flavour> {
         if let Some(size) = &spec.size {
-            return Err(Error::Invalid {
-                what: format!("size `{size}` of node {}", spec.name),
-                why: "local nodes have no sizes, they share this machine".to_owned(),
-                hint: "leave `size` out".to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("size `{size}` of node {}", spec.name),
+                "local nodes have no sizes, they share this machine",
+                "leave `size` out",
+            ));
         }
         match self.options.first_boot {
             Some(_) => Ok(Flavour::Stock),
@@ -468,10 +468,9 @@ impl CloudProvider for LocalNodes {
 
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {
         // Labels of a container cannot be changed: what is not ours never will be.
-        self.get(node).await?.ok_or_else(|| Error::Unsupported {
-            what: format!("adopting {node}"),
-            backend: "local nodes",
-        })
+        self.get(node)
+            .await?
+            .ok_or_else(|| Error::unsupported(format!("adopting {node}"), "local nodes"))
     }
 
     async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {
@@ -513,10 +512,10 @@ impl CloudProvider for LocalNodes {
             .map(|machine| machine.node.to_string())
             .collect();
         if !left.is_empty() {
-            return Err(Error::Conflict {
-                what: format!("network {}", self.prefix),
-                why: format!("nodes still use it: {}", left.join(", ")),
-            });
+            return Err(Error::conflict(
+                format!("network {}", self.prefix),
+                format!("nodes still use it: {}", left.join(", ")),
+            ));
         }
         self.sweep(&docker).await
     }

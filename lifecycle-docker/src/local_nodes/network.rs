@@ -50,17 +50,16 @@ impl NetworkWish<'_> {
             }
         }
         Err(match self.subnet {
-            Some(wanted) => Error::Invalid {
-                what: format!("subnet {wanted} of local nodes"),
-                why: "it overlaps a network that the engine has".to_owned(),
-                hint: "choose another subnet, or none: a free one is found then".to_owned(),
-            },
-            None => Error::Exhausted {
-                what: "subnets for local nodes".to_owned(),
-                why: "all of 10.89.0.0/16 is taken".to_owned(),
-                hint: "remove Docker networks that are no longer needed, or configure a subnet"
-                    .to_owned(),
-            },
+            Some(wanted) => Error::invalid(
+                format!("subnet {wanted} of local nodes"),
+                "it overlaps a network that the engine has",
+                "choose another subnet, or none: a free one is found then",
+            ),
+            None => Error::exhausted(
+                "subnets for local nodes",
+                "all of 10.89.0.0/16 is taken",
+                "remove Docker networks that are no longer needed, or configure a subnet",
+            ),
         })
     }
 
@@ -71,10 +70,7 @@ impl NetworkWish<'_> {
             match absent_is_none(docker.remove_network(id).await) {
                 Ok(_) => {}
                 Err(error) if refused_for(&error, "active endpoints") => {
-                    return Err(Error::Conflict {
-                        what: self.title(),
-                        why: "containers still use it".to_owned(),
-                    });
+                    return Err(Error::conflict(self.title(), "containers still use it"));
                 }
                 Err(error) => return Err(engine_error(&self.title(), error)),
             }
@@ -125,20 +121,17 @@ impl NetworkWish<'_> {
         if let Some(network) = self.ours(networks).first() {
             return match subnets(network).next() {
                 Some(subnet) => Ok(Some(subnet)),
-                None => Err(Error::Corrupt {
-                    what: self.title(),
-                    why: "it has no IPv4 subnet".to_owned(),
-                }),
+                None => Err(Error::corrupt(self.title(), "it has no IPv4 subnet")),
             };
         }
         let foreign = networks
             .iter()
             .any(|network| network.name.as_deref() == Some(self.name));
         if foreign {
-            return Err(Error::Conflict {
-                what: self.title(),
-                why: "it exists and does not carry this platform's id".to_owned(),
-            });
+            return Err(Error::conflict(
+                self.title(),
+                "it exists and does not carry this platform's id",
+            ));
         }
         Ok(None)
     }
@@ -152,10 +145,9 @@ impl NetworkWish<'_> {
         };
         absent_is_none(docker.remove_network(made).await)
             .map_err(|error| engine_error(&self.title(), error))?;
-        subnets(other).next().ok_or_else(|| Error::Corrupt {
-            what: self.title(),
-            why: "it has no IPv4 subnet".to_owned(),
-        })
+        subnets(other)
+            .next()
+            .ok_or_else(|| Error::corrupt(self.title(), "it has no IPv4 subnet"))
     }
 
     fn request(&self, subnet: Subnet) -> NetworkCreateRequest {

@@ -41,10 +41,10 @@ impl LocalNodes {
         if machine.power != Power::Running || self.is_ready(docker, machine).await? {
             return Ok(());
         }
-        Err(Error::Conflict {
-            what: format!("node {}", machine.node),
-            why: "it is booting".to_owned(),
-        })
+        Err(Error::conflict(
+            format!("node {}", machine.node),
+            "it is booting",
+        ))
     }
 
     pub(super) async fn start(&self, docker: &Docker, node: &NodeName) -> Result<String> {
@@ -202,10 +202,10 @@ impl LocalNodes {
             self.wait(docker, &machine.id, "not-running", &what).await?;
         }
         match self.machine(docker, node).await? {
-            Some(machine) if is_on(machine.power) => Err(Error::Interrupted {
+            Some(machine) if is_on(machine.power) => Err(Error::interrupted(
                 what,
-                source: Some("something started it again".into()),
-            }),
+                Some("something started it again".into()),
+            )),
             Some(_) | None => Ok(Fenced {
                 node: node.clone(),
                 at: SystemClock.now(),
@@ -226,10 +226,7 @@ impl LocalNodes {
         };
         let mut waiting = Box::pin(docker.wait_container(id, Some(options)));
         match tokio::time::timeout(END_LIMIT, waiting.next()).await {
-            Err(_) => Err(Error::TimedOut {
-                what: what.to_owned(),
-                after: END_LIMIT,
-            }),
+            Err(_) => Err(Error::timed_out(what, END_LIMIT)),
             // The client takes the ended container's own exit code for an error.
             Ok(
                 None | Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })),
@@ -248,10 +245,10 @@ impl LocalNodes {
     ) -> Result<CloudProgress> {
         let machine = self.existing(docker, node).await?;
         if machine.id != id {
-            return Err(Error::Conflict {
-                what: format!("node {node}"),
-                why: "it was deleted and made again".to_owned(),
-            });
+            return Err(Error::conflict(
+                format!("node {node}"),
+                "it was deleted and made again",
+            ));
         }
         match machine.power {
             Power::Starting | Power::Stopping => Ok(soon("starting")),

@@ -94,7 +94,7 @@ impl LocalNodes {
                                 tokio::time::sleep(NAME_PAUSE).await;
                                 continue;
                             }
-                            None => return Err(Error::Interrupted { what, source: None }),
+                            None => return Err(Error::interrupted(what, None)),
                         }
                     }
                 },
@@ -137,9 +137,11 @@ impl LocalNodes {
         }
         // An operation that made or found a container is about that one: what was deleted
         // since is not made again by asking.
-        let (how, id) = token.split_once(':').ok_or_else(|| Error::Corrupt {
-            what: format!("the token of provisioning node {}", spec.name),
-            why: format!("`{token}` is none of ours"),
+        let (how, id) = token.split_once(':').ok_or_else(|| {
+            Error::corrupt(
+                format!("the token of provisioning node {}", spec.name),
+                format!("`{token}` is none of ours"),
+            )
         })?;
         let machine = self.machine(docker, &spec.name).await?;
         match machine.filter(|machine| machine.id == id) {
@@ -174,10 +176,12 @@ impl LocalNodes {
         taken.extend(avoid);
         let free = || subnet.lowest_free(&taken);
         let address = self.fixed_address().or_else(free);
-        let address = address.ok_or_else(|| Error::Exhausted {
-            what: format!("addresses in {subnet}"),
-            why: "each has a node".to_owned(),
-            hint: "delete nodes, or begin anew with a larger `subnet`".to_owned(),
+        let address = address.ok_or_else(|| {
+            Error::exhausted(
+                format!("addresses in {subnet}"),
+                "each has a node",
+                "delete nodes, or begin anew with a larger `subnet`",
+            )
         })?;
         let spec = MachineSpec {
             node,
@@ -381,10 +385,10 @@ impl LocalNodes {
 pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Error {
     let what = format!("starting node {node}");
     match error {
-        error if refused_for(&error, "address already in use") => Error::Conflict {
-            what: format!("the address of node {node}"),
-            why: "another container took it".to_owned(),
-        },
+        error if refused_for(&error, "address already in use") => Error::conflict(
+            format!("the address of node {node}"),
+            "another container took it",
+        ),
         // Here a 404 is about what the container needs, not about itself.
         bollard::errors::Error::DockerResponseServerError {
             status_code: 404,
@@ -395,8 +399,8 @@ pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Err
 }
 
 fn foreign_volume(name: &str) -> Error {
-    Error::Conflict {
-        what: format!("volume {name}"),
-        why: "it exists and does not carry this platform's id".to_owned(),
-    }
+    Error::conflict(
+        format!("volume {name}"),
+        "it exists and does not carry this platform's id",
+    )
 }

@@ -70,11 +70,12 @@ impl FromStr for Subnet {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let invalid = |why: &str| Error::Invalid {
-            what: format!("subnet `{text}`"),
-            why: why.to_owned(),
-            hint: "write the network's first address and a prefix, for example 10.89.0.0/24"
-                .to_owned(),
+        let invalid = |why: &str| {
+            Error::invalid(
+                format!("subnet `{text}`"),
+                why,
+                "write the network's first address and a prefix, for example 10.89.0.0/24",
+            )
         };
         let (address, prefix) = text
             .split_once('/')

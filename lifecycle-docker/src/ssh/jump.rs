@@ -54,13 +54,15 @@ impl Jump {
             host, port, user, ..
         } = jump;
         let name = format!("jump host {user}@{host}:{port}");
-        let refused = |why: String| Error::Invalid {
-            what: name.clone(),
-            why,
-            hint: format!(
-                "`ssh-keyscan -p {port} {host}` prints its keys; compare them with what its owner \
+        let refused = |why: String| {
+            Error::invalid(
+                name.clone(),
+                why,
+                format!(
+                    "`ssh-keyscan -p {port} {host}` prints its keys; compare them with what its owner \
                  says, and give one as `ssh-ed25519 AAAA…`"
-            ),
+                ),
+            )
         };
         let host_keys = scanned(&jump.host_keys);
         if host_keys.is_empty() {

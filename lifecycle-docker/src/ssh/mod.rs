@@ -194,14 +194,14 @@ impl SshAccess {
             ),
         })?;
         if sudo && let Some(why) = sudo_refusal(&output) {
-            return Err(Error::Denied {
-                what: format!("a command as root on {}", self.host),
+            return Err(Error::denied(
+                format!("a command as root on {}", self.host),
                 why,
-                hint: format!(
+                format!(
                     "let account `{}` run sudo without a password",
                     self.pool.peer().user
                 ),
-            });
+            ));
         }
         Ok((output, sent))
     }
@@ -220,10 +220,10 @@ impl NodeAccess for SshAccess {
         let run = self.run(&command.script, command.as_root, input);
         match tokio::time::timeout(command.timeout, run).await {
             Ok(ran) => ran.map(|(output, _)| output),
-            Err(_) => Err(Error::TimedOut {
-                what: format!("a command on {}", self.host),
-                after: command.timeout,
-            }),
+            Err(_) => Err(Error::timed_out(
+                format!("a command on {}", self.host),
+                command.timeout,
+            )),
         }
     }
 
@@ -277,10 +277,12 @@ fn draft(path: &str) -> String {
 
 /// A file's directory and its whole path, both quoted.
 fn split_path(path: &str) -> Result<(String, String)> {
-    let invalid = |why: &str| Error::Invalid {
-        what: format!("the path `{path}`"),
-        why: why.into(),
-        hint: "name a file by its absolute path".into(),
+    let invalid = |why: &str| {
+        Error::invalid(
+            format!("the path `{path}`"),
+            why,
+            "name a file by its absolute path",
+        )
     };
     if path.contains(['\0', '\n']) {
         return Err(invalid("it holds a line break or a zero byte"));

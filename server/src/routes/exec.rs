@@ -1,6 +1,4 @@
-//! A command in a container: the connection becomes the command's own.
-
-use std::sync::Arc;
+//! A command in a container. The connection is then used for the command alone.
 
 use axum::body::Body;
 use axum::extract::{FromRequest as _, Request, State};
@@ -10,18 +8,16 @@ use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use lifecycle_core::api::exec::{ExecV1, PROTOCOL, serve};
-use lifecycle_core::api::{LocalApi, ManagerApi as _};
-use lifecycle_core::manager::Manager;
 
-use super::request::{Segment, Whole};
+use super::Api;
+use super::request::{self, Segment, Whole};
 use crate::auth::Admin;
 use crate::problem::Problem;
 
-/// Runs a command in a container of a service. Only for the admin: a command may do anything
-/// that the container may.
+/// `POST /v1/services/{name}/exec`. Only for the admin: the command has all rights of the container.
 pub(super) async fn run(
     _: Admin,
-    State(manager): State<Arc<Manager>>,
+    State(api): State<Api>,
     Segment(name): Segment,
     mut request: Request,
 ) -> Result<Response, Problem> {
@@ -29,20 +25,27 @@ pub(super) async fn run(
     let is_ours = asked.is_some_and(|protocol| protocol == PROTOCOL);
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let Some(upgrade) = upgrade.filter(|_| is_ours) else {
-        let how = format!("ask for it with `Connection: upgrade` and `Upgrade: {PROTOCOL}`");
-        return Err(Problem::bad_request(how));
+        return Err(Problem::bad_request(
+            "the request",
+            "it does not ask for another protocol",
+            format!("send `Connection: upgrade` and `Upgrade: {PROTOCOL}`"),
+        ));
     };
     let Whole(body) = Whole::from_request(request, &()).await?;
     let command: ExecV1 = serde_json::from_slice(&body)
-        .map_err(|error| Problem::bad_request(format!("the body: {error}")))?;
+        .map_err(|error| request::unreadable_body(&error, "send a command (`docs/api.md`)"))?;
     if command.command.is_empty() {
-        return Err(Problem::bad_request("the command is empty"));
+        return Err(Problem::bad_request(
+            "the command",
+            "it is empty",
+            "send the program and its arguments as `command`",
+        ));
     }
-    let conversation = LocalApi::new(manager).exec(&name, command.into()).await?;
+    let conversation = api.manager.exec(&name, command.into()).await?;
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => serve(TokioIo::new(upgraded), conversation).await,
-            Err(error) => tracing::debug!(%error, "a connection could not be taken over"),
+            Err(error) => tracing::debug!(%error, "the connection for a command was not upgraded"),
         }
     });
     let mut response = Response::new(Body::empty());

@@ -1,4 +1,5 @@
-//! The API's routes, a file for each noun.
+//! The API's routes, a file for each noun. They translate between HTTP and [`ManagerApi`], and decide
+//! nothing.
 
 mod events;
 mod exec;
@@ -15,20 +16,43 @@ mod why;
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::response::Response;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
-use lifecycle_core::manager::Manager;
+use lifecycle_core::Error;
+use lifecycle_core::api::{LocalApi, ManagerApi};
+use lifecycle_core::manager::{Manager, Tokens};
+use lifecycle_core::reconcile::Round;
+use tokio::sync::watch;
 
 use crate::auth::require_credential;
 use crate::problem::Problem;
 
-/// The largest declaration that is taken, in bytes.
+/// The largest declaration that is accepted, in bytes.
 const LARGEST_BODY: usize = 64 << 20;
 
+/// What the routes serve.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) manager: Arc<dyn ManagerApi>,
+    pub(crate) tokens: Tokens,
+    /// Changes whenever there may be new events.
+    pub(crate) rounds: watch::Receiver<Arc<Round>>,
+}
+
+impl From<Arc<Manager>> for Api {
+    fn from(manager: Arc<Manager>) -> Self {
+        Self {
+            tokens: manager.tokens(),
+            rounds: manager.rounds(),
+            manager: Arc::new(LocalApi::new(manager)),
+        }
+    }
+}
+
 /// All routes.
-pub(crate) fn router(manager: Arc<Manager>) -> Router {
+pub(crate) fn router(api: Api) -> Router {
     let v1 = Router::new()
         .route(
             "/v1/platform",
@@ -51,38 +75,18 @@ pub(crate) fn router(manager: Arc<Manager>) -> Router {
         .route("/v1/retry/{name}", post(retry::run))
         .route("/v1/progress", get(platform::progress))
         .route("/v1/operations/{id}", get(operations::show))
-        .fallback(|| async { Problem::not_found("no such path") })
-        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .fallback(async |uri: Uri| Problem::from(Error::not_found(format!("path {}", uri.path()))))
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            Problem::method_not_allowed(method.as_str(), uri.path())
+        })
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(middleware::from_fn_with_state(
-            Arc::clone(&manager),
-            change_nothing_while_converging,
-        ))
-        .layer(middleware::from_fn_with_state(
-            Arc::clone(&manager),
+            api.clone(),
             require_credential,
         ));
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .merge(v1)
-        .with_state(manager)
-}
-
-/// Until the first round has ended, whatever changes anything is told to wait. Except the
-/// declaration itself, or a bad one could never be corrected; a retry, since what failed is what it
-/// waits for; a plan changes nothing, and a command in a container nothing that the platform knows of.
-async fn change_nothing_while_converging(
-    State(manager): State<Arc<Manager>>,
-    request: Request,
-    next: middleware::Next,
-) -> Result<Response, Problem> {
-    let path = request.uri().path();
-    let may_come_early = matches!(path, "/v1/platform" | "/v1/platform/plan")
-        || path.starts_with("/v1/retry/")
-        || path.ends_with("/exec");
-    if manager.is_open() || may_come_early || request.method().is_safe() {
-        return Ok(next.run(request).await);
-    }
-    Err(Problem::not_ready("the platform converges"))
+        .with_state(api)
 }

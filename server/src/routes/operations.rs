@@ -1,14 +1,11 @@
 //! Operations.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use lifecycle_core::api::wire::OperationV1;
-use lifecycle_core::api::{LocalApi, ManagerApi as _};
-use lifecycle_core::manager::Manager;
 use lifecycle_core::model::OperationId;
 
+use super::Api;
 use super::request::Segment;
 use crate::auth::Reader;
 use crate::problem::Problem;
@@ -16,10 +13,16 @@ use crate::problem::Problem;
 /// One operation.
 pub(super) async fn show(
     _: Reader,
-    State(manager): State<Arc<Manager>>,
+    State(api): State<Api>,
     Segment(id): Segment,
 ) -> Result<Json<OperationV1>, Problem> {
-    let id: OperationId = serde_json::from_value(serde_json::Value::String(id))
-        .map_err(|_| Problem::bad_request("an operation's id is a UUID"))?;
-    Ok(Json(LocalApi::new(manager).operation(id).await?))
+    let id: OperationId = serde_json::from_value(serde_json::Value::String(id)).map_err(|_| {
+        let why = "it is not a UUID";
+        Problem::bad_request(
+            "the operation's id",
+            why,
+            "send the id from the first response",
+        )
+    })?;
+    Ok(Json(api.manager.operation(id).await?))
 }

@@ -1,5 +1,4 @@
-//! What a request brings along. What cannot be read is a problem like any other, told without
-//! its text, which may hold secrets.
+//! The parts of a request. Errors about them do not contain their text, which may contain secrets.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -11,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::LARGEST_BODY;
 use crate::problem::Problem;
 
-/// The parameters behind the question mark.
+/// The query parameters.
 #[derive(Debug)]
 pub(super) struct Parameters<T>(pub(super) T);
 
@@ -22,11 +21,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
         let query: Result<Query<T>, _> = Query::from_request_parts(parts, state).await;
         query
             .map(|Query(parameters)| Self(parameters))
-            .map_err(|_| Problem::bad_request("a parameter behind the `?` cannot be read"))
+            .map_err(|_| {
+                Problem::bad_request(
+                    "the query",
+                    "a parameter has the wrong form",
+                    "docs/api.md lists the parameters",
+                )
+            })
     }
 }
 
-/// The one part of the path that varies.
+/// The variable segment of the path.
 #[derive(Debug)]
 pub(super) struct Segment(pub(super) String);
 
@@ -36,7 +41,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path: Result<Path<String>, _> = Path::from_request_parts(parts, state).await;
         path.map(|Path(segment)| Self(segment))
-            .map_err(|_| Problem::bad_request("the path is not UTF-8"))
+            .map_err(|_| Problem::bad_request("the path", "it is not UTF-8", "encode it as UTF-8"))
     }
 }
 
@@ -53,10 +58,20 @@ impl<S: Send + Sync> FromRequest<S> for Whole {
     }
 }
 
+/// A body of the wrong form. Only the place is reported, since the text may contain secrets.
+pub(super) fn unreadable_body(error: &serde_json::Error, hint: &str) -> Problem {
+    let why = format!(
+        "it has the wrong form at line {}, column {}",
+        error.line(),
+        error.column()
+    );
+    Problem::bad_request("the body", why, hint)
+}
+
 fn refused(rejection: &BytesRejection) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         Problem::too_large(LARGEST_BODY)
     } else {
-        Problem::bad_request("the body broke off")
+        Problem::bad_request("the body", "it ended too early", "send the request again")
     }
 }

@@ -1,13 +1,10 @@
-//! What failed is tried again.
-
-use std::sync::Arc;
+//! Retries of failed steps.
 
 use axum::Json;
 use axum::extract::State;
 use lifecycle_core::api::wire::RetriedV1;
-use lifecycle_core::api::{LocalApi, ManagerApi as _};
-use lifecycle_core::manager::Manager;
 
+use super::Api;
 use super::request::Segment;
 use crate::auth::Admin;
 use crate::problem::Problem;
@@ -15,8 +12,8 @@ use crate::problem::Problem;
 /// Forgets the failures of a service, a replica or a node.
 pub(super) async fn run(
     _: Admin,
-    State(manager): State<Arc<Manager>>,
+    State(api): State<Api>,
     Segment(name): Segment,
 ) -> Result<Json<RetriedV1>, Problem> {
-    Ok(Json(LocalApi::new(manager).retry(&name).await?))
+    Ok(Json(api.manager.retry(&name).await?))
 }

@@ -27,6 +27,10 @@ use tower_service::Service as _;
 
 use super::{LARGEST_BODY, router};
 
+mod client;
+mod errors;
+mod gate;
+
 /// Every route below `/v1`, and whether the read token is enough.
 const ROUTES: [(&str, &str, bool); 17] = [
     ("GET", "/v1/platform", true),
@@ -127,7 +131,7 @@ impl Served {
         };
         let manager = Manager::new(backends, options);
         Self {
-            router: router(Arc::clone(&manager)),
+            router: router(Arc::clone(&manager).into()),
             manager,
             declaration,
             admin,
@@ -185,7 +189,7 @@ async fn problem(response: Response<Body>, status: StatusCode, label: &str) -> V
     );
     let body = json(response).await;
     assert_eq!(body["status"], status.as_u16(), "{label}");
-    for key in ["type", "title"] {
+    for key in ["kind", "title"] {
         assert!(body[key].is_string(), "{label}: {body}");
     }
     body
@@ -201,7 +205,7 @@ async fn without_a_credential_nothing_is_told() {
             assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
             let label = format!("{method} {path}");
             let body = problem(response, StatusCode::UNAUTHORIZED, &label).await;
-            assert_eq!(body["type"], "unauthorized");
+            assert_eq!(body["kind"], "denied");
         }
     }
     let mut basic = request("GET", "/v1/platform", None, Body::empty());
@@ -226,7 +230,7 @@ async fn who_may_read_may_not_change() {
         if !reads {
             let label = format!("{method} {path}");
             let body = problem(response, StatusCode::FORBIDDEN, &label).await;
-            assert_eq!(body["type"], "forbidden");
+            assert_eq!(body["kind"], "denied");
         } else if path.contains("nothing") || path.contains("operations") {
             problem(response, StatusCode::NOT_FOUND, path).await;
         } else {
@@ -244,7 +248,7 @@ async fn health_takes_no_credential() {
     let ready = served.ask("GET", "/readyz", None).await;
     assert!(ready.headers().contains_key(RETRY_AFTER));
     let body = problem(ready, StatusCode::SERVICE_UNAVAILABLE, "/readyz").await;
-    assert_eq!(body["type"], "converging");
+    assert_eq!(body["kind"], "not-ready");
 
     let served = Served::ready().await;
     assert!(served.manager.is_open());
@@ -256,18 +260,13 @@ async fn health_takes_no_credential() {
 async fn while_it_converges_only_the_declaration_may_change() {
     let served = Served::waiting();
     let admin = Some(&served.admin);
-    for (method, path) in [("POST", "/v1/services"), ("DELETE", "/v1/nodes/n1")] {
-        problem(
-            served.ask(method, path, None).await,
-            StatusCode::UNAUTHORIZED,
-            path,
-        )
-        .await;
-        let response = served.ask(method, path, admin).await;
-        assert!(response.headers().contains_key(RETRY_AFTER));
-        let body = problem(response, StatusCode::SERVICE_UNAVAILABLE, path).await;
-        assert_eq!(body["type"], "converging");
-    }
+    let path = "/v1/services/web/restart";
+    let outsider = served.ask("POST", path, None).await;
+    problem(outsider, StatusCode::UNAUTHORIZED, path).await;
+    let response = served.ask("POST", path, admin).await;
+    assert!(response.headers().contains_key(RETRY_AFTER));
+    let body = problem(response, StatusCode::SERVICE_UNAVAILABLE, path).await;
+    assert_eq!(body["kind"], "not-ready");
 
     // It leads, and its platform never gets ready: the service's image is nowhere.
     let served = Served::with_image("absent:1");
@@ -313,7 +312,7 @@ async fn a_body_that_is_no_declaration_is_refused_without_its_text() {
             let response = served.send(sent).await;
             let body = problem(response, StatusCode::BAD_REQUEST, path).await;
             assert!(!body.to_string().contains("hunter2"), "{body}");
-            let detail = body["detail"].as_str().unwrap();
+            let detail = body["why"].as_str().unwrap();
             assert!(detail.contains("line "), "{detail}");
         }
         let large = Body::from(vec![b' '; LARGEST_BODY + 1]);

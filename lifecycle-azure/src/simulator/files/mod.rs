@@ -88,13 +88,13 @@ impl FilesService {
     /// # Errors
     /// [`Error::Invalid`] if the key is not Base64.
     pub fn add(&self, account: &StorageAccount) -> Result<()> {
-        let key = STANDARD
-            .decode(account.key.expose())
-            .map_err(|_| Error::Invalid {
-                what: format!("the key of simulated storage account `{}`", account.name),
-                why: "it is not Base64".to_owned(),
-                hint: "give what `base64` makes of some bytes".to_owned(),
-            })?;
+        let key = STANDARD.decode(account.key.expose()).map_err(|_| {
+            Error::invalid(
+                format!("the key of simulated storage account `{}`", account.name),
+                "it is not Base64",
+                "give what `base64` makes of some bytes",
+            )
+        })?;
         let now = self.now();
         let mut state = self.state();
         let kept = state

@@ -70,7 +70,7 @@ pub trait CloudBench: Debug + Send + Sync {
 fn unsupported(what: String) -> Error {
     Error::Unsupported {
         what,
-        backend: "this bench",
+        backend: "this bench".into(),
     }
 }
 

@@ -1,0 +1,218 @@
+//! Errors over HTTP: a problem document (RFC 9457) with the error's `kind` and fields, from which
+//! the client builds the same error again.
+
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Retry};
+
+/// The body of every response that is not a success.
+///
+/// `kind` and the fields of the [`Error`] are members of the document; `docs/api.md` lists them. A
+/// client that knows the kind can build the error again ([`ProblemV1::error`]); every other client
+/// can use the members that are declared here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ProblemV1 {
+    /// The HTTP status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The error and its causes in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// `kind` and the error's other fields.
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+}
+
+impl ProblemV1 {
+    /// The document that describes `error`.
+    pub fn new(status: StatusCode, error: &Error) -> Self {
+        let mut fields = match serde_json::to_value(error) {
+            Ok(Value::Object(fields)) => fields,
+            // An error is an object of strings and numbers.
+            _ => Map::new(),
+        };
+        fields.remove("hint");
+        Self {
+            title: title(status),
+            status: status.as_u16(),
+            detail: Some(error.chain()),
+            hint: error.hint().map(str::to_owned),
+            fields,
+        }
+    }
+
+    /// The error that the document describes. [`None`] if its kind is not known here, for example
+    /// because the manager is newer.
+    pub fn error(&self) -> Option<Error> {
+        let mut fields = self.fields.clone();
+        if let Some(hint) = &self.hint {
+            fields.insert("hint".into(), hint.clone().into());
+        }
+        serde_json::from_value(Value::Object(fields)).ok()
+    }
+}
+
+fn title(status: StatusCode) -> String {
+    status.canonical_reason().unwrap_or("problem").to_owned()
+}
+
+/// The HTTP status for an error of the manager. What may pass without a change is 503, so that
+/// clients repeat the request.
+pub fn status(error: &Error) -> StatusCode {
+    match error {
+        Error::NotFound { .. } => StatusCode::NOT_FOUND,
+        Error::Conflict { .. } => StatusCode::CONFLICT,
+        Error::Invalid { .. } | Error::Name(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
+        Error::NotReady { .. }
+        | Error::Throttled { .. }
+        | Error::StaleEpoch { .. }
+        | Error::Unreachable { .. }
+        | Error::TimedOut { .. }
+        | Error::Overdue { .. }
+        | Error::Interrupted { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Denied { .. }
+        | Error::Exhausted { .. }
+        | Error::Failed { .. }
+        | Error::Build { .. }
+        | Error::Corrupt { .. }
+        | Error::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The error that a client with the read token gets instead of `error`, if `error` may describe
+/// the inside of the platform: its database, its engines, the files of a node. Such a client may be
+/// any service of the platform. Only the manager's log and a client with the admin token get these.
+pub fn for_reader(error: &Error) -> Option<Error> {
+    match error {
+        Error::NotFound { .. }
+        | Error::Conflict { .. }
+        | Error::Invalid { .. }
+        | Error::Name(_)
+        | Error::Unsupported { .. }
+        | Error::NotReady { .. }
+        | Error::Throttled { .. }
+        | Error::StaleEpoch { .. } => None,
+        Error::Unreachable { .. }
+        | Error::TimedOut { .. }
+        | Error::Overdue { .. }
+        | Error::Interrupted { .. }
+        | Error::Denied { .. }
+        | Error::Exhausted { .. }
+        | Error::Failed { .. }
+        | Error::Build { .. }
+        | Error::Corrupt { .. }
+        | Error::Io { .. } => Some(match error.retry() {
+            Retry::After(_) => Error::not_ready(
+                "the manager",
+                "it cannot reach something that it needs; its log contains the cause",
+            ),
+            Retry::Replan | Retry::Never => {
+                Error::failed("the request", "the manager's log contains the cause")
+            }
+        }),
+    }
+}
+
+/// The error that a response describes. A response that is not a problem document, or whose kind is
+/// not known here, is an error by its status.
+pub(super) fn read(path: &str, status: StatusCode, body: &[u8]) -> Error {
+    let problem: Option<ProblemV1> = serde_json::from_slice(body).ok();
+    if let Some(error) = problem.as_ref().and_then(ProblemV1::error) {
+        return error;
+    }
+    let (detail, hint) = match problem {
+        Some(problem) => (problem.detail.unwrap_or(problem.title), problem.hint),
+        None => (title(status), None),
+    };
+    let why = format!("the answer has status {}: {detail}", status.as_u16());
+    let hint_or = |general: &str| hint.clone().unwrap_or_else(|| general.to_owned());
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Error::denied(path, why, hint_or("check the token"))
+        }
+        StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound {
+            what: format!("{path} ({why})"),
+            hint,
+        },
+        StatusCode::CONFLICT => Error::conflict(path, why),
+        StatusCode::TOO_MANY_REQUESTS => Error::throttled(path, None),
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Error::not_ready("the manager", why)
+        }
+        status if status.is_client_error() => Error::invalid(
+            path,
+            why,
+            hint_or("check that this program and the manager are of the same version"),
+        ),
+        _ => Error::failed(path, why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(status: u16, body: &Value) -> Error {
+        let status = StatusCode::from_u16(status).unwrap();
+        read("/v1/x", status, body.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_kind_of_a_newer_manager_becomes_an_error_by_its_status() {
+        let problem = |status: u16| {
+            json!({
+                "title": "t", "status": status, "kind": "haunted", "what": "w", "ghosts": 3,
+                "detail": "the attic is haunted", "hint": "call somebody",
+            })
+        };
+        let denied = answer(403, &problem(403));
+        assert!(matches!(denied, Error::Denied { .. }), "{denied:?}");
+        let gone = answer(410, &problem(410));
+        assert!(matches!(gone, Error::NotFound { .. }), "{gone:?}");
+        let refused = answer(422, &problem(422));
+        assert!(matches!(refused, Error::Invalid { .. }), "{refused:?}");
+        let later = answer(503, &problem(503));
+        assert!(matches!(later.retry(), Retry::After(_)), "{later:?}");
+        let failed = answer(500, &problem(500));
+        assert!(matches!(failed, Error::Failed { .. }), "{failed:?}");
+        for error in [&denied, &gone, &refused, &later, &failed] {
+            let shown = error.to_string();
+            assert!(shown.contains("the attic is haunted"), "{shown}");
+        }
+        for error in [&denied, &gone, &refused] {
+            assert_eq!(error.hint(), Some("call somebody"));
+        }
+    }
+
+    #[test]
+    fn fields_that_this_version_does_not_know_are_ignored() {
+        let body = json!({
+            "title": "Conflict", "status": 409, "kind": "conflict", "what": "generation 3",
+            "why": "it is 4 now", "since": "2026-01-02T03:04:05Z",
+        });
+        let error = answer(409, &body);
+        assert_eq!(
+            error.to_string(),
+            "generation 3 is in conflict: it is 4 now"
+        );
+    }
+
+    #[test]
+    fn an_answer_of_another_server_is_an_error_by_its_status() {
+        let read = |status: StatusCode| read("/v1/x", status, b"<html>");
+        let later = read(StatusCode::BAD_GATEWAY);
+        assert!(matches!(later.retry(), Retry::After(_)), "{later:?}");
+        let failed = read(StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(failed.to_string().contains("500"), "{failed}");
+    }
+}

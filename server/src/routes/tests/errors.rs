@@ -1,0 +1,145 @@
+//! Errors of a mocked manager, as the client receives them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use lifecycle_core::api::problem::for_reader;
+use lifecycle_core::api::{ApiClient, ManagerApi};
+use lifecycle_core::conformance::errors::one_of_each;
+use lifecycle_core::manager::Tokens;
+use lifecycle_core::mock::MockManagerApi;
+use lifecycle_core::secret::{Sensitive, new_token, token_hash};
+use lifecycle_core::{Error, Retry};
+use tokio::sync::watch;
+
+use super::client::client;
+use crate::routes::{Api, router};
+
+struct Mocked {
+    router: Router,
+    admin: Sensitive,
+    read: Sensitive,
+}
+
+impl Mocked {
+    fn new(manager: MockManagerApi) -> Self {
+        let (admin, read) = (new_token(), new_token());
+        let api = Api {
+            manager: Arc::new(manager),
+            tokens: Tokens::new(token_hash(&admin), &read),
+            rounds: watch::Sender::new(Arc::default()).subscribe(),
+        };
+        Self {
+            router: router(api),
+            admin,
+            read,
+        }
+    }
+
+    /// A manager whose platform cannot be shown.
+    fn failing(error: Error) -> Self {
+        let mut manager = MockManagerApi::new();
+        manager.expect_platform().return_once(move || Err(error));
+        Self::new(manager)
+    }
+
+    fn client(&self, token: &Sensitive) -> ApiClient {
+        client(&self.router, token)
+    }
+}
+
+fn same(read: &Error, sent: &Error) {
+    let json = |error: &Error| serde_json::to_value(error).unwrap();
+    assert_eq!(json(read), json(sent), "kind and fields");
+    assert_eq!(read.chain(), sent.chain());
+    assert_eq!(read.hint(), sent.hint());
+    assert_eq!(read.retry(), sent.retry());
+}
+
+#[tokio::test]
+async fn an_error_of_each_kind_keeps_its_fields() {
+    for (error, sent) in one_of_each().into_iter().zip(one_of_each()) {
+        let served = Mocked::failing(error);
+        let api = served.client(&served.admin);
+        same(&api.platform().await.unwrap_err(), &sent);
+    }
+}
+
+#[tokio::test]
+async fn with_the_read_token_internal_errors_have_no_details() {
+    let mut hidden = 0;
+    for (error, sent) in one_of_each().into_iter().zip(one_of_each()) {
+        let served = Mocked::failing(error);
+        let read = served.client(&served.read).platform().await.unwrap_err();
+        if for_reader(&sent).is_none() {
+            same(&read, &sent);
+            continue;
+        }
+        hidden += 1;
+        let shown = format!("{read:?} {}", read.chain());
+        for detail in [
+            "the thing",
+            "broken",
+            "refused",
+            "RUN",
+            "/var/lib",
+            "repair",
+        ] {
+            assert!(!shown.contains(detail), "{sent:?} is shown as {shown}");
+        }
+        let may_pass = |error: &Error| matches!(error.retry(), Retry::After(_));
+        assert_eq!(may_pass(&read), may_pass(&sent), "{sent:?}");
+    }
+    assert_eq!(hidden, 10);
+}
+
+#[tokio::test]
+async fn a_wrong_token_and_a_weak_one_are_denied_with_a_hint() {
+    let served = Mocked::new(MockManagerApi::new());
+    let outsider = served.client(&new_token()).platform().await.unwrap_err();
+    let reader = served.client(&served.read).retry("web").await.unwrap_err();
+    for (error, hint) in [
+        (&outsider, "send `Authorization"),
+        (&reader, "the admin token"),
+    ] {
+        assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+        assert!(error.hint().unwrap().contains(hint), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn events_that_are_not_stored_any_more_are_not_found_over_http_too() {
+    let mut manager = MockManagerApi::new();
+    let gone = || Error::not_found_with_hint("the event after cursor 3", "start at 7");
+    manager
+        .expect_events()
+        .withf(|after| *after == 3)
+        .return_once(move |_| Err(gone()));
+    let served = Mocked::new(manager);
+    let api = served.client(&served.read);
+    same(&api.events(3).await.unwrap_err(), &gone());
+}
+
+#[tokio::test]
+async fn the_platform_is_ready_if_the_manager_is_open_and_everything_is_ready() {
+    let progress = |open: bool, ready: bool| {
+        let progress = serde_json::json!({
+            "generation": 1, "open": open, "settled": true, "ready": ready, "running": [],
+        });
+        serde_json::from_value(progress).unwrap()
+    };
+    for (open, ready) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut manager = MockManagerApi::new();
+        manager
+            .expect_progress()
+            .returning(move |_| Ok(progress(open, ready)));
+        let served = Mocked::new(manager);
+        let is_ready = served.client(&served.read).is_ready().await.unwrap();
+        assert_eq!(is_ready, open && ready);
+    }
+    let mut manager = MockManagerApi::new();
+    let failed = || Error::not_ready("the manager", "it does not lead at the moment");
+    manager.expect_progress().returning(move |_| Err(failed()));
+    let served = Mocked::new(manager);
+    assert!(!served.client(&served.read).is_ready().await.unwrap());
+}

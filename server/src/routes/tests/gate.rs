@@ -1,0 +1,127 @@
+//! An embedded manager and one behind HTTP accept and reject the same changes.
+
+use std::sync::Arc;
+
+use lifecycle_core::api::ManagerApi as _;
+use lifecycle_core::runtime::ExecCommand;
+use lifecycle_core::{Error, Result};
+use serde_json::Value;
+
+use super::client::client;
+use super::{ROUTES, Served};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Write {
+    Apply,
+    Plan,
+    TakeDown,
+    Restart,
+    Retry,
+    Exec,
+}
+
+const WRITES: [Write; 6] = [
+    Write::Apply,
+    Write::Plan,
+    Write::TakeDown,
+    Write::Restart,
+    Write::Retry,
+    Write::Exec,
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// Another manager leads.
+    Standby,
+    /// The first round goes on, since the service's image does not exist.
+    FirstRound,
+    /// The first round has ended.
+    Open,
+}
+
+impl Phase {
+    async fn reach(self) -> Served {
+        match self {
+            Self::Standby => Served::waiting(),
+            Self::FirstRound => {
+                let served = Served::with_image("absent:1");
+                tokio::spawn(Arc::clone(&served.manager).run());
+                let mut rounds = served.manager.rounds();
+                let planned = rounds.wait_for(|s| !s.plan.instances.is_empty()).await;
+                drop(planned.unwrap());
+                assert!(!served.manager.is_open());
+                served
+            }
+            Self::Open => {
+                let served = Served::ready().await;
+                let mut rounds = served.manager.rounds();
+                while !served.manager.is_open() {
+                    rounds.changed().await.unwrap();
+                }
+                served
+            }
+        }
+    }
+}
+
+fn command() -> ExecCommand {
+    ExecCommand {
+        command: vec!["true".into()],
+        user: None,
+        working_dir: None,
+        terminal: None,
+    }
+}
+
+async fn embedded(served: &Served, write: Write) -> Result<()> {
+    let manager = &served.manager;
+    match write {
+        Write::Apply => manager.apply(served.declaration.clone()).await.map(drop),
+        Write::Plan => manager.plan(&served.declaration).map(drop),
+        Write::TakeDown => manager.take_down(false).await.map(drop),
+        Write::Restart => manager.restart("web", None).await.map(drop),
+        Write::Retry => manager.retry("web").await.map(drop),
+        Write::Exec => manager.exec("web", &command()).await.map(drop),
+    }
+}
+
+async fn over_http(served: &Served, write: Write) -> Result<()> {
+    let api = client(&served.router, &served.admin);
+    match write {
+        Write::Apply => api.apply(&served.declaration).await.map(drop),
+        Write::Plan => api.plan(&served.declaration).await.map(drop),
+        Write::TakeDown => api.take_down(false).await.map(drop),
+        Write::Restart => api.restart("web", None).await.map(drop),
+        Write::Retry => api.retry("web").await.map(drop),
+        Write::Exec => api.exec("web", command()).await.map(drop),
+    }
+}
+
+fn error(outcome: &Result<()>) -> Value {
+    let error = outcome.as_ref().err();
+    error.map_or(Value::Null, |error| serde_json::to_value(error).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_embedded_manager_rejects_what_one_behind_http_rejects() {
+    let changing = ROUTES.iter().filter(|(_, _, reads)| !reads);
+    assert_eq!(changing.count(), WRITES.len(), "a route is missing here");
+    for phase in [Phase::Standby, Phase::FirstRound, Phase::Open] {
+        for write in WRITES {
+            let near = embedded(&phase.reach().await, write).await;
+            let far = over_http(&phase.reach().await, write).await;
+            assert_eq!(error(&near), error(&far), "{write:?} in {phase:?}");
+            let must_wait = matches!(near, Err(Error::NotReady { .. }));
+            let expected = match phase {
+                // What was never planned or recorded is not found.
+                Phase::Standby => matches!(
+                    write,
+                    Write::Apply | Write::Plan | Write::TakeDown | Write::Restart
+                ),
+                Phase::FirstRound => write == Write::Restart,
+                Phase::Open => false,
+            };
+            assert_eq!(must_wait, expected, "{write:?} in {phase:?}: {near:?}");
+        }
+    }
+}

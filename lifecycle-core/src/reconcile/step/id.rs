@@ -59,10 +59,11 @@ impl FromStr for StepId {
 
     fn from_str(value: &str) -> Result<Self, InvalidName> {
         let invalid = || InvalidName {
-            kind: "step id",
+            what: "step id".into(),
             value: value.to_owned(),
             rule: "`node/`, a node's name, `/` and what is done to the node, or to an image or a \
-                   container that follows after another `/`",
+                   container that follows after another `/`"
+                .into(),
         };
         let rest = value.strip_prefix("node/").ok_or_else(invalid)?;
         let (node, rest) = rest.split_once('/').ok_or_else(invalid)?;

@@ -1,13 +1,14 @@
-//! How long it takes to find the files of a code base: with the `.dockerignore` of a published
-//! project against without one, in one run, for ever more files and patterns. If the ratio stays as the
-//! files grow, the time is proportional to them. Prints, asserts nothing.
+//! Measures how long it takes to find the files of a code base, with the `.dockerignore` of a
+//! published project and without one, in one run, for increasing numbers of files and patterns. If
+//! the ratio stays constant as the number of files grows, the time is proportional to it. Prints
+//! and asserts nothing.
 //!
 //! `cargo bench -p benches --bench code_base`
 
 #![expect(
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a bench that cannot go on fails, and it talks to who runs it"
+    reason = "a benchmark that cannot continue fails, and prints to the terminal"
 )]
 
 use std::fmt::Write as _;
@@ -20,7 +21,7 @@ use lifecycle_core::code::digest::entries;
 const FILES: [usize; 3] = [625, 2_500, 10_000];
 const PATTERNS: [usize; 3] = [13, 52, 208];
 
-/// Forms of patterns, each numbered so that no two are the same.
+/// Pattern forms; each is numbered so that no two are the same.
 const FORMS: [&str; 6] = [
     "node_modules{}/",
     "**/node_modules{}/",
@@ -30,7 +31,7 @@ const FORMS: [&str; 6] = [
     "**/*.snap{}",
 ];
 
-/// Files six directories deep, twenty in each.
+/// Creates files in six directory levels, twenty per directory.
 fn make(root: &Path, files: usize) -> std::io::Result<()> {
     for number in 0..files.div_ceil(20) {
         let (a, b, c) = (number % 5, number / 5 % 5, number / 25);
@@ -57,7 +58,7 @@ fn patterns(count: usize) -> String {
 fn finding(root: &Path) -> Duration {
     let run = |()| {
         let since = Instant::now();
-        entries(root).expect("the files can be listed");
+        entries(root).expect("the files are listed");
         since.elapsed()
     };
     [(); 5].map(run).into_iter().min().unwrap_or_default()

@@ -1,10 +1,10 @@
-//! The docker command.
+//! Runs the docker command.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs it with input, and gives what it prints.
+/// Runs it with input, and returns its output.
 pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, String> {
     let mut child = Command::new("docker")
         .args(arguments)
@@ -18,7 +18,7 @@ pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, S
         .spawn()
         .map_err(|error| format!("docker: {error}"))?;
     if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
-        // Who does not read on fails, and says why.
+        // If it does not read its input, it fails with its own error.
         drop(pipe.write_all(input));
     }
     let output = child
@@ -27,23 +27,23 @@ pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, S
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("docker {}: {}", arguments.join(" "), said.trim()))
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(format!("docker {}: {}", arguments.join(" "), stderr.trim()))
 }
 
-/// Runs it, and gives what it prints.
+/// Runs it, and returns its output.
 pub fn docker(arguments: &[&str]) -> Result<String, String> {
     docker_with(arguments, None)
 }
 
-/// Whether there is an engine that answers.
+/// Checks that an engine responds.
 pub fn require() -> Result<(), String> {
     docker(&["version"]).map(drop).map_err(|why| {
-        format!("this bench needs Docker ({why}): sudo apt-get install docker.io iptables")
+        format!("this benchmark needs Docker ({why}): sudo apt-get install docker.io iptables")
     })
 }
 
-/// What a call costs that does nothing.
+/// The cost of a call that does nothing.
 pub fn one_call() -> Duration {
     const CALLS: u32 = 10;
     let since = Instant::now();

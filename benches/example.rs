@@ -1,4 +1,4 @@
-//! The example platform as its user brings it up, with the programs as they are built.
+//! Brings up the example platform as its user does, with the built programs.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use tempfile::TempDir;
 /// The built programs.
 #[derive(Debug)]
 pub struct Programs {
-    /// The profile that they are built in.
+    /// The profile that they were built with.
     pub profile: &'static str,
     directory: PathBuf,
     example: PathBuf,
 }
 
 impl Programs {
-    /// Those of the release profile, or else of the debug profile.
+    /// The programs of the release profile, or else of the debug profile.
     pub fn find() -> Result<Self, String> {
         let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         let target =
@@ -41,13 +41,13 @@ impl Programs {
         )
     }
 
-    /// A program by its name.
+    /// The path of a program.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 }
 
-/// A copy of the example, with a name and an identity of its own. Taken down when it is dropped.
+/// A copy of the example, with its own name and id. The platform is deleted when it is dropped.
 #[derive(Debug)]
 pub struct Project<'a> {
     programs: &'a Programs,
@@ -57,7 +57,7 @@ pub struct Project<'a> {
 }
 
 impl<'a> Project<'a> {
-    /// A copy that is not up yet.
+    /// Creates the copy, without bringing it up.
     pub fn new(programs: &'a Programs) -> Result<Self, String> {
         let directory = temporary()?;
         std::fs::create_dir_all(directory.path().join("code/iot"))
@@ -81,7 +81,7 @@ impl<'a> Project<'a> {
         })
     }
 
-    /// The platform's UUID, once it was brought up.
+    /// The platform's UUID, after it was brought up.
     pub fn platform(&self) -> Result<String, String> {
         let file = self.directory.path().join(".lifecycle/platform.json");
         let identity = std::fs::read(&file)
@@ -107,11 +107,11 @@ impl<'a> Project<'a> {
         command
     }
 
-    /// Runs a command; each line that it tells comes with its moment.
+    /// Runs a command; each output line is passed on with its time.
     fn run(
         &self,
         arguments: &[&str],
-        mut told: impl FnMut(Duration, &str),
+        mut on_line: impl FnMut(Duration, &str),
     ) -> Result<Duration, String> {
         let since = Instant::now();
         let mut child = self
@@ -121,7 +121,7 @@ impl<'a> Project<'a> {
         let mut last = String::new();
         if let Some(stderr) = child.stderr.take() {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                told(since.elapsed(), &line);
+                on_line(since.elapsed(), &line);
                 last = line;
             }
         }
@@ -135,17 +135,17 @@ impl<'a> Project<'a> {
         }
     }
 
-    /// Brings it up; each line that it prints comes with its moment.
+    /// Brings it up; each output line is passed on with its time.
     pub fn up(&self, printed: impl FnMut(Duration, &str)) -> Result<Duration, String> {
         self.run(&["up"], printed)
     }
 
-    /// Removes it.
+    /// Deletes the platform.
     pub fn down(&self) -> Result<(), String> {
         self.run(&["down", "--yes"], |_, _| {}).map(drop)
     }
 
-    /// The authority and the token that services of the platform are given.
+    /// The certificate authority and the token for services of the platform.
     pub fn credential(&self) -> Result<TempDir, String> {
         let failed = |error: std::io::Error| format!("reading the platform's secrets: {error}");
         let credential = temporary()?;
@@ -160,7 +160,7 @@ impl<'a> Project<'a> {
 
 impl Drop for Project<'_> {
     fn drop(&mut self) {
-        // Down already, unless something failed.
+        // Does nothing if it was deleted already.
         drop(self.down());
     }
 }

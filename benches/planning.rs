@@ -1,14 +1,14 @@
-//! How long planning takes: on platforms of 100, 1,000 and 5,000 nodes with ten replicas each,
-//! with nothing there and with everything settled; and how many replicas are placed per
-//! second. Prints, asserts nothing.
+//! Measures how long planning takes for platforms of 100, 1,000, and 5,000 nodes with ten replicas
+//! each, both empty and settled, and how many replicas are placed per second. Prints and asserts
+//! nothing.
 //!
-//! `cargo bench -p benches --bench planning`. The table at the end sets planning against raw
-//! operations on the same observation in the same run: copying it, writing it as JSON.
+//! `cargo bench -p benches --bench planning`. The table at the end compares planning with raw
+//! operations on the same observation in the same run: copying it, and writing it as JSON.
 
 #![expect(
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a bench that cannot go on fails, and it talks to who runs it"
+    reason = "a benchmark that cannot continue fails, and prints to the terminal"
 )]
 
 use std::hint::black_box;
@@ -72,7 +72,7 @@ fn shortest<T>(mut work: impl FnMut() -> T) -> Duration {
     [(); 5].map(run).into_iter().min().unwrap_or_default()
 }
 
-/// Planning as a multiple of what one has to do with an observation anyway.
+/// Planning as a multiple of basic operations on an observation.
 fn ratios() {
     println!("\nplanning for a settled platform, as a multiple of a raw operation in this run");
     println!("nodes  planning      copying the observation    writing it as JSON");
@@ -81,7 +81,7 @@ fn ratios() {
         let input = settled(&declared);
         let observed = &input.observed;
         let planned = shortest(|| plan(&input));
-        // What observations share is copied too.
+        // Copy the parts that observations share too.
         let views = || observed.nodes.values().map(|view| view.as_ref().clone());
         let copied = shortest(|| views().collect::<Vec<_>>());
         let written = shortest(|| serde_json::to_vec(&observed).map(|json| json.len()));
@@ -99,7 +99,7 @@ criterion_group!(benches, planning, placement);
 fn main() {
     benches();
     Criterion::default().configure_from_args().final_summary();
-    // `cargo test` runs a bench once to see that it works; only `cargo bench` measures.
+    // `cargo test` runs a benchmark once to check that it works; only `cargo bench` measures.
     if std::env::args().any(|argument| argument == "--bench") {
         ratios();
     }

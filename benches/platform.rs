@@ -1,5 +1,5 @@
-//! Platforms of any size, and what is observed of them once they have settled: what the
-//! benches plan for. Nothing is simulated here; an observation is written down.
+//! Platforms of any size, and their observations after they have settled, as input for the
+//! benchmarks. Observations are constructed and not simulated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,26 +21,26 @@ use lifecycle_core::reconcile::{
 use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
 use lifecycle_core::secret::PlatformKey;
 
-/// How the replicas of a platform are spread over services.
+/// The distribution of a platform's replicas over services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Services of ten replicas, in rows of ten that wait for each other.
+    /// Services of ten replicas, in rows of ten; each row depends on the previous one.
     Rows,
-    /// One service of all replicas.
+    /// One service with all replicas.
     OneService,
-    /// As many services as replicas.
+    /// One service per replica.
     OneReplicaEach,
 }
 
-/// The moment that everything is planned at.
+/// The time of all plans.
 pub fn now() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
 }
 
-/// A platform of so many nodes and replicas.
+/// A platform with the given numbers of nodes and replicas.
 ///
 /// # Errors
-/// None for a number of replicas that one service can have.
+/// If one service cannot have this number of replicas.
 pub fn declared(nodes: u32, replicas: u32, shape: Shape) -> Result<Declared> {
     let nodes: Vec<NodeSpec> = (1..=nodes)
         .map(|n| Ok(NodeSpec::new(node_name(n)?)))
@@ -83,7 +83,7 @@ pub fn declared(nodes: u32, replicas: u32, shape: Shape) -> Result<Declared> {
     Declared::new(Generation(1), &declaration, &key)
 }
 
-/// What the planner is given once every replica is ready where it is placed.
+/// The planner's input when every replica is ready where it is placed.
 pub fn settled(declared: &Arc<Declared>) -> PlanningInput {
     let placed = place(declared, &Observed::default(), &History::default()).nodes;
     let mut containers: BTreeMap<&NodeName, Vec<ObservedContainer>> = BTreeMap::new();
@@ -178,9 +178,9 @@ fn service_name(number: u32) -> Result<ServiceName> {
 }
 
 fn invalid(error: impl std::error::Error) -> Error {
-    Error::invalid(
-        "the platform of a bench",
-        error.to_string(),
-        "ask for fewer replicas",
-    )
+    Error::Invalid {
+        what: "the platform of a bench".into(),
+        why: error.to_string(),
+        hint: "use fewer replicas".into(),
+    }
 }

@@ -1,12 +1,13 @@
-//! What the example platform costs on three local nodes when it is left alone: processor time and
-//! memory of its manager and agents, and new processes on its nodes. Prints, asserts nothing.
+//! Measures the example platform on three local nodes while it is idle: CPU time and memory of its
+//! manager and agents, and new processes on its nodes. Prints and asserts nothing.
 //!
-//! `cargo bench -p benches --bench rest -- --minutes 30`. Needs Docker, the built programs, and root
-//! for the kernel's process events. The first sixth of the time (half a minute to five minutes) is
-//! not measured, so that the platform can settle. Programs of the release profile are used if they
-//! are built. The same measurement runs for two minutes in `cli/tests/platform/bring_up.rs`.
+//! `cargo bench -p benches --bench rest -- --minutes 30`. Needs Docker, the built programs, and
+//! root for the kernel's process events. The first sixth of the time (half a minute to five
+//! minutes) is not measured, so that the platform can settle. Programs of the release profile are
+//! used if they are built. The same measurement runs for two minutes in
+//! `cli/tests/platform/bring_up.rs`.
 
-#![expect(clippy::print_stdout, reason = "a bench talks to who runs it")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints to the terminal")]
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,10 +17,10 @@ use benches::docker;
 use benches::example::{Programs, Project};
 use clap::Parser;
 
-/// Measures the example platform on three local nodes while it is left alone
+/// Measures the example platform on three local nodes while it is idle
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How long the platform is left alone, its time to settle included
+    /// How long to leave the platform idle, including its time to settle
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     minutes: u32,
     /// Passed by `cargo bench`
@@ -48,7 +49,7 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
     project.up(|_, _| {})?;
     let alone = Duration::from_mins(1) * arguments.minutes;
     let settle = (alone / 6).clamp(Duration::from_secs(30), Duration::from_mins(5));
-    println!("left alone for {alone:.0?}; measured after the first {settle:.0?} …");
+    println!("idle for {alone:.0?}; measured after the first {settle:.0?} …");
     let rest = at_rest::measure(&project.platform()?, settle, alone.saturating_sub(settle))?;
     println!("\n{rest}");
     project.down()

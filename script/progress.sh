@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# Progress: runs long commands as jobs, each with a log of its own under target/log/, and says every
-# few seconds what they are doing. Sourced by `demo` and `test`.
+# Progress: runs long commands as jobs, each with its own log in target/log/, and prints every few
+# seconds what they are doing. Sourced by `demo` and `test`.
 
 : "${root:?is set by the script that sources this}"
 log_dir="$root/target/log"
-heartbeat=15 # seconds between two signs of life
+heartbeat=15 # seconds between two progress messages
 job_names=() job_pids=() job_logs=() job_starts=()
 
-# Every job gets a process group, so that ending it ends what it has started.
+# Every job gets a process group, so that ending it ends its child processes too.
 set -m
 
-say() {
+info() {
     printf '[%4ds] %s\n' "$SECONDS" "$*"
 }
 
@@ -24,7 +24,7 @@ fail() {
     exit "${exit_code:-1}"
 }
 
-# log_of NAME: where the job of that name writes.
+# log_of NAME: the log file of a job.
 log_of() {
     printf '%s/%s.log' "$log_dir" "${1//[^a-zA-Z0-9]/-}"
 }
@@ -35,8 +35,8 @@ start_job() {
     shift
     log=$(log_of "$name")
     mkdir -p "$log_dir"
-    say "$name …"
-    # Cargo draws its bar into the log too: that is where the heartbeat finds "120/512".
+    info "$name …"
+    # Cargo writes its progress bar to the log too, so that the progress message can show "120/512".
     CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 \
         "$@" </dev/null >"$log" 2>&1 &
     job_names+=("$name")
@@ -45,8 +45,8 @@ start_job() {
     job_starts+=("$SECONDS")
 }
 
-# wait_jobs [NAME]: returns when that job has ended well, without a name when all have. When one fails,
-# whichever it is, the others are ended and its exit code is returned.
+# wait_jobs [NAME]: waits until that job, or without a name all jobs, have succeeded. If any job fails,
+# the others are ended and its exit code is returned.
 wait_jobs() {
     local awaited=${1:-} beat=$((SECONDS + heartbeat)) index code waiting
     while :; do
@@ -58,22 +58,22 @@ wait_jobs() {
             fi
             code=0
             wait "${job_pids[index]}" || code=$?
-            # Whatever it left in its group would outlive us.
+            # End the remaining processes of its group, which would outlive this script.
             kill -- "-${job_pids[index]}" 2>/dev/null || true
             if ((code)); then
-                say "${job_names[index]}: failed after $((SECONDS - job_starts[index])) s; the end of ${job_logs[index]}:"
+                info "${job_names[index]}: failed after $((SECONDS - job_starts[index])) s; the end of ${job_logs[index]}:"
                 log_lines "${job_logs[index]}" | tail -n 80 | sed 's/^/    /'
                 unset "job_pids[index]"
                 end_jobs
                 return "$code"
             fi
-            say "${job_names[index]}: done in $((SECONDS - job_starts[index])) s"
+            info "${job_names[index]}: done in $((SECONDS - job_starts[index])) s"
             unset "job_names[index]" "job_pids[index]" "job_logs[index]" "job_starts[index]"
         done
         [ "$waiting" = yes ] || return 0
         if ((SECONDS >= beat)); then
             for index in "${!job_pids[@]}"; do
-                say "  ${job_names[index]}, $((SECONDS - job_starts[index])) s: $(doing "${job_logs[index]}")"
+                info "  ${job_names[index]}, $((SECONDS - job_starts[index])) s: $(doing "${job_logs[index]}")"
             done
             beat=$((SECONDS + heartbeat))
         fi
@@ -81,13 +81,13 @@ wait_jobs() {
     done
 }
 
-# run NAME COMMAND…: one job, waited for; others go on beside it.
+# run NAME COMMAND…: runs one job and waits for it, while other jobs continue.
 run() {
     start_job "$@"
     wait_jobs "$1"
 }
 
-# end_jobs: ends what is still running; for failures and for the script's own end.
+# end_jobs: ends all running jobs, after a failure and at the end of the script.
 end_jobs() {
     local pid
     for pid in "${job_pids[@]}"; do
@@ -103,7 +103,7 @@ log_lines() {
         grep -vE '^ *(Building *\[|(Compiling|Checking|Documenting|Downloaded) [^ ]+ v[0-9])|^ *$' || true
 }
 
-# doing LOG: the last thing that a job said, in one short line.
+# doing LOG: the last output of a job, in one short line.
 doing() {
     tail -c 1000 "$1" | tr '\r' '\n' | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e 's/^ *Building *\[[=> ]*\] *//' -e 's/^ *//; s/ *$//' |
         grep . | tail -n 1 | cut -c 1-100 || true

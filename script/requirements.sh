@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# Requirements: what the scripts need on this machine (Debian packages, a Rust toolchain, a running
-# Docker, the base image) and how they get it. Sourced by `demo` and `test`, after progress.sh.
+# Requirements: checks and installs what the scripts need on this machine (Debian packages, a Rust
+# toolchain, a running Docker engine, the base image). Sourced by `demo` and `test`, after progress.sh.
 
 : "${root:?is set by the script that sources this}" "${log_dir:?is set by progress.sh}"
 script_arguments=("$@")
 base_image=debian:bookworm-slim
-docker_problem=""                         # why Docker cannot be used, once that is known
-docker_pid=""                             # the engine that we started ourselves
-docker_unit=${LIFECYCLE_DOCKER_UNIT:-no}  # yes: the one that we started through systemd
+docker_problem=""                         # why Docker cannot be used, if so
+docker_pid=""                             # the engine that this script started
+docker_unit=${LIFECYCLE_DOCKER_UNIT:-no}  # yes: this script started it through systemd
 PATH="$PATH:/usr/sbin:/sbin"
 
 # as_root COMMAND…
@@ -19,7 +19,7 @@ as_root() {
     fi
 }
 
-# can_be_root: asks for the password now, in the foreground, once. Otherwise root_problem says why not.
+# can_be_root: asks once for the password, in the foreground. If it fails, root_problem contains the reason.
 can_be_root() {
     [ "$(id -u)" = 0 ] && return
     if ! command -v sudo >/dev/null; then
@@ -36,10 +36,10 @@ can_be_root() {
 
 # require_root WHAT
 require_root() {
-    can_be_root || fail "root is needed to $1, and $root_problem" "run this script as root, or in a terminal with sudo"
+    can_be_root || fail "root is required to $1, but $root_problem" "run this script as root, or in a terminal with sudo"
 }
 
-# missing_packages WHAT…: the Debian packages that are missing for what is asked for.
+# missing_packages WHAT…: prints the missing Debian packages for the given purposes.
 missing_packages() {
     local what
     for what in "$@"; do
@@ -49,7 +49,7 @@ missing_packages() {
                 command -v pkg-config >/dev/null || echo pkg-config
                 ;;
             docker)
-                # An engine that answers may be anybody's; only without one do we need Debian's.
+                # Any engine that responds will do; install Debian's only if there is none.
                 docker_answers && continue
                 command -v docker >/dev/null && command -v dockerd >/dev/null || echo docker.io
                 command -v iptables >/dev/null || echo iptables
@@ -81,34 +81,34 @@ apt_get_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y --no-install-recommends "$@"
     local code=$? package
     for package in "$@"; do
-        # The package starts a server of its own, which nobody here uses: tests make their own.
+        # The package starts a server that is not used here: the tests start their own.
         [ "$package" = postgresql ] && as_root service postgresql stop
     done
     return "$code"
 }
 
-# ensure_toolchain: a Rust toolchain of the pinned version, whichever way this machine has it.
+# ensure_toolchain: makes a Rust toolchain of the pinned version available.
 ensure_toolchain() {
-    local wanted name
-    wanted=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
+    local required name
+    required=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
     command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
     command -v cargo >/dev/null || fail "there is no Rust toolchain on this machine" "install one from https://rustup.rs, then run this script again"
     if ! command -v rustup >/dev/null; then
-        [ "$(printf '%s\n' "$wanted" "$(rustc_version rustc)" | sort -V | head -n 1)" = "$wanted" ] ||
-            fail "this needs Rust $wanted or newer, and $(rustc --version) is installed" "install rustup from https://rustup.rs"
+        [ "$(printf '%s\n' "$required" "$(rustc_version rustc)" | sort -V | head -n 1)" = "$required" ] ||
+            fail "this needs Rust $required or newer, but $(rustc --version) is installed" "install rustup from https://rustup.rs"
         return
     fi
     toolchain_works && return
-    # The same version may be there under another name, such as `stable`.
+    # The same version may be installed under another name, such as `stable`.
     while read -r name _; do
-        if [ "$(rustc_version rustup run "$name" rustc)" = "$wanted" ]; then
+        if [ "$(rustc_version rustup run "$name" rustc)" = "$required" ]; then
             export RUSTUP_TOOLCHAIN=$name
             toolchain_works && return
             unset RUSTUP_TOOLCHAIN
         fi
     done < <(rustup toolchain list)
-    run "installing Rust $wanted" \
-        rustup toolchain install "$wanted" --profile minimal --component clippy --component rustfmt --no-self-update
+    run "installing Rust $required" \
+        rustup toolchain install "$required" --profile minimal --component clippy --component rustfmt --no-self-update
 }
 
 toolchain_works() {
@@ -127,38 +127,38 @@ docker_answers() {
     timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
 
-# docker_is_possible PACKAGE…: whether Docker may come to run here after these packages are installed.
-# Changes nothing. Returns 1, with docker_problem set, where it is clear that it cannot.
+# docker_is_possible PACKAGE…: whether Docker may be able to run here after these packages are installed.
+# Changes nothing. Returns 1 and sets docker_problem if it certainly cannot.
 docker_is_possible() {
     case ${DOCKER_HOST:-unix://} in
         unix://*) ;;
         *)
-            docker_problem="DOCKER_HOST=$DOCKER_HOST names an engine elsewhere, and nodes need one on this machine"
+            docker_problem="DOCKER_HOST=$DOCKER_HOST refers to another machine, but nodes need an engine on this machine"
             return 1
             ;;
     esac
     docker_answers && return
     if [ -n "${DOCKER_HOST:-}" ]; then
-        docker_problem="it does not answer at DOCKER_HOST=$DOCKER_HOST"
+        docker_problem="it does not respond at DOCKER_HOST=$DOCKER_HOST"
     elif (($#)) && ! command -v apt-get >/dev/null; then
-        docker_problem="it is not installed, and this script installs packages on Debian and Ubuntu only"
+        docker_problem="it is not installed, and this script can install packages on Debian and Ubuntu only"
     elif ! can_be_root; then
-        docker_problem="it does not run, root is needed to start it, and $root_problem"
+        docker_problem="it is not running, and root is required to start it, but $root_problem"
     else
         return 0
     fi
     return 1
 }
 
-# ensure_docker: an engine that answers this account. Returns 1, with docker_problem set, if none can run.
+# ensure_docker: starts an engine that this account can use. Returns 1 and sets docker_problem if that fails.
 ensure_docker() {
     docker_answers && return
     docker_is_possible || return
     if ! as_root docker version >/dev/null 2>&1; then
         if [ -d /run/systemd/system ]; then
-            say "starting Docker (systemctl start docker)"
+            info "starting Docker (systemctl start docker)"
             if ! as_root systemctl start docker; then
-                docker_problem="systemd cannot start it (journalctl --unit docker says more)"
+                docker_problem="systemd cannot start it (see journalctl --unit docker)"
                 return 1
             fi
             docker_unit=yes
@@ -166,20 +166,20 @@ ensure_docker() {
             start_dockerd || return
         fi
         if ! wait_for_docker; then
-            docker_problem="it was started and does not answer"
+            docker_problem="it was started but does not respond"
             return 1
         fi
     fi
     docker_answers && return
-    # It runs, but its socket is not for this account. Docker's group is what Debian has for that;
-    # the rest of the script runs in it at once, without a new login.
+    # The engine is running, but this account cannot use its socket. Join Debian's group docker; the rest
+    # of the script runs in that group, without a new login.
     if [ "${LIFECYCLE_IN_DOCKER_GROUP:-}" = yes ]; then
-        docker_problem="it runs, but this account ($(id -un)) may not use it, though it is in the group docker"
+        docker_problem="it is running, but this account ($(id -un)) cannot use it, although it is in the group docker"
         return 1
     fi
-    say "adding $(id -un) to the group docker"
+    info "adding $(id -un) to the group docker"
     if ! as_root usermod -aG docker "$(id -un)"; then
-        docker_problem="it runs, but this account ($(id -un)) may not use it and cannot join the group docker"
+        docker_problem="it is running, but this account ($(id -un)) cannot use it and cannot join the group docker"
         return 1
     fi
     local command
@@ -187,43 +187,43 @@ ensure_docker() {
     LIFECYCLE_IN_DOCKER_GROUP=yes LIFECYCLE_DOCKER_UNIT=$docker_unit exec sg docker -c "$command"
 }
 
-# start_dockerd: for machines without systemd. Detached, so that it outlives a terminal; never while
-# another one runs, since two in one network namespace destroy each other's bridge.
+# start_dockerd: for machines without systemd. Detached, so that it outlives the terminal. Never while
+# another engine is running, because two in one network namespace destroy each other's bridge.
 start_dockerd() {
     local log=$log_dir/dockerd.log options=()
-    # The socket is this account's own then, and nobody has to join a group.
+    # The socket belongs to this account, so it need not join a group.
     [ "$(id -u)" = 0 ] || options=(--group "$(id -g)")
     mkdir -p "$log_dir"
-    say "starting Docker (dockerd, log: $log)"
+    info "starting Docker (dockerd, log: $log)"
     # shellcheck disable=SC2016  # expanded by the inner shell
     as_root sh -c 'log=$1; shift; setsid --fork dockerd "$@" </dev/null >"$log" 2>&1' sh "$log" "${options[@]}"
     wait_for_docker || {
-        docker_problem="its engine (dockerd) ends as soon as it is started, or does not answer"
-        say "Docker cannot run on this machine; the end of $log:"
+        docker_problem="its engine (dockerd) exits at once, or does not respond"
+        info "Docker cannot run on this machine; the end of $log:"
         tail -n 15 "$log" | cut -c 1-300 | sed 's/^/    /'
         return 1
     }
     docker_pid=$(as_root cat /var/run/docker.pid)
 }
 
-# engine_takes_nodes: whether the engine starts containers with the rights that local nodes need, and
-# whether they can use them. Needs the base image. Returns 1, with docker_problem set, if not.
+# engine_takes_nodes: whether the engine can start containers with the privileges that local nodes need,
+# and whether these work. Needs the base image. Returns 1 and sets docker_problem if not.
 engine_takes_nodes() {
-    local rights said
-    # Either is enough: what the nodes are given where privileged containers are refused, or all.
+    local rights output
+    # Either is enough: full privileges, or the capabilities that nodes get if privileged containers are refused.
     for rights in \
         "--cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add SYS_PTRACE --security-opt seccomp=unconfined --security-opt apparmor=unconfined" \
         --privileged; do
         # shellcheck disable=SC2086  # several words
-        said=$(timeout 60 docker run --rm --pull never --network none $rights "$base_image" \
+        output=$(timeout 60 docker run --rm --pull never --network none $rights "$base_image" \
             sh -c 'mount -t tmpfs none /mnt && unshare --net true' 2>&1 </dev/null) && return
     done
-    said=$(grep -m 1 . <<<"$said" | cut -c 1-300)
-    docker_problem="it runs, but refuses what a node that runs an engine itself needs: ${said%.}"
+    output=$(grep -m 1 . <<<"$output" | cut -c 1-300)
+    docker_problem="it is running, but refuses the privileges that a node with its own engine needs: ${output%.}"
     return 1
 }
 
-# wait_for_docker: until it answers, or has died, or half a minute has gone.
+# wait_for_docker: waits until the engine responds, has exited, or half a minute has passed.
 wait_for_docker() {
     local begin=$SECONDS
     until as_root docker version >/dev/null 2>&1; do
@@ -234,7 +234,7 @@ wait_for_docker() {
     done
 }
 
-# how_to_stop_docker: the command for the user, if the engine is one that we started.
+# how_to_stop_docker: prints the command for the user, if this script started the engine.
 how_to_stop_docker() {
     local sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo "
@@ -245,11 +245,11 @@ how_to_stop_docker() {
     fi
 }
 
-# stop_docker: ends the engine if it is one that we started.
+# stop_docker: stops the engine if this script started it.
 stop_docker() {
     if [ -n "$docker_pid" ]; then
-        say "ending the Docker that this script started"
-        # The shell's own `kill`: a bare Debian has no other, which sudo would want.
+        info "stopping Docker, which this script started"
+        # Use the shell's builtin `kill`: a minimal Debian has no separate program for sudo to run.
         as_root sh -c "kill $docker_pid" || true
         local deadline=$((SECONDS + 30))
         while [ -e "/proc/$docker_pid" ] && ((SECONDS < deadline)); do
@@ -257,26 +257,26 @@ stop_docker() {
         done
         docker_pid=""
     elif [ "$docker_unit" = yes ]; then
-        say "stopping the Docker that this script started"
+        info "stopping Docker, which this script started"
         as_root systemctl stop docker docker.socket || true
         docker_unit=no
     fi
 }
 
-# start_base_image: starts the job "base image", if it is missing: nodes and the example's services are
-# built on it. Asks for the password now if it may be needed, since a job in the background cannot.
+# start_base_image: starts the job "base image" if the image is missing. Nodes and the example's services
+# are based on it. Asks for the password now if it may be needed, because a background job cannot.
 start_base_image() {
     docker image inspect "$base_image" >/dev/null 2>&1 && return
     require_root "make the base image"
     start_job "base image" "$root/script/base-image"
 }
 
-# built COMMAND…: target/debug/COMMAND, wherever Cargo was told to put it.
+# built COMMAND…: target/debug/COMMAND, in the target directory that is configured for Cargo.
 built() {
     printf '%s/debug/%s' "${CARGO_TARGET_DIR:-$root/target}" "$1"
 }
 
-# require_static BINARY: the manager goes into an image that holds nothing else.
+# require_static BINARY: fails unless the binary is static, because the manager's image contains nothing else.
 require_static() {
     if LC_ALL=C readelf --program-headers "$1" | grep -q INTERP; then
         fail "$1 is not static" "something set RUSTC_WORKSPACE_WRAPPER or another .cargo/config.toml; see .cargo/link-manager-statically"

@@ -1,5 +1,5 @@
-//! The server in a container, as services are: this program with the libraries that it is linked
-//! with, and nothing else.
+//! The server in a container, like a service: this program with its linked libraries, and nothing
+//! else.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::Failure;
 /// The port in the container.
 const PORT: u16 = 8080;
 
-/// A running container and its image, both removed in the end.
+/// A running container and its image; both are removed at the end.
 #[derive(Debug)]
 pub(crate) struct Container {
     image: String,
@@ -25,7 +25,7 @@ impl Drop for Container {
 }
 
 impl Container {
-    /// Starts the server, and says where it answers.
+    /// Starts the server, and returns its address.
     pub(crate) fn start(program: &Path) -> Result<(Self, SocketAddr), Failure> {
         let linked = Command::new("ldd").arg(program).output()?;
         let linked = String::from_utf8(linked.stdout)?;

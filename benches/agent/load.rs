@@ -1,4 +1,4 @@
-//! Who connects, and what is measured.
+//! The loads, and their measurement.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,7 +13,6 @@ use crate::server::{CLOSE, KEEP_ALIVE, REPLY, STREAM};
 
 const CONNECTIONS: [usize; 3] = [1, 64, 1000];
 
-/// One kind of load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Load {
     KeepAlive(usize),
@@ -21,15 +20,15 @@ pub(crate) enum Load {
     Stream(usize),
 }
 
-/// What came of it.
+/// The result of a load.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    /// Requests or bytes.
+    /// Number of requests or bytes.
     pub(crate) done: f64,
-    /// The same a second.
+    /// The same per second.
     pub(crate) rate: f64,
     pub(crate) p99: Duration,
-    /// What the proxy used of the processors.
+    /// The CPU time that the proxy used.
     pub(crate) processor: Duration,
 }
 
@@ -60,18 +59,18 @@ impl Load {
     pub(crate) fn rate(self, rate: f64) -> String {
         match self {
             Self::Stream(_) => format!("{:.2} GiB/s", rate / f64::from(1 << 30)),
-            _ => format!("{rate:.0} a second"),
+            _ => format!("{rate:.0} per second"),
         }
     }
 
     pub(crate) fn each(self, seconds: f64) -> String {
         match self {
-            Self::Stream(_) => format!("{:.0} ms a GiB", seconds * f64::from(1 << 30) * 1e3),
+            Self::Stream(_) => format!("{:.0} ms per GiB", seconds * f64::from(1 << 30) * 1e3),
             _ => format!("{:.1} µs each", seconds * 1e6),
         }
     }
 
-    /// Loads a place for a while.
+    /// Runs the load against an address for a while.
     pub(crate) async fn run(self, at: SocketAddr, time: Duration) -> Result<Measured, Failure> {
         let (Self::KeepAlive(count) | Self::New(count) | Self::Stream(count)) = self;
         let mut clients = JoinSet::new();
@@ -134,7 +133,7 @@ async fn new(at: SocketAddr, until: Instant) -> Did {
         reply.clear();
         stream.read_to_end(&mut reply).await?;
         if reply != REPLY {
-            return Err(std::io::Error::other("the reply is another one"));
+            return Err(std::io::Error::other("unexpected reply"));
         }
         latencies.push(nanoseconds(asked));
     }
@@ -151,7 +150,7 @@ async fn stream(at: SocketAddr, until: Instant) -> Did {
     Ok((bytes, Vec::new()))
 }
 
-/// Opens connections that have each had a reply, and are silent since.
+/// Opens connections that have each received a reply and are idle since.
 pub(crate) async fn idle(at: SocketAddr, count: usize) -> Result<Vec<TcpStream>, Failure> {
     let mut idle = Vec::with_capacity(count);
     for _ in 0..count {

@@ -1,17 +1,16 @@
-//! What the agent costs: requests, latency and throughput through it, as multiples of the same
-//! directly, beside HAProxy in TCP mode in the same run; and its memory with 10,000 idle
-//! connections. Prints, asserts nothing.
+//! Measures the cost of the agent: requests, latency, and throughput through it, as multiples of
+//! direct connections, and compared with HAProxy in TCP mode in the same run; and its memory with
+//! 10,000 idle connections. Prints and asserts nothing.
 //!
-//! `cargo bench -p benches --bench agent`. Needs `haproxy` for the comparison and Docker for a
-//! server in a container; without, it is a process. Agent and HAProxy are processes of their
-//! own, with as many threads each as there are processors.
-//! The three ways take turns within a round, so that what else the machine does hits all; the
-//! median of the rounds counts.
+//! `cargo bench -p benches --bench agent`. Needs `haproxy` for the comparison, and Docker for a
+//! server in a container; without Docker the server is a process. Agent and HAProxy are separate
+//! processes, each with as many threads as there are processors. The three ways alternate within a
+//! round, so that other load on the machine affects all of them; the median of the rounds counts.
 
 #![expect(
     clippy::cast_precision_loss,
     clippy::print_stdout,
-    reason = "a bench talks to who runs it, and its figures are far below the limit"
+    reason = "a benchmark prints to the terminal, and its figures are far below the limit"
 )]
 
 mod container;
@@ -27,13 +26,13 @@ use std::time::Duration;
 use load::{Load, Measured};
 use process::Ways;
 
-/// How often everything is measured.
+/// Number of measurements.
 const ROUNDS: usize = 9;
 
-/// For how long each is.
+/// Duration of each measurement.
 const FOR: Duration = Duration::from_millis(700);
 
-/// How many connections are idle while memory is read, if the machine allows as many open files.
+/// Number of idle connections while memory is read, if the machine allows as many open files.
 const IDLE: usize = 10_000;
 
 type Failure = Box<dyn std::error::Error>;
@@ -44,7 +43,7 @@ fn main() -> ExitCode {
     let ended = match arguments[..] {
         ["server", address] => server::run(address),
         ["agent", state, threads] => process::run_agent(state, threads),
-        // As `cargo bench -- part of a load's name`.
+        // Used as `cargo bench -- part of a load's name`.
         _ => bench(arguments.iter().find(|argument| !argument.starts_with('-'))),
     };
     match ended {
@@ -81,7 +80,7 @@ fn bench(only: Option<&&str>) -> Result<(), Failure> {
             let rate = median(all, |one| one.rate);
             print!("  {:8} {}", proxy.name, load.rate(rate));
             if way > 0 {
-                print!(", {:.2} of directly", rate / direct);
+                print!(", {:.2} of direct", rate / direct);
             }
             if load.has_latency() {
                 print!(
@@ -91,7 +90,7 @@ fn bench(only: Option<&&str>) -> Result<(), Failure> {
             }
             if way > 0 {
                 let each = median(all, |one| one.processor.as_secs_f64() / one.done.max(1.0));
-                print!(", processor time {}", load.each(each));
+                print!(", CPU time {}", load.each(each));
             }
             println!();
         }
@@ -115,7 +114,8 @@ fn bench(only: Option<&&str>) -> Result<(), Failure> {
         drop(idle);
         let each = (after - before) * 1024.0 / idle_count as f64;
         println!(
-            "  {:8} {after:.0} KiB resident, {before:.0} KiB before: {each:.0} bytes a connection",
+            "  {:8} {after:.0} KiB resident, {before:.0} KiB before: {each:.0} bytes per \
+             connection",
             proxy.name
         );
     }
@@ -128,7 +128,7 @@ fn median(all: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Where something of the bench listens.
+/// The address of a part of the benchmark.
 fn place(address: [u8; 4], port: u16) -> SocketAddr {
     (address, port).into()
 }

@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use crate::container::Container;
 use crate::{Failure, place};
 
-/// How long a process may take to listen.
+/// Limit for a process to start listening.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
-/// One way to the server, with the process that it leads through.
+/// One way to the server, with the proxy process in between.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) name: &'static str,
@@ -27,7 +27,7 @@ pub(crate) struct Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if let Some(process) = &mut self.process {
-            // It may have ended.
+            // It may have exited already.
             drop(process.kill());
             drop(process.wait());
         }
@@ -46,14 +46,14 @@ impl Proxy {
         let deadline = Instant::now() + LISTENS_WITHIN;
         while TcpStream::connect(at).is_err() {
             if Instant::now() > deadline {
-                return Err(format!("{name} does not listen at {at}").into());
+                return Err(format!("{name} is not listening at {at}").into());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(self)
     }
 
-    /// What the process has used of the processors so far.
+    /// The CPU time that the process has used so far.
     pub(crate) fn processor_time(&self) -> Result<Duration, Failure> {
         let Some(process) = &self.process else {
             return Ok(Duration::ZERO);
@@ -77,7 +77,7 @@ impl Proxy {
     }
 }
 
-/// Directly, through the agent, and through HAProxy if there is one.
+/// Direct, through the agent, and through HAProxy if it is installed.
 #[derive(Debug)]
 pub(crate) struct Ways {
     all: Vec<Proxy>,
@@ -100,7 +100,7 @@ impl Ways {
                 (Some(container), direct.listening()?)
             }
             Err(error) => {
-                println!("the server is a process, since it cannot be a container: {error}");
+                println!("the server is a process, because it cannot be a container: {error}");
                 let at = place([127, 0, 0, 1], 18_080);
                 let mut command = Command::new(&program);
                 let command = command.args(["server", &at.to_string()]);
@@ -157,7 +157,7 @@ impl Ways {
     }
 }
 
-/// How many connections a proxy can have: each takes two of the files that it may open.
+/// The number of connections that a proxy can have: each needs two open files.
 pub(crate) fn most_connections() -> Result<usize, Failure> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits
@@ -169,7 +169,7 @@ pub(crate) fn most_connections() -> Result<usize, Failure> {
     Ok(hard.saturating_sub(500) / 2)
 }
 
-/// One service with one backend.
+/// A table with one service and one backend.
 fn table(at: SocketAddr, server: SocketAddr) -> serde_json::Value {
     let port = at.port();
     json!({
@@ -182,7 +182,7 @@ fn table(at: SocketAddr, server: SocketAddr) -> serde_json::Value {
     })
 }
 
-/// What the manager's program does as `agent`.
+/// Runs the agent, as the manager's program does with `agent`.
 pub(crate) fn run_agent(state: &str, threads: &str) -> Result<(), Failure> {
     let options = AgentOptions {
         route: false,

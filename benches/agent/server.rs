@@ -1,21 +1,21 @@
-//! What is connected to: small replies to HTTP requests, and a stream without end.
+//! The server: small replies to HTTP requests, and an endless stream.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::Failure;
 
-/// The whole reply, as loads await it.
+/// The complete reply that loads expect.
 pub(crate) const REPLY: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world\n";
 
-/// Asks for one reply, and for more on the same connection.
+/// Requests one reply, and allows more on the same connection.
 pub(crate) const KEEP_ALIVE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n";
 
-/// Asks for one reply; the server closes.
+/// Requests one reply; then the server closes the connection.
 pub(crate) const CLOSE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
 
-/// Asks for the stream.
+/// Requests the stream.
 pub(crate) const STREAM: &[u8] = b"GET /stream HTTP/1.1\r\nHost: bench\r\n\r\n";
 
 pub(crate) fn run(address: &str) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ async fn serve(listener: TcpListener) -> Result<(), Failure> {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         tokio::spawn(async move {
-            // Ends with the client.
+            // Ends when the client disconnects.
             drop(answer(stream).await);
         });
     }

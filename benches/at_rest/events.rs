@@ -1,5 +1,5 @@
-//! The kernel's process connector: every fork, exec and exit on this machine, in order. Processes
-//! that end within a millisecond are seen too, which polling `/proc` misses.
+//! The kernel's process connector: every fork, exec, and exit on this machine, in order. It also
+//! reports processes that end within a millisecond, which polling `/proc` misses.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,14 +21,14 @@ const LISTEN: u32 = 1;
 const NETLINK_HEADER: usize = 16;
 const CONNECTOR_HEADER: usize = 20;
 const EVENT_HEADER: usize = 16;
-/// Holds what a busy machine does in several seconds.
+/// Large enough for several seconds of events on a busy machine.
 const BUFFER: usize = 32 << 20;
-/// How long [`Events::receive`] waits at most.
+/// The longest wait of [`Events::receive`].
 const PACE: Duration = Duration::from_millis(100);
-/// How long the kernel may take to confirm that it sends events.
+/// Limit for the kernel to confirm the subscription.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Something that happened to a process. Threads are left out.
+/// An event of a process. Events of threads are omitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     Fork { parent: u32, child: u32 },
@@ -40,7 +40,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Received {
     Event(Event),
-    /// About a thread, or of a kind that is not counted.
+    /// Of a thread, or of a kind that is not counted.
     Other,
     Nothing,
 }
@@ -50,14 +50,14 @@ pub(crate) enum Received {
 pub(crate) struct Events {
     socket: OwnedFd,
     buffer: Vec<u8>,
-    /// The number that the next event of each processor has.
+    /// The number of the next event of each processor.
     expected: BTreeMap<u32, u32>,
-    /// How many events did not fit into the buffer.
+    /// Number of events that did not fit into the buffer.
     pub(crate) lost: u64,
 }
 
 impl Events {
-    /// Subscribes; what happens from now on is seen.
+    /// Subscribes to all events from now on.
     pub(crate) fn subscribe() -> Result<Self, String> {
         let socket = open().map_err(|error| {
             format!(
@@ -83,7 +83,7 @@ impl Events {
             .into())
     }
 
-    /// The next of what the kernel sent, which it waits for a moment for, or not at all.
+    /// The next message of the kernel. Optionally waits for a moment.
     pub(crate) fn receive(&mut self, wait: bool) -> Result<Received, String> {
         let flags = if wait {
             RecvFlags::empty()
@@ -98,7 +98,7 @@ impl Events {
                 self.note_gap(&message);
                 Ok(message.event.map_or(Received::Other, Received::Event))
             }
-            // Events that did not fit are a gap in the numbers of the following ones.
+            // Lost events appear as a gap in the numbers of later ones.
             Err(Errno::NOBUFS) => Ok(Received::Other),
             Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Nothing),
             Err(error) => Err(format!("reading process events: {error}")),
@@ -125,7 +125,7 @@ fn open() -> io::Result<OwnedFd> {
     )?;
     bind(&socket, &SocketAddrNetlink::new(0, PROCESSES))?;
     if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
-        // Without the privilege, as much as is allowed.
+        // Without the privilege, use the allowed size.
         sockopt::set_socket_recv_buffer_size(&socket, BUFFER)?;
     }
     sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PACE))?;
@@ -158,9 +158,9 @@ fn subscription() -> Vec<u8> {
 #[derive(Debug, PartialEq, Eq)]
 struct Message {
     processor: u32,
-    /// Events of a processor are numbered.
+    /// Events are numbered per processor.
     number: u32,
-    /// Whether it is the answer to the subscription.
+    /// Whether it confirms the subscription.
     confirms: bool,
     event: Option<Event>,
 }
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fork_is_a_new_process_and_a_thread_is_none() {
+    fn a_fork_is_a_new_process_and_a_thread_is_not() {
         let event = |words| Message::parse(&message(7, words)).unwrap().event;
         // Kind, processor, time, then parent and child, thread before process.
         let fork = event([1, 0, 0, 0, 11, 10, 20, 20]);

@@ -1,5 +1,5 @@
-//! Measures a platform of local nodes that is left alone: the processor time, memory, descriptors
-//! and threads of its manager and agents, and every process that starts on its nodes.
+//! Measures an idle platform of local nodes: the CPU time, memory, descriptors, and threads of its
+//! manager and agents, and every process that starts on its nodes.
 //!
 //! The nodes are containers on this machine, so all of this is visible from outside the nodes: in
 //! `/proc` and in the events of the kernel's process connector. The measurement runs nothing on the
@@ -23,37 +23,36 @@ use usage::{Sample, slope};
 pub use nodes::{Check, Part};
 pub use tree::{CheckRuns, Started};
 
-/// How many samples are taken at least, and how far apart they are at most.
+/// The minimum number of samples, and the longest interval between them.
 const SAMPLES: u32 = 90;
 const APART: Duration = Duration::from_secs(5);
 
-/// The measurements of a platform that was left alone.
+/// The measurements of an idle platform.
 #[derive(Debug, Clone)]
 pub struct Rest {
-    /// How long it was measured, after it had settled.
+    /// The duration of the measurement, after the platform had settled.
     pub measured: Duration,
-    /// The manager first.
+    /// The manager comes first.
     pub programs: Vec<ProgramAtRest>,
-    /// The processes that started on the nodes meanwhile.
+    /// The processes that started on the nodes during the measurement.
     pub started: Started,
 }
 
 /// The manager, or an agent.
 #[derive(Debug, Clone)]
 pub struct ProgramAtRest {
-    /// Which of them.
     pub part: Part,
-    /// Where it runs.
+    /// The node that it runs on.
     pub node: String,
     /// In percent of one processor.
     pub processor: f64,
-    /// Resident, in kB, at begin and end.
+    /// Resident, in kB, at start and end.
     pub memory: (u64, u64),
-    /// Of the resident memory, in kB a minute.
+    /// The growth of resident memory, in kB per minute.
     pub slope: f64,
-    /// At begin and end.
+    /// At start and end.
     pub descriptors: (u64, u64),
-    /// At begin and end.
+    /// At start and end.
     pub threads: (u64, u64),
 }
 
@@ -83,11 +82,11 @@ pub fn measure(platform: &str, settle: Duration, measured: Duration) -> Result<R
 }
 
 fn count(mut events: Events, nodes: &[Node], stop: &AtomicBool) -> Result<Started, String> {
-    // Before others, since short-lived processes are named while they run; without the privilege,
-    // more of them stay unseen.
+    // Raise the priority, because short-lived processes can only be named while they run. Without
+    // the privilege, more of them remain unseen.
     let _ = rustix::process::setpriority_process(None, -20);
     let since = Instant::now();
-    // Events wait in the buffer until it is known what runs already.
+    // Events wait in the buffer until the running processes are known.
     let mut tree = Tree::new(nodes, &nodes::running(), &Proc);
     loop {
         let stopped = stop.load(Ordering::Relaxed);
@@ -99,7 +98,7 @@ fn count(mut events: Events, nodes: &[Node], stop: &AtomicBool) -> Result<Starte
     }
 }
 
-/// Of each program, over the time that is measured.
+/// The samples of each program over the measured time.
 fn sample(programs: &[Program], measured: Duration) -> Result<Vec<Vec<Sample>>, String> {
     let apart = (measured / SAMPLES).min(APART);
     let since = Instant::now();
@@ -137,7 +136,7 @@ fn at_rest(program: &Program, samples: &[Sample]) -> Option<ProgramAtRest> {
 }
 
 impl Rest {
-    /// Processes that started on the nodes beyond those of declared health checks, per second.
+    /// Processes that started on the nodes in addition to declared health checks, per second.
     pub fn others_per_second(&self) -> f64 {
         self.per_second(self.started.others())
     }

@@ -1,4 +1,4 @@
-//! A platform's nodes as this machine sees them: containers whose processes are in its `/proc`.
+//! A platform's nodes as seen from this machine: containers whose processes are in its `/proc`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use crate::docker::docker;
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) name: String,
-    /// The process that started all others of the node.
+    /// The ancestor of all processes of the node.
     pub(crate) shim: u32,
     pub(crate) checks: Vec<Check>,
 }
 
-/// A health check that a node's engine carries out.
+/// A health check that a node's engine runs.
 #[derive(Debug, Clone)]
 pub struct Check {
-    /// What it is for.
+    /// The service that it checks.
     pub service: String,
-    /// As it is declared.
+    /// The declared interval.
     pub interval: Duration,
     pub(crate) container: String,
     pub(crate) command: Vec<String>,
@@ -33,7 +33,7 @@ impl Check {
         if words == self.command {
             return true;
         }
-        // Of a process that has ended the kernel keeps 15 characters of the program's name.
+        // After a process has ended the kernel keeps 15 characters of its name.
         let program = self
             .command
             .first()
@@ -47,16 +47,14 @@ impl Check {
     }
 }
 
-/// What runs the same for as long as the platform does.
+/// A long-running program of the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// Of the platform.
     Manager,
-    /// One on each node.
     Agent,
 }
 
-/// A process of the platform itself.
+/// A process of one of these programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     pub(crate) node: String,
@@ -65,7 +63,7 @@ pub(crate) struct Program {
 }
 
 impl Node {
-    /// All nodes of a platform that run.
+    /// All running nodes of a platform.
     pub(crate) fn all(platform: &str) -> Result<Vec<Self>, String> {
         let filter = format!("label=lifecycle.platform-id={platform}");
         let ids = docker(&["ps", "--quiet", "--no-trunc", "--filter", &filter])?;
@@ -93,7 +91,7 @@ impl Node {
     }
 }
 
-/// A health check that the engine of a node runs.
+/// The health checks that the engine of a node runs.
 fn checks(node: &str) -> Result<Vec<Check>, String> {
     let ids = docker(&["exec", node, "docker", "ps", "--quiet", "--no-trunc"])?;
     let mut checks = Vec::new();
@@ -120,7 +118,7 @@ fn checks(node: &str) -> Result<Vec<Check>, String> {
             .or(found["Name"].as_str());
         checks.push(Check {
             service: service.unwrap_or_default().to_owned(),
-            // The engine's own, where none is declared.
+            // The engine's default, if none is declared.
             interval: match check["Interval"].as_u64() {
                 None | Some(0) => Duration::from_secs(30),
                 Some(nanos) => Duration::from_nanos(nanos),
@@ -134,7 +132,7 @@ fn checks(node: &str) -> Result<Vec<Check>, String> {
 
 fn only(inspected: &str) -> Result<Value, String> {
     let mut all: Value = serde_json::from_str(inspected)
-        .map_err(|error| format!("reading what docker inspect prints: {error}"))?;
+        .map_err(|error| format!("reading the output of docker inspect: {error}"))?;
     Ok(all[0].take())
 }
 
@@ -151,7 +149,7 @@ pub(crate) fn running() -> Vec<(u32, u32)> {
 
 fn parent_of(process: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name may hold anything, a parenthesis too.
+    // The name may contain any character, including a parenthesis.
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 

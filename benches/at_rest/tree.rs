@@ -1,9 +1,9 @@
 //! Attributes each new process to its node, and to the declared health check that started it.
 //!
 //! A node's processes are all descendants of its container's shim, so commands that are run in the
-//! node from outside, such as `docker exec`, count as well. Each child of the shim of a container with
-//! a health check is a run of that check if it or a descendant becomes the declared command. The
-//! container runtime's processes of that run count as the check's.
+//! node from outside, such as `docker exec`, count as well. Each child of the shim of a container
+//! with a health check is a run of that check if it or a descendant becomes the declared command.
+//! The container runtime's processes of that run count as the check's.
 //!
 //! A process's arguments are read after the kernel has announced its exec, so a short-lived process
 //! may be gone by then. It is still counted, as "unseen".
@@ -19,13 +19,13 @@ const RUNC: [&str; 9] = [
     "init", "create", "start", "exec", "kill", "delete", "state", "ps", "update",
 ];
 
-/// How the arguments of a process are read.
+/// Reads the arguments of a process.
 pub(crate) trait Arguments {
-    /// None if it is gone; one without arguments of its own if it has ended, but is not waited for.
+    /// `None` if it is gone; only its name if it has ended but was not waited for.
     fn of(&self, process: u32) -> Option<Vec<String>>;
 }
 
-/// As `/proc` shows them.
+/// From `/proc`.
 #[derive(Debug)]
 pub(crate) struct Proc;
 
@@ -33,7 +33,7 @@ impl Arguments for Proc {
     fn of(&self, process: u32) -> Option<Vec<String>> {
         let read = |file: &str| std::fs::read(format!("/proc/{process}/{file}")).ok();
         let line = read("cmdline")?;
-        // Each word ends with a zero.
+        // Each word ends with a zero byte.
         let words: Vec<String> = line
             .strip_suffix(&[0])
             .unwrap_or(&line)
@@ -43,7 +43,7 @@ impl Arguments for Proc {
         if words.first().is_some_and(|word| !word.is_empty()) {
             return Some(words);
         }
-        // No longer than the kernel keeps it.
+        // The kernel may truncate the name.
         let name = String::from_utf8_lossy(&read("comm")?).trim().to_owned();
         Some(vec![name])
     }
@@ -54,9 +54,9 @@ struct Process {
     node: usize,
     program: Program,
     is_new: bool,
-    /// The container whose shim it is, if that container has a health check.
+    /// The index of the health check whose container's shim this is, if any.
     shim_of: Option<usize>,
-    /// What such a shim has started and this belongs to.
+    /// The run that it belongs to, if a shim started it or its ancestor.
     run: Option<usize>,
 }
 
@@ -66,12 +66,13 @@ enum Program {
     Seen(String),
     /// The same as the process that it comes from.
     Forked(String),
-    /// It was gone too early. What is known is the program that started it, or an ancestor's.
+    /// It ended too early to be read. Contains the name of the program that started it, or of an
+    /// ancestor.
     Unseen(String),
 }
 
 impl Program {
-    /// The last program that was seen.
+    /// The last known program.
     fn known(&self) -> &str {
         match self {
             Self::Seen(name) | Self::Forked(name) | Self::Unseen(name) => name,
@@ -87,7 +88,7 @@ impl Program {
     }
 }
 
-/// What the shim of a container with a health check has started.
+/// A process that the shim of a container with a health check has started, with its descendants.
 #[derive(Debug)]
 struct Run {
     check: usize,
@@ -95,7 +96,7 @@ struct Run {
     processes: BTreeMap<(usize, String), u64>,
 }
 
-/// The command that a run of the container's runtime ended in.
+/// The command that a run of the container runtime executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Command {
     Unseen,
@@ -103,38 +104,36 @@ enum Command {
     Other,
 }
 
-/// How often a health check ran.
+/// The runs of a health check.
 #[derive(Debug, Clone)]
 pub struct CheckRuns {
-    /// Whose it is and what is declared.
     pub check: Check,
     /// How often the container's engine ran it.
     pub runs: u64,
-    /// In how many of them the declared command was seen; in the others it had ended too early, and
-    /// they count as this check's since they are no more than the interval allows.
+    /// The number of runs in which the declared command was seen. In the others it ended too early;
+    /// they count as runs of this check as long as their number fits its interval.
     pub seen: u64,
-    /// What these runs took: the runtime's processes and the command's own.
+    /// The number of processes of these runs: those of the runtime and of the command.
     pub processes: u64,
 }
 
 /// New processes on the nodes.
 #[derive(Debug, Clone, Default)]
 pub struct Started {
-    /// Those of health checks.
     pub checks: Vec<CheckRuns>,
-    /// All others by node and program.
+    /// All others, by node and program.
     pub others: BTreeMap<(String, String), u64>,
-    /// Events that the kernel could not deliver; with them, all numbers are lower bounds.
+    /// Events that the kernel could not deliver. If there are any, all numbers are lower bounds.
     pub lost_events: u64,
 }
 
 impl Started {
-    /// How many there were beyond those of health checks.
+    /// The number of processes other than those of health checks.
     pub fn others(&self) -> u64 {
         self.others.values().sum()
     }
 
-    /// How many health checks started.
+    /// The number of processes of health checks.
     pub fn of_checks(&self) -> u64 {
         self.checks.iter().map(|check| check.processes).sum()
     }
@@ -151,7 +150,7 @@ pub(crate) struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    /// What runs already: pairs of process and parent.
+    /// Creates the tree from the running processes: pairs of process and parent.
     pub(crate) fn new(
         nodes: &'a [Node],
         running: &[(u32, u32)],
@@ -186,7 +185,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// The processes that it knows, with their node.
+    /// The known processes with their nodes.
     pub(crate) fn known(&self) -> impl Iterator<Item = (u32, usize)> {
         self.processes
             .iter()
@@ -231,7 +230,7 @@ impl<'a> Tree<'a> {
                         processes: BTreeMap::new(),
                     });
                 }
-                // Its number may have been another's, whose end was not seen.
+                // The number may belong to an earlier process whose end was not seen.
                 self.ended(child);
                 self.processes.insert(child, process);
             }
@@ -277,7 +276,7 @@ impl<'a> Tree<'a> {
             .or_default() += 1;
     }
 
-    /// What was new, within so much time.
+    /// The new processes within the given time.
     pub(crate) fn finish(mut self, within: Duration, lost_events: u64) -> Started {
         let running: Vec<u32> = self.processes.keys().copied().collect();
         for process in running {
@@ -290,7 +289,7 @@ impl<'a> Tree<'a> {
             processes: 0,
         });
         let mut checks: Vec<CheckRuns> = checks.collect();
-        // Those that were seen first, since there is a limit to what can be a check's.
+        // Runs whose command was seen come first, because the number of a check's runs is limited.
         self.runs.sort_by_key(|run| run.command != Command::Check);
         for run in self.runs {
             let seen = run.command == Command::Check;
@@ -324,15 +323,15 @@ impl<'a> Tree<'a> {
 }
 
 impl Command {
-    /// An engine starts a check an interval after the end of the one before.
+    /// An engine starts a check one interval after the end of the previous one.
     fn may_be_of(self, check: &CheckRuns, within: Duration) -> bool {
         let runs = u32::try_from(check.runs).unwrap_or(u32::MAX);
         self == Self::Unseen && check.check.interval.saturating_mul(runs) <= within
     }
 }
 
-/// Whether it is the container's runtime, which gives way to the command; `exe` is what it is called
-/// while it starts itself again.
+/// Whether it is the container runtime, which executes the command; `exe` is its name while it
+/// re-executes itself.
 fn is_runtime(words: &[String]) -> bool {
     let name = name(words);
     name == "exe" || name.split([' ', ':']).next() == Some("runc")
@@ -409,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_health_check_is_told_from_other_commands_in_its_container() {
+    fn distinguishes_a_health_check_from_other_commands() {
         let nodes = [node(1, vec![check()])];
         let mut words = BTreeMap::from([(1, "containerd-shim -id node"), (2, SHIM)]);
         let mut tree = Tree::new(&nodes, &[(2, 1)], &words);
@@ -440,12 +439,13 @@ mod tests {
     }
 
     #[test]
-    fn a_check_whose_command_ended_too_early_is_one_while_its_interval_allows_it() {
+    fn counts_a_short_check_while_its_interval_allows_it() {
         let nodes = [node(1, vec![check()])];
         let mut words = BTreeMap::from([(1, "containerd-shim -id node"), (2, SHIM)]);
         let mut tree = Tree::new(&nodes, &[(2, 1)], &words);
         words.extend([(10, "runc exec c1"), (11, "runc init"), (20, "exe")]);
-        // The third is one too many within a second; the last has ended when it is looked at.
+        // The third one exceeds the limit within a second; the last one has ended before it is
+        // read.
         words.insert(40, "web");
         for (parent, child) in [(2, 10), (10, 11), (2, 20), (2, 30), (2, 40)] {
             tree.note(Event::Fork { parent, child }, &words);
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_starts_later_brings_its_health_check() {
+    fn recognises_the_health_check_of_a_later_container() {
         let nodes = [node(1, vec![check()])];
         let words = BTreeMap::from([
             (1, "containerd"),
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_counts_once_by_what_it_ran_last() {
+    fn counts_a_process_once_by_its_last_program() {
         let nodes = [node(1, Vec::new())];
         let mut words = BTreeMap::from([(1, "/usr/sbin/sshd -D")]);
         let mut tree = Tree::new(&nodes, &[], &words);
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_named_by_their_subcommands_and_no_values() {
+    fn names_programs_with_subcommands_but_no_values() {
         let named = |line: &str| name(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
         for (line, expected) in [
             ("sshd: root@notty", "sshd"),
@@ -528,10 +528,10 @@ mod tests {
         }
     }
 
-    /// The kernel's own events: of so many processes, each is seen once, with its name where it
-    /// lives long enough, and threads are not.
+    /// With the kernel's own events: each process is seen once, with its name if it runs long
+    /// enough, and threads are not counted.
     #[test]
-    fn processes_that_really_start_are_counted_and_threads_are_not() {
+    fn counts_real_processes_but_no_threads() {
         const SHELLS: usize = 40;
         let nodes = [node(std::process::id(), Vec::new())];
         let events = Events::subscribe().unwrap();
@@ -554,7 +554,7 @@ mod tests {
         let least = 2 * SHELLS as u64 - started.lost_events;
         let counted = least..=2 * SHELLS as u64;
         assert!(counted.contains(&started.others()), "{:?}", started.others);
-        // Reading the name is a race, which processes of a millisecond win often on a busy machine.
+        // Reading the name is a race that very short processes often win on a busy machine.
         let seen = started
             .others
             .get(&("hub".into(), "sh -c /bin/true;".into()));

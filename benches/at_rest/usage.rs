@@ -1,14 +1,13 @@
-//! What a process uses of the machine, as `/proc` shows it.
+//! The resource usage of a process, from `/proc`.
 
 use std::fs;
 use std::time::Duration;
 
-/// At one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    /// Since the first sample.
+    /// Time since the first sample.
     pub(crate) at: Duration,
-    /// On the processors so far.
+    /// CPU time so far.
     pub(crate) processor: Duration,
     /// Resident memory in kB.
     pub(crate) memory: u64,
@@ -25,7 +24,7 @@ impl Sample {
         };
         let incomplete = || format!("reading {directory}: a field is missing");
         let (stat, status) = (read("stat")?, read("status")?);
-        // The name may hold anything, a parenthesis too; what follows it begins with field 3.
+        // The name may contain any character, including a parenthesis; field 3 follows it.
         let fields = stat.rsplit_once(") ").ok_or_else(incomplete)?.1;
         let fields: Vec<&str> = fields.split(' ').collect();
         let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
@@ -53,7 +52,7 @@ fn time(ticks: u64) -> Duration {
         / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100)
 }
 
-/// The slope of the line that fits best, by least squares.
+/// The slope of the least-squares line.
 pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
     let mean = |of: fn(&(f64, f64)) -> f64| {
         let count = u32::try_from(points.len()).map_or(f64::INFINITY, f64::from);
@@ -70,17 +69,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slope_is_that_of_the_line_through_the_points() {
+    fn the_slope_matches_a_line_through_the_points() {
         let line: Vec<_> = [0.0, 1.0, 2.0, 5.0].map(|x| (x, 3.0 + 20.0 * x)).into();
         assert!((slope(&line) - 20.0).abs() < 1e-9);
-        // What is off the line to both sides does not tilt it.
+        // Symmetric deviations do not change the slope.
         let noisy = [(0.0, 1.0), (1.0, -1.0), (2.0, -1.0), (3.0, 1.0)];
         assert!(slope(&noisy).abs() < 1e-9);
         assert!(slope(&[(1.0, 5.0)]).abs() < 1e-9);
     }
 
     #[test]
-    fn a_process_is_sampled_as_it_is() {
+    fn samples_a_process() {
         let process = std::process::id();
         let before = Sample::take(process, Duration::ZERO).unwrap();
         let kept = vec![7_u8; 64 << 20];

@@ -1,14 +1,14 @@
-//! How long `bootstrapper up` takes for the example platform on local nodes, as a multiple of the
-//! critical path of the same raw engine calls in the same run. Prints, asserts nothing.
+//! Measures how long `bootstrapper up` takes for the example platform on local nodes, as a multiple
+//! of the critical path of the same raw engine calls in the same run. Prints and asserts nothing.
 //!
-//! `cargo bench -p benches --bench bring_up`. Needs Docker and the built programs. Both ways begin
-//! with the image of nodes, the base image and the builder's cache of their own engine in place;
-//! what is on the nodes themselves they make anew.
+//! `cargo bench -p benches --bench bring_up`. Needs Docker and the built programs. Both ways start
+//! with the image of nodes, the base image, and the builder's cache in their engine; everything on
+//! the nodes is created again.
 
 #![expect(
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a bench that cannot go on fails, and it talks to who runs it"
+    reason = "a benchmark that cannot continue fails, and prints to the terminal"
 )]
 
 mod raw;
@@ -22,7 +22,7 @@ use benches::example::{Programs, Project};
 
 use crate::timeline::Timeline;
 
-/// How often each way is gone; the quickest counts.
+/// Number of runs of each way; the fastest counts.
 const RUNS: usize = 3;
 
 fn main() -> ExitCode {
@@ -39,13 +39,14 @@ fn bench() -> Result<(), String> {
     docker::require()?;
     let programs = Programs::find()?;
     println!(
-        "one call of the docker command takes {:.0?}; the raw way makes one after the other",
+        "one call of the docker command takes {:.0?}; the raw way makes its calls one after the \
+         other",
         docker::one_call()
     );
     let project = Project::new(&programs)?;
-    println!("once unmeasured, so that the images of nodes are there …");
+    println!("one run without measurement, so that the images of nodes exist …");
     timeline::up(&project)?;
-    // What the services of the raw way are given in place of a manager.
+    // The credential for the services in the raw way, which has no manager.
     let credential = project.credential()?;
     project.down()?;
     let mut ours: Option<Timeline> = None;
@@ -55,11 +56,11 @@ fn bench() -> Result<(), String> {
         project.down()?;
         let calls = raw::bring_up(&programs, &credential)?;
         println!("run {run}: up {:.1?}, raw {:.1?}", up.total, calls.total);
-        ours = Timeline::quicker(ours, up);
-        raw = Timeline::quicker(raw, calls);
+        ours = Timeline::faster(ours, up);
+        raw = Timeline::faster(raw, calls);
     }
     let (Some(ours), Some(raw)) = (ours, raw) else {
-        return Err("nothing was run".into());
+        return Err("nothing was measured".into());
     };
     println!("\n`bootstrapper up` ({} profile)\n{ours}", programs.profile);
     println!("\nthe raw calls\n{raw}");
@@ -72,7 +73,7 @@ fn bench() -> Result<(), String> {
     Ok(())
 }
 
-/// Asks until it is so.
+/// Polls until the condition is true.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_mins(2);
     while !is_so() {

@@ -1,5 +1,5 @@
-//! The same by hand: what an engine has to do for the example platform, in an order in which
-//! nothing waits for what it does not need, without a manager, and as parallel as can be.
+//! The raw way: the engine calls for the example platform without a manager, in an order in which
+//! each call waits only for what it needs, and as parallel as possible.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -15,9 +15,9 @@ use crate::until;
 
 const NODES: [&str; 3] = ["hub", "edge-1", "edge-2"];
 
-/// What the services of `compose.yaml` need to run and wait for: those of one row start together
-/// when all of the row before are ready. The last three are the service, its node and whether
-/// its engine checks it.
+/// The services of `compose.yaml` and their order: those of one row start together when all of the
+/// previous row are ready. The three values are the service, its node, and whether its engine
+/// checks its health.
 const ROWS: [&[(&str, usize, bool)]; 5] = [
     &[("authentication", 1, false), ("authentication", 2, false)],
     &[("sensor-manager", 0, true)],
@@ -29,23 +29,23 @@ const ROWS: [&[(&str, usize, bool)]; 5] = [
     &[("monitoring", 0, false)],
 ];
 
-/// As the example's own, and the health check that its `compose.yaml` declares.
+/// The example's Dockerfile, and the health check that its `compose.yaml` declares.
 const DOCKERFILE: &str = "FROM scratch\nCOPY iot-platform /iot-platform\n\
                           ENTRYPOINT [\"/iot-platform\"]\n";
 const CHECK: &str = "FROM raw\nHEALTHCHECK --interval=1s --timeout=2s --retries=5 \
                      CMD [\"/iot-platform\", \"check\"]\n";
 
-/// The engine's things of one run; removed when it is dropped.
+/// The engine's resources of one run; removed when it is dropped.
 #[derive(Debug)]
-struct Made(String);
+struct Created(String);
 
-impl Made {
+impl Created {
     fn node(&self, index: usize) -> String {
         format!("{}-{}", self.0, NODES[index])
     }
 }
 
-impl Drop for Made {
+impl Drop for Created {
     fn drop(&mut self) {
         let nodes: Vec<String> = (0..NODES.len()).map(|index| self.node(index)).collect();
         let mut remove = vec!["rm", "--force", "--volumes"];
@@ -55,27 +55,27 @@ impl Drop for Made {
     }
 }
 
-/// Brings everything up, measures, and removes it.
+/// Brings everything up, measures it, and removes it.
 pub(crate) fn bring_up(programs: &Programs, credential: &TempDir) -> Result<Timeline, String> {
     static RUN: AtomicUsize = AtomicUsize::new(0);
     let run = RUN.fetch_add(1, Ordering::Relaxed);
-    let made = Made(format!("bench-raw-{}-{run}", std::process::id()));
+    let created = Created(format!("bench-raw-{}-{run}", std::process::id()));
     let image = node_image()?;
     let rights = rights(&image);
-    // A build's input is there before it begins, as it is for the bootstrapper.
+    // A build's input exists before the build starts, as it does for the bootstrapper.
     let context = context(&programs.path("iot-platform"))?;
 
     let since = Instant::now();
     let mut timeline = Timeline::default();
-    docker(&["network", "create", &made.0])?;
+    docker(&["network", "create", &created.0])?;
     in_parallel(&[0, 1, 2], |&index| {
-        node(&made, index, &image, &rights, credential.path())
+        node(&created, index, &image, &rights, credential.path())
     })?;
     let engines = since.elapsed();
     timeline.add(Phase::Nodes, Duration::ZERO, engines);
 
     in_parallel(&[0, 1, 2], |&index| {
-        let node = made.node(index);
+        let node = created.node(index);
         let build = ["exec", "-i", &node, "docker", "build", "-q", "-t"];
         docker_with(&[&build[..], &["raw", "-"]].concat(), Some(&context))?;
         if index == 0 {
@@ -94,7 +94,7 @@ pub(crate) fn bring_up(programs: &Programs, credential: &TempDir) -> Result<Time
         let mut services = Vec::new();
         for (service, node, is_checked) in row {
             port += 1;
-            services.push((*service, made.node(*node), *is_checked, port));
+            services.push((*service, created.node(*node), *is_checked, port));
         }
         in_parallel(&services, |(service, node, is_checked, port)| {
             instance(service, node, *is_checked, *port)
@@ -121,17 +121,17 @@ fn in_parallel<T: Sync>(
     })
 }
 
-/// The image that the bootstrapper made for its nodes; the newest.
+/// The latest image that the bootstrapper built for its nodes.
 fn node_image() -> Result<String, String> {
     let images = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"])?;
     images
         .lines()
         .find(|image| image.starts_with("lifecycle-node-ready:"))
         .map(str::to_owned)
-        .ok_or_else(|| "there is no image of nodes".into())
+        .ok_or_else(|| "the image of nodes does not exist".into())
 }
 
-/// What nodes are given: everything, or what is enough where that is refused.
+/// The privileges of nodes: all, or the required ones if that is refused.
 fn rights(image: &str) -> Vec<&'static str> {
     let all = [
         "run",
@@ -155,20 +155,20 @@ fn rights(image: &str) -> Vec<&'static str> {
 }
 
 fn node(
-    made: &Made,
+    created: &Created,
     index: usize,
     image: &str,
     rights: &[&str],
     credential: &Path,
 ) -> Result<(), String> {
-    let name = made.node(index);
+    let name = created.node(index);
     let mount = format!("{}:/run/credential:ro", credential.display());
     let mut run = vec!["run", "--detach", "--init", "--cgroupns=private"];
     run.extend(rights);
     run.extend(["--volume=/var/lib/docker", "--volume", &mount]);
-    run.extend(["--network", &made.0, "--name", &name, image]);
+    run.extend(["--network", &created.0, "--name", &name, image]);
     docker(&run)?;
-    until("an engine of a node answers", || {
+    until("the engine of a node responds", || {
         docker(&["exec", &name, "docker", "version"]).is_ok()
     })
 }
@@ -221,7 +221,7 @@ fn instance(service: &str, node: &str, is_checked: bool, port: u16) -> Result<()
     Ok(())
 }
 
-/// The build context, as `tar` makes it.
+/// The build context as a tar archive.
 fn context(program: &Path) -> Result<Vec<u8>, String> {
     let directory = tempfile::tempdir().expect("a directory for a build context");
     std::fs::write(directory.path().join("Dockerfile"), DOCKERFILE).expect("a Dockerfile");

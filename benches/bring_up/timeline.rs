@@ -1,4 +1,4 @@
-//! What happened when, in phases.
+//! The times of a run, by phase.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use benches::example::Project;
 
-/// The phases of a bring-up, in the order in which they begin.
+/// The phases of a bring-up, in the order in which they start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Nodes,
@@ -20,15 +20,14 @@ impl Phase {
     fn name(self) -> &'static str {
         match self {
             Self::Nodes => "nodes and their engines",
-            Self::Sending => "code bases and images to the manager's node",
-            Self::Manager => "the manager's image, its start",
+            Self::Sending => "code bases and images sent to the manager's node",
+            Self::Manager => "the manager's image and start",
             Self::Images => "the services' images",
             Self::Services => "containers, until they are ready",
         }
     }
 }
 
-/// A run.
 #[derive(Debug, Default)]
 pub(crate) struct Timeline {
     pub(crate) total: Duration,
@@ -36,13 +35,13 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    /// Something that belongs to a phase went on from one moment to another.
+    /// Adds a span of time to a phase.
     pub(crate) fn add(&mut self, phase: Phase, from: Duration, to: Duration) {
         self.spans.entry(phase).or_default().push((from, to));
     }
 
-    /// The one that took less time.
-    pub(crate) fn quicker(one: Option<Self>, other: Self) -> Option<Self> {
+    /// The faster of two runs.
+    pub(crate) fn faster(one: Option<Self>, other: Self) -> Option<Self> {
         one.filter(|one| one.total <= other.total).or(Some(other))
     }
 }
@@ -68,7 +67,7 @@ pub(crate) fn up(project: &Project<'_>) -> Result<Timeline, String> {
             started.push((Phase::Services, now, now));
         }
     })?;
-    // A service is in the making from its container's start until it is ready.
+    // A service counts from its container's start until it is ready.
     let mut services: Vec<_> = Vec::new();
     for (phase, from, to) in started {
         match phase {
@@ -102,7 +101,7 @@ fn phase(what: &str) -> Phase {
     }
 }
 
-/// How long at least one of the spans went on.
+/// The time during which at least one of the spans was active.
 fn covered(spans: &[(Duration, Duration)]) -> Duration {
     let mut sorted = spans.to_vec();
     sorted.sort();
@@ -135,7 +134,7 @@ impl fmt::Display for Timeline {
         write!(
             f,
             "{:<46}{:>8}{:>7.1}s{:>9.1}s",
-            "in all; between and after these",
+            "total; between and after these",
             "",
             self.total.as_secs_f64(),
             idle.as_secs_f64()

@@ -1,17 +1,16 @@
-//! Throws mutated declarations at the readers of Compose files and of `platform.toml`, for as
-//! long as one likes.
+//! Fuzzes the readers of Compose files and of `platform.toml` with mutated declarations.
 //!
-//! `cargo run -p benches --bin fuzz -- --seconds 600`. It begins with the files that
-//! the tests keep, changes lines, words and bytes of them, mixes them, and reads the outcome. A
-//! panic, a reading that takes too long, a refusal that says nothing and a place that does not
-//! exist end it; what was read then stays in the directory that it names, and `--seed` repeats
-//! it. Built without `--release`, so that a sum that overflows is a panic too. Coverage does not guide
-//! it: what it needs is a stable toolchain and nothing else.
+//! `cargo run -p benches --bin fuzz -- --seconds 600`. It starts from the files of the tests,
+//! changes lines, words, and bytes of them, mixes them, and reads the result. It stops at a panic,
+//! at a read that takes too long, at a rejection without a message, and at a reported position that
+//! does not exist. The input then stays in the printed directory, and `--seed` repeats the case. It
+//! is built without `--release`, so that an integer overflow is a panic too. It is not guided by
+//! coverage, so it works with a stable toolchain.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to who runs it"
+    reason = "it prints to the terminal"
 )]
 
 mod mutate;
@@ -31,7 +30,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use mutate::{Corpus, Mutator};
 
-/// Nothing that small takes this long, whatever it says.
+/// No small input may take this long to read.
 const TOO_LONG: Duration = Duration::from_secs(20);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -45,14 +44,14 @@ fn main() -> Outcome<()> {
         .tempdir()?
         .keep();
     println!(
-        "{} projects and {} texts; seed {}; what is read lies in {}",
+        "{} projects and {} texts; seed {}; the input is in {}",
         corpus.projects(),
         corpus.texts(),
         options.seed,
         directory.display()
     );
     let case = Arc::new(AtomicU64::new(0));
-    tell_panics(directory.clone(), &case);
+    report_panics(directory.clone(), &case);
     watch(directory.clone(), &case);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -73,12 +72,12 @@ fn main() -> Outcome<()> {
         number += 1;
     }
     let read = number - options.seed;
-    println!("{read} declarations read, {taken} of them taken, nothing found");
+    println!("{read} declarations read, {taken} of them accepted, nothing found");
     fs::remove_dir_all(&directory)?;
     Ok(())
 }
 
-/// What the command line says.
+/// The command line options.
 struct Options {
     time: Duration,
     seed: u64,
@@ -102,8 +101,8 @@ impl Options {
     }
 }
 
-/// Ends the process at the first panic, on whichever thread.
-fn tell_panics(directory: PathBuf, case: &Arc<AtomicU64>) {
+/// Ends the process at the first panic, on any thread.
+fn report_panics(directory: PathBuf, case: &Arc<AtomicU64>) {
     let usual = std::panic::take_hook();
     let case = Arc::clone(case);
     std::panic::set_hook(Box::new(move |panic| {
@@ -115,7 +114,7 @@ fn tell_panics(directory: PathBuf, case: &Arc<AtomicU64>) {
     }));
 }
 
-/// Ends the process where one reading takes too long.
+/// Ends the process if one read takes too long.
 fn watch(directory: PathBuf, case: &Arc<AtomicU64>) {
     let case = Arc::clone(case);
     std::thread::spawn(move || {
@@ -127,17 +126,14 @@ fn watch(directory: PathBuf, case: &Arc<AtomicU64>) {
                 seen = (now, Instant::now());
             } else if seen.1.elapsed() > TOO_LONG {
                 let stage = directory.join(now.to_string());
-                eprintln!(
-                    "--seed {now}: it takes too long, reading {}",
-                    stage.display()
-                );
+                eprintln!("--seed {now}: reading {} takes too long", stage.display());
                 std::process::exit(1);
             }
         }
     });
 }
 
-/// Lays the files of one case out.
+/// Writes the files of one case.
 fn write(stage: &Path, corpus: &Corpus, number: u64) -> Outcome<Sources> {
     let mut mutator = Mutator::new(corpus, StdRng::seed_from_u64(number));
     fs::create_dir_all(stage.join("sub"))?;
@@ -204,11 +200,11 @@ async fn read(sources: &Sources) -> Result<(), Diagnostics> {
     load(sources, id, &store).await.map(|_| ())
 }
 
-/// A refusal says something, and each place that it names is one.
+/// Checks that a rejection has a message, and that each position that it names exists.
 fn check(problems: &Diagnostics, sources: &Sources, number: u64) -> Outcome<()> {
     let mut all = problems.iter().peekable();
     if all.peek().is_none() {
-        return Err(format!("--seed {number}: refused without a word").into());
+        return Err(format!("--seed {number}: rejected without a message").into());
     }
     for problem in all {
         let file = sources.project_dir.join(&problem.file);
@@ -216,13 +212,13 @@ fn check(problems: &Diagnostics, sources: &Sources, number: u64) -> Outcome<()> 
         let bytes =
             fs::read(&file).map_err(|error| format!("--seed {number}: {problem}: {error}"))?;
         let text = String::from_utf8_lossy(&bytes);
-        // YAML knows further ends of lines than `\n`, and a document may end behind the last.
+        // YAML has more line ends than `\n`, and a position may be after the last line.
         let lines = text
             .split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
             .count()
             + 1;
         if line > lines {
-            return Err(format!("--seed {number}: there is no such line: {problem}").into());
+            return Err(format!("--seed {number}: this line does not exist: {problem}").into());
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Texts to begin with, and what is done to them.
+//! The initial texts and their mutations.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _};
 
-/// Lines that lead a text to where something is decided.
+/// Lines that lead to interesting cases.
 const LINES: &[&str] = &[
     "include: [base.yaml]",
     "include: [{path: [sub/compose.yaml, base.yaml], project_directory: sub, env_file: .env}]",
@@ -53,7 +53,7 @@ const LINES: &[&str] = &[
     "url = \"postgresql://${USER}:${PASSWORD}@[::1]:0/x\"",
 ];
 
-/// Words that stand where another one is awaited.
+/// Words that replace others.
 const WORDS: &[&str] = &[
     "",
     "~",
@@ -119,10 +119,10 @@ const WORDS: &[&str] = &[
     "x@sha256:0",
 ];
 
-/// A project as it is checked out: each file's path and content.
+/// A project: each file's path and content.
 pub(crate) type Project = Vec<(PathBuf, Vec<u8>)>;
 
-/// Texts by what they are, and whole projects.
+/// Texts by kind, and whole projects.
 pub(crate) struct Corpus {
     projects: Vec<Project>,
     compose: Vec<String>,
@@ -131,7 +131,7 @@ pub(crate) struct Corpus {
 }
 
 impl Corpus {
-    /// All that lies under the tests' directory.
+    /// Reads all files in the tests' directory.
     pub(crate) fn of(tests: &Path) -> io::Result<Self> {
         let mut corpus = Self {
             projects: Vec::new(),
@@ -147,7 +147,7 @@ impl Corpus {
             if directory.is_dir() {
                 add_files(&directory, &directory, &mut project)?;
             }
-            // A directory of another kind has no such file at its top.
+            // Directories of other kinds contain no such file.
             let has_compose = |(path, _): &(PathBuf, Vec<u8>)| {
                 path.extension()
                     .is_some_and(|end| end == "yaml" || end == "yml")
@@ -158,7 +158,7 @@ impl Corpus {
         }
         let nothing = corpus.compose.is_empty() || corpus.settings.is_empty();
         if nothing || corpus.projects.is_empty() {
-            return Err(io::Error::other("there is nothing to begin with"));
+            return Err(io::Error::other("there are no initial texts"));
         }
         Ok(corpus)
     }
@@ -192,7 +192,7 @@ impl Corpus {
     }
 }
 
-/// What lies in a directory. One seed is one case, whatever order the directory has.
+/// The entries of a directory, sorted, so that a seed always gives the same case.
 fn sorted(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path()));
     let mut paths: Vec<PathBuf> = entries.collect::<io::Result<_>>()?;
@@ -211,7 +211,7 @@ fn add_files(root: &Path, directory: &Path, project: &mut Project) -> io::Result
     Ok(())
 }
 
-/// Makes the texts of one case.
+/// Generates the texts of one case.
 pub(crate) struct Mutator<'c> {
     corpus: &'c Corpus,
     pub(crate) random: StdRng,
@@ -251,7 +251,7 @@ impl<'c> Mutator<'c> {
         lines.join("\n").into_bytes()
     }
 
-    /// A whole project, some of its files changed a little.
+    /// A whole project, with small changes to some of its files.
     pub(crate) fn project(&mut self) -> Project {
         let corpus = self.corpus;
         let mut project = self.one_of(&corpus.projects).clone();
@@ -313,7 +313,7 @@ impl<'c> Mutator<'c> {
                 lines[at] = format!("{}{}", " ".repeat(indent), line.trim_start());
             }
             6 => {
-                // A part of another text.
+                // Insert a part of another text.
                 let other: Vec<&str> = self.one_of(texts).lines().collect();
                 let from = self.random.random_range(0..=other.len());
                 let to = self.random.random_range(from..=other.len());
@@ -321,7 +321,7 @@ impl<'c> Mutator<'c> {
                 lines.splice(at..at, part);
             }
             _ if at < lines.len() => {
-                // Another word in the place of one.
+                // Replace one word.
                 let words: Vec<&str> = line.split(' ').collect();
                 let place = self.random.random_range(0..words.len());
                 let word = *self.one_of(WORDS);

@@ -50,7 +50,7 @@ fn an_engine_that_does_not_answer_is_named_and_the_platform_simulated() {
     });
     is_a_whole_bring_up(
         &said,
-        "Why: Docker cannot be used here: it does not answer at DOCKER_HOST=unix:///nonexistent/docker.sock",
+        "Reason: Docker cannot be used here: it does not respond at DOCKER_HOST=unix:///nonexistent/docker.sock",
     );
 }
 
@@ -70,7 +70,7 @@ fn an_engine_that_refuses_what_nodes_need_is_named_and_the_platform_simulated() 
     });
     is_a_whole_bring_up(
         &said,
-        "Why: Docker cannot be used here: it runs, but refuses what a node that runs an engine \
-         itself needs: docker: operation not permitted.",
+        "Reason: Docker cannot be used here: it is running, but refuses the privileges that a node \
+         with its own engine needs: docker: operation not permitted.",
     );
 }

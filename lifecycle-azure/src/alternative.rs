@@ -1,5 +1,6 @@
-//! What a node may be, in the order of the user's wishes: each size in each zone. What could not
-//! be had is noted in Azure's own tags, so that whoever goes on does not begin again.
+//! The alternatives for a node's VM, in the user's order of preference: each size in each zone.
+//! Alternatives that Azure could not provide are recorded in Azure tags, so that a later attempt
+//! continues after them.
 
 use std::fmt;
 
@@ -9,10 +10,10 @@ use lifecycle_core::model::NodeSpec;
 use crate::arm::failure::Refusal;
 use crate::options::AzureOptions;
 
-/// How long a tag's value may be: "Use tags to organize your Azure resources", limitations.
+/// The longest tag value: "Use tags to organize your Azure resources", limitations.
 const LONGEST: usize = 256;
 
-/// One size in one zone, or wherever Azure wants.
+/// One size in one zone, or in a zone that Azure chooses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Alternative {
     pub(crate) size: String,
@@ -29,7 +30,8 @@ impl fmt::Display for Alternative {
 }
 
 impl Alternative {
-    /// All that a node may be, the best first: the zones of one size before the next size.
+    /// All alternatives for a node, the preferred first: all zones of one size before the next
+    /// size.
     pub(crate) fn of(options: &AzureOptions, spec: &NodeSpec) -> Vec<Self> {
         let sizes: Vec<&String> = match &spec.size {
             Some(size) => std::iter::once(size).chain(&spec.alternatives).collect(),
@@ -54,12 +56,12 @@ impl Alternative {
         all
     }
 
-    /// Sizes are one in any capitals.
+    /// Compares sizes without regard to case.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.size.eq_ignore_ascii_case(&other.size) && self.zone == other.zone
     }
 
-    /// As it stands in a tag: `Standard_B2s/1`.
+    /// Its form in a tag: `Standard_B2s/1`.
     fn written(&self) -> String {
         match &self.zone {
             Some(zone) => format!("{}/{zone}", self.size),
@@ -81,12 +83,13 @@ impl Alternative {
     }
 }
 
-/// What could not be had, and Azure's code for why; the last one says where to go on.
+/// The alternatives that failed, each with Azure's error code. The next attempt continues after the
+/// last one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tried(Vec<(Alternative, String)>);
 
 impl Tried {
-    /// Reads a tag. Whatever else somebody wrote there is an alternative that nobody has.
+    /// Parses a tag. Unknown text becomes an alternative that matches none.
     pub(crate) fn read(tag: Option<&str>) -> Self {
         let entries = tag.unwrap_or_default().split("; ");
         let entry = |entry: &str| {
@@ -96,7 +99,8 @@ impl Tried {
         Self(entries.filter(|e| !e.is_empty()).map(entry).collect())
     }
 
-    /// The tag's value, if there is anything to note. What is too long loses its beginning.
+    /// The tag's value, or `None` if it is empty. If it is too long, the oldest entries are
+    /// dropped.
     pub(crate) fn written(&self) -> Option<String> {
         let entries = self
             .0
@@ -112,12 +116,12 @@ impl Tried {
         self.0.is_empty()
     }
 
-    /// Whether this was the last one.
+    /// Whether `alternative` is the last one.
     pub(crate) fn ends_with(&self, alternative: &Alternative) -> bool {
         self.0.last().is_some_and(|(last, _)| last.is(alternative))
     }
 
-    /// Notes what could not be had.
+    /// Adds an alternative that failed.
     #[must_use]
     pub(crate) fn with(mut self, alternative: &Alternative, refusal: &Refusal) -> Self {
         self.0.retain(|(known, _)| !known.is(alternative));
@@ -125,14 +129,14 @@ impl Tried {
         self
     }
 
-    /// What is left of `all` after the last one; all of them if that is none of them.
+    /// The part of `all` after the last tried one; all of them if that is not among them.
     pub(crate) fn rest<'a>(&self, all: &'a [Alternative]) -> &'a [Alternative] {
         let last = self.0.last();
         let place = last.and_then(|(last, _)| all.iter().position(|one| one.is(last)));
         place.map_or(all, |place| all.get(place + 1..).unwrap_or_default())
     }
 
-    /// The error that nothing is left, after the last refusal.
+    /// The error that no alternative is left, with the last refusal.
     pub(crate) fn exhausted(&self, what: String, refusal: Refusal) -> Error {
         let last = refusal.into_error(what);
         match (last, self.0.len()) {
@@ -149,8 +153,8 @@ impl Tried {
                 let each: Vec<String> = each.collect();
                 Error::exhausted(
                     what,
-                    format!(
-                        "Azure has none of its alternatives: {}; {why}",
+                    why: format!(
+                        "Azure cannot provide any of its alternatives: {}; {why}",
                         each.join(", ")
                     ),
                     hint,
@@ -170,11 +174,11 @@ mod tests {
     }
 
     fn refusal(code: &str) -> Refusal {
-        Refusal::of_machine(code, "no")
+        Refusal::for_vm(code, "no")
     }
 
     #[test]
-    fn what_was_tried_is_read_as_it_was_written() {
+    fn tried_alternatives_round_trip() {
         let tried = Tried::default()
             .with(&one("Standard_B2s/1"), &refusal("ZonalAllocationFailed"))
             .with(&one("Standard_B2s"), &refusal("SkuNotAvailable"));
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_after_the_last_one_also_where_the_first_no_longer_fit_into_the_tag() {
+    fn continues_after_the_last_one_even_if_the_tag_was_truncated() {
         let all: Vec<Alternative> = (0..40)
             .map(|n| one(&format!("Standard_D{n}s_v5/1")))
             .collect();

@@ -1,5 +1,5 @@
-//! Azure's compute service through its generated client: only ever `send`, never awaited to the
-//! end, since its own way of waiting for an operation asks for the wrong field.
+//! Azure's compute service through its generated client. Requests are only sent with `send`; the
+//! client's own polling is not used, because it reads the wrong field of an operation.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use url::Url;
 use crate::arm::failure::{Failure, Refusal};
 use crate::arm::transport::{Transport, pages, sent, waiting_time};
 use crate::credential::Credential;
-use crate::machine::Machine;
+use crate::vm::Vm;
 
-/// The version of the API, for what is asked for without the generated client.
+/// The API version for requests without the generated client.
 pub(crate) const COMPUTE: &str = "2024-07-01";
 
 /// The VMs of one subscription.
@@ -36,13 +36,13 @@ impl std::fmt::Debug for Compute {
     }
 }
 
-/// What may be done to a VM that is there.
+/// Changes to an existing VM.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Action {
     Start,
     Restart,
     Deallocate,
-    /// Without a shutdown of the system.
+    /// Powers off without a shutdown of the operating system.
     PowerOff,
     Delete,
 }
@@ -59,11 +59,12 @@ impl Compute {
         let client = azure_mgmt_compute::Client::builder(credential)
             .endpoint(endpoint)
             .scopes(&[scope])
-            // Who calls decides; and its own would sleep as long as Azure says.
+            // The caller decides on retries; the client's own would sleep as long as Azure
+            // requests.
             .retry(RetryOptions::none())
             .transport(TransportOptions::new(transport))
             .build()
-            .map_err(|error| Error::failed("making a client of Azure", error.to_string()))?;
+            .map_err(|error| Error::failed("creating the Azure client", error.to_string()))?;
         Ok(Self {
             client,
             subscription,
@@ -71,8 +72,8 @@ impl Compute {
         })
     }
 
-    /// A VM, with how it is.
-    pub(crate) async fn get(&self, group: &str, name: &str) -> Result<Option<Machine>> {
+    /// A VM with its instance view.
+    pub(crate) async fn get(&self, group: &str, name: &str) -> Result<Option<Vm>> {
         let vms = self.client.virtual_machines_client();
         let request = vms
             .get(group, name, &self.subscription)
@@ -85,42 +86,43 @@ impl Compute {
         };
         let vm = sent(answer.into_body()).await;
         let vm = vm.map_err(|failure| failure.into_error(what))?;
-        Machine::read(vm).map(Some)
+        Vm::read(vm).map(Some)
     }
 
-    /// All VMs of the subscription, with how they are. Azure gives what they are and how they are
-    /// in two lists; what is only in the first was made between them, and is asked for by itself.
-    pub(crate) async fn list(&self) -> Result<Vec<Machine>> {
+    /// All VMs of the subscription with their instance views. Azure returns models and instance
+    /// views in two lists. A VM that is only in the first was created between the two requests, and
+    /// is read separately.
+    pub(crate) async fn list(&self) -> Result<Vec<Vm>> {
         let (models, statuses) = tokio::try_join!(self.pages(false), self.pages(true))?;
         let key = |vm: &models::VirtualMachine| vm.resource.id.as_ref().map(|id| id.to_lowercase());
         let mut views: BTreeMap<String, models::VirtualMachineInstanceView> = statuses
             .into_iter()
             .filter_map(|vm| Some((key(&vm)?, vm.properties?.instance_view?)))
             .collect();
-        let mut machines = Vec::with_capacity(models.len());
+        let mut vms = Vec::with_capacity(models.len());
         for mut vm in models {
             let view = key(&vm).and_then(|key| views.remove(&key));
             if let (Some(view), Some(properties)) = (view, vm.properties.as_mut()) {
                 properties.instance_view = Some(view);
-                machines.push(Machine::read(vm)?);
+                vms.push(Vm::read(vm)?);
                 continue;
             }
-            let machine = Machine::read(vm)?;
-            if let Some(machine) = self.get(machine.group(), &machine.name).await? {
-                machines.push(machine);
+            let vm = Vm::read(vm)?;
+            if let Some(vm) = self.get(vm.group(), &vm.name).await? {
+                vms.push(vm);
             }
         }
-        Ok(machines)
+        Ok(vms)
     }
 
-    /// The VMs of the subscription that are a node by their tags or, without any, by their names.
-    pub(crate) async fn named(&self, node: &NodeName) -> Result<Vec<Machine>> {
+    /// The VMs of the subscription that are a node by their tags or, without tags, by their names.
+    pub(crate) async fn named(&self, node: &NodeName) -> Result<Vec<Vm>> {
         let mut found = Vec::new();
         for vm in self.pages(false).await? {
-            let machine = Machine::read(vm)?;
-            if machine.node().as_ref() == Some(node) {
-                // With how it is.
-                found.extend(self.get(machine.group(), &machine.name).await?);
+            let vm = Vm::read(vm)?;
+            if vm.node().as_ref() == Some(node) {
+                // Read again to include the instance view.
+                found.extend(self.get(vm.group(), &vm.name).await?);
             }
         }
         Ok(found)
@@ -137,7 +139,7 @@ impl Compute {
         Ok(pages.into_iter().flat_map(|page| page.value).collect())
     }
 
-    /// Asks for a VM that is not there; returns how long to wait before asking how far it is.
+    /// Requests the creation of a VM; returns how long to wait before the first poll.
     pub(crate) async fn create(
         &self,
         name: &str,
@@ -151,7 +153,7 @@ impl Compute {
         Ok(Begun::of(answer.as_raw_response()).after)
     }
 
-    /// Begins to change a VM.
+    /// Starts a change to a VM.
     pub(crate) async fn begin(
         &self,
         group: &str,
@@ -186,9 +188,9 @@ impl Compute {
 /// An operation that Azure has accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Begun {
-    /// Where it is asked for, if Azure says.
+    /// The URL to poll, if Azure returns one.
     pub(crate) url: Option<String>,
-    /// How long to wait before that, if Azure says.
+    /// How long to wait before polling, if Azure specifies a wait.
     pub(crate) after: Option<Duration>,
 }
 

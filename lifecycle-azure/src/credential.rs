@@ -1,5 +1,5 @@
-//! Who we are to Azure: a token from one of several ways to log in, kept until it is about to
-//! expire.
+//! Azure authentication: a token from one of several login methods, cached until shortly before it
+//! expires.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -26,50 +26,48 @@ use crate::arm::failure::Failure;
 use crate::arm::transport::hidden;
 use crate::trust;
 
-/// How long before its end a token is replaced.
+/// How long before its expiry a token is replaced.
 const SPARE: TimeDelta = TimeDelta::minutes(5);
-/// How long one way to log in may take: a machine outside of Azure has no managed identity, and
-/// nobody there who says so.
+/// Limit for one login method. A machine outside Azure has no managed identity endpoint, and
+/// requests to it get no response.
 const LOGIN: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(5);
-/// Azure's instance metadata service, on every VM of Azure: what `azure_identity` asks for a
-/// managed identity.
+/// Azure's instance metadata service, which exists on every Azure VM. `azure_identity` requests
+/// managed identity tokens from it.
 const METADATA: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 169, 254), 80);
-/// How long that may take to take a connection before this is no VM of Azure: it answers from the
-/// VM's own host. Microsoft's other clients wait as long in their chains of credentials.
+/// Connection timeout after which the machine does not count as an Azure VM. The metadata service
+/// runs on the VM's host and responds quickly. Microsoft's other clients use the same timeout in
+/// their credential chains.
 const PROBE: Duration = Duration::from_secs(1);
-/// Where a managed identity comes from other than a VM: what `azure_identity` looks for.
+/// The environment variables by which `azure_identity` finds managed identities outside VMs.
 const OTHER_SOURCES: [&str; 2] = ["IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
 
-/// A way to log in.
+/// A login method.
 #[derive(Clone, Default)]
 pub enum Login {
     /// The first of these that works: workload identity, managed identity, Azure CLI.
     #[default]
     InOrder,
-    /// What `az login` keeps. Needs `az` 2.54 or newer.
+    /// The login of `az login`. Needs `az` 2.54 or newer.
     AzureCli,
-    /// The identity of the VM that this runs on.
+    /// The identity of the VM that this process runs on.
     ManagedIdentity {
-        /// The client id of a user-assigned one; the system-assigned one without, or the only one
-        /// that there is.
+        /// The client id of a user-assigned identity. Without it, the system-assigned identity or
+        /// the only one.
         client: Option<String>,
     },
-    /// A user-assigned identity of the VM that this runs on, by its resource id.
+    /// A user-assigned identity of the VM that this process runs on, by its resource id.
     AssignedIdentity {
         /// `/subscriptions/…/userAssignedIdentities/…`
         id: String,
     },
     /// An application with a secret.
     ClientSecret {
-        /// The tenant's id.
         tenant: String,
-        /// The application's client id.
         client: String,
-        /// The secret.
         secret: Sensitive,
     },
-    /// A token of Kubernetes or GitHub, found by the variables `AZURE_TENANT_ID`,
+    /// A federated token of Kubernetes or GitHub, found by the variables `AZURE_TENANT_ID`,
     /// `AZURE_CLIENT_ID` and `AZURE_FEDERATED_TOKEN_FILE`.
     WorkloadIdentity,
 }
@@ -97,10 +95,12 @@ impl Login {
                 "run `az login` (Azure CLI 2.54 or newer), or configure another login"
             }
             Self::ManagedIdentity { .. } | Self::AssignedIdentity { .. } => {
-                "give the VM an identity (`az vm identity assign`) that may use the subscription"
+                "give the VM an identity (`az vm identity assign`) that has access to the \
+                 subscription"
             }
             Self::ClientSecret { .. } => {
-                "check tenant, client and secret: a secret expires, and its value is not its id"
+                "check tenant, client, and secret: the secret may have expired, or its id was \
+                 used instead of its value"
             }
             Self::WorkloadIdentity => {
                 "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE"
@@ -109,7 +109,7 @@ impl Login {
     }
 }
 
-/// Gives tokens for Resource Manager.
+/// Provides tokens for Resource Manager.
 pub(crate) struct Credential {
     login: Login,
     options: ClientOptions,
@@ -127,8 +127,8 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
-    /// `authority_host`: Entra's address, if it is not the public one; `authority`: whose
-    /// certificate to trust, in PEM; `scope`: what the tokens are for.
+    /// `authority_host`: Entra's address, if it is not the public one. `authority`: the trusted
+    /// certificate authority, in PEM. `scope`: the tokens' scope.
     pub(crate) fn new(
         login: Login,
         authority_host: Option<&str>,
@@ -143,12 +143,12 @@ impl Credential {
         })
     }
 
-    /// A token that is valid for some minutes at least.
+    /// A token that is valid for at least some minutes.
     ///
     /// # Errors
-    /// [`Error::Denied`] with all ways that were tried, and what each said.
+    /// [`Error::Denied`] with all attempted methods and the error of each.
     pub(crate) async fn token(&self) -> Result<Sensitive> {
-        // Held while one is asked for: whoever comes meanwhile gets the same.
+        // Held while a token is requested, so that concurrent callers share one request.
         let mut kept = self.token.lock().await;
         let now = SystemClock.now();
         if let Some((token, expires)) = kept.as_ref()
@@ -169,11 +169,11 @@ impl Credential {
         for way in ways {
             let is_probed = matches!(way, Login::ManagedIdentity { .. }) && !is_alone;
             if is_probed && !may_be_azure().await {
-                let why = "this is no VM of Azure: nobody answers at 169.254.169.254";
+                let why = "this is not an Azure VM: 169.254.169.254 does not respond";
                 tried.push((way, why.to_owned()));
                 continue;
             }
-            // Opened anew each time: one that is kept gives out a token that was refused again.
+            // Created for each request: a cached credential would return a token that was rejected.
             let asked = async {
                 open(&way, &self.options)?
                     .get_token(&[&self.scope], None)
@@ -187,20 +187,20 @@ impl Credential {
                     return Ok(fresh);
                 }
                 Ok(Err(error)) => tried.push((way, first_line(&error.to_string()))),
-                Err(_) => tried.push((way, "it did not answer in time".to_owned())),
+                Err(_) => tried.push((way, "no response in time".to_owned())),
             }
         }
         Err(denied(&tried))
     }
 
-    /// Azure takes the token no longer: the next one is asked for anew.
+    /// Drops a token that Azure no longer accepts, so that a new one is requested.
     pub(crate) async fn forget(&self) {
         *self.token.lock().await = None;
     }
 }
 
-/// Whether somebody here may give out a managed identity: asked for before the login, which would
-/// try again and again to reach somebody who is not there.
+/// Whether a managed identity endpoint may exist. This is checked before the login, which would
+/// otherwise retry for a long time.
 async fn may_be_azure() -> bool {
     if OTHER_SOURCES
         .iter()
@@ -212,12 +212,12 @@ async fn may_be_azure() -> bool {
     matches!(tokio::time::timeout(PROBE, connection).await, Ok(Ok(_)))
 }
 
-/// What follows the first line of what a way says is advice for programmers.
+/// The first line of an error. The lines after it are advice for programmers.
 fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or_default().to_owned()
 }
 
-/// The error that names each way that was tried, why it failed, and what to do about it.
+/// The error with each attempted method, why it failed, and a hint.
 fn denied(tried: &[(Login, String)]) -> Error {
     let whys = tried
         .iter()
@@ -238,10 +238,10 @@ fn client_options(authority_host: Option<&str>, authority: Option<&str>) -> Resu
         .tls_backend_preconfigured(trust::client_config(authority)?)
         .connect_timeout(CONNECT)
         .timeout(LOGIN)
-        // A secret goes to whom it is meant for.
+        // Never forward a secret to another host.
         .redirect(reqwest_013::redirect::Policy::none())
         .build()
-        .map_err(|error| Error::failed("making a client for the login", error.to_string()))?;
+        .map_err(|error| Error::failed("creating the login client", error.to_string()))?;
     let cloud = authority_host.map(|host| {
         let mut cloud = CustomConfiguration::default();
         host.clone_into(&mut cloud.authority_host);
@@ -289,7 +289,7 @@ fn open(way: &Login, options: &ClientOptions) -> azure_core::Result<Arc<dyn Toke
     })
 }
 
-/// For the generated client of Azure's compute service, which knows an older trait.
+/// For the generated client of Azure's compute service, which uses an older trait.
 #[async_trait]
 impl legacy::auth::TokenCredential for Credential {
     async fn get_token(&self, _: &[&str]) -> legacy::Result<legacy::auth::AccessToken> {
@@ -319,20 +319,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_way_that_was_tried_is_named_with_its_hint() {
+    fn names_each_attempted_login_with_a_hint() {
         let ways = [
             Login::WorkloadIdentity,
             Login::ManagedIdentity { client: None },
             Login::AzureCli,
         ];
-        let tried = ways.map(|way| (way, first_line("it is not there\nadvice")));
+        let tried = ways.map(|way| (way, first_line("it does not exist\nadvice")));
         let error = denied(&tried);
-        let (told, hint) = (error.chain(), error.hint().unwrap().to_owned());
+        let (text, hint) = (error.chain(), error.hint().unwrap().to_owned());
         for name in ["workload identity", "managed identity", "Azure CLI"] {
-            assert!(told.contains(&format!("{name}: it is not there")), "{told}");
+            assert!(
+                text.contains(&format!("{name}: it does not exist")),
+                "{text}"
+            );
             assert!(hint.contains(&format!("for {name}, ")), "{hint}");
         }
-        assert!(!told.contains("advice"), "{told}");
+        assert!(!text.contains("advice"), "{text}");
         let alone = denied(&tried[2..]);
         assert!(alone.hint().unwrap().starts_with("run `az login`"));
     }

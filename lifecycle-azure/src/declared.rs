@@ -1,4 +1,4 @@
-//! From what a platform's files declare of Azure to clients of it.
+//! Creates Azure clients from a platform's declaration.
 
 use std::net::Ipv4Addr;
 
@@ -53,11 +53,12 @@ impl Azure {
 }
 
 impl AzureOptions {
-    /// What `spec` says, for an owner, a key and a way to log in; the defaults for the rest.
+    /// The options that `spec` declares, for an owner, a key, and a login method. Other options
+    /// have their defaults.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a network that is none.
-    fn declared(
+    /// [`Error::Invalid`] for an invalid network.
+    pub fn declared(
         spec: &AzureSpec,
         owner: Owner,
         authorized_key: impl Into<String>,
@@ -94,11 +95,11 @@ impl AzureOptions {
 }
 
 impl Login {
-    /// The way that `spec` names; `credentials` have the secret that it may need.
+    /// The login method that `spec` names; `credentials` contains the secret that it may need.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it needs a secret and there is none.
-    fn declared(spec: &LoginSpec, credentials: &Credentials) -> Result<Self> {
+    /// [`Error::Invalid`] if a required secret is missing.
+    pub fn declared(spec: &LoginSpec, credentials: &Credentials) -> Result<Self> {
         Ok(match spec {
             LoginSpec::InOrder => Self::InOrder,
             LoginSpec::AzureCli => Self::AzureCli,
@@ -117,12 +118,12 @@ impl Login {
 }
 
 impl AzureFiles {
-    /// The store that `spec` names; `credentials` have the secret that opens it.
+    /// The code store that `spec` declares, accessed with `secret`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the value that cannot be used, or the secret that is missing.
-    pub fn declared(spec: &AzureFilesSpec, credentials: &Credentials) -> Result<Self> {
-        let secret = credentials.code()?.expose().to_owned().into();
+    /// [`Error::Invalid`] names the invalid value.
+    pub fn declared(spec: &AzureFilesSpec, secret: &Sensitive) -> Result<Self> {
+        let secret = secret.expose().to_owned().into();
         let credential = match spec.with {
             FilesSecret::Key => FilesCredential::SharedKey(secret),
             FilesSecret::Sas => FilesCredential::Sas(secret),
@@ -141,15 +142,13 @@ impl AzureFiles {
     }
 }
 
-/// `10.90.0.0/16`
+/// Parses `10.90.0.0/16`.
 fn network(text: &str) -> Result<(Ipv4Addr, u8)> {
     text.split_once('/')
         .and_then(|(block, length)| Some((block.parse().ok()?, length.parse().ok()?)))
-        .ok_or_else(|| {
-            Error::invalid(
-                format!("the network `{text}`"),
-                "it is no IPv4 block",
-                "write for example `10.90.0.0/16`",
-            )
+        .ok_or_else(|| Error::Invalid {
+            what: format!("the network `{text}`"),
+            why: "it is not an IPv4 block".to_owned(),
+            hint: "write it as, for example, `10.90.0.0/16`".to_owned(),
         })
 }

@@ -1,5 +1,5 @@
-//! What a new VM does at its first boot, in cloud-init's words: it takes the host key that we
-//! know, so that the very first connection is checked, and installs an engine.
+//! The cloud-init data for a VM's first boot. It installs a host key that is known in advance, so
+//! that the first connection can be verified, and installs an engine.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,18 +9,19 @@ use serde_json::json;
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{LineEnding, PrivateKey};
 
-/// A key that an SSH server identifies itself with.
+/// A host key of an SSH server.
 #[derive(Debug)]
 pub(crate) struct HostKey {
     private: Sensitive,
-    /// In OpenSSH form, without a comment.
+    /// The public key in OpenSSH form, without a comment.
     pub(crate) public: String,
 }
 
 impl HostKey {
-    /// A new one.
+    /// Generates a host key.
     pub(crate) fn generate() -> Result<Self> {
-        let failed = |error: ssh_key::Error| Error::failed("making a host key", error.to_string());
+        let failed =
+            |error: ssh_key::Error| Error::failed("generating a host key", error.to_string());
         let pair = Ed25519Keypair::from_seed(&rand::random());
         let key = PrivateKey::new(KeypairData::Ed25519(pair), "").map_err(failed)?;
         let private = key.to_openssh(LineEnding::LF).map_err(failed)?;
@@ -31,7 +32,7 @@ impl HostKey {
         })
     }
 
-    /// The `customData` of a VM, in base64. JSON is YAML, so no writer of that is needed.
+    /// The `customData` of a VM, in base64. JSON is valid YAML, so no YAML writer is needed.
     pub(crate) fn custom_data(&self) -> Sensitive {
         let config = json!({
             "ssh_deletekeys": true,
@@ -40,7 +41,7 @@ impl HostKey {
                 "ed25519_private": self.private.expose(),
                 "ed25519_public": self.public,
             },
-            // What fails here is done when the node is prepared: the network may not be there yet.
+            // If this fails, the node's preparation does it: the network may not be available yet.
             "package_update": true,
             "packages": ["docker.io"],
         });
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_boot_gets_the_key_whose_public_half_is_told() {
+    fn the_first_boot_installs_the_reported_host_key() {
         let key = HostKey::generate().unwrap();
         assert!(key.public.starts_with("ssh-ed25519 AAAA"), "{}", key.public);
         let data = STANDARD.decode(key.custom_data().expose()).unwrap();

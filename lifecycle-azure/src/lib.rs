@@ -1,11 +1,11 @@
-//! Azure for `lifecycle-core`: VMs as nodes ([`Azure`]), a share of Azure Files as code store
+//! Azure for `lifecycle-core`: VMs as nodes ([`Azure`]), an Azure Files share as code store
 //! ([`AzureFiles`]), and a simulator of both that Microsoft's own clients accept (feature
 //! `simulator`).
 //!
-//! Resource Manager (`arm`) is reached through one transport, which keeps Azure's budgets and
-//! reads its refusals; VMs through the generated client of its compute service (`compute`),
-//! networks and all else by requests of our own. `provider` is the whole of [`Azure`], told from
-//! what Azure shows alone; `files` the whole of [`AzureFiles`].
+//! All requests to Resource Manager (`arm`) use one transport, which keeps within Azure's rate
+//! limits and parses its errors. VMs are managed through the generated client of the compute
+//! service (`compute`), and all other resources by our own requests. `provider` implements
+//! [`Azure`] from Azure's state alone; `files` implements [`AzureFiles`].
 
 mod alternative;
 mod arm;
@@ -14,7 +14,6 @@ mod credential;
 mod declared;
 mod files;
 mod first_boot;
-mod machine;
 mod network;
 mod options;
 mod preflight;
@@ -23,6 +22,7 @@ mod provider;
 pub mod simulator;
 mod tags;
 mod trust;
+mod vm;
 
 pub use credential::Login;
 pub use files::{AzureFiles, AzureFilesBuilder, FilesCredential};

@@ -1,5 +1,6 @@
-//! What all nodes of a platform share: a resource group, a security group that lets nothing in
-//! but SSH, and a network. Made before the first node, removed after the last.
+//! The resources that all nodes of a platform share: a resource group, a security group that allows
+//! only SSH from outside, and a network. They are created before the first node and removed after
+//! the last.
 
 use std::time::Duration;
 
@@ -13,17 +14,17 @@ use crate::arm::Client;
 use crate::options::AzureOptions;
 use crate::tags::{self, Tags};
 
-/// The API's versions that these requests are written for.
+/// The API versions of these requests.
 pub(crate) const RESOURCES: &str = "2021-04-01";
 pub(crate) const NETWORK: &str = "2023-09-01";
 
-/// How long a group or a network may take to be made or removed.
+/// Limit for creating or removing a group or a network.
 const DEADLINE: Duration = Duration::from_mins(10);
-/// How often a group is looked into before what is in it counts as somebody else's: a disk or an
-/// address goes a little after its VM, and Azure's list of a group lags behind.
-const LOOKS: usize = 12;
+/// Number of checks before a resource left in the group counts as foreign. A disk or an address is
+/// deleted a little after its VM, and Azure's list of a group lags behind.
+const GROUP_CHECKS: usize = 12;
 
-/// How many tags Azure takes on a resource: "Use tags to organize your Azure resources".
+/// Limit for tags per resource: "Use tags to organize your Azure resources".
 const TAGS: usize = 50;
 
 /// The shared resources of one platform.
@@ -31,9 +32,9 @@ const TAGS: usize = 50;
 pub(crate) struct Shared {
     client: Client,
     options: AzureOptions,
-    /// Whether this process has seen them all; held while they are made.
+    /// Whether this process has seen all of them; locked while they are created.
     there: Mutex<bool>,
-    /// Held while the network's tags are changed: Azure replaces them all.
+    /// Locked while the network's tags are changed, because Azure replaces all tags at once.
     notes: Mutex<()>,
 }
 
@@ -74,17 +75,17 @@ impl Shared {
         )
     }
 
-    /// The path of the subnet that nodes are in.
+    /// The path of the nodes' subnet.
     pub(crate) fn subnet(&self) -> String {
         format!("{}/subnets/nodes", self.virtual_network())
     }
 
-    /// Something was missing although all had been there: they are looked at again.
+    /// Called when a resource is unexpectedly missing, so that all are checked again.
     pub(crate) async fn forget(&self) {
         *self.there.lock().await = false;
     }
 
-    /// Makes what is missing.
+    /// Creates the missing resources.
     pub(crate) async fn ensure(&self) -> Result<()> {
         let mut there = self.there.lock().await;
         if *there {
@@ -123,8 +124,9 @@ impl Shared {
         Ok(())
     }
 
-    /// The rules beside Azure's own, which let nodes speak with each other and nobody else in.
-    /// One for each source: a rule takes several blocks, but not several of Azure's words.
+    /// The rules in addition to Azure's default rules, which allow traffic between nodes and deny
+    /// it from outside. One rule per source: a rule accepts several blocks, but not several service
+    /// tags.
     fn ssh_rules(&self) -> Vec<Value> {
         let rule = |(number, source): (usize, &String)| {
             json!({
@@ -144,7 +146,7 @@ impl Shared {
         self.options.ssh_from.iter().enumerate().map(rule).collect()
     }
 
-    async fn ensure_one(&self, path: &str, version: &str, wanted: &Value) -> Result<()> {
+    async fn ensure_one(&self, path: &str, version: &str, body: &Value) -> Result<()> {
         let make = async {
             let mut again = true;
             loop {
@@ -152,13 +154,13 @@ impl Shared {
                     Some(found) if !is_failed(&found) => found,
                     // Azure repairs a failed resource when the same request is repeated.
                     Some(_) if std::mem::take(&mut again) => {
-                        self.client.put(path, version, wanted).await?
+                        self.client.put(path, version, body).await?
                     }
                     Some(failed) => failed,
-                    // Also when one that was being removed has gone.
-                    None => self.client.put(path, version, wanted).await?,
+                    // Also if a resource that was being removed is gone now.
+                    None => self.client.put(path, version, body).await?,
                 };
-                if is_made(path, &found)? {
+                if is_ready(path, &found)? {
                     return Ok(());
                 }
                 tokio::time::sleep(self.options.poll_every).await;
@@ -167,8 +169,8 @@ impl Shared {
         in_time(path, make).await
     }
 
-    /// Removes what is ours and no longer used by anybody; what others put into our group stays,
-    /// and the group with it.
+    /// Removes the platform's shared resources if nothing uses them. Foreign resources in the
+    /// platform's group are kept, and the group with them.
     pub(crate) async fn remove(&self) -> Result<()> {
         let mut there = self.there.lock().await;
         *there = false;
@@ -179,7 +181,7 @@ impl Shared {
             return Ok(());
         }
         let inside = format!("{}/resources", self.group());
-        for _ in 0..LOOKS {
+        for _ in 0..GROUP_CHECKS {
             if self.client.list(&inside, RESOURCES).await?.is_empty() {
                 return self.remove_one(&self.group(), RESOURCES).await;
             }
@@ -188,14 +190,15 @@ impl Shared {
         Ok(())
     }
 
-    /// What could not be had for a node whose VM is gone, so that the next attempt goes on there.
+    /// The failed alternatives of a node whose VM is gone, so that the next attempt continues after
+    /// them.
     pub(crate) async fn tried(&self, node: &NodeName) -> Result<Tried> {
         let network = self.client.get(&self.virtual_network(), NETWORK).await?;
         let tags = Tags::read(network.as_ref().and_then(|network| network.get("tags")));
         Ok(Tried::read(tags.get(&tried_tag(node))))
     }
 
-    /// Notes what could not be had for a node; what is empty is forgotten.
+    /// Records a node's failed alternatives; an empty list removes the record.
     pub(crate) async fn note_tried(&self, node: &NodeName, tried: &Tried) -> Result<()> {
         let path = self.virtual_network();
         let key = tried_tag(node);
@@ -213,11 +216,11 @@ impl Shared {
             return Ok(());
         }
         if after.len() > TAGS {
-            // Others' notes go as soon as their nodes are there.
-            return Err(Error::throttled(
-                format!("noting what node {node} cannot be"),
-                Some(self.options.poll_every),
-            ));
+            // The records of other nodes disappear when their VMs exist.
+            return Err(Error::Throttled {
+                what: format!("recording the failed alternatives of node {node}"),
+                after: Some(self.options.poll_every),
+            });
         }
         let body = json!({ "tags": after.to_value() });
         self.client.patch(&path, NETWORK, &body).await
@@ -233,13 +236,13 @@ impl Shared {
             return Ok(());
         }
         self.client.delete(path, version).await?;
-        let look = async {
+        let poll = async {
             while self.client.get(path, version).await?.is_some() {
                 tokio::time::sleep(self.options.poll_every).await;
             }
             Ok(())
         };
-        in_time(path, look).await
+        in_time(path, poll).await
     }
 }
 
@@ -258,19 +261,19 @@ fn state(resource: &Value) -> Option<&str> {
     state.and_then(Value::as_str)
 }
 
-/// Whether what was last asked of a resource failed.
+/// Whether the last change to a resource failed.
 pub(crate) fn is_failed(resource: &Value) -> bool {
     state(resource).is_some_and(|state| {
         state.eq_ignore_ascii_case("Failed") || state.eq_ignore_ascii_case("Canceled")
     })
 }
 
-/// Whether a resource is ready; one that failed is an error.
-pub(crate) fn is_made(path: &str, resource: &Value) -> Result<bool> {
+/// Whether a resource is ready; a failed one is an error.
+pub(crate) fn is_ready(path: &str, resource: &Value) -> Result<bool> {
     match state(resource) {
         Some(state) if is_failed(resource) => Err(Error::failed(
-            format!("making {path}"),
-            format!("Azure says {state}"),
+            format!("creating {path}"),
+            format!("Azure reports state {state}"),
         )),
         Some(state) => Ok(state.eq_ignore_ascii_case("Succeeded")),
         None => Ok(true),

@@ -1,4 +1,4 @@
-//! What an account on Azure is used with, checked once.
+//! The validated options of an Azure provider.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::credential::Login;
 
 /// Resource Manager of the public cloud.
 const PUBLIC: &str = "https://management.azure.com";
-/// What a node is unless its declaration says otherwise.
+/// The default VM size.
 const SIZE: &str = "Standard_B2s";
 const IMAGE: &str = "Debian:debian-12:12-gen2:latest";
-/// What Azure does not take as an account: "Virtual Machines - Create Or Update", `adminUsername`.
+/// Account names that Azure rejects: "Virtual Machines - Create Or Update", `adminUsername`.
 const RESERVED: [&str; 30] = [
     "a",
     "actuser",
@@ -48,62 +48,59 @@ const RESERVED: [&str; 30] = [
     "user4",
     "user5",
 ];
-/// How much of a platform's name is in the names of what nodes share: Azure has 64 characters for
-/// a network's name, and `-123456-vnet` follows.
+/// The longest part of a platform's name in the names of shared resources: Azure allows 64
+/// characters for a network's name, including the suffix `-123456-vnet`.
 const PREFIX: usize = 50;
-/// How many sources of SSH there may be: each is a rule, of which Azure takes 1000 in a group.
+/// Limit for sources of SSH: each is a rule, and Azure allows 1000 rules per group.
 const SOURCES: usize = 1_000;
-/// The account on each node.
 const ACCOUNT: &str = "lifecycle";
 
-/// How Azure is used for one platform.
+/// The options of an Azure provider for one platform.
 #[derive(Debug, Clone)]
 pub struct AzureOptions {
-    /// The subscription's id.
     pub subscription: String,
-    /// The region, as `westeurope`.
+    /// The region, for example `westeurope`.
     pub location: String,
-    /// Whose nodes these are.
+    /// The platform that the nodes belong to.
     pub owner: Owner,
     /// The public key, in OpenSSH form, that the account on each new node accepts.
     pub authorized_key: String,
-    /// The account on each new node.
     pub account: String,
-    /// How to log in.
     pub login: Login,
-    /// The resource group; without one, one of the platform's own that is made and removed.
+    /// The resource group. Without one, a group of the platform's own is created and removed.
     pub resource_group: Option<String>,
-    /// The network's block, in which all nodes are: at most `/29`.
+    /// The address block of the nodes' network: `/29` or larger.
     pub network: (Ipv4Addr, u8),
-    /// From where SSH is allowed: at most 1000 addresses, blocks, or Azure's words such as
+    /// The allowed sources of SSH: at most 1000 addresses, blocks, or service tags such as
     /// `Internet`; `*` for everywhere.
     pub ssh_from: Vec<String>,
-    /// Whether new nodes get a public address; without, they are reached inside the network.
+    /// Whether new nodes get a public address. Without one they are reachable inside the network
+    /// only.
     pub public_ip: bool,
-    /// The sizes of nodes that name none: the first that can be had.
+    /// The sizes for nodes that declare none; the first available one is used.
     pub sizes: Vec<String>,
-    /// The availability zones of new nodes, in each of which a size is tried before the next one;
-    /// none leaves the choice to Azure.
+    /// The availability zones of new nodes. Each size is tried in all zones before the next size.
+    /// If empty, Azure chooses the zone.
     pub zones: Vec<String>,
-    /// The resource id of a user-assigned identity that the manager's VM gets as it is made, to
-    /// log in with. One that exists already is left as it is.
+    /// The resource id of a user-assigned identity that the manager's VM gets when it is created,
+    /// for its login. An existing VM is left unchanged.
     pub identity: Option<String>,
-    /// The node whose VM gets it.
+    /// The node whose VM gets the identity.
     pub manager_node: Option<NodeName>,
-    /// What nodes boot that name nothing, as `publisher:offer:sku:version`.
+    /// The default image, as `publisher:offer:sku:version`.
     pub image: String,
     /// Resource Manager's address, for other clouds and the simulator.
     pub endpoint: String,
     /// Entra's address, if it is not the public one.
     pub authority_host: Option<String>,
-    /// The certificate, in PEM, of the only authority to trust; the public ones without.
+    /// The only trusted certificate authority, in PEM. Without it the public ones are trusted.
     pub certificate_authority: Option<String>,
-    /// How long to wait before asking again where Azure does not say.
+    /// The poll interval where Azure specifies none.
     pub poll_every: Duration,
 }
 
 impl AzureOptions {
-    /// The defaults for a subscription, a region, an owner and a key.
+    /// The defaults for a subscription, a region, an owner, and a key.
     pub fn new(
         subscription: impl Into<String>,
         location: impl Into<String>,
@@ -133,7 +130,8 @@ impl AzureOptions {
         }
     }
 
-    /// Checks what can be checked without asking Azure, and returns Resource Manager's address.
+    /// Validates what can be validated without a request to Azure, and returns Resource Manager's
+    /// address.
     pub(crate) fn check(&self) -> Result<Url> {
         let invalid = |what: &str, value: &str, why: &str, hint: &str| {
             Error::invalid(format!("{what} `{value}`"), why, hint)
@@ -143,7 +141,7 @@ impl AzureOptions {
             return Err(invalid(
                 "the subscription",
                 &self.subscription,
-                "it is no UUID",
+                "it is not a UUID",
                 hint,
             ));
         }
@@ -154,7 +152,7 @@ impl AzureOptions {
             return Err(invalid(
                 "the location",
                 &self.location,
-                "it is no region's name",
+                "it is not a region name",
                 hint,
             ));
         }
@@ -172,23 +170,23 @@ impl AzureOptions {
             return Err(invalid(
                 "the resource group",
                 group,
-                "Azure has no such names",
+                "Azure does not allow this name",
                 hint,
             ));
         }
         let (block, length) = self.network;
         let text = format!("{block}/{length}");
         if !(8..=29).contains(&length) || u32::from(block) & (u32::MAX >> length) != 0 {
-            let hint = "name a block such as 10.90.0.0/16, from /8 to /29";
+            let hint = "specify a block such as 10.90.0.0/16, from /8 to /29";
             return Err(invalid(
                 "the network",
                 &text,
-                "it is no block that nodes fit in",
+                "it is not an address block from /8 to /29",
                 hint,
             ));
         }
         image(&self.image)?;
-        self.check_machines()?;
+        self.check_vms()?;
         let account = &self.account;
         let is_name = account.starts_with(|c: char| c.is_ascii_lowercase())
             && account.len() <= 32
@@ -201,71 +199,71 @@ impl AzureOptions {
             return Err(invalid(
                 "the account",
                 account,
-                "Azure does not take it",
+                "Azure does not accept it",
                 hint,
             ));
         }
-        let hint = "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`";
+        let hint = "pass the line of a `.pub` file, for example `ssh-ed25519 AAAA…`";
         let key = ssh_key::PublicKey::from_openssh(self.authorized_key.trim())
             .map_err(|error| invalid("the key for nodes", "…", &error.to_string(), hint))?;
         if !matches!(
             key.algorithm(),
             ssh_key::Algorithm::Ed25519 | ssh_key::Algorithm::Rsa { .. }
         ) {
-            let why = "Azure takes Ed25519 and RSA alone";
+            let why = "Azure accepts only Ed25519 and RSA keys";
             return Err(invalid("the key for nodes", "…", why, hint));
         }
         for source in &self.ssh_from {
             if !is_source(source) {
-                let hint = "name an address, a block such as 203.0.113.0/24, or a word of Azure's \
+                let hint = "specify an address, a block such as 203.0.113.0/24, or a service tag \
                             such as Internet";
                 return Err(invalid(
                     "the source of SSH",
                     source,
-                    "Azure has no such sources",
+                    "Azure has no such source",
                     hint,
                 ));
             }
         }
         if self.ssh_from.len() > SOURCES {
-            let hint = "name fewer, larger blocks";
+            let hint = "specify fewer, larger blocks";
             let count = self.ssh_from.len().to_string();
             return Err(invalid(
                 "the number of sources of SSH",
                 &count,
-                "Azure takes 1000",
+                "Azure allows at most 1000",
                 hint,
             ));
         }
         let endpoint: Result<Url, _> = self.endpoint.parse();
         endpoint.ok().filter(is_endpoint).ok_or_else(|| {
-            let hint = "give an address such as https://management.azure.com";
+            let hint = "specify an address such as https://management.azure.com";
             invalid(
                 "the endpoint",
                 &self.endpoint,
-                "it is no https address",
+                "it is not an https address",
                 hint,
             )
         })
     }
 
-    /// Checks what VMs may be and who they are.
-    fn check_machines(&self) -> Result<()> {
+    /// Validates sizes, zones, identity, and image.
+    fn check_vms(&self) -> Result<()> {
         if self.sizes.is_empty() || self.sizes.iter().any(String::is_empty) {
-            return Err(Error::invalid(
-                "the sizes of nodes",
-                "there is none, or an empty one",
-                format!("name one such as {SIZE}, or leave `size` out"),
-            ));
+            return Err(Error::Invalid {
+                what: "the sizes of nodes".to_owned(),
+                why: "the list is empty or contains an empty size".to_owned(),
+                hint: format!("specify one such as {SIZE}, or remove `size`"),
+            });
         }
         // Azure numbers the zones of a region.
         let is_zone = |zone: &&String| (1..=9).any(|number| **zone == number.to_string());
         if let Some(zone) = self.zones.iter().find(|zone| !is_zone(zone)) {
-            return Err(Error::invalid(
-                format!("the zone `{zone}`"),
-                "Azure has no such zones",
-                "name some of \"1\", \"2\" and \"3\", or leave `zones` out",
-            ));
+            return Err(Error::Invalid {
+                what: format!("the zone `{zone}`"),
+                why: "Azure has no such zone".to_owned(),
+                hint: "use some of \"1\", \"2\" and \"3\", or remove `zones`".to_owned(),
+            });
         }
         if let Some(identity) = &self.identity {
             check_identity(identity)?;
@@ -281,15 +279,14 @@ impl AzureOptions {
         self.resource_group.clone().unwrap_or_else(|| self.prefix())
     }
 
-    /// What the names of all that nodes share start with.
+    /// The name prefix of all shared resources.
     pub(crate) fn prefix(&self) -> String {
         let name: String = self.owner.name.as_str().chars().take(PREFIX).collect();
         format!("{name}-{}", self.owner.id.short())
     }
 }
 
-/// Whether tokens may be sent there: they are in the clear over http, which never leaves this
-/// machine then.
+/// Whether tokens may be sent to this address. Plain http is allowed only for this machine.
 fn is_endpoint(url: &Url) -> bool {
     let is_here = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -300,7 +297,7 @@ fn is_endpoint(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && is_here)
 }
 
-/// Whether a rule can let this in: an address, a block, or one of Azure's words.
+/// Whether a rule accepts this source: an address, a block, or a service tag.
 fn is_source(source: &str) -> bool {
     let (address, length) = source
         .split_once('/')
@@ -316,7 +313,7 @@ fn is_source(source: &str) -> bool {
     source == "*" || is_word(source)
 }
 
-/// Whether this is the id of a user-assigned identity.
+/// Checks that this is the id of a user-assigned identity.
 pub(crate) fn check_identity(id: &str) -> Result<()> {
     let is_segment = |text: &str| {
         !text.is_empty()
@@ -354,18 +351,18 @@ pub(crate) fn check_identity(id: &str) -> Result<()> {
     if is_id {
         return Ok(());
     }
-    Err(Error::invalid(
-        format!("the identity `{id}`"),
-        "it is no id of a user-assigned identity, \
-              `/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity\
-              /userAssignedIdentities/…`",
-        "`az identity list --query [].id` prints them",
-    ))
+    Err(Error::Invalid {
+        what: format!("the identity `{id}`"),
+        why: "it is not the id of a user-assigned identity, \
+              `/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/…`"
+            .to_owned(),
+        hint: "`az identity list --query [].id` prints them".to_owned(),
+    })
 }
 
 /// The parts of an image's name.
 pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
-    // They stand in addresses too.
+    // The parts are also used in URLs.
     let is_part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphanumeric())
             && part
@@ -376,12 +373,10 @@ pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
     <[&str; 4]>::try_from(parts)
         .ok()
         .filter(|parts| parts.iter().all(|part| is_part(part)))
-        .ok_or_else(|| {
-            Error::invalid(
-                format!("the image `{name}`"),
-                "it is not `publisher:offer:sku:version`",
-                format!("name one as `{IMAGE}`; `az vm image list --all` shows them"),
-            )
+        .ok_or_else(|| Error::Invalid {
+            what: format!("the image `{name}`"),
+            why: "it is not `publisher:offer:sku:version`".to_owned(),
+            hint: format!("specify one such as `{IMAGE}`; `az vm image list --all` lists them"),
         })
 }
 
@@ -411,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_can_be_used() {
+    fn the_defaults_are_valid() {
         options().check().unwrap();
         let mut options = options();
         let sources = ["*", "203.0.113.7", "2001:db8::/32", "AzureCloud.westeurope"];
@@ -423,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_name_of_a_platform_fits_into_azures_names() {
+    fn the_longest_platform_name_fits_azures_limits() {
         let mut options = options();
         options.owner.name = PlatformName::try_from("x".repeat(63)).unwrap();
         assert!(format!("{}-vnet", options.prefix()).len() <= 64);
@@ -432,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_value_is_named_with_its_hint() {
+    fn names_each_invalid_value_with_a_hint() {
         let spoilt: [fn(&mut AzureOptions); 23] = [
             |o| o.sizes = Vec::new(),
             |o| o.sizes.push(String::new()),

@@ -1,5 +1,5 @@
-//! What can be known in seconds, before anything is made: whether the login works, and whether
-//! the subscription can have these VMs in this region.
+//! Checks that take seconds and change nothing: whether the login works, and whether the
+//! subscription can have these VMs in this region.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,32 +16,32 @@ use crate::arm::transport::pages;
 use crate::compute::{COMPUTE, Compute};
 use crate::options::{AzureOptions, image};
 
-/// How long a VM is said to take where none was seen yet: an assumption, neither measured nor
-/// published. What is seen takes its place.
+/// The estimated time to create a VM before one was observed. This is an assumption; an observed
+/// time replaces it.
 const USUAL: Duration = Duration::from_mins(3);
 
 const SUBSCRIPTIONS: &str = "2022-12-01";
 
-/// A size that a region has.
+/// A size that a region offers.
 #[derive(Debug)]
 struct Size {
     family: String,
     cores: u64,
-    /// The zones that have it.
+    /// The zones that offer it.
     zones: Vec<String>,
     restrictions: Vec<Restriction>,
 }
 
-/// Why this subscription cannot have a size.
+/// Why a size is not available to this subscription.
 #[derive(Debug)]
 struct Restriction {
-    /// Where; nowhere in the region if this is empty.
+    /// The affected zones; the whole region if this is empty.
     zones: Vec<String>,
     why: String,
 }
 
 impl Size {
-    /// Why it cannot be had there, with the hint.
+    /// The reason why the size is not available, with a hint.
     fn refuses(&self, kind: &Alternative, location: &str) -> Option<String> {
         let Alternative { size, zone } = kind;
         let holds = |one: &&Restriction| {
@@ -49,38 +49,38 @@ impl Size {
         };
         if let Some(Restriction { why, .. }) = self.restrictions.iter().find(holds) {
             return Some(format!(
-                "this subscription cannot have size {kind} in {location} ({why}): choose another \
-                 size or location"
+                "size {kind} in {location} is not available to this subscription ({why}): choose \
+                 another size or location"
             ));
         }
         let zone = zone.as_ref().filter(|zone| !self.zones.contains(zone))?;
         Some(match self.zones.as_slice() {
             [] => format!(
-                "{location} has size {size} in no zone: leave `zones` out, or choose another size \
+                "{location} offers size {size} in no zone: remove `zones`, or choose another size \
                  or location"
             ),
             known => format!(
-                "{location} has no size {size} in zone {zone}: choose of zones {}",
+                "{location} does not offer size {size} in zone {zone}: choose one of the zones {}",
                 known.join(", ")
             ),
         })
     }
 }
 
-/// Cores by the lower-case name of the family, and of all together as `cores`.
+/// Number of cores by lower-case family name, and in total under `cores`.
 type Cores = BTreeMap<String, u64>;
 
-/// What a region has, and how much of it may be used.
+/// What a region offers, and the subscription's quotas.
 #[derive(Debug)]
 struct Offer<'a> {
     location: &'a str,
     sizes: Vec<(String, Size)>,
-    /// What is used, and what may be.
+    /// The used and the allowed number of cores.
     usages: BTreeMap<String, (u64, u64)>,
 }
 
 impl Offer<'_> {
-    /// The size of an alternative; why it cannot be had, with the hint.
+    /// The size of an alternative, or the reason why it is not available, with a hint.
     fn find(&self, kind: &Alternative) -> Result<&Size, String> {
         let location = self.location;
         let name = &kind.size;
@@ -90,14 +90,14 @@ impl Offer<'_> {
             .find(|(known, _)| known.eq_ignore_ascii_case(name));
         let Some((_, size)) = found else {
             return Err(format!(
-                "{location} has no size {name}: choose one of `az vm list-skus --location {location} \
-                 --resource-type virtualMachines`"
+                "{location} has no size {name}: choose one of `az vm list-skus --location \
+                 {location} --resource-type virtualMachines`"
             ));
         };
         size.refuses(kind, location).map_or(Ok(size), Err)
     }
 
-    /// Whether so many cores more than `needed` stay within the quotas.
+    /// Whether the cores of `size` in addition to `needed` fit into the quotas.
     fn fits(&self, needed: &Cores, size: &Size) -> bool {
         [size.family.to_lowercase().as_str(), ALL]
             .iter()
@@ -109,11 +109,11 @@ impl Offer<'_> {
             })
     }
 
-    /// Which alternative a node will be, given what the nodes before it need: the first that is
-    /// sold and fits the quotas, or else the first that is sold. Adds to `needed`.
+    /// Chooses a node's alternative, given the cores that the preceding nodes need: the first that
+    /// is offered and fits the quotas, else the first that is offered. Adds its cores to `needed`.
     ///
     /// # Errors
-    /// Why none can be had, one by one.
+    /// The reason for each alternative why it is not available.
     fn choose<'k>(
         &self,
         all: &'k [Alternative],
@@ -136,37 +136,37 @@ impl Offer<'_> {
             *cores = cores.saturating_add(size.cores);
         }
         let over = sold.iter().take_while(|(before, _)| !before.is(kind));
-        whys.extend(over.map(|(before, _)| format!("the quota leaves no room for {before}")));
+        whys.extend(over.map(|(before, _)| format!("the quota is too small for {before}")));
         Ok((kind, whys))
     }
 }
 
-/// What all families together are called.
+/// The quota name for all families together.
 const ALL: &str = "cores";
 
-/// Checks `wanted`, as far as it does not exist yet.
+/// Checks those of `nodes` that do not exist yet.
 pub(crate) async fn check(
     options: &AzureOptions,
     client: &Client,
     compute: &Compute,
-    wanted: &[NodeSpec],
+    nodes: &[NodeSpec],
 ) -> Result<PreflightReport> {
     let mut report = PreflightReport::default();
     let path = format!("/subscriptions/{}", options.subscription);
     if client.get(&path, SUBSCRIPTIONS).await?.is_none() {
         report.problems.push(format!(
-            "The login does not reach subscription {}: choose one of `az account list`, or log in \
-             to its tenant.",
+            "The login has no access to subscription {}: choose one of `az account list`, or log \
+             in to its tenant.",
             options.subscription
         ));
         return Ok(report);
     }
     let there = compute.list().await?;
-    let new: Vec<&NodeSpec> = wanted
+    let new: Vec<&NodeSpec> = nodes
         .iter()
         .filter(|spec| {
-            let is_there = |machine: &crate::machine::Machine| {
-                machine.tags.are_of(&options.owner) && machine.node().as_ref() == Some(&spec.name)
+            let is_there = |vm: &crate::vm::Vm| {
+                vm.tags.are_of(&options.owner) && vm.node().as_ref() == Some(&spec.name)
             };
             !there.iter().any(is_there)
         })
@@ -176,14 +176,14 @@ pub(crate) async fn check(
     }
     report.predicted = Some(USUAL);
     for spec in &new {
-        let is_taken = |machine: &crate::machine::Machine| {
-            machine.group().eq_ignore_ascii_case(&options.group())
-                && machine.name.eq_ignore_ascii_case(spec.name.as_str())
+        let is_taken = |vm: &crate::vm::Vm| {
+            vm.group().eq_ignore_ascii_case(&options.group())
+                && vm.name.eq_ignore_ascii_case(spec.name.as_str())
         };
         if there.iter().any(is_taken) {
             report.problems.push(format!(
-                "Node {}: resource group {} has a VM of this name that is not this platform's: \
-                 choose another name, or adopt it.",
+                "Node {}: resource group {} has a VM of this name that does not belong to this \
+                 platform: choose another name, or adopt the VM.",
                 spec.name,
                 options.group()
             ));
@@ -201,7 +201,7 @@ pub(crate) async fn check(
         match offer.choose(&all, &mut needed) {
             Ok((kind, whys)) if !whys.is_empty() && !all.first().is_some_and(|it| it.is(kind)) => {
                 let why = whys.join("; ");
-                let remark = format!("Node {} will be {kind}, since {why}.", spec.name);
+                let remark = format!("Node {} will be {kind}, because {why}.", spec.name);
                 report.remarks.push(remark);
             }
             Ok(_) => {}
@@ -224,9 +224,9 @@ pub(crate) async fn check(
                 size.map_or(family.as_str(), |(_, size)| &size.family)
             };
             report.problems.push(format!(
-                "The new nodes need {cores} cores of {what} in {}; {used} of {limit} are used: ask \
-                 for a higher quota (Azure portal: Subscriptions, Usage + quotas), or choose \
-                 another size or location.",
+                "The new nodes need {cores} cores of {what} in {}, but {used} of {limit} are \
+                 used: request a higher quota (Azure portal: Subscriptions, Usage + quotas), or \
+                 choose another size or location.",
                 options.location
             ));
         }
@@ -259,7 +259,7 @@ async fn images(
              /artifacttypes/vmimage/offers/{offer}/skus/{sku}/versions",
             options.subscription, options.location
         );
-        // A list of the image's versions, without the envelope of other lists.
+        // The response is a plain list of versions, without the envelope of other lists.
         let versions = client.get(&path, COMPUTE).await?;
         let versions = versions.as_ref().and_then(Value::as_array);
         let is_this = |found: &Value| found.get("name").and_then(Value::as_str) == Some(version);
@@ -270,21 +270,21 @@ async fn images(
             .and_then(|versions| versions.last()?.get("name")?.as_str())
             .filter(|_| is_there)
         {
-            // All versions of an image are sold alike.
+            // All versions of an image have the same purchase plan.
             let details = client.get(&format!("{path}/{any}"), COMPUTE).await?;
             let plan = details
                 .as_ref()
                 .and_then(|it| it.pointer("/properties/plan"));
             if plan.is_some_and(|plan| !plan.is_null()) {
                 report.problems.push(format!(
-                    "Image {name} is sold with terms of its publisher, which cannot be accepted \
-                     here: choose one without a plan."
+                    "Image {name} requires accepting its publisher's terms, which this program \
+                     cannot do: choose an image without a plan."
                 ));
             }
         } else {
             report.problems.push(format!(
-                "{} has no image {name}: choose one of `az vm image list --location {0} --publisher \
-                 {publisher} --all`.",
+                "{} has no image {name}: choose one of `az vm image list --location {0} \
+                 --publisher {publisher} --all`.",
                 options.location
             ));
         }
@@ -347,7 +347,7 @@ fn restriction(restriction: &models::ResourceSkuRestrictions) -> Restriction {
     }
 }
 
-/// What is used, and may be, by the lower-case name of the family.
+/// The used and the allowed number of cores, by lower-case family name.
 async fn usages(options: &AzureOptions, compute: &Compute) -> Result<BTreeMap<String, (u64, u64)>> {
     let usages = compute.client().usage_client();
     let request = usages.list(&options.location, &options.subscription);

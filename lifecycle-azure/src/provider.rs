@@ -1,12 +1,12 @@
-//! [`CloudProvider`] on Azure: each node is a VM, and what Azure shows is all that is known.
+//! [`CloudProvider`] on Azure. Each node is a VM, and all state is kept in Azure.
 //!
-//! Nothing is kept in this process that a new one would miss: whose a VM is, which attempt made
-//! it and which host key it has stands in its tags.
+//! No state in this process is lost with it: a VM's tags contain its platform, the attempt that
+//! created it, and its host key.
 //!
-//! - `ownership`: whose a VM is.
-//! - `observation`: how it is.
-//! - `provision`: how it is made.
-//! - `power`: how it is switched.
+//! - `ownership`: which VM is a node of the platform.
+//! - `observation`: the state of nodes.
+//! - `provision`: creation.
+//! - `power`: power operations and deletion.
 
 mod observation;
 mod ownership;
@@ -31,34 +31,34 @@ use crate::arm::Client;
 use crate::arm::transport::Transport;
 use crate::compute::{Action, Compute};
 use crate::credential::Credential;
-use crate::machine::Machine;
 use crate::network::Shared;
 use crate::options::AzureOptions;
 use crate::preflight;
+use crate::vm::Vm;
 
-/// How long a fence may take. Azure's power-off without a shutdown takes seconds, or minutes.
+/// Limit for a fence. Azure's power-off without a shutdown takes seconds to minutes.
 const FENCE: Duration = Duration::from_mins(15);
 
-/// How long Azure is left alone at most before it is asked how far something is.
+/// The longest wait between two polls.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 /// Nodes that are VMs on Azure.
 ///
 /// # Guarantees
-/// Those of [`CloudProvider`]. A node's disk, network interface and public address are made with
-/// the VM and go with it.
+/// Those of [`CloudProvider`]. A node's disk, network interface, and public address are created and
+/// deleted with the VM.
 ///
 /// # Caveats
-/// - Stopped means deallocated: it costs no processor, and its private address stays.
-/// - A boot is told from others by the time of the VM's last change: a reboot from inside the
-///   system is not seen.
-/// - A node that exists is left as it is, whatever its declaration says by now: its size, its zone,
-///   and whether it has the manager's identity.
-/// - The network that nodes share is left as it was made: another `ssh_from` holds for networks
-///   that are made from then on.
+/// - Stopped means deallocated: it costs no compute, and its private address is kept.
+/// - A boot is identified by the time of the VM's last power change, so a reboot from inside the
+///   system is not detected.
+/// - An existing node is left unchanged even if its declaration changes: its size, its zone, and
+///   whether it has the manager's identity.
+/// - The shared network is left unchanged: another `ssh_from` applies only to networks created
+///   later.
 ///
 /// # Errors
-/// A VM of a node's name without this platform's id is [`Error::Conflict`].
+/// A VM with a node's name but without this platform's id is [`Error::Conflict`].
 #[derive(Debug)]
 pub struct Azure {
     options: AzureOptions,
@@ -67,56 +67,57 @@ pub struct Azure {
     shared: Shared,
 }
 
-/// What is stored of a change under way.
+/// The stored state of a change in progress.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "wait")]
 enum Token {
-    /// There is nothing to wait for.
+    /// Nothing to wait for.
     Nothing,
-    /// Nothing was begun, but something that somebody else began goes on.
+    /// No request was sent, but a change by another caller is in progress.
     Settles,
-    /// A VM is made; before, the one that could not be made is removed.
+    /// A VM is being created, perhaps after removing one whose creation failed.
     Provision {
         removes: Option<String>,
-        /// Azure does not want to be asked sooner.
+        /// The earliest next poll that Azure allows.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         not_before: Option<DateTime<Utc>>,
     },
-    /// An operation of Azure's goes on.
+    /// An Azure operation is in progress.
     Operation {
         url: String,
-        /// Azure does not want to be asked sooner.
+        /// The earliest next poll that Azure allows.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         not_before: Option<DateTime<Utc>>,
     },
 }
 
 impl Token {
-    /// How long Azure does not want to be asked yet.
+    /// The remaining wait before the next poll.
     fn wait(&self) -> Option<Duration> {
         let (Self::Provision { not_before, .. } | Self::Operation { not_before, .. }) = self else {
             return None;
         };
         let left = (*not_before)? - SystemClock.now();
-        // A clock that was set back does not make it longer than Azure ever says.
+        // Bounds the wait in case the clock was set back.
         left.to_std().ok().map(|left| left.min(LONGEST_WAIT))
     }
 }
 
-/// When Azure may be asked, if it wants to be left alone for so long.
+/// The time of the next poll, if Azure requests a wait.
 fn not_before(after: Option<Duration>) -> Option<DateTime<Utc>> {
     let after = TimeDelta::from_std(after?).ok()?;
     SystemClock.now().checked_add_signed(after)
 }
 
 impl Azure {
-    /// Checks the options. Azure is not asked for anything yet.
+    /// Validates the options. Sends no request to Azure yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for options that cannot be used.
+    /// [`Error::Invalid`] for invalid options.
     pub fn new(options: AzureOptions) -> Result<Self> {
         let endpoint = options.check()?;
-        // The public address's scope, also where Azure is simulated: tokens name what they are for.
+        // The public address is used as scope even with the simulator, because tokens name their
+        // audience.
         let scope = "https://management.azure.com/.default";
         let authority = options.certificate_authority.as_deref();
         let credential = Arc::new(Credential::new(
@@ -152,8 +153,8 @@ impl CloudProvider for Azure {
         }
     }
 
-    async fn preflight(&self, wanted: &[NodeSpec]) -> Result<PreflightReport> {
-        preflight::check(&self.options, &self.client, &self.compute, wanted).await
+    async fn preflight(&self, nodes: &[NodeSpec]) -> Result<PreflightReport> {
+        preflight::check(&self.options, &self.client, &self.compute, nodes).await
     }
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {
@@ -161,11 +162,11 @@ impl CloudProvider for Azure {
     }
 
     async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>> {
-        let Some(machine) = self.machine(node).await? else {
+        let Some(vm) = self.vm(node).await? else {
             return Ok(None);
         };
-        let addresses = self.addresses(&machine).await?;
-        Ok(self.observed(&machine, addresses))
+        let addresses = self.addresses(&vm).await?;
+        Ok(self.observed(&vm, addresses))
     }
 
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {
@@ -178,23 +179,21 @@ impl CloudProvider for Azure {
         let token = match &change {
             NodeChange::Provision { spec } => self.begin_provision(spec).await?,
             NodeChange::Start { node } => {
-                let runs = |machine: &Machine| {
-                    machine.power() == Power::Running || machine.is_being_created()
-                };
+                let runs = |vm: &Vm| vm.power() == Power::Running || vm.is_being_created();
                 self.begin_action(node, Action::Start, runs).await?
             }
             NodeChange::Stop { node } => {
-                let stopped = |machine: &Machine| machine.is_deallocated && machine.is_off();
+                let stopped = |vm: &Vm| vm.is_deallocated && vm.is_off();
                 self.begin_action(node, Action::Deallocate, stopped).await?
             }
             NodeChange::Restart { node, boot_id } => {
-                let is_over = |machine: &Machine| machine.boot_id().as_ref() != Some(boot_id);
+                let is_over = |vm: &Vm| vm.boot_id().as_ref() != Some(boot_id);
                 self.begin_action(node, Action::Restart, is_over).await?
             }
             NodeChange::Delete { node } => self.begin_delete(node).await?,
         };
         let token = serde_json::to_string(&token)
-            .map_err(|error| Error::failed("writing a token", error.to_string()))?;
+            .map_err(|error| Error::failed("serializing a token", error.to_string()))?;
         Ok(CloudOperation { change, token })
     }
 
@@ -214,10 +213,10 @@ impl CloudProvider for Azure {
                 self.poll_provision(spec, removes.as_deref()).await
             }
             (change, Token::Operation { url, .. }) => self.poll_operation(change, &url).await,
-            (change, Token::Provision { .. }) => Err(Error::corrupt(
-                "the token of a change on Azure",
-                format!(
-                    "it is of a provision, and the change is of {}",
+            (change, Token::Provision { .. }) => Err(Error::Corrupt {
+                what: "the token of a change on Azure".to_owned(),
+                why: format!(
+                    "it belongs to a provision, but the change is of kind {}",
                     change.node()
                 ),
             )),

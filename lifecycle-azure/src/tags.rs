@@ -1,4 +1,5 @@
-//! What is written on all that is ours in Azure, before it is used: whose it is.
+//! The tags that mark all of the platform's resources in Azure. They are set when a resource is
+//! created.
 
 use std::collections::BTreeMap;
 
@@ -6,31 +7,29 @@ use lifecycle_core::model::NodeName;
 use lifecycle_core::runtime::Owner;
 use serde_json::Value;
 
-/// The platform's name, for people.
+/// The platform's name, for display only.
 pub(crate) const PLATFORM: &str = "lifecycle.platform";
-/// The platform's id: whose it is.
+/// The platform's id, which determines the owner.
 pub(crate) const PLATFORM_ID: &str = "lifecycle.platform-id";
-/// The node's name.
 pub(crate) const NODE: &str = "lifecycle.node";
-/// `yes` on what we made, and so may delete.
+/// `yes` on VMs that this program created, and may therefore delete.
 pub(crate) const CREATED: &str = "lifecycle.created";
-/// The attempt that made it: the log of whoever made it names it too.
+/// The id of the attempt that created the VM, which also appears in the log.
 pub(crate) const RUN: &str = "lifecycle.run";
-/// On a VM that is one of several alternatives: what could not be had before it was made. Followed
-/// by a node's name, on the network: the same, between the removal of what could not be made and
-/// the next attempt.
+/// On a VM that is one of several alternatives: the alternatives that failed before. On the
+/// network, followed by a node's name: the same, between the removal of a failed VM and the next
+/// attempt.
 pub(crate) const TRIED: &str = "lifecycle.tried";
-/// The public half of the key that its SSH server identifies itself with.
+/// The public part of the host key of its SSH server.
 pub(crate) const HOST_KEY: &str = "lifecycle.host-key";
-/// The account that its SSH server knows.
+/// The account on the VM.
 pub(crate) const ACCOUNT: &str = "lifecycle.account";
 
-/// The tags of a resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tags(BTreeMap<String, String>);
 
 impl Tags {
-    /// Those of what is an owner's and was made by us.
+    /// The tags of a resource that this program creates for an owner.
     pub(crate) fn of(owner: &Owner) -> Self {
         Self::default()
             .with(PLATFORM, owner.name.as_str())
@@ -38,7 +37,8 @@ impl Tags {
             .with(CREATED, "yes")
     }
 
-    /// Takes the place of one in other capitals too: to Azure they are one, and two are refused.
+    /// Sets a tag. A tag whose key differs only in case is replaced, because Azure treats both as
+    /// one and rejects duplicates.
     pub(crate) fn with(self, key: &str, value: &str) -> Self {
         let mut tags = self.without(key);
         tags.0.insert(key.to_owned(), value.to_owned());
@@ -54,7 +54,7 @@ impl Tags {
         self.0.len()
     }
 
-    /// The `tags` of a resource.
+    /// Parses the `tags` of a resource.
     pub(crate) fn read(tags: Option<&Value>) -> Self {
         let tags = tags.and_then(Value::as_object).into_iter().flatten();
         let text =
@@ -63,18 +63,17 @@ impl Tags {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        // Azure's tags keep their case and are found in any.
+        // Azure keeps the case of tag keys, but compares them without regard to case.
         let mut tags = self.0.iter();
         let found = tags.find(|(known, _)| known.eq_ignore_ascii_case(key));
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Whether they are those of an owner.
+    /// Whether the resource belongs to `owner`.
     pub(crate) fn are_of(&self, owner: &Owner) -> bool {
         self.get(PLATFORM_ID) == Some(owner.id.to_string().as_str())
     }
 
-    /// The node that they name.
     pub(crate) fn node(&self) -> Option<NodeName> {
         NodeName::try_from(self.get(NODE)?).ok()
     }
@@ -95,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_is_one_in_any_capitals() {
+    fn tag_keys_ignore_case() {
         let there = json!({ "Lifecycle.Node": "old", "other": "stays", "odd": 1 });
         let tags = Tags::read(Some(&there)).with(NODE, "new");
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Whom clients believe that they speak to Azure: Mozilla's authorities, which are compiled in
-//! since the manager's image has no certificates, or one that the user names.
+//! TLS trust: Mozilla's certificate authorities, which are compiled in because the manager's image
+//! contains no certificates, or the one that the user configures.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-/// TLS for a client. `authority` is in PEM and, if given, the only one that is trusted.
+/// The TLS configuration of a client. `authority`, in PEM, is the only trusted authority if given.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it holds no certificate.
+/// [`Error::Invalid`] if it contains no certificate.
 pub(crate) fn client_config(authority: Option<&str>) -> Result<ClientConfig> {
     let roots = match authority {
         None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
         Some(pem) => named(pem)?,
     };
-    // A provider of its own, so that it matters to nobody whether the process chose one.
+    // A separate provider, independent of the process's default.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -28,12 +28,10 @@ pub(crate) fn client_config(authority: Option<&str>) -> Result<ClientConfig> {
 }
 
 fn named(pem: &str) -> Result<RootCertStore> {
-    let invalid = |why: String| {
-        Error::invalid(
-            "the certificate authority for Azure",
-            why,
-            "give a file in PEM, with `-----BEGIN CERTIFICATE-----`",
-        )
+    let invalid = |why: String| Error::Invalid {
+        what: "the certificate authority for Azure".to_owned(),
+        why,
+        hint: "pass a PEM file, with `-----BEGIN CERTIFICATE-----`".to_owned(),
     };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -43,7 +41,7 @@ fn named(pem: &str) -> Result<RootCertStore> {
             .map_err(|error| invalid(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(invalid("it holds no certificate".to_owned()));
+        return Err(invalid("it contains no certificate".to_owned()));
     }
     Ok(roots)
 }
@@ -53,12 +51,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_name_mozillas_authorities_are_trusted() {
+    fn trusts_mozillas_authorities_by_default() {
         assert!(client_config(None).is_ok());
     }
 
     #[test]
-    fn what_is_no_certificate_is_refused() {
+    fn rejects_an_invalid_certificate() {
         for pem in [
             "",
             "x",

@@ -1,4 +1,4 @@
-//! Handles of nodes over SSH, shared by all who work with a node in one boot.
+//! Node handles over SSH. All users of a node share one handle until the node reboots.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,12 +14,12 @@ use lifecycle_core::{Error, Result};
 use crate::engine::DockerEngine;
 use crate::ssh::{Jump, JumpHost, SshAccess, SshCredential, SshTarget, SshTimings};
 
-/// Which of a node's addresses is dialled.
+/// Selects the address of a node to connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressChoice {
-    /// The private one: from within the platform's network.
+    /// The private address, for clients within the platform's network.
     Private,
-    /// The public one if there is one, else the private one: from outside.
+    /// The public address if there is one, else the private address, for clients outside.
     PublicThenPrivate,
 }
 
@@ -39,7 +39,7 @@ impl AddressChoice {
     }
 }
 
-/// What a handle depends on; another value needs another handle.
+/// The values that a handle depends on. If one changes, a new handle is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Identity {
     boot_id: Option<String>,
@@ -57,7 +57,7 @@ struct Known {
     handle: NodeHandle,
 }
 
-/// Opens nodes over SSH with one credential for all; the account comes with each node.
+/// Connects to nodes over SSH with one credential for all nodes. Each node specifies its account.
 #[derive(Debug)]
 pub struct SshConnector {
     credential: SshCredential,
@@ -69,7 +69,7 @@ pub struct SshConnector {
 }
 
 impl SshConnector {
-    /// A connector for one platform's nodes.
+    /// Creates a connector for one platform's nodes.
     pub fn new(credential: SshCredential, owner: Owner, addresses: AddressChoice) -> Self {
         Self {
             credential,
@@ -81,7 +81,7 @@ impl SshConnector {
         }
     }
 
-    /// The same with another patience.
+    /// Replaces the timeouts.
     #[must_use]
     pub fn with_timings(mut self, timings: SshTimings) -> Self {
         self.timings = timings;
@@ -89,15 +89,15 @@ impl SshConnector {
         self
     }
 
-    /// The same through a jump host, for the nodes without a public address that is dialled. All of
-    /// them share one connection to it. A jump host without a known host key, or with one that cannot
-    /// be read, is [`Error::Invalid`].
+    /// Connects through a jump host to the nodes for which [`JumpHost::reaches`] is true. All of
+    /// them share one connection to the jump host. Returns [`Error::Invalid`] if the jump host's
+    /// key is missing or cannot be parsed.
     pub fn through(mut self, jump: JumpHost) -> Result<Self> {
         self.jump = Some(Arc::new(Jump::new(jump, self.timings)?));
         Ok(self)
     }
 
-    /// The address that is dialled, and the jump host that dials it.
+    /// The address to connect to, and the jump host to connect through, if any.
     fn way(&self, node: &ObservedNode) -> Result<(IpAddr, Option<&Arc<Jump>>)> {
         let Some(jump) = &self.jump else {
             return Ok((self.addresses.of(node)?, None));
@@ -134,7 +134,7 @@ impl SshConnector {
         let access = SshAccess::through(jump, target, &self.credential, self.timings)?;
         let access = Arc::new(access);
         let engine = DockerEngine::over_ssh(Arc::clone(&access), self.owner.clone())?;
-        let made = Known {
+        let opened = Known {
             identity,
             handle: NodeHandle {
                 host: Arc::clone(&access) as _,
@@ -142,8 +142,8 @@ impl SshConnector {
             },
             access,
         };
-        known.insert(node.name.clone(), made.clone());
-        Ok(made)
+        known.insert(node.name.clone(), opened.clone());
+        Ok(opened)
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_that_does_not_answer_is_unreachable() {
+    async fn a_node_that_does_not_respond_is_unreachable() {
         let connector = connector(AddressChoice::PublicThenPrivate);
         let error = connector.connect(&node("a")).await.unwrap_err();
         assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_public_address_is_taken_only_from_outside() {
+    fn uses_the_public_address_only_from_outside() {
         let mut node = node("a");
         node.addresses.public = Some([192, 0, 2, 1].into());
         let outside = AddressChoice::PublicThenPrivate.of(&node).unwrap();

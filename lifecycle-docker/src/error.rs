@@ -1,5 +1,5 @@
-//! The one place where errors of the SSH client and of the engine's client become the core's.
-//! Neither client's types leave this crate.
+//! Maps errors of the SSH client and of the engine's client to the core's errors. This is the only
+//! place that does so, and neither client's types leave this crate.
 
 use std::io;
 use std::sync::Arc;
@@ -10,48 +10,48 @@ use lifecycle_core::Error;
 use russh::ChannelOpenFailure;
 use thiserror::Error as ThisError;
 
-/// Why an SSH connection could not be made or used.
+/// Why an SSH connection could not be opened or used.
 #[derive(Debug, ThisError)]
 pub(crate) enum SshError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
     Protocol(#[from] russh::Error),
-    #[error("no answer within {}", .0.as_secs_f32())]
+    #[error("no response within {}", .0.as_secs_f32())]
     TimedOut(Duration),
     #[error("the connection ended during authentication")]
     EndedDuringAuthentication,
-    #[error("the host's key changed: pinned {pinned}, offered {offered}")]
+    #[error("the host key changed: pinned {pinned}, offered {offered}")]
     HostKeyChanged { pinned: String, offered: String },
-    #[error("no host key of it is known (it offers {offered})")]
+    #[error("no host key is known for it (it offers {offered})")]
     HostKeyUnknown { offered: String },
-    #[error("it offers a host certificate, and no authority is trusted")]
+    #[error("it offers a host certificate, but no certificate authority is trusted")]
     HostCertificate,
-    #[error("a pinned host key cannot be read: {0}")]
+    #[error("the pinned host key cannot be parsed: {0}")]
     PinUnreadable(String),
-    #[error("account `{user}` and its credential were not accepted")]
+    #[error("the server rejected account `{user}` or its credential")]
     CredentialRefused { user: String },
-    #[error("it opens no further session")]
+    #[error("the server refuses to open another session")]
     SessionRefused,
     #[error("it refused the connection to {target}: {why:?}")]
     ForwardRefused {
         target: String,
         why: ChannelOpenFailure,
     },
-    #[error("its connection to {target} was not made within {}", .after.as_secs_f32())]
+    #[error("it did not connect to {target} within {}", .after.as_secs_f32())]
     ForwardTimedOut { target: String, after: Duration },
     #[error("{jump}: {why}")]
     Jump { jump: String, why: Arc<SshError> },
-    #[error("the connection ended before the command did")]
+    #[error("the connection ended before the command finished")]
     EndedEarly,
-    #[error("the command was not accepted")]
+    #[error("the server rejected the command")]
     CommandRefused,
     #[error("the command wrote more than {0} bytes")]
     TooMuchOutput(usize),
 }
 
 impl SshError {
-    /// Whether the connection that said so is of no more use.
+    /// Whether the connection that returned this error can no longer be used.
     pub(crate) fn breaks_connection(&self) -> bool {
         match self {
             Self::Io(_) | Self::EndedEarly | Self::SessionRefused | Self::TimedOut(_) => true,
@@ -60,7 +60,7 @@ impl SshError {
         }
     }
 
-    /// The core's word for it; `host` names the node and its address.
+    /// Converts to the core's error; `host` names the node and its address.
     pub(crate) fn for_host(&self, host: &str) -> Error {
         let what = format!("SSH to {host}");
         let why = self.to_string();
@@ -68,22 +68,26 @@ impl SshError {
             Self::HostKeyChanged { .. } => Error::denied(
                 what,
                 why,
-                "if the machine was set up anew on purpose, delete the node and bring it up \
-                       again; otherwise somebody else may answer at this address",
-            ),
-            Self::HostKeyUnknown { .. } => Error::denied(
+                hint: "if the machine was reinstalled on purpose, delete the node and bring it up \
+                       again; otherwise another machine may be answering at this address"
+                    .into(),
+            },
+            Self::HostKeyUnknown { .. } => Error::Denied {
                 what,
                 why,
-                "the provider should know the node's host key; wait until the node has \
-                       booted, or provision it again",
-            ),
-            Self::HostCertificate => {
-                Error::denied(what, why, "let the SSH server offer its plain host keys")
-            }
-            Self::CredentialRefused { user } => Error::denied(
+                hint: "the provider should report the node's host key; wait until the node has \
+                       booted, or provision it again"
+                    .into(),
+            },
+            Self::HostCertificate => Error::Denied {
                 what,
                 why,
-                format!(
+                hint: "configure the SSH server to offer plain host keys".into(),
+            },
+            Self::CredentialRefused { user } => Error::Denied {
+                what,
+                why,
+                hint: format!(
                     "check that account `{user}` exists there and accepts this key or password"
                 ),
             ),
@@ -107,7 +111,7 @@ impl SshError {
 }
 
 impl SshError {
-    /// The same of the jump host that leads to `host`.
+    /// Converts an error of the jump host that leads to `host`.
     fn for_jump(&self, jump: &str, host: &str) -> Error {
         let what = format!("SSH to {host}");
         let why = format!("{jump}: {self}");
@@ -116,8 +120,9 @@ impl SshError {
             Self::HostKeyChanged { .. } => denied(
                 what,
                 why,
-                "if the jump host was set up anew on purpose, give its new host key \
-                 (`ssh-keyscan` prints it); otherwise somebody else may answer at its address",
+                "if the jump host was reinstalled on purpose, configure its new host key \
+                 (`ssh-keyscan` prints it); otherwise another machine may be answering at its \
+                 address",
             ),
             Self::CredentialRefused { user } => {
                 let hint = format!(
@@ -133,17 +138,18 @@ impl SshError {
                 what,
                 format!("{jump} forbids connections to {target}"),
                 &format!(
-                    "its sshd_config must say `AllowTcpForwarding yes` (or `local`) for this \
-                     account, no `DisableForwarding`, and let `PermitOpen` include {target}"
+                    "set `AllowTcpForwarding yes` (or `local`) in its sshd_config for this \
+                     account, remove `DisableForwarding`, and let `PermitOpen` include {target}"
                 ),
             ),
             Self::ForwardRefused { .. } => Error::unreachable(
                 what,
-                Some(format!("{jump} answers, and cannot connect to it").into()),
-            ),
-            Self::ForwardTimedOut { after, .. } => {
-                Error::timed_out(format!("{what} ({jump} answers)"), *after)
-            }
+                source: Some(format!("{jump} responds but cannot connect to it").into()),
+            },
+            Self::ForwardTimedOut { after, .. } => Error::TimedOut {
+                what: format!("{what} ({jump} responds)"),
+                after: *after,
+            },
             Self::Io(_)
             | Self::Protocol(_)
             | Self::TimedOut(_)
@@ -151,9 +157,12 @@ impl SshError {
             | Self::EndedDuringAuthentication
             | Self::SessionRefused => Error::unreachable(
                 what,
-                Some(
-                    format!("{why}; check that it runs, and that its SSH port is open from here")
-                        .into(),
+                source: Some(
+                    format!(
+                        "{why}; check that the host is running and that its SSH port is \
+                             reachable from this machine"
+                    )
+                    .into(),
                 ),
             ),
             Self::HostKeyUnknown { .. }
@@ -166,7 +175,7 @@ impl SshError {
     }
 }
 
-/// An error of the engine's client, with what was being done.
+/// Converts an error of the engine's client; `what` describes the attempted operation.
 pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
     let what = what.into();
     match error {
@@ -177,20 +186,27 @@ pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
         Engine::DockerStreamError { error } | Engine::DockerContainerWaitError { error, .. } => {
             Error::failed(what, error)
         }
-        Engine::RequestTimeoutError => Error::timed_out(what, LONGEST_CALL),
-        Engine::SocketNotFoundError(path) => Error::unreachable(
-            "the container engine",
-            Some(format!("there is no socket {path}").into()),
-        ),
+        Engine::RequestTimeoutError => Error::TimedOut {
+            what,
+            after: LONGEST_CALL,
+        },
+        Engine::SocketNotFoundError(path) => Error::Unreachable {
+            what: "the container engine".into(),
+            source: Some(format!("the socket {path} does not exist").into()),
+        },
         Engine::IOError { .. }
         | Engine::HyperResponseError { .. }
         | Engine::HyperLegacyError { .. } => broken(what, error),
-        other => Error::failed_by(what, "the engine's answer cannot be read", Box::new(other)),
+        other => Error::Failed {
+            what,
+            why: "the engine's response cannot be parsed".into(),
+            source: Some(Box::new(other)),
+        },
     }
 }
 
-/// The longest that any single call of an engine may take until it answers: a build, an
-/// import. Shorter limits are set call by call.
+/// The limit for any single engine call, such as a build or an import. Shorter limits are set per
+/// call.
 pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
 fn answered(what: String, status: u16, message: String) -> Error {
@@ -198,9 +214,14 @@ fn answered(what: String, status: u16, message: String) -> Error {
         400 => Error::invalid(what, message, "change what the declaration says of it"),
         401 | 403 => Error::denied(
             what,
-            message,
-            "check who may do this on the engine or at the image's registry",
-        ),
+            why: message,
+            hint: "correct its declaration".into(),
+        },
+        401 | 403 => Error::Denied {
+            what,
+            why: message,
+            hint: "check the permissions on the engine or at the image's registry".into(),
+        },
         404 => Error::not_found(format!("{what}: {message}")),
         409 => Error::conflict(what, message),
         429 => Error::throttled(what, None),
@@ -208,7 +229,7 @@ fn answered(what: String, status: u16, message: String) -> Error {
     }
 }
 
-/// The connection to the engine could not be made, or broke.
+/// Converts an error of a connection that could not be opened or that broke.
 fn broken(what: String, error: Engine) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(inner) = cause {
@@ -217,7 +238,8 @@ fn broken(what: String, error: Engine) -> Error {
         }
         cause = inner.source();
     }
-    // Without an answer the engine is not there; an answer that breaks off was one.
+    // Without a response the engine is unreachable; a response that breaks off shows that it is
+    // running.
     if matches!(error, Engine::HyperResponseError { .. }) {
         Error::interrupted(what, Some(Box::new(error)))
     } else {
@@ -228,7 +250,7 @@ fn broken(what: String, error: Engine) -> Error {
     }
 }
 
-/// The same error once more, for one that lies within another's chain or is shared.
+/// Copies an error, for use in another error's chain or for several callers.
 fn again(error: &Error) -> Error {
     match error {
         Error::Denied {
@@ -247,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_changed_host_key_is_refused_for_good_and_names_both_keys() {
+    fn a_changed_host_key_is_a_permanent_error_with_both_keys() {
         let error = SshError::HostKeyChanged {
             pinned: "SHA256:aaa".into(),
             offered: "SHA256:bbb".into(),
@@ -261,12 +283,12 @@ mod tests {
         assert!(
             error
                 .hint()
-                .is_some_and(|h| h.contains("set up anew on purpose"))
+                .is_some_and(|h| h.contains("reinstalled on purpose"))
         );
     }
 
     #[test]
-    fn answers_of_the_engine_keep_their_meaning() {
+    fn maps_engine_statuses_to_errors() {
         let answer = |status_code| {
             engine(
                 "x",

@@ -1,4 +1,4 @@
-//! What an engine says of its containers and images, read back into the core's words.
+//! Converts the engine's descriptions of containers and images to the core's types.
 
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HealthStatusEnum,
@@ -11,9 +11,9 @@ use lifecycle_core::{Error, Result};
 
 use crate::labels;
 
-/// Whether a container is on its way out: it cannot be started, and holds its name until it is
-/// gone.
-pub(crate) fn is_leaving(found: &ContainerInspectResponse) -> bool {
+/// Whether the container is being removed. It cannot be started, and its name stays taken until it
+/// is gone.
+pub(crate) fn is_being_removed(found: &ContainerInspectResponse) -> bool {
     let status = found.state.as_ref().and_then(|state| state.status);
     matches!(
         status,
@@ -21,8 +21,9 @@ pub(crate) fn is_leaving(found: &ContainerInspectResponse) -> bool {
     )
 }
 
-/// A container of ours. `None` for one whose role is not the core's business, and for one that
-/// somebody removes at this moment. One whose removal failed is shown, as it must be removed.
+/// Converts a container of the platform. Returns `None` for roles that the core does not manage,
+/// and for a container that is being removed. A container whose removal failed is included, because
+/// it must be removed again.
 pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<ObservedContainer>> {
     let name = found.name.unwrap_or_default();
     let name = name.trim_start_matches('/').to_owned();
@@ -34,7 +35,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
         Some(labels::ROLE_AGENT) => Role::Agent,
         Some(labels::ROLE_INSTANCE) => Role::Instance(
             instance(label(labels::SERVICE), label(labels::REPLICA))
-                .ok_or_else(|| damaged("its labels name no service and replica"))?,
+                .ok_or_else(|| damaged("its labels do not name a service and a replica"))?,
         ),
         _ => return Ok(None),
     };
@@ -59,7 +60,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
             }
         }
         Some(ContainerStateStatusEnum::EMPTY) | None => {
-            return Err(damaged("the engine does not say what it is doing"));
+            return Err(damaged("the engine does not report its state"));
         }
     };
     let bound = found.network_settings.and_then(|n| n.ports);
@@ -67,9 +68,9 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
     let on_the_nodes_network = host_config.network_mode.as_deref() == Some("host");
     let declared = host_config.port_bindings;
     let exposed = exposed(config.exposed_ports.as_deref());
-    // A container that does not run has none bound, but will have those it was made with.
+    // A stopped container has no bound ports, so use those it was created with.
     let ports = match bound.as_ref().map(host_ports) {
-        // Nothing is bound for it: what it opens is open on the node.
+        // On the node's own network, every exposed port is open on the node without a binding.
         _ if on_the_nodes_network => exposed.iter().map(|(port, p)| (*port, *p, *port)).collect(),
         Some(ports) if !ports.is_empty() => ports,
         _ => declared.as_ref().map(host_ports).unwrap_or_default(),
@@ -95,7 +96,6 @@ fn instance(service: Option<String>, replica: Option<String>) -> Option<Instance
     })
 }
 
-/// An image.
 pub(crate) fn image(found: ImageInspect) -> ImageInfo {
     let config = found.config.unwrap_or_default();
     ImageInfo {
@@ -105,7 +105,7 @@ pub(crate) fn image(found: ImageInspect) -> ImageInfo {
     }
 }
 
-/// `80/tcp` as a port and a protocol; `None` for protocols that we do not carry.
+/// Parses `80/tcp` into port and protocol; `None` for unsupported protocols.
 pub(crate) fn port(text: &str) -> Option<(u16, Protocol)> {
     let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol {
@@ -127,7 +127,7 @@ fn exposed(ports: Option<&[String]>) -> Vec<(u16, Protocol)> {
     ports
 }
 
-/// Each binding once: engines list one for IPv4 and one for IPv6.
+/// Returns each binding once: engines list IPv4 and IPv6 separately.
 fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
     let mut ports: Vec<_> = map
         .iter()
@@ -145,7 +145,8 @@ fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
     ports
 }
 
-/// One that is bound at a single address of the node is not what other nodes reach.
+/// Whether the binding covers all of the node's addresses. Other nodes cannot reach a port that is
+/// bound to a single address.
 fn is_on_every_address(binding: &PortBinding) -> bool {
     matches!(
         binding.host_ip.as_deref(),
@@ -169,8 +170,8 @@ fn health(status: Option<HealthStatusEnum>) -> Option<Health> {
     }
 }
 
-/// A time that the engine gives, in the microseconds that the registry keeps, so that what is
-/// read back compares equal. The engine writes the year 1 for "never".
+/// Parses the engine's timestamp to microseconds, the registry's precision, so that a value read
+/// back compares equal. The engine writes the year 1 for "never".
 fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(text?)
         .ok()?
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_read_back_from_its_labels() {
+    fn converts_a_container_by_its_labels() {
         let labels = json!({
             "lifecycle.role": "instance",
             "lifecycle.service": "db",
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_in_another_role_is_not_shown_and_a_damaged_one_is_said() {
+    fn skips_other_roles_and_rejects_damaged_labels() {
         let node = json!({ "lifecycle.role": "node" });
         assert_eq!(container(inspected(&node)).unwrap(), None);
         let damaged = json!({ "lifecycle.role": "instance", "lifecycle.service": "db" });
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_is_being_removed_is_gone_already() {
+    fn skips_a_container_that_is_being_removed() {
         let labels = json!({
             "lifecycle.role": "instance",
             "lifecycle.service": "db",
@@ -261,16 +262,16 @@ mod tests {
             found
         };
         let removing = with(ContainerStateStatusEnum::REMOVING);
-        assert!(is_leaving(&removing));
+        assert!(is_being_removed(&removing));
         assert_eq!(container(removing).unwrap(), None);
         let dead = with(ContainerStateStatusEnum::DEAD);
-        assert!(is_leaving(&dead));
+        assert!(is_being_removed(&dead));
         assert!(container(dead).unwrap().is_some());
-        assert!(!is_leaving(&with(ContainerStateStatusEnum::EXITED)));
+        assert!(!is_being_removed(&with(ContainerStateStatusEnum::EXITED)));
     }
 
     #[test]
-    fn the_year_one_is_never() {
+    fn the_year_1_means_never() {
         assert_eq!(time(Some("0001-01-01T00:00:00Z")), None);
         assert!(time(Some("2026-01-02T03:04:05Z")).is_some());
     }

@@ -1,32 +1,32 @@
-//! The labels by which everything of ours is found again: containers, networks, volumes.
-//! Never images: an image's labels leak into the containers of its build steps.
+//! Labels that identify the containers, networks, and volumes of a platform. Images carry none: an
+//! image's labels leak into the containers of its build steps.
 
-/// The platform's name, for people.
+/// The platform's name, for display only.
 pub(crate) const PLATFORM: &str = "lifecycle.platform";
-/// The platform's UUID; observation goes by it.
+/// The platform's UUID. Observation selects resources by this label.
 pub(crate) const PLATFORM_ID: &str = "lifecycle.platform-id";
-/// What the thing is for: one of the `ROLE_` words.
+/// The resource's purpose: one of the `ROLE_` constants.
 pub(crate) const ROLE: &str = "lifecycle.role";
-/// The instance that a container runs, for people: `db-1`.
+/// The instance that a container runs, for display only: `db-1`.
 pub(crate) const INSTANCE: &str = "lifecycle.instance";
 /// The service that a container runs.
 pub(crate) const SERVICE: &str = "lifecycle.service";
 /// The number of the replica that a container runs.
 pub(crate) const REPLICA: &str = "lifecycle.replica";
-/// The digest of the specification that a container was made from.
+/// The digest of the specification that a container was created from.
 pub(crate) const SPEC_DIGEST: &str = "lifecycle.spec-digest";
-/// The version of the form that the digest was computed over.
+/// The version of the digest's input format.
 pub(crate) const SPEC_VERSION: &str = "lifecycle.spec-version";
-/// The node that a local node's container plays.
+/// The name of the node that a local node's container represents.
 pub(crate) const NODE: &str = "lifecycle.node";
-/// The declaration's name of a volume.
+/// The name of a volume in the declaration.
 pub(crate) const VOLUME: &str = "lifecycle.volume";
 
 /// The role of a container that runs a replica of a service.
 pub(crate) const ROLE_INSTANCE: &str = "instance";
 /// The role of the container that runs the manager.
 pub(crate) const ROLE_MANAGER: &str = "manager";
-/// The role of the container that makes service addresses work on its node.
+/// The role of the agent's container, which serves the service addresses on its node.
 pub(crate) const ROLE_AGENT: &str = "agent";
-/// The role of a container that plays a node.
+/// The role of a container that acts as a node.
 pub(crate) const ROLE_NODE: &str = "node";

@@ -1,14 +1,14 @@
-//! Docker engines as [`ContainerRuntime`](lifecycle_core::runtime::ContainerRuntime)s, over a
-//! local socket or over SSH, and the hosts that they run on.
+//! Implements [`ContainerRuntime`](lifecycle_core::runtime::ContainerRuntime) with Docker engines,
+//! reached over a local socket or over SSH, and the hosts that run them.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`ssh`] | a node's operating system over SSH |
-//! | [`local_nodes`] | a cloud whose VMs are containers on the operator's own engine |
-//! | [`prepare`] | a bare host made one that runs containers |
-//! | [`engine`] | one node's engine as one platform sees it |
-//! | [`connector`] | host and engine of a node as one handle, shared per boot |
-//! | [`readiness`] | checks that an address answers |
+//! | [`local_nodes`] | a cloud provider whose VMs are containers on the operator's own engine |
+//! | [`prepare`] | installs an engine on a bare host |
+//! | [`engine`] | one node's engine, restricted to one platform |
+//! | [`connector`] | host and engine of a node as one handle, shared until the node reboots |
+//! | [`readiness`] | checks that an address responds |
 
 pub mod connector;
 pub mod engine;

@@ -1,5 +1,4 @@
-//! Turns a bare Debian or Ubuntu host into one that runs containers, with the engine that the
-//! distribution packages.
+//! Prepares a bare Debian or Ubuntu host to run containers, with the distribution's engine package.
 
 use std::time::Duration;
 
@@ -9,17 +8,17 @@ use lifecycle_core::host::{Account, HostCommand, HostOutput, HostPreparer, NodeA
 use lifecycle_core::runtime::EngineInfo;
 use lifecycle_core::{Error, Result};
 
-/// How long the host's first boot may take. Package installs of cloud-init lie within.
+/// Limit for the host's first boot, including cloud-init's package installs.
 const FIRST_BOOT: Duration = Duration::from_mins(15);
-/// How long another package manager's run is waited for, per attempt.
+/// Limit per attempt for waiting for another package manager run.
 const LOCK: Duration = Duration::from_mins(10);
-/// How long downloading and installing may take after that.
+/// Limit for download and installation after that.
 const INSTALL: Duration = Duration::from_mins(15);
-/// How long the engine may take from its start until it answers.
+/// Limit between starting the engine and its first response.
 const ANSWER: Duration = Duration::from_mins(2);
-/// How often a failed install is tried again.
+/// Number of installation attempts.
 const ATTEMPTS: usize = 4;
-/// What every program reports when the disk is full (`ENOSPC`).
+/// The message of every program when the disk is full (`ENOSPC`).
 const DISK_FULL: &str = "No space left on device";
 
 /// Prepares hosts that run Debian or Ubuntu.
@@ -34,11 +33,11 @@ impl HostPreparer for DebianPreparer {
         account: Account,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<EngineInfo> {
-        progress("waiting for the host's first boot to end");
+        progress("waiting for the host's first boot to finish");
         first_boot(host, progress).await?;
         if let Some(info) = engine(host).await? {
             join_group(host, account).await?;
-            progress(&format!("engine {} runs", info.version));
+            progress(&format!("engine {} is running", info.version));
             return Ok(info);
         }
         if !has(host, "command -v dockerd").await? {
@@ -48,18 +47,18 @@ impl HostPreparer for DebianPreparer {
         }
         progress("starting the engine");
         start(host).await?;
-        progress("waiting for the engine to answer");
+        progress("waiting for the engine to respond");
         let info = answer(host).await?;
         join_group(host, account).await?;
-        progress(&format!("engine {} runs", info.version));
+        progress(&format!("engine {} is running", info.version));
         Ok(info)
     }
 }
 
-/// Lets an account that was created for the platform use the engine's socket, which the SSH server
-/// then forwards without a process for each connection.
+/// Adds an account that was created for the platform to the group `docker`. The SSH server can then
+/// forward the engine's socket without one process per connection.
 async fn join_group(host: &dyn NodeAccess, account: Account) -> Result<()> {
-    // Root needs no group, and sudo names who runs it.
+    // Root needs no group membership; `SUDO_USER` names the account that runs sudo.
     const SCRIPT: &str = "\
         user=${SUDO_USER:-root}; [ \"$user\" = root ] && exit 0; \
         getent group docker >/dev/null || exit 0; \
@@ -68,21 +67,15 @@ async fn join_group(host: &dyn NodeAccess, account: Account) -> Result<()> {
     if account == Account::Adopted {
         return Ok(());
     }
-    let said = run(
-        host,
-        "adding the account to the group docker",
-        SCRIPT,
-        QUICK,
-    )
-    .await?;
-    if said.trim() == "joined" {
+    let output = run(host, "adding the account to group docker", SCRIPT, QUICK).await?;
+    if output.trim() == "joined" {
         host.reconnect().await;
     }
     Ok(())
 }
 
-/// Waits for cloud-init, where there is one. How its own work ended is not our matter: what
-/// we need of the host is checked by itself.
+/// Waits for cloud-init, if it is installed. Its result does not matter: the requirements are
+/// checked separately.
 async fn first_boot(
     host: &dyn NodeAccess,
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
@@ -94,14 +87,14 @@ async fn first_boot(
          [ $? -eq 124 ] && echo late; exit 0"
     );
     let limit = FIRST_BOOT + Duration::from_mins(1);
-    let said = run(host, "waiting for cloud-init", &script, limit).await?;
-    if said.trim() == "late" {
-        progress("the host's first boot still goes on; going on without its end");
+    let output = run(host, "waiting for cloud-init", &script, limit).await?;
+    if output.trim() == "late" {
+        progress("the host's first boot has not finished; continuing anyway");
     }
     Ok(())
 }
 
-/// What the engine says of itself, if one answers.
+/// The engine's version and resources, if an engine responds.
 async fn engine(host: &dyn NodeAccess) -> Result<Option<EngineInfo>> {
     const SCRIPT: &str = "\
         docker version --format '{{.Server.Version}} {{.Server.APIVersion}} {{.Server.Arch}}' && \
@@ -113,8 +106,8 @@ async fn engine(host: &dyn NodeAccess) -> Result<Option<EngineInfo>> {
     Ok(parse(&output.stdout))
 }
 
-fn parse(said: &str) -> Option<EngineInfo> {
-    let mut words = said.split_whitespace().map(str::to_owned);
+fn parse(output: &str) -> Option<EngineInfo> {
+    let mut words = output.split_whitespace().map(str::to_owned);
     Some(EngineInfo {
         version: words.next()?,
         api_version: words.next()?,
@@ -124,32 +117,33 @@ fn parse(said: &str) -> Option<EngineInfo> {
     })
 }
 
-/// The system's name, if its packages are Debian's.
+/// The operating system's name, if it uses Debian packages.
 async fn debian(host: &dyn NodeAccess) -> Result<String> {
     const SCRIPT: &str = ". /etc/os-release 2>/dev/null; echo \"${PRETTY_NAME:-an unknown system}\"; \
         case \" $ID $ID_LIKE \" in *' debian '*|*' ubuntu '*) command -v apt-get;; esac";
-    let said = run(host, "asking the host's system", SCRIPT, QUICK).await?;
-    let mut lines = said.lines();
+    let output = run(host, "reading the host's operating system", SCRIPT, QUICK).await?;
+    let mut lines = output.lines();
     let name = lines.next().unwrap_or_default().to_owned();
     if lines.next().is_some() {
         return Ok(name);
     }
-    Err(Error::invalid(
-        "the node's operating system",
-        format!("it is {name}, and the engine is installed on Debian and Ubuntu only"),
-        "install Docker on the node yourself, then it is used as it is; or choose an image \
-               of Debian or Ubuntu",
-    ))
+    Err(Error::Invalid {
+        what: "the node's operating system".into(),
+        why: format!("it is {name}, but the engine can be installed on Debian and Ubuntu only"),
+        hint: "install Docker on the node yourself and it will be used, or choose a Debian or \
+               Ubuntu image"
+            .into(),
+    })
 }
 
-/// Installs the engine. Mirrors fail, and first boots hold the package manager's locks, so a
-/// failure is tried again a few times.
+/// Installs the engine. Mirrors fail and first boots hold the package manager's locks, so a failed
+/// installation is retried a few times.
 async fn install(
     host: &dyn NodeAccess,
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
 ) -> Result<()> {
     let lock = LOCK.as_secs();
-    // An install that was cut off leaves packages half configured, which stops every later one.
+    // An interrupted installation leaves half-configured packages, which make every later one fail.
     let script = format!(
         "export DEBIAN_FRONTEND=noninteractive LC_ALL=C; \
          apt() {{ apt-get -q -o DPkg::Lock::Timeout={lock} -o Acquire::Retries=3 \"$@\"; }}; \
@@ -171,11 +165,11 @@ async fn install(
                 .with_jitter(),
         )
         .sleep(tokio::time::sleep)
-        // A connection that broke is for the caller to repeat, and a full disk stays full.
+        // The caller handles a broken connection, and a retry does not help if the disk is full.
         .when(|error| matches!(error, Error::Failed { .. }))
         .notify(|error, after| {
             progress(&format!(
-                "{}; trying again in {} s",
+                "{}; retrying in {} s",
                 error.chain(),
                 after.as_secs()
             ));
@@ -183,9 +177,9 @@ async fn install(
         .await
 }
 
-/// What came of an install.
+/// The result of an installation; a full disk is a separate error.
 fn installed(output: HostOutput) -> Result<()> {
-    let is_full = [&output.stderr, &output.stdout].map(|said| said.contains(DISK_FULL));
+    let is_full = [&output.stderr, &output.stdout].map(|text| text.contains(DISK_FULL));
     match output.success("installing the engine") {
         Err(Error::Failed { what, why, .. }) if is_full.contains(&true) => Err(Error::Exhausted {
             what,
@@ -244,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    /// A host that answers by what a script contains, and remembers what was run.
+    /// A host that responds according to what a script contains, and records what was run.
     #[derive(Debug, Default)]
     struct FakeHost {
         runs: Mutex<bool>,
@@ -264,7 +258,7 @@ mod tests {
         }
     }
 
-    fn said(code: u32, stdout: &str) -> HostOutput {
+    fn result(code: u32, stdout: &str) -> HostOutput {
         HostOutput {
             code,
             stdout: stdout.into(),
@@ -281,30 +275,30 @@ mod tests {
             let runs = *self.runs.lock().unwrap();
             Ok(if script.contains("docker info") {
                 if runs {
-                    said(0, "20.10.24 1.41 amd64\n2 4096\n")
+                    result(0, "20.10.24 1.41 amd64\n2 4096\n")
                 } else {
-                    said(127, "")
+                    result(127, "")
                 }
             } else if script.contains("os-release") {
                 if self.foreign {
-                    said(0, "Fedora Linux 42\n")
+                    result(0, "Fedora Linux 42\n")
                 } else {
-                    said(0, "Debian GNU/Linux 12\n/usr/bin/apt-get\n")
+                    result(0, "Debian GNU/Linux 12\n/usr/bin/apt-get\n")
                 }
             } else if script.contains("apt install") && self.is_full {
-                said(100, &format!("dpkg: error: {DISK_FULL}"))
+                result(100, &format!("dpkg: error: {DISK_FULL}"))
             } else if script.contains("apt install") {
                 let mut broken = self.broken_mirrors.lock().unwrap();
                 if *broken > 0 {
                     *broken -= 1;
-                    said(100, "E: Could not get lock")
+                    result(100, "E: Could not get lock")
                 } else {
                     *self.installed.lock().unwrap() = true;
-                    said(0, "")
+                    result(0, "")
                 }
             } else if script.contains("usermod") {
                 let mut in_group = self.in_group.lock().unwrap();
-                said(
+                result(
                     0,
                     if std::mem::replace(&mut *in_group, true) {
                         ""
@@ -313,13 +307,13 @@ mod tests {
                     },
                 )
             } else if script.contains("command -v dockerd") {
-                said(u32::from(!*self.installed.lock().unwrap()), "")
+                result(u32::from(!*self.installed.lock().unwrap()), "")
             } else if script.contains("systemctl") {
                 assert!(*self.installed.lock().unwrap());
                 *self.runs.lock().unwrap() = true;
-                said(0, "")
+                result(0, "")
             } else {
-                said(0, "")
+                result(0, "")
             })
         }
 
@@ -337,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_created_account_joins_the_group_once_and_an_adopted_one_never() {
+    async fn only_created_accounts_join_the_group_once() {
         for (account, logins) in [(Account::Created, 1), (Account::Adopted, 0)] {
             let host = FakeHost::default();
             for _ in 0..2 {
@@ -372,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_install_that_fails_is_tried_again_but_not_for_ever() {
+    async fn retries_a_failed_installation_a_few_times() {
         let host = FakeHost {
             broken_mirrors: Mutex::new(2),
             ..FakeHost::default()
@@ -408,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_installed_engine_is_only_started() {
+    async fn starts_an_installed_engine_without_installing() {
         let host = FakeHost {
             installed: Mutex::new(true),
             ..FakeHost::default()
@@ -422,7 +416,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_system_is_refused_with_a_hint() {
+    async fn rejects_other_systems_with_a_hint() {
         let host = FakeHost {
             foreign: true,
             ..FakeHost::default()

@@ -1,4 +1,4 @@
-//! Readiness checks by a socket of this machine.
+//! Readiness checks over this machine's own network.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use lifecycle_core::runtime::ReadinessProbe;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Opens a connection, or asks for a page, from this machine's network.
+/// Checks readiness by opening a TCP connection or requesting a page from this machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SocketReadiness;
 
@@ -31,7 +31,7 @@ impl ReadinessProbe for SocketReadiness {
     }
 }
 
-/// The status of `GET path`, if the server answers in HTTP.
+/// The status code of `GET path`, if the server speaks HTTP.
 async fn status(address: SocketAddr, path: &str) -> Option<u16> {
     let request = Request::get(path)
         .header(HOST, address.to_string())
@@ -42,8 +42,8 @@ async fn status(address: SocketAddr, path: &str) -> Option<u16> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
     let ask = async move { Some(sender.send_request(request).await.ok()?.status().as_u16()) };
     tokio::pin!(ask, connection);
-    // The connection works only while it is polled; when it ends first, an answer that came
-    // with its end is still there.
+    // The connection makes progress only while polled. If it ends first, a response that arrived
+    // with its end is still available.
     tokio::select! {
         status = &mut ask => status,
         _ = &mut connection => ask.await,
@@ -59,7 +59,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(5);
 
-    /// A server that answers each request with the same text; its address.
+    /// Starts a server that sends the same response to each request, and returns its address.
     async fn server(answer: &'static str) -> SocketAddr {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn statuses_up_to_399_are_ready() {
+    async fn a_status_below_400_is_ready() {
         assert!(http("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await);
         assert!(http("HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n").await);
         assert!(!http("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_open_port_is_ready_and_a_closed_one_is_not() {
+    async fn an_open_port_is_ready_and_a_closed_port_is_not() {
         let at = server("").await;
         assert!(SocketReadiness.tcp(at.ip(), at.port(), LIMIT).await);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_server_is_given_up_in_time() {
+    async fn an_unresponsive_server_is_not_ready_in_time() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let at = listener.local_addr().unwrap();
         let limit = Duration::from_millis(50);

@@ -1,9 +1,6 @@
-//! What a declaration says of a container beyond its image, seen from inside the container.
+//! The container settings of a declaration, checked from inside the container.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a setup that fails is a test that fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
 mod fixture;
 
@@ -28,8 +25,8 @@ fn platform() -> (DockerEngine, lifecycle_core::runtime::Owner, Swept) {
     (engine, owner.clone(), Swept(owner))
 }
 
-/// Everything that a container says until it ends.
-async fn said(engine: &DockerEngine, spec: &ContainerSpec) -> Vec<String> {
+/// The container's complete output until it ends.
+async fn output_of(engine: &DockerEngine, spec: &ContainerSpec) -> Vec<String> {
     engine.ensure_container(spec).await.unwrap();
     let follow = LogOptions {
         follow: true,
@@ -41,7 +38,7 @@ async fn said(engine: &DockerEngine, spec: &ContainerSpec) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_container_finds_what_its_declaration_says() {
+async fn declared_settings_apply_inside_the_container() {
     let (engine, owner, _swept) = platform();
     let script = "hostname
 touch /x 2>/dev/null && echo writable || echo read-only
@@ -96,7 +93,7 @@ test -w /anonymous && echo anonymous";
     template.anonymous_volumes = vec!["/anonymous".into()];
     template.logging.options = BTreeMap::from([("max-file".into(), "2".into())]);
     assert_eq!(
-        said(&engine, &spec).await,
+        output_of(&engine, &spec).await,
         [
             "named",
             "read-only",
@@ -118,21 +115,21 @@ test -w /anonymous && echo anonymous";
 }
 
 #[tokio::test]
-async fn a_container_without_a_network_has_its_loopback_only() {
+async fn a_container_without_a_network_has_only_loopback() {
     let (engine, owner, _swept) = platform();
     let mut spec = instance(&owner, "alone", "ls /sys/class/net");
     spec.template.connection.mode = NetworkMode::None;
-    assert_eq!(said(&engine, &spec).await, ["lo"]);
+    assert_eq!(output_of(&engine, &spec).await, ["lo"]);
 }
 
-/// A port that nobody has at this moment.
+/// A port that is free at the moment.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
 #[tokio::test]
-async fn one_port_is_published_at_several_places() {
+async fn one_port_is_published_at_several_addresses() {
     let (engine, owner, _swept) = platform();
     let mut spec = instance(&owner, "web", "sleep 1000");
     let (first, second, local) = (free_port(), free_port(), free_port());
@@ -154,12 +151,12 @@ async fn one_port_is_published_at_several_places() {
     hosts.sort_unstable();
     let mut expected = [first, second];
     expected.sort_unstable();
-    // What is open at one address of the node only is no endpoint.
+    // A port that is bound to one address only is not an endpoint.
     assert_eq!(hosts, expected);
     let listed = docker(&["port", &spec.name, "80/tcp"]).await;
     assert!(listed.contains(&format!("127.0.0.1:{local}")), "{listed}");
 
-    // One of them is taken: nothing else will do.
+    // If one of them is taken, no other port may replace it.
     let mut other = instance(&owner, "other", "sleep 1000");
     other.template.ports = vec![published(free_port(), None), published(second, None)];
     let key_port = other.template.ports[0].host_port.unwrap();
@@ -170,7 +167,7 @@ async fn one_port_is_published_at_several_places() {
 }
 
 #[tokio::test]
-async fn volumes_go_by_the_names_that_they_are_given() {
+async fn volumes_use_their_declared_names() {
     let (engine, owner, _swept) = platform();
     let mut spec = instance(&owner, "db", "sleep 1000");
     let volume = VolumeName::try_from("data").unwrap();
@@ -201,7 +198,7 @@ async fn volumes_go_by_the_names_that_they_are_given() {
     engine.remove_volume(&volume).await.unwrap();
     assert!(engine.state().await.unwrap().volumes.is_empty());
 
-    // Somebody else's is never made here.
+    // External volumes are never created.
     let mut spec = instance(&owner, "other", "sleep 1000");
     spec.template.volumes.push(VolumeMount {
         volume,
@@ -219,7 +216,7 @@ async fn volumes_go_by_the_names_that_they_are_given() {
 }
 
 #[tokio::test]
-async fn a_stage_is_built_with_what_the_builder_is_told() {
+async fn builds_a_stage_with_its_build_options() {
     let (engine, owner, _swept) = platform();
     let tag = format!("ldt-{}/staged:1", owner.id.short());
     let dockerfile = format!(

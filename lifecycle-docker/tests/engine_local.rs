@@ -1,9 +1,6 @@
 //! The engine of this machine, through its socket.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a setup that fails is a test that fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
 mod fixture;
 
@@ -23,7 +20,7 @@ use lifecycle_core::runtime::{
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::DockerEngine;
 
-/// A platform of its own on this machine's engine, swept when the test ends.
+/// A platform for this test on this machine's engine. Its resources are removed when the test ends.
 fn platform() -> (DockerEngine, Owner, Swept) {
     let owner = owner();
     let engine = DockerEngine::local(SOCKET, owner.clone()).unwrap();
@@ -31,7 +28,7 @@ fn platform() -> (DockerEngine, Owner, Swept) {
 }
 
 #[tokio::test]
-async fn ensuring_twice_is_one_container() {
+async fn ensuring_twice_creates_one_container() {
     let (engine, owner, _swept) = platform();
     let mut spec = instance(&owner, "db", "trap 'exit 0' TERM; sleep 1000 & wait");
     let volume = VolumeName::try_from("data").unwrap();
@@ -68,7 +65,7 @@ async fn ensuring_twice_is_one_container() {
     assert!(state.images.contains(BASE));
     assert_eq!(state.volumes.iter().collect::<Vec<_>>(), [&volume]);
 
-    // Its health is heard of, and seen.
+    // The change of its health is reported as an event, and observed.
     let mut events = engine.events().await.unwrap();
     loop {
         let healthy = ContainerState::Running {
@@ -82,7 +79,7 @@ async fn ensuring_twice_is_one_container() {
         assert!(!event.action.starts_with("exec_"), "{event:?}");
     }
 
-    // Stopped twice, started again: the same container.
+    // Stopping twice and starting again keeps the container.
     for _ in 0..2 {
         engine.stop_container(&spec.name, None).await.unwrap();
     }
@@ -96,7 +93,7 @@ async fn ensuring_twice_is_one_container() {
     assert_eq!(started.id, first.id);
     assert!(started.started_at > first.started_at);
 
-    // A volume in use stays; removing what is absent is fine.
+    // A volume in use is kept; removing an absent one succeeds.
     let used = engine.remove_volume(&volume).await;
     assert!(matches!(used, Err(Error::Conflict { .. })), "{used:?}");
     for _ in 0..2 {
@@ -111,7 +108,7 @@ async fn ensuring_twice_is_one_container() {
 }
 
 #[tokio::test]
-async fn somebody_elses_container_is_not_touched() {
+async fn another_owners_container_is_not_touched() {
     let (engine, owner, _swept) = platform();
     let (other_engine, other_owner, _other_swept) = platform();
     let spec = instance(&owner, "db", "sleep 1000");
@@ -132,7 +129,7 @@ async fn somebody_elses_container_is_not_touched() {
     let other = other_engine.state().await.unwrap();
     assert!(other.containers.is_empty());
 
-    // One name for two specifications is a conflict even within a platform.
+    // The same name with another specification is a conflict even within a platform.
     let mut changed = instance(&owner, "db", "sleep 1000");
     changed.name.clone_from(&spec.name);
     let error = engine.ensure_container(&changed).await.unwrap_err();
@@ -150,7 +147,7 @@ async fn somebody_elses_container_is_not_touched() {
 }
 
 #[tokio::test]
-async fn output_comes_line_by_line() {
+async fn output_arrives_line_by_line() {
     let (engine, owner, _swept) = platform();
     let spec = instance(
         &owner,
@@ -196,10 +193,10 @@ async fn output_comes_line_by_line() {
 }
 
 #[tokio::test]
-async fn images_are_built_with_their_output_and_removed() {
+async fn builds_and_removes_images_and_reports_output() {
     let (engine, owner, _swept) = platform();
     let tag = format!("ldt-{}/web:1", owner.id.short());
-    // A word of its own, so that no earlier build is taken from the engine's cache.
+    // A unique word, so that the engine's cache contains no earlier build of this.
     let word = owner.id.short();
     let request = |dockerfile: &str| BuildRequest {
         tag: tag.clone(),
@@ -218,12 +215,12 @@ async fn images_are_built_with_their_output_and_removed() {
     let built = engine.build_image(request(&good), &progress).await.unwrap();
     assert_eq!(built.exposed, [(53, Protocol::Udp), (80, Protocol::Tcp)]);
     assert!(built.has_healthcheck);
-    let said = lines.lock().unwrap().clone();
+    let output = lines.lock().unwrap().clone();
     assert!(
-        said.iter().any(|line| *line == format!("built-{word}")),
-        "{said:?}"
+        output.iter().any(|line| *line == format!("built-{word}")),
+        "{output:?}"
     );
-    assert!(said.iter().any(|line| line == "5000"), "{said:?}");
+    assert!(output.iter().any(|line| line == "5000"), "{output:?}");
     assert_eq!(engine.image(&tag).await.unwrap(), Some(built));
     let labels = docker(&["inspect", "--format", "{{json .Config.Labels}}", &tag]).await;
     assert!(!labels.contains("lifecycle"), "{labels}");
@@ -252,14 +249,14 @@ async fn images_are_built_with_their_output_and_removed() {
     let error = engine.build_image(torn, &progress).await.unwrap_err();
     assert!(error.chain().contains("the share went away"), "{error:?}");
 
-    // Carried over by export and import; a broken archive is said.
+    // Transfer by export and import; a damaged archive is an error.
     let archive = engine.export_image(&tag).await.unwrap();
     engine.import_image(archive).await.unwrap();
     let broken = futures_util::stream::iter([Ok(Bytes::from_static(b"no archive"))]);
     let broken = engine.import_image(broken.boxed()).await;
     assert!(broken.is_err());
 
-    // One that a container uses stays; then it goes, and is gone twice.
+    // An image in use is kept. Otherwise it is removed, and a second removal succeeds.
     let mut spec = instance(&owner, "web", "sleep 1000");
     spec.image.clone_from(&tag);
     engine.ensure_container(&spec).await.unwrap();
@@ -278,7 +275,7 @@ async fn images_are_built_with_their_output_and_removed() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_not_there_is_unreachable() {
+async fn a_missing_engine_is_unreachable() {
     let engine = DockerEngine::local("/run/absent.sock", owner()).unwrap();
     let error = engine.state().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");

@@ -1,16 +1,13 @@
-//! A host's engine through its SSH server, and a bare host's preparation.
+//! A host's engine through its SSH server, and the preparation of a bare host.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a setup that fails is a test that fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
 mod fixture;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fixture::{BASE, Machine, SHELL, SOCKET, context, instance, owner, shell_image};
+use fixture::{BASE, SHELL, SOCKET, TestHost, context, instance, owner, shell_image};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Error;
@@ -27,13 +24,13 @@ use lifecycle_docker::{
 
 const HTTP: (u16, Protocol) = (80, Protocol::Tcp);
 
-/// The SSH connections of the account that are open.
-async fn connections(machine: &Machine) -> usize {
+/// The number of open SSH connections of the account.
+async fn connections(machine: &TestHost) -> usize {
     let count = "pgrep -c -f '^sshd: ops@' || true";
     machine.exec(count).await.parse().unwrap()
 }
 
-/// Carries the base image over, as nodes without a registry get it.
+/// Transfers the base image, as to a node without access to an image registry.
 async fn with_base(engine: &DockerEngine) {
     let here = DockerEngine::local(SOCKET, owner()).unwrap();
     let archive = here.export_image(BASE).await.unwrap();
@@ -41,8 +38,8 @@ async fn with_base(engine: &DockerEngine) {
 }
 
 #[tokio::test]
-async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
-    let machine = Machine::with_engine().await;
+async fn uses_the_relay_if_the_account_cannot_use_the_socket() {
+    let machine = TestHost::with_engine().await;
     let owner = owner();
     let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
     let info = engine.info().await.unwrap();
@@ -85,7 +82,7 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
         assert_eq!(state.unwrap().containers.len(), 1);
     }
 
-    // What happens from now on is heard, and the streams end with the container.
+    // Events from now on arrive, and the streams end with the container.
     let mut events = engine.events().await.unwrap();
     engine
         .stop_container(&spec.name, Some(Duration::ZERO))
@@ -101,7 +98,7 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
         assert!(rest.is_empty());
     }
 
-    // What is over leaves no connection open on the host, beside those that calls share.
+    // After that only the connections that calls share stay open on the host.
     drop(events);
     let open = connections(&machine).await;
     tokio::time::timeout(Duration::from_secs(20), async {
@@ -112,7 +109,7 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
     .await
     .unwrap_or_else(|_| panic!("{open} connections stay open"));
 
-    // Without an engine it is unreachable, and back it is reached.
+    // The engine is unreachable while stopped, and reachable after a restart.
     machine
         .exec("pkill -x dockerd; while pgrep -x dockerd >/dev/null; do sleep 0.1; done")
         .await;
@@ -133,8 +130,8 @@ async fn an_engine_whose_socket_the_account_may_not_use_is_relayed() {
 }
 
 #[tokio::test]
-async fn host_ports_give_way_or_are_said_to_be_taken() {
-    let machine = Machine::with_engine().await;
+async fn replaces_a_taken_host_port_or_reports_it() {
+    let machine = TestHost::with_engine().await;
     machine.exec("usermod -aG docker ops").await;
     let owner = owner();
     let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
@@ -156,7 +153,7 @@ async fn host_ports_give_way_or_are_said_to_be_taken() {
     assert_eq!(host_port(&first.ports), Some(20_000));
     assert_eq!(first.exposed, [HTTP]);
 
-    // A program of the host's own has the next one.
+    // Another program on the host uses the next port.
     machine
         .exec(
             "mkdir -p /tmp/x; nohup /usr/sbin/sshd -D -p 20001 >/dev/null 2>&1 & \
@@ -177,7 +174,7 @@ async fn host_ports_give_way_or_are_said_to_be_taken() {
     };
     assert!(what.contains("20000"), "{what}");
 
-    // Published ports answer at the node's address.
+    // Published ports are reachable at the node's address.
     let follow = LogOptions {
         tail: None,
         follow: true,
@@ -190,8 +187,12 @@ async fn host_ports_give_way_or_are_said_to_be_taken() {
     assert!(!SocketReadiness.tcp(machine.address, 20_009, limit).await);
 }
 
-/// Streams that stay open side by side, over SSH as its server comes: each has what it asked for.
-async fn thirty_streams_at_once(machine: &Machine, engine: &dyn ContainerRuntime, owner: &Owner) {
+/// Streams that stay open concurrently, over a stock SSH server. Each gets its own output.
+async fn thirty_concurrent_streams(
+    machine: &TestHost,
+    engine: &dyn ContainerRuntime,
+    owner: &Owner,
+) {
     shell_image().await;
     let here = DockerEngine::local(SOCKET, owner.clone()).unwrap();
     let archive = here.export_image(SHELL).await.unwrap();
@@ -221,8 +222,8 @@ async fn thirty_streams_at_once(machine: &Machine, engine: &dyn ContainerRuntime
 }
 
 #[tokio::test]
-async fn a_bare_host_is_prepared_once_and_connected() {
-    let machine = Machine::bare().await;
+async fn prepares_a_bare_host_once_and_connects() {
+    let machine = TestHost::bare().await;
     let node = ObservedNode {
         name: NodeName::try_from("vm1").unwrap(),
         provider_id: machine.name.clone(),
@@ -255,19 +256,22 @@ async fn a_bare_host_is_prepared_once_and_connected() {
         .prepare(handle.host.as_ref(), Account::Adopted, &progress)
         .await
         .unwrap();
-    let said = stages.lock().unwrap().join("\n");
-    assert!(said.contains("installing the engine on Debian"), "{said}");
-    assert!(said.contains(&info.version), "{said}");
+    let output = stages.lock().unwrap().join("\n");
+    assert!(
+        output.contains("installing the engine on Debian"),
+        "{output}"
+    );
+    assert!(output.contains(&info.version), "{output}");
     assert_eq!(handle.runtime.info().await.unwrap(), info);
 
-    // As it was found: Debian's SSH server as it is packaged, and an account that needs sudo.
+    // The host is unchanged: Debian's packaged SSH server, and an account that needs sudo.
     let groups = machine.exec("id -nG ops").await;
     assert_eq!(groups, "ops sudo", "its groups are its own");
     let stock =
         "cmp /etc/ssh/sshd_config /usr/share/openssh/sshd_config; ls /etc/ssh/sshd_config.d";
     assert_eq!(machine.exec(stock).await, "");
 
-    // Again: nothing is installed, started or changed.
+    // A second run installs, starts, and changes nothing.
     let runs = "pgrep -x dockerd; stat -c %Y /var/lib/dpkg/status /var/log/apt/history.log";
     let before = machine.exec(runs).await;
     machine.exec("touch /tmp/prepared").await;
@@ -283,9 +287,9 @@ async fn a_bare_host_is_prepared_once_and_connected() {
     assert_eq!(machine.exec(changed).await, "", "files were changed");
     assert!(!stages.lock().unwrap().join("\n").contains("installing"));
 
-    thirty_streams_at_once(&machine, handle.runtime.as_ref(), &owner).await;
+    thirty_concurrent_streams(&machine, handle.runtime.as_ref(), &owner).await;
 
-    // An account of the platform's own joins the group, and its next login forwards the socket.
+    // A created account joins the group, and its next login forwards the socket.
     DebianPreparer
         .prepare(handle.host.as_ref(), Account::Created, &progress)
         .await
@@ -298,7 +302,10 @@ async fn a_bare_host_is_prepared_once_and_connected() {
         }
     };
     let ended = tokio::time::timeout(Duration::from_secs(20), no_relay).await;
-    assert!(ended.is_ok(), "relays go on where the socket is forwarded");
+    assert!(
+        ended.is_ok(),
+        "relays are still used although the socket can be forwarded"
+    );
 
     let shared = connector.connect(&node).await.unwrap();
     assert!(Arc::ptr_eq(&shared.host, &handle.host));

@@ -1,9 +1,6 @@
-//! Nodes behind a jump host, all of them with stock SSH servers.
+//! Nodes behind a jump host, all with stock SSH servers.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a setup that fails is a test that fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
 mod fixture;
 
@@ -11,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fixture::{Machine, SHELL, SOCKET, Swept, docker, instance, owner, shell_image};
+use fixture::{SHELL, SOCKET, Swept, TestHost, docker, instance, owner, shell_image};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Error;
@@ -29,17 +26,17 @@ use lifecycle_docker::{
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// Of a quick test: what is silent for two seconds is gone.
+/// Short timeouts: a host that does not respond for two seconds counts as unreachable.
 const QUICK: SshTimings = SshTimings {
     connect: Duration::from_secs(5),
     keepalive: Duration::from_millis(500),
     keepalive_misses: 3,
 };
 
-/// More packets than any buffer on the way has places.
+/// More packets than any buffer on the path can hold.
 const LINES: usize = 8000;
 
-fn jump(machine: &Machine) -> JumpHost {
+fn jump(machine: &TestHost) -> JumpHost {
     JumpHost {
         host: machine.address.to_string(),
         port: 22,
@@ -61,7 +58,7 @@ fn through(jump: JumpHost) -> SshConnector {
     connector(&owner()).through(jump).unwrap()
 }
 
-fn node(name: &str, machine: &Machine) -> ObservedNode {
+fn node(name: &str, machine: &TestHost) -> ObservedNode {
     ObservedNode {
         name: NodeName::try_from(name).unwrap(),
         provider_id: machine.name.clone(),
@@ -80,8 +77,8 @@ fn node(name: &str, machine: &Machine) -> ObservedNode {
     }
 }
 
-/// Lets a machine answer nobody outside its network.
-async fn close_to_outside(machine: &Machine) {
+/// Makes a machine unreachable from outside its network.
+async fn close_to_outside(machine: &TestHost) {
     machine
         .exec("ip route add blackhole $(ip route show default | cut -d ' ' -f 3)/32")
         .await;
@@ -90,15 +87,15 @@ async fn close_to_outside(machine: &Machine) {
     assert!(!matches!(outside, Ok(Ok(_))), "it is open to the outside");
 }
 
-/// The SSH connections that a machine has accepted and that are open.
-async fn accepted(machine: &Machine) -> usize {
+/// The number of open SSH connections that a machine has accepted.
+async fn accepted(machine: &TestHost) -> usize {
     let count = "ss -Htn state established sport = :22 | wc -l";
     machine.exec(count).await.parse().unwrap()
 }
 
 #[tokio::test]
-async fn all_that_a_node_does_goes_through_one_connection() {
-    let (bastion, machine) = tokio::join!(Machine::bare(), Machine::with_engine());
+async fn all_calls_to_a_node_share_one_connection() {
+    let (bastion, machine) = tokio::join!(TestHost::bare(), TestHost::with_engine());
     machine.exec("usermod -aG docker ops").await;
     close_to_outside(&machine).await;
     let owner = owner();
@@ -107,8 +104,8 @@ async fn all_that_a_node_does_goes_through_one_connection() {
     let seen = node("vm1", &machine);
     let handle = connector.connect(&seen).await.unwrap();
 
-    let said = handle.host.exec(HostCommand::new("id -u").as_root()).await;
-    assert_eq!(said.unwrap().stdout, "0\n");
+    let output = handle.host.exec(HostCommand::new("id -u").as_root()).await;
+    assert_eq!(output.unwrap().stdout, "0\n");
     let pieces = (0..300).map(|_| Ok(Bytes::from(vec![b'y'; 100_000])));
     let large = HostFile {
         path: "/var/lib/lifecycle/large".into(),
@@ -132,7 +129,7 @@ async fn all_that_a_node_does_goes_through_one_connection() {
     stream.read_exact(&mut greeting).await.unwrap();
     assert_eq!(&greeting, b"SSH-2.0-");
 
-    // The engine's socket, with images of some size, and a log that goes on.
+    // The engine's socket, with large images, and a log that is followed.
     handle.runtime.info().await.unwrap();
     assert_eq!(machine.relays().await, 0, "its socket is forwarded");
     shell_image().await;
@@ -158,7 +155,7 @@ async fn all_that_a_node_does_goes_through_one_connection() {
     assert_eq!(accepted(&bastion).await, 1);
     assert!(accepted(&machine).await > 1, "streams have their own");
 
-    // With the connector all connections end, at both hosts.
+    // When the connector is dropped, all connections end on both hosts.
     drop((stream, handle, connector));
     for machine in [&bastion, &machine] {
         let ended = "timeout 60 sh -c \
@@ -169,8 +166,8 @@ async fn all_that_a_node_does_goes_through_one_connection() {
 
 #[tokio::test]
 async fn many_nodes_at_once_share_one_connection() {
-    let bastion = Machine::bare().await;
-    let machines = join_all((0..3).map(|_| Machine::bare())).await;
+    let bastion = TestHost::bare().await;
+    let machines = join_all((0..3).map(|_| TestHost::bare())).await;
     let connector = through(jump(&bastion));
     let wait = "mkdir -p /tmp/gate; touch /tmp/gate/$$; \
                 until [ $(ls /tmp/gate | wc -l) -ge 7 ]; do sleep 0.05; done; echo through";
@@ -182,17 +179,19 @@ async fn many_nodes_at_once_share_one_connection() {
             handle.host.exec(HostCommand::new(wait)).await
         }
     });
-    for said in join_all(runs).await {
-        assert_eq!(said.unwrap().stdout, "through\n");
+    for output in join_all(runs).await {
+        assert_eq!(output.unwrap().stdout, "through\n");
     }
     assert_eq!(accepted(&bastion).await, 1);
     assert_eq!(accepted(&machines[0]).await, 7);
 }
 
 #[tokio::test]
-async fn a_reader_that_stalls_holds_up_nobody_else() {
-    let (bastion, flood, other) = tokio::join!(Machine::bare(), Machine::bare(), Machine::bare());
-    // At one port as much as goes, at the other line by line: each a packet of its own.
+async fn a_stalled_reader_does_not_delay_others() {
+    let (bastion, flood, other) =
+        tokio::join!(TestHost::bare(), TestHost::bare(), TestHost::bare());
+    // One port sends as fast as possible; the other sends line by line, each line in a packet of
+    // its own.
     let listen = "perl -MIO::Socket::INET -MSocket=IPPROTO_TCP,TCP_NODELAY -e \
                   '$s = IO::Socket::INET->new(LocalPort => shift, Listen => 9) or die; \
                   while ($c = $s->accept) { next if fork; $c->autoflush; \
@@ -231,11 +230,11 @@ async fn a_reader_that_stalls_holds_up_nobody_else() {
     for handle in [&calm, &flooding, &calm] {
         let mut echo = HostCommand::new("cat").within(Duration::from_mins(3));
         echo.stdin = Bytes::from(vec![b'z'; 10 << 20]);
-        let said = handle.host.exec(echo).await.unwrap();
-        assert_eq!(said.stdout.len(), 10 << 20);
+        let output = handle.host.exec(echo).await.unwrap();
+        assert_eq!(output.stdout.len(), 10 << 20);
     }
     assert_eq!(accepted(&bastion).await, 1);
-    // Nothing of it was lost.
+    // No data was lost.
     for (at, (mut stream, begin)) in stalled.into_iter().enumerate() {
         let lines: Vec<_> = (1..=LINES).map(|line| format!("{line:07}\n")).collect();
         let expected = match at {
@@ -250,14 +249,14 @@ async fn a_reader_that_stalls_holds_up_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_jump_host_that_breaks_or_falls_silent_is_dialled_again() {
-    let (bastion, machine) = tokio::join!(Machine::bare(), Machine::bare());
+async fn reconnects_to_a_jump_host_that_breaks_or_stops_responding() {
+    let (bastion, machine) = tokio::join!(TestHost::bare(), TestHost::bare());
     let connector = connector(&owner())
         .through(jump(&bastion))
         .unwrap()
         .with_timings(QUICK);
     let seen = node("vm1", &machine);
-    for round in ["killed", "silent"] {
+    for round in ["killed", "stopped"] {
         let handle = connector.connect(&seen).await.unwrap();
         let began = format!("/tmp/{round}");
         let wait = HostCommand::new(format!("touch {began}; sleep 1000"));
@@ -275,7 +274,7 @@ async fn a_jump_host_that_breaks_or_falls_silent_is_dialled_again() {
         let noticed = tokio::time::timeout(Duration::from_mins(1), noticed).await;
         let error = noticed.unwrap().unwrap_err();
         assert!(matches!(error, Error::Interrupted { .. }), "{error:?}");
-        if round == "silent" {
+        if round == "stopped" {
             let error = connector.connect(&seen).await.unwrap_err();
             assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
             let text = error.chain();
@@ -283,12 +282,12 @@ async fn a_jump_host_that_breaks_or_falls_silent_is_dialled_again() {
             docker(&["unpause", &bastion.name]).await;
         }
         let handle = connector.connect(&seen).await.unwrap();
-        let said = handle.host.exec(HostCommand::new("echo again")).await;
-        assert_eq!(said.unwrap().stdout, "again\n");
+        let output = handle.host.exec(HostCommand::new("echo again")).await;
+        assert_eq!(output.unwrap().stdout, "again\n");
     }
 }
 
-/// What is said of a node that cannot be reached.
+/// The error for a node that cannot be reached.
 async fn refusal(jump: JumpHost, seen: &ObservedNode) -> Error {
     let named = format!("jump host {}@{}:{}", jump.user, jump.host, jump.port);
     let error = through(jump).connect(seen).await.unwrap_err();
@@ -298,8 +297,8 @@ async fn refusal(jump: JumpHost, seen: &ObservedNode) -> Error {
 }
 
 #[tokio::test]
-async fn a_refusal_of_a_jump_host_is_reported_with_its_name_and_a_hint() {
-    let (bastion, machine) = tokio::join!(Machine::bare(), Machine::bare());
+async fn errors_of_a_jump_host_include_its_name_and_a_hint() {
+    let (bastion, machine) = tokio::join!(TestHost::bare(), TestHost::bare());
     let seen = node("vm1", &machine);
     let hint = |error: &Error, part: &str| {
         assert!(matches!(error, Error::Denied { .. }), "{error:?}");
@@ -307,16 +306,16 @@ async fn a_refusal_of_a_jump_host_is_reported_with_its_name_and_a_hint() {
         assert!(hint.contains(part), "{hint}");
     };
 
-    // Another machine answers at its address.
+    // Another machine responds at its address.
     let other = JumpHost {
         host_keys: vec![machine.host_key.clone()],
         ..jump(&bastion)
     };
     let error = refusal(other, &seen).await;
-    hint(&error, "give its new host key");
+    hint(&error, "configure its new host key");
     assert_eq!(error.to_string().matches("SHA256:").count(), 2, "{error}");
 
-    // The node is another one: the jump host changes nothing about that.
+    // The node was replaced by another machine, which is detected through the jump host too.
     let mut strange = seen.clone();
     strange.ssh.host_keys = vec![bastion.host_key.clone()];
     let error = refusal(jump(&bastion), &strange).await;
@@ -330,7 +329,7 @@ async fn a_refusal_of_a_jump_host_is_reported_with_its_name_and_a_hint() {
     hint(&error, "account `plain` exists on the jump host");
     assert!(!format!("{error:?}").contains("wrong"), "{error:?}");
 
-    // Servers beside the first, with other settings.
+    // Further servers next to the first, with other settings.
     let target = format!("{}:22", machine.address);
     for (port, setting) in [
         (2222, "AllowTcpForwarding=no"),
@@ -353,35 +352,41 @@ async fn a_refusal_of_a_jump_host_is_reported_with_its_name_and_a_hint() {
         assert!(error.to_string().contains(&target), "{setting}: {error}");
     }
 
-    // Nobody listens: there, or behind it.
-    let nobody = JumpHost {
+    // Nothing listens: on the jump host, or behind it.
+    let absent = JumpHost {
         port: 2229,
         ..jump(&bastion)
     };
-    let error = refusal(nobody, &seen).await;
+    let error = refusal(absent, &seen).await;
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-    assert!(error.chain().contains("is open from here"), "{error:?}");
+    assert!(
+        error.chain().contains("is reachable from this machine"),
+        "{error:?}"
+    );
     let mut absent = seen.clone();
     absent.ssh.port = 2229;
     let error = refusal(jump(&bastion), &absent).await;
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-    assert!(error.chain().contains("answers, and cannot"), "{error:?}");
+    assert!(error.chain().contains("responds but cannot"), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_node_that_is_silent_behind_it_costs_the_others_nothing() {
-    let (bastion, silent, machine) =
-        tokio::join!(Machine::bare(), Machine::bare(), Machine::bare());
+async fn an_unresponsive_node_behind_a_jump_host_does_not_delay_others() {
+    let (bastion, unresponsive, machine) =
+        tokio::join!(TestHost::bare(), TestHost::bare(), TestHost::bare());
     let connector = connector(&owner())
         .with_timings(QUICK)
         .through(jump(&bastion))
         .unwrap();
     let seen = node("vm2", &machine);
     let before = connector.connect(&seen).await.unwrap();
-    // It drops what comes from the jump host.
+    // The node drops packets from the jump host.
     let route = format!("ip route add blackhole {}/32", bastion.address);
-    silent.exec(&route).await;
-    let error = connector.connect(&node("vm1", &silent)).await.unwrap_err();
+    unresponsive.exec(&route).await;
+    let error = connector
+        .connect(&node("vm1", &unresponsive))
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     assert!(error.to_string().contains("node vm1"), "{error}");
     assert!(error.to_string().contains("answers"), "{error}");
@@ -392,7 +397,7 @@ async fn a_node_that_is_silent_behind_it_costs_the_others_nothing() {
 }
 
 #[tokio::test]
-async fn a_local_node_that_is_closed_to_the_outside_is_reached_through_another() {
+async fn reaches_a_firewalled_local_node_through_another() {
     let owner = owner();
     let key = generate_ssh_key().unwrap();
     let _swept = Swept(owner.clone());
@@ -435,12 +440,12 @@ async fn a_local_node_that_is_closed_to_the_outside_is_reached_through_another()
         })
         .unwrap();
     let handle = through.connect(&closed).await.unwrap();
-    let said = handle
+    let output = handle
         .host
         .exec(HostCommand::new("hostname"))
         .await
         .unwrap();
-    assert!(said.stdout.contains("closed"), "{said:?}");
+    assert!(output.stdout.contains("closed"), "{output:?}");
     let engine = async {
         while handle.runtime.info().await.is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -449,7 +454,7 @@ async fn a_local_node_that_is_closed_to_the_outside_is_reached_through_another()
     tokio::time::timeout(Duration::from_mins(2), engine)
         .await
         .unwrap();
-    // The jump host is a node like the others, and is reached through itself.
+    // The jump host is a node too, and is reached through itself.
     let itself = through.connect(&open).await.unwrap();
     itself.host.exec(HostCommand::new("true")).await.unwrap();
 }

@@ -1,9 +1,10 @@
-//! Local nodes on a real Docker engine: the suite that all clouds pass, and what only these
-//! promise. Needs Docker and the base image: `apt-get install docker.io`, `script/base-image`.
+//! Local nodes on a real Docker engine: the suite that all clouds pass, and the guarantees specific
+//! to local nodes. Needs Docker and the base image: `apt-get install docker.io`,
+//! `script/base-image`.
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
-    reason = "a test ends at what it did not expect"
+    reason = "an unexpected result ends the test"
 )]
 
 use std::fmt;
@@ -31,11 +32,11 @@ fn docker(arguments: &[&str]) -> Output {
         .expect("the docker command is needed: apt-get install docker.io")
 }
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A platform of this test's own. Whatever a failed assertion leaves goes with it.
+/// A platform for this test. Its resources are removed even if an assertion fails.
 struct Platform {
     owner: Owner,
     nodes: LocalNodes,
@@ -57,12 +58,12 @@ impl Platform {
         Self { owner, nodes }
     }
 
-    /// A provider of its own for this platform.
+    /// Opens another provider for this platform.
     fn open(&self) -> LocalNodes {
         LocalNodes::new(LocalNodesOptions::new(self.owner.clone(), KEY)).unwrap()
     }
 
-    /// What the engine has of it, by label: containers, volumes, networks.
+    /// The platform's resources on the engine, by label: containers, volumes, networks.
     fn left(&self) -> [Vec<String>; 3] {
         let filter = format!("label=lifecycle.platform-id={}", self.owner.id);
         [
@@ -73,7 +74,7 @@ impl Platform {
         .map(|arguments| {
             let output = docker(arguments);
             assert!(output.status.success(), "docker must answer: {output:?}");
-            said(&output).lines().map(str::to_owned).collect()
+            stdout(&output).lines().map(str::to_owned).collect()
         })
     }
 
@@ -125,7 +126,7 @@ fn ssh_banner(node: &ObservedNode) -> String {
     String::from_utf8_lossy(&banner).into_owned()
 }
 
-/// Two platforms of one name.
+/// Two platforms with the same name.
 struct Bench {
     ours: Platform,
     theirs: Platform,
@@ -153,7 +154,7 @@ impl CloudBench for Bench {
 }
 
 #[tokio::test]
-async fn local_nodes_pass_the_suite_of_all_clouds_and_leave_nothing() {
+async fn local_nodes_pass_the_cloud_suite_and_leave_nothing() {
     let bench = Bench {
         ours: Platform::new("nodes-suite"),
         theirs: Platform::new("nodes-suite"),
@@ -165,7 +166,7 @@ async fn local_nodes_pass_the_suite_of_all_clouds_and_leave_nothing() {
 }
 
 #[tokio::test]
-async fn a_ready_node_has_sshd_and_an_engine_and_keeps_both() {
+async fn a_ready_node_keeps_sshd_and_engine_across_boots() {
     let node = name("api1");
     let platform = Platform::with("nodes-ready", |options| {
         options.manager_node = Some(name("api1"));
@@ -183,7 +184,7 @@ async fn a_ready_node_has_sshd_and_an_engine_and_keeps_both() {
     let inside = |script: &str| {
         let output = docker(&["exec", &container, "sh", "-c", script]);
         assert!(output.status.success(), "{script}: {output:?}");
-        said(&output)
+        stdout(&output)
     };
     let offered = inside("cat /etc/ssh/ssh_host_ed25519_key.pub");
     assert!(
@@ -198,18 +199,18 @@ async fn a_ready_node_has_sshd_and_an_engine_and_keeps_both() {
     let answers = "for i in $(seq 100); do docker info > /dev/null 2>&1 && break; sleep 0.1; done; \
                    docker info --format '{{.Driver}}'";
     assert_eq!(inside(answers), "overlay2");
-    // An account as a cloud gives it, with sudo and no password, and as preparation leaves it.
+    // An account as on a cloud, with sudo and no password, in the state that preparation leaves.
     assert_eq!(inside("su - lifecycle -c 'sudo -n id -u'"), "0");
     assert_eq!(inside("su - lifecycle -c 'id -nG'"), "lifecycle docker");
     assert_eq!(inside("cat /home/lifecycle/.ssh/authorized_keys"), KEY);
-    // The manager makes nodes through the operator's engine.
+    // The manager creates nodes through the operator's engine.
     inside(
         "docker -H unix:///run/lifecycle/host-docker.sock inspect \"$(hostname)\" > /dev/null; \
             docker -H unix:///run/lifecycle/host-docker.sock version > /dev/null",
     );
 
     inside("docker volume create kept");
-    // A boot that ends by force, as a fence ends it, leaves its files in /run.
+    // A boot that is killed, as by a fence, leaves its files in /run.
     platform.nodes.fence(&node).await.unwrap();
     platform
         .change(NodeChange::Start { node: node.clone() })
@@ -222,7 +223,7 @@ async fn a_ready_node_has_sshd_and_an_engine_and_keeps_both() {
     assert_eq!(inside("docker volume ls -q"), "kept");
     assert_eq!(inside("cat /home/lifecycle/.ssh/authorized_keys"), KEY);
 
-    // A guest that hangs: its cloud says that it runs, and can end it.
+    // For a frozen guest, the provider reports that it is running, and can stop it.
     assert!(docker(&["pause", &container]).status.success());
     let hangs = platform.nodes.get(&node).await.unwrap().unwrap();
     assert_eq!(hangs, again);
@@ -234,12 +235,12 @@ async fn a_ready_node_has_sshd_and_an_engine_and_keeps_both() {
 }
 
 #[tokio::test]
-async fn a_stop_is_a_shutdown_that_lets_containers_end() {
+async fn stopping_a_node_stops_its_containers_gracefully() {
     let node = name("db1");
     let platform = Platform::new("nodes-stop");
     platform.provision(&NodeSpec::new(node.clone())).await;
     let container = platform.container("db1");
-    // An image of what the node itself has: no registry is needed.
+    // An image built from the node's own files, so no registry is needed.
     let script = "for i in $(seq 100); do docker info > /dev/null 2>&1 && break; sleep 0.1; done; \
                   mkdir -p /tmp/shell/bin && cp /bin/sh /bin/sleep /tmp/shell/bin && \
                   cp -L --parents $(ldd /bin/sh | grep -o '/[^ ]*') /tmp/shell && \
@@ -256,11 +257,11 @@ async fn a_stop_is_a_shutdown_that_lets_containers_end() {
     let script = "for i in $(seq 100); do docker info > /dev/null 2>&1 && break; sleep 0.1; done; \
                   docker logs graceful; docker inspect -f '{{.State.ExitCode}}' graceful";
     let output = docker(&["exec", &container, "sh", "-c", script]);
-    assert_eq!(said(&output), "ended in order\n0", "{output:?}");
+    assert_eq!(stdout(&output), "ended in order\n0", "{output:?}");
 }
 
 #[tokio::test]
-async fn what_is_not_ours_is_never_touched() {
+async fn resources_of_others_are_never_touched() {
     let platform = Platform::new("nodes-foreign");
     let container = platform.container("n1");
     let made = docker(&[
@@ -272,9 +273,9 @@ async fn what_is_not_ours_is_never_touched() {
     ]);
     assert!(
         made.status.success(),
-        "script/base-image makes the image: {made:?}"
+        "run script/base-image to build the image: {made:?}"
     );
-    let id = said(&made);
+    let id = stdout(&made);
     let node = name("n1");
     for change in [
         NodeChange::Provision { spec: bare("n1") },
@@ -295,16 +296,16 @@ async fn what_is_not_ours_is_never_touched() {
         "{adopted:?}"
     );
     let there = docker(&["rm", &id]);
-    assert!(there.status.success(), "it was touched: {there:?}");
+    assert!(there.status.success(), "it was changed: {there:?}");
 }
 
 #[tokio::test]
-async fn a_subnet_that_is_taken_is_named_before_and_refused_after() {
+async fn a_taken_subnet_fails_preflight_and_provisioning() {
     let first = Platform::new("nodes-subnet-a");
     first.provision(&bare("n1")).await;
     let network = format!("{}-{}", first.owner.name, first.owner.id.short());
     let format = "{{(index .IPAM.Config 0).Subnet}}";
-    let taken = said(&docker(&["network", "inspect", "-f", format, &network]));
+    let taken = stdout(&docker(&["network", "inspect", "-f", format, &network]));
     let second = Platform::with("nodes-subnet-b", |options| {
         options.subnet = Some(taken.parse().unwrap());
     });
@@ -317,11 +318,11 @@ async fn a_subnet_that_is_taken_is_named_before_and_refused_after() {
 }
 
 #[tokio::test]
-async fn an_address_that_another_process_took_is_left_to_it() {
+async fn an_address_taken_by_another_process_is_skipped() {
     let platform = Platform::new("nodes-address");
     let first = platform.provision(&bare("n1")).await;
     let network = format!("{}-{}", platform.owner.name, platform.owner.id.short());
-    // Somebody without our labels sits on the lowest free address.
+    // A foreign container uses the lowest free address.
     let squatter = format!("{network}-squatter");
     let filter = format!("lifecycle.platform-id={}", platform.owner.id);
     let third = first

@@ -1,17 +1,14 @@
-//! The suite that all engines pass, on Docker: through the socket of this machine, and through
-//! SSH in both ways that there are.
+//! The suite that all engines pass, on Docker: through the socket of this machine, and through SSH
+//! in both ways.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a setup that fails is a test that fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
 mod fixture;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 
-use fixture::{Machine, SHELL, SOCKET, Swept, owner, shell_image};
+use fixture::{SHELL, SOCKET, Swept, TestHost, owner, shell_image};
 use lifecycle_core::clock::{IdSource as _, RandomIds};
 use lifecycle_core::conformance::runtime::{self, RuntimeFixture};
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
@@ -31,7 +28,7 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// The suite on the engine that `engine` gives to each of two platforms.
+/// Runs the suite on the engine that `engine` returns for each of two platforms.
 async fn passes(engine: impl Fn(&Owner) -> Engine, other_engine: Engine, free_port: u16) {
     let (ours, theirs) = (owner(), owner());
     let shell = |script| words(&["sh", "-c", script]);
@@ -61,8 +58,8 @@ fn free_port() -> u16 {
         .unwrap()
 }
 
-/// Gives a machine's engine the suite's image; says how many relays were needed for it.
-async fn with_image(machine: &Machine) -> usize {
+/// Loads the suite's image into a machine's engine; returns how many relays that needed.
+async fn with_image(machine: &TestHost) -> usize {
     let archive = local(&owner()).export_image(SHELL).await.unwrap();
     let engine = over_ssh(&machine.access(), &owner());
     engine.import_image(archive).await.unwrap();
@@ -71,10 +68,10 @@ async fn with_image(machine: &Machine) -> usize {
 }
 
 #[tokio::test]
-async fn the_engine_of_this_machine_passes_the_suite() {
+async fn the_local_engine_passes_the_suite() {
     shell_image().await;
-    let other = Machine::with_engine().await;
-    // What a check leaves when it fails is found by its owner's label.
+    let other = TestHost::with_engine().await;
+    // Remains of a failed check are found by their owner's label.
     let swept = std::sync::Mutex::new(Vec::new());
     let engine = |owner: &Owner| {
         swept.lock().unwrap().push(Swept(owner.clone()));
@@ -84,9 +81,9 @@ async fn the_engine_of_this_machine_passes_the_suite() {
 }
 
 #[tokio::test]
-async fn an_engine_whose_socket_ssh_forwards_passes_the_suite() {
+async fn an_engine_over_a_forwarded_socket_passes_the_suite() {
     shell_image().await;
-    let machine = Machine::with_engine().await;
+    let machine = TestHost::with_engine().await;
     machine.exec("usermod -aG docker ops").await;
     assert_eq!(with_image(&machine).await, 0, "relayed without need");
     let access = machine.access();
@@ -94,9 +91,9 @@ async fn an_engine_whose_socket_ssh_forwards_passes_the_suite() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_relayed_over_ssh_passes_the_suite() {
+async fn an_engine_over_the_relay_passes_the_suite() {
     shell_image().await;
-    let machine = Machine::with_engine().await;
+    let machine = TestHost::with_engine().await;
     assert!(with_image(&machine).await > 0, "not relayed");
     let access = machine.access();
     passes(|owner| over_ssh(&access, owner), local(&owner()), 20_500).await;

@@ -1,13 +1,13 @@
-//! A long-lived process keeps no memory for streams and connections that were opened and closed.
-//! The allocator counts the bytes that are in use.
+//! A long-lived process keeps no memory for closed streams and connections. The allocator counts
+//! the bytes in use.
 //!
-//! The gate opens a few hundred; `LIFECYCLE_TEST_WHOLE=1` opens as many as a manager does in days
-//! (`script/endure`).
+//! By default a few hundred are opened; with `LIFECYCLE_TEST_WHOLE=1` as many as a manager opens in
+//! days (`script/endure`).
 
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a setup that fails is a test that fails; the figures are for people to read"
+    reason = "a failed setup fails the test; the figures are for people to read"
 )]
 
 mod fixture;
@@ -16,7 +16,7 @@ use std::alloc::System;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fixture::{Machine, SHELL, SOCKET, instance, owner, shell_image};
+use fixture::{SHELL, SOCKET, TestHost, instance, owner, shell_image};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
 use lifecycle_core::host::NodeConnector;
@@ -31,12 +31,12 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// How much one stream or connection may leave, in bytes. An entry of the SSH client's table of
+/// Number of bytes that one stream or connection may leave. An entry in the SSH client's table of
 /// channels, with its buffers, takes more than 2,000.
 const LEFT_BY_EACH: usize = 100;
-/// How much more the whole may grow: by tables, buffers and queues that have a bounded size.
+/// Additional growth allowed for tables, buffers, and queues of bounded size.
 const SLACK: usize = 128 << 10;
-/// How many are opened before it counts.
+/// Number of openings before the measurement.
 const WARM_UP: usize = 40;
 
 /// How often each kind is opened and closed.
@@ -77,7 +77,7 @@ fn in_use() -> usize {
         .saturating_sub(stats.bytes_deallocated)
 }
 
-/// The bytes in use once they no longer fall: what is closed ends in the background.
+/// The bytes in use once they no longer decrease, because closing finishes in the background.
 async fn settled() -> usize {
     let mut least = in_use();
     let mut unchanged = 0;
@@ -90,7 +90,7 @@ async fn settled() -> usize {
     least
 }
 
-/// Opens and closes `count` of them and fails if memory grew with their number.
+/// Opens and closes `count` streams or connections, and fails if memory grew with their number.
 async fn leaves_nothing<F: AsyncFn(usize)>(what: &str, count: usize, open: F) {
     for number in 0..WARM_UP {
         open(number).await;
@@ -108,13 +108,13 @@ async fn leaves_nothing<F: AsyncFn(usize)>(what: &str, count: usize, open: F) {
     );
 }
 
-/// Each engine has a connection to its socket of its own, over the same SSH connection.
+/// Opens an engine client with its own connection to the socket, over the same SSH connection.
 async fn call(access: &Arc<SshAccess>, owner: &Owner) {
     let engine = DockerEngine::over_ssh(Arc::clone(access), owner.clone()).unwrap();
     engine.info().await.unwrap();
 }
 
-fn node(machine: &Machine, boot: usize) -> ObservedNode {
+fn node(machine: &TestHost, boot: usize) -> ObservedNode {
     ObservedNode {
         name: NodeName::try_from("vm1").unwrap(),
         provider_id: machine.name.clone(),
@@ -139,11 +139,11 @@ fn connector(owner: &Owner) -> SshConnector {
 }
 
 #[tokio::test]
-async fn streams_and_connections_that_were_closed_leave_no_memory() {
+async fn closed_streams_and_connections_leave_no_memory() {
     let counts = Counts::chosen();
     shell_image().await;
     let owner = owner();
-    let (bastion, machine) = tokio::join!(Machine::bare(), Machine::with_engine());
+    let (bastion, machine) = tokio::join!(TestHost::bare(), TestHost::with_engine());
 
     let relayed = machine.access();
     leaves_nothing("engine calls by a relay", counts.relayed, async |_| {
@@ -152,7 +152,7 @@ async fn streams_and_connections_that_were_closed_leave_no_memory() {
     .await;
     assert!(
         machine.relays().await <= 8,
-        "relays of closed streams run on"
+        "relays of closed streams are still running"
     );
 
     machine.exec("usermod -aG docker ops").await;
@@ -200,7 +200,7 @@ async fn streams_and_connections_that_were_closed_leave_no_memory() {
         })
         .unwrap();
     leaves_nothing("logins through a jump host", counts.logins, async |boot| {
-        // Another boot is another connection; the previous one is dropped.
+        // Another boot uses another connection; the previous one is dropped.
         jump.connect(&node(&machine, boot)).await.unwrap();
     })
     .await;

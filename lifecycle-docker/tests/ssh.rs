@@ -5,7 +5,7 @@ mod fixture;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fixture::{Machine, docker, open};
+use fixture::{TestHost, docker, open};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use lifecycle_core::Error;
@@ -16,17 +16,17 @@ use tokio::io::AsyncReadExt;
 
 #[tokio::test]
 async fn commands_run_as_the_account_and_as_root() {
-    let machine = Machine::bare().await;
+    let machine = TestHost::bare().await;
     let host = machine.access();
 
-    let said = host
+    let output = host
         .exec(HostCommand::new(
             "echo \"it's $USER\"; echo oops >&2; exit 7",
         ))
         .await
         .unwrap();
-    assert_eq!((said.code, said.stdout.as_str()), (7, "it's ops\n"));
-    assert_eq!(said.stderr, "oops\n");
+    assert_eq!((output.code, output.stdout.as_str()), (7, "it's ops\n"));
+    assert_eq!(output.stderr, "oops\n");
 
     let root = HostCommand::new("id -u; echo \"$0\"").as_root();
     assert_eq!(host.exec(root).await.unwrap().stdout, "0\nsh\n");
@@ -35,7 +35,7 @@ async fn commands_run_as_the_account_and_as_root() {
     copy.stdin = Bytes::from(vec![b'x'; 5 << 20]);
     assert_eq!(host.exec(copy).await.unwrap().stdout.trim(), "5242880");
 
-    // A command that does not read what it is given ends all the same.
+    // A command that does not read its input ends normally.
     let mut deaf = HostCommand::new("echo deaf");
     deaf.stdin = Bytes::from(vec![b'x'; 32 << 20]);
     assert_eq!(host.exec(deaf).await.unwrap().stdout, "deaf\n");
@@ -49,36 +49,36 @@ async fn commands_run_as_the_account_and_as_root() {
     let after = host.exec(HostCommand::new("echo fine")).await.unwrap();
     assert_eq!(after.stdout, "fine\n");
 
-    // More at once than one connection's ten sessions.
+    // More concurrent commands than the ten sessions of one connection.
     let wait = "n=$(ls /tmp/gate 2>/dev/null | wc -l); mkdir -p /tmp/gate; touch /tmp/gate/$$; \
                 until [ $(ls /tmp/gate | wc -l) -ge 25 ]; do sleep 0.05; done; echo through";
     let runs = (0..25).map(|_| host.exec(HostCommand::new(wait)));
-    for said in join_all(runs).await {
-        assert_eq!(said.unwrap().stdout, "through\n");
+    for output in join_all(runs).await {
+        assert_eq!(output.unwrap().stdout, "through\n");
     }
 }
 
 #[tokio::test]
 async fn a_broken_connection_is_replaced_at_the_next_call() {
-    let machine = Machine::bare().await;
+    let machine = TestHost::bare().await;
     let host = machine.access();
     host.check().await.unwrap();
     machine.exec("pkill -9 -f '[s]shd: ops'").await;
-    let said = host.exec(HostCommand::new("echo again")).await;
-    // The break may be noticed with this call or with the one before it.
-    let said = match said {
-        Ok(said) => said,
+    let output = host.exec(HostCommand::new("echo again")).await;
+    // The break may be noticed by this call or by the previous one.
+    let output = match output {
+        Ok(output) => output,
         Err(Error::Unreachable { .. } | Error::Interrupted { .. }) => {
             host.exec(HostCommand::new("echo again")).await.unwrap()
         }
         Err(other) => panic!("{other:?}"),
     };
-    assert_eq!(said.stdout, "again\n");
+    assert_eq!(output.stdout, "again\n");
 }
 
 #[tokio::test]
-async fn a_host_that_falls_silent_is_noticed() {
-    let machine = Machine::bare().await;
+async fn detects_a_host_that_stops_responding() {
+    let machine = TestHost::bare().await;
     let timings = SshTimings {
         connect: Duration::from_secs(2),
         keepalive: Duration::from_millis(300),
@@ -102,13 +102,13 @@ async fn a_host_that_falls_silent_is_noticed() {
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
 
     docker(&["unpause", &machine.name]).await;
-    let said = host.exec(HostCommand::new("echo back")).await.unwrap();
-    assert_eq!(said.stdout, "back\n");
+    let output = host.exec(HostCommand::new("echo back")).await.unwrap();
+    assert_eq!(output.stdout, "back\n");
 }
 
 #[tokio::test]
-async fn files_are_put_whole_or_not_at_all() {
-    let machine = Machine::bare().await;
+async fn uploads_are_atomic() {
+    let machine = TestHost::bare().await;
     let host = machine.access();
     let path = "/var/lib/lifecycle/it's $new/file";
     let read = |format: &str| format!("stat -c '{format}' \"/var/lib/lifecycle/it's \\$new/file\"");
@@ -128,7 +128,7 @@ async fn files_are_put_whole_or_not_at_all() {
     host.put(large).await.unwrap();
     assert_eq!(machine.exec(&read("%a %s")).await, "600 20000000");
 
-    // Contents that end early leave what was there.
+    // Contents that end early leave the previous file unchanged.
     let broken = futures_util::stream::iter([
         Ok(Bytes::from_static(b"half")),
         Err(std::io::Error::other("the disk fell out")),
@@ -142,7 +142,7 @@ async fn files_are_put_whole_or_not_at_all() {
     assert!(error.chain().contains("the disk fell out"), "{error:?}");
     assert_eq!(machine.exec(&read("%s")).await, "20000000");
 
-    // What a put left that was broken off goes with the next one of the same file.
+    // The next upload of the same file removes the drafts of interrupted ones.
     let directory = "\"/var/lib/lifecycle/it's \\$new\"";
     let drafts = format!("ls -A {directory} | grep -c lifecycle-put || true");
     let left = format!(
@@ -153,9 +153,13 @@ async fn files_are_put_whole_or_not_at_all() {
     machine.exec(&left).await;
     assert_eq!(machine.exec(&drafts).await, "2");
     host.put(HostFile::new(path, 0o440, "whole")).await.unwrap();
-    assert_eq!(machine.exec(&drafts).await, "1", "another file's is left");
+    assert_eq!(
+        machine.exec(&drafts).await,
+        "1",
+        "drafts of another file are kept"
+    );
 
-    // A directory in the way is said.
+    // A directory at the path is an error.
     let error = host.put(HostFile::new("/var/lib", 0o600, "x")).await;
     assert!(matches!(error, Err(Error::Failed { .. })), "{error:?}");
     assert_eq!(
@@ -167,8 +171,8 @@ async fn files_are_put_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn keys_passwords_and_refusals() {
-    let machine = Machine::bare().await;
+async fn authenticates_by_key_or_password() {
+    let machine = TestHost::bare().await;
     let key = machine
         .exec(
             "ssh-keygen -q -t ed25519 -N '' -f /tmp/key && mkdir -p /home/ops/.ssh && \
@@ -189,8 +193,8 @@ async fn keys_passwords_and_refusals() {
         ..machine.target()
     };
     let plain = open(plain, "plain-pw");
-    let said = plain.exec(HostCommand::new("id -un")).await.unwrap();
-    assert_eq!(said.stdout, "plain\n");
+    let output = plain.exec(HostCommand::new("id -un")).await.unwrap();
+    assert_eq!(output.stdout, "plain\n");
     let error = plain.exec(HostCommand::new("id").as_root()).await;
     let error = error.unwrap_err();
     assert!(matches!(error, Error::Denied { .. }), "{error:?}");
@@ -198,8 +202,8 @@ async fn keys_passwords_and_refusals() {
 }
 
 #[tokio::test]
-async fn a_host_with_another_key_is_refused() {
-    let mut machine = Machine::bare().await;
+async fn rejects_a_host_with_another_key() {
+    let mut machine = TestHost::bare().await;
     let unknown = SshTarget {
         host_keys: Vec::new(),
         ..machine.target()
@@ -223,10 +227,10 @@ async fn a_host_with_another_key_is_refused() {
     assert!(what.contains("vm1"), "{what}");
     assert!(why.contains("key changed"), "{why}");
     assert_eq!(why.matches("SHA256:").count(), 2, "{why}");
-    assert!(hint.contains("somebody else may answer"), "{hint}");
+    assert!(hint.contains("another machine may be answering"), "{hint}");
     open(machine.target(), "ops-pw").check().await.unwrap();
 
-    // A server that has no key of the pinned kind is another server.
+    // A server without a key of the pinned kind counts as another server.
     let rsa_only = SshTarget {
         host_keys: vec![machine.exec("cat /etc/ssh/ssh_host_rsa_key.pub").await],
         ..machine.target()
@@ -235,8 +239,8 @@ async fn a_host_with_another_key_is_refused() {
 }
 
 #[tokio::test]
-async fn connections_lead_through_the_host() {
-    let machine = Machine::bare().await;
+async fn forwards_connections_through_the_host() {
+    let machine = TestHost::bare().await;
     let host = machine.access();
     let target = ForwardTarget::Tcp {
         host: "127.0.0.1".into(),

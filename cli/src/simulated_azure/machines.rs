@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use lifecycle_azure::simulator::{MachineClouds, MachineOrder, MachineSubnet, PlacedMachine};
+use lifecycle_azure::simulator::{HostClouds, HostPlacement, HostRequest, HostSubnet};
 use lifecycle_core::clock::{IdSource as _, RandomIds};
 use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
 use lifecycle_core::model::{NodeName, NodeSpec, PlatformId, PlatformName};
@@ -120,7 +120,7 @@ impl LocalMachines {
     }
 
     /// Whose the machines of a subnet are; noted before anything is made.
-    fn owner_of(&self, subnet: &MachineSubnet) -> Result<Owner> {
+    fn owner_of(&self, subnet: &HostSubnet) -> Result<Owner> {
         let mut places = self.places();
         if let Some(owner) = places.owners.get(&subnet.id) {
             return Ok(owner.clone());
@@ -166,29 +166,27 @@ fn owner(id: PlatformId) -> Result<Owner> {
     Ok(Owner { id, name })
 }
 
-impl MachineClouds for LocalMachines {
-    fn place(&self, order: &MachineOrder) -> Result<PlacedMachine> {
-        let subnet = order.subnet.as_ref().ok_or_else(|| {
-            Error::invalid(
-                format!("the VM {}", order.machine),
-                "it is in no network",
-                "give it an interface in a subnet",
-            )
+impl HostClouds for LocalMachines {
+    fn placement(&self, request: &HostRequest) -> Result<HostPlacement> {
+        let subnet = request.subnet.as_ref().ok_or_else(|| Error::Invalid {
+            what: format!("the VM {}", request.vm),
+            why: "it is in no network".to_owned(),
+            hint: "give it an interface in a subnet".to_owned(),
         })?;
         let owner = self.owner_of(subnet)?;
-        let node = self.node_of(&owner, &order.machine)?;
+        let node = self.node_of(&owner, &request.vm)?;
         let first_boot = FirstBoot {
-            authorized_keys: order.ssh_keys.clone(),
-            user_data: order.custom_data.clone(),
-            address: order.private_address,
-            inbound: order.inbound_ports.clone(),
+            authorized_keys: request.ssh_keys.clone(),
+            user_data: request.custom_data.clone(),
+            address: request.private_address,
+            inbound: request.inbound_ports.clone(),
             outside: vec![self.bridge.subnet],
             metadata_service: self.metadata_service.get().copied(),
-            ..FirstBoot::new(&order.admin, &order.host_name)
+            ..FirstBoot::new(&request.admin, &request.host_name)
         };
         let block = format!("{}/{}", subnet.address, subnet.prefix_length).parse()?;
         let nodes = self.nodes(owner, first_boot, Some(block))?;
-        Ok(PlacedMachine {
+        Ok(HostPlacement {
             cloud: std::sync::Arc::new(nodes),
             node: NodeSpec::new(node),
         })

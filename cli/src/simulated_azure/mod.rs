@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lifecycle_azure::simulator::{
-    AzureSimulator, CLIENT, CLIENT_SECRET, MachinesOf, STORAGE_ACCOUNT, STORAGE_KEY, STORAGE_SHARE,
+    AzureSimulator, CLIENT, CLIENT_SECRET, CloudHosts, STORAGE_ACCOUNT, STORAGE_KEY, STORAGE_SHARE,
     SUBSCRIPTION, SimulatorOptions, TENANT,
 };
 use lifecycle_core::{Error, Result};
@@ -89,7 +89,7 @@ impl SimulatedAzure {
         let simulator = match &machines {
             None => AzureSimulator::start(options).await?,
             Some(machines) => {
-                let maker = MachinesOf::new(Arc::clone(machines) as Arc<_>);
+                let maker = CloudHosts::new(Arc::clone(machines) as Arc<_>);
                 AzureSimulator::start_with(options, Arc::new(maker)).await?
             }
         };

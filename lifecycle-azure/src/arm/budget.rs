@@ -1,9 +1,10 @@
-//! What Azure lets one subscription ask: buckets that refill, kept here too so that they are not
-//! overdrawn, and closed for as long as Azure says once they were. Each provider keeps its own:
-//! what others draw, in this process or elsewhere, it is told by Azure's refusals alone.
+//! Azure's rate limits per subscription, as token buckets that are tracked here so that they are
+//! not exceeded. If Azure reports that a bucket is empty, it is closed for the time that Azure
+//! specifies. Each provider tracks its own requests; the use by others, in this process or
+//! elsewhere, is only known from Azure's refusals.
 //!
 //! The sizes are those of "Understand how Azure Resource Manager throttles requests" (per
-//! subscription, principal and region) and "Troubleshooting API throttling errors – Compute".
+//! subscription, principal, and region) and "Troubleshooting API throttling errors – Compute".
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,13 +12,13 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::{Instant, sleep_until};
 
-/// How much of a bucket is left alone: others draw from it too, and clocks differ.
+/// The share of a bucket that this provider uses: others use it too, and clocks differ.
 const SHARE: f64 = 0.9;
 
-/// The longest time that a request waits for its turn; one that would wait longer is refused.
+/// The longest wait of a request for its turn; a longer one is refused.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Which bucket a request draws from.
+/// The bucket that a request uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Read,
@@ -35,15 +36,14 @@ impl Kind {
     }
 }
 
-/// One bucket.
 #[derive(Debug)]
 struct Bucket {
     size: f64,
-    /// Requests a second.
+    /// Requests per second.
     refill: f64,
     left: f64,
     at: Instant,
-    /// Nothing is sent before.
+    /// No request is sent before this time.
     closed_until: Option<Instant>,
 }
 
@@ -58,7 +58,8 @@ impl Bucket {
         }
     }
 
-    /// Takes one, and says from when on it may be sent; `None` if that is too late.
+    /// Takes one request and returns when it may be sent, or, as an error, the wait if that is too
+    /// long.
     fn take(&mut self, now: Instant) -> Result<Instant, Duration> {
         if let Some(until) = self.closed_until.filter(|until| *until > now) {
             return Err(until - now);
@@ -95,11 +96,11 @@ impl Budgets {
     /// Waits until a request may be sent.
     ///
     /// # Errors
-    /// How long it would have to wait, if that is long or Azure has said so.
+    /// The required wait, if it is long or Azure has specified it.
     pub(crate) async fn turn(&self, method: &Method) -> Result<(), Duration> {
         let at = self.with(method, |bucket| bucket.take(Instant::now()))?;
         sleep_until(at).await;
-        // It may have been closed meanwhile.
+        // The bucket may have been closed meanwhile.
         self.with(method, |bucket| {
             let now = Instant::now();
             match bucket.closed_until.filter(|until| *until > now) {
@@ -109,7 +110,7 @@ impl Budgets {
         })
     }
 
-    /// Azure has refused a request: sends nothing of its kind for this long.
+    /// Called when Azure has throttled a request: sends no request of its kind for this long.
     pub(crate) fn close(&self, method: &Method, wait: Duration) {
         let until = Instant::now() + wait;
         self.with(method, |bucket| {
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_goes_at_once_and_the_rest_at_the_rate_that_the_bucket_refills() {
+    async fn sends_a_burst_at_once_and_the_rest_at_the_refill_rate() {
         let budgets = Budgets::new();
         let begun = Instant::now();
         for _ in 0..180 {
@@ -144,14 +145,14 @@ mod tests {
         }
         let took = begun.elapsed();
         assert!((4_900..=5_100).contains(&took.as_millis()), "{took:?}");
-        // Others have buckets of their own.
+        // Other kinds have separate buckets.
         budgets.turn(&Method::GET).await.unwrap();
         budgets.turn(&Method::DELETE).await.unwrap();
         assert_eq!(begun.elapsed(), took);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_sent_before_azure_allows_it() {
+    async fn sends_nothing_before_azure_allows_it() {
         let budgets = Budgets::new();
         budgets.close(&Method::PUT, Duration::from_secs(30));
         budgets.close(&Method::PUT, Duration::from_secs(10));
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_would_wait_long_is_told_how_long() {
+    async fn refuses_a_long_wait_and_reports_it() {
         let budgets = Budgets::new();
         let turns = (0..400).map(|_| budgets.turn(&Method::PUT));
         let ended = futures_util::future::join_all(turns).await;

@@ -1,5 +1,5 @@
-//! Requests to Resource Manager that the generated client has no part in: groups, networks,
-//! interfaces, addresses, operations.
+//! Requests to Resource Manager for resources that the generated client does not cover: groups,
+//! networks, interfaces, addresses, operations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +20,17 @@ pub(crate) struct Client {
     transport: Arc<Transport>,
 }
 
-/// How far an operation is.
+/// The progress of an operation.
 #[derive(Debug)]
 pub(crate) enum Progress {
     Running {
         after: Option<Duration>,
-        /// In Azure's word.
+        /// Azure's status text.
         status: Option<String>,
     },
     Done,
     Failed(Refusal),
-    /// Azure has forgotten it.
+    /// Azure no longer knows the operation.
     Gone,
 }
 
@@ -42,7 +42,7 @@ impl Client {
         }
     }
 
-    /// A resource, or `None`.
+    /// A resource, or `None` if it does not exist.
     pub(crate) async fn get(&self, path: &str, version: &str) -> Result<Option<Value>> {
         let what = format!("reading {path}");
         match self
@@ -79,16 +79,16 @@ impl Client {
         ))
     }
 
-    /// Creates or replaces a resource; returns it as Azure shows it, perhaps still being made.
+    /// Creates or replaces a resource; returns it as Azure shows it, perhaps still being created.
     pub(crate) async fn put(&self, path: &str, version: &str, body: &Value) -> Result<Value> {
         let url = self.url(path, version)?;
         let answer = self.request(Method::PUT, url, Some(body)).await;
         answer
             .and_then(|answer| parsed(&answer))
-            .map_err(|failure| failure.into_error(format!("making {path}")))
+            .map_err(|failure| failure.into_error(format!("creating {path}")))
     }
 
-    /// Asks for a resource that is not there; returns how long to wait before asking for it.
+    /// Creates a resource that does not exist; returns how long to wait before the first poll.
     pub(crate) async fn create(
         &self,
         path: &str,
@@ -105,7 +105,7 @@ impl Client {
         Ok(retry_after(&answer.headers))
     }
 
-    /// Changes parts of a resource.
+    /// Changes some properties of a resource.
     pub(crate) async fn patch(&self, path: &str, version: &str, body: &Value) -> Result<()> {
         let url = self.url(path, version)?;
         let answer = self.request(Method::PATCH, url, Some(body)).await;
@@ -114,7 +114,7 @@ impl Client {
             .map_err(|failure| failure.into_error(format!("changing {path}")))
     }
 
-    /// Begins to delete a resource; absent is Ok.
+    /// Starts the deletion of a resource; an absent one is Ok.
     pub(crate) async fn delete(&self, path: &str, version: &str) -> Result<()> {
         match self
             .request(Method::DELETE, self.url(path, version)?, None)
@@ -126,9 +126,9 @@ impl Client {
         }
     }
 
-    /// Asks how far an operation is, at the address that Azure gave when it was begun.
+    /// Reads the progress of an operation, from the URL that Azure returned at its start.
     pub(crate) async fn operation(&self, url: &str) -> Result<Progress> {
-        let what = "asking for an operation";
+        let what = "polling an operation";
         let answer = match self.request(Method::GET, given(url)?, None).await {
             Ok(answer) => answer,
             Err(failure) if failure.refusal().is_some_and(Refusal::is_absent) => {
@@ -137,7 +137,8 @@ impl Client {
             Err(failure) => return Err(failure.into_error(what)),
         };
         let after = retry_after(&answer.headers);
-        // Where Azure gave a `Location` alone, the status tells, and there may be no body.
+        // If Azure returned only a `Location`, the HTTP status is the result and the body may be
+        // empty.
         match answer.status {
             StatusCode::NO_CONTENT => return Ok(Progress::Done),
             StatusCode::ACCEPTED => {
@@ -207,7 +208,7 @@ impl Client {
     }
 }
 
-/// An address that Azure gave, or that was stored. Whether it is Azure's, the transport sees.
+/// Parses a URL that Azure returned or that was stored. The transport checks that it is Azure's.
 fn given(url: &str) -> Result<Url> {
     url.parse().map_err(|error: url::ParseError| {
         Error::denied(

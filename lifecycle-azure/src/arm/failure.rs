@@ -1,5 +1,5 @@
-//! What goes wrong between us and Resource Manager, and what it means: all codes of Azure are told
-//! apart here.
+//! Failures of requests to Resource Manager and their meaning. All of Azure's error codes are
+//! interpreted here.
 
 use std::time::Duration;
 
@@ -8,29 +8,29 @@ use lifecycle_core::Error;
 use serde_json::Value;
 use thiserror::Error as ThisError;
 
-/// Why a request has no answer that could be used.
+/// Why a request has no usable response.
 #[derive(Debug, ThisError)]
 pub(crate) enum Failure {
-    /// Azure refused it, or an operation failed.
+    /// Azure refused the request, or an operation failed.
     #[error("{0}")]
     Refused(Refusal),
-    /// It was not sent, since a token is for Azure alone; the address that was meant.
-    #[error("{0} is not Azure's")]
+    /// Not sent, because a token must only go to Azure; contains the target address.
+    #[error("{0} is not an address of Azure")]
     Elsewhere(String),
-    /// It was not sent, since Azure would have refused it.
-    #[error("the budget of requests is used up")]
+    /// Not sent, because Azure would have throttled it.
+    #[error("the rate limit is used up")]
     Held(Duration),
-    #[error("the connection was not made")]
+    #[error("the connection could not be opened")]
     Unreachable(#[source] reqwest::Error),
     #[error("the connection broke")]
     Broken(#[source] reqwest::Error),
-    #[error("no answer came in time")]
+    #[error("no response in time")]
     TimedOut(#[source] reqwest::Error),
-    /// The login failed; in the words of an error of ours.
+    /// The login failed, with the core's error.
     #[error("the login failed")]
     Login(#[source] Box<Error>),
-    /// An answer that is not what the protocol says.
-    #[error("the answer cannot be read: {0}")]
+    /// A response that violates the protocol.
+    #[error("the response cannot be parsed: {0}")]
     Unreadable(String),
 }
 
@@ -46,22 +46,23 @@ impl From<reqwest::Error> for Failure {
     }
 }
 
-/// What Azure says when it refuses.
+/// Azure's error response.
 #[derive(Debug, Clone, ThisError)]
 #[error("{code}: {message}")]
 pub(crate) struct Refusal {
-    /// The status of the answer; of an operation that failed there is none.
+    /// The HTTP status; a failed operation has none.
     pub(crate) status: Option<StatusCode>,
     pub(crate) code: String,
     pub(crate) message: String,
-    /// The codes of what lies behind it.
+    /// The codes of the nested errors.
     details: Vec<String>,
     pub(crate) retry_after: Option<Duration>,
 }
 
 impl Refusal {
-    /// Reads the body of a refusal, or the `error` of an operation: `{"error": {…}}`, or the same
-    /// flat, as Compute writes its 429. Member by member, so that one that is odd hides no other.
+    /// Parses the body of an error response, or the `error` of an operation: `{"error": {…}}`, or
+    /// the same without the envelope, as in Compute's 429. Each member is parsed separately, so
+    /// that an unexpected one does not hide the others.
     pub(crate) fn read(
         status: Option<StatusCode>,
         retry_after: Option<Duration>,
@@ -78,7 +79,7 @@ impl Refusal {
         Self {
             status,
             code: text(error, "code").unwrap_or_else(unnamed),
-            message: text(error, "message").unwrap_or_else(|| "Azure gives no reason".to_owned()),
+            message: text(error, "message").unwrap_or_else(|| "Azure reports no reason".to_owned()),
             details: details
                 .into_iter()
                 .flatten()
@@ -88,7 +89,7 @@ impl Refusal {
         }
     }
 
-    pub(crate) fn of_machine(code: &str, message: &str) -> Self {
+    pub(crate) fn for_vm(code: &str, message: &str) -> Self {
         Self {
             status: None,
             code: code.to_owned(),
@@ -108,12 +109,12 @@ impl Refusal {
         })
     }
 
-    /// Whether what was asked for is absent.
+    /// Whether the requested resource is absent.
     pub(crate) fn is_absent(&self) -> bool {
         self.status == Some(StatusCode::NOT_FOUND)
     }
 
-    /// Whether something is there already, or being changed by another request.
+    /// Whether the resource exists already, or is being changed by another request.
     pub(crate) fn is_taken(&self) -> bool {
         let in_conflict = matches!(
             self.status,
@@ -146,7 +147,7 @@ impl Refusal {
         if self.is(&["PublicIPCountLimitReached"]) {
             return Meaning::Quota(Quota::PublicAddresses);
         }
-        // This code has several causes; only the message tells a quota from the others.
+        // This code has several causes; only the message shows that it is a quota.
         let message = self.message.to_lowercase();
         let is_quota = self.is(&["OperationNotAllowed"]) && message.contains("quota");
         if is_quota || self.is(&["QuotaExceeded"]) {
@@ -171,7 +172,7 @@ impl Refusal {
             "InUseSubnetCannotBeDeleted",
             "InUseNetworkSecurityGroupCannotBeDeleted",
             "NicInUse",
-            // For three minutes, as its message says.
+            // Reserved for three minutes, according to the message.
             "NicReservedForAnotherVm",
             "PublicIPAddressCannotBeDeleted",
         ]) {
@@ -197,19 +198,19 @@ impl Refusal {
         }
     }
 
-    /// The error of a request for `what`.
+    /// Converts to the core's error; `what` describes the request.
     pub(crate) fn into_error(self, what: String) -> Error {
         let why = self.to_string();
         match self.meaning() {
             Meaning::Throttled => Error::throttled(what, self.retry_after),
             Meaning::Quota(quota) => {
                 let other = match quota {
-                    Quota::PublicAddresses => "do without public addresses (`cloud.public_ip`)",
+                    Quota::PublicAddresses => "disable public addresses (`cloud.public_ip`)",
                     Quota::Region => "choose a smaller `size` or another location",
                     Quota::Family => "choose a `size` of another family",
                 };
                 let hint = format!(
-                    "ask for a higher quota (Azure portal: Subscriptions, Usage + quotas), or \
+                    "request a higher quota (Azure portal: Subscriptions, Usage + quotas), or \
                      {other}"
                 );
                 Error::exhausted(what, why, hint)
@@ -217,20 +218,33 @@ impl Refusal {
             Meaning::NotSold => Error::exhausted(
                 what,
                 why,
-                "choose another `size` or location: `az vm list-skus --location <location>` \
-                 lists what this subscription can have",
-            ),
-            Meaning::Full => Error::exhausted(
+                hint: "choose another `size` or location: `az vm list-skus --location <location>` \
+                       lists what is available to this subscription"
+                    .to_owned(),
+            },
+            Meaning::Full => Error::Exhausted {
                 what,
                 why,
-                "Azure has no room for this size there now: list further ones in `size`, \
-                 or `zones`, choose another location, or try again later",
-            ),
-            Meaning::InUse | Meaning::Taken => Error::conflict(what, why),
-            Meaning::Denied(denial) => Error::denied(what, why, denial.hint()),
+                hint: "Azure has no capacity for this size now: list further ones in `size`, or \
+                       `zones`, choose another location, or retry later"
+                    .to_owned(),
+            },
+            Meaning::InUse | Meaning::Taken => Error::Conflict { what, why },
+            Meaning::Denied(denial) => Error::Denied {
+                what,
+                why,
+                hint: denial.hint().to_owned(),
+            },
             Meaning::Absent => Error::not_found(what),
-            Meaning::Invalid => Error::invalid(what, why, "change what Azure names"),
-            Meaning::ServerFailed => Error::interrupted(what, Some(Box::new(self))),
+            Meaning::Invalid => Error::Invalid {
+                what,
+                why,
+                hint: "correct the setting that Azure names".to_owned(),
+            },
+            Meaning::ServerFailed => Error::Interrupted {
+                what,
+                source: Some(Box::new(self)),
+            },
             Meaning::Failed => Error::failed(what, why),
         }
     }
@@ -241,9 +255,9 @@ impl Refusal {
 enum Meaning {
     Throttled,
     Quota(Quota),
-    /// This subscription cannot have such a VM there.
+    /// Such a VM is not available to this subscription there.
     NotSold,
-    /// All such VMs are taken.
+    /// Azure has no capacity left for such a VM.
     Full,
     /// Another resource uses it, so it cannot be deleted.
     InUse,
@@ -279,26 +293,26 @@ impl Denial {
     fn hint(self) -> &'static str {
         match self {
             Self::NotRegistered => {
-                "register what Azure names: `az provider register --namespace \
+                "register the provider that Azure names: `az provider register --namespace \
                  Microsoft.Compute`, and the same for Microsoft.Network"
             }
             Self::Policy => {
-                "ask whoever keeps the subscription's policies for an exemption, or choose what \
-                 they allow"
+                "ask the administrator of the subscription's policies for an exemption, or choose \
+                 allowed values"
             }
             Self::Lock => "remove the lock (`az lock list` shows it)",
             Self::Disabled => "enable the subscription again, or choose another",
             Self::Login => "log in again (`az login`), or check the configured credential",
             Self::Role => {
                 "give the account the role Contributor on the resource group, or on the \
-                 subscription if the group is to be made"
+                 subscription if the group is to be created"
             }
         }
     }
 }
 
 impl Failure {
-    /// Azure's own refusal, if it is one.
+    /// Azure's error response, if this is one.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
@@ -306,7 +320,7 @@ impl Failure {
         }
     }
 
-    /// What it means for who asked for `what`.
+    /// Converts to the core's error; `what` describes the request.
     pub(crate) fn into_error(self, what: impl Into<String>) -> Error {
         let what = what.into();
         match self {
@@ -314,15 +328,21 @@ impl Failure {
             Self::Held(after) => Error::throttled(what, Some(after)),
             Self::Elsewhere(ref url) => Error::denied(
                 what,
-                format!("it leads to {url}, which is not Resource Manager"),
-                "check `cloud.endpoint`",
-            ),
-            Self::Unreachable(source) => {
-                Error::unreachable("Azure Resource Manager", Some(Box::new(source)))
-            }
-            Self::Broken(source) | Self::TimedOut(source) => {
-                Error::interrupted(what, Some(Box::new(source)))
-            }
+                after: Some(after),
+            },
+            Self::Elsewhere(ref url) => Error::Denied {
+                what,
+                why: format!("it refers to {url}, which is not Resource Manager"),
+                hint: "check `cloud.endpoint`".to_owned(),
+            },
+            Self::Unreachable(source) => Error::Unreachable {
+                what: "Azure Resource Manager".to_owned(),
+                source: Some(Box::new(source)),
+            },
+            Self::Broken(source) | Self::TimedOut(source) => Error::Interrupted {
+                what,
+                source: Some(Box::new(source)),
+            },
             Self::Login(error) => *error,
             Self::Unreadable(why) => Error::interrupted(what, Some(why.into())),
         }
@@ -336,7 +356,7 @@ mod tests {
 
     use super::*;
 
-    fn meant(status: u16, body: &Value) -> Error {
+    fn into_core(status: u16, body: &Value) -> Error {
         let status = StatusCode::from_u16(status).unwrap();
         let after = Some(Duration::from_secs(7));
         let refusal = Refusal::read(Some(status), after, body.to_string().as_bytes());
@@ -344,8 +364,8 @@ mod tests {
     }
 
     #[test]
-    fn throttling_and_quota_have_one_code_and_are_told_apart() {
-        let error = meant(
+    fn distinguishes_throttling_from_quota() {
+        let error = into_core(
             429,
             &json!({
                 "code": "OperationNotAllowed",
@@ -354,7 +374,7 @@ mod tests {
             }),
         );
         assert_eq!(error.retry(), Retry::After(Duration::from_secs(7)));
-        let error = meant(
+        let error = into_core(
             409,
             &json!({"error": {
                 "code": "OperationNotAllowed",
@@ -367,10 +387,10 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_has_its_meaning() {
+    fn maps_each_error_code() {
         let error = |code: &str| json!({"error": {"code": code, "message": "so it is"}});
         let is = |status, code, expected: fn(&Error) -> bool| {
-            let error = meant(status, &error(code));
+            let error = into_core(status, &error(code));
             assert!(expected(&error), "{status} {code}: {error:?}");
         };
         is(409, "SkuNotAvailable", |e| {
@@ -416,7 +436,7 @@ mod tests {
     fn quotas_sizes_and_locks_are_not_taken_for_existing_resources() {
         let refusal = |code: &str, message: &str| Refusal {
             status: Some(StatusCode::CONFLICT),
-            ..Refusal::of_machine(code, message)
+            ..Refusal::for_vm(code, message)
         };
         let quota = refusal(
             "OperationNotAllowed",
@@ -445,8 +465,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_names_a_time_is_left_alone_until_then() {
-        let error = meant(
+    fn honours_retry_after() {
+        let error = into_core(
             503,
             &json!({"error": {"code": "ServerBusy", "message": "later"}}),
         );
@@ -454,17 +474,17 @@ mod tests {
     }
 
     #[test]
-    fn odd_members_do_not_hide_the_code() {
+    fn unexpected_members_do_not_hide_the_code() {
         let body = json!({"error": {"code": "Odd", "message": null, "details": null}});
         let refusal = Refusal::read(None, None, body.to_string().as_bytes());
-        assert_eq!(refusal.to_string(), "Odd: Azure gives no reason");
+        assert_eq!(refusal.to_string(), "Odd: Azure reports no reason");
         let body = json!({"error": "odd", "details": [1, {"code": 2}]});
         let refusal = Refusal::read(None, None, body.to_string().as_bytes());
         assert_eq!(refusal.code, "Unknown");
     }
 
     #[test]
-    fn what_is_no_json_still_says_the_status() {
+    fn reports_the_status_of_a_non_json_body() {
         let refusal = Refusal::read(Some(StatusCode::BAD_GATEWAY), None, b"<html>");
         assert_eq!(refusal.code, "502 Bad Gateway");
     }

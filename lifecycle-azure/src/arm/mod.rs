@@ -1,7 +1,7 @@
-//! Azure Resource Manager: how requests reach it, what they may cost, and what its refusals mean.
+//! Azure Resource Manager: requests, rate limits, and error responses.
 //!
 //! The generated client of Azure's compute service and our own requests share one transport, so
-//! that one budget covers both, and a refusal is read in one place.
+//! that the rate limits cover both and errors are parsed in one place.
 
 pub(crate) mod budget;
 pub(crate) mod client;

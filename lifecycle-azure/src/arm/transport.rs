@@ -1,5 +1,5 @@
-//! Sends requests to Resource Manager: within its budgets, with limits on their time, and with
-//! refusals as data, which the generated client's errors hide.
+//! Sends requests to Resource Manager, within its rate limits and with timeouts. Errors are
+//! returned as data, which the generated client's errors do not contain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,30 +20,30 @@ use super::failure::{Failure, Refusal};
 use crate::credential::Credential;
 use crate::trust;
 
-/// How long a connection may take.
+/// Limit for opening a connection.
 const CONNECT: Duration = Duration::from_secs(15);
-/// How long an answer may take, whole.
+/// Limit for a complete response.
 const ANSWER: Duration = Duration::from_mins(1);
-/// How long to wait where Azure refuses a request without saying how long.
-const UNSAID: Duration = Duration::from_secs(10);
-/// No longer wait is believed: clocks cannot hold every number that a server may write.
+/// The wait after a throttled request if Azure specifies none.
+const DEFAULT_WAIT: Duration = Duration::from_secs(10);
+/// The longest accepted wait: a server may send numbers that clocks cannot hold.
 const LONGEST: Duration = Duration::from_hours(24);
-/// How large an answer may be, in bytes: the list of a region's sizes has some millions.
+/// Limit for the size of a response, in bytes: the list of a region's sizes has several million.
 const LARGEST: usize = 64 << 20;
-/// How many pages a list may have: a server that never ends one is not believed.
+/// Limit for the number of pages of a list, in case a server never ends one.
 pub(crate) const PAGES: usize = 1_000;
 
-/// The way to Resource Manager.
+/// The transport to Resource Manager.
 #[derive(Debug)]
 pub(crate) struct Transport {
     client: reqwest::Client,
     budgets: Budgets,
-    /// Where tokens may go.
+    /// The only origin that tokens may be sent to.
     origin: Origin,
     credential: Arc<Credential>,
 }
 
-/// An answer that is no refusal.
+/// A successful response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -52,8 +52,8 @@ pub(crate) struct Answer {
 }
 
 impl Transport {
-    /// `endpoint`: Resource Manager's address; `authority`: the certificate, in PEM, of whom to
-    /// trust instead of the public authorities.
+    /// `endpoint`: Resource Manager's address; `authority`: the certificate authority, in PEM, that
+    /// replaces the public ones.
     pub(crate) fn new(
         endpoint: &Url,
         credential: Arc<Credential>,
@@ -63,10 +63,10 @@ impl Transport {
             .use_preconfigured_tls(trust::client_config(authority)?)
             .connect_timeout(CONNECT)
             .timeout(ANSWER)
-            // A token goes to whom it is meant for.
+            // Never forward a token to another host.
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| Error::failed("making a client for Azure", error.to_string()))?;
+            .map_err(|error| Error::failed("creating the Azure client", error.to_string()))?;
         Ok(Self {
             client,
             budgets: Budgets::new(),
@@ -75,11 +75,11 @@ impl Transport {
         })
     }
 
-    /// Sends a request and reads the answer; once more with a new token, if its own is taken no
-    /// longer.
+    /// Sends a request and reads the response. If the token is rejected, tries once more with a new
+    /// one.
     ///
     /// # Errors
-    /// [`Failure::Refused`] for every status but 2xx.
+    /// [`Failure::Refused`] for every status except 2xx.
     pub(crate) async fn send(&self, request: reqwest::Request) -> Result<Answer, Failure> {
         let again = request.try_clone();
         let outcome = self.send_once(request).await;
@@ -97,18 +97,19 @@ impl Transport {
         }
     }
 
-    /// What shows who we are.
+    /// The authorization header.
     pub(crate) async fn bearer(&self) -> Result<HeaderValue, Failure> {
         let token = self.credential.token().await;
         let token = token.map_err(|error| Failure::Login(Box::new(error)))?;
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
-            .map_err(|_| Failure::Unreadable("a token that is no text".to_owned()))?;
+            .map_err(|_| Failure::Unreadable("a token that is not text".to_owned()))?;
         bearer.set_sensitive(true);
         Ok(bearer)
     }
 
     async fn send_once(&self, request: reqwest::Request) -> Result<Answer, Failure> {
-        // Here rather than where links are read: the generated client follows them by itself.
+        // Checked here and not where links are parsed, because the generated client follows links
+        // by itself.
         if request.url().origin() != self.origin {
             return Err(Failure::Elsewhere(request.url().to_string()));
         }
@@ -135,7 +136,7 @@ impl Transport {
         }
         let mut after = retry_after(&headers);
         if status == StatusCode::TOO_MANY_REQUESTS {
-            after = after.or(Some(UNSAID));
+            after = after.or(Some(DEFAULT_WAIT));
         }
         if let (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(after)) =
             (status, after)
@@ -149,12 +150,12 @@ impl Transport {
     }
 }
 
-/// How long to wait, in whole seconds as Azure writes it.
+/// The requested wait; Azure sends whole seconds.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     waiting_time(headers.get(RETRY_AFTER)?.to_str().ok()?)
 }
 
-/// What a `Retry-After` says.
+/// Parses the value of `Retry-After`.
 pub(crate) fn waiting_time(text: &str) -> Option<Duration> {
     let seconds = text.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST))
@@ -200,13 +201,13 @@ fn translate(request: &legacy::Request) -> legacy::Result<reqwest::Request> {
     Ok(translated)
 }
 
-/// A failure of ours inside an error of the generated client.
+/// Wraps a failure in an error of the generated client.
 pub(crate) fn hidden(failure: Failure) -> legacy::Error {
     legacy::Error::new(legacy::error::ErrorKind::Other, failure)
 }
 
-/// Carries out a request of the generated client. What that writes to the log is dropped: it shows
-/// the token and the whole body, in which a VM's private key may be.
+/// Sends a request of the generated client. The client's log output is dropped, because it contains
+/// the token and the whole body, which may include a VM's private key.
 ///
 /// # Errors
 /// The failure inside the generated client's error.
@@ -239,7 +240,7 @@ pub(crate) async fn pages<T>(
     .await
 }
 
-/// The failure inside an error of the generated client.
+/// Extracts the failure from an error of the generated client.
 fn revealed(error: legacy::Error) -> Failure {
     match error.into_downcast::<Failure>() {
         Ok(failure) => failure,
@@ -252,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_wait_is_longer_than_clocks_can_hold() {
+    fn bounds_the_wait() {
         let waits = |text: &str| {
             let value = http::HeaderValue::from_str(text).unwrap();
             retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]))

@@ -1,5 +1,5 @@
-//! A code base as a build context, streamed: a few pieces are fetched ahead, and every byte is
-//! checked against the digest that was asked for.
+//! Streams a code base as a build context. A few pieces are fetched ahead, and all bytes are
+//! checked against the requested digest.
 
 use std::io;
 
@@ -15,17 +15,17 @@ use super::contents::{Contents, Piece};
 use super::name::Name;
 use super::share::Share;
 
-/// What an archive is made of, in its order.
+/// A part of the archive, in archive order.
 enum Part {
-    /// Bytes that are ours.
+    /// Bytes of the archive format.
     Frame(Bytes),
     /// Bytes of a file, which are fetched.
     Piece(Piece),
-    /// A file has ended; this is what it must have been.
+    /// The end of a file, with its expected hash.
     End { path: String, sha256: [u8; 32] },
 }
 
-/// A part that is there.
+/// A part whose bytes are available.
 enum Ready {
     Frame(Bytes),
     Content(Bytes),
@@ -69,7 +69,7 @@ pub(super) fn stream(share: Share, name: &Name, contents: Contents) -> Result<By
     };
     let ready = stream::iter(parts).map(fetch).buffered(PARALLEL);
     let checked = ready.scan(Some(Sha256::new()), |state, part| {
-        // Nothing comes after an error: a reader could take the rest for the whole.
+        // End the stream after an error, because a reader could mistake a part for the whole.
         let item = state.take().map(|mut hash| {
             let outcome = part.and_then(|part| check(&mut hash, part));
             if outcome.is_ok() {
@@ -98,7 +98,7 @@ fn check(hash: &mut Sha256, part: Ready) -> io::Result<Bytes> {
                 Ok(Bytes::new())
             } else {
                 Err(io::Error::other(format!(
-                    "`{path}` was changed while it was read"
+                    "`{path}` changed while it was read"
                 )))
             }
         }
@@ -106,15 +106,16 @@ fn check(hash: &mut Sha256, part: Ready) -> io::Result<Bytes> {
 }
 
 impl Share {
-    /// The bytes of a piece, which are what they must be.
+    /// Fetches the bytes of a piece and verifies their hash.
     pub(super) async fn fetch(&self, piece: &Piece, doing: &str) -> Result<Bytes> {
         let bytes = self.read(&piece.path, piece.range.clone(), doing).await?;
         match piece.sha256 {
-            Some(wanted) if Sha256::digest(&bytes)[..] != wanted => Err(Error::corrupt(
-                format!("`{}` in {}", piece.path, self.place()),
-                "its bytes are not those that were published; remove the directory that holds \
-                      it, and publish the code base again",
-            )),
+            Some(expected) if Sha256::digest(&bytes)[..] != expected => Err(Error::Corrupt {
+                what: format!("`{}` in {}", piece.path, self.info()),
+                why: "its bytes differ from those that were published; remove its directory, and \
+                     publish the code base again"
+                    .to_owned(),
+            }),
             _ => Ok(bytes),
         }
     }

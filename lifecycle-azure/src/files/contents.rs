@@ -1,14 +1,14 @@
-//! What a code base consists of and where in the share the bytes lie, whichever its form.
+//! The entries of a code base and the location of their bytes in the share, for both forms.
 
 use std::ops::Range;
 
 use lifecycle_core::code::digest::{Hasher, Kind};
 
-/// A code base as it is now.
+/// The current contents of a code base.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) digest: String,
-    /// In the order of their paths.
+    /// Sorted by path.
     pub(super) entries: Vec<Entry>,
 }
 
@@ -17,26 +17,25 @@ pub(super) struct Contents {
 pub(super) struct Entry {
     pub(super) path: String,
     pub(super) kind: Kind,
-    /// A file's bytes.
+    /// A regular file's bytes; `None` for directories and links.
     pub(super) body: Option<Body>,
 }
 
-/// The bytes of a file.
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) size: u64,
     pub(super) sha256: [u8; 32],
-    /// Where they lie, one after the other.
+    /// Their location, in order.
     pub(super) pieces: Vec<Piece>,
 }
 
-/// Bytes that are read at once.
+/// Bytes that are read in one request.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     /// The file in the share.
     pub(super) path: String,
     pub(super) range: Range<u64>,
-    /// What they must be, where that is known of the piece by itself.
+    /// The expected hash, if it is known for this piece alone.
     pub(super) sha256: Option<[u8; 32]>,
 }
 

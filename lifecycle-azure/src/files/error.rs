@@ -1,4 +1,4 @@
-//! Azure's errors as the core's, in one place.
+//! Maps Azure's errors to the core's. This is the only place that does so.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,27 +10,27 @@ use opendal::ErrorKind;
 
 use super::transport::Trouble;
 
-/// Which share is meant, for those who read an error. It holds no secret.
+/// Identifies a share in error messages. Contains no secret.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ShareInfo {
     pub(super) account: String,
     pub(super) share: String,
     pub(super) endpoint: String,
-    pub(super) with: With,
+    pub(super) with: CredentialKind,
     pub(super) timeout: Duration,
 }
 
-/// By what requests are authorised.
+/// The kind of credential for requests.
 #[derive(Debug)]
-pub(super) enum With {
+pub(super) enum CredentialKind {
     Key,
     Sas {
-        /// When it ends, as it says itself.
+        /// The expiry time that the signature states.
         expires: Option<String>,
     },
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ShareInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -40,9 +40,9 @@ impl fmt::Display for Place {
     }
 }
 
-impl Place {
-    /// What went wrong with `path` of the share while `doing`. Nothing of opendal's own text is passed on: it may hold an
-    /// address with a signature.
+impl ShareInfo {
+    /// Converts an error; `doing` describes the operation on `path` of the share. opendal's own
+    /// text is never included, because it may contain a URL with a signature.
     pub(super) fn explain(&self, path: &str, doing: &str, error: &opendal::Error) -> Error {
         let what = format!("{doing} ({self})");
         let source = std::error::Error::source(error).and_then(|one| one.downcast_ref());
@@ -78,7 +78,7 @@ impl Place {
     ) -> Error {
         let shown = if code.is_empty() { "no code" } else { code };
         let why = format!(
-            "Azure answered {} ({shown}; request {request})",
+            "Azure returned {} ({shown}; request {request})",
             status.as_u16()
         );
         match (code, status) {
@@ -86,10 +86,10 @@ impl Place {
             | (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
                 Error::throttled(what, after)
             }
-            ("ShareNotFound", _) => Error::not_found_with_hint(
-                self.to_string(),
-                format!(
-                    "make it: az storage share-rm create --storage-account {} --name {}",
+            ("ShareNotFound", _) => Error::NotFound {
+                what: self.to_string(),
+                hint: Some(format!(
+                    "create it: az storage share-rm create --storage-account {} --name {}",
                     self.account, self.share
                 ),
             ),
@@ -99,8 +99,8 @@ impl Place {
             | (_, StatusCode::INSUFFICIENT_STORAGE) => Error::exhausted(
                 what,
                 why,
-                format!("raise the quota of {self}, or remove what nobody needs"),
-            ),
+                hint: format!("raise the quota of {self}, or remove unused files"),
+            },
             (_, StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED) => {
                 Error::conflict(what, why)
             }
@@ -117,20 +117,20 @@ impl Place {
                  --allow-shared-key-access true"
             ),
             ("AuthorizationFailure", _) => format!(
-                "let this machine's address through the firewall of storage account `{account}`"
+                "allow this machine's address in the firewall of storage account `{account}`"
             ),
             ("AccountIsDisabled", _) => format!("enable storage account `{account}`"),
-            (_, With::Key) => format!(
-                "use a key that is in force (az storage account keys list --account-name \
-                 {account}), and see that this machine's clock is right"
+            (_, CredentialKind::Key) => format!(
+                "use a current key (az storage account keys list --account-name {account}), and \
+                 check that this machine's clock is right"
             ),
-            (_, With::Sas { expires }) => {
+            (_, CredentialKind::Sas { expires }) => {
                 let until = match expires {
-                    Some(time) => format!("; the one in use says that it ends {time}"),
+                    Some(time) => format!("; the current one expires at {time}"),
                     None => String::new(),
                 };
                 format!(
-                    "make a new shared access signature for files of storage account \
+                    "create a new shared access signature for files of storage account \
                      `{account}` with the permissions rl (to publish: rcwdl) on containers and \
                      objects{until}"
                 )
@@ -139,14 +139,15 @@ impl Place {
     }
 }
 
-/// What opendal itself finds wrong.
+/// Converts an error that opendal itself detected.
 fn of_opendal(what: String, error: &opendal::Error) -> Error {
     match error.kind() {
-        _ if error.is_temporary() => {
-            Error::interrupted(what, Some("the answer was cut short".into()))
-        }
-        // Its text is kept back, as above.
-        kind => Error::failed(what, format!("the client says {kind}")),
+        _ if error.is_temporary() => Error::Interrupted {
+            what,
+            source: Some("the response was cut short".into()),
+        },
+        // Its text is omitted for the same reason as above.
+        kind => Error::failed(what, format!("the client reports {kind}")),
     }
 }
 
@@ -156,8 +157,8 @@ mod tests {
 
     use super::*;
 
-    fn place(with: With) -> Place {
-        Place {
+    fn info(with: CredentialKind) -> ShareInfo {
+        ShareInfo {
             account: "account".to_owned(),
             share: "code".to_owned(),
             endpoint: "https://account.example/".to_owned(),
@@ -166,19 +167,19 @@ mod tests {
         }
     }
 
-    fn refused(with: With, status: u16, code: &str, after: Option<u64>) -> Error {
+    fn refused(with: CredentialKind, status: u16, code: &str, after: Option<u64>) -> Error {
         let trouble = Trouble::Refused {
             status: StatusCode::from_u16(status).unwrap(),
             code: code.to_owned(),
             request: "1234".to_owned(),
             retry_after: after.map(Duration::from_secs),
         };
-        place(with).explain("a/b", "reading", &trouble.into())
+        info(with).explain("a/b", "reading", &trouble.into())
     }
 
     #[test]
-    fn each_refusal_says_what_may_be_done() {
-        let key = || With::Key;
+    fn each_error_has_a_hint() {
+        let key = || CredentialKind::Key;
         let busy = refused(key(), 503, "ServerBusy", Some(7));
         assert_eq!(busy.retry(), Retry::After(Duration::from_secs(7)));
         let many = refused(key(), 429, "", None);
@@ -200,14 +201,19 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_names_the_account_and_the_way_out() {
-        let wrong = refused(With::Key, 403, "AuthenticationFailed", None);
+    fn a_denial_names_the_account_and_a_command() {
+        let wrong = refused(CredentialKind::Key, 403, "AuthenticationFailed", None);
         assert!(wrong.to_string().contains("`account`"), "{wrong}");
         assert!(wrong.hint().unwrap().contains("keys list"), "{wrong:?}");
         let expires = Some("2026-01-01T00:00:00Z".to_owned());
-        let over = refused(With::Sas { expires }, 403, "AuthenticationFailed", None);
+        let over = refused(
+            CredentialKind::Sas { expires },
+            403,
+            "AuthenticationFailed",
+            None,
+        );
         assert!(over.hint().unwrap().contains("2026-01-01"), "{over:?}");
-        let firewall = refused(With::Key, 403, "AuthorizationFailure", None);
+        let firewall = refused(CredentialKind::Key, 403, "AuthorizationFailure", None);
         assert!(
             firewall.hint().unwrap().contains("firewall"),
             "{firewall:?}"
@@ -216,14 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn what_opendal_says_is_kept_back() {
+    fn omits_the_text_of_opendal() {
         let error = opendal::Error::new(ErrorKind::Unexpected, "https://x/?sig=secret");
         let absent = opendal::Error::new(ErrorKind::NotFound, "https://x/?sig=secret");
-        let shown = place(With::Key)
+        let shown = info(CredentialKind::Key)
             .explain("a/b", "reading", &absent)
             .to_string();
         assert!(shown.starts_with("`a/b` in share `code`"), "{shown}");
-        let shown = format!("{:?}", place(With::Key).explain("a/b", "reading", &error));
+        let shown = format!(
+            "{:?}",
+            info(CredentialKind::Key).explain("a/b", "reading", &error)
+        );
         assert!(!shown.contains("secret"), "{shown}");
     }
 }

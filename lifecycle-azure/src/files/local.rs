@@ -1,5 +1,5 @@
-//! A directory of this machine, as it is published: read once for its digest and its chunks, then
-//! chunk by chunk as they are sent.
+//! A local directory to publish. It is read once for its digest and chunks, and again chunk by
+//! chunk while sending.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,15 +14,13 @@ use sha2::{Digest as _, Sha256};
 use super::CHUNK;
 use super::version::{Chunk, Sha, Stored};
 
-/// A directory of this machine, read once.
 pub(super) struct Local {
     pub(super) digest: String,
     pub(super) entries: Vec<(String, LocalEntry)>,
-    /// Where each chunk's bytes are found.
+    /// The location of each chunk's bytes.
     pub(super) sources: BTreeMap<Sha, Source>,
 }
 
-/// An entry of it.
 pub(super) enum LocalEntry {
     Directory,
     File {
@@ -35,7 +33,7 @@ pub(super) enum LocalEntry {
     },
 }
 
-/// Some bytes of a file.
+/// A range of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     path: PathBuf,
@@ -44,7 +42,7 @@ pub(super) struct Source {
 }
 
 impl LocalEntry {
-    /// As it stands in the index.
+    /// The entry in the index's form.
     pub(super) fn stored(&self, chunks: &BTreeMap<Sha, Chunk>, doing: &str) -> Result<Stored> {
         let found = |sha: &Sha| match chunks.get(sha) {
             Some(chunk) => Ok(chunk.clone()),
@@ -69,8 +67,8 @@ impl LocalEntry {
 }
 
 impl Source {
-    /// The bytes, if they are still those that were read before.
-    pub(super) async fn read(self, wanted: Sha, doing: &str) -> Result<Bytes> {
+    /// Reads the bytes and checks that they have not changed.
+    pub(super) async fn read(self, expected: Sha, doing: &str) -> Result<Bytes> {
         let read = move || {
             let failed = |error| Error::io(format!("reading `{}`", self.path.display()), error);
             let mut file = File::open(&self.path).map_err(failed)?;
@@ -79,19 +77,19 @@ impl Source {
             file.take(self.size as u64)
                 .read_to_end(&mut bytes)
                 .map_err(failed)?;
-            if Sha256::digest(&bytes)[..] == wanted.0 {
+            if Sha256::digest(&bytes)[..] == expected.0 {
                 return Ok(Bytes::from(bytes));
             }
-            Err(Error::conflict(
-                format!("`{}`", self.path.display()),
-                "it was changed while it was published",
-            ))
+            Err(Error::Conflict {
+                what: format!("`{}`", self.path.display()),
+                why: "it changed while it was being published".to_owned(),
+            })
         };
         blocking(doing, read).await
     }
 }
 
-/// Reads a directory: what belongs to the code base, and which chunks its files consist of.
+/// Reads a directory: the entries of the code base, and the chunks of its files.
 pub(super) async fn local(directory: &Path, doing: &str) -> Result<Local> {
     let root = directory.to_owned();
     blocking(doing, move || {
@@ -109,11 +107,11 @@ pub(super) async fn local(directory: &Path, doing: &str) -> Result<Local> {
                         (LocalEntry::Symlink { target }, None)
                     }
                     None => {
-                        return Err(Error::invalid(
-                            format!("symbolic link `{}`", root.join(&path).display()),
-                            "its target is not UTF-8",
-                            "let it lead elsewhere, or leave it out in `.dockerignore`",
-                        ));
+                        return Err(Error::Invalid {
+                            what: format!("symbolic link `{}`", root.join(&path).display()),
+                            why: "its target is not UTF-8".to_owned(),
+                            hint: "change its target, or exclude it in `.dockerignore`".to_owned(),
+                        });
                     }
                 },
                 Kind::File { executable } => {
@@ -165,7 +163,7 @@ fn chunks_of(path: &Path, sources: &mut BTreeMap<Sha, Source>) -> Result<(Sha, V
     }
 }
 
-/// Runs work that waits for the disk where it holds up nobody.
+/// Runs blocking disk access on a thread for blocking work.
 async fn blocking<T: Send + 'static>(
     doing: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,

@@ -1,24 +1,25 @@
 //! Code bases on an Azure Files share.
 //!
-//! A code base lies in the share in one of two forms:
+//! A code base is stored in the share in one of two forms:
 //!
-//! - **published** ([`CodePublisher`](lifecycle_core::code::CodePublisher)): under `<name>/.lifecycle/` lie contents in chunks
-//!   that are never changed, and records of versions ([`version`] says how). What the share
-//!   itself cannot hold is kept: executable bits, symbolic links, names that Windows forbids or
-//!   would take for one another. A version appears as a whole, with the one small write that
-//!   ends a publish, so that a reader sees the former or the new one and publishers do not mix;
-//! - **plain**: files that somebody put there, by SMB or with any tool. They are read as they
-//!   are ([`plain`]); the share's entity tags tell which have changed.
+//! - **published** ([`CodePublisher`](lifecycle_core::code::CodePublisher)): the directory
+//!   `<name>/.lifecycle/` contains immutable chunks of the contents, and records of versions (see
+//!   [`version`]). This preserves what a share cannot store: executable bits, symbolic links, and
+//!   names that Windows forbids or does not distinguish. A version becomes visible as a whole with
+//!   the single small write that completes a publish, so readers see either the previous or the new
+//!   one and concurrent publishers do not mix;
+//! - **plain**: files that were copied to the share over SMB or with any tool. They are read
+//!   unchanged ([`plain`]); the share's entity tags show which have changed.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
-//! | [`options`] | what it takes to reach a share, validated once |
-//! | [`transport`] | requests with time limits, and answers that are refusals |
-//! | [`share`] | lists, reads, writes, deletes, each tried again while that may help |
+//! | [`options`] | the validated options of a share |
+//! | [`transport`] | requests with timeouts, and error responses |
+//! | [`share`] | list, read, write, delete, with retries |
 //! | [`version`], [`published`], [`plain`] | the two forms |
 //! | [`archive`] | a code base as a build context |
-//! | [`local`], [`publish`], [`tidy`], [`remove`] | the writing side |
-//! | [`error`] | Azure's errors as the core's |
+//! | [`local`], [`publish`], [`tidy`], [`remove`] | writing |
+//! | [`error`] | maps Azure's errors to the core's |
 
 mod archive;
 mod contents;
@@ -54,23 +55,23 @@ use plain::Known;
 use share::Share;
 use version::Version;
 
-/// How many requests go on at once. With chunks of at most [`CHUNK`] this bounds the memory of
-/// a transfer, whatever the size of the files.
+/// Number of concurrent requests. With chunks of at most [`CHUNK`] this bounds the memory of a
+/// transfer, whatever the size of the files.
 const PARALLEL: usize = 8;
 
-/// The most bytes that are read or written at once. Below Azure's limit of 4 MiB for one write,
-/// so that a slow line too carries one within the time limit.
+/// The most bytes per read or write. This is below Azure's limit of 4 MiB for one write, so that a
+/// request finishes within its timeout even over a slow connection.
 const CHUNK: usize = 2 << 20;
 
-/// A file that a plain code base is known by.
+/// The file that identifies a plain code base.
 const DOCKERFILE: &str = "Dockerfile";
 
 /// A code store on an Azure Files share.
 ///
 /// # Caveats
-/// Plain files have no executable bit, since a share has none; publish a code base whose files
-/// are run, or give them the bit in the Dockerfile. Names are found whichever way they are
-/// capitalised, as everywhere on Windows.
+/// Plain files have no executable bit, because a share cannot store one. Publish a code base that
+/// contains executables, or set the bit in the Dockerfile. Names are matched without regard to
+/// case, as on Windows.
 #[derive(Debug, Clone)]
 pub struct AzureFiles {
     share: Share,
@@ -79,7 +80,7 @@ pub struct AzureFiles {
     memory: Arc<Mutex<Memory>>,
 }
 
-/// What has been read before and cannot have changed, by the code base's name.
+/// Immutable data that was read before, by code base.
 #[derive(Debug, Default)]
 struct Memory {
     versions: BTreeMap<String, (String, Arc<Version>)>,
@@ -87,7 +88,7 @@ struct Memory {
 }
 
 impl AzureFiles {
-    /// What it takes to reach a share of a storage account.
+    /// A builder for a share of a storage account.
     pub fn builder(account: &str, share: &str, credential: FilesCredential) -> AzureFilesBuilder {
         AzureFilesBuilder::new(account, share, credential)
     }
@@ -99,32 +100,35 @@ impl AzureFiles {
     async fn contents(&self, name: &Name) -> Result<Contents> {
         let doing = format!("reading code base `{name}`");
         let top = self.share.list(name.directory(), &doing).await?;
-        let ours = top
+        let is_published = top
             .iter()
             .any(|item| item.is_directory && item.name == OWN_DIRECTORY);
-        let current = if ours {
+        let current = if is_published {
             self.current(name, &doing).await?
         } else {
             None
         };
         match (current, self.stray(name, &top, &doing).await?) {
             (Some(version), None) => Ok(version.contents(name)),
-            (Some(_), Some(stray)) => Err(Error::invalid(
-                format!("code base `{name}` in {}", self.share.place()),
-                format!("it was published, and beside that lie others' files, as `{stray}`"),
-                format!(
-                    "remove them and publish them instead, or remove `{}` if they are the code \
-                     base",
+            (Some(_), Some(stray)) => Err(Error::Invalid {
+                what: format!("code base `{name}` in {}", self.share.info()),
+                why: format!(
+                    "it was published, but its directory also contains other files, such \
+                              as `{stray}`"
+                ),
+                hint: format!(
+                    "remove the files and publish them instead, or remove `{}` if the files are \
+                     the code base",
                     name.join(OWN_DIRECTORY)
                 ),
             )),
             (None, Some(_)) => self.plain_contents(name, top, &doing).await,
             (None, None) => {
                 self.memory().plain.remove(name.directory());
-                Err(Error::not_found_with_hint(
-                    format!("code base `{name}` in {}", self.share.place()),
-                    format!("publish it: `bootstrapper publish {name}`"),
-                ))
+                Err(Error::NotFound {
+                    what: format!("code base `{name}` in {}", self.share.info()),
+                    hint: Some(format!("publish it: `bootstrapper publish {name}`")),
+                })
             }
         }
     }
@@ -132,9 +136,9 @@ impl AzureFiles {
     async fn is_code_base(&self, name: &Name) -> Result<bool> {
         let doing = "listing code bases";
         let top = self.share.list(name.directory(), doing).await?;
-        let has = |wanted: &str, is_directory: bool| {
+        let has = |expected: &str, is_directory: bool| {
             top.iter()
-                .any(|item| item.is_directory == is_directory && item.name == wanted)
+                .any(|item| item.is_directory == is_directory && item.name == expected)
         };
         if has(DOCKERFILE, false) {
             return Ok(true);
@@ -143,7 +147,7 @@ impl AzureFiles {
             return Ok(false);
         }
         match self.current(name, doing).await {
-            // It is there, and cannot be read; who asks for it is told why.
+            // It exists but cannot be read. A request for it returns the reason.
             Err(Error::Conflict { .. } | Error::Corrupt { .. } | Error::Invalid { .. }) => Ok(true),
             outcome => Ok(outcome?.is_some()),
         }
@@ -157,7 +161,7 @@ impl CodeStore for AzureFiles {
         let names = top
             .into_iter()
             .filter(|item| item.is_directory)
-            // What no code base can be called is none.
+            // Skip names that a code base cannot have.
             .filter_map(|item| Name::parse(&item.name).ok());
         let mut found: Vec<String> = stream::iter(names)
             .map(|name| async move {
@@ -185,10 +189,13 @@ impl CodeStore for AzureFiles {
         let name = Name::parse(&code.name)?;
         let contents = self.contents(&name).await?;
         if contents.digest != code.digest {
-            return Err(Error::conflict(
-                format!("code base `{name}`"),
-                format!("its digest is now {}, not {}", contents.digest, code.digest),
-            ));
+            return Err(Error::Conflict {
+                what: format!("code base `{name}`"),
+                why: format!(
+                    "its current digest is {}, not {}",
+                    contents.digest, code.digest
+                ),
+            });
         }
         archive::stream(self.share.clone(), &name, contents)
     }

@@ -1,5 +1,5 @@
-//! A code base's name, which is its path in the share: as the project's directory is laid out,
-//! so is the share.
+//! A code base's name, which is its path in the share. The share has the same layout as the
+//! project's directory.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use lifecycle_core::code::DirectoryStore;
 use lifecycle_core::code::digest::OWN_DIRECTORY;
 use lifecycle_core::{Error, Result};
 
-/// The longest part of a path, in characters; Azure's limit.
+/// The longest part of a path, in characters: Azure's limit.
 const LONGEST: usize = 255;
 
-/// A name that can be a directory of a share, or the top of it: that is empty, and written `.`
-/// as the project's own directory is.
+/// A directory of a share. The root is an empty name; it is written `.`, like the project's own
+/// directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name(String);
 
@@ -23,26 +23,27 @@ impl Name {
         };
         match normalised.split('/').find_map(fault) {
             None => Ok(Self(normalised)),
-            Some(why) => Err(Error::invalid(
-                format!("code base `{name}` of an Azure Files share"),
-                why,
-                "name a directory below the project's own, such as `api` or `team/api`; \
-                       another that was published is named by `x-lifecycle.code`",
-            )),
+            Some(why) => Err(Error::Invalid {
+                what: format!("code base `{name}` of an Azure Files share"),
+                why: why.to_owned(),
+                hint: "use a directory below the project's own, such as `api` or `team/api`; to \
+                       use another published code base, set `x-lifecycle.code`"
+                    .to_owned(),
+            }),
         }
     }
 
-    /// Its directory in the share; empty for the top.
+    /// Its directory in the share; empty for the root.
     pub(super) fn directory(&self) -> &str {
         &self.0
     }
 
-    /// The path of something in its directory.
+    /// The path of an entry in its directory.
     pub(super) fn join(&self, path: &str) -> String {
         join(&self.0, path)
     }
 
-    /// Each directory above it, from the top, with the name of what leads on to it.
+    /// Each ancestor directory, starting at the root, with the name of its child on the path.
     pub(super) fn ancestors(&self) -> impl Iterator<Item = (&str, &str)> {
         let ends = self.0.match_indices('/').map(|(end, _)| end);
         let ends = ends.chain((!self.0.is_empty()).then_some(self.0.len()));
@@ -55,7 +56,7 @@ impl Name {
     }
 }
 
-/// The path of something in a directory; an empty one is the top.
+/// The path of an entry in a directory; an empty directory is the root.
 pub(super) fn join(directory: &str, path: &str) -> String {
     if directory.is_empty() {
         path.to_owned()
@@ -70,22 +71,22 @@ impl fmt::Display for Name {
     }
 }
 
-/// Why something is no part of a path in a share.
+/// The reason why `part` cannot be part of a path in a share, if any.
 pub(super) fn fault(part: &str) -> Option<&'static str> {
     if part.is_empty() || part == "." || part == ".." {
-        return Some("it leads out of the share, or to all of it");
+        return Some("it refers to a directory outside the share, or to the whole share");
     }
     if part.eq_ignore_ascii_case(OWN_DIRECTORY) {
-        return Some("that directory holds what was published");
+        return Some("that directory contains the published code bases");
     }
     if part
         .chars()
         .any(|c| c.is_control() || "\"\\:|<>*?".contains(c))
     {
-        return Some("a share's names hold none of `\" \\ : | < > * ?`");
+        return Some("names in a share cannot contain any of `\" \\ : | < > * ?`");
     }
     if part.trim() != part || part.ends_with('.') {
-        return Some("a share's names neither begin nor end with a space, nor end with a dot");
+        return Some("names in a share cannot begin or end with a space, or end with a dot");
     }
     if part.chars().count() > LONGEST {
         return Some("a part of it is longer than 255 characters");
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_one_name_are_one() {
+    fn normalizes_the_spelling_of_a_name() {
         for text in ["team/api", "./team/api", "team/x/../api", "team//api/"] {
             assert_eq!(Name::parse(text).unwrap().directory(), "team/api");
         }
@@ -112,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_to_a_name_begins_at_the_top() {
+    fn ancestors_start_at_the_root() {
         let name = Name::parse("a/b/c").unwrap();
         let steps: Vec<_> = name.ancestors().collect();
         assert_eq!(steps, [("", "a"), ("a", "b"), ("a/b", "c")]);
     }
 
     #[test]
-    fn what_no_directory_can_be_called_is_refused() {
+    fn rejects_invalid_directory_names() {
         for text in [
             "",
             "..",

@@ -1,4 +1,4 @@
-//! What it takes to reach a share, validated once.
+//! The validated options of a share.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,27 +13,27 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
 use super::AzureFiles;
-use super::error::{Place, With};
+use super::error::{CredentialKind, ShareInfo};
 use super::name;
 use super::share::Share;
 use super::transport::Transport;
 use crate::trust;
 
-/// How long one request may take, with up to 2 MiB to carry.
+/// Limit for one request, which transfers up to 2 MiB.
 const TIMEOUT: Duration = Duration::from_mins(2);
-/// The shortest time limit that makes sense.
+/// The shortest allowed request timeout.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
-/// The shortest time in which a publish could be expected to end.
+/// The shortest allowed retention. A publish needs some time to finish.
 const SHORTEST_KEEP: Duration = Duration::from_mins(10);
-/// How long a version is kept after another took its place.
+/// How long a superseded version is kept.
 const KEEP: Duration = Duration::from_hours(24);
 
-/// By what one is allowed to use a share.
+/// A credential for a share.
 #[derive(Debug, Clone)]
 pub enum FilesCredential {
-    /// A key of the storage account, as Azure shows it: Base64.
+    /// A key of the storage account in Base64, as Azure shows it.
     SharedKey(SecretString),
-    /// A shared access signature, with or without the question mark. Reading takes the
+    /// A shared access signature, with or without the question mark. Reading requires the
     /// permissions `rl` on objects and containers, publishing `rcwdl`.
     Sas(SecretString),
 }
@@ -67,54 +67,54 @@ impl AzureFilesBuilder {
         }
     }
 
-    /// Where the service answers; `https://<account>.file.core.windows.net` unless said. Plain
-    /// http is taken for this machine alone.
+    /// The service's address; by default `https://<account>.file.core.windows.net`. Plain http is
+    /// accepted only for this machine.
     #[must_use]
     pub fn endpoint(mut self, url: &str) -> Self {
         self.endpoint = Some(url.to_owned());
         self
     }
 
-    /// The directory of the share that holds the code bases; all of it unless said.
+    /// The directory of the share that contains the code bases; by default the root.
     #[must_use]
     pub fn root(mut self, directory: &str) -> Self {
         self.root = Some(directory.to_owned());
         self
     }
 
-    /// The one certificate authority that is trusted, in PEM, in place of Mozilla's.
+    /// The only trusted certificate authority, in PEM. It replaces Mozilla's authorities.
     #[must_use]
     pub fn authority(mut self, pem: &str) -> Self {
         self.authority = Some(pem.to_owned());
         self
     }
 
-    /// How long one request may take, at least 10 ms; two minutes unless said.
+    /// The timeout of a request, at least 10 ms; by default two minutes.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long a version stays readable after another took its place, at least ten minutes; a
-    /// day unless said. A publish must end within half of it.
+    /// How long a superseded version stays readable, at least ten minutes; by default a day. A
+    /// publish must finish within half of it.
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = keep;
         self
     }
 
-    /// Where new ids come from.
+    /// The source of new ids.
     #[must_use]
     pub fn ids(mut self, ids: Arc<dyn IdSource>) -> Self {
         self.ids = ids;
         self
     }
 
-    /// The store. Nothing is sent yet.
+    /// Validates the options. Sends no request yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the value that cannot be used; it never holds a secret.
+    /// [`Error::Invalid`] names the invalid value; it never contains a secret.
     pub fn build(self) -> Result<AzureFiles> {
         self.check_names()?;
         self.check_times()?;
@@ -126,7 +126,7 @@ impl AzureFilesBuilder {
             account_name: Some(self.account.clone()),
             ..config
         };
-        let place = Arc::new(Place {
+        let info = Arc::new(ShareInfo {
             account: self.account,
             share: self.share,
             endpoint: endpoint.to_string(),
@@ -136,10 +136,10 @@ impl AzureFilesBuilder {
         let tls = trust::client_config(self.authority.as_deref())?;
         let transport = HttpTransporter::new(Transport::new(tls, self.timeout)?);
         let operator = Operator::new(config.into_builder())
-            .map_err(|error| place.explain("", "setting up the client of Azure Files", &error))?
+            .map_err(|error| info.explain("", "setting up the client of Azure Files", &error))?
             .with_context(OperationContext::new().with_http_transport(transport));
         Ok(AzureFiles {
-            share: Share::new(operator, place, self.root.as_deref().unwrap_or_default()),
+            share: Share::new(operator, info, self.root.as_deref().unwrap_or_default()),
             ids: self.ids,
             keep: self.keep,
             memory: Arc::new(Mutex::default()),
@@ -149,21 +149,23 @@ impl AzureFilesBuilder {
     fn check_names(&self) -> Result<()> {
         let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         if !(3..=24).contains(&self.account.len()) || !self.account.bytes().all(lower) {
-            return Err(Error::invalid(
-                format!("storage account `{}`", self.account),
-                "it is not 3 to 24 lower-case letters and digits",
-                "give the account's name alone, without `.file.core.windows.net`",
-            ));
+            return Err(Error::Invalid {
+                what: format!("storage account `{}`", self.account),
+                why: "it is not 3 to 24 lower-case letters and digits".to_owned(),
+                hint: "specify only the account's name, without `.file.core.windows.net`"
+                    .to_owned(),
+            });
         }
         let share = self.share.as_str();
         let hyphens = share.starts_with('-') || share.ends_with('-') || share.contains("--");
         let fine = share.bytes().all(|b| lower(b) || b == b'-');
         if !fine || hyphens || !(3..=63).contains(&share.len()) {
-            return Err(Error::invalid(
-                format!("file share `{share}`"),
-                "it is not 3 to 63 lower-case letters, digits and single hyphens",
-                "give the share's name alone; a directory in it is the root",
-            ));
+            return Err(Error::Invalid {
+                what: format!("file share `{share}`"),
+                why: "it is not 3 to 63 lower-case letters, digits and single hyphens".to_owned(),
+                hint: "specify only the share's name; for a directory in it, set the root"
+                    .to_owned(),
+            });
         }
         let root = self.root.as_deref().unwrap_or_default().trim_matches('/');
         match root
@@ -172,11 +174,11 @@ impl AzureFilesBuilder {
             .find_map(name::fault)
         {
             None => Ok(()),
-            Some(why) => Err(Error::invalid(
-                format!("directory `{root}` of file share `{share}`"),
-                why,
-                "give a path in the share, such as `code`",
-            )),
+            Some(why) => Err(Error::Invalid {
+                what: format!("directory `{root}` of file share `{share}`"),
+                why: why.to_owned(),
+                hint: "specify a path in the share, such as `code`".to_owned(),
+            }),
         }
     }
 
@@ -186,11 +188,11 @@ impl AzureFilesBuilder {
             ("time that versions are kept", self.keep, SHORTEST_KEEP),
         ] {
             if time < least {
-                return Err(Error::invalid(
-                    format!("{what} {} s for Azure Files", time.as_secs_f64()),
-                    format!("it is less than {} s", least.as_secs_f64()),
-                    "give it longer, or leave it out",
-                ));
+                return Err(Error::Invalid {
+                    what: format!("{what} {} s for Azure Files", time.as_secs_f64()),
+                    why: format!("it is less than {} s", least.as_secs_f64()),
+                    hint: "increase it, or remove it".to_owned(),
+                });
             }
         }
         Ok(())
@@ -200,13 +202,17 @@ impl AzureFilesBuilder {
         let Some(text) = &self.endpoint else {
             let host = format!("https://{}.file.core.windows.net", self.account);
             return Url::parse(&host)
-                .map_err(|error| Error::failed("making the address", error.to_string()));
+                .map_err(|error| Error::failed("composing the URL", error.to_string()));
         };
-        let invalid = |why: &str| {
-            // A query may contain a signature.
-            let shown = text.split(['?', '#', '@']).next().unwrap_or_default();
-            let hint = format!(
-                "write `https://{}.file.core.windows.net`, or leave it out",
+        let invalid = |why: &str| Error::Invalid {
+            // Omit the query, which may be a signature.
+            what: format!(
+                "endpoint `{}` of Azure Files",
+                text.split(['?', '#', '@']).next().unwrap_or_default()
+            ),
+            why: why.to_owned(),
+            hint: format!(
+                "use `https://{}.file.core.windows.net`, or remove it",
                 self.account
             );
             Error::invalid(format!("endpoint `{shown}` of Azure Files"), why, hint)
@@ -216,49 +222,52 @@ impl AzureFilesBuilder {
             Some(Host::Domain(name)) => name == "localhost",
             Some(Host::Ipv4(address)) => address.is_loopback(),
             Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => return Err(invalid("it names no host")),
+            None => return Err(invalid("it has no host name")),
         };
         match url.scheme() {
             "https" => {}
             "http" if here => {}
-            "http" => return Err(invalid("over plain http others could read what is sent")),
-            _ => return Err(invalid("it is no https address")),
+            "http" => return Err(invalid("over plain http others could read the data")),
+            _ => return Err(invalid("it is not an https address")),
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(invalid("it has a query; a signature is given by itself"));
+            return Err(invalid(
+                "it has a query; a signature is configured separately",
+            ));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(invalid("it has a user name"));
         }
         if url.path() != "/" {
-            return Err(invalid("it has a path; the share is given by itself"));
+            return Err(invalid("it has a path; the share is configured separately"));
         }
         Ok(url)
     }
 
-    fn credential(&self) -> Result<(With, AzfileConfig)> {
+    fn credential(&self) -> Result<(CredentialKind, AzfileConfig)> {
         match &self.credential {
             FilesCredential::SharedKey(key) => {
                 let key = key.expose_secret().trim();
                 if key.is_empty() || STANDARD.decode(key).is_err() {
-                    return Err(Error::invalid(
-                        format!("the key of storage account `{}`", self.account),
-                        "it is not Base64",
-                        "copy `key1` or `key2` of the account's access keys as a whole",
-                    ));
+                    return Err(Error::Invalid {
+                        what: format!("the key of storage account `{}`", self.account),
+                        why: "it is not Base64".to_owned(),
+                        hint: "copy the complete `key1` or `key2` of the account's access keys"
+                            .to_owned(),
+                    });
                 }
                 let config = AzfileConfig {
                     account_key: Some(key.to_owned()),
                     ..AzfileConfig::default()
                 };
-                Ok((With::Key, config))
+                Ok((CredentialKind::Key, config))
             }
             FilesCredential::Sas(token) => {
                 let token = token.expose_secret().trim().trim_start_matches('?');
-                let get = |wanted: &str| {
+                let get = |expected: &str| {
                     let mut pairs = url::form_urlencoded::parse(token.as_bytes());
                     pairs
-                        .find(|(name, _)| name == wanted)
+                        .find(|(name, _)| name == expected)
                         .map(|(_, value)| value.into_owned())
                 };
                 let is_url = token.contains("://");
@@ -268,22 +277,23 @@ impl AzureFilesBuilder {
                             "the shared access signature for storage account `{}`",
                             self.account
                         ),
-                        if is_url {
-                            "it is an address"
+                        why: if is_url {
+                            "it is a URL"
                         } else {
                             "it lacks `sv` or `sig`"
                         }
                         .to_owned(),
-                        "give the part behind the question mark, from `sv=` to the end of \
-                               `sig=…`",
-                    ));
+                        hint: "pass the part after the question mark, from `sv=` to the end of \
+                               `sig=…`"
+                            .to_owned(),
+                    });
                 }
                 let expires = get("se");
                 let config = AzfileConfig {
                     sas_token: Some(token.to_owned()),
                     ..AzfileConfig::default()
                 };
-                Ok((With::Sas { expires }, config))
+                Ok((CredentialKind::Sas { expires }, config))
             }
         }
     }
@@ -313,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_used_is_taken_and_shows_no_secret() {
+    fn accepts_valid_options_and_shows_no_secret() {
         let sas = FilesCredential::Sas(SecretString::from(SAS));
         let stores = [
             with_key()
@@ -335,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn names_each_invalid_option() {
         let key = || FilesCredential::SharedKey(SecretString::from(KEY));
         refused(AzureFiles::builder("Account", "code", key()), "`Account`");
         refused(
@@ -350,7 +360,7 @@ mod tests {
             with_key().endpoint("http://account.example"),
             "`http://account.example`",
         );
-        refused(with_key().endpoint("ftp://account.example"), "no https");
+        refused(with_key().endpoint("ftp://account.example"), "not an https");
         refused(
             with_key().endpoint("https://a.example/?sig=c2lnbmF0"),
             "query",

@@ -1,6 +1,6 @@
-//! A code base that somebody put into the share by other means: files as they lie there.
+//! A plain code base: files that were copied to the share by other means.
 //!
-//! A file whose size and entity tag are those of last time is not read again to know its digest.
+//! A file whose size and entity tag have not changed is not read again for its digest.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +17,20 @@ use super::name::Name;
 use super::share::{Listed, Share};
 use super::{AzureFiles, CHUNK, PARALLEL};
 
-/// What is known of a code base's files, by their paths.
+/// The known digests of a code base's files, by path.
 pub(super) type Known = BTreeMap<String, Seen>;
 
 /// A file whose digest is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     size: u64,
-    /// Without one, nothing tells that the file is still the same.
+    /// Without an entity tag, a change of the file cannot be detected.
     etag: Option<String>,
     sha256: [u8; 32],
 }
 
 impl AzureFiles {
-    /// Reads a code base whose directory holds `top`.
+    /// Reads a code base whose directory contains the entries `top`.
     pub(super) async fn plain_contents(
         &self,
         name: &Name,
@@ -101,10 +101,10 @@ async fn selection(share: &Share, root: &Name, top: &[Listed], doing: &str) -> R
     let text = share
         .read(&path, 0..file.size.min(IGNORE_FILE_LIMIT), doing)
         .await?;
-    Selection::parse(&text, &format!("{path}` in `{}", share.place().share))
+    Selection::parse(&text, &format!("{path}` in `{}", share.info().share))
 }
 
-/// Everything that belongs to the code base, and its files as they were listed.
+/// All entries of the code base, and its files as they were listed.
 async fn walk(
     share: &Share,
     root: &Name,
@@ -161,7 +161,8 @@ fn pieces(path: &str, size: u64) -> impl Iterator<Item = Piece> {
     })
 }
 
-/// One piece after the other: what is read at once is bounded by how many files are.
+/// Reads one piece at a time, because the number of concurrent reads is bounded by the number of
+/// files.
 async fn hash(share: &Share, path: &str, size: u64, doing: &str) -> Result<[u8; 32]> {
     let mut hash = Sha256::new();
     for piece in pieces(path, size) {
@@ -175,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_cover_a_file_once() {
+    fn pieces_cover_a_file_exactly_once() {
         for size in [0, 1, CHUNK as u64, CHUNK as u64 + 1, 5 * CHUNK as u64 - 1] {
             let mut next = 0;
             for piece in pieces("x", size) {

@@ -1,7 +1,7 @@
-//! Publishing: a directory of this machine becomes a version of a code base in the share.
+//! Publishes a local directory as a new version of a code base in the share.
 //!
-//! Only chunks that the share lacks are sent. What others may be reading is never touched; the
-//! version appears with the one write of its record, which comes last.
+//! Only chunks that the share lacks are sent. Files that others may be reading are never changed.
+//! The version becomes visible when its record is written, which comes last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -23,15 +23,15 @@ use super::share::Listed;
 use super::version::{self, Chunk, Record, Sha, Version};
 use super::{AzureFiles, CHUNK, DOCKERFILE, PARALLEL};
 
-/// What the share holds before a publish.
-struct Former {
+/// The contents of the share before a publish.
+struct Previous {
     version: Option<Arc<Version>>,
-    /// The names and sizes of the files in the directory of chunks.
+    /// The names and sizes of the files in the chunk directory.
     chunks: BTreeSet<(String, u64)>,
 }
 
-impl Former {
-    /// The chunks that need not be sent, by what they hold. One that somebody removed is.
+impl Previous {
+    /// The chunks that need not be sent, by their hash. A chunk that was removed is not included.
     fn usable(&self) -> BTreeMap<Sha, Chunk> {
         let named = self.version.iter().flat_map(|version| version.chunks());
         named
@@ -44,15 +44,15 @@ impl Former {
         self.chunks.contains(&(chunk.name.clone(), chunk.size))
     }
 
-    /// Whether it is this, and whole.
+    /// Whether the previous version has this digest and is complete.
     fn is(&self, digest: &str) -> bool {
         let version = self.version.as_ref().filter(|one| one.digest == digest);
         version.is_some_and(|version| version.chunks().all(|chunk| self.has(chunk)))
     }
 }
 
-/// A publish that is broken off has no effect but some files that later ones remove. One that
-/// takes more than half the time that versions are kept is given up ([`Error::TimedOut`]).
+/// An interrupted publish only leaves files that later ones remove. A publish that takes more than
+/// half of the retention is aborted ([`Error::TimedOut`]).
 #[async_trait]
 impl CodePublisher for AzureFiles {
     async fn publish(&self, name: &str, directory: &Path) -> Result<Published> {
@@ -63,12 +63,12 @@ impl CodePublisher for AzureFiles {
         self.refuse_confusion(&name, &doing).await?;
         self.refuse_plain(&name, &doing).await?;
 
-        let former = self.former(&name, &doing).await?;
+        let previous = self.previous(&name, &doing).await?;
         let code = CodeBaseRef {
             name: name.to_string(),
             digest: local.digest.clone(),
         };
-        if former.is(&local.digest) {
+        if previous.is(&local.digest) {
             return Ok(Published {
                 code,
                 unchanged: true,
@@ -76,17 +76,21 @@ impl CodePublisher for AzureFiles {
                 files_removed: 0,
             });
         }
-        let (record, bytes_sent) = self.send(&name, &local, former.usable(), &doing).await?;
+        let (record, bytes_sent) = self.send(&name, &local, previous.usable(), &doing).await?;
         if begun.elapsed() > self.keep / 2 {
-            // Others may have begun to remove what this version counts on.
-            return Err(Error::timed_out(doing, self.keep / 2));
+            // Other publishers may have started to remove chunks that this version needs.
+            return Err(Error::TimedOut {
+                what: doing,
+                after: self.keep / 2,
+            });
         }
         let chunks = self.commit(&name, &record, &doing).await?;
         let files_removed = match self.tidy(&name, &chunks, &doing).await {
             Ok(removed) => removed,
             Err(error) => {
-                // The next publish removes it.
-                tracing::warn!(%name, error = error.chain(), "former versions are left over");
+                // The next publish removes them.
+                tracing::warn!(%name, error = error.chain(), "superseded versions could not be \
+                    removed");
                 0
             }
         };
@@ -100,9 +104,9 @@ impl CodePublisher for AzureFiles {
 }
 
 impl AzureFiles {
-    /// A share takes names that differ in capitals for one, and would give one code base the
-    /// other's contents. And what lies within files that are read as they are becomes a part of
-    /// these.
+    /// Rejects names that would mix code bases. A share does not distinguish case, so two names
+    /// that differ only in case would share their contents. And a code base below plain files would
+    /// become part of these.
     async fn refuse_confusion(&self, name: &Name, doing: &str) -> Result<()> {
         for (directory, next) in name.ancestors() {
             let listed = self.share.list(directory, doing).await?;
@@ -110,48 +114,52 @@ impl AzureFiles {
                 item.name != next && item.name.to_lowercase() == next.to_lowercase()
             };
             if let Some(other) = listed.iter().find(is_other) {
-                return Err(Error::invalid(
-                    format!("code base `{name}` in {}", self.share.place()),
-                    format!(
-                        "there is `{}` already, and a share does not tell capitals apart",
+                return Err(Error::Invalid {
+                    what: format!("code base `{name}` in {}", self.share.info()),
+                    why: format!(
+                        "`{}` exists already, and a share does not distinguish case",
                         name::join(directory, &other.name)
                     ),
-                    "give one of the two another name",
-                ));
+                    hint: "rename one of them".to_owned(),
+                });
             }
             if listed
                 .iter()
                 .any(|one| !one.is_directory && one.name == DOCKERFILE)
             {
-                return Err(Error::invalid(
-                    format!("code base `{name}` in {}", self.share.place()),
-                    format!(
-                        "`{}` around it holds files that were not published",
+                return Err(Error::Invalid {
+                    what: format!("code base `{name}` in {}", self.share.info()),
+                    why: format!(
+                        "the directory `{}` above it contains files that were not published",
                         if directory.is_empty() { "." } else { directory }
                     ),
-                    "publish that one too, after removing its files from the share, or take \
-                           another name",
-                ));
+                    hint: "remove those files from the share and publish that code base too, or \
+                           choose another name"
+                        .to_owned(),
+                });
             }
         }
         Ok(())
     }
 
-    /// Files that somebody put there by other means are theirs.
+    /// Files that were copied there by other means are never overwritten.
     pub(super) async fn refuse_plain(&self, name: &Name, doing: &str) -> Result<()> {
         let top = self.share.list(name.directory(), doing).await?;
         match self.stray(name, &top, doing).await? {
             None => Ok(()),
-            Some(stray) => Err(Error::invalid(
-                format!("code base `{name}` in {}", self.share.place()),
-                format!("files that were not published lie there, such as `{stray}`"),
-                "remove them from the share, or take another name",
-            )),
+            Some(stray) => Err(Error::Invalid {
+                what: format!("code base `{name}` in {}", self.share.info()),
+                why: format!(
+                    "its directory contains files that were not published, such as \
+                              `{stray}`"
+                ),
+                hint: "remove them from the share, or choose another name".to_owned(),
+            }),
         }
     }
 
-    /// What there is and can be built upon.
-    async fn former(&self, name: &Name, doing: &str) -> Result<Former> {
+    /// The previous version and the chunks that can be reused.
+    async fn previous(&self, name: &Name, doing: &str) -> Result<Previous> {
         let version = match self.current(name, doing).await {
             // Parts of it are missing.
             Err(Error::Conflict { .. }) => None,
@@ -162,13 +170,13 @@ impl AzureFiles {
             Some(_) => self.share.list(&version::chunks(name), doing).await?,
         };
         let chunks = chunks.into_iter().map(|file| (file.name, file.size));
-        Ok(Former {
+        Ok(Previous {
             version,
             chunks: chunks.collect(),
         })
     }
 
-    /// Sends what the share lacks; returns the record and how many bytes were sent.
+    /// Sends the chunks that the share lacks; returns the record and the number of bytes sent.
     async fn send(
         &self,
         name: &Name,
@@ -233,7 +241,7 @@ impl AzureFiles {
         Ok(Chunk { name, size, sha256 })
     }
 
-    /// Makes the version the current one; returns the files in the directory of chunks.
+    /// Makes the version the current one; returns the files in the chunk directory.
     async fn commit(&self, name: &Name, record: &Record, doing: &str) -> Result<Vec<Listed>> {
         let bytes = record.write(name)?;
         let records = published::records(&self.share, name, doing).await?;
@@ -245,15 +253,17 @@ impl AzureFiles {
         let file = || version::file_name(number, self.ids.uuid());
         let directory = version::directory(name);
         self.share.write_new(&directory, file, bytes, doing).await?;
-        // Read back as any reader would.
-        let conflict = |why: &str| {
-            Error::conflict(format!("code base `{name}` in {}", self.share.place()), why)
+        // Read it back, as any reader would.
+        let conflict = |why: &str| Error::Conflict {
+            what: format!("code base `{name}` in {}", self.share.info()),
+            why: why.to_owned(),
         };
         let (file, version) = match self.current_named(name, doing).await? {
             Some((file, version)) if version.digest == record.digest => (file, version),
             _ => {
                 return Err(conflict(
-                    "somebody else published it at the same time, and theirs is in force",
+                    "another publisher published it at the same time, and that version is now the \
+                     current one",
                 ));
             }
         };
@@ -261,16 +271,16 @@ impl AzureFiles {
         if version.is_there(&chunks) {
             return Ok(chunks);
         }
-        // Nobody could read it.
+        // No reader could use it.
         self.share
             .delete(&format!("{directory}/{file}"), doing)
             .await?;
         Err(conflict(
-            "parts of it were removed while it was published; publish it again",
+            "parts of it were removed while it was being published; publish it again",
         ))
     }
 
-    /// A file of this directory that is no part of any published code base, there or below.
+    /// A file of this directory, or below it, that does not belong to a published code base.
     pub(super) async fn stray(
         &self,
         name: &Name,

@@ -1,4 +1,4 @@
-//! Which version of a published code base is the current one.
+//! Finds the current version of a published code base.
 
 use std::sync::Arc;
 
@@ -11,12 +11,11 @@ use super::share::{Listed, Share};
 use super::version::{self, MOST_OF_RECORD, Record, Version};
 use super::{AzureFiles, PARALLEL};
 
-/// How often the records are listed anew because one that was listed is gone.
+/// Number of times the records are listed again because a listed one was removed.
 const LISTS: usize = 3;
 
 impl AzureFiles {
-    /// The version that is in force; `None` if the code base was never published as a whole, or
-    /// was removed.
+    /// The current version; `None` if the code base was never published completely, or was removed.
     pub(super) async fn current(&self, name: &Name, doing: &str) -> Result<Option<Arc<Version>>> {
         Ok(self
             .current_named(name, doing)
@@ -24,7 +23,7 @@ impl AzureFiles {
             .map(|(_, version)| version))
     }
 
-    /// The version that is in force with the file name of its record.
+    /// The current version with the file name of its record.
     pub(super) async fn current_named(
         &self,
         name: &Name,
@@ -37,15 +36,16 @@ impl AzureFiles {
                 return Ok(None);
             }
             match self.newest(name, &records, doing).await {
-                // It was removed, or replaced long ago, since it was listed.
+                // It was removed after it was listed, or was superseded long ago.
                 Err(Error::NotFound { .. }) => {}
                 outcome => return outcome,
             }
         }
-        Err(Error::conflict(
-            format!("code base `{name}` in {}", self.share.place()),
-            "parts of what was published are missing, or being removed; publish it again",
-        ))
+        Err(Error::Conflict {
+            what: format!("code base `{name}` in {}", self.share.info()),
+            why: "parts of the published version are missing or being removed; publish it again"
+                .to_owned(),
+        })
     }
 
     async fn newest(
@@ -68,9 +68,9 @@ impl AzureFiles {
                     .insert(name.directory().to_owned(), found.clone());
                 return Ok(Some(found));
             }
-            tracing::debug!(%name, record = record.name, "a record that is not whole");
+            tracing::debug!(%name, record = record.name, "a record is incomplete");
         }
-        // Its first publishing has not come to its end.
+        // Its first publish has not finished.
         Ok(None)
     }
 }
@@ -83,7 +83,7 @@ pub(super) async fn records(share: &Share, name: &Name, doing: &str) -> Result<V
     Ok(records)
 }
 
-/// The version that a record tells of; `None` if it is not whole.
+/// The version of a record; `None` if the record is incomplete.
 pub(super) async fn read(
     share: &Share,
     name: &Name,
@@ -92,10 +92,10 @@ pub(super) async fn read(
 ) -> Result<Option<Version>> {
     let path = format!("{}/{}", version::directory(name), listed.name);
     if listed.size > MOST_OF_RECORD as u64 {
-        return Err(Error::corrupt(
-            format!("record `{path}` in {}", share.place()),
-            "it is too large",
-        ));
+        return Err(Error::Corrupt {
+            what: format!("record `{path}` in {}", share.info()),
+            why: "it is too large".to_owned(),
+        });
     }
     let bytes = share.read(&path, 0..listed.size, doing).await?;
     let Some(record) = Record::read(&bytes, &path)? else {

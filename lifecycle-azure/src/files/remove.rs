@@ -1,4 +1,4 @@
-//! Removing a code base that was published.
+//! Removes a published code base.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lifecycle_core::code::digest::OWN_DIRECTORY;
@@ -10,16 +10,16 @@ use super::version;
 use super::{AzureFiles, PARALLEL};
 
 impl AzureFiles {
-    /// Removes a published code base from the share; one that is absent is fine, and those that
-    /// lie within it stay.
+    /// Removes a published code base from the share. An absent one is Ok. Code bases below it are
+    /// kept.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the name is that of files that were not published from here.
+    /// [`Error::Invalid`] if the name is that of a plain code base.
     pub async fn remove(&self, name: &str) -> Result<()> {
         let name = Name::parse(name)?;
         let doing = format!("removing code base `{name}`");
         self.refuse_plain(&name, &doing).await?;
-        // The oldest first, so that no former version comes back for a moment.
+        // Remove the oldest first, so that no previous version becomes current for a moment.
         let versions = version::directory(&name);
         for record in published::records(&self.share, &name, &doing).await? {
             let path = format!("{versions}/{}", record.name);
@@ -41,7 +41,7 @@ impl AzureFiles {
             return Ok(());
         }
         match self.share.delete(&format!("{name}/"), &doing).await {
-            // Somebody put something there meanwhile, or another code base lies there.
+            // The directory contains new files, or another code base.
             Err(Error::Conflict { .. }) => Ok(()),
             outcome => outcome,
         }

@@ -1,5 +1,5 @@
-//! What is done with a share: lists, reads, writes and deletes, each tried again while that may
-//! help. All of them may be repeated, since no path is ever written twice.
+//! Operations on a share: list, read, write, delete, with retries. All are safe to repeat, because
+//! no path is ever written twice.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,62 +11,58 @@ use lifecycle_core::{Error, Result, Retry};
 use opendal::Operator;
 use tokio::time::Instant;
 
-use super::error::Place;
+use super::error::ShareInfo;
 
-/// How often something is tried again.
 const TRIES: usize = 3;
-/// The first wait; each further one is twice as long.
+/// The first wait; each further one doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// A longer wait is left to the caller.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// An entry of a directory.
 #[derive(Debug, Clone)]
 pub(super) struct Listed {
-    /// Its name in the directory.
     pub(super) name: String,
     pub(super) is_directory: bool,
-    /// In bytes.
     pub(super) size: u64,
-    /// What changes with the file.
+    /// Changes whenever the file changes.
     pub(super) etag: Option<String>,
-    /// By the share's own clock, in seconds since 1970.
+    /// By the share's clock, in seconds since 1970.
     pub(super) modified: Option<i64>,
 }
 
-/// A share, or the directory of it that holds the code bases.
+/// A share, or the directory of it that contains the code bases.
 #[derive(Debug, Clone)]
 pub(super) struct Share {
     operator: Operator,
-    place: Arc<Place>,
-    /// The directory that paths begin in, with `/` at its end unless it is the share's own.
-    /// Not opendal's: that makes no more than the last of several directories that are absent.
+    info: Arc<ShareInfo>,
+    /// The directory to which paths are relative, with a trailing `/` unless it is the root.
+    /// opendal's own root option is not used, because it creates only the last of several missing
+    /// directories.
     root: String,
-    /// Until when Azure wants to be left alone. One for all requests: each that comes earlier
-    /// lengthens it.
-    quiet: Arc<Mutex<Option<Instant>>>,
+    /// The time until which Azure asks for no requests. All requests share it.
+    throttled_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Share {
-    pub(super) fn new(operator: Operator, place: Arc<Place>, root: &str) -> Self {
+    pub(super) fn new(operator: Operator, info: Arc<ShareInfo>, root: &str) -> Self {
         let root = root.trim_matches('/');
         Self {
             operator,
-            place,
+            info,
             root: if root.is_empty() {
                 String::new()
             } else {
                 format!("{root}/")
             },
-            quiet: Arc::default(),
+            throttled_until: Arc::default(),
         }
     }
 
-    pub(super) fn place(&self) -> &Place {
-        &self.place
+    pub(super) fn info(&self) -> &ShareInfo {
+        &self.info
     }
 
-    /// What a directory holds, in no order. One that is absent holds nothing.
+    /// The entries of a directory, unordered. An absent directory is empty.
     pub(super) async fn list(&self, directory: &str, doing: &str) -> Result<Vec<Listed>> {
         let path = match directory {
             "" => self.root.clone(),
@@ -76,7 +72,7 @@ impl Share {
             .try_often(&path, doing, || self.operator.list(&path))
             .await?;
         let inside = |entry: &opendal::Entry| {
-            // The directory itself comes along.
+            // The directory itself is listed too.
             entry.path() != path && entry.path() != "/"
         };
         let listed = entries.iter().filter(|entry| inside(entry)).map(|entry| {
@@ -98,12 +94,12 @@ impl Share {
         Ok(listed.collect())
     }
 
-    /// Some bytes of a file; fails if it has not as many.
+    /// Reads a range of a file; fails if the file is too short.
     pub(super) async fn read(&self, path: &str, range: Range<u64>, doing: &str) -> Result<Bytes> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let wanted = range.end - range.start;
+        let expected = range.end - range.start;
         let path = &format!("{}{path}", self.root);
         let read = || async {
             let options = opendal::options::ReadOptions {
@@ -113,19 +109,19 @@ impl Share {
             self.operator.read_options(path, options).await
         };
         let bytes = self.try_often(path, doing, read).await?.to_bytes();
-        if bytes.len() as u64 == wanted {
+        if bytes.len() as u64 == expected {
             return Ok(bytes);
         }
-        Err(Error::interrupted(
-            format!("{doing} ({})", self.place),
-            Some(format!("{} of {wanted} bytes came", bytes.len()).into()),
-        ))
+        Err(Error::Interrupted {
+            what: format!("{doing} ({})", self.info),
+            source: Some(format!("received {} of {expected} bytes", bytes.len()).into()),
+        })
     }
 
-    /// Writes a new file of at most 4 MiB into a directory, and makes the directories that lead
-    /// to it. Each try asks for a name: a file is made, as zeros, before it is written, so a
-    /// request that was given up and comes late would undo a later try of the same name. Returns
-    /// the name under which it was written.
+    /// Writes a new file of at most 4 MiB into a directory, and creates missing parent directories.
+    /// Each attempt calls for a new name. A file is created with zeros before it is written, so a
+    /// request that was cancelled and arrives late would overwrite a later attempt with the same
+    /// name. Returns the name of the written file.
     pub(super) async fn write_new(
         &self,
         directory: &str,
@@ -146,39 +142,45 @@ impl Share {
         self.try_often(directory, doing, write).await
     }
 
-    /// Deletes a file, or a directory (with `/` at its end) that holds nothing. Absent is fine.
+    /// Deletes a file, or an empty directory (with a trailing `/`). An absent one is Ok.
     pub(super) async fn delete(&self, path: &str, doing: &str) -> Result<()> {
         let path = &format!("{}{path}", self.root);
         self.try_often(path, doing, || self.operator.delete(path))
             .await
     }
 
-    /// Waits while Azure wants to be left alone.
+    /// Waits while Azure throttles requests.
     ///
     /// # Errors
     /// [`Error::Throttled`] if that is long.
     async fn wait(&self, doing: &str) -> Result<()> {
-        let until = *self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = *self
+            .throttled_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let Some(until) = until else { return Ok(()) };
         let left = until.saturating_duration_since(Instant::now());
         if left > LONGEST_WAIT {
-            return Err(Error::throttled(
-                format!("{doing} ({})", self.place),
-                Some(left),
-            ));
+            return Err(Error::Throttled {
+                what: format!("{doing} ({})", self.info),
+                after: Some(left),
+            });
         }
         tokio::time::sleep_until(until).await;
         Ok(())
     }
 
-    fn heed(&self, error: &Error) {
+    fn note_throttling(&self, error: &Error) {
         if let Error::Throttled {
             after: Some(wait), ..
         } = error
         {
             let until = Instant::now() + *wait;
-            let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
-            *quiet = Some(quiet.map_or(until, |former| former.max(until)));
+            let mut throttled_until = self
+                .throttled_until
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *throttled_until = Some(throttled_until.map_or(until, |earlier| earlier.max(until)));
         }
     }
 
@@ -190,8 +192,8 @@ impl Share {
             self.wait(doing).await?;
             let outcome = attempt().await;
             outcome.map_err(|error| {
-                let error = self.place.explain(path, doing, &error);
-                self.heed(&error);
+                let error = self.info.explain(path, doing, &error);
+                self.note_throttling(&error);
                 error
             })
         };
@@ -203,8 +205,8 @@ impl Share {
             .retry(wait)
             .sleep(tokio::time::sleep)
             .when(|error| matches!(error.retry(), Retry::After(wait) if wait <= LONGEST_WAIT))
-            .adjust(|error, ours| match error.retry() {
-                Retry::After(theirs) => ours.map(|ours| ours.max(theirs)),
+            .adjust(|error, planned| match error.retry() {
+                Retry::After(requested) => planned.map(|planned| planned.max(requested)),
                 Retry::Replan | Retry::Never => None,
             })
             .await

@@ -1,9 +1,9 @@
-//! Removing what nobody needs any more, after a publish.
+//! Removes unused files after a publish.
 //!
-//! A former version stays for a while ([`AzureFilesBuilder::keep`]) after another took its place:
-//! somebody may be reading it, and a publish that is under way may count on its chunks. Such a
-//! publish ends within half of that time, so what is removed is needed by nobody. All times are
-//! the share's own; no clock of another machine is asked.
+//! A superseded version is kept for a while ([`AzureFilesBuilder::keep`]), because it may still be
+//! read, and a publish in progress may reuse its chunks. Such a publish finishes within half of
+//! that time, so nothing needs the removed files. All times are the share's own; no other machine's
+//! clock is used.
 //!
 //! [`AzureFilesBuilder::keep`]: super::AzureFilesBuilder::keep
 
@@ -19,12 +19,13 @@ use super::version::{self, Version};
 use super::{AzureFiles, PARALLEL};
 
 impl AzureFiles {
-    /// Removes former versions and what only they needed; returns how many files that were.
-    /// `chunks` were listed before, so that every version that may count on one is seen here.
+    /// Removes superseded versions and the chunks that only they need; returns the number of
+    /// removed files. `chunks` must have been listed before the records, so that every version that
+    /// may use one of them is seen here.
     pub(super) async fn tidy(&self, name: &Name, chunks: &[Listed], doing: &str) -> Result<usize> {
         let share = &self.share;
         let records = published::records(share, name, doing).await?;
-        // The last record was written just now: its time is the share's present.
+        // The last record was written just now, so its time is the share's current time.
         let Some(now) = records.last().and_then(|last| last.modified) else {
             return Ok(0);
         };
@@ -43,20 +44,20 @@ impl AzureFiles {
             .buffered(PARALLEL)
             .try_collect()
             .await?;
-        // In force until a whole one came after it; one that is not whole never was.
-        let superseded = |place: usize| {
-            let mut later = versions[place + 1..].iter();
+        // A version is superseded by the next complete one; an incomplete one was never current.
+        let superseded = |index: usize| {
+            let mut later = versions[index + 1..].iter();
             later
                 .find(|(_, version)| version.is_some())
                 .is_some_and(|(next, _)| is_old(next))
         };
-        let over = |place: usize| match &versions[place] {
-            (_, Some(_)) => superseded(place),
-            (record, None) => place + 1 < versions.len() && is_old(record),
+        let over = |index: usize| match &versions[index] {
+            (_, Some(_)) => superseded(index),
+            (record, None) => index + 1 < versions.len() && is_old(record),
         };
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for (place, (record, version)) in versions.iter().enumerate() {
-            if over(place) {
+        for (index, (record, version)) in versions.iter().enumerate() {
+            if over(index) {
                 gone.push(&record.name);
             } else {
                 kept.extend(version);
@@ -73,7 +74,7 @@ impl AzureFiles {
             .map(|chunk| format!("{directory}/{}", chunk.name))
             .collect();
         let removed = gone.len() + unneeded.len();
-        // Records first, and the oldest of them: none must ever lack a chunk.
+        // Remove records first, the oldest first: no record may lack a chunk.
         for record in gone {
             let path = format!("{}/{record}", version::directory(name));
             share.delete(&path, doing).await?;

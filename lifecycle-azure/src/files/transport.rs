@@ -1,5 +1,5 @@
-//! How requests to Azure Files travel: with limits on their time, over TLS that needs nothing of
-//! the machine, and with refusals kept as data, which opendal's errors hold as text only.
+//! HTTP transport to Azure Files: timeouts, TLS without system certificates, and error responses as
+//! data, which opendal's errors contain only as text.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use thiserror::Error as ThisError;
 
 use crate::arm::transport::retry_after;
 
-/// How long a connection may take.
+/// Limit for opening a connection.
 const CONNECT: Duration = Duration::from_secs(15);
-/// How long nothing may come while an answer is read.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Limit between two pieces of a response.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no answer that could be used. No address is in it: it may hold a signature.
+/// Why there is no usable response. Contains no URL, which may include a signature.
 #[derive(Debug, ThisError)]
 pub(super) enum Trouble {
-    #[error("Azure answered {status} ({code}; request {request})")]
+    #[error("Azure returned {status} ({code}; request {request})")]
     Refused {
         status: StatusCode,
         code: String,
         request: String,
         retry_after: Option<Duration>,
     },
-    #[error("the connection was not made")]
+    #[error("the connection could not be opened")]
     Unreachable(#[source] reqwest_013::Error),
     #[error("the connection broke")]
     Broken(#[source] reqwest_013::Error),
-    #[error("no answer came in time")]
+    #[error("no response in time")]
     TimedOut,
 }
 
@@ -50,12 +50,12 @@ impl From<reqwest_013::Error> for Trouble {
 
 impl From<Trouble> for opendal::Error {
     fn from(trouble: Trouble) -> Self {
-        // The kind does not matter: the source is what our errors are made of.
+        // The kind does not matter, because our errors are created from the source.
         Self::new(ErrorKind::Unexpected, "").set_source(trouble)
     }
 }
 
-/// The way to Azure.
+/// The HTTP client for Azure Files.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
     client: reqwest_013::Client,
@@ -67,8 +67,8 @@ impl Transport {
             .tls_backend_preconfigured(tls)
             .timeout(timeout)
             .connect_timeout(CONNECT.min(timeout))
-            .read_timeout(SILENCE.min(timeout))
-            // Azure sends none, and whoever does shall not be told a signature.
+            .read_timeout(READ_TIMEOUT.min(timeout))
+            // Azure sends no redirects, and another server must not receive a signature.
             .redirect(reqwest_013::redirect::Policy::none())
             .user_agent(concat!("lifecycle/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -81,7 +81,7 @@ impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
         let (parts, body) = request.into_parts();
         let url = reqwest_013::Url::parse(&parts.uri.to_string()).map_err(|error| {
-            opendal::Error::new(ErrorKind::Unexpected, "an address is no URL").set_source(error)
+            opendal::Error::new(ErrorKind::Unexpected, "invalid URL").set_source(error)
         })?;
         let mut sent = self
             .client
@@ -110,8 +110,8 @@ impl HttpTransport for Transport {
     }
 }
 
-/// What is refused. That something is absent, or there already, opendal has to see itself: it
-/// makes directories by it.
+/// Parses an error response. opendal must see "absent" and "exists already" itself, because it
+/// relies on them to create directories.
 fn refused(status: StatusCode, headers: &HeaderMap) -> Option<Trouble> {
     let text = |name: &str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());

@@ -1,16 +1,16 @@
-//! How a published code base lies in the share.
+//! The layout of a published code base in the share.
 //!
 //! ```text
 //! <name>/.lifecycle/chunks/<SHA-256>-<id>      at most 2 MiB, written once, never changed
-//! <name>/.lifecycle/versions/<number>-<id>     a record: which chunks are the code base
+//! <name>/.lifecycle/versions/<number>-<id>     a record, which names the chunks of a version
 //! ```
 //!
-//! A record's first line is the SHA-256 of the rest, so that one which is still being written
-//! (or whose publisher died) is told from one that is whole. The rest names the chunks that hold
-//! the index: every entry with its kind, its digest and its own chunks. The whole record with the
-//! highest number is the code base. Each try to write one of these files has an id of its own in
-//! the file's name, so nobody ever writes to what another one counts on, not even a request of
-//! ours that was given up and comes late.
+//! The first line of a record is the SHA-256 of the rest, so that an incomplete record (still being
+//! written, or abandoned) is recognised. The rest names the chunks of the index. The index lists
+//! all entries with kind, digest, and chunks. The complete record with the highest number is the
+//! current version. Every attempt to write one of these files has a unique id in the file name.
+//! Nothing can therefore overwrite a file that is in use, not even a cancelled request that arrives
+//! late.
 
 use std::collections::BTreeMap;
 
@@ -25,16 +25,16 @@ use super::contents::{Body, Contents, Entry, Piece};
 use super::name::Name;
 use super::share::Listed;
 
-/// Changes when an older reader would misread what is written.
+/// Incremented when an older reader would misread the format.
 const FORM: u32 = 1;
 
-/// The most bytes of a record: what one write carries.
+/// The largest record: the limit of a single write.
 pub(super) const MOST_OF_RECORD: usize = 4 << 20;
 
-/// The most bytes of an index. More would be some million files.
+/// The largest index: enough for some million files.
 const MOST_OF_INDEX: u64 = 512 << 20;
 
-/// A SHA-256, in hexadecimal when written.
+/// A SHA-256; hexadecimal when serialized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(super) struct Sha(pub(super) [u8; 32]);
@@ -55,7 +55,7 @@ impl TryFrom<String> for Sha {
     }
 }
 
-/// A file in the directory of chunks.
+/// A file in the chunk directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Chunk {
     pub(super) name: String,
@@ -64,7 +64,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Whether it leads to no other directory and is read at once.
+    /// Whether its name is valid and it can be read in one request.
     fn is_sound(&self) -> bool {
         let mut bytes = self.name.bytes();
         !self.name.is_empty()
@@ -73,7 +73,6 @@ impl Chunk {
     }
 }
 
-/// An entry of the code base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Stored {
@@ -88,22 +87,18 @@ pub(super) enum Stored {
     },
 }
 
-/// A version of a code base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Version {
     pub(super) digest: String,
-    /// The chunks of the index.
     pub(super) index: Vec<Chunk>,
     pub(super) entries: BTreeMap<String, Stored>,
 }
 
-/// What a record says.
+/// The contents of a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     form: u32,
-    /// The code base's digest.
     pub(super) digest: String,
-    /// The chunks of the index.
     pub(super) index: Vec<Chunk>,
 }
 
@@ -117,12 +112,12 @@ pub(super) fn chunks(name: &Name) -> String {
     name.join(&format!("{OWN_DIRECTORY}/chunks"))
 }
 
-/// A record's file name: such names sort by their numbers.
+/// The file name of a record. Names sort by number.
 pub(super) fn file_name(number: u64, id: Uuid) -> String {
     format!("{number:020}-{}", id.simple())
 }
 
-/// The number in a record's file name; none for a file that is no record.
+/// The number in a record's file name; `None` if the file is not a record.
 pub(super) fn number(file_name: &str) -> Option<u64> {
     let (number, id) = file_name.split_once('-')?;
     Uuid::try_parse(id).ok()?;
@@ -138,10 +133,10 @@ impl Record {
         }
     }
 
-    /// The record as a file.
+    /// Serializes the record.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is larger than one write carries.
+    /// [`Error::Invalid`] if it is larger than a single write allows.
     pub(super) fn write(&self, name: &Name) -> Result<Bytes> {
         let body = json(self)?;
         let mut text = hex::encode(Sha256::digest(&body));
@@ -154,22 +149,25 @@ impl Record {
         Ok(bytes.into())
     }
 
-    /// Reads a record; `None` if it is not whole.
-    pub(super) fn read(bytes: &[u8], place: &str) -> Result<Option<Self>> {
+    /// Parses a record; `None` if it is incomplete.
+    pub(super) fn read(bytes: &[u8], path: &str) -> Result<Option<Self>> {
         let Some((sum, body)) = bytes.split_at_checked(65) else {
             return Ok(None);
         };
         if sum[..64] != *hex::encode(Sha256::digest(body)).as_bytes() {
             return Ok(None);
         }
-        let corrupt = |why: String| Error::corrupt(format!("record `{place}`"), why);
+        let corrupt = |why: String| Error::Corrupt {
+            what: format!("record `{path}`"),
+            why,
+        };
         let form: Form =
             serde_json::from_slice(body).map_err(|error| corrupt(error.to_string()))?;
         if form.form != FORM {
-            return Err(Error::invalid(
-                format!("record `{place}`"),
-                format!(
-                    "it is of form {}, and only form {FORM} is known here",
+            return Err(Error::Invalid {
+                what: format!("record `{path}`"),
+                why: format!(
+                    "it has format {}, but only format {FORM} is supported",
                     form.form
                 ),
                 "use the release that published it, or a newer one",
@@ -178,7 +176,7 @@ impl Record {
         let record: Self =
             serde_json::from_slice(body).map_err(|error| corrupt(error.to_string()))?;
         if !record.index.iter().all(Chunk::is_sound) {
-            return Err(corrupt("its index has a chunk that is none".to_owned()));
+            return Err(corrupt("its index has an invalid chunk".to_owned()));
         }
         if record.index.iter().map(|chunk| chunk.size).sum::<u64>() > MOST_OF_INDEX {
             return Err(corrupt("its index is too large".to_owned()));
@@ -187,16 +185,16 @@ impl Record {
     }
 }
 
-/// What can be read of a record of any form.
+/// The part of a record that all formats have.
 #[derive(Deserialize)]
 struct Form {
     form: u32,
 }
 
-/// The index of a code base as bytes, to be cut into chunks.
+/// Serializes the index of a code base.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it is larger than anybody reads.
+/// [`Error::Invalid`] if it is larger than readers accept.
 pub(super) fn write_index(name: &Name, entries: &BTreeMap<String, Stored>) -> Result<Vec<u8>> {
     let index = json(entries)?;
     if index.len() as u64 > MOST_OF_INDEX {
@@ -206,34 +204,37 @@ pub(super) fn write_index(name: &Name, entries: &BTreeMap<String, Stored>) -> Re
 }
 
 fn too_large(name: &Name) -> Error {
-    Error::invalid(
-        format!("code base `{name}`"),
-        "it has too many files",
-        "leave out what no build needs, in a `.dockerignore`",
-    )
+    Error::Invalid {
+        what: format!("code base `{name}`"),
+        why: "it has too many files".to_owned(),
+        hint: "exclude files that no build needs in a `.dockerignore`".to_owned(),
+    }
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value)
-        .map_err(|error| Error::failed("writing what is published", error.to_string()))
+        .map_err(|error| Error::failed("serializing the index", error.to_string()))
 }
 
 impl Version {
-    /// Puts a version together, and sees that it is what its record says.
-    pub(super) fn read(record: Record, index: &[u8], place: &str) -> Result<Self> {
-        let corrupt = |why: String| Error::corrupt(format!("the index of `{place}`"), why);
+    /// Combines record and index, and verifies the digest.
+    pub(super) fn read(record: Record, index: &[u8], path: &str) -> Result<Self> {
+        let corrupt = |why: String| Error::Corrupt {
+            what: format!("the index of `{path}`"),
+            why,
+        };
         let entries: BTreeMap<String, Stored> =
             serde_json::from_slice(index).map_err(|error| corrupt(error.to_string()))?;
         for (path, stored) in &entries {
-            // It is about to be a path on somebody's disk.
+            // The path will be used on a disk.
             let leads_out = path.split('/').any(|part| matches!(part, "" | "." | ".."));
             if leads_out {
-                return Err(corrupt(format!("`{path}` is no path in a code base")));
+                return Err(corrupt(format!("`{path}` is not a path in a code base")));
             }
             if let Stored::File { chunks, .. } = stored
                 && !chunks.iter().all(Chunk::is_sound)
             {
-                return Err(corrupt(format!("`{path}` has a chunk that is none")));
+                return Err(corrupt(format!("`{path}` has an invalid chunk")));
             }
         }
         let version = Self {
@@ -246,13 +247,13 @@ impl Version {
             Ok(version)
         } else {
             Err(corrupt(format!(
-                "it is of digest {digest}, not {}",
+                "its digest is {digest}, not {}",
                 version.digest
             )))
         }
     }
 
-    /// All chunks, those of the index too.
+    /// All chunks, including those of the index.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
         let of_files = self.entries.values().flat_map(|stored| match stored {
             Stored::File { chunks, .. } => chunks.as_slice(),
@@ -261,7 +262,7 @@ impl Version {
         self.index.iter().chain(of_files)
     }
 
-    /// Whether all chunks are in their directory, which holds `files`.
+    /// Whether all chunks are among `files`, the entries of the chunk directory.
     pub(super) fn is_there(&self, files: &[Listed]) -> bool {
         let there: BTreeMap<&str, u64> = files
             .iter()
@@ -308,7 +309,7 @@ impl Version {
     }
 }
 
-/// A chunk as something that is read.
+/// The piece to read for a chunk.
 pub(super) fn piece(directory: &str, chunk: &Chunk) -> Piece {
     Piece {
         path: format!("{directory}/{}", chunk.name),
@@ -317,7 +318,6 @@ pub(super) fn piece(directory: &str, chunk: &Chunk) -> Piece {
     }
 }
 
-/// The file name of a chunk.
 pub(super) fn chunk_name(sha256: Sha, id: Uuid) -> String {
     format!("{}-{}", String::from(sha256), id.simple())
 }
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn records_and_indexes_round_trip() {
         let (record, index) = version();
         let bytes = record.write(&name()).unwrap();
         assert_eq!(Record::read(&bytes, "x").unwrap(), Some(record.clone()));
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_not_whole_is_none() {
+    fn an_incomplete_record_is_ignored() {
         let bytes = version().0.write(&name()).unwrap();
         for length in 0..bytes.len() {
             let mut part = bytes.to_vec();
@@ -379,15 +379,15 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_form_is_named_as_such() {
+    fn a_record_of_another_format_is_an_error() {
         let mut record = version().0;
         record.form = 2;
         let error = Record::read(&record.write(&name()).unwrap(), "x").unwrap_err();
-        assert!(error.to_string().contains("form 2"), "{error}");
+        assert!(error.to_string().contains("format 2"), "{error}");
     }
 
     #[test]
-    fn an_index_that_was_changed_is_corrupt() {
+    fn a_changed_index_is_corrupt() {
         let (record, index) = version();
         let index = String::from_utf8(index).unwrap();
         for changed in [
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_sort_as_their_names_do() {
+    fn file_names_sort_by_number() {
         let names: Vec<_> = [1, 9, 10, 99, 100]
             .map(|n| file_name(n, Uuid::from_u128(u128::from(200 - n))))
             .into();

@@ -1,4 +1,4 @@
-//! What Azure shows of nodes: how they are and where they are reached.
+//! Observation of nodes: their state and their addresses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,22 +9,21 @@ use lifecycle_core::{Error, Result};
 use serde_json::Value;
 
 use super::Azure;
-use crate::machine::{self, Machine};
 use crate::network::NETWORK;
 use crate::tags;
+use crate::vm::{self, Vm};
 
-/// SSH's port.
 const SSH: u16 = 22;
 
 impl Azure {
-    /// All nodes, in the order of their names.
+    /// All nodes, sorted by name.
     pub(super) async fn nodes(&self) -> Result<Vec<ObservedNode>> {
-        let mut machines = self.compute.list().await?;
-        machines.retain(|machine| machine.tags.are_of(&self.options.owner));
-        if machines.is_empty() {
+        let mut vms = self.compute.list().await?;
+        vms.retain(|vm| vm.tags.are_of(&self.options.owner));
+        if vms.is_empty() {
             return Ok(Vec::new());
         }
-        // Of the whole subscription, in two requests however many nodes there are.
+        // Lists the whole subscription in two requests, whatever the number of nodes.
         let of_network = |kind: &str| {
             let subscription = &self.options.subscription;
             format!("/subscriptions/{subscription}/providers/Microsoft.Network/{kind}")
@@ -42,64 +41,61 @@ impl Azure {
             all.into_iter().filter_map(keyed).collect()
         };
         let (interfaces, publics) = (by_id(interfaces), by_id(publics));
-        let addresses = |machine: &Machine| {
-            let interface = machine.interface.as_ref()?;
-            let (private, public) = machine::addresses(interfaces.get(&interface.to_lowercase())?);
+        let addresses = |vm: &Vm| {
+            let interface = vm.interface.as_ref()?;
+            let (private, public) = vm::addresses(interfaces.get(&interface.to_lowercase())?);
             let public = match public {
                 Some(path) => public_address(publics.get(&path.to_lowercase())?),
                 None => None,
             };
             Some(Addresses { private, public })
         };
-        let mut nodes = Vec::with_capacity(machines.len());
-        for machine in &machines {
-            let addresses = match addresses(machine) {
+        let mut nodes = Vec::with_capacity(vms.len());
+        for vm in &vms {
+            let addresses = match addresses(vm) {
                 Some(addresses) => addresses,
-                // Not in the lists, which Azure makes one after the other.
-                None => self.addresses(machine).await?,
+                // Not in the lists, because Azure creates them one after the other.
+                None => self.addresses(vm).await?,
             };
-            let node = self.observed(machine, addresses);
-            nodes.push(node.ok_or_else(|| {
-                Error::corrupt(
-                    format!("VM {} of this platform", machine.id),
-                    format!("neither its tag `{}` nor its name is a node's", tags::NODE),
-                )
+            let node = self.observed(vm, addresses);
+            nodes.push(node.ok_or_else(|| Error::Corrupt {
+                what: format!("VM {} of this platform", vm.id),
+                why: format!(
+                    "neither its tag `{}` nor its name is a node name",
+                    tags::NODE
+                ),
             })?);
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(nodes)
     }
 
-    pub(super) fn observed(&self, machine: &Machine, addresses: Addresses) -> Option<ObservedNode> {
-        let host_key = machine.tags.get(tags::HOST_KEY).map(str::to_owned);
-        let account = machine
-            .tags
-            .get(tags::ACCOUNT)
-            .or(machine.account.as_deref());
+    pub(super) fn observed(&self, vm: &Vm, addresses: Addresses) -> Option<ObservedNode> {
+        let host_key = vm.tags.get(tags::HOST_KEY).map(str::to_owned);
+        let account = vm.tags.get(tags::ACCOUNT).or(vm.account.as_deref());
         Some(ObservedNode {
-            name: machine.node()?,
-            provider_id: machine.vm_id.clone(),
-            power: machine.power(),
+            name: vm.node()?,
+            provider_id: vm.unique_id.clone(),
+            power: vm.power(),
             addresses,
             ssh: SshAddress {
                 user: account.unwrap_or(&self.options.account).to_owned(),
                 port: SSH,
                 host_keys: host_key.into_iter().collect(),
             },
-            boot_id: machine.boot_id(),
-            created: machine.is_created(),
+            boot_id: vm.boot_id(),
+            created: vm.is_created(),
         })
     }
 
-    /// The addresses of a VM.
-    pub(super) async fn addresses(&self, machine: &Machine) -> Result<Addresses> {
-        let Some(interface) = &machine.interface else {
+    pub(super) async fn addresses(&self, vm: &Vm) -> Result<Addresses> {
+        let Some(interface) = &vm.interface else {
             return Ok(Addresses::default());
         };
         let Some(interface) = self.client.get(interface, NETWORK).await? else {
             return Ok(Addresses::default());
         };
-        let (private, public) = machine::addresses(&interface);
+        let (private, public) = vm::addresses(&interface);
         let public = match public {
             Some(path) => self.client.get(&path, NETWORK).await?,
             None => None,

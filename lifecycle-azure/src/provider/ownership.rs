@@ -1,4 +1,4 @@
-//! Whose a VM is: which one is a node, how one that exists becomes a node and ceases to be one.
+//! Ownership of VMs: which VM is a node, and how an existing VM is adopted and released.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use tokio::time::{sleep, timeout};
 
 use super::Azure;
 use crate::compute::COMPUTE;
-use crate::machine::{Machine, State};
 use crate::tags::{self, Tags};
+use crate::vm::{State, Vm};
 
-/// How long Azure may take to change tags, which takes seconds.
+/// Limit for changing tags, which usually takes seconds.
 const TAGS: Duration = Duration::from_mins(5);
 
 impl Azure {
-    /// The VM that is a node, or would be if it were ours: the one of its name in the platform's
+    /// The VM of a node, owned by this platform or not: the one of its name in the platform's
     /// group, or an adopted one.
-    pub(super) async fn machine(&self, node: &NodeName) -> Result<Option<Machine>> {
+    pub(super) async fn vm(&self, node: &NodeName) -> Result<Option<Vm>> {
         let found = self
             .compute
             .get(&self.options.group(), node.as_str())
@@ -27,78 +27,79 @@ impl Azure {
             return Ok(found);
         }
         let named = self.compute.named(node).await?;
-        let (ours, others): (Vec<_>, Vec<_>) = named
+        let (owned, others): (Vec<_>, Vec<_>) = named
             .into_iter()
-            .partition(|machine| machine.tags.are_of(&self.options.owner));
+            .partition(|vm| vm.tags.are_of(&self.options.owner));
         let group = self.options.group();
-        // Another platform's node of this name is not what is asked for.
+        // Ignore another platform's node with this name.
         let mut others = others.into_iter().filter(|other| {
             other.tags.get(tags::PLATFORM_ID).is_none()
                 || other.group().eq_ignore_ascii_case(&group)
         });
-        match (ours.into_iter().next(), others.next(), others.next()) {
-            (Some(ours), ..) => Ok(Some(ours)),
-            (None, Some(_), Some(_)) => Err(Error::conflict(
-                format!("VM {node}"),
-                "several resource groups have one of this name",
-            )),
+        match (owned.into_iter().next(), others.next(), others.next()) {
+            (Some(owned), ..) => Ok(Some(owned)),
+            (None, Some(_), Some(_)) => Err(Error::Conflict {
+                what: format!("VM {node}"),
+                why: "several resource groups have a VM of this name".to_owned(),
+            }),
             (None, other, _) => Ok(other),
         }
     }
 
-    /// The node's VM, if it is ours.
-    pub(super) async fn ours(&self, node: &NodeName) -> Result<Option<Machine>> {
-        match self.machine(node).await? {
-            Some(machine) if !machine.tags.are_of(&self.options.owner) => Err(Error::conflict(
-                format!("VM {node}"),
-                "it exists and does not carry this platform's id",
-            )),
+    /// The node's VM, if it belongs to this platform.
+    pub(super) async fn owned(&self, node: &NodeName) -> Result<Option<Vm>> {
+        match self.vm(node).await? {
+            Some(vm) if !vm.tags.are_of(&self.options.owner) => Err(Error::Conflict {
+                what: format!("VM {node}"),
+                why: "it exists and does not carry this platform's id".to_owned(),
+            }),
             found => Ok(found),
         }
     }
 
-    /// Marks a VM that exists as ours; we did not make it, and so never delete it.
+    /// Marks an existing VM as the platform's. It is marked as not created by this program, so that
+    /// it is never deleted.
     pub(super) async fn mark(&self, node: &NodeName) -> Result<()> {
-        let Some(machine) = self.machine(node).await? else {
+        let Some(vm) = self.vm(node).await? else {
             return Err(Error::not_found(format!("VM {node}")));
         };
-        if !machine.tags.are_of(&self.options.owner) {
-            if machine.tags.get(tags::PLATFORM_ID).is_some() {
-                return Err(Error::conflict(
-                    format!("VM {node}"),
-                    "it is another platform's node",
-                ));
+        if !vm.tags.are_of(&self.options.owner) {
+            if vm.tags.get(tags::PLATFORM_ID).is_some() {
+                return Err(Error::Conflict {
+                    what: format!("VM {node}"),
+                    why: "it is a node of another platform".to_owned(),
+                });
             }
             let owner = &self.options.owner;
-            let tags = machine
+            let tags = vm
                 .tags
                 .clone()
                 .with(tags::PLATFORM, owner.name.as_str())
                 .with(tags::PLATFORM_ID, &owner.id.to_string())
                 .with(tags::NODE, node.as_str())
-                // Whatever a former platform has left there.
+                // Overwrites the value of a previous platform.
                 .with(tags::CREATED, "no");
-            self.set_tags(&machine, &tags).await?;
+            self.set_tags(&vm, &tags).await?;
         }
         Ok(())
     }
 
-    /// Removes a node that was adopted from the platform: it is nobody's then, and goes on.
-    pub(super) async fn release(&self, machine: &Machine) -> Result<()> {
-        let tags = machine.tags.clone();
-        let ours = [tags::PLATFORM, tags::PLATFORM_ID, tags::NODE, tags::CREATED];
-        let left = ours.iter().fold(tags, |tags, key| tags.without(key));
-        self.set_tags(machine, &left).await
+    /// Releases an adopted node from the platform. The VM keeps running.
+    pub(super) async fn release(&self, vm: &Vm) -> Result<()> {
+        let tags = vm.tags.clone();
+        let owned = [tags::PLATFORM, tags::PLATFORM_ID, tags::NODE, tags::CREATED];
+        let left = owned.iter().fold(tags, |tags, key| tags.without(key));
+        self.set_tags(vm, &left).await
     }
 
-    /// Gives a VM other tags, and waits until Azure has finished: it counts as changing until then,
-    /// and refuses other changes.
-    async fn set_tags(&self, machine: &Machine, tags: &Tags) -> Result<()> {
+    /// Replaces a VM's tags and waits until Azure has finished. Until then the VM counts as
+    /// changing and rejects other changes.
+    async fn set_tags(&self, vm: &Vm, tags: &Tags) -> Result<()> {
         let body = json!({ "tags": tags.to_value() });
-        self.client.patch(&machine.id, COMPUTE, &body).await?;
+        self.client.patch(&vm.id, COMPUTE, &body).await?;
         let settled = async {
             loop {
-                let now = self.compute.get(machine.group(), &machine.name).await?;
+                let now = self.compute.get(vm.group(), &vm.name).await?;
                 match now.map(|now| now.state) {
                     Some(State::Changing(_)) => sleep(self.options.poll_every).await,
                     Some(State::Deleting | State::Succeeded | State::Failed(_)) | None => {
@@ -107,9 +108,12 @@ impl Azure {
                 }
             }
         };
-        let what = || format!("changing the tags of VM {}", machine.name);
-        timeout(TAGS, settled)
-            .await
-            .unwrap_or_else(|_| Err(Error::timed_out(what(), TAGS)))
+        let what = || format!("changing the tags of VM {}", vm.name);
+        timeout(TAGS, settled).await.unwrap_or_else(|_| {
+            Err(Error::TimedOut {
+                what: what(),
+                after: TAGS,
+            })
+        })
     }
 }

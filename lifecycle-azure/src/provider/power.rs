@@ -1,4 +1,4 @@
-//! How a VM that exists is switched: started, stopped, restarted, deleted, fenced.
+//! Changes to an existing VM: start, stop, restart, delete, fence.
 
 use std::time::Duration;
 
@@ -12,40 +12,37 @@ use crate::alternative::Tried;
 use crate::arm::client::Progress;
 use crate::arm::failure::Refusal;
 use crate::compute::{Action, Begun};
-use crate::machine::{Machine, State};
+use crate::vm::{State, Vm};
 
 impl Azure {
-    /// Begins to switch a VM, unless `is_done` says that there is nothing to do. Azure would let it
-    /// take the place of another change that is under way: only a deletion may, and the same change
-    /// again, since one that Azure has lost track of ends only so.
+    /// Starts an action on a VM, unless `is_done` returns that nothing needs to be done. Azure
+    /// would let it replace another change in progress. Only a deletion may do that, and the same
+    /// action again, because a change that Azure has lost track of can only be finished that way.
     pub(super) async fn begin_action(
         &self,
         node: &NodeName,
         action: Action,
-        is_done: impl FnOnce(&Machine) -> bool,
+        is_done: impl FnOnce(&Vm) -> bool,
     ) -> Result<Token> {
-        let Some(machine) = self.ours(node).await? else {
+        let Some(vm) = self.owned(node).await? else {
             return match action {
                 Action::Delete => Ok(Token::Nothing),
                 _ => Err(Error::not_found(format!("node {node}"))),
             };
         };
         if !matches!(action, Action::Delete) {
-            let is_done = is_done(&machine);
-            match machine.state {
-                State::Deleting => return Err(under_way(node, "it is being deleted")),
+            let is_done = is_done(&vm);
+            match vm.state {
+                State::Deleting => return Err(busy(node, "it is being deleted")),
                 State::Changing(_) if is_done => return Ok(Token::Settles),
-                State::Changing(_) if !is_under_way(action, &machine) => {
-                    return Err(under_way(node, "another change is under way"));
+                State::Changing(_) if !is_in_progress(action, &vm) => {
+                    return Err(busy(node, "another change is in progress"));
                 }
                 State::Succeeded | State::Failed(_) if is_done => return Ok(Token::Nothing),
                 State::Changing(_) | State::Succeeded | State::Failed(_) => {}
             }
         }
-        let begun = self
-            .compute
-            .begin(machine.group(), &machine.name, action)
-            .await;
+        let begun = self.compute.begin(vm.group(), &vm.name, action).await;
         match begun {
             Ok(Begun {
                 url: Some(url),
@@ -65,46 +62,45 @@ impl Azure {
         }
     }
 
-    /// Begins to delete a VM that we made, and lets any other go.
+    /// Starts the deletion of a VM that this program created, and releases any other.
     pub(super) async fn begin_delete(&self, node: &NodeName) -> Result<Token> {
-        let Some(machine) = self.ours(node).await? else {
+        let Some(vm) = self.owned(node).await? else {
             self.shared.note_tried(node, &Tried::default()).await?;
             return Ok(Token::Nothing);
         };
-        if !machine.is_created() {
-            self.release(&machine).await?;
+        if !vm.is_created() {
+            self.release(&vm).await?;
             return Ok(Token::Nothing);
         }
-        if machine.has_alternatives() && !machine.tried().is_empty() && machine.never_ran() {
-            // Whoever deletes what could not be made may want it made: then as the next alternative.
-            self.shared.note_tried(node, &machine.tried()).await?;
+        if vm.has_alternatives() && !vm.tried().is_empty() && vm.never_ran() {
+            // If the node is provisioned again, it continues with the next alternative.
+            self.shared.note_tried(node, &vm.tried()).await?;
         }
         self.begin_action(node, Action::Delete, |_| false).await
     }
 
-    /// Answers from the VM itself, for a change whose operation does not tell how it ends.
+    /// Polls the VM itself, for a change whose operation does not report its result.
     pub(super) async fn poll_settling(&self, change: &NodeChange) -> Result<CloudProgress> {
         let node = change.node();
         let is_deletion = matches!(change, NodeChange::Delete { .. });
-        let Some(machine) = self.ours(node).await? else {
+        let Some(vm) = self.owned(node).await? else {
             return if is_deletion {
                 Ok(CloudProgress::Done)
             } else {
                 Err(Error::not_found(format!("node {node}")))
             };
         };
-        match machine.state {
+        match vm.state {
             State::Deleting if is_deletion => Ok(CloudProgress::Running {
                 after: Some(self.options.poll_every),
-                says: Some("Azure says Deleting".into()),
+                says: Some("Azure reports Deleting".into()),
             }),
-            State::Succeeded if is_deletion => Err(under_way(
-                node,
-                "another change has taken the place of its deletion",
-            )),
+            State::Succeeded if is_deletion => {
+                Err(busy(node, "another change has replaced its deletion"))
+            }
             State::Changing(state) => Ok(CloudProgress::Running {
                 after: Some(self.options.poll_every),
-                says: Some(format!("Azure says {state}")),
+                says: Some(format!("Azure reports {state}")),
             }),
             State::Succeeded => Ok(CloudProgress::Done),
             State::Deleting => Err(Error::failed(format!("VM {node}"), "it is being removed")),
@@ -121,18 +117,18 @@ impl Azure {
         match self.client.operation(url).await? {
             Progress::Running { after, status } => Ok(CloudProgress::Running {
                 after: after.or(Some(self.options.poll_every)),
-                says: status.map(|status| format!("Azure says {status}")),
+                says: status.map(|status| format!("Azure reports {status}")),
             }),
-            // What Azure has forgotten ended long ago; what became of it is seen by looking.
+            // Azure forgets an operation long after its end; the next observation shows the result.
             Progress::Done | Progress::Gone => Ok(CloudProgress::Done),
-            // By the same change, which goes on, or by one that has taken over.
+            // Replaced by the same action, which is still running, or by another one.
             Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(change).await,
             Progress::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
         }
     }
 
     /// Waits until a fence's operation has ended.
-    async fn see_off(&self, node: &NodeName, url: &str, after: Option<Duration>) -> Result<()> {
+    async fn await_fence(&self, node: &NodeName, url: &str, after: Option<Duration>) -> Result<()> {
         tokio::time::sleep(after.unwrap_or_default()).await;
         loop {
             match self.client.operation(url).await? {
@@ -151,27 +147,25 @@ impl Azure {
         }
     }
 
-    /// Powers a VM off; returns only when Azure says that it does not run.
+    /// Powers a VM off; returns only when Azure reports that it is off.
     pub(super) async fn power_off(&self, node: &NodeName) -> Result<Fenced> {
-        while let Some(machine) = self.ours(node).await? {
-            if machine.is_off() {
+        while let Some(vm) = self.owned(node).await? {
+            if vm.is_off() {
                 break;
             }
-            // One that was never made cannot be powered off, but what it holds given back.
-            let action = match machine.state {
-                State::Failed(_) if machine.never_ran() => Action::Deallocate,
+            // A VM whose creation failed cannot be powered off, but its resources can be
+            // deallocated.
+            let action = match vm.state {
+                State::Failed(_) if vm.never_ran() => Action::Deallocate,
                 _ => Action::PowerOff,
             };
-            // Asked for once, and then waited for: each request begins it anew.
-            let begun = self
-                .compute
-                .begin(machine.group(), &machine.name, action)
-                .await;
+            // Sent once and then polled: each request would restart it.
+            let begun = self.compute.begin(vm.group(), &vm.name, action).await;
             match begun {
                 Ok(Begun {
                     url: Some(url),
                     after,
-                }) => self.see_off(node, &url, after).await?,
+                }) => self.await_fence(node, &url, after).await?,
                 Ok(Begun { url: None, .. }) => tokio::time::sleep(self.options.poll_every).await,
                 Err(failure)
                     if failure
@@ -190,15 +184,18 @@ impl Azure {
     }
 }
 
-/// Whether this very change is under way.
-fn is_under_way(action: Action, machine: &Machine) -> bool {
+/// Whether this same action is in progress.
+fn is_in_progress(action: Action, vm: &Vm) -> bool {
     match action {
-        Action::Start => machine.is_being_started(),
-        Action::Deallocate => machine.is_deallocating,
+        Action::Start => vm.is_being_started(),
+        Action::Deallocate => vm.is_deallocating,
         Action::Restart | Action::PowerOff | Action::Delete => false,
     }
 }
 
-fn under_way(node: &NodeName, why: &str) -> Error {
-    Error::conflict(format!("VM {node}"), why)
+fn busy(node: &NodeName, why: &str) -> Error {
+    Error::Conflict {
+        what: format!("VM {node}"),
+        why: why.to_owned(),
+    }
 }

@@ -1,5 +1,5 @@
-//! How a VM is made: begun, followed, made anew or as its next alternative after a failure, and
-//! settled.
+//! Creation of a VM: request, polling, re-creation or the next alternative after a failure, final
+//! settings.
 
 use std::time::Duration;
 
@@ -15,29 +15,29 @@ use crate::alternative::{Alternative, Tried};
 use crate::arm::failure::{Failure, Refusal};
 use crate::compute::{Action, COMPUTE};
 use crate::first_boot::HostKey;
-use crate::machine::{self, Attempt, Machine, State};
-use crate::network::{NETWORK, is_failed, is_made};
+use crate::network::{NETWORK, is_failed, is_ready};
+use crate::vm::{self, Attempt, State, Vm};
 
 impl Azure {
     pub(super) async fn begin_provision(&self, spec: &NodeSpec) -> Result<Token> {
         let name = &spec.name;
-        match self.ours(name).await? {
-            // One that could not be made is removed and made anew.
-            Some(machine) if machine.never_ran() && matches!(machine.state, State::Failed(_)) => {
-                if !machine.is_created() {
+        match self.owned(name).await? {
+            // A VM whose creation failed is removed and re-created.
+            Some(vm) if vm.never_ran() && matches!(vm.state, State::Failed(_)) => {
+                if !vm.is_created() {
                     return Err(Error::failed(
                         format!("VM {name}"),
-                        "Azure could not make it",
+                        "Azure could not create it",
                     ));
                 }
-                let after = self.make_way(spec, &machine).await?;
+                let after = self.remove_failed(spec, &vm).await?;
                 Ok(Token::Provision {
-                    removes: Some(machine.vm_id),
+                    removes: Some(vm.unique_id),
                     not_before: not_before(after),
                 })
             }
-            Some(machine) if matches!(machine.state, State::Deleting) => Ok(Token::Provision {
-                removes: Some(machine.vm_id),
+            Some(vm) if matches!(vm.state, State::Deleting) => Ok(Token::Provision {
+                removes: Some(vm.unique_id),
                 not_before: None,
             }),
             Some(_) => Ok(Token::Provision {
@@ -54,35 +54,35 @@ impl Azure {
         }
     }
 
-    /// Begins to remove a VM that could not be made. What it was is noted before, where the next
-    /// attempt finds it; once all was tried, it is the first's turn again.
-    async fn make_way(&self, spec: &NodeSpec, machine: &Machine) -> Result<Option<Duration>> {
+    /// Starts the removal of a VM whose creation failed. Its alternative is recorded first, where
+    /// the next attempt finds it; after the last alternative, the first is tried again.
+    async fn remove_failed(&self, spec: &NodeSpec, vm: &Vm) -> Result<Option<Duration>> {
         let name = &spec.name;
         let all = Alternative::of(&self.options, spec);
-        if all.len() > 1 || machine.has_alternatives() {
+        if all.len() > 1 || vm.has_alternatives() {
             let noted = self.shared.tried(name).await?;
-            let tried = if noted.ends_with(&machine.kind) {
-                // Its removal was begun before, and failed.
+            let tried = if noted.ends_with(&vm.kind) {
+                // An earlier removal was started and failed.
                 noted
             } else {
-                machine.tried()
+                vm.tried()
             };
             let is_over = tried.rest(&all).is_empty();
             let tried = if is_over { Tried::default() } else { tried };
             self.shared.note_tried(name, &tried).await?;
         }
-        tracing::info!(node = %name, kind = %machine.kind, run = machine.run(),
-            "a VM that Azure could not make is removed");
+        tracing::info!(node = %name, kind = %vm.kind, run = vm.run(),
+            "removing a VM that Azure could not create");
         let begun = self
             .compute
-            .begin(machine.group(), &machine.name, Action::Delete)
+            .begin(vm.group(), &vm.name, Action::Delete)
             .await
             .map_err(|failure| failure.into_error(format!("removing VM {name}")))?;
         Ok(begun.after)
     }
 
-    /// Asks for the VM, as the first alternative that Azure does not refuse at once.
-    /// Returns how long to wait before asking how far it is, if Azure says.
+    /// Requests the VM with the first alternative that Azure does not reject at once. Returns how
+    /// long to wait before the first poll, if Azure specifies a wait.
     async fn create(&self, spec: &NodeSpec) -> Result<Option<Duration>> {
         let name = &spec.name;
         self.shared.ensure().await?;
@@ -104,23 +104,23 @@ impl Azure {
                 tried: (all.len() > 1).then_some(&tried),
                 key: &key,
             };
-            let vm = machine::wanted(&self.options, spec, &self.shared.subnet(), &attempt)?;
-            tracing::info!(node = %name, %kind, run, "a VM is asked for");
+            let vm = vm::create_request(&self.options, spec, &self.shared.subnet(), &attempt)?;
+            tracing::info!(node = %name, %kind, run, "requesting a VM");
             match self.ask_for(name, vm).await? {
                 Ok(after) => return Ok(after),
                 Err(Failure::Refused(refusal)) if refusal.may_try_alternative() => {
                     tried = tried.with(&kind, &refusal);
                     refused = Some(refusal);
                 }
-                // Somebody was quicker, and it was one of us: then it is there.
+                // Another process of this platform has created the VM already.
                 Err(failure) if failure.refusal().is_some_and(Refusal::is_taken) => {
-                    return match self.ours(name).await? {
+                    return match self.owned(name).await? {
                         Some(_) => Ok(None),
                         None => Err(failure.into_error(format!("VM {name}"))),
                     };
                 }
                 Err(failure) => {
-                    // It may be the network that is missing: another process may have removed it.
+                    // The network may be missing because another process removed it.
                     self.shared.forget().await;
                     return Err(failure.into_error(format!("VM {name}")));
                 }
@@ -135,7 +135,7 @@ impl Azure {
         })
     }
 
-    /// Sends the request for a VM: with an identity for the manager's.
+    /// Sends the create request for a VM, with an identity for the manager's node.
     async fn ask_for(
         &self,
         name: &NodeName,
@@ -149,12 +149,12 @@ impl Azure {
             "{}/providers/Microsoft.Compute/virtualMachines/{name}",
             self.shared.group()
         );
-        let body = machine::with_identity(&vm, identity)?;
+        let body = vm::with_identity(&vm, identity)?;
         Ok(self.client.create(&path, COMPUTE, &body).await)
     }
 
-    /// Whether a VM that is not there is to be made, since its former attempt was removed.
-    async fn goes_on_after_removal(&self, spec: &NodeSpec) -> Result<bool> {
+    /// Whether a missing VM must be created because its previous attempt was removed.
+    async fn continues_after_removal(&self, spec: &NodeSpec) -> Result<bool> {
         let has_others = Alternative::of(&self.options, spec).len() > 1;
         Ok(has_others && !self.shared.tried(&spec.name).await?.is_empty())
     }
@@ -165,51 +165,49 @@ impl Azure {
         removes: Option<&str>,
     ) -> Result<CloudProgress> {
         let name = &spec.name;
-        let goes_on = |says: &str| {
+        let in_progress = |status: &str| {
             Ok(CloudProgress::Running {
                 after: Some(self.options.poll_every),
-                says: Some(says.to_owned()),
+                says: Some(status.to_owned()),
             })
         };
-        let Some(machine) = self.ours(name).await? else {
-            if removes.is_none() && !self.goes_on_after_removal(spec).await? {
+        let Some(vm) = self.owned(name).await? else {
+            if removes.is_none() && !self.continues_after_removal(spec).await? {
                 return Err(Error::failed(
                     format!("VM {name}"),
-                    "it was removed while it was made",
+                    "it was removed while it was being created",
                 ));
             }
             let after = self.create(spec).await?;
             return Ok(CloudProgress::Running {
                 after: after.or(Some(self.options.poll_every)),
-                says: Some("Azure makes it anew".to_owned()),
+                says: Some("Azure is re-creating it".to_owned()),
             });
         };
-        if removes == Some(machine.vm_id.as_str()) {
-            return match machine.state {
+        if removes == Some(vm.unique_id.as_str()) {
+            return match vm.state {
                 State::Failed(refusal) => Err(Error::failed(
                     format!("removing VM {name}"),
                     refusal.to_string(),
                 )),
-                _ => goes_on("Azure removes what it could not make"),
+                _ => in_progress("Azure is removing the VM that it could not create"),
             };
         }
-        match machine.state {
+        match vm.state {
             State::Changing(ref state) => {
-                goes_on(&format!("Azure says {state} ({})", machine.kind))
+                in_progress(&format!("Azure reports {state} ({})", vm.kind))
             }
-            State::Deleting if self.goes_on_after_removal(spec).await? => {
-                goes_on("Azure removes what it could not make")
+            State::Deleting if self.continues_after_removal(spec).await? => {
+                in_progress("Azure is removing the VM that it could not create")
             }
             State::Deleting => Err(Error::failed(format!("VM {name}"), "it is being removed")),
-            State::Failed(ref refusal) if machine.never_ran() => {
-                self.next(spec, &machine, refusal).await
-            }
-            // It runs, or ran: what failed was a later change.
+            State::Failed(ref refusal) if vm.never_ran() => self.next(spec, &vm, refusal).await,
+            // It is or was running: a later change failed.
             State::Failed(_) | State::Succeeded => {
-                if !self.settle(&machine).await? {
-                    return goes_on("Azure fixes its address");
+                if !self.settle(&vm).await? {
+                    return in_progress("Azure is making its address static");
                 }
-                if machine.has_alternatives() {
+                if vm.has_alternatives() {
                     self.shared.note_tried(name, &Tried::default()).await?;
                 }
                 Ok(CloudProgress::Done)
@@ -217,47 +215,42 @@ impl Azure {
         }
     }
 
-    /// What follows a VM that could not be made: the next alternative, if there is one and that
-    /// may help.
-    async fn next(
-        &self,
-        spec: &NodeSpec,
-        machine: &Machine,
-        refusal: &Refusal,
-    ) -> Result<CloudProgress> {
+    /// What to do after a failed creation: the next alternative, if there is one and it may
+    /// succeed.
+    async fn next(&self, spec: &NodeSpec, vm: &Vm, refusal: &Refusal) -> Result<CloudProgress> {
         let name = &spec.name;
-        if !refusal.may_try_alternative() || !machine.is_created() {
+        if !refusal.may_try_alternative() || !vm.is_created() {
             return Err(refusal
                 .clone()
-                .into_error(format!("VM {name} (run {})", machine.run())));
+                .into_error(format!("VM {name} (run {})", vm.run())));
         }
         let all = Alternative::of(&self.options, spec);
-        let tried = machine.tried();
+        let tried = vm.tried();
         let Some(next) = tried.rest(&all).first() else {
             return Err(tried.exhausted(format!("VM {name}"), refusal.clone()));
         };
-        let after = self.make_way(spec, machine).await?;
+        let after = self.remove_failed(spec, vm).await?;
         Ok(CloudProgress::Running {
             after: after.or(Some(self.options.poll_every)),
             says: Some(format!(
-                "Azure has no room for {} ({}); next: {next}",
-                machine.kind, refusal.code
+                "Azure has no capacity for {} ({}); next: {next}",
+                vm.kind, refusal.code
             )),
         })
     }
 
-    /// Sees to it that a VM of ours keeps its private address. What is made with a VM cannot be
-    /// asked for so.
-    pub(super) async fn settle(&self, machine: &Machine) -> Result<bool> {
-        let Some(path) = machine.interface.as_ref().filter(|_| machine.is_created()) else {
+    /// Ensures that a VM of the platform keeps its private address. The create request of a VM
+    /// cannot specify this.
+    pub(super) async fn settle(&self, vm: &Vm) -> Result<bool> {
+        let Some(path) = vm.interface.as_ref().filter(|_| vm.is_created()) else {
             return Ok(true);
         };
         let Some(mut interface) = self.client.get(path, NETWORK).await? else {
             return Ok(true);
         };
-        // Azure repairs a failed one when the same request is repeated.
+        // Azure repairs a failed change when the same request is repeated.
         let mut changed = is_failed(&interface);
-        if !changed && !is_made(path, &interface)? {
+        if !changed && !is_ready(path, &interface)? {
             return Ok(false);
         }
         let configurations = interface.pointer_mut("/properties/ipConfigurations");
@@ -283,6 +276,6 @@ impl Azure {
         if changed {
             interface = self.client.put(path, NETWORK, &interface).await?;
         }
-        is_made(path, &interface)
+        is_ready(path, &interface)
     }
 }

@@ -1,4 +1,4 @@
-//! The simulator's own certificate authority, since clients take their Azure over https only.
+//! The simulator's certificate authority. Clients connect to Azure over https only.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// An authority that lives as long as its simulator.
+/// A certificate authority that exists as long as its simulator.
 #[derive(Debug)]
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// What a listener needs for https.
+/// The certificate and key of an https listener.
 pub struct ServerIdentity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivatePkcs8KeyDer<'static>,
@@ -30,14 +30,14 @@ impl std::fmt::Debug for ServerIdentity {
 }
 
 fn failed(error: &rcgen::Error) -> Error {
-    Error::failed("making the simulator's certificate", error.to_string())
+    Error::failed("creating the simulator's certificate", error.to_string())
 }
 
 impl Authority {
-    /// A new authority.
+    /// Creates an authority.
     ///
     /// # Errors
-    /// If the machine gives no randomness.
+    /// If the operating system provides no randomness.
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut parameters = CertificateParams::default();
@@ -51,16 +51,16 @@ impl Authority {
         Ok(Self { issuer })
     }
 
-    /// Its certificate, in PEM: what a client has to trust.
+    /// The authority's certificate, in PEM, which clients must trust.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// A certificate for `localhost`, the loopback addresses, `address`, and what else the server is
-    /// known as.
+    /// Issues a certificate for `localhost`, the loopback addresses, `address`, and the names in
+    /// `known_as`.
     ///
     /// # Errors
-    /// If something that it is known as is no name, or the machine gives no randomness.
+    /// If `known_as` contains an invalid name, or the operating system provides no randomness.
     pub fn issue(&self, address: IpAddr, known_as: &[String]) -> Result<ServerIdentity> {
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
@@ -87,7 +87,7 @@ impl Authority {
 }
 
 impl ServerIdentity {
-    /// With a provider of its own: the process need not have chosen one.
+    /// Uses its own crypto provider, because the process may not have chosen one.
     pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>> {
         let failed = |error: rustls::Error| {
             Error::failed("using the simulator's certificate", error.to_string())

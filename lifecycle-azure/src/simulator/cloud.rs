@@ -1,4 +1,4 @@
-//! What all parts of a simulator share.
+//! The state that all parts of a simulator share.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,16 +8,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::arm::budget::Budgets;
-use super::arm::world::World;
+use super::arm::state::ArmState;
 use super::entra::Tokens;
-use super::maker::MachineMaker;
+use super::host::HostBackend;
 use super::options::SimulatorOptions;
 
-/// Cheap to clone; all clones are one.
+/// Cheap to clone; all clones share one state.
 #[derive(Debug, Clone)]
 pub(crate) struct Cloud(Arc<Parts>);
 
-/// What is shared.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) options: SimulatorOptions,
@@ -25,12 +24,12 @@ pub(crate) struct Parts {
     pub(crate) ids: Arc<dyn IdSource>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) budgets: Budgets,
-    pub(crate) maker: Arc<dyn MachineMaker>,
-    /// What carries operations out.
+    pub(crate) hosts: Arc<dyn HostBackend>,
+    /// The tasks that run operations.
     pub(crate) tasks: TaskTracker,
-    /// Ends all of it.
+    /// Cancels all of them.
     pub(crate) stop: CancellationToken,
-    pub(crate) state: Mutex<World>,
+    pub(crate) state: Mutex<ArmState>,
 }
 
 impl Cloud {
@@ -38,11 +37,11 @@ impl Cloud {
         Self(Arc::new(parts))
     }
 
-    /// The world, locked, with its time brought up to now. Never held across an await.
-    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
-        let mut world = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        world.now = self.clock.now();
-        world
+    /// The state of Resource Manager, locked, with its time set to now. Never held across an await.
+    pub(crate) fn arm(&self) -> MutexGuard<'_, ArmState> {
+        let mut arm = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        arm.now = self.clock.now();
+        arm
     }
 }
 

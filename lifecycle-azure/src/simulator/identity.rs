@@ -1,5 +1,5 @@
-//! The managed identity of a machine: as the instance metadata service gives it to VMs, and as App
-//! Service gives it to its processes (`IDENTITY_ENDPOINT`, `IDENTITY_HEADER`).
+//! A managed identity, in the forms of the instance metadata service of VMs and of App Service
+//! (`IDENTITY_ENDPOINT`, `IDENTITY_HEADER`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 
 use super::entra::{Issued, Tokens};
 
-/// Where the instance metadata service answers.
+/// The path of the instance metadata service's form.
 pub(crate) const METADATA_PATH: &str = "/metadata/identity/oauth2/token";
-/// Where App Service's form answers.
+/// The path of App Service's form.
 pub(crate) const APP_SERVICE_PATH: &str = "/msi/token";
 
-/// The identity, and what its callers have to know.
+/// The identity, and the values that its callers must send.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) client: String,
@@ -51,7 +51,8 @@ impl Denied {
 }
 
 impl Identity {
-    /// A token, if the parameters name this identity and a resource; and that resource.
+    /// Issues a token if the parameters name this identity and a resource; also returns the
+    /// resource.
     fn issue<'q>(&self, query: &'q BTreeMap<String, String>) -> Result<(Issued, &'q str), Denied> {
         let bad = |text| Denied(StatusCode::BAD_REQUEST, text);
         if !query.contains_key("api-version") {
@@ -66,8 +67,8 @@ impl Identity {
         {
             return Err(bad("Identity not found"));
         }
-        // Whoever asks names an identity that its VM has, and only its form can be looked at: any VM
-        // here has all of them.
+        // A caller may name a user-assigned identity. Only the form of its id is checked: every VM
+        // here has all identities.
         let named = ["mi_res_id", "msi_res_id"];
         let resources = named.into_iter().filter_map(|name| query.get(name));
         if !resources.into_iter().all(|id| is_identity(id)) {
@@ -94,7 +95,7 @@ fn is_identity(id: &str) -> bool {
         })
 }
 
-/// Numbers are text here, other than at Entra's own endpoint.
+/// Numbers are strings here, unlike at Entra's own endpoint.
 fn body(identity: &Identity, issued: &Issued, resource: &str) -> Value {
     json!({
         "access_token": issued.token,
@@ -110,7 +111,7 @@ async fn metadata(
     headers: HeaderMap,
     Query(query): Parameters,
 ) -> Response {
-    // What keeps a server from being talked into asking on somebody else's behalf.
+    // This header protects servers from being tricked into requests on behalf of others.
     let asked = headers
         .get("metadata")
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));

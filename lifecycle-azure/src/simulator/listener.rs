@@ -1,5 +1,5 @@
-//! A router, served on an address of this machine, over http or https, until it is dropped.
-//! The one way in which every service of the simulator listens.
+//! Serves a router on an address of this machine, over http or https, until it is dropped. All
+//! services of the simulator use it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,10 +20,10 @@ use tower_service::Service;
 
 use super::authority::ServerIdentity;
 
-/// How long requests under way may go on after [`Listener::stop`].
+/// How long requests in progress may continue after [`Listener::stop`].
 const LAST_REQUESTS: Duration = Duration::from_secs(1);
 
-/// Serves a router; ends when it is dropped.
+/// Serves a router until it is dropped.
 #[derive(Debug)]
 pub struct Listener {
     address: SocketAddr,
@@ -33,11 +33,11 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Serves `router` at `address` (port 0 takes a free one): over https with an identity, over
-    /// http without.
+    /// Serves `router` at `address` (port 0 selects a free port): over https with an identity, else
+    /// over http.
     ///
     /// # Errors
-    /// If the address cannot be listened on.
+    /// If the address cannot be bound.
     pub async fn start(
         address: SocketAddr,
         router: Router,
@@ -59,7 +59,7 @@ impl Listener {
                 tokio::spawn(ended(server.handle(handle.clone()).serve(service), bound))
             }
         };
-        // Only once it accepts, so that nobody who reads the address comes too early.
+        // Wait until it accepts connections, so that no client connects too early.
         handle.listening().await;
         Ok(Self {
             address: bound,
@@ -69,17 +69,17 @@ impl Listener {
         })
     }
 
-    /// Where it listens.
+    /// The address that it is bound to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its address as a URL without a path or a slash at its end.
+    /// Its URL, without a path or trailing slash.
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme(), self.address)
     }
 
-    /// The same with another name or address of this machine.
+    /// Its URL with another name or address of this machine.
     pub fn url_at(&self, host: &str) -> String {
         format!("{}://{host}:{}", self.scheme(), self.address.port())
     }
@@ -88,7 +88,7 @@ impl Listener {
         if self.secure { "https" } else { "http" }
     }
 
-    /// Ends it: requests under way get a second, then their connections close.
+    /// Stops it: requests in progress may take another second, then their connections are closed.
     pub async fn stop(mut self) {
         self.handle.graceful_shutdown(Some(LAST_REQUESTS));
         if let Err(error) = (&mut self.served).await {
@@ -109,18 +109,18 @@ async fn ended(server: impl Future<Output = io::Result<()>>, address: SocketAddr
     }
 }
 
-/// Put among an answer's extensions: the connection breaks instead, without a byte of an answer.
+/// An extension of a response that closes the connection without sending the response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BreakConnection;
 
-/// An answer that breaks the connection.
+/// A response that closes the connection.
 pub(crate) fn broken() -> Response {
     let mut response = Response::new(Body::empty());
     response.extensions_mut().insert(BreakConnection);
     response
 }
 
-/// The router as hyper sees it: the one place that can end a connection without an answer.
+/// Adapts the router to hyper. Only here can a connection be closed without a response.
 #[derive(Debug, Clone)]
 struct Connections(Router);
 

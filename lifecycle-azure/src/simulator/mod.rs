@@ -1,5 +1,5 @@
-//! A simulator of Azure, for tests and for trying things out: what it answers, Microsoft's own
-//! clients accept. `docs/azure-simulator.md` says what it covers and where it differs on purpose.
+//! A simulator of Azure, for tests and experiments. Microsoft's own clients accept its responses.
+//! `docs/azure-simulator.md` lists what it covers and where it differs from Azure on purpose.
 //!
 //! ```no_run
 //! # async fn example() -> lifecycle_core::Result<()> {
@@ -14,18 +14,18 @@
 mod arm;
 mod authority;
 mod cloud;
+mod cloud_hosts;
 mod entra;
 mod fault;
 pub mod files;
+mod host;
 mod identity;
 mod listener;
-mod machine;
-mod machines_of;
-mod maker;
 mod options;
 mod origin;
 mod recording;
 mod selector;
+mod vm;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -39,19 +39,17 @@ use tokio_util::task::TaskTracker;
 
 pub use arm::budget::BudgetReading;
 pub use authority::{Authority, ServerIdentity};
+pub use cloud_hosts::{CloudHosts, HostClouds, HostPlacement};
 pub use fault::{Fault, FaultRates, Faults, When};
+pub use host::{HostBackend, HostChange, HostFailure, HostRequest, HostSubnet, NoHosts};
 pub use listener::Listener;
-pub use machine::SimulatedMachine;
-pub use machines_of::{MachineClouds, MachinesOf, PlacedMachine};
-pub use maker::{
-    MachineChange, MachineFailure, MachineMaker, MachineOrder, MachineSubnet, StatesOnly,
-};
 pub use options::{
     CLIENT, CLIENT_SECRET, Client, Delays, MANAGED_IDENTITY, STORAGE_ACCOUNT, STORAGE_KEY,
     STORAGE_SHARE, SUBSCRIPTION, SimulatorOptions, StorageAccount, TENANT,
 };
 pub use recording::{Outcome, Recorded, Requests};
 pub use selector::Selector;
+pub use vm::SimulatedVm;
 
 use cloud::{Cloud, Parts};
 use entra::{Entra, Tokens};
@@ -59,7 +57,7 @@ use files::FilesService;
 use identity::Identity;
 use origin::Scheme;
 
-/// A simulated Azure, which listens until it is dropped.
+/// A simulated Azure, which runs until it is dropped.
 #[derive(Debug)]
 pub struct AzureSimulator {
     cloud: Cloud,
@@ -71,28 +69,28 @@ pub struct AzureSimulator {
     authority: Authority,
     requests: Requests,
     faults: Faults,
-    /// Ends what is under way when the simulator is dropped.
+    /// Cancels operations in progress when the simulator is dropped.
     end: DropGuard,
 }
 
 impl AzureSimulator {
-    /// Starts one. Its clock is the machine's at the start and moves with tokio's, so a test that
-    /// pauses and advances that has it in hand.
+    /// Starts a simulator. Its clock starts at the machine's time and advances with tokio's, so
+    /// tests can pause and advance it.
     ///
     /// # Errors
-    /// If an address cannot be listened on.
+    /// If an address cannot be bound.
     pub async fn start(options: SimulatorOptions) -> Result<Self> {
-        Self::start_with(options, Arc::new(StatesOnly)).await
+        Self::start_with(options, Arc::new(NoHosts)).await
     }
 
-    /// Starts one in which `maker` makes the machines behind the VMs; the options' delays come
-    /// before what it does.
+    /// Starts a simulator with hosts behind its VMs; the options' delays are added to the time that
+    /// the hosts take.
     ///
     /// # Errors
-    /// If an address cannot be listened on.
+    /// If an address cannot be bound.
     pub async fn start_with(
         options: SimulatorOptions,
-        maker: Arc<dyn MachineMaker>,
+        hosts: Arc<dyn HostBackend>,
     ) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(SystemClock.now()));
         let ids: Arc<dyn IdSource> = Arc::new(RandomIds);
@@ -111,7 +109,7 @@ impl AzureSimulator {
             ids,
             tokens,
             budgets: arm::budget::Budgets::default(),
-            maker,
+            hosts,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             state: Mutex::default(),
@@ -149,13 +147,13 @@ impl AzureSimulator {
         })
     }
 
-    /// Where its http endpoint listens.
+    /// The address of its http endpoint.
     pub fn address(&self) -> SocketAddr {
         self.http.address()
     }
 
-    /// By its address, or where that is none that could be asked (`0.0.0.0`) by the first name that
-    /// it is known as.
+    /// Its URL by address or, if clients cannot connect to that (`0.0.0.0`), by the first name in
+    /// `known_as`.
     fn url(&self, listener: &Listener) -> String {
         match self.options().known_as.first() {
             Some(name) if listener.address().ip().is_unspecified() => listener.url_at(name),
@@ -163,70 +161,70 @@ impl AzureSimulator {
         }
     }
 
-    /// The address of everything (Azure Resource Manager, Entra, the managed identity) over http:
+    /// The URL of Azure Resource Manager, Entra, and the managed identity over http:
     /// `http://127.0.0.1:<port>`.
     pub fn endpoint(&self) -> String {
         self.url(&self.http)
     }
 
-    /// The same over https. Clients have to trust [`authority_pem`](Self::authority_pem).
+    /// The same over https. Clients must trust [`authority_pem`](Self::authority_pem).
     pub fn secure_endpoint(&self) -> String {
         self.url(&self.https)
     }
 
-    /// The address of Azure Files over http.
+    /// The URL of Azure Files over http.
     pub fn files_endpoint(&self) -> String {
         self.url(&self.files_http)
     }
 
-    /// The same over https, under the same authority as all else.
+    /// The same over https, with the same certificate authority.
     pub fn secure_files_endpoint(&self) -> String {
         self.url(&self.files_https)
     }
 
-    /// The storage accounts and what lies in them.
+    /// The storage accounts and their contents.
     pub fn files(&self) -> &FilesService {
         &self.files
     }
 
-    /// The certificate of the authority that the https endpoint's is signed by, in PEM.
+    /// The certificate authority of the https endpoints, in PEM.
     pub fn authority_pem(&self) -> String {
         self.authority.pem()
     }
 
-    /// What `IDENTITY_ENDPOINT` has to be for a client with a managed identity in App Service's
-    /// form; `IDENTITY_HEADER` is [`SimulatorOptions::identity_header`].
+    /// The value of `IDENTITY_ENDPOINT` for a client with a managed identity in App Service's form;
+    /// `IDENTITY_HEADER` is [`SimulatorOptions::identity_header`].
     pub fn identity_endpoint(&self) -> String {
         format!("{}{}", self.endpoint(), identity::APP_SERVICE_PATH)
     }
 
-    /// What came, and how it was answered.
+    /// The recorded requests and their outcomes.
     pub fn requests(&self) -> &Requests {
         &self.requests
     }
 
-    /// The faults that strike.
+    /// The injected faults.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// What it began with.
+    /// The options that it was started with.
     pub fn options(&self) -> &SimulatorOptions {
         &self.cloud.options
     }
 
-    /// How much of Azure's budgets is spent, by their names.
+    /// The use of Azure's rate limits, by name.
     pub fn budgets(&self) -> Vec<BudgetReading> {
         self.cloud.budgets.readings(self.cloud.clock.now())
     }
 
-    /// The VMs, sorted by their ids; with what Azure's API never gives back.
-    pub fn machines(&self) -> Vec<SimulatedMachine> {
-        machine::all(&self.cloud.world())
+    /// The VMs, sorted by id, including data that Azure's API never returns.
+    pub fn vms(&self) -> Vec<SimulatedVm> {
+        vm::all(&self.cloud.arm())
     }
 
-    /// Serves another service's router beside, at a free port over http; its requests are recorded
-    /// and struck by faults like all others.
+    /// Serves the router of another service at a free port over http. Its requests are recorded and
+    /// subject to faults like all others.
     ///
     /// # Errors
     /// If there is no free port.
@@ -235,7 +233,8 @@ impl AzureSimulator {
         Listener::start(free, observed(router, &self.requests, &self.faults), None).await
     }
 
-    /// Ends it and waits until all that it began has ended. Dropping it ends it too, without waiting.
+    /// Stops it and waits until all operations in progress have ended. Dropping it stops it without
+    /// waiting.
     pub async fn stop(self) {
         let Self {
             cloud,
@@ -276,8 +275,8 @@ fn router(cloud: &Cloud) -> Router {
         .merge(identity::router(identity))
 }
 
-/// `router` with its requests recorded and struck by faults: what every service of the simulator
-/// is wrapped in before a [`Listener`] serves it.
+/// Wraps a router so that its requests are recorded and subject to faults. Every service of the
+/// simulator is wrapped before a [`Listener`] serves it.
 pub fn observed(router: Router, requests: &Requests, faults: &Faults) -> Router {
     router
         .layer(from_fn_with_state(faults.clone(), fault::inject))

@@ -1,4 +1,4 @@
-//! The scheme and authority that a client used to get here: links in answers lead back the same way.
+//! The scheme and authority that a client used for its request. Links in responses use the same.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin(String);
 
-/// The scheme of a listener, put among its requests' extensions.
+/// The scheme of a listener, as an extension of its requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scheme(pub(crate) &'static str);
 

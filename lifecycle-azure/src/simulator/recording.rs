@@ -1,5 +1,5 @@
-//! Every request that came, so that tests can count writes, see who came too early after a 429,
-//! and wait for a request instead of sleeping.
+//! Records every request, so that tests can count writes, detect clients that retry too early after
+//! a 429, and wait for a request instead of sleeping.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -22,37 +22,34 @@ use tokio::sync::watch;
 use super::listener::BreakConnection;
 use super::selector::Selector;
 
-/// How many requests are kept; the oldest go first.
+/// Number of requests kept; the oldest are dropped first.
 const KEPT: usize = 100_000;
 
-/// One request and how it was answered.
+/// One request and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
-    /// Its method.
     pub method: Method,
     /// Its path, as it was sent.
     pub path: String,
-    /// Its query, without the question mark and with `…` for a signature; empty if there is none.
+    /// Its query, without the question mark and with `…` in place of a signature; empty if there is
+    /// none.
     pub query: String,
-    /// When it came, by the simulator's clock.
+    /// When it arrived, by the simulator's clock.
     pub at: DateTime<Utc>,
-    /// How it ended.
     pub outcome: Outcome,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It has not been answered yet, or its client went away before that.
+    /// Not answered yet, or the client disconnected before.
     Open,
-    /// It was answered.
     Answered {
-        /// With this status.
         status: StatusCode,
-        /// How long the client was asked to wait, by `Retry-After`.
+        /// The wait that `Retry-After` requested.
         retry_after: Option<Duration>,
     },
-    /// Its connection was broken without an answer.
+    /// The connection was closed without a response.
     Dropped,
 }
 
@@ -65,13 +62,13 @@ impl Recorded {
         }
     }
 
-    /// Whether it meant to change something.
+    /// Whether its method is a write.
     pub fn is_write(&self) -> bool {
         self.method != Method::GET && self.method != Method::HEAD
     }
 }
 
-/// The last 100,000 requests, in the order in which they came. Cheap to clone; all clones are one list.
+/// The last 100,000 requests, in order of arrival. Cheap to clone; all clones share one list.
 #[derive(Debug, Clone)]
 pub struct Requests(Arc<Shared>);
 
@@ -80,19 +77,19 @@ struct Shared {
     clock: Arc<dyn Clock>,
     list: Mutex<VecDeque<Recorded>>,
     changed: watch::Sender<()>,
-    /// Where each request is written that has ended, one to a line.
+    /// The file to which each finished request is appended, one per line.
     file: Option<Mutex<File>>,
 }
 
 impl Requests {
-    /// No requests yet; their times are those of `clock`.
+    /// An empty list; times are taken from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self::with(clock, None)
     }
 
-    /// The same; each request that has ended is also added to the file at `path`, before its client
-    /// has the answer: a line of JSON with `at`, `method`, `path` and `status`, which is null if
-    /// the connection was broken. Queries are left out, since some hold signatures.
+    /// An empty list that also appends each finished request to the file at `path`, before the
+    /// client gets the response: a line of JSON with `at`, `method`, `path`, and `status`, which is
+    /// null if the connection was closed. Queries are omitted because they may contain signatures.
     ///
     /// # Errors
     /// If the file cannot be opened.
@@ -123,7 +120,7 @@ impl Requests {
         });
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
-            tracing::warn!(%error, "a request could not be written down");
+            tracing::warn!(%error, "a request could not be recorded");
         }
     }
 
@@ -131,12 +128,12 @@ impl Requests {
         self.0.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All of them.
+    /// All recorded requests.
     pub fn all(&self) -> Vec<Recorded> {
         self.list().iter().cloned().collect()
     }
 
-    /// Those that `selector` selects.
+    /// The requests that `selector` selects.
     pub fn matching(&self, selector: &Selector) -> Vec<Recorded> {
         self.list()
             .iter()
@@ -145,20 +142,20 @@ impl Requests {
             .collect()
     }
 
-    /// How many `selector` selects.
+    /// The number of requests that `selector` selects.
     pub fn count(&self, selector: &Selector) -> usize {
         self.matching(selector).len()
     }
 
-    /// Those that meant to change something.
+    /// The requests whose method is a write.
     pub fn writes(&self) -> Vec<Recorded> {
         let mut writes = self.all();
         writes.retain(Recorded::is_write);
         writes
     }
 
-    /// Those of a method and path that had been told to wait (429 or 503 with `Retry-After`) and
-    /// came again before that time was over.
+    /// Requests that repeated an earlier method and path before the `Retry-After` of its 429 or 503
+    /// had passed.
     pub fn too_early(&self) -> Vec<Recorded> {
         let mut waits: HashMap<(Method, String), DateTime<Utc>> = HashMap::new();
         let mut early = Vec::new();
@@ -178,21 +175,22 @@ impl Requests {
         early
     }
 
-    /// Waits until `selector` has selected `count` requests that have ended, and returns these.
+    /// Waits until `count` requests that `selector` selects have finished, and returns them.
     pub async fn ended(&self, selector: &Selector, count: usize) -> Vec<Recorded> {
         let mut changed = self.0.changed.subscribe();
         loop {
             changed.mark_unchanged();
             let mut found = self.matching(selector);
             found.retain(|one| one.outcome != Outcome::Open);
-            // The sender lives as long as `self`; if it were gone, nothing more would come.
+            // The sender lives as long as `self`, so this cannot fail; if it did, no more requests
+            // would arrive.
             if found.len() >= count || changed.changed().await.is_err() {
                 return found;
             }
         }
     }
 
-    /// Forgets all requests so far, the open ones too.
+    /// Removes all recorded requests, including open ones.
     pub fn clear(&self) {
         self.list().clear();
     }
@@ -219,7 +217,7 @@ impl Requests {
             outcome,
             ..open.clone()
         });
-        // By value: positions change when the list is cleared.
+        // Search by value: positions change when the list is cleared.
         if let Some(found) = self.list().iter_mut().rev().find(|one| **one == open) {
             open.outcome = outcome;
             *found = open;
@@ -228,7 +226,7 @@ impl Requests {
     }
 }
 
-/// A query without its signature, by which whoever reads it could do the same.
+/// Replaces the signature in a query, because anyone who reads it could use it.
 fn unsigned(query: &str) -> String {
     let shown = |part: &str| {
         let is_signature = part
@@ -255,7 +253,6 @@ fn outcome(response: &Response) -> Outcome {
     }
 }
 
-/// The middleware.
 pub(crate) async fn record(
     State(requests): State<Requests>,
     request: Request,

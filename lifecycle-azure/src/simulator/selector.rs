@@ -1,8 +1,8 @@
-//! Which requests are meant: by method and by a part of the path.
+//! Selects requests by method and part of the path.
 
 use axum::http::Method;
 
-/// Selects requests. Empty, it selects all.
+/// Selects requests. The default selects all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
     method: Option<Method>,
@@ -11,12 +11,12 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Every request.
+    /// Selects every request.
     pub fn any() -> Self {
         Self::default()
     }
 
-    /// Requests with this method.
+    /// Selects requests with this method.
     pub fn method(method: Method) -> Self {
         Self {
             method: Some(method),
@@ -24,25 +24,27 @@ impl Selector {
         }
     }
 
-    /// Of these, those whose path has `part` in it, whichever way it is capitalised.
+    /// Restricts to paths that contain `part`, ignoring case.
     #[must_use]
     pub fn path(mut self, part: &str) -> Self {
         self.path_part = Some(part.to_lowercase());
         self
     }
 
-    /// Of these, those whose path ends with `end`, whichever way it is capitalised: so a VM
-    /// itself, and not its actions.
+    /// Restricts to paths that end with `end`, ignoring case, for example to a VM itself and not
+    /// its actions.
     #[must_use]
     pub fn path_end(mut self, end: &str) -> Self {
         self.path_end = Some(end.to_lowercase());
         self
     }
 
-    /// Whether a request with this method and path is meant.
+    /// Whether a request with this method and path is selected.
     pub fn selects(&self, method: &Method, path: &str) -> bool {
         let path = path.to_lowercase();
-        self.method.as_ref().is_none_or(|wanted| wanted == method)
+        self.method
+            .as_ref()
+            .is_none_or(|expected| expected == method)
             && self
                 .path_part
                 .as_ref()

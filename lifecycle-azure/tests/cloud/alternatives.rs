@@ -1,4 +1,4 @@
-//! A node may be one of several sizes, in one of several zones: the first that can be had.
+//! A node may have one of several sizes in one of several zones: the first available one is used.
 
 use std::time::Duration;
 
@@ -34,16 +34,16 @@ fn provision() -> NodeChange {
 
 /// The sizes and zones of all VMs.
 async fn kinds(azure: &AzureSimulator) -> Vec<(String, Option<String>)> {
-    let machines = raw::list(azure, "Microsoft.Compute/virtualMachines").await;
-    let kind = |machine: &Value| {
-        let size = machine["properties"]["hardwareProfile"]["vmSize"].as_str();
-        let zone = machine.pointer("/zones/0").and_then(Value::as_str);
+    let vms = raw::list(azure, "Microsoft.Compute/virtualMachines").await;
+    let kind = |vm: &Value| {
+        let size = vm["properties"]["hardwareProfile"]["vmSize"].as_str();
+        let zone = vm.pointer("/zones/0").and_then(Value::as_str);
         (size.unwrap().to_owned(), zone.map(str::to_owned))
     };
-    machines.iter().map(kind).collect()
+    vms.iter().map(kind).collect()
 }
 
-/// The size and the zone of the one VM.
+/// The size and the zone of the single VM.
 async fn kind(azure: &AzureSimulator) -> (String, Option<String>) {
     let mut kinds = kinds(azure).await;
     assert_eq!(kinds.len(), 1, "{kinds:?}");
@@ -54,13 +54,13 @@ fn is(size: &str, zone: &str) -> (String, Option<String>) {
     (size.to_owned(), Some(zone.to_owned()))
 }
 
-/// One of everything, and no note left of what could not be had.
+/// Exactly one node exists, and no failed alternatives are recorded.
 async fn is_whole(azure: &AzureSimulator) {
     raw::is_whole(azure).await;
     assert_eq!(notes(azure).await, Vec::<String>::new());
 }
 
-/// What is noted on the network of what could not be had.
+/// The failed alternatives that are recorded on the network.
 async fn notes(azure: &AzureSimulator) -> Vec<String> {
     let networks = raw::list(azure, "Microsoft.Network/virtualNetworks").await;
     let tags = networks
@@ -85,19 +85,19 @@ fn creations(azure: &AzureSimulator) -> usize {
         .count()
 }
 
-/// Asks until what could not be made is being removed, and waits until it is gone.
+/// Polls until the failed VM is being removed, and waits until it is gone.
 async fn until_removed(azure: &AzureSimulator, ours: &Azure, operation: &CloudOperation) {
     let removal = Selector::method(Method::DELETE).path(VM);
     while azure.requests().count(&removal) == 0 {
         ours.poll(operation).await.unwrap();
     }
-    while !azure.machines().is_empty() {
+    while !azure.vms().is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn zones_vary_before_sizes_and_each_is_tried_once() {
+async fn tries_each_zone_before_the_next_size() {
     let azure = azure().await;
     let codes = [
         "AllocationFailed",
@@ -112,12 +112,12 @@ async fn zones_vary_before_sizes_and_each_is_tried_once() {
     let operation = ours.begin(provision()).await.unwrap();
     let mut seen = Vec::new();
     loop {
-        // A new process each time: nothing is remembered.
+        // A new process each time: no state is kept in memory.
         let progress = choosy(&azure).poll(&operation).await.unwrap();
         let CloudProgress::Running { after, .. } = progress else {
             break;
         };
-        // Whatever was asked for is there until the next question finds that it failed.
+        // A requested VM exists until the next poll finds that it failed.
         seen.extend(kinds(&azure).await);
         tokio::time::sleep(after.unwrap()).await;
     }
@@ -129,7 +129,7 @@ async fn zones_vary_before_sizes_and_each_is_tried_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_at_once_costs_no_vm() {
+async fn a_refused_alternative_creates_no_vm() {
     let azure = azure_with(|options| {
         options.restricted_sizes = vec![("westeurope".to_owned(), SIZES[0].to_owned())];
     })
@@ -141,7 +141,7 @@ async fn what_is_refused_at_once_costs_no_vm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_family_without_quota_is_passed_over() {
+async fn skips_a_family_without_quota() {
     let azure = azure_with(|options| {
         options.quotas.insert("standardDSv5Family".to_owned(), 1);
     })
@@ -162,7 +162,7 @@ async fn a_family_without_quota_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_that_a_region_lacks_is_told_before() {
+async fn preflight_reports_a_missing_zone() {
     let azure = azure().await;
     let ours = Azure::new(AzureOptions {
         sizes: SIZES.map(str::to_owned).to_vec(),
@@ -175,13 +175,15 @@ async fn a_zone_that_a_region_lacks_is_told_before() {
         panic!("{report:?}");
     };
     for size in SIZES {
-        let part = format!("westeurope has no size {size} in zone 7: choose of zones 1, 2, 3");
+        let part = format!(
+            "westeurope does not offer size {size} in zone 7: choose one of the zones 1, 2, 3"
+        );
         assert!(problem.contains(&part), "{part}: {problem}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_nodes_own_sizes_are_tried_instead() {
+async fn uses_the_sizes_declared_for_a_node() {
     let azure = azure_with(|options| {
         options.restricted_sizes = vec![("westeurope".to_owned(), "Standard_F2s_v2".to_owned())];
     })
@@ -201,7 +203,7 @@ async fn a_nodes_own_sizes_are_tried_instead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_none_is_left_each_is_named_and_the_next_run_begins_with_the_first() {
+async fn names_all_failed_alternatives_and_starts_over() {
     let azure = azure().await;
     azure.faults().add(
         When::request(Method::PUT, VM).always(),
@@ -225,7 +227,7 @@ async fn when_none_is_left_each_is_named_and_the_next_run_begins_with_the_first(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_that_no_other_size_fixes_ends_it() {
+async fn other_errors_do_not_try_another_size() {
     let azure = azure().await;
     let when = When::request(Method::PUT, VM);
     azure.faults().add(when, full("OSProvisioningTimedOut"));
@@ -240,10 +242,9 @@ async fn a_failure_that_no_other_size_fixes_ends_it() {
     is_whole(&azure).await;
 }
 
-/// The process dies when the VM that could not be made is gone and the next one not yet asked
-/// for.
+/// The process dies when the failed VM is gone and the next one has not been requested yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_process_goes_on_after_the_last_one_that_was_tried() {
+async fn a_new_process_continues_after_the_last_tried_alternative() {
     let azure = azure().await;
     let when = When::request(Method::PUT, VM);
     azure.faults().add(when, full("AllocationFailed"));
@@ -259,9 +260,9 @@ async fn a_new_process_goes_on_after_the_last_one_that_was_tried() {
     is_whole(&azure).await;
 }
 
-/// A planner may delete what could not be made before it makes it.
+/// A planner may delete a failed VM before it provisions the node again.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_deleted_since_it_could_not_be_made_is_not_tried_again() {
+async fn a_deleted_failed_alternative_is_not_tried_again() {
     let azure = azure().await;
     let when = When::request(Method::PUT, VM);
     azure.faults().add(when, full("AllocationFailed"));
@@ -278,7 +279,7 @@ async fn what_is_deleted_since_it_could_not_be_made_is_not_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_given_up_between_two_attempts_leaves_no_note() {
+async fn abandoning_a_node_removes_its_record() {
     let azure = azure().await;
     let when = When::request(Method::PUT, VM);
     azure.faults().add(when, full("AllocationFailed"));
@@ -290,9 +291,9 @@ async fn a_node_that_is_given_up_between_two_attempts_leaves_no_note() {
     assert_eq!(notes(&azure).await, Vec::<String>::new());
 }
 
-/// The process dies after each request that it makes, and a new one does the same again.
+/// The process dies after each of its requests, and a new one repeats the same change.
 #[tokio::test(flavor = "multi_thread")]
-async fn whenever_a_process_dies_the_next_one_ends_with_one_node() {
+async fn a_process_death_never_duplicates_a_node() {
     let stage = || async {
         let azure = azure().await;
         let when = When::request(Method::PUT, VM).times(2);
@@ -338,7 +339,7 @@ async fn whenever_a_process_dies_the_next_one_ends_with_one_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_process_sees_the_alternatives_through() {
+async fn another_process_continues_with_the_alternatives() {
     let azure = azure().await;
     let when = When::request(Method::PUT, VM).times(3);
     azure.faults().add(when, full("ZonalAllocationFailed"));

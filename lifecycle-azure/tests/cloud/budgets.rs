@@ -1,4 +1,4 @@
-//! How often Azure is asked.
+//! The number of requests to Azure.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use lifecycle_core::model::NodeName;
 use crate::support::{azure, carry, provider, provision, writes};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_there_is_not_written_again() {
+async fn existing_resources_are_not_written_again() {
     let azure = azure().await;
     carry(&provider(&azure, 1), provision("one")).await.unwrap();
     azure.requests().clear();
@@ -21,7 +21,7 @@ async fn what_is_there_is_not_written_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_takes_as_many_requests_for_many_nodes_as_for_one() {
+async fn listing_takes_the_same_requests_for_any_number_of_nodes() {
     let azure = azure().await;
     let provider = provider(&azure, 1);
     carry(&provider, provision("one")).await.unwrap();
@@ -40,7 +40,7 @@ async fn a_list_takes_as_many_requests_for_many_nodes_as_for_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_busy_is_left_alone_as_long_as_it_says() {
+async fn waits_as_long_as_a_busy_server_requests() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     let vms = || When::next(Selector::any().path("virtualMachines"));
@@ -59,7 +59,7 @@ async fn a_server_that_is_busy_is_left_alone_as_long_as_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_that_no_clock_can_hold_is_cut() {
+async fn bounds_an_excessive_wait() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     let retry_after = Duration::from_secs(u64::MAX);
@@ -80,7 +80,7 @@ async fn a_wait_that_no_clock_can_hold_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looking_for_what_is_absent_takes_two_requests() {
+async fn looking_up_an_absent_node_takes_two_requests() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     let node = NodeName::try_from("one").unwrap();

@@ -1,4 +1,4 @@
-//! What every provider must do.
+//! The conformance suite for cloud providers.
 
 use async_trait::async_trait;
 use http::Method;
@@ -11,7 +11,7 @@ use lifecycle_core::model::{NodeName, NodeSpec};
 use crate::raw;
 use crate::support::{azure, carry, provider, provision, spec};
 
-/// A simulated Azure; a third platform makes the machines that belong to none.
+/// A simulated Azure; a third platform creates the VMs that belong to neither of the two.
 #[derive(Debug)]
 struct Bench(AzureSimulator);
 
@@ -55,6 +55,6 @@ impl CloudBench for Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_provider_does_what_every_provider_must() {
+async fn passes_the_cloud_suite() {
     cloud::all(&Bench(azure().await)).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! A process that makes a node dies at any moment, and another one goes on.
+//! A process that provisions a node dies at any moment, and another one continues.
 
 use futures_util::{StreamExt as _, stream};
 use lifecycle_azure::simulator::{Fault, Selector, When};
@@ -7,11 +7,11 @@ use crate::raw::is_whole;
 use crate::steps::{self, PROVISION, Step, one_is_lost};
 use crate::support::{azure, carry, provider, provision};
 
-/// How many cases run at once: most of their time they wait.
+/// Number of concurrent cases: they mostly wait.
 const AT_ONCE: usize = 8;
 
-/// Provisions in a process that dies once the answer to the `nth` request of a kind is lost, and
-/// then in another one. Whether there was such a request.
+/// Provisions in a process that dies when the response to the `nth` request of a kind is lost, and
+/// then in another one. Returns whether there was such a request.
 async fn dies(step: &Step, nth: usize) -> bool {
     let azure = azure().await;
     let when = When::next(step.selector()).nth(nth);
@@ -19,7 +19,7 @@ async fn dies(step: &Step, nth: usize) -> bool {
     let first = provider(&azure, 1);
     tokio::select! {
         () = one_is_lost(&azure) => {}
-        // It may see that the answer is lost before it dies of it.
+        // The process may notice the lost response before it dies.
         outcome = carry(&first, provision("one")) => if azure.faults().pending() > 0 {
             outcome.unwrap();
             return false;
@@ -30,10 +30,10 @@ async fn dies(step: &Step, nth: usize) -> bool {
     true
 }
 
-/// By kinds of requests and not by their number: how often Azure is polled is not the same in
-/// every run.
+/// Iterates over kinds of requests and not over their number, because the number of polls varies
+/// between runs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_dies_after_any_request_is_followed_by_one_that_goes_on() {
+async fn another_process_continues_after_a_death_at_any_request() {
     let whole = azure().await;
     carry(&provider(&whole, 1), provision("one")).await.unwrap();
     let all = Selector::any().path("/subscriptions/");
@@ -56,7 +56,7 @@ async fn a_process_that_dies_after_any_request_is_followed_by_one_that_goes_on()
         assert!(*struck >= 1, "{step:?}");
         println!("{}: died after {struck} such requests", step.name);
     }
-    // What takes its time was asked for again, and answers to that were lost too.
+    // Polls happened repeatedly, so responses to later polls were lost too.
     for polled in [steps::VM, steps::RULES, steps::NETWORK, steps::NIC] {
         let position = PROVISION.iter().position(|step| *step == polled).unwrap();
         assert!(struck[position] >= 2, "{polled:?}");

@@ -1,4 +1,4 @@
-//! What becomes of a node when Azure fails, or the process that makes it dies.
+//! Nodes when Azure fails, or when the process that provisions them dies.
 
 use http::Method;
 use lifecycle_azure::simulator::{Fault, Selector, When};
@@ -12,21 +12,21 @@ use crate::support::{DEADLINE, LONG, azure, carry, get, pass, provider, provisio
 const VM: &str = "/virtualMachines/one";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_process_removed_is_made_again() {
+async fn recreates_what_another_process_removed() {
     let azure = azure().await;
     let (ours, other) = (provider(&azure, 1), provider(&azure, 1));
     carry(&ours, provision("one")).await.unwrap();
     let node = NodeName::try_from("one").unwrap();
     carry(&other, NodeChange::Delete { node }).await.unwrap();
     other.delete_shared().await.unwrap();
-    // It still believes in the network; once.
+    // The provider has cached that the network exists, so the first attempt fails.
     carry(&ours, provision("one")).await.unwrap_err();
     carry(&ours, provision("one")).await.unwrap();
     is_whole(&azure).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_made_is_fenced_at_once() {
+async fn fences_a_failed_vm_at_once() {
     let azure = azure().await;
     azure
         .faults()
@@ -43,7 +43,7 @@ async fn what_could_not_be_made_is_fenced_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fence_that_azure_cannot_carry_out_says_why() {
+async fn a_failed_fence_reports_the_reason() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     carry(&ours, provision("one")).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_fence_that_azure_cannot_carry_out_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_can_neither_be_made_nor_removed_says_so() {
+async fn reports_a_vm_that_can_be_neither_created_nor_removed() {
     let azure = azure().await;
     azure
         .faults()
@@ -84,7 +84,7 @@ async fn one_that_can_neither_be_made_nor_removed_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_stays_creating_is_said_to_be_so_until_somebody_gives_up() {
+async fn reports_a_vm_that_stays_creating_until_it_is_abandoned() {
     let azure = azure().await;
     azure
         .faults()
@@ -100,7 +100,7 @@ async fn one_that_stays_creating_is_said_to_be_so_until_somebody_gives_up() {
     };
     assert!(says.contains("Creating"), "{says}");
     assert_eq!(get(&ours, "one").await.unwrap().power, Power::Starting);
-    // Given up: it is deleted, and made anew.
+    // Abandoned: the node is deleted and created again.
     let node = NodeName::try_from("one").unwrap();
     carry(&ours, NodeChange::Delete { node }).await.unwrap();
     carry(&ours, provision("one")).await.unwrap();
@@ -108,7 +108,7 @@ async fn one_that_stays_creating_is_said_to_be_so_until_somebody_gives_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_process_sees_a_change_through_that_was_begun() {
+async fn another_process_completes_a_started_change() {
     let azure = azure().await;
     let operation = provider(&azure, 1).begin(provision("one")).await.unwrap();
     let hearing = Hearing::new(&|_| ());
@@ -119,9 +119,10 @@ async fn another_process_sees_a_change_through_that_was_begun() {
     is_whole(&azure).await;
 }
 
-/// The process that began a restart died; whoever asks again is not told that it is over.
+/// The process that started a restart died. Another process must not report it as complete too
+/// early.
 #[tokio::test]
-async fn a_restart_that_goes_on_is_waited_for_and_not_begun_anew() {
+async fn waits_for_a_restart_in_progress() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     carry(&ours, provision("one")).await.unwrap();
@@ -154,7 +155,7 @@ async fn a_restart_that_goes_on_is_waited_for_and_not_begun_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_leads_elsewhere_is_not_followed() {
+async fn ignores_a_token_with_another_host() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     carry(&ours, provision("one")).await.unwrap();

@@ -1,4 +1,4 @@
-//! What goes wrong in Azure, at which steps of a node's life it may, and what may come of it.
+//! Azure's faults, the steps of a node's life in which they can occur, and their expected results.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ use serde_json::json;
 
 use crate::steps::{self, Step};
 
-/// What goes wrong, and where it may.
+/// A fault and the steps in which it can occur.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    /// What it is, for readers.
+    /// A description for readers.
     pub(crate) about: &'static str,
     pub(crate) fault: fn() -> Fault,
     pub(crate) steps: Vec<Step>,
     pub(crate) expected: Expected,
 }
 
-/// What comes of it, unless the run gets over it by itself.
+/// The expected result, if the run does not recover by itself.
 pub(crate) enum Expected {
-    /// It always does.
+    /// The run always recovers.
     Usable,
-    /// An error of this kind, which says this.
+    /// An error of this kind that contains this text.
     Error(fn(&Error) -> bool, &'static str),
-    /// Azure says this until somebody gives up.
+    /// The change reports this progress until it is abandoned.
     Lasts(&'static str),
 }
 
-/// All steps at which a request may be refused or lost.
+/// All steps in which a request can be refused or lost.
 fn all_steps() -> Vec<Step> {
     let mut all = vec![steps::TOKEN];
     all.extend(asked_of_azure());
@@ -59,7 +59,7 @@ fn asked_of_azure() -> Vec<Step> {
     ]
 }
 
-/// Those that begin something that takes its time.
+/// The steps that start an asynchronous operation.
 fn operations() -> Vec<Step> {
     vec![
         steps::MAKE_RULES,
@@ -77,7 +77,7 @@ fn fails(code: &str, message: &str) -> Fault {
     }
 }
 
-/// All of them, in the order of the page.
+/// All cases, in the order of the page.
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = of_requests();
     all.extend(of_capacity());
@@ -86,19 +86,19 @@ pub(crate) fn cases() -> Vec<Case> {
     all
 }
 
-/// What strikes one request, wherever it is.
+/// Faults of a single request, in any step.
 fn of_requests() -> Vec<Case> {
     vec![
         Case {
             name: "Connection dropped",
-            about: "The connection breaks before anything is done.",
+            about: "The connection closes before the request has an effect.",
             fault: || Fault::Dropped,
             steps: all_steps(),
             expected: Expected::Error(|e| matches!(e, Error::Interrupted { .. }), "interrupted"),
         },
         Case {
             name: "Answer lost",
-            about: "Azure does what it is asked for, and the connection breaks before it says so.",
+            about: "The request takes effect, and the connection closes before the response.",
             fault: || Fault::AnswerLost,
             steps: all_steps(),
             expected: Expected::Error(|e| matches!(e, Error::Interrupted { .. }), "interrupted"),
@@ -114,7 +114,7 @@ fn of_requests() -> Vec<Case> {
         },
         Case {
             name: "503",
-            about: "Azure is out of order for a moment.",
+            about: "Azure is briefly out of order.",
             fault: || {
                 let message = "The service is unavailable now, retry the request later.";
                 Fault::error(
@@ -131,7 +131,7 @@ fn of_requests() -> Vec<Case> {
         },
         Case {
             name: "Expired token",
-            about: "401: the token is taken no longer, before its time.",
+            about: "401: Azure rejects the token before its expiry.",
             fault: || {
                 Fault::error(
                     StatusCode::UNAUTHORIZED,
@@ -147,7 +147,7 @@ fn of_requests() -> Vec<Case> {
         },
         Case {
             name: "Login refused",
-            about: "The client secret has expired, or is another one.",
+            about: "The client secret has expired, or is wrong.",
             fault: || {
                 Fault::json(
                     StatusCode::UNAUTHORIZED,
@@ -162,7 +162,7 @@ fn of_requests() -> Vec<Case> {
         },
         Case {
             name: "Another operation in progress",
-            about: "Somebody else changes the same network just now.",
+            about: "Another client is changing the same network.",
             fault: || {
                 Fault::error(
                     StatusCode::CONFLICT,
@@ -179,32 +179,32 @@ fn of_requests() -> Vec<Case> {
     ]
 }
 
-/// What Azure, or the subscription, has no room for.
+/// Faults because of missing capacity or quota.
 fn of_capacity() -> Vec<Case> {
     let exhausted: fn(&Error) -> bool = |e| matches!(e, Error::Exhausted { .. });
-    let machines = || vec![steps::MAKE_VM, steps::START];
+    let vms = || vec![steps::MAKE_VM, steps::START];
     vec![
         Case {
             name: "AllocationFailed",
-            about: "The region has no room for a VM of this size now.",
+            about: "The region has no capacity for a VM of this size now.",
             fault: || Fault::AllocationFailed,
-            steps: machines(),
+            steps: vms(),
             expected: Expected::Error(exhausted, "AllocationFailed"),
         },
         Case {
             name: "ZonalAllocationFailed",
-            about: "The zone has no room for a VM of this size now.",
+            about: "The zone has no capacity for a VM of this size now.",
             fault: || {
                 let message = "Allocation failed. We do not have sufficient capacity for the \
                                requested VM size in this zone.";
                 fails("ZonalAllocationFailed", message)
             },
-            steps: machines(),
+            steps: vms(),
             expected: Expected::Error(exhausted, "ZonalAllocationFailed"),
         },
         Case {
             name: "SkuNotAvailable",
-            about: "This subscription cannot have VMs of this size in this region.",
+            about: "VMs of this size are not available to this subscription in this region.",
             fault: || {
                 Fault::error(
                     StatusCode::CONFLICT,
@@ -213,19 +213,19 @@ fn of_capacity() -> Vec<Case> {
                      'westeurope'. Please try another size or deploy to a different location.",
                 )
             },
-            steps: machines(),
+            steps: vms(),
             expected: Expected::Error(exhausted, "SkuNotAvailable"),
         },
         Case {
             name: "Quota of the family",
-            about: "The subscription may have no more cores of this family in this region.",
+            about: "The subscription's quota for cores of this family in this region is used up.",
             fault: || Fault::QuotaExceeded,
             steps: vec![steps::MAKE_VM],
             expected: Expected::Error(exhausted, "standardBSFamily Cores quota"),
         },
         Case {
             name: "Quota of the region",
-            about: "The subscription may have no more cores in this region.",
+            about: "The subscription's quota for cores in this region is used up.",
             fault: || {
                 Fault::error(
                     StatusCode::CONFLICT,
@@ -240,7 +240,7 @@ fn of_capacity() -> Vec<Case> {
         },
         Case {
             name: "Quota of public addresses",
-            about: "The subscription may have no more of them in this region.",
+            about: "The subscription's quota for public addresses in this region is used up.",
             fault: || {
                 Fault::error(
                     StatusCode::BAD_REQUEST,
@@ -254,7 +254,7 @@ fn of_capacity() -> Vec<Case> {
         },
         Case {
             name: "NIC reservation",
-            about: "An interface is kept for a VM that was refused a moment ago.",
+            about: "An interface is reserved for a VM whose creation was refused a moment ago.",
             fault: || {
                 Fault::error(
                     StatusCode::BAD_REQUEST,
@@ -272,7 +272,7 @@ fn of_capacity() -> Vec<Case> {
     ]
 }
 
-/// What a person has to allow.
+/// Faults that a person must resolve.
 fn of_permissions() -> Vec<Case> {
     let denied: fn(&Error) -> bool = |e| matches!(e, Error::Denied { .. });
     let case = |name, about, fault, code| Case {
@@ -292,7 +292,7 @@ fn of_permissions() -> Vec<Case> {
     vec![
         case(
             "Missing role",
-            "Whoever is logged in may not do this.",
+            "The login lacks the permission.",
             || {
                 let message = "The client does not have authorization to perform the action.";
                 Fault::error(StatusCode::FORBIDDEN, "AuthorizationFailed", message)
@@ -347,7 +347,7 @@ fn of_permissions() -> Vec<Case> {
     ]
 }
 
-/// What becomes of an operation that Azure has accepted.
+/// Faults of an operation that Azure has accepted.
 fn of_operations() -> Vec<Case> {
     vec![
         Case {
@@ -359,7 +359,7 @@ fn of_operations() -> Vec<Case> {
         },
         Case {
             name: "Operation that fails",
-            about: "Azure accepts it, and it ends as `Failed`.",
+            about: "Azure accepts the operation, and it ends as `Failed`.",
             fault: || {
                 let message = "An internal execution error occurred. Please retry later.";
                 fails("InternalExecutionError", message)
@@ -369,7 +369,7 @@ fn of_operations() -> Vec<Case> {
         },
         Case {
             name: "Boot that fails",
-            about: "The VM is there, and its system does not come up.",
+            about: "The VM is created, but its operating system does not boot.",
             fault: || {
                 let message = "OS Provisioning for VM 'one' did not finish in the allotted time.";
                 fails("OSProvisioningTimedOut", message)
@@ -385,14 +385,14 @@ fn of_operations() -> Vec<Case> {
             about: "The operation never ends.",
             fault: || Fault::NeverEnds,
             steps: vec![steps::MAKE_VM],
-            expected: Expected::Lasts("Azure says Creating"),
+            expected: Expected::Lasts("Azure reports Creating"),
         },
         Case {
             name: "Interface that stays `Updating`",
             about: "The operation never ends.",
             fault: || Fault::NeverEnds,
             steps: vec![steps::FIX_NIC],
-            expected: Expected::Lasts("Azure fixes its address"),
+            expected: Expected::Lasts("Azure is making its address static"),
         },
         Case {
             name: "Start that goes on",

@@ -1,4 +1,4 @@
-//! The page of the documentation that says what comes of each fault.
+//! Generates the documentation page with the result of each fault.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,34 +11,38 @@ use crate::fault_cases::Case;
 const INTRO: &str = "\
 # When Azure fails
 
-What comes of each fault at each step of making and starting a node, as the simulator plays it
-([azure-simulator.md](azure-simulator.md)). A test runs every row and writes this page: after each of
-them the next run without a fault makes the node, once, and taking it down leaves nothing.
+The result of each fault at each step of creating and starting a node, in the simulator
+([azure-simulator.md](azure-simulator.md)). A test runs every row and writes this page. After each row it
+also checks that the next run without a fault completes the node exactly once, and that deleting it leaves
+nothing.
 
-Where a step is not named, the fault cannot strike it. “The node runs” means that the same run got
-over it. Everything else is what the run says, beginning with what was being done (…), and after the
-arrow what to do about it.
+If a step is not listed, the fault cannot occur there. “The node is running” means that the same run
+recovered. All other results are the error of the run: it starts with the attempted operation (…), and the
+hint follows the arrow.
 ";
 
-/// What came of a fault at a step.
+/// The result of a fault at a step.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) step: &'static str,
     pub(crate) outcome: String,
 }
 
-/// What is said of a change that does not end.
+/// The description of a change that does not end.
 pub(crate) fn lasts(says: &str, change: &NodeChange) -> String {
     let says = if says.is_empty() {
-        "nothing new is said".to_owned()
+        "reports no progress".to_owned()
     } else {
-        format!("“{says}” is said")
+        format!("reports “{says}”")
     };
     let hint = match change {
         NodeChange::Start { .. } => "start it again",
-        _ => "delete the node, and make it again",
+        _ => "delete the node, and create it again",
     };
-    format!("{says} until the deadline (`cloud.deadlines`), and then that it is over → {hint}")
+    format!(
+        "{says} until the deadline (`cloud.deadlines`), then fails because it is exceeded → \
+             {hint}"
+    )
 }
 
 /// The page: a table for each fault.
@@ -56,7 +60,7 @@ pub(crate) fn page(cases: &[Case], rows: &[(&str, Row)]) -> String {
         }
         write!(
             page,
-            "\n## {}\n\n{}\n\n| at | what comes of it |\n|---|---|\n",
+            "\n## {}\n\n{}\n\n| at | result |\n|---|---|\n",
             case.name, case.about
         )
         .unwrap();
@@ -68,7 +72,7 @@ pub(crate) fn page(cases: &[Case], rows: &[(&str, Row)]) -> String {
     page
 }
 
-/// Compares the page as it is written with what is so.
+/// Compares the committed page with the generated one.
 pub(crate) fn is(page: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/azure-faults.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {

@@ -1,5 +1,5 @@
-//! Every fault at every step of a node's life: what comes of it, what it says, and that the next
-//! run makes the node, once. The outcomes are a page of the documentation.
+//! Every fault at every step of a node's life: its result, its message, and that the next run
+//! creates the node exactly once. The results are a page of the documentation.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use crate::steps::{self, Step};
 use crate::support::{azure_with, carry, get, provider, provision};
 use crate::{fault_page, secrets};
 
-/// How many cases run at once: most of their time they wait.
+/// Number of concurrent cases: they mostly wait.
 const AT_ONCE: usize = 16;
 
-/// How a run ended.
+/// The result of a run.
 enum Ended {
     Usable,
     Error(Error),
@@ -32,7 +32,7 @@ fn one() -> NodeName {
     NodeName::try_from("one").unwrap()
 }
 
-/// What is to be done at which `step` is taken.
+/// The change that contains `step`.
 fn change(step: &Step) -> NodeChange {
     if *step == steps::START || *step == steps::POLL_START {
         NodeChange::Start { node: one() }
@@ -41,7 +41,7 @@ fn change(step: &Step) -> NodeChange {
     }
 }
 
-/// Carries a change out, and looks at the node.
+/// Carries out a change and observes the node.
 async fn run(azure: &AzureSimulator, change: NodeChange, lasts: bool) -> Ended {
     let ours = provider(azure, 1);
     let outcome: Result<Option<String>> = async {
@@ -69,7 +69,7 @@ async fn run(azure: &AzureSimulator, change: NodeChange, lasts: bool) -> Ended {
     }
 }
 
-/// What was being done, as an error names it.
+/// The operation that an error names.
 fn what(error: &Error) -> &str {
     match error {
         Error::Conflict { what, .. }
@@ -82,7 +82,7 @@ fn what(error: &Error) -> &str {
     }
 }
 
-/// What a reader is told of an error: what it says, and what to do.
+/// The text of an error for the page: the error and its hint.
 fn told(error: &Error) -> String {
     let hint = match (error.hint(), error.retry()) {
         (Some(hint), _) => hint.to_owned(),
@@ -90,7 +90,7 @@ fn told(error: &Error) -> String {
         (None, Retry::After(after)) => format!("run it again, not before {after:?}"),
         (None, Retry::Never) => panic!("it has no hint: {error:?}"),
     };
-    // What the system says of connections is not the same everywhere.
+    // The operating system's texts for connection errors vary.
     let said = match error {
         Error::Interrupted { .. } if !error.chain().contains(": Service") => error.to_string(),
         _ => error.chain(),
@@ -115,9 +115,13 @@ async fn strike(case: &Case, step: &Step) -> Row {
     azure.faults().add(step.when(), (case.fault)());
     let lasts = matches!(case.expected, Expected::Lasts(_));
     let ended = run(&azure, change.clone(), lasts).await;
-    assert_eq!(azure.faults().pending(), 0, "{place}: it did not strike");
+    assert_eq!(
+        azure.faults().pending(),
+        0,
+        "{place}: the fault did not occur"
+    );
     let outcome = match (&ended, &case.expected) {
-        (Ended::Usable, Expected::Usable | Expected::Error(..)) => "the node runs".to_owned(),
+        (Ended::Usable, Expected::Usable | Expected::Error(..)) => "the node is running".to_owned(),
         (Ended::Error(error), Expected::Error(is_expected, says)) => {
             assert!(is_expected(error), "{place}: {error:?}");
             let chain = error.chain();
@@ -133,14 +137,14 @@ async fn strike(case: &Case, step: &Step) -> Row {
             fault_page::lasts(told, &change)
         }
         (Ended::Error(error), _) => panic!("{place}: {}", error.chain()),
-        _ => panic!("{place}: it is over"),
+        _ => panic!("{place}: it has ended"),
     };
     if let Ended::Error(error) = &ended
         && let Retry::After(after) = error.retry()
     {
         tokio::time::sleep(after).await;
     }
-    // Given up.
+    // Abandoned.
     if lasts && matches!(change, NodeChange::Provision { .. }) {
         let delete = NodeChange::Delete { node: one() };
         carry(&provider(&azure, 1), delete).await.unwrap();
@@ -154,7 +158,7 @@ async fn strike(case: &Case, step: &Step) -> Row {
     }
 }
 
-/// The next run makes the node what it should be, once; and it goes without leaving anything.
+/// The next run completes the node exactly once, and its deletion leaves nothing.
 async fn goes_on(azure: &AzureSimulator, next: &Azure, change: NodeChange, place: &str) {
     let outcome = carry(next, change).await;
     outcome.unwrap_or_else(|error| panic!("{place}: the next run: {}", error.chain()));
@@ -172,10 +176,10 @@ async fn goes_on(azure: &AzureSimulator, next: &Azure, change: NodeChange, place
     );
 }
 
-/// `UPDATE_DOCS=1 cargo nextest run -p lifecycle-azure --all-features fault_table` writes the page
-/// anew.
+/// `UPDATE_DOCS=1 cargo nextest run -p lifecycle-azure --all-features fault_table` rewrites the
+/// page.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_fault_at_every_step_ends_in_a_node_or_names_its_cause_and_hint() {
+async fn every_fault_ends_with_a_node_or_a_cause_and_hint() {
     let cases: &'static [Case] = cases().leak();
     let cells = cases
         .iter()

@@ -1,4 +1,4 @@
-//! The manager's VM has an identity to log in with, and no other.
+//! The manager's VM has an identity for its login; other VMs have none.
 
 use lifecycle_azure::simulator::SUBSCRIPTION;
 use lifecycle_azure::{Azure, AzureOptions};
@@ -8,7 +8,7 @@ use crate::raw;
 use crate::support::{azure, carry, options, provision};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_managers_vm_alone_gets_the_identity() {
+async fn only_the_managers_vm_gets_the_identity() {
     let azure = azure().await;
     let id = format!(
         "/subscriptions/{SUBSCRIPTION}/resourceGroups/who/providers/Microsoft.ManagedIdentity\
@@ -23,18 +23,14 @@ async fn the_managers_vm_alone_gets_the_identity() {
     for name in ["one", "two"] {
         carry(&ours, provision(name)).await.unwrap();
     }
-    let machines = raw::list(&azure, "Microsoft.Compute/virtualMachines").await;
-    assert_eq!(machines.len(), 2);
-    for machine in machines {
-        let is_manager = machine["name"] == "one";
-        let identity = &machine["identity"];
-        assert_eq!(
-            identity["type"] == "UserAssigned",
-            is_manager,
-            "{machine:#}"
-        );
+    let vms = raw::list(&azure, "Microsoft.Compute/virtualMachines").await;
+    assert_eq!(vms.len(), 2);
+    for vm in vms {
+        let is_manager = vm["name"] == "one";
+        let identity = &vm["identity"];
+        assert_eq!(identity["type"] == "UserAssigned", is_manager, "{vm:#}");
         let assigned = identity["userAssignedIdentities"].as_object();
         let has_it = assigned.is_some_and(|all| all.contains_key(&id));
-        assert_eq!(has_it, is_manager, "{machine:#}");
+        assert_eq!(has_it, is_manager, "{vm:#}");
     }
 }

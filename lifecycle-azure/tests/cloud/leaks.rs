@@ -1,4 +1,5 @@
-//! Planted secrets, searched for in all that leaves the process: logs, errors, what `Debug` shows.
+//! Searches for planted secrets in everything that leaves the process: logs, errors, `Debug`
+//! output.
 
 use std::fmt::Debug;
 use std::io;
@@ -9,7 +10,7 @@ use chrono::TimeDelta;
 use http::StatusCode;
 use lifecycle_azure::simulator::files::AccountSas;
 use lifecycle_azure::simulator::{
-    AzureSimulator, CLIENT, Fault, MANAGED_IDENTITY, MachineChange, MachineOrder, STORAGE_ACCOUNT,
+    AzureSimulator, CLIENT, Fault, HostChange, HostRequest, MANAGED_IDENTITY, STORAGE_ACCOUNT,
     STORAGE_SHARE, Selector, TENANT, When,
 };
 use lifecycle_azure::{AzureFiles, FilesCredential, Login};
@@ -26,7 +27,7 @@ use crate::secrets::{in_none, planted};
 use crate::steps;
 use crate::support::{azure, carry, get, options, provider, provision, spec};
 
-/// All that is said.
+/// All collected output.
 #[derive(Debug, Clone, Default)]
 struct Said(Arc<Mutex<Vec<u8>>>);
 
@@ -41,8 +42,8 @@ impl io::Write for Said {
 }
 
 impl Said {
-    /// The most talkative log of the whole process: of tasks that others begin, and of libraries
-    /// that know only the older way to write one.
+    /// The most verbose log of the whole process, including tasks that others spawn and libraries
+    /// that use the `log` crate.
     fn everything() -> Self {
         let said = Self::default();
         let writer = said.clone();
@@ -117,7 +118,7 @@ fn faults() -> Vec<(steps::Step, Fault)> {
     ]
 }
 
-/// A node's whole life, with a fault in the way of each attempt to make it.
+/// A node's whole life, with a fault in each provisioning attempt.
 async fn live(azure: &AzureSimulator, said: &Said) {
     for (step, fault) in faults() {
         azure.faults().add(step.when(), fault);
@@ -143,15 +144,15 @@ async fn live(azure: &AzureSimulator, said: &Said) {
     said.add(&serde_json::to_string(&node).unwrap());
     said.shown(&ours);
     said.shown(&ours.list().await.unwrap());
-    said.shown(&azure.machines());
-    said.shown(&MachineChange::Make(MachineOrder {
-        machine: "one".to_owned(),
+    said.shown(&azure.vms());
+    said.shown(&HostChange::Create(HostRequest {
+        vm: "one".to_owned(),
         host_name: "one".to_owned(),
         cores: 2,
         system: "debian".to_owned(),
         admin: "lifecycle".to_owned(),
         ssh_keys: Vec::new(),
-        custom_data: azure.machines()[0].custom_data.clone(),
+        custom_data: azure.vms()[0].custom_data.clone(),
         private_address: None,
         subnet: None,
         inbound_ports: Vec::new(),
@@ -161,7 +162,7 @@ async fn live(azure: &AzureSimulator, said: &Said) {
     carry(&ours, NodeChange::Stop { node }).await.unwrap();
 }
 
-/// A code base, published and read with a credential, with faults in the way.
+/// Publishes and reads a code base with a credential, with faults.
 async fn publish(azure: &AzureSimulator, said: &Said, credential: FilesCredential) {
     said.shown(&credential);
     let directory = tempfile::tempdir().unwrap();
@@ -185,7 +186,7 @@ async fn publish(azure: &AzureSimulator, said: &Said, credential: FilesCredentia
             Err(error) => said.failed(&error),
         }
     }
-    // Nobody answers any more: what a library says then has the whole address in it.
+    // With all connections failing, a library's error may contain the complete URL.
     azure.faults().add(at_shares().always(), Fault::Dropped);
     said.failed(&store.digest("svc").await.unwrap_err());
     azure.faults().clear();
@@ -194,7 +195,7 @@ async fn publish(azure: &AzureSimulator, said: &Said, credential: FilesCredentia
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_planted_secret_is_in_a_log_an_error_or_what_debug_shows() {
+async fn no_secret_appears_in_logs_errors_or_debug_output() {
     let said = Said::everything();
     let azure = azure().await;
     live(&azure, &said).await;
@@ -214,7 +215,7 @@ async fn no_planted_secret_is_in_a_log_an_error_or_what_debug_shows() {
         .unwrap()
         .to_owned();
     assert!(signature.len() > 40, "it is the signature alone");
-    // As it is sent, and as it was made.
+    // Both as it is sent and as it was generated.
     secrets.push(
         signature
             .replace("%2B", "+")
@@ -249,7 +250,7 @@ async fn no_planted_secret_is_in_a_log_an_error_or_what_debug_shows() {
     said.shown(azure.files());
 
     let text = said.text();
-    assert!(text.contains("a fault strikes"), "the log is written");
+    assert!(text.contains("injecting a fault"), "the log is written");
     assert!(text.contains("InvalidParameter"), "errors are written");
     in_none(&secrets, &[&text]);
 }

@@ -1,4 +1,4 @@
-//! Azure says when it wants to be asked, and in what state it is.
+//! Azure specifies when to poll, and reports progress.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use lifecycle_core::model::NodeName;
 use crate::support::{azure_with, carry, provider, provision, running};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_asks_for_an_operation_before_azure_wants_to_be_asked() {
+async fn does_not_poll_before_azure_allows_it() {
     let patience = Duration::from_mins(1);
     let azure = azure_with(|options| {
         options.poll_after = Some(patience);
@@ -25,7 +25,7 @@ async fn nobody_asks_for_an_operation_before_azure_wants_to_be_asked() {
         CloudProgress::Running { after, .. } => after.unwrap(),
         CloudProgress::Done => panic!("it is not done"),
     };
-    // A new process knows it too.
+    // A new process respects it too.
     let other = provider(&azure, 1);
     for provider in [&ours, &other] {
         let wait = waits(provider.poll(&operation).await.unwrap());
@@ -43,11 +43,11 @@ async fn nobody_asks_for_an_operation_before_azure_wants_to_be_asked() {
         let wait = waits(provider.poll(&operation).await.unwrap());
         assert!(wait <= patience && wait > Duration::ZERO, "{wait:?}");
     }
-    assert_eq!(asked(), before, "nobody asked yet");
+    assert_eq!(asked(), before, "no poll yet");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_azure_says_of_an_operation_is_passed_on() {
+async fn reports_azures_operation_status() {
     let azure = azure_with(|options| options.delays.deallocate = Duration::from_hours(1)).await;
     let ours = provider(&azure, 1);
     carry(&ours, provision("one")).await.unwrap();
@@ -56,5 +56,5 @@ async fn what_azure_says_of_an_operation_is_passed_on() {
     let CloudProgress::Running { says, .. } = ours.poll(&operation).await.unwrap() else {
         panic!("it is not done");
     };
-    assert_eq!(says.as_deref(), Some("Azure says InProgress"));
+    assert_eq!(says.as_deref(), Some("Azure reports InProgress"));
 }

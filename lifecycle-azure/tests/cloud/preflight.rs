@@ -1,4 +1,4 @@
-//! What is found before anything is made.
+//! Problems that preflight finds before anything is created.
 
 use http::StatusCode;
 use lifecycle_azure::simulator::{CLIENT, Fault, Selector, TENANT, When};
@@ -31,7 +31,7 @@ fn of_size(name: &str, size: &str) -> NodeSpec {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_be_had_has_no_problems() {
+async fn available_nodes_have_no_problems() {
     assert_eq!(
         problems(&[spec("one"), spec("two")]).await,
         Vec::<String>::new()
@@ -53,8 +53,8 @@ async fn sizes_quotas_and_images_are_checked() {
     .await;
     let parts = [
         "Node one: westeurope has no size Standard_X1",
-        "Node two: this subscription cannot have size Standard_F2s_v2",
-        "need 8 cores of standardDSv5Family in westeurope; 0 of 6 are used",
+        "Node two: size Standard_F2s_v2 in westeurope is not available to this subscription",
+        "need 8 cores of standardDSv5Family in westeurope, but 0 of 6 are used",
         "westeurope has no image Debian:debian-12:13:latest",
     ];
     assert_eq!(found.len(), parts.len(), "{found:#?}");
@@ -67,7 +67,7 @@ async fn sizes_quotas_and_images_are_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_secret_is_told_with_what_was_tried_and_is_in_no_message() {
+async fn a_wrong_secret_is_reported_without_showing_it() {
     let azure = azure_with(|_| ()).await;
     let planted = "a-secret-that-is-wrong";
     let options = AzureOptions {
@@ -98,7 +98,7 @@ async fn a_wrong_secret_is_told_with_what_was_tried_and_is_in_no_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vm_that_is_in_the_way_is_told() {
+async fn reports_a_foreign_vm_with_a_nodes_name() {
     let azure = azure_with(|_| ()).await;
     let ours = provider(&azure, 1);
     carry(&ours, provision("one")).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_vm_that_is_in_the_way_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_with_terms_of_its_own_is_told() {
+async fn reports_an_image_with_terms() {
     let azure = azure_with(|_| ()).await;
     let sold =
         json!({ "properties": { "plan": { "name": "a", "product": "b", "publisher": "c" } } });

@@ -1,4 +1,4 @@
-//! What is in a simulated subscription, asked for without the provider.
+//! Reads a simulated subscription without the provider.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn token(azure: &AzureSimulator) -> String {
 }
 
 fn client() -> reqwest::Client {
-    // Plain http; a provider that the process has not chosen is not needed for it.
+    // Plain http, so no TLS provider is needed.
     reqwest::Client::builder()
         .tls_built_in_root_certs(false)
         .build()
@@ -48,12 +48,12 @@ async fn get(azure: &AzureSimulator, path: &str) -> Vec<Value> {
     serde_json::from_value(answer["value"].take()).unwrap()
 }
 
-/// The resources of a kind, in the whole subscription.
+/// All resources of a kind in the subscription.
 pub(crate) async fn list(azure: &AzureSimulator, kind: &str) -> Vec<Value> {
     get(azure, &format!("providers/{kind}")).await
 }
 
-/// The kinds of all that there is, sorted.
+/// The kinds of all resources, sorted.
 pub(crate) async fn everything(azure: &AzureSimulator) -> Vec<String> {
     let mut all = get(azure, "resources").await;
     all.extend(get(azure, "resourcegroups").await);
@@ -71,7 +71,7 @@ pub(crate) async fn everything(azure: &AzureSimulator) -> Vec<String> {
     kinds
 }
 
-/// Everything that one node and what nodes share consist of.
+/// Checks that exactly the resources of one node and the shared resources exist.
 pub(crate) async fn is_whole(azure: &AzureSimulator) {
     let kinds = everything(azure).await;
     let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
@@ -84,18 +84,15 @@ pub(crate) async fn is_whole(azure: &AzureSimulator) {
         "virtualMachines",
         "virtualNetworks",
     ];
-    assert_eq!(
-        kinds, wanted,
-        "one of each, nothing doubled, nothing left over"
-    );
+    assert_eq!(kinds, wanted, "exactly one of each resource");
 }
 
-/// Takes all tags from a VM, as if somebody else had made it.
+/// Removes all tags from a VM, as if another client had created it.
 pub(crate) async fn strip_tags(azure: &AzureSimulator, name: &str) {
     set_tags(azure, name, json!({})).await;
 }
 
-/// Gives a VM other tags.
+/// Replaces a VM's tags.
 pub(crate) async fn set_tags(azure: &AzureSimulator, name: &str, tags: Value) {
     change(azure, Method::PATCH, name, json!({ "tags": tags })).await;
 }
@@ -103,16 +100,15 @@ pub(crate) async fn set_tags(azure: &AzureSimulator, name: &str, tags: Value) {
 /// Deletes a VM, and returns when it is gone.
 pub(crate) async fn delete(azure: &AzureSimulator, name: &str) {
     change(azure, Method::DELETE, name, Value::Null).await;
-    while azure.machines().iter().any(|machine| machine.name == name) {
+    while azure.vms().iter().any(|vm| vm.name == name) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Waits until the changes of a VM have ended.
+/// Waits until the changes to a VM have ended.
 pub(crate) async fn settled(azure: &AzureSimulator, name: &str) {
-    let is_settled = |machine: &Value| {
-        machine["name"] != name || machine["properties"]["provisioningState"] == "Succeeded"
-    };
+    let is_settled =
+        |vm: &Value| vm["name"] != name || vm["properties"]["provisioningState"] == "Succeeded";
     while !list(azure, "Microsoft.Compute/virtualMachines")
         .await
         .iter()
@@ -123,12 +119,9 @@ pub(crate) async fn settled(azure: &AzureSimulator, name: &str) {
 }
 
 async fn change(azure: &AzureSimulator, method: Method, name: &str, body: Value) {
-    let machines = azure.machines();
-    let machine = machines
-        .iter()
-        .find(|machine| machine.name == name)
-        .unwrap();
-    let url = format!("{}{}?api-version=2024-07-01", azure.endpoint(), machine.id);
+    let vms = azure.vms();
+    let vm = vms.iter().find(|vm| vm.name == name).unwrap();
+    let url = format!("{}{}?api-version=2024-07-01", azure.endpoint(), vm.id);
     let answer = client()
         .request(method, url)
         .bearer_auth(token(azure).await)

@@ -1,5 +1,5 @@
-//! Answers that no fault of the network explains: redirects, locks, subscriptions that are
-//! disabled, operations of an older form or without an end, lists that lag behind.
+//! Responses other than network faults: redirects, locks, disabled subscriptions, operations of the
+//! older form or without an end, lists that lag behind.
 
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ fn redirect(status: StatusCode, to: String) -> Fault {
     }
 }
 
-/// Where nobody should come, though Azure's answer leads there.
+/// A server that must receive no request although Azure's response redirects to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_a_secret_nor_a_token_follows_a_redirect() {
+async fn redirects_receive_no_secret_or_token() {
     let azure = azure().await;
     let elsewhere = azure
         .listen(Router::new().fallback(|| async { "{}" }))
@@ -55,10 +55,10 @@ async fn neither_a_secret_nor_a_token_follows_a_redirect() {
     assert_eq!(there, 0);
 }
 
-/// Does something to a node, or to what nodes share.
+/// A change to a node, or to the shared resources.
 type Act = fn(&Azure) -> futures_util::future::BoxFuture<'_, Result<()>>;
 
-/// Each way to change something, and the request that it takes.
+/// Each kind of change, and the request that it sends.
 const CHANGES: [(&str, Method, Act); 6] = [
     ("restart", Method::POST, |ours| {
         Box::pin(async {
@@ -84,7 +84,7 @@ const CHANGES: [(&str, Method, Act); 6] = [
     }),
 ];
 
-/// What nobody but a person can change is told at once, and waited for by nobody.
+/// An error that only a person can resolve is reported at once, without retries.
 async fn is_refused(azure: &AzureSimulator, code: &str, message: &str, hint: &str) {
     let ours = provider(azure, 1);
     carry(&ours, provision("one")).await.unwrap();
@@ -104,21 +104,21 @@ async fn is_refused(azure: &AzureSimulator, code: &str, message: &str, hint: &st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_is_told_and_not_waited_for() {
+async fn reports_a_lock_without_retries() {
     let message = "The scope cannot perform the operation because following scope(s) are locked. \
                    Please remove the lock and try again.";
     is_refused(&azure().await, "ScopeLocked", message, "az lock list").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disabled_subscription_is_told_and_not_waited_for() {
+async fn reports_a_disabled_subscription_without_retries() {
     let message = "The subscription is disabled and therefore marked as read only.";
     let code = "ReadOnlyDisabledSubscription";
     is_refused(&azure().await, code, message, "enable the subscription").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interface_that_failed_is_asked_for_once_more() {
+async fn repeats_the_request_for_a_failed_interface() {
     let azure = azure().await;
     let fails = Fault::OperationFails {
         code: "InternalServerError".to_owned(),
@@ -137,9 +137,9 @@ async fn an_interface_that_failed_is_asked_for_once_more() {
     is_whole(&azure).await;
 }
 
-/// What nodes share is waited for when the first is begun.
+/// The first provision waits for the shared resources.
 #[tokio::test]
-async fn a_network_that_stays_updating_is_given_up_and_named() {
+async fn reports_a_network_that_stays_updating() {
     let azure = azure().await;
     let when = steps::MAKE_NETWORK.when();
     azure.faults().add(when, Fault::NeverEnds);
@@ -147,7 +147,7 @@ async fn a_network_that_stays_updating_is_given_up_and_named() {
         poll_every: Duration::from_mins(1),
         ..options(&azure, 1)
     });
-    // Time passes whenever there is nothing to do but to wait for it.
+    // Paused time advances whenever everything is waiting.
     tokio::time::pause();
     let error = ours.unwrap().begin(provision("one")).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
@@ -155,7 +155,7 @@ async fn a_network_that_stays_updating_is_given_up_and_named() {
     assert!(azure.requests().count(&steps::POLL_NETWORK.selector()) > 2);
 }
 
-/// An operation of the older form: `Location` alone, which answers 202 until it is over.
+/// An operation of the older form: only a `Location`, which returns 202 until the end.
 async fn of_older_form(last: Fault) -> (AzureSimulator, Result<()>) {
     let azure = azure().await;
     let ours = provider(&azure, 1);
@@ -185,7 +185,7 @@ async fn of_older_form(last: Fault) -> (AzureSimulator, Result<()>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operation_with_a_location_alone_is_followed_to_its_end() {
+async fn follows_an_operation_with_only_a_location() {
     for status in [StatusCode::OK, StatusCode::NO_CONTENT] {
         let over = redirect(status, String::new());
         of_older_form(over).await.1.unwrap();
@@ -194,16 +194,16 @@ async fn an_operation_with_a_location_alone_is_followed_to_its_end() {
     let failed = Fault::error(StatusCode::CONFLICT, "AllocationFailed", message);
     let error = of_older_form(failed).await.1.unwrap_err();
     assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
-    // Forgotten, it ended long ago; looking says how.
+    // A forgotten operation ended long ago; the observation shows the result.
     let message = "The entity was not found.";
     let gone = Fault::error(StatusCode::NOT_FOUND, "NotFound", message);
     let (azure, outcome) = of_older_form(gone).await;
     outcome.unwrap();
     let node = get(&provider(&azure, 1), "one").await.unwrap();
-    assert_eq!(node.power, Power::Running, "nothing came of it");
+    assert_eq!(node.power, Power::Running, "it had no effect");
 }
 
-/// A disk that the list of the group still shows, though it has gone with its VM.
+/// A disk that is gone with its VM but still listed in the group.
 fn lagging() -> Fault {
     let disk = json!({
         "id": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/one_OsDisk_1",
@@ -215,7 +215,7 @@ fn lagging() -> Fault {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_whose_list_lags_behind_goes_all_the_same() {
+async fn deletes_a_group_whose_list_lags_behind() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     let list = || When::next(Selector::method(Method::GET).path_end("/resources"));
@@ -230,7 +230,7 @@ async fn a_group_whose_list_lags_behind_goes_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_in_which_something_stays_is_kept_until_it_is_empty() {
+async fn keeps_a_group_until_it_is_empty() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     let list = || When::next(Selector::method(Method::GET).path_end("/resources"));

@@ -1,4 +1,4 @@
-//! Tokens: to nobody but Azure, and replaced when it takes them no longer.
+//! Tokens are sent only to Azure, and replaced when Azure rejects them.
 
 use http::{Method, StatusCode};
 use lifecycle_azure::simulator::{Fault, Selector, When};
@@ -8,9 +8,9 @@ use serde_json::json;
 
 use crate::support::{azure, carry, get, provider, provision, spec};
 
-/// Both clients follow the links of lists: the generated one by itself.
+/// Both clients follow the links of lists; the generated one does so by itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_goes_on_elsewhere_is_not_followed() {
+async fn does_not_follow_a_list_to_another_host() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     carry(&ours, provision("one")).await.unwrap();
@@ -31,7 +31,7 @@ async fn a_list_that_goes_on_elsewhere_is_not_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_azure_takes_no_longer_is_replaced() {
+async fn replaces_a_rejected_token() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     assert!(get(&ours, "one").await.is_none());
@@ -55,7 +55,7 @@ async fn a_token_that_azure_takes_no_longer_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_that_azure_never_takes_is_told_after_two_tokens() {
+async fn reports_a_rejected_login_after_two_tokens() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     let refused = Fault::error(

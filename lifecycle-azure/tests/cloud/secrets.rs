@@ -1,23 +1,23 @@
-//! What must be in no text that leaves the process.
+//! The secrets that must not appear in any output.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lifecycle_azure::simulator::{AzureSimulator, CLIENT_SECRET, STORAGE_KEY};
 
-/// What all tokens of the simulator begin with, as those of Azure do: `{"` in base64.
+/// The prefix of all tokens of the simulator and of Azure: `{"` in base64.
 const TOKEN: &str = "eyJ";
 
-/// The secrets that are about: those of the login and of the account, tokens, and the private host
-/// keys of the VMs, in each form in which they were sent.
+/// All secrets in use: those of the login and of the account, tokens, and the private host keys of
+/// the VMs, in each form in which they were sent.
 pub(crate) fn planted(azure: &AzureSimulator) -> Vec<String> {
     let mut all = [CLIENT_SECRET, STORAGE_KEY, TOKEN, "Bearer e"]
         .map(str::to_owned)
         .to_vec();
-    for machine in azure.machines() {
-        let sent = machine.custom_data.unwrap().expose().to_owned();
+    for vm in azure.vms() {
+        let sent = vm.custom_data.unwrap().expose().to_owned();
         let text = String::from_utf8(STANDARD.decode(&sent).unwrap()).unwrap();
         all.push(sent);
-        // The lines of the key itself, between its first and its last.
+        // The lines of the key between its first and its last line.
         let key = text
             .split("\\n")
             .filter(|line| line.len() >= 60 && !line.contains(' '));
@@ -26,14 +26,14 @@ pub(crate) fn planted(azure: &AzureSimulator) -> Vec<String> {
     all
 }
 
-/// None of the secrets is in any of the texts.
+/// Checks that none of the texts contains a secret.
 #[track_caller]
 pub(crate) fn in_none(secrets: &[String], texts: &[&str]) {
     for secret in secrets {
         for text in texts {
             if let Some(position) = text.find(secret.as_str()) {
                 let from = text.floor_char_boundary(position.saturating_sub(300));
-                panic!("a secret stands after: {}", &text[from..position]);
+                panic!("there is a secret after: {}", &text[from..position]);
             }
         }
     }

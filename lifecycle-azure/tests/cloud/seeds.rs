@@ -1,4 +1,4 @@
-//! Whole lives of a node in which a share of all requests fails, as a seed determines.
+//! Complete lives of a node during which a share of all requests fails, as a seed determines.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::raw::{self, is_whole};
 use crate::secrets;
 use crate::support::{azure_with, carry, get, provider, provision};
 
-/// How many lives are lived, if [`SEEDS_VARIABLE`] says nothing.
+/// Number of seeds, unless [`SEEDS_VARIABLE`] is set.
 const SEEDS: u64 = 12;
-/// Says how many seeds: `500`.
+/// The variable with the number of seeds: `500`.
 const SEEDS_VARIABLE: &str = "LIFECYCLE_TEST_SEEDS";
-/// Names the one seed to be tried again.
+/// The variable with the single seed to repeat.
 const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
-/// How many go on at once: most of their time they wait.
+/// Number of concurrent lives: they mostly wait.
 const AT_ONCE: usize = 16;
 /// More attempts than any life takes at these rates.
 const ATTEMPTS: usize = 200;
@@ -41,7 +41,7 @@ fn one() -> NodeName {
     NodeName::try_from("one").unwrap()
 }
 
-/// What a life consists of.
+/// The stages of a life.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Provision,
@@ -59,7 +59,7 @@ const LIFE: [Stage; 5] = [
     Stage::DeleteShared,
 ];
 
-/// In a process of its own.
+/// Runs a stage in a separate process.
 async fn attempt(azure: &AzureSimulator, stage: Stage) -> Result<()> {
     let ours = provider(azure, 1);
     let change = match stage {
@@ -72,12 +72,12 @@ async fn attempt(azure: &AzureSimulator, stage: Stage) -> Result<()> {
     carry(&ours, change).await
 }
 
-/// What only a person changes is no fault of a network, other than want of room.
+/// Errors that only a person can resolve are not network faults, except for missing capacity.
 fn may_be_tried_again(error: &Error) -> bool {
     matches!(error, Error::Exhausted { .. }) || error.retry() != Retry::Never
 }
 
-/// Every other node is made by two processes at once.
+/// Every second node is created by two concurrent processes.
 fn has_rival(seed: u64) -> bool {
     seed % 2 == 1
 }
@@ -92,7 +92,7 @@ async fn live(seed: u64) -> usize {
     for stage in LIFE {
         loop {
             attempts += 1;
-            assert!(attempts < ATTEMPTS, "seed {seed}: {stage:?} has no end");
+            assert!(attempts < ATTEMPTS, "seed {seed}: {stage:?} does not end");
             let is_made_by_two = has_rival(seed) && matches!(stage, Stage::Provision);
             let processes = if is_made_by_two { 2 } else { 1 };
             let outcomes = join_all((0..processes).map(|_| attempt(&azure, stage))).await;
@@ -126,7 +126,7 @@ async fn live(seed: u64) -> usize {
         Vec::<String>::new(),
         "seed {seed}"
     );
-    // Of two, one is not told what the other was.
+    // With two processes, one does not learn the result of the other.
     if !has_rival(seed) {
         assert_eq!(azure.requests().too_early(), [], "seed {seed}");
     }
@@ -134,7 +134,7 @@ async fn live(seed: u64) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_fails_a_node_is_made_once_and_leaves_nothing() {
+async fn under_faults_a_node_is_created_once_and_leaves_nothing() {
     let number = |name: &str| {
         let text = std::env::var(name).ok()?;
         Some(text.parse::<u64>().unwrap())
@@ -156,5 +156,5 @@ async fn whatever_fails_a_node_is_made_once_and_leaves_nothing() {
         .await;
     let most = attempts.iter().max().unwrap();
     println!("{} seeds, at most {most} attempts", attempts.len());
-    assert!(*most > LIFE.len(), "faults struck");
+    assert!(*most > LIFE.len(), "no faults occurred");
 }

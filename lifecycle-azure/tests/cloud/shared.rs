@@ -1,4 +1,4 @@
-//! What nodes share, and what they have to themselves.
+//! The resources that nodes share, and those that belong to one node.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use crate::raw;
 use crate::support::{azure, carry, get, options, provider, provision};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_but_ssh_is_let_in_and_only_from_where_it_is_allowed() {
+async fn only_ssh_is_allowed_from_the_configured_sources() {
     let azure = azure().await;
     let options = AzureOptions {
         ssh_from: vec!["203.0.113.0/24".to_owned(), "198.51.100.7".to_owned()],
@@ -47,7 +47,7 @@ async fn nothing_but_ssh_is_let_in_and_only_from_where_it_is_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_keeps_its_private_address_and_takes_all_that_is_its_with_it() {
+async fn a_node_keeps_its_address_and_is_deleted_completely() {
     let azure = azure().await;
     let provider = provider(&azure, 1);
     carry(&provider, provision("one")).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_node_keeps_its_private_address_and_takes_all_that_is_its_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_public_addresses_there_are_none() {
+async fn creates_no_public_addresses_if_disabled() {
     let azure = azure().await;
     let options = AzureOptions {
         public_ip: false,
@@ -94,13 +94,13 @@ async fn without_public_addresses_there_are_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_boot_gets_the_host_key_that_is_told() {
+async fn the_first_boot_gets_the_reported_host_key() {
     let azure = azure().await;
     let provider = provider(&azure, 1);
     carry(&provider, provision("one")).await.unwrap();
     let node = get(&provider, "one").await.unwrap();
-    let machine = &azure.machines()[0];
-    let data = machine.custom_data.as_ref().unwrap().expose();
+    let vm = &azure.vms()[0];
+    let data = vm.custom_data.as_ref().unwrap().expose();
     let data = base64::engine::general_purpose::STANDARD
         .decode(data)
         .unwrap();
@@ -111,15 +111,15 @@ async fn the_first_boot_gets_the_host_key_that_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vm_that_is_there_is_adopted_and_let_go_again_never_deleted() {
+async fn adopts_and_releases_an_existing_vm_without_deleting_it() {
     let azure = azure().await;
     let (theirs, ours) = (provider(&azure, 2), provider(&azure, 1));
-    // A VM in a group of its own, without any platform's tags.
+    // A VM in another group, without any platform's tags.
     carry(&theirs, provision("old")).await.unwrap();
     raw::strip_tags(&azure, "old").await;
     let node = NodeName::try_from("old").unwrap();
     assert!(!ours.get(&node).await.unwrap().unwrap().created);
-    // The change of its tags goes on for a while, and looks like a boot when it ends.
+    // The change of its tags takes a while, and its end looks like a boot.
     let told = |node: ObservedNode| ObservedNode {
         boot_id: None,
         ..node
@@ -134,11 +134,11 @@ async fn a_vm_that_is_there_is_adopted_and_let_go_again_never_deleted() {
         .await
         .unwrap();
     assert_eq!(ours.list().await.unwrap(), []);
-    assert_eq!(azure.machines().len(), 1, "it is still there");
+    assert_eq!(azure.vms().len(), 1, "it still exists");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_former_platform_left_in_the_tags_deletes_nothing() {
+async fn tags_of_a_previous_platform_cause_no_deletion() {
     let azure = azure().await;
     let (theirs, ours) = (provider(&azure, 2), provider(&azure, 1));
     carry(&theirs, provision("old")).await.unwrap();
@@ -147,6 +147,6 @@ async fn what_a_former_platform_left_in_the_tags_deletes_nothing() {
     let node = NodeName::try_from("old").unwrap();
     assert!(!ours.adopt(&node).await.unwrap().created);
     carry(&ours, NodeChange::Delete { node }).await.unwrap();
-    let machines = raw::list(&azure, "Microsoft.Compute/virtualMachines").await;
-    assert_eq!(machines[0]["tags"], json!({ "costs": "ours" }));
+    let vms = raw::list(&azure, "Microsoft.Compute/virtualMachines").await;
+    assert_eq!(vms[0]["tags"], json!({ "costs": "ours" }));
 }

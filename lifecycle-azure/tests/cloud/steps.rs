@@ -1,4 +1,4 @@
-//! The requests that a node takes, by what they are for.
+//! The requests of a node's life, by purpose.
 
 use http::Method;
 use lifecycle_azure::simulator::{AzureSimulator, Outcome, Selector, When};
@@ -12,10 +12,10 @@ const POST: Method = Method::POST;
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) method: Method,
-    /// What its path has in it, and ends with.
+    /// A part of its path, and the end of its path.
     part: &'static str,
     end: &'static str,
-    /// The first such request, or a later one.
+    /// Which request of this kind, counted from 1.
     pub(crate) nth: usize,
 }
 
@@ -34,56 +34,39 @@ const fn later(mut step: Step) -> Step {
     step
 }
 
-/// The login.
 pub(crate) const TOKEN: Step = step("login", POST, "/oauth2/v2.0/token", "");
-/// Whether the VM is there, and afterwards how far it is.
-pub(crate) const VM: Step = step("look for the VM", GET, "/resourcegroups/", VM_PATH);
+/// Checks whether the VM exists, and later polls its state.
+pub(crate) const VM: Step = step("look up the VM", GET, "/resourcegroups/", VM_PATH);
 pub(crate) const VMS: Step = step("list VMs", GET, "/providers/", "/virtualmachines");
-pub(crate) const GROUP: Step = step("look for the group", GET, "", GROUP_PATH);
-pub(crate) const MAKE_GROUP: Step = step("make the group", PUT, "", GROUP_PATH);
-pub(crate) const RULES: Step = step("look for the security group", GET, "", RULES_PATH);
-pub(crate) const MAKE_RULES: Step = step("make the security group", PUT, "", RULES_PATH);
-pub(crate) const POLL_RULES: Step = later(step(
-    "ask how far the security group is",
-    GET,
-    "",
-    RULES_PATH,
-));
-pub(crate) const NETWORK: Step = step("look for the network", GET, "", NETWORK_PATH);
-pub(crate) const MAKE_NETWORK: Step = step("make the network", PUT, "", NETWORK_PATH);
-pub(crate) const POLL_NETWORK: Step =
-    later(step("ask how far the network is", GET, "", NETWORK_PATH));
-pub(crate) const MAKE_VM: Step = step("make the VM", PUT, "", VM_PATH);
-pub(crate) const POLL_VM: Step = later(step(
-    "ask how far the VM is",
-    GET,
-    "/resourcegroups/",
-    VM_PATH,
-));
+pub(crate) const GROUP: Step = step("look up the group", GET, "", GROUP_PATH);
+pub(crate) const MAKE_GROUP: Step = step("create the group", PUT, "", GROUP_PATH);
+pub(crate) const RULES: Step = step("look up the security group", GET, "", RULES_PATH);
+pub(crate) const MAKE_RULES: Step = step("create the security group", PUT, "", RULES_PATH);
+pub(crate) const POLL_RULES: Step = later(step("poll the security group", GET, "", RULES_PATH));
+pub(crate) const NETWORK: Step = step("look up the network", GET, "", NETWORK_PATH);
+pub(crate) const MAKE_NETWORK: Step = step("create the network", PUT, "", NETWORK_PATH);
+pub(crate) const POLL_NETWORK: Step = later(step("poll the network", GET, "", NETWORK_PATH));
+pub(crate) const MAKE_VM: Step = step("create the VM", PUT, "", VM_PATH);
+pub(crate) const POLL_VM: Step = later(step("poll the VM", GET, "/resourcegroups/", VM_PATH));
 pub(crate) const NIC: Step = step("read the interface", GET, "/networkinterfaces/", "");
 pub(crate) const FIX_NIC: Step = step(
-    "fix the interface's address",
+    "make the interface's address static",
     PUT,
     "/networkinterfaces/",
     "",
 );
-pub(crate) const POLL_NIC: Step = later(step(
-    "ask how far the interface is",
-    GET,
-    "/networkinterfaces/",
-    "",
-));
+pub(crate) const POLL_NIC: Step = later(step("poll the interface", GET, "/networkinterfaces/", ""));
 
 pub(crate) const PUBLIC: Step = step("read the public address", GET, "/publicipaddresses/", "");
 pub(crate) const START: Step = step("start the VM", POST, "", "/virtualmachines/one/start");
-pub(crate) const POLL_START: Step = step("ask how far the start is", GET, "/operations/", "");
+pub(crate) const POLL_START: Step = step("poll the start", GET, "/operations/", "");
 
 const VM_PATH: &str = "/virtualmachines/one";
 const GROUP_PATH: &str = "/resourcegroups/demo-010000";
 const RULES_PATH: &str = "/networksecuritygroups/demo-010000-nsg";
 const NETWORK_PATH: &str = "/virtualnetworks/demo-010000-vnet";
 
-/// All kinds of requests to Resource Manager that provisioning node `one` takes.
+/// All kinds of requests to Resource Manager for provisioning node `one`.
 pub(crate) const PROVISION: [Step; 11] = [
     VM,
     VMS,
@@ -105,13 +88,13 @@ impl Step {
             .path_end(self.end)
     }
 
-    /// When a fault strikes this step.
+    /// Selects the requests of this step for a fault.
     pub(crate) fn when(&self) -> When {
         When::next(self.selector()).nth(self.nth)
     }
 }
 
-/// Waits until a request has ended without an answer.
+/// Waits until a request has ended without a response.
 pub(crate) async fn one_is_lost(azure: &AzureSimulator) {
     let mut count = 0;
     loop {

@@ -15,21 +15,20 @@ use lifecycle_core::secret::Sensitive;
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
 
-/// Longer than the runner lets a test take: what stands still, it ends.
+/// Longer than the test runner's limit, which then ends a hanging test.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(10);
 
 /// Longer than a test takes, and than idle connections are kept.
 pub(crate) const LONG: Duration = Duration::from_mins(5);
 
-/// Lets time pass, for the client and the simulator, which both go by tokio's clock; in tests on
-/// one thread.
+/// Advances tokio's paused clock, which both client and simulator use; only in tests on one thread.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
 }
 
-/// A simulated Azure in which everything takes a moment.
+/// A simulated Azure in which every operation takes a moment.
 pub(crate) async fn azure() -> AzureSimulator {
     azure_with(|_| ()).await
 }
@@ -43,7 +42,7 @@ pub(crate) async fn azure_with(change: impl FnOnce(&mut SimulatorOptions)) -> Az
     AzureSimulator::start(options).await.unwrap()
 }
 
-/// What uses it, as the platform `number`.
+/// The provider's options for the platform `number`.
 pub(crate) fn options(azure: &AzureSimulator, number: u128) -> AzureOptions {
     let owner = Owner {
         id: PlatformId::new(uuid::Uuid::from_u128(number << 120)),
@@ -85,7 +84,7 @@ pub(crate) async fn get(provider: &Azure, name: &str) -> Option<ObservedNode> {
         .unwrap()
 }
 
-/// Returns once Azure shows the VM as running, without polling an operation.
+/// Returns when Azure shows the VM as running, without polling an operation.
 pub(crate) async fn running(provider: &Azure, name: &str) {
     let reached = async {
         while get(provider, name).await.map(|node| node.power) != Some(Power::Running) {
@@ -95,7 +94,7 @@ pub(crate) async fn running(provider: &Azure, name: &str) {
     tokio::time::timeout(DEADLINE, reached).await.unwrap();
 }
 
-/// The requests that changed something in Resource Manager.
+/// The write requests to Resource Manager.
 pub(crate) fn writes(azure: &AzureSimulator) -> Vec<Recorded> {
     let mut all = azure.requests().all();
     all.retain(|one| one.method != "GET" && one.path.starts_with("/subscriptions/"));

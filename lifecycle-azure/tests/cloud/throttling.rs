@@ -1,4 +1,4 @@
-//! What Azure asks to be left alone for, and for how long; and what fifty nodes cost it.
+//! Throttling by Azure, and the number of requests for fifty nodes.
 
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
@@ -15,7 +15,7 @@ fn one() -> NodeName {
     NodeName::try_from("one").unwrap()
 }
 
-/// Does something that takes a request with this method, whatever comes before.
+/// Makes a change that sends a request with this method.
 async fn ask(ours: &Azure, method: &Method) -> Result<()> {
     match *method {
         Method::GET => ours.get(&one()).await.map(drop),
@@ -36,9 +36,9 @@ fn is_held(outcome: Result<()>) -> std::time::Duration {
     }
 }
 
-/// Azure counts reads, writes (which actions are) and deletes apart.
+/// Azure limits reads, writes (including actions), and deletes separately.
 #[tokio::test]
-async fn each_bucket_is_left_alone_as_long_as_azure_says_and_the_others_are_not() {
+async fn throttling_closes_only_its_own_bucket() {
     for method in [Method::GET, Method::POST, Method::DELETE] {
         let azure = azure().await;
         let ours = provider(&azure, 1);
@@ -55,7 +55,7 @@ async fn each_bucket_is_left_alone_as_long_as_azure_says_and_the_others_are_not(
         pass(LONG / 2).await;
         let left = is_held(ask(&ours, &method).await);
         assert!(left <= LONG / 2, "{method}: {left:?}");
-        assert_eq!(sent(), before, "{method}: nothing is sent");
+        assert_eq!(sent(), before, "{method}: no request is sent");
         if method != Method::GET {
             ours.list().await.unwrap();
         }
@@ -66,9 +66,10 @@ async fn each_bucket_is_left_alone_as_long_as_azure_says_and_the_others_are_not(
     }
 }
 
-/// Azure knows nothing of processes and objects: each provider goes by what it has been told.
+/// Azure's limits are per subscription, but each provider learns about them only from its own
+/// responses.
 #[tokio::test]
-async fn another_provider_is_told_by_azure_for_itself() {
+async fn each_provider_learns_about_throttling_itself() {
     let azure = azure().await;
     let (ours, other) = (provider(&azure, 1), provider(&azure, 1));
     for provider in [&ours, &other] {
@@ -81,8 +82,8 @@ async fn another_provider_is_told_by_azure_for_itself() {
     }
 }
 
-/// A bucket of Azure's: its size and what it fills by in a second, as documented ("Understand how
-/// Azure Resource Manager throttles requests", "Troubleshooting API throttling errors – Compute").
+/// One of Azure's buckets: its size and its refill per second, as documented ("Understand how Azure
+/// Resource Manager throttles requests", "Troubleshooting API throttling errors – Compute").
 struct Bucket {
     name: &'static str,
     size: f64,
@@ -123,7 +124,7 @@ impl Bucket {
     }
 }
 
-/// How many of these requests came when the bucket was empty, counted from the requests alone.
+/// How many of these requests came when the bucket was empty, computed from the requests alone.
 fn beyond(bucket: &Bucket, requests: &[Recorded]) -> usize {
     let mut times: Vec<DateTime<Utc>> = requests
         .iter()
@@ -144,10 +145,10 @@ fn beyond(bucket: &Bucket, requests: &[Recorded]) -> usize {
     count
 }
 
-/// Fifty nodes, made and deleted all at once: nobody refuses anything here, so that it is the
-/// client that keeps to the budgets.
+/// Fifty nodes are created and deleted concurrently. The simulator does not enforce limits here, so
+/// the client must keep within them by itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_nodes_at_once_stay_within_azures_budgets_as_they_are_counted() {
+async fn fifty_concurrent_nodes_stay_within_rate_limits() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     let names: Vec<NodeName> = (1..=50)
@@ -170,7 +171,7 @@ async fn fifty_nodes_at_once_stay_within_azures_budgets_as_they_are_counted() {
     for bucket in &BUCKETS {
         assert_eq!(beyond(bucket, &requests), 0, "{}", bucket.name);
     }
-    // As the simulator counts them, for each VM too.
+    // The simulator's own counts, including those per VM.
     for reading in azure.budgets() {
         assert_eq!(reading.beyond, 0, "{reading:?}");
     }
@@ -182,9 +183,6 @@ async fn fifty_nodes_at_once_stay_within_azures_budgets_as_they_are_counted() {
         .map(|one| one.requests)
         .sum();
     assert_eq!(counted, u64::try_from(reads).unwrap());
-    assert!(
-        reads > 250,
-        "{reads}: more than fit into the bucket at once"
-    );
+    assert!(reads > 250, "{reads}: more than the bucket's size");
     println!("{} requests, {reads} of them reads", requests.len());
 }

@@ -1,4 +1,4 @@
-//! A simulated storage account with one share, and what tests do with it.
+//! A simulated storage account with one share, and helpers for tests.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -90,7 +90,7 @@ impl Bench {
         self.builder(key).build().unwrap()
     }
 
-    /// A store whose signature is good for that long from the simulator's present.
+    /// A store whose signature is valid for that long, by the simulator's clock.
     pub(crate) fn with_account_sas(&self, permissions: &str, lasts: TimeDelta) -> AzureFiles {
         let terms = AccountSas {
             permissions: permissions.to_owned(),
@@ -117,12 +117,12 @@ impl Bench {
         self.service.share_sas(ACCOUNT, &terms).unwrap()
     }
 
-    /// The paths in the share.
+    /// The paths of all files in the share.
     pub(crate) fn paths(&self) -> Vec<String> {
         self.service.files(ACCOUNT, SHARE).into_keys().collect()
     }
 
-    /// How many requests have read contents since they were last forgotten.
+    /// Number of read requests since the recording was last cleared.
     pub(crate) fn downloads(&self) -> usize {
         let all = self.requests.all();
         let reads = all.iter().filter(|one| {
@@ -136,7 +136,7 @@ pub(crate) fn any() -> Selector {
     Selector::any()
 }
 
-/// Writes files, executable those that end in `.sh`.
+/// Writes files; those that end in `.sh` are executable.
 pub(crate) fn write(root: &Path, files: &[(&str, &[u8])]) {
     for (path, contents) in files {
         let path = root.join(path);
@@ -148,14 +148,14 @@ pub(crate) fn write(root: &Path, files: &[(&str, &[u8])]) {
     }
 }
 
-/// Bytes that change every `step` bytes.
+/// Bytes whose value changes every `step` bytes.
 pub(crate) fn pattern(size: usize, step: usize) -> Vec<u8> {
     let steps = (0..=250_u8).cycle();
     let bytes = steps.flat_map(|byte| std::iter::repeat_n(byte, step));
     bytes.take(size).collect()
 }
 
-/// Some code base with all that is hard to keep on a share.
+/// A code base with everything that a share cannot store directly.
 pub(crate) fn sample() -> TempDir {
     let root = TempDir::new().unwrap();
     let big = pattern(9 << 20, 7);
@@ -194,7 +194,7 @@ pub(crate) async fn archive(store: &dyn CodeStore, code: &CodeBaseRef) -> Vec<u8
     parts.concat()
 }
 
-/// The archive that the same files make on this machine.
+/// The archive of the same files from a local directory.
 pub(crate) async fn local_archive(root: &Path) -> Vec<u8> {
     let store = DirectoryStore::new(root.to_owned());
     let code = store.digest(".").await.unwrap();

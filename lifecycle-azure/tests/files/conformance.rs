@@ -1,4 +1,4 @@
-//! The suite that every code store passes, for published code bases and for plain ones.
+//! The conformance suite for code stores, for published and for plain code bases.
 
 use std::fmt;
 
@@ -40,14 +40,14 @@ impl CodeBench for Publishing {
 }
 
 #[tokio::test]
-async fn a_store_with_the_accounts_key_passes() {
+async fn the_suite_passes_with_an_account_key() {
     let bench = Bench::start().await;
     code::all(&Publishing(bench.with_key())).await.unwrap();
     assert_eq!(bench.paths(), Vec::<String>::new(), "files were left over");
 }
 
 #[tokio::test]
-async fn a_store_with_an_accounts_signature_passes() {
+async fn the_suite_passes_with_an_account_signature() {
     let bench = Bench::start().await;
     code::all(&Publishing(
         bench.with_account_sas("rwdlc", TimeDelta::hours(1)),
@@ -57,7 +57,7 @@ async fn a_store_with_an_accounts_signature_passes() {
 }
 
 #[tokio::test]
-async fn a_store_with_a_shares_signature_passes() {
+async fn the_suite_passes_with_a_share_signature() {
     let bench = Bench::start().await;
     code::all(&Publishing(bench.with_share_sas("rcwdl")))
         .await
@@ -65,7 +65,7 @@ async fn a_store_with_a_shares_signature_passes() {
 }
 
 #[tokio::test]
-async fn a_store_in_a_directory_of_the_share_passes_in_small_pages() {
+async fn the_suite_passes_in_a_directory_with_small_pages() {
     let bench = Bench::start().await;
     bench.service.set_page(2);
     let key = lifecycle_azure::FilesCredential::SharedKey(bench.key.clone());
@@ -78,13 +78,13 @@ async fn a_store_in_a_directory_of_the_share_passes_in_small_pages() {
 }
 
 #[tokio::test]
-async fn a_store_with_the_accounts_key_is_a_publisher() {
+async fn the_publisher_suite_passes_with_an_account_key() {
     let (bench, work) = (Bench::start().await, TempDir::new().unwrap());
     publishing::all(&bench.with_key(), work.path()).await;
 }
 
 #[tokio::test]
-async fn a_directory_of_the_share_is_a_publisher_by_a_signature_and_in_small_pages() {
+async fn the_publisher_suite_passes_with_a_signature_and_small_pages() {
     let (bench, work) = (Bench::start().await, TempDir::new().unwrap());
     bench.service.set_page(2);
     let sas = bench.share_sas("rcwdl");
@@ -96,7 +96,7 @@ async fn a_directory_of_the_share_is_a_publisher_by_a_signature_and_in_small_pag
     publishing::all(&store, work.path()).await;
 }
 
-/// Writes the files as any other tool would.
+/// Writes the files as any other tool does.
 struct Plainly {
     store: AzureFiles,
     wire: Wire,
@@ -131,7 +131,7 @@ impl CodeBench for Plainly {
 }
 
 #[tokio::test]
-async fn plain_files_pass() {
+async fn the_suite_passes_with_plain_files() {
     let bench = Bench::start().await;
     let (store, wire) = (bench.with_key(), Wire::new(&bench));
     code::all(&Plainly { store, wire }).await.unwrap();

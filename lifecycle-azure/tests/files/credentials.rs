@@ -1,4 +1,5 @@
-//! Wrong and expired credentials: the error names the account and the way out, and no secret.
+//! Wrong and expired credentials: the error names the account and a solution, and contains no
+//! secret.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ async fn a_wrong_key_is_denied() {
     let store = bench.builder(key).build().unwrap();
     let error = store.list().await.unwrap_err();
     is_denied(&error, "keys list", &[wrong]);
-    assert_eq!(bench.requests.all().len(), 1, "asking again does not help");
+    assert_eq!(bench.requests.all().len(), 1, "a retry does not help");
     let root = sample();
     let error = store.publish("svc", root.path()).await.unwrap_err();
     is_denied(&error, "clock", &[wrong]);
@@ -53,7 +54,7 @@ async fn a_rotated_key_is_denied() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_off_is_denied() {
+async fn a_wrong_clock_is_denied() {
     let bench = Bench::start().await;
     bench.clock.advance(TimeDelta::minutes(20));
     let error = bench.with_key().list().await.unwrap_err();
@@ -61,14 +62,18 @@ async fn a_clock_that_is_off_is_denied() {
 }
 
 #[tokio::test]
-async fn a_signature_that_is_over_or_allows_too_little_is_denied() {
+async fn an_expired_or_insufficient_signature_is_denied() {
     let bench = Bench::start().await;
     let root = sample();
     let store = bench.with_account_sas("rwdlc", TimeDelta::minutes(5));
     store.publish("svc", root.path()).await.unwrap();
     bench.clock.advance(TimeDelta::minutes(6));
     let error = store.digest("svc").await.unwrap_err();
-    is_denied(&error, "it ends ", &["sig=", bench.key.expose_secret()]);
+    is_denied(
+        &error,
+        "the current one expires at ",
+        &["sig=", bench.key.expose_secret()],
+    );
 
     let reader = bench.with_share_sas("rl");
     reader.digest("svc").await.unwrap();
@@ -77,7 +82,7 @@ async fn a_signature_that_is_over_or_allows_too_little_is_denied() {
 }
 
 #[tokio::test]
-async fn a_share_that_is_absent_is_not_an_empty_one() {
+async fn a_missing_share_is_an_error() {
     let bench = Bench::start().await;
     let key = FilesCredential::SharedKey(bench.key.clone());
     let store = lifecycle_azure::AzureFiles::builder("devacct", "absent", key)
@@ -95,7 +100,7 @@ async fn a_share_that_is_absent_is_not_an_empty_one() {
 }
 
 #[tokio::test]
-async fn over_https_the_named_authority_is_trusted_and_no_other() {
+async fn trusts_only_the_configured_authority_over_https() {
     let azure = AzureSimulator::start(SimulatorOptions::default())
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! What happens when requests fail, and when a publisher dies at any point.
+//! Failing requests, and a publisher that dies at any point.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::bench::{Bench, any, archive, local_archive, local_digest, write};
 
-/// How many cases run at once: most of their time they wait.
+/// Number of concurrent cases: they mostly wait.
 const AT_ONCE: usize = 32;
 
 fn two() -> (TempDir, TempDir) {
@@ -37,7 +37,7 @@ fn two() -> (TempDir, TempDir) {
     (old, new)
 }
 
-/// How many requests a publish of these files makes.
+/// Number of requests for publishing these files.
 async fn requests_of(old: Option<&TempDir>, new: &TempDir) -> usize {
     let bench = Bench::start().await;
     let store = bench.with_key();
@@ -63,7 +63,7 @@ async fn broken_at(bench: &Bench, n: usize, fault: Fault, store: &AzureFiles, ne
 }
 
 #[tokio::test]
-async fn a_publish_that_breaks_at_any_request_leaves_the_old_or_the_new() {
+async fn an_interrupted_publish_leaves_the_old_or_the_new_version() {
     let (old, new) = &two();
     let digests = &[
         local_digest(old.path()).await,
@@ -84,7 +84,7 @@ async fn a_publish_that_breaks_at_any_request_leaves_the_old_or_the_new() {
             let source = [old, new][found];
             assert!(archive(&reader, &code).await == local_archive(source.path()).await);
             assert_eq!(store.digest("svc").await.unwrap(), code, "request {n}");
-            // And the next publish has it all again.
+            // The next publish restores everything.
             let again = store.publish("svc", new.path()).await.unwrap();
             assert_eq!(again.code.digest, digests[1]);
             found
@@ -96,7 +96,7 @@ async fn a_publish_that_breaks_at_any_request_leaves_the_old_or_the_new() {
 }
 
 #[tokio::test]
-async fn a_first_publish_that_breaks_leaves_nothing_that_could_be_taken_for_a_code_base() {
+async fn an_interrupted_first_publish_leaves_no_code_base() {
     let (_, new) = &two();
     let count = requests_of(None, new).await;
     let mut cases = stream::iter(1..=count)
@@ -116,9 +116,9 @@ async fn a_first_publish_that_breaks_leaves_nothing_that_could_be_taken_for_a_co
 }
 
 #[tokio::test]
-async fn single_faults_heal_at_every_request() {
+async fn recovers_from_a_single_fault_at_every_request() {
     let (old, new) = &two();
-    // Four more to read it.
+    // Reading takes four more requests.
     let count = requests_of(Some(old), new).await + 4;
     let mut cases = stream::iter(1..=count)
         .map(|n| async move {
@@ -130,8 +130,9 @@ async fn single_faults_heal_at_every_request() {
             store.publish("svc", new.path()).await.unwrap();
             let code = store.digest("svc").await.unwrap();
             assert!(archive(&store, &code).await == local_archive(new.path()).await);
-            assert_eq!(bench.faults.pending(), 0, "request {n} did not come");
-            // No file is made twice, though requests are: one that comes late would empty it.
+            assert_eq!(bench.faults.pending(), 0, "request {n} was not sent");
+            // No file is created twice although requests are repeated: a late one would truncate
+            // the file.
             let made = bench.requests.matching(&Selector::method(Method::PUT));
             let made = made.iter().filter(|one| one.query.is_empty());
             let made: Vec<&String> = made.map(|one| &one.path).collect();
@@ -143,10 +144,10 @@ async fn single_faults_heal_at_every_request() {
 }
 
 #[tokio::test]
-async fn a_busy_share_is_given_the_time_that_it_asks_for() {
+async fn waits_as_long_as_a_busy_share_requests() {
     let (bench, (old, _)) = (Bench::start().await, two());
     let store = bench.with_key();
-    // One request that has none beside it.
+    // A request that is not concurrent with others.
     let record = Selector::method(Method::PUT).path("/versions");
     bench.faults.add(
         When::next(record),
@@ -164,16 +165,20 @@ async fn a_busy_share_is_given_the_time_that_it_asks_for() {
     assert_eq!(
         error.retry(),
         Retry::After(wait),
-        "longer waits are the caller's"
+        "longer waits are left to the caller"
     );
     let asked = bench.requests.all().len();
     let error = store.digest("svc").await.unwrap_err();
     assert!(matches!(error, Error::Throttled { .. }), "{error:?}");
-    assert_eq!(bench.requests.all().len(), asked, "nothing is sent before");
+    assert_eq!(
+        bench.requests.all().len(),
+        asked,
+        "no request is sent before"
+    );
 }
 
 #[tokio::test]
-async fn a_share_that_does_not_answer_in_time_is_told_as_such() {
+async fn reports_a_share_that_does_not_respond_in_time() {
     let bench = Bench::start().await;
     let key = lifecycle_azure::FilesCredential::SharedKey(bench.key.clone());
     let limit = Duration::from_millis(100);
@@ -188,7 +193,7 @@ async fn a_share_that_does_not_answer_in_time_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn nobody_at_the_address_is_unreachable() {
+async fn a_closed_address_is_unreachable() {
     let bench = Bench::start().await;
     let store = bench.with_key();
     drop(bench);

@@ -1,4 +1,4 @@
-//! Microsoft's own client accepts the simulator, and reads and writes what our store does.
+//! Microsoft's own client accepts the simulator and is compatible with our store.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::bench::{ACCOUNT, Bench};
 
 #[tokio::test]
-async fn microsofts_client_is_content() {
+async fn microsofts_client_accepts_the_simulator() {
     let bench = Bench::start().await;
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/microsoft");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
@@ -40,7 +40,7 @@ async fn microsofts_client_is_content() {
     );
     assert!(output.status.success(), "{shown}");
     assert!(shown.ends_with("all done\n"), "{shown}");
-    // What it left is a code base of ours.
+    // The files that it left are a code base for our store.
     let store = bench.with_key();
     assert_eq!(store.list().await.unwrap(), ["left"]);
     let code = store.digest("left").await.unwrap();

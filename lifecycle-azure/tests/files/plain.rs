@@ -1,4 +1,4 @@
-//! Code bases that other tools put into the share.
+//! Code bases that other tools copied to the share.
 
 use lifecycle_core::code::{CodePublisher as _, CodeStore};
 
@@ -6,7 +6,7 @@ use crate::bench::{Bench, archive, local_archive, local_digest, pattern, unpacke
 use crate::wire::Wire;
 
 #[tokio::test]
-async fn plain_files_have_the_digest_of_the_same_files_elsewhere() {
+async fn plain_files_have_the_digest_of_the_same_local_files() {
     let bench = Bench::start().await;
     let (store, wire) = (bench.with_key(), Wire::new(&bench));
     bench.service.set_page(3);
@@ -40,7 +40,7 @@ async fn plain_files_have_the_digest_of_the_same_files_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_file_is_read_again_once_it_changed() {
+async fn reads_a_file_again_after_a_change() {
     let bench = Bench::start().await;
     let (store, wire) = (bench.with_key(), Wire::new(&bench));
     for path in ["svc/Dockerfile", "svc/a", "svc/b"] {
@@ -59,14 +59,14 @@ async fn a_file_is_read_again_once_it_changed() {
 }
 
 #[tokio::test]
-async fn a_change_while_it_is_read_ends_the_archive_with_an_error() {
+async fn a_change_during_reading_is_an_error() {
     let bench = Bench::start().await;
     let (store, wire) = (bench.with_key(), Wire::new(&bench));
     wire.put("svc/Dockerfile", b"FROM scratch\n").await;
     wire.put("svc/z", b"one").await;
     let code = store.digest("svc").await.unwrap();
     let stream = store.archive(&code).await.unwrap();
-    // Nothing is read before somebody asks for it.
+    // No request is sent until the archive is polled.
     wire.put("svc/z", b"two").await;
     let parts: Vec<_> = futures_util::StreamExt::collect::<Vec<_>>(stream).await;
     let error = parts.last().unwrap().as_ref().unwrap_err();
@@ -74,7 +74,7 @@ async fn a_change_while_it_is_read_ends_the_archive_with_an_error() {
 }
 
 #[tokio::test]
-async fn only_directories_that_can_be_built_are_listed() {
+async fn lists_only_directories_that_can_be_built() {
     let bench = Bench::start().await;
     let (store, wire) = (bench.with_key(), Wire::new(&bench));
     assert_eq!(store.list().await.unwrap(), Vec::<String>::new());

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::bench::{Bench, archive, local_archive, local_digest, pattern, sample, write};
 
 #[tokio::test]
-async fn what_is_published_has_the_digest_and_the_archive_of_its_source() {
+async fn a_published_code_base_has_the_digest_and_archive_of_its_source() {
     let (bench, root) = (Bench::start().await, sample());
     let store = bench.with_key();
     let published = store.publish("team/svc", root.path()).await.unwrap();
@@ -37,7 +37,7 @@ async fn what_is_published_has_the_digest_and_the_archive_of_its_source() {
 }
 
 #[tokio::test]
-async fn only_what_changed_is_sent_and_nothing_if_nothing_did() {
+async fn sends_only_changes() {
     let (bench, root) = (Bench::start().await, sample());
     let store = bench.with_key();
     let first = store.publish("svc", root.path()).await.unwrap();
@@ -56,7 +56,7 @@ async fn only_what_changed_is_sent_and_nothing_if_nothing_did() {
 }
 
 #[tokio::test]
-async fn what_is_not_changed_is_not_read_twice() {
+async fn unchanged_contents_are_not_read_twice() {
     let (bench, root) = (Bench::start().await, sample());
     bench.with_key().publish("svc", root.path()).await.unwrap();
     let store = bench.with_key();
@@ -74,7 +74,7 @@ async fn what_is_not_changed_is_not_read_twice() {
 }
 
 #[tokio::test]
-async fn what_nobody_needs_goes_once_nobody_can_be_reading_it() {
+async fn removes_superseded_versions_after_the_retention() {
     let (bench, root) = (Bench::start().await, sample());
     let store = bench.with_account_sas("rwdlc", TimeDelta::days(30));
     store.publish("svc", root.path()).await.unwrap();
@@ -83,14 +83,14 @@ async fn what_nobody_needs_goes_once_nobody_can_be_reading_it() {
     std::fs::remove_file(root.path().join("big.bin")).unwrap();
     let second = store.publish("svc", root.path()).await.unwrap();
     assert_eq!(second.files_removed, 0);
-    // Whoever had begun goes on.
+    // A reader that started before can finish.
     let parts: Vec<bytes::Bytes> = reading.try_collect().await.unwrap();
     assert!(parts.concat().len() > 9 << 20);
 
     bench.clock.advance(TimeDelta::hours(25));
     write(root.path(), &[("run.sh", b"#!/bin/sh\nexit 2\n")]);
     let third = store.publish("svc", root.path()).await.unwrap();
-    // The first record, its index, the big file's five chunks.
+    // The first record, its index, and the five chunks of the big file.
     assert_eq!(third.files_removed, 7);
     let left: u64 = bench.service.files("devacct", "code").values().sum();
     assert!(left < 20_000, "{left} bytes are left");
@@ -99,7 +99,7 @@ async fn what_nobody_needs_goes_once_nobody_can_be_reading_it() {
 }
 
 #[tokio::test]
-async fn publishers_do_not_mix() {
+async fn concurrent_publishers_do_not_mix() {
     let (bench, one, two) = (Bench::start().await, sample(), sample());
     write(
         two.path(),
@@ -134,7 +134,7 @@ async fn publishers_do_not_mix() {
 }
 
 #[tokio::test]
-async fn a_name_that_holds_other_files_is_left_alone() {
+async fn rejects_a_directory_with_plain_files() {
     let (bench, root) = (Bench::start().await, sample());
     let store = bench.with_key();
     let wire = crate::wire::Wire::new(&bench);
@@ -153,7 +153,7 @@ async fn a_name_that_holds_other_files_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_has_a_few_pieces_waiting_whatever_the_size() {
+async fn a_slow_reader_buffers_only_a_few_pieces() {
     let bench = Bench::start().await;
     let root = TempDir::new().unwrap();
     let big = pattern(32 << 20, (2 << 20) + 1);
@@ -172,7 +172,7 @@ async fn a_slow_reader_has_a_few_pieces_waiting_whatever_the_size() {
 }
 
 #[tokio::test]
-async fn a_publish_that_is_dropped_leaves_the_old() {
+async fn a_dropped_publish_leaves_the_old_version() {
     let (bench, root) = (Bench::start().await, sample());
     let store = bench.with_key();
     let old = store.publish("svc", root.path()).await.unwrap().code;
@@ -192,7 +192,7 @@ async fn a_publish_that_is_dropped_leaves_the_old() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_absent_is_not_found() {
+async fn a_missing_directory_is_not_found() {
     let bench = Bench::start().await;
     let nowhere = TempDir::new().unwrap().path().join("absent");
     let error = bench.with_key().publish("svc", &nowhere).await.unwrap_err();
@@ -201,7 +201,7 @@ async fn a_directory_that_is_absent_is_not_found() {
 }
 
 #[tokio::test]
-async fn the_top_of_the_share_holds_one_beside_those_below_it() {
+async fn the_root_can_contain_a_code_base_with_others_below_it() {
     let (bench, top, below) = (Bench::start().await, sample(), sample());
     write(below.path(), &[("run.sh", b"#!/bin/sh\nexit 3\n")]);
     let store = bench.with_key();
@@ -215,7 +215,7 @@ async fn the_top_of_the_share_holds_one_beside_those_below_it() {
         assert_eq!(code.digest, local_digest(root.path()).await, "{name}");
         assert!(archive(&reader, &code).await == local_archive(root.path()).await);
     }
-    // What only leads to one is none.
+    // A directory that only contains code bases is not one itself.
     let error = reader.digest("team").await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
     let hint = error.hint().unwrap_or_default();
@@ -228,16 +228,16 @@ async fn the_top_of_the_share_holds_one_beside_those_below_it() {
 }
 
 #[tokio::test]
-async fn names_that_a_share_takes_for_one_are_not_mixed_up() {
+async fn rejects_names_that_differ_only_in_case() {
     let (bench, root) = (Bench::start().await, sample());
     let store = bench.with_key();
     store.publish("team/api", root.path()).await.unwrap();
     for other in ["team/API", "Team/web"] {
         let error = store.publish(other, root.path()).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-        assert!(error.to_string().contains("capitals"), "{error}");
+        assert!(error.to_string().contains("distinguish case"), "{error}");
     }
-    // What lies within files that are read as they are would be one of them.
+    // A code base below plain files would be part of them.
     let wire = crate::wire::Wire::new(&bench);
     wire.put("plain/Dockerfile", b"FROM scratch\n").await;
     let plain = store.digest("plain").await.unwrap();
@@ -247,7 +247,7 @@ async fn names_that_a_share_takes_for_one_are_not_mixed_up() {
 }
 
 #[tokio::test]
-async fn what_somebody_removed_is_sent_again() {
+async fn sends_removed_chunks_again() {
     let (bench, root) = (Bench::start().await, sample());
     let store = bench.with_key();
     let first = store.publish("svc", root.path()).await.unwrap();
@@ -267,7 +267,7 @@ async fn what_somebody_removed_is_sent_again() {
     assert!((4 << 20..5 << 20).contains(&again.bytes_sent), "{again:?}");
     assert_eq!(again.code, first.code);
     assert!(archive(&store, &again.code).await == local_archive(root.path()).await);
-    // And of the index nothing at all.
+    // Removes all chunks, including those of the index.
     wire.remove_tree("svc/.lifecycle/chunks").await;
     let store = bench.with_key();
     let error = store.digest("svc").await.unwrap_err();
@@ -277,7 +277,7 @@ async fn what_somebody_removed_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_version_that_lacks_what_was_removed_meanwhile_is_not_in_force() {
+async fn a_version_with_removed_chunks_is_not_current() {
     let (bench, root) = (Bench::start().await, sample());
     let store = bench.with_key();
     let old = store.publish("svc", root.path()).await.unwrap().code;
@@ -292,7 +292,7 @@ async fn a_version_that_lacks_what_was_removed_meanwhile_is_not_in_force() {
     let record = Selector::method(Method::PUT).path("/versions/");
     tokio::select! {
         biased;
-        // It is made, then written.
+        // A file is created, then written.
         _ = bench.requests.ended(&record, 2) => {}
         outcome = &mut publishing => panic!("it ended: {outcome:?}"),
     }

@@ -1,5 +1,5 @@
-//! Requests as they stand in Azure's documents, without a client of ours between: they put plain
-//! files into the share, and see that the simulator refuses what Azure refuses.
+//! Raw requests as in Azure's documentation, without our client. They write plain files to the
+//! share, and check that the simulator rejects what Azure rejects.
 
 use axum::http::StatusCode;
 use chrono::TimeDelta;
@@ -10,11 +10,11 @@ use secrecy::ExposeSecret as _;
 
 use crate::bench::{ACCOUNT, Bench, SHARE};
 
-/// Method, path, query, headers, size of the body; status and code that are answered.
+/// Method, path, query, headers, size of the body; expected status and code.
 type Case<'c> = (&'c str, &'c str, &'c str, Headers<'c>, usize, u16, &'c str);
 type Headers<'c> = &'c [(&'c str, &'c str)];
 
-/// A client that holds a signature.
+/// A client that uses a signature.
 pub(crate) struct Wire {
     client: reqwest_013::Client,
     url: String,
@@ -87,7 +87,7 @@ impl Wire {
         )
     }
 
-    /// Writes a file, with the directories that lead to it.
+    /// Writes a file and its parent directories.
     pub(crate) async fn put(&self, path: &str, contents: &[u8]) {
         for (end, _) in path.match_indices('/') {
             let (status, code, _) = self
@@ -114,13 +114,12 @@ impl Wire {
         }
     }
 
-    /// Removes a file.
     pub(crate) async fn delete(&self, path: &str) {
         let (status, code, _) = self.send("DELETE", path, "", &[], Vec::new()).await;
         assert_eq!(status, StatusCode::ACCEPTED, "{path}: {code}");
     }
 
-    /// Removes a directory with all that it holds.
+    /// Removes a directory with its contents.
     pub(crate) async fn remove_tree(&self, path: &str) {
         let query = "restype=directory&comp=list";
         let (status, _, body) = self.send("GET", path, query, &[], Vec::new()).await;
@@ -147,7 +146,7 @@ impl Wire {
 }
 
 #[tokio::test]
-async fn what_azure_refuses_is_refused() {
+async fn rejects_what_azure_rejects() {
     let bench = Bench::start().await;
     let wire = Wire::new(&bench);
     wire.put("a/file", b"0123456789").await;
@@ -260,14 +259,11 @@ async fn what_azure_refuses_is_refused() {
     let (_, _, body) = wire
         .send("GET", "A/FILE", "", &[("range", "bytes=2-4")], Vec::new())
         .await;
-    assert_eq!(
-        body, b"234",
-        "names are found whichever way they are capitalised"
-    );
+    assert_eq!(body, b"234", "names ignore case");
 }
 
 #[tokio::test]
-async fn a_signature_allows_what_it_says() {
+async fn a_signature_grants_only_its_permissions() {
     let bench = Bench::start().await;
     Wire::new(&bench).put("a/file", b"x").await;
     let list = "restype=directory&comp=list";

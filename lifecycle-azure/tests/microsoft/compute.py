@@ -2,7 +2,7 @@
 
     compute.py ENDPOINT AUTHORITY.pem TENANT CLIENT SECRET SUBSCRIPTION
 
-Ends at the first thing that is not as these clients have it from Azure.
+Fails at the first response that differs from what these clients get from Azure.
 """
 
 import base64
@@ -33,7 +33,7 @@ common = {
     "base_url": endpoint,
     "credential_scopes": ["https://management.azure.com/.default"],
     "connection_verify": authority,
-    # Without it they ask only every 30 seconds.
+    # Without it they poll only every 30 seconds.
     "polling_interval": 0,
 }
 resources = ResourceManagementClient(credential, subscription, **common)
@@ -46,7 +46,7 @@ def step(name):
 
 
 def refused(code, status, call):
-    """The call ends with this error of Azure's."""
+    """Expects that the call fails with this Azure error."""
     try:
         result = call()
         if hasattr(result, "result"):

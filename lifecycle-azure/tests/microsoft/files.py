@@ -1,5 +1,5 @@
-"""What Microsoft's client for Azure Files does with the simulator: url, account; the key is in
-AZURE_STORAGE_KEY. Ends with "all done"."""
+"""Uses Microsoft's client for Azure Files with the simulator. Arguments: url, account; the key is in
+AZURE_STORAGE_KEY. Prints "all done" at the end."""
 
 import os
 import sys

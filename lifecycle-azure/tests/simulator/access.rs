@@ -1,4 +1,4 @@
-//! Tokens: who gets one, and what each is good for.
+//! Tokens: who gets one, and what it is valid for.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn token_of(
 }
 
 #[tokio::test]
-async fn a_client_gets_a_token_that_opens_azure_over_http_and_https() {
+async fn a_client_gets_a_token_valid_over_http_and_https() {
     let (simulator, client) = started().await;
     for endpoint in [simulator.endpoint(), simulator.secure_endpoint()] {
         let answer = reply(token_request(&client, &endpoint)).await.is(200);
@@ -58,7 +58,7 @@ async fn a_client_gets_a_token_that_opens_azure_over_http_and_https() {
 }
 
 #[tokio::test]
-async fn without_a_good_token_nothing_is_answered() {
+async fn rejects_requests_without_a_valid_token() {
     let (simulator, client) = started().await;
     let endpoint = simulator.endpoint();
     let none = subscriptions(&client, &endpoint, None)
@@ -79,7 +79,7 @@ async fn without_a_good_token_nothing_is_answered() {
     let other = token_of(&simulator, &client, &other).await.is(200);
     let wrong = subscriptions(&client, &endpoint, Some(&token(&other))).await;
     wrong.refused(401, "InvalidAuthenticationTokenAudience");
-    // Another simulator's.
+    // Another simulator's token.
     let (another, _) = started().await;
     let foreign = reply(token_request(&client, &another.endpoint())).await;
     let foreign = subscriptions(&client, &endpoint, Some(&token(&foreign))).await;
@@ -87,7 +87,7 @@ async fn without_a_good_token_nothing_is_answered() {
 }
 
 #[tokio::test]
-async fn a_token_expires_by_the_clock_that_a_test_has_in_hand() {
+async fn a_token_expires_by_the_simulated_clock() {
     let azure = Azure::start().await;
     azure.get("/locations").await.is(200);
     tokio::time::pause();
@@ -100,7 +100,7 @@ async fn a_token_expires_by_the_clock_that_a_test_has_in_hand() {
 }
 
 #[tokio::test]
-async fn entra_says_what_is_wrong() {
+async fn entra_reports_errors() {
     let (simulator, client) = started().await;
     let asked = async |tenant: &str, id: &str, secret: &str, scope: &str| {
         let form = [
@@ -135,7 +135,7 @@ async fn entra_says_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_machine_has_an_identity_by_the_metadata_service() {
+async fn the_metadata_service_provides_an_identity() {
     let (simulator, client) = started().await;
     let ask = |query: &str| {
         let endpoint = simulator.endpoint();
@@ -171,7 +171,7 @@ async fn a_machine_has_an_identity_by_the_metadata_service() {
 }
 
 #[tokio::test]
-async fn a_process_has_an_identity_by_app_service() {
+async fn app_service_provides_an_identity() {
     let (simulator, client) = started().await;
     let url = format!(
         "{}?api-version=2019-08-01&resource={MANAGEMENT}",

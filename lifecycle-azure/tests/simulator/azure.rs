@@ -1,4 +1,4 @@
-//! A simulator and a client of it that has signed in.
+//! A simulator and a client with a token.
 
 use std::time::Duration;
 
@@ -18,7 +18,6 @@ pub(crate) struct Azure {
     token: String,
 }
 
-/// An answer.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -33,7 +32,7 @@ impl Reply {
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Azure's code for an error.
+    /// The error code in Azure's response.
     pub(crate) fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
@@ -58,7 +57,7 @@ impl Reply {
 
 /// A client that trusts a simulator's https endpoint.
 pub(crate) fn client(simulator: &AzureSimulator) -> reqwest::Client {
-    // Another test of this process may have been first.
+    // Another test of this process may have set it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let authority = simulator.authority_pem();
     reqwest::Client::builder()
@@ -83,7 +82,7 @@ pub(crate) async fn reply(request: RequestBuilder) -> Reply {
     }
 }
 
-/// The request for a token that the default client makes.
+/// The default client's token request.
 pub(crate) fn token_request(client: &reqwest::Client, endpoint: &str) -> RequestBuilder {
     client
         .post(format!("{endpoint}/{TENANT}/oauth2/v2.0/token"))
@@ -150,7 +149,7 @@ impl Azure {
         reply(self.request(Method::PATCH, path).json(body)).await
     }
 
-    /// Follows an operation to its end; its status is returned.
+    /// Follows an operation to its end and returns its status.
     pub(crate) async fn end(&self, begun: &Reply) -> Value {
         let url = begun.header("azure-asyncoperation");
         assert!(!url.is_empty(), "{begun:?}");
@@ -168,7 +167,7 @@ impl Azure {
         assert_eq!(status["status"], "Succeeded", "{status}");
     }
 
-    /// A resource group with a network of two subnets.
+    /// Creates a resource group with a network of two subnets.
     pub(crate) async fn prepare(&self) {
         self.put(
             &format!("/resourceGroups/{GROUP}"),
@@ -193,7 +192,7 @@ impl Azure {
         Self::succeeded(&self.end(&network).await);
     }
 
-    /// A NIC in a subnet.
+    /// Creates a NIC in a subnet.
     pub(crate) async fn nic(&self, name: &str, subnet: &str) -> Reply {
         let configuration =
             json!({"name": "first", "properties": {"subnet": {"id": subnet_id(subnet)}}});
@@ -205,10 +204,10 @@ impl Azure {
             .await
     }
 
-    /// What the instance view says of a VM.
+    /// The status codes in a VM's instance view.
     pub(crate) async fn codes(&self, vm: &str) -> Vec<String> {
         let view = self
-            .get(&machine(&format!("{vm}/instanceView")))
+            .get(&self::vm(&format!("{vm}/instanceView")))
             .await
             .is(200);
         let statuses = view.body["statuses"].as_array().unwrap().iter();
@@ -217,9 +216,9 @@ impl Azure {
             .collect()
     }
 
-    /// Creates a VM with a NIC and an address of its own, all of which go with it.
+    /// Creates a VM with a NIC and an address, which are deleted with it.
     pub(crate) async fn create(&self, name: &str) -> Reply {
-        self.put(&machine(name), &inline_machine(name)).await
+        self.put(&vm(name), &inline_vm(name)).await
     }
 }
 
@@ -228,8 +227,8 @@ pub(crate) fn network(rest: &str) -> String {
     format!("/resourceGroups/{GROUP}/providers/Microsoft.Network/{rest}")
 }
 
-/// A VM's path, and what follows.
-pub(crate) fn machine(rest: &str) -> String {
+/// The path of a VM, or a path below it.
+pub(crate) fn vm(rest: &str) -> String {
     format!("/resourceGroups/{GROUP}/providers/Microsoft.Compute/virtualMachines/{rest}")
 }
 
@@ -245,8 +244,8 @@ pub(crate) fn nic_id(name: &str) -> String {
     )
 }
 
-/// The body that creates a VM with this network profile.
-pub(crate) fn machine_body(name: &str, profile: &Value) -> Value {
+/// The body of a create request for a VM with this network profile.
+pub(crate) fn vm_body(name: &str, profile: &Value) -> Value {
     json!({
         "location": LOCATION,
         "tags": {"lifecycle.platform": "demo"},
@@ -276,15 +275,15 @@ pub(crate) fn machine_body(name: &str, profile: &Value) -> Value {
     })
 }
 
-/// A VM with a NIC that is there.
+/// A VM with an existing NIC.
 pub(crate) fn with_nic(name: &str, nic: &str, option: &str) -> Value {
     let properties = json!({"primary": true, "deleteOption": option});
     let interface = json!({"id": nic_id(nic), "properties": properties});
-    machine_body(name, &json!({"networkInterfaces": [interface]}))
+    vm_body(name, &json!({"networkInterfaces": [interface]}))
 }
 
-/// A VM with a NIC and an address of its own.
-pub(crate) fn inline_machine(name: &str) -> Value {
+/// A VM with a NIC and an address that are created with it.
+pub(crate) fn inline_vm(name: &str) -> Value {
     let address = json!({
         "name": "address",
         "sku": {"name": "Standard"},
@@ -298,7 +297,7 @@ pub(crate) fn inline_machine(name: &str) -> Value {
         "name": "own",
         "properties": {"primary": true, "deleteOption": "Delete", "ipConfigurations": [configuration]},
     });
-    machine_body(
+    vm_body(
         name,
         &json!({"networkApiVersion": "2020-11-01", "networkInterfaceConfigurations": [nic]}),
     )

@@ -1,11 +1,11 @@
-//! Azure's budgets: counted always, enforced when asked for.
+//! Azure's rate limits: always counted, enforced on request.
 
 use std::time::Duration;
 
 use lifecycle_azure::simulator::SimulatorOptions;
 use serde_json::json;
 
-use super::azure::{Azure, machine};
+use super::azure::{Azure, vm};
 
 async fn with_machine(enforce_budgets: bool) -> Azure {
     let options = SimulatorOptions {
@@ -20,7 +20,7 @@ async fn with_machine(enforce_budgets: bool) -> Azure {
 }
 
 #[tokio::test]
-async fn answers_say_what_is_left() {
+async fn responses_include_the_remaining_requests() {
     let azure = Azure::start().await;
     let read = azure.get("/locations").await;
     assert_eq!(
@@ -38,12 +38,12 @@ async fn answers_say_what_is_left() {
 }
 
 #[tokio::test]
-async fn a_vm_takes_twelve_actions_at_once_and_four_a_minute() {
+async fn a_vm_accepts_twelve_actions_at_once_and_four_per_minute() {
     let azure = with_machine(true).await;
     let mut taken = 0;
-    // More than twelve, if they take so long that one more is allowed meanwhile.
+    // More than twelve if the requests are so slow that another one is allowed meanwhile.
     let refused = loop {
-        let answer = azure.post(&machine("vm/start")).await;
+        let answer = azure.post(&vm("vm/start")).await;
         if answer.status != 202 {
             break answer.is(429);
         }
@@ -52,22 +52,19 @@ async fn a_vm_takes_twelve_actions_at_once_and_four_a_minute() {
     assert!(taken >= 12, "{taken}");
     assert_eq!(refused.body["details"][0]["code"], "TooManyRequests");
     let wait: u64 = refused.header("retry-after").parse().unwrap();
-    // It has a budget of its own for being created and changed.
-    azure
-        .patch(&machine("vm"), &json!({"tags": {}}))
-        .await
-        .is(200);
+    // Creating and changing the VM has a separate limit.
+    azure.patch(&vm("vm"), &json!({"tags": {}})).await.is(200);
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(wait)).await;
     tokio::time::resume();
-    azure.post(&machine("vm/start")).await.is(202);
+    azure.post(&vm("vm/start")).await.is(202);
 }
 
 #[tokio::test]
-async fn without_being_enforced_they_are_counted() {
+async fn counts_without_enforcing() {
     let azure = with_machine(false).await;
     for _ in 0..15 {
-        azure.post(&machine("vm/start")).await.is(202);
+        azure.post(&vm("vm/start")).await.is(202);
     }
     let readings = azure.simulator.budgets();
     let actions = readings
@@ -75,18 +72,18 @@ async fn without_being_enforced_they_are_counted() {
         .find(|one| one.name.starts_with("VMActions /subscriptions/"))
         .unwrap();
     assert_eq!((actions.requests, actions.left), (15, 0));
-    // Fewer, if one more is allowed before the last of them.
+    // Fewer if another request is allowed before the last of them.
     assert!((1..=3).contains(&actions.beyond), "{actions:?}");
 }
 
 #[tokio::test]
-async fn reads_run_out_too() {
+async fn reads_are_limited_too() {
     let options = SimulatorOptions {
         enforce_budgets: true,
         ..SimulatorOptions::default()
     };
     let azure = Azure::with(options).await;
-    // More than the budget, if they take so long that it fills meanwhile.
+    // More than the limit if the requests are so slow that the bucket refills meanwhile.
     let refused = loop {
         let asked = (0..300).map(|_| azure.get("/locations"));
         let asked = futures_util::future::join_all(asked).await;

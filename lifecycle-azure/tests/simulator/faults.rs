@@ -1,4 +1,4 @@
-//! What goes wrong when a test asks for it.
+//! Fault injection.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use lifecycle_azure::simulator::{
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::azure::{Azure, LOCATION, client, inline_machine, machine, reply, token_request};
+use super::azure::{Azure, LOCATION, client, inline_vm, reply, token_request, vm};
 
 /// Longer than a test takes.
 const WAIT: Duration = Duration::from_mins(7);
 
 #[tokio::test]
-async fn throttling_has_the_form_of_the_service_that_is_asked() {
+async fn throttling_has_the_form_of_the_requested_service() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let throttled = || Fault::Throttled { retry_after: WAIT };
@@ -26,7 +26,7 @@ async fn throttling_has_the_form_of_the_service_that_is_asked() {
     assert_eq!(compute.header("retry-after"), "420");
     assert_eq!(
         compute.body["code"], "OperationNotAllowed",
-        "flat, and the code of a quota"
+        "without an envelope, and with the code of a quota"
     );
     assert_eq!(compute.body["details"][0]["code"], "TooManyRequests");
     azure
@@ -37,14 +37,11 @@ async fn throttling_has_the_form_of_the_service_that_is_asked() {
     let manager = manager.refused(429, "SubscriptionRequestsThrottled");
     assert_eq!(manager.header("retry-after"), "420");
     assert_eq!(azure.simulator.faults().pending(), 0);
-    azure
-        .get(&machine("vm"))
-        .await
-        .refused(404, "ResourceNotFound");
+    azure.get(&vm("vm")).await.refused(404, "ResourceNotFound");
 }
 
 #[tokio::test]
-async fn who_comes_again_too_early_is_seen() {
+async fn records_clients_that_retry_too_early() {
     let azure = Azure::start().await;
     let wait = Fault::Throttled { retry_after: WAIT };
     azure
@@ -71,7 +68,7 @@ async fn who_comes_again_too_early_is_seen() {
 }
 
 #[tokio::test]
-async fn a_dropped_request_does_nothing_and_a_lost_answer_does() {
+async fn a_dropped_request_has_no_effect_but_a_lost_response_has() {
     let azure = Azure::start().await;
     let put = |name: &str| {
         let path = format!("/resourceGroups/{name}");
@@ -98,7 +95,7 @@ async fn a_dropped_request_does_nothing_and_a_lost_answer_does() {
 }
 
 #[tokio::test]
-async fn any_answer_can_be_given() {
+async fn any_response_can_be_injected() {
     let azure = Azure::start().await;
     let denied = Fault::error(StatusCode::FORBIDDEN, "AuthorizationFailed", "No role.");
     let when = When::next(Selector::any().path_end("/resourceGroups")).times(2);
@@ -110,7 +107,7 @@ async fn any_answer_can_be_given() {
             .refused(403, "AuthorizationFailed");
     }
     azure.get("/resourceGroups").await.is(200);
-    // Those for tokens are struck as well.
+    // Token requests are affected too.
     let broken = Fault::error(
         StatusCode::SERVICE_UNAVAILABLE,
         "temporarily_unavailable",
@@ -125,7 +122,7 @@ async fn any_answer_can_be_given() {
 }
 
 #[tokio::test]
-async fn an_operation_takes_as_long_as_it_is_told_to() {
+async fn operations_take_the_configured_time() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let slow = Fault::SlowOperation(Duration::from_mins(40));
@@ -147,7 +144,7 @@ async fn an_operation_takes_as_long_as_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_comes_late() {
+async fn a_slow_response_is_delayed() {
     let azure = Azure::start().await;
     let slow = Fault::SlowAnswer(Duration::from_millis(80));
     azure
@@ -159,7 +156,7 @@ async fn a_slow_answer_comes_late() {
     assert!(begin.elapsed() >= Duration::from_millis(80));
 }
 
-/// What becomes of 60 requests.
+/// The results of 60 requests.
 async fn fates(seed: u64) -> Vec<Option<u16>> {
     let azure = Azure::start().await;
     azure
@@ -175,7 +172,7 @@ async fn fates(seed: u64) -> Vec<Option<u16>> {
 }
 
 #[tokio::test]
-async fn a_seed_gives_the_same_run_again() {
+async fn a_seed_reproduces_a_run() {
     let first = fates(7).await;
     assert_eq!(first, fates(7).await);
     assert_ne!(first, fates(8).await);
@@ -184,7 +181,7 @@ async fn a_seed_gives_the_same_run_again() {
     }
 }
 
-/// Asks until it is answered with one of these statuses.
+/// Repeats a request until it is answered with one of these statuses.
 async fn insist(azure: &Azure, method: Method, path: &str, body: &Value, good: &[u16]) {
     loop {
         let request = azure.request(method.clone(), path).json(body);
@@ -196,7 +193,7 @@ async fn insist(azure: &Azure, method: Method, path: &str, body: &Value, good: &
 }
 
 #[tokio::test]
-async fn who_asks_again_gets_there_and_leaves_nothing() {
+async fn retries_succeed_and_leave_nothing() {
     for seed in 0..4 {
         let azure = Azure::start().await;
         azure.prepare().await;
@@ -205,13 +202,13 @@ async fn who_asks_again_gets_there_and_leaves_nothing() {
             .faults()
             .seed(seed, FaultRates::transient(0.1));
         for name in ["a", "b", "c"] {
-            let body = inline_machine(name);
-            insist(&azure, Method::PUT, &machine(name), &body, &[200, 201]).await;
+            let body = inline_vm(name);
+            insist(&azure, Method::PUT, &vm(name), &body, &[200, 201]).await;
         }
-        assert_eq!(azure.simulator.machines().len(), 3, "seed {seed}");
+        assert_eq!(azure.simulator.vms().len(), 3, "seed {seed}");
         for name in ["a", "b", "c"] {
             let nothing = Value::Null;
-            insist(&azure, Method::DELETE, &machine(name), &nothing, &[204]).await;
+            insist(&azure, Method::DELETE, &vm(name), &nothing, &[204]).await;
         }
         azure.simulator.faults().clear();
         let left = azure.get("/resources").await.is(200);
@@ -233,7 +230,7 @@ async fn requests_can_be_waited_for() {
 }
 
 #[tokio::test]
-async fn a_stopped_simulator_answers_nobody() {
+async fn a_stopped_simulator_does_not_respond() {
     let simulator = AzureSimulator::start(SimulatorOptions::default())
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! Resource groups, and how they go with all that is in them.
+//! Resource groups, and their deletion with everything in them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use lifecycle_azure::simulator::{Fault, When};
 use reqwest::Method;
 use serde_json::json;
 
-use super::azure::{Azure, GROUP, LOCATION, Reply, machine, network, subnet_id};
+use super::azure::{Azure, GROUP, LOCATION, Reply, network, subnet_id, vm};
 
 async fn gone(azure: &Azure, begun: &Reply) -> Reply {
     let url = begun.header("location").to_owned();
@@ -22,7 +22,7 @@ async fn gone(azure: &Azure, begun: &Reply) -> Reply {
 }
 
 #[tokio::test]
-async fn a_group_is_made_changed_and_found() {
+async fn creates_changes_and_finds_a_group() {
     let azure = Azure::start().await;
     let path = "/resourceGroups/Some-Group";
     azure.get(path).await.refused(404, "ResourceGroupNotFound");
@@ -58,7 +58,7 @@ async fn a_group_is_made_changed_and_found() {
 }
 
 #[tokio::test]
-async fn deleting_it_takes_all_that_is_in_it() {
+async fn deleting_a_group_deletes_its_resources() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let begun = azure.create("vm").await.is(201);
@@ -69,7 +69,7 @@ async fn deleting_it_takes_all_that_is_in_it() {
         .is(202);
     gone(&azure, &begun).await.is(200);
     azure
-        .get(&machine("vm"))
+        .get(&vm("vm"))
         .await
         .refused(404, "ResourceGroupNotFound");
     let left = azure.get("/resources").await.is(200);
@@ -81,7 +81,7 @@ async fn deleting_it_takes_all_that_is_in_it() {
 }
 
 #[tokio::test]
-async fn while_it_is_deleted_nothing_is_made_in_it() {
+async fn a_group_being_deleted_accepts_no_resources() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let delete = When::request(Method::DELETE, "/resourceGroups/");
@@ -104,7 +104,7 @@ async fn while_it_is_deleted_nothing_is_made_in_it() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_fails_leaves_what_can_be_deleted_again() {
+async fn a_failed_deletion_can_be_repeated() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let begun = azure.create("vm").await.is(201);
@@ -120,14 +120,14 @@ async fn a_deletion_that_fails_leaves_what_can_be_deleted_again() {
     gone(&azure, &begun)
         .await
         .refused(409, "InternalServerError");
-    let vm = azure.get(&machine("vm")).await.is(200);
+    let vm = azure.get(&vm("vm")).await.is(200);
     assert_eq!(vm.body["properties"]["provisioningState"], "Failed");
     let begun = azure.delete(&path).await.is(202);
     gone(&azure, &begun).await.is(200);
 }
 
 #[tokio::test]
-async fn what_somebody_outside_uses_keeps_a_group() {
+async fn a_group_with_resources_in_use_is_kept() {
     let azure = Azure::start().await;
     azure.prepare().await;
     azure
@@ -158,7 +158,7 @@ async fn what_somebody_outside_uses_keeps_a_group() {
 }
 
 #[tokio::test]
-async fn resources_are_found_by_their_tags() {
+async fn finds_resources_by_tags() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let begun = azure.create("vm").await.is(201);

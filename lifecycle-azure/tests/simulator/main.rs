@@ -1,18 +1,15 @@
-//! The simulator of Azure, by plain requests; and by Microsoft's own clients.
+//! The simulator of Azure, tested with plain requests and with Microsoft's own clients.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a setup that fails is a test that fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
 mod access;
 mod azure;
 mod budgets;
 mod faults;
 mod groups;
-mod machines;
-mod makers;
+mod hosts;
 mod microsoft;
 mod networks;
 mod offers;
 mod requests;
+mod vms;

@@ -1,4 +1,4 @@
-//! Microsoft's own clients, in Python, take the simulator for Azure.
+//! Microsoft's own clients, in Python, accept the simulator as Azure.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,12 @@ use lifecycle_azure::simulator::{
 };
 use tokio::process::Command;
 
-/// The directory of the script and of what it needs.
+/// The directory of the script and its requirements.
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/microsoft")
 }
 
-/// The interpreter that has Microsoft's packages, in a virtual environment of `script/test`.
+/// The Python interpreter with Microsoft's packages, in a virtual environment of `script/test`.
 fn python() -> PathBuf {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/microsoft");
     let python = venv.join("bin/python");
@@ -26,7 +26,7 @@ fn python() -> PathBuf {
 }
 
 #[tokio::test]
-async fn they_take_a_vm_through_its_life() {
+async fn microsofts_clients_manage_a_vm() {
     let python = python();
     let azure = AzureSimulator::start(SimulatorOptions::default())
         .await

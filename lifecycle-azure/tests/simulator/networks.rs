@@ -1,8 +1,8 @@
-//! Networks, security groups, addresses, NICs, and who uses what.
+//! Networks, security groups, addresses, NICs, and their references.
 
 use serde_json::{Value, json};
 
-use super::azure::{Azure, LOCATION, machine, network, subnet_id, with_nic};
+use super::azure::{Azure, LOCATION, network, subnet_id, vm, with_nic};
 
 async fn prepared() -> Azure {
     let azure = Azure::start().await;
@@ -37,7 +37,7 @@ async fn a_network_is_updating_until_its_operation_ends() {
 }
 
 #[tokio::test]
-async fn subnets_lie_in_their_network_and_apart() {
+async fn subnets_are_within_their_network_and_do_not_overlap() {
     let azure = prepared().await;
     let path = network("virtualNetworks/other");
     for (subnets, code) in [
@@ -57,7 +57,7 @@ async fn subnets_lie_in_their_network_and_apart() {
 }
 
 #[tokio::test]
-async fn a_subnet_can_be_made_and_deleted_by_itself() {
+async fn a_subnet_can_be_created_and_deleted_separately() {
     let azure = prepared().await;
     let path = network("virtualNetworks/net/subnets/third");
     let begun = azure
@@ -76,7 +76,7 @@ async fn a_subnet_can_be_made_and_deleted_by_itself() {
 }
 
 #[tokio::test]
-async fn what_is_used_cannot_be_deleted() {
+async fn resources_in_use_cannot_be_deleted() {
     let azure = prepared().await;
     let rules = json!({"location": LOCATION, "properties": {}});
     let security = azure
@@ -104,7 +104,7 @@ async fn what_is_used_cannot_be_deleted() {
         .await
         .is(201);
     let begun = azure
-        .put(&machine("vm"), &with_nic("vm", "nic", "Detach"))
+        .put(&vm("vm"), &with_nic("vm", "nic", "Detach"))
         .await
         .is(201);
     azure.end(&begun).await;
@@ -123,11 +123,11 @@ async fn what_is_used_cannot_be_deleted() {
     ] {
         azure.delete(&network(path)).await.refused(400, code);
     }
-    // A PUT that leaves the subnet out would delete it.
+    // A PUT without the subnet would delete it.
     let without = net(&json!([subnet("small", "10.0.1.0/29")]));
     let refused = azure.put(&network("virtualNetworks/net"), &without).await;
     refused.refused(400, "InUseSubnetCannotBeDeleted");
-    let deleted = azure.delete(&machine("vm")).await.is(202);
+    let deleted = azure.delete(&vm("vm")).await.is(202);
     azure.end(&deleted).await;
     for path in [
         "networkInterfaces/nic",
@@ -141,7 +141,7 @@ async fn what_is_used_cannot_be_deleted() {
 }
 
 #[tokio::test]
-async fn a_subnet_gives_each_address_once_and_then_is_full() {
+async fn a_subnet_allocates_each_address_once() {
     let azure = prepared().await;
     let mut given = Vec::new();
     for i in 0..3 {
@@ -149,7 +149,7 @@ async fn a_subnet_gives_each_address_once_and_then_is_full() {
         let properties = &nic.body["properties"]["ipConfigurations"][0]["properties"];
         given.push(properties["privateIPAddress"].as_str().unwrap().to_owned());
     }
-    // Azure keeps the first four addresses and the last.
+    // Azure reserves the first four addresses and the last.
     assert_eq!(given, ["10.0.1.4", "10.0.1.5", "10.0.1.6"]);
     azure
         .nic("more", "small")
@@ -166,7 +166,7 @@ async fn a_subnet_gives_each_address_once_and_then_is_full() {
 }
 
 #[tokio::test]
-async fn a_fixed_address_has_to_be_free_and_inside() {
+async fn a_static_address_must_be_free_and_in_the_subnet() {
     let azure = prepared().await;
     let fixed = async |name: &str, address: &str| {
         let configuration = json!({"name": "first", "properties": {
@@ -229,7 +229,7 @@ async fn rules_are_checked_and_shown() {
 }
 
 #[tokio::test]
-async fn addresses_are_given_once() {
+async fn public_addresses_are_allocated_once() {
     let azure = prepared().await;
     let standard = |method: &str| {
         json!({
@@ -263,7 +263,7 @@ async fn addresses_are_given_once() {
 }
 
 #[tokio::test]
-async fn a_reference_has_to_lead_somewhere() {
+async fn a_reference_must_exist() {
     let azure = prepared().await;
     azure
         .nic("nic", "none")

@@ -1,11 +1,11 @@
-//! What there is to be had: sizes, quotas, images.
+//! Available sizes, quotas, and images.
 
 use std::collections::BTreeMap;
 
 use lifecycle_azure::simulator::SimulatorOptions;
 use serde_json::Value;
 
-use super::azure::{Azure, inline_machine, machine};
+use super::azure::{Azure, inline_vm, vm};
 
 const COMPUTE: &str = "/providers/Microsoft.Compute";
 
@@ -26,7 +26,7 @@ async fn usage(azure: &Azure, name: &str) -> (u64, u64) {
 }
 
 fn of_size(name: &str, size: &str) -> Value {
-    let mut body = inline_machine(name);
+    let mut body = inline_vm(name);
     body["properties"]["hardwareProfile"]["vmSize"] = size.into();
     body
 }
@@ -52,9 +52,7 @@ async fn sizes_are_listed_by_location() {
         "NotAvailableForSubscription"
     );
     azure.prepare().await;
-    let refused = azure
-        .put(&machine("vm"), &of_size("vm", "Standard_B1s"))
-        .await;
+    let refused = azure.put(&vm("vm"), &of_size("vm", "Standard_B1s")).await;
     refused.refused(409, "SkuNotAvailable");
     let sizes = azure
         .get(&format!("{COMPUTE}/locations/westeurope/vmSizes"))
@@ -72,7 +70,7 @@ async fn sizes_are_listed_by_location() {
 }
 
 #[tokio::test]
-async fn quotas_are_counted_by_cores_of_a_family_and_of_all() {
+async fn quotas_count_cores_per_family_and_in_total() {
     let options = SimulatorOptions {
         quotas: BTreeMap::from([("standardDSv5Family".to_owned(), 4)]),
         regional_quota: 7,
@@ -95,28 +93,26 @@ async fn quotas_are_counted_by_cores_of_a_family_and_of_all() {
         "{message}"
     );
     azure
-        .put(&machine("c"), &of_size("c", "Standard_F2s_v2"))
+        .put(&vm("c"), &of_size("c", "Standard_F2s_v2"))
         .await
         .is(201);
-    let refused = azure
-        .put(&machine("d"), &of_size("d", "Standard_F2s_v2"))
-        .await;
+    let refused = azure.put(&vm("d"), &of_size("d", "Standard_F2s_v2")).await;
     let refused = refused.refused(409, "OperationNotAllowed");
     let message = refused.body["error"]["message"].as_str().unwrap();
     assert!(message.contains("Total Regional Cores quota"), "{message}");
     assert_eq!(usage(&azure, "cores").await, (6, 7));
-    // What is deallocated still counts; what is deleted does not.
-    let begun = azure.post(&machine("a/deallocate")).await.is(202);
+    // Deallocated VMs still count; deleted ones do not.
+    let begun = azure.post(&vm("a/deallocate")).await.is(202);
     azure.end(&begun).await;
     assert_eq!(usage(&azure, "standardDSv5Family").await, (4, 4));
-    let begun = azure.delete(&machine("a")).await.is(202);
+    let begun = azure.delete(&vm("a")).await.is(202);
     azure.end(&begun).await;
     assert_eq!(usage(&azure, "standardDSv5Family").await, (2, 4));
     assert_eq!(usage(&azure, "virtualMachines").await.0, 2);
 }
 
 #[tokio::test]
-async fn images_are_browsed() {
+async fn lists_images() {
     let azure = Azure::start().await;
     let at = format!("{COMPUTE}/locations/westeurope/publishers");
     let names = async |rest: &str| {

@@ -1,4 +1,4 @@
-//! How requests are written, whatever they ask for.
+//! The general form of requests and responses.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use lifecycle_azure::simulator::{Fault, SimulatorOptions, When};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::azure::{Azure, GROUP, LOCATION, machine, network, reply};
+use super::azure::{Azure, GROUP, LOCATION, network, reply, vm};
 
 #[tokio::test]
-async fn an_api_version_is_needed_and_any_will_do() {
+async fn requires_any_api_version() {
     let azure = Azure::start().await;
     let endpoint = azure.simulator.endpoint();
     let ask = |query: &str| {
@@ -26,7 +26,7 @@ async fn an_api_version_is_needed_and_any_will_do() {
 }
 
 #[tokio::test]
-async fn who_listens_everywhere_is_reached_by_name() {
+async fn a_wildcard_address_is_reached_by_name() {
     let everywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
     let azure = Azure::with(SimulatorOptions {
         https: everywhere,
@@ -41,7 +41,7 @@ async fn who_listens_everywhere_is_reached_by_name() {
 }
 
 #[tokio::test]
-async fn each_request_is_written_down_without_its_query() {
+async fn records_each_request_without_its_query() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("requests.jsonl");
     let azure = Azure::with(SimulatorOptions {
@@ -51,7 +51,7 @@ async fn each_request_is_written_down_without_its_query() {
     .await;
     azure.get("").await.is(200);
     azure.delete("/resourceGroups/none").await;
-    // What is answered is written down already.
+    // A request is recorded before its response is sent.
     let text = std::fs::read_to_string(file).unwrap();
     let lines: Vec<Value> = text
         .lines()
@@ -64,15 +64,12 @@ async fn each_request_is_written_down_without_its_query() {
 }
 
 #[tokio::test]
-async fn capitals_do_not_matter() {
+async fn paths_ignore_case() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let begun = azure.create("Some-VM").await.is(201);
     azure.end(&begun).await;
-    for path in [
-        machine("some-vm").to_uppercase(),
-        machine("SOME-vm").to_lowercase(),
-    ] {
+    for path in [vm("some-vm").to_uppercase(), vm("SOME-vm").to_lowercase()] {
         let found = azure.get(&path).await.is(200);
         assert_eq!(found.body["name"], "Some-VM");
         assert!(
@@ -86,11 +83,11 @@ async fn capitals_do_not_matter() {
     azure.nic("nic", "DEFAULT").await.is(201);
     let interface = &mut body["properties"]["networkProfile"]["networkInterfaces"][0]["id"];
     *interface = interface.as_str().unwrap().to_uppercase().into();
-    azure.put(&machine("other"), &body).await.is(201);
+    azure.put(&vm("other"), &body).await.is(201);
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_told_apart() {
+async fn distinguishes_kinds_of_missing_resources() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let endpoint = azure.simulator.endpoint();
@@ -101,7 +98,7 @@ async fn what_is_not_there_is_told_apart() {
         .await
         .refused(404, "ResourceGroupNotFound");
     azure
-        .get(&machine("none"))
+        .get(&vm("none"))
         .await
         .refused(404, "ResourceNotFound");
     azure
@@ -109,17 +106,17 @@ async fn what_is_not_there_is_told_apart() {
         .await
         .refused(404, "InvalidResourceType");
     azure
-        .post(&machine("none"))
+        .post(&vm("none"))
         .await
         .refused(405, "UnsupportedHttpMethod");
     let operation = "/providers/Microsoft.Compute/locations/westeurope/operations/none";
     azure.get(operation).await.refused(404, "NotFound");
-    let bad = azure.request(Method::PUT, &machine("vm")).body("{");
+    let bad = azure.request(Method::PUT, &vm("vm")).body("{");
     reply(bad).await.refused(400, "InvalidRequestContent");
 }
 
 #[tokio::test]
-async fn long_lists_come_in_pages() {
+async fn long_lists_are_paged() {
     let options = SimulatorOptions {
         page_size: 2,
         ..SimulatorOptions::default()
@@ -142,7 +139,7 @@ async fn long_lists_come_in_pages() {
         let Some(next) = page.body["nextLink"].as_str() else {
             break;
         };
-        // What goes in the meantime moves nothing out of its place.
+        // Deleting between pages must not shift later results.
         if pages == 1 {
             azure.delete("/resourceGroups/a").await.is(202);
         }
@@ -161,7 +158,7 @@ async fn long_lists_come_in_pages() {
 }
 
 #[tokio::test]
-async fn conditions_are_kept() {
+async fn conditional_headers_are_checked() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let path = network("networkSecurityGroups/nsg");
@@ -189,7 +186,7 @@ async fn conditions_are_kept() {
 }
 
 #[tokio::test]
-async fn answers_may_say_when_to_ask_again() {
+async fn responses_may_include_retry_after() {
     let options = SimulatorOptions {
         poll_after: Some(Duration::from_secs(3)),
         ..SimulatorOptions::default()
@@ -219,7 +216,7 @@ async fn tags_are_checked() {
 }
 
 #[tokio::test]
-async fn what_lies_too_far_is_not_a_location() {
+async fn rejects_an_overlong_path() {
     let azure = Azure::start().await;
     let path = format!("/resourceGroups/{GROUP}");
     let refused = azure.put(&path, &json!({"location": "atlantis"})).await;

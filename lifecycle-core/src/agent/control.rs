@@ -1,5 +1,5 @@
-//! The control socket: tables come in and reports go out, a line of JSON each. An empty line
-//! asks which table is in force.
+//! The control socket, on which the manager sends tables and gets reports, each as a line of JSON.
+//! An empty line asks for the active table.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,16 +19,16 @@ use super::report::Reporter;
 use crate::model::Epoch;
 use crate::network::{Report, ReportKind};
 
-/// How many feeders may be connected; the oldest makes room for a further one. More than one is
-/// there only while a former leader's lingers.
+/// Number of connected feeders. An additional one replaces the oldest. There is more than one only
+/// while a previous leader's connection lingers.
 const FEEDERS: usize = 16;
 
-/// How long accepting pauses when the machine has no room for a further connection.
+/// How long to pause accepting when the machine has no resources for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A line with a table, and where the answer goes.
+/// A line with a table, and the channel for its answer.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Command {
     pub(super) line: Bytes,
     pub(super) answer: oneshot::Sender<Report>,
 }
@@ -36,7 +36,7 @@ pub(super) struct Told {
 /// Serves feeders.
 pub(super) async fn serve(
     listener: UnixListener,
-    tables: mpsc::Sender<Told>,
+    tables: mpsc::Sender<Command>,
     reporter: Arc<Reporter>,
 ) {
     let mut feeders = JoinSet::new();
@@ -64,7 +64,7 @@ pub(super) async fn serve(
             },
             Some(ended) = feeders.join_next() => {
                 if let Ok(Err(error)) = ended {
-                    tracing::debug!(%error, "a feeder broke off");
+                    tracing::debug!(%error, "the connection of a feeder broke");
                 }
             }
         }
@@ -72,7 +72,7 @@ pub(super) async fn serve(
 }
 
 struct Feeder {
-    tables: mpsc::Sender<Told>,
+    tables: mpsc::Sender<Command>,
     reporter: Arc<Reporter>,
 }
 
@@ -89,7 +89,7 @@ impl Feeder {
                 },
                 report = reports.recv() => match report {
                     Ok(report) => send(&mut to, &report).await?,
-                    // The counts are whole ones, so that the next report makes up for a lost one.
+                    // Reports contain totals, so the next one compensates for a lost one.
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return Ok(()),
                 },
@@ -103,11 +103,11 @@ impl Feeder {
                 .report(ReportKind::Refused { why: why.into() })
         };
         let line = match line {
-            // What is in force?
+            // An empty line asks for the active table.
             Line::Whole(line) if line.is_empty() => {
                 let report = self.reporter.report(ReportKind::Accepted);
                 return if report.epoch == Epoch::default() {
-                    send(to, &refused("no table is in force")).await
+                    send(to, &refused("no table is active")).await
                 } else {
                     send(to, &report).await
                 };
@@ -119,15 +119,15 @@ impl Feeder {
             }
         };
         let (answer, answered) = oneshot::channel();
-        let told = self.tables.send(Told { line, answer }).await;
-        let report = match (told, answered.await) {
+        let sent = self.tables.send(Command { line, answer }).await;
+        let report = match (sent, answered.await) {
             (Ok(()), Ok(report)) => report,
-            _ => refused("the agent ends"),
+            _ => refused("the agent is stopping"),
         };
         send(to, &report).await?;
         if report.kind == ReportKind::Accepted {
-            // One who just came has not heard of them.
-            for report in self.reporter.standing() {
+            // A new feeder has not received the current reports.
+            for report in self.reporter.current() {
                 send(to, &report).await?;
             }
         }

@@ -1,5 +1,5 @@
-//! Puts tables in force, by difference: what stays as it was is not touched, nor are the
-//! connections of what changed or is gone.
+//! Applies tables incrementally: unchanged services are not touched, and open connections of
+//! changed or removed services are kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::apart::Addresses;
-use super::control::Told;
+use super::control::Command;
 use super::dns::{Answerer, Forwarder, Sockets, Zone};
 use super::metrics::View;
+use super::namespace::Addresses;
 use super::report::Reporter;
 use super::resolvers::{ResolvConf, for_containers, write_in_place};
 use super::service::{Backend, Service, Targets};
@@ -30,14 +30,14 @@ use crate::error::Result;
 use crate::model::{InstanceId, Protocol, ServiceName};
 use crate::network::{Block, ReportKind, Table};
 
-/// How often what could not be done is tried again: an address that is still taken, a table from
-/// disk that could not be put in force.
+/// The retry interval for failures: an address that is still in use, or a table from disk that
+/// could not be applied.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
-/// What listens: for which service, at which address and port.
-type Place = (ServiceName, Ipv4Addr, u16, Protocol);
+/// A listener: its service, address, port, and protocol.
+type ListenerKey = (ServiceName, Ipv4Addr, u16, Protocol);
 
-/// The table in force and all that it brought about.
+/// The active table and its listeners and tasks.
 #[derive(Debug)]
 pub(super) struct Engine {
     options: Arc<AgentOptions>,
@@ -50,18 +50,18 @@ pub(super) struct Engine {
     zone: watch::Sender<Arc<Zone>>,
     view: watch::Sender<Arc<View>>,
     table: Option<Table>,
-    /// The table from disk, while it could not be put in force.
+    /// The table from disk, while it could not be applied.
     last: Option<Table>,
     services: BTreeMap<ServiceName, Arc<Service>>,
     backends: HashMap<(InstanceId, String), Weak<Backend>>,
-    listening: BTreeMap<Place, JoinHandle<()>>,
-    /// What should listen and does not, since its address is taken.
-    missing: BTreeSet<Place>,
+    listening: BTreeMap<ListenerKey, JoinHandle<()>>,
+    /// The listeners that are missing because their address is in use.
+    missing: BTreeSet<ListenerKey>,
     dns: Option<(Block, AbortOnDropHandle<()>)>,
 }
 
 impl Engine {
-    /// Puts the table from disk in force.
+    /// Applies the table from disk.
     pub(super) async fn start(
         options: Arc<AgentOptions>,
         store: Store,
@@ -105,16 +105,16 @@ impl Engine {
         (engine, seen)
     }
 
-    /// Takes tables for as long as the agent runs.
-    pub(super) async fn run(mut self, mut told: mpsc::Receiver<Told>) {
+    /// Processes tables for as long as the agent runs.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut again = interval(TRY_AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(told) = told.recv() => {
-                    let kind = self.take(told.line).await;
-                    // Fails if the feeder is gone: then nobody misses it.
-                    drop(told.answer.send(self.reporter.report(kind)));
+                Some(command) = commands.recv() => {
+                    let kind = self.take(command.line).await;
+                    // Sending fails if the feeder is gone; then nothing needs the answer.
+                    drop(command.answer.send(self.reporter.report(kind)));
                 }
                 Ok(()) = self.resolvers.changed() => self.write_resolv_conf(),
                 _ = again.tick() => {
@@ -126,13 +126,13 @@ impl Engine {
         }
     }
 
-    /// Puts the table from disk in force, unless that was done or there is a newer one.
+    /// Applies the table from disk, unless that was done or a newer one is active.
     async fn resume(&mut self) {
         let Some(last) = self.last.take() else {
             return;
         };
-        if let Err(error) = self.put_in_force(last.clone(), false).await {
-            tracing::error!(error = %error.chain(), "cannot go on with the last table");
+        if let Err(error) = self.apply(last.clone(), false).await {
+            tracing::error!(error = %error.chain(), "cannot apply the last table");
             self.last = Some(last);
         }
     }
@@ -140,7 +140,7 @@ impl Engine {
     async fn take(&mut self, line: Bytes) -> ReportKind {
         let parsed = tokio::task::spawn_blocking(move || {
             let table: Table = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
-            match unfit(&table) {
+            match invalid(&table) {
                 Some(why) => Err(why),
                 None => Ok(table),
             }
@@ -148,15 +148,15 @@ impl Engine {
         let refused = |why: String| ReportKind::Refused { why };
         let table = match parsed.await {
             Ok(Ok(table)) => table,
-            Ok(Err(why)) => return refused(format!("the line is no table: {why}")),
+            Ok(Err(why)) => return refused(format!("the line is not a valid table: {why}")),
             Err(error) => return refused(error.to_string()),
         };
-        // The one from disk counts too while it could not be put in force.
+        // The table from disk counts too while it could not be applied.
         if let Some(ours) = self.table.as_ref().or(self.last.as_ref()) {
             let (offered, current) = ((table.epoch, table.version), (ours.epoch, ours.version));
             if offered < current {
                 return refused(format!(
-                    "epoch {}, version {} is older than epoch {}, version {}, which is in force",
+                    "epoch {}, version {} is older than the active epoch {}, version {}",
                     offered.0, offered.1, current.0, current.1
                 ));
             }
@@ -164,29 +164,29 @@ impl Engine {
                 return ReportKind::Accepted;
             }
         }
-        match self.put_in_force(table, true).await {
+        match self.apply(table, true).await {
             Ok(()) => ReportKind::Accepted,
             Err(error) => {
-                tracing::error!(error = %error.chain(), "cannot put a table in force");
+                tracing::error!(error = %error.chain(), "cannot apply a table");
                 refused(error.chain())
             }
         }
     }
 
-    /// The route and the disk can fail, and come first; nothing was changed then.
-    async fn put_in_force(&mut self, table: Table, new: bool) -> Result<()> {
-        self.addresses.lead_here(table.block).await?;
+    /// Changes the route and the disk first: if they fail, nothing else has changed.
+    async fn apply(&mut self, table: Table, new: bool) -> Result<()> {
+        self.addresses.route_here(table.block).await?;
         if new {
             self.store.save(&table).await?;
         }
         self.last = None;
         self.set_targets(&table);
         self.stop_listening(&table).await;
-        self.missing = places(&table)
+        self.missing = listeners(&table)
             .filter(|place| !self.listening.contains_key(place))
             .collect();
         self.listen_to_missing();
-        // Names lead somewhere only once somebody listens there.
+        // Publish names only when their addresses listen.
         self.zone.send_replace(Arc::new(Zone::new(&table)));
         self.view.send_replace(Arc::new(View {
             epoch: table.epoch.0,
@@ -195,7 +195,7 @@ impl Engine {
         }));
         tracing::info!(
             epoch = %table.epoch, version = table.version, services = table.services.len(),
-            "a table is in force"
+            "a table is active"
         );
         self.table = Some(table);
         self.answer_dns().await;
@@ -212,8 +212,8 @@ impl Engine {
         let mut draining = Vec::new();
         for (name, entry) in &table.services {
             let mut targets = Targets::new(table.wait);
-            for told in &entry.backends {
-                let key = (told.instance.clone(), told.container.clone());
+            for listed in &entry.backends {
+                let key = (listed.instance.clone(), listed.container.clone());
                 gone.remove(&key);
                 let known = self.backends.get(&key).and_then(Weak::upgrade);
                 let backend = known.unwrap_or_else(|| {
@@ -223,13 +223,13 @@ impl Engine {
                     self.backends.insert(key, Arc::downgrade(&new));
                     new
                 });
-                backend.ready.store(!told.draining, Ordering::Relaxed);
-                backend.draining.store(told.draining, Ordering::Relaxed);
-                if told.draining {
+                backend.ready.store(!listed.draining, Ordering::Relaxed);
+                backend.draining.store(listed.draining, Ordering::Relaxed);
+                if listed.draining {
                     draining.push(backend);
                     continue;
                 }
-                for (port, address) in &told.endpoints {
+                for (port, address) in &listed.endpoints {
                     targets.add(*port, &backend, *address);
                 }
             }
@@ -239,7 +239,7 @@ impl Engine {
                 .or_insert_with(|| Arc::new(Service::new(name.clone(), self.options.waiting)));
             service.targets.send_replace(Arc::new(targets));
         }
-        // Their open connections are left to end by themselves.
+        // Open connections may finish.
         for backend in gone.values().filter_map(Weak::upgrade) {
             backend.ready.store(false, Ordering::Relaxed);
             backend.draining.store(false, Ordering::Relaxed);
@@ -247,20 +247,20 @@ impl Engine {
         self.reporter.in_force(table.epoch, table.version, draining);
     }
 
-    /// Gives up the addresses that the table no longer has. Waits until they are free.
+    /// Stops listening on addresses that are not in the table, and waits until they are free.
     async fn stop_listening(&mut self, table: &Table) {
-        let wanted: BTreeSet<Place> = places(table).collect();
-        let unwanted = self
+        let required: BTreeSet<ListenerKey> = listeners(table).collect();
+        let obsolete = self
             .listening
-            .extract_if(.., |place, _| !wanted.contains(place));
-        let stopped: Vec<_> = unwanted.map(|(_, listener)| listener).collect();
+            .extract_if(.., |place, _| !required.contains(place));
+        let stopped: Vec<_> = obsolete.map(|(_, listener)| listener).collect();
         stop(stopped).await;
-        let places = wanted
+        let listeners = required
             .iter()
             .map(|(_, address, port, protocol)| (SocketAddr::from((*address, *port)), *protocol));
         let dns = SocketAddr::from((table.block.agent(), self.options.dns_port));
         self.reporter
-            .listening_is_wanted(&places.chain([(dns, Protocol::Udp)]).collect());
+            .keep_only(&listeners.chain([(dns, Protocol::Udp)]).collect());
     }
 
     fn listen_to_missing(&mut self) {
@@ -276,12 +276,12 @@ impl Engine {
                     self.listening.insert(place, listener);
                 }
                 Err(error) => {
-                    let told = self
+                    let is_new = self
                         .reporter
                         .cannot_listen(Some(name), at, *protocol, &error);
-                    if told {
+                    if is_new {
                         tracing::error!(%error, service = %name, %at, %protocol,
-                            "cannot listen; it is tried again");
+                            "cannot listen; retrying");
                     }
                     self.missing.insert(place);
                 }
@@ -339,9 +339,9 @@ impl Engine {
                 self.reporter.listens(at, Protocol::Udp);
             }
             Err(error) => {
-                let told = self.reporter.cannot_listen(None, at, Protocol::Udp, &error);
-                if told {
-                    tracing::error!(%error, %at, "cannot answer DNS; it is tried again");
+                let is_new = self.reporter.cannot_listen(None, at, Protocol::Udp, &error);
+                if is_new {
+                    tracing::error!(%error, %at, "cannot answer DNS; retrying");
                 }
             }
         }
@@ -354,40 +354,41 @@ impl Engine {
         };
         let path = self.store.path(RESOLV_CONF);
         if let Err(error) = write_in_place(&path, &for_containers(table, &node)) {
-            tracing::error!(%error, path = %path.display(), "cannot write the containers' resolvers");
+            tracing::error!(%error, path = %path.display(), "cannot write the containers' \
+                resolv.conf");
         }
     }
 }
 
-/// What should listen by a table.
-fn places(table: &Table) -> impl Iterator<Item = Place> {
+/// The listeners that a table requires.
+fn listeners(table: &Table) -> impl Iterator<Item = ListenerKey> {
     table.services.iter().flat_map(|(name, entry)| {
         let ports = entry.ports.iter();
         ports.map(|(port, protocol)| (name.clone(), entry.address, *port, *protocol))
     })
 }
 
-/// Ends tasks and waits until what they hold is free.
+/// Aborts tasks and waits until their resources are free.
 async fn stop(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
     let tasks: Vec<_> = tasks.into_iter().collect();
     for task in &tasks {
         task.abort();
     }
     for task in tasks {
-        // Aborted, as was asked.
+        // The task was aborted, as intended.
         drop(task.await);
     }
 }
 
-/// Why a table cannot be put in force, whoever made it.
-fn unfit(table: &Table) -> Option<String> {
+/// The reason why a table is invalid, if any.
+fn invalid(table: &Table) -> Option<String> {
     let block = table.block;
     let mut taken = HashMap::new();
     for (name, entry) in &table.services {
         let address = entry.address;
         if !block.contains(address) || address == block.agent() {
             return Some(format!(
-                "{address} of {name} is not in {block}, or is the agent's own"
+                "{address} of {name} is not in {block}, or is the agent's own address"
             ));
         }
         if let Some(other) = taken.insert(address, name) {
@@ -404,7 +405,7 @@ fn unfit(table: &Table) -> Option<String> {
                     && block.contains(*at.ip())
                 {
                     return Some(format!(
-                        "{} of {name} is said to be at {at}, a service address",
+                        "the endpoint {} of {name} is {at}, which is a service address",
                         backend.instance
                     ));
                 }
@@ -429,11 +430,11 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_would_lead_in_circles_or_clash_are_unfit() {
+    fn rejects_tables_with_loops_or_duplicates() {
         let entry =
             |address: &str| json!({ "address": address, "ports": [[80, "tcp"]], "backends": [] });
         assert_eq!(
-            unfit(&table(
+            invalid(&table(
                 &json!({ "a": entry("127.80.0.2"), "b": entry("127.80.0.3") })
             )),
             None
@@ -442,15 +443,15 @@ mod tests {
             json!({ "a": { "address": "127.80.0.2", "ports": [], "backends": [
             { "instance": "a-1", "container": "a-1", "endpoints": [[80, "tcp", at]] } ] } })
         };
-        assert_eq!(unfit(&table(&at("10.0.0.4:20000"))), None);
-        for unfit_one in [
+        assert_eq!(invalid(&table(&at("10.0.0.4:20000"))), None);
+        for endpoint in [
             json!({ "a": entry("127.81.0.2") }),
             json!({ "a": entry("127.80.0.1") }),
             json!({ "a": entry("127.80.0.2"), "b": entry("127.80.0.2") }),
             json!({ "a": { "address": "127.80.0.2", "ports": [[0, "tcp"]], "backends": [] } }),
             at("127.80.0.9:80"),
         ] {
-            assert!(unfit(&table(&unfit_one)).is_some(), "{unfit_one}");
+            assert!(invalid(&table(&endpoint)).is_some(), "{endpoint}");
         }
     }
 }

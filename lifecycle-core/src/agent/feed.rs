@@ -1,4 +1,4 @@
-//! The other side of the control socket, which the manager runs on the node through the engine.
+//! The client of the control socket, which the manager runs on the node through the engine.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,20 +11,21 @@ use super::CONTROL_SOCKET;
 use crate::error::{Error, Result};
 use crate::network::{Report, ReportKind};
 
-/// How long an agent that does not listen yet is waited for.
+/// Limit for the agent to start listening.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long an agent has to say whether it has a table.
+/// Limit for the agent to report whether it has a table.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// How often it is asked.
+/// Poll interval.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Copies lines from `from` to the agent with the state directory `state`, and its reports to
-/// `to`. Ends when `from` has ended and every line has been answered.
+/// Copies lines from `from` to the agent with the state directory `state`, and its reports to `to`.
+/// Ends when `from` has ended and every line has been answered.
 ///
 /// # Errors
-/// [`Error::Unreachable`] if no agent listens, [`Error::Interrupted`] if it breaks off.
+/// [`Error::Unreachable`] if no agent is listening, [`Error::Interrupted`] if the connection
+/// breaks.
 pub async fn feed(
     state: &Path,
     mut from: impl AsyncRead + Unpin,
@@ -32,24 +33,24 @@ pub async fn feed(
 ) -> Result<()> {
     let stream = connect(state, LISTENS_WITHIN).await?;
     let (mut reports, mut tables) = stream.into_split();
-    let mut told = false;
-    let tell = async {
+    let mut is_done = false;
+    let send = async {
         copy(&mut from, &mut tables).await?;
-        // The agent answers what it was told, then closes its side too.
+        // The agent answers all pending lines, then closes its side too.
         tables.shutdown().await
     };
-    let hear = async {
+    let receive = async {
         copy(&mut reports, &mut to).await?;
         to.flush().await
     };
-    tokio::pin!(tell, hear);
+    tokio::pin!(send, receive);
     let ended = loop {
         tokio::select! {
-            done = &mut tell, if !told => match done {
-                Ok(()) => told = true,
+            done = &mut send, if !is_done => match done {
+                Ok(()) => is_done = true,
                 Err(error) => break Err(error),
             },
-            done = &mut hear => break done,
+            done = &mut receive => break done,
         }
     };
     let interrupted = |source| Error::Interrupted {
@@ -57,26 +58,26 @@ pub async fn feed(
         source,
     };
     match ended {
-        Ok(()) if told => Ok(()),
+        Ok(()) if is_done => Ok(()),
         Ok(()) => Err(interrupted(None)),
         Err(error) => Err(interrupted(Some(Box::new(error)))),
     }
 }
 
-/// Whether an agent with the state directory `state` runs and has a table in force.
+/// Checks that an agent with the state directory `state` is running and has an active table.
 ///
 /// # Errors
-/// [`Error::Unreachable`] if none runs, [`Error::Failed`] if it has no table,
-/// [`Error::Interrupted`] if it does not answer.
+/// [`Error::Unreachable`] if none is running, [`Error::Failed`] if it has no table,
+/// [`Error::Interrupted`] if it does not respond.
 pub async fn check(state: &Path) -> Result<()> {
     let mut answer = Vec::new();
     let interrupted = |error: std::io::Error| Error::Interrupted {
-        what: "asking the agent".into(),
+        what: "querying the agent".into(),
         source: Some(Box::new(error)),
     };
     let ask = async {
         let mut stream = connect(state, Duration::ZERO).await?;
-        // An empty line asks what is in force.
+        // An empty line asks for the active table.
         stream.write_all(b"\n").await.map_err(interrupted)?;
         stream.shutdown().await.map_err(interrupted)?;
         stream.read_to_end(&mut answer).await.map_err(interrupted)
@@ -87,7 +88,7 @@ pub async fn check(state: &Path) -> Result<()> {
     let report: Report = serde_json::from_slice(first.unwrap_or_default())
         .map_err(|error| interrupted(error.into()))?;
     match report.kind {
-        ReportKind::Refused { why } => Err(Error::failed("asking the agent", why)),
+        ReportKind::Refused { why } => Err(Error::failed("querying the agent", why)),
         _ => Ok(()),
     }
 }

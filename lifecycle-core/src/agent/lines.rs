@@ -1,4 +1,4 @@
-//! Reading lines of bounded length.
+//! Reads lines of bounded length.
 
 use std::io;
 
@@ -6,23 +6,22 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder as _};
 
-/// The longest line: a table of 1,000 services with 10 replicas each takes a good tenth of it.
+/// The longest line. A table of 1,000 services with 10 replicas each uses about a tenth of it.
 pub(super) const LONGEST: usize = 32 << 20;
 
-/// How much is read at a time, at least.
+/// Minimum number of bytes per read.
 const CHUNK: usize = 8 << 10;
 
-/// What was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// A line, without its end.
+    /// A complete line, without its line end.
     Whole(Bytes),
-    /// A line that is longer than it may be; it is skipped.
+    /// A line that exceeds the limit; it is skipped.
     TooLong,
 }
 
-/// Reads one line after the other. `FramedRead` would not do: it gives half a line at the end
-/// for a whole one, and takes one that is too long for the end.
+/// Reads lines one by one. `FramedRead` is not suitable: it returns an incomplete line at the end
+/// as complete, and ends at a line that is too long.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     from: R,
@@ -39,8 +38,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next line; `None` at the end, where a line without an end is dropped: half a table is
-    /// none. Nothing is lost when the future is dropped.
+    /// The next line; `None` at the end. A last line without a line end is dropped, because it is
+    /// an incomplete table. Cancel safe.
     pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             match self.codec.decode(&mut self.read) {
@@ -52,7 +51,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 Err(AnyDelimiterCodecError::Io(error)) => return Err(error),
             }
             if self.read.is_empty() {
-                // The room that a long line took goes free.
+                // Release the memory of a long line.
                 self.read = BytesMut::new();
             }
             self.read.reserve(CHUNK);
@@ -70,7 +69,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn long_lines_are_skipped_and_half_ones_dropped() {
+    async fn skips_long_lines_and_drops_incomplete_ones() {
         let text: &'static [u8] = b"one\n\n1234567890\ntwo\nhalf";
         let (mut end, from) = tokio::io::duplex(3);
         let write = tokio::spawn(async move { end.write_all(text).await });

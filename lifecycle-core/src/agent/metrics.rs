@@ -1,5 +1,5 @@
-//! Figures for Prometheus, on a unix socket: whoever may read the state directory may read them,
-//! and no port is taken on the node.
+//! Metrics for Prometheus, on a unix socket. Access is controlled by the permissions of the state
+//! directory, and no port is used on the node.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use tokio::time::{sleep, timeout};
 
 use super::service::{Figures, Service};
 
-/// How long a request may take: one after the other is answered.
+/// Limit for one request; requests are served one at a time.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// The longest head of a request.
+/// The longest request head.
 const LONGEST_HEAD: usize = 8 << 10;
 
-/// How long accepting pauses when the machine has no room for a further connection.
+/// How long to pause accepting when the machine has no resources for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What there is to count.
+/// The source of the metrics.
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) epoch: u64,
@@ -36,16 +36,16 @@ pub(super) struct View {
     pub(super) services: Vec<Arc<Service>>,
 }
 
-/// Answers every request with all figures.
+/// Answers every request with all metrics.
 pub(super) async fn serve(listener: UnixListener, view: watch::Receiver<Arc<View>>) {
     let mut registry = Registry::with_prefix("lifecycle_agent");
     registry.register_collector(Box::new(Collected(view)));
     loop {
         match listener.accept().await {
-            // Who asks wrongly or too slowly goes without.
+            // An invalid or slow request gets no response.
             Ok((stream, _)) => drop(timeout(WITHIN, answer(stream, &registry)).await),
             Err(error) => {
-                tracing::debug!(%error, "cannot accept a request for figures");
+                tracing::debug!(%error, "cannot accept a metrics request");
                 sleep(PAUSE).await;
             }
         }
@@ -74,11 +74,11 @@ async fn answer(mut stream: UnixStream, registry: &Registry) -> std::io::Result<
     stream.shutdown().await
 }
 
-/// Reads the figures when they are asked for.
+/// Reads the values when they are requested.
 #[derive(Debug)]
 struct Collected(watch::Receiver<Arc<View>>);
 
-/// A figure of each service: its name, what it says, where it is read.
+/// A metric per service: its name, its help text, and its value.
 type Figure = (&'static str, &'static str, fn(&Figures) -> &AtomicU64);
 
 const COUNTERS: [Figure; 7] = [
@@ -88,9 +88,9 @@ const COUNTERS: [Figure; 7] = [
         |of| &of.accepted,
     ),
     (
-        "given_up",
-        "Connections reset since no endpoint got ready",
-        |of| &of.given_up,
+        "reset",
+        "Connections reset because no endpoint became ready",
+        |of| &of.reset,
     ),
     ("in_bytes", "Bytes from clients to backends", |of| {
         &of.bytes_in
@@ -106,18 +106,16 @@ const COUNTERS: [Figure; 7] = [
         "Datagrams from backends to clients",
         |of| &of.datagrams_out,
     ),
-    ("dropped_datagrams", "Datagrams that went nowhere", |of| {
+    ("dropped_datagrams", "Datagrams dropped", |of| {
         &of.datagrams_dropped
     }),
 ];
 
 const GAUGES: [Figure; 2] = [
-    ("open", "Connections and UDP sessions that are open", |of| {
-        &of.open
-    }),
+    ("open", "Open connections and UDP sessions", |of| &of.open),
     (
         "waiting",
-        "Connections that wait for a ready endpoint",
+        "Connections waiting for a ready endpoint",
         |of| &of.waiting,
     ),
 ];
@@ -126,12 +124,8 @@ impl Collector for Collected {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let view = Arc::clone(&self.0.borrow());
         for (name, help, value) in [
-            ("table_epoch", "Epoch of the table in force", view.epoch),
-            (
-                "table_version",
-                "Version of the table in force",
-                view.version,
-            ),
+            ("table_epoch", "Epoch of the active table", view.epoch),
+            ("table_version", "Version of the active table", view.version),
         ] {
             let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(gauge)?;

@@ -1,31 +1,32 @@
-//! The agent of the service network: makes service addresses work on its node.
+//! The agent of the service network, which makes service addresses work on its node.
 //!
-//! It routes the block of service addresses to a network of its own on the node, answers DNS on
-//! the block's first address there, and listens on each service's address and ports; connections go on to ready
-//! endpoints, on whatever node. What exists and where, the manager tells it by
-//! [`Table`](crate::network::Table)s. The last one is kept on disk: names and traffic go on while
-//! the manager is away, and a restarted agent serves before anyone has fed it.
+//! It routes the block of service addresses to a network namespace of its own on the node, answers
+//! DNS on the block's first address there, and listens on each service's address and ports. It
+//! forwards connections to ready endpoints on any node. The manager sends it the services and
+//! endpoints as [`Table`](crate::network::Table)s. The last table is kept on disk, so names and
+//! traffic keep working while the manager is down, and a restarted agent serves before the manager
+//! connects.
 //!
-//! | module | what it does |
+//! | module | contents |
 //! |---|---|
-//! | `engine` | puts tables in force, by difference |
+//! | `engine` | applies tables incrementally |
 //! | `store` | the state directory: the lock, the last table |
-//! | `control`, `feed` | how tables come in and reports go out |
-//! | `service` | what is shared about a service: its backends, its figures, who is chosen next |
-//! | `tcp`, `pump` | accepting, connecting and waiting; carrying bytes |
-//! | `udp` | sessions of datagrams |
-//! | `dns`, `resolvers` | names, and who is asked about all others |
-//! | `apart`, `route` | service addresses have a network of their own on the node, and lead there |
+//! | `control`, `feed` | receiving tables and sending reports |
+//! | `service` | the shared state of a service: its backends, its metrics, load balancing |
+//! | `tcp`, `pump` | accepting, connecting, and waiting; copying bytes |
+//! | `udp` | datagram sessions |
+//! | `dns`, `resolvers` | service names, and the resolvers for all other names |
+//! | `namespace`, `route` | the network namespace for service addresses, and the route to it |
 //! | `workers` | the threads that carry traffic |
-//! | `report`, `metrics` | what the manager and Prometheus are told |
+//! | `report`, `metrics` | reports to the manager, and metrics for Prometheus |
 
-mod apart;
 mod control;
 mod dns;
 mod engine;
 mod feed;
 mod lines;
 mod metrics;
+mod namespace;
 mod pump;
 mod report;
 mod resolvers;
@@ -47,56 +48,57 @@ use tokio::task::JoinSet;
 pub use feed::{check, feed};
 
 use crate::error::{Error, Result};
-use apart::{Addresses, Apart};
 use engine::Engine;
+use namespace::{Addresses, Namespace};
 use report::Reporter;
 use resolvers::Resolvers;
 use store::Store;
 use workers::Workers;
 
-/// The file in the state directory that containers get as their `/etc/resolv.conf`.
+/// The file in the state directory that is mounted as `/etc/resolv.conf` in containers.
 pub const RESOLV_CONF: &str = "resolv.conf";
 
-/// The unix socket in the state directory that tables are fed through.
+/// The unix socket in the state directory that receives tables.
 pub const CONTROL_SOCKET: &str = "control.sock";
 
-/// The unix socket in the state directory that answers with figures for Prometheus:
-/// `curl --unix-socket metrics.sock http://agent/metrics`.
+/// The unix socket in the state directory that serves metrics for Prometheus: `curl --unix-socket
+/// metrics.sock http://agent/metrics`.
 pub const METRICS_SOCKET: &str = "metrics.sock";
 
-/// How an agent runs.
+/// The options of an agent.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
-    /// Where the last table, the sockets and the containers' `resolv.conf` are kept.
+    /// The directory for the last table, the sockets, and the containers' `resolv.conf`.
     pub state: PathBuf,
-    /// The `resolv.conf` that names the node's own resolvers. Read again when it changes.
+    /// The `resolv.conf` with the node's own resolvers. It is read again when it changes.
     pub resolvers: PathBuf,
-    /// The port at which those resolvers are asked.
+    /// The port of those resolvers.
     pub resolvers_port: u16,
-    /// The port at which DNS is answered.
+    /// The port for DNS.
     pub dns_port: u16,
-    /// Whether service addresses have a network of their own on the node, to which the block is
-    /// routed; needs `NET_ADMIN` and `SYS_ADMIN`. A block within 127.0.0.0/8 leads here anyway.
+    /// Whether to create a network namespace for service addresses and to route the block to it,
+    /// which needs `NET_ADMIN` and `SYS_ADMIN`. A block within 127.0.0.0/8 is local without a
+    /// route.
     pub route: bool,
-    /// How many threads carry traffic. `None`: as many as there are processors.
+    /// Number of threads for traffic. `None`: the number of processors.
     pub threads: Option<NonZeroUsize>,
-    /// How many connections to one service may wait for a ready endpoint at a time. One more is
-    /// reset at once.
+    /// Number of connections per service that may wait for a ready endpoint. Further ones are reset
+    /// at once.
     pub waiting: usize,
-    /// How long a backend has to accept a connection before the next one is tried. The kernel
-    /// sees to it, in steps of about a second.
+    /// Limit for a backend to accept a connection before the next one is tried. The kernel applies
+    /// it, in steps of about a second.
     pub connect_within: Duration,
-    /// After how long a backend that acknowledges nothing any more counts as vanished.
+    /// Time without acknowledgement after which a backend counts as gone.
     pub vanished_after: Duration,
-    /// How many clients may have a session with one UDP port of one service at a time; those
-    /// that were silent for longest make room for new ones.
+    /// Number of clients with a session per UDP port of a service. A new client replaces those that
+    /// were idle for longest.
     pub udp_sessions: usize,
-    /// After how much silence a UDP session ends.
+    /// Idle time after which a UDP session ends.
     pub udp_idle: Duration,
 }
 
 impl AgentOptions {
-    /// What suits a node, with the state in `state`.
+    /// The defaults for a node, with the state directory `state`.
     pub fn new(state: impl Into<PathBuf>) -> Self {
         Self {
             state: state.into(),
@@ -114,11 +116,12 @@ impl AgentOptions {
     }
 }
 
-/// Runs an agent until the future is dropped. Waits while another one runs on the same state.
+/// Runs an agent until the future is dropped. Waits while another agent uses the same state
+/// directory.
 ///
 /// # Errors
-/// [`Error::Io`] if the state directory cannot be used or no thread can be started. Whatever
-/// goes wrong later is reported or logged, and tried again.
+/// [`Error::Io`] if the state directory cannot be used or no thread can be started. Later failures
+/// are reported or logged, and retried.
 pub async fn run(options: AgentOptions) -> Result<()> {
     let options = Arc::new(options);
     socket::raise_limit();
@@ -128,7 +131,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let resolvers = Resolvers::read(&options.resolvers);
     let reporter = Arc::new(Reporter::default());
     let addresses = if options.route {
-        Addresses::Apart(Apart::new()?)
+        Addresses::Namespace(Namespace::new()?)
     } else {
         Addresses::OnNode
     };
@@ -146,17 +149,17 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let (tables, incoming) = tokio::sync::mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(resolvers.keep_reading());
-    tasks.spawn(Arc::clone(&reporter).keep_saying());
+    tasks.spawn(Arc::clone(&reporter).run());
     tasks.spawn(metrics::serve(metrics, view));
     tasks.spawn(control::serve(control, tables, reporter));
     tasks.spawn(engine.run(incoming));
-    // None of them ends by itself.
+    // None of the tasks ends by itself.
     match tasks.join_next().await {
         Some(Err(error)) => Err(Error::Failed {
             what: "the agent".into(),
-            why: "a part of it broke off".into(),
+            why: "one of its tasks panicked".into(),
             source: Some(Box::new(error)),
         }),
-        _ => Err(Error::failed("the agent", "a part of it ended")),
+        _ => Err(Error::failed("the agent", "one of its tasks ended")),
     }
 }

@@ -1,8 +1,8 @@
-//! Carries bytes between a client and a backend.
+//! Copies bytes between a client and a backend.
 //!
-//! An idle connection holds no buffer: bytes go through one that the thread has, and only what
-//! the receiver does not take at once is kept, until it does. So nothing is read before what was
-//! read is gone: a slow receiver slows its sender, not the agent.
+//! An idle connection holds no buffer: bytes pass through a buffer of the thread, and only bytes
+//! that the receiver does not accept at once are kept until it does. Nothing is read before the
+//! previous bytes are written, so a slow receiver slows its sender and not the agent.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -19,22 +19,22 @@ use tokio::net::TcpStream;
 use super::service::Figures;
 use super::socket;
 
-/// As much as is read at once.
+/// The most bytes per read.
 const SCRATCH: usize = 64 << 10;
 
-/// After how many reads others on the thread get their turn.
+/// Number of reads after which other tasks of the thread run.
 const TURN: u32 = 8;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
 }
 
-/// Lends the thread's buffer.
+/// Runs a function with the thread's buffer.
 pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     BUFFER.with_borrow_mut(|buffer| use_it(buffer))
 }
 
-/// Carries both directions to their ends. When one side breaks off, so does the other.
+/// Copies both directions to their ends. If one side breaks, the other is reset too.
 pub(super) async fn carry(
     mut client: TcpStream,
     mut backend: TcpStream,
@@ -59,7 +59,7 @@ pub(super) async fn carry(
         if is_there.is_ready() && is_back.is_ready() {
             return Poll::Ready(io::Result::Ok(()));
         }
-        // Not before the first request has gone on: the backend works on it meanwhile.
+        // Only after the first request was forwarded, so that the backend can process it meanwhile.
         if !is_watched {
             socket::watch(&backend, vanished_after)?;
             is_watched = true;
@@ -68,24 +68,24 @@ pub(super) async fn carry(
     })
     .await;
     if carried.is_err() {
-        // What the other side got is not all, and it must not take it for all.
+        // The other side did not get everything, so reset its connection instead of closing it
+        // normally.
         drop(client.set_zero_linger());
         drop(backend.set_zero_linger());
     }
 }
 
-/// One direction of a connection.
 #[derive(Debug, Default)]
 struct Direction {
-    /// What was read and not yet taken.
+    /// The bytes that were read but not yet accepted.
     kept: Bytes,
     ended: bool,
     passed_on: bool,
 }
 
 impl Direction {
-    /// Carries as much as there is; ready when the end was passed on. `is_last`: the other
-    /// direction has ended.
+    /// Copies the available bytes; ready when the end was passed on. `is_last`: the other direction
+    /// has ended.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -102,14 +102,14 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             if self.ended {
-                // The last end needs no message of its own: closing the socket is one.
+                // The last end needs no separate shutdown, because closing the socket implies it.
                 if !is_last {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                 }
                 self.passed_on = true;
                 return Poll::Ready(Ok(()));
             }
-            // What is left of the last one goes free.
+            // Release the memory of the previous bytes.
             self.kept = Bytes::new();
             let carried = with_buffer(|buffer| {
                 let mut buffer = ReadBuf::new(buffer);

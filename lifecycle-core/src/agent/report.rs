@@ -1,5 +1,5 @@
-//! What the manager is told without having asked: connections that were given up, and how many
-//! a draining instance still has.
+//! Unsolicited reports to the manager: connections that were reset while waiting, and the number of
+//! connections of draining instances.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,19 +14,19 @@ use super::service::Backend;
 use crate::model::{Epoch, Protocol, ServiceName};
 use crate::network::{Report, ReportKind};
 
-/// How many reports a slow listener may be behind before it loses the oldest.
+/// Number of reports that are kept for a slow listener before the oldest is dropped.
 const BEHIND: usize = 1024;
 
-/// What happens within this time is said together.
+/// Events within this time are reported together.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// The shortest time between two reports of given up connections to one port of a service.
-const GIVEN_UP_EVERY: Duration = Duration::from_secs(1);
+/// The shortest time between two reports of reset connections per port of a service.
+const RESETS_EVERY: Duration = Duration::from_secs(1);
 
-/// Collects what there is to say and says it at a bounded rate.
+/// Collects events and reports them at a bounded rate.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    /// Woken when there may be something to say.
+    /// Woken when there may be something to report.
     pub(super) wake: Arc<Notify>,
     listeners: broadcast::Sender<Report>,
     state: Mutex<State>,
@@ -35,29 +35,29 @@ pub(super) struct Reporter {
 #[derive(Debug, Default)]
 struct State {
     in_force: (Epoch, u64),
-    given_up: BTreeMap<(ServiceName, u16), GivenUp>,
+    reset: BTreeMap<(ServiceName, u16), ResetCount>,
     draining: Vec<Draining>,
-    silent: BTreeMap<(SocketAddr, Protocol), Silent>,
+    failed_listeners: BTreeMap<(SocketAddr, Protocol), FailedListener>,
 }
 
 #[derive(Debug, Default)]
-struct GivenUp {
+struct ResetCount {
     connections: u64,
-    said: Option<Instant>,
+    reported: Option<Instant>,
 }
 
-/// An address at which nobody listens though somebody should.
+/// An address on which listening failed.
 #[derive(Debug)]
-struct Silent {
+struct FailedListener {
     service: Option<ServiceName>,
     why: String,
-    said: bool,
+    reported: bool,
 }
 
 #[derive(Debug)]
 struct Draining {
     backend: Arc<Backend>,
-    said: Option<u64>,
+    reported: Option<u64>,
 }
 
 impl Default for Reporter {
@@ -71,23 +71,23 @@ impl Default for Reporter {
 }
 
 impl Reporter {
-    /// Listens to what is said from now on.
+    /// Subscribes to the reports from now on.
     pub(super) fn listen(&self) -> broadcast::Receiver<Report> {
         let listener = self.listeners.subscribe();
         self.wake.notify_one();
         listener
     }
 
-    /// A connection was given up.
-    pub(super) fn given_up(&self, service: &ServiceName, port: u16) {
+    /// Records a connection that was reset because no endpoint became ready in time.
+    pub(super) fn reset(&self, service: &ServiceName, port: u16) {
         let mut state = self.state();
         let key = (service.clone(), port);
-        state.given_up.entry(key).or_default().connections += 1;
+        state.reset.entry(key).or_default().connections += 1;
         drop(state);
         self.wake.notify_one();
     }
 
-    /// Another table is in force, in which these are draining.
+    /// Records the active table and its draining backends.
     pub(super) fn in_force(&self, epoch: Epoch, version: u64, draining: Vec<Arc<Backend>>) {
         let mut state = self.state();
         state.in_force = (epoch, version);
@@ -95,10 +95,10 @@ impl Reporter {
         state.draining = draining
             .into_iter()
             .map(|backend| Draining {
-                said: before
+                reported: before
                     .iter()
                     .find(|one| Arc::ptr_eq(&one.backend, &backend))
-                    .and_then(|one| one.said),
+                    .and_then(|one| one.reported),
                 backend,
             })
             .collect();
@@ -106,12 +106,12 @@ impl Reporter {
         self.wake.notify_one();
     }
 
-    /// A report under the table that is in force.
+    /// Creates a report for the active table.
     pub(super) fn report(&self, kind: ReportKind) -> Report {
         self.state().report(kind)
     }
 
-    /// Nobody listens at an address, since it is taken. Whether that is new.
+    /// Records that an address is in use and cannot be listened on. Returns whether this is new.
     pub(super) fn cannot_listen(
         &self,
         service: Option<&ServiceName>,
@@ -120,16 +120,16 @@ impl Reporter {
         error: &io::Error,
     ) -> bool {
         let mut state = self.state();
-        let before = state.silent.len();
+        let before = state.failed_listeners.len();
         state
-            .silent
+            .failed_listeners
             .entry((at, protocol))
-            .or_insert_with(|| Silent {
+            .or_insert_with(|| FailedListener {
                 service: service.cloned(),
                 why: error.to_string(),
-                said: false,
+                reported: false,
             });
-        let new = state.silent.len() > before;
+        let new = state.failed_listeners.len() > before;
         drop(state);
         if new {
             self.wake.notify_one();
@@ -137,43 +137,44 @@ impl Reporter {
         new
     }
 
-    /// Somebody listens there.
+    /// Records that the address is listened on.
     pub(super) fn listens(&self, at: SocketAddr, protocol: Protocol) {
-        self.state().silent.remove(&(at, protocol));
+        self.state().failed_listeners.remove(&(at, protocol));
     }
 
-    /// Of no others is it worth saying that nobody listens.
-    pub(super) fn listening_is_wanted(&self, places: &BTreeSet<(SocketAddr, Protocol)>) {
+    /// Forgets failures of all other addresses, which are no longer needed.
+    pub(super) fn keep_only(&self, addresses: &BTreeSet<(SocketAddr, Protocol)>) {
         self.state()
-            .silent
-            .retain(|place, _| places.contains(place));
+            .failed_listeners
+            .retain(|address, _| addresses.contains(address));
     }
 
-    /// How things are, for one who just came: how many connections each draining instance has,
-    /// and where nobody listens.
-    pub(super) fn standing(&self) -> Vec<Report> {
+    /// The current state, for a new listener: the number of connections of each draining instance,
+    /// and the addresses on which listening failed.
+    pub(super) fn current(&self) -> Vec<Report> {
         let state = self.state();
         let draining = state.draining.iter();
         let draining = draining.map(|one| state.draining(one.backend.open(), &one.backend));
-        let silent = state.silent.iter();
-        let silent = silent.map(|(place, silent)| state.silent(*place, silent));
-        draining.chain(silent).collect()
+        let failed_listener = state.failed_listeners.iter();
+        let failed_listener =
+            failed_listener.map(|(address, failed)| state.listener_report(*address, failed));
+        draining.chain(failed_listener).collect()
     }
 
-    /// Says what there is to say, for as long as the agent runs.
-    pub(super) async fn keep_saying(self: Arc<Self>) {
+    /// Sends reports for as long as the agent runs.
+    pub(super) async fn run(self: Arc<Self>) {
         loop {
             self.wake.notified().await;
-            if self.say() {
+            if self.send_due() {
                 self.wake.notify_one();
             }
             sleep(TOGETHER).await;
         }
     }
 
-    /// Whether something is left to say later.
-    fn say(&self) -> bool {
-        // With nobody there it is kept.
+    /// Sends what is due; returns whether something remains for later.
+    fn send_due(&self) -> bool {
+        // Without a listener it is kept.
         if self.listeners.receiver_count() == 0 {
             return false;
         }
@@ -182,49 +183,52 @@ impl Reporter {
         for index in 0..state.draining.len() {
             let one = &state.draining[index];
             let open = one.backend.open();
-            if one.said != Some(open) {
+            if one.reported != Some(open) {
                 reports.push(state.draining(open, &one.backend));
-                state.draining[index].said = Some(open);
+                state.draining[index].reported = Some(open);
             }
         }
-        let unsaid = state.silent.iter().filter(|(_, silent)| !silent.said);
-        reports.extend(unsaid.map(|(place, silent)| state.silent(*place, silent)));
-        for silent in state.silent.values_mut() {
-            silent.said = true;
+        let unreported = state
+            .failed_listeners
+            .iter()
+            .filter(|(_, failed_listener)| !failed_listener.reported);
+        reports.extend(unreported.map(|(address, failed)| state.listener_report(*address, failed)));
+        for failed_listener in state.failed_listeners.values_mut() {
+            failed_listener.reported = true;
         }
         let now = Instant::now();
         let (epoch, version) = state.in_force;
         let mut left = false;
-        state.given_up.retain(|(service, port), given_up| {
-            let just_said = given_up
-                .said
-                .is_some_and(|said| now - said < GIVEN_UP_EVERY);
-            if given_up.connections > 0 && !just_said {
+        state.reset.retain(|(service, port), reset| {
+            let just_reported = reset
+                .reported
+                .is_some_and(|reported| now - reported < RESETS_EVERY);
+            if reset.connections > 0 && !just_reported {
                 reports.push(Report {
                     epoch,
                     version,
                     kind: ReportKind::NoReadyEndpoint {
                         service: service.clone(),
                         port: *port,
-                        connections: std::mem::take(&mut given_up.connections),
+                        connections: std::mem::take(&mut reset.connections),
                     },
                 });
-                given_up.said = Some(now);
+                reset.reported = Some(now);
                 return true;
             }
-            left |= given_up.connections > 0;
-            just_said
+            left |= reset.connections > 0;
+            just_reported
         });
         drop(state);
         for report in reports {
-            // Fails if the last listener left just now: then nobody misses it.
+            // Sending fails if the last listener just disconnected; then nothing needs the report.
             drop(self.listeners.send(report));
         }
         left
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change is complete in itself.
+        // Every update is complete, so the state is valid even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -247,12 +251,16 @@ impl State {
         })
     }
 
-    fn silent(&self, place: (SocketAddr, Protocol), silent: &Silent) -> Report {
+    fn listener_report(
+        &self,
+        address: (SocketAddr, Protocol),
+        failed_listener: &FailedListener,
+    ) -> Report {
         self.report(ReportKind::CannotListen {
-            service: silent.service.clone(),
-            address: place.0,
-            protocol: place.1,
-            why: silent.why.clone(),
+            service: failed_listener.service.clone(),
+            address: address.0,
+            protocol: address.1,
+            why: failed_listener.why.clone(),
         })
     }
 }

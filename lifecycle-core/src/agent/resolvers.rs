@@ -1,4 +1,4 @@
-//! The node's own resolvers, and the `resolv.conf` that containers get.
+//! The node's own resolvers, and the `resolv.conf` for containers.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -12,14 +12,14 @@ use tokio::sync::watch;
 use super::dns::domain;
 use crate::network::Table;
 
-/// How often the node's file is looked at. It is small, and asking for notices would need a
-/// watch on whatever directory a symbolic link leads to.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Poll interval for the node's file. The file is small, and notifications would need a watch on
+/// whatever directory a symbolic link leads to.
+const POLL_EVERY: Duration = Duration::from_secs(2);
 
-/// As many search domains as every C library takes.
+/// The number of search domains that every C library supports.
 const MOST_DOMAINS: usize = 6;
 
-/// What a `resolv.conf` says.
+/// The contents of a `resolv.conf`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct ResolvConf {
     pub(super) servers: Vec<IpAddr>,
@@ -32,11 +32,11 @@ impl ResolvConf {
         for line in text.lines() {
             let mut words = line.split_ascii_whitespace();
             match words.next() {
-                // One with a zone (`fe80::1%eth0`) is no address to std, and skipped.
+                // std cannot parse an address with a zone (`fe80::1%eth0`), so it is skipped.
                 Some("nameserver") => conf
                     .servers
                     .extend(words.next().and_then(|word| word.parse::<IpAddr>().ok())),
-                // The last one counts (resolv.conf(5)).
+                // The last line counts (resolv.conf(5)).
                 Some("search" | "domain") => {
                     conf.search = words
                         .map(|domain| domain.trim_end_matches('.').to_owned())
@@ -63,7 +63,7 @@ impl Resolvers {
             path: path.to_owned(),
             current: watch::Sender::default(),
         };
-        resolvers.look();
+        resolvers.poll();
         resolvers
     }
 
@@ -71,19 +71,19 @@ impl Resolvers {
         self.current.subscribe()
     }
 
-    /// Looks for changes for as long as the agent runs.
+    /// Polls for changes for as long as the agent runs.
     pub(super) async fn keep_reading(self) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            self.look();
+            tokio::time::sleep(POLL_EVERY).await;
+            self.poll();
         }
     }
 
-    fn look(&self) {
+    fn poll(&self) {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) => {
-                // It may be in the middle of being replaced: what was known stays.
+                // The file may just be being replaced, so keep the previous contents.
                 tracing::warn!(path = %self.path.display(), %error, "cannot read the resolvers");
                 return;
             }
@@ -99,9 +99,9 @@ impl Resolvers {
     }
 }
 
-/// The `resolv.conf` of containers. A single name is first looked for among the services, with
-/// one query and without asking anyone outside; then in the node's own domains; then as it is.
-/// The agent is the only server: with a second one some C libraries ask both at once and take
+/// The `resolv.conf` for containers. A single-label name is first looked up among the services,
+/// with one query and without an outside resolver; then in the node's own domains; then as it is.
+/// The agent is the only server: with a second one some C libraries query both at once and accept
 /// its "no such name".
 pub(super) fn for_containers(table: &Table, node: &ResolvConf) -> String {
     let ours = domain(&table.platform);
@@ -110,14 +110,15 @@ pub(super) fn for_containers(table: &Table, node: &ResolvConf) -> String {
         .take(MOST_DOMAINS)
         .collect();
     format!(
-        "# Written by the platform's agent, which writes it again when the node's changes.\n\
-         nameserver {}\nsearch {}\noptions ndots:1\n",
+        "# Written by the platform's agent, and updated when the node's file changes.\nnameserver \
+         {}\nsearch {}\noptions ndots:1\n",
         table.block.agent(),
         search.join(" "),
     )
 }
 
-/// Writes a file that containers have mounted: the same inode, and at no moment half a text.
+/// Writes a file that is mounted in containers: the inode is kept, and readers never see a partial
+/// text.
 pub(super) fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .read(true)
@@ -130,7 +131,7 @@ pub(super) fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
     if before == text.as_bytes() {
         return Ok(());
     }
-    // One write, padded with empty lines to the old length; only then shortened.
+    // A single write, padded with empty lines to the old length; then the file is truncated.
     let mut padded = text.as_bytes().to_vec();
     padded.resize(padded.len().max(before.len()), b'\n');
     file.rewind()?;
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_and_search_domains_are_read() {
+    fn parses_servers_and_search_domains() {
         let conf = ResolvConf::parse(
             "# nameserver 1.1.1.1\ndomain a.example\nnameserver 10.0.0.2 \nnameserver ::1\n\
              nameserver fe80::1%eth0\nnameserver\noptions ndots:5\nsearch b.example. . c.example\n",
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_of_containers_keeps_its_inode() {
+    fn the_containers_file_keeps_its_inode() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resolv.conf");
         write_in_place(&path, "a long text\n").unwrap();

@@ -1,5 +1,5 @@
-//! How a block of service addresses leads to the agent: a pair of connected interfaces, one on
-//! the node and one in the agent's own network, and the routes between them.
+//! The route from the node to the agent's network namespace: a veth pair between them, and the
+//! routes on both sides.
 
 use std::fmt::Display;
 use std::net::Ipv4Addr;
@@ -15,16 +15,16 @@ use crate::network::Block;
 /// The kernel's table of local addresses.
 const LOCAL: u32 = 255;
 
-/// `EEXIST`: it is there already.
+/// `EEXIST`: it exists already.
 const EXISTS: i32 = -17;
 
-/// The prefix of the two addresses of the connection.
+/// The prefix length of the pair's addresses.
 const PAIR: u8 = 30;
 
 type Done = std::result::Result<(), rtnetlink::Error>;
 
-/// The connection of one block. Names and addresses follow from the block, so that the next
-/// agent replaces what a killed one left.
+/// The veth pair of one block. Names and addresses are derived from the block, so that a new agent
+/// replaces what a killed one left.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     block: Block,
@@ -35,8 +35,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// The connection of `block`. Its two ends have link-local addresses (RFC 3927) by the bits
-    /// that tell blocks apart, beside those that clouds use.
+    /// The pair for `block`. Its addresses are link-local (RFC 3927); they are derived from the
+    /// bits that distinguish blocks, and avoid those that clouds use.
     pub(super) fn of(block: Block) -> Self {
         let [a, b, c, _] = block.base().octets();
         let pair = |last: u8| {
@@ -53,10 +53,10 @@ impl Link {
         }
     }
 
-    /// Makes both ends, with one in the network behind `network`. Run on the node.
+    /// Creates both ends, one of them in the namespace `network`. Runs on the node.
     pub(super) async fn connect(&self, network: RawFd) -> Result<()> {
         self.netlink(async |handle| {
-            // The one of an agent that was killed goes with its network, a moment later.
+            // The interface of a killed agent disappears with its namespace, a moment later.
             if let Some(left) = index(&handle, &self.on_node).await? {
                 handle.link().del(left).execute().await?;
             }
@@ -69,8 +69,8 @@ impl Link {
         .await
     }
 
-    /// Takes the block in. Run in the agent's network.
-    pub(super) async fn receive(&self) -> Result<()> {
+    /// Accepts traffic for the block. Runs in the agent's namespace.
+    pub(super) async fn accept_block(&self) -> Result<()> {
         self.netlink(async |handle| {
             let Some(loopback) = index(&handle, "lo").await? else {
                 return Err(rtnetlink::Error::RequestFailed);
@@ -96,8 +96,8 @@ impl Link {
         .await
     }
 
-    /// Routes the block to the agent's network. Run on the node.
-    pub(super) async fn lead(&self) -> Result<()> {
+    /// Routes the block to the agent's namespace. Runs on the node.
+    pub(super) async fn add_route(&self) -> Result<()> {
         self.netlink(async |handle| {
             let there = RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(self.block.base(), self.block.prefix())
@@ -109,7 +109,7 @@ impl Link {
         .await
     }
 
-    /// Takes the connection away, and its route with it. Absent is Ok.
+    /// Removes the pair and its route. An absent pair is Ok.
     pub(super) async fn remove(&self) -> Result<()> {
         self.netlink(async |handle| match index(&handle, &self.on_node).await? {
             Some(link) => handle.link().del(link).execute().await,
@@ -119,7 +119,7 @@ impl Link {
     }
 
     async fn netlink(&self, change: impl AsyncFnOnce(Handle) -> Done) -> Result<()> {
-        let what = || format!("making {} lead to the agent", self.block);
+        let what = || format!("routing {} to the agent", self.block);
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|error| Error::io(what(), error))?;
         let connection = tokio::spawn(connection);
@@ -135,7 +135,7 @@ impl Link {
 }
 
 async fn index(handle: &Handle, name: &str) -> std::result::Result<Option<u32>, rtnetlink::Error> {
-    // Asked for by its name, an absent one is an error like any other.
+    // If an interface is looked up by name, its absence is an ordinary error.
     let mut links = handle.link().get().execute();
     while let Some(link) = links.try_next().await? {
         let named = link.attributes.iter().any(|attribute| {
@@ -148,7 +148,7 @@ async fn index(handle: &Handle, name: &str) -> std::result::Result<Option<u32>, 
     Ok(None)
 }
 
-/// Gives an interface its address and turns it on.
+/// Sets an interface's address and enables it.
 async fn up(handle: &Handle, name: &str, address: Ipv4Addr) -> Done {
     let Some(link) = index(handle, name).await? else {
         return Err(rtnetlink::Error::RequestFailed);
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_that_may_meet_on_a_node_have_connections_of_their_own() {
+    fn different_blocks_use_different_veth_pairs() {
         let links = [
             "10.210.0.0/16",
             "10.211.0.0/16",
@@ -188,7 +188,7 @@ mod tests {
                 assert_ne!(link.node, other.node);
                 assert_ne!(link.on_node, other.on_node);
             }
-            assert_ne!(link.node.octets()[2], 169, "where clouds answer");
+            assert_ne!(link.node.octets()[2], 169, "reserved by clouds");
         }
     }
 }

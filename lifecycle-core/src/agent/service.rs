@@ -1,5 +1,4 @@
-//! What the parts of the agent share about a service: its backends, its figures, and whose turn
-//! it is.
+//! The shared state of a service: its backends, its metrics, and load balancing.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,17 +11,17 @@ use tokio::time::Instant;
 
 use crate::model::{InstanceId, Protocol, ServiceName};
 
-/// For how long a backend that did not accept a connection is asked last.
+/// How long a backend that did not accept a connection is tried last.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
 
-/// A service, for as long as its name is in the table.
+/// A service, for as long as the table contains it.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) name: ServiceName,
     pub(super) figures: Figures,
-    /// Where new connections go. Waiting ones watch it.
+    /// The backends for new connections. Waiting connections watch it.
     pub(super) targets: watch::Sender<Arc<Targets>>,
-    /// How many connections may still begin to wait.
+    /// How many more connections may wait.
     pub(super) room_to_wait: Semaphore,
 }
 
@@ -36,42 +35,37 @@ impl Service {
         }
     }
 
-    /// Chooses the backend of a new connection, passing over those that were tried.
+    /// Chooses the backend of a new connection, except for those in `tried`.
     pub(super) fn choose(&self, port: (u16, Protocol), tried: &[Arc<Backend>]) -> Option<Lease> {
         self.targets.borrow().choose(port, tried)
     }
 }
 
-/// What is counted of a service.
+/// The metrics of a service.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
-    /// Connections that were accepted.
+    /// Accepted connections.
     pub(super) accepted: AtomicU64,
     /// Connections that are open to a backend.
     pub(super) open: AtomicU64,
     /// Connections that wait for a ready endpoint.
     pub(super) waiting: AtomicU64,
-    /// Connections that were given up, since no endpoint got ready.
-    pub(super) given_up: AtomicU64,
-    /// Bytes from clients to backends.
+    /// Connections that were reset because no endpoint became ready in time.
+    pub(super) reset: AtomicU64,
     pub(super) bytes_in: AtomicU64,
-    /// Bytes from backends to clients.
     pub(super) bytes_out: AtomicU64,
-    /// Datagrams from clients to backends.
     pub(super) datagrams_in: AtomicU64,
-    /// Datagrams from backends to clients.
     pub(super) datagrams_out: AtomicU64,
-    /// Datagrams that went nowhere.
     pub(super) datagrams_dropped: AtomicU64,
 }
 
-/// A backend, and where it answers at the port in question.
+/// A backend, and its address for the requested port.
 type Target = (Arc<Backend>, SocketAddr);
 
-/// Where new connections to a service go.
+/// The backends for new connections to a service.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
-    /// How long a connection waits while there are none.
+    /// How long a connection waits if there are none.
     pub(super) wait: Duration,
     ports: BTreeMap<(u16, Protocol), Vec<Target>>,
     turn: AtomicUsize,
@@ -90,8 +84,8 @@ impl Targets {
         targets.push((Arc::clone(backend), at));
     }
 
-    /// The one with the fewest open connections; among equals they take turns. One that failed
-    /// just now comes last, however few it has: it may have few because it fails.
+    /// The backend with the fewest open connections; ties are broken in turn. A backend that just
+    /// failed comes last, because it may have few connections only because it fails.
     fn choose(&self, port: (u16, Protocol), tried: &[Arc<Backend>]) -> Option<Lease> {
         let targets = self.ports.get(&port)?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len();
@@ -104,17 +98,17 @@ impl Targets {
     }
 }
 
-/// A container that connections go to, for as long as the table or a connection knows it.
+/// A container that receives connections, for as long as the table or a connection refers to it.
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) instance: InstanceId,
     pub(super) container: String,
-    /// Whether changes of `open` are of interest.
+    /// Whether changes of `open` must be reported.
     pub(super) draining: AtomicBool,
-    /// Whether the table has it, and not as draining.
+    /// Whether the table contains it, and not as draining.
     pub(super) ready: AtomicBool,
     open: AtomicU64,
-    /// Woken when `open` falls while it is draining.
+    /// Woken when `open` decreases while it is draining.
     changed: Arc<Notify>,
     since: Instant,
     /// Milliseconds after `since`; 0 if it never failed.
@@ -135,17 +129,17 @@ impl Backend {
         }
     }
 
-    /// How many connections are open or being opened.
+    /// The number of connections that are open or being opened.
     pub(super) fn open(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Whether new connections may go to it.
+    /// Whether it accepts new connections.
     pub(super) fn takes_new(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// It did not accept a connection.
+    /// Records that it did not accept a connection.
     pub(super) fn suspect(&self) {
         let until = self.since.elapsed() + SUSPECT_FOR;
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
@@ -158,7 +152,7 @@ impl Backend {
     }
 }
 
-/// A connection's claim on its backend, counted until it is dropped.
+/// Counts a connection of a backend until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) backend: Arc<Backend>,
@@ -184,7 +178,7 @@ impl Drop for Lease {
     }
 }
 
-/// Counts something for as long as it is held.
+/// Increments a counter for as long as it is held.
 #[derive(Debug)]
 pub(super) struct Counted<'a>(&'a AtomicU64);
 
@@ -228,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fewest_open_connections_win_and_equals_take_turns() {
+    fn chooses_the_fewest_connections_and_breaks_ties_in_turn() {
         let (targets, backends) = targets(3);
         let leases: Vec<_> = (0..9).map(|_| targets.choose(PORT, &[]).unwrap()).collect();
         assert!(backends.iter().all(|backend| backend.open() == 3));
@@ -245,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_failed_comes_last_and_one_that_was_tried_not_at_all() {
+    fn chooses_failed_backends_last_and_skips_tried_ones() {
         let (targets, backends) = targets(2);
         backends[0].suspect();
         let leases: Vec<_> = (0..5).map(|_| targets.choose(PORT, &[]).unwrap()).collect();

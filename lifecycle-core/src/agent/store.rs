@@ -1,4 +1,4 @@
-//! The agent's directory: whose it is, the sockets in it, and the last table.
+//! The agent's state directory: its lock, its sockets, and the last table.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -14,10 +14,10 @@ use crate::network::Table;
 const TABLE: &str = "table.json";
 const LOCK: &str = "lock";
 
-/// How often an agent asks whether the one before it has ended.
+/// Poll interval while waiting for another agent to end.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The state directory, which one agent at a time has.
+/// The state directory, which only one agent at a time can use.
 #[derive(Debug)]
 pub(super) struct Store {
     directory: PathBuf,
@@ -25,21 +25,21 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Makes the directory and waits until no other agent has it.
+    /// Creates the directory and waits until no other agent uses it.
     pub(super) async fn open(directory: &Path) -> Result<Self> {
         let failed = |error| Error::io(format!("opening `{}`", directory.display()), error);
         fs::create_dir_all(directory).map_err(failed)?;
         let lock = File::create(directory.join(LOCK)).map_err(failed)?;
-        let mut said = false;
+        let mut is_logged = false;
         loop {
             match lock.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
                 Err(TryLockError::WouldBlock) => {}
             }
-            if !said {
-                tracing::warn!(directory = %directory.display(), "waits for another agent to end");
-                said = true;
+            if !is_logged {
+                tracing::warn!(directory = %directory.display(), "waiting for another agent to end");
+                is_logged = true;
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
@@ -49,12 +49,11 @@ impl Store {
         })
     }
 
-    /// The path of a file in it.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
-    /// Listens on a unix socket in it, which only its owner may use.
+    /// Listens on a unix socket in the directory, which only its owner may use.
     pub(super) fn listen(&self, name: &str) -> Result<UnixListener> {
         let path = self.path(name);
         let failed = |error| Error::io(format!("listening on `{}`", path.display()), error);
@@ -67,7 +66,7 @@ impl Store {
         Ok(listener)
     }
 
-    /// The table that was in force last. One that cannot be read is as none: the manager has it.
+    /// The last active table. An unreadable one is ignored, because the manager will send it again.
     pub(super) fn load(&self) -> Option<Table> {
         let path = self.path(TABLE);
         let text = match fs::read(&path) {
@@ -86,7 +85,7 @@ impl Store {
             .ok()
     }
 
-    /// Keeps a table, whole or not at all, whenever the machine stops.
+    /// Saves a table atomically and durably.
     pub(super) async fn save(&self, table: &Table) -> Result<()> {
         let path = self.path(TABLE);
         let failed = |error| Error::io(format!("writing `{}`", path.display()), error);

@@ -1,4 +1,4 @@
-//! Accepts connections to a service and finds each a backend.
+//! Accepts connections to a service and finds a backend for each.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,26 +15,26 @@ use super::workers::Workers;
 use super::{pump, socket};
 use crate::model::Protocol;
 
-/// How long accepting pauses when the machine has no room for a further connection.
+/// How long to pause accepting when the machine has no resources for another connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The first and the longest pause before backends that refused are asked again.
+/// The first and the longest pause before backends that refused are tried again.
 const FIRST_AGAIN: Duration = Duration::from_millis(50);
 const LONGEST_AGAIN: Duration = Duration::from_secs(1);
 
-/// What all listeners share.
+/// The shared state of all listeners.
 #[derive(Debug)]
 pub(super) struct Forwarding {
     pub(super) workers: Workers,
     pub(super) reporter: Arc<Reporter>,
-    /// How many further connections may be open.
+    /// How many more connections may be open.
     pub(super) room: Arc<Semaphore>,
     pub(super) connect_within: Duration,
     pub(super) vanished_after: Duration,
 }
 
-/// Accepts connections until it is dropped. While as many are open as can be, further ones stay
-/// in the kernel's queue.
+/// Accepts connections until it is dropped. At the limit of open connections, further ones stay in
+/// the kernel's queue.
 pub(super) async fn accept(
     listener: std::net::TcpListener,
     service: Arc<Service>,
@@ -63,7 +63,7 @@ pub(super) async fn accept(
                 };
                 match forwarding.workers.less_busy() {
                     None => drop(tokio::spawn(connection.serve(client))),
-                    // A socket belongs to the reactor of one thread.
+                    // A socket is registered with the reactor of one thread.
                     Some(other) => match client.into_std() {
                         Ok(client) => drop(other.spawn(connection.serve_moved(client))),
                         Err(error) => tracing::debug!(%error, "a connection was lost"),
@@ -78,7 +78,6 @@ pub(super) async fn accept(
     }
 }
 
-/// A connection that was accepted.
 struct Connection {
     service: Arc<Service>,
     port: u16,
@@ -97,11 +96,11 @@ impl Connection {
     async fn serve(self, client: TcpStream) {
         let found = match self.attempt().await {
             Some(found) => Some(found),
-            // In a box, so that the room for it is not kept by connections that need not wait.
+            // Boxed, so that connections that need not wait do not reserve memory for it.
             None => Box::pin(self.wait(&client)).await,
         };
         let Some((backend, _lease)) = found else {
-            // A reset, which no client takes for an answer.
+            // A reset, which no client can mistake for an answer.
             drop(client.set_zero_linger());
             return;
         };
@@ -110,7 +109,7 @@ impl Connection {
         pump::carry(client, backend, vanished_after, &self.service.figures).await;
     }
 
-    /// Asks each backend once.
+    /// Tries each backend once.
     async fn attempt(&self) -> Option<(TcpStream, Lease)> {
         let mut tried: Vec<Arc<Backend>> = Vec::new();
         loop {
@@ -122,18 +121,18 @@ impl Connection {
             };
             tracing::debug!(
                 container = lease.backend.container, address = %lease.address, %error,
-                "a backend does not accept a connection"
+                "a backend did not accept a connection"
             );
             lease.backend.suspect();
             tried.push(Arc::clone(&lease.backend));
         }
     }
 
-    /// Waits for a backend that accepts the connection, as long as the table says.
+    /// Waits for a backend that accepts the connection, up to the table's limit.
     async fn wait(&self, client: &TcpStream) -> Option<(TcpStream, Lease)> {
         let started = Instant::now();
         let mut targets = self.service.targets.subscribe();
-        // What came between the attempt and now counts as a change.
+        // Changes since the attempt must be noticed.
         targets.mark_changed();
         let mut again = FIRST_AGAIN;
         let found = match self.service.room_to_wait.try_acquire() {
@@ -151,25 +150,22 @@ impl Connection {
                     tokio::select! {
                         changed = targets.changed() => match changed {
                             Ok(()) => again = FIRST_AGAIN,
-                            // The service is gone from the table.
+                            // The service was removed from the table.
                             Err(_) => break None,
                         },
                         () = sleep(again) => again = (again * 2).min(LONGEST_AGAIN),
                         () = sleep_until(deadline) => {}
-                        // The client gave up itself; nobody is to be told.
+                        // The client has closed the connection; nothing needs to be reported.
                         _ = client.ready(Interest::ERROR) => return None,
                     }
                 }
             }
         };
         if found.is_none() {
-            self.service
-                .figures
-                .given_up
-                .fetch_add(1, Ordering::Relaxed);
+            self.service.figures.reset.fetch_add(1, Ordering::Relaxed);
             self.forwarding
                 .reporter
-                .given_up(&self.service.name, self.port);
+                .reset(&self.service.name, self.port);
         }
         found
     }

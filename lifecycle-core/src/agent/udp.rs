@@ -1,6 +1,6 @@
-//! Datagrams: each client has a session with one backend, so that answers find their way back
-//! and come from the service's address. Nothing waits: with no ready endpoint a datagram is
-//! dropped, as on any network.
+//! Datagrams. Each client has a session with one backend, so that responses reach the client and
+//! come from the service's address. Nothing waits: without a ready endpoint a datagram is dropped,
+//! as on any network.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -22,12 +22,12 @@ use super::pump::with_buffer;
 use super::service::{Backend, Counted, Service};
 use crate::model::Protocol;
 
-/// How the sessions of a port are bounded.
+/// The limits of a port's sessions.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
     pub(super) sessions: usize,
     pub(super) idle: Duration,
-    /// How many further sockets the process may open.
+    /// How many more sockets the process may open.
     pub(super) room: Arc<Semaphore>,
 }
 
@@ -54,7 +54,7 @@ pub(super) async fn serve(
         tasks: JoinSet::new(),
     };
     loop {
-        // One at a time, so that nothing is held while others have their turn.
+        // One at a time, so that no data is held while other tasks run.
         let received = poll_fn(|cx| {
             let mut ended = false;
             while let Poll::Ready(Some(_)) = clients.tasks.poll_join_next(cx) {
@@ -74,7 +74,7 @@ pub(super) async fn serve(
         })
         .await;
         if let Err(error) = received {
-            // Told of an earlier answer that nobody took.
+            // An ICMP error for an earlier response that was not received.
             tracing::trace!(%error, "a datagram was lost");
         }
     }
@@ -96,7 +96,7 @@ struct Session {
     task: AbortHandle,
 }
 
-/// When something last went through a session.
+/// When a session was last used.
 #[derive(Debug)]
 struct Last {
     since: Instant,
@@ -117,7 +117,8 @@ impl Last {
 impl Clients {
     fn pass_on(&mut self, client: SocketAddr, datagram: &[u8]) {
         let session = self.session(client);
-        // Not through the reactor, which does not know yet that a new socket can be written to.
+        // Send directly and not through the reactor, which does not know yet that a new socket is
+        // writable.
         let sent = session.is_some_and(|socket| SockRef::from(&*socket).send(datagram).is_ok());
         let figures = &self.service.figures;
         if sent {
@@ -130,8 +131,9 @@ impl Clients {
         }
     }
 
-    /// The socket of a client's session. One whose backend takes no new connections is left to
-    /// bring what is still on its way; the client goes on with another one if there is any.
+    /// The socket of a client's session. If its backend accepts no new connections, the session is
+    /// left to deliver data in flight, and the client gets a session with another backend if there
+    /// is one.
     fn session(&mut self, client: SocketAddr) -> Option<Arc<UdpSocket>> {
         if let Some(session) = self.sessions.get(&client)
             && !session.task.is_finished()
@@ -153,7 +155,7 @@ impl Clients {
         let lease = self.service.choose((self.port, Protocol::Udp), &[])?;
         let permit = Arc::clone(&self.bounds.room).try_acquire_owned().ok()?;
         let socket = connected(lease.address)
-            .inspect_err(|error| tracing::debug!(%error, "cannot begin a session of datagrams"))
+            .inspect_err(|error| tracing::debug!(%error, "cannot start a datagram session"))
             .ok()?;
         let socket = Arc::new(socket);
         if self.sessions.len() >= self.bounds.sessions {
@@ -192,8 +194,8 @@ impl Clients {
         Some(socket)
     }
 
-    /// Ends the quarter that was silent for longest: many at once, so that it need not be done
-    /// for each newcomer.
+    /// Ends the quarter of the sessions that were idle for longest: many at once, so that it is not
+    /// needed for each new client.
     fn make_room(&mut self) {
         let mut by_age: Vec<_> = self
             .sessions
@@ -222,7 +224,7 @@ fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-/// The way back of a session.
+/// The response direction of a session.
 struct Answers {
     from: Arc<UdpSocket>,
     to: Arc<UdpSocket>,
@@ -231,18 +233,19 @@ struct Answers {
 }
 
 impl Answers {
-    /// Carries answers until there was silence for `idle`; an error if the backend is not there.
+    /// Forwards responses until the session was idle for `idle`; an error if the backend is not
+    /// reachable.
     async fn carry(&self, service: &Service, idle: Duration) -> io::Result<()> {
         loop {
-            let silent_until = self.last.at() + idle;
+            let idle_until = self.last.at() + idle;
             tokio::select! {
                 carried = self.carry_one(service) => carried?,
-                // Nobody receives there: the kernel was told by the other node's.
+                // The backend's port is closed: the other node sent an ICMP error.
                 ready = self.from.ready(Interest::ERROR) => {
                     ready?;
                     return Err(io::ErrorKind::ConnectionRefused.into());
                 }
-                () = sleep_until(silent_until) => {
+                () = sleep_until(idle_until) => {
                     if Instant::now() >= self.last.at() + idle {
                         return Ok(());
                     }

@@ -1,6 +1,5 @@
-//! The threads that carry traffic. Each has a reactor of its own, and a connection stays on one
-//! of them: waking it never means waking another thread, which costs more than carrying a small
-//! request.
+//! The threads that carry traffic. Each has its own reactor, and a connection stays on one thread,
+//! because waking another thread costs more than forwarding a small request.
 
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -13,8 +12,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Error, Result};
 
-/// How many more tasks than the least busy thread the accepting one may have before a new
-/// connection is handed over.
+/// How many more tasks than the least busy thread the accepting thread may have before a new
+/// connection is moved.
 const SLACK: usize = 4;
 
 /// A fixed number of threads.
@@ -25,10 +24,10 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads. Dropping the guard ends them and everything that runs on them.
+    /// Starts the threads. Dropping the guard stops them and all tasks on them.
     pub(super) fn start(count: Option<NonZeroUsize>) -> Result<(Self, DropGuard)> {
         let stop = CancellationToken::new();
-        // Ends those that were started if another one cannot be.
+        // Stops the threads that were started if another one fails to start.
         let guard = stop.clone().drop_guard();
         let count = count
             .or_else(|| thread::available_parallelism().ok())
@@ -51,7 +50,7 @@ impl Workers {
         Ok((Self { workers, next }, guard))
     }
 
-    /// Runs a listener on the next thread in turn.
+    /// Runs a listener on the next thread, round-robin.
     pub(super) fn spawn_in_turn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
@@ -60,8 +59,8 @@ impl Workers {
         self.workers[turn % self.workers.len()].spawn(task)
     }
 
-    /// The thread that a new connection goes to; `None`: the calling one, unless that has clearly
-    /// more to do than another.
+    /// The thread for a new connection; `None` for the calling one, unless it is clearly busier
+    /// than another.
     pub(super) fn less_busy(&self) -> Option<&Handle> {
         let tasks = |handle: &Handle| handle.metrics().num_alive_tasks();
         let least = self.workers.iter().min_by_key(|handle| tasks(handle))?;

@@ -1,6 +1,6 @@
-//! Which service has which address. Sticky, and from the names alone where nothing is known of
-//! before: a lost registry gives every service the address that it had, unless two names
-//! compete for one.
+//! Assigns an address to each service. Assignments are sticky. Without a previous assignment they
+//! are derived from the names, so that every service gets the same address again after the registry
+//! is lost, unless two names compete for one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,14 +13,14 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::model::ServiceName;
 
-/// The block that service addresses come from where the declaration names none.
+/// The block of service addresses if the declaration specifies none.
 pub const DEFAULT_BLOCK: Block = Block {
     base: Ipv4Addr::new(10, 210, 0, 0),
     prefix: 16,
 };
 
-/// A block of IPv4 addresses in which each service has one. Its first address is the agent's
-/// own, where it answers DNS.
+/// A block of IPv4 addresses for services. Its first address is the agent's own, on which it
+/// answers DNS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Block {
@@ -31,38 +31,39 @@ pub struct Block {
 impl Block {
     /// The largest prefix: 254 addresses.
     const MAX_PREFIX: u8 = 24;
-    /// The smallest prefix: more would take whole private ranges.
+    /// The smallest prefix: a shorter one would use whole private ranges.
     const MIN_PREFIX: u8 = 12;
 
-    /// The address at which the agent answers DNS.
+    /// The address on which the agent answers DNS.
     pub fn agent(&self) -> Ipv4Addr {
         self.at(1)
     }
 
-    /// The network's address.
+    /// The network address.
     pub fn base(&self) -> Ipv4Addr {
         self.base
     }
 
-    /// How many leading bits are the network's.
+    /// The prefix length.
     pub fn prefix(&self) -> u8 {
         self.prefix
     }
 
-    /// Whether an address lies in it.
+    /// Whether it contains an address.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         let mask = u32::MAX << (32 - u32::from(self.prefix));
         u32::from(address) & mask == u32::from(self.base)
     }
 
-    /// Whether the two share an address.
+    /// Whether the two blocks share an address.
     pub fn overlaps(&self, base: Ipv4Addr, prefix: u8) -> bool {
         let shorter = u32::from(self.prefix.min(prefix).min(32));
         let mask = u32::MAX.checked_shl(32 - shorter).unwrap_or(0);
         u32::from(self.base) & mask == u32::from(base) & mask
     }
 
-    /// How many services fit: all but the network's address, the agent's and the last one.
+    /// The number of services that fit: all addresses except the network's, the agent's, and the
+    /// last one.
     pub fn capacity(&self) -> u32 {
         (1 << (32 - u32::from(self.prefix))) - 3
     }
@@ -97,36 +98,36 @@ impl FromStr for Block {
         let invalid = |why: &str| Error::Invalid {
             what: format!("the address block `{value}`"),
             why: why.into(),
-            hint: format!("write a private network such as `{DEFAULT_BLOCK}`"),
+            hint: format!("specify a private network such as `{DEFAULT_BLOCK}`"),
         };
         let (base, prefix) = value
             .split_once('/')
             .ok_or_else(|| invalid("it has no `/` and prefix length"))?;
         let base: Ipv4Addr = base
             .parse()
-            .map_err(|_| invalid("what stands before `/` is no IPv4 address"))?;
+            .map_err(|_| invalid("the part before `/` is not an IPv4 address"))?;
         let prefix: u8 = prefix
             .parse()
-            .map_err(|_| invalid("what stands behind `/` is no number"))?;
+            .map_err(|_| invalid("the part after `/` is not a number"))?;
         if !(Self::MIN_PREFIX..=Self::MAX_PREFIX).contains(&prefix) {
             return Err(invalid("its prefix length is not between 12 and 24"));
         }
         let block = Self { base, prefix };
         if !block.contains(base) {
-            return Err(invalid("its address has bits set behind the prefix"));
+            return Err(invalid("its address has bits set after the prefix"));
         }
-        // Loopback serves tests; nothing else but private ranges (RFC 1918) and the shared
-        // space of RFC 6598 is nobody else's.
+        // Loopback is for tests. Otherwise only private ranges (RFC 1918) and the shared range of
+        // RFC 6598 belong to no one else.
         let shared = base.octets()[0] == 100 && (64..128).contains(&base.octets()[1]);
         if !(base.is_private() || base.is_loopback() || shared) {
-            return Err(invalid("it is no private network (RFC 1918, RFC 6598)"));
+            return Err(invalid("it is not a private network (RFC 1918, RFC 6598)"));
         }
         Ok(block)
     }
 }
 
-/// Gives each service an address: the one that it had, else the one that its name leads to,
-/// else the next free one.
+/// Assigns an address to each service: its previous one, else the one derived from its name, else
+/// the next free one.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the block is too small for the services.
@@ -139,8 +140,8 @@ pub fn assign<'a>(
     if names.len() as u64 > u64::from(block.capacity()) {
         return Err(Error::Invalid {
             what: format!("the address block `{block}`"),
-            why: format!("it has no room for {} services", names.len()),
-            hint: "give a larger block as `network.block`".into(),
+            why: format!("it is too small for {} services", names.len()),
+            hint: "set a larger block in `network.block`".into(),
         });
     }
     let usable = |address: &Ipv4Addr| block.contains(*address) && *address != block.agent();
@@ -175,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_are_private_networks_of_some_size() {
+    fn accepts_only_private_networks_of_suitable_size() {
         for good in [
             "10.210.0.0/16",
             "127.80.0.0/16",
@@ -228,12 +229,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn addresses_are_distinct_usable_and_kept(first in names(), second in names()) {
+        fn addresses_are_distinct_usable_and_sticky(first in names(), second in names()) {
             let block: Block = "192.168.7.0/24".parse().unwrap();
             let one = assign(block, &first, &BTreeMap::new()).unwrap();
             let two = assign(block, &second, &one).unwrap();
-            for (wanted, got) in [(&first, &one), (&second, &two)] {
-                prop_assert_eq!(got.len(), wanted.len());
+            for (expected, got) in [(&first, &one), (&second, &two)] {
+                prop_assert_eq!(got.len(), expected.len());
                 let distinct: BTreeSet<_> = got.values().collect();
                 prop_assert_eq!(distinct.len(), got.len());
                 for address in got.values() {
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_is_too_small_says_so() {
+    fn rejects_a_block_that_is_too_small() {
         let block: Block = "192.168.7.0/24".parse().unwrap();
         let names: Vec<ServiceName> = (0..254)
             .map(|n| ServiceName::try_from(format!("s{n}")).unwrap())

@@ -1,4 +1,4 @@
-//! What an agent says while it is fed with tables: one line of JSON for each.
+//! The reports of an agent to the manager: one line of JSON each.
 
 use std::net::SocketAddr;
 
@@ -6,59 +6,50 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Epoch, InstanceId, Protocol, ServiceName};
 
-/// One line of an agent.
+/// A report of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The epoch of the table that is in force.
+    /// The epoch of the active table.
     pub epoch: Epoch,
-    /// The version of the table that is in force.
+    /// The version of the active table.
     pub version: u64,
-    /// What there is to say.
     #[serde(flatten)]
     pub kind: ReportKind,
 }
 
-/// What an agent has to say.
+/// The content of a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "report")]
 pub enum ReportKind {
-    /// The table is in force: its names resolve, its addresses listen, but for those of which
-    /// [`ReportKind::CannotListen`] is said.
+    /// The table is active: its names resolve, and its addresses listen except for those reported
+    /// by [`ReportKind::CannotListen`].
     Accepted,
-    /// The table was refused, with the reason; the one in force is newer.
-    Refused {
-        /// Why, in words.
-        why: String,
-    },
-    /// Connections to a service were given up, since no endpoint got ready within the limit.
-    /// At most one a second and service.
+    /// The table was rejected, with the reason; the active one is newer.
+    Refused { why: String },
+    /// Connections to a service were reset because no endpoint became ready within the limit. At
+    /// most one report per second and service.
     NoReadyEndpoint {
-        /// The service.
         service: ServiceName,
-        /// The port that was asked for.
+        /// The requested port.
         port: u16,
-        /// How many connections since the last such report.
+        /// The number of connections since the last such report.
         connections: u64,
     },
-    /// Nobody listens at an address of the table, since something else on the node has it. It is
-    /// tried again until it works.
+    /// An address of the table cannot be listened on, because something else on the node uses it.
+    /// The agent retries until it succeeds.
     CannotListen {
-        /// Whose address it is. `None`: the agent's own, where it answers DNS.
+        /// The service that the address belongs to. `None`: the agent's own address for DNS.
         service: Option<ServiceName>,
-        /// The address and port.
         address: SocketAddr,
-        /// The transport protocol.
         protocol: Protocol,
-        /// What the operating system says.
+        /// The operating system's error.
         why: String,
     },
-    /// How many connections of a draining instance are open. Said when it changes.
+    /// The number of open connections of a draining instance. Reported when it changes.
     Draining {
-        /// The instance.
         instance: InstanceId,
-        /// Its container's name.
         container: String,
-        /// How many connections are open.
+        /// The number of open connections.
         open: u64,
     },
 }

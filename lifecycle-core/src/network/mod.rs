@@ -1,6 +1,6 @@
-//! The service network: each service has one address, the same on every node, that its name
-//! resolves to. An agent on each node makes these addresses work there; the manager tells it,
-//! by [`Table`]s, where connections to them go.
+//! The service network. Each service has one address, the same on every node, that its name
+//! resolves to. An agent on each node makes these addresses work; the manager sends it [`Table`]s
+//! with the endpoints for connections to them.
 
 mod address;
 mod feed;

@@ -1,4 +1,5 @@
-//! What an agent is told: every service with its address, its ports and where connections go.
+//! The table that the manager sends to an agent: every service with its address, its ports, and its
+//! backends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,48 +10,45 @@ use serde::{Deserialize, Serialize};
 use super::Block;
 use crate::model::{Epoch, InstanceId, PlatformName, Protocol, ServiceName};
 
-/// Where connections to service addresses go, as the leading manager sees it. Always whole:
-/// what it does not hold does not exist.
+/// The backends of all service addresses, as the leading manager sees them. A table is always
+/// complete: a service that it does not contain does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    /// The epoch of the manager that made it. An agent refuses a lower one than it has.
+    /// The epoch of the manager that created it. An agent rejects a lower epoch than its own.
     pub epoch: Epoch,
-    /// Its number within the epoch. An agent refuses a lower one than it has; the same one
-    /// again is accepted without effect.
+    /// Its number within the epoch. An agent rejects a lower version than its own; the same version
+    /// is accepted without effect.
     pub version: u64,
     /// The platform's name; `<service>.<platform>.internal` is a service's full name.
     pub platform: PlatformName,
-    /// The block that the addresses come from.
+    /// The block of service addresses.
     pub block: Block,
     /// How long a new connection waits for a ready endpoint.
     #[serde(with = "crate::model::service::seconds")]
     pub wait: Duration,
-    /// The services.
     pub services: BTreeMap<ServiceName, ServiceEntry>,
 }
 
 /// A service in a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceEntry {
-    /// Its address.
     pub address: Ipv4Addr,
-    /// Further names that lead to it.
+    /// Further names that resolve to it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub aliases: BTreeSet<String>,
-    /// The container ports at which its address listens, with or without a ready endpoint.
+    /// The container ports on which its address listens, with or without a ready endpoint.
     pub ports: BTreeSet<(u16, Protocol)>,
     /// Its instances that are ready or draining.
     pub backends: Vec<Backend>,
 }
 
-/// An instance to which connections go.
+/// An instance that receives connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
-    /// The instance.
     pub instance: InstanceId,
-    /// Its container's name, which tells two containers of one instance apart.
+    /// Its container's name, which distinguishes two containers of one instance.
     pub container: String,
-    /// Where each of its container ports is reached.
+    /// The address for each of its container ports.
     #[serde(with = "endpoints")]
     pub endpoints: BTreeMap<(u16, Protocol), SocketAddr>,
     /// Whether it gets no new connections; its open ones are counted.
@@ -58,7 +56,7 @@ pub struct Backend {
     pub draining: bool,
 }
 
-/// A map with ports as keys, as a list: JSON has only strings as keys.
+/// Serializes a map with ports as keys as a list, because JSON keys must be strings.
 mod endpoints {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;

@@ -19,14 +19,14 @@ use crate::support::{
 
 const PORT: (u16, Protocol) = (8000, Protocol::Tcp);
 
-/// How many connections are open at a time.
+/// Number of concurrent connections.
 const CLIENTS: usize = 1000;
 
-/// How often something happens to a backend.
+/// Number of backend events.
 const EVENTS: usize = 40;
 
-/// What became of a server, by its number: the events are counted up, and an event's number is
-/// written down once it is done.
+/// When each server was killed or drained, by its number. Events are numbered, and an event's
+/// number is recorded when it is complete.
 #[derive(Debug, Default)]
 struct Fates {
     now: AtomicU64,
@@ -50,19 +50,19 @@ impl World {
         let backend = backend("web", self.next, PORT, server.at);
         self.servers.insert(self.next, (server, backend));
         self.next += 1;
-        self.tell().await;
+        self.send().await;
     }
 
     async fn drain(&mut self, number: u16) {
         if let Some((server, backend)) = self.servers.remove(&number) {
             self.leaving.insert(number, (server, drained(backend)));
-            self.tell().await;
+            self.send().await;
             let now = self.fates.now.load(Ordering::SeqCst);
             self.fates.drained.lock().unwrap().insert(number, now);
         }
     }
 
-    /// Without a word before; the table follows only later.
+    /// Kills a backend without notice; the table is updated later.
     async fn kill(&mut self, number: u16) {
         let killed = self
             .servers
@@ -73,11 +73,11 @@ impl World {
             self.fates.killed.lock().unwrap().insert(number, now);
             server.kill().await;
             tokio::time::sleep(Duration::from_millis(20)).await;
-            self.tell().await;
+            self.send().await;
         }
     }
 
-    async fn tell(&mut self) {
+    async fn send(&mut self) {
         let all = self.servers.values().chain(self.leaving.values());
         let backends = all.map(|(_, backend)| backend.clone()).collect();
         self.table = self.table.clone().with("web", 9, PORT, backends);
@@ -87,8 +87,7 @@ impl World {
     }
 }
 
-/// Connects, asks, echoes some, and so on until all is over. Whatever fails must be the doing of
-/// a kill.
+/// Connects, requests, echoes, and repeats this until the end. Only a kill may cause a failure.
 async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
     let mut served = 0;
@@ -99,12 +98,12 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
             match connected.expect("a connection is neither served nor reset") {
                 Ok(connected) => connected,
                 Err(error) => {
-                    // It may have been in a killed server's hands, of which it cannot tell.
+                    // A killed server may have had the connection, which the client cannot know.
                     let killed = fates.killed.lock().unwrap();
                     let lately = killed.values().any(|at| *at >= began.saturating_sub(1));
                     assert!(
                         lately,
-                        "seed {seed}: a connection failed, nobody was killed: {error}"
+                        "seed {seed}: a connection failed although no server was killed: {error}"
                     );
                     continue;
                 }
@@ -124,7 +123,7 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
             };
             match timeout(PATIENCE, echoed)
                 .await
-                .expect("an echo came neither back nor to an end")
+                .expect("an echo neither returned nor ended")
             {
                 Ok(_) => assert_eq!(echo, text),
                 Err(error) => {
@@ -146,7 +145,6 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Resident memory in KiB.
 fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
@@ -245,7 +243,7 @@ async fn faults(block: u8, seed: u64) {
         "seed {seed}: {} files are open, {before} were before",
         open_files()
     );
-    // Clients and servers of this process included.
+    // Includes the clients and servers of this process.
     let grown = memory_at_end.saturating_sub(memory_half_way);
     assert!(
         grown < 64 << 10,
@@ -254,16 +252,16 @@ async fn faults(block: u8, seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_but_what_was_in_a_killed_backend_seed_1() {
+async fn only_connections_of_a_killed_backend_are_lost_seed_1() {
     faults(141, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_but_what_was_in_a_killed_backend_seed_2() {
+async fn only_connections_of_a_killed_backend_are_lost_seed_2() {
     faults(142, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_but_what_was_in_a_killed_backend_seed_3() {
+async fn only_connections_of_a_killed_backend_are_lost_seed_3() {
     faults(143, 3).await;
 }

@@ -1,7 +1,6 @@
 //! The agent on the loopback network: tables, names, connections, datagrams, faults.
 //!
-//! Each test has a block of its own, so that they can run beside each other. No rights are
-//! needed.
+//! Each test has its own block, so that tests can run in parallel. No privileges are needed.
 
 #![expect(
     clippy::expect_used,

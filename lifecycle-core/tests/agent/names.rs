@@ -1,4 +1,4 @@
-//! DNS over the wire: our names, all others, both transports.
+//! DNS over the wire: service names, other names, both transports.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::{DNS_PORT, Node, PATIENCE, With as _, name, table};
 
 const PORT: (u16, Protocol) = (5432, Protocol::Tcp);
 
-/// Where the stand-ins for the node's resolvers answer.
+/// The port of the fake resolvers.
 const RESOLVERS_PORT: u16 = 15354;
 
 fn query(name: &str, kind: RecordType) -> Message {
@@ -91,7 +91,7 @@ async fn resolvers(node: &Node, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_of_services_resolve_over_udp_and_tcp() {
+async fn service_names_resolve_over_udp_and_tcp() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let table = platform(131);
@@ -123,16 +123,16 @@ async fn names_of_services_resolve_over_udp_and_tcp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_other_names_are_asked_of_the_nodes_resolvers() {
+async fn other_names_are_forwarded_to_the_nodes_resolvers() {
     let node = Node::start_with(|options| options.resolvers_port = RESOLVERS_PORT);
     let mut feeder = node.feeder().await;
     let table = platform(132);
     feeder.accept(&table).await;
-    // Nobody to ask.
+    // No resolver.
     let failed = ask(at(&table), "example.org.", RecordType::A).await;
     assert_eq!(failed, (ResponseCode::ServFail, vec![]));
 
-    // A stand-in that answers with what no parser would let through.
+    // A fake resolver whose answer no parser would accept.
     let there: SocketAddr = (
         "127.0.132.1".parse::<std::net::Ipv4Addr>().unwrap(),
         RESOLVERS_PORT,
@@ -169,7 +169,7 @@ async fn all_other_names_are_asked_of_the_nodes_resolvers() {
             stream.write_all(&answer).await.unwrap();
         }
     });
-    // The first one is silent, or not there at all.
+    // The first one does not respond, or does not exist.
     resolvers(&node, "nameserver 127.0.132.9\nnameserver 127.0.132.1\n").await;
     let query = query("example.org.", RecordType::HTTPS).to_vec().unwrap();
     assert_eq!(over_udp(at(&table), &query).await, odd(&query));
@@ -178,7 +178,7 @@ async fn all_other_names_are_asked_of_the_nodes_resolvers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn containers_are_told_of_the_agent_and_of_the_nodes_domains() {
+async fn the_containers_file_names_the_agent_and_the_nodes_domains() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     feeder.accept(&platform(133)).await;
@@ -196,7 +196,7 @@ async fn containers_are_told_of_the_agent_and_of_the_nodes_domains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_block_is_answered_for_at_once() {
+async fn serves_another_block_at_once() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     feeder.accept(&platform(134)).await;

@@ -1,4 +1,4 @@
-//! A killed agent goes on from disk.
+//! A killed agent continues from its state on disk.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::{Node, Server, With as _, address, backend, table, who};
 const PORT: (u16, Protocol) = (8000, Protocol::Tcp);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_and_started_again_it_serves_from_disk_within_a_second() {
+async fn a_restarted_agent_serves_from_disk_within_a_second() {
     let mut node = Node::start();
     let mut feeder = node.feeder().await;
     let one = Server::start(1);
@@ -18,7 +18,7 @@ async fn killed_and_started_again_it_serves_from_disk_within_a_second() {
     feeder.accept(&at).await;
     let to = (address(&at, "web"), 8000);
     for _ in 0..3 {
-        // Connections that are open when it dies do not keep its addresses.
+        // Connections that are open when it dies do not block its addresses.
         let open = who(to).await.unwrap();
         node.kill().await;
         let killed = Instant::now();
@@ -33,15 +33,15 @@ async fn killed_and_started_again_it_serves_from_disk_within_a_second() {
         );
         drop(open);
     }
-    // It also knows what is too old.
+    // It also still rejects older tables.
     let mut feeder = node.feeder().await;
-    let refused = feeder.tell(&table(101, 6)).await;
+    let refused = feeder.send(&table(101, 6)).await;
     assert!(matches!(refused.kind, ReportKind::Refused { .. }));
     feeder.accept(&table(101, 8)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_table_on_disk_is_as_none() {
+async fn ignores_a_damaged_table_on_disk() {
     let mut node = Node::start();
     let mut feeder = node.feeder().await;
     feeder.accept(&table(102, 7)).await;

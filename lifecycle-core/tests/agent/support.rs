@@ -1,4 +1,4 @@
-//! An agent, who feeds it, and servers that it forwards to.
+//! An agent, a feeder for its tables, and servers that it forwards to.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) const DNS_PORT: u16 = 15353;
 
-/// How long anything may take before a test gives up.
+/// Time limit for any wait in a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An agent with its state directory.
@@ -50,7 +50,7 @@ impl Node {
         }
     }
 
-    /// As a kill does: nothing gets the chance to say goodbye.
+    /// Kills the agent without a shutdown.
     pub(crate) async fn kill(&mut self) {
         self.agent.abort();
         (&mut self.agent).await.unwrap_err();
@@ -64,7 +64,7 @@ impl Node {
         Feeder::connect(&self.options.state).await
     }
 
-    /// What Prometheus is told.
+    /// The metrics for Prometheus.
     pub(crate) async fn figures(&self) -> BTreeMap<String, u64> {
         let path = self.options.state.join(METRICS_SOCKET);
         let mut stream = UnixStream::connect(path).await.unwrap();
@@ -92,7 +92,7 @@ impl Node {
             .unwrap_or_else(|| panic!("{name} is not among {figures:?}"))
     }
 
-    /// Waits until a figure has a value.
+    /// Waits until a metric has a value.
     pub(crate) async fn until(&self, name: &str, value: u64) {
         let reached = async {
             while self.figure(name).await != value {
@@ -118,13 +118,13 @@ fn spawn(options: AgentOptions) -> JoinHandle<()> {
     })
 }
 
-/// Tells an agent tables and hears its reports.
+/// Sends tables to an agent and receives its reports.
 #[derive(Debug)]
 pub(crate) struct Feeder {
     reports: Lines<BufReader<OwnedReadHalf>>,
     tables: OwnedWriteHalf,
-    /// Reports that came while an answer was awaited.
-    heard: Vec<Report>,
+    /// Reports that arrived while waiting for an answer.
+    buffered: Vec<Report>,
 }
 
 impl Feeder {
@@ -143,21 +143,21 @@ impl Feeder {
         Self {
             reports: BufReader::new(reports).lines(),
             tables,
-            heard: Vec::new(),
+            buffered: Vec::new(),
         }
     }
 
     pub(crate) async fn accept(&mut self, table: &Table) {
-        let report = self.tell(table).await;
+        let report = self.send(table).await;
         assert_eq!(report.kind, ReportKind::Accepted);
         assert_eq!((report.epoch, report.version), (table.epoch, table.version));
     }
 
-    pub(crate) async fn tell(&mut self, table: &Table) -> Report {
-        self.say(&serde_json::to_string(table).unwrap()).await
+    pub(crate) async fn send(&mut self, table: &Table) -> Report {
+        self.send_line(&serde_json::to_string(table).unwrap()).await
     }
 
-    pub(crate) async fn say(&mut self, line: &str) -> Report {
+    pub(crate) async fn send_line(&mut self, line: &str) -> Report {
         self.tables
             .write_all(format!("{line}\n").as_bytes())
             .await
@@ -166,17 +166,17 @@ impl Feeder {
             let report = self.next().await;
             match report.kind {
                 ReportKind::Accepted | ReportKind::Refused { .. } => return report,
-                _ => self.heard.push(report),
+                _ => self.buffered.push(report),
             }
         }
     }
 
-    /// The next report that was not asked for.
-    pub(crate) async fn hear(&mut self) -> ReportKind {
-        if self.heard.is_empty() {
+    /// The next unsolicited report.
+    pub(crate) async fn next_report(&mut self) -> ReportKind {
+        if self.buffered.is_empty() {
             self.next().await.kind
         } else {
-            self.heard.remove(0).kind
+            self.buffered.remove(0).kind
         }
     }
 
@@ -186,7 +186,7 @@ impl Feeder {
     }
 }
 
-/// A table with one platform's services in a block of the test's own.
+/// A table with one platform's services in the test's own block.
 pub(crate) fn table(block: u8, version: u64) -> Table {
     Table {
         epoch: Epoch(3),
@@ -261,7 +261,7 @@ pub(crate) fn drained(mut backend: Backend) -> Backend {
     backend
 }
 
-/// A server that says its number to whoever connects, then echoes.
+/// A server that sends its number to each client, then echoes.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) at: SocketAddr,
@@ -278,8 +278,8 @@ impl Server {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(at).unwrap();
-        // Where more wait than the queue holds, the kernel lets clients believe that they are
-        // connected, and asks again after seconds, whoever is between.
+        // If more connections wait than the queue can hold, the kernel lets clients believe that
+        // they are connected, and retries after seconds, even through a proxy.
         let listener = socket.listen(4096).unwrap();
         let at = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicU64::new(0));
@@ -303,7 +303,7 @@ impl Server {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// As a kill does: listener and connections are gone.
+    /// Closes listener and connections, as a kill does.
     pub(crate) async fn kill(mut self) {
         self.task.abort();
         (&mut self.task).await.unwrap_err();
@@ -333,7 +333,7 @@ async fn echo(number: u16, mut stream: TcpStream) {
     }
 }
 
-/// Connects to a [`Server`] and asks for its number.
+/// Connects to a [`Server`] and reads its number.
 pub(crate) async fn who(at: impl Into<SocketAddr>) -> std::io::Result<(u16, TcpStream)> {
     let mut stream = TcpStream::connect(at.into()).await?;
     let number = stream.read_u16().await?;

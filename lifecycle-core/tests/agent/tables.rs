@@ -1,4 +1,4 @@
-//! Which tables are accepted, and what becomes of them.
+//! Accepted and rejected tables, and their effects.
 
 use std::time::Duration;
 
@@ -20,57 +20,57 @@ fn why(report: Report) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn older_epochs_and_versions_are_refused() {
+async fn rejects_older_epochs_and_versions() {
     let node = Node::start();
     let mut leader = node.feeder().await;
     let one = Server::start(1);
     let first = table(81, 5).with("web", 9, PORT, vec![backend("web", 1, PORT, one.at)]);
     leader.accept(&first).await;
 
-    let mut former = node.feeder().await;
+    let mut previous = node.feeder().await;
     let mut old = table(81, 9);
     old.epoch = Epoch(2);
-    let report = former.tell(&old).await;
+    let report = previous.send(&old).await;
     assert_eq!((report.epoch, report.version), (Epoch(3), 5));
-    assert!(why(report).contains("epoch 2, version 9 is older than epoch 3, version 5"));
-    let report = former.tell(&table(81, 4)).await;
+    assert!(why(report).contains("epoch 2, version 9 is older than the active epoch 3, version 5"));
+    let report = previous.send(&table(81, 4)).await;
     assert!(why(report).contains("older"));
-    // The same again changes nothing, whatever it says.
-    former.accept(&table(81, 5)).await;
+    // The same version again changes nothing, whatever its contents.
+    previous.accept(&table(81, 5)).await;
     assert_eq!(who((address(&first, "web"), 8000)).await.unwrap().0, 1);
 
     let mut next = table(81, 1);
     next.epoch = Epoch(4);
     leader.accept(&next).await;
-    assert!(why(leader.tell(&table(81, 6)).await).contains("older"));
+    assert!(why(leader.send(&table(81, 6)).await).contains("older"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn malformed_lines_are_refused_and_the_next_one_counts() {
+async fn rejects_malformed_lines_and_accepts_the_next() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
-    assert!(why(feeder.say("").await).contains("no table is in force"));
+    assert!(why(feeder.send_line("").await).contains("no table is active"));
     assert!(agent::check(&node.options.state).await.is_err());
     for line in ["{", "[]", "{\"epoch\":1}", "\u{0}", &"x".repeat(100_000)] {
         assert!(
-            why(feeder.say(line).await).contains("no table"),
+            why(feeder.send_line(line).await).contains("not a valid table"),
             "{line:.10}"
         );
     }
-    assert!(why(feeder.say(&"x".repeat(40 << 20)).await).contains("longer than"));
+    assert!(why(feeder.send_line(&"x".repeat(40 << 20)).await).contains("longer than"));
     let mut clash = table(82, 1)
         .with("a", 2, PORT, vec![])
         .with("b", 2, PORT, vec![]);
-    assert!(why(feeder.tell(&clash).await).contains("same address"));
+    assert!(why(feeder.send(&clash).await).contains("same address"));
     clash = table(82, 1).with("a", 1, PORT, vec![]);
-    assert!(why(feeder.tell(&clash).await).contains("agent's own"));
+    assert!(why(feeder.send(&clash).await).contains("agent's own"));
     feeder.accept(&table(82, 1)).await;
-    assert_eq!(feeder.say("").await.version, 1);
+    assert_eq!(feeder.send_line("").await.version, 1);
     agent::check(&node.options.state).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_table_is_put_in_force_and_taken_back() {
+async fn applies_and_removes_a_large_table() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let mut large = table(83, 1);
@@ -103,7 +103,7 @@ async fn a_large_table_is_put_in_force_and_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_table_leaves_open_connections_alone() {
+async fn a_new_table_keeps_open_connections() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let (one, two) = (Server::start(1), Server::start(2));
@@ -127,7 +127,7 @@ async fn a_new_table_leaves_open_connections_alone() {
             .unwrap();
         assert_eq!(&echo, b"still here");
     }
-    // Even without the service.
+    // Even if the service is removed.
     feeder.accept(&table(84, at.version + 1)).await;
     open.write_all(b"!").await.unwrap();
     assert_eq!(open.read_u8().await.unwrap(), b'!');
@@ -135,7 +135,7 @@ async fn a_new_table_leaves_open_connections_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_feeder_hears_how_many_connections_a_draining_instance_has() {
+async fn reports_connections_of_draining_instances_to_every_feeder() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let one = Server::start(1);
@@ -152,23 +152,23 @@ async fn every_feeder_hears_how_many_connections_a_draining_instance_has() {
         container: ones.container.clone(),
         open,
     };
-    assert_eq!(feeder.hear().await, said(2));
+    assert_eq!(feeder.next_report().await, said(2));
     let mut other = node.feeder().await;
     other.accept(&at).await;
-    assert_eq!(other.hear().await, said(2));
+    assert_eq!(other.next_report().await, said(2));
     drop(first);
     let counts = |reports: Vec<ReportKind>| reports.contains(&said(0));
     drop(second);
     for feeder in [&mut feeder, &mut other] {
-        let mut heard = Vec::new();
-        while !counts(heard.clone()) {
-            heard.push(feeder.hear().await);
+        let mut reports = Vec::new();
+        while !counts(reports.clone()) {
+            reports.push(feeder.next_report().await);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_taken_address_is_said_and_tried_again() {
+async fn reports_and_retries_an_address_in_use() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let one = Server::start(1);
@@ -176,8 +176,8 @@ async fn a_taken_address_is_said_and_tried_again() {
     let to = (address(&at, "web"), 8000);
     let taken = tokio::net::TcpListener::bind(to).await.unwrap();
     feeder.accept(&at).await;
-    let heard = feeder.hear().await;
-    assert!(matches!(heard, ReportKind::CannotListen { address, .. } if address == to.into()));
+    let reports = feeder.next_report().await;
+    assert!(matches!(reports, ReportKind::CannotListen { address, .. } if address == to.into()));
     drop(taken);
     let served = async {
         while who(to).await.is_err() {

@@ -1,4 +1,4 @@
-//! Connections: waiting, choosing, both directions, slow and broken sides.
+//! Connections: waiting, load balancing, both directions, slow and broken peers.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,7 +20,7 @@ fn to(table: &Table) -> SocketAddr {
     (address(table, "web"), PORT.0).into()
 }
 
-/// An agent whose service `web` leads to a listener of the test's own.
+/// An agent whose service `web` forwards to a listener of the test.
 async fn before(block: u8) -> (Node, Feeder, Table, TcpListener) {
     let node = Node::start();
     let mut feeder = node.feeder().await;
@@ -32,14 +32,14 @@ async fn before(block: u8) -> (Node, Feeder, Table, TcpListener) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_waits_for_its_server_and_is_served() {
+async fn a_connection_waits_for_its_server() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let mut at = table(111, 1).with("web", 9, PORT, vec![]);
     feeder.accept(&at).await;
     let waiting: Vec<_> = (0..50).map(|_| tokio::spawn(who(to(&at)))).collect();
     node.until("waiting{service=\"web\"}", 50).await;
-    // Told of it before it listens: still nobody is turned away.
+    // The table contains it before it listens: connections are not rejected.
     let one = Server::start(1);
     let place = one.at;
     one.kill().await;
@@ -51,11 +51,11 @@ async fn a_connection_waits_for_its_server_and_is_served() {
         assert_eq!(served.unwrap().0, 1);
     }
     node.until("waiting{service=\"web\"}", 0).await;
-    assert_eq!(node.figure("given_up_total{service=\"web\"}").await, 0);
+    assert_eq!(node.figure("reset_total{service=\"web\"}").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_limit_there_is_a_reset_and_a_report() {
+async fn resets_and_reports_after_the_limit() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let limit = Duration::from_secs(1);
@@ -68,21 +68,21 @@ async fn after_the_limit_there_is_a_reset_and_a_report() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
     assert!(started.elapsed() >= limit);
-    let mut told = 0;
-    while told < 3 {
-        match feeder.hear().await {
+    let mut reported = 0;
+    while reported < 3 {
+        match feeder.next_report().await {
             ReportKind::NoReadyEndpoint {
                 service,
                 port,
                 connections,
             } => {
                 assert_eq!((service, port), (name("web"), 8000));
-                told += connections;
+                reported += connections;
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(node.figure("given_up_total{service=\"web\"}").await, 3);
+    assert_eq!(node.figure("reset_total{service=\"web\"}").await, 3);
 
     at = at.waiting(Duration::ZERO);
     feeder.accept(at.next()).await;
@@ -93,7 +93,7 @@ async fn after_the_limit_there_is_a_reset_and_a_report() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_so_many_wait() {
+async fn limits_the_number_of_waiting_connections() {
     let node = Node::start_with(|options| options.waiting = 2);
     let mut feeder = node.feeder().await;
     let at = table(113, 1).with("web", 9, PORT, vec![]);
@@ -108,7 +108,7 @@ async fn only_so_many_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_gives_up_waits_no_longer() {
+async fn a_client_that_disconnects_stops_waiting() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let at = table(114, 1)
@@ -120,11 +120,11 @@ async fn a_client_that_gives_up_waits_no_longer() {
     client.set_zero_linger().unwrap();
     drop(client);
     node.until("waiting{service=\"web\"}", 0).await;
-    assert_eq!(node.figure("given_up_total{service=\"web\"}").await, 0);
+    assert_eq!(node.figure("reset_total{service=\"web\"}").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_share_the_connections() {
+async fn connections_are_distributed_over_replicas() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let servers = [Server::start(1), Server::start(2)];
@@ -149,26 +149,30 @@ async fn replicas_share_the_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_refuses_or_is_silent_is_passed_over() {
+async fn skips_backends_that_refuse_or_do_not_respond() {
     let node = Node::start_with(|options| options.connect_within = Duration::from_millis(300));
     let mut feeder = node.feeder().await;
     let good = Server::start(3);
     let refusing = Server::start(1);
     let refuses_at = refusing.at;
     refusing.kill().await;
-    // With a full queue nobody there answers.
-    let silent = TcpSocket::new_v4().unwrap();
-    silent.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let silent = silent.listen(1).unwrap();
-    let silent_at = silent.local_addr().unwrap();
+    // A listener with a full queue does not respond.
+    let unresponsive = TcpSocket::new_v4().unwrap();
+    unresponsive.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let unresponsive = unresponsive.listen(1).unwrap();
+    let unresponsive_at = unresponsive.local_addr().unwrap();
     let mut fill = Vec::new();
-    while let Ok(queued) = timeout(Duration::from_millis(200), TcpStream::connect(silent_at)).await
+    while let Ok(queued) = timeout(
+        Duration::from_millis(200),
+        TcpStream::connect(unresponsive_at),
+    )
+    .await
     {
         fill.push(queued);
     }
     let backends = vec![
         backend("web", 1, PORT, refuses_at),
-        backend("web", 2, PORT, silent_at),
+        backend("web", 2, PORT, unresponsive_at),
         backend("web", 3, PORT, good.at),
     ];
     let at = table(116, 1).with("web", 9, PORT, backends);
@@ -179,19 +183,19 @@ async fn one_that_refuses_or_is_silent_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_direction_ends_by_itself() {
+async fn each_direction_ends_separately() {
     let (node, _feeder, at, listener) = before(117).await;
     let mut client = TcpStream::connect(to(&at)).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
     client.write_all(b"all I have").await.unwrap();
     client.shutdown().await.unwrap();
-    let mut heard = String::new();
-    timeout(PATIENCE, server.read_to_string(&mut heard))
+    let mut reports = String::new();
+    timeout(PATIENCE, server.read_to_string(&mut reports))
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(heard, "all I have");
-    // The other direction goes on.
+    assert_eq!(reports, "all I have");
+    // The other direction continues.
     for _ in 0..3 {
         server.write_all(b"answer").await.unwrap();
         let mut part = [0; 6];
@@ -237,7 +241,7 @@ async fn a_reset_is_passed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_slows_its_sender_and_loses_nothing() {
+async fn a_slow_reader_slows_its_sender_without_data_loss() {
     const SENT: usize = 64 << 20;
     let (node, _feeder, at, listener) = before(119).await;
     let mut client = TcpStream::connect(to(&at)).await.unwrap();
@@ -254,7 +258,7 @@ async fn a_slow_reader_slows_its_sender_and_loses_nothing() {
             left -= part.len();
         }
     });
-    // It stalls, with what the kernel's buffers hold; nothing further is read from the sender.
+    // The sender stalls when the kernel's buffers are full; nothing more is read from it.
     let mut before = u64::MAX;
     loop {
         let now = node.figure("out_bytes_total{service=\"web\"}").await;

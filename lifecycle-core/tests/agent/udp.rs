@@ -12,7 +12,7 @@ use crate::support::{Node, PATIENCE, With as _, address, backend, drained, table
 
 const PORT: (u16, Protocol) = (5353, Protocol::Udp);
 
-/// Echoes with its number in front.
+/// Echoes with its number as a prefix.
 async fn server(number: u8) -> (SocketAddr, JoinHandle<()>) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let at = socket.local_addr().unwrap();
@@ -29,7 +29,7 @@ async fn server(number: u8) -> (SocketAddr, JoinHandle<()>) {
 
 async fn client(to: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    // An answer from elsewhere does not arrive.
+    // A connected socket receives no response from another address.
     socket.connect(to).await.unwrap();
     socket
 }
@@ -45,7 +45,7 @@ async fn ask(client: &UdpSocket, text: &[u8]) -> Option<(u8, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_come_from_the_service_and_a_client_stays_with_its_server() {
+async fn responses_come_from_the_service_and_sessions_are_sticky() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let (one, two) = (server(1).await, server(2).await);
@@ -72,7 +72,7 @@ async fn answers_come_from_the_service_and_a_client_stays_with_its_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_end_with_silence_and_are_bounded() {
+async fn sessions_end_when_idle_and_are_limited() {
     let node = Node::start_with(|options| {
         options.udp_idle = Duration::from_secs(1);
         options.udp_sessions = 8;
@@ -90,7 +90,7 @@ async fn sessions_end_with_silence_and_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_goes_on_with_another_server() {
+async fn a_client_continues_with_another_server() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     let (one, two) = (server(1).await, server(2).await);
@@ -103,13 +103,13 @@ async fn a_client_goes_on_with_another_server() {
     at = at.with("dns", 9, PORT, vec![drained(ones.clone()), twos.clone()]);
     feeder.accept(at.next()).await;
     assert_eq!(ask(&client, b"b").await.unwrap().0, 2);
-    // Killed without a word from the manager: found out by what the kernel says.
+    // Killed without notice by the manager: the agent detects it by an ICMP error.
     at = at.with("dns", 9, PORT, vec![ones, twos]);
     feeder.accept(at.next()).await;
     two.1.abort();
     let found = async { while ask(&client, b"c").await.is_none_or(|answer| answer.0 != 1) {} };
     timeout(PATIENCE, found).await.unwrap();
-    // None is left: dropped and counted.
+    // None is left: datagrams are dropped and counted.
     at = at.with("dns", 9, PORT, vec![]);
     feeder.accept(at.next()).await;
     let other = crate::udp::client((address(&at, "dns"), PORT.0).into()).await;

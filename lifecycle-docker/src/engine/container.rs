@@ -1,4 +1,4 @@
-//! Containers and their volumes on an engine: made sure of, started, stopped, removed.
+//! Containers and their volumes on an engine: ensure, start, stop, remove.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -18,23 +18,23 @@ use super::port::{self, HostPort};
 use super::{DockerEngine, QUICK, spec, transport};
 use crate::{inspect, labels};
 
-/// How long creating and starting may take on a busy host.
+/// Limit for creating or starting a container on a busy host.
 const PATIENT: Duration = Duration::from_mins(3);
-/// The engine's own grace for a container that was made without one.
+/// The engine's default grace period, for a container created without one.
 const ENGINE_GRACE: Duration = Duration::from_secs(10);
-/// How often a container that is being removed is looked for.
+/// Poll interval while a container is being removed.
 const PACE: Duration = Duration::from_millis(50);
-/// How many containers are inspected at once: as many as connections are kept, so that an
-/// observation opens none.
+/// Number of concurrent inspections. It equals the number of kept connections, so that an
+/// observation opens no new ones.
 const PARALLEL: usize = transport::KEPT;
-/// How often another host port is tried. Each try learns all ports that are taken by
-/// containers, so that only ports of other programs cost one.
+/// Number of attempts with another host port. Each attempt excludes all ports of running
+/// containers, so only ports that other programs use cost an attempt.
 const PORT_TRIES: usize = 20;
 
-/// How a start ended.
+/// The result of a start.
 enum Started {
     Yes,
-    /// A host port is taken, in the engine's words.
+    /// A host port is taken; contains the engine's message.
     PortTaken(String),
 }
 
@@ -50,7 +50,7 @@ impl DockerEngine {
         Ok(listed.into_iter().filter_map(|c| c.id).collect())
     }
 
-    /// These containers, by name; without those that were removed meanwhile.
+    /// The given containers, by name, without those that were removed meanwhile.
     pub(super) async fn containers(&self, ids: Vec<String>) -> Result<Vec<ObservedContainer>> {
         let mut containers: Vec<ObservedContainer> = stream::iter(ids)
             .map(|id| async move { self.observe(&id).await })
@@ -62,7 +62,7 @@ impl DockerEngine {
         Ok(containers)
     }
 
-    /// A container by its name or id, if it exists and is the platform's.
+    /// The container with this name or id, if it exists and belongs to the platform.
     pub(super) async fn observe(&self, container: &str) -> Result<Option<ObservedContainer>> {
         match self.inspect(container).await? {
             Some(found) if self.owns(&found) => inspect::container(found),
@@ -77,7 +77,7 @@ impl DockerEngine {
             .is_some_and(|id| *id == self.owner.id.to_string())
     }
 
-    /// The platform's volumes, by the declaration's names.
+    /// The platform's volumes, by their names in the declaration.
     pub(super) async fn volumes(&self) -> Result<BTreeSet<VolumeName>> {
         let options = ListVolumesOptionsBuilder::default()
             .filters(&self.filter())
@@ -110,9 +110,9 @@ impl DockerEngine {
         }
     }
 
-    /// A container by its name, if it exists and is this platform's; somebody else's is an
-    /// error that says whose.
-    pub(super) async fn ours(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
+    /// The container with this name, if it exists and belongs to this platform. If it belongs to
+    /// another platform, the error names that platform.
+    pub(super) async fn owned(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
         let Some(found) = self.inspect(name).await? else {
             return Ok(None);
         };
@@ -127,7 +127,7 @@ impl DockerEngine {
             Some(id) if id == self.owner.id.to_string() => return Ok(()),
             Some(id) => format!(
                 "it belongs to platform {} ({id})",
-                label(labels::PLATFORM).unwrap_or("without a name")
+                label(labels::PLATFORM).unwrap_or("unnamed")
             ),
             None => "it belongs to no platform".to_owned(),
         };
@@ -135,9 +135,10 @@ impl DockerEngine {
     }
 
     pub(super) async fn ensure(&self, spec: &ContainerSpec) -> Result<ObservedContainer> {
-        let mut found = self.ours(&spec.name).await?;
-        if found.as_ref().is_some_and(inspect::is_leaving) {
-            // It cannot be started again, and its name is free only once it is gone.
+        let mut found = self.owned(&spec.name).await?;
+        if found.as_ref().is_some_and(inspect::is_being_removed) {
+            // A container that is being removed cannot be started, and its name is free only once
+            // it is gone.
             self.delete(&spec.name).await?;
             found = None;
         }
@@ -152,18 +153,19 @@ impl DockerEngine {
             let Started::PortTaken(message) = self.start(&spec.name).await? else {
                 return self.observed(&spec.name).await;
             };
-            self.make_way(spec, &message, &mut taken).await?;
+            self.recreate_with_other_ports(spec, &message, &mut taken)
+                .await?;
         }
-        Err(Error::exhausted(
-            format!("host ports for container {}", spec.name),
-            format!("the last {PORT_TRIES} that were tried are taken"),
-            "free ports between 20000 and 29999 on the node",
-        ))
+        Err(Error::Exhausted {
+            what: format!("host ports for container {}", spec.name),
+            why: format!("the last {PORT_TRIES} attempted ports are taken"),
+            hint: "free ports between 20000 and 29999 on the node".into(),
+        })
     }
 
-    /// Makes the container anew with other host ports in place of those that are taken. Fails
-    /// if one of them is the only one that it may have.
-    async fn make_way(
+    /// Re-creates the container with other host ports in place of those that are taken. Fails if a
+    /// taken port is fixed.
+    async fn recreate_with_other_ports(
         &self,
         spec: &ContainerSpec,
         message: &str,
@@ -171,41 +173,41 @@ impl DockerEngine {
     ) -> Result<()> {
         let container = self.observed(&spec.name).await?;
         let had: BTreeSet<HostPort> = container.ports.iter().map(|p| (p.2, p.1)).collect();
-        let meant = port::meant(message, &had);
+        let conflicts = port::conflicting(message, &had);
         let fixed = spec.ports.iter().find_map(|(container, binding)| {
             let PortBinding::Fixed(host) = binding else {
                 return None;
             };
-            meant.contains(&(*host, container.1)).then_some(*host)
+            conflicts.contains(&(*host, container.1)).then_some(*host)
         });
-        // Those beside the one that the service is reached at cannot move either.
-        let beside = spec.template.ports.iter();
-        let beside = beside.filter_map(|port| port.host_port.map(|host| (host, port.protocol)));
-        let taken_beside = port::named(message, &beside.collect());
-        if let Some((host, _)) = taken_beside.first() {
-            return Err(Error::conflict(
-                format!("host port {host} for container {}", spec.name),
-                message,
-            ));
+        // The additionally published ports are fixed as well.
+        let extra = spec.template.ports.iter();
+        let extra = extra.filter_map(|port| port.host_port.map(|host| (host, port.protocol)));
+        let taken_extra = port::named(message, &extra.collect());
+        if let Some((host, _)) = taken_extra.first() {
+            return Err(Error::Conflict {
+                what: format!("host port {host} for container {}", spec.name),
+                why: message.to_owned(),
+            });
         }
         let movable = spec
             .ports
             .iter()
             .any(|(_, b)| matches!(b, PortBinding::Preferred(_)));
-        if let Some(host) = fixed.filter(|_| meant.len() == 1 || !movable) {
-            return Err(Error::conflict(
-                format!("host port {host} for container {}", spec.name),
-                message,
-            ));
+        if let Some(host) = fixed.filter(|_| conflicts.len() == 1 || !movable) {
+            return Err(Error::Conflict {
+                what: format!("host port {host} for container {}", spec.name),
+                why: message.to_owned(),
+            });
         }
-        taken.extend(meant);
+        taken.extend(conflicts);
         taken.extend(self.published().await?);
         tracing::debug!(container = spec.name, message, "trying another host port");
         self.delete(&spec.name).await?;
         self.create(spec, taken).await
     }
 
-    /// The host ports that running containers have, whoever's they are.
+    /// The host ports of all running containers, whichever platform they belong to.
     async fn published(&self) -> Result<BTreeSet<HostPort>> {
         let options = ListContainersOptionsBuilder::default().build();
         let list = self.docker.list_containers(Some(options));
@@ -232,17 +234,18 @@ impl DockerEngine {
             let what = format!("volume {volume}");
             let name = spec::volume_name(&self.owner, mount);
             if mount.options.external {
-                // The engine would make one of this name if there is none.
+                // The engine would create a volume of this name if it did not exist.
                 let found = self.docker.inspect_volume(&name);
                 match self.within(QUICK, &what, found).await {
                     Ok(_) => continue,
                     Err(Error::NotFound { .. }) => {
-                        return Err(Error::invalid(
-                            format!("the external volume {name}"),
-                            "the node's engine has none of that name",
-                            "make it there with `docker volume create`, or declare it \
-                                   without `external`",
-                        ));
+                        return Err(Error::Invalid {
+                            what: format!("the external volume {name}"),
+                            why: "the node's engine has no volume of that name".into(),
+                            hint: "create it there with `docker volume create`, or declare it \
+                                   without `external`"
+                                .into(),
+                        });
                     }
                     Err(error) => return Err(error),
                 }
@@ -256,15 +259,15 @@ impl DockerEngine {
                 labels: Some(spec::volume_labels(&self.owner, mount)),
                 ..VolumeCreateRequest::default()
             });
-            // The engine gives back one that exists as it is.
+            // The engine returns an existing volume unchanged.
             let volume = self.within(QUICK, &what, create).await?;
             self.check_owner(&what, Some(&volume.labels))?;
         }
         Ok(())
     }
 
-    /// Creates the container; one of this name that somebody else created meanwhile will do if
-    /// it is the same.
+    /// Creates the container. If another caller created the same container meanwhile, that one is
+    /// used.
     async fn create(&self, spec: &ContainerSpec, taken: &BTreeSet<HostPort>) -> Result<()> {
         let ports = if spec.host_network {
             BTreeMap::new()
@@ -286,7 +289,7 @@ impl DockerEngine {
             .create_container(Some(options), spec::create_body(spec, &ports));
         match self.within(PATIENT, &what, create).await {
             Ok(_) => Ok(()),
-            Err(conflict @ Error::Conflict { .. }) => match self.ours(&spec.name).await? {
+            Err(conflict @ Error::Conflict { .. }) => match self.owned(&spec.name).await? {
                 Some(found) => same_digest(spec, &found),
                 None => Err(conflict),
             },
@@ -321,7 +324,7 @@ impl DockerEngine {
     }
 
     pub(super) async fn existing(&self, name: &str) -> Result<ContainerInspectResponse> {
-        self.ours(name)
+        self.owned(name)
             .await?
             .ok_or_else(|| Error::not_found(format!("container {name}")))
     }
@@ -338,7 +341,7 @@ impl DockerEngine {
     }
 
     pub(super) async fn stop(&self, name: &str, grace: Option<Duration>) -> Result<()> {
-        let Some(found) = self.ours(name).await? else {
+        let Some(found) = self.owned(name).await? else {
             return Ok(());
         };
         let mut options = StopContainerOptionsBuilder::default();
@@ -355,20 +358,20 @@ impl DockerEngine {
                 .map_or(ENGINE_GRACE, Duration::from_secs),
         };
         let what = format!("stopping container {name}");
-        // It may take as long as the grace, so it has a connection of its own.
+        // Stopping may take the whole grace period, so it gets a connection of its own.
         let stop = self.streams.stop_container(name, Some(options.build()));
         match self
             .within(waits.saturating_add(PATIENT), &what, stop)
             .await
         {
-            // The engine's client takes "not modified", for one that is stopped, as success.
+            // The engine's client reports "not modified", for a stopped container, as success.
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<()> {
-        if self.ours(name).await?.is_none() {
+        if self.owned(name).await?.is_none() {
             return Ok(());
         }
         let options = RemoveContainerOptionsBuilder::default()
@@ -379,17 +382,17 @@ impl DockerEngine {
         let remove = self.docker.remove_container(name, Some(options));
         match self.within(PATIENT, &what, remove).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            // Another call removes it at this moment: it is not gone yet.
-            Err(Error::Conflict { .. }) => self.gone(name, what).await,
+            // Another call is removing the container, so wait until it is gone.
+            Err(Error::Conflict { .. }) => self.wait_until_removed(name, what).await,
             Err(error) => Err(error),
         }
     }
 
-    /// Waits until a container that is being removed is gone. The engine has no call for one
-    /// that may be gone already.
-    async fn gone(&self, name: &str, what: String) -> Result<()> {
+    /// Waits until a container that is being removed is gone. The engine's `wait` call fails if it
+    /// is gone already.
+    async fn wait_until_removed(&self, name: &str, what: String) -> Result<()> {
         let watch = async {
-            while self.ours(name).await?.is_some() {
+            while self.owned(name).await?.is_some() {
                 tokio::time::sleep(PACE).await;
             }
             Ok(())
@@ -400,7 +403,8 @@ impl DockerEngine {
         }
     }
 
-    /// Removes what carries the platform's label of the volume, whatever name the engine has for it.
+    /// Removes all volumes that carry the platform's label for `volume`, whatever the engine's name
+    /// is.
     pub(super) async fn delete_volume(&self, volume: &VolumeName) -> Result<()> {
         let what = format!("volume {volume}");
         let mut filter = self.filter();
@@ -430,8 +434,8 @@ fn same_digest(spec: &ContainerSpec, found: &ContainerInspectResponse) -> Result
     if digest.is_some_and(|d| d == spec.digest.as_str()) {
         return Ok(());
     }
-    Err(Error::conflict(
-        format!("container {}", spec.name),
-        "it was made from another specification",
-    ))
+    Err(Error::Conflict {
+        what: format!("container {}", spec.name),
+        why: "it was created from another specification".into(),
+    })
 }

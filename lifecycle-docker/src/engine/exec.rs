@@ -1,4 +1,4 @@
-//! Commands in a container that runs.
+//! Runs commands in a running container.
 
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
@@ -9,7 +9,7 @@ use lifecycle_core::{Error, Result};
 use super::{DockerEngine, QUICK};
 use crate::error;
 
-/// How much of a command's output is read at a time, in bytes.
+/// Number of bytes read from a command's output at a time.
 const CHUNK: usize = 32 * 1024;
 
 impl DockerEngine {
@@ -30,7 +30,7 @@ impl DockerEngine {
             },
         );
         let id = self.within(QUICK, &what, create).await?.id;
-        // The connection becomes the command's own, so it is none that calls share.
+        // The command takes over the connection, so it must not be a shared one.
         let start = self.streams.start_exec(
             &id,
             Some(StartExecOptions {
@@ -41,7 +41,10 @@ impl DockerEngine {
         );
         let StartExecResults::Attached { output, input } = self.within(QUICK, &what, start).await?
         else {
-            return Err(Error::failed(what, "the engine gave no connection to it"));
+            return Err(Error::failed(
+                what,
+                "the engine returned no connection for it",
+            ));
         };
         if let Some(size) = command.terminal {
             self.resize(&id, size).await?;
@@ -89,7 +92,7 @@ impl DockerEngine {
                 width: size.columns,
             },
         );
-        let what = "telling a command the size of its terminal";
+        let what = "setting a command's terminal size";
         match self.within(QUICK, what, resize).await {
             // A command that has ended has no terminal.
             Ok(()) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),

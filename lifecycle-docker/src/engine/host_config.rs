@@ -1,5 +1,5 @@
-//! What a container gets of its host, as the engine's API wants it: ports, mounts, rights,
-//! devices, limits.
+//! A container's host configuration in the engine's API: ports, mounts, privileges, devices,
+//! limits.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,13 +18,13 @@ use lifecycle_core::runtime::{ContainerSpec, Role};
 
 use super::spec::{port_key, volume_name};
 
-/// How large a container's log may grow before it is rotated, and how many are kept.
+/// The size at which a container's log is rotated, and the number of files kept.
 const LOG_SIZE: &str = "10m";
 const LOG_FILES: &str = "3";
-/// The engine's log driver that these are options of.
+/// The log driver that these options apply to.
 const LOG_DRIVER: &str = "json-file";
 
-/// All of it. `ports`: the host port of each container port.
+/// The complete host configuration. `ports` maps container ports to host ports.
 pub(super) fn host_config(
     spec: &ContainerSpec,
     ports: &BTreeMap<(u16, Protocol), u16>,
@@ -69,7 +69,7 @@ pub(super) fn host_config(
     connect(&mut config, &template.connection);
     set_apart(&mut config, &template.isolation);
     if spec.role == Role::Agent {
-        // It makes a network of its own on the node, to which service addresses lead.
+        // The agent creates a network interface on the node for the service addresses.
         let capabilities = config.cap_add.get_or_insert_default();
         capabilities.extend(["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()]);
     }
@@ -79,7 +79,7 @@ pub(super) fn host_config(
     config
 }
 
-/// `None` for what holds nothing, so that the engine's default stays.
+/// Returns `None` for an empty value, so that the engine's default applies.
 fn some<T: Default + PartialEq>(value: T) -> Option<T> {
     (value != T::default()).then_some(value)
 }
@@ -89,7 +89,7 @@ fn hash(map: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {
     some(map)
 }
 
-/// A limit for the engine; 0 is none.
+/// Converts a limit for the engine; 0 means unlimited.
 fn limit(value: u64) -> Option<i64> {
     (value > 0).then(|| signed(value))
 }
@@ -98,7 +98,7 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The port that each container port is reached at, and what is published beside it.
+/// The host port of each container port, and the additionally published ports.
 fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>) -> PortMap {
     let mut map: BTreeMap<(u16, Protocol), Vec<EngineBinding>> = BTreeMap::new();
     let binding = |host_ip: Option<String>, host: u16| EngineBinding {
@@ -124,7 +124,7 @@ fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>
         .collect()
 }
 
-/// A path of the node that is made where nothing is: only this form of the API does that.
+/// A bind mount whose source directory is created if missing. Only this form of the API does that.
 fn bind_line(mount: &NodeMount) -> Option<String> {
     if !is_line(mount) {
         return None;

@@ -1,4 +1,4 @@
-//! Images on an engine: built, pulled, carried over, removed.
+//! Images on an engine: build, pull, transfer, remove.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,10 @@ use super::output::{LastLines, Lines};
 use super::{DockerEngine, QUICK};
 use crate::{error, inspect};
 
-/// How long removing an image's layers may take.
+/// Limit for removing an image's layers.
 const REMOVAL: Duration = Duration::from_mins(5);
 
-/// A source of bytes whose failure is kept: the engine's client only says that it failed.
+/// A byte source whose failure is kept, because the engine's client reports only that it failed.
 struct Watched {
     failure: Arc<Mutex<Option<std::io::Error>>>,
 }
@@ -46,7 +46,7 @@ impl Watched {
         (Self { failure }, stream)
     }
 
-    /// The source's failure if there was one, else `error`.
+    /// Returns the source's failure if there was one, else `error`.
     fn blame(&self, what: &str, error: Error) -> Error {
         let failure = self
             .failure
@@ -102,14 +102,14 @@ impl DockerEngine {
             .rm(true)
             .forcerm(true)
             .buildargs(&arguments);
-        let options = told(options, &request.options).build();
+        let options = with_build_options(options, &request.options).build();
         let (context, body) = Watched::new(request.context);
         let body = body_try_stream(body);
         let mut steps = Box::pin(self.streams.build_image(options, None, Some(body)));
         let mut lines = Lines::default();
         let mut last = LastLines::default();
         let mut instruction = None;
-        let mut say = |line: &str| {
+        let mut report = |line: &str| {
             last.push(line);
             instruction = begun(line).or(instruction.take());
             progress(line);
@@ -122,7 +122,7 @@ impl DockerEngine {
                     let error = error::engine(&what, error);
                     let error = not_parsed(error, &request.dockerfile);
                     match context.blame(&what, error) {
-                        // The builder's own report; its last lines belong to it.
+                        // The builder's own error; append its last output lines.
                         Error::Failed { why, .. } => failed = Some(why),
                         error => return Err(error),
                     }
@@ -130,25 +130,25 @@ impl DockerEngine {
                 }
             };
             if let Some(text) = step.stream {
-                lines.push(text.as_bytes()).iter().for_each(|l| say(l));
+                lines.push(text.as_bytes()).iter().for_each(|l| report(l));
             }
-            // A pull within the build tells its progress in bytes many times a second.
+            // A pull within the build reports its progress many times per second.
             if let Some(status) = step.status
                 && step.progress_detail.is_none_or(|p| p.total.is_none())
             {
-                say(&status);
+                report(&status);
             }
             if let Some(detail) = step.error_detail {
                 failed = Some(detail.message.unwrap_or_default());
             }
         }
         if let Some(rest) = lines.finish() {
-            say(&rest);
+            report(&rest);
         }
         match failed {
             Some(why) => {
                 let fails_again = instruction.filter(|begun| begun.fails_again(&why));
-                let why = format!("{why}; it said last: {}", last.joined());
+                let why = format!("{why}; last output: {}", last.joined());
                 let Some(begun) = fails_again else {
                     return Err(Error::failed(what, why));
                 };
@@ -162,7 +162,7 @@ impl DockerEngine {
 
     pub(super) async fn pull(&self, name: &str) -> Result<ImageInfo> {
         let what = format!("pulling image {name}");
-        // Without a tag the engine would pull all of them.
+        // Without a tag the engine would pull all tags.
         let options = CreateImageOptionsBuilder::default()
             .from_image(&with_tag(name))
             .build();
@@ -200,21 +200,21 @@ impl DockerEngine {
             .docker
             .remove_image(name, None::<RemoveImageOptions>, None);
         match self.within(REMOVAL, &what, remove).await {
-            // Absent, or a container uses it.
+            // The image is absent, or a container uses it.
             Ok(_) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 }
 
-/// An instruction of a Dockerfile that the builder has begun.
+/// A Dockerfile instruction that the builder has started.
 #[derive(Debug, PartialEq, Eq)]
 struct Begun {
     number: usize,
     text: String,
 }
 
-/// The instruction that a line of the builder (`Step 2/5 : RUN make`) begins.
+/// The instruction that a line of the builder's output (`Step 2/5 : RUN make`) starts.
 fn begun(line: &str) -> Option<Begun> {
     let (step, text) = line.strip_prefix("Step ")?.split_once(" : ")?;
     let (number, total) = step.split_once('/')?;
@@ -226,7 +226,8 @@ fn begun(line: &str) -> Option<Begun> {
 }
 
 impl Begun {
-    /// Whether the same files fail here again: not what is fetched from elsewhere.
+    /// Whether a retry with the same files would fail again. Instructions that fetch from the
+    /// network may succeed.
     fn fails_again(&self, why: &str) -> bool {
         let word = self.text.split_whitespace().next().unwrap_or_default();
         match word.to_ascii_uppercase().as_str() {
@@ -238,7 +239,7 @@ impl Begun {
     }
 }
 
-/// A Dockerfile that the builder cannot read, with the line that it names.
+/// Adds the line number that the builder reports for a Dockerfile it cannot parse.
 fn not_parsed(error: Error, file: &str) -> Error {
     let Error::Invalid { what, why, .. } = &error else {
         return error;
@@ -254,37 +255,40 @@ fn not_parsed(error: Error, file: &str) -> Error {
     Error::build(what.clone(), BuildPlace::at_line(file, line), why.clone())
 }
 
-/// What the declaration tells the builder beyond context and arguments.
-fn told(mut builder: BuildImageOptionsBuilder, told: &BuildOptions) -> BuildImageOptionsBuilder {
-    if let Some(target) = &told.target {
+/// The build options of the declaration other than context and arguments.
+fn with_build_options(
+    mut builder: BuildImageOptionsBuilder,
+    options: &BuildOptions,
+) -> BuildImageOptionsBuilder {
+    if let Some(target) = &options.target {
         builder = builder.target(target);
     }
-    if let Some(network) = &told.network {
+    if let Some(network) = &options.network {
         builder = builder.networkmode(network);
     }
-    if let Some(bytes) = told.shm_bytes {
+    if let Some(bytes) = options.shm_bytes {
         builder = builder.shmsize(i32::try_from(bytes).unwrap_or(i32::MAX));
     }
-    if !told.extra_hosts.is_empty() {
-        builder = builder.extrahosts(&told.extra_hosts.join(","));
+    if !options.extra_hosts.is_empty() {
+        builder = builder.extrahosts(&options.extra_hosts.join(","));
     }
-    if !told.labels.is_empty() {
-        let labels: HashMap<String, String> = told.labels.clone().into_iter().collect();
+    if !options.labels.is_empty() {
+        let labels: HashMap<String, String> = options.labels.clone().into_iter().collect();
         builder = builder.labels(&labels);
     }
-    if !told.cache_from.is_empty() {
-        builder = builder.cachefrom(&told.cache_from);
+    if !options.cache_from.is_empty() {
+        builder = builder.cachefrom(&options.cache_from);
     }
     builder
 }
 
-/// All names of an image. One that was pulled by its digest has no tag.
+/// All names of an image. An image pulled by digest has no tag.
 fn names(image: ImageSummary) -> impl Iterator<Item = String> {
     let names = image.repo_tags.into_iter().chain(image.repo_digests);
     names.filter(|name| !name.contains("<none>"))
 }
 
-/// An image's name with the tag that engines mean by none.
+/// The image's name, with the tag `latest` if it has none.
 fn with_tag(name: &str) -> String {
     let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
     if last.contains([':', '@']) {
@@ -299,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_that_was_pulled_by_its_digest_is_known_by_it() {
+    fn lists_an_image_pulled_by_digest_under_its_digest() {
         let image = |tags: &[&str], digests: &[&str]| {
             let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
             names(ImageSummary {
@@ -315,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instruction_that_fails_again_is_known_from_one_that_fetches() {
+    fn distinguishes_permanent_failures_from_failed_fetches() {
         let begun = |line: &str| begun(line).unwrap();
         let run = begun("Step 3/7 : RUN make all");
         assert_eq!((run.number, run.text.as_str()), (3, "RUN make all"));
@@ -331,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dockerfile_that_cannot_be_read_names_its_line() {
+    fn names_the_line_of_a_dockerfile_parse_error() {
         for (why, line) in [
             (
                 "dockerfile parse error line 3: unknown instruction: RUNN",
@@ -352,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_tag_means_the_latest() {
+    fn adds_the_tag_latest_to_a_bare_name() {
         assert_eq!(with_tag("debian"), "debian:latest");
         assert_eq!(with_tag("localhost:5000/a"), "localhost:5000/a:latest");
         assert_eq!(with_tag("debian:bookworm"), "debian:bookworm");

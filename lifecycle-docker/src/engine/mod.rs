@@ -1,4 +1,4 @@
-//! One node's Docker engine as a [`ContainerRuntime`], as one platform sees it.
+//! One node's Docker engine as a [`ContainerRuntime`], restricted to one platform.
 
 mod container;
 mod exec;
@@ -35,9 +35,9 @@ use crate::ssh::{Share, SshAccess};
 use output::LogLines;
 use transport::Route;
 
-/// The events after which a container is not what it was. Others are not asked for: each run of a
-/// health check makes three (`exec_*`). The engine matches them by their beginning, since
-/// `health_status` is among them.
+/// The events that change a container's observed state. Other events are not requested: each health
+/// check run emits three (`exec_*`). The engine matches by prefix, so `health_status` covers all
+/// health results.
 const CHANGES: [&str; 8] = [
     "create",
     "start",
@@ -49,13 +49,13 @@ const CHANGES: [&str; 8] = [
     "health_status",
 ];
 
-/// How long an engine may take for what needs no work.
+/// Limit for engine calls that only read or change metadata.
 const QUICK: Duration = Duration::from_mins(1);
 
-/// One node's Docker engine, as one platform sees it.
+/// One node's Docker engine, restricted to one platform.
 ///
-/// Calls share a few connections; what streams (builds, logs, events, images) has a connection
-/// of its own each time.
+/// Calls share a few connections. Each stream (build, log, events, image) has a connection of its
+/// own.
 #[derive(Clone)]
 pub struct DockerEngine {
     docker: Docker,
@@ -72,13 +72,14 @@ impl fmt::Debug for DockerEngine {
 }
 
 impl DockerEngine {
-    /// The engine behind a unix socket of this machine, which need not exist yet.
+    /// The engine behind a unix socket of this machine. The socket need not exist yet.
     pub fn local(socket: impl Into<PathBuf>, owner: Owner) -> Result<Self> {
         Self::new(Route::Local(socket.into()), owner)
     }
 
-    /// The engine of a host, through its SSH server: its socket forwarded, or, where the host
-    /// forbids that or the account may not use it, `docker system dial-stdio` as root.
+    /// The engine of a host, reached through its SSH server: by forwarding its socket or, where
+    /// forwarding is forbidden or the account lacks permission, by `docker system dial-stdio` as
+    /// root.
     pub fn over_ssh(access: Arc<SshAccess>, owner: Owner) -> Result<Self> {
         Self::new(Route::over_ssh(access), owner)
     }
@@ -92,7 +93,7 @@ impl DockerEngine {
         })
     }
 
-    /// The answer of one call, which must come within `limit`.
+    /// Waits for the response of one call, at most for `limit`.
     async fn within<T>(
         &self,
         limit: Duration,
@@ -109,7 +110,7 @@ impl DockerEngine {
 #[async_trait]
 impl ContainerRuntime for DockerEngine {
     async fn info(&self) -> Result<EngineInfo> {
-        let what = "asking the engine";
+        let what = "querying the engine";
         let version = self.within(QUICK, what, self.docker.version()).await?;
         let info = self.within(QUICK, what, self.docker.info()).await?;
         let number = |value: Option<i64>| u64::try_from(value.unwrap_or_default()).unwrap_or(0);
@@ -134,7 +135,7 @@ impl ContainerRuntime for DockerEngine {
 
     async fn ping(&self) -> Result<()> {
         let ping = self.docker.ping();
-        self.within(QUICK, "asking the engine", ping)
+        self.within(QUICK, "querying the engine", ping)
             .await
             .map(drop)
     }
@@ -198,7 +199,7 @@ impl ContainerRuntime for DockerEngine {
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
         self.existing(container).await?;
         let tail = options.tail.map_or("all".to_owned(), |n| n.to_string());
-        // The engine counts whole seconds; what it says of each line tells the rest.
+        // The engine filters by whole seconds; the timestamp of each line refines that.
         let stamped = options.timestamps || options.since.is_some();
         let mut query = LogsOptionsBuilder::default()
             .stdout(true)
@@ -212,7 +213,7 @@ impl ContainerRuntime for DockerEngine {
         let query = query.build();
         let what = format!("the output of container {container}");
         let pieces = self.streams.logs(container, Some(query));
-        // The end of the pieces is itself a piece: it gives out what is left.
+        // The final `None` flushes the remaining partial line.
         let pieces = pieces.map(Some).chain(stream::once(async { None }));
         let lines = pieces.scan(LogLines::new(stamped), move |lines, piece| {
             let cut: Vec<Result<LogLine>> = match piece {
@@ -231,8 +232,8 @@ impl ContainerRuntime for DockerEngine {
         });
         let since = options.since.filter(|_| stamped);
         let lines = lines.flatten().try_filter_map(move |line| async move {
-            let wanted = since.is_none_or(|since| line.at.is_none_or(|at| at >= since));
-            Ok(wanted.then(|| LogLine {
+            let is_recent = since.is_none_or(|since| line.at.is_none_or(|at| at >= since));
+            Ok(is_recent.then(|| LogLine {
                 at: line.at.filter(|_| options.timestamps),
                 ..line
             }))
@@ -249,9 +250,9 @@ impl ContainerRuntime for DockerEngine {
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {
-        // The stream is asked for when it is first polled; from the engine's own time now,
-        // so that nothing is lost until then.
-        let info = self.within(QUICK, "asking the engine's time", self.docker.info());
+        // The request is sent when the stream is first polled. It starts at the engine's current
+        // time, so no event is lost until then.
+        let info = self.within(QUICK, "reading the engine's clock", self.docker.info());
         let mut filters = self.filter();
         filters.insert("type".to_owned(), vec!["container".to_owned()]);
         filters.insert("event".to_owned(), CHANGES.map(str::to_owned).to_vec());
@@ -273,7 +274,7 @@ impl ContainerRuntime for DockerEngine {
     }
 }
 
-/// A time as the engine's queries want it: seconds and nanoseconds since 1970.
+/// Converts a time to the form of the engine's queries: seconds and nanoseconds since 1970.
 fn unix_time(rfc3339: &str) -> Option<String> {
     let time = DateTime::parse_from_rfc3339(rfc3339)
         .ok()?

@@ -1,25 +1,24 @@
-//! Output that comes in pieces, cut into lines.
+//! Splits streamed output into lines.
 
 use std::collections::VecDeque;
 
 use chrono::{DateTime, Utc};
 use lifecycle_core::runtime::LogLine;
 
-/// A line longer than this is given out in parts, so that output without line ends needs no
-/// endless memory.
+/// A longer line is returned in parts, so that output without line ends needs bounded memory.
 const LONGEST_LINE: usize = 256 << 10;
 
-/// A moment as the engine writes it is shorter than this.
+/// The engine's timestamps are shorter than this.
 const LONGEST_STAMP: usize = 48;
 
-/// Cuts one stream of bytes into lines.
+/// Splits one byte stream into lines.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     rest: Vec<u8>,
 }
 
 impl Lines {
-    /// The lines that `bytes` completes.
+    /// Returns the lines that `bytes` completes.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         let mut bytes = bytes;
@@ -35,7 +34,7 @@ impl Lines {
         lines
     }
 
-    /// What is left at the stream's end without a line end.
+    /// Returns the rest after the last line end, at the end of the stream.
     pub(super) fn finish(&mut self) -> Option<String> {
         (!self.rest.is_empty()).then(|| self.cut())
     }
@@ -47,19 +46,19 @@ impl Lines {
     }
 }
 
-/// Cuts a container's two outputs into lines, each by itself.
+/// Splits a container's two outputs into lines, each output separately.
 #[derive(Debug, Default)]
 pub(super) struct LogLines {
     stdout: Side,
     stderr: Side,
-    /// Whether the engine says before each message when it was written.
+    /// Whether the engine puts a timestamp before each message.
     stamped: bool,
 }
 
 #[derive(Debug, Default)]
 struct Side {
     lines: Lines,
-    /// When the line that is not whole yet was begun.
+    /// The timestamp of the incomplete line.
     at: Option<DateTime<Utc>>,
 }
 
@@ -71,7 +70,7 @@ impl LogLines {
         }
     }
 
-    /// A message of one of the outputs. A long line is several messages.
+    /// Adds a message of one of the outputs. The engine splits a long line into several messages.
     pub(super) fn push(&mut self, stderr: bool, bytes: &[u8]) -> Vec<LogLine> {
         let (at, bytes) = match stamp(bytes) {
             Some((at, rest)) if self.stamped => (Some(at), rest),
@@ -94,7 +93,7 @@ impl LogLines {
         lines
     }
 
-    /// A piece of a terminal's output, which knows no messages.
+    /// Adds a piece of a terminal's output, which is not split into messages.
     pub(super) fn push_terminal(&mut self, bytes: &[u8]) -> Vec<LogLine> {
         let lines = self.stdout.lines.push(bytes).into_iter();
         lines.map(|text| of_terminal(text, self.stamped)).collect()
@@ -127,7 +126,7 @@ fn of_terminal(text: String, stamped: bool) -> LogLine {
     }
 }
 
-/// The moment that the engine put before a message, and the message.
+/// Splits a message into the engine's timestamp and the rest.
 fn stamp(bytes: &[u8]) -> Option<(DateTime<Utc>, &[u8])> {
     let end = bytes.iter().take(LONGEST_STAMP).position(|b| *b == b' ')?;
     let at = std::str::from_utf8(&bytes[..end]).ok()?;
@@ -135,7 +134,7 @@ fn stamp(bytes: &[u8]) -> Option<(DateTime<Utc>, &[u8])> {
     Some((at.to_utc(), &bytes[end + 1..]))
 }
 
-/// The last lines of an output, for an error's message.
+/// The last lines of an output, for use in an error message.
 #[derive(Debug, Default)]
 pub(super) struct LastLines(VecDeque<String>);
 
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_whole_however_the_pieces_fall() {
+    fn joins_lines_across_pieces_of_any_size() {
         let text = "one\r\ntwo\n\nthree".as_bytes();
         for size in 1..text.len() {
             let mut lines = Lines::default();
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_that_falls_into_two_pieces_survives() {
+    fn joins_a_character_split_across_pieces() {
         let mut lines = Lines::default();
         let text = "grün\n".as_bytes();
         assert!(lines.push(&text[..3]).is_empty());
@@ -185,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_given_out_in_parts() {
+    fn returns_a_line_without_end_in_parts() {
         let mut lines = Lines::default();
         assert_eq!(lines.push(&vec![b'x'; LONGEST_LINE + 1]).len(), 1);
         assert_eq!(lines.finish(), None);
     }
 
     #[test]
-    fn the_two_outputs_do_not_mix() {
+    fn keeps_stdout_and_stderr_apart() {
         let mut lines = LogLines::default();
         assert!(lines.push(false, b"out ").is_empty());
         assert_eq!(
@@ -222,12 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn the_moment_before_each_message_is_taken_off() {
+    fn removes_the_timestamp_from_each_message() {
         let mut lines = LogLines::new(true);
         let first = "2026-01-02T03:04:05.000000001Z ";
         let second = "2026-01-02T03:04:06.000000002Z ";
         let mut got = lines.push(false, format!("{first}one\n").as_bytes());
-        // A long line comes as several messages.
+        // A long line arrives as several messages.
         assert!(
             lines
                 .push(false, format!("{first}tw").as_bytes())
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_the_last() {
+    fn keeps_only_the_last_lines() {
         let mut last = LastLines::default();
         for n in 0..100 {
             last.push(&n.to_string());

@@ -1,4 +1,4 @@
-//! Host ports: which one to try next, and which one the engine says is taken.
+//! Chooses host ports, and reads from the engine's errors which ones are taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -9,25 +9,25 @@ use lifecycle_core::runtime::PortBinding;
 /// The platform's range of host ports.
 pub(super) const RANGE: RangeInclusive<u16> = 20_000..=29_999;
 
-/// A host port is taken once per protocol.
+/// A host port is allocated per protocol.
 pub(super) type HostPort = (u16, Protocol);
 
-/// Which host port each container port gets, so that no two get the same and none is `taken`.
-/// A preferred port that is taken gives way to the next free one of the range; a fixed one
-/// stays. `None` if the range is used up.
+/// Assigns a distinct host port to each container port, avoiding those in `taken`. If a preferred
+/// port is taken, the next free port of the range replaces it; a fixed port is never replaced.
+/// Returns `None` if the range is exhausted.
 pub(super) fn assign(
-    wanted: &BTreeMap<(u16, Protocol), PortBinding>,
+    bindings: &BTreeMap<(u16, Protocol), PortBinding>,
     taken: &BTreeSet<HostPort>,
 ) -> Option<BTreeMap<(u16, Protocol), u16>> {
     let mut used: BTreeSet<HostPort> = taken.clone();
     let mut assigned = BTreeMap::new();
-    for (container, binding) in wanted {
+    for (container, binding) in bindings {
         if let PortBinding::Fixed(port) = binding {
             used.insert((*port, container.1));
             assigned.insert(*container, *port);
         }
     }
-    for (container, binding) in wanted {
+    for (container, binding) in bindings {
         if let PortBinding::Preferred(first) = binding {
             let port = free_from(*first, container.1, &used)?;
             used.insert((port, container.1));
@@ -45,14 +45,14 @@ fn free_from(first: u16, protocol: Protocol, used: &BTreeSet<HostPort>) -> Optio
         .find(|port| !used.contains(&(*port, protocol)))
 }
 
-/// Whether the engine says that a host port is taken.
+/// Whether the engine's message reports that a host port is taken.
 pub(super) fn is_conflict(message: &str) -> bool {
     message.contains("port is already allocated") || message.contains("address already in use")
 }
 
-/// Which of `ports` the engine's message means; all of them if it names none. Engines word
-/// this differently, so the ports are looked for and not the words.
-pub(super) fn meant(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
+/// Those of `ports` that the engine's message refers to; all of them if it names none. Engine
+/// versions word this message differently, so search for port numbers.
+pub(super) fn conflicting(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
     let named = named(message, ports);
     if named.is_empty() {
         ports.clone()
@@ -61,7 +61,7 @@ pub(super) fn meant(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostP
     }
 }
 
-/// Which of `ports` the engine's message names.
+/// Those of `ports` that the engine's message names.
 pub(super) fn named(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
     ports
         .iter()
@@ -90,46 +90,46 @@ mod tests {
     }
 
     #[test]
-    fn a_preferred_port_is_kept_while_it_is_free() {
-        let wanted = BTreeMap::from([(HTTP, PortBinding::Preferred(20_005))]);
-        assert_eq!(assign(&wanted, &tcp(&[])).unwrap()[&HTTP], 20_005);
+    fn keeps_a_preferred_port_while_it_is_free() {
+        let bindings = BTreeMap::from([(HTTP, PortBinding::Preferred(20_005))]);
+        assert_eq!(assign(&bindings, &tcp(&[])).unwrap()[&HTTP], 20_005);
         assert_eq!(
-            assign(&wanted, &tcp(&[20_005, 20_006])).unwrap()[&HTTP],
+            assign(&bindings, &tcp(&[20_005, 20_006])).unwrap()[&HTTP],
             20_007
         );
     }
 
     #[test]
-    fn a_fixed_port_stays_and_others_go_round_it() {
-        let wanted = BTreeMap::from([
+    fn other_ports_avoid_a_fixed_port() {
+        let bindings = BTreeMap::from([
             (HTTP, PortBinding::Preferred(20_000)),
             (MORE, PortBinding::Fixed(20_000)),
         ]);
-        let assigned = assign(&wanted, &tcp(&[20_000])).unwrap();
+        let assigned = assign(&bindings, &tcp(&[20_000])).unwrap();
         assert_eq!(assigned[&MORE], 20_000);
         assert_eq!(assigned[&HTTP], 20_001);
     }
 
     #[test]
-    fn the_range_goes_round_and_protocols_do_not_disturb_each_other() {
-        let wanted = BTreeMap::from([
+    fn wraps_around_the_range_per_protocol() {
+        let bindings = BTreeMap::from([
             (HTTP, PortBinding::Preferred(29_999)),
             (DNS, PortBinding::Preferred(29_999)),
         ]);
-        let assigned = assign(&wanted, &tcp(&[29_999])).unwrap();
+        let assigned = assign(&bindings, &tcp(&[29_999])).unwrap();
         assert_eq!(assigned[&HTTP], 20_000);
         assert_eq!(assigned[&DNS], 29_999);
     }
 
     #[test]
-    fn a_range_that_is_used_up_is_said() {
-        let wanted = BTreeMap::from([(HTTP, PortBinding::Preferred(20_000))]);
+    fn returns_none_for_an_exhausted_range() {
+        let bindings = BTreeMap::from([(HTTP, PortBinding::Preferred(20_000))]);
         let all: Vec<u16> = RANGE.collect();
-        assert_eq!(assign(&wanted, &tcp(&all)), None);
+        assert_eq!(assign(&bindings, &tcp(&all)), None);
     }
 
     #[test]
-    fn the_port_is_found_in_every_engines_words() {
+    fn finds_the_port_in_every_engine_message() {
         for message in [
             "driver failed programming external connectivity on endpoint a (b): Bind for \
              0.0.0.0:20001 failed: port is already allocated",
@@ -141,10 +141,10 @@ mod tests {
         ] {
             assert!(is_conflict(message), "{message}");
             let ports = tcp(&[2000, 20_000, 20_001, 20_002]);
-            assert_eq!(meant(message, &ports), tcp(&[20_001]), "{message}");
+            assert_eq!(conflicting(message, &ports), tcp(&[20_001]), "{message}");
         }
         let all = tcp(&[20_000, 20_001]);
-        assert_eq!(meant("port is already allocated", &all), all);
+        assert_eq!(conflicting("port is already allocated", &all), all);
         assert!(!is_conflict("no such image"));
     }
 }

@@ -1,4 +1,4 @@
-//! The core's words for a container, as the engine's API wants them.
+//! Converts the core's container specification to the engine's API types.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use lifecycle_core::runtime::{ContainerSpec, Owner, Role};
 use super::host_config::host_config;
 use crate::labels;
 
-/// The labels of everything that belongs to a platform.
+/// The labels of every resource that belongs to a platform.
 pub(super) fn owner_labels(owner: &Owner) -> HashMap<String, String> {
     HashMap::from([
         (labels::PLATFORM.to_owned(), owner.name.to_string()),
@@ -22,16 +22,20 @@ pub(super) fn owner_labels(owner: &Owner) -> HashMap<String, String> {
 
 /// The engine's name of a volume.
 pub(super) fn volume_name(owner: &Owner, mount: &VolumeMount) -> String {
-    let made = || format!("{}-{}-{}", owner.name, owner.id.short(), mount.volume);
-    mount.options.engine_name.clone().unwrap_or_else(made)
+    let default_name = || format!("{}-{}-{}", owner.name, owner.id.short(), mount.volume);
+    mount
+        .options
+        .engine_name
+        .clone()
+        .unwrap_or_else(default_name)
 }
 
-/// The label by which a platform's volume is found.
+/// The label that identifies a platform's volume.
 pub(super) fn volume_label(volume: &VolumeName) -> String {
     format!("{}={volume}", labels::VOLUME)
 }
 
-/// The labels of a platform's volume. The user's own cannot replace ours.
+/// The labels of a platform's volume. User labels cannot override them.
 pub(super) fn volume_labels(owner: &Owner, mount: &VolumeMount) -> HashMap<String, String> {
     let own = mount.options.labels.iter();
     let mut labels: HashMap<String, String> = own.map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -40,7 +44,7 @@ pub(super) fn volume_labels(owner: &Owner, mount: &VolumeMount) -> HashMap<Strin
     labels
 }
 
-/// The labels of a container. The user's own cannot replace ours.
+/// The labels of a container. User labels cannot override the platform's.
 pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> {
     let mut labels: HashMap<String, String> = spec
         .template
@@ -69,7 +73,7 @@ pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> 
     labels
 }
 
-/// What the engine is asked to create. `ports`: the host port of each container port.
+/// The body of a create request. `ports` maps container ports to host ports.
 pub(super) fn create_body(
     spec: &ContainerSpec,
     ports: &BTreeMap<(u16, Protocol), u16>,
@@ -89,7 +93,7 @@ pub(super) fn create_body(
         ),
         cmd: template.command.clone(),
         entrypoint: template.entrypoint.clone().map(|words| {
-            // An empty list leaves the image's entrypoint; an empty word removes it.
+            // An empty list keeps the image's entrypoint; an empty string removes it.
             if words.is_empty() {
                 vec![String::new()]
             } else {
@@ -138,7 +142,7 @@ fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Seconds, rounded up: half a second of grace is not none.
+/// Seconds, rounded up, so that a grace period of half a second does not become zero.
 pub(super) fn whole_seconds(duration: Duration) -> i64 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     i64::try_from(seconds).unwrap_or(i64::MAX)
@@ -186,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_labels_say_is_read_back_the_same() {
+    fn labels_round_trip() {
         let spec = spec();
         let labels = container_labels(&spec);
         assert_eq!(labels["mine"], "yes");
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn exposed_and_published_ports_are_declared_and_workloads_do_not_start_by_themselves() {
+    fn declares_all_ports_and_no_restart_policy() {
         let mut spec = spec();
         spec.ports.insert(
             (80, Protocol::Tcp),

@@ -1,5 +1,5 @@
-//! How the engine's API is reached: a socket of this machine, the host's socket forwarded over
-//! SSH, or, where the host forbids that, the engine's own relay as a command over SSH.
+//! Connects to the engine's API by one of three ways: a socket of this machine, the host's socket
+//! forwarded over SSH, or, where forwarding is forbidden, the engine's relay command over SSH.
 
 use std::fmt;
 use std::future::Future;
@@ -24,27 +24,24 @@ use tokio::sync::Semaphore;
 use crate::error::{self, LONGEST_CALL};
 use crate::ssh::{Share, SshAccess};
 
-/// Where Debian's engine listens.
+/// The socket path of Debian's engine.
 const SOCKET: &str = "/var/run/docker.sock";
-/// The engine's relay between its socket and a command's input and output.
+/// Relays between the engine's socket and the command's input and output.
 const RELAY: &str = "docker system dial-stdio";
-/// How long the relay may take to show that an engine is behind it.
+/// Limit for the relay to show that an engine is behind it.
 const RELAY_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
-/// How many relays run at once for calls: each is a process of the host. Further calls wait
-/// for one to be free.
+/// Number of concurrent relays for calls. Each relay is a process on the host; further calls wait.
 const RELAYS: usize = 12;
-/// Connections kept for the next call.
+/// Number of idle connections kept for later calls.
 pub(super) const KEPT: usize = 4;
-/// For how long: longer than the time between two observations of a node that is at rest.
+/// How long they are kept: longer than the time between two observations of an idle node.
 const KEPT_FOR: Duration = Duration::from_secs(90);
 
 /// How to reach one engine.
 #[derive(Debug)]
 pub(super) enum Route {
-    /// A socket of this machine.
     Local(PathBuf),
-    /// Over SSH, by the way that was found to work, and the generation of logins that it was
-    /// found with.
+    /// Over SSH, with the way that worked and the login generation in which it was found.
     Ssh {
         access: Arc<SshAccess>,
         found: Mutex<Option<(Way, u64)>>,
@@ -52,7 +49,7 @@ pub(super) enum Route {
     },
 }
 
-/// The ways over SSH.
+/// The ways to reach the engine over SSH.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// Stream-local forwarding of the engine's socket.
@@ -99,13 +96,13 @@ impl Route {
                         remember(found, Some((Way::Socket, generation)));
                         return Ok(Box::new(stream));
                     }
-                    // Refused for lack of a permission, or because no engine listens: the
-                    // relay runs as root, so its silence means the latter.
+                    // Either the account lacks permission or no engine is listening. The relay runs
+                    // as root, so if it does not respond either, no engine is listening.
                     remember(found, None);
                     relay_answers(access).await?;
                     tracing::debug!(
                         host = access.host(),
-                        "the engine's socket is not forwarded; its relay is used"
+                        "cannot forward the engine's socket; using its relay command"
                     );
                     remember(found, Some((Way::Relay, generation)));
                 }
@@ -127,8 +124,8 @@ fn remember(found: &Mutex<Option<(Way, u64)>>, way: Option<(Way, u64)>) {
     *found.lock().unwrap_or_else(PoisonError::into_inner) = way;
 }
 
-/// Asks the engine for a sign of life through the relay. A session for a command opens whether
-/// or not there is such a command, so only an answer tells.
+/// Checks through the relay that the engine responds. A session opens even if the command does not
+/// exist, so only a response is proof.
 async fn relay_answers(access: &SshAccess) -> Result<()> {
     let what = || format!("the container engine of {}", access.host());
     let ask = async {
@@ -142,10 +139,10 @@ async fn relay_answers(access: &SshAccess) -> Result<()> {
         match relay.read_exact(&mut status).await {
             Ok(_) if status.starts_with(b"HTTP/1.") && status.ends_with(b" 200") => Ok(()),
             Ok(_) => Err(unreachable(io::Error::other(
-                "the engine's relay answers with something else",
+                "the engine's relay returned an unexpected response",
             ))),
             Err(_) => Err(unreachable(io::Error::other(
-                "no engine answers there; it is not installed, or does not run",
+                "no engine responds there; it is not installed or not running",
             ))),
         }
     };
@@ -155,8 +152,8 @@ async fn relay_answers(access: &SshAccess) -> Result<()> {
     }
 }
 
-/// The engine's client over a route. With [`Share::Alone`] each request has a connection of
-/// its own, so that a stream whose reader stalls delays no other.
+/// Creates the engine's client for a route. With [`Share::Alone`] each request has a connection of
+/// its own, so that a stalled stream reader delays no other request.
 pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
     let kept = Kept {
         current: Mutex::new((route.generation(), http_client(&route, share))),
@@ -176,7 +173,7 @@ pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
     .map_err(|e| error::engine("the engine's client", e))
 }
 
-/// Names the body of bollard's requests, which it does not export.
+/// Names the body type of bollard's requests, which it does not export.
 trait WithBody {
     type Body;
 }
@@ -187,7 +184,7 @@ impl<B> WithBody for hyper::Request<B> {
 
 type HttpClient = Client<Connector, <BollardRequest as WithBody>::Body>;
 
-/// The client with its kept connections, which are those of one generation of logins.
+/// The client with its kept connections, all of one login generation.
 struct Kept {
     route: Arc<Route>,
     share: Share,
@@ -240,7 +237,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// A connection to the engine, as the HTTP client wants it.
+/// A connection to the engine in the HTTP client's form.
 struct EngineStream(TokioIo<Box<dyn Duplex>>);
 
 impl fmt::Debug for EngineStream {

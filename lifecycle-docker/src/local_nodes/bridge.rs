@@ -1,4 +1,5 @@
-//! The network that every engine has: by its gateway, containers of all networks reach the machine.
+//! The engine's default network `bridge`. Containers of all networks reach the machine through its
+//! gateway.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -9,17 +10,16 @@ use lifecycle_core::{Error, Result};
 use super::engine::{self, engine_error};
 use super::subnet::Subnet;
 
-/// An engine's own bridge.
+/// An engine's default bridge network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bridge {
-    /// The machine's address on it.
+    /// The machine's address on the bridge.
     pub gateway: Ipv4Addr,
-    /// Its block.
     pub subnet: Subnet,
 }
 
 impl Bridge {
-    /// Asks the engine behind a socket.
+    /// Reads the default bridge of the engine behind a socket.
     ///
     /// # Errors
     /// [`Error::Unreachable`] without an engine; [`Error::Invalid`] if it has no such network.
@@ -35,19 +35,17 @@ impl Bridge {
             .unwrap_or_default();
         let bridge = configured.iter().find_map(|config| {
             let subnet: Subnet = config.subnet.as_deref()?.parse().ok()?;
-            // Engines that have not yet started a container on it may leave the gateway out.
+            // Engines that have not yet started a container on it may omit the gateway.
             let gateway = config.gateway.as_deref().and_then(|text| text.parse().ok());
             Some(Self {
                 gateway: gateway.unwrap_or_else(|| subnet.gateway()),
                 subnet,
             })
         });
-        bridge.ok_or_else(|| {
-            Error::invalid(
-                what,
-                "it has no IPv4 block",
-                "let the engine have its bridge, or name an address",
-            )
+        bridge.ok_or_else(|| Error::Invalid {
+            what: what.to_owned(),
+            why: "it has no IPv4 subnet".to_owned(),
+            hint: "enable the engine's default bridge, or configure an address".to_owned(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The operator's engine: the connection to it, and what its errors mean.
+//! The connection to the operator's engine, and the mapping of its errors.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,17 +6,16 @@ use std::time::Duration;
 use bollard::Docker;
 use lifecycle_core::{Error, Result};
 
-/// How long the engine may take to begin its answer. A stop takes [`super::STOP_GRACE`].
+/// Limit for the engine to start its response. It is longer than [`super::STOP_GRACE`], because a
+/// stop takes that long.
 const ANSWER_LIMIT: Duration = Duration::from_mins(2);
 
-/// A client for the engine behind a unix socket. Opens no connection yet.
+/// Creates a client for the engine behind a unix socket. Opens no connection yet.
 pub(super) fn open(socket: &Path) -> Result<Docker> {
-    let path = socket.to_str().ok_or_else(|| {
-        Error::invalid(
-            format!("socket {}", socket.display()),
-            "its path is not UTF-8",
-            "name Docker's socket, for example /var/run/docker.sock",
-        )
+    let path = socket.to_str().ok_or_else(|| Error::Invalid {
+        what: format!("socket {}", socket.display()),
+        why: "its path is not UTF-8".to_owned(),
+        hint: "specify Docker's socket, for example /var/run/docker.sock".to_owned(),
     })?;
     Docker::connect_with_unix(path, ANSWER_LIMIT.as_secs(), bollard::API_DEFAULT_VERSION)
         .map_err(|error| engine_error("the Docker engine", error))
@@ -30,7 +29,7 @@ pub(super) async fn has_image(docker: &Docker, name: &str) -> Result<bool> {
     }
 }
 
-/// An answer, or `None` if what was asked for does not exist.
+/// Returns the response, or `None` if the requested resource does not exist.
 pub(super) fn absent_is_none<T>(
     answer: Result<T, bollard::errors::Error>,
 ) -> Result<Option<T>, bollard::errors::Error> {
@@ -41,7 +40,7 @@ pub(super) fn absent_is_none<T>(
     }
 }
 
-/// The HTTP status of an engine's refusal.
+/// The HTTP status of an engine's error response.
 pub(super) fn status(error: &bollard::errors::Error) -> Option<u16> {
     match error {
         bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
@@ -49,7 +48,7 @@ pub(super) fn status(error: &bollard::errors::Error) -> Option<u16> {
     }
 }
 
-/// Whether the engine refused for this reason. It tells reasons apart in words only.
+/// Whether the engine's error message contains `words`. Some reasons differ only in the message.
 pub(super) fn refused_for(error: &bollard::errors::Error, words: &str) -> bool {
     match error {
         bollard::errors::Error::DockerResponseServerError { message, .. } => {
@@ -59,7 +58,7 @@ pub(super) fn refused_for(error: &bollard::errors::Error, words: &str) -> bool {
     }
 }
 
-/// What an error of the engine means, `what` being what was asked for.
+/// Converts an error of the engine; `what` describes the requested operation.
 pub(super) fn engine_error(what: &str, error: bollard::errors::Error) -> Error {
     use bollard::errors::Error as Docker;
     let what = what.to_owned();
@@ -76,24 +75,35 @@ pub(super) fn engine_error(what: &str, error: bollard::errors::Error) -> Error {
             message,
         } => Error::interrupted(what, Some(message.into())),
         Docker::DockerResponseServerError { message, .. } => Error::failed(what, message),
-        Docker::SocketNotFoundError(path) => Error::unreachable(
-            "the Docker engine",
-            Some(format!("there is no socket {path}; install Docker and start it").into()),
-        ),
-        Docker::RequestTimeoutError => Error::timed_out(what, ANSWER_LIMIT),
-        Docker::HyperLegacyError { .. } if is_permission(&error) => Error::denied(
-            "access to the Docker engine",
-            "its socket belongs to others",
-            "join the group that owns the socket (`docker`, then log in anew), or run as \
-                   root",
-        ),
-        Docker::HyperLegacyError { .. } => {
-            Error::unreachable("the Docker engine", Some(error.into()))
-        }
-        Docker::IOError { .. } | Docker::HyperResponseError { .. } => {
-            Error::interrupted(what, Some(error.into()))
-        }
-        other => Error::failed_by(what, "the engine's answer cannot be used", other.into()),
+        Docker::SocketNotFoundError(path) => Error::Unreachable {
+            what: "the Docker engine".to_owned(),
+            source: Some(
+                format!("the socket {path} does not exist; install Docker and start it").into(),
+            ),
+        },
+        Docker::RequestTimeoutError => Error::TimedOut {
+            what,
+            after: ANSWER_LIMIT,
+        },
+        Docker::HyperLegacyError { .. } if is_permission(&error) => Error::Denied {
+            what: "access to the Docker engine".to_owned(),
+            why: "its socket belongs to another user or group".to_owned(),
+            hint: "join the group that owns the socket (`docker`) and log in again, or run as root"
+                .to_owned(),
+        },
+        Docker::HyperLegacyError { .. } => Error::Unreachable {
+            what: "the Docker engine".to_owned(),
+            source: Some(error.into()),
+        },
+        Docker::IOError { .. } | Docker::HyperResponseError { .. } => Error::Interrupted {
+            what,
+            source: Some(error.into()),
+        },
+        other => Error::Failed {
+            what,
+            why: "the engine's response cannot be used".to_owned(),
+            source: Some(other.into()),
+        },
     }
 }
 
@@ -123,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_classified_by_their_status() {
+    fn classifies_errors_by_status() {
         let absent = engine_error("node n1", refusal(404, "No such container"));
         assert!(matches!(absent, Error::NotFound { .. }), "{absent}");
         let taken = engine_error("node n1", refusal(409, "name in use"));
@@ -134,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_engine_that_is_not_there_is_unreachable() {
+    async fn a_missing_engine_is_unreachable() {
         let error = open(Path::new("/nonexistent/docker.sock")).unwrap_err();
         assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 

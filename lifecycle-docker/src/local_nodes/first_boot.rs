@@ -1,5 +1,5 @@
-//! What a stock node is given for its first boot: Debian's own cloud-init finds it as a cloud
-//! would leave it (its `NoCloud` form). And what the cloud does around such a node.
+//! The first boot of a stock node. Debian's cloud-init reads its input as on a cloud VM (the
+//! `NoCloud` data source). Also covers what the cloud provides around such a node.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
@@ -14,41 +14,41 @@ use serde_json::json;
 
 use super::subnet::Subnet;
 
-/// Where cloud-init looks for what it is given.
+/// The directory from which cloud-init reads the node's input.
 const SEED: &str = "var/lib/cloud/seed/nocloud";
-/// The settings that a cloud's own images carry; read after Debian's.
+/// The settings that a cloud's own images contain. cloud-init reads them after Debian's.
 const SETTINGS: &str = "etc/cloud/cloud.cfg.d/99-node.cfg";
-/// What Linux takes for the name of an account.
+/// The longest account name on Linux.
 const LONGEST_ACCOUNT: usize = 32;
 
-/// A node as a cloud makes one from Debian's stock image: no account but the one given here, no
-/// engine but one that its first boot installs.
+/// A node that boots Debian's stock image, as on a cloud. It has no account but the one given here,
+/// and no engine unless its first boot installs one.
 ///
-/// cloud-init works on it once for each machine; later boots do not repeat it.
+/// cloud-init processes this once per machine; later boots do not repeat it.
 #[derive(Debug, Clone)]
 pub struct FirstBoot {
-    /// The account that is made, with `sudo` and without a password.
+    /// The account to create, with `sudo` and without a password.
     pub account: String,
-    /// The public keys, in OpenSSH form, that it accepts.
+    /// The public keys that the account accepts, in OpenSSH form.
     pub authorized_keys: Vec<String>,
-    /// The name that the machine gives itself.
     pub host_name: String,
-    /// What cloud-init is told by the user, in base64.
+    /// The user data for cloud-init, in base64.
     pub user_data: Option<Sensitive>,
-    /// Its address in the nodes' network; without one the lowest free one is taken.
+    /// The node's address in the nodes' network. Without one, the lowest free address is used.
     pub address: Option<Ipv4Addr>,
-    /// The TCP ports that are open from outside the nodes' network; the machine that runs the
-    /// engine is outside too. All else from there is dropped. Nodes among themselves are free.
+    /// The TCP ports that are open to traffic from outside the nodes' network, including the
+    /// machine that runs the engine. All other traffic from outside is dropped. Traffic between
+    /// nodes is not filtered.
     pub inbound: Vec<RangeInclusive<u16>>,
-    /// Networks outside that the node has to reach, so that its own engine takes none of them for
-    /// its bridges.
+    /// Outside networks that the node must reach. The node's own engine does not use their
+    /// addresses for its bridges.
     pub outside: Vec<Subnet>,
-    /// What answers on the node as the cloud's metadata service, at 169.254.169.254.
+    /// The server that acts as the cloud's metadata service, at 169.254.169.254 on the node.
     pub metadata_service: Option<SocketAddrV4>,
 }
 
 impl FirstBoot {
-    /// One that makes an account that nobody can use yet, behind a firewall that lets nothing in.
+    /// Creates an account without keys, behind a firewall that blocks all traffic from outside.
     pub fn new(account: impl Into<String>, host_name: impl Into<String>) -> Self {
         Self {
             account: account.into(),
@@ -62,7 +62,7 @@ impl FirstBoot {
         }
     }
 
-    /// Refuses what could not be carried out, or would break out of where it is written.
+    /// Rejects values that cannot work or that would break out of the files they are written to.
     pub(super) fn check(&self) -> Result<()> {
         let invalid = |what: String, why: &str, hint: &str| Error::invalid(what, why, hint);
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
@@ -73,8 +73,9 @@ impl FirstBoot {
         {
             return Err(invalid(
                 format!("the account `{account}`"),
-                "Debian makes no account of that name",
-                "use lower-case letters, digits, `-` and `_`, 32 at most, a letter first",
+                "Debian does not accept this account name",
+                "use lower-case letters, digits, `-` and `_`, at most 32 characters, starting \
+                 with a letter",
             ));
         }
         let is_key = |key: &String| PublicKey::from_openssh(key.trim()).is_ok();
@@ -82,7 +83,7 @@ impl FirstBoot {
             return Err(invalid(
                 format!("a key of the account `{account}`"),
                 "it is not one public key in OpenSSH form",
-                "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`",
+                "pass the line of a `.pub` file, for example `ssh-ed25519 AAAA…`",
             ));
         }
         self.user_data_bytes().map(drop)
@@ -101,7 +102,7 @@ impl FirstBoot {
         })
     }
 
-    /// The environment of the node's entry.
+    /// The environment of the node's entrypoint.
     pub(super) fn environment(&self) -> Vec<String> {
         let words = |words: Vec<String>| words.join(" ");
         let ports = self.inbound.iter().map(|ports| {
@@ -117,13 +118,14 @@ impl FirstBoot {
         ]
     }
 
-    /// The files that cloud-init reads, as an archive for the root of the node's file system.
-    /// They go there and not into the environment, which whoever may ask the engine could read.
+    /// The files that cloud-init reads, as an archive for the root of the node's file system. They
+    /// are not passed in the environment, because everyone with access to the engine could read
+    /// that.
     pub(super) fn seed(&self, instance: &str) -> Result<Bytes> {
         let settings = json!({
             "datasource_list": ["NoCloud"],
             "network": { "config": "disabled" },
-            // The only one that a minimal Debian has.
+            // The only locale of a minimal Debian.
             "locale": "C.UTF-8",
             "system_info": { "default_user": { "name": self.account } },
         });
@@ -132,7 +134,7 @@ impl FirstBoot {
             "local-hostname": self.host_name,
             "public-keys": self.authorized_keys,
         });
-        // JSON is YAML, so no writer of that is needed.
+        // JSON is valid YAML, so no YAML writer is needed.
         let files = [
             (SETTINGS.to_owned(), format!("{settings}\n").into_bytes()),
             (
@@ -148,11 +150,11 @@ impl FirstBoot {
             header.set_size(contents.len() as u64);
             archive
                 .append_data(&mut header, name, contents.as_slice())
-                .map_err(|error| Error::io("writing what cloud-init reads", error))?;
+                .map_err(|error| Error::io("writing the input of cloud-init", error))?;
         }
         let archive = archive
             .into_inner()
-            .map_err(|error| Error::io("writing what cloud-init reads", error))?;
+            .map_err(|error| Error::io("writing the input of cloud-init", error))?;
         Ok(archive.into())
     }
 }
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn cloud_init_finds_account_keys_and_the_users_own_data() {
+    fn the_seed_contains_account_keys_and_user_data() {
         let archive = first_boot().seed("i-1").unwrap();
         let mut archive = tar::Archive::new(archive.as_ref());
         let mut files = BTreeMap::new();
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_is_told_of_the_network_and_of_no_secret() {
+    fn the_environment_contains_the_network_but_no_secret() {
         let environment = first_boot().environment();
         assert_eq!(
             environment,
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_debian_would_take_is_refused() {
+    fn rejects_values_that_debian_does_not_accept() {
         for account in ["", "Admin", "a b", "1st", "a\nb", &"a".repeat(33)] {
             let wrong = FirstBoot {
                 account: account.to_owned(),

@@ -1,8 +1,9 @@
-//! The image that nodes boot: embedded here, built on the operator's engine when it is missing.
+//! The image that nodes boot. Its build context is embedded here and built on the operator's engine
+//! when the image is missing.
 //!
-//! Its tag is the digest of the embedded files, so a newer release builds its own and leaves
-//! the nodes of an older one alone. A build goes on in the background of this process while
-//! callers poll; all that wait for a flavour share one build.
+//! The tag is the digest of the embedded files, so a newer release builds its own image and leaves
+//! the nodes of an older one unchanged. The build runs in the background of this process while
+//! callers poll; all callers that wait for one flavour share one build.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,12 +19,12 @@ use sha2::{Digest, Sha256};
 
 use super::engine::{self, engine_error};
 
-/// What the Dockerfile starts from.
+/// The base image of the Dockerfile.
 pub(super) const BASE_IMAGE: &str = "debian:bookworm-slim";
 
-/// How long the base image may take to come. Without a registry the refusal comes at once.
+/// Limit for pulling the base image. Without a reachable registry the pull fails at once.
 const PULL_LIMIT: Duration = Duration::from_mins(5);
-/// How long the build may take; apt over a slow line is the long part.
+/// Limit for the build. With a slow connection, apt takes most of it.
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
 
 /// The build context: name, mode, contents.
@@ -44,28 +45,29 @@ const FILES: [(&str, u32, &str); 6] = [
     ("node-network", 0o755, include_str!("image/node-network")),
 ];
 
-/// What a node has when it first boots.
+/// What a node contains at its first boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Flavour {
-    /// An engine that runs.
+    /// A running engine.
     Ready,
     /// No engine, as a VM right after its creation.
     Bare,
-    /// No engine, and no account either: all that comes from the first boot.
+    /// No engine and no account. The first boot creates both.
     Stock,
 }
 
 impl Flavour {
-    /// The flavour that a declaration asks for.
+    /// The flavour that a declaration requests.
     pub(super) fn of(spec: &NodeSpec) -> Result<Self> {
         match spec.image.as_deref() {
             None | Some("ready") => Ok(Self::Ready),
             Some("bare") => Ok(Self::Bare),
-            Some(other) => Err(Error::invalid(
-                format!("image `{other}` of node {}", spec.name),
-                "local nodes have no such image",
-                "write `ready` (has an engine, the default) or `bare` (has none)",
-            )),
+            Some(other) => Err(Error::Invalid {
+                what: format!("image `{other}` of node {}", spec.name),
+                why: "local nodes do not support this image".to_owned(),
+                hint: "use `ready` (with an engine, the default) or `bare` (without one)"
+                    .to_owned(),
+            }),
         }
     }
 
@@ -77,8 +79,8 @@ impl Flavour {
         }
     }
 
-    /// Its recipe. The stock one's is apart: the engine's builder carries out all that stands
-    /// before what is asked for.
+    /// The Dockerfile. The stock flavour has a separate one, because the engine's builder runs all
+    /// stages that precede the requested one.
     fn dockerfile(self) -> &'static str {
         match self {
             Self::Ready | Self::Bare => "Dockerfile",
@@ -86,11 +88,10 @@ impl Flavour {
         }
     }
 
-    /// The image's name.
     pub(super) fn tag(self) -> String {
         let mut hash = Sha256::new();
         for (name, mode, contents) in FILES {
-            // Lengths keep the boundaries apart.
+            // The lengths delimit the entries.
             hash.update(format!("{name} {mode:o} {}\n", contents.len()));
             hash.update(contents);
         }
@@ -103,13 +104,12 @@ impl Flavour {
 /// Whether a flavour can be booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Availability {
-    /// It is there.
     Ready,
-    /// It is being built; what the build does now.
+    /// The image is being built; contains the current build step.
     Building(String),
 }
 
-/// How a build went wrong, kept for all who wait for it.
+/// Why a build failed, kept for all callers that wait for it.
 #[derive(Debug, Clone)]
 enum Failure {
     NoBase(String),
@@ -120,11 +120,11 @@ enum Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NoBase(why) => Self::invalid(
-                format!("the base image {BASE_IMAGE}"),
-                format!("the engine has none and cannot pull it: {why}"),
-                "run `script/base-image`, which makes it from Debian's packages",
-            ),
+            Failure::NoBase(why) => Self::Invalid {
+                what: format!("the base image {BASE_IMAGE}"),
+                why: format!("the engine does not have it and cannot pull it: {why}"),
+                hint: "run `script/base-image`, which builds it from Debian's packages".to_owned(),
+            },
             Failure::Build(why) => Self::failed("building the image of local nodes", why),
             Failure::Engine(why) => {
                 Self::interrupted("building the image of local nodes", Some(why.into()))
@@ -139,17 +139,17 @@ enum Build {
     Failed(Failure),
 }
 
-/// One build at a time in this process: the flavours share layers, and two builds of one image
-/// would leave the first without a name.
+/// Allows one build at a time in this process. The flavours share layers, and of two builds of one
+/// image the first would lose its name.
 static BUILDER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// The builds of this process. One that succeeded is forgotten: the engine has its image.
+/// The builds of this process. A successful build is removed, because the engine has its image.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Builds(Arc<Mutex<BTreeMap<Flavour, Build>>>);
 
 impl Builds {
-    /// Whether the flavour's image is there; starts its build if nobody has. `again` starts it
-    /// after a failure too, which is otherwise told to everyone who asks.
+    /// Returns whether the flavour's image exists, and starts its build if needed. Callers get the
+    /// error of a failed build unless `again` is set, which restarts it.
     pub(super) async fn ensure(
         &self,
         docker: &Docker,
@@ -162,21 +162,22 @@ impl Builds {
         }
         let mut builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match builds.get(&flavour) {
-            Some(Build::Running(says)) => return Ok(Availability::Building(says.clone())),
+            Some(Build::Running(step)) => return Ok(Availability::Building(step.clone())),
             Some(Build::Failed(failure)) if !again => return Err(failure.clone().into()),
             Some(Build::Failed(_)) | None => {}
         }
-        let says = "building the image of local nodes".to_owned();
-        builds.insert(flavour, Build::Running(says.clone()));
+        let step = "building the image of local nodes".to_owned();
+        builds.insert(flavour, Build::Running(step.clone()));
         drop(builds);
         let (this, docker) = (self.clone(), docker.clone());
         tokio::spawn(async move {
-            // Even if the build panics, nobody must wait for it for ever.
+            // If the build panics, the guard records a failure, so that callers do not wait for
+            // ever.
             let guard = Unfinished(this, flavour);
             let outcome = guard.0.run(&docker, flavour).await;
             guard.0.set(flavour, outcome.err().map(Build::Failed));
         });
-        Ok(Availability::Building(says))
+        Ok(Availability::Building(step))
     }
 
     fn set(&self, flavour: Flavour, build: Option<Build>) {
@@ -229,7 +230,7 @@ impl Builds {
                 Ok(Some(info)) => {
                     if let Some(detail) = info.error_detail {
                         let why = detail.message.unwrap_or_default();
-                        return Err(Failure::Build(format!("{why}; before it: {last}")));
+                        return Err(Failure::Build(format!("{why}; last output: {last}")));
                     }
                     let Some(line) = info.stream.as_deref().map(str::trim) else {
                         continue;
@@ -239,14 +240,14 @@ impl Builds {
                     }
                     line.clone_into(&mut last);
                     if line.starts_with("Step ") {
-                        let says = format!("building the image of local nodes: {line}");
-                        self.set(flavour, Some(Build::Running(says)));
+                        let step = format!("building the image of local nodes: {line}");
+                        self.set(flavour, Some(Build::Running(step)));
                     }
                 }
                 Err(
                     bollard::errors::Error::DockerStreamError { error }
                     | bollard::errors::Error::DockerResponseServerError { message: error, .. },
-                ) => return Err(Failure::Build(format!("{error}; before it: {last}"))),
+                ) => return Err(Failure::Build(format!("{error}; last output: {last}"))),
                 Err(error) => {
                     let error = engine_error("the image of local nodes", error);
                     return Err(Failure::Engine(error.chain()));
@@ -256,14 +257,14 @@ impl Builds {
     }
 }
 
-/// Turns a build that ended without an outcome into a failure.
+/// Turns a build that ended without a result into a failure.
 struct Unfinished(Builds, Flavour);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
         let mut builds = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(build @ Build::Running(_)) = builds.get_mut(&self.1) {
-            *build = Build::Failed(Failure::Engine("the build was broken off".to_owned()));
+            *build = Build::Failed(Failure::Engine("the build was aborted".to_owned()));
         }
     }
 }
@@ -287,7 +288,7 @@ async fn pull_base(docker: &Docker) -> Result<(), Failure> {
     }
 }
 
-/// The build context as a tar archive; the same bytes each time, for the builder's cache.
+/// The build context as a tar archive. Its bytes are always the same, so the builder can cache.
 fn context() -> std::io::Result<Bytes> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, mode, contents) in FILES {
@@ -305,7 +306,7 @@ mod tests {
     use lifecycle_core::model::NodeName;
 
     #[test]
-    fn the_flavour_is_the_declared_image() {
+    fn chooses_the_flavour_by_the_declared_image() {
         let mut spec = NodeSpec::new(NodeName::try_from("n1").unwrap());
         assert_eq!(Flavour::of(&spec).unwrap(), Flavour::Ready);
         spec.image = Some("bare".into());
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_is_of_twelve_digits_and_differs_by_flavour() {
+    fn the_tag_has_twelve_digits_and_differs_by_flavour() {
         let tag = Flavour::Bare.tag();
         let digest = tag.strip_prefix("lifecycle-node-bare:").unwrap();
         assert_eq!(digest.len(), 12);
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scripts_can_be_executed_in_the_image() {
+    fn scripts_are_executable_in_the_image() {
         let bytes = context().unwrap();
         let mut archive = tar::Archive::new(bytes.as_ref());
         let modes: Vec<_> = archive
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_build_that_breaks_off_is_no_build_that_runs_for_ever() {
+    async fn an_aborted_build_counts_as_failed() {
         let builds = Builds::default();
         builds.set(Flavour::Bare, Some(Build::Running("x".into())));
         drop(Unfinished(builds.clone(), Flavour::Bare));

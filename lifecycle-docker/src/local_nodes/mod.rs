@@ -1,21 +1,20 @@
-//! The cloud on one machine: its VMs are containers of the operator's own Docker engine.
+//! A cloud provider on one machine. Its VMs are containers of the operator's own Docker engine.
 //!
 //! Each node has an SSH server with Debian's stock configuration, an account with sudo, and an
-//! engine of its own, and is reached exactly as a VM is, so that everything above this trait
-//! runs its real path on a laptop.
+//! engine of its own. It is reached exactly as a VM is, so that everything above this trait runs
+//! the same code on a laptop as on a cloud.
 //!
-//! What a VM has a cloud for is kept on the engine alone, nothing in this process: a node is a
-//! container with labels, its disk the container's file system and a volume, its address a
-//! label, its boot id the container's start time. A process that dies at any moment leaves a
-//! state from which the same call goes on.
+//! All state is kept in the engine and none in this process. A node is a container with labels, its
+//! disk is the container's file system and a volume, its address is a label, and its boot id is the
+//! container's start time. If a process dies at any moment, the same call continues from there.
 
 mod bridge;
 mod declared;
 mod engine;
 mod first_boot;
 mod image;
-mod machine;
 mod network;
+mod node_container;
 mod power;
 mod provision;
 mod subnet;
@@ -43,39 +42,39 @@ pub use self::bridge::Bridge;
 use self::engine::{absent_is_none, engine_error};
 pub use self::first_boot::FirstBoot;
 use self::image::{BASE_IMAGE, Builds, Flavour};
-use self::machine::{Found, HOST_KEYS, Machine};
-use self::network::NetworkWish;
+use self::network::DesiredNetwork;
+use self::node_container::{Found, HOST_KEYS, NodeContainer};
 pub use self::subnet::Subnet;
 use crate::labels;
 
-/// How long a node gets to shut down: its engine gives its containers ten seconds.
+/// Grace period for a node's shutdown. Its own engine gives its containers ten seconds.
 const STOP_GRACE: Duration = Duration::from_secs(30);
-/// The engine's API that private control-group namespaces need.
+/// The oldest engine API with private control-group namespaces.
 const OLDEST_API: (u32, u32) = (1, 41);
-/// How long a registry may take to say whether it has the base image.
+/// Limit for a registry to report whether it has the base image.
 const REGISTRY_LIMIT: Duration = Duration::from_secs(10);
-/// How many nodes are looked at in parallel.
-const LOOKS: usize = 8;
+/// Number of nodes inspected in parallel.
+const PARALLEL_INSPECTIONS: usize = 8;
 
-/// What local nodes are made with.
+/// Options of [`LocalNodes`].
 #[derive(Debug, Clone)]
 pub struct LocalNodesOptions {
-    /// The operator's Docker engine; `/var/run/docker.sock` by default.
+    /// The socket of the operator's Docker engine; `/var/run/docker.sock` by default.
     pub socket: PathBuf,
-    /// Whose nodes these are.
+    /// The platform that the nodes belong to.
     pub owner: Owner,
-    /// The nodes' network. Without one, a free part of `10.89.0.0/16` is found when the first
-    /// node is made. A network that exists keeps its subnet.
+    /// The nodes' network. Without one, a free part of `10.89.0.0/16` is chosen when the first node
+    /// is created. An existing network keeps its subnet.
     pub subnet: Option<Subnet>,
     /// The public key, in OpenSSH form, that the account on each new node accepts.
     pub authorized_key: String,
-    /// The node that runs the manager: it is made with the operator's engine mounted at
-    /// `/run/lifecycle/host-docker.sock`, so that the manager can make nodes too. Who reaches
-    /// that engine owns the machine: this is for development. Only the bootstrapper names it;
-    /// the manager, which does not make its own node, leaves it out.
+    /// The node that runs the manager. It is created with the operator's engine mounted at
+    /// `/run/lifecycle/host-docker.sock`, so that the manager can create nodes too. Access to that
+    /// engine means full control of the machine, so use this for development only. Only the
+    /// bootstrapper sets it; the manager never creates its own node and leaves it empty.
     pub manager_node: Option<NodeName>,
-    /// What each node gets from its first boot. With it the nodes are stock VMs, as a cloud makes
-    /// them from Debian's image, and [`authorized_key`](Self::authorized_key) has no effect.
+    /// The first boot of each node. If set, the nodes are stock VMs, as a cloud creates them from
+    /// Debian's image, and [`authorized_key`](Self::authorized_key) is ignored.
     pub first_boot: Option<FirstBoot>,
 }
 
@@ -101,51 +100,51 @@ impl LocalNodesOptions {
     }
 }
 
-/// Nodes that are containers of the operator's Docker engine.
+/// A cloud provider whose nodes are containers of the operator's Docker engine.
 ///
 /// # Guarantees
-/// Those of [`CloudProvider`]. All that is made carries the platform's id; two platforms of one
-/// name have different containers, volumes and networks.
+/// Those of [`CloudProvider`]. All created resources carry the platform's id; two platforms with
+/// the same name have different containers, volumes, and networks.
 ///
 /// # Caveats
-/// A node's `capacity` is counted by whoever places services, not enforced: nodes share the
-/// machine. A node that exists is left as it is, whatever its declaration says by now.
+/// A node's `capacity` is only used for placement and not enforced: nodes share the machine. An
+/// existing node is left unchanged even if its declaration changes.
 ///
 /// # Errors
-/// A container, network or volume of our name without our id is [`Error::Conflict`]; an engine
-/// that does not answer is [`Error::Unreachable`]; a base image that is neither there nor can
-/// be pulled is [`Error::Invalid`].
+/// A container, network, or volume with a name of this platform but without its id is
+/// [`Error::Conflict`]. An engine that does not respond is [`Error::Unreachable`]. A base image
+/// that is missing and cannot be pulled is [`Error::Invalid`].
 #[derive(Debug)]
 pub struct LocalNodes {
     options: LocalNodesOptions,
-    /// `<platform>-<first 6 of id>`: the network's name, and what all other names start with.
+    /// `<platform>-<first 6 of id>`: the network's name and the prefix of all other names.
     prefix: String,
     platform_id: String,
     builds: Builds,
-    /// A node's host keys by its container: made at the first boot, they never change.
+    /// The host keys of nodes by container. They are created at the first boot and never change.
     host_keys: Mutex<HashMap<String, Vec<String>>>,
 }
 
 impl LocalNodes {
-    /// Checks the options. Nothing is asked of the engine yet.
+    /// Validates the options. Sends no request to the engine yet.
     pub fn new(mut options: LocalNodesOptions) -> Result<Self> {
         let key = options.authorized_key.trim().to_owned();
         if let Some(first_boot) = &options.first_boot {
             first_boot.check()?;
         } else if key.contains(['\n', '\r']) || PublicKey::from_openssh(&key).is_err() {
-            return Err(Error::invalid(
-                "the key for local nodes",
-                "it is not one public key in OpenSSH form",
-                "give the line of a `.pub` file, for example `ssh-ed25519 AAAA…`",
-            ));
+            return Err(Error::Invalid {
+                what: "the key for local nodes".to_owned(),
+                why: "it is not one public key in OpenSSH form".to_owned(),
+                hint: "pass the line of a `.pub` file, for example `ssh-ed25519 AAAA…`".to_owned(),
+            });
         }
         options.authorized_key = key;
         if !options.socket.is_absolute() {
-            return Err(Error::invalid(
-                format!("socket {}", options.socket.display()),
-                "it is not an absolute path",
-                "name Docker's socket, for example /var/run/docker.sock",
-            ));
+            return Err(Error::Invalid {
+                what: format!("socket {}", options.socket.display()),
+                why: "it is not an absolute path".to_owned(),
+                hint: "specify Docker's socket, for example /var/run/docker.sock".to_owned(),
+            });
         }
         Ok(Self {
             prefix: format!("{}-{}", options.owner.name, options.owner.id.short()),
@@ -168,7 +167,7 @@ impl LocalNodes {
         format!("{}-docker", self.container_name(node))
     }
 
-    /// The labels of all that is the platform's.
+    /// The labels of all resources of the platform.
     fn labels(&self) -> HashMap<String, String> {
         HashMap::from([
             (
@@ -179,7 +178,7 @@ impl LocalNodes {
         ])
     }
 
-    /// The labels of what belongs to one node.
+    /// The labels of resources that belong to one node.
     fn node_labels(&self, node: &NodeName) -> HashMap<String, String> {
         let mut labels = self.labels();
         labels.insert(labels::ROLE.to_owned(), labels::ROLE_NODE.to_owned());
@@ -187,26 +186,26 @@ impl LocalNodes {
         labels
     }
 
-    /// The engine's filter for what belongs to this platform's nodes.
+    /// The engine's filter for resources of this platform's nodes.
     fn node_filter(&self) -> HashMap<String, Vec<String>> {
-        let wanted = [
+        let labels = [
             format!("{}={}", labels::PLATFORM_ID, self.platform_id),
             format!("{}={}", labels::ROLE, labels::ROLE_NODE),
         ];
-        HashMap::from([("label".to_owned(), wanted.to_vec())])
+        HashMap::from([("label".to_owned(), labels.to_vec())])
     }
 
-    /// The platform's network as it should be.
-    fn network<'a>(&'a self, labels: &'a HashMap<String, String>) -> NetworkWish<'a> {
-        NetworkWish {
+    /// The desired state of the platform's network.
+    fn network<'a>(&'a self, labels: &'a HashMap<String, String>) -> DesiredNetwork<'a> {
+        DesiredNetwork {
             name: &self.prefix,
             labels,
             subnet: self.options.subnet,
         }
     }
 
-    /// Why the nodes' network cannot be had, in sentences.
-    async fn subnet_problems(&self, docker: &Docker, wanted: usize) -> Result<Vec<String>> {
+    /// The reasons why the nodes' network cannot be used, as sentences.
+    async fn subnet_problems(&self, docker: &Docker, nodes: usize) -> Result<Vec<String>> {
         let labels = self.labels();
         let mut problems: Vec<String> = self
             .network(&labels)
@@ -216,9 +215,9 @@ impl LocalNodes {
             .collect();
         if let Some(subnet) = self.options.subnet {
             let room = subnet.hosts().count();
-            if room < wanted {
+            if room < nodes {
                 problems.push(format!(
-                    "The subnet {subnet} has room for {room} nodes, {wanted} are declared: \
+                    "The subnet {subnet} has room for {room} nodes, but {nodes} are declared: \
                      choose a larger one."
                 ));
             }
@@ -226,28 +225,33 @@ impl LocalNodes {
         Ok(problems)
     }
 
-    /// What the engine has under a container's name or id.
+    /// The container with a name or id.
     async fn find(&self, docker: &Docker, container: &str) -> Result<Option<Found>> {
         let answer = absent_is_none(docker.inspect_container(container, None).await)
             .map_err(|error| engine_error(&format!("container {container}"), error))?;
-        Ok(answer.map(|inspected| Machine::read(inspected, &self.platform_id)))
+        Ok(answer.map(|inspected| NodeContainer::read(inspected, &self.platform_id)))
     }
 
-    /// A node of ours by its name. Another's container under that name is a conflict.
-    async fn machine(&self, docker: &Docker, node: &NodeName) -> Result<Option<Machine>> {
+    /// A node of this platform by its name. Another platform's container with that name is a
+    /// conflict.
+    async fn node_container(
+        &self,
+        docker: &Docker,
+        node: &NodeName,
+    ) -> Result<Option<NodeContainer>> {
         let container = self.container_name(node);
         match self.find(docker, &container).await? {
             None => Ok(None),
-            Some(Found::Ours(machine)) => Ok(Some(machine)),
-            Some(Found::Foreign) => Err(Error::conflict(
-                format!("container {container}"),
-                "it exists and does not carry this platform's id",
-            )),
+            Some(Found::Owned(node_container)) => Ok(Some(node_container)),
+            Some(Found::Foreign) => Err(Error::Conflict {
+                what: format!("container {container}"),
+                why: "it exists and does not carry this platform's id".to_owned(),
+            }),
         }
     }
 
-    /// All nodes of ours, in the order of their names.
-    async fn machines(&self, docker: &Docker) -> Result<Vec<Machine>> {
+    /// All nodes of this platform, sorted by name.
+    async fn node_containers(&self, docker: &Docker) -> Result<Vec<NodeContainer>> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(self.node_filter()),
@@ -260,45 +264,53 @@ impl LocalNodes {
         let ids = containers.into_iter().filter_map(|container| container.id);
         let found: Vec<Option<Found>> = stream::iter(ids)
             .map(|id| async move { self.find(docker, &id).await })
-            .buffer_unordered(LOOKS)
+            .buffer_unordered(PARALLEL_INSPECTIONS)
             .try_collect()
             .await?;
-        let mut machines: Vec<Machine> = found
+        let mut node_containers: Vec<NodeContainer> = found
             .into_iter()
             .filter_map(|found| match found {
-                Some(Found::Ours(machine)) => Some(machine),
-                // Gone since it was listed.
+                Some(Found::Owned(node_container)) => Some(node_container),
+                // It was removed after it was listed.
                 Some(Found::Foreign) | None => None,
             })
             .collect();
-        machines.sort_by(|one, other| one.node.cmp(&other.node));
-        Ok(machines)
+        node_containers.sort_by(|one, other| one.node.cmp(&other.node));
+        Ok(node_containers)
     }
 
-    async fn observe(&self, docker: &Docker, machine: Machine) -> Result<ObservedNode> {
-        let host_keys = self.host_keys(docker, &machine).await?;
+    async fn observe(
+        &self,
+        docker: &Docker,
+        node_container: NodeContainer,
+    ) -> Result<ObservedNode> {
+        let host_keys = self.host_keys(docker, &node_container).await?;
         Ok(ObservedNode {
-            name: machine.node.clone(),
-            provider_id: machine.id.clone(),
-            power: machine.power,
+            name: node_container.node.clone(),
+            provider_id: node_container.id.clone(),
+            power: node_container.power,
             addresses: Addresses {
-                private: machine.address.map(IpAddr::V4),
+                private: node_container.address.map(IpAddr::V4),
                 public: None,
             },
             ssh: SshAddress {
-                user: machine.account.clone(),
+                user: node_container.account.clone(),
                 port: 22,
                 host_keys,
             },
-            boot_id: machine.running_boot().map(str::to_owned),
+            boot_id: node_container.running_boot().map(str::to_owned),
             created: true,
         })
     }
 
-    /// The public keys that the node's sshd offers; none before its first boot made them. Read
-    /// through the engine, which works whether the node runs or not.
-    async fn host_keys(&self, docker: &Docker, machine: &Machine) -> Result<Vec<String>> {
-        let known = self.known_keys().get(&machine.id).cloned();
+    /// The public keys that the node's sshd offers; empty before the first boot has created them.
+    /// They are read through the engine, which works even if the node is stopped.
+    async fn host_keys(
+        &self,
+        docker: &Docker,
+        node_container: &NodeContainer,
+    ) -> Result<Vec<String>> {
+        let known = self.known_keys().get(&node_container.id).cloned();
         if let Some(keys) = known {
             return Ok(keys);
         }
@@ -306,19 +318,20 @@ impl LocalNodes {
             path: HOST_KEYS.to_owned(),
         };
         let archive = docker
-            .download_from_container(&machine.id, Some(options))
+            .download_from_container(&node_container.id, Some(options))
             .try_fold(Vec::new(), |mut all, part| async move {
                 all.extend_from_slice(&part);
                 Ok(all)
             });
-        let what = format!("the host keys of node {}", machine.node);
+        let what = format!("the host keys of node {}", node_container.node);
         let Some(archive) =
             absent_is_none(archive.await).map_err(|error| engine_error(&what, error))?
         else {
             return Ok(Vec::new());
         };
-        let keys = read_keys(&archive).map_err(|why| Error::corrupt(what, why))?;
-        self.known_keys().insert(machine.id.clone(), keys.clone());
+        let keys = read_keys(&archive).map_err(|why| Error::Corrupt { what, why })?;
+        self.known_keys()
+            .insert(node_container.id.clone(), keys.clone());
         Ok(keys)
     }
 
@@ -328,14 +341,14 @@ impl LocalNodes {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses what local nodes have no notion of.
+    /// Rejects settings that local nodes do not support.
     fn check(&self, spec: &NodeSpec) -> Result<Flavour> {
         if let Some(size) = &spec.size {
-            return Err(Error::invalid(
-                format!("size `{size}` of node {}", spec.name),
-                "local nodes have no sizes, they share this machine",
-                "leave `size` out",
-            ));
+            return Err(Error::Invalid {
+                what: format!("size `{size}` of node {}", spec.name),
+                why: "local nodes share this machine and have no sizes".to_owned(),
+                hint: "remove `size`".to_owned(),
+            });
         }
         match self.options.first_boot {
             Some(_) => Ok(Flavour::Stock),
@@ -343,7 +356,7 @@ impl LocalNodes {
         }
     }
 
-    /// What about the engine keeps nodes from being made, in sentences.
+    /// The problems of the engine that prevent creating nodes, as sentences.
     async fn engine_problems(&self, docker: &Docker) -> Result<Vec<String>> {
         let version = docker
             .version()
@@ -353,22 +366,22 @@ impl LocalNodes {
         let os = version.os.unwrap_or_default();
         if os != "linux" {
             problems.push(format!(
-                "The Docker engine runs on `{os}`: local nodes need one on Linux."
+                "The Docker engine runs on `{os}`, but local nodes need an engine on Linux."
             ));
         }
         let api = version.api_version.unwrap_or_default();
         if numbers(&api).is_none_or(|api| api < OLDEST_API) {
             let (major, minor) = OLDEST_API;
             problems.push(format!(
-                "The Docker engine's API is {api}, local nodes need {major}.{minor}: install \
-                 Docker 20.10 or later."
+                "The Docker engine's API version is {api}, but local nodes need {major}.{minor}: \
+                 install Docker 20.10 or later."
             ));
         }
         Ok(problems)
     }
 
-    /// Why the images cannot be had, if so. A build or a pull would change something, so the
-    /// registry is only asked whether it has the base.
+    /// The reason why the images are unavailable, if any. A build or pull would change the engine,
+    /// so this only checks whether the registry has the base image.
     async fn image_problem(
         &self,
         docker: &Docker,
@@ -388,8 +401,8 @@ impl LocalNodes {
         Ok(match asked.await {
             Ok(Ok(_)) => None,
             Ok(Err(_)) | Err(_) => Some(format!(
-                "The engine has no image {BASE_IMAGE} and cannot pull it: run \
-                 `script/base-image`, which makes it from Debian's packages."
+                "The engine does not have the image {BASE_IMAGE} and cannot pull it: run \
+                 `script/base-image`, which builds it from Debian's packages."
             )),
         })
     }
@@ -403,15 +416,15 @@ impl CloudProvider for LocalNodes {
             provisions: true,
             knows_host_keys: true,
             fences: true,
-            // Labels of a container cannot be changed.
+            // A container's labels cannot be changed.
             adopts: false,
         }
     }
 
-    async fn preflight(&self, wanted: &[NodeSpec]) -> Result<PreflightReport> {
+    async fn preflight(&self, nodes: &[NodeSpec]) -> Result<PreflightReport> {
         let mut problems = Vec::new();
         let mut flavours = BTreeSet::new();
-        for spec in wanted {
+        for spec in nodes {
             match self.check(spec) {
                 Ok(flavour) => {
                     flavours.insert(flavour);
@@ -426,7 +439,7 @@ impl CloudProvider for LocalNodes {
             let docker = self.engine()?;
             let mut found = self.engine_problems(&docker).await?;
             found.extend(self.image_problem(&docker, &flavours).await?);
-            found.extend(self.subnet_problems(&docker, wanted.len()).await?);
+            found.extend(self.subnet_problems(&docker, nodes.len()).await?);
             Ok::<_, Error>(found)
         };
         match asked.await {
@@ -434,7 +447,7 @@ impl CloudProvider for LocalNodes {
             Err(error) => {
                 let hint = error
                     .hint()
-                    .unwrap_or("install Docker, start it, and see that `docker info` answers");
+                    .unwrap_or("install Docker, start it, and check that `docker info` succeeds");
                 problems.push(format!(
                     "The Docker engine at {} cannot be used ({}): {hint}.",
                     self.options.socket.display(),
@@ -450,27 +463,28 @@ impl CloudProvider for LocalNodes {
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {
         let docker = self.engine()?;
-        let machines = self.machines(&docker).await?;
-        stream::iter(machines)
-            .map(|machine| self.observe(&docker, machine))
-            .buffered(LOOKS)
+        let node_containers = self.node_containers(&docker).await?;
+        stream::iter(node_containers)
+            .map(|node_container| self.observe(&docker, node_container))
+            .buffered(PARALLEL_INSPECTIONS)
             .try_collect()
             .await
     }
 
     async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>> {
         let docker = self.engine()?;
-        match self.machine(&docker, node).await? {
-            Some(machine) => Ok(Some(self.observe(&docker, machine).await?)),
+        match self.node_container(&docker, node).await? {
+            Some(node_container) => Ok(Some(self.observe(&docker, node_container).await?)),
             None => Ok(None),
         }
     }
 
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {
-        // Labels of a container cannot be changed: what is not ours never will be.
-        self.get(node)
-            .await?
-            .ok_or_else(|| Error::unsupported(format!("adopting {node}"), "local nodes"))
+        // A container's labels cannot be changed, so an existing container cannot be adopted.
+        self.get(node).await?.ok_or_else(|| Error::Unsupported {
+            what: format!("adopting {node}"),
+            backend: "local nodes",
+        })
     }
 
     async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {
@@ -506,10 +520,10 @@ impl CloudProvider for LocalNodes {
     async fn delete_shared(&self) -> Result<()> {
         let docker = self.engine()?;
         let left: Vec<String> = self
-            .machines(&docker)
+            .node_containers(&docker)
             .await?
             .into_iter()
-            .map(|machine| machine.node.to_string())
+            .map(|node_container| node_container.node.to_string())
             .collect();
         if !left.is_empty() {
             return Err(Error::conflict(
@@ -521,15 +535,15 @@ impl CloudProvider for LocalNodes {
     }
 }
 
-/// A progress that is asked for again soon: all that happens here takes seconds.
-fn soon(says: impl Into<String>) -> CloudProgress {
+/// Progress with a short poll interval, because all operations here take seconds.
+fn soon(step: impl Into<String>) -> CloudProgress {
     CloudProgress::Running {
         after: Some(Duration::from_millis(200)),
-        says: Some(says.into()),
+        says: Some(step.into()),
     }
 }
 
-/// The keys in an archive of the file that holds them, without their comments.
+/// The public keys in an archive of the host key file, without their comments.
 fn read_keys(archive: &[u8]) -> Result<Vec<String>, String> {
     let mut archive = tar::Archive::new(archive);
     let mut entries = archive.entries().map_err(|error| error.to_string())?;
@@ -544,7 +558,7 @@ fn read_keys(archive: &[u8]) -> Result<Vec<String>, String> {
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
                 (Some(kind), Some(key)) => Ok(format!("{kind} {key}")),
-                _ => Err("a line of it is no public key".to_owned()),
+                _ => Err("a line of it is not a public key".to_owned()),
             }
         })
         .collect()
@@ -555,7 +569,7 @@ fn numbers(version: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Whether a node is on, or about to be.
+/// Whether a node is on or starting.
 fn is_on(power: Power) -> bool {
     match power {
         Power::Starting | Power::Running | Power::Stopping => true,
@@ -584,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn names_carry_the_platforms_id() {
+    fn names_contain_the_platform_id() {
         let nodes = LocalNodes::new(options(KEY)).unwrap();
         let node = NodeName::try_from("n1").unwrap();
         assert_eq!(nodes.container_name(&node), "demo-012345-node-n1");
@@ -592,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_no_sshd_would_take_is_refused() {
+    fn rejects_an_invalid_authorized_key() {
         for bad in [
             "",
             "ssh-ed25519",
@@ -605,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn host_keys_lose_their_comments() {
+    fn strips_comments_from_host_keys() {
         let text = format!("{KEY}\necdsa-sha2-nistp256 AAAAE2 root@n1\n");
         let mut archive = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
@@ -620,7 +634,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn preflight_says_all_that_is_wrong_at_once() {
+    async fn preflight_reports_all_problems_at_once() {
         let mut options = options(KEY);
         options.socket = PathBuf::from("/nonexistent/docker.sock");
         let nodes = LocalNodes::new(options).unwrap();
@@ -631,7 +645,7 @@ mod tests {
         let problems = nodes.preflight(&[odd, large]).await.unwrap().problems;
         assert_eq!(problems.len(), 3, "{problems:#?}");
         assert!(problems[0].contains("`ubuntu`") && problems[0].contains("`bare`"));
-        assert!(problems[1].contains("leave `size` out"));
+        assert!(problems[1].contains("remove `size`"));
         assert!(problems[2].contains("/nonexistent/docker.sock"));
     }
 }

@@ -1,4 +1,5 @@
-//! The network that a platform's nodes share: made once, with a subnet that overlaps nothing.
+//! The network that a platform's nodes share. It is created once, with a subnet that overlaps no
+//! other network.
 
 use std::collections::HashMap;
 
@@ -11,20 +12,20 @@ use super::engine::{absent_is_none, engine_error, refused_for, status};
 use super::subnet::{Subnet, candidates, routed};
 use crate::labels;
 
-/// Whose network it is, and how it should be.
+/// The desired network.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct NetworkWish<'a> {
-    /// Its name.
+pub(super) struct DesiredNetwork<'a> {
     pub(super) name: &'a str,
-    /// The labels that it gets and is known by.
+    /// The labels that it gets and is identified by.
     pub(super) labels: &'a HashMap<String, String>,
-    /// The subnet that the operator wants; without one a free one is looked for.
+    /// The configured subnet; without one a free subnet is chosen.
     pub(super) subnet: Option<Subnet>,
 }
 
-impl NetworkWish<'_> {
-    /// The platform's network, made if there is none, and its subnet. One that exists keeps
-    /// its subnet, whatever is wanted: the nodes in it have their addresses.
+impl DesiredNetwork<'_> {
+    /// Ensures that the platform's network exists, and returns its subnet. An existing network
+    /// keeps its subnet even if another one is configured, because its nodes already have
+    /// addresses.
     pub(super) async fn ensure(&self, docker: &Docker) -> Result<Subnet> {
         let networks = all(docker).await?;
         if let Some(subnet) = self.existing(&networks)? {
@@ -32,7 +33,7 @@ impl NetworkWish<'_> {
         }
         let taken = taken(&networks).await;
         let free: Vec<Subnet> = match self.subnet {
-            Some(wanted) => vec![wanted],
+            Some(configured) => vec![configured],
             None => candidates()
                 .filter(|candidate| !taken.iter().any(|other| candidate.overlaps(*other)))
                 .collect(),
@@ -41,7 +42,8 @@ impl NetworkWish<'_> {
             match docker.create_network(self.request(subnet)).await {
                 Ok(created) => return self.settle(docker, &created.id, subnet).await,
                 Err(error) if refused_for(&error, "overlap") => {}
-                // Someone was quicker; if it was one of us, it is there now.
+                // Another process created a network of this name. If it is this platform's, it is
+                // found in the next iteration.
                 Err(error) if status(&error) == Some(409) => {}
                 Err(error) => return Err(engine_error(&self.title(), error)),
             }
@@ -50,22 +52,22 @@ impl NetworkWish<'_> {
             }
         }
         Err(match self.subnet {
-            Some(wanted) => Error::invalid(
-                format!("subnet {wanted} of local nodes"),
-                "it overlaps a network that the engine has",
-                "choose another subnet, or none: a free one is found then",
-            ),
-            None => Error::exhausted(
-                "subnets for local nodes",
-                "all of 10.89.0.0/16 is taken",
-                "remove Docker networks that are no longer needed, or configure a subnet",
-            ),
+            Some(configured) => Error::Invalid {
+                what: format!("subnet {configured} of local nodes"),
+                why: "it overlaps another network of the engine".to_owned(),
+                hint: "choose another subnet, or configure none to use a free one".to_owned(),
+            },
+            None => Error::Exhausted {
+                what: "subnets for local nodes".to_owned(),
+                why: "all of 10.89.0.0/16 is used".to_owned(),
+                hint: "remove unused Docker networks, or configure a subnet".to_owned(),
+            },
         })
     }
 
-    /// Removes the network. Absent is Ok; one that is still used is a conflict.
+    /// Removes the network. An absent network is Ok; a network in use is a conflict.
     pub(super) async fn remove(&self, docker: &Docker) -> Result<()> {
-        for network in self.ours(&all(docker).await?) {
+        for network in self.owned(&all(docker).await?) {
             let id = network.id.as_deref().unwrap_or(self.name);
             match absent_is_none(docker.remove_network(id).await) {
                 Ok(_) => {}
@@ -78,20 +80,20 @@ impl NetworkWish<'_> {
         Ok(())
     }
 
-    /// Why the wanted subnet cannot be had, if so.
+    /// The reason why the configured subnet cannot be used, if any.
     pub(super) async fn obstacle(&self, docker: &Docker) -> Result<Option<String>> {
         let networks = all(docker).await?;
-        let (Some(wanted), None) = (self.subnet, self.existing(&networks)?) else {
+        let (Some(configured), None) = (self.subnet, self.existing(&networks)?) else {
             return Ok(None);
         };
         Ok(taken(&networks)
             .await
             .into_iter()
-            .find(|other| wanted.overlaps(*other))
+            .find(|other| configured.overlaps(*other))
             .map(|other| {
                 format!(
-                    "The subnet {wanted} of local nodes overlaps {other}, which this machine \
-                     uses: choose another one, or none, so that a free one is found."
+                    "The subnet {configured} of local nodes overlaps {other}, which this machine \
+                     uses: choose another one, or configure none to use a free one."
                 )
             }))
     }
@@ -100,15 +102,15 @@ impl NetworkWish<'_> {
         format!("network {}", self.name)
     }
 
-    /// Ours, the one that counts first: the engine allows a name twice, should two processes
-    /// have made it at the same moment, and the one with the smaller id stays.
-    fn ours<'n>(&self, networks: &'n [Network]) -> Vec<&'n Network> {
-        let mut ours: Vec<&Network> = networks
+    /// This platform's networks, the effective one first. The engine allows duplicate names if two
+    /// processes create a network at the same moment; the one with the smaller id is kept.
+    fn owned<'n>(&self, networks: &'n [Network]) -> Vec<&'n Network> {
+        let mut owned: Vec<&Network> = networks
             .iter()
             .filter(|network| network.name.as_deref() == Some(self.name) && self.owns(network))
             .collect();
-        ours.sort_by(|one, other| one.id.cmp(&other.id));
-        ours
+        owned.sort_by(|one, other| one.id.cmp(&other.id));
+        owned
     }
 
     fn owns(&self, network: &Network) -> bool {
@@ -118,7 +120,7 @@ impl NetworkWish<'_> {
     }
 
     fn existing(&self, networks: &[Network]) -> Result<Option<Subnet>> {
-        if let Some(network) = self.ours(networks).first() {
+        if let Some(network) = self.owned(networks).first() {
             return match subnets(network).next() {
                 Some(subnet) => Ok(Some(subnet)),
                 None => Err(Error::corrupt(self.title(), "it has no IPv4 subnet")),
@@ -136,14 +138,15 @@ impl NetworkWish<'_> {
         Ok(None)
     }
 
-    /// After we made one: whether another process made one too, and which of them stays.
-    async fn settle(&self, docker: &Docker, made: &str, subnet: Subnet) -> Result<Subnet> {
+    /// After creating a network, checks whether another process created one too, and keeps one of
+    /// them.
+    async fn settle(&self, docker: &Docker, created: &str, subnet: Subnet) -> Result<Subnet> {
         let networks = all(docker).await?;
-        let stays = self.ours(&networks).first().copied();
-        let Some(other) = stays.filter(|network| network.id.as_deref() != Some(made)) else {
+        let stays = self.owned(&networks).first().copied();
+        let Some(other) = stays.filter(|network| network.id.as_deref() != Some(created)) else {
             return Ok(subnet);
         };
-        absent_is_none(docker.remove_network(made).await)
+        absent_is_none(docker.remove_network(created).await)
             .map_err(|error| engine_error(&self.title(), error))?;
         subnets(other)
             .next()
@@ -186,9 +189,9 @@ fn subnets(network: &Network) -> impl Iterator<Item = Subnet> {
         })
 }
 
-/// What a new network must not overlap: the engine's networks and this machine's routes (to
-/// an office network behind a VPN, say). Where the routes cannot be read, there are none to
-/// mind: the engine then runs in a machine of its own.
+/// The subnets that a new network must not overlap: the engine's networks and this machine's
+/// routes, for example to an office network behind a VPN. If the routing table cannot be read, the
+/// engine runs in a separate VM and the routes do not matter.
 async fn taken(networks: &[Network]) -> Vec<Subnet> {
     let table = tokio::fs::read_to_string("/proc/net/route")
         .await
@@ -230,9 +233,9 @@ mod tests {
     }
 
     #[test]
-    fn of_two_networks_that_raced_all_agree_on_one() {
+    fn all_processes_choose_the_same_of_two_raced_networks() {
         let labels = HashMap::from([(labels::PLATFORM_ID.to_owned(), "p".to_owned())]);
-        let wish = NetworkWish {
+        let wish = DesiredNetwork {
             name: "demo",
             labels: &labels,
             subnet: None,
@@ -248,9 +251,9 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_the_name_that_is_not_ours_is_a_conflict() {
+    fn a_foreign_network_of_the_same_name_is_a_conflict() {
         let labels = HashMap::from([(labels::PLATFORM_ID.to_owned(), "p".to_owned())]);
-        let wish = NetworkWish {
+        let wish = DesiredNetwork {
             name: "demo",
             labels: &labels,
             subnet: None,

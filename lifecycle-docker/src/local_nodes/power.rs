@@ -1,4 +1,4 @@
-//! Switching nodes: start, stop, restart, delete, fence, and how far each is.
+//! Power operations on nodes: start, stop, restart, delete, fence, and their progress.
 
 use std::time::Duration;
 
@@ -14,68 +14,73 @@ use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
 
 use super::engine::{absent_is_none, engine_error, status};
-use super::machine::{Machine, READY, moment};
+use super::node_container::{NodeContainer, READY, moment};
 use super::provision::start_error;
 use super::{LocalNodes, STOP_GRACE, is_on, soon};
 
-/// How long the engine may take to end or remove a container that it has killed.
+/// Limit for the engine to end or remove a killed container.
 const END_LIMIT: Duration = Duration::from_mins(1);
-/// The token of an operation on a node that was absent.
+/// The token of an operation on an absent node.
 const ABSENT: &str = "absent";
 
-/// The container and its boot at the moment when an operation began.
-fn token(machine: &Machine) -> String {
-    let boot = machine.running_boot().unwrap_or_default();
-    format!("{}@{boot}", machine.id)
+/// Identifies the container and its boot at the start of an operation.
+fn token(node_container: &NodeContainer) -> String {
+    let boot = node_container.running_boot().unwrap_or_default();
+    format!("{}@{boot}", node_container.id)
 }
 
 impl LocalNodes {
-    async fn existing(&self, docker: &Docker, node: &NodeName) -> Result<Machine> {
-        self.machine(docker, node)
+    async fn existing(&self, docker: &Docker, node: &NodeName) -> Result<NodeContainer> {
+        self.node_container(docker, node)
             .await?
             .ok_or_else(|| Error::not_found(format!("node {node}")))
     }
 
-    /// Refuses to change a node whose boot is under way: it would not come to its end.
-    async fn is_up(&self, docker: &Docker, machine: &Machine) -> Result<()> {
-        if machine.power != Power::Running || self.is_ready(docker, machine).await? {
+    /// Rejects a change to a node that is still booting, because the change would interrupt the
+    /// boot.
+    async fn is_up(&self, docker: &Docker, node_container: &NodeContainer) -> Result<()> {
+        if node_container.power != Power::Running || self.is_ready(docker, node_container).await? {
             return Ok(());
         }
-        Err(Error::conflict(
-            format!("node {}", machine.node),
-            "it is booting",
-        ))
+        Err(Error::Conflict {
+            what: format!("node {}", node_container.node),
+            why: "it is booting".to_owned(),
+        })
     }
 
     pub(super) async fn start(&self, docker: &Docker, node: &NodeName) -> Result<String> {
-        let machine = self.existing(docker, node).await?;
-        if !is_on(machine.power) {
-            self.seed(docker, &machine).await?;
+        let node_container = self.existing(docker, node).await?;
+        if !is_on(node_container.power) {
+            self.seed(docker, &node_container).await?;
             docker
-                .start_container(&machine.id, None)
+                .start_container(&node_container.id, None)
                 .await
                 .map_err(|error| start_error(node, error))?;
         }
-        Ok(token(&machine))
+        Ok(token(&node_container))
     }
 
     pub(super) async fn started(&self, docker: &Docker, node: &NodeName) -> Result<CloudProgress> {
-        let machine = self.existing(docker, node).await?;
-        self.booted(docker, &machine.id, node).await
+        let node_container = self.existing(docker, node).await?;
+        self.booted(docker, &node_container.id, node).await
     }
 
     pub(super) async fn stop(&self, docker: &Docker, node: &NodeName) -> Result<String> {
-        let machine = self.existing(docker, node).await?;
-        if is_on(machine.power) {
-            self.is_up(docker, &machine).await?;
+        let node_container = self.existing(docker, node).await?;
+        if is_on(node_container.power) {
+            self.is_up(docker, &node_container).await?;
             let options = StopContainerOptions {
                 t: Some(grace_seconds()),
                 ..StopContainerOptions::default()
             };
-            absent_is_none(docker.stop_container(&machine.id, Some(options)).await)
-                .map_err(|error| engine_error(&format!("stopping node {node}"), error))?;
+            absent_is_none(
+                docker
+                    .stop_container(&node_container.id, Some(options))
+                    .await,
+            )
+            .map_err(|error| engine_error(&format!("stopping node {node}"), error))?;
         }
-        Ok(token(&machine))
+        Ok(token(&node_container))
     }
 
     pub(super) async fn stopped(
@@ -84,9 +89,9 @@ impl LocalNodes {
         node: &NodeName,
         begun: &str,
     ) -> Result<CloudProgress> {
-        let machine = self.machine(docker, node).await?;
-        // In another boot it has been stopped, and started again since.
-        let still = machine.filter(|now| is_on(now.power) && token(now) == begun);
+        let node_container = self.node_container(docker, node).await?;
+        // If the boot differs, the node was stopped and has been started again since.
+        let still = node_container.filter(|now| is_on(now.power) && token(now) == begun);
         Ok(match still {
             Some(_) => soon("shutting down"),
             None => CloudProgress::Done,
@@ -99,27 +104,27 @@ impl LocalNodes {
         node: &NodeName,
         boot_id: &str,
     ) -> Result<String> {
-        let machine = self.existing(docker, node).await?;
-        if machine.boot.as_deref() == Some(boot_id) {
-            if is_on(machine.power) {
-                self.is_up(docker, &machine).await?;
+        let node_container = self.existing(docker, node).await?;
+        if node_container.boot.as_deref() == Some(boot_id) {
+            if is_on(node_container.power) {
+                self.is_up(docker, &node_container).await?;
                 let options = RestartContainerOptions {
                     t: Some(grace_seconds()),
                     ..RestartContainerOptions::default()
                 };
                 docker
-                    .restart_container(&machine.id, Some(options))
+                    .restart_container(&node_container.id, Some(options))
                     .await
                     .map_err(|error| start_error(node, error))?;
             } else {
-                // A restart of this boot that broke off half-way.
+                // A restart of this boot that was interrupted after the stop.
                 docker
-                    .start_container(&machine.id, None)
+                    .start_container(&node_container.id, None)
                     .await
                     .map_err(|error| start_error(node, error))?;
             }
         }
-        Ok(token(&machine))
+        Ok(token(&node_container))
     }
 
     pub(super) async fn restarted(
@@ -128,26 +133,28 @@ impl LocalNodes {
         node: &NodeName,
         boot_id: &str,
     ) -> Result<CloudProgress> {
-        let machine = self.existing(docker, node).await?;
-        if machine.boot.as_deref() == Some(boot_id) {
+        let node_container = self.existing(docker, node).await?;
+        if node_container.boot.as_deref() == Some(boot_id) {
             return Ok(soon("restarting"));
         }
-        if is_on(machine.power) {
-            self.booted(docker, &machine.id, node).await
+        if is_on(node_container.power) {
+            self.booted(docker, &node_container.id, node).await
         } else {
-            // That boot is over, and what came after it was stopped: nothing is to be done.
+            // That boot has ended, and the node was stopped after a later boot: nothing is left to
+            // do.
             Ok(CloudProgress::Done)
         }
     }
 
     pub(super) async fn delete(&self, docker: &Docker, node: &NodeName) -> Result<String> {
-        let machine = self.machine(docker, node).await?;
-        if let Some(machine) = &machine {
-            self.remove(docker, machine).await?;
+        let node_container = self.node_container(docker, node).await?;
+        if let Some(node_container) = &node_container {
+            self.remove(docker, node_container).await?;
         }
-        // Even if the container is gone: an earlier deletion may have broken off here.
+        // Remove the volume even if the container is gone: an earlier deletion may have been
+        // interrupted here.
         self.remove_volume(docker, node).await?;
-        Ok(machine.map_or_else(|| ABSENT.to_owned(), |machine| machine.id))
+        Ok(node_container.map_or_else(|| ABSENT.to_owned(), |node_container| node_container.id))
     }
 
     pub(super) async fn deleted(
@@ -156,56 +163,62 @@ impl LocalNodes {
         node: &NodeName,
         begun: &str,
     ) -> Result<CloudProgress> {
-        let machine = self.machine(docker, node).await?;
-        Ok(match machine.filter(|now| now.id == begun) {
+        let node_container = self.node_container(docker, node).await?;
+        Ok(match node_container.filter(|now| now.id == begun) {
             Some(_) => soon("being deleted"),
             None => CloudProgress::Done,
         })
     }
 
-    async fn remove(&self, docker: &Docker, machine: &Machine) -> Result<()> {
-        let what = format!("deleting node {}", machine.node);
+    async fn remove(&self, docker: &Docker, node_container: &NodeContainer) -> Result<()> {
+        let what = format!("deleting node {}", node_container.node);
         let options = RemoveContainerOptions {
             force: true,
             v: true,
             ..RemoveContainerOptions::default()
         };
-        let removed = docker.remove_container(&machine.id, Some(options)).await;
+        let removed = docker
+            .remove_container(&node_container.id, Some(options))
+            .await;
         match absent_is_none(removed) {
             Ok(_) => {}
-            // Another call is at it: what matters is that it is gone.
+            // Another call is removing the container, which is enough.
             Err(error) if status(&error) == Some(409) => {
-                self.wait(docker, &machine.id, "removed", &what).await?;
+                self.wait(docker, &node_container.id, "removed", &what)
+                    .await?;
             }
             Err(error) => return Err(engine_error(&what, error)),
         }
-        self.known_keys().remove(&machine.id);
+        self.known_keys().remove(&node_container.id);
         Ok(())
     }
 
-    /// Ends a node at once and returns when the engine says that it does not run.
+    /// Stops a node at once and returns when the engine reports that it is not running.
     pub(super) async fn kill(&self, docker: &Docker, node: &NodeName) -> Result<Fenced> {
         let what = format!("fencing node {node}");
-        if let Some(machine) = self.machine(docker, node).await?
-            && is_on(machine.power)
+        if let Some(node_container) = self.node_container(docker, node).await?
+            && is_on(node_container.power)
         {
             let options = KillContainerOptions {
                 signal: "SIGKILL".to_owned(),
             };
-            let killed = docker.kill_container(&machine.id, Some(options)).await;
+            let killed = docker
+                .kill_container(&node_container.id, Some(options))
+                .await;
             match absent_is_none(killed) {
                 Ok(_) => {}
-                // It ended by itself meanwhile.
+                // It stopped by itself meanwhile.
                 Err(error) if status(&error) == Some(409) => {}
                 Err(error) => return Err(engine_error(&what, error)),
             }
-            self.wait(docker, &machine.id, "not-running", &what).await?;
+            self.wait(docker, &node_container.id, "not-running", &what)
+                .await?;
         }
-        match self.machine(docker, node).await? {
-            Some(machine) if is_on(machine.power) => Err(Error::interrupted(
+        match self.node_container(docker, node).await? {
+            Some(node_container) if is_on(node_container.power) => Err(Error::Interrupted {
                 what,
-                Some("something started it again".into()),
-            )),
+                source: Some("it was started again meanwhile".into()),
+            }),
             Some(_) | None => Ok(Fenced {
                 node: node.clone(),
                 at: SystemClock.now(),
@@ -213,7 +226,7 @@ impl LocalNodes {
         }
     }
 
-    /// Waits until a container has come to a condition that the engine knows.
+    /// Waits until a container meets a condition of the engine's `wait` call.
     pub(super) async fn wait(
         &self,
         docker: &Docker,
@@ -226,8 +239,11 @@ impl LocalNodes {
         };
         let mut waiting = Box::pin(docker.wait_container(id, Some(options)));
         match tokio::time::timeout(END_LIMIT, waiting.next()).await {
-            Err(_) => Err(Error::timed_out(what, END_LIMIT)),
-            // The client takes the ended container's own exit code for an error.
+            Err(_) => Err(Error::TimedOut {
+                what: what.to_owned(),
+                after: END_LIMIT,
+            }),
+            // The client returns the container's own non-zero exit code as an error.
             Ok(
                 None | Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })),
             ) => Ok(()),
@@ -236,55 +252,57 @@ impl LocalNodes {
         }
     }
 
-    /// Whether a node has come up: its sshd listens and its host keys can be read.
+    /// Whether a node has booted: its sshd is listening and its host keys are readable.
     pub(super) async fn booted(
         &self,
         docker: &Docker,
         id: &str,
         node: &NodeName,
     ) -> Result<CloudProgress> {
-        let machine = self.existing(docker, node).await?;
-        if machine.id != id {
-            return Err(Error::conflict(
-                format!("node {node}"),
-                "it was deleted and made again",
-            ));
+        let node_container = self.existing(docker, node).await?;
+        if node_container.id != id {
+            return Err(Error::Conflict {
+                what: format!("node {node}"),
+                why: "it was deleted and created again".to_owned(),
+            });
         }
-        match machine.power {
+        match node_container.power {
             Power::Starting | Power::Stopping => Ok(soon("starting")),
-            Power::Running if self.is_ready(docker, &machine).await? => Ok(CloudProgress::Done),
+            Power::Running if self.is_ready(docker, &node_container).await? => {
+                Ok(CloudProgress::Done)
+            }
             Power::Running => Ok(soon("booting")),
             Power::Stopped | Power::Failed => {
-                let code = machine.exit_code.unwrap_or_default();
+                let code = node_container.exit_code.unwrap_or_default();
                 Err(Error::failed(
                     format!("starting node {node}"),
                     format!(
-                        "it ended with exit code {code}: {}",
-                        self.last_words(docker, &machine).await
+                        "it stopped with exit code {code}: {}",
+                        self.last_output(docker, &node_container).await
                     ),
                 ))
             }
         }
     }
 
-    async fn is_ready(&self, docker: &Docker, machine: &Machine) -> Result<bool> {
+    async fn is_ready(&self, docker: &Docker, node_container: &NodeContainer) -> Result<bool> {
         let options = ContainerArchiveInfoOptions {
             path: READY.to_owned(),
         };
         let info = docker
-            .get_container_archive_info(&machine.id, Some(options))
+            .get_container_archive_info(&node_container.id, Some(options))
             .await;
         let info = absent_is_none(info)
-            .map_err(|error| engine_error(&format!("node {}", machine.node), error))?;
+            .map_err(|error| engine_error(&format!("node {}", node_container.node), error))?;
         let touched = info
             .and_then(|info| info.modification_time)
             .and_then(|at| moment(&at));
-        // A node that was killed keeps the file of its former boot.
-        Ok(touched > machine.former_end && touched.is_some())
+        // A killed node keeps the file of its previous boot.
+        Ok(touched > node_container.previous_end && touched.is_some())
     }
 
     /// The last lines of a node's console, for an error.
-    async fn last_words(&self, docker: &Docker, machine: &Machine) -> String {
+    async fn last_output(&self, docker: &Docker, node_container: &NodeContainer) -> String {
         let options = LogsOptions {
             stdout: true,
             stderr: true,
@@ -292,13 +310,13 @@ impl LocalNodes {
             ..LogsOptions::default()
         };
         let lines: Result<Vec<_>, _> = docker
-            .logs(&machine.id, Some(options))
+            .logs(&node_container.id, Some(options))
             .map_ok(|line| line.to_string().trim().to_owned())
             .try_collect()
             .await;
         match lines {
             Ok(lines) if !lines.is_empty() => lines.join(" / "),
-            Ok(_) | Err(_) => "it left no word".to_owned(),
+            Ok(_) | Err(_) => "no output".to_owned(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Making a node: image, network, volume, address, container, first boot.
+//! Provisions a node: image, network, volume, address, container, first boot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -17,53 +17,53 @@ use lifecycle_core::{Error, Result};
 
 use super::engine::{absent_is_none, engine_error, refused_for, status};
 use super::image::{Availability, Flavour};
-use super::machine::{Machine, MachineSpec, Origin};
+use super::node_container::{NodeContainer, NodeContainerSpec, Origin};
 use super::{LocalNodes, soon};
 use crate::labels;
 
-/// How often another address is tried, should other processes take one after the other.
+/// Number of attempts with another address, in case other processes take them.
 const ADDRESS_TRIES: usize = 16;
-/// How often, and after what pause, it is looked whether a container appears whose name the
-/// engine has given away already.
+/// Number of checks, and the pause between them, for a container whose name the engine has reserved
+/// already.
 const NAME_TRIES: u32 = 50;
 const NAME_PAUSE: Duration = Duration::from_millis(100);
 
-/// Held while the network is looked for and an address in it is chosen and taken: several providers
-/// of one process may make nodes of one platform.
+/// Held while the network is looked up and an address in it is chosen and taken: several providers
+/// in one process may create nodes of one platform.
 static CHOOSING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Whether an engine, by its socket, may start privileged containers; asked once in a process.
+/// Whether an engine, by its socket, may start privileged containers. Probed once per process.
 static PRIVILEGED: tokio::sync::Mutex<BTreeMap<PathBuf, bool>> =
     tokio::sync::Mutex::const_new(BTreeMap::new());
 
-/// How far a provision is.
+/// The progress of a provision.
 #[derive(Debug)]
 pub(super) enum Provision {
-    /// Its image is being built; what the build does now.
+    /// The image is being built; contains the current build step.
     Building(String),
-    /// This call made the container, or started one that was never started.
-    Made(Machine),
-    /// The container was there.
-    Found(Machine),
+    /// This call created the container, or started one that was never started.
+    Created(NodeContainer),
+    /// The container existed already.
+    Found(NodeContainer),
 }
 
 /// The token of a provision that waits for its image.
 const WAITS: &str = "image";
 
 impl Provision {
-    /// What a later poll, in any process, has to know.
+    /// The state that a later poll needs, in any process.
     pub(super) fn token(&self) -> String {
         match self {
             Self::Building(_) => WAITS.to_owned(),
-            Self::Made(machine) => format!("made:{}", machine.id),
-            Self::Found(machine) => format!("found:{}", machine.id),
+            Self::Created(node_container) => format!("created:{}", node_container.id),
+            Self::Found(node_container) => format!("found:{}", node_container.id),
         }
     }
 }
 
 impl LocalNodes {
-    /// Goes on with a provision from wherever it is. `again` builds an image anew whose build
-    /// has failed.
+    /// Continues a provision from its current state. `again` rebuilds an image whose build has
+    /// failed.
     pub(super) async fn provision(
         &self,
         docker: &Docker,
@@ -71,24 +71,27 @@ impl LocalNodes {
         again: bool,
     ) -> Result<Provision> {
         let flavour = self.check(spec)?;
-        let what = format!("making node {}", spec.name);
+        let what = format!("creating node {}", spec.name);
         let mut avoid = BTreeSet::new();
         let mut named = 0;
         loop {
-            let machine = match self.machine(docker, &spec.name).await? {
-                Some(machine) if machine.power == Power::Stopping => {
-                    self.wait(docker, &machine.id, "removed", &what).await?;
+            let node_container = match self.node_container(docker, &spec.name).await? {
+                Some(node_container) if node_container.power == Power::Stopping => {
+                    self.wait(docker, &node_container.id, "removed", &what)
+                        .await?;
                     continue;
                 }
-                Some(machine) if !machine.fresh => return Ok(Provision::Found(machine)),
-                Some(machine) => machine,
+                Some(node_container) if !node_container.fresh => {
+                    return Ok(Provision::Found(node_container));
+                }
+                Some(node_container) => node_container,
                 None => match self.builds.ensure(docker, flavour, again).await? {
-                    Availability::Building(says) => return Ok(Provision::Building(says)),
+                    Availability::Building(step) => return Ok(Provision::Building(step)),
                     Availability::Ready => {
                         match self.create(docker, &spec.name, flavour, &avoid).await? {
-                            Some(machine) => machine,
-                            // A call that was dropped, or another process, is being served:
-                            // the engine reserves the name first and shows the container last.
+                            Some(node_container) => node_container,
+                            // A dropped call or another process is being served: the engine
+                            // reserves the name before it shows the container.
                             None if named < NAME_TRIES => {
                                 named += 1;
                                 tokio::time::sleep(NAME_PAUSE).await;
@@ -99,28 +102,28 @@ impl LocalNodes {
                     }
                 },
             };
-            if !machine.fresh {
-                return Ok(Provision::Found(machine));
+            if !node_container.fresh {
+                return Ok(Provision::Found(node_container));
             }
-            self.seed(docker, &machine).await?;
-            match docker.start_container(&machine.id, None).await {
-                Ok(()) => return Ok(Provision::Made(machine)),
-                // Another process gave the address to another node meanwhile. This one never
-                // ran, so it is made again with the next one.
+            self.seed(docker, &node_container).await?;
+            match docker.start_container(&node_container.id, None).await {
+                Ok(()) => return Ok(Provision::Created(node_container)),
+                // Another process gave the address to another node. This container never ran, so
+                // re-create it with the next address.
                 Err(error)
                     if refused_for(&error, "address already in use")
                         && self.fixed_address().is_none()
                         && avoid.len() < ADDRESS_TRIES =>
                 {
-                    avoid.extend(machine.address);
-                    self.discard(docker, &machine).await?;
+                    avoid.extend(node_container.address);
+                    self.discard(docker, &node_container).await?;
                 }
                 Err(error) => return Err(start_error(&spec.name, error)),
             }
         }
     }
 
-    /// How far the provision with this token is.
+    /// The progress of the provision with this token.
     pub(super) async fn provisioned(
         &self,
         docker: &Docker,
@@ -129,61 +132,57 @@ impl LocalNodes {
     ) -> Result<CloudProgress> {
         if token == WAITS {
             return match self.provision(docker, spec, false).await? {
-                Provision::Building(says) => Ok(soon(says)),
-                Provision::Made(machine) | Provision::Found(machine) => {
-                    self.booted(docker, &machine.id, &spec.name).await
+                Provision::Building(step) => Ok(soon(step)),
+                Provision::Created(node_container) | Provision::Found(node_container) => {
+                    self.booted(docker, &node_container.id, &spec.name).await
                 }
             };
         }
-        // An operation that made or found a container is about that one: what was deleted
-        // since is not made again by asking.
-        let (how, id) = token.split_once(':').ok_or_else(|| {
-            Error::corrupt(
-                format!("the token of provisioning node {}", spec.name),
-                format!("`{token}` is none of ours"),
-            )
+        // The token refers to one container. If that was deleted since, a poll must not create
+        // another one.
+        let (how, id) = token.split_once(':').ok_or_else(|| Error::Corrupt {
+            what: format!("the token of provisioning node {}", spec.name),
+            why: format!("`{token}` is not a token of this provider"),
         })?;
-        let machine = self.machine(docker, &spec.name).await?;
-        match machine.filter(|machine| machine.id == id) {
-            Some(machine) if how == "found" && machine.power == Power::Stopped => {
+        let node_container = self.node_container(docker, &spec.name).await?;
+        match node_container.filter(|node_container| node_container.id == id) {
+            Some(node_container) if how == "found" && node_container.power == Power::Stopped => {
                 Ok(CloudProgress::Done)
             }
-            Some(machine) => self.booted(docker, &machine.id, &spec.name).await,
+            Some(node_container) => self.booted(docker, &node_container.id, &spec.name).await,
             None => Err(Error::not_found(format!("node {}", spec.name))),
         }
     }
 
-    /// The node's container, made if there is none; not started. `None` if its name is taken
-    /// by one that does not show yet.
+    /// The node's container, created if missing, but not started. `None` if its name is taken by a
+    /// container that the engine does not show yet.
     async fn create(
         &self,
         docker: &Docker,
         node: &NodeName,
         flavour: Flavour,
         avoid: &BTreeSet<Ipv4Addr>,
-    ) -> Result<Option<Machine>> {
+    ) -> Result<Option<NodeContainer>> {
         let privileged = self.may_be_privileged(docker, flavour).await?;
         let _choosing = CHOOSING.lock().await;
         let network_labels = self.labels();
         let subnet = self.network(&network_labels).ensure(docker).await?;
         let volume = self.ensure_volume(docker, node).await?;
         let mut taken: BTreeSet<Ipv4Addr> = self
-            .machines(docker)
+            .node_containers(docker)
             .await?
             .into_iter()
-            .filter_map(|machine| machine.address)
+            .filter_map(|node_container| node_container.address)
             .collect();
         taken.extend(avoid);
         let free = || subnet.lowest_free(&taken);
         let address = self.fixed_address().or_else(free);
-        let address = address.ok_or_else(|| {
-            Error::exhausted(
-                format!("addresses in {subnet}"),
-                "each has a node",
-                "delete nodes, or begin anew with a larger `subnet`",
-            )
+        let address = address.ok_or_else(|| Error::Exhausted {
+            what: format!("addresses in {subnet}"),
+            why: "all of them have a node".to_owned(),
+            hint: "delete nodes, or delete the platform and choose a larger `subnet`".to_owned(),
         })?;
-        let spec = MachineSpec {
+        let spec = NodeContainerSpec {
             node,
             image: flavour.tag(),
             network: &self.prefix,
@@ -203,46 +202,51 @@ impl LocalNodes {
             ..CreateContainerOptions::default()
         };
         match docker.create_container(Some(options), spec.body()).await {
-            Ok(_) => tracing::info!(%node, %address, "made the container of a local node"),
-            // Made meanwhile by another process; whether it is ours shows below.
+            Ok(_) => tracing::info!(%node, %address, "created the container of a local node"),
+            // Another process created it meanwhile; its labels are checked below.
             Err(error) if status(&error) == Some(409) => {}
             Err(error) => return Err(engine_error(&format!("node {node}"), error)),
         }
-        self.machine(docker, node).await
+        self.node_container(docker, node).await
     }
 
     fn fixed_address(&self) -> Option<Ipv4Addr> {
         self.options.first_boot.as_ref()?.address
     }
 
-    /// Gives a stock node that never ran what its first boot reads; again, should a call before
-    /// have broken off.
-    pub(super) async fn seed(&self, docker: &Docker, machine: &Machine) -> Result<()> {
-        let (Some(first_boot), true) = (&self.options.first_boot, machine.fresh) else {
+    /// Writes the first-boot input to a stock node that never ran. It is written again in case an
+    /// earlier call was interrupted.
+    pub(super) async fn seed(&self, docker: &Docker, node_container: &NodeContainer) -> Result<()> {
+        let (Some(first_boot), true) = (&self.options.first_boot, node_container.fresh) else {
             return Ok(());
         };
         let options = UploadToContainerOptions {
             path: "/".to_owned(),
             ..UploadToContainerOptions::default()
         };
-        // The container's id is the machine's: what is made anew boots for the first time again.
-        let archive = bollard::body_full(first_boot.seed(&machine.id)?);
+        // The container's id is the machine id, so a re-created node runs its first boot again.
+        let archive = bollard::body_full(first_boot.seed(&node_container.id)?);
         docker
-            .upload_to_container(&machine.id, Some(options), archive)
+            .upload_to_container(&node_container.id, Some(options), archive)
             .await
-            .map_err(|error| engine_error(&format!("the first boot of {}", machine.node), error))
+            .map_err(|error| {
+                engine_error(&format!("the first boot of {}", node_container.node), error)
+            })
     }
 
-    /// Removes a container that never ran, with nothing of the node's in it.
-    async fn discard(&self, docker: &Docker, machine: &Machine) -> Result<()> {
-        // Without force: should another process have started it by now, the engine refuses.
+    /// Removes a container that never ran and contains no data of the node.
+    async fn discard(&self, docker: &Docker, node_container: &NodeContainer) -> Result<()> {
+        // Without force, the engine refuses if another process has started it meanwhile.
         let removed = docker
-            .remove_container(&machine.id, None::<RemoveContainerOptions>)
+            .remove_container(&node_container.id, None::<RemoveContainerOptions>)
             .await;
         match absent_is_none(removed) {
             Ok(_) => Ok(()),
             Err(error) if status(&error) == Some(409) => Ok(()),
-            Err(error) => Err(engine_error(&format!("node {}", machine.node), error)),
+            Err(error) => Err(engine_error(
+                &format!("node {}", node_container.node),
+                error,
+            )),
         }
     }
 
@@ -253,7 +257,7 @@ impl LocalNodes {
             labels: Some(self.node_labels(node)),
             ..VolumeCreateRequest::default()
         };
-        // The engine answers with the volume that is there, if there is one.
+        // The engine returns the existing volume, if there is one.
         let volume = docker
             .create_volume(request)
             .await
@@ -265,7 +269,7 @@ impl LocalNodes {
         }
     }
 
-    /// Removes a node's volume. Absent is Ok.
+    /// Removes a node's volume. An absent volume is Ok.
     pub(super) async fn remove_volume(&self, docker: &Docker, node: &NodeName) -> Result<()> {
         let name = self.volume_name(node);
         let what = format!("volume {name}");
@@ -286,8 +290,8 @@ impl LocalNodes {
         .map_err(|error| engine_error(&what, error))
     }
 
-    /// Removes all that may be left once no node is: volumes of deletions that broke off, the
-    /// probe, the network.
+    /// Removes what may be left after the last node: volumes of interrupted deletions, the probe,
+    /// and the network.
     pub(super) async fn sweep(&self, docker: &Docker) -> Result<()> {
         let options = ListVolumesOptions {
             filters: Some(self.node_filter()),
@@ -309,10 +313,10 @@ impl LocalNodes {
         self.network(&labels).remove(docker).await
     }
 
-    /// Whether the engine may start privileged containers. It may not say so before it has
-    /// tried: its own capabilities can be bounded by what started it.
+    /// Whether the engine may start privileged containers. Only an attempt shows this, because the
+    /// engine's own capabilities can be limited by its parent.
     async fn may_be_privileged(&self, docker: &Docker, flavour: Flavour) -> Result<bool> {
-        // Held while it is tried: two probes of one platform have one name.
+        // Held during the probe, because two probes of one platform would have the same name.
         let mut known = PRIVILEGED.lock().await;
         if let Some(may) = known.get(&self.options.socket) {
             return Ok(*may);
@@ -342,14 +346,14 @@ impl LocalNodes {
         };
         match docker.create_container(Some(options), body).await {
             Ok(_) => {}
-            // Another process probes; starting its probe tells as much.
+            // Another process is probing; starting its probe gives the same result.
             Err(error) if status(&error) == Some(409) => {}
             Err(error) => return Err(engine_error("the probe for privileges", error)),
         }
         let may = match docker.start_container(&name, None).await {
             Ok(()) => true,
             Err(error) if refused_for(&error, "operation not permitted") => {
-                tracing::debug!("the engine starts no privileged containers");
+                tracing::debug!("the engine cannot start privileged containers");
                 false
             }
             Err(error) => return Err(engine_error("the probe for privileges", error)),
@@ -369,27 +373,27 @@ impl LocalNodes {
             .await;
         match absent_is_none(removed) {
             Ok(_) => Ok(()),
-            // Being removed by another process.
+            // Another process is removing it.
             Err(error) if status(&error) == Some(409) => Ok(()),
             Err(error) => Err(engine_error("the probe for privileges", error)),
         }
     }
 
-    /// Cannot be a node's: theirs go on with `-node-`.
+    /// Never equal to a node's container name, which continues with `-node-`.
     fn probe_name(&self) -> String {
         format!("{}-privilege-probe", self.prefix)
     }
 }
 
-/// Why a node's container did not start.
+/// Converts the error of a node's container that did not start.
 pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Error {
     let what = format!("starting node {node}");
     match error {
-        error if refused_for(&error, "address already in use") => Error::conflict(
-            format!("the address of node {node}"),
-            "another container took it",
-        ),
-        // Here a 404 is about what the container needs, not about itself.
+        error if refused_for(&error, "address already in use") => Error::Conflict {
+            what: format!("the address of node {node}"),
+            why: "another container uses it".to_owned(),
+        },
+        // Here a 404 is about a dependency of the container, not about the container itself.
         bollard::errors::Error::DockerResponseServerError {
             status_code: 404,
             message,

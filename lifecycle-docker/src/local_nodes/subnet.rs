@@ -1,4 +1,4 @@
-//! Networks by address and prefix, and the choice of one that overlaps no other.
+//! Subnets by address and prefix, and the choice of a subnet that overlaps no other.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,11 +7,11 @@ use std::str::FromStr;
 
 use lifecycle_core::Error;
 
-/// Prefixes between these leave room for a gateway and nodes, and are private by nature.
+/// Prefixes within these limits leave room for a gateway and nodes, and fit into private ranges.
 const WIDEST: u8 = 8;
 const NARROWEST: u8 = 29;
 
-/// An IPv4 network in which the nodes have their addresses, for example `10.89.0.0/24`.
+/// An IPv4 network for the nodes' addresses, for example `10.89.0.0/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subnet {
     address: Ipv4Addr,
@@ -19,7 +19,7 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// The network that holds `address`; `None` for an impossible prefix.
+    /// The network that contains `address`; `None` for an invalid prefix.
     pub(super) fn new(address: Ipv4Addr, prefix: u8) -> Option<Self> {
         let mask = mask(prefix)?;
         Some(Self {
@@ -28,25 +28,25 @@ impl Subnet {
         })
     }
 
-    /// Whether an address belongs to both.
+    /// Whether some address belongs to both.
     pub fn overlaps(self, other: Self) -> bool {
         let shared = mask(self.prefix.min(other.prefix)).unwrap_or(0);
         self.address.to_bits() & shared == other.address.to_bits() & shared
     }
 
-    /// The engine's own address in it: the first.
+    /// The engine's own address in the subnet: the first one.
     pub(super) fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.address.to_bits().saturating_add(1))
     }
 
-    /// The addresses that nodes can have: all but the network's, the gateway's and the last.
+    /// The addresses available to nodes: all but the network, gateway, and broadcast addresses.
     pub(super) fn hosts(self) -> impl Iterator<Item = Ipv4Addr> {
         let first = self.address.to_bits();
         let last = first | !mask(self.prefix).unwrap_or(u32::MAX);
         (first.saturating_add(2)..last).map(Ipv4Addr::from_bits)
     }
 
-    /// The lowest address that a node can have and nobody has.
+    /// The lowest address available to nodes that is not in `taken`.
     pub(super) fn lowest_free(self, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
         self.hosts().find(|address| !taken.contains(address))
     }
@@ -80,8 +80,8 @@ impl FromStr for Subnet {
         let (address, prefix) = text
             .split_once('/')
             .ok_or_else(|| invalid("it has no prefix"))?;
-        let address =
-            Ipv4Addr::from_str(address).map_err(|_| invalid("its address is no IPv4 address"))?;
+        let address = Ipv4Addr::from_str(address)
+            .map_err(|_| invalid("its address is not an IPv4 address"))?;
         let prefix = prefix
             .parse::<u8>()
             .ok()
@@ -89,12 +89,12 @@ impl FromStr for Subnet {
             .ok_or_else(|| invalid("its prefix is not between 8 and 29"))?;
         Self::new(address, prefix)
             .filter(|subnet| subnet.address == address)
-            .ok_or_else(|| invalid("its address has bits beyond the prefix"))
+            .ok_or_else(|| invalid("its address has bits set beyond the prefix"))
     }
 }
 
-/// Where a platform's network is looked for: rarely used elsewhere, apart from Docker's own
-/// pools and from the default block of service addresses.
+/// The candidates for a platform's network: rarely used elsewhere, and outside Docker's own pools
+/// and the default block of service addresses.
 pub(super) fn candidates() -> impl Iterator<Item = Subnet> {
     (0..=u8::MAX).filter_map(|third| Subnet::new(Ipv4Addr::new(10, 89, third, 0), 24))
 }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subnet_is_read_as_it_is_shown() {
+    fn parses_the_displayed_form_of_a_subnet() {
         assert_eq!(subnet("10.89.3.0/24").to_string(), "10.89.3.0/24");
         for bad in [
             "10.89.0.0",
@@ -143,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn subnets_overlap_when_one_holds_the_other() {
+    fn subnets_overlap_if_one_contains_the_other() {
         assert!(subnet("10.89.0.0/16").overlaps(subnet("10.89.7.0/24")));
         assert!(subnet("10.89.7.0/24").overlaps(subnet("10.89.0.0/16")));
         assert!(!subnet("10.89.6.0/24").overlaps(subnet("10.89.7.0/24")));
     }
 
     #[test]
-    fn nodes_get_the_lowest_address_that_nobody_has() {
+    fn nodes_get_the_lowest_free_address() {
         let small = subnet("10.89.0.0/29");
         let mut taken = BTreeSet::from([Ipv4Addr::new(10, 89, 0, 3)]);
         let mut given = Vec::new();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_read_from_the_kernels_table() {
+    fn parses_the_kernels_routing_table() {
         let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\n\
                      eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
                      docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\

@@ -1,4 +1,4 @@
-//! What an account proves itself with.
+//! SSH credentials.
 
 use std::sync::Arc;
 
@@ -11,16 +11,15 @@ use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, decode_secret_key};
 use super::host_key::HostKeyCheck;
 use crate::error::SshError;
 
-/// What an account proves itself with. The account's name comes with the node.
+/// How an account authenticates. The account's name is part of each node's description.
 #[derive(Debug, Clone)]
 pub enum SshCredential {
-    /// A private key without passphrase, as OpenSSH writes it.
+    /// A private key in OpenSSH form, without a passphrase.
     PrivateKey(Sensitive),
-    /// A password.
     Password(Sensitive),
 }
 
-/// The same, parsed once.
+/// The parsed credential.
 #[derive(Clone)]
 pub(super) enum Credential {
     Key(Arc<PrivateKey>),
@@ -33,16 +32,16 @@ impl Credential {
             SshCredential::Password(password) => Ok(Self::Password(password.clone())),
             SshCredential::PrivateKey(text) => match decode_secret_key(text.expose(), None) {
                 Ok(key) => Ok(Self::Key(Arc::new(key))),
-                Err(error) => Err(Error::invalid(
-                    "the SSH private key",
-                    error.to_string(),
-                    "give an ed25519 key in OpenSSH form without a passphrase",
-                )),
+                Err(error) => Err(Error::Invalid {
+                    what: "the SSH private key".into(),
+                    why: error.to_string(),
+                    hint: "provide an ed25519 key in OpenSSH form without a passphrase".into(),
+                }),
             },
         }
     }
 
-    /// Logs in on a connection whose host key was accepted.
+    /// Authenticates on a connection whose host key was accepted.
     pub(super) async fn authenticate(
         &self,
         handle: &mut Handle<HostKeyCheck>,
@@ -78,9 +77,9 @@ impl Credential {
     }
 }
 
-/// A new ed25519 key pair.
+/// Generates an ed25519 key pair.
 pub fn generate_ssh_key() -> Result<SshKeyPair> {
-    let failed = |why: String| Error::failed("making an SSH key", why);
+    let failed = |why: String| Error::failed("generating an SSH key", why);
     let mut rng = russh::keys::key::safe_rng();
     let key = PrivateKey::random(&mut rng, russh::keys::Algorithm::Ed25519)
         .map_err(|error| failed(error.to_string()))?;
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_is_none_is_refused_without_showing_it() {
+    fn rejects_an_invalid_key_without_showing_it() {
         let secret = SshCredential::PrivateKey(Sensitive::new("not-a-key-hunter2"));
         let Err(error) = Credential::parse(&secret) else {
             panic!("parsed");

@@ -1,4 +1,4 @@
-//! Commands on a host: one SSH session each, read to the channel's end.
+//! Runs commands on a host, each in an SSH session of its own, until the channel closes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use tokio::time::timeout;
 use super::pool::Lease;
 use crate::error::SshError;
 
-/// What a command may write before it is given up.
+/// The output size at which a command is aborted.
 const OUTPUT_LIMIT: usize = 16 << 20;
-/// How long a host may take no further byte of a command's input.
+/// How long a host may accept no input of a command.
 const STALL: Duration = Duration::from_mins(1);
-/// Input goes out in pieces of this size, so that a slow line is not taken for a stalled one.
+/// Input is sent in pieces of this size, so that a slow connection does not count as stalled.
 const PIECE: usize = 256 << 10;
-/// The exit code of a command that a signal ended, as shells have it for lack of a number.
+/// The exit code reported for a command that was ended by a signal.
 const ENDED_BY_SIGNAL: u32 = 255;
 
-/// `text` as one word for a POSIX shell.
+/// Quotes `text` as one word for a POSIX shell.
 pub(crate) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The line that runs `script` whatever shell the account has.
+/// The command line that runs `script` in `sh`, whatever the account's login shell is.
 pub(super) fn line(script: &str, sudo: bool) -> String {
     let shell = format!("sh -c {}", quote(script));
     if sudo {
@@ -37,12 +37,12 @@ pub(super) fn line(script: &str, sudo: bool) -> String {
     }
 }
 
-/// Why a command's input ended early.
+/// Why sending a command's input failed.
 #[derive(Debug)]
 pub(super) enum RunError {
-    /// The source of the input failed.
+    /// Reading the input failed.
     Input(std::io::Error),
-    /// The connection did.
+    /// The connection failed.
     Ssh(SshError),
 }
 
@@ -58,8 +58,8 @@ impl From<russh::Error> for RunError {
     }
 }
 
-/// A session that is closed at the host when it is dropped before its end. The host may hold
-/// on to such a session until its command ends, so its connection gets no further channel.
+/// A session that is closed on the host when it is dropped early. The host may keep the session
+/// until its command ends, so its connection is not used for further channels.
 struct Session {
     write: Arc<ChannelWriteHalf<Msg>>,
     lease: Lease,
@@ -75,7 +75,7 @@ impl Drop for Session {
         let write = Arc::clone(&self.write);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                // The connection may be gone; then the host closes the session by itself.
+                // If the connection is gone, the host closes the session by itself.
                 let _ = write.signal(Sig::TERM).await;
                 let _ = write.close().await;
             });
@@ -83,7 +83,7 @@ impl Drop for Session {
     }
 }
 
-/// Runs a command with `input`, and counts what was sent.
+/// Runs a command with `input`, and counts the bytes sent.
 pub(super) async fn run<I>(
     channel: Channel<Msg>,
     lease: Lease,
@@ -113,7 +113,8 @@ where
                 done = &mut feed, if feeding => {
                     feeding = false;
                     match done {
-                        // A command that does not read its input ends with its own word.
+                        // A command that does not read its input reports its result by its exit
+                        // code.
                         Ok(()) | Err(RunError::Ssh(SshError::Protocol(_))) => {}
                         Err(error) => return Err(error),
                     }
@@ -148,7 +149,7 @@ async fn collect(read: &mut ChannelReadHalf) -> Result<HostOutput, RunError> {
     let mut stdout = Vec::new();
     let mut stderr = Vec::new();
     let mut code = None;
-    // The exit status may come before the last output: only the channel's end is the end.
+    // The exit status may arrive before the last output, so read until the channel closes.
     while let Some(message) = read.wait().await {
         match message {
             ChannelMsg::Data { data } => stdout.extend_from_slice(&data),
@@ -174,7 +175,7 @@ async fn collect(read: &mut ChannelReadHalf) -> Result<HostOutput, RunError> {
 mod tests {
     use super::*;
 
-    fn shell_says(word: &str) -> String {
+    fn shell_message(word: &str) -> String {
         let output = std::process::Command::new("sh")
             .args(["-c", &format!("printf %s {word}")])
             .output()
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_gives_back_what_was_quoted() {
+    fn quoted_words_survive_a_shell() {
         for text in [
             "",
             "plain",
@@ -193,12 +194,12 @@ mod tests {
             "''",
             "-n",
         ] {
-            assert_eq!(shell_says(&quote(text)), text);
+            assert_eq!(shell_message(&quote(text)), text);
         }
     }
 
     #[test]
-    fn root_runs_through_sudo_in_a_shell_of_its_own() {
+    fn root_commands_run_in_a_shell_under_sudo() {
         assert_eq!(line("echo 'a'", true), r"sudo -n sh -c 'echo '\''a'\'''");
         assert_eq!(line("id", false), "sh -c 'id'");
     }

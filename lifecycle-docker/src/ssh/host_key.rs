@@ -1,4 +1,4 @@
-//! Which host keys are accepted: those that the provider tells, and no others.
+//! Host key verification. Only the keys that the provider reported are accepted.
 
 use lifecycle_core::Result;
 use russh::client;
@@ -7,37 +7,37 @@ use russh::keys::{HashAlg, PublicKeyOrCertificate};
 
 use crate::error::SshError;
 
-/// Checks the key of one connection.
+/// Verifies the host key of one connection.
 pub(super) struct HostKeyCheck {
     pinned: Vec<PublicKey>,
 }
 
 impl HostKeyCheck {
-    /// The check by the keys that the provider told, in OpenSSH form. If it told none, nobody
-    /// is trusted.
-    pub(super) fn new(told: &[String]) -> Result<Self, SshError> {
+    /// Creates a check for the keys that the provider reported, in OpenSSH form. Without any key,
+    /// no host is accepted.
+    pub(super) fn new(reported: &[String]) -> Result<Self, SshError> {
         Ok(Self {
-            pinned: parse(told)?,
+            pinned: parse(reported)?,
         })
     }
 
-    /// The algorithms to ask for: a server with several keys must offer the kind that is pinned.
+    /// The algorithms to request, because a server with several keys must offer the pinned kind.
     pub(super) fn algorithms(&self) -> Option<Vec<Algorithm>> {
         if self.pinned.is_empty() {
             return None;
         }
-        let mut wanted = Vec::new();
+        let mut algorithms = Vec::new();
         for key in &self.pinned {
             match key.algorithm() {
-                Algorithm::Rsa { .. } => wanted.extend(
+                Algorithm::Rsa { .. } => algorithms.extend(
                     [HashAlg::Sha512, HashAlg::Sha256]
                         .map(|hash| Algorithm::Rsa { hash: Some(hash) }),
                 ),
-                other => wanted.push(other),
+                other => algorithms.push(other),
             }
         }
-        wanted.dedup();
-        Some(wanted)
+        algorithms.dedup();
+        Some(algorithms)
     }
 
     /// The fingerprints of the pinned keys, for messages.
@@ -86,9 +86,10 @@ fn parse(lines: &[String]) -> Result<Vec<PublicKey>, SshError> {
         .collect()
 }
 
-/// The keys in what `ssh-keyscan` prints, or in plain OpenSSH form, without the hosts' names.
-pub(super) fn scanned(told: &[String]) -> Vec<String> {
-    let lines = told.iter().flat_map(|text| text.lines().map(str::trim));
+/// Extracts the keys from the output of `ssh-keyscan`, or from plain OpenSSH form, without host
+/// names.
+pub(super) fn scanned(reported: &[String]) -> Vec<String> {
+    let lines = reported.iter().flat_map(|text| text.lines().map(str::trim));
     lines
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| match line.split_once(char::is_whitespace) {
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_than_was_told_is_refused() {
+    fn rejects_a_host_key_that_is_not_pinned() {
         let check = HostKeyCheck::new(&[ONE.to_owned()]).unwrap();
         check.accept(&key(ONE)).unwrap();
         let error = check.accept(&key(TWO)).unwrap_err();
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_taken_as_ssh_keyscan_prints_them() {
+    fn accepts_keys_as_printed_by_ssh_keyscan() {
         let printed = format!("# 10.0.0.4:22 SSH-2.0-OpenSSH_9.2p1\n10.0.0.4 {ONE}\n\n");
         let keys = scanned(&[printed, TWO.to_owned()]);
         assert_eq!(keys, [ONE, TWO]);
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_key_nobody_is_trusted() {
+    fn rejects_every_host_without_a_pinned_key() {
         let check = HostKeyCheck::new(&[]).unwrap();
         let error = check.accept(&key(ONE)).unwrap_err();
         assert!(matches!(error, SshError::HostKeyUnknown { .. }), "{error}");

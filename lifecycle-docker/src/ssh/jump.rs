@@ -1,8 +1,9 @@
-//! A jump host: a host with SSH that is reached from outside, and reaches the nodes.
+//! A jump host: an SSH host that is reachable from outside and can connect to the nodes.
 //!
-//! A node's connection is a channel (`direct-tcpip`) of the one connection to the jump host,
-//! and checks the node's own host key in it: the jump host carries what it cannot read. sshd's
-//! `MaxSessions` counts commands, not such channels, so that one connection does for all nodes.
+//! A connection to a node is a channel (`direct-tcpip`) of the single connection to the jump host.
+//! The node's host key is verified within the channel, so the jump host cannot read the traffic.
+//! sshd's `MaxSessions` limits sessions but not such channels, so one connection is enough for all
+//! nodes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,24 +14,36 @@ use lifecycle_core::{Error, Result};
 
 use super::credential::{Credential, SshCredential};
 use super::host_key::{HostKeyCheck, scanned};
-use super::pool::{Peer, Pool, Share, SshTimings, Wanted};
+use super::pool::{ChannelKind, Peer, Pool, Share, SshTimings};
 use super::stream::LeasedStream;
 use super::tunnel;
 use crate::error::SshError;
 
-/// How a jump host is reached, and who is reached through it.
+/// How to connect to a jump host, and which nodes to reach through it.
 #[derive(Debug, Clone)]
 pub struct JumpHost {
     /// Its name or address.
     pub host: String,
-    /// The port of its SSH server.
     pub port: u16,
-    /// The account there. It needs no shell, but must be allowed to forward.
+    /// The account on the jump host. It needs no shell, but must be allowed to forward connections.
     pub user: String,
-    /// Its public keys, in OpenSSH form or as `ssh-keyscan` prints them; at least one.
+    /// Its public keys, in OpenSSH form or as printed by `ssh-keyscan`; at least one.
     pub host_keys: Vec<String>,
-    /// What the account proves itself with.
+    /// The account's credential.
     pub credential: SshCredential,
+    /// The nodes to reach through it.
+    pub reaches: Reaches,
+}
+
+/// Which nodes are reached through a jump host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reaches {
+    /// Connects directly to nodes with a usable public address, and to all others through the jump
+    /// host, at their private address.
+    #[default]
+    NodesWithoutPublicAddress,
+    /// Every node, at its private address if it has one.
+    AllNodes,
 }
 
 /// A jump host with the connection that all its nodes share.
@@ -48,25 +61,23 @@ impl fmt::Debug for Jump {
 }
 
 impl Jump {
-    /// Dials nobody yet. A host without a known key is refused.
+    /// Creates a handle without connecting. A jump host without a known host key is rejected.
     pub(crate) fn new(jump: JumpHost, timings: SshTimings) -> Result<Self> {
         let JumpHost {
             host, port, user, ..
         } = jump;
         let name = format!("jump host {user}@{host}:{port}");
-        let refused = |why: String| {
-            Error::invalid(
-                name.clone(),
-                why,
-                format!(
-                    "`ssh-keyscan -p {port} {host}` prints its keys; compare them with what its owner \
-                 says, and give one as `ssh-ed25519 AAAA…`"
-                ),
-            )
+        let refused = |why: String| Error::Invalid {
+            what: name.clone(),
+            why,
+            hint: format!(
+                "run `ssh-keyscan -p {port} {host}`, compare the printed keys with those its \
+                 owner names, and configure one as `ssh-ed25519 AAAA…`"
+            ),
         };
         let host_keys = scanned(&jump.host_keys);
         if host_keys.is_empty() {
-            return Err(refused("no host key of it is known".into()));
+            return Err(refused("no host key is known for it".into()));
         }
         HostKeyCheck::new(&host_keys).map_err(|error| refused(error.to_string()))?;
         let credential = Credential::parse(&jump.credential)?;
@@ -84,7 +95,7 @@ impl Jump {
         })
     }
 
-    /// The same with another patience, and connections of its own.
+    /// A copy with other timeouts and its own connections.
     pub(crate) fn with_timings(&self, timings: SshTimings) -> Self {
         let peer = Peer {
             timings,
@@ -96,33 +107,41 @@ impl Jump {
         }
     }
 
-    /// Its account, name and port, for messages.
+    pub(crate) fn reaches(&self) -> Reaches {
+        self.reaches
+    }
+
+    /// Its account, name, and port, for messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Makes sure that it answers and lets us in.
+    /// Checks that the jump host responds and accepts the credential.
     pub(crate) async fn check(&self) -> Result<()> {
         let checked = self.pool.check().await;
         checked.map_err(|error| self.failed(error).for_host(&self.name))
     }
 
-    /// A connection that the jump host makes to `host`.
+    /// Opens a connection from the jump host to `host`.
     pub(super) fn reach<'a>(
         &'a self,
         host: &str,
         port: u16,
     ) -> BoxFuture<'a, Result<Box<dyn Duplex>, SshError>> {
-        let wanted = Wanted::Forward(ForwardTarget::Tcp {
+        let kind = ChannelKind::Forward(ForwardTarget::Tcp {
             host: host.to_owned(),
             port,
         });
-        // Boxed: a pool dials through a jump host, whose pool dials.
+        // Boxed because the types are recursive: a pool connects through a jump host, which has a
+        // pool.
         Box::pin(async move {
-            let opened = self.pool.open(&wanted, Share::Shared).await;
+            let opened = self.pool.open(&kind, Share::Shared).await;
             let (channel, lease) = opened.map_err(|error| self.failed(error))?;
             let stream = LeasedStream::new(channel, lease);
-            Ok(tunnel::through(stream, self.pool.peer().timings.silence()))
+            Ok(tunnel::through(
+                stream,
+                self.pool.peer().timings.detection_time(),
+            ))
         })
     }
 
@@ -153,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_host_without_a_key_is_refused_with_the_way_to_learn_it() {
+    fn a_jump_host_without_a_key_is_rejected_with_a_hint() {
         let cut_off = "bastion.example ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA";
         for keys in [&[][..], &[""], &[cut_off]] {
             let error = jump(keys).unwrap_err();

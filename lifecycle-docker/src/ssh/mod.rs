@@ -1,7 +1,7 @@
 //! A node's operating system over SSH: commands, files, connections.
 //!
-//! [`SshAccess`] holds no open connection of its own: each call takes a channel from the pool,
-//! which dials when it must and replaces what broke.
+//! [`SshAccess`] holds no open connection of its own. Each call takes a channel from the pool,
+//! which connects when needed and replaces broken connections.
 
 mod credential;
 mod exec;
@@ -36,33 +36,32 @@ pub(crate) use stream::LeasedStream;
 use crate::error::SshError;
 use credential::Credential;
 use exec::RunError;
-use pool::{Lease, Peer, Pool, Wanted};
+use pool::{ChannelKind, Lease, Peer, Pool};
 
 /// The account that needs no sudo.
 const ROOT: &str = "root";
-/// How long the steps around a file's upload may take.
+/// Limit for each step before and after a file's upload.
 const FILE_STEP: Duration = Duration::from_mins(1);
 
-/// How a host is reached over SSH.
+/// How to connect to a host over SSH.
 #[derive(Debug, Clone)]
 pub struct SshTarget {
     /// The node's name, for messages.
     pub node: NodeName,
-    /// The address that is dialled.
+    /// The address to connect to.
     pub address: IpAddr,
-    /// The port of the SSH server.
     pub port: u16,
-    /// The account; it is root, or may run sudo without a password.
+    /// The account: root, or one that can run sudo without a password.
     pub user: String,
-    /// The host's public keys in OpenSSH form, as its provider tells them; without any, nobody
-    /// is trusted.
+    /// The host's public keys in OpenSSH form, as its provider reports them. Without any, the
+    /// connection is refused.
     pub host_keys: Vec<String>,
 }
 
 /// A node's operating system over SSH.
 ///
-/// Connections are shared by all clones of the `Arc` that holds it, made when they are needed,
-/// and replaced at the next call when they broke.
+/// All clones of the `Arc` that holds it share its connections. They are opened when needed; a
+/// broken connection is replaced at the next call.
 pub struct SshAccess {
     host: String,
     pool: Pool,
@@ -78,7 +77,7 @@ impl fmt::Debug for SshAccess {
 }
 
 impl SshAccess {
-    /// Access to a host; dials nobody yet. A private key that cannot be read is
+    /// Creates access to a host without connecting. A private key that cannot be parsed is
     /// [`Error::Invalid`].
     pub fn new(target: SshTarget, credential: &SshCredential, timings: SshTimings) -> Result<Self> {
         Self::through(None, target, credential, timings)
@@ -113,7 +112,7 @@ impl SshAccess {
         })
     }
 
-    /// Makes sure that the host answers and lets us in.
+    /// Checks that the host responds and accepts the credential.
     pub async fn check(&self) -> Result<()> {
         self.pool.check().await.map_err(|e| self.core(&e))
     }
@@ -123,12 +122,14 @@ impl SshAccess {
         &self.host
     }
 
-    /// Rises with each [`NodeAccess::reconnect`]: what the account may do can differ after it.
+    /// Increases with each [`NodeAccess::reconnect`], after which the account's permissions may
+    /// differ.
     pub(crate) fn generation(&self) -> u64 {
         self.pool.generation()
     }
 
-    /// A unix socket of the host as a stream. `None` if the host is reached, but refuses.
+    /// Opens a stream to a unix socket of the host. Returns `None` if the host responds but
+    /// refuses.
     pub(crate) async fn unix_socket(
         &self,
         path: &str,
@@ -144,7 +145,7 @@ impl SshAccess {
         }
     }
 
-    /// The input and output of a command that runs as root, as a stream.
+    /// Opens a stream to the input and output of a command that runs as root.
     pub(crate) async fn command_stream(&self, script: &str, share: Share) -> Result<LeasedStream> {
         let (channel, lease) = self.session(share).await?;
         let line = exec::line(script, self.needs_sudo());
@@ -164,7 +165,7 @@ impl SshAccess {
     }
 
     async fn session(&self, share: Share) -> Result<(russh::Channel<russh::client::Msg>, Lease)> {
-        let opened = self.pool.open(&Wanted::Session, share).await;
+        let opened = self.pool.open(&ChannelKind::Session, share).await;
         opened.map_err(|e| self.core(&e))
     }
 
@@ -173,8 +174,8 @@ impl SshAccess {
         target: ForwardTarget,
         share: Share,
     ) -> Result<LeasedStream, Arc<SshError>> {
-        let wanted = Wanted::Forward(target);
-        let (channel, lease) = self.pool.open(&wanted, share).await?;
+        let kind = ChannelKind::Forward(target);
+        let (channel, lease) = self.pool.open(&kind, share).await?;
         Ok(LeasedStream::new(channel, lease))
     }
 
@@ -197,8 +198,8 @@ impl SshAccess {
             return Err(Error::denied(
                 format!("a command as root on {}", self.host),
                 why,
-                format!(
-                    "let account `{}` run sudo without a password",
+                hint: format!(
+                    "allow account `{}` to run sudo without a password",
                     self.pool.peer().user
                 ),
             ));
@@ -230,9 +231,9 @@ impl NodeAccess for SshAccess {
     async fn put(&self, file: HostFile) -> Result<()> {
         let what = format!("writing {} on {}", file.path, self.host);
         let (directory, path) = split_path(&file.path)?;
-        // The upload and the renaming are two commands: when the contents end early, the host
-        // sees an ordinary end of input, and must not take the half for the whole.
-        // What a put left that was broken off goes with the next one of the same file.
+        // Upload and rename are separate commands: if the contents end early, the host sees a
+        // normal end of input and must not rename an incomplete file. The next upload of the same
+        // file removes drafts of interrupted ones.
         let draft = draft(&file.path);
         let upload = format!(
             "umask 077 && mkdir -p {directory} && \
@@ -252,7 +253,7 @@ impl NodeAccess for SshAccess {
     }
 
     async fn connect(&self, target: ForwardTarget) -> Result<Box<dyn Duplex>> {
-        // Its reader is somebody else's, and may stall.
+        // The caller reads the stream at its own pace and may stall.
         match self.forward(target, Share::Alone).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(self.core(&error)),
@@ -264,11 +265,11 @@ impl NodeAccess for SshAccess {
     }
 }
 
-/// How the names of files that are not complete yet begin.
+/// The name prefix of incomplete files.
 const TEMPORARY: &str = ".lifecycle-put.";
 
-/// How the names of unfinished contents of the file at `path` begin; no shell and no pattern
-/// finds a special character in it.
+/// The name prefix of incomplete contents of the file at `path`. It contains no characters that are
+/// special to a shell or a pattern.
 fn draft(path: &str) -> String {
     let mut digest = hex::encode(Sha256::digest(path));
     digest.truncate(16);
@@ -277,15 +278,13 @@ fn draft(path: &str) -> String {
 
 /// A file's directory and its whole path, both quoted.
 fn split_path(path: &str) -> Result<(String, String)> {
-    let invalid = |why: &str| {
-        Error::invalid(
-            format!("the path `{path}`"),
-            why,
-            "name a file by its absolute path",
-        )
+    let invalid = |why: &str| Error::Invalid {
+        what: format!("the path `{path}`"),
+        why: why.into(),
+        hint: "specify the file's absolute path".into(),
     };
     if path.contains(['\0', '\n']) {
-        return Err(invalid("it holds a line break or a zero byte"));
+        return Err(invalid("it contains a line break or a zero byte"));
     }
     match path.rsplit_once('/') {
         Some((directory, name)) if path.starts_with('/') && !matches!(name, "" | "." | "..") => {
@@ -296,7 +295,7 @@ fn split_path(path: &str) -> Result<(String, String)> {
     }
 }
 
-/// What sudo itself said, if it ran nothing.
+/// sudo's own error message, if it did not run the command.
 fn sudo_refusal(output: &HostOutput) -> Option<String> {
     const REFUSALS: [&str; 5] = [
         "a password is required",
@@ -318,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_absolute_paths_of_files_are_written() {
+    fn accepts_only_absolute_file_paths() {
         let (directory, path) = split_path("/var/lib/it's here/a").unwrap();
         assert_eq!(directory, r"'/var/lib/it'\''s here'");
         assert_eq!(path, r"'/var/lib/it'\''s here/a'");
@@ -329,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_fails_is_not_taken_for_a_refusal_of_sudo() {
+    fn tells_a_failed_command_from_a_sudo_refusal() {
         let output = |code, stdout: &str, stderr: &str| HostOutput {
             code,
             stdout: stdout.into(),

@@ -1,9 +1,10 @@
-//! The SSH connections to one host, shared by all who talk to it.
+//! The pool of SSH connections to one host.
 //!
-//! Two limits shape this. Stock sshd allows ten sessions (commands) per connection, so further
-//! connections are opened at eight; and few unauthenticated dials at once, so dials are bounded.
-//! A third comes from the client: while one channel's reader stalls, its whole connection
-//! stalls. Hence whatever reads at its own pace gets a connection of its own ([`Share::Alone`]).
+//! Stock sshd imposes two limits. It allows ten sessions (commands) per connection, so another
+//! connection is opened after eight. It also drops connections when too many are not yet
+//! authenticated, so parallel connection attempts are limited. The client adds a third limit: if
+//! one channel's reader stalls, the whole connection stalls. Every channel that is read at the
+//! caller's pace therefore gets a connection of its own ([`Share::Alone`]).
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -24,30 +25,31 @@ use super::tunnel;
 use super::watched::Watched;
 use crate::error::SshError;
 
-/// Stock sshd allows ten; two are left for sessions that it has not cleared away yet.
+/// Stock sshd allows ten. Two are reserved for sessions that it has not cleaned up yet.
 const SESSIONS_PER_CONNECTION: usize = 8;
-/// Stock sshd begins to drop dials at ten that have not logged in yet.
+/// Stock sshd starts to drop connections when ten are not yet authenticated.
 const PARALLEL_DIALS: u32 = 4;
-/// After so many refused channels a connection gets no further ones: the client queues a reply for
-/// each, and nothing reads that queue once the login is over (russh 0.65.1, `Handle::receiver`).
+/// After this many refused channels a connection is not used for further ones. The client queues a
+/// reply for each refusal, and nothing reads that queue after authentication (russh 0.65.1,
+/// `Handle::receiver`).
 const REFUSALS_PER_CONNECTION: usize = 64;
-/// Further connections are given up after this long without use.
+/// Additional connections are closed after this idle time.
 const IDLE: Duration = Duration::from_mins(1);
-/// How long a channel that opens late is waited for, to close it: longer than a host tries to
-/// connect to another that is silent.
+/// How long to wait for a channel that opens late, in order to close it. This is longer than a
+/// host's own timeout for connecting to an unreachable target.
 const LATEST: Duration = Duration::from_mins(5);
-/// Messages of a channel that may wait for its reader before the connection waits.
+/// Number of messages buffered per channel before the connection waits for the reader.
 const CHANNEL_BUFFER: usize = 1024;
 const WINDOW: u32 = 8 << 20;
 
-/// How patient the connections to a host are.
+/// The timeouts of the connections to a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SshTimings {
-    /// How long dialling and logging in may take.
+    /// Limit for connecting and authenticating.
     pub connect: Duration,
-    /// How long nothing may come from the host before it is asked for a sign of life.
+    /// Idle time after which a keepalive request is sent.
     pub keepalive: Duration,
-    /// How many signs of life may fail to come before the connection is given up.
+    /// Number of unanswered keepalive requests after which the connection is closed.
     pub keepalive_misses: usize,
 }
 
@@ -62,23 +64,23 @@ impl Default for SshTimings {
 }
 
 impl SshTimings {
-    /// How long it takes at most until a silent host is given up.
-    pub(super) fn silence(&self) -> Duration {
+    /// The longest time until an unresponsive host is detected.
+    pub(super) fn detection_time(&self) -> Duration {
         let misses = u32::try_from(self.keepalive_misses).unwrap_or(u32::MAX);
         self.keepalive.saturating_mul(misses.saturating_add(1))
     }
 }
 
-/// What a channel is wanted for.
+/// The requested kind of channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// A command; counts against sshd's `MaxSessions`.
+pub(super) enum ChannelKind {
+    /// A command; counts towards sshd's `MaxSessions`.
     Session,
-    /// A connection that the host makes; does not.
+    /// A forwarded connection; does not count.
     Forward(ForwardTarget),
 }
 
-impl Wanted {
+impl ChannelKind {
     fn is_session(&self) -> bool {
         matches!(self, Self::Session)
     }
@@ -110,7 +112,7 @@ impl Wanted {
         })
     }
 
-    /// What it is called that the host did not open it in time.
+    /// The error for a channel that the host did not open in time.
     fn late(&self, after: Duration) -> SshError {
         match self {
             Self::Session => SshError::TimedOut(after),
@@ -132,9 +134,9 @@ fn name(target: &ForwardTarget) -> String {
 /// Whether a channel may share its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// Its reader never stalls.
+    /// The reader never stalls.
     Shared,
-    /// Its reader may stall.
+    /// The reader may stall.
     Alone,
 }
 
@@ -143,7 +145,8 @@ struct Connection {
     sessions: AtomicUsize,
     channels: AtomicUsize,
     refusals: AtomicUsize,
-    /// No further channels: it is broken, or the host holds on to a session of it.
+    /// Set if no further channel may be opened: the connection is broken, or the host keeps one of
+    /// its sessions.
     retired: AtomicBool,
     last_used: Mutex<Instant>,
 }
@@ -153,7 +156,7 @@ impl Connection {
         !self.retired.load(Ordering::Acquire) && !self.handle.is_closed()
     }
 
-    /// Lets nobody open a further channel.
+    /// Prevents further channels.
     fn retire(&self) {
         self.retired.store(true, Ordering::Release);
     }
@@ -174,7 +177,7 @@ impl Connection {
     }
 }
 
-/// A place for one channel on a connection; given back when dropped.
+/// A reserved slot for one channel on a connection, released when dropped.
 pub(super) struct Lease {
     connection: Arc<Connection>,
     is_session: bool,
@@ -199,7 +202,7 @@ impl Lease {
         self.share == Share::Alone
     }
 
-    /// Lets nobody open a further channel on this connection.
+    /// Prevents further channels on this connection.
     pub(super) fn retire(&self) {
         self.connection.retire();
     }
@@ -219,13 +222,13 @@ impl Drop for Lease {
     }
 }
 
-/// Whom the pool connects to, and as whom.
+/// The host that the pool connects to, and its account.
 #[derive(Clone)]
 pub(super) struct Peer {
     /// Its name or address.
     pub(super) host: String,
     pub(super) port: u16,
-    /// The jump host that connects to it, if not we ourselves do.
+    /// The jump host that connects to it; `None` for a direct connection.
     pub(super) through: Option<Arc<Jump>>,
     pub(super) user: String,
     pub(super) host_keys: Vec<String>,
@@ -236,10 +239,11 @@ pub(super) struct Peer {
 pub(super) struct Pool {
     peer: Peer,
     connections: Mutex<Vec<Arc<Connection>>>,
-    /// Rises each time that all connections are replaced.
+    /// Increases each time all connections are replaced.
     generation: AtomicU64,
     dials: Semaphore,
-    /// The latest failed dial, so that many who wait for one dead host wait for one dial.
+    /// The latest failed connection attempt, so that all waiters on an unreachable host share one
+    /// attempt.
     failed: Mutex<Option<(Instant, Arc<SshError>)>>,
 }
 
@@ -258,7 +262,7 @@ impl Pool {
         &self.peer
     }
 
-    /// Opens no further channel on the connections that exist; they end with their last channel.
+    /// Opens no further channels on the existing connections. Each ends with its last channel.
     pub(super) fn renew(&self) {
         for connection in self.lock().drain(..) {
             connection.retire();
@@ -270,23 +274,23 @@ impl Pool {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Makes sure that the host answers and lets us in.
+    /// Checks that the host responds and accepts the credential.
     pub(super) async fn check(&self) -> Result<(), Arc<SshError>> {
         self.lease(false, Share::Shared).await.map(drop)
     }
 
-    /// Opens a channel. A connection that turns out to be broken, or to hold all the sessions
-    /// that the host allows, is replaced once.
+    /// Opens a channel. If a connection is broken or has reached the host's session limit, it is
+    /// replaced once.
     pub(super) async fn open(
         &self,
-        wanted: &Wanted,
+        kind: &ChannelKind,
         share: Share,
     ) -> Result<(Channel<Msg>, Lease), Arc<SshError>> {
         let mut replaced = false;
         loop {
-            let lease = self.lease(wanted.is_session(), share).await?;
+            let lease = self.lease(kind.is_session(), share).await?;
             let patience = self.peer.timings.connect;
-            match open(Arc::clone(&lease.connection), wanted.clone(), patience).await {
+            match open(Arc::clone(&lease.connection), kind.clone(), patience).await {
                 Ok(channel) => return Ok((channel, lease)),
                 Err(error) if error.breaks_connection() => {
                     lease.retire();
@@ -312,7 +316,7 @@ impl Pool {
             return Ok(lease);
         }
         let asked = Instant::now();
-        // The first dial is made alone: whoever waits for it most likely needs no second one.
+        // The first connection is opened alone, because the waiting callers can usually share it.
         let permits = if self.is_empty() { PARALLEL_DIALS } else { 1 };
         let _permit = self
             .dials
@@ -362,7 +366,8 @@ impl Pool {
         }
     }
 
-    /// A place on a connection that exists, the first with room, so that later ones run dry.
+    /// Reserves a slot on the first existing connection with room, so that later connections become
+    /// idle.
     fn take(&self, is_session: bool) -> Option<Lease> {
         let mut connections = self.lock();
         connections.retain(|c| c.is_usable());
@@ -377,10 +382,10 @@ impl Pool {
             .map(|c| Lease::new(Arc::clone(c), is_session, Share::Shared))
     }
 
-    /// A stream to the host, over which nothing was said yet.
+    /// Opens a stream to the host, before the SSH handshake.
     async fn stream(&self) -> Result<Box<dyn Duplex>, SshError> {
         let Peer { host, port, .. } = &self.peer;
-        // A jump host keeps its own time: what is late there is late by its name.
+        // The jump host has its own timeout, so that a delay there is reported with its name.
         if let Some(jump) = &self.peer.through {
             return jump.reach(host, *port).await;
         }
@@ -412,7 +417,7 @@ impl Pool {
             preferred,
             ..client::Config::default()
         };
-        let (stream, login) = Watched::new(self.stream().await?, peer.timings.silence());
+        let (stream, login) = Watched::new(self.stream().await?, peer.timings.detection_time());
         let dial = async {
             let connected = client::connect_stream(Arc::new(config), stream, check).await;
             let mut handle = match connected {
@@ -448,21 +453,21 @@ impl Pool {
     }
 }
 
-/// Opens a channel. One that opens after nobody waits for it any more is closed again, and a
-/// connection that does not even answer a question then gets no further channel.
+/// Opens a channel. A channel that opens after its timeout is closed again. If the host does not
+/// even answer the request in time, the connection gets no further channels.
 async fn open(
     connection: Arc<Connection>,
-    wanted: Wanted,
+    kind: ChannelKind,
     patience: Duration,
 ) -> Result<Channel<Msg>, SshError> {
-    let late = wanted.late(patience);
+    let late = kind.late(patience);
     let (answer, answered) = oneshot::channel();
     tokio::spawn(async move {
-        let opening = wanted.open(&connection.handle);
+        let opening = kind.open(&connection.handle);
         tokio::pin!(opening);
         if let Ok(opened) = timeout(patience, &mut opening).await {
             if let Err(Ok(channel)) = answer.send(opened) {
-                // The connection may be gone; then there is nothing to close.
+                // If the connection is gone, there is nothing to close.
                 let _ = channel.close().await;
             }
             return;

@@ -1,11 +1,12 @@
-//! A forwarded connection, or a command's input and output, as one stream that keeps its
-//! place in the pool until its channel is closed.
+//! A forwarded connection, or a command's input and output, as one stream. It keeps its slot in the
+//! pool until its channel is closed.
 //!
-//! The SSH client forgets a channel only when the host closes it: a channel that we close first
-//! stays in the client's table, with its buffers, until the whole connection ends (russh 0.65.1,
-//! `client/encrypted.rs`: a close from the host is ignored once ours was sent). So a dropped
-//! stream on a shared connection ends its input, waits for the host's close, and closes the
-//! channel itself only if that does not come; then its connection is retired.
+//! The SSH client removes a channel only when the host closes it: a channel that the client closes
+//! first stays in its table, with its buffers, until the connection ends (russh 0.65.1,
+//! `client/encrypted.rs`: a close from the host is ignored after the client sent its own). A
+//! dropped stream on a shared connection therefore ends its input and waits for the host to close
+//! the channel. If the host does not, the stream closes the channel itself and its connection is
+//! retired.
 
 use std::io;
 use std::pin::Pin;
@@ -22,21 +23,21 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use super::pool::Lease;
 
-/// How long the host may take to close a channel whose input has ended.
+/// Limit for the host to close a channel whose input has ended.
 const CLOSES_WITHIN: Duration = Duration::from_secs(10);
-/// How much a host may still send on such a channel, in bytes.
+/// Number of bytes that a host may still send on such a channel.
 const SENDS_AT_MOST: usize = 1 << 20;
 
 type Next = ReusableBoxFuture<'static, (ChannelReadHalf, Option<ChannelMsg>)>;
 
 /// Dropping it closes the channel.
 pub(crate) struct LeasedStream {
-    /// Data that arrived and was not read yet.
+    /// Received data that has not been read yet.
     unread: Bytes,
     /// Whether the host has ended its output.
     ended: bool,
     writer: Box<dyn AsyncWrite + Send + Sync + Unpin>,
-    /// `None` only while it is dropped.
+    /// `None` only while it is being dropped.
     channel: Option<OpenChannel>,
 }
 
@@ -63,7 +64,7 @@ impl LeasedStream {
         }
     }
 
-    /// The same, giving `permit` back when its channel is closed.
+    /// Releases `permit` when the channel is closed.
     pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
         if let Some(channel) = &mut self.channel {
             channel.permit = Some(permit);
@@ -84,10 +85,10 @@ impl OpenChannel {
         Poll::Ready(message)
     }
 
-    /// Ends the input and reads on until the host closes the channel.
+    /// Ends the input and reads until the host closes the channel.
     async fn finish(mut self) {
         let closed = timeout(CLOSES_WITHIN, async {
-            // An error here and below: the connection is gone, and the channel with it.
+            // An error here or below means that the connection is gone, and the channel with it.
             let _ = self.write.eof().await;
             let mut sent = 0;
             loop {
@@ -116,13 +117,13 @@ impl Drop for LeasedStream {
         let Some(channel) = self.channel.take() else {
             return;
         };
-        // Without a runtime the connection has ended already.
+        // If the runtime is gone, so is the connection.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
         runtime.spawn(async move {
             if channel.lease.is_alone() {
-                // Its connection ends with it.
+                // The connection is not shared and ends with the channel.
                 let _ = channel.write.close().await;
             } else {
                 channel.finish().await;
@@ -145,7 +146,7 @@ impl AsyncRead for LeasedStream {
             match ready!(channel.poll_next(cx)) {
                 Some(ChannelMsg::Data { data }) => this.unread = data,
                 Some(ChannelMsg::Eof | ChannelMsg::Close) | None => this.ended = true,
-                // A command's errors and its end are not part of the stream.
+                // A command's stderr and exit status are not part of the stream.
                 Some(_) => {}
             }
         }

@@ -1,11 +1,11 @@
-//! A node's connection inside the jump host's.
+//! The connection to a node inside the connection to the jump host.
 //!
-//! The SSH client keeps a number of packets for each channel; while a channel's reader takes
-//! none, it then stalls the whole connection, and with it every node behind the jump host. A
-//! log that comes line by line and that nobody reads on is enough. So whatever comes for a node
-//! is taken off the shared connection at once, into a buffer of bytes that holds more than the
-//! node may send unasked ([`WINDOW`]): such a log stops its own connection, and no other. Should
-//! the buffer fill all the same, its connection is ended, and the others go on.
+//! The SSH client buffers a number of packets per channel. If a channel's reader stalls, the client
+//! then stalls the whole connection, and with it every node behind the jump host. A single log
+//! stream without a reader is enough. Data for a node is therefore moved at once into a byte buffer
+//! that is larger than what the node may send without acknowledgement ([`WINDOW`]). Such a log then
+//! stalls only its own connection. If the buffer fills anyway, its connection is closed and the
+//! others continue.
 
 use std::io;
 use std::time::Duration;
@@ -16,27 +16,28 @@ use tokio::time::timeout;
 
 use super::stream::LeasedStream;
 
-/// What a node may send on each channel before we have taken it, in bytes.
+/// The SSH window per channel: the number of bytes a node may send before they are acknowledged.
 pub(super) const WINDOW: u32 = 2 << 20;
-/// What is held for a reader that stalls, in bytes: the window of its channel, with room for
-/// what the protocol adds to many small packets.
+/// The buffer size for a stalled reader, in bytes: the window of its channel, plus room for the
+/// protocol's overhead with small packets.
 const HELD: usize = 8 << 20;
-/// What may wait to be sent, in bytes. Little: what waits here is late.
+/// The buffer size for outgoing data, in bytes. It is small, because data that waits here is
+/// delayed.
 const WAITING: usize = 256 << 10;
-/// How long all other nodes may wait for a full buffer before its connection is ended.
+/// How long a full buffer may delay all other nodes before its connection is closed.
 const FULL: Duration = Duration::from_secs(10);
 const PIECE: usize = 64 << 10;
 
-/// The stream to use in the place of `carrier`. `silence` is how long the other side may take
-/// nothing; such a connection is ended.
-pub(super) fn through(carrier: LeasedStream, silence: Duration) -> Box<dyn Duplex> {
+/// Returns the stream to use in place of `carrier`. The connection is closed if the other side
+/// accepts no data for `stall_limit`.
+pub(super) fn through(carrier: LeasedStream, stall_limit: Duration) -> Box<dyn Duplex> {
     let (near, far) = (tokio::io::duplex(HELD), tokio::io::duplex(WAITING));
     tokio::spawn(async move {
         let (from, to) = tokio::io::split(carrier);
-        // When one direction ends, so does the connection: SSH has no use for half of one.
+        // If one direction ends, close the connection: SSH cannot use half of one.
         let ended = tokio::select! {
             ended = carry(from, near.0, FULL) => ended,
-            ended = carry(far.0, to, silence) => ended,
+            ended = carry(far.0, to, stall_limit) => ended,
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection through the jump host ended");
@@ -45,7 +46,7 @@ pub(super) fn through(carrier: LeasedStream, silence: Duration) -> Box<dyn Duple
     Box::new(tokio::io::join(near.1, far.1))
 }
 
-/// Passes on all there is; fails when the receiver takes nothing for so long.
+/// Copies all data; fails if the receiver accepts nothing for `patience`.
 async fn carry<R, W>(mut from: R, mut to: W, patience: Duration) -> io::Result<()>
 where
     R: AsyncRead + Unpin,

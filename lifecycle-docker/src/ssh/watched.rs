@@ -1,8 +1,8 @@
-//! What the SSH client does not watch of a connection by itself.
+//! Timeouts that the SSH client does not implement.
 //!
-//! While it writes it asks for no sign of life, so a host that takes nothing any more would hold
-//! it for good; and a login that is given up in the middle of the key exchange would leave it
-//! waiting for the host, with the socket.
+//! While the client writes it sends no keepalives, so a host that accepts no more data would block
+//! it for ever. A login that is cancelled during the key exchange would leave the client waiting
+//! for the host, with an open socket.
 
 use std::io;
 use std::pin::Pin;
@@ -14,39 +14,40 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
-/// A connection that ends when its host takes nothing for too long, or its login is given up.
+/// A connection that ends when its host accepts no data for too long, or when its login is
+/// cancelled.
 pub(super) struct Watched {
     stream: Box<dyn Duplex>,
-    silence: Duration,
+    stall_limit: Duration,
     waits: Option<Pin<Box<Sleep>>>,
     login: Option<oneshot::Receiver<()>>,
 }
 
-/// Dropping it gives the login up and ends the connection.
+/// Dropping it cancels the login and ends the connection.
 pub(super) struct Login(oneshot::Sender<()>);
 
 impl Login {
-    /// From now on the connection is its user's to end.
+    /// Marks the login as successful. From now on the caller ends the connection.
     pub(super) fn succeeded(self) {
-        // Nobody listens where the connection has ended already.
+        // If the connection has ended already, nothing receives this.
         let _ = self.0.send(());
     }
 }
 
 impl Watched {
-    /// A connection that may take nothing for as long as `silence`.
-    pub(super) fn new(stream: Box<dyn Duplex>, silence: Duration) -> (Self, Login) {
+    /// Wraps a connection whose host may accept no data for at most `stall_limit`.
+    pub(super) fn new(stream: Box<dyn Duplex>, stall_limit: Duration) -> (Self, Login) {
         let (sender, receiver) = oneshot::channel();
         let watched = Self {
             stream,
-            silence,
+            stall_limit,
             waits: None,
             login: Some(receiver),
         };
         (watched, Login(sender))
     }
 
-    /// Passes on what came of a write, and fails when nothing has for too long.
+    /// Returns the result of a write, or an error if no write has made progress for too long.
     fn in_time<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -56,13 +57,18 @@ impl Watched {
             self.waits = None;
             return wrote;
         }
-        let silence = self.silence;
-        let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(silence)));
+        let stall_limit = self.stall_limit;
+        let waits = self
+            .waits
+            .get_or_insert_with(|| Box::pin(sleep(stall_limit)));
         ready!(waits.as_mut().poll(cx));
         self.waits = None;
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("the host took nothing for {} s", silence.as_secs_f32()),
+            format!(
+                "the host accepted no data for {} s",
+                stall_limit.as_secs_f32()
+            ),
         )))
     }
 }
@@ -120,7 +126,7 @@ mod tests {
     const SILENCE: Duration = Duration::from_mins(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_host_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+    async fn disconnects_a_stalled_host_but_not_a_slow_one() {
         let (near, mut far) = tokio::io::duplex(10);
         let (mut watched, _login) = Watched::new(Box::new(near), SILENCE);
         let slow = async {
@@ -138,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_login_that_is_given_up_leaves_no_socket() {
+    async fn a_cancelled_login_closes_its_socket() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let target = SshTarget {
             node: NodeName::try_from("vm1").unwrap(),
@@ -153,14 +159,14 @@ mod tests {
         };
         let credential = SshCredential::Password(Sensitive::new("x"));
         let access = SshAccess::new(target, &credential, timings).unwrap();
-        // Greets, and falls silent in the middle of the key exchange.
+        // Sends its greeting, and stops responding during the key exchange.
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(b"SSH-2.0-silent\r\n").await.unwrap();
-            let mut said = Vec::new();
-            let ended = timeout(Duration::from_mins(1), stream.read_to_end(&mut said)).await;
+            stream.write_all(b"SSH-2.0-test\r\n").await.unwrap();
+            let mut received = Vec::new();
+            let ended = timeout(Duration::from_mins(1), stream.read_to_end(&mut received)).await;
             assert!(ended.is_ok(), "the socket is still open");
-            assert!(said.len() > 100, "no key exchange began");
+            assert!(received.len() > 100, "no key exchange began");
         };
         let (checked, ()) = tokio::join!(access.check(), server);
         assert!(checked.is_err());

@@ -8,29 +8,28 @@ use serde_json::{Map, Value, json};
 use super::id::Key;
 use super::interface::Interface;
 use super::problem::{Problem, Refusal, invalid};
-use super::resource::{Declared, Head, Resource, stands_on};
-use super::world::World;
+use super::resource::{Declared, Head, Resource, stored_in};
+use super::state::ArmState;
 
-/// Addresses are given out of the block for measurements (RFC 2544), which nobody routes.
+/// Addresses are taken from the block for benchmarks (RFC 2544), which is not routed.
 const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// How many that block holds.
+/// Number of usable addresses in that block.
 const COUNT: u32 = (1 << 17) - 2;
 
-/// A public IP address.
 #[derive(Debug)]
 pub(crate) struct PublicAddress {
     head: Head,
     sku: String,
     method: Method,
     address: Option<Ipv4Addr>,
-    /// Whether it goes with the VM that uses it.
-    delete_with_machine: Option<String>,
+    /// Whether it is deleted with the VM that uses it.
+    delete_with_vm: Option<String>,
     idle_minutes: u64,
     zones: Option<Value>,
     label: Option<String>,
 }
 
-/// When an address is given.
+/// The allocation method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
     Static,
@@ -39,25 +38,24 @@ enum Method {
 
 impl PublicAddress {
     pub(crate) fn goes_with_machine(&self) -> bool {
-        self.delete_with_machine
+        self.delete_with_vm
             .as_deref()
             .is_some_and(|option| option.eq_ignore_ascii_case("delete"))
     }
 
-    /// Whether it lets nothing in unless a security group does.
+    /// Whether all inbound traffic is blocked unless a security group allows it.
     pub(crate) fn is_closed_by_default(&self) -> bool {
         self.sku.eq_ignore_ascii_case("standard")
     }
 
     pub(crate) fn set_delete_option(&mut self, option: &str) {
-        self.delete_with_machine = Some(option.to_owned());
+        self.delete_with_vm = Some(option.to_owned());
     }
 
     /// The IP configuration that it belongs to.
-    fn user(&self, world: &World) -> Option<String> {
+    fn user(&self, arm: &ArmState) -> Option<String> {
         let own = self.head.id.key();
-        world
-            .interfaces
+        arm.interfaces
             .values()
             .flat_map(Interface::configurations)
             .find(|(_, one)| one.public.as_ref().is_some_and(|key| *key == own))
@@ -65,40 +63,40 @@ impl PublicAddress {
     }
 }
 
-/// Gives a dynamic address when its NIC gets a running VM, and takes it back when the VM is
+/// Allocates a dynamic address when the VM of its NIC starts, and releases it when the VM is
 /// deallocated.
-pub(crate) fn follow_machine(world: &mut World, key: &Key, running: bool) {
-    let given = world
+pub(crate) fn follow_vm(arm: &mut ArmState, key: &Key, running: bool) {
+    let given = arm
         .addresses
         .get(key)
         .filter(|one| one.method == Method::Dynamic)
         .map(|one| one.address.is_some());
     let address = match (given, running) {
-        (Some(false), true) => next(world).ok(),
+        (Some(false), true) => next(arm).ok(),
         (Some(true), false) => None,
         _ => return,
     };
-    if let Some(found) = world.addresses.get_mut(key) {
+    if let Some(found) = arm.addresses.get_mut(key) {
         found.address = address;
     }
 }
 
-/// Shows what has an address at another one: where a machine behind it is reached.
-pub(crate) fn reach_at(world: &mut World, key: &Key, at: Ipv4Addr) {
-    if let Some(found) = world.addresses.get_mut(key)
+/// Shows another address, at which the host behind the VM is reachable.
+pub(crate) fn reach_at(arm: &mut ArmState, key: &Key, at: Ipv4Addr) {
+    if let Some(found) = arm.addresses.get_mut(key)
         && found.address.is_some()
     {
         found.address = Some(at);
     }
 }
 
-fn next(world: &mut World) -> Result<Ipv4Addr, Refusal> {
-    if world.given_addresses >= COUNT {
+fn next(arm: &mut ArmState) -> Result<Ipv4Addr, Refusal> {
+    if arm.given_addresses >= COUNT {
         let message = "Cannot create more public IP addresses: the simulator's block is used up.";
         return Err(Problem::new("PublicIPCountLimitReached", message).bad_request());
     }
-    let address = Ipv4Addr::from(u32::from(FIRST) + world.given_addresses);
-    world.given_addresses += 1;
+    let address = Ipv4Addr::from(u32::from(FIRST) + arm.given_addresses);
+    arm.given_addresses += 1;
     Ok(address)
 }
 
@@ -106,9 +104,9 @@ impl Resource for PublicAddress {
     const KIND: &'static str = "Microsoft.Network/publicIPAddresses";
     const NAMESPACE: &'static str = "Microsoft.Network";
 
-    stands_on!(addresses);
+    stored_in!(addresses);
 
-    fn properties(&self, world: &World) -> Map<String, Value> {
+    fn properties(&self, arm: &ArmState) -> Map<String, Value> {
         let method = match self.method {
             Method::Static => "Static",
             Method::Dynamic => "Dynamic",
@@ -121,10 +119,10 @@ impl Resource for PublicAddress {
         if let Some(address) = self.address {
             properties.insert("ipAddress".into(), address.to_string().into());
         }
-        if let Some(option) = &self.delete_with_machine {
+        if let Some(option) = &self.delete_with_vm {
             properties.insert("deleteOption".into(), option.clone().into());
         }
-        if let Some(user) = self.user(world) {
+        if let Some(user) = self.user(arm) {
             properties.insert("ipConfiguration".into(), json!({ "id": user }));
         }
         if let Some(label) = &self.label {
@@ -137,17 +135,17 @@ impl Resource for PublicAddress {
         properties
     }
 
-    fn beside(&self) -> Map<String, Value> {
-        let mut beside = Map::new();
-        beside.insert("sku".into(), json!({"name": self.sku, "tier": "Regional"}));
+    fn top_level(&self) -> Map<String, Value> {
+        let mut top_level = Map::new();
+        top_level.insert("sku".into(), json!({"name": self.sku, "tier": "Regional"}));
         if let Some(zones) = &self.zones {
-            beside.insert("zones".into(), zones.clone());
+            top_level.insert("zones".into(), zones.clone());
         }
-        beside
+        top_level
     }
 
-    fn in_use(&self, world: &World) -> Option<Problem> {
-        let user = self.user(world)?;
+    fn in_use(&self, arm: &ArmState) -> Option<Problem> {
+        let user = self.user(arm)?;
         let message = format!(
             "Public IP address {} can not be deleted since it is still allocated to resource {user}. In \
              order to delete the public IP, disassociate/detach the Public IP address from the resource. \
@@ -160,7 +158,7 @@ impl Resource for PublicAddress {
 
 impl Declared for PublicAddress {
     fn declare(
-        world: &mut World,
+        arm: &mut ArmState,
         head: Head,
         body: &Value,
         before: Option<&Self>,
@@ -187,7 +185,7 @@ impl Declared for PublicAddress {
         }
         let address = match (before.and_then(|before| before.address), method) {
             (Some(address), _) => Some(address),
-            (None, Method::Static) => Some(next(world)?),
+            (None, Method::Static) => Some(next(arm)?),
             (None, Method::Dynamic) => None,
         };
         Ok(Self {
@@ -195,7 +193,7 @@ impl Declared for PublicAddress {
             sku,
             method,
             address,
-            delete_with_machine: property("/properties/deleteOption").map(str::to_owned),
+            delete_with_vm: property("/properties/deleteOption").map(str::to_owned),
             idle_minutes: body
                 .pointer("/properties/idleTimeoutInMinutes")
                 .and_then(Value::as_u64)

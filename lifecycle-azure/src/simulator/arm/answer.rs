@@ -1,4 +1,4 @@
-//! What a handler answers, and how that becomes a response.
+//! A handler's answer, and its conversion to a response.
 
 use axum::Json;
 use axum::http::header::{HeaderName, LOCATION, RETRY_AFTER};
@@ -9,11 +9,10 @@ use serde_json::Value;
 use super::call::Call;
 use super::operation::OperationId;
 use super::problem::Refusal;
-use super::world::World;
+use super::state::ArmState;
 
 const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
 
-/// An answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     status: StatusCode,
@@ -43,27 +42,27 @@ impl Answer {
         self
     }
 
-    /// Names the operation to poll.
+    /// Adds the operation to poll.
     pub(crate) fn following(mut self, operation: OperationId) -> Self {
         self.operation = Some(operation);
         self.wait = true;
         self
     }
 
-    /// Names a path to ask again, with nothing else to poll.
+    /// Adds a path to poll, without an operation.
     pub(crate) fn again_at(mut self, path: String) -> Self {
         self.location = Some(path);
         self.wait = true;
         self
     }
 
-    /// Says when to ask again, if the simulator is to say so.
+    /// Adds `Retry-After`, if the simulator is configured to send it.
     pub(crate) fn waiting(mut self) -> Self {
         self.wait = true;
         self
     }
 
-    pub(crate) fn into_response(self, call: &Call<'_>, world: &World) -> Response {
+    pub(crate) fn into_response(self, call: &Call<'_>, arm: &ArmState) -> Response {
         let mut response = match self.body {
             Some(body) => (self.status, Json(body)).into_response(),
             None => self.status.into_response(),
@@ -77,13 +76,13 @@ impl Answer {
         let origin = call.origin;
         let version = call.version();
         if let Some(id) = self.operation
-            && let Some(operation) = world.operations.get(id)
+            && let Some(operation) = arm.operations.get(id)
         {
             let url = format!(
                 "{origin}/subscriptions/{}/providers/{}/locations/{}/operations/{id}?api-version={version}",
                 operation.subscription, operation.namespace, operation.location
             );
-            // Only a 202 has nothing else to lead to the result.
+            // Only a 202 has nothing else that leads to the result.
             if self.status == StatusCode::ACCEPTED {
                 link(LOCATION, format!("{url}&monitor=true"));
             }

@@ -1,5 +1,5 @@
-//! How many requests Azure takes: buckets that fill at a steady rate. All are counted, whether or
-//! not they are enforced, so that a test can read what a run has cost.
+//! Azure's rate limits, as token buckets. Requests are counted even if the limits are not enforced,
+//! so that a test can read what a run has used.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use super::id::key_of;
 
-/// A bucket's size and how it fills.
+/// A bucket's size and refill rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Rate {
     size: f64,
@@ -25,29 +25,31 @@ const fn rate(size: f64, per_second: f64) -> Rate {
 const READS: Rate = rate(250.0, 25.0);
 const WRITES: Rate = rate(200.0, 10.0);
 const DELETES: Rate = rate(200.0, 10.0);
-/// Compute, per VM: to create or change it; to start, stop or delete it.
+/// Compute, per VM: to create or change it; to start, stop, or delete it.
 const MACHINE: Rate = rate(12.0, 4.0 / 60.0);
-/// Compute, per subscription and location, of the same two kinds.
+/// Compute, per subscription and location, for the same two kinds.
 const COMPUTE: Rate = rate(1500.0, 500.0 / 60.0);
 
-/// How much of a budget is left.
+/// The use of a rate limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BudgetReading {
-    /// `writes`, `reads`, `deletes`, or compute's (`PutVM`, `VMActions`), then whom it is counted
-    /// for: subscription and principal, subscription and location, or a VM's id in lower case.
+    /// `writes`, `reads`, `deletes`, or compute's (`PutVM`, `VMActions`), followed by what it is
+    /// counted per: subscription and principal, subscription and location, or a VM's id in lower
+    /// case.
     pub name: String,
-    /// How many requests were counted.
+    /// Number of requests counted.
     pub requests: u64,
-    /// How many of these came when nothing was left. Where budgets are enforced they were refused.
+    /// Number of requests that arrived when nothing was left. They are refused if limits are
+    /// enforced.
     pub beyond: u64,
-    /// How many requests are left now.
+    /// Number of requests left now.
     pub left: u32,
 }
 
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
-    /// Below 0 for those who go on asking: that lengthens their wait.
+    /// Below 0 if requests continue while nothing is left, which lengthens the wait.
     level: f64,
     at: DateTime<Utc>,
     requests: u64,
@@ -61,7 +63,7 @@ impl Bucket {
         self.at = now;
     }
 
-    /// Counts a request. Returns how long to wait, if nothing was left.
+    /// Counts a request. Returns how long to wait if nothing was left.
     fn take(&mut self, now: DateTime<Utc>) -> Option<Duration> {
         self.fill(now);
         self.requests += 1;
@@ -84,26 +86,26 @@ impl Bucket {
     }
 }
 
-/// The budgets of all who ask.
+/// The buckets of all clients.
 #[derive(Debug, Default)]
 pub(crate) struct Budgets(Mutex<BTreeMap<String, Bucket>>);
 
-/// What a request costs.
+/// The cost of a request.
 #[derive(Debug)]
 pub(crate) struct Spent {
-    /// How long to wait, if a budget is used up.
+    /// How long to wait, if a limit is reached.
     pub(crate) wait: Option<Duration>,
-    /// Whether it is compute's.
+    /// Whether the limit is one of the compute service.
     pub(crate) compute: bool,
-    /// The headers that say what is left.
+    /// The headers with the remaining number of requests.
     pub(crate) headers: Vec<(&'static str, String)>,
 }
 
-/// What a request to compute is counted as.
+/// A request to compute, for counting.
 pub(crate) struct ComputeRequest<'a> {
     /// `PutVM` or `VMActions`.
     pub(crate) operation: &'static str,
-    pub(crate) machine: &'a str,
+    pub(crate) vm: &'a str,
     pub(crate) location: &'a str,
 }
 
@@ -112,7 +114,7 @@ impl Budgets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request of a principal to a subscription.
+    /// Counts a principal's request to a subscription.
     pub(crate) fn spend(
         &self,
         now: DateTime<Utc>,
@@ -160,7 +162,7 @@ impl Budgets {
             return spent;
         };
         let operation = compute.operation;
-        let own = take(format!("{operation} {}", key_of(compute.machine)), MACHINE);
+        let own = take(format!("{operation} {}", key_of(compute.vm)), MACHINE);
         let all = take(
             format!("{operation} {subscription} {}", compute.location),
             COMPUTE,
@@ -179,7 +181,7 @@ impl Budgets {
         spent
     }
 
-    /// How much of each is left.
+    /// The remaining requests of each bucket.
     pub(crate) fn readings(&self, now: DateTime<Utc>) -> Vec<BudgetReading> {
         let mut buckets = self.buckets();
         let reading = |(name, bucket): (&String, &mut Bucket)| {
@@ -206,14 +208,14 @@ mod tests {
     fn put(budgets: &Budgets, seconds: i64) -> Spent {
         let compute = ComputeRequest {
             operation: "PutVM",
-            machine: "/VM",
+            vm: "/VM",
             location: "westeurope",
         };
         budgets.spend(at(seconds), &Method::PUT, "s", "p", Some(&compute))
     }
 
     #[test]
-    fn twelve_at_once_and_then_four_a_minute_for_a_vm() {
+    fn twelve_at_once_then_four_per_minute_for_a_vm() {
         let budgets = Budgets::default();
         for _ in 0..12 {
             assert_eq!(put(&budgets, 0).wait, None);
@@ -223,13 +225,13 @@ mod tests {
         assert_eq!(
             refused.wait,
             Some(Duration::from_secs(30)),
-            "it cost one itself"
+            "a single request counts as one"
         );
         assert!(put(&budgets, 31).wait.is_none());
     }
 
     #[test]
-    fn asking_all_the_same_lengthens_the_wait() {
+    fn further_requests_lengthen_the_wait() {
         let budgets = Budgets::default();
         let waits: Vec<_> = (0..15).filter_map(|_| put(&budgets, 0).wait).collect();
         assert_eq!(waits.len(), 3);
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_can_be_read() {
+    fn reads_the_remaining_requests() {
         let budgets = Budgets::default();
         let spent = budgets.spend(at(0), &Method::GET, "s", "p", None);
         let header = (

@@ -1,4 +1,4 @@
-//! A request as the handlers see it.
+//! A request in the form for handlers.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::simulator::cloud::Cloud;
 use crate::simulator::fault::Injected;
 use crate::simulator::origin::Origin;
 
-/// One request, checked: it has a good token and an API version.
+/// A validated request: it has a valid token and an API version.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) cloud: &'a Cloud,
@@ -24,7 +24,7 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// A query's parameter; names are taken in any capitals.
+    /// A query parameter; names ignore case.
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         self.query
             .iter()
@@ -32,7 +32,6 @@ impl Call<'_> {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The API version.
     pub(crate) fn version(&self) -> &str {
         self.parameter("api-version").unwrap_or_default()
     }

@@ -1,14 +1,13 @@
-//! Managed disks. They come and go with VMs here; a client lists, reads and deletes them.
+//! Managed disks. They are created and deleted with VMs; clients can list, read, and delete them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 use super::id::ResourceId;
 use super::problem::Problem;
-use super::resource::{Head, Resource, stands_on};
-use super::world::World;
+use super::resource::{Head, Resource, stored_in};
+use super::state::ArmState;
 
-/// A managed disk.
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) head: Head,
@@ -16,7 +15,7 @@ pub(crate) struct Disk {
     pub(crate) size_gib: u64,
     /// `Linux`, for a disk with an operating system.
     pub(crate) os: Option<&'static str>,
-    pub(crate) machine: Option<ResourceId>,
+    pub(crate) vm: Option<ResourceId>,
     pub(crate) created: DateTime<Utc>,
 }
 
@@ -24,11 +23,11 @@ impl Resource for Disk {
     const KIND: &'static str = "Microsoft.Compute/disks";
     const NAMESPACE: &'static str = "Microsoft.Compute";
 
-    stands_on!(disks);
+    stored_in!(disks);
 
-    fn properties(&self, _world: &World) -> Map<String, Value> {
+    fn properties(&self, _world: &ArmState) -> Map<String, Value> {
         let created = self.created.to_rfc3339_opts(SecondsFormat::Micros, true);
-        let state = if self.machine.is_some() {
+        let state = if self.vm.is_some() {
             "Attached"
         } else {
             "Unattached"
@@ -50,19 +49,19 @@ impl Resource for Disk {
         properties
     }
 
-    fn beside(&self) -> Map<String, Value> {
+    fn top_level(&self) -> Map<String, Value> {
         let tier = self.sku.split('_').next().unwrap_or_default();
-        let mut beside = Map::new();
-        beside.insert("sku".into(), json!({"name": self.sku, "tier": tier}));
-        if let Some(machine) = &self.machine {
-            beside.insert("managedBy".into(), machine.to_string().into());
+        let mut top_level = Map::new();
+        top_level.insert("sku".into(), json!({"name": self.sku, "tier": tier}));
+        if let Some(vm) = &self.vm {
+            top_level.insert("managedBy".into(), vm.to_string().into());
         }
-        beside
+        top_level
     }
 
-    fn in_use(&self, _world: &World) -> Option<Problem> {
-        let machine = self.machine.as_ref()?;
-        let message = format!("Disk {} is attached to VM {machine}.", self.head.id.name);
+    fn in_use(&self, _world: &ArmState) -> Option<Problem> {
+        let vm = self.vm.as_ref()?;
+        let message = format!("Disk {} is attached to VM {vm}.", self.head.id.name);
         Some(Problem::new("OperationNotAllowed", message))
     }
 }

@@ -6,16 +6,15 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::call::Call;
 use super::id::{Key, group_key};
-use super::machine;
 use super::operation::{self, Begin};
 use super::page::paged;
 use super::problem::{Problem, Refusal, required};
 use super::resource::{Resource, Tags, tags_of};
 use super::sku::{known_location, location_name};
-use super::world::World;
-use crate::simulator::maker::MachineChange;
+use super::state::ArmState;
+use super::vm;
+use crate::simulator::host::HostChange;
 
-/// A resource group.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) subscription: String,
@@ -52,7 +51,7 @@ fn valid_name(name: &str) -> bool {
 
 pub(crate) fn put(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     subscription: &str,
     name: &str,
 ) -> Result<Answer, Refusal> {
@@ -76,8 +75,8 @@ pub(crate) fn put(
     }
     let key = group_key(subscription, name);
     let tags = tags_of(call.body)?.unwrap_or_default();
-    if world.groups.contains_key(&key) {
-        let existing = &world.open_group(subscription, name)?.location;
+    if arm.groups.contains_key(&key) {
+        let existing = &arm.open_group(subscription, name)?.location;
         if *existing != location {
             let message = format!(
                 "Invalid resource group location '{location}'. The Resource group already exists in \
@@ -85,10 +84,10 @@ pub(crate) fn put(
             );
             return Err(Problem::new("InvalidResourceGroupLocation", message).conflict());
         }
-        if let Some(group) = world.groups.get_mut(&key) {
+        if let Some(group) = arm.groups.get_mut(&key) {
             group.tags = tags;
         }
-        return get(world, subscription, name);
+        return get(arm, subscription, name);
     }
     let group = Group {
         subscription: subscription.to_owned(),
@@ -98,19 +97,17 @@ pub(crate) fn put(
         deleting: false,
     };
     let shown = group.show();
-    world.groups.insert(group.key(), group);
+    arm.groups.insert(group.key(), group);
     Ok(Answer::new(StatusCode::CREATED).body(shown))
 }
 
-pub(crate) fn get(world: &World, subscription: &str, name: &str) -> Result<Answer, Refusal> {
-    world
-        .group(subscription, name)
-        .map(|g| Answer::ok(g.show()))
+pub(crate) fn get(arm: &ArmState, subscription: &str, name: &str) -> Result<Answer, Refusal> {
+    arm.group(subscription, name).map(|g| Answer::ok(g.show()))
 }
 
 /// Whether it exists, without a body.
-pub(crate) fn exists(world: &World, subscription: &str, name: &str) -> Answer {
-    match world.group(subscription, name) {
+pub(crate) fn exists(arm: &ArmState, subscription: &str, name: &str) -> Answer {
+    match arm.group(subscription, name) {
         Ok(_) => Answer::new(StatusCode::NO_CONTENT),
         Err(_) => Answer::new(StatusCode::NOT_FOUND),
     }
@@ -118,21 +115,21 @@ pub(crate) fn exists(world: &World, subscription: &str, name: &str) -> Answer {
 
 pub(crate) fn patch(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     subscription: &str,
     name: &str,
 ) -> Result<Answer, Refusal> {
-    world.open_group(subscription, name)?;
+    arm.open_group(subscription, name)?;
     let tags = tags_of(call.body)?.ok_or_else(|| required("tags"))?;
-    if let Some(group) = world.groups.get_mut(&group_key(subscription, name)) {
+    if let Some(group) = arm.groups.get_mut(&group_key(subscription, name)) {
         group.tags = tags;
     }
-    get(world, subscription, name)
+    get(arm, subscription, name)
 }
 
-pub(crate) fn list(call: &Call<'_>, world: &World, subscription: &str) -> Result<Answer, Refusal> {
+pub(crate) fn list(call: &Call<'_>, arm: &ArmState, subscription: &str) -> Result<Answer, Refusal> {
     let prefix = group_key(subscription, "");
-    let inside = world
+    let inside = arm
         .groups
         .iter()
         .filter(|(key, _)| key.starts_with(&prefix))
@@ -140,45 +137,45 @@ pub(crate) fn list(call: &Call<'_>, world: &World, subscription: &str) -> Result
     paged(call, inside)
 }
 
-/// Deletes a group with all that is in it. Unlike other operations this one has no status of its
-/// own to poll: the path that it names answers 202 until all is gone.
+/// Deletes a group with everything in it. Unlike other operations it has no status to poll: the
+/// path that it returns answers 202 until everything is gone.
 pub(crate) fn delete(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     subscription: &str,
     name: &str,
 ) -> Result<Answer, Refusal> {
-    let group = world.open_group(subscription, name)?;
+    let group = arm.open_group(subscription, name)?;
     let location = group.location.clone();
     let key = group.key();
-    if let Some(group) = world.groups.get_mut(&key) {
+    if let Some(group) = arm.groups.get_mut(&key) {
         group.deleting = true;
     }
     let inside = format!("{key}/");
-    let machines: Vec<_> = keys::<machine::Machine>(world, &inside);
-    for machine in &machines {
-        machine::mark_deleting(world, machine);
+    let vms: Vec<_> = keys::<vm::VmResource>(arm, &inside);
+    for vm in &vms {
+        vm::mark_deleting(arm, vm);
     }
-    let maker = call.cloud.maker.clone();
+    let hosts = call.cloud.hosts.clone();
     let work = async move {
-        for machine in machines {
-            maker.change(MachineChange::Delete { machine }).await?;
+        for vm in vms {
+            hosts.change(HostChange::Delete { vm }).await?;
         }
         Ok(())
     };
-    let finish = move |world: &mut World, worked: Result<(), Problem>| {
-        let emptied = worked.and_then(|()| empty(world, &inside));
+    let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
+        let emptied = worked.and_then(|()| empty(arm, &inside));
         match &emptied {
             Ok(()) => {
-                world.groups.remove(&key);
+                arm.groups.remove(&key);
             }
             Err(problem) => {
-                if let Some(group) = world.groups.get_mut(&key) {
+                if let Some(group) = arm.groups.get_mut(&key) {
                     group.deleting = false;
                 }
-                // What was about to go with it is there still, and can be deleted by itself.
-                for machine in keys::<machine::Machine>(world, &inside) {
-                    machine::mark_failed(world, &machine, problem.clone());
+                // The resources that were not deleted still exist, and can be deleted individually.
+                for vm in keys::<vm::VmResource>(arm, &inside) {
+                    vm::mark_failed(arm, &vm, problem.clone());
                 }
             }
         }
@@ -192,32 +189,33 @@ pub(crate) fn delete(
         delay: call.cloud.options.delays.group,
         injected: call.injected.clone(),
     };
-    let id = operation::begin(call.cloud, world, begin, work, finish);
+    let id = operation::begin(call.cloud, arm, begin, work, finish);
     let path = format!("/subscriptions/{subscription}/operationresults/{id}");
     Ok(Answer::new(StatusCode::ACCEPTED).again_at(path))
 }
 
-fn keys<R: Resource>(world: &World, inside: &str) -> Vec<Key> {
-    R::shelf(world)
+fn keys<R: Resource>(arm: &ArmState, inside: &str) -> Vec<Key> {
+    R::table(arm)
         .keys()
         .filter(|key| key.starts_with(inside))
         .cloned()
         .collect()
 }
 
-/// Removes what is in a group, users before what they use; stops at what somebody outside uses.
-fn empty(world: &mut World, inside: &str) -> Result<(), Problem> {
-    remove::<machine::Machine>(world, inside)?;
-    remove::<super::disk::Disk>(world, inside)?;
-    remove::<super::interface::Interface>(world, inside)?;
-    remove::<super::address::PublicAddress>(world, inside)?;
-    remove::<super::network::Network>(world, inside)?;
-    remove::<super::security_group::SecurityGroup>(world, inside)
+/// Removes the resources of a group, users before what they use; stops at a resource that another
+/// group uses.
+fn empty(arm: &mut ArmState, inside: &str) -> Result<(), Problem> {
+    remove::<vm::VmResource>(arm, inside)?;
+    remove::<super::disk::Disk>(arm, inside)?;
+    remove::<super::interface::Interface>(arm, inside)?;
+    remove::<super::address::PublicAddress>(arm, inside)?;
+    remove::<super::network::Network>(arm, inside)?;
+    remove::<super::security_group::SecurityGroup>(arm, inside)
 }
 
-fn remove<R: Resource>(world: &mut World, inside: &str) -> Result<(), Problem> {
-    for key in keys::<R>(world, inside) {
-        if let Some(used) = R::shelf(world).get(&key).and_then(|r| r.in_use(world)) {
+fn remove<R: Resource>(arm: &mut ArmState, inside: &str) -> Result<(), Problem> {
+    for key in keys::<R>(arm, inside) {
+        if let Some(used) = R::table(arm).get(&key).and_then(|r| r.in_use(arm)) {
             let message = format!(
                 "Deletion of resource group failed as resources with identifiers '{}' could not be \
                  deleted. {}",
@@ -225,8 +223,8 @@ fn remove<R: Resource>(world: &mut World, inside: &str) -> Result<(), Problem> {
             );
             return Err(Problem::new("ResourceGroupDeletionBlocked", message));
         }
-        if let Some(found) = R::shelf_mut(world).remove(&key) {
-            found.removed(world);
+        if let Some(found) = R::table_mut(arm).remove(&key) {
+            found.removed(arm);
         }
     }
     Ok(())

@@ -1,9 +1,9 @@
-//! Names of resources: `/subscriptions/…/resourceGroups/…/providers/…`. They keep the capitals
-//! that they were made with, and are the same whatever the capitals.
+//! Resource ids: `/subscriptions/…/resourceGroups/…/providers/…`. They keep the case that they were
+//! created with, and are compared ignoring case.
 
 use std::fmt;
 
-/// A resource's id. Equal ids may differ in their capitals.
+/// A resource's id. Equal ids may differ in case.
 #[derive(Debug, Clone)]
 pub(crate) struct ResourceId {
     pub(crate) subscription: String,
@@ -13,7 +13,7 @@ pub(crate) struct ResourceId {
     pub(crate) name: String,
 }
 
-/// An id in lower case: what resources are kept under.
+/// An id in lower case, the key of a resource.
 pub(crate) type Key = String;
 
 impl ResourceId {
@@ -30,7 +30,7 @@ impl ResourceId {
         self.to_string().to_lowercase()
     }
 
-    /// Another resource in the same group.
+    /// The id of another resource in the same group.
     pub(crate) fn sibling(&self, kind: &'static str, name: &str) -> Self {
         Self::new(&self.subscription, &self.group, kind, name)
     }
@@ -59,7 +59,7 @@ pub(crate) fn group_key(subscription: &str, group: &str) -> Key {
     format!("/subscriptions/{subscription}/resourcegroups/{group}").to_lowercase()
 }
 
-/// The key of an id that somebody wrote.
+/// The key of an id in any case.
 pub(crate) fn key_of(id: &str) -> Key {
     id.trim_end_matches('/').to_lowercase()
 }

@@ -1,4 +1,4 @@
-//! The images of the marketplace. A choice of the real ones.
+//! The images of the marketplace: a selection of the real ones.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,6 @@ use super::answer::Answer;
 use super::problem::{Problem, Refusal, required};
 use super::sku::{Architecture, Size};
 
-/// An image.
 #[derive(Debug)]
 pub(crate) struct Image {
     publisher: &'static str,
@@ -101,7 +100,7 @@ static IMAGES: [Image; 8] = [
     ),
 ];
 
-/// The image that a VM asks for, and its exact version.
+/// The image that a VM requests, and its exact version.
 pub(crate) fn image_of(
     reference: &Value,
     size: &Size,
@@ -156,13 +155,13 @@ impl Image {
     }
 }
 
-/// One of the lists or an image, from what follows `locations/<location>/publishers`.
+/// One of the lists or an image, for the path after `locations/<location>/publishers`.
 pub(crate) fn browse(subscription: &str, location: &str, rest: &[&str]) -> Option<Answer> {
     let at = format!(
         "/Subscriptions/{subscription}/Providers/Microsoft.Compute/Locations/{location}/Publishers"
     );
     let is = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
-    // These lists are plain arrays, other than all others of Azure.
+    // These lists are plain arrays, unlike all other lists of Azure.
     let list = |prefix: String, names: Vec<&'static str>| {
         let items: Vec<_> = names
             .into_iter()

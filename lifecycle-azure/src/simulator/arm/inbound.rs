@@ -1,8 +1,8 @@
-//! What comes in from outside: the TCP ports that security groups leave open to a machine.
+//! Inbound traffic: the TCP ports of a VM that security groups leave open from outside.
 //!
-//! Azure tells sources by their addresses. Whatever is outside here comes from one machine, the
-//! simulator's own, which therefore stands for all of them: a rule that lets any block in that is
-//! not the network's own lets it in, and one that shuts the whole Internet out shuts it out.
+//! Azure distinguishes sources by address. In the simulator all outside traffic comes from one
+//! machine, the simulator's own, which represents every source. A rule that allows any block
+//! outside the network allows it, and a rule that denies the whole Internet denies it.
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -14,34 +14,34 @@ use super::id::key_of;
 use super::interface::Interface;
 use super::network::surroundings;
 use super::security_group::SecurityGroup;
-use super::world::World;
+use super::state::ArmState;
 
 /// A rule's properties.
 type Rule = Map<String, Value>;
 
-/// What a rule says for each port, once one has said something.
+/// For each port, the decision of the first rule that applies.
 type Verdicts = Vec<Option<bool>>;
 
-/// How many ports there are, with 0, which none is.
+/// Number of ports, including the invalid port 0.
 const PORTS: usize = 1 << 16;
 
-/// The ports that are open to an interface from outside. Without a public address there are none.
-pub(crate) fn open_from_outside(world: &World, interface: &Interface) -> Vec<RangeInclusive<u16>> {
+/// The ports of an interface that are open from outside. Without a public address there are none.
+pub(crate) fn open_from_outside(arm: &ArmState, interface: &Interface) -> Vec<RangeInclusive<u16>> {
     let Some(primary) = interface.primary() else {
         return Vec::new();
     };
     let public = primary
         .public
         .as_ref()
-        .and_then(|key| world.addresses.get(key));
-    let (Some(public), Some(around)) = (public, surroundings(world, &primary.subnet)) else {
+        .and_then(|key| arm.addresses.get(key));
+    let (Some(public), Some(around)) = (public, surroundings(arm, &primary.subnet)) else {
         return Vec::new();
     };
-    // Both groups have to let it in, the subnet's and the interface's.
+    // Both groups must allow it, the subnet's and the interface's.
     let groups: Vec<&SecurityGroup> = [around.security_group, interface.security_group()]
         .into_iter()
         .flatten()
-        .filter_map(|id| world.security_groups.get(&key_of(id)))
+        .filter_map(|id| arm.security_groups.get(&key_of(id)))
         .collect();
     if groups.is_empty() && public.is_closed_by_default() {
         return Vec::new();
@@ -50,8 +50,8 @@ pub(crate) fn open_from_outside(world: &World, interface: &Interface) -> Vec<Ran
     for group in groups {
         let verdicts = verdicts(&group.inbound_rules(), around.spaces, primary.private);
         for (open, verdict) in open.iter_mut().zip(verdicts) {
-            // Of the default rules, those that let something in are for the network's own and for
-            // load balancers; the last lets nothing in.
+            // The default rules allow only traffic within the network and from load balancers, and
+            // deny the rest.
             *open &= verdict.unwrap_or(false);
         }
     }
@@ -91,7 +91,7 @@ fn is(rule: &Rule, property: &str, value: &str) -> bool {
     found.is_some_and(|found| found.eq_ignore_ascii_case(value))
 }
 
-/// What stands under a property, or under its plural.
+/// The values of a property, or of its plural form.
 fn texts<'r>(rule: &'r Rule, property: &str) -> Vec<&'r str> {
     let one = rule.get(property).and_then(Value::as_str);
     let plural = match property.strip_suffix("Prefix") {
@@ -110,7 +110,7 @@ fn is_everywhere(text: &str) -> bool {
     ["*", "internet", "any", "0.0.0.0/0"].contains(&text.to_ascii_lowercase().as_str())
 }
 
-/// A block as rules write it; a single address is one too.
+/// An address block in a rule; a single address is a block too.
 fn block(text: &str) -> Option<Ipv4Net> {
     let address = || Some(Ipv4Net::from(text.parse::<Ipv4Addr>().ok()?));
     text.parse().ok().or_else(address)
@@ -181,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_in_that_no_rule_lets_in() {
+    fn blocks_traffic_without_an_allow_rule() {
         assert!(open(&[]).is_empty());
         assert!(open(&[rule("Allow", "VirtualNetwork", &json!("*"))]).is_empty());
         assert!(open(&[rule("Allow", "10.90.0.0/24", &json!("*"))]).is_empty());
     }
 
     #[test]
-    fn the_first_rule_that_fits_decides() {
+    fn the_first_matching_rule_decides() {
         let rules = [
             rule("Deny", "Internet", &json!("81-82")),
             rule("Allow", "203.0.113.7", &json!("22")),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_against_some_leaves_the_others_in() {
+    fn a_deny_rule_for_some_sources_keeps_others_allowed() {
         let rules = [
             rule("Deny", "198.51.100.0/24", &json!("*")),
             rule("Allow", "*", &json!("*")),

@@ -9,30 +9,27 @@ use serde_json::{Map, Value, json};
 use super::id::{Key, ResourceId, key_of};
 use super::network::{missing_reference, pick_address, reference};
 use super::problem::{Problem, Refusal, required};
-use super::resource::{Declared, Head, Resource, stands_on};
+use super::resource::{Declared, Head, Resource, stored_in};
 use super::security_group;
-use super::world::World;
+use super::state::ArmState;
 
-/// A network interface.
 #[derive(Debug)]
 pub(crate) struct Interface {
     head: Head,
     configurations: Vec<IpConfiguration>,
     security_group: Option<String>,
-    /// The VM that it is attached to.
-    machine: Option<ResourceId>,
+    vm: Option<ResourceId>,
     mac: String,
     accelerated: bool,
     forwarding: bool,
-    /// A VM whose creation was refused, and until when it keeps the interface.
+    /// A VM whose creation was refused, and until when the interface stays reserved for it.
     reserved: Option<(ResourceId, DateTime<Utc>)>,
 }
 
-/// An IP configuration.
 #[derive(Debug)]
 pub(crate) struct IpConfiguration {
     pub(crate) name: String,
-    /// The subnet's id, as it was given.
+    /// The subnet's id, as the client wrote it.
     pub(crate) subnet: String,
     pub(crate) private: Ipv4Addr,
     static_private: bool,
@@ -64,53 +61,53 @@ impl Interface {
             .filter_map(|one| one.public.as_ref())
     }
 
-    /// The configuration by which others in its network reach it.
+    /// The configuration by which it is reached within its network.
     pub(crate) fn primary(&self) -> Option<&IpConfiguration> {
         self.configurations.iter().find(|one| one.primary)
     }
 
-    pub(crate) fn attach(&mut self, machine: &ResourceId) {
-        self.machine = Some(machine.clone());
+    pub(crate) fn attach(&mut self, vm: &ResourceId) {
+        self.vm = Some(vm.clone());
         self.reserved = None;
     }
 
     pub(crate) fn detach(&mut self) {
-        self.machine = None;
+        self.vm = None;
     }
 
-    pub(crate) fn reserve(&mut self, machine: &ResourceId, until: DateTime<Utc>) {
-        self.reserved = Some((machine.clone(), until));
+    pub(crate) fn reserve(&mut self, vm: &ResourceId, until: DateTime<Utc>) {
+        self.reserved = Some((vm.clone(), until));
     }
 
-    /// Why `machine` cannot have it.
-    pub(crate) fn held_from(&self, machine: &ResourceId, now: DateTime<Utc>) -> Option<Problem> {
-        match &self.machine {
-            Some(other) if other != machine => Some(self.used_by(other)),
+    /// The reason why `vm` cannot use it, if any.
+    pub(crate) fn held_from(&self, vm: &ResourceId, now: DateTime<Utc>) -> Option<Problem> {
+        match &self.vm {
+            Some(other) if other != vm => Some(self.used_by(other)),
             _ => self
                 .reservation(now)
-                .filter(|other| *other != machine)
+                .filter(|other| *other != vm)
                 .map(Self::reserved_for),
         }
     }
 
     fn reservation(&self, now: DateTime<Utc>) -> Option<&ResourceId> {
-        let (machine, until) = self.reserved.as_ref()?;
-        (now < *until).then_some(machine)
+        let (vm, until) = self.reserved.as_ref()?;
+        (now < *until).then_some(vm)
     }
 
-    fn used_by(&self, machine: &ResourceId) -> Problem {
+    fn used_by(&self, vm: &ResourceId) -> Problem {
         let message = format!(
-            "Network Interface {} is used by existing resource {machine}. In order to delete the network \
+            "Network Interface {} is used by existing resource {vm}. In order to delete the network \
              interface, it must be dissociated from the resource. To learn more, see aka.ms/deletenic.",
             self.head.id
         );
         Problem::new("NicInUse", message)
     }
 
-    fn reserved_for(machine: &ResourceId) -> Problem {
+    fn reserved_for(vm: &ResourceId) -> Problem {
         let message = format!(
             "Nic(s) in request is reserved for another Virtual Machine for 180 seconds. Please provide \
-             another nic(s) or retry after 180 seconds. Reserved VM: {machine}"
+             another nic(s) or retry after 180 seconds. Reserved VM: {vm}"
         );
         Problem::new("NicReservedForAnotherVm", message)
     }
@@ -120,9 +117,9 @@ impl Resource for Interface {
     const KIND: &'static str = "Microsoft.Network/networkInterfaces";
     const NAMESPACE: &'static str = "Microsoft.Network";
 
-    stands_on!(interfaces);
+    stored_in!(interfaces);
 
-    fn properties(&self, world: &World) -> Map<String, Value> {
+    fn properties(&self, arm: &ArmState) -> Map<String, Value> {
         let configurations: Vec<_> = self
             .configurations
             .iter()
@@ -135,7 +132,7 @@ impl Resource for Interface {
                     "primary": one.primary,
                     "subnet": {"id": one.subnet},
                 });
-                if let Some(public) = one.public.as_ref().and_then(|key| world.addresses.get(key)) {
+                if let Some(public) = one.public.as_ref().and_then(|key| arm.addresses.get(key)) {
                     properties["publicIPAddress"] = json!({"id": public.head().id.to_string()});
                 }
                 json!({
@@ -163,24 +160,24 @@ impl Resource for Interface {
         if let Some(id) = &self.security_group {
             properties.insert("networkSecurityGroup".into(), json!({ "id": id }));
         }
-        if let Some(machine) = &self.machine {
+        if let Some(vm) = &self.vm {
             properties.insert("primary".into(), true.into());
-            properties.insert("virtualMachine".into(), json!({"id": machine.to_string()}));
+            properties.insert("virtualMachine".into(), json!({"id": vm.to_string()}));
         }
         properties
     }
 
-    fn in_use(&self, world: &World) -> Option<Problem> {
-        match &self.machine {
-            Some(machine) => Some(self.used_by(machine)),
-            None => self.reservation(world.now).map(Self::reserved_for),
+    fn in_use(&self, arm: &ArmState) -> Option<Problem> {
+        match &self.vm {
+            Some(vm) => Some(self.used_by(vm)),
+            None => self.reservation(arm.now).map(Self::reserved_for),
         }
     }
 }
 
-/// A public address that a configuration refers to, which nobody else may use.
+/// The public address that a configuration refers to; another resource must not use it.
 fn public_of(
-    world: &mut World,
+    arm: &mut ArmState,
     configuration: &Value,
     own: &ResourceId,
 ) -> Result<Option<Key>, Refusal> {
@@ -190,10 +187,10 @@ fn public_of(
     };
     let key = key_of(&id);
     let own_key = own.key();
-    if !world.addresses.contains_key(&key) {
+    if !arm.addresses.contains_key(&key) {
         return Err(missing_reference(&id, own));
     }
-    let other = world
+    let other = arm
         .interfaces
         .iter()
         .filter(|(other, _)| **other != own_key)
@@ -209,7 +206,7 @@ fn public_of(
     let option = named
         .and_then(|named| named.pointer("/properties/deleteOption"))
         .and_then(Value::as_str);
-    if let (Some(option), Some(address)) = (option, world.addresses.get_mut(&key)) {
+    if let (Some(option), Some(address)) = (option, arm.addresses.get_mut(&key)) {
         address.set_delete_option(option);
     }
     Ok(Some(key))
@@ -217,7 +214,7 @@ fn public_of(
 
 impl Declared for Interface {
     fn declare(
-        world: &mut World,
+        arm: &mut ArmState,
         head: Head,
         body: &Value,
         before: Option<&Self>,
@@ -236,7 +233,7 @@ impl Declared for Interface {
                 .ok_or_else(|| required("ipConfigurations.properties.subnet.id"))?;
             let static_private = text("/properties/privateIPAllocationMethod")
                 .is_some_and(|method| method.eq_ignore_ascii_case("static"));
-            // A dynamic address stays as long as the interface is in its subnet.
+            // A dynamic address is kept while the interface stays in its subnet.
             let kept = before.and_then(|before| {
                 let same = |old: &&IpConfiguration| {
                     old.name.eq_ignore_ascii_case(name) && key_of(&old.subnet) == key_of(&subnet)
@@ -250,20 +247,20 @@ impl Declared for Interface {
                 kept
             };
             let taken: Vec<_> = configurations.iter().map(|one| one.private).collect();
-            let private = pick_address(world, &subnet, asked.as_deref(), &taken, &head.id)?;
+            let private = pick_address(arm, &subnet, asked.as_deref(), &taken, &head.id)?;
             let primary = one.pointer("/properties/primary").and_then(Value::as_bool);
             configurations.push(IpConfiguration {
                 name: name.to_owned(),
                 subnet,
                 private,
                 static_private,
-                public: public_of(world, one, &head.id)?,
+                public: public_of(arm, one, &head.id)?,
                 primary: primary.unwrap_or(configurations.is_empty()),
             });
         }
         let security_group = reference(body.pointer("/properties/networkSecurityGroup"));
         if let Some(id) = &security_group {
-            security_group::exists(world, id, &head.id)?;
+            security_group::exists(arm, id, &head.id)?;
         }
         let flag = |pointer| {
             body.pointer(pointer)
@@ -273,7 +270,7 @@ impl Declared for Interface {
         Ok(Self {
             configurations,
             security_group,
-            machine: before.and_then(|before| before.machine.clone()),
+            vm: before.and_then(|before| before.vm.clone()),
             mac: before.map_or_else(|| mac(ids), |before| before.mac.clone()),
             accelerated: flag("/properties/enableAcceleratedNetworking"),
             forwarding: flag("/properties/enableIPForwarding"),
@@ -283,7 +280,7 @@ impl Declared for Interface {
     }
 }
 
-/// Azure's MAC addresses begin this way.
+/// A MAC address with Azure's prefix.
 fn mac(ids: &dyn IdSource) -> String {
     let bytes = ids.uuid().into_bytes();
     format!(

@@ -1,4 +1,4 @@
-//! Azure Resource Manager: who may ask, what is asked of which resource, what it costs.
+//! Azure Resource Manager: authorization, routing of requests to resources, rate limits.
 
 pub(crate) mod address;
 pub(crate) mod answer;
@@ -10,7 +10,6 @@ pub(crate) mod id;
 pub(crate) mod image;
 pub(crate) mod inbound;
 mod interface;
-pub(crate) mod machine;
 pub(crate) mod network;
 pub(crate) mod operation;
 mod page;
@@ -19,9 +18,10 @@ pub(crate) mod resource;
 mod route;
 pub(crate) mod security_group;
 pub(crate) mod sku;
+pub(crate) mod state;
 mod subscription;
 pub(crate) mod usage;
-pub(crate) mod world;
+pub(crate) mod vm;
 
 use std::collections::BTreeMap;
 
@@ -43,10 +43,10 @@ use super::entra::{self, Claims};
 use super::fault::{Injected, throttled_body};
 use super::origin::Origin;
 
-/// How large a request may be.
+/// Limit for the size of a request.
 const BODY: usize = 4 << 20;
 
-/// Answers every request that is not for a token.
+/// Handles every request that is not for a token.
 pub(crate) async fn handle(State(cloud): State<Cloud>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, BODY).await.map_err(|_| {
@@ -111,8 +111,8 @@ fn answer(
         origin: &origin,
         injected: &injected.unwrap_or_default(),
     };
-    let mut world = cloud.world();
-    let spent = spend(&call, &world, &claims);
+    let mut arm = cloud.arm();
+    let spent = spend(&call, &arm, &claims);
     for (name, value) in &spent.headers {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(HeaderName::from_static(name), value);
@@ -128,8 +128,8 @@ fn answer(
             headers: Vec::new(),
         });
     }
-    let answer = route::dispatch(&call, &mut world)?;
-    Ok(answer.into_response(&call, &world))
+    let answer = route::dispatch(&call, &mut arm)?;
+    Ok(answer.into_response(&call, &arm))
 }
 
 fn authenticate(cloud: &Cloud, headers: &HeaderMap) -> Result<Claims, Refusal> {
@@ -143,20 +143,20 @@ fn authenticate(cloud: &Cloud, headers: &HeaderMap) -> Result<Claims, Refusal> {
     })
 }
 
-/// Counts a request against its budgets.
-fn spend(call: &Call<'_>, world: &world::World, claims: &Claims) -> Spent {
+/// Counts a request against its rate limits.
+fn spend(call: &Call<'_>, arm: &state::ArmState, claims: &Claims) -> Spent {
     let segments = route::segments(call.path);
     let lower: Vec<String> = segments.iter().map(|one| one.to_lowercase()).collect();
     let subscription = lower.get(1).map_or("", String::as_str);
     let is_machine = lower
         .get(4..7)
         .is_some_and(|kind| kind == ["providers", "microsoft.compute", "virtualmachines"]);
-    let machine = segments
+    let vm = segments
         .get(..8)
         .filter(|_| is_machine && *call.method != Method::GET)
         .map(|path| format!("/{}", path.join("/")));
-    let compute = machine.as_ref().map(|machine| {
-        let there = world.machines.get(&id::key_of(machine));
+    let compute = vm.as_ref().map(|vm| {
+        let there = arm.vms.get(&id::key_of(vm));
         let asked = call.body.get("location").and_then(Value::as_str);
         let location = there.map(|found| found.head().location.as_str());
         ComputeRequest {
@@ -164,12 +164,12 @@ fn spend(call: &Call<'_>, world: &world::World, claims: &Claims) -> Spent {
                 Method::PUT | Method::PATCH => "PutVM",
                 _ => "VMActions",
             },
-            machine,
+            vm,
             location: location.or(asked).unwrap_or_default(),
         }
     });
     call.cloud.budgets.spend(
-        world.now,
+        arm.now,
         call.method,
         subscription,
         &claims.oid,

@@ -16,17 +16,16 @@ use super::interface::Interface;
 use super::operation::{self, Begin};
 use super::page::paged;
 use super::problem::{Problem, Refusal, invalid, required};
-use super::resource::{Declared, Head, Provisioning, Resource, find, stands_on};
+use super::resource::{Declared, Head, Provisioning, Resource, find, stored_in};
 use super::security_group;
-use super::world::World;
+use super::state::ArmState;
 
-/// What a subnet's path ends with, before its name.
+/// The part of a subnet's path before its name.
 const SUBNETS: &str = "/subnets/";
 
-/// Azure keeps the first four addresses of a subnet, and the last one.
+/// Azure reserves the first four addresses of a subnet, and the last one.
 const KEPT_AT_START: usize = 4;
 
-/// A virtual network.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     head: Head,
@@ -34,7 +33,6 @@ pub(crate) struct Network {
     subnets: Vec<Subnet>,
 }
 
-/// A subnet.
 #[derive(Debug, Clone)]
 pub(crate) struct Subnet {
     name: String,
@@ -48,9 +46,9 @@ impl Network {
         format!("{}{SUBNETS}{}", self.head.id, subnet.name)
     }
 
-    fn show_subnet(&self, subnet: &Subnet, world: &World) -> Value {
+    fn show_subnet(&self, subnet: &Subnet, arm: &ArmState) -> Value {
         let id = self.subnet_id(subnet);
-        let users: Vec<Value> = users(world, &key_of(&id))
+        let users: Vec<Value> = users(arm, &key_of(&id))
             .map(|id| json!({ "id": id }))
             .collect();
         let mut properties = json!({
@@ -81,8 +79,8 @@ impl Network {
             .find(|subnet| subnet.name.eq_ignore_ascii_case(name))
     }
 
-    /// The first subnet that somebody uses, and who.
-    fn used_subnet(&self, world: &World, kept: &[Subnet]) -> Option<Problem> {
+    /// The first subnet not in `kept` that is in use, and its user.
+    fn used_subnet(&self, arm: &ArmState, kept: &[Subnet]) -> Option<Problem> {
         let gone = |subnet: &&Subnet| {
             !kept
                 .iter()
@@ -91,10 +89,10 @@ impl Network {
         self.subnets
             .iter()
             .filter(gone)
-            .find_map(|subnet| subnet_in_use(world, &self.subnet_id(subnet), &subnet.name))
+            .find_map(|subnet| subnet_in_use(arm, &self.subnet_id(subnet), &subnet.name))
     }
 
-    /// Whether the subnets lie in the network's space and apart from each other.
+    /// Checks that the subnets are within the network's address space and do not overlap.
     fn check(&self) -> Result<(), Refusal> {
         for (i, subnet) in self.subnets.iter().enumerate() {
             if !self
@@ -126,17 +124,16 @@ impl Network {
 }
 
 /// The IP configurations in a subnet.
-fn users<'w>(world: &'w World, subnet: &'w str) -> impl Iterator<Item = String> + 'w {
-    world
-        .interfaces
+fn users<'w>(arm: &'w ArmState, subnet: &'w str) -> impl Iterator<Item = String> + 'w {
+    arm.interfaces
         .values()
         .flat_map(Interface::configurations)
         .filter(move |(_, configuration)| key_of(&configuration.subnet) == subnet)
         .map(|(id, _)| id)
 }
 
-fn subnet_in_use(world: &World, id: &str, name: &str) -> Option<Problem> {
-    let user = users(world, &key_of(id)).next()?;
+fn subnet_in_use(arm: &ArmState, id: &str, name: &str) -> Option<Problem> {
+    let user = users(arm, &key_of(id)).next()?;
     let message = format!(
         "Subnet {name} is in use by {user} and cannot be deleted. In order to delete the subnet, delete \
          all the resources within the subnet. See aka.ms/deletesubnet."
@@ -155,7 +152,7 @@ fn prefix_of(text: &str) -> Result<Ipv4Net, Refusal> {
 }
 
 fn subnet_of(
-    world: &World,
+    arm: &ArmState,
     network: &ResourceId,
     name: &str,
     body: &Value,
@@ -168,7 +165,7 @@ fn subnet_of(
         .ok_or_else(|| required("properties.addressPrefix"))?;
     let security_group = reference(body.pointer("/properties/networkSecurityGroup"));
     if let Some(id) = &security_group {
-        security_group::exists(world, id, network)?;
+        security_group::exists(arm, id, network)?;
     }
     Ok(Subnet {
         name: name.to_owned(),
@@ -183,7 +180,7 @@ pub(crate) fn reference(value: Option<&Value>) -> Option<String> {
     value?.get("id")?.as_str().map(str::to_owned)
 }
 
-/// Something that is referred to and not there.
+/// The error for a reference to a resource that does not exist.
 pub(crate) fn missing_reference(id: &str, by: &ResourceId) -> Refusal {
     let message = format!(
         "Resource {id} referenced by resource {by} was not found. Please make sure that the referenced resource exists, and that \
@@ -196,14 +193,14 @@ impl Resource for Network {
     const KIND: &'static str = "Microsoft.Network/virtualNetworks";
     const NAMESPACE: &'static str = "Microsoft.Network";
 
-    stands_on!(networks);
+    stored_in!(networks);
 
-    fn properties(&self, world: &World) -> Map<String, Value> {
+    fn properties(&self, arm: &ArmState) -> Map<String, Value> {
         let spaces: Vec<_> = self.spaces.iter().map(ToString::to_string).collect();
         let subnets: Vec<_> = self
             .subnets
             .iter()
-            .map(|subnet| self.show_subnet(subnet, world))
+            .map(|subnet| self.show_subnet(subnet, arm))
             .collect();
         let mut properties = Map::new();
         properties.insert("addressSpace".into(), json!({ "addressPrefixes": spaces }));
@@ -213,14 +210,14 @@ impl Resource for Network {
         properties
     }
 
-    fn in_use(&self, world: &World) -> Option<Problem> {
-        self.used_subnet(world, &[])
+    fn in_use(&self, arm: &ArmState) -> Option<Problem> {
+        self.used_subnet(arm, &[])
     }
 }
 
 impl Declared for Network {
     fn declare(
-        world: &mut World,
+        arm: &mut ArmState,
         head: Head,
         body: &Value,
         before: Option<&Self>,
@@ -244,10 +241,10 @@ impl Declared for Network {
                 .get("name")
                 .and_then(Value::as_str)
                 .ok_or_else(|| required("properties.subnets.name"))?;
-            subnets.push(subnet_of(world, &head.id, name, subnet, ids)?);
+            subnets.push(subnet_of(arm, &head.id, name, subnet, ids)?);
         }
-        // A PUT without the subnets that were there deletes them, as in Azure.
-        if let Some(problem) = before.and_then(|before| before.used_subnet(world, &subnets)) {
+        // A PUT without the existing subnets deletes them, as in Azure.
+        if let Some(problem) = before.and_then(|before| before.used_subnet(arm, &subnets)) {
             return Err(problem.bad_request());
         }
         let network = Self {
@@ -267,9 +264,9 @@ fn split(id: &str) -> Option<(Key, &str)> {
     Some((key_of(network), subnet.get(SUBNETS.len()..)?))
 }
 
-/// Picks an address in a subnet: the one that is asked for, or the first free one.
+/// Chooses an address in a subnet: the requested one, or the first free one.
 pub(crate) fn pick_address(
-    world: &World,
+    arm: &ArmState,
     subnet_id: &str,
     asked: Option<&str>,
     taken: &[Ipv4Addr],
@@ -277,13 +274,13 @@ pub(crate) fn pick_address(
 ) -> Result<Ipv4Addr, Refusal> {
     let missing = || missing_reference(subnet_id, own);
     let (network, name) = split(subnet_id).ok_or_else(missing)?;
-    let subnet = world
+    let subnet = arm
         .networks
         .get(&network)
         .and_then(|network| network.subnet(name))
         .ok_or_else(missing)?;
     let (subnet_key, own_key) = (key_of(subnet_id), own.key());
-    let others = world
+    let others = arm
         .interfaces
         .iter()
         .filter(|(key, _)| **key != own_key)
@@ -291,7 +288,7 @@ pub(crate) fn pick_address(
         .filter(|(_, one)| key_of(&one.subnet) == subnet_key)
         .map(|(_, one)| one.private);
     let in_use: BTreeSet<Ipv4Addr> = others.chain(taken.iter().copied()).collect();
-    // The network's own address is not among the hosts.
+    // `hosts()` already skips the network's own address.
     let mut usable = subnet.prefix.hosts().skip(KEPT_AT_START - 1);
     let Some(asked) = asked else {
         return usable.find(|address| !in_use.contains(address)).ok_or_else(|| {
@@ -322,8 +319,8 @@ pub(crate) fn pick_address(
 }
 
 /// The security groups of all subnets, with the subnets' ids.
-pub(crate) fn subnet_security_groups(world: &World) -> impl Iterator<Item = (String, &str)> {
-    world.networks.values().flat_map(|network| {
+pub(crate) fn subnet_security_groups(arm: &ArmState) -> impl Iterator<Item = (String, &str)> {
+    arm.networks.values().flat_map(|network| {
         network.subnets.iter().filter_map(|subnet| {
             let group = subnet.security_group.as_deref()?;
             Some((network.subnet_id(subnet), group))
@@ -331,14 +328,13 @@ pub(crate) fn subnet_security_groups(world: &World) -> impl Iterator<Item = (Str
     })
 }
 
-/// The subnet with this id.
-pub(crate) fn show_subnet_at(world: &World, id: &str) -> Option<Value> {
+pub(crate) fn show_subnet_at(arm: &ArmState, id: &str) -> Option<Value> {
     let (network, name) = split(id)?;
-    let network = world.networks.get(&network)?;
-    Some(network.show_subnet(network.subnet(name)?, world))
+    let network = arm.networks.get(&network)?;
+    Some(network.show_subnet(network.subnet(name)?, arm))
 }
 
-/// The blocks of the network that a subnet is in, and of the subnet itself; and its security group.
+/// The address space of a subnet's network, the subnet's own block, and its security group.
 #[derive(Debug)]
 pub(crate) struct Surroundings<'w> {
     pub(crate) spaces: &'w [Ipv4Net],
@@ -346,10 +342,10 @@ pub(crate) struct Surroundings<'w> {
     pub(crate) security_group: Option<&'w str>,
 }
 
-/// What surrounds the machines in the subnet with this id.
-pub(crate) fn surroundings<'w>(world: &'w World, id: &str) -> Option<Surroundings<'w>> {
+/// The surroundings of the VMs in the subnet with this id.
+pub(crate) fn surroundings<'w>(arm: &'w ArmState, id: &str) -> Option<Surroundings<'w>> {
     let (network, name) = split(id)?;
-    let network = world.networks.get(&network)?;
+    let network = arm.networks.get(&network)?;
     let subnet = network.subnet(name)?;
     Some(Surroundings {
         spaces: &network.spaces,
@@ -363,46 +359,44 @@ fn subnet_not_found(network: &ResourceId, name: &str) -> Refusal {
     Problem::new("NotFound", message).not_found()
 }
 
-/// One subnet.
 pub(crate) fn get_subnet(
-    world: &World,
+    arm: &ArmState,
     network: &ResourceId,
     name: &str,
 ) -> Result<Answer, Refusal> {
-    let found = find::<Network>(world, network)?;
+    let found = find::<Network>(arm, network)?;
     let subnet = found
         .subnet(name)
         .ok_or_else(|| subnet_not_found(network, name))?;
-    Ok(Answer::ok(found.show_subnet(subnet, world)))
+    Ok(Answer::ok(found.show_subnet(subnet, arm)))
 }
 
-/// A network's subnets.
 pub(crate) fn list_subnets(
     call: &Call<'_>,
-    world: &World,
+    arm: &ArmState,
     network: &ResourceId,
 ) -> Result<Answer, Refusal> {
-    let found = find::<Network>(world, network)?;
+    let found = find::<Network>(arm, network)?;
     let mut shown: Vec<_> = found
         .subnets
         .iter()
-        .map(|one| (one.name.to_lowercase(), found.show_subnet(one, world)))
+        .map(|one| (one.name.to_lowercase(), found.show_subnet(one, arm)))
         .collect();
     shown.sort_by(|a, b| a.0.cmp(&b.0));
     paged(call, shown.into_iter())
 }
 
-/// Makes or replaces one subnet and leaves the others as they are.
+/// Creates or replaces one subnet and leaves the others unchanged.
 pub(crate) fn put_subnet(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     network: &ResourceId,
     name: &str,
 ) -> Result<Answer, Refusal> {
-    world.open_group(&network.subscription, &network.group)?;
-    let found = find::<Network>(world, network)?;
+    arm.open_group(&network.subscription, &network.group)?;
+    let found = find::<Network>(arm, network)?;
     let existed = found.subnet(name).is_some();
-    let subnet = subnet_of(world, network, name, call.body, call.cloud.ids.as_ref())?;
+    let subnet = subnet_of(arm, network, name, call.body, call.cloud.ids.as_ref())?;
     let mut changed = found.clone();
     changed
         .subnets
@@ -414,42 +408,36 @@ pub(crate) fn put_subnet(
     } else {
         StatusCode::CREATED
     };
-    replace(call, world, changed, name, Answer::new(status))
+    replace(call, arm, changed, name, Answer::new(status))
 }
 
-/// Deletes a subnet that nobody uses.
+/// Deletes a subnet that is not in use.
 pub(crate) fn delete_subnet(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     network: &ResourceId,
     name: &str,
 ) -> Result<Answer, Refusal> {
-    let Ok(found) = find::<Network>(world, network) else {
+    let Ok(found) = find::<Network>(arm, network) else {
         return Ok(Answer::new(StatusCode::NO_CONTENT));
     };
     let Some(subnet) = found.subnet(name) else {
         return Ok(Answer::new(StatusCode::NO_CONTENT));
     };
-    if let Some(problem) = subnet_in_use(world, &found.subnet_id(subnet), &subnet.name) {
+    if let Some(problem) = subnet_in_use(arm, &found.subnet_id(subnet), &subnet.name) {
         return Err(problem.bad_request());
     }
     let mut changed = found.clone();
     changed
         .subnets
         .retain(|one| !one.name.eq_ignore_ascii_case(name));
-    replace(
-        call,
-        world,
-        changed,
-        name,
-        Answer::new(StatusCode::ACCEPTED),
-    )
+    replace(call, arm, changed, name, Answer::new(StatusCode::ACCEPTED))
 }
 
-/// Puts the changed network in place of the former, with an operation that ends its update.
+/// Replaces the network, with an operation that completes its update.
 fn replace(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     mut changed: Network,
     subnet: &str,
     answer: Answer,
@@ -463,18 +451,18 @@ fn replace(
     if let Some(subnet) = changed.subnet(subnet) {
         begin = begin.showing(changed.subnet_id(subnet));
     }
-    world.networks.insert(key.clone(), changed);
-    let found = find::<Network>(world, &id)?;
+    arm.networks.insert(key.clone(), changed);
+    let found = find::<Network>(arm, &id)?;
     let answer = match found.subnet(subnet) {
-        Some(one) => answer.body(found.show_subnet(one, world)),
+        Some(one) => answer.body(found.show_subnet(one, arm)),
         None => answer,
     };
-    let finish = move |world: &mut World, worked: Result<(), Problem>| {
-        if let Some(found) = world.networks.get_mut(&key) {
+    let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
+        if let Some(found) = arm.networks.get_mut(&key) {
             found.head.state = Provisioning::after(&worked);
         }
         worked
     };
-    let operation = operation::begin(call.cloud, world, begin, async { Ok(()) }, finish);
+    let operation = operation::begin(call.cloud, arm, begin, async { Ok(()) }, finish);
     Ok(answer.following(operation))
 }

@@ -1,4 +1,4 @@
-//! Operations that outlive their request: what a client polls, and what carries them out.
+//! Asynchronous operations: polling and execution.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,17 +12,15 @@ use super::call::Call;
 use super::id::ResourceId;
 use super::problem::Problem;
 use super::resource::Resource;
-use super::world::World;
+use super::state::ArmState;
 use crate::simulator::cloud::Cloud;
 use crate::simulator::fault::Injected;
 
-/// How long an operation that has ended can be asked for.
+/// How long a finished operation can be polled.
 const KEPT: TimeDelta = TimeDelta::hours(24);
 
-/// An operation's id.
 pub(crate) type OperationId = Uuid;
 
-/// An operation.
 #[derive(Debug)]
 pub(crate) struct Operation {
     pub(crate) subscription: String,
@@ -30,19 +28,19 @@ pub(crate) struct Operation {
     pub(crate) location: String,
     pub(crate) started: DateTime<Utc>,
     pub(crate) end: Option<End>,
-    /// What its monitor shows when it has succeeded: the path of a resource, or nothing.
+    /// What polling shows after its success: the path of a resource, or nothing.
     pub(crate) result: Option<String>,
     stop: CancellationToken,
 }
 
-/// How an operation ended.
+/// The end of an operation.
 #[derive(Debug)]
 pub(crate) struct End {
     at: DateTime<Utc>,
     pub(crate) outcome: Outcome,
 }
 
-/// What came of an operation.
+/// The result of an operation.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
     Succeeded,
@@ -51,7 +49,7 @@ pub(crate) enum Outcome {
 }
 
 impl Operation {
-    /// What a client that polls it reads.
+    /// The status that a polling client gets.
     pub(crate) fn status(&self, id: OperationId) -> Value {
         let written = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
         let mut status = json!({"startTime": written(self.started), "name": id});
@@ -75,7 +73,6 @@ impl Operation {
     }
 }
 
-/// All operations so far.
 #[derive(Debug, Default)]
 pub(crate) struct Operations(BTreeMap<OperationId, Operation>);
 
@@ -84,7 +81,7 @@ impl Operations {
         self.0.get(&id)
     }
 
-    /// Forgets those that ended before this.
+    /// Removes operations that ended before this time.
     fn forget(&mut self, before: DateTime<Utc>) {
         let kept =
             |operation: &Operation| operation.end.as_ref().is_none_or(|end| end.at >= before);
@@ -100,7 +97,7 @@ impl Operations {
         }
     }
 
-    /// Ends an operation because a later one took its place.
+    /// Ends an operation because a later one replaced it.
     pub(crate) fn preempt(&mut self, id: OperationId, at: DateTime<Utc>) {
         let message = "The operation has been preempted by a more recent operation.";
         let problem = Problem::new("OperationPreempted", message);
@@ -108,7 +105,7 @@ impl Operations {
     }
 }
 
-/// An operation that is about to begin.
+/// An operation to start.
 #[derive(Debug)]
 pub(crate) struct Begin {
     pub(crate) subscription: String,
@@ -120,7 +117,7 @@ pub(crate) struct Begin {
 }
 
 impl Begin {
-    /// One on a resource; it takes `delay`, and shows nothing when it has succeeded.
+    /// An operation on a resource that takes `delay` and shows nothing after its success.
     pub(crate) fn on<R: Resource>(
         call: &Call<'_>,
         id: &ResourceId,
@@ -137,32 +134,32 @@ impl Begin {
         }
     }
 
-    /// One that shows the resource with this path.
+    /// Shows the resource with this path after its success.
     pub(crate) fn showing(mut self, path: String) -> Self {
         self.result = Some(path);
         self
     }
 }
 
-/// Begins an operation: after its delay, `work` is done, and then `finish` changes the world by
-/// what came of it, unless a later operation took its place.
+/// Starts an operation. After its delay `work` runs, and then `finish` updates the state with the
+/// result, unless a later operation has replaced this one.
 pub(crate) fn begin(
     cloud: &Cloud,
-    world: &mut World,
+    arm: &mut ArmState,
     begin: Begin,
     work: impl Future<Output = Result<(), Problem>> + Send + 'static,
-    finish: impl FnOnce(&mut World, Result<(), Problem>) -> Result<(), Problem> + Send + 'static,
+    finish: impl FnOnce(&mut ArmState, Result<(), Problem>) -> Result<(), Problem> + Send + 'static,
 ) -> OperationId {
     let id = cloud.ids.uuid();
     let stop = cloud.stop.child_token();
-    world.operations.forget(world.now - KEPT);
-    world.operations.0.insert(
+    arm.operations.forget(arm.now - KEPT);
+    arm.operations.0.insert(
         id,
         Operation {
             subscription: begin.subscription,
             namespace: begin.namespace,
             location: begin.location,
-            started: world.now,
+            started: arm.now,
             end: None,
             result: begin.result,
             stop: stop.clone(),
@@ -189,22 +186,22 @@ pub(crate) fn begin(
             () = stop.cancelled() => return,
             worked = working => worked,
         };
-        let mut world = cloud.world();
-        let world = &mut *world;
-        // Preempted in the meantime: then what it would change is another operation's now.
-        if world
+        let mut arm = cloud.arm();
+        let arm = &mut *arm;
+        // If it was replaced meanwhile, the later operation makes the change.
+        if arm
             .operations
             .get(id)
             .is_none_or(|found| found.end.is_some())
         {
             return;
         }
-        let outcome = match finish(world, worked) {
+        let outcome = match finish(arm, worked) {
             Ok(()) => Outcome::Succeeded,
             Err(problem) => Outcome::Failed(problem),
         };
-        let now = world.now;
-        world.operations.end(id, now, outcome);
+        let now = arm.now;
+        arm.operations.end(id, now, outcome);
     });
     id
 }

@@ -1,4 +1,4 @@
-//! Lists come in pages, with a link to the next one.
+//! Paging of lists, with a link to the next page.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -9,15 +9,15 @@ use super::call::Call;
 use super::id::Key;
 use super::problem::{Problem, Refusal};
 
-/// One page of `items`, which are sorted by their keys. The link to the next page names the last
-/// key of this one, so that nothing is shown twice or left out while resources come and go.
+/// One page of `items`, which are sorted by key. The link to the next page contains the last key of
+/// this one, so that no item is repeated or skipped when resources are created or deleted
+/// meanwhile.
 pub(crate) fn paged(
     call: &Call<'_>,
     items: impl Iterator<Item = (Key, Value)>,
 ) -> Result<Answer, Refusal> {
     let bad = |name: &str, value: &str| {
-        let message =
-            format!("The query parameter '{name}' has a value that cannot be used: '{value}'.");
+        let message = format!("The query parameter '{name}' has an invalid value: '{value}'.");
         Problem::new("InvalidQueryParameterValue", message).with(StatusCode::BAD_REQUEST)
     };
     let size = match call.parameter("$top") {

@@ -1,12 +1,13 @@
-//! Azure's errors: a code, a message, sometimes a target; in an answer or at an operation's end.
+//! Azure's errors: a code, a message, and optionally a target; in a response or in an operation's
+//! result.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::simulator::maker::MachineFailure;
+use crate::simulator::host::HostFailure;
 
-/// An error as Azure writes it.
+/// An error in Azure's form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Problem {
     pub(crate) code: String,
@@ -24,7 +25,7 @@ impl Problem {
         }
     }
 
-    /// Names the property that is meant.
+    /// Sets the property that the error refers to.
     pub(crate) fn at(mut self, target: &str) -> Self {
         self.target = Some(target.to_owned());
         self
@@ -55,13 +56,13 @@ impl Problem {
     }
 }
 
-impl From<MachineFailure> for Problem {
-    fn from(failure: MachineFailure) -> Self {
+impl From<HostFailure> for Problem {
+    fn from(failure: HostFailure) -> Self {
         Self::new(&failure.code, failure.message)
     }
 }
 
-/// An error as an answer.
+/// An error response.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
@@ -69,7 +70,7 @@ pub(crate) struct Refusal {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// A property that has to be there and is not.
+/// The error for a missing required property.
 pub(crate) fn required(property: &str) -> Refusal {
     Problem::new(
         "InvalidParameter",
@@ -79,7 +80,7 @@ pub(crate) fn required(property: &str) -> Refusal {
     .bad_request()
 }
 
-/// A property that cannot be used.
+/// The error for an invalid property.
 pub(crate) fn invalid(property: &str, why: impl Into<String>) -> Refusal {
     Problem::new("InvalidParameter", why)
         .at(property)

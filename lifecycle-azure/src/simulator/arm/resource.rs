@@ -1,4 +1,4 @@
-//! What all resources have in common, and what can be done with each the same way: get, list,
+//! The common part of all resources, and the operations that are the same for each: get, list,
 //! change tags, put, delete.
 
 use std::collections::BTreeMap;
@@ -15,12 +15,12 @@ use super::operation::{self, Begin};
 use super::page::paged;
 use super::problem::{Problem, Refusal, invalid, required};
 use super::sku::known_location;
-use super::world::{Shelf, World};
+use super::state::{ArmState, Table};
 
-/// Tags, by name. Their names keep the capitals that they were given.
+/// Tags by name. Names keep the case in which they were set.
 pub(crate) type Tags = BTreeMap<String, String>;
 
-/// What every resource has.
+/// The common properties of all resources.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     pub(crate) id: ResourceId,
@@ -30,7 +30,7 @@ pub(crate) struct Head {
     pub(crate) state: Provisioning,
 }
 
-/// How far a resource is.
+/// The provisioning state of a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Provisioning {
     Creating,
@@ -51,7 +51,7 @@ impl Provisioning {
         }
     }
 
-    /// What an operation leaves behind.
+    /// The state after an operation.
     pub(crate) fn after(result: &Result<(), Problem>) -> Self {
         match result {
             Ok(()) => Self::Succeeded,
@@ -60,38 +60,37 @@ impl Provisioning {
     }
 }
 
-/// A kind of resource.
 pub(crate) trait Resource: Sized + Send + 'static {
     /// `Microsoft.Compute/virtualMachines`.
     const KIND: &'static str;
-    /// The provider that answers for it: `Microsoft.Compute`.
+    /// Its resource provider: `Microsoft.Compute`.
     const NAMESPACE: &'static str;
 
-    fn shelf(world: &World) -> &Shelf<Self>;
-    fn shelf_mut(world: &mut World) -> &mut Shelf<Self>;
+    fn table(arm: &ArmState) -> &Table<Self>;
+    fn table_mut(arm: &mut ArmState) -> &mut Table<Self>;
     fn head(&self) -> &Head;
     fn head_mut(&mut self) -> &mut Head;
 
-    /// What stands under `properties`, but for the state.
-    fn properties(&self, world: &World) -> Map<String, Value>;
+    /// The contents of `properties`, except for the state.
+    fn properties(&self, arm: &ArmState) -> Map<String, Value>;
 
-    /// What stands beside `properties`.
-    fn beside(&self) -> Map<String, Value> {
+    /// The members next to `properties`.
+    fn top_level(&self) -> Map<String, Value> {
         Map::new()
     }
 
-    /// What keeps it from being deleted.
-    fn in_use(&self, world: &World) -> Option<Problem>;
+    /// The error that it is in use and cannot be deleted, if so.
+    fn in_use(&self, arm: &ArmState) -> Option<Problem>;
 
-    /// Lets go of what it holds; it is off its shelf already.
-    fn removed(self, _world: &mut World) {}
+    /// Releases the resources that it holds. It has already been removed from its table.
+    fn removed(self, _world: &mut ArmState) {}
 
-    /// The resource as Azure shows it.
-    fn show(&self, world: &World) -> Value {
+    /// The resource in the form of Azure's responses.
+    fn show(&self, arm: &ArmState) -> Value {
         let head = self.head();
-        let mut properties = self.properties(world);
+        let mut properties = self.properties(arm);
         properties.insert("provisioningState".into(), head.state.name().into());
-        let mut shown = self.beside();
+        let mut shown = self.top_level();
         shown.insert("id".into(), head.id.to_string().into());
         shown.insert("name".into(), head.id.name.clone().into());
         shown.insert("type".into(), Self::KIND.into());
@@ -107,19 +106,18 @@ pub(crate) trait Resource: Sized + Send + 'static {
     }
 }
 
-/// What every implementation of [`Resource`] says alike, for the shelf of the world that its
-/// resources stand on.
-macro_rules! stands_on {
-    ($shelf:ident) => {
-        fn shelf(
-            world: &$crate::simulator::arm::world::World,
-        ) -> &$crate::simulator::arm::world::Shelf<Self> {
-            &world.$shelf
+/// The common implementation of [`Resource`], given the table of the resource kind in the state.
+macro_rules! stored_in {
+    ($table:ident) => {
+        fn table(
+            arm: &$crate::simulator::arm::state::ArmState,
+        ) -> &$crate::simulator::arm::state::Table<Self> {
+            &arm.$table
         }
-        fn shelf_mut(
-            world: &mut $crate::simulator::arm::world::World,
-        ) -> &mut $crate::simulator::arm::world::Shelf<Self> {
-            &mut world.$shelf
+        fn table_mut(
+            arm: &mut $crate::simulator::arm::state::ArmState,
+        ) -> &mut $crate::simulator::arm::state::Table<Self> {
+            &mut arm.$table
         }
         fn head(&self) -> &$crate::simulator::arm::resource::Head {
             &self.head
@@ -129,14 +127,14 @@ macro_rules! stands_on {
         }
     };
 }
-pub(crate) use stands_on;
+pub(crate) use stored_in;
 
-/// A resource that a PUT makes or replaces as a whole.
+/// A resource that a PUT creates or replaces as a whole.
 pub(crate) trait Declared: Resource {
-    /// The resource that `body` declares. `before` is the one that it replaces. Changes the world
-    /// by nothing but what a refusal may leave behind.
+    /// The resource that `body` declares; `before` is the one to be replaced. Changes nothing else
+    /// in the state, except for what a refusal may leave behind.
     fn declare(
-        world: &mut World,
+        arm: &mut ArmState,
         head: Head,
         body: &Value,
         before: Option<&Self>,
@@ -144,10 +142,10 @@ pub(crate) trait Declared: Resource {
     ) -> Result<Self, Refusal>;
 }
 
-/// A resource that exists.
-pub(crate) fn find<'w, R: Resource>(world: &'w World, id: &ResourceId) -> Result<&'w R, Refusal> {
-    world.group(&id.subscription, &id.group)?;
-    R::shelf(world).get(&id.key()).ok_or_else(|| not_found(id))
+/// The existing resource with this id, or the error that it does not exist.
+pub(crate) fn find<'w, R: Resource>(arm: &'w ArmState, id: &ResourceId) -> Result<&'w R, Refusal> {
+    arm.group(&id.subscription, &id.group)?;
+    R::table(arm).get(&id.key()).ok_or_else(|| not_found(id))
 }
 
 pub(crate) fn not_found(id: &ResourceId) -> Refusal {
@@ -159,7 +157,7 @@ pub(crate) fn not_found(id: &ResourceId) -> Refusal {
     Problem::new("ResourceNotFound", message).not_found()
 }
 
-/// The tags that a body names.
+/// The tags in a body.
 pub(crate) fn tags_of(body: &Value) -> Result<Option<Tags>, Refusal> {
     match body.get("tags") {
         None | Some(Value::Null) => Ok(None),
@@ -175,7 +173,7 @@ pub(crate) fn tags_of(body: &Value) -> Result<Option<Tags>, Refusal> {
     }
 }
 
-/// The head of what a PUT makes or replaces.
+/// The common properties of a resource that a PUT creates or replaces.
 pub(crate) fn head_of(
     call: &Call<'_>,
     id: &ResourceId,
@@ -207,7 +205,7 @@ pub(crate) fn head_of(
         return Err(Problem::new("LocationNotAvailableForResourceType", message).bad_request());
     }
     Ok(Head {
-        // The capitals are those of the first PUT.
+        // The id keeps the case of the first PUT.
         id: before.map_or_else(|| id.clone(), |before| before.id.clone()),
         location,
         tags: tags_of(call.body)?.unwrap_or_default(),
@@ -216,40 +214,40 @@ pub(crate) fn head_of(
     })
 }
 
-pub(crate) fn get<R: Resource>(world: &World, id: &ResourceId) -> Result<Answer, Refusal> {
-    find::<R>(world, id).map(|found| Answer::ok(found.show(world)))
+pub(crate) fn get<R: Resource>(arm: &ArmState, id: &ResourceId) -> Result<Answer, Refusal> {
+    find::<R>(arm, id).map(|found| Answer::ok(found.show(arm)))
 }
 
-/// The resources of a kind in a subscription or a group, one page of them.
+/// One page of the resources of a kind in a subscription or a group.
 pub(crate) fn list<R: Resource>(
     call: &Call<'_>,
-    world: &World,
+    arm: &ArmState,
     prefix: &Key,
 ) -> Result<Answer, Refusal> {
     let inside = format!("{prefix}/");
-    let found = R::shelf(world)
+    let found = R::table(arm)
         .range(inside.clone()..)
         .take_while(|(key, _)| key.starts_with(&inside))
-        .map(|(key, one)| (key.clone(), one.show(world)));
+        .map(|(key, one)| (key.clone(), one.show(arm)));
     paged(call, found)
 }
 
 /// Replaces the tags, as PATCH does for every kind of resource here.
 pub(crate) fn patch_tags<R: Resource>(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     id: &ResourceId,
 ) -> Result<Answer, Refusal> {
-    find::<R>(world, id)?;
+    find::<R>(arm, id)?;
     let tags = tags_of(call.body)?.ok_or_else(|| required("tags"))?;
-    if let Some(found) = R::shelf_mut(world).get_mut(&id.key()) {
+    if let Some(found) = R::table_mut(arm).get_mut(&id.key()) {
         found.head_mut().tags = tags;
         found.head_mut().etag = call.cloud.ids.uuid();
     }
-    get::<R>(world, id)
+    get::<R>(arm, id)
 }
 
-/// Whether the conditions of a request's headers hold for what is there.
+/// Checks the conditional headers of a request against the existing resource.
 pub(crate) fn conditions(call: &Call<'_>, before: Option<&Head>) -> Result<(), Refusal> {
     let header = |name: &str| call.headers.get(name).and_then(|v| v.to_str().ok());
     let failed = |message: String| {
@@ -264,31 +262,31 @@ pub(crate) fn conditions(call: &Call<'_>, before: Option<&Head>) -> Result<(), R
             before.id.name
         ));
     }
-    let Some(wanted) = header("if-match").map(str::trim) else {
+    let Some(expected) = header("if-match").map(str::trim) else {
         return Ok(());
     };
     let met =
-        before.is_some_and(|before| wanted == "*" || wanted.contains(&before.etag.to_string()));
+        before.is_some_and(|before| expected == "*" || expected.contains(&before.etag.to_string()));
     if met {
         Ok(())
     } else {
         failed(format!(
-            "The condition '{wanted}' in the If-Match header was not satisfied."
+            "The condition '{expected}' in the If-Match header was not satisfied."
         ))
     }
 }
 
-/// Makes or replaces a resource: at once in the world, with the state `Updating` until its
-/// operation ends.
+/// Creates or replaces a resource. The change is visible at once, with the state `Updating` until
+/// its operation ends.
 pub(crate) fn put<R: Declared>(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     id: &ResourceId,
 ) -> Result<Answer, Refusal> {
-    world.open_group(&id.subscription, &id.group)?;
+    arm.open_group(&id.subscription, &id.group)?;
     let key = id.key();
-    // Taken off the shelf while it is replaced, and put back if that is refused.
-    let before = R::shelf_mut(world).remove(&key);
+    // Removed from its table while it is replaced, and restored if the request is refused.
+    let before = R::table_mut(arm).remove(&key);
     let declared = conditions(call, before.as_ref().map(R::head)).and_then(|()| {
         let head = head_of(
             call,
@@ -297,7 +295,7 @@ pub(crate) fn put<R: Declared>(
             Provisioning::Updating,
         )?;
         R::declare(
-            world,
+            arm,
             head,
             call.body,
             before.as_ref(),
@@ -309,23 +307,23 @@ pub(crate) fn put<R: Declared>(
         Ok(declared) => declared,
         Err(refusal) => {
             if let Some(before) = before {
-                R::shelf_mut(world).insert(key, before);
+                R::table_mut(arm).insert(key, before);
             }
             return Err(refusal);
         }
     };
     let location = declared.head().location.clone();
-    R::shelf_mut(world).insert(key.clone(), declared);
-    let shown = find::<R>(world, id)?.show(world);
-    let finish = move |world: &mut World, worked: Result<(), Problem>| {
-        if let Some(found) = R::shelf_mut(world).get_mut(&key) {
+    R::table_mut(arm).insert(key.clone(), declared);
+    let shown = find::<R>(arm, id)?.show(arm);
+    let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
+        if let Some(found) = R::table_mut(arm).get_mut(&key) {
             found.head_mut().state = Provisioning::after(&worked);
         }
         worked
     };
     let delay = call.cloud.options.delays.network;
     let begin = Begin::on::<R>(call, id, &location, delay).showing(id.to_string());
-    let operation = operation::begin(call.cloud, world, begin, async { Ok(()) }, finish);
+    let operation = operation::begin(call.cloud, arm, begin, async { Ok(()) }, finish);
     let status = if existed {
         StatusCode::OK
     } else {
@@ -334,44 +332,42 @@ pub(crate) fn put<R: Declared>(
     Ok(Answer::new(status).body(shown).following(operation))
 }
 
-/// Deletes a resource, unless another one uses it; deleting what is absent is fine.
+/// Deletes a resource, unless another one uses it; an absent resource is Ok.
 pub(crate) fn delete<R: Resource>(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     id: &ResourceId,
 ) -> Result<Answer, Refusal> {
-    if world.group(&id.subscription, &id.group).is_err() {
+    if arm.group(&id.subscription, &id.group).is_err() {
         return Ok(Answer::new(StatusCode::NO_CONTENT));
     }
     let key = id.key();
-    let Some(found) = R::shelf(world).get(&key) else {
+    let Some(found) = R::table(arm).get(&key) else {
         return Ok(Answer::new(StatusCode::NO_CONTENT));
     };
-    if let Some(problem) = found.in_use(world) {
-        // Each provider has a status of its own for this.
+    if let Some(problem) = found.in_use(arm) {
+        // Each provider has its own status for this.
         return Err(match R::NAMESPACE {
             "Microsoft.Compute" => problem.conflict(),
             _ => problem.bad_request(),
         });
     }
     let location = found.head().location.clone();
-    if let Some(found) = R::shelf_mut(world).get_mut(&key) {
+    if let Some(found) = R::table_mut(arm).get_mut(&key) {
         found.head_mut().state = Provisioning::Deleting;
     }
-    let finish = move |world: &mut World, worked: Result<(), Problem>| {
-        let used = R::shelf(world)
-            .get(&key)
-            .and_then(|found| found.in_use(world));
-        // Somebody may have begun to use it in the meantime.
+    let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
+        let used = R::table(arm).get(&key).and_then(|found| found.in_use(arm));
+        // Another resource may have started to use it meanwhile.
         let worked = worked.and_then(|()| used.map_or(Ok(()), Err));
         match &worked {
             Ok(()) => {
-                if let Some(found) = R::shelf_mut(world).remove(&key) {
-                    found.removed(world);
+                if let Some(found) = R::table_mut(arm).remove(&key) {
+                    found.removed(arm);
                 }
             }
             Err(_) => {
-                if let Some(found) = R::shelf_mut(world).get_mut(&key) {
+                if let Some(found) = R::table_mut(arm).get_mut(&key) {
                     found.head_mut().state = Provisioning::after(&worked);
                 }
             }
@@ -380,6 +376,6 @@ pub(crate) fn delete<R: Resource>(
     };
     let delay = call.cloud.options.delays.network;
     let begin = Begin::on::<R>(call, id, &location, delay);
-    let operation = operation::begin(call.cloud, world, begin, async { Ok(()) }, finish);
+    let operation = operation::begin(call.cloud, arm, begin, async { Ok(()) }, finish);
     Ok(Answer::new(StatusCode::ACCEPTED).following(operation))
 }

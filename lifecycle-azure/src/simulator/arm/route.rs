@@ -1,4 +1,4 @@
-//! Which path is which resource's. Azure takes paths in any capitals, so this is done by hand.
+//! Routes paths to resources. Azure's paths ignore case, so this is not done by the router.
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -10,25 +10,24 @@ use super::call::Call;
 use super::disk::Disk;
 use super::id::{ResourceId, group_key, key_of};
 use super::interface::Interface;
-use super::machine::{self, Machine};
 use super::network::{self, Network};
 use super::operation::{OperationId, Outcome};
 use super::problem::{Problem, Refusal};
 use super::resource::{self, Declared, Resource};
 use super::security_group::SecurityGroup;
 use super::sku::{self, known_location, location_name};
-use super::world::World;
+use super::state::ArmState;
+use super::vm::{self, VmResource};
 use super::{group, image, subscription, usage};
 
 type Answered = Result<Answer, Refusal>;
 
-/// The parts of a path.
 pub(crate) fn segments(path: &str) -> Vec<&str> {
     path.split('/').filter(|part| !part.is_empty()).collect()
 }
 
-/// Answers a request.
-pub(crate) fn dispatch(call: &Call<'_>, world: &mut World) -> Answered {
+/// Handles a request.
+pub(crate) fn dispatch(call: &Call<'_>, arm: &mut ArmState) -> Answered {
     let original = segments(call.path);
     let lower: Vec<String> = original.iter().map(|part| part.to_lowercase()).collect();
     let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
@@ -39,7 +38,7 @@ pub(crate) fn dispatch(call: &Call<'_>, world: &mut World) -> Answered {
         ("subscriptions", []) => read_only(call, || Ok(subscription::list(call))),
         ("subscriptions", [id, ..]) => {
             let id = subscription::find(call, id)?;
-            in_subscription(call, world, id, &original[2..], &lower[2..])
+            in_subscription(call, arm, id, &original[2..], &lower[2..])
         }
         ("tenants", []) => {
             let tenant = &call.cloud.options.tenant;
@@ -51,7 +50,7 @@ pub(crate) fn dispatch(call: &Call<'_>, world: &mut World) -> Answered {
 }
 
 fn unknown(call: &Call<'_>) -> Refusal {
-    let message = format!("The simulator has nothing at '{}'.", call.path);
+    let message = format!("The simulator does not support the path '{}'.", call.path);
     Problem::new("InvalidResourceType", message).not_found()
 }
 
@@ -73,7 +72,7 @@ fn read_only(call: &Call<'_>, answer: impl FnOnce() -> Answered) -> Answered {
 
 fn in_subscription(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     id: &str,
     original: &[&str],
     lower: &[&str],
@@ -82,20 +81,20 @@ fn in_subscription(
     match lower {
         [] => read_only(call, || Ok(Answer::ok(subscription::show(call, id)))),
         ["locations"] => read_only(call, || Ok(subscription::locations(id))),
-        ["resources"] => read_only(call, || subscription::resources(call, world, &prefix)),
+        ["resources"] => read_only(call, || subscription::resources(call, arm, &prefix)),
         ["providers"] => read_only(call, || Ok(subscription::providers(id))),
         ["operationresults", operation] => {
-            read_only(call, || group_operation(call, world, operation))
+            read_only(call, || group_operation(call, arm, operation))
         }
-        ["resourcegroups"] => read_only(call, || group::list(call, world, id)),
-        ["resourcegroups", _] => of_group(call, world, id, original[1]),
+        ["resourcegroups"] => read_only(call, || group::list(call, arm, id)),
+        ["resourcegroups", _] => of_group(call, arm, id, original[1]),
         ["resourcegroups", name, "resources"] => read_only(call, || {
-            world.group(id, name)?;
-            subscription::resources(call, world, &group_key(id, name))
+            arm.group(id, name)?;
+            subscription::resources(call, arm, &group_key(id, name))
         }),
         ["resourcegroups", _, "providers", rest @ ..] => {
             let names = &original[3..];
-            in_group(call, world, (id, original[1]), names, rest)
+            in_group(call, arm, (id, original[1]), names, rest)
         }
         ["providers", namespace] => read_only(call, || subscription::provider(id, namespace)),
         ["providers", namespace, "register"] if *call.method == Method::POST => {
@@ -112,47 +111,45 @@ fn in_subscription(
             }
             let rest = &original[4..4 + rest.len()];
             read_only(call, || {
-                in_location(call, world, (id, namespace, &location), rest)
+                in_location(call, arm, (id, namespace, &location), rest)
             })
         }
         ["providers", namespace, kind] => {
             let kind = format!("{namespace}/{kind}");
-            read_only(call, || list(call, world, &kind, &prefix))
+            read_only(call, || list(call, arm, &kind, &prefix))
         }
         _ => Err(unknown(call)),
     }
 }
 
-fn of_group(call: &Call<'_>, world: &mut World, id: &str, name: &str) -> Answered {
+fn of_group(call: &Call<'_>, arm: &mut ArmState, id: &str, name: &str) -> Answered {
     match *call.method {
-        Method::GET => group::get(world, id, name),
-        Method::HEAD => Ok(group::exists(world, id, name)),
-        Method::PUT => group::put(call, world, id, name),
-        Method::PATCH => group::patch(call, world, id, name),
-        Method::DELETE => group::delete(call, world, id, name),
+        Method::GET => group::get(arm, id, name),
+        Method::HEAD => Ok(group::exists(arm, id, name)),
+        Method::PUT => group::put(call, arm, id, name),
+        Method::PATCH => group::patch(call, arm, id, name),
+        Method::DELETE => group::delete(call, arm, id, name),
         _ => Err(wrong_method(call)),
     }
 }
 
-fn list(call: &Call<'_>, world: &World, kind: &str, prefix: &String) -> Answered {
+fn list(call: &Call<'_>, arm: &ArmState, kind: &str, prefix: &String) -> Answered {
     match kind {
-        "microsoft.compute/virtualmachines" => machine::list(call, world, prefix),
-        "microsoft.compute/disks" => resource::list::<Disk>(call, world, prefix),
-        "microsoft.network/virtualnetworks" => resource::list::<Network>(call, world, prefix),
+        "microsoft.compute/virtualmachines" => vm::list(call, arm, prefix),
+        "microsoft.compute/disks" => resource::list::<Disk>(call, arm, prefix),
+        "microsoft.network/virtualnetworks" => resource::list::<Network>(call, arm, prefix),
         "microsoft.network/networksecuritygroups" => {
-            resource::list::<SecurityGroup>(call, world, prefix)
+            resource::list::<SecurityGroup>(call, arm, prefix)
         }
-        "microsoft.network/publicipaddresses" => {
-            resource::list::<PublicAddress>(call, world, prefix)
-        }
-        "microsoft.network/networkinterfaces" => resource::list::<Interface>(call, world, prefix),
+        "microsoft.network/publicipaddresses" => resource::list::<PublicAddress>(call, arm, prefix),
+        "microsoft.network/networkinterfaces" => resource::list::<Interface>(call, arm, prefix),
         _ => Err(unknown(call)),
     }
 }
 
 fn in_group(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     (subscription, group): (&str, &str),
     original: &[&str],
     lower: &[&str],
@@ -162,24 +159,24 @@ fn in_group(
         [namespace, kind] => {
             let kind = format!("{namespace}/{kind}");
             read_only(call, || {
-                world.group(subscription, group)?;
-                list(call, world, &kind, &group_key(subscription, group))
+                arm.group(subscription, group)?;
+                list(call, arm, &kind, &group_key(subscription, group))
             })
         }
         ["microsoft.compute", "virtualmachines", _, rest @ ..] => {
-            of_machine(call, world, &named(Machine::KIND), rest)
+            for_vm(call, arm, &named(VmResource::KIND), rest)
         }
         ["microsoft.compute", "disks", _] => {
             let id = named(Disk::KIND);
             match *call.method {
-                Method::GET => resource::get::<Disk>(world, &id),
-                Method::PATCH => resource::patch_tags::<Disk>(call, world, &id),
-                Method::DELETE => resource::delete::<Disk>(call, world, &id),
+                Method::GET => resource::get::<Disk>(arm, &id),
+                Method::PATCH => resource::patch_tags::<Disk>(call, arm, &id),
+                Method::DELETE => resource::delete::<Disk>(call, arm, &id),
                 _ => Err(wrong_method(call)),
             }
         }
         ["microsoft.network", "virtualnetworks", _] => {
-            declared::<Network>(call, world, &named(Network::KIND))
+            declared::<Network>(call, arm, &named(Network::KIND))
         }
         [
             "microsoft.network",
@@ -191,58 +188,58 @@ fn in_group(
             let name = original[4..].first().copied();
             of_subnets(
                 call,
-                world,
+                arm,
                 &named(Network::KIND),
                 name.filter(|_| rest.len() == 1),
             )
         }
         ["microsoft.network", "networksecuritygroups", _] => {
-            declared::<SecurityGroup>(call, world, &named(SecurityGroup::KIND))
+            declared::<SecurityGroup>(call, arm, &named(SecurityGroup::KIND))
         }
         ["microsoft.network", "publicipaddresses", _] => {
-            declared::<PublicAddress>(call, world, &named(PublicAddress::KIND))
+            declared::<PublicAddress>(call, arm, &named(PublicAddress::KIND))
         }
         ["microsoft.network", "networkinterfaces", _] => {
-            declared::<Interface>(call, world, &named(Interface::KIND))
+            declared::<Interface>(call, arm, &named(Interface::KIND))
         }
         _ => Err(unknown(call)),
     }
 }
 
-fn declared<R: Declared>(call: &Call<'_>, world: &mut World, id: &ResourceId) -> Answered {
+fn declared<R: Declared>(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId) -> Answered {
     match *call.method {
-        Method::GET => resource::get::<R>(world, id),
-        Method::PUT => resource::put::<R>(call, world, id),
-        Method::PATCH => resource::patch_tags::<R>(call, world, id),
-        Method::DELETE => resource::delete::<R>(call, world, id),
+        Method::GET => resource::get::<R>(arm, id),
+        Method::PUT => resource::put::<R>(call, arm, id),
+        Method::PATCH => resource::patch_tags::<R>(call, arm, id),
+        Method::DELETE => resource::delete::<R>(call, arm, id),
         _ => Err(wrong_method(call)),
     }
 }
 
 fn of_subnets(
     call: &Call<'_>,
-    world: &mut World,
+    arm: &mut ArmState,
     network: &ResourceId,
     name: Option<&str>,
 ) -> Answered {
     match (call.method.clone(), name) {
-        (Method::GET, None) => network::list_subnets(call, world, network),
-        (Method::GET, Some(name)) => network::get_subnet(world, network, name),
-        (Method::PUT, Some(name)) => network::put_subnet(call, world, network, name),
-        (Method::DELETE, Some(name)) => network::delete_subnet(call, world, network, name),
+        (Method::GET, None) => network::list_subnets(call, arm, network),
+        (Method::GET, Some(name)) => network::get_subnet(arm, network, name),
+        (Method::PUT, Some(name)) => network::put_subnet(call, arm, network, name),
+        (Method::DELETE, Some(name)) => network::delete_subnet(call, arm, network, name),
         _ => Err(wrong_method(call)),
     }
 }
 
-fn of_machine(call: &Call<'_>, world: &mut World, id: &ResourceId, rest: &[&str]) -> Answered {
+fn for_vm(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId, rest: &[&str]) -> Answered {
     match (call.method.clone(), rest) {
-        (Method::GET, []) => machine::get(call, world, id),
-        (Method::PUT, []) => machine::put(call, world, id),
-        (Method::PATCH, []) => machine::patch(call, world, id),
-        (Method::DELETE, []) => Ok(machine::delete(call, world, id)),
-        (Method::GET, ["instanceview"]) => machine::instance_view(world, id),
+        (Method::GET, []) => vm::get(call, arm, id),
+        (Method::PUT, []) => vm::put(call, arm, id),
+        (Method::PATCH, []) => vm::patch(call, arm, id),
+        (Method::DELETE, []) => Ok(vm::delete(call, arm, id)),
+        (Method::GET, ["instanceview"]) => vm::instance_view(arm, id),
         (Method::POST, [action]) => {
-            machine::act(call, world, id, action).unwrap_or_else(|| Err(unknown(call)))
+            vm::act(call, arm, id, action).unwrap_or_else(|| Err(unknown(call)))
         }
         (_, []) => Err(wrong_method(call)),
         _ => Err(unknown(call)),
@@ -251,7 +248,7 @@ fn of_machine(call: &Call<'_>, world: &mut World, id: &ResourceId, rest: &[&str]
 
 fn in_location(
     call: &Call<'_>,
-    world: &World,
+    arm: &ArmState,
     (subscription, namespace, location): (&str, &str, &str),
     rest: &[&str],
 ) -> Answered {
@@ -259,12 +256,12 @@ fn in_location(
     let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
     let options = &call.cloud.options;
     match (namespace, &lower[..]) {
-        (_, ["operations" | "operationresults", id]) => operation(call, world, id),
+        (_, ["operations" | "operationresults", id]) => operation(call, arm, id),
         ("microsoft.compute", ["vmsizes"]) => Ok(sku::sizes()),
         ("microsoft.compute", ["usages"]) => {
-            Ok(usage::compute(world, options, subscription, location))
+            Ok(usage::compute(arm, options, subscription, location))
         }
-        ("microsoft.network", ["usages"]) => Ok(usage::network(world, subscription, location)),
+        ("microsoft.network", ["usages"]) => Ok(usage::network(arm, subscription, location)),
         ("microsoft.compute", ["publishers", ..]) => {
             image::browse(subscription, location, &rest[1..]).ok_or_else(|| {
                 let message = "The image, or a part of its name, was not found.";
@@ -284,10 +281,10 @@ fn no_operation(id: &str) -> Refusal {
     Problem::new("NotFound", message).not_found()
 }
 
-/// An operation's status; with `monitor=true` what it has led to.
-fn operation(call: &Call<'_>, world: &World, id: &str) -> Answered {
+/// An operation's status; with `monitor=true` its result.
+fn operation(call: &Call<'_>, arm: &ArmState, id: &str) -> Answered {
     let id = operation_id(id)?;
-    let found = world
+    let found = arm
         .operations
         .get(id)
         .ok_or_else(|| no_operation(&id.to_string()))?;
@@ -306,31 +303,31 @@ fn operation(call: &Call<'_>, world: &World, id: &str) -> Answered {
                 Err(problem.clone().conflict())
             }
             Outcome::Succeeded => {
-                let made = found.result.as_ref().and_then(|path| at(world, path));
-                Ok(made.map_or_else(|| Answer::new(StatusCode::OK), Answer::ok))
+                let created = found.result.as_ref().and_then(|path| at(arm, path));
+                Ok(created.map_or_else(|| Answer::new(StatusCode::OK), Answer::ok))
             }
         },
     }
 }
 
 /// The resource with this id.
-fn at(world: &World, id: &str) -> Option<Value> {
-    fn on<R: Resource>(world: &World, key: &str) -> Option<Value> {
-        R::shelf(world).get(key).map(|found| found.show(world))
+fn at(arm: &ArmState, id: &str) -> Option<Value> {
+    fn on<R: Resource>(arm: &ArmState, key: &str) -> Option<Value> {
+        R::table(arm).get(key).map(|found| found.show(arm))
     }
     let key = key_of(id);
-    on::<Machine>(world, &key)
-        .or_else(|| on::<Network>(world, &key))
-        .or_else(|| on::<Interface>(world, &key))
-        .or_else(|| on::<PublicAddress>(world, &key))
-        .or_else(|| on::<SecurityGroup>(world, &key))
-        .or_else(|| network::show_subnet_at(world, id))
+    on::<VmResource>(arm, &key)
+        .or_else(|| on::<Network>(arm, &key))
+        .or_else(|| on::<Interface>(arm, &key))
+        .or_else(|| on::<PublicAddress>(arm, &key))
+        .or_else(|| on::<SecurityGroup>(arm, &key))
+        .or_else(|| network::show_subnet_at(arm, id))
 }
 
-/// How far the deletion of a resource group is: there is no status, 202 is all.
-fn group_operation(call: &Call<'_>, world: &World, id: &str) -> Answered {
+/// The progress of a resource group's deletion, which has no status document: 202 until it is gone.
+fn group_operation(call: &Call<'_>, arm: &ArmState, id: &str) -> Answered {
     let id = operation_id(id)?;
-    let found = world
+    let found = arm
         .operations
         .get(id)
         .ok_or_else(|| no_operation(&id.to_string()))?;

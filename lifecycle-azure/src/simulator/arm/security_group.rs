@@ -1,4 +1,4 @@
-//! Network security groups and their rules. What they let in, `inbound` reads from them.
+//! Network security groups and their rules. `inbound` evaluates the rules.
 
 use std::collections::BTreeSet;
 
@@ -8,25 +8,22 @@ use serde_json::{Map, Value, json};
 use super::id::{ResourceId, key_of};
 use super::network::{missing_reference, subnet_security_groups};
 use super::problem::{Problem, Refusal, invalid, required};
-use super::resource::{Declared, Head, Resource, stands_on};
-use super::world::World;
+use super::resource::{Declared, Head, Resource, stored_in};
+use super::state::ArmState;
 
-/// A network security group.
 #[derive(Debug)]
 pub(crate) struct SecurityGroup {
     head: Head,
     rules: Vec<Rule>,
 }
 
-/// A rule.
 #[derive(Debug)]
 struct Rule {
     name: String,
     properties: Map<String, Value>,
 }
 
-/// What every group has without being told: (name, priority, direction, access, source,
-/// destination).
+/// The default rules of every group: (name, priority, direction, access, source, destination).
 const DEFAULT_RULES: [(&str, u32, &str, &str, &str, &str); 6] = [
     (
         "AllowVnetInBound",
@@ -64,9 +61,9 @@ const DEFAULT_RULES: [(&str, u32, &str, &str, &str, &str); 6] = [
     ("DenyAllOutBound", 65500, "Outbound", "Deny", "*", "*"),
 ];
 
-/// Whether the group that somebody refers to is there.
-pub(crate) fn exists(world: &World, id: &str, by: &ResourceId) -> Result<(), Refusal> {
-    if world.security_groups.contains_key(&key_of(id)) {
+/// Checks that a referenced group exists.
+pub(crate) fn exists(arm: &ArmState, id: &str, by: &ResourceId) -> Result<(), Refusal> {
+    if arm.security_groups.contains_key(&key_of(id)) {
         Ok(())
     } else {
         Err(missing_reference(id, by))
@@ -114,7 +111,7 @@ impl Rule {
         })
     }
 
-    /// What no two rules of a group may share.
+    /// The values that must be unique in a group.
     fn place(&self) -> (Option<u64>, String) {
         let direction = self.properties.get("direction").and_then(Value::as_str);
         (
@@ -125,7 +122,7 @@ impl Rule {
 }
 
 impl SecurityGroup {
-    /// The rules for what comes in, as they were declared, in the order in which they apply.
+    /// The declared rules for inbound traffic, in the order in which they apply.
     pub(crate) fn inbound_rules(&self) -> Vec<&Map<String, Value>> {
         let number = |rule: &&Map<String, Value>| rule.get("priority").and_then(Value::as_u64);
         let mut rules: Vec<_> = self
@@ -158,9 +155,9 @@ impl Resource for SecurityGroup {
     const KIND: &'static str = "Microsoft.Network/networkSecurityGroups";
     const NAMESPACE: &'static str = "Microsoft.Network";
 
-    stands_on!(security_groups);
+    stored_in!(security_groups);
 
-    fn properties(&self, world: &World) -> Map<String, Value> {
+    fn properties(&self, arm: &ArmState) -> Map<String, Value> {
         let rules: Vec<_> = self
             .rules
             .iter()
@@ -179,13 +176,13 @@ impl Resource for SecurityGroup {
             })
             .collect();
         let own = self.head.id.key();
-        let interfaces: Vec<_> = world
+        let interfaces: Vec<_> = arm
             .interfaces
             .values()
             .filter(|one| one.security_group().is_some_and(|id| key_of(id) == own))
             .map(|one| json!({"id": one.head().id.to_string()}))
             .collect();
-        let subnets: Vec<_> = subnet_security_groups(world)
+        let subnets: Vec<_> = subnet_security_groups(arm)
             .filter(|(_, group)| key_of(group) == own)
             .map(|(id, _)| json!({ "id": id }))
             .collect();
@@ -201,14 +198,14 @@ impl Resource for SecurityGroup {
         properties
     }
 
-    fn in_use(&self, world: &World) -> Option<Problem> {
+    fn in_use(&self, arm: &ArmState) -> Option<Problem> {
         let own = self.head.id.key();
-        let interfaces = world
+        let interfaces = arm
             .interfaces
             .values()
             .filter(|one| one.security_group().is_some_and(|id| key_of(id) == own))
             .map(|one| one.head().id.to_string());
-        let subnets = subnet_security_groups(world)
+        let subnets = subnet_security_groups(arm)
             .filter(|(_, group)| key_of(group) == own)
             .map(|(id, _)| id);
         let users: Vec<_> = interfaces.chain(subnets).collect();
@@ -231,7 +228,7 @@ impl Resource for SecurityGroup {
 
 impl Declared for SecurityGroup {
     fn declare(
-        _world: &mut World,
+        _world: &mut ArmState,
         head: Head,
         body: &Value,
         _before: Option<&Self>,

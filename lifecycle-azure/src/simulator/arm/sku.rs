@@ -1,4 +1,4 @@
-//! What Azure has to offer: locations and VM sizes. A choice of the real ones.
+//! Locations and VM sizes: a selection of the real ones.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ pub(crate) const LOCATIONS: [(&str, &str); 4] = [
     ("eastus", "East US"),
 ];
 
-/// A processor architecture, as Azure writes it.
+/// A processor architecture in Azure's form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Architecture {
     X64,
@@ -31,11 +31,10 @@ impl Architecture {
     }
 }
 
-/// A VM size.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) name: &'static str,
-    /// What quotas are counted by.
+    /// The unit of quotas.
     pub(crate) family: &'static str,
     pub(crate) family_label: &'static str,
     pub(crate) cores: u32,
@@ -75,7 +74,6 @@ const DPSV5: Family = ("standardDPSv5Family", "Standard DPSv5 Family vCPUs");
 const ESV5: Family = ("standardESv5Family", "Standard ESv5 Family vCPUs");
 const FSV2: Family = ("standardFSv2Family", "Standard FSv2 Family vCPUs");
 
-/// The sizes.
 pub(crate) static SIZES: [Size; 13] = [
     size("Standard_B1s", BS, 1, 1, 2, 4096, Architecture::X64),
     size("Standard_B2s", BS, 2, 4, 4, 8192, Architecture::X64),
@@ -92,7 +90,7 @@ pub(crate) static SIZES: [Size; 13] = [
     size("Standard_F4s_v2", FSV2, 4, 8, 8, 32768, Architecture::X64),
 ];
 
-/// A location as it is kept: `West Europe` is `westeurope`.
+/// The normalized name of a location: `West Europe` is `westeurope`.
 pub(crate) fn location_name(written: &str) -> String {
     written
         .chars()
@@ -101,7 +99,6 @@ pub(crate) fn location_name(written: &str) -> String {
         .to_lowercase()
 }
 
-/// Whether there is such a location.
 pub(crate) fn known_location(name: &str) -> bool {
     LOCATIONS.iter().any(|(known, _)| *known == name)
 }
@@ -114,7 +111,7 @@ fn restricted(call: &Call<'_>, location: &str, name: &str) -> bool {
         .any(|(at, size)| location_name(at) == location && size.eq_ignore_ascii_case(name))
 }
 
-/// The size that a VM asks for, if it may be had.
+/// The size that a VM requests, if it is available.
 pub(crate) fn size_of(
     call: &Call<'_>,
     location: &str,
@@ -182,7 +179,7 @@ fn show(call: &Call<'_>, location: &str, size: &Size) -> Value {
     })
 }
 
-/// What `Microsoft.Compute/skus` lists; the one filter it takes is a location.
+/// Lists `Microsoft.Compute/skus`; the only supported filter is a location.
 pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Refusal> {
     let only = match call.parameter("$filter") {
         None => None,
@@ -213,7 +210,7 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Refusal> {
     paged(call, all.into_iter())
 }
 
-/// What `locations/…/vmSizes` lists.
+/// Lists `locations/…/vmSizes`.
 pub(crate) fn sizes() -> Answer {
     let sizes: Vec<_> = SIZES
         .iter()

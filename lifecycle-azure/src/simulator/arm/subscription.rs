@@ -1,4 +1,4 @@
-//! Subscriptions, their locations and providers, and the list of everything in them.
+//! Subscriptions, their locations and providers, and the list of all their resources.
 
 use serde_json::{Value, json};
 
@@ -9,10 +9,10 @@ use super::page::paged;
 use super::problem::{Problem, Refusal};
 use super::resource::Resource;
 use super::sku::LOCATIONS;
-use super::world::World;
-use super::{address, disk, interface, machine, network, security_group};
+use super::state::ArmState;
+use super::{address, disk, interface, network, security_group, vm};
 
-/// The providers, with the types that they have here.
+/// The providers, with the resource types that are simulated.
 const PROVIDERS: [(&str, &[&str]); 3] = [
     (
         "Microsoft.Compute",
@@ -52,7 +52,7 @@ pub(crate) fn list(call: &Call<'_>) -> Answer {
     Answer::ok(json!({ "value": shown }))
 }
 
-/// The subscription with this id, as it was written in the options.
+/// The subscription with this id, in the case of the options.
 pub(crate) fn find<'c>(call: &Call<'c>, id: &str) -> Result<&'c str, Refusal> {
     let known = &call.cloud.options.subscriptions;
     let found = known.iter().find(|known| known.eq_ignore_ascii_case(id));
@@ -102,7 +102,7 @@ pub(crate) fn providers(subscription: &str) -> Answer {
     Answer::ok(json!({ "value": shown }))
 }
 
-/// One provider. All are registered, so that registering one changes nothing.
+/// One provider. All are registered, so registering one changes nothing.
 pub(crate) fn provider(subscription: &str, namespace: &str) -> Result<Answer, Refusal> {
     let found = PROVIDERS
         .iter()
@@ -114,7 +114,7 @@ pub(crate) fn provider(subscription: &str, namespace: &str) -> Result<Answer, Re
     Ok(Answer::ok(show_provider(subscription, namespace, types)))
 }
 
-/// What a filter asks for: `resourceType eq '…'`, `tagName eq '…' and tagValue eq '…'`.
+/// A parsed filter: `resourceType eq '…'`, `tagName eq '…' and tagValue eq '…'`.
 #[derive(Debug, Default)]
 struct Filter {
     kind: Option<String>,
@@ -162,35 +162,35 @@ impl Filter {
         };
         self.kind
             .as_ref()
-            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(kind))
+            .is_none_or(|expected| expected.eq_ignore_ascii_case(kind))
             && self.tag.as_ref().is_none_or(|name| {
                 tag(name).is_some_and(|found| self.value.as_ref().is_none_or(|v| v == found))
             })
     }
 }
 
-/// Everything in a subscription or a group, in short.
-pub(crate) fn resources(call: &Call<'_>, world: &World, prefix: &Key) -> Result<Answer, Refusal> {
+/// A summary of all resources in a subscription or a group.
+pub(crate) fn resources(call: &Call<'_>, arm: &ArmState, prefix: &Key) -> Result<Answer, Refusal> {
     let filter = call
         .parameter("$filter")
         .map_or_else(|| Ok(Filter::default()), Filter::read)?;
     let mut all = Vec::new();
-    collect::<machine::Machine>(world, prefix, &mut all);
-    collect::<disk::Disk>(world, prefix, &mut all);
-    collect::<interface::Interface>(world, prefix, &mut all);
-    collect::<address::PublicAddress>(world, prefix, &mut all);
-    collect::<network::Network>(world, prefix, &mut all);
-    collect::<security_group::SecurityGroup>(world, prefix, &mut all);
+    collect::<vm::VmResource>(arm, prefix, &mut all);
+    collect::<disk::Disk>(arm, prefix, &mut all);
+    collect::<interface::Interface>(arm, prefix, &mut all);
+    collect::<address::PublicAddress>(arm, prefix, &mut all);
+    collect::<network::Network>(arm, prefix, &mut all);
+    collect::<security_group::SecurityGroup>(arm, prefix, &mut all);
     all.retain(|(_, shown)| filter.takes(shown));
     all.sort_by(|a, b| a.0.cmp(&b.0));
     paged(call, all.into_iter())
 }
 
-fn collect<R: Resource>(world: &World, prefix: &Key, into: &mut Vec<(Key, Value)>) {
+fn collect<R: Resource>(arm: &ArmState, prefix: &Key, into: &mut Vec<(Key, Value)>) {
     let inside = format!("{prefix}/");
-    for (key, found) in R::shelf(world) {
+    for (key, found) in R::table(arm) {
         if key.starts_with(&inside) {
-            let mut shown = found.show(world);
+            let mut shown = found.show(arm);
             if let Some(shown) = shown.as_object_mut() {
                 shown.retain(|name, _| {
                     [

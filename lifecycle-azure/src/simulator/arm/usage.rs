@@ -1,4 +1,4 @@
-//! Quotas, and how much of them is used.
+//! Quotas and their use.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use super::id::ResourceId;
 use super::problem::{Problem, Refusal};
 use super::resource::Resource;
 use super::sku::{SIZES, Size};
-use super::world::World;
+use super::state::ArmState;
 use crate::simulator::options::SimulatorOptions;
 
-/// How many VMs a subscription may have in a location.
+/// Quota of VMs per subscription and location.
 const MACHINES: u32 = 25_000;
-/// How many public addresses a subscription may have in a location.
+/// Quota of public addresses per subscription and location.
 const ADDRESSES: u32 = 1_000;
 
 fn limit(options: &SimulatorOptions, family: &str) -> u32 {
@@ -26,14 +26,14 @@ fn limit(options: &SimulatorOptions, family: &str) -> u32 {
         .map_or(options.default_quota, |(_, limit)| *limit)
 }
 
-/// The cores of all VMs in a location by family, whether they run or are deallocated. A VM of
-/// which nothing was ever made counts too, as long as it is there.
-fn cores(world: &World, subscription: &str, location: &str) -> BTreeMap<&'static str, u32> {
+/// The cores of all VMs in a location by family, whether they are running or deallocated. A VM
+/// without a host counts too, as long as it exists.
+fn cores(arm: &ArmState, subscription: &str, location: &str) -> BTreeMap<&'static str, u32> {
     let mut used = BTreeMap::new();
-    for machine in world.machines.values() {
-        let head = machine.head();
+    for vm in arm.vms.values() {
+        let head = vm.head();
         if head.id.subscription.eq_ignore_ascii_case(subscription) && head.location == location {
-            *used.entry(machine.size().family).or_default() += machine.size().cores;
+            *used.entry(vm.size().family).or_default() += vm.size().cores;
         }
     }
     used
@@ -54,16 +54,16 @@ fn exceeded(what: &str, location: &str, limit: u32, used: u32, more: u32) -> Ref
     Problem::new("OperationNotAllowed", message).conflict()
 }
 
-/// Whether a VM of this size fits into the quotas; `forced` says that it does not in any case.
+/// Checks that a VM of this size fits into the quotas; `forced` makes the check fail.
 pub(crate) fn fits(
-    world: &World,
+    arm: &ArmState,
     options: &SimulatorOptions,
     id: &ResourceId,
     location: &str,
     size: &Size,
     forced: bool,
 ) -> Result<(), Refusal> {
-    let used = cores(world, &id.subscription, location);
+    let used = cores(arm, &id.subscription, location);
     let of_family = used.get(size.family).copied().unwrap_or_default();
     let of_all: u32 = used.values().sum();
     let family_limit = limit(options, size.family);
@@ -107,19 +107,19 @@ fn usage(name: &str, label: &str, used: u32, limit: u32) -> Value {
     })
 }
 
-/// What `Microsoft.Compute/locations/…/usages` lists.
+/// Lists `Microsoft.Compute/locations/…/usages`.
 pub(crate) fn compute(
-    world: &World,
+    arm: &ArmState,
     options: &SimulatorOptions,
     subscription: &str,
     location: &str,
 ) -> Answer {
-    let used = cores(world, subscription, location);
-    let machines = world.machines.values().filter(|machine| {
-        let head = machine.head();
+    let used = cores(arm, subscription, location);
+    let vms = arm.vms.values().filter(|vm| {
+        let head = vm.head();
         head.id.subscription.eq_ignore_ascii_case(subscription) && head.location == location
     });
-    let count = u32::try_from(machines.count()).unwrap_or(u32::MAX);
+    let count = u32::try_from(vms.count()).unwrap_or(u32::MAX);
     let mut usages = vec![
         usage(
             "cores",
@@ -137,16 +137,16 @@ pub(crate) fn compute(
     Answer::ok(json!({ "value": usages }))
 }
 
-/// What `Microsoft.Network/locations/…/usages` lists.
-pub(crate) fn network(world: &World, subscription: &str, location: &str) -> Answer {
-    let ours = |one: &&PublicAddress| {
+/// Lists `Microsoft.Network/locations/…/usages`.
+pub(crate) fn network(arm: &ArmState, subscription: &str, location: &str) -> Answer {
+    let in_location = |one: &&PublicAddress| {
         one.head()
             .id
             .subscription
             .eq_ignore_ascii_case(subscription)
             && one.head().location == location
     };
-    let count = world.addresses.values().filter(ours).count();
+    let count = arm.addresses.values().filter(in_location).count();
     let used = u32::try_from(count).unwrap_or(u32::MAX);
     let mut shown = usage("PublicIPAddresses", "Public IP Addresses", used, ADDRESSES);
     shown["id"] = format!(

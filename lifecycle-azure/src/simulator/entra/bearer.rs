@@ -1,4 +1,4 @@
-//! Whether a request's token is good for Azure Resource Manager.
+//! Validates a request's token for Azure Resource Manager.
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -6,12 +6,12 @@ use chrono::{DateTime, SecondsFormat};
 
 use super::{Claims, RESOURCE_MANAGER, Tokens};
 
-/// What is wrong with a request's token, in Azure's words.
+/// The error for a request's token, with Azure's texts.
 #[derive(Debug)]
 pub(crate) struct BearerProblem {
     pub(crate) code: &'static str,
     pub(crate) message: String,
-    /// What the header `WWW-Authenticate` says.
+    /// The value of the header `WWW-Authenticate`.
     pub(crate) challenge: String,
 }
 
@@ -27,7 +27,7 @@ fn problem(tokens: &Tokens, code: &'static str, message: String, why: &str) -> B
     }
 }
 
-/// What the token of a request says.
+/// Validates the token of a request and returns its claims.
 pub(crate) fn check(tokens: &Tokens, headers: &HeaderMap) -> Result<Claims, BearerProblem> {
     let Some(header) = headers.get(AUTHORIZATION) else {
         return Err(problem(

@@ -1,4 +1,4 @@
-//! The token endpoints: the second version (`scope`) and the first (`resource`).
+//! The token endpoints: version 2 (`scope`) and version 1 (`resource`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::Tokens;
 use crate::simulator::options::Client;
 use crate::simulator::origin::Origin;
 
-/// Who may sign in, and who signs.
+/// The registered clients and the token signer.
 #[derive(Debug)]
 pub(crate) struct Entra {
     pub(crate) tenant: String,
@@ -56,8 +56,8 @@ impl Entra {
     }
 }
 
-/// Gives a token to a client with its secret, or with an assertion (whose signature only a real
-/// Entra can check).
+/// Issues a token to a client with its secret, or with an assertion, whose signature only a real
+/// Entra could verify.
 pub(crate) async fn token(
     State(entra): State<Arc<Entra>>,
     Path(tenant): Path<String>,
@@ -134,7 +134,7 @@ pub(crate) async fn token(
     }
 }
 
-/// Where a tenant's endpoints are.
+/// The discovery document with a tenant's endpoints.
 pub(crate) async fn discovery(
     State(entra): State<Arc<Entra>>,
     Path(tenant): Path<String>,

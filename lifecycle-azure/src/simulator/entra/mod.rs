@@ -1,4 +1,4 @@
-//! Microsoft Entra: gives out tokens, and says of a token whether it is good.
+//! Microsoft Entra: issues and validates tokens.
 
 mod bearer;
 mod endpoint;
@@ -19,13 +19,13 @@ use sha2::Sha256;
 
 pub(crate) use bearer::check;
 
-/// The audiences that Azure Resource Manager takes, without the slash that may follow.
+/// The audiences that Azure Resource Manager accepts, without the optional trailing slash.
 pub(crate) const RESOURCE_MANAGER: [&str; 2] = [
     "https://management.azure.com",
     "https://management.core.windows.net",
 ];
 
-/// What a token says. Its parts are those of a JSON Web Token, which some clients look into.
+/// The claims of a token. It has the form of a JSON Web Token, which some clients parse.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Claims {
     pub(crate) aud: String,
@@ -35,12 +35,12 @@ pub(crate) struct Claims {
     pub(crate) exp: i64,
     pub(crate) tid: String,
     pub(crate) appid: String,
-    /// Who asks: requests are counted against this one's budgets.
+    /// The principal, whose rate limits requests are counted against.
     pub(crate) oid: String,
     pub(crate) ver: String,
 }
 
-/// Signs tokens and knows its own.
+/// Signs and validates tokens.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     tenant: String,
@@ -49,7 +49,7 @@ pub(crate) struct Tokens {
     key: [u8; 16],
 }
 
-/// A token and how long it lives.
+/// A token and its lifetime.
 #[derive(Debug)]
 pub(crate) struct Issued {
     pub(crate) token: String,
@@ -78,7 +78,7 @@ impl Tokens {
         Some(mac)
     }
 
-    /// A token for `client` and the resource `audience`.
+    /// Issues a token for `client` and the resource `audience`.
     pub(crate) fn issue(&self, client: &str, audience: &str) -> Option<Issued> {
         let now = self.clock.now();
         let expires = now + self.life;
@@ -108,7 +108,7 @@ impl Tokens {
         })
     }
 
-    /// What a token says, if it is one of ours.
+    /// The claims of a token, if it was issued here.
     fn claims(&self, token: &str) -> Option<Claims> {
         let (signed, signature) = token.rsplit_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
@@ -118,7 +118,7 @@ impl Tokens {
     }
 }
 
-/// The token endpoints, and what a client reads to find them.
+/// The token endpoints and the discovery documents.
 pub(crate) fn router(entra: endpoint::Entra) -> Router {
     Router::new()
         .route("/{tenant}/oauth2/v2.0/token", post(endpoint::token))

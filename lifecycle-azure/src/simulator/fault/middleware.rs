@@ -1,4 +1,4 @@
-//! Lets faults strike requests.
+//! The middleware that applies faults to requests.
 
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use super::{Fault, Faults, Injected};
 use crate::simulator::listener::broken;
 
-/// The middleware.
 pub(crate) async fn inject(
     State(faults): State<Faults>,
     mut request: Request,
@@ -22,7 +21,7 @@ pub(crate) async fn inject(
     let mut slow = Duration::ZERO;
     let mut answer_lost = false;
     for fault in faults.strike(request.method(), request.uri().path()) {
-        tracing::debug!(?fault, path = request.uri().path(), "a fault strikes");
+        tracing::debug!(?fault, path = request.uri().path(), "injecting a fault");
         match fault {
             Fault::Throttled { retry_after } => return throttled(&request, retry_after),
             Fault::Answer {
@@ -58,13 +57,14 @@ fn answer(status: StatusCode, headers: &[(&'static str, String)], body: String) 
         .unwrap_or_else(|error| unusable(&error))
 }
 
-/// A header that HTTP cannot carry: the test's mistake, told where it is seen.
+/// A header that HTTP cannot represent is an error in the test, and is reported in the response.
 fn unusable(error: &axum::http::Error) -> Response {
-    tracing::error!(%error, "a fault's answer cannot be sent");
+    tracing::error!(%error, "a fault's response cannot be sent");
     broken()
 }
 
-/// Compute's 429 is flat and has the code of a missing quota; ARM's own has its usual form.
+/// Compute's 429 has no envelope and uses the code of an exceeded quota; Resource Manager's own has
+/// the usual form.
 pub(crate) fn throttled_body(compute: bool, retry_after: Duration) -> Value {
     let seconds = retry_after.as_secs();
     if compute {

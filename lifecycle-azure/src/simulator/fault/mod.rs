@@ -1,7 +1,8 @@
-//! Faults on demand: by request (the n-th that a selector selects) or by a seed (a share of all).
+//! Fault injection, by request (the n-th that a selector selects) or by seed (a share of all).
 //!
-//! Some act on the request itself, in the middleware here; others act on what it begins
-//! (a VM's allocation, an operation's end) and travel with the request to whoever carries it out.
+//! Some faults act on the request itself, in the middleware here. Others act on the operation that
+//! the request starts (a VM's allocation, an operation's result) and are passed on with the
+//! request.
 
 mod middleware;
 mod seeded;
@@ -18,56 +19,49 @@ pub(crate) use middleware::{inject, throttled_body};
 pub use seeded::FaultRates;
 use seeded::Seeded;
 
-/// What goes wrong.
+/// A fault.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// 429 with `Retry-After`, in the form of the service that the path names; nothing is done.
+    /// 429 with `Retry-After`, in the form of the service that the path belongs to; the request has
+    /// no effect.
     Throttled {
-        /// How long the client is asked to wait, in whole seconds.
+        /// The requested wait, in whole seconds.
         retry_after: Duration,
     },
-    /// Any answer; nothing is done.
+    /// A fixed response; the request has no effect.
     Answer {
-        /// Its status.
         status: StatusCode,
-        /// Its headers.
         headers: Vec<(&'static str, String)>,
-        /// Its body.
         body: String,
     },
-    /// The connection breaks before anything is done.
+    /// The connection is closed before the request has an effect.
     Dropped,
-    /// The request is carried out, then the connection breaks: the answer is lost.
+    /// The request is processed, then the connection is closed: the response is lost.
     AnswerLost,
-    /// The answer comes this much later than it was ready.
+    /// The response is delayed by this much.
     SlowAnswer(Duration),
-    /// The operation that the request begins takes this much longer.
+    /// The operation that the request starts takes this much longer.
     SlowOperation(Duration),
-    /// The operation that the request begins ends as `Failed` and changes nothing more.
-    OperationFails {
-        /// Azure's code.
-        code: String,
-        /// Azure's message.
-        message: String,
-    },
-    /// The VM that the request creates or starts finds no capacity: its operation ends as
+    /// The operation that the request starts ends as `Failed` and changes nothing more.
+    OperationFails { code: String, message: String },
+    /// There is no capacity for the VM that the request creates or starts: its operation ends as
     /// `Failed` with `AllocationFailed`.
     AllocationFailed,
-    /// The request that creates a VM is refused for want of quota.
+    /// The request that creates a VM is refused because of a quota.
     QuotaExceeded,
-    /// The operation that the request begins never ends: a created VM stays `Creating`.
+    /// The operation that the request starts never ends: a created VM stays `Creating`.
     NeverEnds,
 }
 
 impl Fault {
-    /// The fault as an answer with an error of ARM's form.
+    /// A response with an error in Resource Manager's form.
     pub fn error(status: StatusCode, code: &str, message: &str) -> Self {
         let body = serde_json::json!({"error": {"code": code, "message": message}});
         Self::json(status, &body)
     }
 
-    /// The fault as Azure Storage's answer when it has too much to do: 503 with `Retry-After`.
+    /// Azure Storage's response under overload: 503 with `Retry-After`.
     pub fn server_busy(retry_after: Duration) -> Self {
         Self::Answer {
             status: StatusCode::SERVICE_UNAVAILABLE,
@@ -82,7 +76,7 @@ impl Fault {
         }
     }
 
-    /// The fault as an answer with a body of JSON.
+    /// A response with a JSON body.
     pub fn json(status: StatusCode, body: &Value) -> Self {
         Self::Answer {
             status,
@@ -92,7 +86,7 @@ impl Fault {
     }
 }
 
-/// Faults that act on what the request begins; put among its extensions.
+/// Faults for the operation that a request starts, as an extension of the request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Injected {
     pub(crate) slow: Duration,
@@ -102,18 +96,18 @@ pub(crate) struct Injected {
     pub(crate) never_ends: bool,
 }
 
-/// A fault that waits for its request.
+/// A fault that has been added and its remaining counts.
 #[derive(Debug)]
 struct Planned {
     selector: Selector,
-    /// How many requests it lets pass first.
+    /// Number of requests to let pass first.
     pass: usize,
-    /// How many it still strikes; none: all.
+    /// Number of requests still to be hit; `None` for all.
     strikes: Option<usize>,
     fault: Fault,
 }
 
-/// When a fault strikes: at the first request that a selector selects, unless said otherwise.
+/// The requests that a fault hits: by default the first that a selector selects.
 #[derive(Debug, Clone)]
 pub struct When {
     selector: Selector,
@@ -122,7 +116,7 @@ pub struct When {
 }
 
 impl When {
-    /// At the next request that `selector` selects, once.
+    /// The next request that `selector` selects, once.
     pub fn next(selector: Selector) -> Self {
         Self {
             selector,
@@ -131,26 +125,26 @@ impl When {
         }
     }
 
-    /// At the next request with this method and a path that has `part` in it, once.
+    /// The next request with this method and a path that contains `part`, once.
     pub fn request(method: Method, part: &str) -> Self {
         Self::next(Selector::method(method).path(part))
     }
 
-    /// At the `n`-th such request from now on, counted from 1.
+    /// The `n`-th such request from now on, counted from 1.
     #[must_use]
     pub fn nth(mut self, n: usize) -> Self {
         self.pass = n.saturating_sub(1);
         self
     }
 
-    /// At this many such requests, one after the other.
+    /// This many such requests in a row.
     #[must_use]
     pub fn times(mut self, count: usize) -> Self {
         self.strikes = Some(count);
         self
     }
 
-    /// At every such request from then on.
+    /// Every such request from then on.
     #[must_use]
     pub fn always(mut self) -> Self {
         self.strikes = None;
@@ -158,7 +152,7 @@ impl When {
     }
 }
 
-/// The faults of a simulator. Cheap to clone; all clones are one.
+/// The faults of a simulator. Cheap to clone; all clones share one list.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<State>>);
 
@@ -173,7 +167,7 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Plans a fault. Several may strike one request, in the order in which they were added.
+    /// Adds a fault. Several may hit one request, in the order in which they were added.
     pub fn add(&self, when: When, fault: Fault) {
         self.state().planned.push(Planned {
             selector: when.selector,
@@ -183,20 +177,20 @@ impl Faults {
         });
     }
 
-    /// Lets a share of all requests fail, as the seed determines: a request's fate depends on the
-    /// seed, its method, its path, and how many like it came before, never on how requests of
-    /// different paths interleave. Replaces an earlier seed.
+    /// Makes a share of all requests fail, as the seed determines. Whether a request fails depends
+    /// on the seed, its method, its path, and the number of earlier requests like it, but not on
+    /// how requests of different paths interleave. Replaces an earlier seed.
     pub fn seed(&self, seed: u64, rates: FaultRates) {
         self.state().seeded = Some(Seeded::new(seed, rates));
     }
 
-    /// Takes all faults back.
+    /// Removes all faults.
     pub fn clear(&self) {
         *self.state() = State::default();
     }
 
-    /// How many planned faults have yet to strike: 0 once a test has had all that it planned.
-    /// Those that strike always are not counted.
+    /// Number of added faults that have not been used up: 0 when all faults of a test have
+    /// occurred. Faults that hit always are not counted.
     pub fn pending(&self) -> usize {
         self.state()
             .planned
@@ -205,7 +199,7 @@ impl Faults {
             .sum()
     }
 
-    /// The faults that strike this request; each is thereby spent.
+    /// The faults that hit this request; each is counted as used.
     fn strike(&self, method: &Method, path: &str) -> Vec<Fault> {
         let mut state = self.state();
         let mut faults = Vec::new();
@@ -239,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_strikes_the_request_that_was_meant() {
+    fn a_fault_hits_the_selected_request() {
         let faults = Faults::default();
         faults.add(When::request(Method::GET, "/VMs/").nth(2), Fault::Dropped);
         assert_eq!(faults.pending(), 1);
@@ -252,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_may_strike_several_times_or_always() {
+    fn a_fault_may_hit_several_times_or_always() {
         let faults = Faults::default();
         faults.add(When::request(Method::GET, "/a").times(2), Fault::Dropped);
         faults.add(When::request(Method::GET, "/b").always(), Fault::Dropped);

@@ -9,25 +9,25 @@ use uuid::Uuid;
 
 use super::Fault;
 
-/// What share of all requests each fault strikes, between 0 and 1. At most one strikes a request;
-/// the shares are taken in the order of the fields, so their sum should not exceed 1.
+/// The share of requests that each fault hits, between 0 and 1. At most one fault hits a request;
+/// the shares are applied in the order of the fields, so their sum should not exceed 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultRates {
     /// 429 with `Retry-After`.
     pub throttled: f64,
-    /// The wait that such an answer asks for.
+    /// The `Retry-After` of such a response.
     pub retry_after: Duration,
     /// 500 without an effect.
     pub internal_error: f64,
-    /// The connection breaks before anything is done.
+    /// The connection is closed before the request has an effect.
     pub dropped: f64,
-    /// The request is carried out and its answer lost.
+    /// The request is processed and its response lost.
     pub answer_lost: f64,
-    /// The operation that a request begins takes longer.
+    /// The operation that a request starts takes longer.
     pub slow_operation: f64,
-    /// By this much.
+    /// By how much.
     pub slowness: Duration,
-    /// The operation that a request begins fails.
+    /// The operation that a request starts fails.
     pub operation_fails: f64,
     /// No capacity for a VM.
     pub allocation_fails: f64,
@@ -47,7 +47,7 @@ impl FaultRates {
         allocation_fails: 0.0,
     };
 
-    /// Of every transient fault this share: 429, 500, broken connections, lost answers.
+    /// This share for every transient fault: 429, 500, closed connections, lost responses.
     pub const fn transient(share: f64) -> Self {
         Self {
             throttled: share,
@@ -76,7 +76,7 @@ impl Seeded {
     }
 
     pub(super) fn strike(&mut self, method: &Method, path: &str) -> Option<Fault> {
-        // An operation's id is another one in each run.
+        // Operation ids differ between runs, so they are omitted.
         let path: Vec<_> = path
             .split('/')
             .filter(|segment| Uuid::parse_str(segment).is_err())
@@ -120,7 +120,7 @@ impl Seeded {
     }
 }
 
-/// A number from 0 to 1 that depends on nothing but its arguments.
+/// A number from 0 to 1 that depends only on its arguments.
 fn share(seed: u64, key: &str, nth: u64) -> f64 {
     let mut hash = Sha256::new();
     hash.update(seed.to_be_bytes());
@@ -142,20 +142,20 @@ mod tests {
                 if interleaved {
                     seeded.strike(&Method::GET, "/other");
                 }
-                // Each with an id of its own, as operations have.
+                // Each path has its own id, as operations have.
                 seeded.strike(&Method::GET, &format!("/op/{}", Uuid::from_u128(i)))
             })
             .collect()
     }
 
     #[test]
-    fn a_seed_gives_the_same_fates_whatever_comes_between() {
+    fn a_seed_gives_the_same_results_despite_other_requests() {
         assert_eq!(fates(1, false), fates(1, true));
         assert_ne!(fates(1, false), fates(2, false));
     }
 
     #[test]
-    fn about_the_wanted_share_is_struck() {
+    fn hits_about_the_requested_share() {
         let struck = fates(3, false).iter().flatten().count();
         assert!((25..55).contains(&struck), "{struck} of 100 at 4 times 10%");
     }

@@ -1,4 +1,4 @@
-//! Answers in Azure's form: errors as XML with a code, and the headers that every answer has.
+//! Responses in Azure's form: errors as XML with a code, and the headers that every response has.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -8,13 +8,13 @@ use chrono::{DateTime, Utc};
 use quick_xml::escape::escape;
 use uuid::Uuid;
 
-/// Why a request is not carried out.
+/// An error response.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
     code: &'static str,
     message: String,
-    /// For a failed authentication: what exactly.
+    /// For a failed authentication: the details.
     detail: Option<String>,
 }
 
@@ -125,12 +125,12 @@ impl Refusal {
         Self::new(
             StatusCode::NOT_IMPLEMENTED,
             "NotImplemented",
-            format!("The simulator does not know this: {what}."),
+            format!("The simulator does not support this: {what}."),
         )
     }
 }
 
-/// What every answer to one request says.
+/// The common headers of a response.
 #[derive(Debug)]
 pub(super) struct Stamp {
     id: Uuid,
@@ -200,12 +200,12 @@ impl Stamp {
     }
 }
 
-/// A header's value; none for text that no header can hold.
+/// A header's value; `None` for text that a header cannot contain.
 fn text(value: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(value).ok()
 }
 
-/// An answer in the making.
+/// A response under construction.
 #[derive(Debug)]
 pub(super) struct Answer(Response);
 
@@ -231,7 +231,7 @@ impl Answer {
         self.header("content-type", "application/xml").body(body)
     }
 
-    /// Without a body, for what was written.
+    /// Without a body, for a write.
     pub(super) fn written(self) -> Response {
         self.header("x-ms-request-server-encrypted", "true").empty()
     }
@@ -241,12 +241,12 @@ impl Answer {
     }
 }
 
-/// A time as HTTP writes it.
+/// A time in the form of HTTP headers.
 pub(super) fn http_date(time: DateTime<Utc>) -> String {
     time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
-/// A time as the file system's properties have it: in steps of 100 ns.
+/// A time in the form of file system properties: in steps of 100 ns.
 pub(super) fn file_time(time: DateTime<Utc>) -> String {
     format!("{}0Z", time.format("%Y-%m-%dT%H:%M:%S%.6f"))
 }

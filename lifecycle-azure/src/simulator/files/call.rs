@@ -1,4 +1,4 @@
-//! A request to Azure Files, taken apart: whose share, which path, which parameters.
+//! A parsed request to Azure Files: account, path, parameters.
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::Request;
@@ -7,14 +7,13 @@ use percent_encoding::percent_decode_str;
 
 use super::answer::Refusal;
 
-/// The most bytes of one request: the limit of Put Range.
+/// The largest request body: the limit of Put Range.
 pub(super) const MOST_BYTES: usize = 4 << 20;
 
-/// A request.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) method: Method,
-    /// The path as it was sent: what the client signed.
+    /// The path as it was sent, which is what the client signed.
     pub(super) raw_path: String,
     /// The share, if the path names one.
     pub(super) share: Option<String>,
@@ -30,7 +29,8 @@ impl Call {
     pub(super) async fn read(request: Request) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
         let raw_path = parts.uri.path().to_owned();
-        // Decoded first: Azure takes an escaped slash for a slash, and clients count on it.
+        // Decode before splitting: Azure treats an escaped slash as a slash, and clients rely on
+        // it.
         let mut path: Vec<String> = decoded(&raw_path)?
             .split('/')
             .filter(|part| !part.is_empty())
@@ -66,7 +66,7 @@ impl Call {
         })
     }
 
-    /// A parameter's value, whichever way its name is capitalised.
+    /// A parameter's value; names ignore case.
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.query
             .iter()
@@ -74,7 +74,6 @@ impl Call {
             .map(|(_, value)| value.as_str())
     }
 
-    /// A header's value.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -90,7 +89,7 @@ impl Call {
         }
     }
 
-    /// What the headers `x-ms-meta-…` say.
+    /// The metadata in the headers `x-ms-meta-…`.
     pub(super) fn metadata(&self) -> std::collections::BTreeMap<String, String> {
         self.headers
             .iter()
@@ -101,7 +100,7 @@ impl Call {
             .collect()
     }
 
-    /// The bytes that the request is about: from the first up to, and not including, the last.
+    /// The byte range of the request: start (inclusive) and end (exclusive).
     pub(super) fn range(&self) -> Result<Option<(u64, Option<u64>)>, Refusal> {
         let Some(text) = self.header("x-ms-range").or_else(|| self.header("range")) else {
             return Ok(None);

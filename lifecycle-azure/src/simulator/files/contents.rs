@@ -1,20 +1,19 @@
-//! A file's bytes, of which those that nobody wrote are zeros and take no memory.
+//! A file's bytes. Unwritten ranges are zeros and use no memory.
 
 use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use bytes::BytesMut;
 
-/// The bytes of a file. A copy shares them.
+/// The bytes of a file. Copies share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
     size: u64,
-    /// What was written, by its offset. No two overlap, and none lies beyond the size.
+    /// The written ranges by offset. They do not overlap, and none exceeds the size.
     written: BTreeMap<u64, Bytes>,
 }
 
 impl Contents {
-    /// This many zeros.
     pub(super) fn zeros(size: u64) -> Self {
         Self {
             size,
@@ -26,13 +25,13 @@ impl Contents {
         self.size
     }
 
-    /// Makes the file longer or shorter.
+    /// Extends or truncates the file.
     pub(super) fn resize(&mut self, size: u64) {
         self.clear(size, self.size);
         self.size = size;
     }
 
-    /// Writes at an offset; the caller has seen to it that the file is long enough.
+    /// Writes at an offset; the caller must make sure that the file is long enough.
     pub(super) fn write(&mut self, offset: u64, bytes: Bytes) {
         self.clear(offset, offset + bytes.len() as u64);
         if !bytes.is_empty() {
@@ -40,7 +39,7 @@ impl Contents {
         }
     }
 
-    /// Makes zeros of what lies from `start` up to `end`.
+    /// Sets the range from `start` to `end` to zeros.
     pub(super) fn clear(&mut self, start: u64, end: u64) {
         let before = self
             .written
@@ -61,7 +60,7 @@ impl Contents {
         }
     }
 
-    /// What lies from `start` up to `end`, both within the file.
+    /// The bytes from `start` to `end`, both within the file.
     pub(super) fn read(&self, start: u64, end: u64) -> Bytes {
         let length = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
         let mut all = BytesMut::zeroed(length);
@@ -77,8 +76,7 @@ impl Contents {
         all.freeze()
     }
 
-    /// Where something was written, first and last byte, in the sectors of 512 bytes in which
-    /// Azure keeps count.
+    /// The written ranges, first and last byte, in sectors of 512 bytes as in Azure.
     pub(super) fn ranges(&self) -> Vec<(u64, u64)> {
         const SECTOR: u64 = 512;
         let mut ranges: Vec<(u64, u64)> = Vec::new();
@@ -102,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_writes_cover_earlier_ones_and_the_rest_is_zeros() {
+    fn later_writes_replace_earlier_ones_and_the_rest_is_zeros() {
         let mut contents = Contents::zeros(12);
         contents.write(2, Bytes::from_static(b"abcdef"));
         contents.write(4, Bytes::from_static(b"XY"));
@@ -117,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_whole_sectors_that_grow_together() {
+    fn ranges_are_merged_whole_sectors() {
         let mut contents = Contents::zeros(1 << 40);
         contents.write(0, Bytes::from_static(b"a"));
         contents.write(512, Bytes::from_static(b"b"));

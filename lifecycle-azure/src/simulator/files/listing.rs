@@ -13,20 +13,20 @@ use super::answer::{Answer, Refusal, file_time, http_date};
 use super::call::Call;
 use super::tree::{Directory, Entry, etag};
 
-/// One page of what there is, and where the next begins.
+/// One page of a list, and where the next begins.
 struct Page<T> {
     items: Vec<T>,
     next: Option<String>,
 }
 
-/// Cuts a page out of what comes in the order of its keys. The marker is opaque to clients, and
-/// has characters that a URL must not hold, so that a client which does not escape it is found out.
+/// Selects a page of items that are sorted by key. The marker contains characters that a URL must
+/// escape, so that tests detect clients which do not escape it.
 fn page<T>(
     call: &Call,
     most: usize,
     all: impl Iterator<Item = (String, T)>,
 ) -> Result<Page<T>, Refusal> {
-    let wanted = match call.parameter("maxresults") {
+    let expected = match call.parameter("maxresults") {
         None => most,
         Some(text) => match text.parse::<usize>() {
             Ok(number) if number > 0 => number.min(most),
@@ -38,7 +38,7 @@ fn page<T>(
         Some(marker) => read_marker(marker).ok_or_else(|| Refusal::bad_parameter("marker"))?,
     };
     let mut rest = all.skip_while(|(key, _)| *key < from).peekable();
-    let items = rest.by_ref().take(wanted).map(|(_, item)| item).collect();
+    let items = rest.by_ref().take(expected).map(|(_, item)| item).collect();
     let next = rest.peek().map(|(key, _)| marker(key));
     Ok(Page { items, next })
 }
@@ -53,7 +53,7 @@ fn read_marker(marker: &str) -> Option<String> {
     String::from_utf8(STANDARD.decode(name).ok()?).ok()
 }
 
-/// What the parameters of a list say, said back.
+/// Repeats the parameters of a list request, as Azure does.
 fn asked(call: &Call) -> String {
     let mut xml = String::new();
     for (parameter, element) in [
@@ -79,7 +79,7 @@ fn end(next: Option<&str>) -> String {
     }
 }
 
-/// What a directory holds.
+/// The list of a directory.
 pub(super) fn directory(
     call: &Call,
     most: usize,
@@ -153,7 +153,7 @@ pub(super) fn directory(
     Ok(Answer::new(StatusCode::OK).xml(xml))
 }
 
-/// The shares of an account.
+/// The list of an account's shares.
 pub(super) fn shares(call: &Call, most: usize, account: &Account) -> Result<Response, Refusal> {
     let prefix = call.parameter("prefix").unwrap_or_default();
     let shares = account

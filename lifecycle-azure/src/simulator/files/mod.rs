@@ -1,13 +1,13 @@
-//! Azure Files over REST: shares, directories, files, ranges, metadata and lists, kept in memory.
+//! Azure Files over REST: shares, directories, files, ranges, metadata, and lists, kept in memory.
 //!
-//! A request is parsed ([`call`]), its signature and permissions are checked
-//! ([`authorization`]), and one of the [`operations`] carries it out on the [`tree`] of a share.
-//! Keys and shared access signatures are computed as Azure computes them, so that Microsoft's
-//! own clients are accepted and a wrong key is not.
+//! A request is parsed ([`call`]), its signature and permissions are checked ([`authorization`]),
+//! and one of the [`operations`] applies it to the [`tree`] of a share. Keys and shared access
+//! signatures are computed as Azure does, so that Microsoft's own clients are accepted and a wrong
+//! key is rejected.
 //!
-//! Not checked: the sum of a body (`Content-MD5`) and conditions, which the service has not for
-//! files. Not simulated, and refused as such: copies, renames, leases, snapshots, handles, stored access
-//! policies, user delegation, NFS.
+//! Not checked: the checksum of a body (`Content-MD5`), and conditional headers, which the service
+//! does not support for files. Not simulated, and rejected as such: copies, renames, leases,
+//! snapshots, handles, stored access policies, user delegation, NFS.
 
 mod answer;
 mod authorization;
@@ -38,10 +38,10 @@ use tree::Share;
 
 use super::options::StorageAccount;
 
-/// The most entries of one page of a list, unless a request wants fewer.
+/// The maximum number of entries per page of a list, unless a request asks for fewer.
 const PAGE: usize = 5000;
 
-/// Storage accounts with their file shares. Cheap to clone; all clones are one.
+/// Storage accounts with their file shares. Cheap to clone; all clones share one state.
 #[derive(Debug, Clone)]
 pub struct FilesService(Arc<Shared>);
 
@@ -83,18 +83,19 @@ impl FilesService {
         Self(Arc::new(Shared { clock, ids, state }))
     }
 
-    /// Adds a storage account with its shares; one that is there gets the key and what it lacks.
+    /// Adds a storage account with its shares. An existing account gets the key and the missing
+    /// shares.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the key is not Base64.
     pub fn add(&self, account: &StorageAccount) -> Result<()> {
-        let key = STANDARD.decode(account.key.expose()).map_err(|_| {
-            Error::invalid(
-                format!("the key of simulated storage account `{}`", account.name),
-                "it is not Base64",
-                "give what `base64` makes of some bytes",
-            )
-        })?;
+        let key = STANDARD
+            .decode(account.key.expose())
+            .map_err(|_| Error::Invalid {
+                what: format!("the key of simulated storage account `{}`", account.name),
+                why: "it is not Base64".to_owned(),
+                hint: "encode some bytes with `base64`".to_owned(),
+            })?;
         let now = self.now();
         let mut state = self.state();
         let kept = state
@@ -114,13 +115,12 @@ impl FilesService {
         Ok(())
     }
 
-    /// Makes lists come in pages of this many entries at most, so that paging can be tried with
-    /// few files.
+    /// Limits pages of lists to this many entries, so that paging can be tested with few files.
     pub fn set_page(&self, entries: usize) {
         self.state().page = entries.clamp(1, PAGE);
     }
 
-    /// Every file of a share by its path, with its size in bytes; none for a share that is absent.
+    /// All files of a share by path, with their sizes in bytes; empty for an absent share.
     pub fn files(&self, account: &str, share: &str) -> BTreeMap<String, u64> {
         self.state()
             .accounts
@@ -130,21 +130,22 @@ impl FilesService {
             .unwrap_or_default()
     }
 
-    /// A shared access signature of an account; `None` if there is no such account.
+    /// A shared access signature of an account; `None` if the account does not exist.
     pub fn account_sas(&self, account: &str, terms: &AccountSas) -> Option<SecretString> {
         let state = self.state();
         let account = state.accounts.get(account)?;
         Some(terms.sign(&account.name, account.key.expose_secret()))
     }
 
-    /// A shared access signature of a share; `None` if there is no such account.
+    /// A shared access signature of a share; `None` if the account does not exist.
     pub fn share_sas(&self, account: &str, terms: &ShareSas) -> Option<SecretString> {
         let state = self.state();
         let account = state.accounts.get(account)?;
         Some(terms.sign(&account.name, account.key.expose_secret()))
     }
 
-    /// The service's routes; `secure` if they are served over https, which some signatures demand.
+    /// The service's routes. `secure` means that they are served over https, which some signatures
+    /// require.
     pub fn router(&self, secure: bool) -> Router {
         Router::new()
             .fallback(serve)

@@ -1,4 +1,4 @@
-//! A share's directories and files. Names keep their capitals and are found without them, as on
+//! A share's directories and files. Names keep their case and are compared ignoring case, as on
 //! Windows.
 
 use std::collections::BTreeMap;
@@ -9,18 +9,17 @@ use chrono::{DateTime, Utc};
 use super::answer::{Answer, Refusal, file_time, http_date};
 use super::contents::Contents;
 
-/// A share.
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) modified: DateTime<Utc>,
     pub(super) etag: u64,
     root: Directory,
-    /// Counts what was made or changed: gives ids and entity tags.
+    /// Incremented with each change; the source of ids and entity tags.
     changes: u64,
 }
 
-/// What directories and files have in common.
+/// The common properties of directories and files.
 #[derive(Debug)]
 pub(super) struct Properties {
     pub(super) name: String,
@@ -30,28 +29,26 @@ pub(super) struct Properties {
     pub(super) created: DateTime<Utc>,
     pub(super) modified: DateTime<Utc>,
     pub(super) metadata: BTreeMap<String, String>,
-    /// Windows' attributes, as they were given.
+    /// Windows file attributes, as received.
     pub(super) attributes: String,
 }
 
-/// A directory.
 #[derive(Debug)]
 pub(super) struct Directory {
     pub(super) properties: Properties,
-    /// By their names in lower case.
+    /// By name in lower case.
     pub(super) entries: BTreeMap<String, Entry>,
 }
 
-/// A file.
 #[derive(Debug)]
 pub(super) struct File {
     pub(super) properties: Properties,
     pub(super) contents: Contents,
-    /// What is said of the contents when they are read, such as `content-type`.
+    /// The content headers of a read response, such as `content-type`.
     pub(super) headers: Vec<(&'static str, String)>,
 }
 
-/// What a directory holds.
+/// An entry of a directory.
 #[derive(Debug)]
 pub(super) enum Entry {
     Directory(Directory),
@@ -67,14 +64,14 @@ impl Entry {
     }
 }
 
-/// An entity tag as a header has it.
+/// An entity tag in the form of a header.
 pub(super) fn etag(number: u64) -> String {
     format!("\"0x8DD{number:012X}\"")
 }
 
 impl Properties {
-    /// The headers that tell them.
-    pub(super) fn tell(&self, mut answer: Answer) -> Answer {
+    /// Adds the headers for these properties.
+    pub(super) fn headers(&self, mut answer: Answer) -> Answer {
         for (name, value) in &self.metadata {
             answer = answer.header(&format!("x-ms-meta-{name}"), value);
         }
@@ -91,13 +88,13 @@ impl Properties {
             .header("x-ms-file-parent-id", self.parent.to_string())
     }
 
-    /// Notes a change; `number` is one that no state had before.
+    /// Records a change; `number` must be new.
     pub(super) fn change(&mut self, number: u64, now: DateTime<Utc>) {
         self.etag = number;
         self.modified = now;
     }
 
-    /// Those of them that tell one state from another.
+    /// Adds only the headers that identify the state.
     pub(super) fn stamp(&self, answer: Answer) -> Answer {
         answer
             .header("etag", etag(self.etag))
@@ -129,7 +126,7 @@ impl Share {
         }
     }
 
-    /// A number that no state had before.
+    /// Returns a new change number.
     pub(super) fn change(&mut self) -> u64 {
         self.changes += 1;
         self.changes
@@ -146,7 +143,7 @@ impl Share {
         let number = self.change();
         Properties {
             name: name.to_owned(),
-            // Ids look like NTFS's: far apart and large.
+            // Ids are large and far apart, as on NTFS.
             id: 0x2000_0000_0000_0000 + (number << 16),
             parent,
             etag: number,
@@ -157,7 +154,6 @@ impl Share {
         }
     }
 
-    /// The directory at a path.
     pub(super) fn directory(&mut self, path: &[String]) -> Result<&mut Directory, Refusal> {
         let mut directory = &mut self.root;
         for (depth, name) in path.iter().enumerate() {
@@ -177,8 +173,8 @@ impl Share {
         Ok(directory)
     }
 
-    /// The directory that holds, or would hold, what lies at `path`, and the name in it.
-    fn place<'p>(&mut self, path: &'p [String]) -> Result<(&mut Directory, &'p str), Refusal> {
+    /// The parent directory of `path`, and the name in it.
+    fn parent<'p>(&mut self, path: &'p [String]) -> Result<(&mut Directory, &'p str), Refusal> {
         let (name, parent) = path.split_last().ok_or_else(Refusal::type_mismatch)?;
         match self.directory(parent) {
             Ok(directory) => Ok((directory, name)),
@@ -186,17 +182,16 @@ impl Share {
         }
     }
 
-    /// The file at a path.
     pub(super) fn file(&mut self, path: &[String]) -> Result<&mut File, Refusal> {
-        let (directory, name) = self.place(path)?;
+        let (directory, name) = self.parent(path)?;
         match directory.entries.get_mut(&name.to_lowercase()) {
             Some(Entry::File(file)) => Ok(file),
-            // What one asks for as a file does not exist as one.
+            // A directory counts as absent when a file is requested.
             Some(Entry::Directory(_)) | None => Err(Refusal::not_found("resource")),
         }
     }
 
-    /// Makes a directory in one that exists.
+    /// Creates a directory; its parent must exist.
     pub(super) fn make_directory(
         &mut self,
         path: &[String],
@@ -207,22 +202,22 @@ impl Share {
         if path.is_empty() {
             return Err(already_exists());
         }
-        let parent = self.place(path)?.0.properties.id;
+        let parent = self.parent(path)?.0.properties.id;
         let (name, _) = path.split_last().ok_or_else(already_exists)?;
         let properties = self.properties(name, parent, "Directory".to_owned(), metadata, now);
-        let (directory, name) = self.place(path)?;
+        let (directory, name) = self.parent(path)?;
         let key = name.to_lowercase();
         if directory.entries.contains_key(&key) {
             return Err(already_exists());
         }
-        let made = Entry::Directory(Directory {
+        let created = Entry::Directory(Directory {
             properties,
             entries: BTreeMap::new(),
         });
-        Ok(directory.entries.entry(key).or_insert(made).properties())
+        Ok(directory.entries.entry(key).or_insert(created).properties())
     }
 
-    /// Makes a file of zeros in a directory that exists, in place of a former one.
+    /// Creates a file of zeros in an existing directory, replacing a previous file.
     pub(super) fn make_file(
         &mut self,
         path: &[String],
@@ -233,32 +228,31 @@ impl Share {
         now: DateTime<Utc>,
     ) -> Result<&Properties, Refusal> {
         check_names(path)?;
-        let parent = self.place(path)?.0.properties.id;
+        let parent = self.parent(path)?.0.properties.id;
         let (name, _) = path.split_last().ok_or_else(Refusal::type_mismatch)?;
         let properties = self.properties(name, parent, attributes, metadata, now);
-        let (directory, name) = self.place(path)?;
+        let (directory, name) = self.parent(path)?;
         let key = name.to_lowercase();
         if let Some(Entry::Directory(_)) = directory.entries.get(&key) {
             return Err(Refusal::type_mismatch());
         }
         directory.entries.remove(&key);
-        let made = Entry::File(File {
+        let created = Entry::File(File {
             properties,
             contents: Contents::zeros(size),
             headers,
         });
-        Ok(directory.entries.entry(key).or_insert(made).properties())
+        Ok(directory.entries.entry(key).or_insert(created).properties())
     }
 
-    /// Removes a file.
     pub(super) fn remove_file(&mut self, path: &[String]) -> Result<(), Refusal> {
         self.file(path)?;
-        let (directory, name) = self.place(path)?;
+        let (directory, name) = self.parent(path)?;
         directory.entries.remove(&name.to_lowercase());
         Ok(())
     }
 
-    /// Removes a directory that holds nothing.
+    /// Removes an empty directory.
     pub(super) fn remove_directory(&mut self, path: &[String]) -> Result<(), Refusal> {
         if !self.directory(path)?.entries.is_empty() {
             return Err(Refusal::conflict(
@@ -266,12 +260,12 @@ impl Share {
                 "The specified directory is not empty.",
             ));
         }
-        let (directory, name) = self.place(path)?;
+        let (directory, name) = self.parent(path)?;
         directory.entries.remove(&name.to_lowercase());
         Ok(())
     }
 
-    /// Every file with its size.
+    /// All files with their sizes.
     pub(super) fn files(&self) -> BTreeMap<String, u64> {
         let mut found = BTreeMap::new();
         let mut left = vec![(String::new(), &self.root)];
@@ -297,7 +291,7 @@ fn already_exists() -> Refusal {
     )
 }
 
-/// What Windows allows in names.
+/// Checks that Windows allows the names.
 fn check_names(path: &[String]) -> Result<(), Refusal> {
     let bad = |name: &String| {
         name.chars()

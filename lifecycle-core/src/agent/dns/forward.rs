@@ -1,4 +1,4 @@
-//! Asks the node's own resolvers.
+//! Forwards queries to the node's own resolvers.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,19 +14,19 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{read_framed, write_framed};
 use crate::agent::resolvers::ResolvConf;
 
-/// After how long without an answer the next resolver is asked too.
+/// Time without a response after which the next resolver is queried too.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
 
-/// When all are given up: before the client's own limit, usually 5 s.
+/// Limit for all resolvers: below the client's own limit, usually 5 s.
 const WITHIN: Duration = Duration::from_millis(4500);
 
-/// A message's head: id, flags, counts.
+/// The length of a message's header: id, flags, counts.
 const HEAD: usize = 12;
 
-/// Response codes that leave the next resolver a chance: `SERVFAIL`, `REFUSED`.
+/// Response codes after which the next resolver is tried: `SERVFAIL`, `REFUSED`.
 const TRY_NEXT: [u8; 2] = [2, 5];
 
-/// Asks the resolvers that the node's `resolv.conf` names.
+/// Queries the resolvers in the node's `resolv.conf`.
 #[derive(Debug)]
 pub(in crate::agent) struct Forwarder {
     pub(in crate::agent) resolvers: watch::Receiver<Arc<ResolvConf>>,
@@ -40,9 +40,9 @@ enum Over {
 }
 
 impl Forwarder {
-    /// The first good answer, else the first one, else none. What came over TCP is asked over
-    /// TCP; all else over UDP first. A truncated answer goes back as it is: the client asks
-    /// again over TCP.
+    /// The first successful response, else the first one, else none. Queries over TCP are forwarded
+    /// over TCP, all others over UDP first. A truncated response is returned unchanged: the client
+    /// repeats its query over TCP.
     pub(super) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let deadline = Instant::now() + WITHIN;
         let servers = self.resolvers.borrow().servers.clone();
@@ -70,7 +70,7 @@ impl Forwarder {
                             poor.get_or_insert(answer);
                         }
                         Ok(answer) => return Some(answer),
-                        Err(error) => tracing::debug!(%error, "a resolver does not answer"),
+                        Err(error) => tracing::debug!(%error, "a resolver does not respond"),
                     },
                     () = later => {}
                 }
@@ -89,7 +89,8 @@ async fn exchange(server: SocketAddr, over: Over, query: &[u8]) -> io::Result<Ve
             } else {
                 Ipv6Addr::UNSPECIFIED.into()
             };
-            // A port of its own for each query, and connected: others cannot answer in its place.
+            // A connected socket with its own port for each query, so that no other host can answer
+            // in the resolver's place.
             let socket = UdpSocket::bind((any, 0)).await?;
             socket.connect(server).await?;
             socket.send(query).await?;
@@ -110,7 +111,7 @@ async fn exchange(server: SocketAddr, over: Over, query: &[u8]) -> io::Result<Ve
             if answers(&answer, query) {
                 Ok(answer)
             } else {
-                Err(io::Error::other("the answer is to another query"))
+                Err(io::Error::other("the response is for another query"))
             }
         }
     }

@@ -1,5 +1,5 @@
-//! DNS on the block's first address: names of services are answered here, all others by the
-//! node's own resolvers, whose answers are passed on as they are.
+//! DNS on the block's first address. Names of services are answered here; all others are forwarded
+//! to the node's own resolvers, and their responses are returned unchanged.
 
 mod forward;
 mod zone;
@@ -19,18 +19,18 @@ pub(super) use forward::Forwarder;
 use zone::{Verdict, failure};
 pub(super) use zone::{Zone, domain};
 
-/// The longest query over UDP that is read: a question is far shorter.
+/// The longest query over UDP that is read; real queries are far shorter.
 const LONGEST_QUERY: usize = 4096;
 
-/// How many queries may be with the node's resolvers at a time. Further ones are dropped, and
-/// clients ask again.
+/// Number of queries that may be forwarded at a time. Further ones are dropped, and clients repeat
+/// them.
 const FORWARDED: usize = 1024;
 
-/// How many TCP connections may be open, and for how long one may be silent.
+/// Number of open TCP connections, and their idle timeout.
 const CONNECTIONS: usize = 256;
 const SILENT_FOR: Duration = Duration::from_secs(10);
 
-/// How long accepting pauses when the machine has no room for a further connection.
+/// How long to pause accepting when the machine has no resources for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers queries.
@@ -91,13 +91,13 @@ impl Answerer {
             tokio::select! {
                 received = socket.recv_from(&mut buffer) => {
                     let Ok((length, client)) = received else {
-                        // Told of an earlier answer that nobody took.
+                        // An ICMP error for an earlier response that was not received.
                         continue;
                     };
                     let query = &buffer[..length];
                     match self.judge(query) {
                         Verdict::Answer(answer) => drop(socket.try_send_to(&answer, client)),
-                        Verdict::Nothing => {}
+                        Verdict::Ignore => {}
                         Verdict::Forward => {
                             let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
                                 continue;
@@ -133,7 +133,7 @@ impl Answerer {
                     let this = Arc::clone(&self);
                     connections.spawn(async move {
                         let _permit = permit;
-                        // Ends with the client's silence or its mistakes.
+                        // Ends when the client is idle or sends an invalid message.
                         drop(this.serve_stream(stream).await);
                     });
                 }
@@ -150,7 +150,7 @@ impl Answerer {
             let query = timeout(SILENT_FOR, read_framed(&mut stream)).await??;
             let answer = match self.judge(&query) {
                 Verdict::Answer(answer) => Some(answer),
-                Verdict::Nothing => None,
+                Verdict::Ignore => None,
                 Verdict::Forward => {
                     let answer = self.forwarder.ask(&query, true).await;
                     answer.or_else(|| failure(&query))
@@ -169,7 +169,7 @@ impl Answerer {
     }
 }
 
-/// Reads a message of DNS over TCP: its length, then itself.
+/// Reads a DNS message over TCP: its length, then the message.
 async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; length.into()];

@@ -1,4 +1,4 @@
-//! What the agent itself answers: pure, from a table.
+//! Answers queries from a table, without I/O.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -11,28 +11,28 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 use crate::model::PlatformName;
 use crate::network::{Block, Table};
 
-/// For how many seconds an answer may be kept. Addresses are sticky, yet a service that is gone
-/// should not be looked for at an address that another one may get.
+/// The time to live of an answer, in seconds. Addresses are sticky, but the address of a removed
+/// service may be assigned to another one.
 const TTL: u32 = 10;
 
-/// The most that we take over UDP, as RFC 9715 recommends.
+/// The largest UDP response that we accept, as RFC 9715 recommends.
 const PAYLOAD: u16 = 1232;
 
-/// Behind a reversed address.
+/// The suffix of a reversed address.
 const REVERSE: &str = ".in-addr.arpa";
 
-/// What to do with a query.
+/// The decision on a query.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// Answer it with this.
+    /// Send this answer.
     Answer(Vec<u8>),
-    /// Ask the node's resolvers.
+    /// Forward it to the node's resolvers.
     Forward,
-    /// It is no query.
-    Nothing,
+    /// It is not a query.
+    Ignore,
 }
 
-/// The domain that a platform's services are in.
+/// The domain of a platform's services.
 pub(in crate::agent) fn domain(platform: &PlatformName) -> String {
     format!("{platform}.internal")
 }
@@ -40,7 +40,7 @@ pub(in crate::agent) fn domain(platform: &PlatformName) -> String {
 /// The names of a table.
 #[derive(Debug, Default)]
 pub(in crate::agent) struct Zone {
-    /// In lower case, without the last dot.
+    /// In lower case, without the trailing dot.
     names: HashMap<String, Ipv4Addr>,
     reverse: HashMap<Ipv4Addr, String>,
     domain: String,
@@ -59,7 +59,7 @@ impl Zone {
                 names.insert(alias, entry.address);
             }
         }
-        // A service's own name wins over another one's alias.
+        // A service's own name takes precedence over another one's alias.
         for (name, entry) in &table.services {
             let short = name.as_str().to_ascii_lowercase();
             let full = format!("{short}.{domain}");
@@ -81,7 +81,7 @@ impl Zone {
             return failing(query, ResponseCode::FormErr);
         };
         if head.message_type != MessageType::Query {
-            return Verdict::Nothing;
+            return Verdict::Ignore;
         }
         if head.op_code != OpCode::Query {
             return failing(query, ResponseCode::NotImp);
@@ -93,7 +93,7 @@ impl Zone {
             Some((code, records)) => {
                 let mut message = response(&head, code);
                 message.metadata.authoritative = true;
-                // A client that speaks EDNS is answered with it.
+                // Answer with EDNS if the client uses it.
                 if Message::from_vec(query).is_ok_and(|query| query.edns.is_some()) {
                     let mut edns = Edns::new();
                     edns.set_max_payload(PAYLOAD);
@@ -101,13 +101,13 @@ impl Zone {
                 }
                 message.add_query(question);
                 message.add_answers(records);
-                message.to_vec().map_or(Verdict::Nothing, Verdict::Answer)
+                message.to_vec().map_or(Verdict::Ignore, Verdict::Answer)
             }
             None => Verdict::Forward,
         }
     }
 
-    /// `None`: not ours to know.
+    /// `None`: the name is outside the zone.
     fn answer(&self, question: &Query) -> Option<(ResponseCode, Vec<Record>)> {
         if question.query_class() != DNSClass::IN {
             return None;
@@ -116,7 +116,7 @@ impl Zone {
         let name = name.strip_suffix('.').unwrap_or(&name);
         let record = |data| Record::from_rdata(question.name().clone(), TTL, data);
         if let Some(address) = self.names.get(name) {
-            // Whatever else is asked of it: the name exists, and has none.
+            // For other record types the name exists but has no records.
             let asked = matches!(question.query_type(), RecordType::A | RecordType::ANY);
             let records = asked.then(|| record(RData::A(A(*address))));
             return Some((ResponseCode::NoError, records.into_iter().collect()));
@@ -145,15 +145,15 @@ impl Zone {
     }
 }
 
-/// "The server failed", to a query that nobody answers.
+/// The response `SERVFAIL` to a query.
 pub(super) fn failure(query: &[u8]) -> Option<Vec<u8>> {
     match failing(query, ResponseCode::ServFail) {
         Verdict::Answer(answer) => Some(answer),
-        Verdict::Forward | Verdict::Nothing => None,
+        Verdict::Forward | Verdict::Ignore => None,
     }
 }
 
-/// The head, and the question if it is a single one.
+/// The header, and the question if there is exactly one.
 fn read(query: &[u8]) -> Option<(Header, Option<Query>)> {
     let mut decoder = BinDecoder::new(query);
     let head = Header::read(&mut decoder).ok()?;
@@ -168,9 +168,9 @@ fn failing(query: &[u8], code: ResponseCode) -> Verdict {
         Some((head, question)) if head.message_type == MessageType::Query => {
             let mut message = response(&head, code);
             message.add_queries(question);
-            message.to_vec().map_or(Verdict::Nothing, Verdict::Answer)
+            message.to_vec().map_or(Verdict::Ignore, Verdict::Answer)
         }
-        _ => Verdict::Nothing,
+        _ => Verdict::Ignore,
     }
 }
 
@@ -228,12 +228,12 @@ mod tests {
                 Some((answer.metadata.response_code, records.collect()))
             }
             Verdict::Forward => None,
-            Verdict::Nothing => panic!("{name} was no query"),
+            Verdict::Ignore => panic!("{name} was not recognised as a query"),
         }
     }
 
     #[test]
-    fn services_have_one_address_and_nothing_else() {
+    fn services_have_only_an_address_record() {
         let zone = zone();
         for (name, address) in [
             ("db", "127.80.0.5"),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_within_is_known_not_to_exist_and_all_else_is_forwarded() {
+    fn unknown_names_in_the_domain_do_not_exist_and_others_are_forwarded() {
         let zone = zone();
         let none = (ResponseCode::NXDomain, vec![]);
         for name in ["x.my_demo.internal", "a.db.my_demo.internal"] {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_have_names() {
+    fn addresses_resolve_to_names() {
         let zone = zone();
         let named = (
             ResponseCode::NoError,
@@ -303,7 +303,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_judged(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn decides_on_arbitrary_input(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let zone = zone();
             zone.judge(&bytes);
             failure(&bytes);

@@ -1,5 +1,5 @@
-//! Shared access signatures: an address that says by itself who may do what until when, signed
-//! with the account's key.
+//! Shared access signatures: URL parameters that grant permissions until a given time, signed with
+//! the account's key.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,32 +14,29 @@ use super::super::call::Call;
 use super::super::operations::{Level, Operation};
 use super::{is_signature, signature};
 
-/// The version that signatures made here follow.
+/// The API version of signatures that are created here.
 const VERSION: &str = "2022-11-02";
 
 /// The terms of a signature for a whole account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountSas {
-    /// What may be done, such as `rwdlc`.
+    /// The permissions, such as `rwdlc`.
     pub permissions: String,
-    /// To what: `s`ervice, `c`ontainers (shares), `o`bjects (directories and files).
+    /// The resource types: `s`ervice, `c`ontainers (shares), `o`bjects (directories and files).
     pub resource_types: String,
-    /// From when on, if not at once.
+    /// Start of validity, if not at once.
     pub starts: Option<DateTime<Utc>>,
-    /// Until when.
     pub expires: DateTime<Utc>,
 }
 
 /// The terms of a signature for one share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShareSas {
-    /// The share.
     pub share: String,
-    /// What may be done in it, such as `rcwdl`.
+    /// The permissions in it, such as `rcwdl`.
     pub permissions: String,
-    /// From when on, if not at once.
+    /// Start of validity, if not at once.
     pub starts: Option<DateTime<Utc>>,
-    /// Until when.
     pub expires: DateTime<Utc>,
 }
 
@@ -90,10 +87,10 @@ fn token(
     parameters: &[(&str, String)],
     text: impl Fn(&str, &dyn Fn(&str) -> String) -> String,
 ) -> SecretString {
-    let get = |wanted: &str| {
+    let get = |expected: &str| {
         parameters
             .iter()
-            .find(|(name, _)| *name == wanted)
+            .find(|(name, _)| *name == expected)
             .map(|(_, value)| value.clone())
             .unwrap_or_default()
     };
@@ -110,14 +107,14 @@ fn token(
     SecretString::from(token)
 }
 
-/// What is signed of an account's signature.
+/// The string to sign for an account's signature.
 fn account_text(account: &str, get: &dyn Fn(&str) -> String) -> String {
     let mut text = format!("{account}\n");
     for name in ["sp", "ss", "srt", "st", "se", "sip", "spr", "sv"] {
         text.push_str(&get(name));
         text.push('\n');
     }
-    // Since then an encryption scope is signed too.
+    // Since this version an encryption scope is signed too.
     if get("sv").as_str() >= "2020-12-06" {
         text.push_str(&get("ses"));
         text.push('\n');
@@ -125,7 +122,7 @@ fn account_text(account: &str, get: &dyn Fn(&str) -> String) -> String {
     text
 }
 
-/// What is signed of a share's or a file's signature.
+/// The string to sign for a share's or a file's signature.
 fn share_text(account: &str, path: &str, get: &dyn Fn(&str) -> String) -> String {
     let mut text = String::new();
     for name in ["sp", "st", "se"] {
@@ -175,7 +172,7 @@ pub(super) fn check(
             _ => Err(Refusal::unauthenticated().because("sr is invalid")),
         }
     };
-    // The address need not name the account; the signature does.
+    // The URL need not name the account; the signature identifies it.
     let mut owner = None;
     for account in accounts.values() {
         if is_signature(account.key.expose_secret(), &text(&account.name)?, &claimed) {
@@ -231,9 +228,9 @@ pub(super) fn check(
 fn check_time(get: &dyn Fn(&str) -> String, now: DateTime<Utc>) -> Result<(), Refusal> {
     let (start, end) = (get("st"), get("se"));
     let malformed = |name| Refusal::unauthenticated().because(format!("{name} is not a time"));
-    let begun = start.is_empty() || read_time(&start).ok_or_else(|| malformed("st"))? <= now;
+    let started = start.is_empty() || read_time(&start).ok_or_else(|| malformed("st"))? <= now;
     let over = read_time(&end).ok_or_else(|| malformed("se"))? <= now;
-    if begun && !over {
+    if started && !over {
         return Ok(());
     }
     Err(Refusal::unauthenticated().because(format!(
@@ -243,7 +240,7 @@ fn check_time(get: &dyn Fn(&str) -> String, now: DateTime<Utc>) -> Result<(), Re
     )))
 }
 
-/// A time in any of the forms that a signature may have it in.
+/// Parses a time in any of the forms that a signature may use.
 fn read_time(text: &str) -> Option<DateTime<Utc>> {
     let time = ["%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%dT%H:%MZ"]
         .iter()
@@ -261,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_come_in_three_forms() {
+    fn parses_times_in_three_forms() {
         for text in ["2026-01-02", "2026-01-02T00:00Z", "2026-01-02T00:00:00Z"] {
             assert_eq!(seconds(read_time(text).unwrap()), "2026-01-02T00:00:00Z");
         }

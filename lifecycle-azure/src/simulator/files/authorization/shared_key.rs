@@ -1,4 +1,4 @@
-//! "Authorize with Shared Key": the request's method, headers and address are signed with the
+//! "Authorize with Shared Key": the request's method, headers, and URL are signed with the
 //! account's key.
 
 use std::collections::BTreeMap;
@@ -13,10 +13,10 @@ use super::super::answer::Refusal;
 use super::super::call::Call;
 use super::is_signature;
 
-/// How far a client's clock may be off.
+/// The tolerated difference of a client's clock.
 const SKEW: TimeDelta = TimeDelta::minutes(15);
 
-/// The headers that are signed by their place, whether they are there or not.
+/// The headers that are signed by position, even if they are absent.
 const BY_PLACE: [&str; 11] = [
     "content-encoding",
     "content-language",
@@ -81,9 +81,9 @@ fn full(call: &Call, account: &str) -> String {
     let mut text = format!("{}\n", call.method);
     for name in BY_PLACE {
         let value = match (name, call.header(name)) {
-            // Versions since 2015-02-21 sign nothing for a body of nothing.
+            // Versions since 2015-02-21 sign an empty value for an empty body.
             ("content-length", Some("0")) | (_, None) => "",
-            // The other date is signed instead.
+            // The other date header is signed instead.
             ("date", _) if call.header("x-ms-date").is_some() => "",
             (_, Some(value)) => value,
         };
@@ -122,7 +122,7 @@ fn canonical_headers(call: &Call) -> String {
         .filter(|(name, _)| name.as_str().starts_with("x-ms-"))
         .map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default().trim()))
         .collect();
-    // Azure compares as .NET does, to which a hyphen weighs next to nothing.
+    // Azure sorts as .NET does, which gives hyphens minimal weight.
     headers.sort_by_key(|(name, _)| (name.replace('-', ""), *name));
     let mut text = String::new();
     for (name, value) in headers {
@@ -178,7 +178,7 @@ mod tests {
 
     /// The example of "Authorize with Shared Key".
     #[test]
-    fn a_request_is_signed_as_the_documents_say() {
+    fn a_request_is_signed_as_documented() {
         let call = call(
             Method::GET,
             "/mycontainer",
@@ -199,9 +199,9 @@ mod tests {
         assert_eq!(full(&call, "myaccount"), expected);
     }
 
-    /// The example of the lighter form.
+    /// The example of "Shared Key Lite".
     #[test]
-    fn the_lighter_form_signs_less() {
+    fn shared_key_lite_signs_fewer_headers() {
         let call = call(
             Method::PUT,
             "/mycontainer/hello.txt",

@@ -13,14 +13,14 @@ pub(super) fn create(
     share: &mut Share,
     now: DateTime<Utc>,
 ) -> Result<Response, Refusal> {
-    let made = share.make_directory(&call.path, call.metadata(), now)?;
-    let answer = made.tell(Answer::new(StatusCode::CREATED));
+    let created = share.make_directory(&call.path, call.metadata(), now)?;
+    let answer = created.headers(Answer::new(StatusCode::CREATED));
     Ok(answer.written())
 }
 
 pub(super) fn get(call: &Call, share: &mut Share) -> Result<Response, Refusal> {
     let directory = share.directory(&call.path)?;
-    let answer = directory.properties.tell(Answer::new(StatusCode::OK));
+    let answer = directory.properties.headers(Answer::new(StatusCode::OK));
     Ok(answer.header("x-ms-server-encrypted", "true").empty())
 }
 

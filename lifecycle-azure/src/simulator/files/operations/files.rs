@@ -13,14 +13,14 @@ use super::super::answer::{Answer, Refusal};
 use super::super::call::Call;
 use super::super::tree::{File, Share};
 
-/// How many bytes of a file are handed on at once.
+/// Number of bytes of a file per piece of a response.
 const PART: usize = 1 << 20;
 
 /// The largest file, in bytes.
 const MOST_BYTES: u64 = 4 << 40;
 
-/// What is said of contents when they are read, and the headers that set it.
-const SAID: [(&str, &str); 5] = [
+/// The content headers of read responses, and the request headers that set them.
+const CONTENT_HEADERS: [(&str, &str); 5] = [
     ("x-ms-content-type", "content-type"),
     ("x-ms-content-encoding", "content-encoding"),
     ("x-ms-content-language", "content-language"),
@@ -28,9 +28,12 @@ const SAID: [(&str, &str); 5] = [
     ("x-ms-cache-control", "cache-control"),
 ];
 
-fn said(call: &Call) -> Vec<(&'static str, String)> {
-    SAID.iter()
-        .filter_map(|(set, told)| Some((*told, call.header(set)?.to_owned())))
+fn content_headers(call: &Call) -> Vec<(&'static str, String)> {
+    CONTENT_HEADERS
+        .iter()
+        .filter_map(|(request_header, response_header)| {
+            Some((*response_header, call.header(request_header)?.to_owned()))
+        })
         .collect()
 }
 
@@ -58,15 +61,15 @@ pub(super) fn create(
         Some(given) => given.to_owned(),
     };
     let (path, metadata) = (&call.path, call.metadata());
-    let made = share.make_file(path, size, said(call), metadata, attributes, now)?;
-    let answer = made.tell(Answer::new(StatusCode::CREATED));
+    let created = share.make_file(path, size, content_headers(call), metadata, attributes, now)?;
+    let answer = created.headers(Answer::new(StatusCode::CREATED));
     Ok(answer.written())
 }
 
-fn tell(file: &File, answer: Answer) -> Answer {
+fn with_content_headers(file: &File, answer: Answer) -> Answer {
     let mut answer = file
         .properties
-        .tell(answer)
+        .headers(answer)
         .header("x-ms-type", "File")
         .header("x-ms-server-encrypted", "true")
         .header("x-ms-lease-status", "unlocked")
@@ -90,12 +93,12 @@ pub(super) fn read(call: &Call, share: &mut Share) -> Result<Response, Refusal> 
             (StatusCode::PARTIAL_CONTENT, start, end)
         }
     };
-    let mut answer =
-        tell(file, Answer::new(status)).header("content-length", (end - start).to_string());
+    let mut answer = with_content_headers(file, Answer::new(status))
+        .header("content-length", (end - start).to_string());
     if status == StatusCode::PARTIAL_CONTENT {
         answer = answer.header("content-range", format!("bytes {start}-{}/{size}", end - 1));
     }
-    // In parts, since most of a large file may be zeros that are nowhere.
+    // In pieces, because most of a large file may be zeros that use no memory.
     let contents = file.contents.clone();
     let parts = (start..end).step_by(PART).map(move |at| {
         let part = contents.read(at, end.min(at.saturating_add(PART as u64)));
@@ -107,7 +110,7 @@ pub(super) fn read(call: &Call, share: &mut Share) -> Result<Response, Refusal> 
 pub(super) fn properties(call: &Call, share: &mut Share) -> Result<Response, Refusal> {
     let file = share.file(&call.path)?;
     let size = file.contents.size().to_string();
-    Ok(tell(file, Answer::new(StatusCode::OK))
+    Ok(with_content_headers(file, Answer::new(StatusCode::OK))
         .header("content-length", size)
         .empty())
 }
@@ -136,12 +139,12 @@ pub(super) fn set_properties(
     }
     let number = share.change();
     let file = share.file(&call.path)?;
-    file.headers = said(call);
+    file.headers = content_headers(call);
     if let Some(size) = size {
         file.contents.resize(size);
     }
     file.properties.change(number, now);
-    let answer = file.properties.tell(Answer::new(StatusCode::OK));
+    let answer = file.properties.headers(Answer::new(StatusCode::OK));
     Ok(answer.written())
 }
 

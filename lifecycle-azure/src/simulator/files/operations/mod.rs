@@ -1,4 +1,4 @@
-//! What can be asked for, and what one must be allowed for it.
+//! The supported operations, and the permissions that they require.
 
 mod directories;
 mod files;
@@ -14,7 +14,7 @@ use super::call::Call;
 use super::listing;
 use super::tree::Share;
 
-/// Where in the hierarchy an operation acts, in the words of account signatures.
+/// The hierarchy level of an operation, in the terms of account signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     Service,
@@ -22,7 +22,6 @@ pub(super) enum Level {
     Object,
 }
 
-/// An operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     ListShares,
@@ -105,7 +104,8 @@ impl Operation {
         }
     }
 
-    /// Whether a share's own signature covers it: nothing that concerns the share as a whole.
+    /// Whether a share's own signature covers it: all operations except those on the share as a
+    /// whole.
     pub(super) fn is_within_share(self) -> bool {
         !matches!(
             self,
@@ -117,7 +117,7 @@ impl Operation {
         )
     }
 
-    /// The permissions of which one is needed.
+    /// The permissions of which one is required.
     pub(super) fn permissions(self) -> &'static str {
         match self {
             Self::ListShares | Self::List => "l",

@@ -1,4 +1,4 @@
-//! Operations on shares as wholes.
+//! Operations on whole shares.
 
 use axum::http::StatusCode;
 use axum::response::Response;

@@ -1,0 +1,175 @@
+//! Hosts that are nodes of another cloud: a change to a VM is applied to the node behind it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
+use lifecycle_core::model::NodeSpec;
+use lifecycle_core::{Error, Result};
+
+use super::host::{HostBackend, HostChange, HostFailure, HostRequest};
+
+/// Limit for a change. The first host may have to wait for its image to be built.
+const LIMIT: Duration = Duration::from_mins(30);
+
+/// Chooses the cloud for each host. Hosts differ in their accounts and first boots, so each may
+/// have its own provider.
+pub trait HostClouds: fmt::Debug + Send + Sync + 'static {
+    /// The cloud and node for a host. The same request always gets the same placement.
+    ///
+    /// # Errors
+    /// If there cannot be such a host.
+    fn placement(&self, request: &HostRequest) -> Result<HostPlacement>;
+
+    /// The address outside its network at which the host with a private address is reachable.
+    fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr>;
+}
+
+/// The cloud and node of a host.
+#[derive(Debug, Clone)]
+pub struct HostPlacement {
+    /// The cloud that creates it.
+    pub cloud: Arc<dyn CloudProvider>,
+    /// Its node in that cloud.
+    pub node: NodeSpec,
+}
+
+/// Creates hosts as nodes of other clouds.
+#[derive(Debug)]
+pub struct CloudHosts {
+    clouds: Arc<dyn HostClouds>,
+    placements: Mutex<BTreeMap<String, HostPlacement>>,
+    /// Read-locked while a host is created; shared resources are removed only when no host is being
+    /// created.
+    creating: tokio::sync::RwLock<()>,
+}
+
+impl CloudHosts {
+    /// Hosts in the clouds that `clouds` chooses.
+    pub fn new(clouds: Arc<dyn HostClouds>) -> Self {
+        Self {
+            clouds,
+            placements: Mutex::default(),
+            creating: tokio::sync::RwLock::default(),
+        }
+    }
+
+    fn placements(&self) -> MutexGuard<'_, BTreeMap<String, HostPlacement>> {
+        self.placements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn placement(&self, vm: &str) -> Result<HostPlacement> {
+        let found = self.placements().get(vm).cloned();
+        found.ok_or_else(|| Error::not_found(format!("the host behind {vm}")))
+    }
+
+    async fn carry_out(&self, change: HostChange) -> Result<()> {
+        match change {
+            HostChange::Create(request) => self.create_host(&request).await,
+            HostChange::Start { vm } => self.start(&self.placement(&vm)?).await,
+            HostChange::Restart { vm } => self.restart(&self.placement(&vm)?).await,
+            HostChange::PowerOff {
+                vm,
+                skip_shutdown: true,
+            } => {
+                let placement = self.placement(&vm)?;
+                placement.cloud.fence(&placement.node.name).await.map(drop)
+            }
+            HostChange::PowerOff { vm, .. } | HostChange::Deallocate { vm } => {
+                let placement = self.placement(&vm)?;
+                let node = placement.node.name.clone();
+                carry_out(placement.cloud.as_ref(), NodeChange::Stop { node }, LIMIT).await
+            }
+            HostChange::Delete { vm } => self.delete(&vm).await,
+        }
+    }
+
+    async fn create_host(&self, request: &HostRequest) -> Result<()> {
+        let placement = self.clouds.placement(request)?;
+        // Recorded before its creation, so that the host of an interrupted creation is deleted with
+        // its VM.
+        self.placements()
+            .insert(request.vm.clone(), placement.clone());
+        let _guard = self.creating.read().await;
+        let spec = placement.node.clone();
+        carry_out(
+            placement.cloud.as_ref(),
+            NodeChange::Provision { spec },
+            LIMIT,
+        )
+        .await?;
+        // An existing host of an interrupted call may have been stopped since.
+        self.start(&placement).await
+    }
+
+    async fn start(&self, placement: &HostPlacement) -> Result<()> {
+        let node = placement.node.name.clone();
+        carry_out(placement.cloud.as_ref(), NodeChange::Start { node }, LIMIT).await
+    }
+
+    async fn restart(&self, placement: &HostPlacement) -> Result<()> {
+        let node = placement.node.name.clone();
+        let seen = placement.cloud.get(&node).await?;
+        match seen.and_then(|seen| seen.boot_id) {
+            Some(boot_id) => {
+                let change = NodeChange::Restart { node, boot_id };
+                carry_out(placement.cloud.as_ref(), change, LIMIT).await
+            }
+            None => self.start(placement).await,
+        }
+    }
+
+    async fn delete(&self, vm: &str) -> Result<()> {
+        let Some(placement) = self.placements().get(vm).cloned() else {
+            return Ok(());
+        };
+        let node = placement.node.name.clone();
+        carry_out(placement.cloud.as_ref(), NodeChange::Delete { node }, LIMIT).await?;
+        self.placements().remove(vm);
+        // A host that is being created needs the shared resources; they are removed with the last
+        // host.
+        let Ok(_guard) = self.creating.try_write() else {
+            return Ok(());
+        };
+        match placement.cloud.delete_shared().await {
+            Err(Error::Conflict { .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+#[async_trait]
+impl HostBackend for CloudHosts {
+    async fn change(&self, change: HostChange) -> Result<(), HostFailure> {
+        self.carry_out(change).await.map_err(|error| {
+            tracing::warn!(error = error.chain(), "a host could not be changed");
+            HostFailure::from(&error)
+        })
+    }
+
+    fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.clouds.public_address(private)
+    }
+}
+
+impl From<&Error> for HostFailure {
+    fn from(error: &Error) -> Self {
+        let code = match error {
+            Error::Exhausted { .. } => "AllocationFailed",
+            Error::Invalid { .. } => "InvalidParameter",
+            Error::TimedOut { .. } => "OSProvisioningTimedOut",
+            _ => "InternalOperationError",
+        };
+        let hint = error.hint().map(|hint| format!(" ({hint})"));
+        Self {
+            code: code.to_owned(),
+            message: format!("{}{}", error.chain(), hint.unwrap_or_default()),
+        }
+    }
+}

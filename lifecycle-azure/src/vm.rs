@@ -1,0 +1,385 @@
+//! VMs as Azure returns them, and the requests that create them.
+
+use azure_mgmt_compute::models;
+use lifecycle_core::cloud::Power;
+use lifecycle_core::model::{NodeName, NodeSpec};
+use lifecycle_core::{Error, Result};
+use serde_json::{Value, json};
+
+use crate::alternative::{Alternative, Tried};
+use crate::arm::failure::Refusal;
+use crate::first_boot::HostKey;
+use crate::options::{AzureOptions, image};
+use crate::tags::{self, Tags};
+
+/// The version of the network API for the interface in a VM's create request.
+const INTERFACES: &str = "2020-11-01";
+
+/// A VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Vm {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Azure's unique id of the VM. A re-created VM with the same name has another one.
+    pub(crate) unique_id: String,
+    pub(crate) tags: Tags,
+    pub(crate) state: State,
+    power: Option<Power>,
+    /// Whether it is stopped and deallocated.
+    pub(crate) is_deallocated: bool,
+    /// Whether it is being deallocated.
+    pub(crate) is_deallocating: bool,
+    /// When its state last changed, in Azure's form.
+    changed: Option<String>,
+    /// The path of its first network interface.
+    pub(crate) interface: Option<String>,
+    pub(crate) account: Option<String>,
+    /// Its size and zone.
+    pub(crate) kind: Alternative,
+}
+
+/// The provisioning state: the result of the last change to a VM.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    /// A change is in progress.
+    Changing(String),
+    Deleting,
+    Succeeded,
+    Failed(Refusal),
+}
+
+impl Vm {
+    /// Converts a VM with its instance view.
+    pub(crate) fn read(vm: models::VirtualMachine) -> Result<Self> {
+        let damaged = |what: &str| Error::Interrupted {
+            what: "reading a VM".to_owned(),
+            source: Some(format!("Azure's response has no {what}").into()),
+        };
+        let models::Resource { id, name, tags, .. } = vm.resource;
+        let properties = vm.properties.ok_or_else(|| damaged("properties"))?;
+        let statuses = properties
+            .instance_view
+            .map(|view| view.statuses)
+            .unwrap_or_default();
+        let code = |status: &models::InstanceViewStatus| status.code.clone().unwrap_or_default();
+        let word = statuses
+            .iter()
+            .find_map(|status| Some(code(status).strip_prefix("PowerState/")?.to_owned()));
+        let provisioning = statuses
+            .iter()
+            .find(|status| code(status).starts_with("ProvisioningState/"));
+        let state = properties.provisioning_state.unwrap_or_default();
+        let state = match state.to_ascii_lowercase().as_str() {
+            "succeeded" => State::Succeeded,
+            "deleting" => State::Deleting,
+            "failed" | "canceled" => {
+                let code = provisioning.map(code).unwrap_or_default();
+                let code = code.rsplit('/').next().filter(|code| !code.is_empty());
+                let message = provisioning.and_then(|status| status.message.as_deref());
+                State::Failed(Refusal::for_vm(
+                    code.unwrap_or("Failed"),
+                    message.unwrap_or("Azure reports no reason"),
+                ))
+            }
+            _ => State::Changing(state),
+        };
+        let size = properties.hardware_profile.and_then(|it| it.vm_size);
+        let size = size.and_then(|size| serde_json::to_value(size).ok());
+        let kind = Alternative {
+            size: size
+                .as_ref()
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned(),
+            zone: vm.zones.into_iter().next(),
+        };
+        let interfaces = properties
+            .network_profile
+            .map(|profile| profile.network_interfaces);
+        let interface = interfaces.and_then(|interfaces| {
+            let primary = interfaces.iter().find(|one| {
+                one.properties
+                    .as_ref()
+                    .is_some_and(|p| p.primary == Some(true))
+            });
+            primary
+                .or_else(|| interfaces.first())?
+                .sub_resource
+                .id
+                .clone()
+        });
+        Ok(Self {
+            id: id.ok_or_else(|| damaged("id"))?,
+            name: name.ok_or_else(|| damaged("name"))?,
+            unique_id: properties.vm_id.ok_or_else(|| damaged("vmId"))?,
+            tags: Tags::read(tags.as_ref()),
+            state,
+            power: word.as_deref().and_then(power),
+            is_deallocated: word.as_deref() == Some("deallocated"),
+            is_deallocating: word.as_deref() == Some("deallocating"),
+            changed: provisioning
+                .and_then(|status| status.time)
+                .map(|time| time.to_string()),
+            interface,
+            account: properties
+                .os_profile
+                .and_then(|profile| profile.admin_username),
+            kind,
+        })
+    }
+
+    /// The name of its resource group.
+    pub(crate) fn group(&self) -> &str {
+        // /subscriptions/<id>/resourceGroups/<name>/…
+        self.id.split('/').nth(4).unwrap_or_default()
+    }
+
+    /// Whether it is being created and never ran, or its creation failed.
+    pub(crate) fn never_ran(&self) -> bool {
+        self.power.is_none()
+    }
+
+    /// Its power state.
+    pub(crate) fn power(&self) -> Power {
+        match (&self.state, self.power) {
+            (State::Deleting, _) => Power::Stopping,
+            (State::Failed(_), None) => Power::Failed,
+            (_, Some(power)) => power,
+            (State::Changing(_) | State::Succeeded, None) => Power::Starting,
+        }
+    }
+
+    /// Identifies the current boot. Azure has no boot id, but starting and restarting change the
+    /// timestamp of the VM's power state.
+    pub(crate) fn boot_id(&self) -> Option<String> {
+        let runs = self.power() == Power::Running;
+        runs.then(|| {
+            format!(
+                "{} {}",
+                self.unique_id,
+                self.changed.as_deref().unwrap_or("always")
+            )
+        })
+    }
+
+    /// The VM's node: by its tag, or by its name without a tag.
+    pub(crate) fn node(&self) -> Option<NodeName> {
+        self.tags
+            .node()
+            .or_else(|| NodeName::try_from(self.name.as_str()).ok())
+    }
+
+    pub(crate) fn is_being_created(&self) -> bool {
+        self.never_ran() && matches!(self.state, State::Changing(_))
+    }
+
+    pub(crate) fn is_being_started(&self) -> bool {
+        self.power == Some(Power::Starting)
+    }
+
+    /// Whether it is off and no change in progress will start it.
+    pub(crate) fn is_off(&self) -> bool {
+        self.power() == Power::Stopped && !matches!(self.state, State::Changing(_))
+    }
+
+    /// The alternatives that failed so far, including this VM if Azure has no capacity for it.
+    /// After other failures the same alternative may be tried again.
+    pub(crate) fn tried(&self) -> Tried {
+        let tried = Tried::read(self.tags.get(tags::TRIED));
+        match &self.state {
+            State::Failed(refusal) if self.never_ran() && refusal.may_try_alternative() => {
+                tried.with(&self.kind, refusal)
+            }
+            _ => tried,
+        }
+    }
+
+    /// Whether it was created as one of several alternatives.
+    pub(crate) fn has_alternatives(&self) -> bool {
+        self.tags.get(tags::TRIED).is_some()
+    }
+
+    /// The id of the attempt that created it.
+    pub(crate) fn run(&self) -> &str {
+        self.tags.get(tags::RUN).unwrap_or("unknown")
+    }
+
+    /// Whether this program created it.
+    pub(crate) fn is_created(&self) -> bool {
+        self.tags.get(tags::CREATED) == Some("yes")
+    }
+}
+
+fn power(word: &str) -> Option<Power> {
+    match word {
+        "starting" => Some(Power::Starting),
+        "running" => Some(Power::Running),
+        "stopping" | "deallocating" => Some(Power::Stopping),
+        "stopped" | "deallocated" => Some(Power::Stopped),
+        _ => None,
+    }
+}
+
+/// One attempt to create a VM.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    pub(crate) run: &'a str,
+    /// The requested size and zone.
+    pub(crate) kind: &'a Alternative,
+    /// The alternatives that failed before; `None` if there is only one alternative.
+    pub(crate) tried: Option<&'a Tried>,
+    /// The host key of its SSH server.
+    pub(crate) key: &'a HostKey,
+}
+
+/// The create request for a VM with its disk, interface, and address, which are deleted with it.
+pub(crate) fn create_request(
+    options: &AzureOptions,
+    spec: &NodeSpec,
+    subnet: &str,
+    attempt: &Attempt<'_>,
+) -> Result<models::VirtualMachine> {
+    let Attempt {
+        run,
+        kind,
+        tried,
+        key,
+    } = attempt;
+    let name = spec.name.as_str();
+    let mut tags = Tags::of(&options.owner)
+        .with(tags::NODE, name)
+        .with(tags::RUN, run)
+        .with(tags::ACCOUNT, &options.account)
+        .with(tags::HOST_KEY, &key.public);
+    if let Some(tried) = tried {
+        tags = tags.with(tags::TRIED, &tried.written().unwrap_or_default());
+    }
+    let [publisher, offer, sku, version] = image(spec.image.as_deref().unwrap_or(&options.image))?;
+    let mut address = json!({
+        "subnet": { "id": subnet },
+        "primary": true,
+    });
+    if options.public_ip {
+        // A standard address without a zone is available in every zone.
+        address["publicIPAddressConfiguration"] = json!({
+            "name": format!("{name}-ip"),
+            "sku": { "name": "Standard" },
+            "properties": { "deleteOption": "Delete", "publicIPAllocationMethod": "Static" },
+        });
+    }
+    let properties = json!({
+        "hardwareProfile": { "vmSize": kind.size },
+        "storageProfile": {
+            "imageReference": {
+                "publisher": publisher, "offer": offer, "sku": sku, "version": version,
+            },
+            "osDisk": {
+                "createOption": "FromImage",
+                "deleteOption": "Delete",
+                "managedDisk": { "storageAccountType": "StandardSSD_LRS" },
+            },
+        },
+        "osProfile": {
+            "computerName": name,
+            "adminUsername": options.account,
+            "customData": key.custom_data().expose(),
+            "linuxConfiguration": {
+                "disablePasswordAuthentication": true,
+                "ssh": {
+                    "publicKeys": [{
+                        "path": format!("/home/{}/.ssh/authorized_keys", options.account),
+                        "keyData": options.authorized_key.trim(),
+                    }],
+                },
+            },
+        },
+        "networkProfile": {
+            "networkApiVersion": INTERFACES,
+            "networkInterfaceConfigurations": [{
+                "name": format!("{name}-nic"),
+                "properties": {
+                    "primary": true,
+                    "deleteOption": "Delete",
+                    "ipConfigurations": [{ "name": "primary", "properties": address }],
+                },
+            }],
+        },
+    });
+    let properties = serde_json::from_value(properties)
+        .map_err(|error| Error::failed("serializing a VM's request", error.to_string()))?;
+    let mut resource = models::Resource::new(options.location.clone());
+    resource.tags = Some(tags.to_value());
+    let mut vm = models::VirtualMachine::new(resource);
+    vm.properties = Some(properties);
+    vm.zones = kind.zone.iter().cloned().collect();
+    Ok(vm)
+}
+
+/// Adds a user-assigned identity to the request. The generated client has no field for its id.
+pub(crate) fn with_identity(vm: &models::VirtualMachine, identity: &str) -> Result<Value> {
+    let mut vm = serde_json::to_value(vm)
+        .map_err(|error| Error::failed("serializing a VM's request", error.to_string()))?;
+    vm["identity"] = json!({
+        "type": "UserAssigned",
+        "userAssignedIdentities": { identity: {} },
+    });
+    Ok(vm)
+}
+
+/// The addresses of a network interface: its private address, and the path of its public one.
+pub(crate) fn addresses(interface: &Value) -> (Option<std::net::IpAddr>, Option<String>) {
+    let configurations = interface.pointer("/properties/ipConfigurations");
+    let all = configurations.and_then(Value::as_array);
+    let is_primary =
+        |one: &&Value| one.pointer("/properties/primary").and_then(Value::as_bool) == Some(true);
+    let primary = all.and_then(|all| all.iter().find(is_primary).or_else(|| all.first()));
+    let Some(primary) = primary else {
+        return (None, None);
+    };
+    let text = |pointer: &str| primary.pointer(pointer).and_then(Value::as_str);
+    (
+        text("/properties/privateIPAddress").and_then(|address| address.parse().ok()),
+        text("/properties/publicIPAddress/id").map(str::to_owned),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(state: &str, power: &str) -> Vm {
+        let vm = json!({
+            "id": "/subscriptions/s/resourceGroups/GROUP/providers/Microsoft.Compute/virtualMachines/one",
+            "name": "one",
+            "location": "westeurope",
+            "properties": {
+                "vmId": "1",
+                "provisioningState": state,
+                "instanceView": { "statuses": [{ "code": format!("PowerState/{power}") }] },
+            },
+        });
+        Vm::read(serde_json::from_value(vm).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_vm_that_is_being_started_is_not_off() {
+        for power in ["stopped", "deallocated"] {
+            assert!(vm("Succeeded", power).is_off());
+            assert!(vm("Failed", power).is_off());
+            // An accepted start appears in the power state a little later.
+            assert!(!vm("Updating", power).is_off());
+            assert!(!vm("Deleting", power).is_off());
+        }
+        assert!(!vm("Succeeded", "running").is_off());
+    }
+
+    #[test]
+    fn uses_the_primary_address_at_any_position() {
+        let one = |address: &str, primary: bool| json!({ "properties": { "privateIPAddress": address, "primary": primary } });
+        let of = |all: Value| addresses(&json!({ "properties": { "ipConfigurations": all } })).0;
+        let both = json!([one("10.0.0.1", false), one("10.0.0.2", true)]);
+        assert_eq!(of(both), "10.0.0.2".parse().ok());
+        assert_eq!(of(json!([one("10.0.0.1", false)])), "10.0.0.1".parse().ok());
+        assert_eq!(of(json!([])), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! A network namespace of the agent's own on its node, in which all service addresses are local.
+//! Sockets for service addresses are created there. On the node itself they would conflict with
+//! everything that listens on all of its addresses, such as published ports and the SSH server. A
+//! socket stays in the namespace that it was created in, so only its creation happens there.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::sync::mpsc;
+
+use nix::sched::{CloneFlags, unshare};
+
+use super::route;
+use crate::error::{Error, Result};
+use crate::network::Block;
+
+/// A function that runs in the namespace.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Where sockets for service addresses are created.
+#[derive(Debug)]
+pub(super) enum Addresses {
+    /// In the node's own network: the block is local anyway.
+    OnNode,
+    /// In a separate network namespace, to which the block is routed.
+    Namespace(Namespace),
+}
+
+/// The agent's network namespace. It ends when this value and its last socket are gone.
+#[derive(Debug)]
+pub(super) struct Namespace {
+    jobs: mpsc::Sender<Job>,
+    network: File,
+    linked: Option<Block>,
+}
+
+impl Addresses {
+    /// Runs `make` where service addresses are local, and returns what it creates.
+    pub(super) fn make<T: Send + 'static>(
+        &self,
+        make: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        match self {
+            Self::OnNode => make(),
+            Self::Namespace(namespace) => namespace.run(make),
+        }
+    }
+
+    /// Routes the block to the namespace. May be repeated.
+    pub(super) async fn route_here(&mut self, block: Block) -> Result<()> {
+        match self {
+            Self::OnNode => Ok(()),
+            Self::Namespace(namespace) => namespace.link(block).await,
+        }
+    }
+}
+
+impl Namespace {
+    /// Creates an empty namespace.
+    pub(super) fn new() -> Result<Self> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (opened, network) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("service addresses".into());
+        let spawned = thread.spawn(move || {
+            let open = || {
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                File::open("/proc/thread-self/ns/net")
+            };
+            let open = open();
+            let goes_on = open.is_ok();
+            // Sending fails if the caller is gone; then there is no job either.
+            drop(opened.send(open));
+            if goes_on {
+                for job in queue {
+                    job();
+                }
+            }
+        });
+        let denied = |why: String| Error::Denied {
+            what: "creating a network for service addresses".into(),
+            why,
+            hint: "the agent needs the capabilities NET_ADMIN and SYS_ADMIN".into(),
+        };
+        spawned.map_err(|error| denied(error.to_string()))?;
+        let network = network.recv().map_err(|error| denied(error.to_string()))?;
+        Ok(Self {
+            jobs,
+            network: network.map_err(|error| denied(error.to_string()))?,
+            linked: None,
+        })
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (done, result) = mpsc::sync_channel(1);
+        let job: Job = Box::new(move || drop(done.send(job())));
+        let ended = || io::Error::other("the thread of the service addresses has ended");
+        self.jobs.send(job).map_err(|_| ended())?;
+        result.recv().map_err(|_| ended())?
+    }
+
+    /// Connects the node with the namespace, and routes the block through the connection.
+    async fn link(&mut self, block: Block) -> Result<()> {
+        if self.linked == Some(block) {
+            return Ok(());
+        }
+        let link = route::Link::of(block);
+        link.connect(self.network.as_raw_fd()).await?;
+        let inside = link.clone();
+        self.run(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()?;
+            runtime
+                .block_on(inside.accept_block())
+                .map_err(|error| io::Error::other(error.chain()))
+        })
+        .map_err(|error| Error::io(format!("receiving {block}"), error))?;
+        link.add_route().await?;
+        if let Some(previous) = self.linked.take() {
+            route::Link::of(previous).remove().await?;
+        }
+        self.linked = Some(block);
+        Ok(())
+    }
+}

@@ -1,4 +1,4 @@
-//! What the command line takes.
+//! The arguments of the command line.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,33 +7,33 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lifecycle_core::api::tail::Since;
 use lifecycle_core::model::{PlatformName, ServiceName};
 
-/// Brings a whole platform of services up on VMs with one command.
+/// Starts and manages a whole platform of services on VMs with one command.
 #[derive(Debug, Parser)]
 #[command(name = "bootstrapper", version, about, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// The directory that holds the Compose file and platform.toml
+    /// Directory that contains the Compose file and platform.toml
     #[arg(long, global = true, default_value = ".")]
     pub(crate) project_dir: PathBuf,
 
-    /// A Compose file, relative to the project's directory; found as Compose finds it without.
-    /// Several are merged, each over those before it. Stands before the command, as with
-    /// `docker compose`
+    /// Compose file, relative to the project directory; by default, the names that Docker Compose
+    /// looks for. Several files are merged; later files override earlier ones. Give this option
+    /// before the command, as with `docker compose`
     #[arg(short, long = "file", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 
-    /// The platform's name; wins over the files' own
+    /// Name of the platform; overrides the name in the files
     #[arg(short = 'p', long, global = true, value_name = "NAME")]
     pub(crate) project_name: Option<PlatformName>,
 
-    /// Start services of this profile too; instead of those in `COMPOSE_PROFILES`
+    /// Also start the services of this profile; overrides `COMPOSE_PROFILES`
     #[arg(long = "profile", global = true, value_name = "PROFILE")]
     pub(crate) profiles: Vec<String>,
 
-    /// Print JSON for programs
+    /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// Whether to use colours
+    /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: Colors,
 
@@ -41,89 +41,89 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// When output is coloured.
+/// When the output is coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Colors {
-    /// On a terminal, unless `NO_COLOR` is set; anywhere with `CLICOLOR_FORCE`
+    /// On a terminal, unless `NO_COLOR` is set; always if `CLICOLOR_FORCE` is set
     Auto,
-    /// Always
     Always,
-    /// Never
     Never,
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 something failed, or was not confirmed, or `doctor` found something wrong; 2 \
-wrong arguments or files, or missing secrets, nothing was touched; 130 interrupted (the same \
-command goes on). `exec` passes the command's own code on; 125 if it could not be run.
-With --json, standard output is JSON only; a failure is one line {\"error\": {\"kind\", \"message\", \
-\"hint\", …}} there.";
+    Exit codes: 0 success; 1 something failed, you did not confirm, or `doctor` found a problem; 2 \
+    wrong arguments or files, or missing secrets: nothing was changed; 130 interrupted (run the same \
+    command again to continue). `exec` returns the exit code of the command; 125 if the command could \
+    not be run.
+    With --json, standard output contains only JSON; a failure is one line {\"error\": {\"kind\", \
+    \"message\", \"hint\", …}}.";
 
-/// What is to be done.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write a first platform.toml for the Compose file that is here
+    /// Write an initial platform.toml for the Compose file in this directory
     Init(Init),
     /// Show what `up` would do, and why; changes nothing
     Plan(Plan),
-    /// Bring the platform up, or to what the files declare now
+    /// Start the platform, or update it to match the files
     Up(Up),
-    /// Upload code bases to the code store that platform.toml names; only what is not there is
-    /// sent
+    /// Upload code bases to the code store of platform.toml; files that the store already has are
+    /// not sent again
     Publish(Publish),
-    /// Show how nodes and services stand
+    /// Show the state of nodes and services
     #[command(visible_alias = "ps")]
     Status(Status),
-    /// Say why a service, a replica or a node stands as it does
+    /// Explain the state of a service, a replica or a node
     Why(Why),
-    /// Show what services write, interleaved as it comes
+    /// Show the output of services, interleaved
     Logs(Logs),
-    /// Show what has happened, and what happens
+    /// Show past events, and with --follow new ones
     Events(Events),
-    /// Run a command in a container of a service; its exit code is passed on
+    /// Run a command in a container of a service; returns the exit code of the command
     Exec(Exec),
-    /// Start the containers of a service, or of one replica, anew
+    /// Restart the containers of a service, or of one replica
     Restart(Restart),
-    /// Try again at once what failed, once its cause is repaired
+    /// Retry failed operations now, after you have fixed the cause
     Retry(Retry),
-    /// Take the platform down
+    /// Stop the platform and remove it
     Down(Down),
-    /// Look at this machine, the files, each node and the manager: what is wrong, what to do
+    /// Check this machine, the files, each node and the manager; report problems and how to fix
+    /// them
     Doctor,
-    /// Run a simulated Azure on this machine, to try a platform for Azure out without an account
+    /// Run a simulated Azure on this machine, to try a platform for Azure without an account
     AzureSimulator(AzureSimulator),
-    /// Print the JSON Schema of platform.toml, for editors; or of what a command writes with --json
+    /// Print the JSON Schema of platform.toml, for editors; or of the --json output of a command
     Schema(Schema),
-    /// Print completions for a shell: `source <(bootstrapper completions bash)`
+    /// Print shell completions: `source <(bootstrapper completions bash)`
     Completions(Completions),
-    /// Write the manual pages into a directory
+    /// Write the manual pages to a directory
     Man(Man),
 }
 
-/// What to write.
+/// Arguments of `init`.
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// How many nodes
+    /// Number of nodes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=50))]
     pub(crate) nodes: Option<u16>,
 
-    /// Ask nothing: what is not said has its default
+    /// Do not ask; use the default of everything that is not given
     #[arg(short, long)]
     pub(crate) yes: bool,
 
-    /// Overwrite the file that is there
+    /// Overwrite an existing platform.toml
     #[arg(long)]
     pub(crate) force: bool,
 }
 
-/// Of what.
+/// Arguments of `schema`.
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
-    /// The command whose output is meant; `failure` for what any command writes that fails
+    /// Command whose output to describe; `failure` for the output of any command that fails
     pub(crate) command: Option<Described>,
 }
 
-/// Whose output has a schema; the commands are described at [`Command`].
+/// The commands whose output has a schema, and `failure`; [`Command`] describes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Described {
     Init,
@@ -144,79 +144,78 @@ pub(crate) enum Described {
     Failure,
 }
 
-/// For which shell.
+/// Arguments of `completions`.
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// Where to.
+/// Arguments of `man`.
 #[derive(Debug, Args)]
 pub(crate) struct Man {
-    /// The directory; it is made if need be
+    /// Directory for the pages; created if it does not exist
     pub(crate) directory: PathBuf,
 }
 
-/// How to plan.
+/// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// Plan for a world in which nothing exists; nothing is needed on this machine
+    /// Plan as if nothing existed yet; needs no Docker and no cloud
     #[arg(long)]
     pub(crate) simulate: bool,
 }
 
-/// How to bring up.
+/// Arguments of `up`.
 #[derive(Debug, Args)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a switch of the command line"
 )]
 pub(crate) struct Up {
-    /// Provision and prepare every declared node before the manager starts
+    /// Create and prepare every declared node before the manager starts
     #[arg(long)]
     pub(crate) all_nodes: bool,
 
-    /// Bring it up in a simulated world; nothing is needed on this machine, nothing is kept
+    /// Start the platform in a simulation; needs no Docker and no cloud, and keeps nothing
     #[arg(long)]
     pub(crate) simulate: bool,
 
-    /// Go on although keys of the files that change behaviour have no effect
+    /// Continue although the files contain unsupported keys that change behaviour
     #[arg(long)]
     pub(crate) accept_unsupported: bool,
 
-    /// Publish code bases first that lie here and differ from what the code store holds; see
-    /// `publish`
+    /// First publish the code bases on this machine that differ from the code store; see `publish`
     #[arg(long)]
     pub(crate) publish: bool,
 
-    /// Ask nothing: nodes that the files declare no longer are deleted, and what is published is
-    /// used as it is
+    /// Do not ask: delete nodes that are no longer declared, and use code bases as they are
+    /// published
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
 
-/// What to upload.
+/// Arguments of `publish`.
 #[derive(Debug, Args)]
 pub(crate) struct Publish {
-    /// Code bases by their names, or by directories of the project; without any, all of the
-    /// Compose file that lie here
+    /// Code bases, by name or by directory of the project; by default, all code bases of the
+    /// Compose file that are on this machine
     #[arg(value_name = "NAME|DIR")]
     pub(crate) names: Vec<String>,
 }
 
-/// How much of it.
+/// Arguments of `status`.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// Show all that is known, however wide it gets
+    /// Show all columns, however wide the table becomes
     #[arg(short, long)]
     pub(crate) wide: bool,
 }
 
-/// About what.
+/// Arguments of `why`.
 #[derive(Debug, Args)]
 pub(crate) struct Why {
-    /// A service, a replica (`web-2`) or a node; `node:NAME` where a service is called so too
+    /// A service, a replica (`web-2`) or a node; `node:NAME` if a service has the same name
     pub(crate) name: String,
 
     /// Write the manager's latest plan, with everything that it was made from, to FILE as JSON. It
@@ -225,142 +224,142 @@ pub(crate) struct Why {
     pub(crate) record: Option<PathBuf>,
 }
 
-/// Which command, and where.
+/// Arguments of `exec`.
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
     /// The service, or one of its replicas (`web-2`)
     pub(crate) name: String,
 
-    /// The replica's number; one that is ready without it
+    /// Number of the replica; by default, a replica that is ready
     #[arg(long, value_name = "N")]
     pub(crate) index: Option<u16>,
 
-    /// The user that it runs as
+    /// User to run the command as
     #[arg(short, long)]
     pub(crate) user: Option<String>,
 
-    /// The directory that it starts in
+    /// Working directory of the command
     #[arg(short = 'C', long, value_name = "DIRECTORY")]
     pub(crate) workdir: Option<String>,
 
-    /// No terminal, though there is one here
+    /// Do not allocate a terminal, even if this program runs in one
     #[arg(short = 'T', long)]
     pub(crate) no_tty: bool,
 
-    /// The command, and its arguments
+    /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
 }
 
-/// What to restart.
+/// Arguments of `restart`.
 #[derive(Debug, Args)]
 pub(crate) struct Restart {
-    /// Services or replicas (`web-2`), one after the other
+    /// Services or replicas (`web-2`), restarted one after the other
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
 }
 
-/// What to try again.
+/// Arguments of `retry`.
 #[derive(Debug, Args)]
 pub(crate) struct Retry {
-    /// Services, replicas (`web-2`) or nodes; `node:NAME` where a service has the same name
+    /// Services, replicas (`web-2`) or nodes; `node:NAME` if a service has the same name
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
 }
 
-/// Which events.
+/// Arguments of `events`.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Only about these services, replicas or nodes
+    /// Only events of these services, replicas or nodes
     pub(crate) names: Vec<String>,
 
-    /// Go on as new ones come
+    /// Keep printing new events
     #[arg(short, long)]
     pub(crate) follow: bool,
 
-    /// Only since then: `10m` ago, or a moment (`2026-01-02T03:04:05Z`)
+    /// Only events since then: `10m` (ago), or a time (`2026-01-02T03:04:05Z`)
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<Since>,
 
-    /// Only the last so many; 50 without --since
-    #[arg(short = 'n', long, value_name = "EVENTS")]
+    /// Only the last N events; 50 without --since
+    #[arg(short = 'n', long, value_name = "N")]
     pub(crate) tail: Option<u32>,
 }
 
-/// Which output.
+/// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// The services; all without one
+    /// The services; all services by default
     pub(crate) services: Vec<ServiceName>,
 
-    /// Go on as new lines come
+    /// Keep printing new lines
     #[arg(short, long)]
     pub(crate) follow: bool,
 
-    /// Only the last so many lines of each instance
-    #[arg(short = 'n', long, value_name = "LINES")]
+    /// Only the last N lines of each instance
+    #[arg(short = 'n', long, value_name = "N")]
     pub(crate) tail: Option<u32>,
 
-    /// Only since then: `10m` ago, or a moment (`2026-01-02T03:04:05Z`)
+    /// Only lines since then: `10m` (ago), or a time (`2026-01-02T03:04:05Z`)
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<Since>,
 
-    /// Say when each line was written
+    /// Show the time of each line
     #[arg(short, long)]
     pub(crate) timestamps: bool,
 }
 
-/// How to take down.
+/// Arguments of `down`.
 #[derive(Debug, Args)]
 pub(crate) struct Down {
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     pub(crate) yes: bool,
 
-    /// Remove named volumes too, on nodes that stay
+    /// Also remove named volumes on nodes that are kept
     #[arg(long)]
     pub(crate) volumes: bool,
 }
 
-/// What to simulate, and where.
+/// Arguments of `azure-simulator`.
 #[derive(Debug, Args)]
 pub(crate) struct AzureSimulator {
-    /// The address to listen at; without one, that of this machine on Docker's own bridge, which
-    /// VMs reach too
+    /// Address to listen on; by default, the address of this machine on Docker's default bridge,
+    /// which the VMs can reach
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<IpAddr>,
 
-    /// Another name or address by which it is reached, for which its certificates are valid too;
-    /// needed with `--listen 0.0.0.0` by clients elsewhere
+    /// Another name or address under which clients reach it, added to its certificates; clients
+    /// elsewhere need it with `--listen 0.0.0.0`
     #[arg(long = "name", value_name = "NAME")]
     pub(crate) names: Vec<String>,
 
-    /// The port of everything but Azure Files, over https; 0 takes a free one
+    /// HTTPS port of everything except Azure Files; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 10_443)]
     pub(crate) https: u16,
 
-    /// The same over http
+    /// HTTP port of everything except Azure Files; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 10_080)]
     pub(crate) http: u16,
 
-    /// The port of Azure Files, over https; 0 takes a free one
+    /// HTTPS port of Azure Files; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 10_444)]
     pub(crate) files_https: u16,
 
-    /// The same over http
+    /// HTTP port of Azure Files; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 10_081)]
     pub(crate) files_http: u16,
 
-    /// Where the authority to trust and the secrets are written, and what was made is noted; in the
-    /// user's configuration directory without
+    /// Directory for the CA certificate, the secrets and the list of created machines; by default
+    /// in the user's configuration directory
     #[arg(long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
 
-    /// Make no machines: a VM is but a state, and nothing answers at its address
+    /// Create no machines: a VM is only a record, and nothing answers at its address
     #[arg(long)]
     pub(crate) state_only: bool,
 
-    /// Add a line of JSON for each request to this file
+    /// Append one line of JSON for each request to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
 }
@@ -370,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_letter_names_the_file_before_the_command_and_follows_after_logs() {
+    fn f_selects_a_file_before_the_command_and_follows_after_logs() {
         let line = [
             "bootstrapper",
             "-f",

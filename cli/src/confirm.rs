@@ -1,11 +1,11 @@
-//! Asks the user: before something is removed, for a value, whether something is wanted.
+//! Asks the user: for confirmation, for a value, or a yes-or-no question.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
 use crate::failure::Failure;
 use crate::printer;
 
-/// Goes on if the user says yes.
+/// Returns `Ok` if the user confirms.
 pub(crate) async fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     if yes {
         return Ok(());
@@ -23,13 +23,13 @@ pub(crate) async fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     }
 }
 
-/// Whether the user wants that; an empty answer is a yes.
-pub(crate) async fn wanted(question: &str) -> Result<bool, Failure> {
+/// Asks a question; an empty answer means yes.
+pub(crate) async fn yes_by_default(question: &str) -> Result<bool, Failure> {
     let answer = ask(&format!("{question} [Y/n]")).await?;
     Ok(matches!(answer.as_str(), "" | "y" | "Y" | "yes"))
 }
 
-/// Asks for a value until there is one that can be used; the default for an empty answer.
+/// Asks for a value until the answer is valid; an empty answer means the default.
 pub(crate) async fn value<T>(
     question: &str,
     default: T,
@@ -50,22 +50,22 @@ where
     }
 }
 
-/// The answer is read on a thread of its own, so that Ctrl-C is heard while it is waited for;
-/// nobody waits for that thread.
+/// Reads the answer on a separate thread, so that Ctrl-C works while waiting. Nothing joins that
+/// thread.
 async fn ask(question: &str) -> Result<String, Failure> {
     printer::prompt(question);
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
-        // Who was interrupted wants no answer any more.
+        // After an interrupt, nothing receives the answer.
         drop(sender.send(read.map(|_| answer)));
     });
     let answer = receiver
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::UnexpectedEof.into()))
         .map_err(|error| lifecycle_core::Error::io("reading the answer", error))?;
-    // The end of the input is no answer.
+    // End of input counts as a refusal.
     if answer.is_empty() {
         return Err(Failure::Refused);
     }

@@ -1,4 +1,4 @@
-//! Parts of the JSON documents that a command and its failure have in common.
+//! Parts that several JSON documents share.
 
 use lifecycle_core::api::wire::{NodeV1, ServiceV1};
 use lifecycle_core::bootstrap::Outcome;
@@ -9,7 +9,7 @@ use serde::Serialize;
 /// The document of `up --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct BroughtUp {
-    /// The generation that was brought up.
+    /// The generation that is running.
     generation: u64,
     /// All nodes.
     nodes: Vec<NodeV1>,
@@ -27,18 +27,18 @@ impl From<&Outcome> for BroughtUp {
     }
 }
 
-/// A key of the files that is understood and has no effect.
+/// An unsupported key of the files.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct KeyWithoutEffect {
-    /// The file.
+    /// The file that contains the key.
     file: String,
-    /// The line, from 1.
+    /// The line, starting at 1.
     line: usize,
     /// The path of the key, for example `services.web.privileged`.
     key: String,
     /// What happens instead.
     consequence: &'static str,
-    /// Whether the service runs otherwise than its author meant.
+    /// Whether the service behaves differently from what the key requests.
     changes_behaviour: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How a command fails, and with which exit code.
+//! How a command fails, and its exit code.
 
 pub(crate) mod document;
 
@@ -10,59 +10,57 @@ use lifecycle_core::platform::{Diagnostics, UnsupportedKey};
 use lifecycle_core::{Error, Retry};
 use thiserror::Error as ThisError;
 
-/// Why a command ended without doing what it was asked.
+/// Why a command did not complete.
 #[derive(Debug, ThisError)]
 pub(crate) enum Failure {
-    /// Something failed.
     #[error(transparent)]
     Failed(#[from] Error),
-    /// There are no files to read.
     #[error(transparent)]
     NoFiles(Error),
-    /// The platform exists, and this machine does not have its secrets.
+    /// The platform exists, but this machine does not have its secrets.
     #[error(transparent)]
     NoSecrets(Error),
-    /// The user's files cannot be used.
+    /// The user's files are invalid.
     #[error("{0}")]
     Files(Diagnostics),
-    /// The user's files hold keys that would change behaviour and have no effect.
-    #[error("{} keys of the files change behaviour and have no effect here", .0.len())]
+    /// The user's files contain unsupported keys that change behaviour.
+    #[error("the files contain {} unsupported keys that change behaviour", .0.len())]
     Unsupported(Vec<UnsupportedKey>),
-    /// Services did not come up.
-    #[error("{} of the platform's instances did not come up", .0.failures.len())]
+    /// Some services did not start.
+    #[error("{} instances of the platform did not start", .0.failures.len())]
     Services(Outcome),
-    /// Nobody was there to confirm.
-    #[error("this removes things, and there is no terminal to ask at")]
+    /// Confirmation is needed, and there is no terminal to ask on.
+    #[error("this command removes resources and needs confirmation, but standard input is not a terminal")]
     Unconfirmed,
-    /// The file that was to be written is there, and nobody said that it may be overwritten.
-    #[error("{} is there already", .0.display())]
+    /// The file to write exists, and `--force` is not set.
+    #[error("{} already exists", .0.display())]
     Exists(PathBuf),
-    /// Something is wrong, and was told.
-    #[error("{0} of the things that were looked at are wrong")]
-    Unwell(usize),
-    /// The document on standard output says what.
-    #[error("something is wrong")]
-    Told,
-    /// The user said no.
-    #[error("nothing was changed")]
+    /// `doctor` found this many problems, and has printed them.
+    #[error("{0} checks failed")]
+    ChecksFailed(usize),
+    /// The JSON document on standard output already reports the failure.
+    #[error("the command failed")]
+    AlreadyReported,
+    /// The user did not confirm.
+    #[error("not confirmed; nothing was changed")]
     Refused,
-    /// Ctrl-C.
+    /// Interrupted by Ctrl-C.
     #[error("interrupted")]
     Interrupted,
-    /// A command in a container ended with this code, which is passed on.
+    /// A command in a container ended with this code; the process exits with the same code.
     #[error("the command ended with exit code {0}")]
     CommandEnded(u8),
-    /// Nobody reads the output any more. No failure of the command's.
+    /// The reader closed standard output. This is not an error of the command.
     #[error("standard output was closed")]
-    Unread,
+    OutputClosed,
 }
 
 impl Failure {
-    /// The exit code, as `--help` tells.
+    /// The exit code, as documented in `--help`.
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Unread => ExitStatus::Done.code(),
-            Self::Failed(_) | Self::Services(_) | Self::Refused | Self::Unwell(_) | Self::Told => {
+            Self::OutputClosed => ExitStatus::Done.code(),
+            Self::Failed(_) | Self::Services(_) | Self::Refused | Self::ChecksFailed(_) | Self::AlreadyReported => {
                 ExitStatus::Failed.code()
             }
             Self::NoFiles(_)
@@ -76,7 +74,7 @@ impl Failure {
         })
     }
 
-    /// What went wrong, with its causes.
+    /// The error message, with its causes.
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Failed(error) | Self::NoFiles(error) | Self::NoSecrets(error) => error.chain(),
@@ -84,7 +82,7 @@ impl Failure {
         }
     }
 
-    /// Lines that come before the message.
+    /// Lines to print before the message.
     pub(crate) fn details(&self) -> Vec<String> {
         match self {
             Self::Unsupported(keys) => keys.iter().map(ToString::to_string).collect(),
@@ -93,34 +91,34 @@ impl Failure {
         }
     }
 
-    /// What to do about it.
+    /// How to fix it.
     pub(crate) fn hint(&self) -> String {
         match self {
             Self::Failed(error) | Self::NoSecrets(error) => {
                 error.hint().map_or_else(|| general(error), str::to_owned)
             }
             Self::NoFiles(_) => {
-                "write a `compose.yaml`, or name the file with --file, or its directory with \
+                "create a `compose.yaml`, or give the file with --file or its directory with \
                  --project-dir"
                     .into()
             }
-            Self::Files(_) => "correct the files at the lines named; nothing was touched".into(),
+            Self::Files(_) => "fix the files at the lines above; nothing was changed".into(),
             Self::Unsupported(_) => {
-                "remove these keys, or go on without them with --accept-unsupported".into()
+                "remove these keys, or ignore them with --accept-unsupported".into()
             }
             Self::Services(outcome) => {
                 let failed = outcome.failures.first().map_or("", |f| f.instance.as_str());
                 let service = failed.rsplit_once('-').map_or(failed, |(name, _)| name);
-                format!("`bootstrapper logs {service}` shows more; after a change, `up` goes on")
+                format!("see `bootstrapper logs {service}`; fix the service, then run `up` again")
             }
-            Self::Unconfirmed => "say --yes".into(),
+            Self::Unconfirmed => "confirm with --yes".into(),
             Self::Exists(_) => "edit it, or overwrite it with --force".into(),
-            Self::Unwell(_) | Self::Told => "each says above what to do about it".into(),
-            Self::Refused => "run it again when you are sure, or with --yes".into(),
-            Self::Interrupted => "what runs already keeps running, and a manager that was started \
-                                  goes on by itself; the same command goes on from here"
+            Self::ChecksFailed(_) | Self::AlreadyReported => "see the hint of each failed check above".into(),
+            Self::Refused => "run the command again and confirm, or use --yes".into(),
+            Self::Interrupted => "running services keep running, and a manager that was started \
+                                  continues its work; run the same command again to continue"
                 .into(),
-            Self::Unread | Self::CommandEnded(_) => "the same command goes on from here".into(),
+            Self::OutputClosed | Self::CommandEnded(_) => "run the same command again".into(),
         }
     }
 }
@@ -131,11 +129,11 @@ fn last_words(failed: &ServiceFailure) -> impl Iterator<Item = String> {
     std::iter::once(head).chain(lines)
 }
 
-/// For errors that know no better.
+/// The hint for errors without their own hint.
 fn general(error: &Error) -> String {
     let what = match error.retry() {
-        Retry::After(_) => "this may pass: the same command goes on from here",
-        Retry::Replan | Retry::Never => "once that is fixed, the same command continues from here",
+        Retry::After(_) => "this may be temporary: run the same command again",
+        Retry::Replan | Retry::Never => "fix the cause, then run the same command again",
     };
-    format!("{what}; LIFECYCLE_LOG=debug shows more")
+    format!("{what}; LIFECYCLE_LOG=debug shows details")
 }

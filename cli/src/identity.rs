@@ -6,14 +6,14 @@ use lifecycle_core::model::{PlatformId, PlatformName};
 use lifecycle_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// `.lifecycle/platform.json`: no secret, may be committed.
+/// The contents of `.lifecycle/platform.json`. Contains no secret and may be committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) name: PlatformName,
     pub(crate) id: PlatformId,
 }
 
-/// The id under which files are read that were never brought up.
+/// The id for reading files of a platform that was never started.
 pub(crate) const NOT_UP_YET: PlatformId = PlatformId::new(uuid::Uuid::nil());
 
 pub(crate) fn file_of(project: &Path) -> PathBuf {
@@ -30,16 +30,14 @@ pub(crate) fn read(file: &Path) -> Result<Option<Identity>> {
     }
 }
 
-/// Another process was quicker at the first `up`.
-pub(crate) fn another_began() -> Error {
+/// The error if another process stored an identity first.
+pub(crate) fn concurrent_up() -> Error {
     Error::denied(
-        "this command",
-        "another `up` of this directory has just begun",
-        "wait until it has ended, then run this again",
+        "this command", "another `up` is running in this directory", "wait until it has ended, then run this command again",
     )
 }
 
-/// Writes a draft and links it into place, so that the file is whole and never replaces another one.
+/// Writes a draft and links it into place: the file is always complete, and never replaces another.
 pub(crate) fn write(file: &Path, identity: &Identity) -> Result<()> {
     let failed = |error| Error::io(format!("writing {}", file.display()), error);
     let text = serde_json::to_string_pretty(identity)
@@ -52,7 +50,7 @@ pub(crate) fn write(file: &Path, identity: &Identity) -> Result<()> {
     match std::fs::hard_link(&draft, file) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        // A file system without hard links.
+        // The file system does not support hard links.
         Err(_) => return std::fs::rename(&draft, file).map_err(failed),
     }
     std::fs::remove_file(&draft).map_err(failed)

@@ -1,5 +1,5 @@
-//! The bootstrapper's command line: parses, calls `lifecycle-core`, prints. No decision lives
-//! here.
+//! The bootstrapper's command line: parses arguments, calls `lifecycle-core`, prints the result. It
+//! contains no decisions of its own.
 
 mod arguments;
 mod commands;
@@ -29,8 +29,7 @@ fn main() -> ExitCode {
         Err(error) => return printer::usage(&error),
     };
     printer::choose_colors(arguments.color);
-    // The one process-wide choice that rustls asks for; a second call would be a mistake of ours
-    // and changes nothing.
+    // rustls needs one process-wide choice. A second call would have no effect.
     drop(rustls::crypto::ring::default_provider().install_default());
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -43,7 +42,7 @@ fn main() -> ExitCode {
         Ok(runtime) => {
             let outcome = runtime.block_on(async {
                 if let Command::AzureSimulator(options) = &arguments.command {
-                    // It ends by a signal and has to tidy up after that.
+                    // It handles signals itself, because it has to clean up after them.
                     return commands::azure_simulator::run(&arguments, options).await;
                 }
                 tokio::select! {
@@ -51,21 +50,22 @@ fn main() -> ExitCode {
                     _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
                 }
             });
-            // A file that is being read on a thread of its own may never end, a pipe for example.
+            // A thread that reads a file may block forever, for example on a pipe: do not wait for
+            // it.
             runtime.shutdown_background();
             outcome
         }
         Err(error) => Err(lifecycle_core::Error::io("starting the runtime", error).into()),
     };
-    // Who ends what would not end by itself knows that.
-    let only_shows = matches!(
+    // Interrupting a command that only shows something is the normal way to end it: print no error.
+    let is_read_only = matches!(
         arguments.command,
         Command::Logs(_) | Command::Events(_) | Command::Status(_) | Command::Why(_)
     );
     match outcome {
-        Err(Failure::Interrupted) if only_shows => Failure::Interrupted.code(),
-        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
-        Err(failure @ (Failure::CommandEnded(_) | Failure::Told)) => failure.code(),
+        Err(Failure::Interrupted) if is_read_only => Failure::Interrupted.code(),
+        Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(failure @ (Failure::CommandEnded(_) | Failure::AlreadyReported)) => failure.code(),
         Err(failure) => {
             printer::failure(&failure, arguments.json);
             match (&arguments.command, &failure) {

@@ -1,27 +1,27 @@
-//! What colours mean here. Whether they are seen is the printer's business.
+//! Colours and what they mean. The printer decides whether they are used.
 
 use anstyle::{AnsiColor, Style};
 
-/// What a piece of text says beside its words.
+/// What a piece of text expresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     /// As it should be.
     Good,
-    /// Not yet, or not quite.
+    /// In progress, or a minor problem.
     Caution,
-    /// Wrong.
+    /// A failure.
     Bad,
-    /// What matters most.
+    /// Important.
     Strong,
-    /// What matters less.
+    /// Less important.
     Faint,
-    /// What to do.
+    /// An instruction.
     Accent,
-    /// One of several that are told apart, by its number.
+    /// One of several names, by its index.
     Name(usize),
 }
 
-/// The colours of names, none of which says good or bad.
+/// The colours of names; none of them suggests good or bad.
 const NAMES: [AnsiColor; 6] = [
     AnsiColor::Cyan,
     AnsiColor::Magenta,
@@ -31,7 +31,7 @@ const NAMES: [AnsiColor; 6] = [
     AnsiColor::BrightBlue,
 ];
 
-/// Paints a text.
+/// Colours a text.
 pub(crate) fn paint(tone: Tone, text: &str) -> String {
     let style = match tone {
         Tone::Good => AnsiColor::Green.on_default(),
@@ -45,7 +45,7 @@ pub(crate) fn paint(tone: Tone, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// The tone of a state's word.
+/// The tone of a state.
 pub(crate) fn of_state(word: &str) -> Tone {
     match word {
         "ready" | "running" | "completed" => Tone::Good,

@@ -1,4 +1,5 @@
-//! The only place that writes to the terminal: data to standard output, talk to standard error.
+//! The only module that writes to the terminal: data to standard output, messages to standard
+//! error.
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -11,17 +12,17 @@ use crate::failure::Failure;
 use crate::failure::document::Document;
 use crate::paint::{Tone, paint};
 
-/// Data: text for people.
+/// Prints data as text.
 pub(crate) fn data(text: &str) -> Result<(), Failure> {
     let mut output = anstream::stdout().lock();
     let written = writeln!(output, "{text}").and_then(|()| output.flush());
     written.map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => Failure::Unread,
+        ErrorKind::BrokenPipe => Failure::OutputClosed,
         _ => Error::io("writing to standard output", error).into(),
     })
 }
 
-/// Data as it comes, whatever it is.
+/// Prints bytes unchanged.
 pub(crate) fn raw(bytes: &[u8], stderr: bool) -> Result<(), Failure> {
     let written = if stderr {
         let mut output = std::io::stderr().lock();
@@ -31,17 +32,17 @@ pub(crate) fn raw(bytes: &[u8], stderr: bool) -> Result<(), Failure> {
         output.write_all(bytes).and_then(|()| output.flush())
     };
     written.map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => Failure::Unread,
+        ErrorKind::BrokenPipe => Failure::OutputClosed,
         _ => Error::io("writing the command's output", error).into(),
     })
 }
 
-/// Data: a document for programs.
+/// Prints data as a JSON document.
 pub(crate) fn document(document: &impl Serialize) -> Result<(), Failure> {
     data(&serde_json::to_string_pretty(document).map_err(|error| no_json(&error))?)
 }
 
-/// Data: one line of JSON.
+/// Prints data as one line of JSON.
 pub(crate) fn record(record: &impl Serialize) -> Result<(), Failure> {
     data(&serde_json::to_string(record).map_err(|error| no_json(&error))?)
 }
@@ -50,16 +51,16 @@ fn no_json(error: &serde_json::Error) -> Failure {
     Error::failed("writing JSON", error.to_string()).into()
 }
 
-/// Talk.
-pub(crate) fn talk(text: &str) {
-    // Who closed the pipe does not want to read on.
+/// Prints a message.
+pub(crate) fn message(text: &str) {
+    // If the reader closed the pipe, there is nothing left to do.
     drop(writeln!(anstream::stderr().lock(), "{text}"));
 }
 
-/// A question; the answer stands behind it.
+/// Prints a question; the cursor stays on its line.
 pub(crate) fn prompt(question: &str) {
     let mut output = anstream::stderr().lock();
-    // In one piece: the answer may be there before it.
+    // One write, because the answer may arrive immediately.
     let question = format!("{question} ");
     drop(
         output
@@ -68,12 +69,12 @@ pub(crate) fn prompt(question: &str) {
     );
 }
 
-/// Something that is not as it should be, and does not end the command.
+/// Prints a warning; the command continues.
 pub(crate) fn warning(text: &str) {
-    talk(&format!("{} {text}", paint(Tone::Caution, "warning:")));
+    message(&format!("{} {text}", paint(Tone::Caution, "warning:")));
 }
 
-/// When colours are used. Without a word: on a terminal, unless `NO_COLOR` is set.
+/// Chooses when to use colours. The default: on a terminal, unless `NO_COLOR` is set.
 pub(crate) fn choose_colors(colors: Colors) {
     match colors {
         Colors::Auto => {}
@@ -82,38 +83,38 @@ pub(crate) fn choose_colors(colors: Colors) {
     }
 }
 
-/// How wide standard output is, where it is a terminal.
+/// The width of standard output, if it is a terminal.
 pub(crate) fn width() -> Option<usize> {
     let stdout = std::io::stdout();
     let (width, _) = terminal_size::terminal_size_of(stdout)?;
     Some(width.0.into())
 }
 
-/// Why a command failed, and what to do: for people, and with `json` for programs too.
+/// Prints an error and its hint; with `json`, also the document on standard output.
 pub(crate) fn failure(failure: &Failure, json: bool) {
     for line in failure.details() {
-        talk(&line);
+        message(&line);
     }
-    talk(&format!(
+    message(&format!(
         "{} {}",
         paint(Tone::Bad, "error:"),
         failure.message()
     ));
-    talk(&format!(
+    message(&format!(
         "{} {}",
         paint(Tone::Accent, "hint:"),
         failure.hint()
     ));
     if json && let Some(document) = Document::of(failure) {
-        // Standard output is where this would be told.
+        // If standard output cannot be written, there is no other place to report that.
         drop(record(&document));
     }
 }
 
-/// What is wrong with the arguments; or the help that was asked for.
+/// Prints the error in the arguments, or the requested help.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     drop(error.print());
-    // Clap tells these two apart: help goes to standard output.
+    // Clap prints requested help to standard output.
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }

@@ -1,5 +1,5 @@
-//! A line per step with times while something is being done: plain lines, or on a terminal
-//! spinners for what runs beneath the lines of what is done.
+//! Shows progress: one line per step with times; on a terminal also a spinner for each running
+//! step.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -43,8 +43,8 @@ impl ProgressLines {
     fn line(&self, text: &str) {
         let line = format!("[{:>6}] {text}", seconds(self.began.elapsed()));
         match &self.spinners {
-            Some(spinners) => spinners.suspend(|| printer::talk(&line)),
-            None => printer::talk(&line),
+            Some(spinners) => spinners.suspend(|| printer::message(&line)),
+            None => printer::message(&line),
         }
     }
 
@@ -59,21 +59,21 @@ impl ProgressLines {
         Some(bar)
     }
 
-    /// Shown behind the spinner of its step if there is one, else as a line.
+    /// Shows a wait: next to the spinner of its step if there is one, else as a line.
     fn waiting(
         &self,
         key: &str,
         what: &str,
         (since, until): (DateTime<Utc>, DateTime<Utc>),
-        says: Option<String>,
+        detail: Option<String>,
     ) {
         let times = format!(
             "since {}, until {} UTC",
             since.format("%T"),
             until.format("%T")
         );
-        let text = match says {
-            Some(says) => format!("{says} ({times})"),
+        let text = match detail {
+            Some(detail) => format!("{detail} ({times})"),
             None => times.clone(),
         };
         if let Some(running) = self.running().get(key)
@@ -125,8 +125,8 @@ impl Reporter for ProgressLines {
                 what,
                 since,
                 until,
-                says,
-            } => self.waiting(&key, &what, (since, until), says),
+                detail,
+            } => self.waiting(&key, &what, (since, until), detail),
             Progress::Done { key, what, took } => {
                 let what = self.end(&key).unwrap_or(what);
                 self.line(&format!("  ✓ {what} ({})", seconds(took)));
@@ -135,8 +135,8 @@ impl Reporter for ProgressLines {
                 let what = self.end(&key).unwrap_or(what);
                 self.line(&format!("  ✗ {what}: {why}"));
             }
-            Progress::Told { text } => self.line(&format!("  · {text}")),
-            // News of a kind that this version does not know.
+            Progress::Note { text } => self.line(&format!("  · {text}")),
+            // A kind that this version does not know.
             _ => {}
         }
     }

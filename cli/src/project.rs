@@ -12,7 +12,7 @@ use lifecycle_core::{Error, Result};
 
 use crate::arguments::Arguments;
 use crate::failure::Failure;
-use crate::identity::{self, Identity, another_began};
+use crate::identity::{self, Identity, concurrent_up};
 use crate::wiring;
 
 /// The files of a project.
@@ -30,12 +30,11 @@ impl Project {
         Ok(Self { sources })
     }
 
-    /// Which files they are.
     pub(crate) fn sources(&self) -> &Sources {
         &self.sources
     }
 
-    /// The same project as if there were no platform.toml, and this many nodes.
+    /// The same project without a platform.toml, and with this many nodes.
     pub(crate) fn on_nodes(&self, nodes: u16) -> Self {
         let mut sources = self.sources.clone();
         sources.platform_toml = None;
@@ -43,8 +42,8 @@ impl Project {
         Self { sources }
     }
 
-    /// The same project without its platform.toml on as few nodes as its files allow, and how many
-    /// these are.
+    /// Loads the project without its platform.toml, with as few nodes as its files allow; also
+    /// returns that number.
     pub(crate) async fn on_fewest_nodes(
         &self,
         id: PlatformId,
@@ -54,42 +53,42 @@ impl Project {
             .map_err(Failure::Files)
     }
 
-    /// The code bases on this machine, by their paths beside the Compose file.
+    /// The code bases on this machine, by their paths relative to the Compose file.
     pub(crate) fn local_code(&self) -> DirectoryStore {
         DirectoryStore::new(self.directory().to_owned())
     }
 
-    /// The directory that all paths start from.
+    /// The directory that relative paths refer to.
     pub(crate) fn directory(&self) -> &Path {
         &self.sources.project_dir
     }
 
-    /// What opens the cloud and the code store; the Compose files need not be in order.
+    /// The credentials for the cloud and the code store; the Compose files may be invalid.
     pub(crate) fn access(&self) -> std::result::Result<Access, Failure> {
         platform::access(&self.sources).map_err(Failure::Files)
     }
 
-    /// Where code bases are read from.
+    /// The code store that the platform builds from.
     fn code(&self) -> std::result::Result<Arc<dyn CodeStore>, Failure> {
         Ok(wiring::code(&self.access()?, self.directory())?)
     }
 
-    /// What can be told of the files without code bases.
+    /// What the files contain, without reading any code base.
     pub(crate) async fn survey(&self) -> std::result::Result<Survey, Failure> {
         platform::survey(&self.sources)
             .await
             .map_err(Failure::Files)
     }
 
-    /// The names of code bases that are meant: their names, or directories of the project as one
-    /// sees them from where one is. What begins with a dot or a slash is a directory first.
+    /// Resolves arguments to names of code bases. An argument is a name, or a directory relative to
+    /// the working directory; one that starts with `.` or `/` is tried as a directory first.
     pub(crate) async fn code_bases_named(
         &self,
-        meant: &[String],
+        arguments: &[String],
     ) -> std::result::Result<Vec<String>, Failure> {
         let known = self.survey().await?.code_bases;
         let mut names = Vec::new();
-        for text in meant {
+        for text in arguments {
             let name = Some(DirectoryStore::normalised(text)).filter(|name| known.contains(name));
             let path = inside(self.directory(), Path::new(text));
             let name = if text.starts_with(['.', '/']) {
@@ -109,16 +108,15 @@ impl Project {
         if Path::new(text).is_dir() {
             return Error::invalid(
                 format!("directory `{text}`"),
-                format!("it lies outside of `{}`", self.directory().display()),
-                "publish it as a part of the project that it lies in",
+                format!("it is outside the project directory `{}`", self.directory().display()), "set --project-dir to the project that contains it",
             );
         }
         let known = known.iter().map(String::as_str);
         Error::unknown_name(format!("code base or directory `{text}`"), text, known)
     }
 
-    /// The identity, if this project was ever brought up. A name on the command line that is
-    /// another one's means another platform, and never this one.
+    /// The identity, if this project was started before. Fails if the command line names another
+    /// platform.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
         let identity = identity::read(&identity::file_of(&self.sources.project_dir))?;
         if let (Some(identity), Some(name)) = (&identity, &self.sources.name) {
@@ -127,7 +125,7 @@ impl Project {
         Ok(identity)
     }
 
-    /// The identity, or a new one that is not kept yet.
+    /// The identity, or a new one that is not stored yet.
     pub(crate) fn identity_for(&self, name: &PlatformName) -> Result<Identity> {
         if let Some(identity) = self.identity()? {
             self.is_named(&identity, name)?;
@@ -147,20 +145,20 @@ impl Project {
         Err(Error::invalid(
             file.display().to_string(),
             format!(
-                "it is of the platform `{}`, and `{name}` is asked for",
+                "it identifies the platform `{}`, but the name is `{name}` now",
                 identity.name
             ),
             format!(
-                "name it `{}` again, or take that one down first (`bootstrapper down`) and remove \
-                 this file",
+                "change the name back to `{}`; or remove that platform with `bootstrapper down`, \
+                 then delete this file",
                 identity.name
             ),
         ))
     }
 
-    /// Keeps a new identity beside the files. Of several processes that do so at once, one
+    /// Stores a new identity next to the files. If several processes do this at once, one of them
     /// succeeds.
-    pub(crate) fn keep_identity(&self, identity: &Identity) -> Result<()> {
+    pub(crate) fn store_identity(&self, identity: &Identity) -> Result<()> {
         let file = identity::file_of(&self.sources.project_dir);
         if identity::read(&file)?.is_none() {
             identity::write(&file, identity)?;
@@ -168,12 +166,12 @@ impl Project {
         if identity::read(&file)?.as_ref() == Some(identity) {
             Ok(())
         } else {
-            Err(another_began())
+            Err(concurrent_up())
         }
     }
 
-    /// The same with the code bases on this machine, wherever the platform reads them: what is
-    /// simulated needs no network.
+    /// Loads the files with the code bases on this machine instead of the platform's code store, so
+    /// that a simulation needs no network.
     pub(crate) async fn load_offline(
         &self,
         id: PlatformId,
@@ -183,7 +181,7 @@ impl Project {
             .map_err(Failure::Files)
     }
 
-    /// Reads the files for a platform of this id.
+    /// Loads the files for the platform with this id.
     pub(crate) async fn load(&self, id: PlatformId) -> std::result::Result<Loaded, Failure> {
         platform::load(&self.sources, id, self.code()?.as_ref())
             .await
@@ -191,7 +189,7 @@ impl Project {
     }
 }
 
-/// What a directory is called in the project that it lies in.
+/// The path of a directory relative to the project that contains it.
 fn inside(project: &Path, directory: &Path) -> Option<String> {
     if !directory.is_dir() {
         return None;
@@ -201,7 +199,7 @@ fn inside(project: &Path, directory: &Path) -> Option<String> {
         let inside = directory.strip_prefix(project).ok()?.to_str()?;
         Some(DirectoryStore::normalised(inside))
     };
-    // As it is written; or where links lead to.
+    // Try the path as written, then with symbolic links resolved.
     let written = |path: &Path| {
         let path = std::path::absolute(path)?;
         Ok(DirectoryStore::normalised(&path.to_string_lossy()).into())

@@ -1,4 +1,4 @@
-//! The terminal that this program runs on, handed over to a command elsewhere.
+//! The terminal of this program, connected to a command in a container.
 
 use std::io::{IsTerminal as _, Read as _};
 
@@ -10,15 +10,15 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// How much is read at a time.
+/// The size of one read.
 const CHUNK: usize = 16 * 1024;
 
-/// Whether this program has a terminal for both directions.
-pub(crate) fn is_here() -> bool {
+/// Whether both standard input and standard output are a terminal.
+pub(crate) fn is_available() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// The terminal's size.
+/// The size of the terminal.
 pub(crate) fn size() -> Option<TerminalSize> {
     let (width, height) = terminal_size::terminal_size()?;
     Some(TerminalSize {
@@ -27,13 +27,13 @@ pub(crate) fn size() -> Option<TerminalSize> {
     })
 }
 
-/// Every key goes through as it is pressed, as long as this lives.
+/// Raw mode: every key is passed on as it is pressed. Dropping it restores the previous mode.
 #[derive(Debug)]
 pub(crate) struct Raw(Termios);
 
 impl Raw {
     pub(crate) fn new() -> Result<Self> {
-        let failed = |error: rustix::io::Errno| Error::io("taking the terminal over", error.into());
+        let failed = |error: rustix::io::Errno| Error::io("switching the terminal to raw mode", error.into());
         let before = tcgetattr(std::io::stdin()).map_err(failed)?;
         let mut raw = before.clone();
         raw.make_raw();
@@ -44,12 +44,12 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing back.
+        // If the terminal is gone, there is nothing to restore.
         let _ = tcsetattr(std::io::stdin(), OptionalActions::Drain, &self.0);
     }
 }
 
-/// Gives the command what is written here, on a thread of its own that nobody waits for.
+/// Forwards standard input to the command, on a separate thread that nothing joins.
 pub(crate) fn read(input: mpsc::Sender<CommandInput>) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; CHUNK];
@@ -67,10 +67,10 @@ pub(crate) fn read(input: mpsc::Sender<CommandInput>) {
     });
 }
 
-/// Tells the command whenever the terminal has another size. Runs until it is dropped.
+/// Forwards changes of the terminal's size to the command. Runs until dropped.
 pub(crate) async fn resizes(input: mpsc::Sender<CommandInput>) -> Result<()> {
     let mut changes = signal(SignalKind::window_change())
-        .map_err(|error| Error::io("waiting for the terminal's size", error))?;
+        .map_err(|error| Error::io("listening for changes of the terminal's size", error))?;
     while changes.recv().await.is_some() {
         if let Some(size) = size()
             && input.send(CommandInput::Resize(size)).await.is_err()

@@ -1,4 +1,4 @@
-//! Backends for the bootstrapper, by what the declaration says.
+//! Creates the backends that the declaration selects.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,16 +26,16 @@ use lifecycle_docker::{
 
 use crate::identity::Identity;
 
-/// The seed of simulated worlds: the same files give the same run.
+/// The seed of simulations: the same files give the same run.
 const SIMULATED_SEED: u64 = 1;
 
-/// How long things take in a simulated world, in percent of what they take in a cloud.
+/// How long operations take in a simulation, in percent of the time they take in a cloud.
 const SIMULATED_PACE: u32 = 3;
 
-/// Where the operator's own engine listens, unless `DOCKER_HOST` says otherwise.
+/// The socket of the local Docker engine, unless `DOCKER_HOST` is set.
 const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 
-/// What this machine keeps of a platform.
+/// The local state of a platform.
 pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
     Ok(StateDirectory::new(
         &configuration_directory()?,
@@ -54,49 +54,49 @@ pub(crate) fn configuration_directory() -> Result<PathBuf> {
     Ok(base.config_dir())
 }
 
-/// Whether the user's configuration directory can be written.
-pub(crate) fn configuration() -> Finding {
+/// Checks that the user's configuration directory is writable.
+pub(crate) fn check_configuration_directory() -> Finding {
     const WHAT: &str = "configuration directory";
-    const HINT: &str = "make it a directory that is yours, or name another with XDG_CONFIG_HOME";
+    const HINT: &str = "make it a directory that you can write to, or set XDG_CONFIG_HOME to another one";
     let directory = match configuration_directory() {
         Ok(directory) => directory,
         Err(error) => return Finding::failed(WHAT, &error, HINT),
     };
-    // It is made at the first `up`, so what counts is the first that is there.
+    // The first `up` creates it, so check the nearest directory that exists.
     let nearest = directory.ancestors().find(|ancestor| ancestor.exists());
-    let says = directory.display().to_string();
-    let is_ours = nearest.is_some_and(|nearest| {
+    let path = directory.display().to_string();
+    let is_writable = nearest.is_some_and(|nearest| {
         use rustix::fs::{Access, access};
         nearest.is_dir() && access(nearest, Access::WRITE_OK | Access::EXEC_OK).is_ok()
     });
-    if is_ours {
-        Finding::fine(WHAT, says)
+    if is_writable {
+        Finding::fine(WHAT, path)
     } else {
         Finding::of(
             Health::Wrong,
             WHAT,
-            format!("{says} cannot be written"),
+            format!("{path} is not writable"),
             HINT,
         )
     }
 }
 
-/// Whether the manager's program lies beside this one.
-pub(crate) fn manager_beside_us() -> Finding {
+/// Checks that the manager's program is in the directory of this one.
+pub(crate) fn check_manager_program() -> Finding {
     const WHAT: &str = "manager's program";
     match manager_program() {
         Ok(path) if path.is_file() => Finding::fine(WHAT, path.display().to_string()),
         Ok(path) => Finding::of(
             Health::Wrong,
             WHAT,
-            format!("{} is not there", path.display()),
-            "install both programs into one directory",
+            format!("{} does not exist", path.display()),
+            "install both programs in the same directory",
         ),
-        Err(error) => Finding::failed(WHAT, &error, "call this program by its path"),
+        Err(error) => Finding::failed(WHAT, &error, "run this program by its full path"),
     }
 }
 
-/// The platform's secrets, or new ones that are not kept yet.
+/// The platform's secrets, or new ones that are not stored yet.
 pub(crate) async fn secrets(
     state: &StateDirectory,
     identity: &Identity,
@@ -107,21 +107,20 @@ pub(crate) async fn secrets(
     }
 }
 
-/// What a bootstrapper is made of.
+/// What a [`Bootstrapper`] is created from.
 pub(crate) struct Parts<'a> {
     pub(crate) identity: &'a Identity,
-    /// Where nodes come from.
     pub(crate) cloud: &'a CloudSpec,
     pub(crate) manager_node: &'a NodeName,
     pub(crate) state: StateDirectory,
     pub(crate) secrets: PlatformSecrets,
     pub(crate) access: Access,
-    /// Where code bases are that lie on this machine.
+    /// The directory of code bases on this machine.
     pub(crate) directory: &'a Path,
     pub(crate) reporter: Arc<dyn Reporter>,
 }
 
-/// Where code bases are read from.
+/// The code store that the platform builds from.
 pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStore>> {
     match &access.code {
         CodeStoreSpec::Directory => Ok(Arc::new(DirectoryStore::new(directory.to_owned()))),
@@ -129,31 +128,27 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
             Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
         }
         other => Err(Error::unsupported(
-            format!("the code store {other:?}"),
-            "this bootstrapper",
+            format!("the code store {other:?}"), "this version of the bootstrapper",
         )),
     }
 }
 
-/// Where code bases are published to.
+/// The store that code bases are published to.
 ///
 /// # Errors
-/// [`Error::Invalid`] if they are read where they lie.
+/// [`Error::Invalid`] if the platform builds from the directories on this machine.
 pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
     match &access.code {
         CodeStoreSpec::Directory => Err(Error::invalid(
-            "`code.store` of platform.toml",
-            "with `directory` services are built from the directories here, and there is \
-                  nothing to publish to",
-            "`bootstrapper up` brings up what lies here; for a store that others reach too, \
-                   write `store = \"azure-files\"` (docs/publish.md)",
+            "`code.store` of platform.toml", "with `directory`, services are built from the directories on this machine, and \
+                  there is no store to publish to", "run `bootstrapper up`, which uses the local directories; or set \
+                   `store = \"azure-files\"` for a shared store (docs/publish.md)",
         )),
         CodeStoreSpec::AzureFiles(spec) => {
             Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
         }
         other => Err(Error::unsupported(
-            format!("publishing to the code store {other:?}"),
-            "this bootstrapper",
+            format!("publishing to the code store {other:?}"), "this version of the bootstrapper",
         )),
     }
 }
@@ -174,14 +169,13 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
         }
         other => {
             return Err(Error::unsupported(
-                format!("the cloud {other:?}"),
-                "this bootstrapper",
+                format!("the cloud {other:?}"), "this version of the bootstrapper",
             ));
         }
     })
 }
 
-/// How nodes are reached from here: directly, or through a jump host.
+/// How nodes are reached from this machine: directly, or through a jump host.
 fn connector(parts: &Parts<'_>, owner: Owner) -> Result<SshConnector> {
     let own = SshCredential::PrivateKey(parts.secrets.ssh.private.clone());
     let connector = SshConnector::new(own.clone(), owner, AddressChoice::PublicThenPrivate);
@@ -215,7 +209,7 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
         reporter,
         ..
     } = parts;
-    // An engine elsewhere is not asked: what it has is given where a socket leads to it.
+    // Use the local engine only if its socket exists.
     let operator_engine = engine_socket()
         .ok()
         .filter(|socket| socket.exists())
@@ -249,7 +243,7 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
     })
 }
 
-/// A bootstrapper in a simulated world, with the user's own code bases.
+/// A bootstrapper in a simulation, with the user's own code bases.
 pub(crate) fn simulated(
     declaration: &Declaration,
     code: Arc<dyn CodeStore>,
@@ -265,7 +259,7 @@ pub(crate) fn simulated(
     Ok(bootstrapper)
 }
 
-/// The socket of the operator's own engine.
+/// The socket of the local Docker engine.
 pub(crate) fn engine_socket() -> Result<PathBuf> {
     match std::env::var("DOCKER_HOST") {
         Err(_) => Ok(ENGINE_SOCKET.into()),
@@ -273,15 +267,14 @@ pub(crate) fn engine_socket() -> Result<PathBuf> {
         Ok(host) => match host.strip_prefix("unix://") {
             Some(socket) => Ok(socket.into()),
             None => Err(Error::invalid(
-                format!("DOCKER_HOST={host}"),
-                "local nodes need an engine on this machine",
+                format!("DOCKER_HOST={host}"), "local nodes need a Docker engine on this machine, reached by a Unix socket",
                 "unset it, or set it to unix://<socket>",
             )),
         },
     }
 }
 
-/// The manager's program, which lies beside this one.
+/// The manager's program, in the directory of this one.
 fn manager_program() -> Result<PathBuf> {
     let own = std::env::current_exe()
         .map_err(|error| Error::io("finding this program's own path", error))?;

@@ -1,5 +1,4 @@
-//! `azure-simulator`: runs a simulated Azure until it is told to end, and then removes the machines
-//! that it made.
+//! `azure-simulator`: runs a simulated Azure until a signal, then removes the machines it created.
 
 use std::path::PathBuf;
 
@@ -14,53 +13,53 @@ use crate::failure::Failure;
 use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
 use crate::{printer, wiring};
 
-/// The document of `azure-simulator --json`, written once it listens.
+/// The document of `azure-simulator --json`, written as soon as it listens.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Running {
-    /// Where everything but Azure Files answers.
+    /// The HTTPS endpoint of everything except Azure Files.
     endpoint: String,
-    /// The same over http.
+    /// The HTTP endpoint of everything except Azure Files.
     http_endpoint: String,
-    /// Where Azure Files answers.
+    /// The HTTPS endpoint of Azure Files.
     files_endpoint: String,
-    /// The same over http.
+    /// The HTTP endpoint of Azure Files.
     files_http_endpoint: String,
-    /// The file with the certificate of the authority to trust.
+    /// The file with the CA certificate to trust.
     ca: PathBuf,
     /// The one subscription.
     subscription: String,
     /// The one tenant.
     tenant: String,
-    /// The file with the client's secret.
+    /// The file with the client secret.
     client_secret: PathBuf,
     /// The storage account.
     storage_account: String,
-    /// Its share.
+    /// The share in the storage account.
     share: String,
-    /// The file with its key.
+    /// The file with the storage account's key.
     storage_key: PathBuf,
-    /// What a platform.toml that uses it says.
+    /// The lines for a platform.toml that uses it.
     platform_toml: String,
 }
 
 pub(crate) async fn run(arguments: &Arguments, options: &AzureSimulator) -> Result<(), Failure> {
-    let mut ends = Ends::new()?;
+    let mut signals = ShutdownSignals::new()?;
     let settings = settings(options)?;
     let azure = tokio::select! {
         started = SimulatedAzure::start(settings) => started?,
-        () = ends.next() => return Err(Failure::Interrupted),
+        () = signals.next() => return Err(Failure::Interrupted),
     };
-    let told = tell(arguments, &azure);
-    if told.is_ok() {
-        ends.next().await;
-        printer::talk("Removing the machines that were made.");
+    let printed = print_settings(arguments, &azure);
+    if printed.is_ok() {
+        signals.next().await;
+        printer::message("Removing the created machines.");
     }
     tokio::select! {
         stopped = azure.stop() => stopped?,
-        // What is left then is removed at the next start.
-        () = ends.next() => return Err(Failure::Interrupted),
+        // The next start removes what is left.
+        () = signals.next() => return Err(Failure::Interrupted),
     }
-    told
+    printed
 }
 
 fn settings(options: &AzureSimulator) -> Result<Settings, Failure> {
@@ -88,7 +87,7 @@ fn settings(options: &AzureSimulator) -> Result<Settings, Failure> {
     })
 }
 
-fn tell(arguments: &Arguments, azure: &SimulatedAzure) -> Result<(), Failure> {
+fn print_settings(arguments: &Arguments, azure: &SimulatedAzure) -> Result<(), Failure> {
     let simulator = &azure.simulator;
     if arguments.json {
         return printer::document(&Running {
@@ -106,22 +105,22 @@ fn tell(arguments: &Arguments, azure: &SimulatedAzure) -> Result<(), Failure> {
             platform_toml: azure.platform_toml(),
         });
     }
-    printer::talk(&format!(
-        "A simulated Azure listens at {}, its Azure Files at {}.\n\
-         Put this into a platform.toml; Ctrl-C ends the simulator and removes its machines.\n",
+    printer::message(&format!(
+        "The simulated Azure listens at {}, its Azure Files at {}.\n\
+         Add the following lines to a platform.toml. Ctrl-C stops the simulator and removes its machines.\n",
         simulator.secure_endpoint(),
         simulator.secure_files_endpoint()
     ));
     printer::data(&azure.platform_toml())
 }
 
-/// The signals that end it.
-struct Ends {
+/// The signals that stop it.
+struct ShutdownSignals {
     interrupt: Signal,
     terminate: Signal,
 }
 
-impl Ends {
+impl ShutdownSignals {
     fn new() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(|error| Error::io("waiting for signals", error));
         Ok(Self {

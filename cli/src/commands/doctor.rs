@@ -1,5 +1,5 @@
-//! `doctor`: looks at this machine, the files, each node and the manager, and says what is wrong
-//! and what to do. Changes nothing.
+//! `doctor`: checks this machine, the files, each node and the manager, and reports problems and
+//! how to fix them. Changes nothing.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ use crate::{commands, printer};
 pub(crate) struct Report {
     /// The worst of all findings; with `wrong` the exit code is 1.
     health: Health,
-    /// What was looked at, in this order.
+    /// The findings, in the order of the checks.
     findings: Vec<Finding>,
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let findings = look(arguments).await;
+    let findings = check(arguments).await;
     let wrong = findings.iter().filter(|f| f.health == Health::Wrong);
     let wrong = wrong.count();
     let health = findings.iter().map(|f| f.health).max();
@@ -40,7 +40,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         return if wrong == 0 {
             Ok(())
         } else {
-            Err(Failure::Told)
+            Err(Failure::AlreadyReported)
         };
     }
     for finding in &findings {
@@ -49,7 +49,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if wrong == 0 {
         Ok(())
     } else {
-        Err(Failure::Unwell(wrong))
+        Err(Failure::ChecksFailed(wrong))
     }
 }
 
@@ -70,9 +70,9 @@ fn text(finding: &Finding) -> String {
     )
 }
 
-async fn look(arguments: &Arguments) -> Vec<Finding> {
+async fn check(arguments: &Arguments) -> Vec<Finding> {
     let progress = ProgressLines::new(arguments.json);
-    let mut findings = vec![wiring::configuration(), wiring::manager_beside_us()];
+    let mut findings = vec![wiring::check_configuration_directory(), wiring::check_manager_program()];
     let project = match Project::find(arguments) {
         Ok(project) => project,
         Err(failure) => {
@@ -80,12 +80,12 @@ async fn look(arguments: &Arguments) -> Vec<Finding> {
             return findings;
         }
     };
-    let (of_store, store) = code_store(&project, progress.as_ref()).await;
-    findings.extend(of_store);
-    // What is not published yet lies here, and says as much of all else.
+    let (store_findings, store) = code_store(&project, progress.as_ref()).await;
+    findings.extend(store_findings);
+    // If code bases are not published yet, check the local ones instead.
     let loaded = match store {
         Store::Complete => commands::load(&project, NOT_UP_YET, progress.as_ref()).await,
-        Store::Lacking => project.load_offline(NOT_UP_YET).await,
+        Store::Incomplete => project.load_offline(NOT_UP_YET).await,
     };
     let loaded = match loaded {
         Ok(loaded) => loaded,
@@ -108,43 +108,43 @@ async fn look(arguments: &Arguments) -> Vec<Finding> {
             Health::Doubtful,
             "files",
             key.to_string(),
-            "remove the key, or bring it up with --accept-unsupported",
+            "remove the key, or ignore it with `up --accept-unsupported`",
         ));
     }
     findings.extend(of_platform(arguments, &project, &loaded, progress).await);
     findings
 }
 
-/// Whether the code store holds all that the platform is built from.
+/// Whether the code store has all code bases of the platform.
 #[derive(Debug, Clone, Copy)]
 enum Store {
     Complete,
-    Lacking,
+    Incomplete,
 }
 
-/// Whether the code store answers, and holds what lies here.
+/// Checks that the code store answers and is up to date with this machine.
 async fn code_store(project: &Project, reporter: &dyn Reporter) -> (Vec<Finding>, Store) {
     const WHAT: &str = "code store";
     let outdated = match publish::all_outdated(project, reporter).await {
         Ok(outdated) => outdated,
-        // What is wrong with the files is told where they are looked at.
+        // Problems of the files are reported by the check of the files.
         Err(Failure::Files(_)) => return (Vec::new(), Store::Complete),
-        Err(failure) => return (vec![of_failure(WHAT, &failure)], Store::Lacking),
+        Err(failure) => return (vec![of_failure(WHAT, &failure)], Store::Incomplete),
     };
     let findings = outdated.iter().map(|one| {
-        let hint = "`bootstrapper publish`, or `up --publish`";
+        let hint = "run `bootstrapper publish`, or `up --publish`";
         Finding::of(Health::Doubtful, WHAT, publish::in_words(one), hint)
     });
-    let lacks = outdated.iter().any(|one| one.published.is_none());
-    let store = if lacks {
-        Store::Lacking
+    let incomplete = outdated.iter().any(|one| one.published.is_none());
+    let store = if incomplete {
+        Store::Incomplete
     } else {
         Store::Complete
     };
     (findings.collect(), store)
 }
 
-/// What can be said of the engine here, and of the platform if it was brought up from here.
+/// Checks the local engine, and the platform if it was started from here.
 async fn of_platform(
     arguments: &Arguments,
     project: &Project,
@@ -156,7 +156,7 @@ async fn of_platform(
         vec![Finding::failed(
             what,
             error,
-            "LIFECYCLE_LOG=debug shows more",
+            "LIFECYCLE_LOG=debug shows details",
         )]
     };
     let known = match project.identity() {
@@ -197,15 +197,15 @@ async fn of_platform(
             directory: project.directory(),
             reporter: progress,
         })?;
-        let lacking = bootstrapper.lacks_secrets(state.path()).await?;
-        Ok::<_, lifecycle_core::Error>((bootstrapper, lacking))
+        let missing = bootstrapper.lacks_secrets(state.path()).await?;
+        Ok::<_, lifecycle_core::Error>((bootstrapper, missing))
     };
-    let (bootstrapper, lacking) = match wired.await {
+    let (bootstrapper, missing) = match wired.await {
         Ok(wired) => wired,
         Err(error) => return failed("this machine", &error),
     };
     let mut findings = vec![bootstrapper.examine_engine().await];
-    if let Some(error) = lacking {
+    if let Some(error) = missing {
         findings.push(Finding::failed(
             "secrets",
             &error,
@@ -215,26 +215,24 @@ async fn of_platform(
     if findings.iter().all(|f| f.health != Health::Wrong) {
         match bootstrapper.preflight(declaration).await {
             Ok(report) => findings.extend(of_report(report)),
-            Err(error) => {
-                findings.push(Finding::failed("declaration", &error, "correct the files"))
-            }
+            Err(error) => findings.push(Finding::failed("declaration", &error, "fix the files")),
         }
     }
     findings.extend(bootstrapper.examine_detour().await);
     findings.push(Finding::fine(
         "platform",
-        "it was not brought up from here yet",
+        "it was not started from this directory yet",
     ));
     findings
 }
 
 fn of_report(report: PreflightReport) -> Vec<Finding> {
     let says = match report.predicted {
-        Some(predicted) => format!("it can be carried out; {}", in_words(predicted)),
-        None => "it can be carried out".to_owned(),
+        Some(predicted) => format!("it is feasible; {}", in_words(predicted)),
+        None => "it is feasible".to_owned(),
     };
     let doubtful = report.remarks.into_iter().map(|remark| {
-        let hint = "name another size first, if that is not what you want";
+        let hint = "list another size first if you do not want this";
         Finding::of(Health::Doubtful, "declaration", remark, hint)
     });
     std::iter::once(Finding::fine("declaration", says))

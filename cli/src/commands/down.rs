@@ -1,4 +1,4 @@
-//! `down`: takes the platform down, after asking.
+//! `down`: stops the platform and removes it, after a confirmation.
 
 use lifecycle_core::model::{PlatformId, PlatformName};
 use schemars::JsonSchema;
@@ -13,8 +13,8 @@ use crate::{commands, wiring};
 
 /// The document of `down --json`.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct TakenDown {
-    /// The name of the platform that is down.
+pub(crate) struct Removed {
+    /// The name of the removed platform.
     name: PlatformName,
     /// Its UUID.
     id: PlatformId,
@@ -25,27 +25,27 @@ pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Fai
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let _lock = wiring::state(&identity)?.lock()?;
     for removal in bootstrapper.removed_by_down().await? {
-        let fate = match (removal.node.created, options.volumes) {
+        let outcome = match (removal.node.created, options.volumes) {
             (true, _) => "will be deleted, with everything on it",
-            (false, true) => "stays; what the platform put on it will be removed",
+            (false, true) => "will be kept; the platform's resources on it will be removed",
             (false, false) => {
-                "stays; what the platform put on it will be removed, but for named volumes"
+                "will be kept; the platform's resources on it will be removed, except named volumes"
             }
         };
-        printer::talk(&format!(
-            "node {}: {fate} ({})",
+        printer::message(&format!(
+            "node {}: {outcome} ({})",
             removal.node.name, removal.contents
         ));
     }
-    let question = format!("Take the platform {} down?", identity.name);
+    let question = format!("Remove the platform {}?", identity.name);
     confirm(options.yes, &question).await?;
     bootstrapper.down(identity.id, options.volumes).await?;
     if arguments.json {
-        return printer::document(&TakenDown {
+        return printer::document(&Removed {
             name: identity.name,
             id: identity.id,
         });
     }
-    printer::talk(&format!("The platform {} is down.", identity.name));
+    printer::message(&format!("The platform {} is removed.", identity.name));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `events`: what has happened, and what happens.
+//! `events`: past events, and with `--follow` new ones.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
 
-/// How long reading the history may take; it is read in pages.
+/// How long reading the history may take; it is read page by page.
 const EVENTS_WITHIN: Duration = Duration::from_mins(10);
 
-/// How many are shown if nothing is said.
+/// How many events are shown by default.
 const LATEST: u32 = 50;
 
 pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), F
         about.push(why.subject);
     }
     let latest = options.since.is_none().then_some(LATEST);
-    let wanted = EventOptions {
+    let query = EventOptions {
         tail: options.tail.or(latest),
         since: options.since.map(|since| since.moment(SystemClock.now())),
         follow: options.follow,
@@ -41,7 +41,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), F
     };
     let mut events = bootstrapper
         .wait("the events", EVENTS_WITHIN)
-        .until(tail::events(client, wanted))
+        .until(tail::events(client, query))
         .await?;
     while let Some(event) = events.next().await {
         let event = event?;
@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), F
     Ok(())
 }
 
-/// An event in a line.
+/// An event as one line.
 pub(crate) fn text(event: &Event) -> String {
     let event = &event.event;
     let kind = serde_json::to_value(event.kind).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `exec`: a command in a container, as if it ran here.
+//! `exec`: runs a command in a container, connected to this terminal.
 
 use futures_util::StreamExt as _;
 use lifecycle_core::Error;
@@ -31,7 +31,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
         .await?;
     let raw = has_terminal.then(terminal::Raw::new).transpose()?;
     terminal::read(input.clone());
-    let says = async {
+    let output_ended = async {
         while let Some(piece) = output.next().await {
             match piece? {
                 ExecOutput::Stdout(bytes) => printer::raw(&bytes, false)?,
@@ -39,17 +39,17 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
                 ExecOutput::Exit(code) => return Ok::<i64, Failure>(code),
             }
         }
-        Err(Error::failed("the command", "it said no exit code").into())
+        Err(Error::failed("the command", "it ended without an exit code").into())
     };
     let code = if has_terminal {
         tokio::select! {
-            code = says => code,
+            code = output_ended => code,
             failed = terminal::resizes(input) => Err(failed.err().map_or(Failure::Interrupted, Failure::from)),
         }
     } else {
-        says.await
+        output_ended.await
     };
-    // Before anything is said of it.
+    // Restore the terminal before printing anything.
     drop(raw);
     match code? {
         0 => Ok(()),

@@ -1,4 +1,4 @@
-//! `init`: a first `platform.toml` for the Compose file that is here.
+//! `init`: writes an initial `platform.toml` for the Compose file.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -23,35 +23,35 @@ pub(crate) struct Written {
     file: PathBuf,
     /// The platform's name in it.
     name: PlatformName,
-    /// How many nodes it declares.
+    /// The number of nodes that it declares.
     nodes: u16,
 }
 
 pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
     let path = project.sources().platform_file();
-    let asks = !options.yes && std::io::stdin().is_terminal();
+    let is_interactive = !options.yes && std::io::stdin().is_terminal();
     if path.exists() && !options.force {
-        if !asks {
+        if !is_interactive {
             return Err(Failure::Exists(path));
         }
-        let question = format!("{} is there already. Overwrite it?", path.display());
+        let question = format!("{} already exists. Overwrite it?", path.display());
         confirm::confirm(false, &question).await?;
     }
-    // As if the file that is about to be written were not there.
+    // Ignore the file that is about to be overwritten.
     let (loaded, mut nodes) = match options.nodes {
         Some(nodes) => (project.on_nodes(nodes).load(NOT_UP_YET).await?, nodes),
         None => project.on_fewest_nodes(NOT_UP_YET).await?,
     };
     let mut name = loaded.declaration.name;
-    if asks {
+    if is_interactive {
         let services: Vec<&str> = loaded
             .declaration
             .services
             .keys()
             .map(AsRef::as_ref)
             .collect();
-        printer::talk(&format!("Services: {}", services.join(", ")));
+        printer::message(&format!("Services: {}", services.join(", ")));
         name = confirm::value("The platform's name?", name, |text| {
             PlatformName::try_from(text).map_err(|error| error.to_string())
         })
@@ -60,10 +60,10 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
             nodes = confirm::value("How many nodes?", nodes, |text| {
                 let number = text.parse().ok();
                 let fits = number.filter(|n| (1..=Starter::MOST_NODES).contains(n));
-                fits.ok_or_else(|| format!("write a number from 1 to {}", Starter::MOST_NODES))
+                fits.ok_or_else(|| format!("enter a number from 1 to {}", Starter::MOST_NODES))
             })
             .await?;
-            // Another number than the files need may not do.
+            // The files may not fit on this number of nodes: check before writing.
             project.on_nodes(nodes).load(NOT_UP_YET).await?;
         }
     }
@@ -77,8 +77,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
             nodes: starter.nodes,
         });
     }
-    printer::talk(&format!("Wrote {}.", path.display()));
-    let next = "`bootstrapper plan` shows what would be done, `bootstrapper up` does it";
-    printer::talk(&format!("{} {next}", paint(Tone::Accent, "next:")));
+    printer::message(&format!("Wrote {}.", path.display()));
+    let next = "`bootstrapper plan` shows what `bootstrapper up` would do";
+    printer::message(&format!("{} {next}", paint(Tone::Accent, "next:")));
     Ok(())
 }

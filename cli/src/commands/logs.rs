@@ -1,4 +1,4 @@
-//! `logs`: what services write, interleaved as it comes.
+//! `logs`: the output of services, interleaved.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = bootstrapper.client(identity.id).await?;
-    let wanted = LogOptions {
+    let query = LogOptions {
         tail: options.tail,
         follow: options.follow,
         since: options.since.map(|since| since.moment(SystemClock.now())),
@@ -27,7 +27,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
     };
     let (instances, mut lines) = bootstrapper
         .wait("the first lines", commands::ANSWERED_WITHIN)
-        .until(tail::logs(client.as_ref(), &options.services, &wanted))
+        .until(tail::logs(client.as_ref(), &options.services, &query))
         .await?;
     let mut names = Names::of(instances);
     while let Some(line) = lines.next().await {
@@ -51,7 +51,7 @@ fn text(line: &ServiceLogLine, names: &mut Names) -> String {
     format!("{} {at}{}", names.prefix(&line.instance), line.line.text)
 }
 
-/// The replicas, each with a colour, their names made equally wide.
+/// The replicas, each with a colour; names are padded to the same width.
 struct Names {
     numbers: BTreeMap<String, usize>,
     width: usize,

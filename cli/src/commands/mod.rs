@@ -1,4 +1,4 @@
-//! A file for each command.
+//! One module per command.
 
 pub(crate) mod azure_simulator;
 pub(crate) mod doctor;
@@ -33,25 +33,25 @@ use crate::identity::Identity;
 use crate::project::Project;
 use crate::wiring::{self, Parts};
 
-/// How long reading the files and the code bases that they name may take.
+/// How long reading the files and their code bases may take.
 const LOADED_WITHIN: Duration = Duration::from_mins(15);
 
-/// How long the manager may take to answer one question.
+/// How long the manager may take to answer one request.
 pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_mins(2);
 
-/// Reads the files of a platform, and what its code store says of its code bases.
+/// Loads the files of a platform, with the digests of its code bases.
 async fn load(
     project: &Project,
     id: PlatformId,
     reporter: &dyn Reporter,
 ) -> Result<Loaded, Failure> {
-    let what = "the files and the code bases that they name";
+    let what = "the files and their code bases";
     Wait::new(reporter, &SystemClock, what, LOADED_WITHIN)
         .until(project.load(id))
         .await
 }
 
-/// Refuses a platform that exists and whose secrets this machine does not have.
+/// Rejects a platform that exists if this machine does not have its secrets.
 async fn check_secrets(bootstrapper: &Bootstrapper, kept_in: &Path) -> Result<(), Failure> {
     match bootstrapper.lacks_secrets(kept_in).await? {
         Some(error) => Err(Failure::NoSecrets(error)),
@@ -59,7 +59,7 @@ async fn check_secrets(bootstrapper: &Bootstrapper, kept_in: &Path) -> Result<()
     }
 }
 
-/// A bootstrapper for a platform that was brought up from here; the files need not be in order.
+/// A bootstrapper for a platform that was started from here; the Compose files may be invalid.
 async fn running(
     arguments: &Arguments,
     reporter: Arc<dyn Reporter>,
@@ -67,9 +67,7 @@ async fn running(
     let project = Project::find(arguments)?;
     let not_up = || {
         Error::invalid(
-            "the platform",
-            "it was not brought up from this directory on this machine, or was taken down",
-            "bring it up with `bootstrapper up`",
+            "the platform", "it was not started from this directory on this machine, or was removed", "start it with `bootstrapper up`",
         )
     };
     let identity = project.identity()?.ok_or_else(not_up)?;

@@ -1,4 +1,4 @@
-//! `completions` and `man`: what shells and readers of manuals want to know of the arguments.
+//! `completions` and `man`: shell completions and manual pages.
 
 use clap::CommandFactory as _;
 use lifecycle_core::Error;
@@ -7,7 +7,7 @@ use crate::arguments::{Arguments, Completions, Man};
 use crate::failure::Failure;
 use crate::printer;
 
-/// Completions for a shell.
+/// Prints completions for a shell.
 pub(crate) fn completions(options: &Completions) -> Result<(), Failure> {
     let mut script = Vec::new();
     let mut command = Arguments::command();
@@ -15,14 +15,14 @@ pub(crate) fn completions(options: &Completions) -> Result<(), Failure> {
     printer::raw(&script, false)
 }
 
-/// A manual page for the program and for each command.
+/// Writes a manual page for the program and for each command.
 pub(crate) fn man(options: &Man) -> Result<(), Failure> {
     let directory = &options.directory;
     let failed = |error| Error::io(format!("writing to {}", directory.display()), error);
     std::fs::create_dir_all(directory).map_err(failed)?;
     clap_mangen::generate_to(Arguments::command(), directory).map_err(failed)?;
-    printer::talk(&format!(
-        "Wrote the manual pages; `man -M` reads them from {} once they are in its man1.",
+    printer::message(&format!(
+        "Wrote the manual pages to {}. To read them with `man -M`, move them to a directory named man1.",
         directory.display()
     ));
     Ok(())

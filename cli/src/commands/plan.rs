@@ -1,4 +1,4 @@
-//! `plan`: what `up` would do, and why. Changes nothing, not even on this machine.
+//! `plan`: shows what `up` would do, and why. Changes nothing, not even on this machine.
 
 use lifecycle_core::bootstrap::Forecast;
 use lifecycle_core::bootstrap::in_words;
@@ -20,20 +20,20 @@ use crate::wiring::{self, Parts};
 
 /// The document of `plan --json`.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Foretold {
-    /// Whether a manager runs already; without one, `up` starts it on its node.
+pub(crate) struct Planned {
+    /// Whether a manager is running; if not, `up` starts it on its node.
     manager_runs: bool,
-    /// What stands in the way, each with a hint.
+    /// What prevents `up`, each with a hint.
     problems: Vec<String>,
-    /// What would be otherwise than was wished first.
+    /// Where the result differs from the first choice in the files.
     remarks: Vec<String>,
-    /// How long the nodes that do not exist yet would take, in seconds, where that can be said.
+    /// How long creating the missing nodes is expected to take, in seconds, if known.
     predicted_seconds: Option<f64>,
-    /// Keys of the files that have no effect.
+    /// The unsupported keys of the files.
     unsupported: Vec<KeyWithoutEffect>,
-    /// What would be done; each step stands behind those that it needs.
+    /// The steps, each after the steps that it needs.
     steps: Vec<Step>,
-    /// What could not be done yet, and why.
+    /// What cannot be done yet, and why.
     held: Vec<Held>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let loaded = if options.simulate {
         project.load_offline(id).await?
     } else {
-        publish::tell_outdated(&project, progress.as_ref()).await?;
+        publish::warn_outdated(&project, progress.as_ref()).await?;
         commands::load(&project, id, progress.as_ref()).await?
     };
     let declaration = loaded.declaration;
@@ -57,7 +57,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         },
     };
     let state = wiring::state(&identity)?;
-    // New ones are never kept: digests of what does not exist are compared with nothing.
+    // New secrets are not stored: they only make digests, and nothing exists to compare them with.
     let secrets = wiring::secrets(&state, &identity).await?;
     let forecast = if options.simulate {
         Forecast::from_nothing(&declaration, &secrets.key, SystemClock.now())?
@@ -80,7 +80,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         printer::warning(&warning.to_string());
     }
     if arguments.json {
-        printer::document(&Foretold {
+        printer::document(&Planned {
             manager_runs: forecast.manager_runs,
             problems: forecast.problems,
             remarks: forecast.remarks,
@@ -107,12 +107,12 @@ fn text(forecast: &Forecast, unsupported: &[UnsupportedKey], manager_node: &str)
     lines.extend(forecast.problems.iter().map(|p| format!("problem: {p}")));
     lines.extend(forecast.remarks.iter().map(|r| format!("note: {r}")));
     if forecast.is_nothing() {
-        lines.push("Nothing to do: what is declared runs.".into());
+        lines.push("Nothing to do: everything that is declared is running.".into());
         return lines.join("\n");
     }
     if !forecast.manager_runs {
         lines.push(format!(
-            "start the lifecycle manager on {manager_node}, once that node is ready; it does the rest"
+            "start the lifecycle manager on {manager_node} when that node is ready; the manager does the rest"
         ));
     }
     lines.extend(forecast.predicted.map(in_words));

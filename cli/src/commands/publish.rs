@@ -18,36 +18,36 @@ use crate::progress::ProgressLines;
 use crate::project::Project;
 use crate::{printer, wiring};
 
-/// What is waited for while the code store is asked.
+/// What is waited for while code bases are compared with the store.
 const COMPARING: &str = "the code store's answer";
 
 /// How long comparing all code bases with the code store may take.
 const COMPARED_WITHIN: Duration = Duration::from_mins(15);
 
-/// How much of a digest people are shown.
+/// How many characters of a digest are printed.
 const SHOWN: usize = 12;
 
 /// The document of `publish --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct AllPublished {
-    /// The code bases that were asked for, as the store holds them now.
+    /// The requested code bases, as they are in the store now.
     code_bases: Vec<OnePublished>,
-    /// Code bases of the Compose file that do not lie on this machine; they stay as they are.
+    /// Code bases of the Compose file that are not on this machine; the store keeps its versions.
     elsewhere: Vec<String>,
 }
 
-/// A code base that the store holds now.
+/// A code base in the store.
 #[derive(Debug, Serialize, JsonSchema)]
 struct OnePublished {
     /// Its name in the store.
     name: String,
-    /// SHA-256 over its files, in hexadecimal.
+    /// SHA-256 of its files, in hexadecimal.
     digest: String,
-    /// Whether the store held that already, so that nothing was written.
+    /// Whether the store already had this version, so that nothing was written.
     unchanged: bool,
-    /// How many bytes were sent.
+    /// The number of bytes sent.
     bytes_sent: u64,
-    /// How many files of former versions were removed from the store.
+    /// The number of files of previous versions that were removed from the store.
     files_removed: usize,
 }
 
@@ -89,12 +89,12 @@ pub(crate) async fn run(arguments: &Arguments, options: &Publish) -> Result<(), 
         return printer::document(&document);
     }
     for name in &document.elsewhere {
-        printer::talk(&format!(
-            "{name}: does not lie here; what is published stays"
+        printer::message(&format!(
+            "{name}: not on this machine; the published version is kept"
         ));
     }
     if document.code_bases.is_empty() {
-        printer::talk("No service is built from a code base that lies here.");
+        printer::message("No service is built from a code base on this machine.");
         return Ok(());
     }
     printer::data(&text(&document.code_bases))
@@ -120,7 +120,7 @@ fn short(digest: &str) -> &str {
 
 /// `12 bytes`, `3.4 KiB`, `5.6 MiB`
 fn bytes(count: u64) -> String {
-    /// Exact far beyond what anybody uploads.
+    /// Exact for every realistic size.
     #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
     fn tenths(count: u64, unit: u64) -> f64 {
         count as f64 / unit as f64
@@ -132,8 +132,8 @@ fn bytes(count: u64) -> String {
     }
 }
 
-/// Before `up`: what lies here and differs from what the platform is built from is published, if
-/// that is asked for (`publish`) or the user says so (`asks`); else it is told.
+/// Before `up`: publishes code bases that differ from the store, if `--publish` is set or the user
+/// agrees; otherwise prints a warning for each.
 pub(crate) async fn before_up(
     project: &Project,
     options: &Up,
@@ -146,7 +146,7 @@ pub(crate) async fn before_up(
     let mut unsupported = project.survey().await?.unsupported;
     unsupported.retain(|key| key.changes_behaviour);
     if !unsupported.is_empty() && !options.accept_unsupported {
-        // Nothing will come up, and nothing is touched.
+        // `up` will reject the files, so publish nothing.
         return Err(Failure::Unsupported(unsupported));
     }
     let store = wiring::publisher(&access)?;
@@ -160,25 +160,25 @@ pub(crate) async fn before_up(
         printer::warning(&in_words(one));
     }
     let names: Vec<String> = outdated.iter().map(|one| one.local.name.clone()).collect();
-    let asks = !options.yes && std::io::stdin().is_terminal();
-    if options.publish || asks && confirm::wanted("Publish what lies here first?").await? {
+    let is_interactive = !options.yes && std::io::stdin().is_terminal();
+    if options.publish || is_interactive && confirm::yes_by_default("Publish the code bases on this machine first?").await? {
         let directory = project.local_code();
         bootstrap::publish(&directory, store.as_ref(), &names, reporter, &SystemClock).await?;
         return Ok(());
     }
-    // Without any the files cannot be read, and that says what to do.
+    // If nothing is published, loading the files fails with its own hint.
     if outdated.iter().any(|one| one.published.is_some()) {
-        printer::talk(&format!(
-            "{} what is published is used; `bootstrapper publish` or `up --publish` uploads what \
-             lies here",
+        printer::message(&format!(
+            "{} the published code bases are used; `bootstrapper publish` or `up --publish` \
+             uploads the ones on this machine",
             paint(Tone::Accent, "hint:")
         ));
     }
     Ok(())
 }
 
-/// Says in `plan` what `up` would ask.
-pub(crate) async fn tell_outdated(
+/// Warns in `plan` about what `up` would ask.
+pub(crate) async fn warn_outdated(
     project: &Project,
     reporter: &dyn Reporter,
 ) -> Result<(), Failure> {
@@ -188,7 +188,7 @@ pub(crate) async fn tell_outdated(
     Ok(())
 }
 
-/// What lies here and differs from what is published, if anything has to be.
+/// The code bases that differ from the store; none if the platform builds from local directories.
 pub(crate) async fn all_outdated(
     project: &Project,
     reporter: &dyn Reporter,
@@ -208,16 +208,16 @@ async fn outdated(project: &Project, store: &dyn CodePublisher) -> Result<Vec<Ou
     Ok(publishing::outdated(&project.local_code(), store, names).await?)
 }
 
-/// What is otherwise here than there.
+/// Describes the difference for the user.
 pub(crate) fn in_words(outdated: &Outdated) -> String {
     let here = short(&outdated.local.digest);
     let name = &outdated.local.name;
     match &outdated.published {
         Some(there) => format!(
-            "code base `{name}` differs: {here} lies here, {} is published",
+            "code base `{name}` differs: {here} on this machine, {} published",
             short(there)
         ),
-        None => format!("code base `{name}` lies here ({here}) and was never published"),
+        None => format!("code base `{name}` ({here}) is on this machine and was never published"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `restart`: starts the containers of a service anew, and follows until they are up again.
+//! `restart`: restarts the containers of a service and waits until they are ready.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::progress::ProgressLines;
 /// The document of `restart --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Restarted {
-    /// The replicas that are up again, `<service>-<replica>`.
+    /// The replicas that are ready again, `<service>-<replica>`.
     restarted: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Restart) -> Result<(), 
     if arguments.json {
         printer::document(&Restarted { restarted })
     } else {
-        printer::talk(&format!("Up again: {}.", restarted.join(", ")));
+        printer::message(&format!("Restarted: {}.", restarted.join(", ")));
         Ok(())
     }
 }

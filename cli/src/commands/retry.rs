@@ -1,4 +1,4 @@
-//! `retry`: has the manager try again at once what failed.
+//! `retry`: makes the manager retry failed operations now.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::progress::ProgressLines;
 /// The document of `retry --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Retried {
-    /// What had failed and is tried again, in words; empty if nothing had.
+    /// Descriptions of the operations that are retried; empty if nothing had failed.
     retried: Vec<String>,
 }
 
@@ -31,10 +31,10 @@ pub(crate) async fn run(arguments: &Arguments, options: &Retry) -> Result<(), Fa
         return printer::document(&Retried { retried });
     }
     if retried.is_empty() {
-        printer::talk("Nothing of this had failed.");
+        printer::message("Nothing to retry: none of these has failed.");
     } else {
-        printer::talk(&format!(
-            "Tried again now: {}. `bootstrapper events --follow` shows how it goes.",
+        printer::message(&format!(
+            "Retrying now: {}. Follow the progress with `bootstrapper events --follow`.",
             retried.join(", ")
         ));
     }

@@ -1,5 +1,5 @@
-//! `schema`: what `platform.toml` may say, and what each command writes with `--json`, as JSON
-//! Schemas. The latter come from the very types that are written.
+//! `schema`: the JSON Schemas of `platform.toml` and of the `--json` output of each command. The
+//! latter are generated from the types that are serialised.
 
 use lifecycle_core::api::why::WhyV1;
 use lifecycle_core::api::wire::ServiceLogLine;
@@ -23,27 +23,27 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
 }
 
-/// The schema of a type.
+/// Adds a type to a generator.
 type Of = fn(&mut SchemaGenerator) -> Schema;
 
 const FAILURE: Of = SchemaGenerator::subschema_for::<Failed>;
 
-const DOCUMENT: &str = "What it writes to standard output: its document, or why it failed.";
+const DOCUMENT: &str = "The standard output: the document of the command, or its failure.";
 
 const LINES: &str =
-    "Each line that it writes to standard output; the last is why it failed, if it did.";
+    "One line of the standard output; if the command fails, the last line is the failure.";
 
-/// What a command writes with `--json`.
+/// The schema of a command's `--json` output.
 fn of(described: Described) -> Schema {
     let document = |command, document: Of| output(command, DOCUMENT, &[document, FAILURE]);
     let lines = |command, line: Of| output(command, LINES, &[line, FAILURE]);
     match described {
         Described::Init => document("init", SchemaGenerator::subschema_for::<init::Written>),
-        Described::Plan => document("plan", SchemaGenerator::subschema_for::<plan::Foretold>),
+        Described::Plan => document("plan", SchemaGenerator::subschema_for::<plan::Planned>),
         Described::Up => output(
             "up",
-            "What it writes to standard output: its document, or why it failed; with what came up \
-             where some of it did not.",
+            "The standard output: the document of the command, or its failure; if only some \
+             replicas did not start, the failure with the part that is up.",
             &[
                 SchemaGenerator::subschema_for::<BroughtUp>,
                 SchemaGenerator::subschema_for::<NotAllUp>,
@@ -60,8 +60,8 @@ fn of(described: Described) -> Schema {
         Described::Events => lines("events", SchemaGenerator::subschema_for::<Event>),
         Described::Exec => output(
             "exec",
-            "The last line of standard output with exit code 125: why the command was not run. \
-             All else there is the command's own.",
+            "The last line of the standard output if the exit code is 125: why the command was \
+             not run. All other output is the command's own.",
             &[FAILURE],
         ),
         Described::Restart => document(
@@ -69,7 +69,7 @@ fn of(described: Described) -> Schema {
             SchemaGenerator::subschema_for::<restart::Restarted>,
         ),
         Described::Retry => document("retry", SchemaGenerator::subschema_for::<retry::Retried>),
-        Described::Down => document("down", SchemaGenerator::subschema_for::<down::TakenDown>),
+        Described::Down => document("down", SchemaGenerator::subschema_for::<down::Removed>),
         Described::Doctor => document("doctor", SchemaGenerator::subschema_for::<doctor::Report>),
         Described::AzureSimulator => document(
             "azure-simulator",
@@ -77,21 +77,22 @@ fn of(described: Described) -> Schema {
         ),
         Described::Failure => output(
             "…",
-            "The last line of standard output of any command that failed.",
+            "The last line of the standard output of a command that failed.",
             &[FAILURE, SchemaGenerator::subschema_for::<NotAllUp>],
         ),
     }
 }
 
-fn output(command: &str, says: &str, any: &[Of]) -> Schema {
-    // Of what is written: a key that is always there is required, though it may be null.
+fn output(command: &str, description: &str, any: &[Of]) -> Schema {
+    // Generate for serialisation: a field that is always present is required, even if it may be
+    // null.
     let settings = SchemaSettings::draft2020_12().for_serialize();
     let mut generator = settings.into_generator();
     let any: Vec<Schema> = any.iter().map(|of| of(&mut generator)).collect();
     let mut schema = json_schema!({
         "$schema": generator.settings().meta_schema.as_deref(),
         "title": format!("bootstrapper {command} --json"),
-        "description": says,
+        "description": description,
         "anyOf": any,
         "$defs": generator.take_definitions(false),
     });
@@ -100,8 +101,8 @@ fn output(command: &str, says: &str, any: &[Of]) -> Schema {
     schema
 }
 
-/// Formats that every reader of schemas knows: of a number its bounds say all, and an address is
-/// of one of two kinds.
+/// Keeps only formats that every validator knows: removes those of numbers, which have bounds, and
+/// writes `ip` as `ipv4` or `ipv6`.
 struct WellKnownFormats;
 
 impl Transform for WellKnownFormats {
@@ -124,7 +125,7 @@ impl Transform for WellKnownFormats {
     }
 }
 
-/// An object has the keys that are named and no others.
+/// Forbids properties that are not listed.
 struct Closed;
 
 impl Transform for Closed {
@@ -133,7 +134,7 @@ impl Transform for Closed {
         if schema.get("properties").is_none() {
             return;
         }
-        // The keys of one of these stand beside those of all; no single part knows them all.
+        // The properties of the parts add up; no single part lists them all.
         let mut has_parts = false;
         for key in ["allOf", "anyOf", "oneOf"] {
             for part in schema
@@ -179,9 +180,9 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema")
     }
 
-    /// `UPDATE_DOCS=1 cargo test -p bootstrapper schema` writes them anew.
+    /// `UPDATE_DOCS=1 cargo test -p bootstrapper schema` rewrites the files.
     #[test]
-    fn the_committed_schemas_are_those_that_are_printed() {
+    fn the_committed_schemas_are_up_to_date() {
         let mut names = BTreeSet::new();
         for described in Described::value_variants() {
             let file = format!("{}.json", name(*described));
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn each_command_has_one_unless_it_writes_no_json() {
+    fn each_command_with_json_output_has_a_schema() {
         let without = ["completions", "man", "schema"];
         let commands = Arguments::command();
         let commands = commands.get_subcommands().map(|c| c.get_name().to_owned());
@@ -216,15 +217,15 @@ mod tests {
         );
     }
 
-    /// What a reader of the schema is told.
+    /// Every key of a schema has a description.
     #[test]
-    fn every_key_says_what_it_means() {
-        fn look(value: &Value, at: &str) {
+    fn every_key_is_described() {
+        fn check(value: &Value, at: &str) {
             if let Some(properties) = value.get("properties").and_then(Value::as_object) {
                 for (key, property) in properties {
-                    let told = ["description", "const", "$ref"];
-                    let says = told.iter().any(|by| property.get(by).is_some());
-                    assert!(says, "{at}/{key}");
+                    let allowed = ["description", "const", "$ref"];
+                    let is_described = allowed.iter().any(|by| property.get(by).is_some());
+                    assert!(is_described, "{at}/{key}");
                 }
             }
             let members: Vec<(String, &Value)> = match value {
@@ -233,11 +234,11 @@ mod tests {
                 _ => return,
             };
             for (key, member) in members {
-                look(member, &format!("{at}/{key}"));
+                check(member, &format!("{at}/{key}"));
             }
         }
         for described in Described::value_variants() {
-            look(of(*described).as_value(), &name(*described));
+            check(of(*described).as_value(), &name(*described));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `status`: nodes, services, endpoints.
+//! `status`: nodes, services and endpoints.
 
 use comfy_table::presets;
 use lifecycle_core::api::wire::{
@@ -21,9 +21,9 @@ use crate::progress::ProgressLines;
 pub(crate) struct Status {
     /// The platform as a whole.
     platform: Platform,
-    /// Where its manager is, as far as it was recorded.
+    /// The node and URL of the manager, if recorded.
     manager: Option<ManagerV1>,
-    /// All nodes, declared or seen.
+    /// All nodes that are declared or exist.
     nodes: Vec<NodeV1>,
     /// All declared services with their replicas.
     services: Vec<ServiceV1>,
@@ -37,9 +37,9 @@ struct Platform {
     /// Its UUID.
     #[schemars(extend("format" = "uuid"))]
     id: String,
-    /// The generation in force; 0 before the first declaration.
+    /// The current generation; 0 before the first declaration.
     generation: u64,
-    /// How it stands.
+    /// The state of the platform.
     state: PlatformState,
 }
 
@@ -89,9 +89,8 @@ fn heading(status: &Status) -> String {
     )
 }
 
-/// The short form: a line per node and per replica, and then why those that are not as declared
-/// are not. It fits 80 columns with names of usual length; on a terminal no line is longer than
-/// that is wide.
+/// The short form: one line per node and per replica, then the reasons of those that are not ready.
+/// It fits 80 columns with names of usual length; on a terminal, longer lines are cut.
 pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usize>) -> String {
     let mut table = Table::of(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
     let mut whys = Vec::new();
@@ -210,7 +209,7 @@ fn unknown(node: &NodeV1) -> Option<String> {
     Some(format!(" since {}: {why}", since.format("%FT%T%.6fZ")))
 }
 
-/// How long it has been running.
+/// How long the container has been running.
 fn up_for(instance: &InstanceV1) -> String {
     let runs = matches!(
         instance.state,
@@ -228,7 +227,6 @@ fn up_for(instance: &InstanceV1) -> String {
     }
 }
 
-fn moment(at: Option<chrono::DateTime<chrono::Utc>>) -> String {
     at.map(|at| at.format("%FT%TZ").to_string())
         .unwrap_or_default()
 }
@@ -251,7 +249,7 @@ impl Table {
     }
 
     fn row(&mut self, state: &str, cells: Vec<String>) {
-        // A cell is a line, whatever stands in it.
+        // A cell is one line, even if its text contains line breaks.
         let cells = cells.into_iter().map(|cell| cell.replace('\n', " "));
         self.table.add_row(cells.collect::<Vec<_>>());
         self.tones.push(of_state(state));
@@ -263,7 +261,7 @@ impl Table {
         let lines = lines.map(|(line, tone)| {
             let line = fitting(line.strip_prefix(' ').unwrap_or(line), width);
             match tone {
-                // What is as it should be needs no colour.
+                // Rows in a good state have no colour.
                 Tone::Good => line,
                 tone => paint(*tone, &line),
             }
@@ -272,7 +270,7 @@ impl Table {
     }
 }
 
-/// A line that is cut where the terminal ends.
+/// Cuts a line to the width of the terminal.
 fn fitting(line: &str, width: Option<usize>) -> String {
     match width {
         Some(width) if line.chars().count() > width => {

@@ -1,4 +1,4 @@
-//! `up`: brings the platform up and follows until it is.
+//! `up`: starts or updates the platform, and waits until it is ready.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::commands::{self, publish};
 use crate::confirm::confirm;
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
-use crate::identity::{Identity, NOT_UP_YET, another_began};
+use crate::identity::{Identity, NOT_UP_YET, concurrent_up};
 use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
@@ -37,10 +37,10 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     accept(loaded.unsupported, options.accept_unsupported)?;
     let mut declaration = loaded.declaration;
     let reporter = Arc::clone(&progress);
-    // Held until the end.
+    // Held until the command ends.
     let mut _lock = None;
     let bootstrapper = if options.simulate {
-        printer::talk("Simulated: nothing is touched, nothing is kept.");
+        printer::message("Simulation: nothing is changed, nothing is kept.");
         let code = Arc::new(project.local_code());
         let mut bootstrapper = wiring::simulated(&declaration, code, reporter)?;
         bootstrapper.registry = loaded.registry;
@@ -62,19 +62,19 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         })?;
         bootstrapper.registry = loaded.registry;
         commands::check_secrets(&bootstrapper, state.path()).await?;
-        // What cannot be carried out is refused before anything is kept.
+        // Reject a declaration that cannot work before anything is stored.
         let report = bootstrapper.preflight(&declaration).await?;
         for remark in &report.remarks {
             printer::warning(remark);
         }
         if let Some(predicted) = report.predicted {
-            printer::talk(&in_words(predicted));
+            printer::message(&in_words(predicted));
         }
-        _lock = Some(keep(&project, &identity, &state, &bootstrapper).await?);
+        _lock = Some(store_and_lock(&project, &identity, &state, &bootstrapper).await?);
         confirm_removals(&bootstrapper, &declaration, options.yes).await?;
         bootstrapper
     };
-    let simulates = options.simulate;
+    let is_simulated = options.simulate;
     let options = UpOptions {
         all_nodes: options.all_nodes,
     };
@@ -89,22 +89,22 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         return printer::document(&BroughtUp::from(&outcome));
     }
     printer::data(&text(&outcome))?;
-    if !simulates {
-        let next = "`bootstrapper status`, `logs`, `why NAME` and `exec NAME -- CMD` look closer; \
-                    `bootstrapper down` takes it away again";
-        printer::talk(&format!("\n{} {next}", paint(Tone::Accent, "next:")));
+    if !is_simulated {
+        let next = "`bootstrapper status`, `logs`, `why NAME` and `exec NAME -- CMD` show details; \
+                    `bootstrapper down` removes the platform";
+        printer::message(&format!("\n{} {next}", paint(Tone::Accent, "next:")));
     }
     Ok(())
 }
 
-/// Tells which keys have no effect, and goes on if that changes nothing or is accepted.
-fn accept(unsupported: Vec<UnsupportedKey>, accepted: bool) -> Result<(), Failure> {
+/// Warns about unsupported keys; fails if one changes behaviour and that is not accept_changes.
+fn accept(unsupported: Vec<UnsupportedKey>, accept_changes: bool) -> Result<(), Failure> {
     let (changing, harmless): (Vec<_>, Vec<_>) =
         unsupported.into_iter().partition(|k| k.changes_behaviour);
     for key in &harmless {
         printer::warning(&key.to_string());
     }
-    if !changing.is_empty() && !accepted {
+    if !changing.is_empty() && !accept_changes {
         return Err(Failure::Unsupported(changing));
     }
     for key in &changing {
@@ -113,20 +113,21 @@ fn accept(unsupported: Vec<UnsupportedKey>, accepted: bool) -> Result<(), Failur
     Ok(())
 }
 
-/// Keeps who the platform is, before the first effect, and takes it for this process. Two first
-/// `up`s at once would make two platforms of it, so one of them is refused.
-async fn keep(
+/// Stores the platform's identity and secrets before the first effect, and locks the state for this
+/// process. Of two concurrent first `up`s, one is rejected, because they would create two
+/// platforms.
+async fn store_and_lock(
     project: &Project,
     identity: &Identity,
     state: &StateDirectory,
     bootstrapper: &Bootstrapper,
 ) -> Result<StateLock, Failure> {
-    project.keep_identity(identity)?;
+    project.store_identity(identity)?;
     let lock = state.lock()?;
     let secrets = &bootstrapper.secrets;
     match state.secrets().await? {
         Some(kept) if kept.key.to_hex() != secrets.key.to_hex() => {
-            return Err(another_began().into());
+            return Err(concurrent_up().into());
         }
         Some(_) => {}
         None => state.keep_secrets(secrets).await?,
@@ -144,12 +145,12 @@ async fn confirm_removals(
         return Ok(());
     }
     for removal in &removals {
-        printer::talk(&format!(
-            "node {} is declared no longer and will be deleted, with everything on it ({})",
+        printer::message(&format!(
+            "node {} is no longer declared and will be deleted, with everything on it ({})",
             removal.node.name, removal.contents
         ));
     }
-    confirm(yes, "Delete what is declared no longer?").await
+    confirm(yes, "Delete the nodes that are no longer declared?").await
 }
 
 fn text(outcome: &Outcome) -> String {

@@ -1,4 +1,4 @@
-//! `why`: declared → observed → decided → evidence.
+//! `why`: explains a state: declared → observed → decided → evidence.
 
 use std::path::Path;
 
@@ -47,18 +47,18 @@ fn write(file: &Path, recorded: &RecordedPlan) -> Result<(), Failure> {
 
 fn text(why: &WhyV1) -> String {
     let mut lines = vec![paint(Tone::Strong, &why.answer)];
-    let mut section = |name: &str, said: Vec<String>| {
-        if said.is_empty() {
+    let mut section = |name: &str, lines_of: Vec<String>| {
+        if lines_of.is_empty() {
             return;
         }
         lines.push(String::new());
         lines.push(paint(Tone::Accent, name));
-        lines.extend(said.into_iter().map(|said| format!("  {said}")));
+        lines.extend(lines_of.into_iter().map(|line| format!("  {line}")));
     };
     section("declared", facts(&why.declared, &why.subject));
     section("observed", facts(&why.observed, &why.subject));
     let decided = why.decided.iter();
-    let decided = decided.map(|d| said(&d.about, &why.subject, &d.says));
+    let decided = decided.map(|d| with_subject(&d.about, &why.subject, &d.says));
     section("decided", decided.collect());
     let evidence = why.evidence.iter().map(commands::events::text);
     section("evidence", evidence.collect());
@@ -67,11 +67,11 @@ fn text(why: &WhyV1) -> String {
 
 fn facts(facts: &[FactV1], subject: &Subject) -> Vec<String> {
     let facts = facts.iter();
-    facts.map(|f| said(&f.about, subject, &f.says)).collect()
+    facts.map(|f| with_subject(&f.about, subject, &f.says)).collect()
 }
 
-/// What is said of something else than was asked about is said with its name.
-fn said(about: &Subject, asked: &Subject, says: &str) -> String {
+/// Adds the name of the subject if it differs from the one asked about.
+fn with_subject(about: &Subject, asked: &Subject, says: &str) -> String {
     if about == asked {
         says.to_owned()
     } else {

@@ -1,4 +1,4 @@
-//! A failure as `--json` writes it.
+//! The JSON document of a failure (`--json`).
 
 use lifecycle_core::bootstrap::{Outcome, ServiceFailure};
 use lifecycle_core::platform::Diagnostic;
@@ -8,109 +8,109 @@ use serde::Serialize;
 use super::Failure;
 use crate::documents::{BroughtUp, KeyWithoutEffect};
 
-/// What is written; one of two forms.
+/// The document: one of two forms.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Document {
-    /// Nothing but the failure is told.
+    /// Only the error.
     Failed(Failed),
-    /// What came up is told with it.
+    /// The error, with the part of the platform that is up.
     NotAllUp(NotAllUp),
 }
 
 /// A command failed.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Failed {
-    /// Why.
+    /// The error.
     error: Why,
 }
 
-/// `up` brought the platform up, but for some replicas.
+/// `up` started the platform, except for some replicas.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct NotAllUp {
-    /// Why not all of it.
+    /// Why some replicas did not start.
     error: Why,
     #[serde(flatten)]
     brought_up: BroughtUp,
 }
 
-/// Why a command failed, and what to do.
+/// An error: what failed and how to fix it.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Why {
     #[serde(flatten)]
     kind: Kind,
-    /// What went wrong, with its causes.
+    /// The error message, with its causes.
     message: String,
-    /// What to do about it.
+    /// How to fix it.
     hint: String,
 }
 
-/// What kind of failure it is, with what that kind can tell.
+/// The kind of the failure, with the fields of that kind.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 enum Kind {
-    /// The arguments cannot be understood.
+    /// The arguments are invalid.
     Arguments,
-    /// There are no files, or they cannot be used.
+    /// There are no files, or they are invalid.
     Files {
-        /// What is wrong with them, where there are any.
+        /// The problems in the files, if there are files.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         problems: Vec<Problem>,
     },
-    /// Keys of the files change behaviour and have no effect here.
+    /// The files contain unsupported keys that change behaviour.
     Unsupported {
-        /// Which ones.
+        /// The unsupported keys.
         keys: Vec<KeyWithoutEffect>,
     },
-    /// This machine does not have the platform's secrets.
+    /// This machine does not have the secrets of the platform.
     NoSecrets,
-    /// Replicas did not come up.
+    /// Some replicas did not start.
     Services {
-        /// Which ones.
+        /// The replicas that did not start.
         instances: Vec<NotUp>,
     },
-    /// Nobody was there to confirm.
+    /// Confirmation is needed, and there is no terminal to ask on.
     Unconfirmed,
-    /// The file that was to be written is there already.
+    /// The file to write already exists.
     Exists,
-    /// The user said no.
+    /// The user did not confirm.
     Refused,
-    /// It was interrupted; the same command goes on.
+    /// The command was interrupted; running it again continues.
     Interrupted,
-    /// Something else failed.
+    /// Any other failure.
     Failed,
 }
 
-/// One thing that is wrong with a file.
+/// One problem in a file.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Problem {
-    /// The file, relative to the project's directory where it lies there.
+    /// The file, relative to the project directory if it is inside.
     file: String,
-    /// The line, from 1; null where the whole file is meant.
+    /// The line, starting at 1; null if the problem concerns the whole file.
     line: Option<usize>,
-    /// The column, from 1, in characters.
+    /// The column in characters, starting at 1.
     column: Option<usize>,
     /// The path of the key, for example `services.web.ports[0]`; may be empty.
     key: String,
     /// What is wrong.
     message: String,
-    /// What to do about it.
+    /// How to fix it.
     help: Option<String>,
 }
 
-/// A replica that did not come up.
+/// A replica that did not start.
 #[derive(Debug, Serialize, JsonSchema)]
 struct NotUp {
     /// `<service>-<replica>`.
     id: String,
-    /// Why.
+    /// Why it did not start.
     why: String,
-    /// Its last lines.
+    /// The last lines of its output.
     last_lines: Vec<String>,
 }
 
 impl Document {
-    /// The arguments cannot be understood.
+    /// The document for invalid arguments.
     pub(crate) fn of_arguments(message: &str) -> Self {
         let error = Why {
             kind: Kind::Arguments,
@@ -120,7 +120,7 @@ impl Document {
         Self::Failed(Failed { error })
     }
 
-    /// What there is to say of a failure: nothing where the command's own output has said it.
+    /// The document of a failure; `None` if the command's output already reports it.
     pub(crate) fn of(failure: &Failure) -> Option<Self> {
         let kind = match failure {
             Failure::Failed(_) => Kind::Failed,
@@ -141,7 +141,7 @@ impl Document {
             Failure::Exists(_) => Kind::Exists,
             Failure::Refused => Kind::Refused,
             Failure::Interrupted => Kind::Interrupted,
-            Failure::Unwell(_) | Failure::Told | Failure::CommandEnded(_) | Failure::Unread => {
+            Failure::ChecksFailed(_) | Failure::AlreadyReported | Failure::CommandEnded(_) | Failure::OutputClosed => {
                 return None;
             }
         };

@@ -1,7 +1,7 @@
-//! The machines behind the VMs of a simulated Azure: local nodes, which boot as stock VMs do.
+//! The machines behind the VMs of a simulated Azure: local nodes that boot like stock VMs.
 //!
-//! The nodes of a subnet share a network of this machine's Docker engine. What was made is known
-//! by files in a directory, so that the next simulator removes what one left that was killed.
+//! The nodes of a subnet share a network of the local Docker engine. Files in a directory record
+//! what was created, so that the next simulator can remove the leftovers of one that was killed.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,65 +17,64 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{Bridge, FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
 
-/// What the engine's objects are called after.
+/// The platform name in the labels and names of the engine's objects.
 const NAME: &str = "simulated-azure";
 
-/// How long the removal of one machine may take.
+/// How long removing one machine may take.
 const REMOVAL: Duration = Duration::from_mins(5);
 
-/// Makes machines on this machine's Docker engine.
+/// Creates machines on the local Docker engine.
 #[derive(Debug)]
 pub(crate) struct LocalMachines {
     socket: PathBuf,
-    /// What lies here are files that are named after the owners of what was made.
+    /// The directory with one file per owner of created machines.
     directory: PathBuf,
     bridge: Bridge,
-    /// What answers as the metadata service, once it listens.
+    /// The address that answers as the metadata service, once it is known.
     metadata_service: OnceLock<SocketAddrV4>,
-    places: Mutex<Places>,
+    assignments: Mutex<Assignments>,
 }
 
 #[derive(Debug, Default)]
-struct Places {
-    /// Whose the machines of a subnet are, by its id.
+struct Assignments {
+    /// The owner of the machines of each subnet, by subnet id.
     owners: BTreeMap<String, Owner>,
-    /// Which machine a node is, by its owner and name.
+    /// The machine of each node, by owner and node name.
     machines: BTreeMap<(PlatformId, NodeName), String>,
 }
 
 impl LocalMachines {
-    /// Machines on the engine behind `socket`, noted in `directory`.
+    /// Machines on the engine behind `socket`, recorded in `directory`.
     ///
     /// # Errors
-    /// If the engine does not answer, or the directory cannot be made.
+    /// If the engine does not answer, or the directory cannot be created.
     pub(crate) async fn new(socket: &Path, directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory)
-            .map_err(|error| Error::io(format!("making {}", directory.display()), error))?;
+            .map_err(|error| Error::io(format!("creating {}", directory.display()), error))?;
         Ok(Self {
             socket: socket.to_owned(),
             directory: directory.to_owned(),
             bridge: Bridge::of(socket).await?,
             metadata_service: OnceLock::new(),
-            places: Mutex::default(),
+            assignments: Mutex::default(),
         })
     }
 
-    /// Where this machine is reached from all machines, and from here.
+    /// The address of this machine that all machines can reach.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         self.bridge.gateway
     }
 
-    /// Tells what answers to machines as Azure's metadata service; those that are made from now on
-    /// find it.
+    /// Sets the address that answers as Azure's metadata service, for machines created from now on.
     pub(crate) fn serve_metadata(&self, at: SocketAddrV4) {
         self.metadata_service.get_or_init(|| at);
     }
 
-    /// Removes all machines that were ever noted and are there still. Returns how many there were.
+    /// Removes all recorded machines that still exist. Returns their number.
     ///
     /// # Errors
-    /// If the engine does not remove one.
-    pub(crate) async fn remove_left(&self) -> Result<usize> {
+    /// If the engine fails to remove one.
+    pub(crate) async fn remove_leftovers(&self) -> Result<usize> {
         let reading = |error| Error::io(format!("reading {}", self.directory.display()), error);
         let mut removed = 0;
         for entry in std::fs::read_dir(&self.directory).map_err(reading)? {
@@ -115,14 +114,14 @@ impl LocalMachines {
         LocalNodes::new(options)
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn assignments(&self) -> MutexGuard<'_, Assignments> {
+        self.assignments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whose the machines of a subnet are; noted before anything is made.
+    /// The owner of the machines of a subnet; recorded before anything is created.
     fn owner_of(&self, subnet: &HostSubnet) -> Result<Owner> {
-        let mut places = self.places();
-        if let Some(owner) = places.owners.get(&subnet.id) {
+        let mut assignments = self.assignments();
+        if let Some(owner) = assignments.owners.get(&subnet.id) {
             return Ok(owner.clone());
         }
         let id = RandomIds.uuid();
@@ -130,30 +129,30 @@ impl LocalMachines {
         std::fs::write(&note, format!("{}\n", subnet.id))
             .map_err(|error| Error::io(format!("writing {}", note.display()), error))?;
         let owner = owner(PlatformId::new(id))?;
-        places.owners.insert(subnet.id.clone(), owner.clone());
+        assignments.owners.insert(subnet.id.clone(), owner.clone());
         Ok(owner)
     }
 
-    /// The node that a machine is: called after its VM, unless another one of its subnet is.
+    /// The node for a machine, named after its VM. Fails if another machine of the subnet has that
+    /// name.
     fn node_of(&self, owner: &Owner, machine: &str) -> Result<NodeName> {
         let name = machine.rsplit('/').next().unwrap_or_default();
         let name = name.replace(['_', '.'], "-");
         let name = NodeName::try_from(name.as_str()).map_err(|error| {
             Error::invalid(
                 format!("the VM {machine}"),
-                format!("no local node can be called so: {error}"),
-                "give it another name",
+                format!("its name is not valid for a local node: {error}"), "choose another name",
             )
         })?;
-        let mut places = self.places();
-        let taken = places
+        let mut assignments = self.assignments();
+        let taken = assignments
             .machines
             .entry((owner.id, name.clone()))
             .or_insert_with(|| machine.to_owned());
         if taken != machine {
             return Err(Error::conflict(
                 format!("the VM {machine}"),
-                format!("{taken} of its subnet is called so too, as local nodes are called"),
+                format!("{taken} in the same subnet already uses this name for its local node"),
             ));
         }
         Ok(name)
@@ -170,7 +169,7 @@ impl HostClouds for LocalMachines {
     fn placement(&self, request: &HostRequest) -> Result<HostPlacement> {
         let subnet = request.subnet.as_ref().ok_or_else(|| Error::Invalid {
             what: format!("the VM {}", request.vm),
-            why: "it is in no network".to_owned(),
+            why: "it has no network interface".to_owned(),
             hint: "give it an interface in a subnet".to_owned(),
         })?;
         let owner = self.owner_of(subnet)?;
@@ -192,7 +191,7 @@ impl HostClouds for LocalMachines {
         })
     }
 
-    /// A machine's address on its network: this machine is on every one of them.
+    /// The address of a machine. This host is connected to every subnet, so private addresses work.
     fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr> {
         Some(private)
     }

@@ -1,5 +1,4 @@
-//! A simulated Azure whose VMs are local nodes: what `bootstrapper azure-simulator` runs, and what
-//! tests start in one line.
+//! A simulated Azure whose VMs are local nodes, for `bootstrapper azure-simulator` and tests.
 
 mod machines;
 
@@ -18,24 +17,23 @@ use lifecycle_core::{Error, Result};
 
 use self::machines::LocalMachines;
 
-/// How a simulated Azure is started.
+/// Options of a simulated Azure.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The Docker engine that makes the machines behind VMs; without one a VM is but a state.
+    /// The Docker engine for the machines behind VMs; without it, a VM is only a record.
     pub(crate) engine: Option<PathBuf>,
-    /// What is kept here: the authority to trust, secrets, and notes of what was made.
+    /// The directory for the CA certificate, the secrets and the list of created machines.
     pub(crate) directory: PathBuf,
-    /// Where it listens; without an address, where this machine and all VMs reach it.
+    /// The address to listen on; by default, one that this machine and all VMs can reach.
     pub(crate) listen: Option<IpAddr>,
-    /// Other names and addresses by which it is reached: its certificates are valid for them.
+    /// Other names and addresses in its certificates.
     pub(crate) names: Vec<String>,
-    /// At which ports; 0 takes a free one.
+    /// Ports; 0 selects a free one.
     pub(crate) ports: Ports,
-    /// A file to which each request is added.
+    /// A file to which each request is appended.
     pub(crate) record: Option<PathBuf>,
 }
 
-/// Where each service listens.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Ports {
     pub(crate) http: u16,
@@ -44,31 +42,31 @@ pub(crate) struct Ports {
     pub(crate) files_https: u16,
 }
 
-/// A simulated Azure that runs.
+/// A running simulated Azure.
 #[derive(Debug)]
 pub(crate) struct SimulatedAzure {
     pub(crate) simulator: AzureSimulator,
     machines: Option<Arc<LocalMachines>>,
     directory: PathBuf,
-    /// Held as long as the directory is used.
+    /// Locks the directory.
     _lock: File,
 }
 
 impl SimulatedAzure {
-    /// Starts one, after it has removed the machines of one that was killed.
+    /// Starts a simulator, after removing the machines that a killed one left behind.
     ///
     /// # Errors
-    /// If the directory is used or cannot be, if the engine does not answer, or if an address
-    /// cannot be listened on.
+    /// If the directory is in use or not writable, the engine does not answer, or an address cannot
+    /// be listened on.
     pub(crate) async fn start(settings: Settings) -> Result<Self> {
         let directory = &settings.directory;
-        std::fs::create_dir_all(directory).map_err(|error| io("making", directory, error))?;
+        std::fs::create_dir_all(directory).map_err(|error| io("creating", directory, error))?;
         let lock = lock(directory)?;
         let machines = match &settings.engine {
             None => None,
             Some(socket) => {
                 let machines = LocalMachines::new(socket, &directory.join("machines")).await?;
-                machines.remove_left().await?;
+                machines.remove_leftovers().await?;
                 Some(Arc::new(machines))
             }
         };
@@ -89,8 +87,8 @@ impl SimulatedAzure {
         let simulator = match &machines {
             None => AzureSimulator::start(options).await?,
             Some(machines) => {
-                let maker = CloudHosts::new(Arc::clone(machines) as Arc<_>);
-                AzureSimulator::start_with(options, Arc::new(maker)).await?
+                let factory = CloudHosts::new(Arc::clone(machines) as Arc<_>);
+                AzureSimulator::start_with(options, Arc::new(factory)).await?
             }
         };
         if let Some(machines) = &machines {
@@ -110,17 +108,17 @@ impl SimulatedAzure {
         Ok(started)
     }
 
-    /// The certificate of the authority that clients have to trust.
+    /// The file with the CA certificate to trust.
     pub(crate) fn authority_file(&self) -> PathBuf {
         self.directory.join("ca.pem")
     }
 
-    /// The secret of the client.
+    /// The file with the client secret.
     pub(crate) fn secret_file(&self) -> PathBuf {
         self.directory.join("client-secret")
     }
 
-    /// The key of the storage account.
+    /// The file with the storage account's key.
     pub(crate) fn key_file(&self) -> PathBuf {
         self.directory.join("storage-key")
     }
@@ -135,7 +133,7 @@ impl SimulatedAzure {
         write(&self.key_file(), STORAGE_KEY, 0o600)
     }
 
-    /// The part of a `platform.toml` that uses it.
+    /// The lines for a `platform.toml` that uses it.
     pub(crate) fn platform_toml(&self) -> String {
         let simulator = &self.simulator;
         let (endpoint, files) = (
@@ -169,22 +167,22 @@ impl SimulatedAzure {
         )
     }
 
-    /// Ends it and removes all machines that it made.
+    /// Stops it and removes all machines that it created.
     ///
     /// # Errors
-    /// If the engine does not remove one; the next start tries again.
+    /// If the engine fails to remove one; the next start tries again.
     pub(crate) async fn stop(self) -> Result<()> {
         self.simulator.stop().await;
         match &self.machines {
-            Some(machines) => machines.remove_left().await.map(drop),
+            Some(machines) => machines.remove_leftovers().await.map(drop),
             None => Ok(()),
         }
     }
 }
 
-/// A text as TOML writes it.
+/// A string in TOML syntax.
 fn toml_text(text: &str) -> String {
-    // JSON's escapes are all known to TOML.
+    // TOML supports all of JSON's escapes.
     serde_json::Value::from(text).to_string()
 }
 
@@ -193,7 +191,7 @@ fn io(doing: &str, path: &Path, error: std::io::Error) -> Error {
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
-    // Made anew: an older file would keep its mode.
+    // Create the file again, because an existing one would keep its mode.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(io("replacing", path, error));
@@ -214,9 +212,7 @@ fn lock(directory: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::invalid(
-            format!("the directory {}", directory.display()),
-            "another Azure simulator uses it",
-            "end that one, or name another directory with --directory",
+            format!("the directory {}", directory.display()), "another Azure simulator is using it", "stop it, or choose another directory with --directory",
         )),
         Err(TryLockError::Error(error)) => Err(io("locking", &path, error)),
     }

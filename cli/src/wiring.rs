@@ -70,10 +70,10 @@ pub(crate) fn check_configuration_directory() -> Finding {
         nearest.is_dir() && access(nearest, Access::WRITE_OK | Access::EXEC_OK).is_ok()
     });
     if is_writable {
-        Finding::fine(WHAT, path)
+        Finding::ok(WHAT, path)
     } else {
-        Finding::of(
-            Health::Wrong,
+        Finding::new(
+            Health::Error,
             WHAT,
             format!("{path} is not writable"),
             HINT,
@@ -85,9 +85,9 @@ pub(crate) fn check_configuration_directory() -> Finding {
 pub(crate) fn check_manager_program() -> Finding {
     const WHAT: &str = "manager's program";
     match manager_program() {
-        Ok(path) if path.is_file() => Finding::fine(WHAT, path.display().to_string()),
-        Ok(path) => Finding::of(
-            Health::Wrong,
+        Ok(path) if path.is_file() => Finding::ok(WHAT, path.display().to_string()),
+        Ok(path) => Finding::new(
+            Health::Error,
             WHAT,
             format!("{} does not exist", path.display()),
             "install both programs in the same directory",

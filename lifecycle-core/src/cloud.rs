@@ -288,14 +288,14 @@ pub async fn carry_out(
     change: NodeChange,
     deadline: Duration,
 ) -> Result<()> {
-    carry_out_telling(provider, change, deadline, &|_| ()).await
+    carry_out_with_progress(provider, change, deadline, &|_| ()).await
 }
 
 /// The same; what the cloud says meanwhile goes to `tell`, which must not block.
 ///
 /// # Errors
 /// Those of [`carry_out`].
-pub async fn carry_out_telling(
+pub async fn carry_out_with_progress(
     provider: &dyn CloudProvider,
     change: NodeChange,
     deadline: Duration,

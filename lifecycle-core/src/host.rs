@@ -218,7 +218,7 @@ pub trait NodeConnector: Debug + Send + Sync + 'static {
 
     /// The name of the host that nodes are reached through, and whether it answers; `None` where
     /// nothing stands between.
-    async fn detour(&self) -> Option<(String, Result<()>)> {
+    async fn jump_host(&self) -> Option<(String, Result<()>)> {
         None
     }
 }

@@ -155,7 +155,7 @@ impl NodeConnector for SshConnector {
         Ok(known.handle)
     }
 
-    async fn detour(&self) -> Option<(String, Result<()>)> {
+    async fn jump_host(&self) -> Option<(String, Result<()>)> {
         let jump = self.jump.as_ref()?;
         Some((jump.name().to_owned(), jump.check().await))
     }

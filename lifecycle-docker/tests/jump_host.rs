@@ -100,7 +100,7 @@ async fn all_calls_to_a_node_share_one_connection() {
     close_to_outside(&machine).await;
     let owner = owner();
     let connector = connector(&owner).through(jump(&bastion)).unwrap();
-    assert_eq!(connector.detour().await.unwrap().1.unwrap(), ());
+    assert_eq!(connector.jump_host().await.unwrap().1.unwrap(), ());
     let seen = node("vm1", &machine);
     let handle = connector.connect(&seen).await.unwrap();
 

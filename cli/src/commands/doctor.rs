@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _, Reporter, in_words};
+use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _, Reporter, describe_estimate};
 use lifecycle_core::cloud::PreflightReport;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -21,7 +21,7 @@ use crate::{commands, printer};
 /// The document of `doctor --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Report {
-    /// The worst of all findings; with `wrong` the exit code is 1.
+    /// The worst of all findings; with `error` the exit code is 1.
     health: Health,
     /// The findings, in the order of the checks.
     findings: Vec<Finding>,
@@ -29,15 +29,15 @@ pub(crate) struct Report {
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let findings = check(arguments).await;
-    let wrong = findings.iter().filter(|f| f.health == Health::Wrong);
-    let wrong = wrong.count();
+    let errors = findings.iter().filter(|f| f.health == Health::Error);
+    let errors = errors.count();
     let health = findings.iter().map(|f| f.health).max();
     if arguments.json {
         printer::document(&Report {
-            health: health.unwrap_or(Health::Fine),
+            health: health.unwrap_or(Health::Ok),
             findings,
         })?;
-        return if wrong == 0 {
+        return if errors == 0 {
             Ok(())
         } else {
             Err(Failure::AlreadyReported)
@@ -46,18 +46,18 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     for finding in &findings {
         printer::data(&text(finding))?;
     }
-    if wrong == 0 {
+    if errors == 0 {
         Ok(())
     } else {
-        Err(Failure::ChecksFailed(wrong))
+        Err(Failure::ChecksFailed(errors))
     }
 }
 
 fn text(finding: &Finding) -> String {
     let (sign, tone) = match finding.health {
-        Health::Fine => ("✓", Tone::Good),
-        Health::Doubtful => ("!", Tone::Caution),
-        Health::Wrong => ("✗", Tone::Bad),
+        Health::Ok => ("✓", Tone::Good),
+        Health::Warning => ("!", Tone::Caution),
+        Health::Error => ("✗", Tone::Bad),
     };
     let hint = finding.hint.as_ref().map_or_else(String::new, |hint| {
         format!("\n    {} {hint}", paint(Tone::Accent, "hint:"))
@@ -66,7 +66,7 @@ fn text(finding: &Finding) -> String {
         "{} {}: {}{hint}",
         paint(tone, sign),
         finding.what,
-        finding.says
+        finding.detail
     )
 }
 
@@ -95,7 +95,7 @@ async fn check(arguments: &Arguments) -> Vec<Finding> {
         }
     };
     let declaration = &loaded.declaration;
-    findings.push(Finding::fine(
+    findings.push(Finding::ok(
         "files",
         format!(
             "services: {}, nodes: {}",
@@ -104,8 +104,8 @@ async fn check(arguments: &Arguments) -> Vec<Finding> {
         ),
     ));
     for key in loaded.unsupported.iter().filter(|k| k.changes_behaviour) {
-        findings.push(Finding::of(
-            Health::Doubtful,
+        findings.push(Finding::new(
+            Health::Warning,
             "files",
             key.to_string(),
             "remove the key, or ignore it with `up --accept-unsupported`",
@@ -133,7 +133,7 @@ async fn code_store(project: &Project, reporter: &dyn Reporter) -> (Vec<Finding>
     };
     let findings = outdated.iter().map(|one| {
         let hint = "run `bootstrapper publish`, or `up --publish`";
-        Finding::of(Health::Doubtful, WHAT, publish::in_words(one), hint)
+        Finding::new(Health::Warning, WHAT, publish::describe(one), hint)
     });
     let incomplete = outdated.iter().any(|one| one.published.is_none());
     let store = if incomplete {
@@ -165,7 +165,7 @@ async fn of_platform(
     };
     let is_up = match &known {
         Some(identity) => match wiring::state(identity) {
-            Ok(state) => matches!(state.placed().await, Ok(Some(_))),
+            Ok(state) => matches!(state.placement().await, Ok(Some(_))),
             Err(error) => return failed("configuration directory", &error),
         },
         None => false,
@@ -173,8 +173,8 @@ async fn of_platform(
     if is_up {
         match commands::running(arguments, progress).await {
             Ok((identity, bootstrapper)) => {
-                let mut findings = vec![bootstrapper.examine_engine().await];
-                findings.extend(bootstrapper.examine_platform(identity.id).await);
+                let mut findings = vec![bootstrapper.check_engine().await];
+                findings.extend(bootstrapper.check_platform(identity.id).await);
                 return findings;
             }
             Err(failure) => return vec![of_failure("platform", &failure)],
@@ -197,14 +197,14 @@ async fn of_platform(
             directory: project.directory(),
             reporter: progress,
         })?;
-        let missing = bootstrapper.lacks_secrets(state.path()).await?;
+        let missing = bootstrapper.missing_secrets(state.path()).await?;
         Ok::<_, lifecycle_core::Error>((bootstrapper, missing))
     };
     let (bootstrapper, missing) = match wired.await {
         Ok(wired) => wired,
         Err(error) => return failed("this machine", &error),
     };
-    let mut findings = vec![bootstrapper.examine_engine().await];
+    let mut findings = vec![bootstrapper.check_engine().await];
     if let Some(error) = missing {
         findings.push(Finding::failed(
             "secrets",
@@ -212,14 +212,14 @@ async fn of_platform(
             "copy them to this machine",
         ));
     }
-    if findings.iter().all(|f| f.health != Health::Wrong) {
+    if findings.iter().all(|f| f.health != Health::Error) {
         match bootstrapper.preflight(declaration).await {
             Ok(report) => findings.extend(of_report(report)),
             Err(error) => findings.push(Finding::failed("declaration", &error, "fix the files")),
         }
     }
-    findings.extend(bootstrapper.examine_detour().await);
-    findings.push(Finding::fine(
+    findings.extend(bootstrapper.check_jump_host().await);
+    findings.push(Finding::ok(
         "platform",
         "it was not started from this directory yet",
     ));
@@ -228,18 +228,18 @@ async fn of_platform(
 
 fn of_report(report: PreflightReport) -> Vec<Finding> {
     let says = match report.predicted {
-        Some(predicted) => format!("it is feasible; {}", in_words(predicted)),
+        Some(predicted) => format!("it is feasible; {}", describe_estimate(predicted)),
         None => "it is feasible".to_owned(),
     };
-    let doubtful = report.remarks.into_iter().map(|remark| {
+    let warnings = report.remarks.into_iter().map(|remark| {
         let hint = "list another size first if you do not want this";
-        Finding::of(Health::Doubtful, "declaration", remark, hint)
+        Finding::new(Health::Warning, "declaration", remark, hint)
     });
-    std::iter::once(Finding::fine("declaration", says))
-        .chain(doubtful)
+    std::iter::once(Finding::ok("declaration", says))
+        .chain(warnings)
         .collect()
 }
 
 fn of_failure(what: &str, failure: &Failure) -> Finding {
-    Finding::of(Health::Wrong, what, failure.message(), failure.hint())
+    Finding::new(Health::Error, what, failure.message(), failure.hint())
 }

@@ -53,7 +53,7 @@ async fn load(
 
 /// Rejects a platform that exists if this machine does not have its secrets.
 async fn check_secrets(bootstrapper: &Bootstrapper, kept_in: &Path) -> Result<(), Failure> {
-    match bootstrapper.lacks_secrets(kept_in).await? {
+    match bootstrapper.missing_secrets(kept_in).await? {
         Some(error) => Err(Failure::NoSecrets(error)),
         None => Ok(()),
     }
@@ -73,7 +73,7 @@ async fn running(
     let identity = project.identity()?.ok_or_else(not_up)?;
     let state = wiring::state(&identity)?;
     let secrets = state.secrets().await?.ok_or_else(not_up)?;
-    let placed = state.placed().await?.ok_or_else(not_up)?;
+    let placed = state.placement().await?.ok_or_else(not_up)?;
     let bootstrapper = wiring::bootstrapper(Parts {
         identity: &identity,
         cloud: &placed.cloud,

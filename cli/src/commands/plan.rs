@@ -1,7 +1,7 @@
 //! `plan`: shows what `up` would do, and why. Changes nothing, not even on this machine.
 
-use lifecycle_core::bootstrap::Forecast;
-use lifecycle_core::bootstrap::in_words;
+use lifecycle_core::bootstrap::Preview;
+use lifecycle_core::bootstrap::describe_estimate;
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::platform::UnsupportedKey;
 use lifecycle_core::reconcile::{Held, Step};
@@ -59,8 +59,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let state = wiring::state(&identity)?;
     // New secrets are not stored: they only make digests, and nothing exists to compare them with.
     let secrets = wiring::secrets(&state, &identity).await?;
-    let forecast = if options.simulate {
-        Forecast::from_nothing(&declaration, &secrets.key, SystemClock.now())?
+    let preview = if options.simulate {
+        Preview::from_nothing(&declaration, &secrets.key, SystemClock.now())?
     } else {
         let mut bootstrapper = wiring::bootstrapper(Parts {
             identity: &identity,
@@ -74,49 +74,49 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         })?;
         bootstrapper.registry = loaded.registry;
         commands::check_secrets(&bootstrapper, state.path()).await?;
-        bootstrapper.forecast(&declaration).await?
+        bootstrapper.preview(&declaration).await?
     };
     for warning in &loaded.warnings {
         printer::warning(&warning.to_string());
     }
     if arguments.json {
         printer::document(&Planned {
-            manager_runs: forecast.manager_runs,
-            problems: forecast.problems,
-            remarks: forecast.remarks,
-            predicted_seconds: forecast.predicted.map(|predicted| predicted.as_secs_f64()),
+            manager_runs: preview.manager_runs,
+            problems: preview.problems,
+            remarks: preview.remarks,
+            predicted_seconds: preview.predicted.map(|predicted| predicted.as_secs_f64()),
             unsupported: loaded
                 .unsupported
                 .iter()
                 .map(KeyWithoutEffect::from)
                 .collect(),
-            steps: forecast.plan.steps,
-            held: forecast.plan.held,
+            steps: preview.plan.steps,
+            held: preview.plan.held,
         })
     } else {
         printer::data(&text(
-            &forecast,
+            &preview,
             &loaded.unsupported,
             declaration.manager.node.as_ref(),
         ))
     }
 }
 
-fn text(forecast: &Forecast, unsupported: &[UnsupportedKey], manager_node: &str) -> String {
+fn text(preview: &Preview, unsupported: &[UnsupportedKey], manager_node: &str) -> String {
     let mut lines: Vec<String> = unsupported.iter().map(ToString::to_string).collect();
-    lines.extend(forecast.problems.iter().map(|p| format!("problem: {p}")));
-    lines.extend(forecast.remarks.iter().map(|r| format!("note: {r}")));
-    if forecast.is_nothing() {
+    lines.extend(preview.problems.iter().map(|p| format!("problem: {p}")));
+    lines.extend(preview.remarks.iter().map(|r| format!("note: {r}")));
+    if preview.is_nothing() {
         lines.push("Nothing to do: everything that is declared is running.".into());
         return lines.join("\n");
     }
-    if !forecast.manager_runs {
+    if !preview.manager_runs {
         lines.push(format!(
             "start the lifecycle manager on {manager_node} when that node is ready; the manager does the rest"
         ));
     }
-    lines.extend(forecast.predicted.map(in_words));
-    let plan = forecast.plan.to_string();
+    lines.extend(preview.predicted.map(describe_estimate));
+    let plan = preview.plan.to_string();
     lines.push(plan.trim_end().to_owned());
     lines.join("\n")
 }

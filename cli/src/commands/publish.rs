@@ -157,7 +157,7 @@ pub(crate) async fn before_up(
         return Ok(());
     }
     for one in &outdated {
-        printer::warning(&in_words(one));
+        printer::warning(&describe(one));
     }
     let names: Vec<String> = outdated.iter().map(|one| one.local.name.clone()).collect();
     let is_interactive = !options.yes && std::io::stdin().is_terminal();
@@ -183,7 +183,7 @@ pub(crate) async fn warn_outdated(
     reporter: &dyn Reporter,
 ) -> Result<(), Failure> {
     for one in &all_outdated(project, reporter).await? {
-        printer::warning(&in_words(one));
+        printer::warning(&describe(one));
     }
     Ok(())
 }
@@ -209,7 +209,7 @@ async fn outdated(project: &Project, store: &dyn CodePublisher) -> Result<Vec<Ou
 }
 
 /// Describes the difference for the user.
-pub(crate) fn in_words(outdated: &Outdated) -> String {
+pub(crate) fn describe(outdated: &Outdated) -> String {
     let here = short(&outdated.local.digest);
     let name = &outdated.local.name;
     match &outdated.published {

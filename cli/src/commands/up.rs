@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lifecycle_core::bootstrap::in_words;
+use lifecycle_core::bootstrap::describe_estimate;
 use lifecycle_core::bootstrap::{
     Bootstrapper, OperatorState as _, Outcome, StateDirectory, StateLock, UpOptions,
 };
@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
             printer::warning(remark);
         }
         if let Some(predicted) = report.predicted {
-            printer::message(&in_words(predicted));
+            printer::message(&describe_estimate(predicted));
         }
         _lock = Some(store_and_lock(&project, &identity, &state, &bootstrapper).await?);
         confirm_removals(&bootstrapper, &declaration, options.yes).await?;
@@ -130,7 +130,7 @@ async fn store_and_lock(
             return Err(concurrent_up().into());
         }
         Some(_) => {}
-        None => state.keep_secrets(secrets).await?,
+        None => state.store_secrets(secrets).await?,
     }
     Ok(lock)
 }

@@ -317,7 +317,6 @@ impl Api {
     }
 }
 
-/// Local nodes are reached from here without detour.
 #[derive(Debug)]
 struct Straight(IpAddr);
 

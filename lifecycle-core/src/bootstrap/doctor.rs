@@ -1,5 +1,5 @@
-//! What is wrong with this machine, with each node, with the manager, and what to do about it.
-//! Changes nothing.
+//! Checks this machine, each node and the manager, and reports problems with hints. Changes
+//! nothing.
 
 use std::time::Duration;
 
@@ -12,87 +12,87 @@ use crate::error::{Error, Result};
 use crate::host::{HostCommand, NodeHandle};
 use crate::model::PlatformId;
 
-/// How long anything may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long each check may take.
+const CHECKED_WITHIN: Duration = Duration::from_secs(15);
 
-/// A clock that is further off than this confuses leases, certificates and logs.
-const CLOCK_OFF: chrono::TimeDelta = chrono::TimeDelta::seconds(5);
+/// A larger clock difference confuses leases, certificates and logs.
+const MAX_CLOCK_DIFFERENCE: chrono::TimeDelta = chrono::TimeDelta::seconds(5);
 
-/// With less free space than this, in KiB, images and logs soon fill the disk.
-const LITTLE_SPACE: u64 = 2 << 20;
+/// With less free space than this, in KiB, images and logs will soon fill the disk.
+const MIN_FREE_SPACE: u64 = 2 << 20;
 
-/// The oldest engine that this was tested with.
+/// The oldest engine version that was tested.
 const OLDEST_ENGINE: u32 = 20;
 
-/// How well something is.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// As it should be.
-    Fine,
-    /// It works, and may not for long.
-    Doubtful,
+    /// No problem.
+    Ok,
+    /// It works now, but may soon fail.
+    Warning,
     /// It does not work.
-    Wrong,
+    Error,
 }
 
-/// Something that was looked at.
+/// A check and its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
-    /// What was looked at, for example `node n1: disk`.
+    /// What was checked, for example `node n1: disk`.
     pub what: String,
-    /// How well it is.
+    /// The result.
     pub health: Health,
-    /// How it is.
-    pub says: String,
-    /// What to do about it.
+    /// Details of the result.
+    pub detail: String,
+    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
 impl Finding {
-    /// Something that is as it should be.
-    pub fn fine(what: impl Into<String>, says: impl Into<String>) -> Self {
+    /// A check without a problem.
+    pub fn ok(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            health: Health::Fine,
-            says: says.into(),
+            health: Health::Ok,
+            detail: detail.into(),
             hint: None,
         }
     }
 
-    /// Something that is not.
-    pub fn of(
+    /// A check that found a problem.
+    pub fn new(
         health: Health,
         what: impl Into<String>,
-        says: impl Into<String>,
+        detail: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
         Self {
             what: what.into(),
             health,
-            says: says.into(),
+            detail: detail.into(),
             hint: Some(hint.into()),
         }
     }
 
-    /// What could not be looked at.
+    /// A check that failed with an error.
     pub fn failed(what: impl Into<String>, error: &Error, hint: &str) -> Self {
         let hint = error.hint().filter(|hint| !hint.is_empty()).unwrap_or(hint);
-        Self::of(Health::Wrong, what, error.chain(), hint)
+        Self::new(Health::Error, what, error.chain(), hint)
     }
 }
 
 impl Bootstrapper {
-    /// Looks at the operator's own engine.
-    pub async fn examine_engine(&self) -> Finding {
+    /// Checks the local engine.
+    pub async fn check_engine(&self) -> Finding {
         const WHAT: &str = "Docker on this machine";
-        const HINT: &str = "start Docker, or say where it listens with DOCKER_HOST=unix://<socket>; \
-                            your user needs the permission to use it";
+        const HINT: &str = "start Docker, or set DOCKER_HOST=unix://<socket>; your user needs permission \
+                            to use the socket";
         let Some(engine) = &self.operator_engine else {
-            return Finding::of(Health::Wrong, WHAT, "there is no socket of it", HINT);
+            return Finding::new(Health::Error, WHAT, "its socket does not exist", HINT);
         };
         match self.within(WHAT, engine.info()).await {
             Ok(info) => engine_version(WHAT, &info.version),
@@ -100,39 +100,39 @@ impl Bootstrapper {
         }
     }
 
-    /// Looks at every node that there is, and at the manager.
-    pub async fn examine_platform(&self, platform: PlatformId) -> Vec<Finding> {
+    /// Checks the cloud, every node, and the manager.
+    pub async fn check_platform(&self, platform: PlatformId) -> Vec<Finding> {
         let mut findings = Vec::new();
         match self.within("the cloud", self.backends.cloud.list()).await {
             Ok(machines) => {
-                let nodes = machines.iter().map(|machine| self.examine_node(machine));
+                let nodes = machines.iter().map(|machine| self.check_node(machine));
                 let nodes = futures_util::future::join_all(nodes).await;
-                findings.push(Finding::fine(
+                findings.push(Finding::ok(
                     "cloud",
-                    format!("it answers; nodes: {}", machines.len()),
+                    format!("it answers; number of nodes: {}", machines.len()),
                 ));
-                findings.extend(self.examine_detour().await);
+                findings.extend(self.check_jump_host().await);
                 findings.extend(nodes.into_iter().flatten());
             }
             Err(error) => {
-                let hint = "the provider has to answer before anything else can";
+                let hint = "no other check is possible until the cloud answers";
                 findings.push(Finding::failed("cloud", &error, hint));
             }
         }
-        findings.push(self.examine_manager(platform).await);
+        findings.push(self.check_manager(platform).await);
         findings
     }
 
-    /// Looks at the host that nodes are reached through, if there is one.
-    pub async fn examine_detour(&self) -> Option<Finding> {
-        const HINT: &str = "does it run, and is its SSH port open from here?";
-        let asked = async { Ok(self.backends.connector.detour().await) };
+    /// Checks the jump host, if there is one.
+    pub async fn check_jump_host(&self) -> Option<Finding> {
+        const HINT: &str = "check that it is running and that its SSH port is reachable from this machine";
+        let asked = async { Ok(self.backends.connector.jump_host().await) };
         match self
-            .within("the host that nodes are reached through", asked)
+            .within("the jump host", asked)
             .await
         {
             Ok(None) => None,
-            Ok(Some((name, Ok(())))) => Some(Finding::fine(name, "it answers")),
+            Ok(Some((name, Ok(())))) => Some(Finding::ok(name, "it answers")),
             Ok(Some((name, Err(error)))) => Some(Finding::failed(name, &error, HINT)),
             Err(error) => Some(Finding::failed("jump host", &error, HINT)),
         }
@@ -143,25 +143,25 @@ impl Bootstrapper {
         what: impl Into<String>,
         asked: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        self.wait(what, PATIENCE).until(asked).await
+        self.wait(what, CHECKED_WITHIN).until(asked).await
     }
 
-    async fn examine_manager(&self, platform: PlatformId) -> Finding {
+    async fn check_manager(&self, platform: PlatformId) -> Finding {
         const WHAT: &str = "manager";
-        const HINT: &str = "`bootstrapper up` starts it again; its log is on its node \
-                            (`docker logs` of the container with the label lifecycle.role=manager)";
+        const HINT: &str = "run `bootstrapper up` to start it again; its log is on its node (`docker logs` \
+                            of the container with the label lifecycle.role=manager)";
         let asked = async { self.client(platform).await?.platform().await };
         match self.within(WHAT, asked).await {
             Ok(platform) => match platform.state {
-                PlatformState::Degraded => Finding::of(
-                    Health::Doubtful,
+                PlatformState::Degraded => Finding::new(
+                    Health::Warning,
                     WHAT,
                     "it answers; the platform is degraded",
-                    "`bootstrapper status` says what is not up, `bootstrapper why NAME` why not",
+                    "`bootstrapper status` shows what is not ready, `bootstrapper why NAME` shows why",
                 ),
-                PlatformState::Converging => Finding::fine(WHAT, "it answers; it is at work"),
-                PlatformState::TakingDown => Finding::fine(WHAT, "it takes the platform down"),
-                PlatformState::Running => Finding::fine(WHAT, "it answers; all is up"),
+                PlatformState::Converging => Finding::ok(WHAT, "it answers; it is applying changes"),
+                PlatformState::TakingDown => Finding::ok(WHAT, "it is removing the platform"),
+                PlatformState::Running => Finding::ok(WHAT, "it answers; everything is ready"),
                 PlatformState::Unknown => Finding::of(
                     Health::Doubtful,
                     WHAT,
@@ -173,39 +173,39 @@ impl Bootstrapper {
         }
     }
 
-    async fn examine_node(&self, machine: &ObservedNode) -> Vec<Finding> {
+    async fn check_node(&self, machine: &ObservedNode) -> Vec<Finding> {
         let name = &machine.name;
         let about = |what: &str| format!("node {name}: {what}");
         if machine.power != Power::Running {
-            return vec![Finding::of(
-                Health::Wrong,
+            return vec![Finding::new(
+                Health::Error,
                 about("power"),
-                format!("it does not run: {:?}", machine.power).to_lowercase(),
-                "`bootstrapper up` starts what is declared",
+                format!("it is not running: {:?}", machine.power).to_lowercase(),
+                "run `bootstrapper up`, which starts declared nodes",
             )];
         }
         let connector = &self.backends.connector;
         let handle = match self.within(about("SSH"), connector.connect(machine)).await {
             Ok(handle) => handle,
             Err(error) => {
-                let hint = "is the machine up, and port 22 open from here?";
+                let hint = "check that the machine is running and that port 22 is reachable from this machine";
                 return vec![Finding::failed(about("SSH"), &error, hint)];
             }
         };
         let before = self.backends.clock.now();
-        let asked = self.within(about("SSH"), ask(&handle)).await;
+        let asked = self.within(about("SSH"), query(&handle)).await;
         let after = self.backends.clock.now();
         let mut findings = Vec::new();
         match asked {
             Ok(answer) => {
-                findings.push(Finding::fine(about("SSH"), "it answers"));
-                // It was asked somewhere in between.
-                let ours = before + (after - before) / 2;
-                findings.push(clock(about("clock"), answer.clock - ours));
+                findings.push(Finding::ok(about("SSH"), "it answers"));
+                // The node read its clock at some time in between; assume the middle.
+                let local = before + (after - before) / 2;
+                findings.push(clock(about("clock"), answer.clock - local));
                 findings.push(disk(about("disk"), answer.free, answer.size));
             }
             Err(error) => {
-                let hint = "the node's shell has to answer; look at it by hand";
+                let hint = "log in to the node and check that its shell works";
                 findings.push(Finding::failed(about("SSH"), &error, hint));
             }
         }
@@ -215,14 +215,14 @@ impl Bootstrapper {
             Err(error) => Finding::failed(
                 what,
                 &error,
-                "`bootstrapper up` prepares a node without an engine; else `systemctl status docker`",
+                "run `bootstrapper up`, which installs Docker; if it is installed, see `systemctl status docker` on the node",
             ),
         });
         findings
     }
 }
 
-/// What a node says of itself.
+/// The clock and disk of a node.
 struct Answer {
     clock: chrono::DateTime<chrono::Utc>,
     /// In KiB.
@@ -230,12 +230,12 @@ struct Answer {
     size: u64,
 }
 
-async fn ask(handle: &NodeHandle) -> Result<Answer> {
+async fn query(handle: &NodeHandle) -> Result<Answer> {
     const LINE: &str =
         "date +%s%3N && { df -Pk /var/lib/docker 2>/dev/null || df -Pk /; } | tail -n 1";
     let output = handle.host.exec(HostCommand::new(LINE)).await?;
-    let text = output.success("asking for clock and disk")?;
-    let unreadable = || Error::failed("asking for clock and disk", format!("it said {text:?}"));
+    let text = output.success("reading the clock and disk usage")?;
+    let unreadable = || Error::failed("reading the clock and disk usage", format!("unexpected output {text:?}"));
     let mut lines = text.lines();
     let millis = lines.next().and_then(|line| line.trim().parse().ok());
     let clock = millis.and_then(chrono::DateTime::from_timestamp_millis);
@@ -251,33 +251,33 @@ async fn ask(handle: &NodeHandle) -> Result<Answer> {
 
 fn clock(what: String, off: chrono::TimeDelta) -> Finding {
     let seconds = off.as_seconds_f64();
-    if off.abs() <= CLOCK_OFF {
-        return Finding::fine(what, format!("{:.1} s off this machine's", seconds.abs()));
+    if off.abs() <= MAX_CLOCK_DIFFERENCE {
+        return Finding::ok(what, format!("differs by {:.1} s from this machine", seconds.abs()));
     }
     let (by, which) = (
         seconds.abs(),
-        if seconds > 0.0 { "ahead" } else { "behind" },
+        if seconds > 0.0 { "ahead of" } else { "behind" },
     );
-    Finding::of(
-        Health::Wrong,
+    Finding::new(
+        Health::Error,
         what,
-        format!("{by:.0} s {which}"),
-        "let both machines keep their time (systemd-timesyncd, chrony)",
+        format!("{by:.0} s {which} this machine"),
+        "synchronise the clocks of both machines (systemd-timesyncd, chrony)",
     )
 }
 
 fn disk(what: String, free: u64, size: u64) -> Finding {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let gib = |kib: u64| format!("{:.1} GiB", kib as f64 / f64::from(1 << 20));
-    let says = format!("{} of {} free", gib(free), gib(size));
-    if free >= LITTLE_SPACE {
-        return Finding::fine(what, says);
+    let detail = format!("{} of {} free", gib(free), gib(size));
+    if free >= MIN_FREE_SPACE {
+        return Finding::ok(what, detail);
     }
-    Finding::of(
-        Health::Doubtful,
+    Finding::new(
+        Health::Warning,
         what,
-        says,
-        "give it more space, or remove images that nobody uses",
+        detail,
+        "enlarge the disk, or remove unused images",
     )
 }
 
@@ -287,13 +287,13 @@ fn engine_version(what: &str, version: &str) -> Finding {
         .next()
         .and_then(|m| m.parse::<u32>().ok());
     if major.is_some_and(|major| major >= OLDEST_ENGINE) {
-        return Finding::fine(what, format!("version {version}"));
+        return Finding::ok(what, format!("version {version}"));
     }
-    Finding::of(
-        Health::Doubtful,
+    Finding::new(
+        Health::Warning,
         what,
-        format!("version {version}, which this was never tested with"),
-        format!("version {OLDEST_ENGINE} or later is known to do"),
+        format!("version {version} was never tested"),
+        format!("install version {OLDEST_ENGINE} or later"),
     )
 }
 
@@ -302,21 +302,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_off_is_said_with_what_to_do() {
+    fn reports_clock_disk_and_version_problems() {
         let off = clock("c".into(), chrono::TimeDelta::seconds(-90));
         assert_eq!(
-            (off.health, off.says.as_str()),
-            (Health::Wrong, "90 s behind")
+            (off.health, off.detail.as_str()),
+            (Health::Error, "90 s behind this machine")
         );
         let near = clock("c".into(), chrono::TimeDelta::milliseconds(-120));
         assert_eq!(
-            (near.health, near.says.as_str()),
-            (Health::Fine, "0.1 s off this machine's")
+            (near.health, near.detail.as_str()),
+            (Health::Ok, "differs by 0.1 s from this machine")
         );
         let full = disk("d".into(), 1 << 20, 100 << 20);
-        assert_eq!(full.health, Health::Doubtful);
-        assert_eq!(full.says, "1.0 GiB of 100.0 GiB free");
-        assert_eq!(engine_version("e", "19.3.1").health, Health::Doubtful);
-        assert_eq!(engine_version("e", "20.10.24+dfsg1").health, Health::Fine);
+        assert_eq!(full.health, Health::Warning);
+        assert_eq!(full.detail, "1.0 GiB of 100.0 GiB free");
+        assert_eq!(engine_version("e", "19.3.1").health, Health::Warning);
+        assert_eq!(engine_version("e", "20.10.24+dfsg1").health, Health::Ok);
     }
 }

@@ -1,5 +1,5 @@
-//! Takes a platform down: the manager takes its own work down first, then the manager and what
-//! it ran on go.
+//! Removes a platform: first the manager removes everything that it manages, then the bootstrapper
+//! removes the manager and its node.
 
 use std::time::Duration;
 
@@ -7,115 +7,117 @@ use super::progress::Progress;
 use super::{Bootstrapper, PACE};
 use crate::api::ManagerApi;
 use crate::api::wire::OperationStateV1;
-use crate::cloud::{CloudDeadlines, NodeChange, ObservedNode, Power, carry_out_telling};
+use crate::cloud::{CloudDeadlines, NodeChange, ObservedNode, Power, carry_out_with_progress};
 use crate::error::{Error, Result, Retry};
 use crate::host::HostCommand;
 use crate::model::PlatformId;
 use crate::reconcile::execute::node_directory;
 use crate::runtime::Role;
 
-/// How long the manager may take to take everything down.
-const TAKE_DOWN: Duration = Duration::from_mins(30);
+/// How long the manager may take to remove everything that it manages.
+const REMOVED_WITHIN: Duration = Duration::from_mins(30);
 
-/// How long removing the platform's containers and volumes from one node may take.
+/// How long options the platform's containers and volumes from one node may take.
 const CLEARED_WITHIN: Duration = Duration::from_mins(15);
 
-/// How long a manager that is to take its platform down may take to answer, and to answer
-/// again if it falls silent: it may be starting anew.
-const SILENCE: Duration = Duration::from_mins(1);
+/// How long the manager may take to accept the request, and how long it may be unreachable
+/// afterwards: it may be restarting.
+const UNREACHABLE_FOR: Duration = Duration::from_mins(1);
 
-/// What is removed, and how long that may take.
+/// Options of a removal.
 #[derive(Debug)]
-struct Removing {
+struct RemovalOptions {
     platform: PlatformId,
     volumes: bool,
     deadlines: CloudDeadlines,
 }
 
 impl Bootstrapper {
-    /// Takes everything of the platform down. Repeated after a failure, it goes on.
+    /// Removes the whole platform. Can be repeated after a failure.
     pub async fn down(&self, platform: PlatformId, volumes: bool) -> Result<()> {
-        let handed = match self.client(platform).await {
-            Ok(client) => self.hand_down(client.as_ref(), volumes).await,
+        let by_manager = match self.client(platform).await {
+            Ok(client) => self.remove_by_manager(client.as_ref(), volumes).await,
             Err(error) => Err(error),
         };
-        let placed = self.state.placed().await?;
+        let placed = self.state.placement().await?;
         let deadlines = placed.as_ref().map(|p| p.deadlines.clone());
-        let removal = Removing {
+        let removal = RemovalOptions {
             platform,
             volumes,
             deadlines: deadlines.unwrap_or_default(),
         };
         let manager_node = placed.map(|p| p.manager.node);
         let is_manager = |node: &ObservedNode| Some(&node.name) == manager_node.as_ref();
-        if let Err(error) = handed {
+        if let Err(error) = by_manager {
             self.without_manager(&error);
-            // It may live and only not answer here; then it would make again what is removed.
+            // The manager may be running although it cannot be reached; it would re-create what is
+            // removed. So delete its node first.
             let nodes = self.list_nodes().await?;
             if let Some(node) = nodes.iter().find(|node| is_manager(node)) {
                 self.remove(node, &removal).await?;
             }
         }
         let mut nodes = self.list_nodes().await?;
-        // The manager's node last: until then it can still be asked what went wrong.
+        // The manager's node last, so that its logs remain available until then.
         nodes.sort_by_key(is_manager);
         for node in &nodes {
             self.remove(node, &removal).await?;
         }
-        self.wait("the deletion of what the nodes shared", TAKE_DOWN)
+        self.wait("the deletion of the nodes' shared resources", REMOVED_WITHIN)
             .until(self.backends.cloud.delete_shared())
             .await?;
         self.state.forget().await
     }
 
     fn without_manager(&self, error: &Error) {
-        self.reporter.report(Progress::Told {
+        self.reporter.report(Progress::Note {
             text: format!(
-                "the manager cannot be asked ({}); going by labels",
+                "the manager is not reachable ({}); options all resources with the platform's labels",
                 error.chain()
             ),
         });
     }
 
-    async fn hand_down(&self, client: &dyn ManagerApi, volumes: bool) -> Result<()> {
+    async fn remove_by_manager(&self, client: &dyn ManagerApi, volumes: bool) -> Result<()> {
         let operation = self
-            .wait("the manager's acceptance of the request", SILENCE)
+            .wait("the manager's acceptance of the request", UNREACHABLE_FOR)
             .repeat(|| client.take_down(volumes))
             .await?;
         let what = "stop all services and delete the other nodes".to_owned();
-        let stage = self.stage(what, TAKE_DOWN);
-        let taken_down = async {
-            let mut heard = tokio::time::Instant::now();
+        let stage = self.stage(what, REMOVED_WITHIN);
+        let finished = async {
+            let mut last_answer = tokio::time::Instant::now();
             loop {
                 match client.operation(operation.id()).await {
                     Ok(now) if now.state == OperationStateV1::Running => {
-                        heard = tokio::time::Instant::now();
+                        last_answer = tokio::time::Instant::now();
                     }
                     Ok(now) if now.state == OperationStateV1::Failed => {
                         let why = now.why.unwrap_or_default();
-                        return Err(Error::failed("taking the platform down", why));
+                        return Err(Error::failed("options the platform", why));
                     }
                     Ok(_) => return Ok(()),
                     Err(error) => match error.retry() {
-                        Retry::After(_) if heard.elapsed() < SILENCE => stage.line(&error.chain()),
+                        Retry::After(_) if last_answer.elapsed() < UNREACHABLE_FOR => stage.line(&error.chain()),
                         Retry::After(_) | Retry::Replan | Retry::Never => return Err(error),
                     },
                 }
                 tokio::time::sleep(PACE).await;
             }
         };
-        stage.part(taken_down).await?;
+        stage.part(finished).await?;
         stage.done();
         Ok(())
     }
 
-    /// Removes a node that we made; of any other, what is ours on it.
-    async fn remove(&self, node: &ObservedNode, removing: &Removing) -> Result<()> {
-        let Removing {
+    /// Deletes a node that was created for the platform; on other nodes, removes the platform's
+    /// resources.
+    async fn remove(&self, node: &ObservedNode, options: &RemovalOptions) -> Result<()> {
+        let RemovalOptions {
             platform,
             volumes,
             deadlines,
-        } = removing;
+        } = options;
         if node.created {
             let change = NodeChange::Delete {
                 node: node.name.clone(),
@@ -123,9 +125,9 @@ impl Bootstrapper {
             let deadline = deadlines.of(&change);
             let stage = self.stage(format!("delete node {}", node.name), deadline);
             let cloud = self.backends.cloud.as_ref();
-            let tell = |says: &str| stage.line(says);
+            let report = |line: &str| stage.line(line);
             stage
-                .part(carry_out_telling(cloud, change, deadline, &tell))
+                .part(carry_out_with_progress(cloud, change, deadline, &report))
                 .await?;
             stage.done();
             return Ok(());
@@ -133,7 +135,7 @@ impl Bootstrapper {
         if node.power != Power::Running {
             return Err(Error::Unreachable {
                 what: format!(
-                    "node {} (it does not run; start it, so that what is ours can be removed)",
+                    "node {} (it is not running; start it so that the platform's resources on it can be removed)",
                     node.name
                 ),
                 source: None,
@@ -143,7 +145,7 @@ impl Bootstrapper {
             let handle = self.backends.connector.connect(node).await?;
             let found = handle.runtime.state().await?;
             let mut containers = found.containers;
-            // The manager first, or it would start again what is removed.
+            // The manager first: it would restart removed containers.
             containers.sort_by_key(|c| c.role != Role::Manager);
             for container in containers {
                 handle.runtime.remove_container(&container.name).await?;
@@ -158,7 +160,7 @@ impl Bootstrapper {
                 .host
                 .exec(HostCommand::new(format!("rm -rf '{directory}'")).as_root())
                 .await?
-                .success("removing the platform's directory")?;
+                .success("options the platform's directory")?;
             Ok(())
         };
         let stage = self.stage(format!("clear node {}", node.name), CLEARED_WITHIN);
@@ -174,7 +176,7 @@ mod tests {
 
     use super::*;
     use crate::bootstrap::{
-        OperatorState, Placed, PlatformSecrets, ReachManager, Reporter, StateDirectory,
+        OperatorState, ManagerPlacement, PlatformSecrets, ReachManager, Reporter, StateDirectory,
         StaticBinary,
     };
     use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
@@ -190,7 +192,7 @@ mod tests {
     use crate::runtime::{EngineInfo, ReadinessProbe};
     use crate::secret::{PlatformKey, Sensitive};
 
-    /// Three nodes, the manager's first by name; remembers in which order they went.
+    /// A cloud with three nodes that records the order in which they are deleted.
     #[derive(Debug, Default)]
     struct Cloud(Mutex<Vec<NodeName>>);
 
@@ -209,9 +211,9 @@ mod tests {
             Ok(PreflightReport::default())
         }
         async fn list(&self) -> Result<Vec<ObservedNode>> {
-            let gone = self.0.lock().unwrap().clone();
+            let deleted = self.0.lock().unwrap().clone();
             let names = ["a", "m", "z"].map(|name| NodeName::try_from(name).unwrap());
-            let left = names.into_iter().filter(|name| !gone.contains(name));
+            let left = names.into_iter().filter(|name| !deleted.contains(name));
             Ok(left.map(node).collect())
         }
         async fn get(&self, name: &NodeName) -> Result<Option<ObservedNode>> {
@@ -254,12 +256,12 @@ mod tests {
         }
     }
 
-    /// Reaches nobody.
+    /// Backends that are never reachable.
     #[derive(Debug)]
-    struct Nobody;
+    struct Unavailable;
 
     #[async_trait]
-    impl NodeConnector for Nobody {
+    impl NodeConnector for Unavailable {
         async fn connect(&self, node: &ObservedNode) -> Result<NodeHandle> {
             Err(Error::Unreachable {
                 what: node.name.to_string(),
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[async_trait]
-    impl HostPreparer for Nobody {
+    impl HostPreparer for Unavailable {
         async fn prepare(
             &self,
             _: &dyn NodeAccess,
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[async_trait]
-    impl ReadinessProbe for Nobody {
+    impl ReadinessProbe for Unavailable {
         async fn tcp(&self, _: std::net::IpAddr, _: u16, _: Duration) -> bool {
             false
         }
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[async_trait]
-    impl ReachManager for Nobody {
+    impl ReachManager for Unavailable {
         async fn reach(
             &self,
             _: &ObservedNode,
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[async_trait]
-    impl Databases for Nobody {
+    impl Databases for Unavailable {
         async fn check(&self, _: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
             Err(Error::not_found("a database"))
         }
@@ -329,12 +331,12 @@ mod tests {
         }
     }
 
-    impl Reporter for Nobody {
+    impl Reporter for Unavailable {
         fn report(&self, _: Progress) {}
     }
 
     #[tokio::test]
-    async fn a_manager_that_cannot_be_asked_goes_before_what_it_would_make_again() {
+    async fn deletes_an_unreachable_manager_first() {
         let home = tempfile::tempdir().unwrap();
         let platform = PlatformId::new(RandomIds.uuid());
         let ssh = SshKeyPair {
@@ -343,8 +345,8 @@ mod tests {
         };
         let secrets = PlatformSecrets::generate(platform, ssh, SystemClock.now()).unwrap();
         let state = StateDirectory::new(home.path(), platform);
-        state.keep_secrets(&secrets).await.unwrap();
-        let placed = Placed {
+        state.store_secrets(&secrets).await.unwrap();
+        let placed = ManagerPlacement {
             cloud: CloudSpec::Local { subnet: None },
             manager: ManagerSpec {
                 node: NodeName::try_from("m").unwrap(),
@@ -352,16 +354,16 @@ mod tests {
             },
             deadlines: CloudDeadlines::default(),
         };
-        state.keep_placed(&placed).await.unwrap();
+        state.store_placement(&placed).await.unwrap();
         let cloud = Arc::new(Cloud::default());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let bootstrapper = Bootstrapper {
             backends: Backends {
                 registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
                 cloud: Arc::clone(&cloud) as _,
-                connector: Arc::new(Nobody),
-                preparer: Arc::new(Nobody),
-                probe: Arc::new(Nobody),
+                connector: Arc::new(Unavailable),
+                preparer: Arc::new(Unavailable),
+                probe: Arc::new(Unavailable),
                 code: Arc::new(PublishedStore::new(home.path().into())),
                 clock,
                 ids: Arc::new(RandomIds),
@@ -369,23 +371,23 @@ mod tests {
             operator_engine: None,
             state: Arc::new(state),
             secrets,
-            reach: Arc::new(Nobody),
+            reach: Arc::new(Unavailable),
             manager_image: Arc::new(StaticBinary::new(home.path().into())),
-            reporter: Arc::new(Nobody),
+            reporter: Arc::new(Unavailable),
             driver: DriverOptions::default(),
             registry: RegistrySpec::default(),
             access: Access::default(),
-            databases: Arc::new(Nobody),
+            databases: Arc::new(Unavailable),
         };
         bootstrapper.down(platform, false).await.unwrap();
-        let gone: Vec<String> = cloud
+        let deleted: Vec<String> = cloud
             .0
             .lock()
             .unwrap()
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert_eq!(gone, ["m", "a", "z"]);
-        assert!(bootstrapper.state.placed().await.unwrap().is_none());
+        assert_eq!(deleted, ["m", "a", "z"]);
+        assert!(bootstrapper.state.placement().await.unwrap().is_none());
     }
 }

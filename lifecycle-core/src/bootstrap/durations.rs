@@ -1,4 +1,4 @@
-//! How long making nodes took, kept to say beforehand how long it will take.
+//! How long creating nodes took, recorded to estimate how long it will take.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,24 +8,22 @@ use serde::{Deserialize, Serialize};
 use crate::model::{NodeName, NodeSpec};
 use crate::reconcile::Action;
 
-/// How many of the latest are kept of each kind.
+/// How many durations are kept of each kind.
 const KEPT: usize = 20;
 
-/// A step of a node that ended well.
+/// A node's step that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timed {
-    /// The step's id.
     pub step: String,
-    /// How long it took.
     pub took: Duration,
 }
 
-/// What was seen, by provider, kind of step and size of the node.
+/// Recorded durations in seconds, by provider, kind of step and size of the node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Durations(BTreeMap<String, Vec<f64>>);
 
-/// What a node's coming into being consists of.
+/// The kinds of steps that create a node.
 const KINDS: [&str; 2] = ["provision", "prepare"];
 
 fn key(provider: &str, kind: &str, size: Option<&str>) -> String {
@@ -45,14 +43,14 @@ fn id(kind: &str, node: &NodeName) -> String {
 }
 
 impl Durations {
-    /// Notes what was seen of these nodes; other steps count for nothing. True if anything was.
-    pub fn learn<'n>(
+    /// Records the durations of these nodes; ignores other steps. Returns whether it recorded any.
+    pub fn record<'n>(
         &mut self,
         provider: &str,
         nodes: impl IntoIterator<Item = &'n NodeSpec>,
         seen: &[Timed],
     ) -> bool {
-        let mut learnt = false;
+        let mut recorded = false;
         for spec in nodes {
             for kind in KINDS {
                 let id = id(kind, &spec.name);
@@ -62,15 +60,15 @@ impl Durations {
                     all.push(timed.took.as_secs_f64());
                     let surplus = all.len().saturating_sub(KEPT);
                     all.drain(..surplus);
-                    learnt = true;
+                    recorded = true;
                 }
             }
         }
-        learnt
+        recorded
     }
 
-    /// How long a node will take until it is made and prepared, as the median of what was seen of
-    /// its size; `otherwise` stands for the making where none was seen.
+    /// How long creating and preparing a node will take: the median of recorded durations for its
+    /// size; if creation was never recorded, `otherwise` is used for it.
     pub fn of(
         &self,
         provider: &str,
@@ -78,11 +76,11 @@ impl Durations {
         otherwise: Option<Duration>,
     ) -> Option<Duration> {
         let usual = |kind| self.usual(provider, kind, spec);
-        let made = usual("provision").or(otherwise)?;
-        Some(made.saturating_add(usual("prepare").unwrap_or_default()))
+        let creation = usual("provision").or(otherwise)?;
+        Some(creation.saturating_add(usual("prepare").unwrap_or_default()))
     }
 
-    /// The steps of a node that were seen before, by their ids, and how long they usually take.
+    /// The steps of a node that have recorded durations, by id, with their usual duration.
     pub fn steps(&self, provider: &str, spec: &NodeSpec) -> Vec<(String, Duration)> {
         let step = |kind| Some((id(kind, &spec.name), self.usual(provider, kind, spec)?));
         KINDS.into_iter().filter_map(step).collect()
@@ -93,7 +91,8 @@ impl Durations {
     }
 }
 
-/// A duration for people: longer ones to ten seconds, since nobody knows better.
+/// A duration for people. Those over a minute are rounded to ten seconds, because they are
+/// estimates.
 pub(super) fn about(duration: Duration) -> String {
     let seconds = duration.as_secs().max(1);
     let rounded = if seconds < 60 {
@@ -104,12 +103,12 @@ pub(super) fn about(duration: Duration) -> String {
     humantime::format_duration(Duration::from_secs(rounded)).to_string()
 }
 
-/// How long new nodes will take, in words.
-pub fn in_words(predicted: Duration) -> String {
+/// The estimate for new nodes as a message.
+pub fn describe_estimate(predicted: Duration) -> String {
     format!("new nodes will take about {}", about(predicted))
 }
 
-/// The lower one of two in the middle. What is no duration was not written by us.
+/// The lower median. Values that are not valid durations are ignored.
 fn median(all: &[f64]) -> Option<Duration> {
     let mut all: Vec<Duration> = all
         .iter()
@@ -147,13 +146,13 @@ mod tests {
             timed("node/b/provision", 7),
             timed("service/web/build", 3),
         ];
-        assert!(seen.learn("azure", [&one, &two], &steps));
+        assert!(seen.record("azure", [&one, &two], &steps));
         for seconds in [1, 90, 80] {
             let steps = [timed("node/a/provision", seconds)];
-            assert!(seen.learn("azure", [&one], &steps));
+            assert!(seen.record("azure", [&one], &steps));
         }
-        assert!(seen.learn("azure", [&one], &[timed("node/a/prepare", 5)]));
-        assert!(!seen.learn("azure", [&two], &[timed("node/a/prepare", 5)]));
+        assert!(seen.record("azure", [&one], &[timed("node/a/prepare", 5)]));
+        assert!(!seen.record("azure", [&two], &[timed("node/a/prepare", 5)]));
         let second = Duration::from_secs;
         assert_eq!(seen.of("azure", &one, None), Some(second(85)));
         assert_eq!(seen.of("azure", &two, Some(second(60))), Some(second(7)));
@@ -166,21 +165,21 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_more_than_is_known() {
-        let told = |millis| in_words(Duration::from_millis(millis));
-        assert_eq!(told(3), "new nodes will take about 1s");
-        assert_eq!(told(59_900), "new nodes will take about 59s");
-        assert_eq!(told(126_000), "new nodes will take about 2m 10s");
+    fn rounds_long_estimates_to_ten_seconds() {
+        let described = |millis| describe_estimate(Duration::from_millis(millis));
+        assert_eq!(described(3), "new nodes will take about 1s");
+        assert_eq!(described(59_900), "new nodes will take about 59s");
+        assert_eq!(described(126_000), "new nodes will take about 2m 10s");
     }
 
     #[test]
-    fn the_latest_are_kept_and_what_is_odd_counts_for_nothing() {
+    fn keeps_the_latest_and_ignores_invalid_durations() {
         let mut seen: Durations =
             serde_json::from_str(r#"{"azure provision": [-1.0, 1e300, 9.0]}"#).unwrap();
         let one = spec("a", None);
         assert_eq!(seen.of("azure", &one, None), Some(Duration::from_secs(9)));
         for seconds in 1..=50 {
-            seen.learn("azure", [&one], &[timed("node/a/provision", seconds)]);
+            seen.record("azure", [&one], &[timed("node/a/provision", seconds)]);
         }
         assert_eq!(seen.of("azure", &one, None), Some(Duration::from_secs(40)));
     }

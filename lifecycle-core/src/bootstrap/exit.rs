@@ -1,19 +1,19 @@
 //! The exit codes of `bootstrapper`, for programs that call it.
 
-/// How a command ended. `exec` passes the command's own code on, and says 125 where it could not
-/// be run at all.
+/// How a command ended. `exec` returns the exit code of the executed command, or 125 if it could
+/// not be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitStatus {
-    /// Done.
+    /// Success.
     Done = 0,
-    /// Something failed, or was not confirmed, or `doctor` found something wrong.
+    /// Something failed, was not confirmed, or `doctor` found a problem.
     Failed = 1,
-    /// Wrong arguments or files, or secrets that are missing; nothing was touched.
+    /// Wrong arguments or files, or missing secrets; nothing was changed.
     Refused = 2,
     /// `exec` could not run the command.
     NotRun = 125,
-    /// Interrupted; the same command goes on.
+    /// Interrupted; running the same command again continues.
     Interrupted = 130,
 }
 

@@ -1,4 +1,4 @@
-//! Follows the manager until the round has ended, and sums up.
+//! Follows the manager until it has settled, and summarises the result.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,41 +21,39 @@ use crate::model::{Event, EventKind, OperationId};
 use crate::reconcile::RunningStep;
 use crate::runtime::LogOptions;
 
-/// How long a manager that answered may be silent.
-const SILENCE: Duration = Duration::from_mins(1);
+/// How long a manager that has answered may be unreachable.
+const UNREACHABLE_FOR: Duration = Duration::from_mins(1);
 
-/// How long the account of a round may take, with the last lines of what failed.
-const SUMMED_UP_WITHIN: Duration = Duration::from_mins(5);
+/// How long reading the result may take, with the last output lines of failed replicas.
+const SUMMARY_WITHIN: Duration = Duration::from_mins(5);
 
 /// How many last lines of a failed instance are shown.
 const LAST_LINES: u32 = 10;
 
-/// How a bring-up ended.
+/// The result of a bring-up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// The generation that was brought up.
+    /// The generation that is running.
     pub generation: u64,
-    /// All nodes.
     pub nodes: Vec<NodeV1>,
     /// All services with their replicas.
     pub services: Vec<ServiceV1>,
-    /// Those that failed.
+    /// The replicas that failed.
     pub failures: Vec<ServiceFailure>,
 }
 
-/// A replica that did not come up.
+/// A replica that did not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceFailure {
     /// `<service>-<replica>`.
     pub instance: String,
-    /// Why.
     pub why: String,
-    /// Its last lines.
+    /// The last lines of its output.
     pub last_lines: Vec<String>,
 }
 
-/// Follows until generation `generation` has settled, telling what happens after `cursor`. Gives
-/// also how long steps took.
+/// Follows until `generation` has settled, and reports events after `cursor`. Also returns how long
+/// steps took.
 pub(super) async fn follow(
     client: &dyn ManagerApi,
     generation: u64,
@@ -68,11 +66,11 @@ pub(super) async fn follow(
         match following.once(client, generation).await {
             Ok(true) => break,
             Ok(false) => following.watch()?,
-            Err(error) => following.bear(error)?,
+            Err(error) => following.tolerate(error)?,
         }
         tokio::time::sleep(PACE).await;
     }
-    let sum_up = async {
+    let summary = async {
         let nodes = client.nodes().await?;
         let services = client.services().await?;
         let mut failures = Vec::new();
@@ -90,14 +88,14 @@ pub(super) async fn follow(
             failures,
         })
     };
-    let what = "the manager's account of nodes, services and last lines of output";
-    let outcome = Wait::new(reporter, clock, what, SUMMED_UP_WITHIN)
-        .until::<_, Error>(sum_up)
+    let what = "the manager's report of nodes, services and last lines of output";
+    let outcome = Wait::new(reporter, clock, what, SUMMARY_WITHIN)
+        .until::<_, Error>(summary)
         .await?;
     Ok((outcome, following.took))
 }
 
-/// Follows an operation to its end, telling what happens after `cursor`.
+/// Follows an operation until it ends, and reports events after `cursor`.
 pub(super) async fn follow_operation(
     client: &dyn ManagerApi,
     id: OperationId,
@@ -115,7 +113,7 @@ pub(super) async fn follow_operation(
         match attempt.await {
             Ok(operation) if operation.state != OperationStateV1::Running => return Ok(operation),
             Ok(_) => following.watch()?,
-            Err(error) => following.bear(error)?,
+            Err(error) => following.tolerate(error)?,
         }
         tokio::time::sleep(PACE).await;
     }
@@ -128,7 +126,8 @@ fn is_up(instance: &InstanceV1) -> bool {
     )
 }
 
-/// What serves under its former specification, since the declared one was given up, has a reason.
+/// A replica that still runs its previous specification, because the declared one was abandoned,
+/// has a reason.
 fn is_as_declared(instance: &InstanceV1) -> bool {
     is_up(instance) && instance.why.is_none()
 }
@@ -149,7 +148,7 @@ async fn failure(
             .into_iter()
             .filter_map(Result::ok)
             .filter(|l| l.instance == instance.id && !l.notice)
-            // The one that serves did not fail.
+            // Skip the lines of a container that is ready.
             .filter(|l| !is_up(instance) || Some(&l.container) != instance.container.as_ref())
             .map(|l| l.line.text)
             .collect();
@@ -167,13 +166,13 @@ async fn failure(
 struct Following<'a> {
     reporter: &'a dyn Reporter,
     cursor: u64,
-    /// When steps began, as the manager says.
+    /// When each running step started, according to the manager.
     since: BTreeMap<String, DateTime<Utc>>,
-    /// How long those took that ended well, as the manager says.
+    /// How long succeeded steps took, according to the manager.
     took: Vec<Timed>,
-    heard: Instant,
+    last_answer: Instant,
     waits: LoopWatch<'a>,
-    /// What runs and is waited for, as the manager said last.
+    /// What was running and waited for at the last poll.
     latest: (Vec<RunningStep>, Vec<WaitV1>),
 }
 
@@ -186,21 +185,21 @@ impl<'a> Following<'a> {
             cursor,
             since: BTreeMap::new(),
             took: Vec::new(),
-            heard: Instant::now(),
+            last_answer: Instant::now(),
         }
     }
 
-    /// Shows what is new. True once the round has ended.
+    /// Reports what is new. Returns whether the generation has settled.
     async fn once(&mut self, client: &dyn ManagerApi, generation: u64) -> Result<bool> {
         let progress = client.progress(false).await?;
-        let over = progress.settled && progress.generation >= generation;
-        // Steps that began before what is told here.
+        let settled = progress.settled && progress.generation >= generation;
+        // Steps may have started before `cursor`.
         for step in &progress.running {
             let began = self.since.entry(step.id.to_string());
             began.or_insert(step.since);
         }
         self.events(client).await?;
-        self.heard = Instant::now();
+        self.last_answer = Instant::now();
         for step in &progress.running {
             if let Some(line) = &step.last_line {
                 self.reporter.report(Progress::Line {
@@ -210,22 +209,22 @@ impl<'a> Following<'a> {
             }
         }
         self.latest = (progress.running, progress.waits);
-        Ok(over)
+        Ok(settled)
     }
 
     /// Reports what is waited for.
     ///
     /// # Errors
-    /// Of what should have ended.
+    /// [`Error::TimedOut`] for a wait that should have ended.
     fn watch(&mut self) -> Result<()> {
-        self.waits.see(&self.latest.0, &self.latest.1)
+        self.waits.update(&self.latest.0, &self.latest.1)
     }
 
-    /// A manager that was heard a moment ago may be silent for a while.
-    fn bear(&mut self, error: Error) -> Result<()> {
+    /// Tolerates an error while the manager answered recently.
+    fn tolerate(&mut self, error: Error) -> Result<()> {
         match error.retry() {
-            Retry::After(_) if self.heard.elapsed() < SILENCE => {
-                self.waits.unanswered(&error, self.heard, SILENCE);
+            Retry::After(_) if self.last_answer.elapsed() < UNREACHABLE_FOR => {
+                self.waits.unanswered(&error, self.last_answer, UNREACHABLE_FOR);
                 Ok(())
             }
             _ => Err(error),
@@ -236,7 +235,7 @@ impl<'a> Following<'a> {
         loop {
             let page = match client.events(self.cursor).await {
                 Err(Error::NotFound { .. }) => {
-                    // They are not kept any longer; what matters now is what comes.
+                    // The manager has deleted events after this cursor; continue with new ones.
                     self.cursor = client.last_event().await?;
                     return Ok(());
                 }
@@ -247,12 +246,12 @@ impl<'a> Following<'a> {
             }
             self.cursor = page.cursor;
             for event in &page.events {
-                self.tell(event);
+                self.report_event(event);
             }
         }
     }
 
-    fn tell(&mut self, event: &Event) {
+    fn report_event(&mut self, event: &Event) {
         let message = event.event.message.clone();
         let step = event.event.data.get("step").and_then(|v| v.as_str());
         let key = step.unwrap_or_default().to_owned();
@@ -292,7 +291,7 @@ impl<'a> Following<'a> {
             | EventKind::NoReadyEndpoint
             | EventKind::CannotListen
             | EventKind::DatabaseBack
-            | EventKind::Unknown => self.reporter.report(Progress::Told { text: message }),
+            | EventKind::Unknown => self.reporter.report(Progress::Note { text: message }),
             EventKind::Declared
             | EventKind::Planned
             | EventKind::FirstRoundDone

@@ -1,6 +1,6 @@
-//! What the bootstrapper hands to the manager: files of root's in one directory of the
-//! manager's node, which the manager's container sees at the same path. The bootstrapper never
-//! opens a registry that lies beside them.
+//! The hand-over: what the bootstrapper gives to the manager, as files owned by root in one
+//! directory of the manager's node. The manager's container sees them at the same path. The
+//! bootstrapper never opens a registry next to them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,51 +23,49 @@ use crate::reconcile::execute::node_directory;
 use crate::registry::{Databases, Mirrors, RegistryId};
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
-/// What of a hand-over is no secret.
+
+
+/// The parts of a hand-over that are not secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerConfig {
-    /// The platform's name.
     pub name: PlatformName,
-    /// The platform's identity.
     pub platform: PlatformId,
-    /// Where the manager's API is to be.
+    /// Where the manager's API will listen.
     pub endpoint: ManagerEndpoint,
-    /// The image that the manager runs from, and agents with it.
+    /// The image of the manager, also used for agents.
     #[serde(default)]
     pub image: Option<String>,
-    /// Where nodes come from.
+    /// The cloud.
     pub cloud: CloudSpec,
-    /// Where code bases are read from.
+    /// The code store.
     #[serde(default)]
     pub code: CodeStoreSpec,
-    /// The public key that new nodes accept.
+    /// The public SSH key of the nodes.
     pub ssh_public: String,
-    /// SHA-256 of the token that changes things.
+    /// SHA-256 of the token that allows changes.
     pub admin_token_hash: String,
 }
 
-/// Everything that a manager starts with.
+/// Everything that a manager is started with.
 #[derive(Debug, Clone)]
 pub struct Handover {
-    /// What is no secret.
+    /// The parts that are not secret.
     pub config: ManagerConfig,
-    /// The platform's key.
     pub key: PlatformKey,
-    /// The platform's authority.
     pub authority: Authority,
-    /// The token that reads.
+    /// The token that allows reading.
     pub read_token: Sensitive,
-    /// The private key that opens the nodes.
+    /// The private SSH key of the nodes.
     pub ssh_private: Sensitive,
-    /// Where the registry lies.
+    /// The location of the registry.
     pub registry: RegistrySpec,
-    /// What opens the cloud and the code store.
+    /// The credentials for the cloud and the code store.
     pub credentials: Credentials,
-    /// What to start with, if the registry holds no declaration.
+    /// The declaration to start with if the registry has none.
     pub declaration: Option<Declaration>,
 }
 
-/// How long a manager leads without renewing.
+/// The lifetime of the manager's lease.
 const LEASE: Duration = Duration::from_secs(15);
 
 const CONFIG: &str = "config.json";
@@ -91,8 +89,7 @@ pub fn code_directory(platform: PlatformId) -> String {
 }
 
 impl Handover {
-    /// What `secrets`, `declaration`, `registry` and `access` hand to a manager at `endpoint` that
-    /// runs from `image`.
+    /// The hand-over to a manager at `endpoint` that runs from `image`.
     pub fn new(
         secrets: &PlatformSecrets,
         declaration: &Declaration,
@@ -122,13 +119,13 @@ impl Handover {
         }
     }
 
-    /// The files, in the order in which they are put: the configuration last.
+    /// The files, in the order in which they are written: the configuration last.
     pub fn files(&self) -> Result<Vec<HostFile>> {
         let config =
-            serde_json::to_string_pretty(&self.config).map_err(|error| unwritten(&error))?;
-        let registry = serde_json::to_string(&self.registry).map_err(|error| unwritten(&error))?;
+            serde_json::to_string_pretty(&self.config).map_err(|error| cannot_serialise(&error))?;
+        let registry = serde_json::to_string(&self.registry).map_err(|error| cannot_serialise(&error))?;
         let credentials =
-            serde_json::to_string(&self.credentials).map_err(|error| unwritten(&error))?;
+            serde_json::to_string(&self.credentials).map_err(|error| cannot_serialise(&error))?;
         let files = [
             (KEY, self.key.to_hex().expose().to_owned()),
             (CA, self.authority.certificate.clone()),
@@ -147,14 +144,14 @@ impl Handover {
         Ok(files)
     }
 
-    /// The file of the declaration alone: what a manager starts from that has lost its registry,
-    /// so it is put anew whenever another one was accepted.
+    /// The file of the declaration alone. A manager that has lost its registry starts from it, so
+    /// it is rewritten after each accepted declaration.
     pub fn declaration_file(declaration: &Declaration) -> Result<HostFile> {
-        let text = serde_json::to_string(declaration).map_err(|error| unwritten(&error))?;
+        let text = serde_json::to_string(declaration).map_err(|error| cannot_serialise(&error))?;
         Ok(file(declaration.id, DECLARATION, text))
     }
 
-    /// Reads what the bootstrapper put into the platform's directory.
+    /// Reads the hand-over from the platform's directory.
     pub fn read(platform_directory: &Path) -> Result<Self> {
         let directory = platform_directory.join("manager");
         let mut unreadable = None;
@@ -173,13 +170,13 @@ impl Handover {
         unreadable.map_or(read, Err)
     }
 
-    /// Reads a hand-over whose files `file` gives by their names.
+    /// Reads a hand-over; `file` returns the contents of a file by name.
     pub fn read_with(mut file: impl FnMut(&str) -> Option<String>) -> Result<Self> {
         let mut required = |name: &str| {
             file(name).ok_or_else(|| Error::Invalid {
-                what: format!("the hand-over's file {name}"),
+                what: format!("the file {name} of the hand-over"),
                 why: "it is missing".into(),
-                hint: "run `up` again; it puts the files anew".into(),
+                hint: "run `bootstrapper up` again, which writes the files".into(),
             })
         };
         let config: ManagerConfig = parse(CONFIG, &required(CONFIG)?)?;
@@ -191,7 +188,7 @@ impl Handover {
         let read_token = Sensitive::new(required(READ_TOKEN)?);
         let ssh_private = Sensitive::new(required(SSH)?);
         let registry = parse(REGISTRY, &required(REGISTRY)?)?;
-        // A hand-over by a former version has none.
+        // A hand-over by an older version has no credentials.
         let credentials = file(CREDENTIALS)
             .map(|text| parse(CREDENTIALS, &text))
             .transpose()?
@@ -211,15 +208,15 @@ impl Handover {
         })
     }
 
-    /// The mirrors that the manager keeps of the registry `id`, if kinds have databases.
+    /// The mirrors of registry `id`, if some kinds have their own databases.
     pub fn mirrors(&self, id: RegistryId, databases: Arc<dyn Databases>) -> Option<Mirrors> {
         let kinds = &self.registry.kinds;
         let platform = self.config.platform;
         (!kinds.is_empty()).then(|| Mirrors::new(id, databases, platform, self.key.clone(), kinds))
     }
 
-    /// What the manager is started with. Each call is another run: what a former one held is
-    /// not its own.
+    /// The options to start the manager with. Each call counts as a new run with its own lease
+    /// holder.
     pub fn into_options(
         self,
         ids: &dyn IdSource,
@@ -251,14 +248,14 @@ fn file(platform: PlatformId, name: &str, text: String) -> HostFile {
     HostFile::new(format!("{directory}/{name}"), 0o400, text)
 }
 
-fn unwritten(error: &serde_json::Error) -> Error {
+fn cannot_serialise(error: &serde_json::Error) -> Error {
     Error::failed("writing the hand-over", error.to_string())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| Error::Corrupt {
-        what: format!("the hand-over's file {name}"),
-        // A declaration holds secrets, so the place is told and not the text.
+        what: format!("the file {name} of the hand-over"),
+        // A declaration contains secrets, so report only the position.
         why: format!("line {}, column {}", error.line(), error.column()),
     })
 }

@@ -1,5 +1,5 @@
-//! One `up` or `down` of a platform at a time: two at once would make two sets of secrets of one
-//! platform, or take down what the other brings up.
+//! A lock that allows one `up` or `down` of a platform at a time. Two at once could create two sets
+//! of secrets, or delete what the other creates.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -11,40 +11,40 @@ use crate::error::{Error, Result};
 
 const LOCK: &str = "lock";
 
-/// Holds a platform until it is dropped, or its process ends in whatever way.
+/// Holds the lock until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct StateLock(#[expect(dead_code, reason = "the open file is the lock")] File);
 
 impl StateDirectory {
-    /// Takes the platform for this process. Makes the directory if it is not there.
+    /// Locks the platform for this process. Creates the directory if it does not exist.
     ///
     /// # Errors
-    /// [`Error::Denied`] if another process holds it; it is not waited for.
+    /// [`Error::Denied`] if another process holds the lock; does not wait.
     pub fn lock(&self) -> Result<StateLock> {
         let what = || format!("locking {}", self.path().display());
         take(self.path()).map_err(|error| match error {
-            Refusal::Held(by) => Error::Denied {
+            LockFailure::Held(by) => Error::Denied {
                 what: "this command".into(),
-                why: format!("another `up` or `down` of this platform runs here (process {by})"),
-                hint: "wait until it has ended, then run this again".into(),
+                why: format!("another `up` or `down` of this platform is running on this machine (process {by})"),
+                hint: "wait until it has ended, then run this command again".into(),
             },
-            Refusal::Io(error) => Error::io(what(), error),
+            LockFailure::Io(error) => Error::io(what(), error),
         })
     }
 }
 
-enum Refusal {
+enum LockFailure {
     Held(String),
     Io(io::Error),
 }
 
-impl From<io::Error> for Refusal {
+impl From<io::Error> for LockFailure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-fn take(directory: &Path) -> Result<StateLock, Refusal> {
+fn take(directory: &Path) -> Result<StateLock, LockFailure> {
     let path = directory.join(LOCK);
     loop {
         DirBuilder::new()
@@ -59,7 +59,7 @@ fn take(directory: &Path) -> Result<StateLock, Refusal> {
             .mode(0o600)
             .open(&path);
         let mut file = match opened {
-            // A `down` that ended just now removed the directory.
+            // A concurrent `down` removed the directory.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,
         };
@@ -68,12 +68,11 @@ fn take(directory: &Path) -> Result<StateLock, Refusal> {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 file.read_to_string(&mut holder)?;
-                return Err(Refusal::Held(holder.trim().to_owned()));
+                return Err(LockFailure::Held(holder.trim().to_owned()));
             }
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
-        // The same goes for a file that was removed between its opening and its lock: nobody
-        // else would find it.
+        // If the file was removed between opening and locking it, nobody else would see this lock.
         let own = file.metadata()?;
         match std::fs::metadata(&path) {
             Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => {}
@@ -95,7 +94,7 @@ mod tests {
     use crate::model::PlatformId;
 
     #[tokio::test]
-    async fn one_holds_a_platform_until_it_lets_go_or_forgets_it() {
+    async fn a_lock_is_exclusive_until_released_or_deleted() {
         let home = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(home.path(), PlatformId::new(RandomIds.uuid()));
         let first = state.lock().unwrap();
@@ -105,7 +104,7 @@ mod tests {
         assert!(refused.hint().is_some());
         drop(first);
         let second = state.lock().unwrap();
-        // With the directory its lock goes; whoever comes next makes another.
+        // Deleting the directory deletes the lock file; the next process creates another one.
         state.forget().await.unwrap();
         let third = state.lock().unwrap();
         drop((second, third));

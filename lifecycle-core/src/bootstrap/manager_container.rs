@@ -1,5 +1,5 @@
-//! The manager's own image and container: built like any other image, replaced stop-first with
-//! a way back.
+//! The manager's image and container. The image is built like any other; the container is replaced
+//! stop-first, with a rollback.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -25,36 +25,36 @@ use crate::runtime::{
     Role,
 };
 
-/// How many last lines of a manager that does not answer are told.
+/// How many last lines of a manager that does not answer are shown.
 const LAST_LINES: u32 = 10;
 
-/// How long the manager's image may take: one file is sent, and nothing runs.
+/// How long building the manager's image may take: it copies one file and runs nothing.
 const BUILT_WITHIN: Duration = Duration::from_mins(30);
 
-/// How long these lines may take.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(10);
+/// How long reading the last lines may take.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the manager's image is built from.
+/// The source of the manager's image.
 ///
 /// # Guarantees
-/// `digest` is the SHA-256 of what `context` holds.
+/// `digest` is the SHA-256 of the contents of `context`.
 #[async_trait]
 pub trait ManagerImage: Debug + Send + Sync + 'static {
-    /// The content's digest, in hexadecimal.
+    /// The digest of the contents, in hexadecimal.
     async fn digest(&self) -> Result<String>;
 
     /// The build context, an uncompressed tar archive with a `Dockerfile`.
     async fn context(&self) -> Result<ByteStream>;
 }
 
-/// What the digest of the manager's container covers.
+/// The input of the digest of the manager's container.
 #[derive(Serialize)]
 struct ManagerForm<'a> {
     version: &'static str,
     image: &'a str,
     port: u16,
     cloud: &'a CloudSpec,
-    /// Left out where it is the default, so that what runs by it goes on.
+    /// Omitted if default, so that existing digests stay valid.
     #[serde(skip_serializing_if = "RegistrySpec::is_default")]
     registry: &'a RegistrySpec,
     #[serde(skip_serializing_if = "CodeStoreSpec::is_default")]
@@ -64,7 +64,7 @@ struct ManagerForm<'a> {
 }
 
 impl Bootstrapper {
-    /// Sees to it that the manager runs as it should, and answers.
+    /// Ensures that the manager runs with the current specification, and answers.
     pub(super) async fn manager(
         &self,
         machine: &ObservedNode,
@@ -79,7 +79,7 @@ impl Bootstrapper {
                 .reach
                 .reach(machine, node, declaration.id, endpoint.port)
                 .await?;
-            let former = self.former_manager(node, &spec).await?;
+            let previous = self.previous_managers(node, &spec).await?;
             let current = node
                 .runtime
                 .state()
@@ -87,23 +87,23 @@ impl Bootstrapper {
                 .containers
                 .into_iter()
                 .find(|c| c.name == spec.name && matches!(c.state, ContainerState::Running { .. }));
-            let files = self.former_files(node, declaration.id).await?;
-            Ok((client, former, current, files))
+            let files = self.previous_files(node, declaration.id).await?;
+            Ok((client, previous, current, files))
         };
-        let (client, former, current, files) = self
+        let (client, previous, current, files) = self
             .wait("what runs on the manager's node", NODE_ANSWERS_WITHIN)
             .until::<_, Error>(observed)
             .await?;
-        let way_back = files.way_back(&former);
-        let begun = async {
+        let rollback_target = files.rollback_target(&previous);
+        let started = async {
             if current.is_none() {
                 let what = format!("start the lifecycle manager on {}", endpoint.node);
                 let stage = self.stage(what, NODE_ANSWERS_WITHIN);
                 let stop = async {
-                    for old in &former {
+                    for old in &previous {
                         node.runtime.stop_container(&old.name, None).await?;
                     }
-                    match way_back {
+                    match rollback_target {
                         Some(old) => files.keep(node, old).await,
                         None => Ok(()),
                     }
@@ -117,9 +117,9 @@ impl Bootstrapper {
                     endpoint.clone(),
                     image.clone(),
                 );
-                let handed = handover.files()?;
+                let handover_files = handover.files()?;
                 let start = async {
-                    for file in handed {
+                    for file in handover_files {
                         node.host.put(file).await?;
                     }
                     node.runtime.ensure_container(&spec).await
@@ -128,46 +128,46 @@ impl Bootstrapper {
             }
             self.answers(client.as_ref()).await
         };
-        if let Err(error) = begun.await {
-            let said = last_words(node, &spec.name).await;
-            let Some(old) = way_back else {
-                if said.is_empty() {
+        if let Err(error) = started.await {
+            let last_output = last_lines(node, &spec.name).await;
+            let Some(old) = rollback_target else {
+                if last_output.is_empty() {
                     return Err(error);
                 }
                 return Err(Error::Failed {
                     what: "starting the lifecycle manager".into(),
-                    why: format!("it does not answer; it said: {said}"),
+                    why: format!("it does not answer; its last output: {last_output}"),
                     source: Some(Box::new(error)),
                 });
             };
-            // What ran before runs again, on what it had.
-            let put_back = async {
+            // Roll back to the previous manager and its files.
+            let rollback = async {
                 node.runtime.remove_container(&spec.name).await?;
-                let kept = self.former_files(node, declaration.id).await?;
+                let kept = self.previous_files(node, declaration.id).await?;
                 if kept.has(old) {
-                    kept.put_back(node, old).await?;
+                    kept.restore(node, old).await?;
                 }
                 node.runtime.start_container(&old.name).await
             };
             self.wait("the previous manager's start", NODE_ANSWERS_WITHIN)
-                .until(put_back)
+                .until(rollback)
                 .await?;
             return Err(Error::Failed {
                 what: "replacing the lifecycle manager".into(),
                 why: format!(
-                    "the new one does not answer, so the former one runs again; it said: {said}"
+                    "the new one does not answer, so the previous one was started again; last output of the new one: {last_output}"
                 ),
                 source: Some(Box::new(error)),
             });
         }
         let clear = async {
-            if !former.is_empty() {
-                self.remove_outdated_manager_images(node, &image).await?;
+            if !previous.is_empty() {
+                self.remove_unused_manager_images(node, &image).await?;
             }
-            for old in &former {
+            for old in &previous {
                 node.runtime.remove_container(&old.name).await?;
             }
-            match way_back {
+            match rollback_target {
                 Some(old) => files.forget(node, old).await,
                 None => Ok(()),
             }
@@ -190,7 +190,7 @@ impl Bootstrapper {
         let name = format!("{}/lifecycle-manager:{short}", declaration.name);
         let known = self
             .wait(
-                format!("what is known of image {name}"),
+                format!("the lookup of image {name}"),
                 NODE_ANSWERS_WITHIN,
             )
             .until(node.runtime.image(&name))
@@ -234,8 +234,8 @@ impl Bootstrapper {
             target: directory.clone(),
             read_only: false,
         }];
-        // Last, so that it covers the writable mount above: nobody but root of the node
-        // changes what was handed over.
+        // Last, so that it covers the writable mount above: only root of the node may change the
+        // hand-over.
         let handover = handover_directory(declaration.id);
         binds.push(HostBind {
             source: handover.clone(),
@@ -248,7 +248,7 @@ impl Bootstrapper {
                 target: OPERATOR_ENGINE_SOCKET.into(),
                 read_only: false,
             }),
-            // It is reached over the network.
+            // Azure is reached over the network.
             CloudSpec::Azure(_) => {}
         }
         Ok(ContainerSpec {
@@ -276,7 +276,7 @@ impl Bootstrapper {
         })
     }
 
-    async fn former_manager(
+    async fn previous_managers(
         &self,
         node: &NodeHandle,
         spec: &ContainerSpec,
@@ -290,14 +290,14 @@ impl Bootstrapper {
     }
 }
 
-/// The last that a container wrote, as far as it can be had.
-async fn last_words(node: &NodeHandle, container: &str) -> String {
+/// The last output lines of a container; empty if they cannot be read.
+async fn last_lines(node: &NodeHandle, container: &str) -> String {
     let options = LogOptions::last(LAST_LINES);
     let lines = async {
         let lines = node.runtime.logs(container, options).await?;
         lines.try_collect::<Vec<_>>().await
     };
-    match tokio::time::timeout(LAST_WORDS_WITHIN, lines).await {
+    match tokio::time::timeout(LAST_LINES_WITHIN, lines).await {
         Ok(Ok(lines)) => {
             let lines: Vec<String> = lines.into_iter().map(|line| line.text).collect();
             lines.join("\n")

@@ -1,5 +1,5 @@
-//! The manager's image: one static binary and nothing else. No toolchain is needed on a node,
-//! and no library of the operator's machine.
+//! The manager's image: one static binary and nothing else. Nodes need no toolchain, and no library
+//! of this machine is used.
 
 use std::path::{Path, PathBuf};
 
@@ -11,20 +11,20 @@ use super::manager_container::ManagerImage;
 use crate::error::{Error, Result};
 use crate::host::ByteStream;
 
-/// How the image is built from the binary beside it.
+/// The Dockerfile for the binary in the build context.
 const DOCKERFILE: &str = "\
 FROM scratch
 COPY lifecycle-manager /lifecycle-manager
 ENTRYPOINT [\"/lifecycle-manager\"]
 ";
 
-/// The binary's name in the build context.
+/// The name of the binary in the build context.
 const BINARY: &str = "lifecycle-manager";
 
-/// How much of the binary is read at a time, in bytes.
+/// The size of one read, in bytes.
 const CHUNK: usize = 256 * 1024;
 
-/// An image of a static Linux binary.
+/// An image that contains a static Linux binary.
 #[derive(Debug, Clone)]
 pub struct StaticBinary {
     path: PathBuf,
@@ -40,9 +40,9 @@ impl StaticBinary {
         if error.kind() == std::io::ErrorKind::NotFound {
             return Error::Invalid {
                 what: path.display().to_string(),
-                why: "the lifecycle manager's program is not there".into(),
-                hint: "build it (`cargo build -p lifecycle-manager`) or put it beside the \
-                       bootstrapper"
+                why: "the lifecycle manager's program does not exist".into(),
+                hint: "build it (`cargo build -p lifecycle-manager`) or copy it to the directory \
+                       of the bootstrapper"
                     .into(),
             };
         }
@@ -74,7 +74,7 @@ impl ManagerImage for StaticBinary {
         tokio::task::spawn_blocking(move || {
             let failed = sender.clone();
             if let Err(error) = archive(file, Sending(sender)) {
-                // Nobody listens any more, or now knows why this ends.
+                // Either the receiver is gone, or it now gets the error.
                 drop(failed.blocking_send(Err(error)));
             }
         });
@@ -103,7 +103,7 @@ fn archive(binary: std::fs::File, sink: Sending) -> std::io::Result<()> {
     std::io::Write::flush(&mut archive.into_inner()?)
 }
 
-/// A writer that only hashes.
+/// A writer that hashes its input.
 struct Hashing<'a>(&'a mut Sha256);
 
 impl std::io::Write for Hashing<'_> {
@@ -117,7 +117,7 @@ impl std::io::Write for Hashing<'_> {
     }
 }
 
-/// A writer whose bytes come out of a channel.
+/// A writer that sends its input to a channel.
 struct Sending(tokio::sync::mpsc::Sender<std::io::Result<Bytes>>);
 
 impl std::io::Write for Sending {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_context_holds_the_binary_and_the_digest_follows_it() {
+    async fn the_digest_covers_the_binary_in_the_context() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("binary");
         let contents = vec![7_u8; CHUNK * 2 + 3];
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_program_says_how_to_get_it() {
+    async fn a_missing_program_has_a_hint() {
         let image = StaticBinary::new("/nowhere/lifecycle-manager".into());
         let error = image.digest().await.unwrap_err();
         assert!(error.hint().unwrap().contains("cargo build"), "{error}");

@@ -1,23 +1,23 @@
-//! The bootstrapper as a library call: sees to it that the manager's node runs, that the
-//! manager runs on it, hands the declaration over, and follows until the platform is up.
+//! The bootstrapper as a library: ensures that the manager's node and the manager are running,
+//! sends the declaration to the manager, and follows its progress until the platform is up.
 //!
-//! Every step looks first and changes only what is missing, so that a call that was broken off
-//! anywhere goes on where it ended.
+//! Every step first observes and then changes only what is missing, so an interrupted call can be
+//! repeated.
 
 mod doctor;
 mod down;
 mod durations;
+mod estimate;
 mod exit;
 mod follow;
-mod forecast;
-mod former;
 mod handover;
 mod lock;
 mod manager_container;
 mod manager_image;
-mod not_from_outside;
+mod no_probe;
 mod outdated;
-mod prediction;
+mod preview;
+mod previous_manager;
 mod progress;
 mod publish;
 mod reach;
@@ -33,10 +33,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use doctor::{Finding, Health};
-pub use durations::{Durations, Timed, in_words};
+pub use durations::{Durations, Timed, describe_estimate};
 pub use exit::ExitStatus;
 pub use follow::{Outcome, ServiceFailure};
-pub use forecast::Forecast;
+pub use preview::Preview;
 pub use handover::{Handover, ManagerConfig, code_directory, handover_directory};
 pub use lock::StateLock;
 pub use manager_container::ManagerImage;
@@ -45,10 +45,10 @@ pub use progress::{Progress, Reporter};
 pub use publish::publish;
 pub use reach::{ReachManager, ThroughNode};
 pub use removal::{Contents, Removal};
-pub use secrets::{MemoryState, OperatorState, Placed, PlatformSecrets, StateDirectory};
+pub use secrets::{MemoryState, OperatorState, ManagerPlacement, PlatformSecrets, StateDirectory};
 pub use wait::Wait;
 
-use self::not_from_outside::NotFromOutside;
+use self::no_probe::NoProbe;
 use self::progress::Stage;
 use self::wait::LoopWatch;
 use crate::api::{ManagerApi, view};
@@ -66,84 +66,83 @@ use crate::registry::{Databases, Registry};
 use crate::runtime::ContainerRuntime;
 use crate::secret::PlatformKey;
 
-/// How long a manager that was just started may take to answer.
+/// How long a newly started manager may take to answer.
 const MANAGER_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
 
-/// How long the cloud may take to answer one question, throttled ones included.
+/// How long the cloud may take to answer one request, including throttled attempts.
 const CLOUD_ANSWERS_WITHIN: Duration = Duration::from_mins(5);
 
-/// How long a connection to a node may take.
+/// How long connecting to a node may take.
 const CONNECTED_WITHIN: Duration = Duration::from_mins(2);
 
-/// How long a node may take for short work.
+/// How long short work on a node may take.
 const NODE_ANSWERS_WITHIN: Duration = Duration::from_mins(5);
 
-/// How long a code base or an image may take to a node.
+/// How long sending one code base or image to a node may take.
 const SENT_WITHIN: Duration = Duration::from_hours(1);
 
-/// How long a database may take.
+/// How long a database may take to answer.
 const DATABASE_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
 
-/// How often is asked again while something is waited for.
+/// The interval between polls.
 const PACE: Duration = Duration::from_millis(200);
 
 /// The bootstrapper of one platform.
 #[derive(Debug, Clone)]
 pub struct Bootstrapper {
-    /// Cloud, nodes, time; its registry is a scratch one, never the platform's.
+    /// The backends. Their registry is a temporary one, never the platform's.
     pub backends: Backends,
-    /// The operator's own container engine, whose images need not be pulled again.
+    /// The local container engine; images that it has need not be pulled again.
     pub operator_engine: Option<Arc<dyn ContainerRuntime>>,
-    /// What the operator's machine keeps.
+    /// The state of the platform on this machine.
     pub state: Arc<dyn OperatorState>,
-    /// The platform's secrets.
     pub secrets: PlatformSecrets,
     /// How the manager's API is reached.
     pub reach: Arc<dyn ReachManager>,
-    /// What the manager's image is made from.
+    /// The source of the manager's image.
     pub manager_image: Arc<dyn ManagerImage>,
-    /// Who is told how far it is.
+    /// Receives progress reports.
     pub reporter: Arc<dyn Reporter>,
-    /// How the control loop works.
+    /// Options of the control loop.
     pub driver: DriverOptions,
-    /// Where the registry lies. Only `up` asks.
+    /// The location of the registry. Only `up` uses it.
     pub registry: RegistrySpec,
-    /// Where code bases are read from, and what the manager needs to log in. Only `up` asks.
+    /// The code store, and the credentials for the manager. Only `up` uses it.
     pub access: Access,
-    /// Databases, should the registry or a part of it lie in one.
+    /// Opens databases, if the registry or a part of it is in one.
     pub databases: Arc<dyn Databases>,
 }
 
-/// What `up` is to do beyond the usual.
+/// Options of `up`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UpOptions {
-    /// Provision and prepare every declared node before the manager starts. Acts only while no
-    /// manager runs.
+    /// Create and prepare every declared node before the manager starts. Has no effect while a
+    /// manager is running.
     pub all_nodes: bool,
 }
 
 impl Bootstrapper {
-    /// Brings the platform up and follows until every service is ready or has failed.
+    /// Starts or updates the platform, and returns when every service is ready or has failed.
     pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
         self.preflight(declaration).await?;
-        self.wait("the host that nodes are reached through", CONNECTED_WITHIN)
-            .until(self.check_detour())
+        self.wait("the jump host", CONNECTED_WITHIN)
+            .until(self.reject_unusable_jump_host())
             .await?;
         self.wait("the registry's databases", DATABASE_ANSWERS_WITHIN)
             .until(self.prepare_databases(declaration.id))
             .await?;
         self.state
-            .keep_placed(&Placed {
+            .store_placement(&ManagerPlacement {
                 cloud: declaration.cloud.clone(),
                 manager: declaration.manager.clone(),
                 deadlines: declaration.deadlines.clone(),
             })
             .await?;
-        let mut seen = self.nodes(declaration, options).await?;
+        let mut timed = self.nodes(declaration, options).await?;
         let machine = self.manager_machine(declaration).await?;
         let node = self.connect(&machine).await?;
         self.publish_code(&node, declaration).await?;
-        self.hand_on_images(&node, declaration).await?;
+        self.send_images(&node, declaration).await?;
         let endpoint = endpoint(&machine, declaration)?;
         let client = self
             .manager(&machine, &node, declaration, &endpoint)
@@ -160,19 +159,19 @@ impl Bootstrapper {
             client.as_ref(),
             applied.generation,
             cursor,
-            self.expecting(declaration).await.as_ref(),
+            self.reporter_with_estimates(declaration).await.as_ref(),
             self.backends.clock.as_ref(),
         )
         .await?;
-        seen.extend(more);
-        self.learn(declaration, &seen).await;
-        self.wait("the removal of outdated code bases", NODE_ANSWERS_WITHIN)
-            .until(self.remove_outdated_code(&node, declaration))
+        timed.extend(more);
+        self.record_durations(declaration, &timed).await;
+        self.wait("the removal of unused code bases", NODE_ANSWERS_WITHIN)
+            .until(self.remove_unused_code(&node, declaration))
             .await?;
         Ok(outcome)
     }
 
-    /// A wait that is reported with the progress.
+    /// Starts a wait that is reported as progress.
     pub fn wait(&self, what: impl Into<String>, limit: Duration) -> Wait<'_> {
         let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
         Wait::new(reporter, clock, what, limit)
@@ -189,7 +188,7 @@ impl Bootstrapper {
             .await
     }
 
-    /// What the cloud shows of a node.
+    /// The node as the cloud reports it.
     async fn look_up(&self, node: &NodeName) -> Result<Option<ObservedNode>> {
         self.wait(
             format!("the cloud's answer about node {node}"),
@@ -205,21 +204,21 @@ impl Bootstrapper {
             .await
     }
 
-    /// A client of the running manager, through its node.
+    /// A client of the running manager, connected through its node.
     pub async fn client(&self, platform: PlatformId) -> Result<Arc<dyn ManagerApi>> {
-        let placed = self.state.placed().await?.ok_or_else(not_up)?;
+        let placed = self.state.placement().await?.ok_or_else(not_running)?;
         let machine = self
             .look_up(&placed.manager.node)
             .await?
-            .ok_or_else(not_up)?;
+            .ok_or_else(not_running)?;
         if machine.power != Power::Running {
             return Err(Error::Unreachable {
-                what: format!("the manager (its node {} does not run)", machine.name),
+                what: format!("the manager (its node {} is not running)", machine.name),
                 source: None,
             });
         }
         let node = self.connect(&machine).await?;
-        self.wait("the way to the manager", CONNECTED_WITHIN)
+        self.wait("the connection to the manager", CONNECTED_WITHIN)
             .until(
                 self.reach
                     .reach(&machine, &node, platform, placed.manager.port),
@@ -227,10 +226,10 @@ impl Bootstrapper {
             .await
     }
 
-    /// Refuses what can never be carried out. Changes and keeps nothing. Says what will be
-    /// otherwise than was wished first, and how long new nodes will take.
+    /// Rejects a declaration that cannot work. Changes and stores nothing. Reports where the result
+    /// will differ from the first choice, and how long new nodes will take.
     pub async fn preflight(&self, declaration: &Declaration) -> Result<PreflightReport> {
-        if let Some(placed) = self.state.placed().await? {
+        if let Some(placed) = self.state.placement().await? {
             placed.manager.check_change(&declaration.manager)?;
         }
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
@@ -239,28 +238,28 @@ impl Bootstrapper {
         let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
         let placement = place(&declared, &Observed::default(), &History::default());
         let unplaceable = placement.unplaceable.iter();
-        problems.extend(unplaceable.map(|(id, why)| format!("{id} fits on no node: {why}")));
+        problems.extend(unplaceable.map(|(id, why)| format!("no node can run {id}: {why}")));
         if problems.is_empty() {
             self.wait("the registry's database", DATABASE_ANSWERS_WITHIN)
                 .until(self.check_registry(declaration.id))
                 .await?;
-            report.predicted = self.predict(declaration, report.predicted).await;
+            report.predicted = self.estimate_new_nodes(declaration, report.predicted).await;
             return Ok(report);
         }
         Err(Error::Invalid {
-            what: "what is declared".into(),
+            what: "the declaration".into(),
             why: problems.join("; "),
-            hint: "fix this first; nothing was changed".into(),
+            hint: "fix the files and run the command again; nothing was changed".into(),
         })
     }
 
-    /// Why nothing can be done with this platform from here, if its nodes exist and this machine
-    /// does not have its secrets: new ones would open none of these nodes. `kept_in` is where they
-    /// are expected. Changes and keeps nothing.
+    /// The error if the platform's nodes exist but this machine does not have its secrets. New
+    /// secrets could not open these nodes. `kept_in` is where the secrets are expected. Changes and
+    /// stores nothing.
     ///
     /// # Errors
-    /// Those of the cloud that is asked for the nodes.
-    pub async fn lacks_secrets(&self, kept_in: &Path) -> Result<Option<Error>> {
+    /// Those of listing the nodes in the cloud.
+    pub async fn missing_secrets(&self, kept_in: &Path) -> Result<Option<Error>> {
         if self.state.secrets().await?.is_some() {
             return Ok(None);
         }
@@ -278,9 +277,9 @@ impl Bootstrapper {
                 kept_in.display()
             ),
             hint: format!(
-                "copy {} from the machine that brought the platform up, readable by you only; if \
-                 the secrets are lost, delete these nodes at their provider, and `bootstrapper up` \
-                 creates them again; nothing was touched",
+                "copy {} from the machine that started the platform, readable only by you; if \
+                 the secrets are lost, delete these nodes in the cloud and run `bootstrapper up`, \
+                 which creates them again; nothing was changed",
                 kept_in.display()
             ),
         }))
@@ -288,38 +287,38 @@ impl Bootstrapper {
 
     async fn cloud_preflight(&self, nodes: &[NodeSpec]) -> Result<PreflightReport> {
         self.wait(
-            "the cloud's answer whether nodes can be created",
+            "the cloud's check that nodes can be created",
             CLOUD_ANSWERS_WITHIN,
         )
         .until(self.backends.cloud.preflight(nodes))
         .await
     }
 
-    /// Refuses a detour that lets nobody through, before nodes are made that nothing reaches. One
-    /// that does not answer may be made after the nodes' network, and is waited for later.
-    async fn check_detour(&self) -> Result<()> {
-        match self.backends.connector.detour().await {
+    /// Fails if the jump host rejects this client, before nodes are created that cannot be reached.
+    /// A jump host that does not answer may be created later, so that is not an error yet.
+    async fn reject_unusable_jump_host(&self) -> Result<()> {
+        match self.backends.connector.jump_host().await {
             Some((_, Err(error @ (Error::Denied { .. } | Error::Invalid { .. })))) => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// The manager's node, or all nodes: there, running, with Docker. The same planner and
-    /// control loop as the manager's, over a platform without services.
+    /// Ensures that the manager's node, or all nodes, run with Docker. Uses the same planner and
+    /// control loop as the manager, for a platform without services.
     async fn nodes(&self, declaration: &Declaration, options: UpOptions) -> Result<Vec<Timed>> {
-        let mut wanted = declaration.clone();
-        wanted.services.clear();
+        let mut desired = declaration.clone();
+        desired.services.clear();
         if !options.all_nodes || self.manager_answers(declaration).await {
-            wanted
+            desired
                 .nodes
                 .retain(|name, _| *name == declaration.manager.node);
         }
         let mut backends = self.backends.clone();
-        backends.probe = Arc::new(NotFromOutside);
+        backends.probe = Arc::new(NoProbe);
         let epoch = scratch_epoch(backends.registry.as_ref()).await?;
-        let declared = Declared::new(Generation(1), &wanted, &self.secrets.key)?;
+        let declared = Declared::new(Generation(1), &desired, &self.secrets.key)?;
         let target = Some(Target::without_api(declared));
-        let (_keep, target) = tokio::sync::watch::channel(target);
+        let (_keep_open, target) = tokio::sync::watch::channel(target);
         let mut options = self.driver.clone();
         options.policy.spares_manager_node = false;
         options.policy.only_nodes = true;
@@ -328,9 +327,9 @@ impl Bootstrapper {
         let published = tokio::sync::watch::Sender::default();
         let mut rounds = published.subscribe();
         let driver = Driver::new(backends, options, epoch, snapshot, target, published);
-        let reporter = self.expecting(declaration).await;
+        let reporter = self.reporter_with_estimates(declaration).await;
         let clock = Arc::clone(&self.backends.clock);
-        let mut shown = progress::StepLines::new(reporter.as_ref(), clock.as_ref());
+        let mut shown = progress::StepReports::new(reporter.as_ref(), clock.as_ref());
         let mut waits = LoopWatch::new(reporter.as_ref(), clock.as_ref());
         let watch = async {
             loop {
@@ -344,7 +343,7 @@ impl Bootstrapper {
                         return Err(nodes_failed(&now.plan));
                     }
                 }
-                waits.see(&now.running, &view::waits(&now.plan))?;
+                waits.update(&now.running, &view::waits(&now.plan))?;
                 tokio::select! {
                     changed = rounds.changed() => if changed.is_err() {
                         return Err(Error::failed("the control loop", "it ended"));
@@ -374,9 +373,9 @@ impl Bootstrapper {
             .ok_or_else(|| Error::not_found(format!("node {name}")))
     }
 
-    /// Copies the code bases that services are built from to the manager's node, which reads
-    /// only that copy. Named by their content, so what is there is never sent again. What lies in
-    /// a store that the manager reaches, it reads by itself.
+    /// Copies the code bases of services to the manager's node, which reads only that copy. Files
+    /// are named by content, so existing ones are not sent again. If code bases are in a shared
+    /// store, the manager reads them from there.
     async fn publish_code(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
         if !self.access.code.is_default() {
             return Ok(());
@@ -415,9 +414,9 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Streams images that the platform needs and the operator's engine has to the manager's
-    /// node; the manager hands them on. What neither has, the manager pulls.
-    async fn hand_on_images(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
+    /// Streams images that the local engine has to the manager's node; the manager distributes
+    /// them. Images that neither has are pulled by the manager.
+    async fn send_images(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
         let Some(operator) = &self.operator_engine else {
             return Ok(());
         };
@@ -433,13 +432,13 @@ impl Bootstrapper {
             }
         }
         for name in names {
-            // A digest is no name that survives the way; who needs such an image pulls it.
+            // An exported archive does not keep references by digest; the manager pulls such images.
             if name.contains('@') {
                 continue;
             }
             let is_there = self
                 .wait(
-                    format!("what is known of image {name}"),
+                    format!("the lookup of image {name}"),
                     NODE_ANSWERS_WITHIN,
                 )
                 .until(node.runtime.image(&name))
@@ -448,19 +447,19 @@ impl Bootstrapper {
             if is_there {
                 continue;
             }
-            let asked = self
+            let lookup = self
                 .wait(
                     "the answer of the engine on this machine",
                     NODE_ANSWERS_WITHIN,
                 )
                 .until(operator.image(&name))
                 .await;
-            match asked {
+            match lookup {
                 Ok(Some(_)) => {}
                 Ok(None) => continue,
-                // An engine that is switched off has nothing to give, and need not run.
+                // A local engine that does not run is not an error: the manager pulls the images.
                 Err(error) => {
-                    tracing::debug!(error = %error.chain(), "the operator's engine is not asked");
+                    tracing::debug!(error = %error.chain(), "the local engine is not available");
                     return Ok(());
                 }
             }
@@ -474,15 +473,15 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Hands the declaration to the manager, as soon as it takes it. Gives also the cursor from
-    /// which on events belong to this run.
+    /// Sends the declaration to the manager as soon as it accepts it. Also returns the event cursor
+    /// from which this run starts.
     async fn apply(
         &self,
         client: &dyn ManagerApi,
         declaration: &Declaration,
     ) -> Result<(u64, crate::api::wire::AppliedV1)> {
         let attempt = || async {
-            // A manager that has just begun has no history: all of it belongs to this run.
+            // A new manager has no history, so all its events belong to this run.
             let is_new = !client.progress(false).await?.open;
             let cursor = if is_new {
                 0
@@ -500,7 +499,9 @@ impl Bootstrapper {
     }
 }
 
-/// Pauses if the call may be repeated before the deadline.
+
+
+/// Sleeps if the call may be retried before the deadline; else returns the error.
 async fn retry_or(error: Error, deadline: tokio::time::Instant) -> Result<()> {
     match error.retry() {
         Retry::After(after) if tokio::time::Instant::now() < deadline => {
@@ -515,7 +516,7 @@ fn endpoint(machine: &ObservedNode, declaration: &Declaration) -> Result<Manager
     let ip = machine.addresses.private.ok_or_else(|| {
         Error::failed(
             format!("reaching node {}", machine.name),
-            "the cloud tells no private address of it",
+            "the cloud reports no private address for it",
         )
     })?;
     Ok(ManagerEndpoint {
@@ -541,20 +542,20 @@ fn nodes_failed(plan: &crate::reconcile::Plan) -> Error {
             by => format!("{}: {by}", held.subject),
         })
         .collect();
-    Error::failed("making the nodes ready", whys.join("; "))
+    Error::failed("preparing the nodes", whys.join("; "))
 }
 
-fn not_up() -> Error {
+fn not_running() -> Error {
     Error::Invalid {
         what: "the platform".into(),
-        why: "it is not up: there is no node with its manager".into(),
-        hint: "bring it up with `bootstrapper up`".into(),
+        why: "it is not running: its manager's node does not exist".into(),
+        hint: "start it with `bootstrapper up`".into(),
     }
 }
 
-/// The digest of something of the bootstrapper's own under the platform key.
+/// The keyed digest of one of the bootstrapper's own objects.
 fn own_digest(key: &PlatformKey, form: &impl serde::Serialize) -> Result<String> {
     let bytes = serde_json::to_vec(form)
-        .map_err(|error| Error::failed("writing the form of a digest", error.to_string()))?;
+        .map_err(|error| Error::failed("serialising the input of a digest", error.to_string()))?;
     Ok(key.sign("manager digest", &bytes))
 }

@@ -1,5 +1,5 @@
-//! What former bring-ups left on the manager's node: code bases and images of the manager that
-//! are no longer used. The present and the former stay, so that the way back needs nothing.
+//! Removes code bases and manager images from the manager's node that are no longer used. The
+//! current and the previous ones are kept, so that a rollback needs no transfer.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use crate::model::ImageSource;
 use crate::platform::Declaration;
 
 impl Bootstrapper {
-    /// Removes code bases that neither this declaration uses nor, as far as their times tell,
-    /// the one before. To be called when the manager works by this declaration: until then it
-    /// may need those of the former.
-    pub(super) async fn remove_outdated_code(
+    /// Removes code bases that neither this declaration nor the previous one uses, judged by file
+    /// times. Call this when the manager has applied this declaration: before, it may need the
+    /// previous code bases.
+    pub(super) async fn remove_unused_code(
         &self,
         node: &NodeHandle,
         declaration: &Declaration,
@@ -33,24 +33,24 @@ impl Bootstrapper {
             .exec(HostCommand::new(listing).as_root())
             .await?
             .success("listing the code bases on the manager's node")?;
-        let outdated = outdated(&listed, &used);
-        if outdated.is_empty() {
+        let unused = unused(&listed, &used);
+        if unused.is_empty() {
             return Ok(());
         }
-        let paths: Vec<String> = outdated
+        let paths: Vec<String> = unused
             .iter()
             .map(|file| format!("'{directory}/{file}'"))
             .collect();
         node.host
             .exec(HostCommand::new(format!("rm -f {}", paths.join(" "))).as_root())
             .await?
-            .success("removing outdated code bases")?;
+            .success("removing unused code bases")?;
         Ok(())
     }
 
-    /// Removes images of the manager that no container on its node uses. To be called while
-    /// the former manager's container still holds its own.
-    pub(super) async fn remove_outdated_manager_images(
+    /// Removes manager images that no container on the node uses. Call this while the previous
+    /// manager's container still exists, so that its image is kept.
+    pub(super) async fn remove_unused_manager_images(
         &self,
         node: &NodeHandle,
         image: &str,
@@ -65,17 +65,17 @@ impl Bootstrapper {
                 .is_some_and(|(other, _)| other == name)
                 && *listed != image
         });
-        for outdated in of_manager {
-            // One that a container uses stays.
-            node.runtime.remove_image(outdated).await?;
+        for unused in of_manager {
+            // An image that a container uses is kept.
+            node.runtime.remove_image(unused).await?;
         }
         Ok(())
     }
 }
 
-/// Of code bases' files, the latest first, those that may go: what is used stays, and as many
-/// of the latest others.
-fn outdated<'a>(listed: &'a str, used: &BTreeSet<String>) -> Vec<&'a str> {
+/// The files of code bases to delete; `listed` has the latest first. Keeps those in use and the
+/// same number of the latest others.
+fn unused<'a>(listed: &'a str, used: &BTreeSet<String>) -> Vec<&'a str> {
     let is_code_base = |file: &str| {
         file.strip_suffix(".tar")
             .is_some_and(|digest| digest.bytes().all(|b| b.is_ascii_hexdigit()))
@@ -92,11 +92,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_used_stays_and_as_many_of_the_latest_others() {
+    fn keeps_files_in_use_and_the_same_number_of_others() {
         let used = ["aa.tar", "bb.tar"].map(str::to_owned).into();
         let listed = "bb.tar\n05.tar\n04.tar\naa.tar\n03.tar\nnotes\nit's.tar\n02.tar\n";
-        assert_eq!(outdated(listed, &used), ["03.tar", "02.tar"]);
-        assert_eq!(outdated("", &used), [""; 0]);
-        assert_eq!(outdated("01.tar\n", &BTreeSet::new()), ["01.tar"]);
+        assert_eq!(unused(listed, &used), ["03.tar", "02.tar"]);
+        assert_eq!(unused("", &used), [""; 0]);
+        assert_eq!(unused("01.tar\n", &BTreeSet::new()), ["01.tar"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Tells how far the bootstrapper is.
+//! Reports the progress of the bootstrapper.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,75 +13,66 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::reconcile::{Round, StepId};
 
-/// One piece of news.
+/// One report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// Something began. `key` tells pieces of news of one thing from others.
+    /// Something started. `key` connects the reports about it.
     Began {
-        /// Its key.
         key: String,
-        /// What it is, in words.
+        /// A description.
         what: String,
     },
-    /// It said something.
+    /// Output of something that is running.
     Line {
-        /// Its key.
         key: String,
-        /// What it said.
+        /// The output line.
         text: String,
     },
-    /// It ended well.
+    /// It succeeded.
     Done {
-        /// Its key.
         key: String,
-        /// What it was.
+        /// A description.
         what: String,
-        /// How long it took.
         took: std::time::Duration,
     },
     /// It failed, for now or for good.
     Failed {
-        /// Its key.
         key: String,
-        /// What it was.
+        /// A description.
         what: String,
-        /// Why.
         why: String,
     },
-    /// Something is waited for, or still being carried out. Reported every few seconds.
+    /// Something is waited for or still running. Repeated every few seconds.
     Waiting {
-        /// Its key; that of what began, if it is something that began.
+        /// The key of the start report, if there was one.
         key: String,
-        /// What is waited for.
         what: String,
-        /// Since when.
         since: DateTime<Utc>,
-        /// Until when at the latest.
+        /// The latest end.
         until: DateTime<Utc>,
-        /// The latest news of it.
-        says: Option<String>,
+        /// The latest news about it.
+        detail: Option<String>,
     },
-    /// Something that happened at a moment.
-    Told {
-        /// What, in a sentence.
+    /// A message about a single event.
+    Note {
         text: String,
     },
 }
 
-/// Is told how far it is. Must not block.
+/// Receives progress reports. Must not block.
 pub trait Reporter: Debug + Send + Sync + 'static {
-    /// Takes a piece of news.
+    /// Receives one report.
     fn report(&self, progress: Progress);
 }
 
-/// Hears nothing.
+/// Ignores all reports.
 impl Reporter for () {
     fn report(&self, _: Progress) {}
 }
 
-/// Something that the bootstrapper does itself. Dropped without [`Stage::done`], it failed or
-/// was broken off; the error that explains it is the caller's.
+/// A piece of the bootstrapper's own work. If it is dropped without [`Stage::done`], the work
+/// failed or was cancelled; the caller reports the error.
 pub(super) struct Stage<'a> {
     reporter: &'a dyn Reporter,
     what: String,
@@ -90,7 +81,7 @@ pub(super) struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// Begins something that takes no longer than `limit`.
+    /// Starts work that takes at most `limit`.
     pub(super) fn begin(
         reporter: &'a dyn Reporter,
         clock: &dyn Clock,
@@ -109,20 +100,20 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Carries it out, and tells that it is done.
+    /// Does the work and reports success.
     pub(super) async fn run<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let value = self.wait.until(work).await?;
         self.done();
         Ok(value)
     }
 
-    /// Carries a part of it out.
+    /// Does a part of the work.
     pub(super) async fn part<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         self.wait.until(work).await
     }
 
     pub(super) fn line(&self, text: &str) {
-        self.wait.says(text);
+        self.wait.set_detail(text);
         self.reporter.report(Progress::Line {
             key: self.what.clone(),
             text: text.to_owned(),
@@ -138,17 +129,17 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Turns statuses of a control loop into news of its steps.
-pub(super) struct StepLines<'a> {
+/// Turns statuses of a control loop into reports about its steps.
+pub(super) struct StepReports<'a> {
     reporter: &'a dyn Reporter,
     clock: &'a dyn Clock,
     running: BTreeMap<StepId, (String, DateTime<Utc>, Option<String>)>,
     failures: BTreeMap<StepId, String>,
-    /// How long those took that ended well.
+    /// How long succeeded steps took.
     pub(super) took: Vec<Timed>,
 }
 
-impl<'a> StepLines<'a> {
+impl<'a> StepReports<'a> {
     pub(super) fn new(reporter: &'a dyn Reporter, clock: &'a dyn Clock) -> Self {
         Self {
             reporter,

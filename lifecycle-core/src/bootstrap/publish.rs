@@ -8,11 +8,11 @@ use crate::clock::Clock;
 use crate::code::{CodePublisher, DirectoryStore, Published, publishing};
 use crate::error::Result;
 
-/// How long one code base may take.
+/// How long publishing one code base may take.
 const PUBLISHED_WITHIN: Duration = Duration::from_hours(2);
 
-/// Publishes the named code bases, one after the other, and asks the store after each what it
-/// holds then. Those before one that fails stay published.
+/// Publishes the named code bases one after the other, and verifies each in the store. If one
+/// fails, those before it stay published.
 ///
 /// # Errors
 /// Those of [`publishing::publish`].

@@ -1,5 +1,5 @@
-//! How the bootstrapper reaches the manager's API: through its node, so that nothing but SSH
-//! need be open to the outside.
+//! How the bootstrapper reaches the manager's API: through its node, so that only SSH must be
+//! reachable from outside.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::host::{Duplex, ForwardTarget, NodeAccess, NodeHandle};
 use crate::model::PlatformId;
 use crate::secret::Sensitive;
 
-/// Finds the way to the manager of a platform on a node.
+/// Connects to the manager of a platform on a node.
 #[async_trait]
 pub trait ReachManager: Debug + Send + Sync + 'static {
-    /// Its API. The manager need not answer yet.
+    /// A client of the manager's API. The manager need not answer yet.
     async fn reach(
         &self,
         machine: &ObservedNode,
@@ -26,12 +26,11 @@ pub trait ReachManager: Debug + Send + Sync + 'static {
     ) -> Result<Arc<dyn ManagerApi>>;
 }
 
-/// Over TLS through the node's SSH server.
+/// TLS through the node's SSH server.
 #[derive(Debug, Clone)]
 pub struct ThroughNode {
-    /// The platform's authority, in PEM.
+    /// The platform's CA certificate, in PEM.
     pub authority: String,
-    /// The token that is presented.
     pub token: Sensitive,
 }
 

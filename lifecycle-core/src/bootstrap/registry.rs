@@ -1,6 +1,6 @@
-//! The bootstrapper at registries that lie in databases: they have to be usable before anything
-//! is touched, and the central one learns from the bootstrapper where the manager is. A registry
-//! in a file is its manager's alone.
+//! How the bootstrapper uses a registry in databases: it checks that they are usable before it
+//! changes anything, and records the manager's endpoint in the central one. Only the manager opens
+//! a registry in a file.
 
 use super::Bootstrapper;
 use super::progress::Progress;
@@ -9,7 +9,7 @@ use crate::model::PlatformId;
 use crate::platform::ManagerEndpoint;
 
 impl Bootstrapper {
-    /// Refuses a registry that cannot be used, and leaves no trace in it.
+    /// Checks that the registry is usable, without changing it.
     pub(super) async fn check_registry(&self, platform: PlatformId) -> Result<()> {
         let Some(url) = &self.registry.central else {
             return Ok(());
@@ -18,8 +18,8 @@ impl Bootstrapper {
         checked.map_err(with_hint)
     }
 
-    /// Takes the registry and the databases of kinds into use. The databases of kinds may be away, or reachable
-    /// from nodes only: they hold up nobody.
+    /// Prepares the registry and the databases of kinds. The latter may be unreachable from here,
+    /// or reachable only from nodes; that is not an error.
     pub(super) async fn prepare_databases(&self, platform: PlatformId) -> Result<()> {
         let key = &self.secrets.key;
         if let Some(url) = &self.registry.central {
@@ -29,10 +29,10 @@ impl Bootstrapper {
         for (kind, url) in &self.registry.kinds {
             match self.databases.kind(url, platform, key).await {
                 Ok(_) => {}
-                Err(error) if is_away(&error) => self.reporter.report(Progress::Told {
+                Err(error) if is_unreachable(&error) => self.reporter.report(Progress::Note {
                     text: format!(
-                        "the database of {kind} is not reached from here ({}); the manager keeps \
-                         trying",
+                        "the database of {kind} is not reachable from this machine ({}); the manager \
+                         will keep trying",
                         error.chain()
                     ),
                 }),
@@ -42,7 +42,7 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Records the manager's endpoint where others look it up.
+    /// Records the manager's endpoint, so that other programs can find it.
     pub(super) async fn record_manager(&self, endpoint: &ManagerEndpoint) -> Result<()> {
         let Some(url) = &self.registry.central else {
             return Ok(());
@@ -52,23 +52,23 @@ impl Bootstrapper {
     }
 }
 
-fn is_away(error: &Error) -> bool {
+fn is_unreachable(error: &Error) -> bool {
     matches!(
         error,
         Error::Unreachable { .. } | Error::TimedOut { .. } | Error::Interrupted { .. }
     )
 }
 
-/// What the user can do about a database that does not answer; nothing was touched yet.
+/// Adds a hint to the error of an unreachable database; nothing was changed yet.
 fn with_hint(error: Error) -> Error {
-    if !is_away(&error) {
+    if !is_unreachable(&error) {
         return error;
     }
     Error::Invalid {
         what: "the registry's database".into(),
         why: error.chain(),
-        hint: "start it, or correct `registry.url` in platform.toml: it has to answer here and on \
-               the manager's node; nothing was changed"
+        hint: "start it, or correct `registry.url` in platform.toml; it must be reachable from this \
+               machine and from the manager's node; nothing was changed"
             .into(),
     }
 }

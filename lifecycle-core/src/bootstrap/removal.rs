@@ -1,4 +1,4 @@
-//! What a command would remove for good, for the operator to confirm.
+//! What a command would delete, for the operator to confirm.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,34 +13,31 @@ use crate::model::{InstanceId, VolumeName};
 use crate::platform::Declaration;
 use crate::runtime::{EngineState, Role};
 
-/// How long a node may take to tell what is on it.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a node may take to report its state.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 
-/// How many nodes are asked in parallel.
-const LOOKS: usize = 8;
+/// How many nodes are queried in parallel.
+const PARALLEL_QUERIES: usize = 8;
 
-/// A node that is removed, or cleared of what is the platform's.
+/// A node that is deleted, or from which the platform's resources are removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
-    /// The node.
     pub node: ObservedNode,
-    /// What goes with it.
+    /// What is deleted with it.
     pub contents: Contents,
 }
 
-/// What is the platform's on a node.
+/// The platform's resources on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contents {
-    /// The engine told it.
+    /// Reported by the engine.
     Known {
-        /// Instances that have a container there.
+        /// The instances that have a container there.
         instances: BTreeSet<InstanceId>,
-        /// Named volumes.
         volumes: BTreeSet<VolumeName>,
     },
-    /// The engine cannot be asked.
+    /// The engine cannot be queried.
     Unknown {
-        /// Why.
         why: String,
     },
 }
@@ -64,18 +61,18 @@ impl From<EngineState> for Contents {
 impl fmt::Display for Contents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (instances, volumes) = match self {
-            Self::Unknown { why } => return write!(f, "what is on it is unknown: {why}"),
+            Self::Unknown { why } => return write!(f, "its contents are unknown: {why}"),
             Self::Known { instances, volumes } => (instances, volumes),
         };
         let instances: Vec<String> = instances.iter().map(ToString::to_string).collect();
         let volumes: Vec<&str> = volumes.iter().map(VolumeName::as_str).collect();
         match (instances.as_slice(), volumes.as_slice()) {
-            ([], []) => f.write_str("no service and no named volume is on it"),
+            ([], []) => f.write_str("no services and no named volumes on it"),
             (instances, []) => write!(f, "on it: {}; no named volume", instances.join(", ")),
-            ([], volumes) => write!(f, "on it: the volumes {}", volumes.join(", ")),
+            ([], volumes) => write!(f, "on it: volumes {}", volumes.join(", ")),
             (instances, volumes) => write!(
                 f,
-                "on it: {}; the volumes {}",
+                "on it: {}; volumes {}",
                 instances.join(", "),
                 volumes.join(", ")
             ),
@@ -84,15 +81,15 @@ impl fmt::Display for Contents {
 }
 
 impl Bootstrapper {
-    /// What `down` removes or clears: all nodes of the platform.
+    /// What `down` deletes or clears: all nodes of the platform.
     pub async fn removed_by_down(&self) -> Result<Vec<Removal>> {
         let nodes = self.list_nodes().await?;
         self.with_contents(nodes).await
     }
 
-    /// What bringing `declaration` up deletes for good: nodes that were made for the platform and
-    /// are declared no longer. Containers that are replaced, and services that left the
-    /// declaration, lose nothing that a named volume holds.
+    /// What bringing up `declaration` deletes: nodes that were created for the platform and are no
+    /// longer declared. Replaced containers and removed services are not listed, because named
+    /// volumes keep their data.
     pub async fn removed_by_up(&self, declaration: &Declaration) -> Result<Vec<Removal>> {
         let nodes = self.list_nodes().await?;
         let dropped = nodes.into_iter().filter(|node| {
@@ -104,11 +101,11 @@ impl Bootstrapper {
     }
 
     async fn with_contents(&self, nodes: Vec<ObservedNode>) -> Result<Vec<Removal>> {
-        let rounds = u32::try_from(nodes.len().div_ceil(LOOKS)).unwrap_or(u32::MAX);
-        let limit = PATIENCE.saturating_mul(rounds.saturating_add(1));
+        let rounds = u32::try_from(nodes.len().div_ceil(PARALLEL_QUERIES)).unwrap_or(u32::MAX);
+        let limit = ANSWERED_WITHIN.saturating_mul(rounds.saturating_add(1));
         let asked = stream::iter(nodes)
             .map(|node| async move {
-                let asked = tokio::time::timeout(PATIENCE, self.contents(&node)).await;
+                let asked = tokio::time::timeout(ANSWERED_WITHIN, self.contents(&node)).await;
                 let contents = match asked {
                     Ok(Ok(state)) => state.into(),
                     Ok(Err(error)) => Contents::Unknown { why: error.chain() },
@@ -118,16 +115,16 @@ impl Bootstrapper {
                 };
                 Removal { node, contents }
             })
-            .buffered(LOOKS)
+            .buffered(PARALLEL_QUERIES)
             .collect::<Vec<_>>();
-        self.wait("what the nodes say is on them", limit)
+        self.wait("the contents of the nodes", limit)
             .until(async { Ok(asked.await) })
             .await
     }
 
     async fn contents(&self, node: &ObservedNode) -> Result<EngineState> {
         if node.power != Power::Running {
-            return Err(Error::failed("asking it", "it does not run"));
+            return Err(Error::failed("querying it", "it is not running"));
         }
         let handle = self.backends.connector.connect(node).await?;
         handle.runtime.state().await

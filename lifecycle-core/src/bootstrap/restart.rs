@@ -1,4 +1,4 @@
-//! Restarts a service, or one of its replicas, and follows until it is up again.
+//! Restarts a service, or one of its replicas, and waits until it is ready.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::model::{InstanceId, PlatformId};
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Bootstrapper {
-    /// Starts the containers of a service, or of one replica (`web-2`), anew, one after the
-    /// other, and follows until all are up again. Gives the names of those that were meant.
+    /// Restarts the containers of a service, or of one replica (`web-2`), one after the other, and
+    /// waits until all are ready. Returns the names of the restarted replicas.
     pub async fn restart(&self, platform: PlatformId, name: &str) -> Result<Vec<String>> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
@@ -26,7 +26,7 @@ impl Bootstrapper {
             .await?;
         let names = replaces.keys().map(ToString::to_string).collect();
         let request = RestartV1 { replaces };
-        // It names what it replaces, so it may be asked for again.
+        // The request identifies the runs that it replaces, so repeating it is safe.
         let operation = self
             .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
             .repeat(|| client.restart(name, Some(request.clone())))
@@ -40,7 +40,7 @@ impl Bootstrapper {
     }
 }
 
-/// When the present run of each replica began that is meant.
+/// When the current run of each matching replica started.
 async fn runs(
     client: &dyn ManagerApi,
     name: &str,

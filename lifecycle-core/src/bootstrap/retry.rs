@@ -1,4 +1,4 @@
-//! Has the manager try again at once what failed.
+//! Makes the manager retry failed operations now.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use crate::model::PlatformId;
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Bootstrapper {
-    /// Forgets the failures of a service, a replica (`web-2`) or a node, so that what failed is
-    /// tried again at once. Returns what is tried again, in words; it does not wait for the end.
+    /// Clears the failures of a service, a replica (`web-2`) or a node, so that the failed
+    /// operations are retried now. Returns descriptions of what is retried; does not wait for the
+    /// result.
     pub async fn retry(&self, platform: PlatformId, name: &str) -> Result<Vec<String>> {
         let client = self.client(platform).await?;
         let answer = self

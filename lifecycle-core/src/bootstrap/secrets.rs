@@ -1,5 +1,5 @@
-//! What the operator's machine keeps of a platform: its key, its authority, its tokens, and
-//! the SSH key of its nodes; written before the first effect, readable by their owner alone.
+//! The state of a platform on this machine: its key, CA, tokens, and the SSH key of its nodes. It
+//! is written before the first effect, readable only by its owner.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,18 +17,18 @@ use crate::model::PlatformId;
 use crate::platform::{CloudSpec, ManagerSpec};
 use crate::secret::{PlatformKey, Sensitive, new_token};
 
-/// Everything that makes someone the operator of a platform.
+/// The credentials of a platform's operator.
 #[derive(Debug, Clone)]
 pub struct PlatformSecrets {
-    /// Seals the registry, signs digests.
+    /// Encrypts the registry and keys digests.
     pub key: PlatformKey,
     /// Signs the manager's certificate.
     pub authority: Authority,
-    /// Changes things at the manager's API.
+    /// Allows changes through the manager's API.
     pub admin_token: Sensitive,
-    /// Reads at the manager's API.
+    /// Allows reading through the manager's API.
     pub read_token: Sensitive,
-    /// Opens the nodes.
+    /// Logs in to the nodes.
     pub ssh: SshKeyPair,
 }
 
@@ -45,52 +45,51 @@ impl PlatformSecrets {
     }
 }
 
-/// Where the manager was put, so that `status` and `down` need no declaration.
+/// Where the manager runs, so that `status` and `down` need no declaration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placed {
-    /// Where nodes come from.
+pub struct ManagerPlacement {
+    /// The cloud.
     pub cloud: CloudSpec,
-    /// The manager's node and port.
     pub manager: ManagerSpec,
     /// How long changes of nodes may take.
     #[serde(default)]
     pub deadlines: CloudDeadlines,
 }
 
-/// What the operator's machine keeps of one platform.
+/// The state of one platform on this machine.
 ///
 /// # Guarantees
-/// A write is whole or absent; what was written is readable to its owner alone.
+/// Writes are atomic; only the owner can read what was written.
 #[async_trait]
 pub trait OperatorState: std::fmt::Debug + Send + Sync + 'static {
-    /// The secrets, if they were ever made here.
+    /// The secrets, if this machine has them.
     async fn secrets(&self) -> Result<Option<PlatformSecrets>>;
 
-    /// Keeps new secrets.
-    async fn keep_secrets(&self, secrets: &PlatformSecrets) -> Result<()>;
+    /// Stores new secrets.
+    async fn store_secrets(&self, secrets: &PlatformSecrets) -> Result<()>;
 
-    /// Where the manager was put.
-    async fn placed(&self) -> Result<Option<Placed>>;
+    /// Where the manager runs.
+    async fn placement(&self) -> Result<Option<ManagerPlacement>>;
 
-    /// Keeps where the manager is put.
-    async fn keep_placed(&self, placed: &Placed) -> Result<()>;
+    /// Stores where the manager runs.
+    async fn store_placement(&self, placed: &ManagerPlacement) -> Result<()>;
 
-    /// Forgets everything of the platform. Absent is Ok.
+    /// Deletes everything of the platform. Ok if nothing exists.
     async fn forget(&self) -> Result<()>;
 
-    /// How long making nodes took, of whichever platform.
+    /// How long creating nodes took, for all platforms.
     async fn durations(&self) -> Result<Durations>;
 
-    /// Keeps how long making nodes took, also beyond the platform.
-    async fn keep_durations(&self, durations: &Durations) -> Result<()>;
+    /// Stores how long creating nodes took, for all platforms.
+    async fn store_durations(&self, durations: &Durations) -> Result<()>;
 }
 
-/// A state that ends with its process: for rehearsals and tests.
+/// A state in memory, for simulations and tests.
 #[derive(Debug, Default)]
-pub struct MemoryState(Mutex<(Option<PlatformSecrets>, Option<Placed>, Durations)>);
+pub struct MemoryState(Mutex<(Option<PlatformSecrets>, Option<ManagerPlacement>, Durations)>);
 
 impl MemoryState {
-    fn lock(&self) -> MutexGuard<'_, (Option<PlatformSecrets>, Option<Placed>, Durations)> {
+    fn lock(&self) -> MutexGuard<'_, (Option<PlatformSecrets>, Option<ManagerPlacement>, Durations)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,16 +100,16 @@ impl OperatorState for MemoryState {
         Ok(self.lock().0.clone())
     }
 
-    async fn keep_secrets(&self, secrets: &PlatformSecrets) -> Result<()> {
+    async fn store_secrets(&self, secrets: &PlatformSecrets) -> Result<()> {
         self.lock().0 = Some(secrets.clone());
         Ok(())
     }
 
-    async fn placed(&self) -> Result<Option<Placed>> {
+    async fn placement(&self) -> Result<Option<ManagerPlacement>> {
         Ok(self.lock().1.clone())
     }
 
-    async fn keep_placed(&self, placed: &Placed) -> Result<()> {
+    async fn store_placement(&self, placed: &ManagerPlacement) -> Result<()> {
         self.lock().1 = Some(placed.clone());
         Ok(())
     }
@@ -125,18 +124,18 @@ impl OperatorState for MemoryState {
         Ok(self.lock().2.clone())
     }
 
-    async fn keep_durations(&self, durations: &Durations) -> Result<()> {
+    async fn store_durations(&self, durations: &Durations) -> Result<()> {
         self.lock().2 = durations.clone();
         Ok(())
     }
 }
 
-/// The state as files of one directory.
+/// The state as files in one directory.
 #[derive(Debug, Clone)]
 pub struct StateDirectory {
     directory: PathBuf,
-    /// What is kept beyond the platform.
-    beside: PathBuf,
+    /// The directory for files that all platforms share.
+    shared_directory: PathBuf,
 }
 
 const KEY: &str = "platform.key";
@@ -150,16 +149,16 @@ const PLACED: &str = "manager.json";
 const DURATIONS: &str = "durations.json";
 
 impl StateDirectory {
-    /// The files of `platform` below the user's configuration directory.
+    /// The files of `platform` in the user's configuration directory.
     pub fn new(configuration: &Path, platform: PlatformId) -> Self {
-        let beside = configuration.join("lifecycle");
+        let shared_directory = configuration.join("lifecycle");
         Self {
-            directory: beside.join(platform.to_string()),
-            beside,
+            directory: shared_directory.join(platform.to_string()),
+            shared_directory,
         }
     }
 
-    /// Where the files are.
+    /// The directory of the platform's files.
     pub fn path(&self) -> &Path {
         &self.directory
     }
@@ -180,8 +179,8 @@ impl StateDirectory {
     async fn required(&self, name: &str) -> Result<String> {
         self.read(name).await?.ok_or_else(|| Error::Invalid {
             what: self.directory.join(name).display().to_string(),
-            why: "it is missing, but other files of this platform are here".into(),
-            hint: "restore the directory from a copy".into(),
+            why: "the file is missing, but other files of this platform exist".into(),
+            hint: "restore the directory from a backup".into(),
         })
     }
 
@@ -200,7 +199,7 @@ impl StateDirectory {
     }
 }
 
-/// Writes a file beside its place and moves it there, with its permissions from the start.
+/// Writes to a temporary file with the final permissions, then renames it.
 fn write_privately(directory: &Path, path: &Path, contents: &Sensitive) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -223,7 +222,7 @@ fn write_privately(directory: &Path, path: &Path, contents: &Sensitive) -> std::
 #[async_trait]
 impl OperatorState for StateDirectory {
     async fn secrets(&self) -> Result<Option<PlatformSecrets>> {
-        // The key is written last, so that where it is, everything is.
+        // The key is written last, so if it exists, everything exists.
         let Some(key) = self.read(KEY).await? else {
             return Ok(None);
         };
@@ -242,7 +241,7 @@ impl OperatorState for StateDirectory {
         }))
     }
 
-    async fn keep_secrets(&self, secrets: &PlatformSecrets) -> Result<()> {
+    async fn store_secrets(&self, secrets: &PlatformSecrets) -> Result<()> {
         self.write(CA, &secrets.authority.certificate).await?;
         self.write(CA_KEY, secrets.authority.key.expose()).await?;
         self.write(ADMIN, secrets.admin_token.expose()).await?;
@@ -252,7 +251,7 @@ impl OperatorState for StateDirectory {
         self.write(KEY, secrets.key.to_hex().expose()).await
     }
 
-    async fn placed(&self) -> Result<Option<Placed>> {
+    async fn placement(&self) -> Result<Option<ManagerPlacement>> {
         let Some(text) = self.read(PLACED).await? else {
             return Ok(None);
         };
@@ -264,43 +263,43 @@ impl OperatorState for StateDirectory {
             })
     }
 
-    async fn keep_placed(&self, placed: &Placed) -> Result<()> {
+    async fn store_placement(&self, placed: &ManagerPlacement) -> Result<()> {
         let text = serde_json::to_string_pretty(placed)
-            .map_err(|error| Error::failed("writing where the manager is", error.to_string()))?;
+            .map_err(|error| Error::failed("serialising the manager's placement", error.to_string()))?;
         self.write(PLACED, &text).await
     }
 
     async fn forget(&self) -> Result<()> {
-        let gone = |path: &Path, removed: std::io::Result<()>| match removed {
+        let or_absent = |path: &Path, removed: std::io::Result<()>| match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io(format!("removing {}", path.display()), error))
             }
             _ => Ok(()),
         };
-        // The key first, as it was written last: what is left of a removal that was broken off
-        // is not taken for a platform whose files were lost.
+        // Delete the key first, because it was written last: after an interrupted deletion, the
+        // remaining files do not look like a platform with missing files.
         let key = self.directory.join(KEY);
-        gone(&key, tokio::fs::remove_file(&key).await)?;
-        gone(
+        or_absent(&key, tokio::fs::remove_file(&key).await)?;
+        or_absent(
             &self.directory,
             tokio::fs::remove_dir_all(&self.directory).await,
         )
     }
 
     async fn durations(&self) -> Result<Durations> {
-        let Some(text) = Self::read_in(&self.beside, DURATIONS).await? else {
+        let Some(text) = Self::read_in(&self.shared_directory, DURATIONS).await? else {
             return Ok(Durations::default());
         };
         serde_json::from_str(&text).map_err(|error| Error::Corrupt {
-            what: self.beside.join(DURATIONS).display().to_string(),
+            what: self.shared_directory.join(DURATIONS).display().to_string(),
             why: error.to_string(),
         })
     }
 
-    async fn keep_durations(&self, durations: &Durations) -> Result<()> {
+    async fn store_durations(&self, durations: &Durations) -> Result<()> {
         let text = serde_json::to_string_pretty(durations)
-            .map_err(|error| Error::failed("writing how long nodes took", error.to_string()))?;
-        Self::write_in(&self.beside, DURATIONS, &text).await
+            .map_err(|error| Error::failed("serialising the durations of nodes", error.to_string()))?;
+        Self::write_in(&self.shared_directory, DURATIONS, &text).await
     }
 }
 
@@ -312,7 +311,7 @@ mod tests {
     use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 
     #[tokio::test]
-    async fn secrets_survive_and_only_their_owner_reads_them() {
+    async fn secrets_are_stored_readable_only_by_their_owner() {
         let home = tempfile::tempdir().unwrap();
         let platform = PlatformId::new(RandomIds.uuid());
         let state = StateDirectory::new(home.path(), platform);
@@ -322,7 +321,7 @@ mod tests {
             public: "public".into(),
         };
         let secrets = PlatformSecrets::generate(platform, ssh, SystemClock.now()).unwrap();
-        state.keep_secrets(&secrets).await.unwrap();
+        state.store_secrets(&secrets).await.unwrap();
         let again = state.secrets().await.unwrap().unwrap();
         assert_eq!(again.authority, secrets.authority);
         assert_eq!(again.admin_token, secrets.admin_token);
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn how_long_nodes_took_is_known_to_the_next_platform() {
+    async fn durations_are_shared_between_platforms() {
         let home = tempfile::tempdir().unwrap();
         let of = |number| {
             StateDirectory::new(home.path(), PlatformId::new(uuid::Uuid::from_u128(number)))
@@ -345,7 +344,7 @@ mod tests {
         let first = of(1);
         assert_eq!(first.durations().await.unwrap(), Durations::default());
         let seen: Durations = serde_json::from_str(r#"{"azure provision": [90.5]}"#).unwrap();
-        first.keep_durations(&seen).await.unwrap();
+        first.store_durations(&seen).await.unwrap();
         first.forget().await.unwrap();
         assert_eq!(of(2).durations().await.unwrap(), seen);
     }

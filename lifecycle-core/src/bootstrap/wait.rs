@@ -1,5 +1,5 @@
-//! The waits of a command. Each one reports what it waits for, since when and until when, and
-//! each one ends: with what it waited for, or with an error.
+//! The waits of a command. Each reports what it waits for, since when and until when. Each ends:
+//! with the result, or with an error.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,20 +15,20 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::reconcile::RunningStep;
 
-/// How often a wait is reported; the first time after as long.
+/// The interval between reports of a wait, and the delay before the first.
 const REPORTED_EVERY: Duration = Duration::from_secs(10);
 
-/// How much longer than announced a wait may last whose end another process decides, or one call
-/// of which is under way.
+/// How long a wait may exceed its announced end, if another process decides the end or a call is
+/// running.
 const GRACE: Duration = Duration::from_mins(1);
 
-/// How long a control loop may do nothing and wait for nothing that it names.
+/// How long a control loop may run no step and report no wait.
 const IDLE: Duration = Duration::from_mins(5);
 
-/// How long a step may take of which the manager says no end.
+/// How long a step may take if the manager reports no end.
 const LONGEST_STEP: Duration = Duration::from_hours(2);
 
-/// How many waits of a control loop are reported one by one.
+/// How many waits of a control loop are reported individually.
 const SHOWN: usize = 8;
 
 /// A wait for one thing.
@@ -38,7 +38,7 @@ pub struct Wait<'a> {
     what: String,
     since: DateTime<Utc>,
     limit: Duration,
-    says: Mutex<Option<String>>,
+    detail: Mutex<Option<String>>,
 }
 
 impl std::fmt::Debug for Wait<'_> {
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Wait<'_> {
 }
 
 impl<'a> Wait<'a> {
-    /// A wait that begins now and lasts no longer than `limit`. `what` completes "waiting:".
+    /// A wait that starts now and lasts at most `limit`. `what` completes "waiting:".
     pub fn new(
         reporter: &'a dyn Reporter,
         clock: &dyn Clock,
@@ -65,20 +65,20 @@ impl<'a> Wait<'a> {
             what,
             since: clock.now(),
             limit,
-            says: Mutex::default(),
+            detail: Mutex::default(),
         }
     }
 
-    /// The latest news of what is waited for; part of the next report.
-    pub fn says(&self, text: impl Into<String>) {
-        let mut says = self.says.lock().unwrap_or_else(PoisonError::into_inner);
-        *says = Some(text.into());
+    /// Sets the latest news about what is waited for; it is part of the next report.
+    pub fn set_detail(&self, text: impl Into<String>) {
+        let mut detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
+        *detail = Some(text.into());
     }
 
-    /// Waits for `work`.
+    /// Waits for the result of `work`.
     ///
     /// # Errors
-    /// That of `work`, or [`Error::TimedOut`] after the limit.
+    /// Those of `work`, or [`Error::TimedOut`] after the limit.
     pub async fn until<T, E: From<Error>>(
         &self,
         work: impl Future<Output = Result<T, E>>,
@@ -100,13 +100,13 @@ impl<'a> Wait<'a> {
                 match attempt().await {
                     Ok(value) => return Ok(value),
                     Err(error) => {
-                        self.says(error.chain());
+                        self.set_detail(error.chain());
                         retry_or(error, deadline).await?;
                     }
                 }
             }
         };
-        // The last attempt has its own limit.
+        // The last attempt may exceed the limit.
         self.within(self.limit + GRACE, attempts).await
     }
 
@@ -131,23 +131,22 @@ impl<'a> Wait<'a> {
                     after: limit,
                 }))
             }),
-            () = reports => Err(E::from(Error::failed(&self.what, "its reports ended"))),
+            () = reports => Err(E::from(Error::failed(&self.what, "reporting ended unexpectedly"))),
         }
     }
 
     fn report(&self) {
-        let says = self.says.lock().unwrap_or_else(PoisonError::into_inner);
+        let detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
         self.reporter.report(Progress::Waiting {
             key: self.key.clone(),
             what: self.what.clone(),
             since: self.since,
             until: after(self.since, self.limit),
-            says: says.clone(),
+            detail: detail.clone(),
         });
     }
 }
 
-/// A moment so much later.
 fn after(since: DateTime<Utc>, limit: Duration) -> DateTime<Utc> {
     let limit = chrono::TimeDelta::from_std(limit).ok();
     limit
@@ -155,13 +154,13 @@ fn after(since: DateTime<Utc>, limit: Duration) -> DateTime<Utc> {
         .unwrap_or(since)
 }
 
-/// Watches a control loop, here or in the manager: reports what runs and what it waits for, and
-/// ends a wait that the loop itself does not end.
+/// Watches a control loop, either here or in the manager: reports what it runs and waits for, and
+/// ends a wait that the loop does not end itself.
 pub(super) struct LoopWatch<'a> {
     reporter: &'a dyn Reporter,
     clock: &'a dyn Clock,
     next_report: Instant,
-    /// Since when each wait has been seen, for those that do not say it.
+    /// When each wait was first seen, for waits without a start time.
     seen: BTreeMap<String, DateTime<Utc>>,
     idle_since: Option<DateTime<Utc>>,
 }
@@ -177,16 +176,16 @@ impl<'a> LoopWatch<'a> {
         }
     }
 
-    /// When the next report is due, if nothing happens before.
+    /// When the next report is due if nothing happens before.
     pub(super) fn next_report(&self) -> Instant {
         self.next_report
     }
 
-    /// Takes what runs and what the loop waits for now.
+    /// Processes what the loop currently runs and waits for.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] if something should have ended and did not.
-    pub(super) fn see(&mut self, running: &[RunningStep], waits: &[WaitV1]) -> Result<()> {
+    /// [`Error::TimedOut`] if something should have ended.
+    pub(super) fn update(&mut self, running: &[RunningStep], waits: &[WaitV1]) -> Result<()> {
         let now = self.clock.now();
         let mut open: Vec<Progress> = running
             .iter()
@@ -197,7 +196,7 @@ impl<'a> LoopWatch<'a> {
                 until: step
                     .until
                     .unwrap_or_else(|| after(step.since, LONGEST_STEP)),
-                says: step.last_line.clone(),
+                detail: step.last_line.clone(),
             })
             .collect();
         self.seen
@@ -209,7 +208,7 @@ impl<'a> LoopWatch<'a> {
                 what: wait.what.clone(),
                 since: wait.since.unwrap_or(seen),
                 until: wait.until,
-                says: None,
+                detail: None,
             });
         }
         if open.is_empty() {
@@ -219,7 +218,7 @@ impl<'a> LoopWatch<'a> {
                 what: "the next step of the control loop".into(),
                 since,
                 until: after(since, IDLE),
-                says: None,
+                detail: None,
             });
         } else {
             self.idle_since = None;
@@ -243,15 +242,15 @@ impl<'a> LoopWatch<'a> {
                 self.reporter.report(wait);
             }
             if more > 0 {
-                self.reporter.report(Progress::Told {
-                    text: format!("{more} more are waited for"),
+                self.reporter.report(Progress::Note {
+                    text: format!("{more} more waits"),
                 });
             }
         }
         Ok(())
     }
 
-    /// The loop cannot be asked since `since`.
+    /// Reports that the loop has not answered since `since`.
     pub(super) fn unanswered(&mut self, error: &Error, since: Instant, limit: Duration) {
         if Instant::now() < self.next_report {
             return;
@@ -264,7 +263,7 @@ impl<'a> LoopWatch<'a> {
             what: "the manager's answer".into(),
             since,
             until: after(since, limit),
-            says: Some(error.chain()),
+            detail: Some(error.chain()),
         });
     }
 }
@@ -278,9 +277,9 @@ mod tests {
     use crate::reconcile::StepId;
 
     #[derive(Debug, Default)]
-    struct Heard(Mutex<Vec<Progress>>);
+    struct Recorder(Mutex<Vec<Progress>>);
 
-    impl Reporter for Heard {
+    impl Reporter for Recorder {
         fn report(&self, progress: Progress) {
             self.0.lock().unwrap().push(progress);
         }
@@ -292,34 +291,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_is_reported_with_its_times_and_ends() {
-        let heard = Arc::new(Heard::default());
+        let recorder = Arc::new(Recorder::default());
         let clock = clock();
-        let wait = Wait::new(heard.as_ref(), &clock, "port 22", Duration::from_secs(25));
+        let wait = Wait::new(recorder.as_ref(), &clock, "port 22", Duration::from_secs(25));
         let began = Instant::now();
         let work = async {
-            wait.says("refused");
+            wait.set_detail("refused");
             std::future::pending::<Result<()>>().await
         };
         let error = wait.until(work).await.unwrap_err();
         assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
         assert_eq!(began.elapsed(), Duration::from_secs(25));
-        let told = heard.0.lock().unwrap();
-        assert_eq!(told.len(), 2, "{told:?}");
+        let reports = recorder.0.lock().unwrap();
+        assert_eq!(reports.len(), 2, "{reports:?}");
         let expected = Progress::Waiting {
             key: "port 22".into(),
             what: "port 22".into(),
             since: DateTime::UNIX_EPOCH,
             until: after(DateTime::UNIX_EPOCH, Duration::from_secs(25)),
-            says: Some("refused".into()),
+            detail: Some("refused".into()),
         };
-        assert_eq!(told[0], expected);
+        assert_eq!(reports[0], expected);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_repeated_ends_with_its_own_error() {
-        let heard = Heard::default();
+    async fn repeated_attempts_end_with_the_last_error() {
+        let recorder = Recorder::default();
         let clock = clock();
-        let wait = Wait::new(&heard, &clock, "the manager", Duration::from_secs(40));
+        let wait = Wait::new(&recorder, &clock, "the manager", Duration::from_secs(40));
         let attempt = || async {
             Err::<(), _>(Error::Unreachable {
                 what: "it".into(),
@@ -328,12 +327,12 @@ mod tests {
         };
         let error = wait.repeat(attempt).await.unwrap_err();
         assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-        assert!(heard.0.lock().unwrap().len() >= 3);
+        assert!(recorder.0.lock().unwrap().len() >= 3);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_loop_that_goes_on_for_ever_is_not_waited_for() {
-        let heard = Heard::default();
+    async fn a_loop_that_never_ends_times_out() {
+        let recorder = Recorder::default();
         let clock = clock();
         let now = clock.now();
         let until = after(now, Duration::from_secs(100));
@@ -350,10 +349,10 @@ mod tests {
             until,
         };
         for (running, waits) in [(vec![step], vec![]), (vec![], vec![wait]), (vec![], vec![])] {
-            let mut watch = LoopWatch::new(&heard, &clock);
+            let mut watch = LoopWatch::new(&recorder, &clock);
             let began = Instant::now();
             let error = loop {
-                if let Err(error) = watch.see(&running, &waits) {
+                if let Err(error) = watch.update(&running, &waits) {
                     break error;
                 }
                 assert!(began.elapsed() < IDLE * 2, "no end");
@@ -361,7 +360,7 @@ mod tests {
             };
             assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
         }
-        let told = heard.0.lock().unwrap();
-        assert!(told.len() > 30, "{told:?}");
+        let reports = recorder.0.lock().unwrap();
+        assert!(reports.len() > 30, "{reports:?}");
     }
 }

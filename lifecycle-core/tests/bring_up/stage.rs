@@ -184,7 +184,7 @@ impl Stage {
             Some(secrets) => bootstrapper.secrets = secrets,
             None => self
                 .state
-                .keep_secrets(&bootstrapper.secrets)
+                .store_secrets(&bootstrapper.secrets)
                 .await
                 .unwrap(),
         }

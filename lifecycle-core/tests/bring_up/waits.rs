@@ -229,11 +229,11 @@ async fn missing_secrets_of_nodes_that_exist_are_told_at_once() {
     let kept_in = Path::new("/config/lifecycle/id");
     let mut bootstrapper = stage.bootstrapper().await;
     bootstrapper.state = Arc::new(lifecycle_core::bootstrap::MemoryState::default());
-    let lacking = bootstrapper.lacks_secrets(kept_in).await.unwrap();
+    let lacking = bootstrapper.missing_secrets(kept_in).await.unwrap();
     assert!(lacking.is_none(), "nothing exists: {lacking:?}");
     stage.up().await.unwrap();
     let effects = stage.world.effects().len();
-    let lacking = bootstrapper.lacks_secrets(kept_in).await.unwrap().unwrap();
+    let lacking = bootstrapper.missing_secrets(kept_in).await.unwrap().unwrap();
     let text = lacking.chain();
     assert!(
         text.contains("n1, n2") && text.contains("/config/lifecycle/id"),
@@ -247,8 +247,8 @@ async fn missing_secrets_of_nodes_that_exist_are_told_at_once() {
     );
     assert_eq!(stage.world.effects().len(), effects);
     let kept = &stage.bootstrapper().await.secrets;
-    bootstrapper.state.keep_secrets(kept).await.unwrap();
-    assert!(bootstrapper.lacks_secrets(kept_in).await.unwrap().is_none());
+    bootstrapper.state.store_secrets(kept).await.unwrap();
+    assert!(bootstrapper.missing_secrets(kept_in).await.unwrap().is_none());
 }
 
 #[tokio::test(start_paused = true)]

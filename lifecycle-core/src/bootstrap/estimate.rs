@@ -1,4 +1,4 @@
-//! How long new nodes will take, from how long former ones took.
+//! Estimates how long new nodes will take, from how long previous ones took.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use crate::error::Result;
 use crate::platform::Declaration;
 
 impl Bootstrapper {
-    /// How long the nodes that do not exist yet will take, as far as that can be said: as long as
-    /// the slowest, since they are made beside each other. `usual` is what the provider says.
-    pub(super) async fn predict(
+    /// How long the missing nodes will take, if known: as long as the slowest, because they are
+    /// created in parallel. `usual` is the provider's estimate.
+    pub(super) async fn estimate_new_nodes(
         &self,
         declaration: &Declaration,
         usual: Option<Duration>,
@@ -29,25 +29,25 @@ impl Bootstrapper {
             let each: Vec<_> = new
                 .map(|spec| durations.of(provider, spec, usual))
                 .collect();
-            // Of some it may not be known, and then not of all.
+            // Unknown as soon as it is unknown for one node.
             let all: Option<Vec<Duration>> = each.into_iter().collect();
             Ok::<_, crate::Error>(all.and_then(|all| all.into_iter().max()))
         };
         predicted.await.unwrap_or_else(|error| {
-            tracing::warn!(error = %error.chain(), "how long nodes will take is not known");
+            tracing::warn!(error = %error.chain(), "the durations of nodes cannot be read");
             usual
         })
     }
 
-    /// The reporter, which tells of each node's steps also how long they usually take.
-    pub(super) async fn expecting(&self, declaration: &Declaration) -> Arc<dyn Reporter> {
+    /// The reporter, extended to show how long steps of nodes usually take.
+    pub(super) async fn reporter_with_estimates(&self, declaration: &Declaration) -> Arc<dyn Reporter> {
         let durations = self.state.durations().await.unwrap_or_else(|error| {
-            tracing::warn!(error = %error.chain(), "how long nodes usually take is not known");
+            tracing::warn!(error = %error.chain(), "the durations of nodes cannot be read");
             Durations::default()
         });
         let provider = self.backends.cloud.capabilities().name;
         let nodes = declaration.nodes.values();
-        Arc::new(Expecting {
+        Arc::new(WithEstimates {
             inner: Arc::clone(&self.reporter),
             usual: nodes
                 .flat_map(|spec| durations.steps(provider, spec))
@@ -55,31 +55,31 @@ impl Bootstrapper {
         })
     }
 
-    /// Keeps how long nodes took. What cannot be kept is missed by nothing but the next forecast.
-    pub(super) async fn learn(&self, declaration: &Declaration, seen: &[Timed]) {
+    /// Records how long nodes took. A failure affects only later estimates, so it is only logged.
+    pub(super) async fn record_durations(&self, declaration: &Declaration, timed: &[Timed]) {
         let provider = self.backends.cloud.capabilities().name;
         let kept: Result<()> = async {
             let mut durations = self.state.durations().await?;
-            if durations.learn(provider, declaration.nodes.values(), seen) {
-                self.state.keep_durations(&durations).await?;
+            if durations.record(provider, declaration.nodes.values(), timed) {
+                self.state.store_durations(&durations).await?;
             }
             Ok(())
         }
         .await;
         if let Err(error) = kept {
-            tracing::warn!(error = %error.chain(), "how long nodes took could not be kept");
+            tracing::warn!(error = %error.chain(), "the durations of nodes could not be stored");
         }
     }
 }
 
-/// Passes news on, and says of steps that were seen before how long they usually take.
+/// Forwards reports, and adds to those of known steps how long they usually take.
 #[derive(Debug)]
-struct Expecting {
+struct WithEstimates {
     inner: Arc<dyn Reporter>,
     usual: BTreeMap<String, Duration>,
 }
 
-impl Reporter for Expecting {
+impl Reporter for WithEstimates {
     fn report(&self, progress: Progress) {
         let usual = |key: &str| {
             let usual = self.usual.get(key)?;
@@ -106,16 +106,16 @@ impl Reporter for Expecting {
                 what,
                 since,
                 until,
-                says,
+                detail,
             } => {
-                let says = [says, usual(&key)].into_iter().flatten();
-                let says = says.reduce(|says, usual| format!("{says}; {usual}"));
+                let detail = [detail, usual(&key)].into_iter().flatten();
+                let detail = detail.reduce(|detail, usual| format!("{detail}; {usual}"));
                 self.inner.report(Progress::Waiting {
                     key,
                     what,
                     since,
                     until,
-                    says,
+                    detail,
                 });
             }
             other => self.inner.report(other),
@@ -130,38 +130,38 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Default)]
-    struct Heard(Mutex<Vec<Progress>>);
+    struct Recorder(Mutex<Vec<Progress>>);
 
-    impl Reporter for Heard {
+    impl Reporter for Recorder {
         fn report(&self, progress: Progress) {
             self.0.lock().unwrap().push(progress);
         }
     }
 
     #[test]
-    fn what_was_seen_before_is_told_beside_what_the_cloud_says() {
-        let heard = Arc::new(Heard::default());
-        let expecting = Expecting {
-            inner: Arc::clone(&heard) as _,
+    fn adds_the_usual_duration_to_reports_of_known_steps() {
+        let recorder = Arc::new(Recorder::default());
+        let estimating = WithEstimates {
+            inner: Arc::clone(&recorder) as _,
             usual: BTreeMap::from([("node/a/provision".into(), Duration::from_secs(126))]),
         };
         let line = |key: &str, text: &str| Progress::Line {
             key: key.into(),
             text: text.into(),
         };
-        expecting.report(Progress::Began {
+        estimating.report(Progress::Began {
             key: "node/a/provision".into(),
-            what: "make it".into(),
+            what: "create it".into(),
         });
         for key in ["node/a/provision", "node/b/provision"] {
-            expecting.report(line(key, "Azure says Creating"));
+            estimating.report(line(key, "Azure: Creating"));
         }
-        let told = heard.0.lock().unwrap().split_off(1);
+        let reports = recorder.0.lock().unwrap().split_off(1);
         let expected = [
             line("node/a/provision", "usually 2m 10s"),
-            line("node/a/provision", "Azure says Creating; usually 2m 10s"),
-            line("node/b/provision", "Azure says Creating"),
+            line("node/a/provision", "Azure: Creating; usually 2m 10s"),
+            line("node/b/provision", "Azure: Creating"),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(reports, expected);
     }
 }

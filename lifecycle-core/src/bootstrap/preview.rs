@@ -1,4 +1,4 @@
-//! What `up` would do, without doing any of it.
+//! What `up` would do, without doing it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,31 +11,31 @@ use crate::platform::Declaration;
 use crate::reconcile::{Declared, Observed, Plan, PlanningInput, Policy, observe_once, plan};
 use crate::secret::PlatformKey;
 
-/// How long a node may take to tell what is on it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a node may take to report its state.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
-/// What a bring-up would do.
+/// What `up` would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Forecast {
-    /// Whether a manager runs already; without one, `up` starts it on its node.
+pub struct Preview {
+    /// Whether a manager is running; if not, `up` starts it on its node.
     pub manager_runs: bool,
-    /// What stands in the way, each with a hint.
+    /// What prevents `up`, each with a hint.
     pub problems: Vec<String>,
-    /// What would be otherwise than was wished first.
+    /// Where the result differs from the first choice in the declaration.
     pub remarks: Vec<String>,
-    /// How long the nodes that do not exist yet would take, where that can be said.
+    /// How long creating the missing nodes is expected to take, if known.
     pub predicted: Option<Duration>,
-    /// What would be done then, and why.
+    /// The steps that `up` would execute, and why.
     pub plan: Plan,
 }
 
-impl Forecast {
+impl Preview {
     /// Whether `up` would change nothing.
     pub fn is_nothing(&self) -> bool {
         self.manager_runs && self.problems.is_empty() && self.plan.is_empty()
     }
 
-    /// The forecast for a world in which nothing exists yet.
+    /// The preview if nothing exists yet.
     pub fn from_nothing(
         declaration: &Declaration,
         key: &PlatformKey,
@@ -53,16 +53,16 @@ impl Forecast {
 }
 
 impl Bootstrapper {
-    /// What `up` would do now. The running manager says it, since it knows most; without one,
-    /// it is planned from one observation.
-    pub async fn forecast(&self, declaration: &Declaration) -> Result<Forecast> {
+    /// What `up` would do now. If the manager is running, it makes the plan; otherwise the plan is
+    /// made from one observation.
+    pub async fn preview(&self, declaration: &Declaration) -> Result<Preview> {
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let PreflightReport {
             mut problems,
             remarks,
             predicted,
         } = self.cloud_preflight(&nodes).await?;
-        let predicted = self.predict(declaration, predicted).await;
+        let predicted = self.estimate_new_nodes(declaration, predicted).await;
         let checked = self
             .wait("the registry's database", DATABASE_ANSWERS_WITHIN)
             .until(self.check_registry(declaration.id))
@@ -82,7 +82,7 @@ impl Bootstrapper {
                 .wait("the manager's plan", MANAGER_ANSWERS_WITHIN)
                 .repeat(|| client.plan(declaration))
                 .await?;
-            return Ok(Forecast {
+            return Ok(Preview {
                 manager_runs: true,
                 problems,
                 remarks,
@@ -93,16 +93,16 @@ impl Bootstrapper {
         let key = &self.secrets.key;
         let declared = Arc::new(Declared::new(Generation::default(), declaration, key)?);
         let observing = async {
-            let observed = observe_once(&self.backends, Arc::clone(&declared), PATIENCE).await;
+            let observed = observe_once(&self.backends, Arc::clone(&declared), ANSWERED_WITHIN).await;
             Ok::<_, Error>(observed)
         };
         let mut observed = self
-            .wait("the answers of the nodes", PATIENCE * 2)
+            .wait("the state of the nodes", ANSWERED_WITHIN * 2)
             .until(observing)
             .await?;
-        if observed.cloud_unknown.is_some() && self.state.placed().await?.is_none() {
-            // It was never brought up from here, so nothing is what exists as far as is known;
-            // that the cloud does not answer stands among the problems.
+        if observed.cloud_unknown.is_some() && self.state.placement().await?.is_none() {
+            // The platform was never started from here, so assume that nothing exists; the problems
+            // already report that the cloud does not answer.
             observed = Observed::default();
         }
         let policy = Policy {
@@ -114,7 +114,7 @@ impl Bootstrapper {
             policy,
             ..PlanningInput::new(declared, self.backends.clock.now())
         };
-        Ok(Forecast {
+        Ok(Preview {
             manager_runs: false,
             problems,
             remarks,

@@ -1,4 +1,4 @@
-//! Readiness as it is judged from outside the platform's network: not at all.
+//! A readiness probe that never succeeds, for use outside the platform's network.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use async_trait::async_trait;
 
 use crate::runtime::ReadinessProbe;
 
-/// Asks nobody. To the outside only SSH is open, so a question to a service from there waits for
-/// nothing; whether services are ready is the manager's to judge, and nodes need none of it.
+/// Reports "not ready" at once. Only SSH is reachable from outside, so probing a service would only
+/// time out; the manager judges readiness, and preparing nodes does not need it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct NotFromOutside;
+pub(super) struct NoProbe;
 
 #[async_trait]
-impl ReadinessProbe for NotFromOutside {
+impl ReadinessProbe for NoProbe {
     async fn tcp(&self, _: IpAddr, _: u16, _: Duration) -> bool {
         false
     }

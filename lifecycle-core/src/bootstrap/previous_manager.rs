@@ -1,6 +1,6 @@
-//! What a manager that is replaced leaves: its hand-over and its registry, kept as they were
-//! until the new one has answered, and put back if it does not. Only a registry in a file is
-//! kept: one in a database has other readers and its own backups.
+//! The files of a manager that is being replaced: its hand-over and its registry. They are kept
+//! until the new manager answers, and restored if it does not. Only a registry in a file is kept;
+//! one in a database has other readers and its own backups.
 
 use super::Bootstrapper;
 use super::handover::handover_directory;
@@ -10,52 +10,52 @@ use crate::model::PlatformId;
 use crate::reconcile::execute::node_directory;
 use crate::runtime::{ContainerState, ObservedContainer};
 
-/// What the names of these directories begin with; a container's id follows.
-const PREFIX: &str = "former-";
+/// Prefix of the directories that contain kept files; the container's id follows.
+const PREFIX: &str = "previous-";
 
-/// The files of a registry in a file: itself, and what was written and not yet moved there.
+/// The registry's files: the database, its write-ahead log and the index of that log.
 const REGISTRY: [&str; 3] = ["registry.db", "registry.db-wal", "registry.db-shm"];
 
 /// The files in the platform's directory on the manager's node.
-pub(super) struct FormerFiles {
+pub(super) struct PreviousFiles {
     platform: PlatformId,
     names: Vec<String>,
 }
 
 impl Bootstrapper {
-    /// Looks what is there.
-    pub(super) async fn former_files(
+    /// Lists the files.
+    pub(super) async fn previous_files(
         &self,
         node: &NodeHandle,
         platform: PlatformId,
-    ) -> Result<FormerFiles> {
+    ) -> Result<PreviousFiles> {
         let script = format!("ls -1 '{}' 2>/dev/null || true", node_directory(platform));
         let listing = node
             .host
             .exec(HostCommand::new(script).as_root())
             .await?
             .success("listing the platform's directory on the manager's node")?;
-        Ok(FormerFiles {
+        Ok(PreviousFiles {
             platform,
             names: listing.lines().map(str::to_owned).collect(),
         })
     }
 }
 
-impl FormerFiles {
-    /// The manager that there is a way back to: whose files are kept already, since a
-    /// replacement was broken off; else the one that runs.
-    pub(super) fn way_back<'c>(
+impl PreviousFiles {
+    /// The manager to roll back to: the one whose files are kept, because a replacement was
+    /// interrupted; else the running one.
+    pub(super) fn rollback_target<'c>(
         &self,
-        former: &'c [ObservedContainer],
+        previous: &'c [ObservedContainer],
     ) -> Option<&'c ObservedContainer> {
-        let kept = former.iter().find(|c| self.has(c));
+        let kept = previous.iter().find(|c| self.has(c));
         let running = |c: &&ObservedContainer| matches!(c.state, ContainerState::Running { .. });
-        kept.or_else(|| former.iter().find(running))
-            .or_else(|| former.first())
+        kept.or_else(|| previous.iter().find(running))
+            .or_else(|| previous.first())
     }
 
-    /// Whether a manager's files are kept.
+    /// Whether files of a manager are kept.
     pub(super) fn has(&self, of: &ObservedContainer) -> bool {
         self.lists(&name(of))
     }
@@ -68,8 +68,8 @@ impl FormerFiles {
         format!("'{}/{name}'", node_directory(self.platform))
     }
 
-    /// Keeps the files of a manager that was stopped; those that are kept already stay, since
-    /// another may have written since.
+    /// Keeps the files of a stopped manager. Files that are already kept stay, because another
+    /// manager may have written since.
     pub(super) async fn keep(&self, node: &NodeHandle, of: &ObservedContainer) -> Result<()> {
         let kept = name(of);
         let mut script = vec!["set -e".to_owned()];
@@ -88,12 +88,12 @@ impl FormerFiles {
             }
             script.push(format!("mv {} {}", self.path(&draft), self.path(&kept)));
         }
-        self.run(node, script, "keeping what the former manager leaves")
+        self.run(node, script, "keeping the previous manager's files")
             .await
     }
 
-    /// Puts back what was kept of a manager, as if it had not been replaced.
-    pub(super) async fn put_back(&self, node: &NodeHandle, of: &ObservedContainer) -> Result<()> {
+    /// Restores the kept files of a manager.
+    pub(super) async fn restore(&self, node: &NodeHandle, of: &ObservedContainer) -> Result<()> {
         let kept = name(of);
         let mut script = vec!["set -e".to_owned()];
         let registry = REGISTRY.iter().map(|file| self.path(file));
@@ -103,18 +103,18 @@ impl FormerFiles {
         let everything = self.path(&format!("{kept}/."));
         script.push(format!("cp -a {everything} {}", self.path("")));
         script.push(format!("rm -rf {}", self.path(&kept)));
-        self.run(node, script, "putting back what the former manager left")
+        self.run(node, script, "restoring the previous manager's files")
             .await
     }
 
-    /// Drops what was kept of a manager that is not needed any more.
+    /// Deletes the kept files of a manager.
     pub(super) async fn forget(&self, node: &NodeHandle, of: &ObservedContainer) -> Result<()> {
         let script = vec![format!("rm -rf {}", self.path(&name(of)))];
-        self.run(node, script, "removing what the former manager left")
+        self.run(node, script, "removing the previous manager's files")
             .await
     }
 
-    /// What there is to keep.
+    /// The files to keep.
     fn files(&self) -> impl Iterator<Item = &'static str> {
         let all = REGISTRY.into_iter().chain(["manager"]);
         all.filter(|file| self.lists(file))

@@ -59,8 +59,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
         if options.nodes.is_none() {
             nodes = confirm::value("How many nodes?", nodes, |text| {
                 let number = text.parse().ok();
-                let fits = number.filter(|n| (1..=Starter::MOST_NODES).contains(n));
-                fits.ok_or_else(|| format!("enter a number from 1 to {}", Starter::MOST_NODES))
+                let fits = number.filter(|n| (1..=Starter::MAX_NODES).contains(n));
+                fits.ok_or_else(|| format!("enter a number from 1 to {}", Starter::MAX_NODES))
             })
             .await?;
             // The files may not fit on this number of nodes: check before writing.

@@ -1,39 +1,39 @@
-//! What opens the cloud, the code store and the way to the nodes: read from `platform.toml` alone,
-//! for whoever needs these before, or without, the platform's declaration.
+//! The credentials for the cloud, the code store and the jump host, read from `platform.toml`
+//! alone, for callers that need them before or without the declaration.
 
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::Report;
 use super::environment::Environment;
 use super::load::{read_text, shown};
-use super::secret_reference::Outside;
+use super::secret_reference::SecretReader;
 use super::{CodeStoreSpec, Diagnostics, JumpHostSpec, Sources, settings, toml};
 use crate::error::{Error, Result as CoreResult};
 use crate::secret::Sensitive;
 
-/// The secrets that open what lies outside. Not a part of the declaration: the bootstrapper hands
-/// them to the manager.
+/// Secrets of external services. They are not part of the declaration: the bootstrapper gives them
+/// to the manager in the hand-over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
-    /// The secret of the application that logs in to the cloud.
+    /// The client secret of the application that logs in to the cloud.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud: Option<Sensitive>,
-    /// The key or the signature of the code store.
+    /// The key or shared access signature of the code store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Sensitive>,
-    /// The private key for the jump host; the platform's own without. The manager, which is
-    /// inside, gets none.
+    /// The private key for the jump host; without it, the platform's own key is used. The manager
+    /// does not get it, because it reaches the nodes directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jump_host: Option<Sensitive>,
 }
 
 impl Credentials {
-    /// Whether there is none.
+    /// Whether no secret is set.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// What the manager gets of them.
+    /// The secrets that the manager needs.
     #[must_use]
     pub fn of_manager(&self) -> Self {
         Self {
@@ -42,18 +42,18 @@ impl Credentials {
         }
     }
 
-    /// The cloud's secret.
+    /// The secret for the cloud.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is none.
+    /// [`Error::Invalid`] if it is not set.
     pub fn cloud(&self) -> CoreResult<&Sensitive> {
         self.cloud.as_ref().ok_or_else(|| missing("cloud.login"))
     }
 
-    /// The code store's secret.
+    /// The secret for the code store.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is none.
+    /// [`Error::Invalid`] if it is not set.
     pub fn code(&self) -> CoreResult<&Sensitive> {
         self.code.as_ref().ok_or_else(|| missing("code"))
     }
@@ -62,24 +62,21 @@ impl Credentials {
 fn missing(key: &str) -> Error {
     Error::Invalid {
         what: format!("the secret of `{key}`"),
-        why: "it is not given".to_owned(),
-        hint: format!("refer to it in `{key}` of platform.toml"),
+        why: "it is not set".to_owned(),
+        hint: format!("set it in `{key}` of platform.toml"),
     }
 }
 
-/// Where code bases are read from, and what opens that and the cloud.
+/// The code store, and the credentials for it and the cloud.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Where code bases are read from.
     pub code: CodeStoreSpec,
-    /// The secrets.
     pub credentials: Credentials,
-    /// What nodes are reached through from outside, as declared now: that of the last `up` may be
-    /// gone.
+    /// The jump host as it is declared now; the one of the last `up` may no longer exist.
     pub jump_host: Option<JumpHostSpec>,
 }
 
-/// Reads it from `platform.toml`; the Compose files need not be in order.
+/// Reads the access settings from `platform.toml`; the Compose files may be invalid.
 ///
 /// # Errors
 /// Everything that is wrong with `platform.toml`.
@@ -92,7 +89,7 @@ pub fn access(sources: &Sources) -> Result<Access, Diagnostics> {
     let mut ignored = Report::new(".env");
     let environment = Environment::read(sources, &mut ignored);
     let lookup = |name: &str| environment.get(name);
-    let outside = Outside {
+    let outside = SecretReader {
         directory: &sources.project_dir,
         lookup: &lookup,
     };

@@ -1,55 +1,54 @@
-//! What is declared of Azure: an account that nodes come from, a share that holds code bases.
-//! Secrets are kept apart, in [`Credentials`](super::Credentials).
+//! Declared Azure settings: the account for nodes, and the share with code bases. Secrets are
+//! separate, in [`Credentials`](super::Credentials).
 
 use serde::{Deserialize, Serialize};
 
-/// An account on Azure whose VMs are the nodes.
+/// An Azure account whose VMs are the nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AzureSpec {
-    /// The subscription's id.
     pub subscription: String,
-    /// The region, as `westeurope`.
+    /// The region, for example `westeurope`.
     pub location: String,
-    /// The resource group; without one, one of the platform's own that is made and removed.
+    /// The resource group; without it, the platform creates and deletes its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_group: Option<String>,
-    /// The network's block (IPv4 CIDR).
+    /// The address block of the network (IPv4 CIDR).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<String>,
-    /// The sizes of nodes that name none: the first that can be had.
+    /// Sizes for nodes without a size: the first one that is available is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sizes: Vec<String>,
-    /// The zones that nodes may be in: the first that has room. None: wherever Azure puts them.
+    /// Zones for nodes: the first one with capacity is used. Empty: Azure chooses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub zones: Vec<String>,
-    /// What nodes boot that name nothing, as `publisher:offer:sku:version`.
+    /// The image for nodes without an image, as `publisher:offer:sku:version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The account on each new node.
+    /// The user account on new nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
-    /// From where SSH is allowed; from everywhere without any.
+    /// Addresses from which SSH is allowed; empty: from everywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ssh_from: Vec<String>,
     /// Whether new nodes get a public address.
     #[serde(default = "yes")]
     pub public_ip: bool,
-    /// The user-assigned identity that the manager's VM gets and the manager logs in with.
+    /// The user-assigned identity that is assigned to the manager's VM, for the manager's login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
     /// How to log in.
     #[serde(default)]
     pub login: LoginSpec,
-    /// Through what nodes without a public address are reached from outside.
+    /// The jump host for nodes without a public address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jump_host: Option<JumpHostSpec>,
-    /// Resource Manager's address, if it is not the public one.
+    /// The endpoint of Resource Manager, if it is not the public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// Entra's address, if it is not the public one.
+    /// The endpoint of Entra ID, if it is not the public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
-    /// The certificate, in PEM, of the only authority to trust; the public ones without.
+    /// The CA certificate to trust instead of the public ones, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
 }
@@ -59,7 +58,7 @@ fn yes() -> bool {
 }
 
 impl AzureSpec {
-    /// The defaults for a subscription and a region.
+    /// The default settings for a subscription and a region.
     pub fn new(subscription: impl Into<String>, location: impl Into<String>) -> Self {
         Self {
             subscription: subscription.into(),
@@ -81,13 +80,13 @@ impl AzureSpec {
         }
     }
 
-    /// How the manager logs in, from its VM: as the bootstrapper does where that can be handed
-    /// over, else with the identity that its VM is given. `None` if there is no way.
+    /// How the manager logs in from its VM: like the bootstrapper if that login can be handed over,
+    /// else with the identity assigned to its VM. `None` if neither is possible.
     pub fn login_of_manager(&self) -> Option<LoginSpec> {
         let of_vm = self.identity.clone();
         match &self.login {
             LoginSpec::ClientSecret { .. } => Some(self.login.clone()),
-            // Which VM has an identity that is not given here is the user's care.
+            // The user must make sure that the manager's VM has this identity.
             LoginSpec::ManagedIdentity { .. } | LoginSpec::AssignedIdentity { .. }
                 if of_vm.is_none() =>
             {
@@ -98,64 +97,61 @@ impl AzureSpec {
     }
 }
 
-/// A way to log in to Azure.
+/// A login method for Azure.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "method")]
 pub enum LoginSpec {
-    /// The first that works of those that need nothing declared.
+    /// The first of the methods without settings that works.
     #[default]
     InOrder,
-    /// What `az login` keeps.
+    /// The session of `az login`.
     AzureCli,
-    /// The identity of the VM that this runs on: the only one that it has, unless one is named.
+    /// The identity of the current VM: its only one, or the named one.
     ManagedIdentity {
-        /// Its client id.
+        /// The client id of the identity.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         client: Option<String>,
     },
-    /// A user-assigned identity of the VM that this runs on.
+    /// A user-assigned identity of the current VM.
     AssignedIdentity {
-        /// Its resource id.
+        /// The resource id of the identity.
         id: String,
     },
-    /// An application with a secret, which is the cloud's among the credentials.
+    /// An application with a client secret, which is in the credentials.
     ClientSecret {
-        /// The tenant's id.
         tenant: String,
-        /// The application's client id.
         client: String,
     },
-    /// A token that Kubernetes or GitHub puts into the environment.
+    /// A token that Kubernetes or GitHub provides in the environment.
     WorkloadIdentity,
 }
 
-/// A host with SSH that is reached from outside, and reaches the nodes.
+/// An SSH host that is reachable from outside and can reach the nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JumpHostSpec {
-    /// Its name or address.
+    /// Host name or address.
     pub host: String,
     /// The port of its SSH server.
     pub port: u16,
-    /// The account there.
     pub user: String,
-    /// Its public key, in OpenSSH form.
+    /// The public host key, in OpenSSH format.
     pub host_key: String,
 }
 
-/// Where code bases are read from.
+/// Where code bases are stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "store")]
 #[non_exhaustive]
 pub enum CodeStoreSpec {
-    /// Directories beside the Compose file; the bootstrapper sends them to the manager's node.
+    /// Directories next to the Compose file; the bootstrapper sends them to the manager's node.
     #[default]
     Directory,
-    /// A share of Azure Files, which the manager reads by itself.
+    /// A share of Azure Files, which the manager reads directly.
     AzureFiles(AzureFilesSpec),
 }
 
 impl CodeStoreSpec {
-    /// Whether the manager has none of its own to read from.
+    /// Whether code bases are local directories.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -164,24 +160,22 @@ impl CodeStoreSpec {
 /// A share of Azure Files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AzureFilesSpec {
-    /// The storage account.
     pub account: String,
-    /// The share.
     pub share: String,
-    /// The directory of the share that holds the code bases; all of it without.
+    /// The directory of the share that contains the code bases; the root by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
-    /// Whether the code store's secret is a key or a signature.
+    /// Whether the secret of the code store is a key or a signature.
     pub with: FilesSecret,
-    /// Where the service answers, if not where the public one does.
+    /// The endpoint, if it is not the public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// The certificate, in PEM, of the only authority to trust; the public ones without.
+    /// The CA certificate to trust instead of the public ones, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
 }
 
-/// What kind of secret opens a share.
+/// The kind of secret for a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FilesSecret {

@@ -1,53 +1,51 @@
-//! `[registry]` in `platform.toml`: URLs of databases, which hold passwords and so are written
-//! as references to where the secret is. No finding quotes a URL.
+//! `[registry]` in `platform.toml`: database URLs. They contain passwords, so they are written as
+//! secret references. No diagnostic quotes a URL.
 
 use std::net::IpAddr;
 
 use super::RegistrySpec;
 use super::diagnostic::Report;
-use super::secret_reference::{Outside, REFER};
+use super::secret_reference::{SecretReader, REFER};
 use super::tree::Field;
 use crate::model::Kind;
 use crate::secret::Sensitive;
 
-/// The key of the central database.
 const URL: &str = "url";
 
 const FORM: &str = "write `postgres://user@host:5432/database`";
 
-/// All keys of `[registry]`.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
     std::iter::once(URL).chain(Kind::ALL.map(Kind::word))
 }
 
 /// Reads `[registry]`.
-pub(super) fn read(field: &Field<'_>, outside: Outside<'_>, report: &mut Report) -> RegistrySpec {
+pub(super) fn read(field: &Field<'_>, secrets: SecretReader<'_>, report: &mut Report) -> RegistrySpec {
     let mut spec = RegistrySpec::default();
     for (key, field) in field.entries(report) {
         if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.word() == key) {
-            if let Some(url) = url(&field, outside, report) {
+            if let Some(url) = url(&field, secrets, report) {
                 spec.kinds.insert(kind, url);
             }
         } else if key == URL {
-            spec.central = url(&field, outside, report);
+            spec.central = url(&field, secrets, report);
         } else {
             report.unknown_key(field.at, &field.path, key, keys());
         }
     }
-    // A kind at the central database needs no copy.
+    // A kind in the central database needs no copy.
     let central = spec.central.clone();
     spec.kinds
         .retain(|_, url| central.as_ref().is_none_or(|central| url != central));
     spec
 }
 
-/// The URL of a database: a reference, or itself if it holds no password.
-fn url(field: &Field<'_>, outside: Outside<'_>, report: &mut Report) -> Option<Sensitive> {
+/// The URL of a database: a secret reference, or plain text if it contains no password.
+fn url(field: &Field<'_>, secrets: SecretReader<'_>, report: &mut Report) -> Option<Sensitive> {
     let in_clear = !field.is_map();
     let text = if in_clear {
         field.text(report)?.to_owned()
     } else {
-        outside.referred(field, report)?
+        secrets.resolve(field, report)?
     };
     match check(&text) {
         Err(why) => {
@@ -55,7 +53,7 @@ fn url(field: &Field<'_>, outside: Outside<'_>, report: &mut Report) -> Option<S
             None
         }
         Ok(Password::Held) if in_clear => {
-            field.problem_with_help(report, "it holds a password in clear", REFER);
+            field.problem_with_help(report, "the URL contains a password in clear text", REFER);
             None
         }
         Ok(_) => Some(Sensitive::new(text)),
@@ -68,43 +66,43 @@ enum Password {
     None,
 }
 
-/// Whether a URL names a database that both the bootstrapper and the manager can mean. Says
-/// what is wrong without quoting it.
+/// Checks that a URL names a database that both the bootstrapper and the manager can reach. The
+/// error does not quote the URL.
 fn check(url: &str) -> Result<Password, String> {
     let rest = ["postgres://", "postgresql://"]
         .iter()
         .find_map(|scheme| url.strip_prefix(scheme))
-        .ok_or("this is no URL of a PostgreSQL database: it does not begin with `postgres://`")?;
-    let bad = |why: &str| format!("this is no URL of a PostgreSQL database: {why}");
+        .ok_or("not a PostgreSQL URL: it does not start with `postgres://`")?;
+    let bad = |why: &str| format!("not a PostgreSQL URL: {why}");
     if rest.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(bad("there are spaces or line breaks in it"));
+        return Err(bad("it contains spaces or line breaks"));
     }
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, database) = place.split_once('/').unwrap_or((place, ""));
+    let (location, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = location.split_once('/').unwrap_or((location, ""));
     let (user, server) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (name, password) = user.split_once(':').unwrap_or((user, ""));
     if name.is_empty() {
-        return Err(bad("it names no user"));
+        return Err(bad("the user is missing"));
     }
     let (host, port) = match server.rsplit_once(':') {
-        // The colons of an IPv6 address stand in brackets.
+        // The colons of an IPv6 address are inside brackets.
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (server, None),
     };
     if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(bad("its port is no number from 1 to 65535"));
+        return Err(bad("the port is not a number from 1 to 65535"));
     }
     if host.is_empty() {
-        return Err(bad("it names no host"));
+        return Err(bad("the host is missing"));
     }
     if database.is_empty() || database.contains('/') {
-        return Err(bad("it names no database"));
+        return Err(bad("the database name is missing"));
     }
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let is_loopback = bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     if is_loopback || bare.eq_ignore_ascii_case("localhost") {
-        let why = format!("`{host}` is another machine for the manager than for you");
-        return Err(format!("{why}: name the host as the nodes reach it"));
+        let why = format!("`{host}` is a different machine for the manager than for you");
+        return Err(format!("{why}; use a host name or address that the nodes can reach"));
     }
     let in_query = query.split('&').any(|part| {
         part.split_once('=')
@@ -122,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_names_user_host_and_database_and_is_not_quoted() {
+    fn a_url_needs_user_host_and_database_and_is_not_quoted() {
         for (good, password) in [
             ("postgres://lifecycle@db.example/registry", Password::None),
             (

@@ -1,26 +1,25 @@
-//! What is wrong with the user's files: where, what, and how to fix it.
+//! Diagnostics of the user's files: position, message, and how to fix the problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::tree::{FileId, Place};
+use super::tree::{FileId, Position};
 use crate::error::Error;
 use crate::similar::nearest;
 
-/// One thing that is wrong with a file.
+/// One problem in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The file, relative to the project's directory where it lies there.
+    /// The file, relative to the project directory if it is inside.
     pub file: String,
-    /// The line, from 1; `None` where the whole file is meant.
+    /// The line, starting at 1; `None` if the problem concerns the whole file.
     pub line: Option<usize>,
-    /// The column, from 1, in characters.
+    /// The column in characters, starting at 1.
     pub column: Option<usize>,
     /// The path of the key, for example `services.web.ports[0]`; may be empty.
     pub path: String,
-    /// What is wrong.
     pub message: String,
-    /// What to do about it.
+    /// How to fix it.
     pub help: Option<String>,
 }
 
@@ -45,13 +44,12 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Everything that is wrong with the user's files, in the order of the files' lines. Prints one
-/// line for each.
+/// All problems in the user's files, in the order of the lines. Displays one line for each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// The single findings; there is at least one.
+    /// The diagnostics; at least one.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
         self.0.iter()
     }
@@ -86,7 +84,7 @@ impl From<Diagnostics> for Error {
             what: "the platform's declaration".to_owned(),
             why: diagnostics.to_string(),
             hint: if hints.is_empty() {
-                "correct the file at the lines named".to_owned()
+                "fix the file at the lines above".to_owned()
             } else {
                 hints.join("; ")
             },
@@ -94,18 +92,17 @@ impl From<Diagnostics> for Error {
     }
 }
 
-/// A key that the specification knows, that is understood, and that has no effect here.
+/// A known key that is not supported and has no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsupportedKey {
-    /// The file.
     pub file: String,
-    /// The line, from 1.
+    /// The line, starting at 1.
     pub line: usize,
     /// The path of the key, for example `services.web.privileged`.
     pub path: String,
     /// What happens instead.
     pub consequence: &'static str,
-    /// Whether the service runs otherwise than its author meant.
+    /// Whether the service behaves differently from what the key requests.
     pub changes_behaviour: bool,
 }
 
@@ -122,59 +119,58 @@ impl fmt::Display for UnsupportedKey {
     }
 }
 
-/// Collects the findings about a file, and about those that it draws in.
+/// Collects diagnostics of a file, and of the files that it includes.
 pub(super) struct Report {
-    /// By their numbers in places.
+    /// Indexed by [`FileId`].
     files: Vec<String>,
-    problems: Vec<(Option<Place>, Diagnostic)>,
-    /// Where nothing more is said, since what stands there is wrong already.
-    silenced: BTreeSet<Place>,
-    /// What is worth knowing about a value, should it be wrong.
-    notes: BTreeMap<Place, String>,
+    problems: Vec<(Option<Position>, Diagnostic)>,
+    /// Positions of values for which no further diagnostics are reported.
+    suppressed: BTreeSet<Position>,
+    /// Notes on values, added to the message if the value is wrong.
+    notes: BTreeMap<Position, String>,
     pub(super) warnings: Vec<Diagnostic>,
     pub(super) unsupported: Vec<UnsupportedKey>,
 }
 
-/// More files than any platform is made of.
-pub(super) const MOST_FILES: usize = 256;
+/// The largest number of files of a platform.
+pub(super) const MAX_FILES: usize = 256;
 
 impl Report {
     pub(super) fn new(file: impl Into<String>) -> Self {
         Self {
             files: vec![file.into()],
             problems: Vec::new(),
-            silenced: BTreeSet::new(),
+            suppressed: BTreeSet::new(),
             notes: BTreeMap::new(),
             warnings: Vec::new(),
             unsupported: Vec::new(),
         }
     }
 
-    /// Begins another file; what is read from now on has its places there.
+    /// Starts another file; positions that are read from now on belong to it.
     pub(super) fn begin(&mut self, file: impl Into<String>) {
-        if self.files.len() <= MOST_FILES {
+        if self.files.len() <= MAX_FILES {
             self.files.push(file.into());
         }
     }
 
-    /// The file that was begun last.
+    /// The file that was started last.
     pub(super) fn current(&self) -> FileId {
         FileId::try_from(self.files.len() - 1).unwrap_or(FileId::MAX)
     }
 
-    /// The name of a file.
     pub(super) fn name_of(&self, file: FileId) -> &str {
         self.files.get(usize::from(file)).map_or("", String::as_str)
     }
 
-    /// A place in words, for a message about another place.
-    pub(super) fn place_in_words(&self, at: Place) -> String {
+    /// Describes a position, for a message about another position.
+    pub(super) fn describe_position(&self, at: Position) -> String {
         format!("{}:{}", self.name_of(at.file), at.line)
     }
 
     fn diagnostic(
         &self,
-        at: Option<Place>,
+        at: Option<Position>,
         path: &str,
         message: impl Into<String>,
         help: Option<String>,
@@ -189,8 +185,8 @@ impl Report {
         }
     }
 
-    fn add(&mut self, at: Place, path: &str, message: impl Into<String>, help: Option<String>) {
-        if !self.silenced.contains(&at) {
+    fn add(&mut self, at: Position, path: &str, message: impl Into<String>, help: Option<String>) {
+        if !self.suppressed.contains(&at) {
             let mut message = message.into();
             if let Some(note) = self.notes.get(&at) {
                 message = format!("{message} ({note})");
@@ -200,24 +196,24 @@ impl Report {
         }
     }
 
-    pub(super) fn problem(&mut self, at: Place, path: &str, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, at: Position, path: &str, message: impl Into<String>) {
         self.add(at, path, message, None);
     }
 
-    /// A problem of a value that makes all further findings about it pointless.
-    pub(super) fn last_word(&mut self, at: Place, path: &str, message: impl Into<String>) {
+    /// A problem that suppresses all further diagnostics of the value.
+    pub(super) fn final_problem(&mut self, at: Position, path: &str, message: impl Into<String>) {
         self.add(at, path, message, None);
-        self.silenced.insert(at);
+        self.suppressed.insert(at);
     }
 
-    /// Says nothing more about what stands there.
-    pub(super) fn silence(&mut self, at: Place) {
-        self.silenced.insert(at);
+    /// Suppresses further diagnostics at this position.
+    pub(super) fn suppress(&mut self, at: Position) {
+        self.suppressed.insert(at);
     }
 
     pub(super) fn problem_with_help(
         &mut self,
-        at: Place,
+        at: Position,
         path: &str,
         message: impl Into<String>,
         help: impl Into<String>,
@@ -225,13 +221,13 @@ impl Report {
         self.add(at, path, message, Some(help.into()));
     }
 
-    /// A problem of the file as a whole.
+    /// A problem of the whole file.
     pub(super) fn file_problem(&mut self, message: impl Into<String>, help: impl Into<String>) {
         let problem = self.diagnostic(None, "", message, Some(help.into()));
         self.problems.push((None, problem));
     }
 
-    /// The same of the file that was begun last.
+    /// A problem of the file that was started last.
     pub(super) fn problem_of_current(
         &mut self,
         message: impl Into<String>,
@@ -242,16 +238,16 @@ impl Report {
         self.problems.push((None, problem));
     }
 
-    /// The same, where it does not keep the file from being read.
+    /// A warning about the whole file.
     pub(super) fn file_warning(&mut self, message: impl Into<String>) {
         let warning = self.diagnostic(None, "", message, None);
         self.warnings.push(warning);
     }
 
-    /// A key that nobody knows, with the nearest one that is known.
+    /// An unknown key; suggests the most similar known key.
     pub(super) fn unknown_key<'k>(
         &mut self,
-        at: Place,
+        at: Position,
         path: &str,
         key: &str,
         known: impl IntoIterator<Item = &'k str> + Clone,
@@ -260,17 +256,17 @@ impl Report {
             || {
                 let mut all: Vec<&str> = known.into_iter().collect();
                 all.sort_unstable();
-                (all.len() <= 12).then(|| format!("known here: {}", all.join(", ")))
+                (all.len() <= 12).then(|| format!("known keys: {}", all.join(", ")))
             },
             |near| Some(format!("did you mean `{near}`?")),
         );
         self.add(at, path, "unknown key", help);
     }
 
-    /// A name that refers to nothing, with the nearest that exists.
+    /// A reference to an unknown name; suggests the most similar existing name.
     pub(super) fn unknown_name<'k>(
         &mut self,
-        at: Place,
+        at: Position,
         path: &str,
         message: impl Into<String>,
         name: &str,
@@ -280,26 +276,26 @@ impl Report {
         let help = match nearest(name, known.iter().copied()) {
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if (1..=12).contains(&known.len()) => {
-                Some(format!("known here: {}", known.join(", ")))
+                Some(format!("known names: {}", known.join(", ")))
             }
             None => None,
         };
         self.add(at, path, message, help);
     }
 
-    /// Said with whatever is wrong there.
-    pub(super) fn note(&mut self, at: Place, note: impl Into<String>) {
+    /// Adds a note that is appended to every message about this position.
+    pub(super) fn note(&mut self, at: Position, note: impl Into<String>) {
         self.notes.insert(at, note.into());
     }
 
-    pub(super) fn warning(&mut self, at: Place, path: &str, message: impl Into<String>) {
+    pub(super) fn warning(&mut self, at: Position, path: &str, message: impl Into<String>) {
         let warning = self.diagnostic(Some(at), path, message, None);
         self.warnings.push(warning);
     }
 
     pub(super) fn unsupported(
         &mut self,
-        at: Place,
+        at: Position,
         path: &str,
         consequence: &'static str,
         changes_behaviour: bool,
@@ -313,7 +309,7 @@ impl Report {
         });
     }
 
-    /// The keys without effect, in the order of the files and their lines.
+    /// The unsupported keys, in the order of files and lines.
     pub(super) fn unsupported_in_order(&self) -> Vec<UnsupportedKey> {
         let mut keys = self.unsupported.clone();
         let number = |name: &String| self.files.iter().position(|file| file == name);
@@ -326,7 +322,7 @@ impl Report {
         !self.problems.is_empty()
     }
 
-    /// What was found wrong in all these files; `None` if nothing.
+    /// The problems of all reports; `None` if there are none.
     pub(super) fn problems_of(reports: Vec<Self>) -> Option<Diagnostics> {
         let mut all = Vec::new();
         for mut report in reports {
@@ -343,9 +339,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_prints_where_what_and_the_hint() {
+    fn a_diagnostic_displays_position_message_and_help() {
         let mut report = Report::new("compose.yaml");
-        let at = Place {
+        let at = Position {
             file: 0,
             line: 12,
             column: 5,

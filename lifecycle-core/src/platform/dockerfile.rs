@@ -1,5 +1,5 @@
-//! What of a Dockerfile is known before it is built: its `FROM` lines, which images a build
-//! starts from, and its `EXPOSE` lines, where what it builds is reached.
+//! Reads a Dockerfile before it is built: the base images in its `FROM` lines, and the ports in its
+//! `EXPOSE` lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,17 +7,17 @@ use super::compose::value;
 use super::interpolation::interpolate;
 use crate::model::Protocol;
 
-/// What a Dockerfile says.
+/// What is known from a Dockerfile.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dockerfile {
-    /// The images that its stages start from, in order, without `scratch`, its own stages and
-    /// doubles.
+    /// The base images of its stages, in order, without `scratch`, references to its own stages,
+    /// and duplicates.
     pub(super) bases: Vec<String>,
-    /// The ports that its last stage names, as far as they can be read.
+    /// The ports that the last stage exposes, as far as they are known before the build.
     pub(super) exposes: BTreeSet<(u16, Protocol)>,
 }
 
-/// Reads a Dockerfile. The error says what is wrong with which line.
+/// Reads a Dockerfile. The error names the line.
 pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Dockerfile, String> {
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
     let mut stages: Vec<String> = Vec::new();
@@ -28,7 +28,7 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
         let (word, rest) = instruction
             .split_once(char::is_whitespace)
             .unwrap_or((&instruction, ""));
-        // Only what is declared before the first `FROM` counts in `FROM` lines.
+        // Only arguments declared before the first `FROM` apply to `FROM` lines.
         if word.eq_ignore_ascii_case("ARG") && !seen_from {
             for declared in rest.split_whitespace() {
                 let (name, default) = match declared.split_once('=') {
@@ -51,7 +51,7 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
             let written = words.next().unwrap_or_default();
             let image = substituted(unquoted(written), &defaults, line)?;
             if image.is_empty() {
-                return Err(format!("line {line}: `FROM {written}` names no image"));
+                return Err(format!("line {line}: `FROM {written}` has no image"));
             }
             let is_stage = stages
                 .iter()
@@ -77,7 +77,7 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
     }
 }
 
-/// `8080` or `53/udp`. A variable is left out: its value is known to the build alone.
+/// Parses `8080` or `53/udp`. Ports with variables are skipped: only the build knows their values.
 fn port(text: &str) -> Option<(u16, Protocol)> {
     let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol.to_ascii_lowercase().as_str() {
@@ -105,8 +105,8 @@ fn unquoted(text: &str) -> &str {
         .unwrap_or(text)
 }
 
-/// The instructions with the number of the line where each begins; continued lines are joined,
-/// comments left out.
+/// The instructions, each with the number of its first line. Continued lines are joined; comments
+/// are removed.
 pub(crate) fn instructions(text: &str) -> Vec<(usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let escape = escape(text);
@@ -133,7 +133,7 @@ pub(crate) fn instructions(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The `# escape=` directive, which only comments of its kind may precede.
+/// Reads the `# escape=` directive; only other directives may precede it.
 fn escape(text: &str) -> char {
     for line in text.lines() {
         let Some((name, value)) = line
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_those_of_the_last_stage() {
+    fn exposes_the_ports_of_the_last_stage() {
         let text = "FROM a AS build\nEXPOSE 1\nFROM b\nEXPOSE 80 53/UDP $PORT 9/sctp\nEXPOSE 443\n";
         let exposes = read(text, &BTreeMap::new()).unwrap().exposes;
         let named = [
@@ -172,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn stages_and_scratch_are_no_bases() {
+    fn stages_and_scratch_are_not_base_images() {
         let text = "# syntax comment\nFROM rust:1.95 AS Build\nRUN x\nFROM build AS test\n\
                     FROM --platform=$BUILDPLATFORM debian:bookworm-slim\nFROM scratch\nfrom rust:1.95\n";
         assert_eq!(of(text), ["rust:1.95", "debian:bookworm-slim"]);
     }
 
     #[test]
-    fn arguments_before_the_first_from_are_put_in() {
+    fn substitutes_arguments_before_the_first_from() {
         assert_eq!(of("ARG TAG=default\nFROM a:$TAG\n"), ["a:given"]);
         assert_eq!(
             of("ARG V=1.2\nARG I=\"b:${V}\"\nFROM ${I}-slim\n"),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_continue_over_comments_and_with_another_escape() {
+    fn continued_lines_may_contain_comments_and_use_another_escape() {
         assert_eq!(
             of("FROM \\\n  # why\n\n  debian \\\n  AS x\nFROM x\n"),
             ["debian"]
@@ -199,11 +199,11 @@ mod tests {
     }
 
     #[test]
-    fn a_from_line_without_an_image_is_named() {
+    fn reports_a_from_line_without_an_image() {
         let none = BTreeMap::new();
         assert_eq!(
             read("ARG X\nFROM $X\n", &none),
-            Err("line 2: `FROM $X` names no image".into())
+            Err("line 2: `FROM $X` has no image".into())
         );
         assert_eq!(read("RUN x\n", &none), Err("it has no `FROM` line".into()));
         assert!(read("FROM ${X\n", &none).is_err());

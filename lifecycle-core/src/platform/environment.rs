@@ -1,29 +1,29 @@
-//! The variables that files are read with: the environment's, and beneath them those of `.env`.
+//! The variables for interpolation: the process environment, which overrides the `.env` files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::diagnostic::Report;
 use super::environment_file::{self, Variables};
-use super::tree::Place;
+use super::tree::Position;
 use super::{Sources, text_file};
 use crate::model::PlatformName;
 
-/// By Compose's rule every file may use the project's name.
+/// Compose defines that every file may use the project's name.
 const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
 
-/// Variables by what wins: the project's name, the environment, the files.
+/// The variables in order of precedence: the project's name, the environment, the files.
 pub(super) struct Environment<'s> {
-    own: &'s BTreeMap<String, String>,
+    process: &'s BTreeMap<String, String>,
     beneath: Variables,
     project_name: Option<String>,
 }
 
 impl<'s> Environment<'s> {
-    /// Reads the files; what is wrong with them is in the report.
+    /// Reads the files; problems are added to the report.
     pub(super) fn read(sources: &'s Sources, report: &mut Report) -> Self {
         let mut environment = Self {
-            own: &sources.environment,
+            process: &sources.environment,
             beneath: Variables::new(),
             project_name: None,
         };
@@ -45,8 +45,8 @@ impl<'s> Environment<'s> {
             Ok(text) => text,
             Err(error) => {
                 report.problem_of_current(
-                    format!("it cannot be read: {error}"),
-                    "check that it is a text file (UTF-8) that you may read",
+                    format!("cannot be read: {error}"),
+                    "check that it is a UTF-8 text file and that you have permission to read it",
                 );
                 return;
             }
@@ -54,7 +54,7 @@ impl<'s> Environment<'s> {
         match environment_file::parse(&text, &|name| self.get(name)) {
             Ok(mut variables) => self.beneath.append(&mut variables),
             Err(bad) => {
-                let at = Place {
+                let at = Position {
                     file: report.current(),
                     line: bad.line,
                     column: 1,
@@ -64,16 +64,16 @@ impl<'s> Environment<'s> {
         }
     }
 
-    /// A variable's value.
+    /// The value of a variable.
     pub(super) fn get(&self, name: &str) -> Option<String> {
         if name == PROJECT_NAME && self.project_name.is_some() {
             return self.project_name.clone();
         }
-        let own = self.own.get(name).cloned();
-        own.or_else(|| self.beneath.get(name).cloned().flatten())
+        let process = self.process.get(name).cloned();
+        process.or_else(|| self.beneath.get(name).cloned().flatten())
     }
 
-    /// From now on the project has this name.
+    /// Sets the project's name for later lookups.
     pub(super) fn set_project_name(&mut self, name: Option<&PlatformName>) {
         self.project_name = name.map(|name| name.as_str().to_owned());
     }

@@ -1,26 +1,27 @@
-//! Files of environment variables: `.env` beside the Compose file, and a service's `env_file`.
+//! Reads files of environment variables: `.env` next to the Compose file, and `env_file` of
+//! services.
 //!
-//! The syntax is the Compose Specification's: `KEY=value` or `KEY: value`, an optional `export`,
-//! comments, values in quotes that may span lines, `\n`-like escapes in double quotes, and
-//! variables everywhere but in single quotes.
+//! The syntax is that of the Compose Specification: `KEY=value` or `KEY: value`, an optional
+//! `export`, comments, quoted values that may span lines, escapes such as `\
+//! ` in double quotes, and variables everywhere except in single quotes.
 
 use std::collections::BTreeMap;
 
 use super::interpolation::{Lookup, interpolate};
 
-/// A variable of such a file. `None` stands for a key without a value, which is taken from the
+/// The variables of such a file. `None`: a key without a value, which is taken from the
 /// environment.
 pub(super) type Variables = BTreeMap<String, Option<String>>;
 
-/// What is wrong with such a file. Shows no value.
+/// An error in such a file. Contains no value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadLine {
     pub(super) line: usize,
     pub(super) message: String,
 }
 
-/// Reads such a file. Variables are looked up with `lookup` first, then among the file's
-/// earlier ones.
+/// Parses such a file. Variables are looked up with `lookup` first, then among the file's earlier
+/// ones.
 pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = Variables::new();
@@ -58,12 +59,12 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine
         let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''));
         let (raw, expands, after) = if let Some(quote) = quote {
             let (value, after) = quoted(&rest[1..], quote).ok_or_else(|| {
-                bad_here(format!("the value of `{key}` lacks its closing {quote}"))
+                bad_here(format!("the value of `{key}` has no closing {quote}"))
             })?;
             let trailing = after[..after.len() - after_line(after).len()].trim();
             if !trailing.is_empty() && !trailing.starts_with('#') {
                 return Err(bad_here(format!(
-                    "something follows the quoted value of `{key}`"
+                    "unexpected text after the quoted value of `{key}`"
                 )));
             }
             (value, quote == '"', after_line(after))
@@ -86,7 +87,7 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine
     Ok(variables)
 }
 
-/// Reads such a file of `format: raw`: everything after the first `=` is the value.
+/// Parses such a file with `format: raw`: everything after the first `=` is the value.
 pub(super) fn parse_raw(text: &str) -> Result<Variables, BadLine> {
     let mut variables = Variables::new();
     for (index, line) in text.lines().enumerate() {
@@ -112,7 +113,7 @@ fn after_line(text: &str) -> &str {
     text.find('\n').map_or("", |end| &text[end + 1..])
 }
 
-/// A comment needs white space before it; without any, `#` is part of the value.
+/// Removes a comment. A comment needs white space before `#`; otherwise `#` is part of the value.
 fn without_comment(value: &str) -> &str {
     let mut before = ' ';
     for (index, c) in value.char_indices() {
@@ -124,7 +125,7 @@ fn without_comment(value: &str) -> &str {
     value.trim()
 }
 
-/// The value up to its closing quote, and what follows.
+/// The value up to its closing quote, and the rest of the text.
 fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -142,7 +143,7 @@ fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
             ('"', 'r') => value.push('\r'),
             ('"', 't') => value.push('\t'),
             ('"', '\\') => value.push('\\'),
-            // The interpolation that follows makes one dollar sign of it.
+            // Interpolation later turns this into a single dollar sign.
             ('"', '$') => value.push_str("$$"),
             (_, escaped) if escaped == quote => value.push(quote),
             (_, escaped) => value.extend(['\\', escaped]),
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_specification_hold() {
+    fn parses_the_examples_of_the_specification() {
         for (text, value) in [
             ("VAR=VAL", "VAL"),
             ("VAR=\"VAL\"", "VAL"),
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn later_lines_see_earlier_ones_and_comments_are_skipped() {
+    fn variables_may_refer_to_earlier_ones_and_comments_are_skipped() {
         let text = "# c\n\nA=1\n  # c\nB=${A}2\nC\nexported=x\n";
         let some = |v: &str| Some(v.to_owned());
         assert_eq!(
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_named_without_its_value() {
+    fn reports_a_bad_line_without_its_value() {
         for (text, line) in [
             ("A=1\nB='secret\n", 2),
             ("A='x' secret\n", 1),
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_file_is_taken_as_it_is() {
+    fn a_raw_file_is_not_interpreted() {
         let raw = parse_raw("# c\nA='x' # y\nB=$C\n").unwrap();
         assert_eq!(raw["A"].as_deref(), Some("'x' # y"));
         assert_eq!(raw["B"].as_deref(), Some("$C"));

@@ -1,76 +1,75 @@
-//! Variables in values, as the Compose Specification has them: `$VAR`, `${VAR}`,
-//! `${VAR:-default}`, `${VAR-default}`, `${VAR:?message}`, `${VAR?message}`,
-//! `${VAR:+instead}`, `${VAR+instead}`, and `$$` for a dollar sign. A `$` before anything else is
-//! one as well.
+//! Interpolates variables in values, as the Compose Specification defines: `$VAR`, `${VAR}`,
+//! `${VAR:-default}`, `${VAR-default}`, `${VAR:?message}`, `${VAR?message}`, `${VAR:+instead}`,
+//! `${VAR+instead}`, and `$$` for a dollar sign. A `$` before anything else is kept.
 
 use std::collections::BTreeSet;
 
 use super::diagnostic::Report;
 use super::tree::{Node, Value};
 
-/// Defaults within defaults; nobody writes more.
-const DEEPEST: usize = 32;
+/// The maximum nesting of defaults.
+const MAX_DEPTH: usize = 32;
 
-/// Variables can multiply a small text without end; no value that a person wrote comes near this.
-pub(super) const MOST_BYTES: usize = 1 << 20;
+/// The maximum size of one value. Variables could expand a small text without limit.
+pub(super) const MAX_BYTES: usize = 1 << 20;
 
-/// Nor all values of a file together near this.
-const MOST_BYTES_OF_ALL: usize = 16 << 20;
+/// The maximum size of all values of a file together.
+const MAX_BYTES_OF_ALL: usize = 16 << 20;
 
-/// Looks a variable up.
+/// Looks up a variable.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Text with its variables put in.
+/// Text with its variables replaced.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Interpolated {
     pub(super) text: String,
-    /// Variables that have no value and no default; each is an empty text.
+    /// Variables that have no value and no default; they expand to an empty text.
     pub(super) unset: BTreeSet<String>,
 }
 
-/// Puts the variables into a text.
+/// Replaces the variables in a text.
 pub(super) fn interpolate(text: &str, lookup: Lookup<'_>) -> Result<Interpolated, String> {
     let mut unset = BTreeSet::new();
     let text = expand(text, lookup, &mut unset, 0)?;
     Ok(Interpolated { text, unset })
 }
 
-/// Puts the variables into every value of a tree; keys stay as they are.
+/// Replaces the variables in every value of a tree; keys are not changed.
 pub(super) fn interpolate_tree(
     node: &mut Node,
     lookup: Lookup<'_>,
-    so_far: &mut SoFar,
+    totals: &mut Totals,
     report: &mut Report,
 ) {
-    walk(node, "", lookup, report, so_far);
+    walk(node, "", lookup, report, totals);
 }
 
-/// What the variables of all files have come to.
+/// State that is shared between all files.
 #[derive(Default)]
-pub(super) struct SoFar {
-    /// Variables that were told of.
+pub(super) struct Totals {
+    /// Variables for which a warning was already reported.
     unset: BTreeSet<String>,
-    /// How much text variables have made.
+    /// The size of all expanded text.
     bytes: usize,
 }
 
-fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, so_far: &mut SoFar) {
-    if so_far.bytes > MOST_BYTES_OF_ALL {
-        // Told already, and the file refused.
+fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, totals: &mut Totals) {
+    if totals.bytes > MAX_BYTES_OF_ALL {
+        // The limit was already reported and the file rejected.
         return;
     }
     match &mut node.value {
         Value::Scalar { text, plain } if text.contains('$') => match interpolate(text, lookup) {
             Ok(done) => {
-                so_far.bytes = so_far.bytes.saturating_add(done.text.len());
-                if so_far.bytes > MOST_BYTES_OF_ALL {
-                    let most = MOST_BYTES_OF_ALL >> 20;
-                    let message = format!("up to here variables make more than {most} MiB of text");
-                    report.last_word(node.at, path, message);
+                totals.bytes = totals.bytes.saturating_add(done.text.len());
+                if totals.bytes > MAX_BYTES_OF_ALL {
+                    let most = MAX_BYTES_OF_ALL >> 20;
+                    let message = format!("variables expand to more than {most} MiB of text up to this line");
+                    report.final_problem(node.at, path, message);
                     return;
                 }
                 *text = done.text;
-                // What a variable left empty is an empty text, not "no value".
+                // A value that a variable left empty is an empty text, not a null value.
                 *plain = false;
                 if !done.unset.is_empty() {
                     let names: Vec<String> =
@@ -78,18 +77,18 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, so
                     report.note(node.at, format!("{} not set", names.join(", ")));
                 }
                 for name in done.unset {
-                    if so_far.unset.insert(name.clone()) {
-                        let message = format!("`{name}` is not set, so it is taken as empty");
+                    if totals.unset.insert(name.clone()) {
+                        let message = format!("`{name}` is not set and is replaced by an empty text");
                         report.warning(node.at, path, message);
                     }
                 }
             }
-            Err(message) => report.last_word(node.at, path, message),
+            Err(message) => report.final_problem(node.at, path, message),
         },
         Value::Scalar { .. } => {}
         Value::List(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                walk(item, &format!("{path}[{index}]"), lookup, report, so_far);
+                walk(item, &format!("{path}[{index}]"), lookup, report, totals);
             }
         }
         Value::Map(entries) => {
@@ -99,7 +98,7 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, so
                 } else {
                     format!("{path}.{}", entry.key)
                 };
-                walk(&mut entry.node, &path, lookup, report, so_far);
+                walk(&mut entry.node, &path, lookup, report, totals);
             }
         }
     }
@@ -111,16 +110,16 @@ fn expand(
     unset: &mut BTreeSet<String>,
     depth: usize,
 ) -> Result<String, String> {
-    if depth > DEEPEST {
+    if depth > MAX_DEPTH {
         return Err("variables are nested too deeply".to_owned());
     }
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
-        if out.len() > MOST_BYTES {
+        if out.len() > MAX_BYTES {
             return Err(format!(
-                "variables make more than {} MiB of it",
-                MOST_BYTES >> 20
+                "variables expand it to more than {} MiB",
+                MAX_BYTES >> 20
             ));
         }
         out.push_str(&rest[..dollar]);
@@ -135,7 +134,7 @@ fn expand(
         } else {
             let name = name_at_start(rest);
             if name.is_empty() {
-                // It is followed by no variable, and stays what it is.
+                // No variable follows; keep the dollar sign.
                 out.push('$');
             } else {
                 out.push_str(&value(name, lookup, unset));
@@ -144,16 +143,16 @@ fn expand(
         }
     }
     out.push_str(rest);
-    if out.len() > MOST_BYTES {
+    if out.len() > MAX_BYTES {
         return Err(format!(
-            "variables make more than {} MiB of it",
-            MOST_BYTES >> 20
+            "variables expand it to more than {} MiB",
+            MAX_BYTES >> 20
         ));
     }
     Ok(out)
 }
 
-/// What stands between `${` and its `}`.
+/// Expands the text between `${` and its `}`.
 fn braced(
     inside: &str,
     lookup: Lookup<'_>,
@@ -163,7 +162,7 @@ fn braced(
     let name = name_at_start(inside);
     let operator_and_word = &inside[name.len()..];
     if name.is_empty() {
-        return Err("`${` is followed by no variable; write `$$` for a dollar sign".to_owned());
+        return Err("`${` is not followed by a variable name; write `$$` for a dollar sign".to_owned());
     }
     let (empty_counts_as_unset, rest) = match operator_and_word.strip_prefix(':') {
         Some(rest) => (true, rest),
@@ -187,7 +186,7 @@ fn braced(
             })
         }
         _ => Err(format!(
-            "after `${{{name}` only `}}`, `:-`, `-`, `:?`, `?`, `:+` or `+` may stand"
+            "`${{{name}` must be followed by `}}`, `:-`, `-`, `:?`, `?`, `:+` or `+`"
         )),
     }
 }
@@ -208,8 +207,8 @@ fn name_at_start(text: &str) -> &str {
     &text[..end]
 }
 
-/// Where the `}` stands that closes what is open; each `{` opens another, so that a default may
-/// be JSON. Where they do not come out even, only each `${` does.
+/// The position of the matching `}`. Each `{` opens a level, so that a default may be JSON; if the
+/// braces do not balance, only `${` does.
 fn closing_brace(text: &str) -> Option<usize> {
     closing(text, |_| true).or_else(|| closing(text, |before| before == '$'))
 }
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_the_specification_works() {
+    fn expands_every_form_of_the_specification() {
         for (text, expected) in [
             ("$SET", "value"),
             ("${SET}", "value"),
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_or_required_is_an_error() {
+    fn malformed_text_and_missing_required_variables_are_errors() {
         for (text, message) in [
             ("${NONE:?set it}", "the variable `NONE` must be set: set it"),
             ("${EMPTY:?}", "the variable `EMPTY` must be set"),
@@ -297,11 +296,11 @@ mod tests {
         let long = |_: &str| Some("x".repeat(1 << 16));
         let text = "$A".repeat(17);
         let refused = interpolate(&text, &long).unwrap_err();
-        assert_eq!(refused, "variables make more than 1 MiB of it");
+        assert_eq!(refused, "variables expand it to more than 1 MiB");
     }
 
     #[test]
-    fn variables_without_a_value_are_named() {
+    fn reports_variables_without_a_value() {
         let done = interpolate("$A ${B} ${C:-}", &|_| None).unwrap();
         assert_eq!(done.unset, ["A", "B"].map(str::to_owned).into());
     }

@@ -1,4 +1,4 @@
-//! From the user's files to a [`Declaration`].
+//! Builds a [`Declaration`] from the user's files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,37 +7,36 @@ use super::compose::{self, Build, Composition, World};
 use super::diagnostic::{Diagnostic, Diagnostics, Report, UnsupportedKey};
 use super::dockerfile::Dockerfile;
 use super::environment::Environment;
-use super::files::{Assembly, leave_out_disabled};
-use super::secret_reference::Outside;
+use super::files::{Assembly, remove_disabled};
+use super::secret_reference::SecretReader;
 use super::{Access, Declaration, RegistrySpec, Settings, Sources};
 use super::{dockerfile, settings, text_file, toml, validate};
 use crate::code::{self, CodeBaseRef, CodeStore};
 use crate::error::Error;
 use crate::model::{BuildSource, ImageSource, PlatformId, PlatformName, ServiceName};
 
-/// More than any Dockerfile that a person wrote.
+/// The maximum size of a Dockerfile.
 const DOCKERFILE_LIMIT: u64 = 1 << 20;
 
 /// A platform as its files declare it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
-    /// What is declared.
     pub declaration: Declaration,
-    /// Where the registry lies.
+    /// The location of the registry.
     pub registry: RegistrySpec,
-    /// Where code bases are read from, and what opens that and the cloud.
+    /// The code store, and the credentials for it and the cloud.
     pub access: Access,
-    /// What is declared and has no effect.
+    /// The declared keys that have no effect.
     pub unsupported: Vec<UnsupportedKey>,
-    /// What may be meant otherwise, for example a variable that is not set.
+    /// Possible mistakes, for example a variable that is not set.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads, checks and normalises a platform's files. `code` gives the contents of code bases;
-/// its names are directories relative to [`Sources::project_dir`].
+/// Reads, checks and normalises the files of a platform. `code` provides the contents of code
+/// bases; their names are directories relative to [`Sources::project_dir`].
 ///
 /// # Errors
-/// Everything that is wrong, not only the first.
+/// All problems, not only the first.
 pub async fn load(
     sources: &Sources,
     id: PlatformId,
@@ -48,20 +47,20 @@ pub async fn load(
     draft.finish(id)
 }
 
-/// What can be told of a platform's files without its code bases.
+/// What the files contain without their code bases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// The names of the code bases that services are built from, whether they can be found or
-    /// not: directories relative to [`Sources::project_dir`].
+    /// The names of the code bases of services, whether they exist or not: directories relative to
+    /// [`Sources::project_dir`].
     pub code_bases: BTreeSet<String>,
-    /// What is declared and has no effect.
+    /// The declared keys that have no effect.
     pub unsupported: Vec<UnsupportedKey>,
 }
 
-/// Reads and checks a platform's files, but not what its code bases hold.
+/// Reads and checks the files of a platform, but not the contents of its code bases.
 ///
 /// # Errors
-/// Everything that is wrong, not only the first.
+/// All problems, not only the first.
 pub async fn survey(sources: &Sources) -> Result<Survey, Diagnostics> {
     let draft = read(sources).await?;
     let unsupported = draft.unsupported();
@@ -82,17 +81,17 @@ async fn read(sources: &Sources) -> Result<Draft, Diagnostics> {
     let read = tokio::task::spawn_blocking(move || Draft::read(&owned)).await;
     read.map_err(|error| {
         let mut report = Report::new(shown(sources.compose_files.first(), sources));
-        report.file_problem(error.to_string(), "try again");
+        report.file_problem(error.to_string(), "run the command again");
         refused(vec![report])
     })
 }
 
-/// The findings of reports of which one at least has a problem.
+/// The diagnostics of reports, at least one of which has a problem.
 fn refused(reports: Vec<Report>) -> Diagnostics {
     Report::problems_of(reports).unwrap_or_default()
 }
 
-/// A file's name as the user knows it.
+/// The name of a file, as the user knows it.
 pub(super) fn shown(file: Option<&std::path::PathBuf>, sources: &Sources) -> String {
     file.map_or(Path::new("compose.yaml"), |file| {
         file.strip_prefix(&sources.project_dir).unwrap_or(file)
@@ -101,12 +100,12 @@ pub(super) fn shown(file: Option<&std::path::PathBuf>, sources: &Sources) -> Str
     .to_string()
 }
 
-/// The files' content, before code bases are looked at.
+/// The contents of the files, before code bases are read.
 struct Draft {
     name: Option<PlatformName>,
     settings: Settings,
     composition: Composition,
-    /// First `platform.toml`'s, then the Compose file's, then `.env`'s.
+    /// For `platform.toml`, the Compose file and `.env`, in this order.
     reports: [Report; 3],
 }
 
@@ -117,12 +116,12 @@ impl Draft {
             let text = read_text(file, &mut toml_report)?;
             toml::parse(&text, &mut toml_report)
         });
-        // What cannot be read is said; the defaults in its place would only add false findings.
+        // An unreadable file is already reported; applying defaults would only add false problems.
         let readable = sources.platform_toml.is_none() || toml_root.is_some();
         let mut env_report = Report::new(".env");
         let mut environment = Environment::read(sources, &mut env_report);
         let lookup = |name: &str| environment.get(name);
-        let outside = Outside {
+        let outside = SecretReader {
             directory: &sources.project_dir,
             lookup: &lookup,
         };
@@ -131,18 +130,18 @@ impl Draft {
         let mut report = Report::new(shown(sources.compose_files.first(), sources));
         let mut assembly = Assembly::new(&sources.project_dir, &mut report);
         let documents = assembly.read_all(&sources.compose_files);
-        let mut wanted = Wanted::of(sources, &environment, &mut env_report);
-        wanted.name = wanted.name.or_else(|| settings.name.clone());
+        let mut overrides = Overrides::of(sources, &environment, &mut env_report);
+        overrides.name = overrides.name.or_else(|| settings.name.clone());
         let own_name = Assembly::declared_name(&documents, &lookup);
-        // Told of where it stands, if it is no name.
+        // An invalid name is reported where it is declared.
         let own_name = own_name.and_then(|name| PlatformName::try_from(name.as_str()).ok());
-        let name = wanted.name.clone().or(own_name);
+        let name = overrides.name.clone().or(own_name);
         let name = name.or_else(|| directory_name(&sources.project_dir));
         environment.set_project_name(name.as_ref());
         let lookup = |name: &str| environment.get(name);
         let mut composition = Composition::default();
         if let Some(mut root) = assembly.assemble(documents, &lookup) {
-            leave_out_disabled(&mut root, &wanted.profiles, &mut report);
+            remove_disabled(&mut root, &overrides.profiles, &mut report);
             let code_store = settings.code_path.clone();
             let world = World {
                 directory: &sources.project_dir,
@@ -157,8 +156,8 @@ impl Draft {
         }
         if name.is_none() {
             report.file_problem(
-                "the platform has no name, and its directory's cannot serve as one",
-                "add `name:` at the top",
+                "the platform has no name, and the name of its directory is not valid as one",
+                "add `name:` at the top of the file",
             );
         }
         Self {
@@ -169,7 +168,7 @@ impl Draft {
         }
     }
 
-    /// Puts in what each code base holds now, and what its Dockerfile starts from.
+    /// Adds the digest of each code base, and the base images of its Dockerfile.
     async fn resolve_code(&mut self, store: &dyn CodeStore, directory: &Path) {
         // Several services may share a code base.
         let mut known: BTreeMap<String, CodeBaseRef> = BTreeMap::new();
@@ -202,8 +201,8 @@ impl Draft {
                         options: build.options,
                     });
                 }
-                Err(Refusal::Store(error)) => refuse(&error, &build, report),
-                Err(Refusal::Dockerfile { message, help }) => {
+                Err(CodeBaseProblem::Store(error)) => refuse(&error, &build, report),
+                Err(CodeBaseProblem::Dockerfile { message, help }) => {
                     report.problem_with_help(build.at, &build.path, message, help);
                 }
             }
@@ -267,7 +266,7 @@ fn refuse(error: &Error, build: &Build, report: &mut Report) {
     }
 }
 
-enum Refusal {
+enum CodeBaseProblem {
     Store(Error),
     Dockerfile { message: String, help: &'static str },
 }
@@ -277,13 +276,13 @@ async fn read_dockerfile(
     directory: &Path,
     code: &CodeBaseRef,
     build: &mut Build,
-) -> Result<Dockerfile, Refusal> {
+) -> Result<Dockerfile, CodeBaseProblem> {
     let file = &build.dockerfile;
     let mut content = match &build.options.inline {
         Some(inline) => Some(inline.clone().into_bytes()),
         None => code::read_file(store, code, file, DOCKERFILE_LIMIT)
             .await
-            .map_err(Refusal::Store)?,
+            .map_err(CodeBaseProblem::Store)?,
     };
     if content.is_none()
         && let Some(ignored) = ignored_dockerfile(directory, code, file).await
@@ -292,9 +291,9 @@ async fn read_dockerfile(
         build.options.inline = Some(ignored);
     }
     let Some(content) = content else {
-        return Err(Refusal::Dockerfile {
-            message: format!("the code base `{}` has no file `{file}`", code.name),
-            help: "add it, or change `build.dockerfile`",
+        return Err(CodeBaseProblem::Dockerfile {
+            message: format!("the code base `{}` does not contain `{file}`", code.name),
+            help: "add the file, or change `build.dockerfile`",
         });
     };
     let file = &build.dockerfile;
@@ -303,14 +302,14 @@ async fn read_dockerfile(
         .iter()
         .map(|(name, value)| (name.clone(), value.expose().to_owned()))
         .collect();
-    dockerfile::read(&String::from_utf8_lossy(&content), &args).map_err(|why| Refusal::Dockerfile {
+    dockerfile::read(&String::from_utf8_lossy(&content), &args).map_err(|why| CodeBaseProblem::Dockerfile {
         message: format!("`{file}` of `{}`: {why}", code.name),
-        help: "correct the Dockerfile, or give the argument in `build.args`",
+        help: "fix the Dockerfile, or set the argument in `build.args`",
     })
 }
 
-/// A Dockerfile that `.dockerignore` leaves out of the code base: the builder gets it all the same,
-/// as with Docker, so it goes into the declaration.
+/// Reads a Dockerfile that `.dockerignore` excludes from the code base. As with Docker, the builder
+/// still gets it, so it becomes part of the declaration.
 async fn ignored_dockerfile(directory: &Path, code: &CodeBaseRef, file: &str) -> Option<String> {
     let path = directory.join(&code.name).join(file);
     let size = tokio::fs::metadata(&path).await.ok()?.len();
@@ -320,14 +319,14 @@ async fn ignored_dockerfile(directory: &Path, code: &CodeBaseRef, file: &str) ->
     tokio::fs::read_to_string(&path).await.ok()
 }
 
-/// What the command line or the environment asks for.
-struct Wanted {
+/// Settings of the command line or the environment that override the files.
+struct Overrides {
     name: Option<PlatformName>,
     profiles: Vec<String>,
 }
 
-impl Wanted {
-    /// The command line wins over the environment, as with Compose.
+impl Overrides {
+    /// As with Compose, the command line overrides the environment.
     fn of(sources: &Sources, environment: &Environment<'_>, report: &mut Report) -> Self {
         let mut name = sources.name.clone();
         if name.is_none()
@@ -338,7 +337,7 @@ impl Wanted {
                 Ok(valid) => name = Some(valid),
                 Err(error) => report.file_problem(
                     format!("`COMPOSE_PROJECT_NAME`: {error}"),
-                    "change it, here or in the environment of the command",
+                    "change it in `.env` or in the environment",
                 ),
             }
         }
@@ -357,15 +356,15 @@ pub(super) fn read_text(file: &Path, report: &mut Report) -> Option<String> {
         Ok(text) => Some(text),
         Err(error) => {
             report.file_problem(
-                format!("it cannot be read: {error}"),
-                "check that it is a text file (UTF-8) that you may read",
+                format!("cannot be read: {error}"),
+                "check that it is a UTF-8 text file and that you have permission to read it",
             );
             None
         }
     }
 }
 
-/// The directory's name as Compose makes a project's name of it.
+/// Converts the directory's name to a project name, as Compose does.
 fn directory_name(directory: &Path) -> Option<PlatformName> {
     let directory = std::path::absolute(directory).ok()?;
     let name: String = directory

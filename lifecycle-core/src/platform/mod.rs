@@ -1,12 +1,12 @@
-//! What the user declares: `platform.toml` and `compose.yaml`, read, checked and normalised
-//! into one [`Declaration`].
+//! What the user declares: `platform.toml` and `compose.yaml`, read, checked and normalised into a
+//! [`Declaration`].
 //!
-//! [`find`] says which files, [`load`] reads them. Text becomes a tree whose parts know their
-//! places (`yaml`, `toml` → `tree`), variables are put in (`interpolation`, `environment`,
-//! `environment_file`), several files and what they include and extend become one tree (`files`),
-//! each key is read by what it means (`settings`, `database`, `compose`), what services say of
-//! each other is checked (`validate`), and code bases are looked up (`load`, `dockerfile`). Everything wrong is found in one go and said with its line
-//! ([`Diagnostics`]).
+//! [`find`] selects the files, [`load`] reads them in these steps: text becomes a tree with
+//! positions (`yaml`, `toml` → `tree`), variables are replaced (`interpolation`, `environment`,
+//! `environment_file`), several files with their includes and extends become one tree (`files`),
+//! each key is interpreted (`settings`, `database`, `compose`), services are checked against each
+//! other (`validate`), and code bases are read (`load`, `dockerfile`). All problems are reported at
+//! once, each with its line ([`Diagnostics`]).
 
 mod access;
 mod azure;
@@ -57,27 +57,20 @@ pub use starter::{Starter, load_on_fewest_nodes};
 
 use settings::Settings;
 
-/// A whole platform as its manager is told: normalised, interpolated, secrets resolved.
+/// A whole platform as it is sent to the manager: normalised, interpolated, with secrets resolved.
 ///
-/// Holds secrets in clear: it travels over TLS or SSH only, and the registry keeps it sealed.
+/// Contains secrets in clear text: it is sent only over TLS or SSH, and stored encrypted in the
+/// registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Declaration {
-    /// The platform's name.
     pub name: PlatformName,
-    /// The platform's identity.
     pub id: PlatformId,
-    /// The lifecycle manager.
     pub manager: ManagerSpec,
-    /// Where nodes come from.
     pub cloud: CloudSpec,
-    /// The nodes.
     pub nodes: BTreeMap<NodeName, NodeSpec>,
-    /// The services.
     pub services: BTreeMap<ServiceName, ServiceSpec>,
-    /// The named volumes.
     #[serde(default)]
     pub volumes: BTreeSet<VolumeName>,
-    /// The service network.
     #[serde(default)]
     pub network: NetworkSpec,
     /// How long changes of nodes may take.
@@ -85,10 +78,10 @@ pub struct Declaration {
     pub deadlines: CloudDeadlines,
 }
 
-/// The service network: where addresses come from, and how long connections are held.
+/// The service network: the block of service addresses, and how long connections wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
-    /// The block that service addresses come from.
+    /// The block of service addresses.
     pub block: Block,
     /// How long a new connection waits for a ready endpoint.
     #[serde(with = "crate::model::service::seconds")]
@@ -96,7 +89,7 @@ pub struct NetworkSpec {
 }
 
 impl NetworkSpec {
-    /// How long a new connection waits, where the declaration does not say.
+    /// How long a new connection waits by default.
     pub const WAIT: Duration = Duration::from_secs(30);
 }
 
@@ -110,7 +103,7 @@ impl Default for NetworkSpec {
 }
 
 impl Declaration {
-    /// The replica that `web-2` means, if it is declared.
+    /// The declared replica with this name, for example `web-2`.
     pub fn replica_named(&self, name: &str) -> Option<InstanceId> {
         let (service, replica) = name.rsplit_once('-')?;
         let replica: u16 = replica.parse().ok()?;
@@ -126,14 +119,13 @@ impl Declaration {
 /// Where the lifecycle manager runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerSpec {
-    /// Its node.
     pub node: NodeName,
     /// The port of its API on that node.
     pub port: u16,
 }
 
 impl ManagerSpec {
-    /// The port of the manager's API, where the declaration does not say.
+    /// The default port of the manager's API.
     pub const PORT: u16 = 7443;
 
     /// Rejects what a running manager's node and port cannot become: a second manager on another
@@ -165,23 +157,22 @@ impl ManagerSpec {
     }
 }
 
-/// Where nodes come from.
+/// The provider of nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "provider")]
 #[non_exhaustive]
 pub enum CloudSpec {
-    /// Containers on the operator's own engine that play VMs.
+    /// Containers on the local engine that behave like VMs.
     Local {
-        /// The network that the nodes share (IPv4 CIDR); picked without one.
+        /// The network of the nodes (IPv4 CIDR); a free one is chosen by default.
         #[serde(default)]
         subnet: Option<String>,
     },
-    /// VMs on Azure.
     Azure(Box<AzureSpec>),
 }
 
 impl CloudSpec {
-    /// The host that nodes are reached through from outside.
+    /// The jump host for the nodes, if declared.
     pub fn jump_host(&self) -> Option<&JumpHostSpec> {
         match self {
             Self::Local { .. } => None,
@@ -196,38 +187,36 @@ impl Default for CloudSpec {
     }
 }
 
-/// Where the registry lies. Not a part of the declaration that the registry keeps: the
-/// bootstrapper hands it to the manager.
+/// The location of the registry. It is not part of the declaration: the bootstrapper gives it to
+/// the manager in the hand-over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrySpec {
-    /// The URL of the central database; a file in the manager's directory on its node, if none.
+    /// The URL of the central database; by default, a file on the manager's node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub central: Option<Sensitive>,
-    /// The URLs of the databases of kinds; the central one serves for those without.
+    /// The URLs of databases of single kinds; other kinds are in the central database.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub kinds: BTreeMap<Kind, Sensitive>,
 }
 
 impl RegistrySpec {
-    /// Whether all of it is the file on the manager's node.
+    /// Whether the whole registry is the file on the manager's node.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// How services find the manager, where they ask for it.
+/// The endpoint of the manager, as services that need it see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerEndpoint {
-    /// The manager's node.
     pub node: NodeName,
-    /// Its private address.
+    /// The private address of the node.
     pub ip: IpAddr,
-    /// The port of its API.
     pub port: u16,
 }
 
 impl ManagerEndpoint {
-    /// The API's base URL.
+    /// The base URL of the API.
     pub fn url(&self) -> String {
         format!("https://{}", std::net::SocketAddr::new(self.ip, self.port))
     }

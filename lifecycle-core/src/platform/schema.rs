@@ -1,14 +1,14 @@
-//! The JSON Schema of `platform.toml`, for editors. A test holds it and the reader together, key
-//! by key.
+//! The JSON Schema of `platform.toml`, for editors. A test compares its keys with those that are
+//! read.
 
 use serde_json::{Map, Value, json};
 
 use super::settings;
 
-/// An image of Azure's.
+/// The format of an Azure image.
 const IMAGE: &str = "^[^:]+:[^:]+:[^:]+:[^:]+$";
 
-/// The schema (JSON Schema, draft 2020-12).
+
 pub fn schema() -> Value {
     let url = |description: &str| {
         json!({
@@ -20,13 +20,13 @@ pub fn schema() -> Value {
         (
             "size",
             words(
-                "The provider's word for how large the machine is; several: the first that can be had. Local nodes have none",
+                "The provider's name of the machine size; with several, the first one that is available is used. Not for local nodes",
             ),
         ),
         (
             "image",
             json!({
-                "description": "What the machine boots. Local: `ready`, with a container engine, or `bare`, and it gets one; Azure: publisher:offer:sku:version",
+                "description": "The image of the machine. Local: `ready` (with a container engine) or `bare` (the engine is installed); Azure: publisher:offer:sku:version",
                 "anyOf": [{"enum": settings::LOCAL_IMAGES}, {"type": "string", "pattern": IMAGE}],
             }),
         ),
@@ -35,20 +35,20 @@ pub fn schema() -> Value {
             json!({
                 "type": "object",
                 "additionalProperties": {"type": ["string", "number", "boolean"]},
-                "description": "What constraints find as `node.labels.<key>`",
+                "description": "Labels, for constraints on `node.labels.<key>`",
             }),
         ),
         ("capacity", json!({"$ref": "#/$defs/capacity"})),
     ];
     let pool = [
-        ("name", text("What the nodes' names begin with")),
+        ("name", text("Prefix of the nodes' names")),
         (
             "count",
             json!({
                 "type": "integer",
                 "minimum": 0,
-                "maximum": settings::MOST_NODES,
-                "description": "How many",
+                "maximum": settings::MAX_NODES,
+                "description": "Number of nodes",
             }),
         ),
     ];
@@ -68,15 +68,15 @@ pub fn schema() -> Value {
         ),
     ]);
     capacity["required"] = json!(["cpus", "memory"]);
-    capacity["description"] = json!("What services can reserve; nothing is counted without it");
+    capacity["description"] = json!("Resources that services can reserve; without it, reservations are not checked");
     let mut reference = table([
         (
             "env",
-            text("The variable of the environment, or of `.env`, that holds it"),
+            text("The environment variable, or variable in `.env`, that contains the secret"),
         ),
         (
             "file",
-            text("The file that holds it, relative to the Compose file"),
+            text("The file that contains the secret, relative to the Compose file"),
         ),
     ]);
     reference["minProperties"] = json!(1);
@@ -84,7 +84,7 @@ pub fn schema() -> Value {
     let mut schema = table([
         (
             "name",
-            text("The platform's name; the Compose file's, else its directory's, without it"),
+            text("Name of the platform; by default the name in the Compose file, or the name of its directory"),
         ),
         ("cloud", cloud()),
         (
@@ -92,7 +92,7 @@ pub fn schema() -> Value {
             json!({
                 "type": "object",
                 "additionalProperties": {"$ref": "#/$defs/node"},
-                "description": "Nodes by name; the first gets the manager",
+                "description": "Nodes by name; the manager runs on the first one",
             }),
         ),
         (
@@ -100,20 +100,20 @@ pub fn schema() -> Value {
             json!({
                 "type": "array",
                 "items": {"$ref": "#/$defs/pool"},
-                "description": "Nodes by number",
+                "description": "Groups of identical nodes",
             }),
         ),
         (
             "manager",
             table([
-                ("node", text("Its node; the first of the file without it")),
+                ("node", text("The manager's node; by default the first node of the file")),
                 (
                     "port",
                     json!({
                         "type": "integer",
                         "minimum": 1,
                         "maximum": u16::MAX,
-                        "description": "The port of its API on that node",
+                        "description": "The port of the manager's API on its node",
                         "default": super::ManagerSpec::PORT,
                     }),
                 ),
@@ -125,21 +125,21 @@ pub fn schema() -> Value {
                 (
                     "url",
                     url(
-                        "The URL of the central database (PostgreSQL); a file of the manager's without it",
+                        "The URL of the central database (PostgreSQL); by default a file on the manager's node",
                     ),
                 ),
-                ("nodes", url("The URL of a database of the nodes")),
+                ("nodes", url("The URL of a separate database for nodes")),
                 (
                     "microservices",
-                    url("The URL of a database of the services of this class"),
+                    url("The URL of a separate database for services of this class"),
                 ),
                 (
                     "applications",
-                    url("The URL of a database of the services of this class"),
+                    url("The URL of a separate database for services of this class"),
                 ),
                 (
                     "models",
-                    url("The URL of a database of the services of this class"),
+                    url("The URL of a separate database for services of this class"),
                 ),
             ]),
         ),
@@ -149,12 +149,12 @@ pub fn schema() -> Value {
                 (
                     "block",
                     text(
-                        "The private network that services' addresses come from (IPv4, prefix from 12 to 24)",
+                        "The private address block for service addresses (IPv4, prefix length 12 to 24)",
                     ),
                 ),
                 (
                     "wait",
-                    text("How long a connection waits for a ready endpoint, for example 30s"),
+                    text("How long a new connection waits for a ready endpoint, for example 30s"),
                 ),
             ]),
         ),
@@ -178,88 +178,88 @@ fn cloud() -> Value {
     let mut login = table([
         (
             "method",
-            json!({"enum": settings::cloud::METHODS, "description": "The way to log in"}),
+            json!({"enum": settings::cloud::METHODS, "description": "The login method"}),
         ),
-        ("tenant", text("The tenant's id, for `client-secret`")),
+        ("tenant", text("The tenant id, for `client-secret`")),
         (
             "client",
             text("The client id of an application, or of a managed identity"),
         ),
-        ("secret", secret("The application's secret")),
+        ("secret", secret("The client secret of the application")),
     ]);
     login["required"] = json!(["method"]);
     let mut jump_host = table([
         (
             "address",
-            text("Its name or address, with a port if that is not 22"),
+            text("Host name or address, with the port if it is not 22"),
         ),
-        ("user", text("The account there")),
+        ("user", text("The user on the jump host")),
         (
             "host_key",
-            text("Its public key, as `ssh-keyscan` prints it"),
+            text("The public host key, as printed by `ssh-keyscan`"),
         ),
         (
             "key",
-            secret("The private key for it; the platform's own without it"),
+            secret("The private key for the jump host; by default the platform's own key"),
         ),
     ]);
     let mut deadlines = table([
-        ("create", text("Making a node, for example 30m")),
-        ("start", text("Starting one")),
-        ("stop", text("Stopping one")),
-        ("restart", text("Restarting one")),
-        ("delete", text("Deleting one")),
+        ("create", text("Creating a node, for example 30m")),
+        ("start", text("Starting a node")),
+        ("stop", text("Stopping a node")),
+        ("restart", text("Restarting a node")),
+        ("delete", text("Deleting a node")),
     ]);
     deadlines["description"] =
-        json!("How long each change of a node may take before nobody waits for it any more");
+        json!("The timeout of each change of a node");
     jump_host["required"] = json!(["address", "user", "host_key"]);
     jump_host["description"] =
-        json!("Through what nodes without a public address are reached (Azure)");
+        json!("The SSH host through which nodes without a public address are reached (Azure)");
     table([
         (
             "provider",
             json!({
                 "enum": settings::cloud::PROVIDERS,
-                "description": "Where nodes come from: `local`, containers on your own Docker engine; `azure`, VMs",
+                "description": "The provider of nodes: `local`, containers on the local Docker engine; `azure`, VMs",
             }),
         ),
         ("deadlines", deadlines),
         (
             "subnet",
             text(
-                "The network that the nodes share, for example 10.42.0.0/24; one that is free without it",
+                "The network of the nodes, for example 10.42.0.0/24; by default a free one",
             ),
         ),
-        ("subscription", text("The subscription's id (Azure)")),
+        ("subscription", text("The subscription id (Azure)")),
         (
             "location",
             text("The region, for example westeurope (Azure)"),
         ),
         (
             "resource_group",
-            text("The resource group; one of the platform's own without it (Azure)"),
+            text("The resource group; by default the platform creates its own (Azure)"),
         ),
         (
             "size",
-            words("The sizes of nodes that name none: the first that can be had (Azure)"),
+            words("Sizes for nodes without a size; the first one that is available is used (Azure)"),
         ),
         (
             "zones",
-            words("The zones that nodes may be in: the first that has room (Azure)"),
+            words("Zones for nodes; the first one with capacity is used (Azure)"),
         ),
         (
             "image",
             json!({
                 "type": "string",
                 "pattern": IMAGE,
-                "description": "What nodes boot, as publisher:offer:sku:version (Azure)",
+                "description": "The image of nodes, as publisher:offer:sku:version (Azure)",
             }),
         ),
-        ("account", text("The account on each new node (Azure)")),
+        ("account", text("The user account on new nodes (Azure)")),
         (
             "ssh_from",
             words(
-                "From where SSH is allowed: addresses, blocks; from everywhere without it (Azure)",
+                "Addresses and blocks from which SSH is allowed; by default from everywhere (Azure)",
             ),
         ),
         (
@@ -273,28 +273,28 @@ fn cloud() -> Value {
         (
             "identity",
             text(
-                "The resource id of the user-assigned identity that the manager logs in with (Azure)",
+                "The resource id of the user-assigned identity for the manager's login (Azure)",
             ),
         ),
         (
             "login",
             json!({
-                "description": "How to log in; tried in order without it (Azure)",
+                "description": "The login method; by default several are tried in order (Azure)",
                 "anyOf": [{"enum": settings::cloud::METHODS}, login],
             }),
         ),
         ("jump_host", jump_host),
         (
             "endpoint",
-            text("Resource Manager's address, for other clouds and the simulator (Azure)"),
+            text("The endpoint of Resource Manager, for other clouds and the simulator (Azure)"),
         ),
         (
             "authority",
-            text("Entra's address, for other clouds and the simulator (Azure)"),
+            text("The endpoint of Entra ID, for other clouds and the simulator (Azure)"),
         ),
         (
             "ca",
-            text("The file with the certificate of the only authority to trust, in PEM (Azure)"),
+            text("The PEM file with the CA certificate to trust instead of the public ones (Azure)"),
         ),
     ])
 }
@@ -308,35 +308,35 @@ fn code() -> Value {
             "store",
             json!({
                 "enum": settings::code::STORES,
-                "description": "Where code bases lie: in directories here, or in a share of Azure Files",
+                "description": "Where code bases are stored: in local directories, or in a share of Azure Files",
             }),
         ),
         (
             "path",
-            text("The directory that holds those that services name, relative to the Compose file"),
+            text("The directory that contains the code bases, relative to the Compose file"),
         ),
         ("account", text("The storage account (Azure Files)")),
         ("share", text("The share (Azure Files)")),
         (
             "directory",
-            text("The directory of the share that holds them; all of it without (Azure Files)"),
+            text("The directory of the share that contains the code bases; by default its root (Azure Files)"),
         ),
         ("key", secret("A key of the storage account (Azure Files)")),
         ("sas", secret("A shared access signature (Azure Files)")),
         (
             "endpoint",
-            text("Where the service answers, for other clouds and the simulator (Azure Files)"),
+            text("The endpoint, for other clouds and the simulator (Azure Files)"),
         ),
         (
             "ca",
             text(
-                "The file with the certificate of the only authority to trust, in PEM (Azure Files)",
+                "The PEM file with the CA certificate to trust instead of the public ones (Azure Files)",
             ),
         ),
     ])
 }
 
-/// A text, or several.
+/// One text or a list of texts.
 fn words(description: &str) -> Value {
     json!({
         "description": description,
@@ -351,7 +351,7 @@ fn text(description: &str) -> Value {
     json!({"type": "string", "description": description})
 }
 
-/// A table with these keys and no others.
+/// A table with exactly these keys.
 fn table(keys: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let properties: Map<String, Value> = keys
         .into_iter()
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn it_has_the_keys_that_are_read_and_no_others() {
+    fn has_exactly_the_keys_that_are_read() {
         let schema = schema();
         let registry: Vec<&str> = database::keys().collect();
         for (pointer, known) in [
@@ -411,21 +411,21 @@ mod tests {
     }
 
     #[test]
-    fn every_key_says_what_it_is_for() {
-        fn look(value: &Value, at: &str) {
+    fn every_key_is_described() {
+        fn check(value: &Value, at: &str) {
             let Some(object) = value.as_object() else {
                 return;
             };
             if let Some(properties) = object.get("properties").and_then(Value::as_object) {
                 for (key, property) in properties {
-                    let said = property.get("description").is_some()
+                    let is_described = property.get("description").is_some()
                         || property.get("$ref").is_some()
                         || property.get("properties").is_some();
-                    assert!(said, "{at}/{key}");
-                    look(property, &format!("{at}/{key}"));
+                    assert!(is_described, "{at}/{key}");
+                    check(property, &format!("{at}/{key}"));
                 }
             }
         }
-        look(&schema(), "");
+        check(&schema(), "");
     }
 }

@@ -1,4 +1,4 @@
-//! References to secrets: the file says where a secret is, never what it is.
+//! References to secrets: a file contains where a secret is stored, never the secret itself.
 
 use std::path::Path;
 
@@ -7,38 +7,38 @@ use super::interpolation::Lookup;
 use super::tree::Field;
 use crate::secret::Sensitive;
 
-/// The keys of a reference to a secret.
+/// The keys of a secret reference.
 pub(super) const REFERENCE: [&str; 2] = ["env", "file"];
 
-/// How a reference is written.
+/// How to write a reference.
 pub(super) const REFER: &str = "write `{ env = \"NAME\" }` or `{ file = \"path\" }`";
 
-/// Where what the files refer to is found.
+/// Resolves references.
 #[derive(Clone, Copy)]
-pub(super) struct Outside<'a> {
-    /// The directory that paths start from.
+pub(super) struct SecretReader<'a> {
+    /// The directory that relative paths refer to.
     pub(super) directory: &'a Path,
     /// The variables of the environment and of `.env`.
     pub(super) lookup: Lookup<'a>,
 }
 
-impl Outside<'_> {
-    /// The secret that a reference refers to. One that stands there itself is refused.
+impl SecretReader<'_> {
+    /// Resolves the reference in a field. A plain secret in its place is rejected.
     pub(super) fn secret(self, field: &Field<'_>, report: &mut Report) -> Option<Sensitive> {
         if !field.is_map() {
-            field.problem_with_help(report, "it holds a secret in clear", REFER);
+            field.problem_with_help(report, "this is a secret in clear text", REFER);
             return None;
         }
-        let text = self.referred(field, report)?;
+        let text = self.resolve(field, report)?;
         if text.is_empty() {
-            field.problem_with_help(report, "what it refers to is empty", "put the secret there");
+            field.problem_with_help(report, "the secret is empty", "set the variable or fill the file");
             return None;
         }
         Some(Sensitive::new(text))
     }
 
-    /// What a reference refers to.
-    pub(super) fn referred(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
+    /// The text that a reference refers to.
+    pub(super) fn resolve(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
         let entries = field.entries(report);
         let unknown = |(key, _): &&(&str, Field<'_>)| !REFERENCE.contains(key);
         if let Some((key, entry)) = entries.iter().find(unknown) {
@@ -46,14 +46,14 @@ impl Outside<'_> {
             return None;
         }
         let [(key, entry)] = entries.as_slice() else {
-            field.problem_with_help(report, "it refers to one secret", REFER);
+            field.problem_with_help(report, "a reference must contain exactly one key", REFER);
             return None;
         };
         let name = entry.text(report)?;
         if *key == "env" {
             let found = (self.lookup)(name);
             if found.is_none() {
-                let hint = format!("set `{name}`, or write it into `.env`");
+                let hint = format!("set `{name}` in the environment or in `.env`");
                 entry.problem_with_help(report, format!("the variable `{name}` is not set"), hint);
             }
             return found.map(|text| text.trim().to_owned());
@@ -61,14 +61,14 @@ impl Outside<'_> {
         self.file(entry, report)
     }
 
-    /// The trimmed text of the file that a value names.
+    /// The trimmed text of the file with this name.
     pub(super) fn file(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
         let name = field.text(report)?;
         match std::fs::read_to_string(self.directory.join(name)) {
             Ok(text) => Some(text.trim().to_owned()),
             Err(error) => {
                 let why = format!("`{name}` cannot be read: {error}");
-                let hint = "name a text file, relative to the Compose file";
+                let hint = "give the path of a text file, relative to the Compose file";
                 field.problem_with_help(report, why, hint);
                 None
             }

@@ -1,4 +1,4 @@
-//! Which files declare the platform, and in which environment they are read.
+//! Selects the files that declare the platform, and the environment for them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use super::{environment_file, text_file};
 use crate::error::{Error, Result};
 use crate::model::PlatformName;
 
-/// Compose's own search order.
+/// The names that Compose searches for, in its order.
 const COMPOSE_FILES: [&str; 4] = [
     "compose.yaml",
     "compose.yml",
@@ -27,26 +27,26 @@ const ENV_FILE: &str = ".env";
 /// The files that declare a platform.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sources {
-    /// The Compose files, the one that overrides the others last.
+    /// The Compose files; later files override earlier ones.
     pub compose_files: Vec<PathBuf>,
     /// `platform.toml`, if there is one.
     pub platform_toml: Option<PathBuf>,
-    /// How many nodes there are if none is declared; 0 counts as 1.
+    /// The number of nodes if none are declared; 0 counts as 1.
     pub nodes: u16,
-    /// The directory that relative paths start from: the first Compose file's.
+    /// The directory that relative paths refer to: that of the first Compose file.
     pub project_dir: PathBuf,
-    /// The environment that variables are taken from. It wins over `.env`.
+    /// The environment for variables. It overrides `.env`.
     pub environment: BTreeMap<String, String>,
-    /// Files of variables beneath the environment, a later one over an earlier. Without any it is
-    /// `.env` in the project's directory, if there is one.
+    /// Files of variables; later ones override earlier ones, the environment overrides all. If
+    /// empty, `.env` in the project directory is used if it exists.
     pub env_files: Vec<PathBuf>,
-    /// A name that wins over the files' own.
+    /// A name that overrides the one in the files.
     pub name: Option<PlatformName>,
-    /// The active profiles. Without any they are those of the variable `COMPOSE_PROFILES`.
+    /// The active profiles. If empty, those of the variable `COMPOSE_PROFILES`.
     pub profiles: Vec<String>,
 }
 
-/// The environment holds secrets, so none of it is shown.
+/// The environment contains secrets, so it is not shown.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources")
@@ -60,10 +60,10 @@ impl fmt::Debug for Sources {
     }
 }
 
-/// Finds the files: those named explicitly; else those that the variable `COMPOSE_FILE` lists,
-/// in the environment or in `.env`; else as Compose does, in `directory` and then in those above
-/// it, with its override file. `platform.toml` lies beside the first of them. The environment is
-/// the process's own.
+/// Finds the files: the explicit ones; else those in the variable `COMPOSE_FILE`, from the
+/// environment or `.env`; else, like Compose, a Compose file in `directory` or a parent directory,
+/// with its override file. `platform.toml` is expected next to the first Compose file. The
+/// environment is that of the process.
 pub fn find(directory: &Path, explicit: &[PathBuf]) -> Result<Sources> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -76,9 +76,9 @@ fn find_with(
     explicit: &[PathBuf],
     environment: BTreeMap<String, String>,
 ) -> Result<Sources> {
-    let beside = directory.join(ENV_FILE);
+    let search_env_file = directory.join(ENV_FILE);
     let compose_files = if explicit.is_empty() {
-        match listed(&beside, &environment) {
+        match listed(&search_env_file, &environment) {
             Some(files) => files.iter().map(|file| directory.join(file)).collect(),
             None => search(directory)?,
         }
@@ -92,8 +92,8 @@ fn find_with(
         }
         return Err(Error::Invalid {
             what,
-            why: "it is no regular file".to_owned(),
-            hint: "name a Compose file".to_owned(),
+            why: "it is not a regular file".to_owned(),
+            hint: "give the path of a Compose file".to_owned(),
         });
     }
     let project_dir = compose_files
@@ -108,9 +108,9 @@ fn find_with(
         }
         _ => {
             let mut files = vec![project_dir.join(ENV_FILE)];
-            // The file that may have said where the project lies wins.
+            // The `.env` file that selected the project overrides the one of the project.
             if explicit.is_empty() && !is_same(directory, &project_dir) {
-                files.push(beside);
+                files.push(search_env_file);
             }
             files.retain(|file| file.exists());
             files
@@ -135,10 +135,10 @@ fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// The files that `COMPOSE_FILE` lists, if it does.
+/// The files that `COMPOSE_FILE` lists, if it is set.
 fn listed(env_file: &Path, environment: &BTreeMap<String, String>) -> Option<Vec<String>> {
     let own = |name: &str| environment.get(name).cloned();
-    // What is wrong with the file is said when it is read for good.
+    // Errors in the file are reported when it is read later.
     let beneath = text_file::read(env_file)
         .ok()
         .and_then(|text| environment_file::parse(&text, &own).ok())
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_search_goes_upwards_and_in_composes_order() {
+    fn searches_parent_directories_in_the_order_of_compose() {
         let root = tempfile::TempDir::new().unwrap();
         let deep = root.path().join("a/b");
         fs::create_dir_all(&deep).unwrap();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_lists_the_files_before_any_search() {
+    fn compose_file_variable_overrides_the_search() {
         let root = tempfile::TempDir::new().unwrap();
         fs::create_dir(root.path().join("deploy")).unwrap();
         for file in ["compose.yaml", "deploy/a.yaml", "deploy/b.yaml"] {

@@ -1,5 +1,5 @@
-//! A first `platform.toml` for a Compose file that was written for one machine: what is said is
-//! said, what has a default stands there as a comment.
+//! An initial `platform.toml` for a Compose file that was written for one machine: chosen values,
+//! and the defaults as comments.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,35 +10,33 @@ use crate::code::CodeStore;
 use crate::error::{Error, Result};
 use crate::model::{PlatformId, PlatformName};
 
-/// What is asked before the file is written.
+/// The choices for the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Starter {
-    /// The platform's name.
     pub name: PlatformName,
-    /// How many nodes.
     pub nodes: u16,
 }
 
 impl Starter {
-    /// The most nodes that make sense on one machine.
-    pub const MOST_NODES: u16 = 50;
+    /// The largest reasonable number of nodes on one machine.
+    pub const MAX_NODES: u16 = 50;
 
-    /// The file's text.
+    /// The text of the file.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "# What concerns the whole platform; the services stand in the Compose file.\n\
+            "# Settings of the whole platform; services are in the Compose file.\n\
              # Every key: docs/platform-toml.md; for editors: `bootstrapper schema`.\n\
              \n\
              name = \"{}\"\n\
              \n\
              [cloud]\n\
-             # Nodes are containers on your own Docker engine that behave like VMs.\n\
+             # Nodes are containers on the local Docker engine that behave like VMs.\n\
              provider = \"local\"\n\
-             # subnet = \"10.42.0.0/24\"  # one that is free, if nothing is said\n\n",
+             # subnet = \"10.42.0.0/24\"  # default: a free one\n\n",
             self.name
         );
-        let several = "# [nodes.db-host]               # a node with a name of its own\n\
-             # labels = { disk = \"ssd\" }     # a service goes there by\n\
+        let several = "# [nodes.db-host]               # a node with its own name\n\
+             # labels = { disk = \"ssd\" }     # select it for a service with\n\
              #                               # deploy.placement.constraints: [node.labels.disk == ssd]\n\
              # capacity = { cpus = 4, memory = \"8GiB\" }\n";
         let nodes = if self.nodes == 1 {
@@ -49,18 +47,18 @@ impl Starter {
                 self.nodes
             )
         };
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(
             text,
             "{nodes}\n\
              # [manager]                     # the lifecycle manager\n\
-             # node = \"node-1\"               # the first node, if nothing is said\n\
+             # node = \"node-1\"               # default: the first node\n\
              # port = {}\n\
              \n\
-             # [registry]                    # a file on the manager's node, if nothing is said\n\
-             # url = {{ env = \"REGISTRY_URL\" }}  # or a database in PostgreSQL\n\
+             # [registry]                    # default: a file on the manager's node\n\
+             # url = {{ env = \"REGISTRY_URL\" }}  # a PostgreSQL database\n\
              \n\
-             # [code]                        # code bases that services name by `x-lifecycle.code`\n\
+             # [code]                        # code bases for `x-lifecycle.code` of services\n\
              # path = \"code\"\n",
             ManagerSpec::PORT
         );
@@ -68,11 +66,11 @@ impl Starter {
     }
 }
 
-/// Reads a platform as if it had no `platform.toml`, on as few nodes as its Compose files allow, and
-/// says how many these are: replicas that want one host port need several.
+/// Loads a platform as if it had no `platform.toml`, with as few nodes as its Compose files allow,
+/// and returns that number: replicas that use the same host port need several nodes.
 ///
 /// # Errors
-/// What is wrong on one node, if more nodes cannot fix it.
+/// The problems with one node, if more nodes do not solve them.
 pub async fn load_on_fewest_nodes(
     sources: &Sources,
     id: PlatformId,
@@ -87,7 +85,7 @@ pub async fn load_on_fewest_nodes(
         Ok(loaded) => return Ok((loaded, 1)),
         Err(problems) => problems,
     };
-    for nodes in 2..=Starter::MOST_NODES {
+    for nodes in 2..=Starter::MAX_NODES {
         sources.nodes = nodes;
         if let Ok(loaded) = load(&sources, id, code).await {
             return Ok((loaded, nodes));
@@ -97,15 +95,15 @@ pub async fn load_on_fewest_nodes(
 }
 
 impl Sources {
-    /// Where `platform.toml` stands, or would stand.
+    /// The path of `platform.toml`, whether it exists or not.
     pub fn platform_file(&self) -> PathBuf {
         self.project_dir.join(super::sources::PLATFORM_FILE)
     }
 
-    /// Writes a first `platform.toml`. One that is there is overwritten only with `replace`.
+    /// Writes an initial `platform.toml`. Overwrites an existing one only with `replace`.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if it is there.
+    /// [`Error::Conflict`] if it exists.
     pub fn write_platform_file(&self, starter: &Starter, replace: bool) -> Result<PathBuf> {
         let path = self.platform_file();
         let failed = |error| Error::io(format!("writing {}", path.display()), error);
@@ -119,7 +117,7 @@ impl Sources {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 return Err(Error::Conflict {
                     what: path.display().to_string(),
-                    why: "it is there already".into(),
+                    why: "it already exists".into(),
                 });
             }
             opened => opened.map_err(failed)?,
@@ -136,7 +134,7 @@ mod tests {
     use crate::platform::{find, load};
 
     #[tokio::test]
-    async fn the_first_file_is_one_that_is_read() {
+    async fn the_initial_file_is_valid() {
         for nodes in [1, 3] {
             let directory = tempfile::tempdir().unwrap();
             let compose = "services:\n  web:\n    image: nginx\n";
@@ -156,7 +154,7 @@ mod tests {
             assert_eq!(loaded.declaration.nodes.len(), usize::from(nodes));
             assert_eq!(loaded.declaration.name.as_str(), "shop");
             assert_eq!(loaded.declaration.manager.node.as_str(), "node-1");
-            // What is a comment is right too.
+            // The commented lines must be valid, too.
             let text = starter.text();
             let comments = text.lines().filter_map(|line| line.strip_prefix("# "));
             let keys = comments.filter(|line| {

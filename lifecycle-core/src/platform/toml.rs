@@ -1,37 +1,37 @@
-//! TOML text to a [`Node`] tree, places kept.
+//! Parses TOML text to a [`Node`] tree with positions.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Report;
-use super::tree::{Entry, Node, Place, Value};
+use super::tree::{Entry, Node, Position, Value};
 
-/// The tree is read and dropped by recursion.
-const DEEPEST: usize = 64;
+/// The tree is read and dropped recursively, so its depth is limited.
+const MAX_DEPTH: usize = 64;
 
-/// Reads a document; `None` if it is no TOML, and then `report` says why.
+/// Parses a document; returns `None` and reports why if it is not valid TOML.
 pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     let lines = Lines::of(text);
     match DeTable::parse(text) {
         Ok(table) => {
-            let node = lines.table(table.get_ref(), Place::START, 0);
+            let node = lines.table(table.get_ref(), Position::START, 0);
             if node.is_none() {
-                let message = format!("nested more than {DEEPEST} levels deep");
-                report.problem(Place::START, "", message);
+                let message = format!("nested more than {MAX_DEPTH} levels deep");
+                report.problem(Position::START, "", message);
             }
             node
         }
         Err(error) => {
             let at = error
                 .span()
-                .map_or(Place::START, |span| lines.place(span.start));
-            report.problem(at, "", format!("this is no TOML: {}", error.message()));
+                .map_or(Position::START, |span| lines.position(span.start));
+            report.problem(at, "", format!("invalid TOML: {}", error.message()));
             None
         }
     }
 }
 
-/// Where the lines of a text begin.
+/// The start offsets of the lines of a text.
 struct Lines<'t> {
     text: &'t str,
     starts: Vec<usize>,
@@ -46,24 +46,24 @@ impl<'t> Lines<'t> {
         }
     }
 
-    fn place(&self, offset: usize) -> Place {
+    fn position(&self, offset: usize) -> Position {
         let line = self.starts.partition_point(|start| *start <= offset);
         let start = self.starts.get(line.wrapping_sub(1)).copied().unwrap_or(0);
         let before = self.text.get(start..offset).unwrap_or_default();
-        Place {
+        Position {
             file: 0,
             line: line.max(1),
             column: before.chars().count() + 1,
         }
     }
 
-    /// In the order of the file: the crate sorts keys, and the first node declared has a meaning.
-    fn table(&self, table: &DeTable<'_>, at: Place, depth: usize) -> Option<Node> {
+    /// Keeps the order of the file: the crate sorts keys, but the first declared node is special.
+    fn table(&self, table: &DeTable<'_>, at: Position, depth: usize) -> Option<Node> {
         let mut entries = Vec::new();
         for (key, value) in table {
             entries.push(Entry {
                 key: key.get_ref().to_string(),
-                at: self.place(key.span().start),
+                at: self.position(key.span().start),
                 node: self.value(value, depth + 1)?,
             });
         }
@@ -72,10 +72,10 @@ impl<'t> Lines<'t> {
     }
 
     fn value(&self, value: &Spanned<DeValue<'_>>, depth: usize) -> Option<Node> {
-        if depth > DEEPEST {
+        if depth > MAX_DEPTH {
             return None;
         }
-        let at = self.place(value.span().start);
+        let at = self.position(value.span().start);
         let scalar = |text: String, plain| Value::Scalar { text, plain };
         let value = match value.get_ref() {
             DeValue::String(text) => scalar(text.to_string(), false),
@@ -101,7 +101,7 @@ mod tests {
     use crate::platform::tree::Field;
 
     #[test]
-    fn entries_keep_the_order_and_the_places_of_the_file() {
+    fn entries_keep_the_order_and_positions_of_the_file() {
         let mut report = Report::new("f");
         let text = "[nodes.zeta]\n[nodes.alpha]\nlabels = { \"ä\" = 1, b = 3 }\n";
         let node = parse(text, &mut report).unwrap();
@@ -112,10 +112,10 @@ mod tests {
             .map(|(name, _)| *name)
             .collect();
         assert_eq!(names, ["zeta", "alpha"]);
-        let place = node.place_of(&["nodes", "alpha", "labels", "b"]);
+        let position = node.position_of(&["nodes", "alpha", "labels", "b"]);
         assert_eq!(
-            place,
-            Place {
+            position,
+            Position {
                 file: 0,
                 line: 3,
                 column: 21
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_toml_is_said_with_its_place() {
+    fn reports_invalid_toml_with_its_position() {
         let mut report = Report::new("f");
         assert!(parse("a = 1\nb = = 2\n", &mut report).is_none());
         let text = Report::problems_of(vec![report]).unwrap().to_string();

@@ -1,23 +1,23 @@
-//! A file as a tree whose every part knows where it stands. YAML and TOML are both read into
-//! it, so that one reader with one kind of diagnostics serves both.
+//! A parsed file as a tree in which every node has a position. Both YAML and TOML are parsed into
+//! it, so that they share the readers and diagnostics.
 
 use std::collections::HashMap;
 
 use super::diagnostic::Report;
 use crate::similar::nearest;
 
-/// Which of the files that a [`Report`] is about; 0 is the one that it began with.
+/// The index of a file in a [`Report`]; 0 is its first file.
 pub(super) type FileId = u16;
 
-/// A place in a file, line and column from 1; columns count characters.
+/// A position in a file. Line and column start at 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct Position {
     pub(super) file: FileId,
     pub(super) line: usize,
     pub(super) column: usize,
 }
 
-impl Place {
+impl Position {
     pub(super) const START: Self = Self {
         file: 0,
         line: 1,
@@ -25,49 +25,48 @@ impl Place {
     };
 }
 
-/// What a tag says about the value that an earlier file has in the same place.
+/// How a value is combined with the value of an earlier file, as its tag says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// The two are merged.
+    /// The two values are merged.
     None,
-    /// `!reset`: neither of the two stays.
+    /// `!reset`: both values are removed.
     Reset,
-    /// `!override`: this one stays, whole.
+    /// `!override`: this value replaces the earlier one.
     Override,
 }
 
-/// A value in a file. Without `Debug`: values may be secrets.
+/// A value in a file. Does not implement `Debug`, because values may be secrets.
 #[derive(Clone)]
 pub(super) struct Node {
-    pub(super) at: Place,
+    pub(super) at: Position,
     pub(super) value: Value,
     pub(super) mark: Mark,
 }
 
 #[derive(Clone)]
 pub(super) enum Value {
-    /// Kept as text until the reader knows which type the key has: interpolation can make a
-    /// number of what looked like text.
+    /// Kept as text until the reader knows the type of the key: interpolation can turn text into a
+    /// number.
     Scalar {
         text: String,
-        /// Written without quotes, so that `null` and nothing at all mean "no value".
+        /// Written without quotes, so that `null` and an empty text mean "no value".
         plain: bool,
     },
     List(Vec<Node>),
     Map(Vec<Entry>),
 }
 
-/// A key with its value.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) key: String,
-    pub(super) at: Place,
+    pub(super) at: Position,
     pub(super) node: Node,
 }
 
 impl Node {
-    /// A value that no tag says anything about.
-    pub(super) fn new(at: Place, value: Value) -> Self {
+    /// A value without a tag.
+    pub(super) fn new(at: Position, value: Value) -> Self {
         Self {
             at,
             value,
@@ -75,19 +74,19 @@ impl Node {
         }
     }
 
-    /// A text as if it had been written in quotes.
-    pub(super) fn of_text(at: Place, text: impl Into<String>) -> Self {
+    /// A text, as if it were quoted.
+    pub(super) fn of_text(at: Position, text: impl Into<String>) -> Self {
         let text = text.into();
         Self::new(at, Value::Scalar { text, plain: false })
     }
 
-    /// No value.
-    pub(super) fn nothing(at: Place) -> Self {
+    /// A null value.
+    pub(super) fn nothing(at: Position) -> Self {
         let text = String::new();
         Self::new(at, Value::Scalar { text, plain: true })
     }
 
-    /// The text of a single value.
+    /// The text of a scalar.
     pub(super) fn as_text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar { text, .. } if !self.is_null() => Some(text),
@@ -104,7 +103,7 @@ impl Node {
         Some(&entry.node)
     }
 
-    /// The same, to be changed.
+    /// Mutable access to the value of a key of this mapping.
     pub(super) fn child_mut(&mut self, key: &str) -> Option<&mut Node> {
         let Value::Map(entries) = &mut self.value else {
             return None;
@@ -113,7 +112,7 @@ impl Node {
         Some(&mut entry.node)
     }
 
-    /// Takes an entry out of this mapping.
+    /// Removes an entry from this mapping.
     pub(super) fn take(&mut self, key: &str) -> Option<Entry> {
         let Value::Map(entries) = &mut self.value else {
             return None;
@@ -122,8 +121,8 @@ impl Node {
         Some(entries.remove(index))
     }
 
-    /// Whether two values are the same, wherever they stand.
-    pub(super) fn says_the_same_as(&self, other: &Node) -> bool {
+    /// Whether two values are equal, ignoring positions.
+    pub(super) fn is_same_value(&self, other: &Node) -> bool {
         match (&self.value, &other.value) {
             (
                 Value::Scalar { text, .. },
@@ -139,7 +138,7 @@ impl Node {
                     && items
                         .iter()
                         .zip(others)
-                        .all(|(item, other)| item.says_the_same_as(other))
+                        .all(|(item, other)| item.is_same_value(other))
             }
             (Value::Map(entries), Value::Map(others)) => {
                 let others: HashMap<&str, &Node> = others
@@ -150,14 +149,14 @@ impl Node {
                     && entries.iter().all(|entry| {
                         others
                             .get(entry.key.as_str())
-                            .is_some_and(|other| entry.node.says_the_same_as(other))
+                            .is_some_and(|other| entry.node.is_same_value(other))
                     })
             }
             _ => false,
         }
     }
 
-    /// How many values this one holds, and how much text.
+    /// The number of nodes and bytes of text in this value.
     pub(super) fn weight(&self) -> (usize, usize) {
         let sum = |(nodes, bytes), (more, text)| (nodes + more, bytes + text);
         match &self.value {
@@ -170,7 +169,7 @@ impl Node {
         }
     }
 
-    /// Whether there is no value.
+    /// Whether this is a null value.
     pub(super) fn is_null(&self) -> bool {
         match &self.value {
             Value::Scalar { text, plain: true } => {
@@ -189,9 +188,9 @@ impl Node {
         }
     }
 
-    /// Where the deepest part of a path that exists stands.
-    pub(super) fn place_of(&self, path: &[&str]) -> Place {
-        let mut place = self.at;
+    /// The position of the deepest existing part of a path.
+    pub(super) fn position_of(&self, path: &[&str]) -> Position {
+        let mut position = self.at;
         let mut node = self;
         for part in path {
             let Value::Map(entries) = &node.value else {
@@ -200,19 +199,19 @@ impl Node {
             let Some(entry) = entries.iter().find(|entry| entry.key == *part) else {
                 break;
             };
-            place = entry.at;
+            position = entry.at;
             node = &entry.node;
         }
-        place
+        position
     }
 }
 
-/// A value with the path that leads to it.
+/// A value with its path.
 #[derive(Clone)]
 pub(super) struct Field<'a> {
     pub(super) path: String,
-    /// Where its key stands; for an item of a list, where the item does.
-    pub(super) at: Place,
+    /// The position of its key, or of the list item.
+    pub(super) at: Position,
     pub(super) node: &'a Node,
 }
 
@@ -233,8 +232,8 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Where the value stands, or its key if there is none.
-    pub(super) fn value_at(&self) -> Place {
+    /// The position of the value, or of its key if it is null.
+    pub(super) fn value_at(&self) -> Position {
         if self.node.is_null() {
             self.at
         } else {
@@ -267,14 +266,13 @@ impl<'a> Field<'a> {
         report.problem_with_help(self.value_at(), &self.path, message, help);
     }
 
-    pub(super) fn wrong_kind(&self, report: &mut Report, wanted: &str) {
+    pub(super) fn wrong_kind(&self, report: &mut Report, expected: &str) {
         self.problem(
             report,
-            format!("expected {wanted}, found {}", self.node.kind()),
+            format!("expected {expected}, found {}", self.node.kind()),
         );
     }
 
-    /// The entries of a mapping.
     pub(super) fn entries(&self, report: &mut Report) -> Vec<(&'a str, Field<'a>)> {
         let Value::Map(entries) = &self.node.value else {
             self.wrong_kind(report, "a mapping");
@@ -293,7 +291,6 @@ impl<'a> Field<'a> {
             .collect()
     }
 
-    /// One entry of a mapping.
     pub(super) fn get(&self, key: &str) -> Option<Field<'a>> {
         let Value::Map(entries) = &self.node.value else {
             return None;
@@ -308,7 +305,6 @@ impl<'a> Field<'a> {
             })
     }
 
-    /// The items of a list.
     pub(super) fn items(&self, report: &mut Report) -> Vec<Field<'a>> {
         let Value::List(items) = &self.node.value else {
             self.wrong_kind(report, "a list");
@@ -325,7 +321,7 @@ impl<'a> Field<'a> {
             .collect()
     }
 
-    /// The items of a list, or the one value that stands for a list of one.
+    /// The items of a list; a value that is not a list counts as a list of one.
     pub(super) fn items_or_one(&self, report: &mut Report) -> Vec<Field<'a>> {
         if self.is_list() {
             self.items(report)
@@ -334,7 +330,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A single value as it is written.
+    /// The text of a single value, unchanged.
     pub(super) fn text(&self, report: &mut Report) -> Option<&'a str> {
         match &self.node.value {
             Value::Scalar { text, .. } if !self.is_null() => Some(text),
@@ -345,7 +341,6 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A list of single values.
     pub(super) fn texts(&self, report: &mut Report) -> Vec<String> {
         self.items(report)
             .iter()
@@ -353,7 +348,7 @@ impl<'a> Field<'a> {
             .collect()
     }
 
-    /// A single value through a parser whose error says what is wrong with it.
+    /// Parses a single value; the parser's error becomes the diagnostic.
     pub(super) fn parse<T>(
         &self,
         report: &mut Report,
@@ -368,7 +363,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A part of this value through such a parser.
+    /// Parses a part of this value in the same way.
     pub(super) fn parse_as<T>(
         &self,
         part: &str,
@@ -380,17 +375,17 @@ impl<'a> Field<'a> {
             .ok()
     }
 
-    /// A whole number within bounds.
+    /// Parses a whole number within bounds.
     pub(super) fn number(&self, report: &mut Report, least: u32, most: u32) -> Option<u32> {
         self.parse(report, |text| {
             text.parse()
                 .ok()
                 .filter(|number| (least..=most).contains(number))
-                .ok_or_else(|| format!("`{text}` is no whole number from {least} to {most}"))
+                .ok_or_else(|| format!("`{text}` is not a whole number from {least} to {most}"))
         })
     }
 
-    /// `true` or `false`, in YAML's old spellings too.
+    /// Parses a boolean, including the spellings of old YAML versions.
     pub(super) fn boolean(&self, report: &mut Report) -> Option<bool> {
         self.parse(report, |text| match text.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "y" => Ok(true),
@@ -399,14 +394,14 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// One of a few words.
+    /// Parses one of several words.
     pub(super) fn word<T: Copy>(&self, report: &mut Report, words: &[(&str, T)]) -> Option<T> {
         let text = self.text(report)?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(*value);
         }
         let known: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-        let message = format!("`{text}` is none of {}", known.join(", "));
+        let message = format!("`{text}` is not one of {}", known.join(", "));
         match nearest(text, words.iter().map(|(word, _)| *word)) {
             Some(near) => {
                 self.problem_with_help(report, message, format!("did you mean `{near}`?"));

@@ -1,22 +1,22 @@
-//! What can be wrong between services, and between services and nodes. Found before anything
-//! is touched, all of it at once.
+//! Checks services against each other and against nodes. Reports all problems before anything is
+//! changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::compose::Draft;
 use super::diagnostic::Report;
-use super::tree::{Node, Place};
+use super::tree::{Node, Position};
 use super::{ManagerSpec, Settings};
 use crate::model::{
     DependencyCondition, NodeName, Protocol, Resources, RestartPolicy, ServiceName, ServiceSpec,
     Starts,
 };
 
-/// Where every node's SSH server listens.
+/// The port of the SSH server on every node.
 const SSH_PORT: u16 = 22;
 
-/// All replicas of all services.
-const MOST_INSTANCES: usize = 100_000;
+/// The maximum number of replicas of all services.
+const MAX_INSTANCES: usize = 100_000;
 
 /// Checks all services of a Compose file against each other and against the nodes.
 pub(super) fn check(
@@ -48,24 +48,24 @@ impl<'a> Check<'a> {
         self.services.values().map(|draft| &draft.spec)
     }
 
-    /// The place and the path of a key of a service, or of the nearest thing above it.
-    fn spot(&self, service: &ServiceName, keys: &[&str]) -> (Place, String) {
+    /// The position and path of a key of a service, or of its nearest existing parent.
+    fn locate(&self, service: &ServiceName, keys: &[&str]) -> (Position, String) {
         let mut path = vec!["services", service.as_str()];
         path.extend(keys);
-        (self.root.place_of(&path), path.join("."))
+        (self.root.position_of(&path), path.join("."))
     }
 
-    /// More instances than any platform here holds are a slip of the hand.
+    /// Rejects excessive numbers of replicas, which are most likely typing errors.
     fn size(&self, report: &mut Report) {
         let mut instances = 0;
         for spec in self.specs() {
             instances += usize::from(spec.replicas);
-            if instances > MOST_INSTANCES {
-                let (at, path) = self.spot(&spec.name, &["deploy", "replicas"]);
+            if instances > MAX_INSTANCES {
+                let (at, path) = self.locate(&spec.name, &["deploy", "replicas"]);
                 report.problem_with_help(
                     at,
                     &path,
-                    format!("up to here more than {MOST_INSTANCES} replicas are declared"),
+                    format!("more than {MAX_INSTANCES} replicas are declared up to this line"),
                     "declare fewer",
                 );
                 return;
@@ -73,35 +73,35 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Names each cycle of dependencies once, from the service that comes first by name.
+    /// Reports each dependency cycle once, starting at the service that comes first by name.
     fn cycles(&self, report: &mut Report) {
         let mut done: BTreeSet<&ServiceName> = BTreeSet::new();
         for start in self.services.keys() {
-            // Each level: a service and those of its dependencies still to be followed.
-            let mut way: Vec<(&ServiceName, Vec<&ServiceName>)> = Vec::new();
+            // Each level contains a service and its dependencies that are still to be visited.
+            let mut stack: Vec<(&ServiceName, Vec<&ServiceName>)> = Vec::new();
             if !done.contains(start) {
-                way.push((start, self.needs(start)));
+                stack.push((start, self.needs(start)));
             }
-            while let Some((service, rest)) = way.last_mut() {
+            while let Some((service, rest)) = stack.last_mut() {
                 let service: &ServiceName = service;
                 let Some(next) = rest.pop() else {
                     done.insert(service);
-                    way.pop();
+                    stack.pop();
                     continue;
                 };
-                if let Some(first) = way.iter().position(|(on_way, _)| *on_way == next) {
+                if let Some(first) = stack.iter().position(|(on_way, _)| *on_way == next) {
                     let mut names: Vec<&str> =
-                        way[first..].iter().map(|(name, _)| name.as_str()).collect();
+                        stack[first..].iter().map(|(name, _)| name.as_str()).collect();
                     names.push(next.as_str());
-                    let (at, path) = self.spot(service, &["depends_on", next.as_str()]);
+                    let (at, path) = self.locate(service, &["depends_on", next.as_str()]);
                     report.problem_with_help(
                         at,
                         &path,
-                        format!("services wait for each other: {}", names.join(" → ")),
+                        format!("services depend on each other: {}", names.join(" → ")),
                         "remove one of these dependencies",
                     );
                 } else if !done.contains(next) {
-                    way.push((next, self.needs(next)));
+                    stack.push((next, self.needs(next)));
                 }
             }
         }
@@ -120,7 +120,7 @@ impl<'a> Check<'a> {
                 let Some(needed) = self.services.get(needed).map(|draft| &draft.spec) else {
                     continue;
                 };
-                let (at, path) = self.spot(&spec.name, &["depends_on", needed.name.as_str()]);
+                let (at, path) = self.locate(&spec.name, &["depends_on", needed.name.as_str()]);
                 let awaits_end = *condition == DependencyCondition::ServiceCompletedSuccessfully;
                 let restarts = matches!(
                     needed.restart,
@@ -130,7 +130,7 @@ impl<'a> Check<'a> {
                     report.problem_with_help(
                         at,
                         &path,
-                        format!("`{}` never completes: it is always restarted", needed.name),
+                        format!("`{}` never completes, because it is always restarted", needed.name),
                         format!(
                             "remove `restart` from `{}`, or set it to `on-failure`",
                             needed.name
@@ -142,10 +142,10 @@ impl<'a> Check<'a> {
                         at,
                         &path,
                         format!(
-                            "`{}` starts last, so nothing before it can wait for it",
+                            "`{}` starts last, so an earlier service cannot depend on it",
                             needed.name
                         ),
-                        "remove the dependency, or let this service start last too",
+                        "remove the dependency, or start this service last, too",
                     );
                 }
             }
@@ -171,22 +171,22 @@ impl<'a> Check<'a> {
         }
         for spec in self.specs() {
             if self.allowed_nodes(spec).is_empty() {
-                let (at, path) = self.spot(&spec.name, &["deploy", "placement", "constraints"]);
+                let (at, path) = self.locate(&spec.name, &["deploy", "placement", "constraints"]);
                 let nodes: Vec<&str> = self.settings.nodes.keys().map(NodeName::as_str).collect();
                 report.problem_with_help(
                     at,
                     &path,
                     format!(
-                        "no node meets these constraints; the nodes are {}",
+                        "no node satisfies these constraints; the nodes are {}",
                         some_of(&nodes)
                     ),
-                    "change them, or give a node the labels that they ask for",
+                    "change the constraints, or add the labels to a node",
                 );
             } else if let Some(most) = spec.most_per_node
                 && usize::from(spec.replicas) > self.allowed_nodes(spec).len() * usize::from(most)
             {
                 let keys = ["deploy", "placement", "max_replicas_per_node"];
-                let (at, path) = self.spot(&spec.name, &keys);
+                let (at, path) = self.locate(&spec.name, &keys);
                 report.problem_with_help(
                     at,
                     &path,
@@ -198,18 +198,18 @@ impl<'a> Check<'a> {
                     "declare fewer replicas, allow more on a node, or add nodes",
                 );
             } else if spec.replicas > 0 && !self.has_room(spec) {
-                let (at, path) = self.spot(&spec.name, &["deploy", "resources", "reservations"]);
+                let (at, path) = self.locate(&spec.name, &["deploy", "resources", "reservations"]);
                 report.problem_with_help(
                     at,
                     &path,
-                    "no node that it may run on has as much",
-                    "reserve less, or declare a larger `capacity` of a node",
+                    "no node that the service may run on has this capacity",
+                    "reserve less, or declare a larger `capacity` for a node",
                 );
             }
         }
     }
 
-    /// Whether a node would hold the service if nothing else ran on it.
+    /// Whether a node could run the service if nothing else ran on it.
     fn has_room(&self, spec: &ServiceSpec) -> bool {
         self.allowed_nodes(spec).into_iter().any(|name| {
             let capacity = self.settings.nodes.get(name).and_then(|node| node.capacity);
@@ -218,7 +218,7 @@ impl<'a> Check<'a> {
         })
     }
 
-    /// One host port serves one instance on each node.
+    /// A host port can be used by one instance per node.
     fn host_ports(&self, report: &mut Report) {
         let mut users: BTreeMap<(u16, Protocol), Vec<&ServiceSpec>> = BTreeMap::new();
         for spec in self.specs().filter(|spec| spec.replicas > 0) {
@@ -234,9 +234,9 @@ impl<'a> Check<'a> {
         for ((port, protocol), specs) in users {
             if port == SSH_PORT && protocol == Protocol::Tcp {
                 for spec in specs {
-                    let (at, path) = self.spot(&spec.name, &["ports"]);
+                    let (at, path) = self.locate(&spec.name, &["ports"]);
                     let message =
-                        format!("the host port {port} is the nodes' own: SSH listens there");
+                        format!("the host port {port} is used by SSH on every node");
                     report.problem(at, &path, message);
                 }
                 continue;
@@ -247,26 +247,26 @@ impl<'a> Check<'a> {
                 .map(|manager| &manager.node);
             let mut all_nodes: BTreeSet<&NodeName> = BTreeSet::new();
             let mut instances = 0_usize;
-            let mut told = false;
+            let mut reported = false;
             for spec in &specs {
                 let mut nodes = self.allowed_nodes(spec);
                 if nodes.is_empty() {
-                    // Said already.
+                    // Already reported.
                     continue;
                 }
                 if let Some(node) = taken_by_manager {
                     nodes.remove(node);
                 }
-                let wanted = usize::from(spec.replicas);
-                if wanted > nodes.len() {
-                    told = true;
-                    let who = format!("{wanted} of `{}`", spec.name);
+                let required = usize::from(spec.replicas);
+                if required > nodes.len() {
+                    reported = true;
+                    let who = format!("{required} of `{}`", spec.name);
                     self.too_many(spec, port, protocol, &who, nodes.len(), manager, report);
                 }
-                instances += wanted;
+                instances += required;
                 all_nodes.extend(nodes);
             }
-            if let (false, Some(last)) = (told, specs.last())
+            if let (false, Some(last)) = (reported, specs.last())
                 && instances > all_nodes.len()
             {
                 let each: Vec<String> = specs
@@ -279,7 +279,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one message, made in two places")]
+    #[expect(clippy::too_many_arguments, reason = "one message, created in two places")]
     fn too_many(
         &self,
         spec: &ServiceSpec,
@@ -290,17 +290,17 @@ impl<'a> Check<'a> {
         manager: Option<&ManagerSpec>,
         report: &mut Report,
     ) {
-        let (at, path) = self.spot(&spec.name, &["ports"]);
+        let (at, path) = self.locate(&spec.name, &["ports"]);
         let places = match nodes {
             0 => "no node is".to_owned(),
             1 => "only 1 node is".to_owned(),
             more => format!("only {more} nodes are"),
         };
         let help = if manager.is_some_and(|manager| manager.port == port) {
-            "publish another port; this one is the manager's on its node"
+            "publish another port, because the manager uses this one on its node"
         } else {
-            "publish other host ports, leave them to be picked (`- \"80\"`), or declare more nodes: \
-             `bootstrapper init` writes a platform.toml with as many as are needed"
+            "publish other host ports, let free ones be chosen (`- \"80\"`), or declare more nodes: \
+             `bootstrapper init` writes a platform.toml with enough nodes"
         };
         report.problem_with_help(
             at,
@@ -311,7 +311,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Names for a message, at most as many as one reads.
+/// Joins names for a message, up to a readable number.
 fn some_of(names: &[&str]) -> String {
     const MOST: usize = 8;
     let shown: Vec<String> = names

@@ -1,4 +1,5 @@
-//! YAML text to a [`Node`] tree: aliases put in place, merge keys (`<<`) merged, places kept.
+//! Parses YAML text to a [`Node`] tree with positions. Expands aliases and merges merge keys
+//! (`<<`).
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -6,18 +7,18 @@ use std::collections::{HashMap, HashSet};
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::diagnostic::Report;
-use super::tree::{Entry, FileId, Mark, Node, Place, Value};
+use super::tree::{Entry, FileId, Mark, Node, Position, Value};
 use crate::similar::nearest;
 
-/// Aliases can multiply a small file without end; no file that a person wrote comes near this.
-const MOST_NODES: usize = 100_000;
-/// Nor near this much text.
-const MOST_BYTES: usize = 16 << 20;
-/// Nor near this depth. The tree is read and dropped by recursion.
-const DEEPEST: usize = 64;
+/// The maximum number of values. Aliases could expand a small file without limit.
+const MAX_NODES: usize = 100_000;
+/// The maximum size of the text.
+const MAX_BYTES: usize = 16 << 20;
+/// The maximum depth. The tree is read and dropped recursively.
+const MAX_DEPTH: usize = 64;
 
-/// Reads a document; `None` if it is no YAML, and then `report` says why. A file without
-/// content is an empty mapping. Its places are in the file that `report` was last told of.
+/// Parses a document; returns `None` and reports why if it is not valid YAML. An empty file is an
+/// empty mapping. Positions belong to the current file of `report`.
 pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     let file = report.current();
     let mut builder = Builder {
@@ -29,8 +30,8 @@ pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
         let step = match next {
             Ok((event, span)) => builder.take(event, span),
             Err(error) => Err(Failure {
-                at: place(file, error.marker().line(), error.marker().col()),
-                message: format!("this is no YAML: {}", error.info()),
+                at: position(file, error.marker().line(), error.marker().col()),
+                message: format!("invalid YAML: {}", error.info()),
                 help: None,
             }),
         };
@@ -42,9 +43,9 @@ pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
             return None;
         }
     }
-    let start = Place {
+    let start = Position {
         file,
-        ..Place::START
+        ..Position::START
     };
     Some(
         builder
@@ -54,12 +55,12 @@ pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
 }
 
 struct Failure {
-    at: Place,
+    at: Position,
     message: String,
     help: Option<String>,
 }
 
-fn fail<T>(at: Place, message: impl Into<String>) -> Result<T, Failure> {
+fn fail<T>(at: Position, message: impl Into<String>) -> Result<T, Failure> {
     Err(Failure {
         at,
         message: message.into(),
@@ -67,7 +68,7 @@ fn fail<T>(at: Place, message: impl Into<String>) -> Result<T, Failure> {
     })
 }
 
-/// Half-read collections, innermost last.
+/// Collections that are being read, innermost last.
 #[derive(Default)]
 struct Builder {
     file: FileId,
@@ -80,7 +81,7 @@ struct Builder {
 }
 
 struct Open {
-    at: Place,
+    at: Position,
     mark: Mark,
     anchor: usize,
     kind: OpenKind,
@@ -90,15 +91,14 @@ enum OpenKind {
     List(Vec<Node>),
     Map {
         entries: Vec<Entry>,
-        /// The line of each key.
         lines: HashMap<String, usize>,
         merged: Vec<Node>,
-        key: Option<(String, Place)>,
+        key: Option<(String, Position)>,
     },
 }
 
-fn place(file: FileId, line: usize, column: usize) -> Place {
-    Place {
+fn position(file: FileId, line: usize, column: usize) -> Position {
+    Position {
         file,
         line: line.max(1),
         column: column + 1,
@@ -107,15 +107,15 @@ fn place(file: FileId, line: usize, column: usize) -> Place {
 
 impl Builder {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Failure> {
-        let at = place(self.file, span.start.line(), span.start.col());
+        let at = position(self.file, span.start.line(), span.start.col());
         match event {
             Event::DocumentStart(..) => {
                 self.documents += 1;
                 if self.documents > 1 {
                     return Err(Failure {
                         at,
-                        message: "a second document begins here".to_owned(),
-                        help: Some("keep one document in the file".to_owned()),
+                        message: "a second document starts here".to_owned(),
+                        help: Some("keep one document per file".to_owned()),
                     });
                 }
                 Ok(())
@@ -123,9 +123,9 @@ impl Builder {
             Event::Scalar(text, style, anchor, tag) => {
                 let (quoted_by_tag, mark) = read_tag(at, tag.as_ref())?;
                 if text.contains('\0') {
-                    return fail(at, "a value cannot hold the character of number 0");
+                    return fail(at, "a value cannot contain a NUL character");
                 }
-                self.weigh(at, 0, text.len())?;
+                self.count(at, 0, text.len())?;
                 let value = Value::Scalar {
                     text: text.into_owned(),
                     plain: style == ScalarStyle::Plain && !quoted_by_tag,
@@ -150,13 +150,13 @@ impl Builder {
             Event::SequenceEnd | Event::MappingEnd => self.end(at),
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
-                    return fail(at, "this alias refers to what it is part of");
+                    return fail(at, "this alias refers to a value that contains it");
                 };
                 let weight = node.weight();
-                if self.open.len() + depth(node) > DEEPEST {
-                    return fail(at, format!("nested more than {DEEPEST} levels deep"));
+                if self.open.len() + depth(node) > MAX_DEPTH {
+                    return fail(at, format!("nested more than {MAX_DEPTH} levels deep"));
                 }
-                self.weigh(at, weight.0, weight.1)?;
+                self.count(at, weight.0, weight.1)?;
                 let node = self.anchors.get(&anchor).cloned();
                 node.map_or(Ok(()), |node| self.complete(node, 0))
             }
@@ -166,13 +166,13 @@ impl Builder {
 
     fn begin(
         &mut self,
-        at: Place,
+        at: Position,
         mark: Mark,
         anchor: usize,
         kind: OpenKind,
     ) -> Result<(), Failure> {
-        if self.open.len() >= DEEPEST {
-            return fail(at, format!("nested more than {DEEPEST} levels deep"));
+        if self.open.len() >= MAX_DEPTH {
+            return fail(at, format!("nested more than {MAX_DEPTH} levels deep"));
         }
         self.open.push(Open {
             at,
@@ -183,9 +183,9 @@ impl Builder {
         Ok(())
     }
 
-    fn end(&mut self, at: Place) -> Result<(), Failure> {
+    fn end(&mut self, at: Position) -> Result<(), Failure> {
         let Some(open) = self.open.pop() else {
-            return fail(at, "this ends what never began");
+            return fail(at, "unexpected end of a collection");
         };
         let value = match open.kind {
             OpenKind::List(items) => Value::List(items),
@@ -210,15 +210,15 @@ impl Builder {
         self.complete(node, open.anchor)
     }
 
-    /// Takes account of what is about to be kept.
-    fn weigh(&mut self, at: Place, nodes: usize, bytes: usize) -> Result<(), Failure> {
+    /// Counts values that are about to be added.
+    fn count(&mut self, at: Position, nodes: usize, bytes: usize) -> Result<(), Failure> {
         self.nodes += nodes;
         self.bytes += bytes;
-        if self.nodes > MOST_NODES {
-            return fail(at, format!("the file has more than {MOST_NODES} values"));
+        if self.nodes > MAX_NODES {
+            return fail(at, format!("the file has more than {MAX_NODES} values"));
         }
-        if self.bytes > MOST_BYTES {
-            let most = MOST_BYTES >> 20;
+        if self.bytes > MAX_BYTES {
+            let most = MAX_BYTES >> 20;
             return fail(at, format!("the file has more than {most} MiB of text"));
         }
         Ok(())
@@ -226,7 +226,7 @@ impl Builder {
 
     fn complete(&mut self, node: Node, anchor: usize) -> Result<(), Failure> {
         let at = node.at;
-        self.weigh(at, 1, 0)?;
+        self.count(at, 1, 0)?;
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -251,7 +251,7 @@ impl Builder {
                     if let Some(line) = lines.insert(name.clone(), key_at.line) {
                         return fail(
                             key_at,
-                            format!("`{name}` stands here already at line {line}"),
+                            format!("`{name}` is already defined at line {line}"),
                         );
                     }
                     entries.push(Entry {
@@ -266,7 +266,7 @@ impl Builder {
     }
 }
 
-/// What stands in the mapping itself wins over what is merged, an earlier merge over a later.
+/// Merges a mapping: existing entries win, and earlier merges win over later ones.
 fn merge(entries: &mut Vec<Entry>, keys: &mut HashSet<String>, node: Node) -> Result<(), Failure> {
     match node.value {
         Value::Map(merged) => {
@@ -279,9 +279,9 @@ fn merge(entries: &mut Vec<Entry>, keys: &mut HashSet<String>, node: Node) -> Re
         }
         Value::List(nodes) => nodes.into_iter().try_for_each(|node| match node.value {
             Value::Map(_) => merge(entries, keys, node),
-            _ => fail(node.at, "`<<` takes a mapping or a list of mappings"),
+            _ => fail(node.at, "`<<` needs a mapping or a list of mappings"),
         }),
-        Value::Scalar { .. } => fail(node.at, "`<<` takes a mapping or a list of mappings"),
+        Value::Scalar { .. } => fail(node.at, "`<<` needs a mapping or a list of mappings"),
     }
 }
 
@@ -293,8 +293,8 @@ fn depth(node: &Node) -> usize {
     }
 }
 
-/// Whether the tag makes text of a plain scalar, and what it says to a merge.
-fn read_tag(at: Place, tag: Option<&Cow<'_, Tag>>) -> Result<(bool, Mark), Failure> {
+/// Whether the tag turns a plain scalar into text, and how it affects merging.
+fn read_tag(at: Position, tag: Option<&Cow<'_, Tag>>) -> Result<(bool, Mark), Failure> {
     let Some(tag) = tag else {
         return Ok((false, Mark::None));
     };
@@ -305,7 +305,7 @@ fn read_tag(at: Place, tag: Option<&Cow<'_, Tag>>) -> Result<(bool, Mark), Failu
         (_, "!override") => Ok((false, Mark::Override)),
         (_, original) => Err(Failure {
             at,
-            message: format!("the tag `{original}` is not known"),
+            message: format!("unknown tag `{original}`"),
             help: nearest(original, ["!reset", "!override"])
                 .map(|near| format!("did you mean `{near}`?")),
         }),
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_and_merge_keys_are_put_in_place() {
+    fn expands_aliases_and_merge_keys() {
         let node = tree(
             "x-base: &base\n  a: 1\n  b: 2\nother: &o {b: 3, c: 4}\n\
              one:\n  <<: *base\n  b: own\ntwo:\n  <<: [*base, *o]\nthree: *o\n",
@@ -355,37 +355,37 @@ mod tests {
     }
 
     #[test]
-    fn every_part_knows_where_it_stands() {
+    fn every_node_has_its_position() {
         let node = tree("a:\n  b: x\n  - c\n".trim_end_matches("  - c\n"));
-        let at = |line, column| Place {
+        let at = |line, column| Position {
             file: 0,
             line,
             column,
         };
-        assert_eq!(node.place_of(&["a", "b"]), at(2, 3));
-        assert_eq!(node.place_of(&["a", "zz"]), at(1, 1));
+        assert_eq!(node.position_of(&["a", "b"]), at(2, 3));
+        assert_eq!(node.position_of(&["a", "zz"]), at(1, 1));
     }
 
     #[test]
-    fn what_is_no_single_document_without_doubles_is_refused() {
+    fn rejects_duplicate_keys_and_several_documents() {
         for (text, message) in [
             (
                 "a: 1\nb: 2\na: 3\n",
-                "f:3:1: `a` stands here already at line 1",
+                "f:3:1: `a` is already defined at line 1",
             ),
             ("a: [1, 2\n", "f:"),
             ("a: *b\n", "f:1:4: "),
             (
                 "a: &a [*a]\n",
-                "f:1:8: this alias refers to what it is part of",
+                "f:1:8: this alias refers to a value that contains it",
             ),
             ("? [a]\n: b\n", "f:1:3: a key must be a single value"),
-            ("a: 1\n---\nb: 2\n", "f:2:1: a second document begins here"),
+            ("a: 1\n---\nb: 2\n", "f:2:1: a second document starts here"),
             (
                 "a: !rest null\n",
-                "f:1:10: the tag `!rest` is not known; did you mean `!reset`?",
+                "f:1:10: unknown tag `!rest`; did you mean `!reset`?",
             ),
-            ("a:\n  <<: 3\n", "f:2:7: `<<` takes a mapping"),
+            ("a:\n  <<: 3\n", "f:2:7: `<<` needs a mapping"),
         ] {
             let found = problem(text);
             assert!(found.starts_with(message), "{text:?}: {found}");
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_cannot_multiply_without_end() {
+    fn limits_the_expansion_of_aliases() {
         let level = |level: usize| {
             let refs = vec![format!("*a{}", level - 1); 10].join(", ");
             format!("a{level}: &a{level} [{refs}]\n")

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::diagnostic::Report;
-use super::super::tree::{Field, Place};
+use super::super::tree::{Field, Position};
 use super::keys::{self, honoured_entries};
 use super::service::pairs;
 use super::{World, networks, value};
@@ -19,7 +19,7 @@ pub(in super::super) struct Build {
     pub(in super::super) args: BTreeMap<String, Sensitive>,
     pub(in super::super) options: BuildOptions,
     /// Where a missing code base or Dockerfile is reported.
-    pub(in super::super) at: Place,
+    pub(in super::super) at: Position,
     pub(in super::super) path: String,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn read(
     world: &World<'_>,
     report: &mut Report,
 ) -> Option<Build> {
-    let mut context: Option<(String, Place, String)> = None;
+    let mut context: Option<(String, Position, String)> = None;
     let mut dockerfile = "Dockerfile".to_owned();
     let mut args = BTreeMap::new();
     let mut options = BuildOptions::default();

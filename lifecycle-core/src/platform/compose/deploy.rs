@@ -8,7 +8,7 @@ use super::{World, devices, limits, update};
 use crate::model::{Constraint, ConstraintOperator, NodeName, Resources, ServiceSpec};
 
 /// More replicas of one service than any platform here holds.
-const MOST_REPLICAS: u32 = 10_000;
+const MAX_REPLICAS: u32 = 10_000;
 
 /// Placement keys that swarm mode knows and that mean nothing here.
 const FOREIGN_KEYS: [&str; 3] = ["node.id", "node.role", "node.platform.arch"];
@@ -28,7 +28,7 @@ pub(super) fn read(
             "placement" => {
                 for (key, field) in honoured_entries(&field, keys::PLACEMENT, report) {
                     if key == "max_replicas_per_node" {
-                        let most = field.number(report, 1, MOST_REPLICAS);
+                        let most = field.number(report, 1, MAX_REPLICAS);
                         spec.most_per_node = most.and_then(|most| u16::try_from(most).ok());
                         continue;
                     }
@@ -85,7 +85,7 @@ pub(super) fn settle(
 }
 
 pub(super) fn replicas(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {
-    let count = field.number(report, 0, MOST_REPLICAS);
+    let count = field.number(report, 0, MAX_REPLICAS);
     if let Some(count) = count.and_then(|count| u16::try_from(count).ok()) {
         spec.replicas = count;
     }

@@ -10,7 +10,7 @@ use super::value::{self, PortRange};
 use crate::model::{ContainerTemplate, Protocol, PublishedPort};
 
 /// More ports than any one service opens; an engine opens each by itself.
-const MOST_PORTS: u32 = 1000;
+const MAX_PORTS: u32 = 1000;
 
 /// Reads `ports` into the template.
 pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
@@ -23,16 +23,16 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
         } else {
             short(&item, report)
         };
-        if container.ports.len() + found.len() > MOST_PORTS as usize {
+        if container.ports.len() + found.len() > MAX_PORTS as usize {
             item.problem_with_help(
                 report,
-                format!("a service publishes at most {MOST_PORTS} ports"),
+                format!("a service publishes at most {MAX_PORTS} ports"),
                 "publish fewer",
             );
             return;
         }
         for port in found {
-            let Some(outside) = port.host_port else {
+            let Some(host_port) = port.host_port else {
                 let inside = port.container_port;
                 if picked.insert((inside, port.protocol)) {
                     container.ports.push(port);
@@ -46,13 +46,13 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
             };
             // One at all addresses of the node takes it from those at a single one.
             let taken = host_ports.iter().any(|(host, protocol, ip)| {
-                (*host, *protocol) == (outside, port.protocol)
+                (*host, *protocol) == (host_port, port.protocol)
                     && (ip.is_none() || port.host_ip.is_none() || *ip == port.host_ip)
             });
             if taken {
-                item.problem(report, format!("the host port {outside} is used twice"));
+                item.problem(report, format!("the host port {host_port} is used twice"));
             } else {
-                host_ports.insert((outside, port.protocol, port.host_ip));
+                host_ports.insert((host_port, port.protocol, port.host_ip));
                 container.ports.push(port);
             }
         }
@@ -134,12 +134,12 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
 }
 
 fn is_too_large(item: &Field<'_>, range: PortRange, report: &mut Report) -> bool {
-    let is_too_large = range.size() > MOST_PORTS;
+    let is_too_large = range.size() > MAX_PORTS;
     if is_too_large {
         item.problem_with_help(
             report,
             format!("{} ports are more than a service may have", range.size()),
-            format!("name at most {MOST_PORTS}"),
+            format!("name at most {MAX_PORTS}"),
         );
     }
     is_too_large
@@ -154,10 +154,10 @@ pub(super) fn expose(field: &Field<'_>, container: &mut ContainerTemplate, repor
         {
             exposed.extend((range.first..=range.last).map(|port| (port, protocol)));
         }
-        if exposed.len() > MOST_PORTS as usize {
+        if exposed.len() > MAX_PORTS as usize {
             item.problem_with_help(
                 report,
-                format!("a service exposes at most {MOST_PORTS} ports"),
+                format!("a service exposes at most {MAX_PORTS} ports"),
                 "expose fewer",
             );
             return;

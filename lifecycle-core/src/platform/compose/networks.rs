@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::super::diagnostic::Report;
-use super::super::tree::{Field, Place};
+use super::super::tree::{Field, Position};
 use super::keys::{self, honoured_entries};
 use super::{Declared, Draft};
 use crate::model::{
@@ -18,7 +18,7 @@ pub(super) struct Alias {
     /// Whose name it is to be.
     pub(super) service: ServiceName,
     pub(super) name: String,
-    pub(super) at: Place,
+    pub(super) at: Position,
     pub(super) path: String,
 }
 

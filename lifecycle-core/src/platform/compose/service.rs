@@ -437,7 +437,7 @@ impl Reader<'_, '_> {
             if let (Some(older), Some(found)) = (field.get(older), found)
                 && !older.is_null()
                 && !found.is_null()
-                && !older.node.says_the_same_as(found.node)
+                && !older.node.is_same_value(found.node)
             {
                 let newer: Vec<&str> = newer.into_iter().filter(|part| !part.is_empty()).collect();
                 let message = format!("`{}` is for the same, and says otherwise", newer.join("."));

@@ -1,36 +1,36 @@
-//! Variables that an included file takes from its environment without a value of their own.
+//! Resolves variables that an included file takes from its environment.
 //!
-//! Who reads the merged tree has the project's environment only, and an included file has a
-//! `.env` of its own beneath that. So what such a file leaves open is put in here.
+//! The merged tree is read with the project's environment only, but an included file has its own
+//! `.env` in addition. So its variables without a value are resolved here.
 
 use super::super::interpolation::Lookup;
 use super::super::tree::{Node, Value};
 use super::paths::values;
 
-/// Gives each such variable the value that it has in the included project.
-pub(super) fn fix(root: &mut Node, lookup: Lookup<'_>) {
+/// Sets each such variable to its value in the included project.
+pub(super) fn resolve(root: &mut Node, lookup: Lookup<'_>) {
     for service in values(root.child_mut("services")) {
         if let Some(variables) = service.child_mut("environment") {
-            fix_variables(&mut variables.value, lookup);
+            resolve_variables(&mut variables.value, lookup);
         }
         if let Some(arguments) = service
             .child_mut("build")
             .and_then(|build| build.child_mut("args"))
         {
-            fix_variables(&mut arguments.value, lookup);
+            resolve_variables(&mut arguments.value, lookup);
         }
     }
     for section in ["configs", "secrets"] {
         for resource in values(root.child_mut(section)) {
-            fix_contents(&mut resource.value, lookup);
+            resolve_contents(&mut resource.value, lookup);
         }
     }
 }
 
-/// `environment: NAME` of a config or secret becomes what is in that variable.
-fn fix_contents(resource: &mut Value, lookup: Lookup<'_>) {
+/// Replaces `environment: NAME` of a config or secret by the value of the variable.
+fn resolve_contents(resource: &mut Value, lookup: Lookup<'_>) {
     let Value::Map(keys) = resource else { return };
-    // Told of by who reads it.
+    // Both keys at once are an error, which is reported when the tree is read.
     if keys.iter().any(|entry| entry.key == "content") {
         return;
     }
@@ -43,7 +43,7 @@ fn fix_contents(resource: &mut Value, lookup: Lookup<'_>) {
     }
 }
 
-fn fix_variables(variables: &mut Value, lookup: Lookup<'_>) {
+fn resolve_variables(variables: &mut Value, lookup: Lookup<'_>) {
     match variables {
         Value::Map(entries) => {
             for entry in entries {

@@ -1,19 +1,19 @@
-//! `extends`: a service over another one, of the same file or of a further one (the
-//! specification's `05-services.md`).
+//! `extends`: a service based on another one, of the same or another file (`05-services.md` of the
+//! specification).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::super::diagnostic::Report;
-use super::super::tree::{Entry, Field, Node, Place, Value};
+use super::super::tree::{Entry, Field, Node, Position, Value};
 use super::{Assembly, Document, Named, Scope, merge, paths};
 
-/// Services that extend each other in a row; nobody writes more.
-const LONGEST: usize = 64;
+/// The maximum length of a chain of `extends`.
+const MAX_CHAIN: usize = 64;
 
 const KEYS: [&str; 2] = ["service", "file"];
 
-/// What `extends` says.
+/// The value of `extends`.
 struct Extended {
     service: Named,
     file: Option<Named>,
@@ -53,15 +53,15 @@ impl Extended {
     }
 }
 
-/// A file whose services are extended.
+/// A file that contains extended services.
 struct Base {
     root: Node,
     identity: PathBuf,
-    /// What its own `extends.file` is relative to.
+    /// The directory that its `extends.file` are relative to.
     directory: PathBuf,
-    /// How its findings call it.
+    /// Its name in diagnostics.
     name: String,
-    /// What became of each service that was asked for; `None` where that was told of.
+    /// The result for each requested service; `None` if a problem was reported.
     done: HashMap<String, Option<Node>>,
 }
 
@@ -74,18 +74,18 @@ impl Base {
     }
 }
 
-/// The way through one layer's files from a service to those that it extends.
+/// The path through the files of one layer from a service to those that it extends.
 struct Walk<'w, 'a> {
     assembly: &'w mut Assembly<'a>,
     scope: &'w Scope<'w>,
-    /// The layer itself first.
+    /// The file of the layer itself is first.
     bases: Vec<Base>,
-    /// The services that lead to where the walk is, each with the number of its file.
-    way: Vec<(usize, String)>,
+    /// The chain of services up to the current one, each with the index of its file.
+    chain: Vec<(usize, String)>,
 }
 
 impl Assembly<'_> {
-    /// Puts every service of a file over the one that it extends.
+    /// Merges every service of a file with the one that it extends.
     pub(super) fn extend_services(
         &mut self,
         root: Node,
@@ -109,7 +109,7 @@ impl Assembly<'_> {
             assembly: self,
             scope,
             bases: vec![layer],
-            way: Vec::new(),
+            chain: Vec::new(),
         };
         let mut done = Vec::new();
         for name in names {
@@ -119,7 +119,7 @@ impl Assembly<'_> {
             }
         }
         let Some(mut root) = walk.bases.into_iter().next().map(|base| base.root) else {
-            return Node::nothing(Place::START);
+            return Node::nothing(Position::START);
         };
         if let Some(services) = root.child_mut("services") {
             for (name, service) in done {
@@ -133,7 +133,7 @@ impl Assembly<'_> {
 }
 
 impl Walk<'_, '_> {
-    /// A service of a file, with all that it extends.
+    /// A service of a file, merged with everything that it extends.
     fn resolved(&mut self, base: usize, name: &str) -> Option<Node> {
         let file = self.bases.get(base)?;
         if let Some(done) = file.done.get(name) {
@@ -147,22 +147,22 @@ impl Walk<'_, '_> {
     }
 
     fn over_extended(&mut self, base: usize, name: &str, mut own: Node) -> Option<Node> {
-        if !self.assembly.take_account_of(&own) {
+        if !self.assembly.count(&own) {
             return None;
         }
         let Some(entry) = own.take("extends").filter(|entry| !entry.node.is_null()) else {
             return Some(own);
         };
         let extended = Extended::read(name, &entry, self.assembly.report)?;
-        self.way.push((base, name.to_owned()));
+        self.chain.push((base, name.to_owned()));
         let further = self.extended(base, &extended);
-        self.way.pop();
-        let further = merge::settled(further?, self.assembly.report);
+        self.chain.pop();
+        let further = merge::finished(further?, self.assembly.report);
         let service = merge::services(name, further, own, self.assembly.report);
-        self.assembly.take_account_of(&service).then_some(service)
+        self.assembly.count(&service).then_some(service)
     }
 
-    /// The service that is extended, itself with all that it extends.
+    /// The extended service, merged with everything that it extends.
     fn extended(&mut self, base: usize, extended: &Extended) -> Option<Node> {
         let target = match &extended.file {
             None => base,
@@ -177,28 +177,28 @@ impl Walk<'_, '_> {
         let report = &mut *self.assembly.report;
         let known = || found.services().iter().map(|entry| entry.key.as_str());
         if !known().any(|known| known == name) {
-            let message = format!("there is no service `{name}` in {}", found.name);
+            let message = format!("the service `{name}` does not exist in {}", found.name);
             report.unknown_name(*at, path, message, name, known());
             return None;
         }
         let is_here = |(file, service): &(usize, String)| (*file, service) == (target, name);
-        if let Some(first) = self.way.iter().position(is_here) {
-            let circle = self.way.iter().skip(first).map(|(_, name)| name.as_str());
-            let circle: Vec<&str> = circle.chain([name.as_str()]).collect();
-            let message = format!("services extend each other: {}", circle.join(" → "));
+        if let Some(first) = self.chain.iter().position(is_here) {
+            let cycle = self.chain.iter().skip(first).map(|(_, name)| name.as_str());
+            let cycle: Vec<&str> = cycle.chain([name.as_str()]).collect();
+            let message = format!("services extend each other: {}", cycle.join(" → "));
             let help = "remove one of these `extends`";
             report.problem_with_help(*at, path, message, help);
             return None;
         }
-        if self.way.len() >= LONGEST {
-            let message = format!("more than {LONGEST} services extend each other in a row");
+        if self.chain.len() >= MAX_CHAIN {
+            let message = format!("more than {MAX_CHAIN} services extend each other in a row");
             report.problem(*at, path, message);
             return None;
         }
         self.resolved(target, name)
     }
 
-    /// The number of the file of this path; it is read when it is first named.
+    /// The index of the file with this path; reads it on first use.
     fn open(&mut self, base: usize, file: &Named) -> Option<usize> {
         let directory = self.bases.get(base)?.directory.clone();
         let path = paths::joined(&directory, &file.text);
@@ -208,7 +208,7 @@ impl Walk<'_, '_> {
         {
             return Some(known);
         }
-        let Document { mut root, identity } = self.assembly.draw_in(&directory, file)?;
+        let Document { mut root, identity } = self.assembly.read_referenced(&directory, file)?;
         let scope = Scope {
             directory: paths::directory_of(&path),
             lookup: self.scope.lookup,

@@ -1,8 +1,8 @@
-//! `include`: what other projects declare, copied into this one (the specification's
-//! `14-include.md`).
+//! `include`: copies what other projects declare into this one (`14-include.md` of the
+//! specification).
 //!
-//! Each entry is a project of its own: its files are merged by themselves, with their own
-//! directory for relative paths, and with variables of their own beneath the project's.
+//! Each entry is a separate project: its files are merged on their own, with their own directory
+//! for relative paths, and with their own variables in addition to the project's.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +12,10 @@ use super::super::text_file;
 use super::super::tree::{Entry, Field, Node, Value};
 use super::{Assembly, Named, Scope, environment, paths};
 
-/// Projects within projects; nobody writes more.
-const DEEPEST: usize = 24;
+/// The maximum nesting of includes.
+const MAX_DEPTH: usize = 24;
 
-/// What one project may declare for another.
+/// The sections that are copied from an included project.
 const RESOURCES: [(&str, &str); 6] = [
     ("services", "service"),
     ("volumes", "volume"),
@@ -27,7 +27,6 @@ const RESOURCES: [(&str, &str); 6] = [
 
 const KEYS: [&str; 3] = ["path", "project_directory", "env_file"];
 
-/// One entry of `include`.
 struct Included {
     files: Vec<Named>,
     directory: Option<String>,
@@ -78,13 +77,13 @@ fn all_named(field: &Field<'_>, report: &mut Report) -> Option<Vec<Named>> {
 }
 
 impl Assembly<'_> {
-    /// Copies what a file includes into it. `way` are the files that lead here, it the last.
+    /// Copies what a file includes into it. `chain` is the chain of files up to this one.
     pub(super) fn include(
         &mut self,
         include: &Entry,
         root: &mut Node,
         scope: &Scope<'_>,
-        way: &[PathBuf],
+        chain: &[PathBuf],
     ) {
         let field = Field {
             path: "include".to_owned(),
@@ -101,7 +100,7 @@ impl Assembly<'_> {
         }
         for item in field.items(self.report) {
             let model = Included::read(&item, self.report)
-                .and_then(|included| self.included(&item, &included, scope, way));
+                .and_then(|included| self.included(&item, &included, scope, chain));
             match model {
                 Some(model) => self.copy(model, root, &item),
                 None => self.complete = false,
@@ -114,19 +113,19 @@ impl Assembly<'_> {
         item: &Field<'_>,
         included: &Included,
         scope: &Scope<'_>,
-        way: &[PathBuf],
+        chain: &[PathBuf],
     ) -> Option<Node> {
-        if way.len() > DEEPEST {
-            let message = format!("more than {DEEPEST} files include each other");
+        if chain.len() > MAX_DEPTH {
+            let message = format!("includes are nested more than {MAX_DEPTH} levels deep");
             item.problem(self.report, message);
             return None;
         }
         let mut documents = Vec::new();
         for file in &included.files {
-            let document = self.draw_in(&scope.directory, file)?;
-            if way.contains(&document.identity) {
-                let begin = way.iter().position(|one| *one == document.identity);
-                let mut names: Vec<String> = way
+            let document = self.read_referenced(&scope.directory, file)?;
+            if chain.contains(&document.identity) {
+                let begin = chain.iter().position(|one| *one == document.identity);
+                let mut names: Vec<String> = chain
                     .iter()
                     .skip(begin.unwrap_or_default())
                     .chain([&document.identity])
@@ -157,9 +156,9 @@ impl Assembly<'_> {
             directory,
             lookup: &lookup,
         };
-        let mut model = self.model(documents, &inner, way)?;
-        environment::fix(&mut model, &lookup);
-        paths::name_contexts(&mut model, &inner.directory);
+        let mut model = self.model(documents, &inner, chain)?;
+        environment::resolve(&mut model, &lookup);
+        paths::set_default_contexts(&mut model, &inner.directory);
         Some(model)
     }
 
@@ -218,10 +217,10 @@ impl Assembly<'_> {
         }
     }
 
-    /// Copies all that an included project declares.
+    /// Copies everything that an included project declares.
     fn copy(&mut self, model: Node, root: &mut Node, item: &Field<'_>) {
         let Value::Map(sections) = model.value else {
-            let message = "what is included is no mapping";
+            let message = "the included file is not a mapping";
             item.problem(self.report, message);
             return;
         };
@@ -246,14 +245,14 @@ impl Assembly<'_> {
                         self.copy_resources(&section.key, kind, resources, target, item);
                     }
                 }
-                // These speak of the project that was included.
+                // These keys concern only the included project.
                 _ if matches!(section.key.as_str(), "name" | "version")
                     || (section.key.starts_with("x-") && section.key != "x-lifecycle") => {}
                 (Some(_), Value::Scalar { text, plain: true })
                     if matches!(text.as_str(), "" | "~" | "null") => {}
                 (_, value) => {
-                    // A key that nobody knows, or a section of a wrong kind: whoever reads the
-                    // whole says so, at its own place.
+                    // An unknown key or a section of the wrong type: reported at its position when
+                    // the merged tree is read.
                     let is_taken = own.iter().any(|entry| entry.key == section.key);
                     if is_taken {
                         let message = format!(
@@ -286,23 +285,23 @@ impl Assembly<'_> {
             target.node = Node::new(target.at, Value::Map(Vec::new()));
         }
         let Value::Map(own) = &mut target.node.value else {
-            // Told of by who reads it.
+            // Reported when the merged tree is read.
             return;
         };
         for resource in resources {
             match own.iter().find(|entry| entry.key == resource.key) {
                 None => own.push(resource),
-                Some(entry) if entry.node.says_the_same_as(&resource.node) => {}
+                Some(entry) if entry.node.is_same_value(&resource.node) => {}
                 Some(entry) => {
                     let message = format!(
-                        "the {kind} `{}` of {} is declared at {} as well",
+                        "the {kind} `{}` of {} is also declared at {}",
                         resource.key,
-                        self.report.place_in_words(resource.at),
-                        self.report.place_in_words(entry.at)
+                        self.report.describe_position(resource.at),
+                        self.report.describe_position(entry.at)
                     );
                     let help = format!(
-                        "rename one of the two; to change what is included, put a file that does \
-                         so behind it into `path`, or declare `{section}` in an override file"
+                        "rename one of the two; to change the included one, list a second file after \
+                         it in `path`, or declare `{section}` in an override file"
                     );
                     item.problem_with_help(self.report, message, help);
                 }

@@ -1,24 +1,24 @@
-//! Two trees into one, the later over the earlier. Each part keeps the place that it came from.
+//! Merges two trees; the later one overrides the earlier one. Each node keeps its position.
 
 use std::collections::{HashMap, HashSet};
 
 use super::super::diagnostic::Report;
-use super::super::tree::{Entry, Mark, Node, Place, Value};
+use super::super::tree::{Entry, Mark, Node, Position, Value};
 use super::rules::{self, Identity, Name, Rule};
 
-/// Merges a file over those before it.
+/// Merges a file over the previous ones.
 pub(super) fn files(earlier: Node, later: Node, report: &mut Report) -> Node {
     let mut merge = Merge {
         report,
         keeps_marks: false,
         path: Vec::new(),
     };
-    merge.refuse_mark(&later, "the whole file");
+    merge.reject_mark(&later, "the whole file");
     merge.node(earlier, later)
 }
 
-/// Merges a service over the one that it extends. Its tags stay, since they speak to earlier
-/// files as well.
+/// Merges a service over the one that it extends. Tags are kept, because they also apply to earlier
+/// files.
 pub(super) fn services(name: &str, extended: Node, own: Node, report: &mut Report) -> Node {
     let mut merge = Merge {
         report,
@@ -31,15 +31,15 @@ pub(super) fn services(name: &str, extended: Node, own: Node, report: &mut Repor
     merged
 }
 
-/// A tree that nothing is merged over any more: what it resets is gone.
-pub(super) fn settled(node: Node, report: &mut Report) -> Node {
+/// Finishes a tree that is not merged any further: removes what is tagged `!reset`.
+pub(super) fn finished(node: Node, report: &mut Report) -> Node {
     let mut merge = Merge {
         report,
         keeps_marks: false,
         path: Vec::new(),
     };
-    merge.refuse_mark(&node, "the whole file");
-    merge.settled(node)
+    merge.reject_mark(&node, "the whole file");
+    merge.finished(node)
 }
 
 struct Merge<'r> {
@@ -48,7 +48,7 @@ struct Merge<'r> {
     path: Vec<String>,
 }
 
-/// What becomes of two values of one key in a mapping.
+/// How two values of one key in a mapping are combined.
 #[derive(Clone, Copy)]
 enum Both {
     Merged,
@@ -60,27 +60,27 @@ impl Merge<'_> {
         self.path.join(".")
     }
 
-    fn refuse_mark(&mut self, node: &Node, what: &str) {
+    fn reject_mark(&mut self, node: &Node, what: &str) {
         if node.mark != Mark::None {
-            let message = format!("`!reset` and `!override` say nothing about {what}");
+            let message = format!("`!reset` and `!override` cannot be applied to {what}");
             self.report.problem_with_help(
                 node.at,
                 &self.shown(),
                 message,
-                "put it on a key's value",
+                "put the tag on the value of a key",
             );
         }
     }
 
-    fn settled(&mut self, mut node: Node) -> Node {
+    fn finished(&mut self, mut node: Node) -> Node {
         node.mark = Mark::None;
         node.value = match node.value {
-            Value::List(items) => Value::List(self.settled_items(items)),
+            Value::List(items) => Value::List(self.finished_items(items)),
             Value::Map(entries) => Value::Map(
                 entries
                     .into_iter()
                     .filter(|entry| entry.node.mark != Mark::Reset)
-                    .map(|entry| self.settled_entry(entry))
+                    .map(|entry| self.finished_entry(entry))
                     .collect(),
             ),
             scalar @ Value::Scalar { .. } => scalar,
@@ -88,9 +88,9 @@ impl Merge<'_> {
         node
     }
 
-    fn settled_entry(&mut self, entry: Entry) -> Entry {
+    fn finished_entry(&mut self, entry: Entry) -> Entry {
         self.path.push(entry.key);
-        let node = self.settled(entry.node);
+        let node = self.finished(entry.node);
         Entry {
             key: self.path.pop().unwrap_or_default(),
             at: entry.at,
@@ -98,22 +98,22 @@ impl Merge<'_> {
         }
     }
 
-    fn settled_items(&mut self, items: Vec<Node>) -> Vec<Node> {
+    fn finished_items(&mut self, items: Vec<Node>) -> Vec<Node> {
         items
             .into_iter()
             .map(|item| {
-                self.refuse_mark(&item, "an item of a list");
-                self.settled(item)
+                self.reject_mark(&item, "an item of a list");
+                self.finished(item)
             })
             .collect()
     }
 
-    /// What has nothing to be merged with.
+    /// A value that has no counterpart.
     fn alone(&mut self, node: Node) -> Node {
         if self.keeps_marks {
             node
         } else {
-            self.settled(node)
+            self.finished(node)
         }
     }
 
@@ -133,7 +133,7 @@ impl Merge<'_> {
                         let entries = self.mappings(earlier, later, Both::Replaced);
                         Node::new(earlier_at, Value::Map(entries))
                     }
-                    // Told already.
+                    // Already reported.
                     _ => Node::nothing(later_at),
                 }
             }
@@ -168,7 +168,7 @@ impl Merge<'_> {
                 Node::new(at, Value::Map(self.mappings(entries, more, Both::Merged)))
             }
             (Value::List(mut items), Value::List(more)) => {
-                items.extend(self.settled_items(more));
+                items.extend(self.finished_items(more));
                 Node::new(at, Value::List(items))
             }
             (Value::Scalar { .. }, value) => {
@@ -188,23 +188,23 @@ impl Merge<'_> {
         }
     }
 
-    /// Two kinds of value that cannot become one.
+    /// Reports two values whose types cannot be merged.
     fn differ(&mut self, earlier: &Node, later: &Node) {
         let message = format!(
-            "here it is {}, at {} {}; the two cannot be merged",
+            "this is {}, but at {} it is {}; the two cannot be merged",
             later.kind(),
-            self.report.place_in_words(earlier.at),
+            self.report.describe_position(earlier.at),
             earlier.kind()
         );
         let help = if self.path.is_empty() {
-            "write a mapping with `services` and its like"
+            "write a mapping with keys such as `services`"
         } else {
-            "write both in one form, or put `!override` before this one"
+            "use the same type for both, or put `!override` before this value"
         };
         let path = self.shown();
         self.report
             .problem_with_help(later.at, &path, message, help);
-        self.report.silence(later.at);
+        self.report.suppress(later.at);
     }
 
     fn mappings(&mut self, earlier: Vec<Entry>, later: Vec<Entry>, both: Both) -> Vec<Entry> {
@@ -224,7 +224,7 @@ impl Merge<'_> {
                     let entry = if self.keeps_marks {
                         entry
                     } else {
-                        self.settled_entry(entry)
+                        self.finished_entry(entry)
                     };
                     slots.push(Some(entry));
                 }
@@ -233,7 +233,7 @@ impl Merge<'_> {
             *slot = match (slot.take(), entry.node.mark) {
                 (_, Mark::Reset) if self.keeps_marks => Some(entry),
                 (_, Mark::Reset) => None,
-                (None, _) => Some(self.settled_entry(entry)),
+                (None, _) => Some(self.finished_entry(entry)),
                 (Some(earlier), mark) => {
                     self.path.push(entry.key);
                     let later_at = entry.node.at;
@@ -257,7 +257,7 @@ impl Merge<'_> {
         slots.into_iter().flatten().collect()
     }
 
-    /// `NAME=value`s as the entries of a mapping.
+    /// Converts a list of `NAME=value` to the entries of a mapping.
     fn pairs(&mut self, node: Node) -> Option<Vec<Entry>> {
         match node.value {
             Value::Map(entries) => Some(entries),
@@ -265,7 +265,7 @@ impl Merge<'_> {
                 let mut entries: Vec<Entry> = Vec::new();
                 let mut indices: HashMap<String, usize> = HashMap::new();
                 for item in items {
-                    self.refuse_mark(&item, "an item of a list");
+                    self.reject_mark(&item, "an item of a list");
                     let at = item.at;
                     let Some(text) = item.as_text() else {
                         self.unexpected(&item, "`NAME=value`");
@@ -297,17 +297,17 @@ impl Merge<'_> {
         }
     }
 
-    fn unexpected(&mut self, node: &Node, wanted: &str) {
-        let message = format!("expected {wanted}, found {}", node.kind());
+    fn unexpected(&mut self, node: &Node, expected: &str) {
+        let message = format!("expected {expected}, found {}", node.kind());
         let path = self.shown();
-        self.report.last_word(node.at, &path, message);
+        self.report.final_problem(node.at, &path, message);
     }
 
-    /// All of a host's addresses are replaced together: it may have several.
+    /// Replaces all addresses of a host together, because it may have several.
     fn hosts(&mut self, earlier: Node, later: Node) -> Node {
         let at = earlier.at;
         let mut items = as_host_list(earlier);
-        let more = self.settled_items(as_host_list(later));
+        let more = self.finished_items(as_host_list(later));
         let hosts: HashSet<&str> = more.iter().filter_map(host_of).collect();
         items.retain(|item| host_of(item).is_none_or(|host| !hosts.contains(host)));
         items.extend(more);
@@ -327,7 +327,7 @@ impl Merge<'_> {
             .enumerate()
             .filter_map(|(index, item)| Some((identity.of(item)?, index)))
             .collect();
-        for item in self.settled_items(more) {
+        for item in self.finished_items(more) {
             let known = identity.of(&item);
             let slot = known
                 .as_ref()
@@ -368,7 +368,7 @@ fn as_mapping(node: Node, key: &str) -> Node {
     }
 }
 
-/// A list of names as the keys of a mapping; anything else stays, to be told of by who reads it.
+/// Converts a list of names to the keys of a mapping; other types are kept and reported later.
 fn named(node: Node, name: Name) -> Node {
     let Value::List(items) = &node.value else {
         return node;
@@ -390,7 +390,7 @@ fn named(node: Node, name: Name) -> Node {
     Node::new(node.at, Value::Map(entries))
 }
 
-fn defaults(at: Place, name: Name) -> Node {
+fn defaults(at: Position, name: Name) -> Node {
     match name {
         Name::Bare => Node::nothing(at),
         Name::Dependency => {

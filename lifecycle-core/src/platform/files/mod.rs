@@ -1,11 +1,11 @@
-//! Several files, and what they draw in, become the one tree that is read.
+//! Merges several Compose files, and the files that they refer to, into one tree.
 //!
-//! Of each file the variables are put in (`interpolation`), its paths made relative to the
-//! project's directory (`paths`), what it includes copied in (`include`), and its services put
-//! over those that they extend (`extends`). Then the files are merged, each over those before it
-//! (`merge`, by the `rules` of each key), and services that no active profile enables are taken
-//! out (`profiles`). All of it happens on trees whose parts know their places, so a finding in
-//! the whole still names the file, the line and the key to correct.
+//! For each file, variables are replaced (`interpolation`), paths are made relative to the project
+//! directory (`paths`), includes are copied in (`include`), and services are merged with those that
+//! they extend (`extends`). Then the files are merged, each over the previous ones (`merge`, by the
+//! `rules` of each key), and services without an active profile are removed (`profiles`). All nodes
+//! keep their positions, so that diagnostics of the merged tree name the original file, line and
+//! key.
 
 mod environment;
 mod extends;
@@ -19,29 +19,29 @@ mod specification;
 
 use std::path::{Path, PathBuf};
 
-use super::diagnostic::{MOST_FILES, Report};
+use super::diagnostic::{MAX_FILES, Report};
 use super::interpolation::{self, Lookup, SoFar};
-use super::tree::{Field, Mark, Node, Place, Value};
+use super::tree::{Field, Mark, Node, Position, Value};
 use super::{text_file, yaml};
 
-pub(super) use profiles::leave_out_disabled;
+pub(super) use profiles::remove_disabled;
 
-/// All that files draw in together; no platform that a person wrote comes near this.
-const MOST_NODES: usize = 1_000_000;
-/// Nor near this much text.
-const MOST_BYTES: usize = 64 << 20;
+/// The maximum number of values in all files together.
+const MAX_NODES: usize = 1_000_000;
+/// The maximum size of the text in all files together.
+const MAX_BYTES: usize = 64 << 20;
 
-/// A file that was read, nothing put in yet.
+/// A parsed file, before anything is replaced or merged.
 pub(super) struct Document {
     root: Node,
-    /// The same for all ways to write its path.
+    /// The canonical path.
     identity: PathBuf,
 }
 
-/// A text, where it stands, and under which key.
+/// A text with its position and key.
 struct Named {
     text: String,
-    at: Place,
+    at: Position,
     path: String,
 }
 
@@ -55,14 +55,14 @@ impl Named {
     }
 }
 
-/// Where a file belongs: the project itself, or one that it includes.
+/// The project that a file belongs to: the main project or an included one.
 struct Scope<'s> {
-    /// What its relative paths start from, itself relative to the project's directory.
+    /// The directory for relative paths, itself relative to the project's.
     directory: PathBuf,
     lookup: Lookup<'s>,
 }
 
-/// Files on their way to one tree.
+/// Merges files into one tree.
 pub(super) struct Assembly<'a> {
     project_dir: &'a Path,
     report: &'a mut Report,
@@ -70,13 +70,12 @@ pub(super) struct Assembly<'a> {
     so_far: SoFar,
     nodes: usize,
     bytes: usize,
-    /// Whether all was found that the files draw in. If not, the tree would only add false
-    /// findings.
+    /// Whether all files were found. If not, checking the tree would only add false problems.
     complete: bool,
 }
 
 impl<'a> Assembly<'a> {
-    /// `report` begins with the first file.
+    /// `report` starts with the first file.
     pub(super) fn new(project_dir: &'a Path, report: &'a mut Report) -> Self {
         Self {
             project_dir,
@@ -89,12 +88,12 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Reads the files that the user named, or that were found.
+    /// Reads the files that the user gave or that were found.
     pub(super) fn read_all(&mut self, files: &[PathBuf]) -> Vec<Document> {
         if files.is_empty() {
             self.complete = false;
             self.report
-                .file_problem("no Compose file is named", "name one with `--file`");
+                .file_problem("no Compose file is given", "give one with `--file`");
         }
         let mut documents = Vec::new();
         for file in files {
@@ -104,8 +103,8 @@ impl<'a> Assembly<'a> {
                     self.begin(file);
                     self.complete = false;
                     self.report.problem_of_current(
-                        format!("it cannot be read: {error}"),
-                        "check that it is a text file (UTF-8) that you may read",
+                        format!("cannot be read: {error}"),
+                        "check that it is a UTF-8 text file and that you have permission to read it",
                     );
                 }
             }
@@ -113,7 +112,7 @@ impl<'a> Assembly<'a> {
         documents
     }
 
-    /// The name that the last of these files with a `name` gives the project.
+    /// The project name from the last file that has a `name`.
     pub(super) fn declared_name(documents: &[Document], lookup: Lookup<'_>) -> Option<String> {
         let mut documents = documents.iter().rev();
         let name = documents.find_map(|document| document.root.child("name")?.as_text())?;
@@ -123,7 +122,7 @@ impl<'a> Assembly<'a> {
             .filter(|name| !name.is_empty())
     }
 
-    /// Makes one tree of the project's files; `None` if something is missing.
+    /// Merges the files of the project; `None` if a file is missing.
     pub(super) fn assemble(mut self, documents: Vec<Document>, lookup: Lookup<'_>) -> Option<Node> {
         let scope = Scope {
             directory: PathBuf::from(paths::PROJECT),
@@ -135,7 +134,7 @@ impl<'a> Assembly<'a> {
 
     fn begin(&mut self, file: &Path) {
         self.files += 1;
-        // The report began with the first one.
+        // The report already starts with the first file.
         if self.files > 1 {
             let shown = file.strip_prefix(self.project_dir).unwrap_or(file);
             self.report.begin(shown.display().to_string());
@@ -145,7 +144,7 @@ impl<'a> Assembly<'a> {
     fn parse(&mut self, file: &Path, text: &str) -> Option<Document> {
         self.begin(file);
         let root = yaml::parse(text, self.report);
-        let root = root.filter(|root| self.take_account_of(root));
+        let root = root.filter(|root| self.count(root));
         self.complete &= root.is_some();
         Some(Document {
             root: root?,
@@ -153,11 +152,10 @@ impl<'a> Assembly<'a> {
         })
     }
 
-    /// Reads a file that another one in `directory` draws in; what keeps it from being read is a
-    /// finding there.
-    fn draw_in(&mut self, directory: &Path, named: &Named) -> Option<Document> {
-        if self.files > MOST_FILES {
-            // Told already.
+    /// Reads a file that a file in `directory` refers to. Errors are reported at the reference.
+    fn read_referenced(&mut self, directory: &Path, named: &Named) -> Option<Document> {
+        if self.files > MAX_FILES {
+            // Already reported.
             self.complete = false;
             return None;
         }
@@ -172,49 +170,49 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Such a file and its text, or what is wrong with it and what to do.
+    /// Reads the text of such a file; an error is a message with a hint.
     fn text_of(
         &mut self,
         directory: &Path,
         path: &str,
     ) -> Result<(PathBuf, String), (String, &'static str)> {
         if path.contains("://") || path.starts_with("git@") || path.contains(".git#") {
-            let message = format!("`{path}` lies elsewhere, and only files here are read");
-            return Err((message, "fetch it, and name the file"));
+            let message = format!("`{path}` is remote; only local files are supported");
+            return Err((message, "download it, and refer to the local file"));
         }
-        if self.files == MOST_FILES {
+        if self.files == MAX_FILES {
             self.files += 1;
-            let message = format!("up to here more than {MOST_FILES} files are read");
-            return Err((message, "draw in fewer"));
+            let message = format!("more than {MAX_FILES} files are read up to this line");
+            return Err((message, "refer to fewer files"));
         }
         let file = self.project_dir.join(paths::joined(directory, path));
         match text_file::read(&file) {
             Ok(text) => Ok((file, text)),
             Err(error) => {
                 let message = format!("`{path}` cannot be read: {error}");
-                Err((message, "name a Compose file that you may read"))
+                Err((message, "give a Compose file that you have permission to read"))
             }
         }
     }
 
-    /// A file as the user knows it.
+    /// The name of a file, as the user knows it.
     fn shown(&self, identity: &Path) -> String {
         let project = self.project_dir.canonicalize().unwrap_or_default();
         let shown = identity.strip_prefix(project).unwrap_or(identity);
         shown.display().to_string()
     }
 
-    /// Takes account of a tree; `false` if all of them are too much now.
-    fn take_account_of(&mut self, node: &Node) -> bool {
-        let was_within = self.nodes <= MOST_NODES && self.bytes <= MOST_BYTES;
+    /// Counts a tree; returns `false` if all trees together exceed the limits.
+    fn count(&mut self, node: &Node) -> bool {
+        let was_within = self.nodes <= MAX_NODES && self.bytes <= MAX_BYTES;
         let (nodes, bytes) = node.weight();
         self.nodes = self.nodes.saturating_add(nodes);
         self.bytes = self.bytes.saturating_add(bytes);
-        let is_within = self.nodes <= MOST_NODES && self.bytes <= MOST_BYTES;
+        let is_within = self.nodes <= MAX_NODES && self.bytes <= MAX_BYTES;
         if was_within && !is_within {
-            let most = MOST_BYTES >> 20;
+            let most = MAX_BYTES >> 20;
             let message = format!(
-                "up to here the files come to more than {MOST_NODES} values or {most} MiB of text"
+                "the files contain more than {MAX_NODES} values or {most} MiB of text up to this line"
             );
             self.report.problem(node.at, "", message);
         }
@@ -222,53 +220,53 @@ impl<'a> Assembly<'a> {
         is_within
     }
 
-    /// Makes one tree of the files of a project. `way` are the files that lead here.
+    /// Merges the files of a project. `chain` is the chain of files up to these.
     fn model(
         &mut self,
         documents: Vec<Document>,
         scope: &Scope<'_>,
-        way: &[PathBuf],
+        chain: &[PathBuf],
     ) -> Option<Node> {
         let mut model = None;
         for document in documents {
-            let layer = self.layer(document, scope, way);
+            let layer = self.layer(document, scope, chain);
             model = Some(match model {
-                None => merge::settled(layer, self.report),
+                None => merge::finished(layer, self.report),
                 Some(earlier) => merge::files(earlier, layer, self.report),
             });
         }
         model
     }
 
-    /// One file, with all that it draws in.
-    fn layer(&mut self, document: Document, scope: &Scope<'_>, way: &[PathBuf]) -> Node {
+    /// One file, with everything that it refers to.
+    fn layer(&mut self, document: Document, scope: &Scope<'_>, chain: &[PathBuf]) -> Node {
         let Document { mut root, identity } = document;
         if !matches!(root.value, Value::Map(_)) || root.mark != Mark::None {
-            // Told of by who merges and reads it.
+            // Reported when the tree is merged and read.
             return root;
         }
         self.prepare(&mut root, scope);
         if let Some(include) = root.take("include") {
-            let mut way = way.to_vec();
-            way.push(identity.clone());
-            self.include(&include, &mut root, scope, &way);
+            let mut chain = chain.to_vec();
+            chain.push(identity.clone());
+            self.include(&include, &mut root, scope, &chain);
         }
         self.extend_services(root, identity, scope)
     }
 
-    /// Puts variables into a file, and makes its paths the project's.
+    /// Replaces variables in a file, and makes its paths relative to the project directory.
     fn prepare(&mut self, root: &mut Node, scope: &Scope<'_>) {
         interpolation::interpolate_tree(root, scope.lookup, &mut self.so_far, self.report);
         paths::rebase(root, &scope.directory);
     }
 }
 
-/// The one tree of one text, as the tests of what reads it need it.
+/// Parses one text, for tests.
 #[cfg(test)]
 pub(super) fn of_text(text: &str, report: &mut Report) -> Option<Node> {
     let mut assembly = Assembly::new(Path::new("/nonexistent"), report);
     let document = assembly.parse(Path::new("/nonexistent/f"), text)?;
     let mut root = assembly.assemble(vec![document], &|_| None)?;
-    leave_out_disabled(&mut root, &[], report);
+    remove_disabled(&mut root, &[], report);
     Some(root)
 }

@@ -1,30 +1,30 @@
-//! Relative paths of a file that does not lie in the project's directory, made relative to that.
+//! Makes paths of files in other directories relative to the project directory.
 //!
-//! Whoever reads the merged tree knows one directory only. What stands in an included file, or
-//! in one whose service is extended, is relative to another one.
+//! The merged tree is read with one directory only, but paths in included files, and in files with
+//! extended services, are relative to the directories of those files.
 
 use std::path::{Path, PathBuf};
 
 use super::super::tree::{Entry, Node, Value};
 use crate::code::DirectoryStore;
 
-/// The project's directory, relative to itself.
+/// The project directory, relative to itself.
 pub(super) const PROJECT: &str = ".";
 
-/// A path as it stands in a file of a directory, both that and the result relative to the
-/// project's.
+/// Joins a path in a file with the directory of the file. The directory and the result are relative
+/// to the project directory.
 pub(super) fn joined(directory: &Path, path: &str) -> PathBuf {
     let joined = directory.join(path);
     PathBuf::from(DirectoryStore::normalised(&joined.to_string_lossy()))
 }
 
-/// The directory that a file lies in, both relative to the project's.
+/// The directory of a file; both are relative to the project directory.
 pub(super) fn directory_of(file: &Path) -> PathBuf {
     let parent = file.parent().unwrap_or(Path::new("")).to_string_lossy();
     joined(Path::new(PROJECT), &parent)
 }
 
-/// Makes the paths of a whole file relative to the project's directory.
+/// Makes all paths of a file relative to the project directory.
 pub(super) fn rebase(root: &mut Node, directory: &Path) {
     if directory == Path::new(PROJECT) {
         return;
@@ -50,8 +50,9 @@ pub(super) fn rebase(root: &mut Node, directory: &Path) {
     }
 }
 
-/// Names the contexts that the services of an included project leave out: theirs is its directory.
-pub(super) fn name_contexts(root: &mut Node, directory: &Path) {
+/// Sets the build contexts that services of an included project omit to the directory of that
+/// project.
+pub(super) fn set_default_contexts(root: &mut Node, directory: &Path) {
     if directory == Path::new(PROJECT) {
         return;
     }
@@ -79,7 +80,7 @@ pub(super) fn name_contexts(root: &mut Node, directory: &Path) {
     }
 }
 
-/// The values of a mapping, if it is one.
+/// The values of a mapping; none if it is not one.
 pub(super) fn values(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
     let entries = match node.map(|node| &mut node.value) {
         Some(Value::Map(entries)) => entries.as_mut_slice(),
@@ -88,7 +89,7 @@ pub(super) fn values(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node>
     entries.iter_mut().map(|entry| &mut entry.node)
 }
 
-/// The items of a list, or what stands for a list of one.
+/// The items of a list; a single value counts as a list of one.
 fn items(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
     let items = match node {
         Some(Node {
@@ -141,7 +142,7 @@ impl Rebase<'_> {
         }
     }
 
-    /// What begins like an address, in the home directory, or at the root stays as it is.
+    /// URLs, paths in the home directory and absolute paths are not changed.
     fn path(&self, text: &str) -> Option<String> {
         let stays = text.is_empty()
             || text.starts_with(['/', '~'])
@@ -152,7 +153,7 @@ impl Rebase<'_> {
             return None;
         }
         let path = joined(self.directory, text).to_string_lossy().into_owned();
-        // A mount's source that begins otherwise would be a volume's name.
+        // A mount source that starts differently would be a volume name.
         Some(if path.starts_with(['/', '.']) {
             path
         } else {
@@ -160,7 +161,7 @@ impl Rebase<'_> {
         })
     }
 
-    /// `SOURCE:TARGET[:OPTIONS]`, where the source is a path if it begins like one.
+    /// `SOURCE:TARGET[:OPTIONS]`; the source is a path if it starts like one.
     fn mount(&self, text: &str) -> Option<String> {
         let (source, rest) = text.split_once(':')?;
         if !source.starts_with('.') {
@@ -189,7 +190,7 @@ impl Rebase<'_> {
         }
     }
 
-    /// Another service, an image or an address is no path.
+    /// References to services, images and URLs are not paths.
     fn context(&self, text: &str) -> Option<String> {
         let is_path = !text.contains(':');
         is_path.then(|| self.path(text)).flatten()
@@ -215,7 +216,7 @@ mod tests {
     use crate::platform::yaml;
 
     #[test]
-    fn every_path_of_a_file_follows_it_and_nothing_else_does() {
+    fn rebases_every_path_and_nothing_else() {
         let text = "services:\n  a:\n    build: {context: ./app, additional_contexts: [x=../x, \
                     y=docker-image://y]}\n    env_file: [a.env, {path: /b.env}]\n    \
                     volumes: ['./c:/c:ro', 'data:/d', '/e:/e', {type: bind, source: f, target: /f}]\n  \

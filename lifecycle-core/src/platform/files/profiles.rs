@@ -1,16 +1,15 @@
-//! `profiles`: services that no active profile enables are left out (the specification's
-//! `15-profiles.md`).
+//! `profiles`: removes services without an active profile (`15-profiles.md` of the specification).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::diagnostic::Report;
-use super::super::tree::{Entry, Field, Node, Place, Value};
+use super::super::tree::{Entry, Field, Node, Position, Value};
 
-/// Makes every profile active.
+/// The name that activates every profile.
 const ALL: &str = "*";
 
-/// Takes the services out that are not enabled, and what says of others that they may be missing.
-pub(in super::super) fn leave_out_disabled(
+/// Removes services that are not enabled, and optional references to them.
+pub(in super::super) fn remove_disabled(
     root: &mut Node,
     active: &[String],
     report: &mut Report,
@@ -36,7 +35,7 @@ pub(in super::super) fn leave_out_disabled(
     }
     for profile in active {
         if profile != ALL && !known.contains(profile) {
-            report.file_warning(format!("no service is of the profile `{profile}`"));
+            report.file_warning(format!("no service has the profile `{profile}`"));
         }
     }
     services.retain(|service| !disabled.contains_key(&service.key));
@@ -72,12 +71,12 @@ fn profile(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "`{text}` is no profile: letters, digits, `_`, `.` and `-`, a letter or a digit first"
+            "`{text}` is not a valid profile: use letters, digits, `_`, `.` and `-`, starting with a letter or digit"
         ))
     }
 }
 
-/// What one service says of others.
+/// The references of one service to others.
 struct References<'a> {
     service: &'a str,
     disabled: &'a BTreeMap<String, Vec<String>>,
@@ -93,13 +92,13 @@ impl References<'_> {
                 if is_disabled && required.is_some_and(is_false) {
                     return false;
                 }
-                self.refuse(&entry.key, entry.at, "depends_on", true);
+                self.reject(&entry.key, entry.at, "depends_on", true);
                 true
             }),
             Some(Value::List(items)) => {
                 for item in items {
                     if let Some(name) = item.as_text() {
-                        self.refuse(name, item.at, "depends_on", true);
+                        self.reject(name, item.at, "depends_on", true);
                     }
                 }
             }
@@ -112,7 +111,7 @@ impl References<'_> {
             };
             for item in items {
                 let name = item.as_text().and_then(|text| text.split(':').next());
-                self.refuse(name.unwrap_or_default(), item.at, key, false);
+                self.reject(name.unwrap_or_default(), item.at, key, false);
             }
         }
         for key in ["network_mode", "ipc", "pid"] {
@@ -121,12 +120,12 @@ impl References<'_> {
                     .as_text()
                     .and_then(|text| text.strip_prefix("service:"))
             {
-                self.refuse(name, node.at, key, false);
+                self.reject(name, node.at, key, false);
             }
         }
     }
 
-    fn refuse(&mut self, name: &str, at: Place, key: &str, may_be_left_out: bool) {
+    fn reject(&mut self, name: &str, at: Position, key: &str, is_optional: bool) {
         let Some(profiles) = self.disabled.get(name) else {
             return;
         };
@@ -139,12 +138,12 @@ impl References<'_> {
             "activate it with `--profile {}`",
             profiles.first().map_or("", String::as_str)
         );
-        if may_be_left_out {
-            help.push_str(", or say `required: false` here");
+        if is_optional {
+            help.push_str(", or set `required: false` here");
         }
         let path = format!("services.{}.{key}", self.service);
         self.report.problem_with_help(at, &path, message, help);
-        self.report.silence(at);
+        self.report.suppress(at);
     }
 }
 

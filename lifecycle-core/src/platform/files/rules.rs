@@ -1,64 +1,64 @@
-//! By which rule the two values of a key are merged, and what makes two items of a list one.
+//! The rules by which two values of a key are merged, and by which list items are identified.
 //!
-//! From the specification's `13-merge.md` and from the lists of keys in the section on `extends`
-//! of its `05-services.md`.
+//! They are those of `13-merge.md` of the specification, and of the section on `extends` in its
+//! `05-services.md`.
 
 use super::super::tree::{Node, Value};
 
-/// How two values become one.
+/// How two values are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// Mappings are merged, lists joined, and a single value is replaced.
+    /// Mappings are merged, lists concatenated, and single values replaced.
     Plain,
-    /// The later value stays, also where it is none.
+    /// The later value replaces the earlier one, even if it is null.
     Replace,
-    /// `NAME=value`, as a list or as a mapping: by name.
+    /// `NAME=value`, as a list or as a mapping: merged by name.
     Pairs,
-    /// `host:address`, as a list or as a mapping: by host.
+    /// `host:address`, as a list or as a mapping: merged by host.
     Hosts,
     /// Names, as a list or as the keys of a mapping.
     Names(Name),
-    /// A single value stands for a list of one.
+    /// A single value counts as a list of one.
     OneOrList,
-    /// The same, and its items are one if they are alike in this.
+    /// Like `OneOrList`, but items with the same identity replace each other.
     OneOrUnique(Identity),
-    /// A list whose items are one if they are alike in this.
+    /// A list in which items with the same identity replace each other.
     Unique(Identity),
-    /// A single value stands for a mapping with this one key.
+    /// A single value is short for a mapping with this key.
     Short(&'static str),
-    /// Merged if both are of one driver, else replaced.
+    /// Merged if both have the same driver, else replaced.
     OfDriver,
 }
 
-/// What a name alone stands for in a mapping.
+/// What a name in a list means as a mapping entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Name {
     /// A key without a value.
     Bare,
-    /// A dependency with the specification's defaults.
+    /// A dependency with the default settings.
     Dependency,
 }
 
-/// What two items of a list are compared by.
+/// What identifies an item of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Identity {
     /// The whole text.
     Text,
-    /// The port in the container, the address, the host's port, and the protocol.
+    /// The container port, host address, host port and protocol.
     Port,
     /// The path in the container.
     Mount,
-    /// The file that a secret or a config becomes, in this directory if it is not absolute.
+    /// The target file of a secret or config; relative ones are in this directory.
     File(&'static str),
-    /// The port, whichever way it is written.
+    /// The port in any notation.
     Exposed,
-    /// The path in the container, with the mount's options behind it.
+    /// The path in the container, without the options after it.
     Memory,
     /// The subnet of an address pool.
     Subnet,
 }
 
-/// The rule for what stands at this path.
+/// The rule for a path.
 pub(super) fn rule(path: &[String]) -> Rule {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match path.as_slice() {
@@ -111,7 +111,7 @@ fn of_service(path: &[&str]) -> Rule {
 }
 
 impl Identity {
-    /// What an item is known by; `None` where it is malformed, and so like no other.
+    /// The identity of an item; `None` for a malformed item, which equals no other.
     pub(super) fn of(self, item: &Node) -> Option<String> {
         let text = item.as_text();
         let part = |key: &str| item.child(key).and_then(Node::as_text);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_short_and_the_long_form_of_one_thing_are_one() {
+    fn short_and_long_forms_have_the_same_identity() {
         for (identity, items) in [
             (
                 Identity::Port,
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_in_one_part_is_another() {
+    fn items_that_differ_in_one_part_are_different() {
         let found = identities(
             Identity::Port,
             "['8080:80', '8081:80', '8080:81', '8080:80/udp', '127.0.0.1:8080:80', '80']",

@@ -1,13 +1,13 @@
-//! The examples of the Compose Specification, held against what is done with several files here.
+//! Tests against the examples of the Compose Specification for several files.
 //!
-//! Each is quoted from the document that is named with it. Where the document's own indentation
-//! is broken, or a part of it is given in words, that is set right.
+//! Each example quotes the named document. Broken indentation is corrected, and parts that the
+//! document only describes are written out.
 
 use std::fs;
 
 use super::*;
 
-/// Files by name, the project's own first; what they come to, or what is wrong.
+/// Files by name, the main files first; the result is the merged tree or the problems.
 struct Project<'a> {
     files: &'a [(&'a str, &'a str)],
     main: usize,
@@ -37,7 +37,7 @@ impl Project<'_> {
         let documents = assembly.read_all(&main);
         let mut root = assembly.assemble(documents, &lookup);
         if let Some(root) = &mut root {
-            leave_out_disabled(root, &profiles, &mut report);
+            remove_disabled(root, &profiles, &mut report);
         }
         match Report::problems_of(vec![report]) {
             Some(problems) => Err(problems.to_string()),
@@ -83,7 +83,7 @@ fn shown(node: &Node) -> String {
 fn assert_same(case: &str, found: Result<Node, String>, expected: &str) {
     let found = found.unwrap_or_else(|problems| panic!("{case}: {problems}"));
     assert!(
-        found.says_the_same_as(&tree(expected)),
+        found.is_same_value(&tree(expected)),
         "{case}:\n{}\n{}",
         shown(&found),
         shown(&tree(expected))
@@ -91,7 +91,7 @@ fn assert_same(case: &str, found: Result<Node, String>, expected: &str) {
 }
 
 #[test]
-fn files_are_merged_as_13_merge_says() {
+fn merges_files_as_in_13_merge() {
     for (case, earlier, later, expected) in [
         (
             "13-merge.md, Mapping",
@@ -158,9 +158,9 @@ fn files_are_merged_as_13_merge_says() {
     }
 }
 
-/// What the text says in a table or in a word, in the forms that people write.
+/// Rules that the specification states in tables or text, for all notations.
 #[test]
-fn both_forms_of_a_key_are_one() {
+fn merges_all_notations_of_a_key() {
     for (case, earlier, later, expected) in [
         (
             "a list and a mapping of variables",
@@ -223,13 +223,13 @@ fn both_forms_of_a_key_are_one() {
             "services: {a: {dns: [1.1.1.1, 8.8.8.8], tmpfs: ['/run:size=1m', /tmp]}}",
         ),
         (
-            "nothing leaves what is there, but for a command",
+            "a null value keeps the earlier value, except for a command",
             "services: {a: {ports: ['80'], command: x}}",
             "services: {a: {ports: , command: }}",
             "services: {a: {ports: ['80'], command: }}",
         ),
         (
-            "a service is taken away whole",
+            "a whole service is removed",
             "services: {a: {image: x}, b: {image: y}}",
             "services: {b: !reset null}",
             "services: {a: {image: x}}",
@@ -238,7 +238,7 @@ fn both_forms_of_a_key_are_one() {
         assert_same(case, merged(&[earlier, later]), expected);
     }
     assert_same(
-        "three files, and a tag that speaks through the second to the first",
+        "three files, and a tag that applies through the second to the first",
         merged(&[
             "services: {a: {image: x, ports: ['1'], labels: {k: v}}}",
             "services: {a: {ports: !reset [], user: u}}",
@@ -249,7 +249,7 @@ fn both_forms_of_a_key_are_one() {
 }
 
 #[test]
-fn services_are_extended_as_05_services_says() {
+fn extends_services_as_in_05_services() {
     for (case, text, service, expected) in [
         (
             "05-services.md, extends, Mappings",
@@ -296,7 +296,7 @@ fn services_are_extended_as_05_services_says() {
 }
 
 #[test]
-fn a_service_of_another_file_brings_its_paths_and_its_own_extends() {
+fn an_extended_service_of_another_file_keeps_its_paths_and_extends() {
     let project = Project {
         files: &[
             (
@@ -327,7 +327,7 @@ fn a_service_of_another_file_brings_its_paths_and_its_own_extends() {
 }
 
 #[test]
-fn a_tag_speaks_to_the_extended_service_and_to_the_earlier_file() {
+fn a_tag_applies_to_the_extended_service_and_to_earlier_files() {
     assert_same(
         "both are reset",
         merged(&[
@@ -340,7 +340,7 @@ fn a_tag_speaks_to_the_extended_service_and_to_the_earlier_file() {
 }
 
 #[test]
-fn other_projects_are_included_as_14_include_says() {
+fn includes_projects_as_in_14_include() {
     let common = "services:\n  included-service:\n    image: '${IMAGE:-none}'\n    \
                   build: .\n    environment: [TOKEN, OTHER=x]\nvolumes: {data: }\n";
     let project = Project {
@@ -399,7 +399,7 @@ fn other_projects_are_included_as_14_include_says() {
 }
 
 #[test]
-fn what_an_included_project_leaves_open_is_its_own() {
+fn an_included_project_uses_its_own_directory_and_variables() {
     let included = "services:\n  a: {build: {dockerfile: Containerfile}}\n  b: {build: {context: , args: \
                     [TOKEN]}}\n  c: {build: {target: t}, x-lifecycle: {code: c}}\n\
                     secrets:\n  mine: {environment: TOKEN}\n  other: {environment: NONE}\n\
@@ -431,7 +431,7 @@ fn what_an_included_project_leaves_open_is_its_own() {
         &expected(", context: ./more"),
     );
     assert_same(
-        "of the project's own directory the default says the same",
+        "the default context of the project directory needs no path",
         project(
             "include: [{path: more/compose.yaml, project_directory: ., env_file: more/.env}]\n",
         ),
@@ -440,7 +440,7 @@ fn what_an_included_project_leaves_open_is_its_own() {
 }
 
 #[test]
-fn what_is_included_twice_is_one_and_what_differs_is_a_conflict() {
+fn including_twice_is_allowed_but_differences_conflict() {
     let shared = ("shared.yaml", "services: {db: {image: x}}\n");
     let files = |own: &'static str| {
         [
@@ -466,9 +466,9 @@ fn what_is_included_twice_is_one_and_what_differs_is_a_conflict() {
     assert_eq!(
         tree(&changed, 1).err().as_deref(),
         Some(
-            "compose.yaml:1:11: include[0]: the service `db` of shared.yaml:1 is declared at \
-             compose.yaml:2 as well; rename one of the two; to change what is included, put a file \
-             that does so behind it into `path`, or declare `services` in an override file"
+            "compose.yaml:1:11: include[0]: the service `db` of shared.yaml:1 is also declared \
+             at compose.yaml:2; rename one of the two; to change the included one, list a second \
+             file after it in `path`, or declare `services` in an override file"
         )
     );
     let overridden = [
@@ -481,9 +481,9 @@ fn what_is_included_twice_is_one_and_what_differs_is_a_conflict() {
 }
 
 #[test]
-fn variables_are_put_in_as_12_interpolation_says() {
+fn replaces_variables_as_in_12_interpolation() {
     for (text, expected) in [
-        // Set, empty, and not set.
+        // Set, empty, and unset.
         ("$SET ${SET}", "set set"),
         (
             "${SET:-default} ${EMPTY:-default} ${NONE:-default}",
@@ -518,11 +518,11 @@ fn variables_are_put_in_as_12_interpolation_says() {
         );
         assert_same(text, found.tree(), &expected);
     }
-    for (text, told) in [
+    for (text, expected) in [
         ("${EMPTY:?err}", "the variable `EMPTY` must be set: err"),
         ("${NONE?err}", "the variable `NONE` must be set: err"),
         ("${NONE?$SET}", "the variable `NONE` must be set: set"),
-        ("${SET/foo/bar}", "after `${SET` only"),
+        ("${SET/foo/bar}", "`${SET` must be followed by"),
     ] {
         let file = format!("web: \"{text}\"\n");
         let found = Project {
@@ -532,12 +532,12 @@ fn variables_are_put_in_as_12_interpolation_says() {
             profiles: &[],
         };
         let problems = found.tree().err().unwrap();
-        assert!(problems.contains(told), "{problems}");
+        assert!(problems.contains(expected), "{problems}");
     }
 }
 
 #[test]
-fn services_are_enabled_as_15_profiles_says() {
+fn enables_services_as_in_15_profiles() {
     let example = "services:\n  foo:\n    image: foo\n  bar:\n    image: bar\n    profiles:\n      \
                    - test\n  baz:\n    image: baz\n    depends_on:\n      - bar\n    profiles:\n      \
                    - test\n  zot:\n    image: zot\n    depends_on:\n      - bar\n    profiles:\n      \
@@ -549,7 +549,7 @@ fn services_are_enabled_as_15_profiles_says() {
             vec!["debug"],
             Err(
                 "compose.yaml:17:9: services.zot.depends_on: `bar` is not enabled: none of its \
-                 profiles is active (`test`); activate it with `--profile test`, or say `required: false` here",
+                 profiles is active (`test`); activate it with `--profile test`, or set `required: false` here",
             ),
         ),
         (vec!["debug", "test"], Ok(vec!["foo", "bar", "baz", "zot"])),
@@ -565,7 +565,7 @@ fn services_are_enabled_as_15_profiles_says() {
         let names = found.map(|root| {
             let services = root.child("services").unwrap().clone();
             let Value::Map(services) = services.value else {
-                panic!("no mapping");
+                panic!("not a mapping");
             };
             services
                 .into_iter()

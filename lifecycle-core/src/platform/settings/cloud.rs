@@ -1,4 +1,4 @@
-//! `[cloud]`: where nodes come from, and how that is reached.
+//! `[cloud]`: the provider of nodes, and how to reach it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::super::azure::{AzureSpec, JumpHostSpec, LoginSpec};
 use super::super::compose::value;
 use super::super::diagnostic::Report;
-use super::super::secret_reference::Outside;
+use super::super::secret_reference::SecretReader;
 use super::super::tree::Field;
 use super::super::{CloudSpec, Credentials};
 use crate::cloud::CloudDeadlines;
 
-/// The keys of every provider.
+/// The keys of all providers.
 const COMMON: [&str; 3] = ["deadlines", "provider", "subnet"];
-/// All keys of `[cloud]`; those beyond the common ones are Azure's.
+/// All keys of `[cloud]`; those that are not common are for Azure.
 pub(in super::super) const CLOUD: [&str; 18] = [
     "account",
     "authority",
@@ -37,7 +37,7 @@ pub(in super::super) const CLOUD: [&str; 18] = [
 pub(in super::super) const LOGIN: [&str; 4] = ["client", "method", "secret", "tenant"];
 pub(in super::super) const JUMP_HOST: [&str; 4] = ["address", "host_key", "key", "user"];
 pub(in super::super) const DEADLINES: [&str; 5] = ["create", "delete", "restart", "start", "stop"];
-/// The ways to log in, besides trying them in order.
+/// The login methods that can be selected.
 pub(in super::super) const METHODS: [&str; 4] = [
     "azure-cli",
     "client-secret",
@@ -46,12 +46,12 @@ pub(in super::super) const METHODS: [&str; 4] = [
 ];
 pub(in super::super) const PROVIDERS: [&str; 2] = ["azure", "local"];
 
-/// SSH's port.
+/// The default port of SSH.
 const SSH: u16 = 22;
-/// The shortest deadline that makes sense.
+/// The shortest reasonable timeout.
 const SHORTEST: Duration = Duration::from_secs(10);
 
-/// Which provider a file names, whatever else is wrong with it.
+/// The provider that a file selects, even if other settings are wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Provider {
     Local,
@@ -59,7 +59,7 @@ pub(super) enum Provider {
 }
 
 impl Provider {
-    /// What `[cloud]` names; local without it. What is wrong with it is told by [`read`].
+    /// The provider in `[cloud]`; local by default. Errors are reported by [`read`].
     pub(super) fn of(cloud: Option<&Field<'_>>) -> Self {
         let named = cloud.and_then(|cloud| cloud.get("provider"));
         let is_azure = named.is_some_and(|named| named.text(&mut Report::new("")) == Some("azure"));
@@ -67,11 +67,11 @@ impl Provider {
     }
 }
 
-/// Reads `[cloud]`: where nodes come from, and how long changes of them may take. Its secrets go
-/// into `credentials`.
+/// Reads `[cloud]`: the provider of nodes and the timeouts of their changes. Secrets are stored in
+/// `credentials`.
 pub(super) fn read(
     field: &Field<'_>,
-    outside: Outside<'_>,
+    secrets: SecretReader<'_>,
     credentials: &mut Credentials,
     report: &mut Report,
 ) -> (CloudSpec, CloudDeadlines) {
@@ -80,8 +80,8 @@ pub(super) fn read(
     let mut limits = CloudDeadlines::default();
     for (key, field) in field.entries(report) {
         if provider == Provider::Local && CLOUD.contains(&key) && !COMMON.contains(&key) {
-            let help = "write `provider = \"azure\"` for nodes on Azure, or leave it out";
-            field.problem_with_help(report, "local nodes have no such setting", help);
+            let help = "set `provider = \"azure\"` for nodes on Azure, or remove this key";
+            field.problem_with_help(report, "this key is not valid for local nodes", help);
             continue;
         }
         match key {
@@ -103,12 +103,12 @@ pub(super) fn read(
             "public_ip" => spec.public_ip = field.boolean(report).unwrap_or(true),
             "identity" => spec.identity = field.parse(report, identity),
             "login" => {
-                spec.login = login(&field, outside, credentials, report).unwrap_or_default();
+                spec.login = login(&field, secrets, credentials, report).unwrap_or_default();
             }
-            "jump_host" => spec.jump_host = jump_host(&field, outside, credentials, report),
+            "jump_host" => spec.jump_host = jump_host(&field, secrets, credentials, report),
             "endpoint" => spec.endpoint = field.parse(report, address),
             "authority" => spec.authority = field.parse(report, address),
-            "ca" => spec.ca = certificate(&field, outside, report),
+            "ca" => spec.ca = certificate(&field, secrets, report),
             _ if provider == Provider::Local => {
                 report.unknown_key(field.at, &field.path, key, COMMON);
             }
@@ -124,13 +124,13 @@ pub(super) fn read(
             field.problem(report, format!("`{key}` is missing"));
         }
     }
-    // What could not be read was told already.
+    // Settings that could not be read are already reported.
     let login_is_known = field.get("login").is_none() || spec.login != LoginSpec::InOrder;
     if field.get("identity").is_none() && login_is_known && spec.login_of_manager().is_none() {
         field.problem_with_help(
             report,
-            "the manager could not log in from its VM: your own login stays on this machine",
-            "give its VM an `identity` (a user-assigned identity's resource id), or choose a \
+            "the manager cannot log in from its VM, because your login is only valid on this machine",
+            "set `identity` (the resource id of a user-assigned identity for its VM), or a \
              `login` with `method = \"client-secret\"`",
         );
     }
@@ -143,7 +143,7 @@ fn deadlines(field: &Field<'_>, report: &mut Report) -> CloudDeadlines {
         let limit = value::duration(text)?;
         if limit < SHORTEST {
             return Err(format!(
-                "`{text}` is too short: no cloud does it in less than 10 s"
+                "`{text}` is too short: the minimum is 10s"
             ));
         }
         Ok(limit)
@@ -167,7 +167,7 @@ fn deadlines(field: &Field<'_>, report: &mut Report) -> CloudDeadlines {
 
 fn login(
     field: &Field<'_>,
-    outside: Outside<'_>,
+    secrets: SecretReader<'_>,
     credentials: &mut Credentials,
     report: &mut Report,
 ) -> Option<LoginSpec> {
@@ -180,7 +180,7 @@ fn login(
             method => {
                 let form = "write `{ method = \"client-secret\", tenant = \"…\", client = \"…\", \
                             secret = { env = \"NAME\" } }`";
-                field.problem_with_help(report, format!("`{method}` needs more"), form);
+                field.problem_with_help(report, format!("`{method}` needs more settings"), form);
                 None
             }
         };
@@ -191,7 +191,7 @@ fn login(
             "method" => method = field.word(report, &methods),
             "tenant" => tenant = field.parse(report, filled),
             "client" => client = field.parse(report, filled),
-            "secret" => secret = outside.secret(&field, report),
+            "secret" => secret = secrets.secret(&field, report),
             _ => report.unknown_key(field.at, &field.path, key, LOGIN),
         }
     }
@@ -209,8 +209,8 @@ fn login(
             Some(given) if method.is_some() && !needed.contains(&key) => {
                 given.problem_with_help(
                     report,
-                    "this way to log in has no such setting",
-                    "leave it out",
+                    "this key is not valid for this login method",
+                    "remove it",
                 );
             }
             _ => {}
@@ -232,7 +232,7 @@ fn login(
 
 fn jump_host(
     field: &Field<'_>,
-    outside: Outside<'_>,
+    secrets: SecretReader<'_>,
     credentials: &mut Credentials,
     report: &mut Report,
 ) -> Option<JumpHostSpec> {
@@ -242,7 +242,7 @@ fn jump_host(
             "address" => address = field.parse(report, host_and_port),
             "user" => user = field.parse(report, filled),
             "host_key" => host_key = field.parse(report, filled),
-            "key" => credentials.jump_host = outside.secret(&field, report),
+            "key" => credentials.jump_host = secrets.secret(&field, report),
             _ => report.unknown_key(field.at, &field.path, key, JUMP_HOST),
         }
     }
@@ -250,8 +250,8 @@ fn jump_host(
         if field.is_map() && field.get(key).is_none() {
             let help = match key {
                 "host_key" => {
-                    "`ssh-keyscan <host>` prints it; compare it with what the host's \
-                               owner says"
+                    "`ssh-keyscan <host>` prints it; verify it with the owner of the \
+                               host"
                 }
                 _ => {
                     "write `{ address = \"bastion.example:22\", user = \"ops\", host_key = \"ssh-ed25519 …\" }`"
@@ -269,7 +269,7 @@ fn jump_host(
     })
 }
 
-/// One word, or several in their order.
+/// One word or a list of words, in order.
 pub(super) fn words(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     field
         .items_or_one(report)
@@ -283,7 +283,7 @@ fn zones(field: &Field<'_>, report: &mut Report) -> Vec<String> {
         let is_zone = text.len() == 1 && text.starts_with(|c: char| ('1'..='9').contains(&c));
         is_zone
             .then(|| text.to_owned())
-            .ok_or_else(|| format!("`{text}` is no zone: Azure numbers them, for example \"1\""))
+            .ok_or_else(|| format!("`{text}` is not a zone: Azure numbers zones, for example \"1\""))
     };
     field
         .items_or_one(report)
@@ -292,40 +292,40 @@ fn zones(field: &Field<'_>, report: &mut Report) -> Vec<String> {
         .collect()
 }
 
-/// The certificate in the file that a value names.
+/// The certificate in the file that a field names.
 pub(super) fn certificate(
     field: &Field<'_>,
-    outside: Outside<'_>,
+    secrets: SecretReader<'_>,
     report: &mut Report,
 ) -> Option<String> {
-    let text = outside.file(field, report)?;
+    let text = secrets.file(field, report)?;
     if text.contains("-----BEGIN CERTIFICATE-----") {
         return Some(text);
     }
     field.problem_with_help(
         report,
-        "the file holds no certificate",
-        "name a file in PEM form, which has a line `-----BEGIN CERTIFICATE-----`",
+        "the file does not contain a certificate",
+        "give a file in PEM format, with a line `-----BEGIN CERTIFICATE-----`",
     );
     None
 }
 
-/// An address that is spoken to over TLS; without it on this machine alone.
+/// Checks an HTTPS URL. HTTP is allowed only to this machine.
 pub(super) fn address(text: &str) -> Result<String, String> {
-    let bad = |why: &str| format!("`{text}` is no address to use: {why}");
+    let bad = |why: &str| format!("`{text}` is not a usable URL: {why}");
     let (scheme, rest) = text
         .split_once("://")
-        .ok_or_else(|| bad("write for example `https://management.azure.com`"))?;
+        .ok_or_else(|| bad("write it like `https://management.azure.com`"))?;
     let host = rest.split(['/', '?']).next().unwrap_or_default();
     if host.is_empty() || host.contains('@') || text.contains(char::is_whitespace) {
-        return Err(bad("write for example `https://management.azure.com`"));
+        return Err(bad("write it like `https://management.azure.com`"));
     }
     match scheme {
         "https" => Ok(text.trim_end_matches('/').to_owned()),
         "http" => Err(bad(
-            "what is sent there is secret, so it must begin with `https://`",
+            "secrets are sent to it, so it must start with `https://`",
         )),
-        _ => Err(bad("it must begin with `https://`")),
+        _ => Err(bad("it must start with `https://`")),
     }
 }
 
@@ -339,14 +339,14 @@ pub(super) fn filled(text: &str) -> Result<String, String> {
 fn subscription(text: &str) -> Result<String, String> {
     uuid::Uuid::parse_str(text)
         .map(|_| text.to_owned())
-        .map_err(|_| format!("`{text}` is no UUID; `az account show --query id` prints it"))
+        .map_err(|_| format!("`{text}` is not a UUID; `az account show --query id` prints it"))
 }
 
 fn location(text: &str) -> Result<String, String> {
     let is_word = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
     is_word.then(|| text.to_owned()).ok_or_else(|| {
         format!(
-            "`{text}` is no region's name; write for example `westeurope` (`az account \
+            "`{text}` is not a region name; write it like `westeurope` (`az account \
              list-locations --query [].name` lists them)"
         )
     })
@@ -357,7 +357,7 @@ fn identity(text: &str) -> Result<String, String> {
     let is_identity = lower.starts_with("/subscriptions/")
         && lower.contains("/providers/microsoft.managedidentity/userassignedidentities/");
     is_identity.then(|| text.to_owned()).ok_or_else(|| {
-        format!("`{text}` is no identity's resource id; `az identity show --query id` prints it")
+        format!("`{text}` is not the resource id of an identity; `az identity show --query id` prints it")
     })
 }
 
@@ -374,14 +374,14 @@ pub(super) fn image(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!(
-        "`{text}` is no image; write `publisher:offer:sku:version`, for example \
+        "`{text}` is not an image; write `publisher:offer:sku:version`, for example \
          `Debian:debian-12:12-gen2:latest`"
     ))
 }
 
 /// `bastion.example`, `bastion.example:2222`, `[2001:db8::1]:22`
 fn host_and_port(text: &str) -> Result<(String, u16), String> {
-    let bad = || format!("`{text}` is no host; write for example `bastion.example:22`");
+    let bad = || format!("`{text}` is not a host; write it like `bastion.example:22`");
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok((address.to_string(), SSH));
     }
@@ -404,20 +404,20 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
 
 /// `10.0.0.0/24`
 fn ipv4_network(text: &str) -> Result<String, String> {
-    let bad = |why: &str| format!("`{text}` is no IPv4 network: {why}");
+    let bad = |why: &str| format!("`{text}` is not an IPv4 network: {why}");
     let (address, bits) = text
         .split_once('/')
-        .ok_or_else(|| bad("write for example `10.42.0.0/24`"))?;
+        .ok_or_else(|| bad("write it like `10.42.0.0/24`"))?;
     let address: Ipv4Addr = address
         .parse()
-        .map_err(|_| bad("write for example `10.42.0.0/24`"))?;
+        .map_err(|_| bad("write it like `10.42.0.0/24`"))?;
     let bits = bits
         .parse::<u32>()
         .ok()
         .filter(|bits| (8..=29).contains(bits))
-        .ok_or_else(|| bad("the prefix is not from 8 to 29"))?;
+        .ok_or_else(|| bad("the prefix length must be from 8 to 29"))?;
     if address.to_bits() << bits != 0 {
-        return Err(bad("there are bits set behind the prefix"));
+        return Err(bad("bits after the prefix must be 0"));
     }
     Ok(text.to_owned())
 }
@@ -427,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_are_checked() {
+    fn rejects_invalid_networks() {
         for good in ["10.42.0.0/24", "172.16.0.0/12"] {
             assert!(ipv4_network(good).is_ok(), "{good}");
         }
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_have_ports() {
+    fn parses_hosts_with_optional_ports() {
         let of = |text: &str| host_and_port(text).ok();
         assert_eq!(of("bastion.example"), Some(("bastion.example".into(), 22)));
         assert_eq!(of("10.0.0.1:2222"), Some(("10.0.0.1".into(), 2222)));
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_go_over_tls() {
+    fn endpoints_must_use_https() {
         assert_eq!(
             address("https://management.azure.com/").as_deref(),
             Ok("https://management.azure.com")

@@ -1,9 +1,9 @@
-//! `[code]`: where code bases lie.
+//! `[code]`: where code bases are stored.
 
 use super::super::Credentials;
 use super::super::azure::{AzureFilesSpec, CodeStoreSpec, FilesSecret};
 use super::super::diagnostic::Report;
-use super::super::secret_reference::Outside;
+use super::super::secret_reference::SecretReader;
 use super::super::tree::Field;
 use super::cloud::{address, certificate, filled};
 use crate::code::DirectoryStore;
@@ -20,14 +20,14 @@ pub(in super::super) const CODE: [&str; 9] = [
     "store",
 ];
 pub(in super::super) const STORES: [&str; 2] = ["azure-files", "directory"];
-/// The keys that any store has; the others are of Azure Files.
+/// The keys of all stores; the others are for Azure Files.
 const COMMON: [&str; 2] = ["path", "store"];
-/// Where code bases are looked for by name.
+/// The default directory of code bases.
 const PATH: &str = "code";
 
-/// What `[code]` says.
+/// The settings in `[code]`.
 pub(super) struct Code {
-    /// The directory of code bases that services name, relative to the Compose file's.
+    /// The directory of code bases, relative to the Compose file.
     pub(super) path: String,
     pub(super) store: CodeStoreSpec,
 }
@@ -41,10 +41,10 @@ impl Default for Code {
     }
 }
 
-/// Reads `[code]`; its secret goes into `credentials`.
+/// Reads `[code]`; its secret is stored in `credentials`.
 pub(super) fn read(
     field: &Field<'_>,
-    outside: Outside<'_>,
+    secrets: SecretReader<'_>,
     credentials: &mut Credentials,
     report: &mut Report,
 ) -> Code {
@@ -56,8 +56,8 @@ pub(super) fn read(
     let (mut endpoint, mut ca) = (None, None);
     for (key, field) in field.entries(report) {
         if !is_share && CODE.contains(&key) && !COMMON.contains(&key) {
-            let help = "write `store = \"azure-files\"` for a share, or leave it out";
-            field.problem_with_help(report, "directories have no such setting", help);
+            let help = "set `store = \"azure-files\"` for a share, or remove this key";
+            field.problem_with_help(report, "this key is not valid for the store `directory`", help);
             continue;
         }
         match key {
@@ -72,8 +72,8 @@ pub(super) fn read(
             "share" => share = field.parse(report, filled),
             "directory" => directory = field.parse(report, filled),
             "endpoint" => endpoint = field.parse(report, address),
-            "ca" => ca = certificate(&field, outside, report),
-            "key" | "sas" => credentials.code = outside.secret(&field, report),
+            "ca" => ca = certificate(&field, secrets, report),
+            "key" | "sas" => credentials.code = secrets.secret(&field, report),
             _ => report.unknown_key(field.at, &field.path, key, CODE),
         }
     }
@@ -91,7 +91,7 @@ pub(super) fn read(
         (given, _) => {
             let why = given.map_or(
                 "`key` or `sas` is missing",
-                |_| "`key` and `sas` are both given, and one is enough",
+                |_| "only one of `key` and `sas` may be set",
             );
             let help = "write `key = { env = \"NAME\" }` or `sas = { file = \"path\" }`";
             field.problem_with_help(report, why, help);

@@ -1,5 +1,5 @@
-//! `platform.toml`: the cloud, the nodes, the manager, the registry, the code store. Every key is described
-//! in `docs/platform-toml.md`; without the file every one has its default.
+//! `platform.toml`: the cloud, nodes, manager, registry and code store. `docs/platform-toml.md`
+//! describes every key. Without the file, all defaults apply.
 
 pub(super) mod cloud;
 pub(super) mod code;
@@ -12,7 +12,7 @@ use super::azure::CodeStoreSpec;
 use super::compose::{named, value};
 use super::database;
 use super::diagnostic::Report;
-use super::secret_reference::Outside;
+use super::secret_reference::SecretReader;
 use super::tree::{Field, Node};
 use super::{CloudSpec, Credentials, ManagerSpec, NetworkSpec, RegistrySpec};
 use crate::cloud::CloudDeadlines;
@@ -35,37 +35,37 @@ pub(super) const CAPACITY: [&str; 2] = ["cpus", "memory"];
 pub(super) const MANAGER: [&str; 2] = ["node", "port"];
 pub(super) const NETWORK: [&str; 2] = ["block", "wait"];
 
-/// What local nodes can boot.
+/// The images of local nodes.
 pub(super) const LOCAL_IMAGES: [&str; 2] = ["ready", "bare"];
-/// What the nodes are called that there are when none is declared.
+/// The name prefix of nodes if none are declared.
 const POOL_NAME: &str = "node";
-/// More nodes than any pool here has.
-pub(super) const MOST_NODES: u32 = 10_000;
+/// The maximum number of nodes.
+pub(super) const MAX_NODES: u32 = 10_000;
 
-/// What `platform.toml` says.
+/// The settings in `platform.toml`.
 pub(super) struct Settings {
     pub(super) name: Option<PlatformName>,
     pub(super) cloud: CloudSpec,
     pub(super) deadlines: CloudDeadlines,
     pub(super) nodes: BTreeMap<NodeName, NodeSpec>,
-    /// `None` only if nothing usable is declared, and then the report says why.
+    /// `None` only if no usable node is declared; the report says why.
     pub(super) manager: Option<ManagerSpec>,
-    /// The directory of code bases that services name, relative to the Compose file's.
+    /// The directory of code bases, relative to the Compose file.
     pub(super) code_path: String,
-    /// Where code bases are read from.
+    /// Where code bases are stored.
     pub(super) code_store: CodeStoreSpec,
-    /// What opens all that.
+    /// The credentials for the cloud and the code store.
     pub(super) credentials: Credentials,
     pub(super) registry: RegistrySpec,
     pub(super) network: NetworkSpec,
 }
 
-/// Reads the file's tree; `None` stands for a platform without the file. `undeclared`: how many
-/// nodes there are if it declares none.
+/// Reads the tree of the file; `None`: the platform has no such file. `undeclared`: the number of
+/// nodes if the file declares none.
 pub(super) fn read(
     root: Option<&Node>,
     undeclared: u16,
-    outside: Outside<'_>,
+    secrets: SecretReader<'_>,
     report: &mut Report,
 ) -> Settings {
     let cloud_field = root.and_then(|root| Field::root(root).get("cloud"));
@@ -88,7 +88,7 @@ pub(super) fn read(
         match key {
             "name" => name = field.parse(reader.report, named),
             "cloud" => {
-                (cloud, deadlines) = cloud::read(&field, outside, &mut credentials, reader.report);
+                (cloud, deadlines) = cloud::read(&field, secrets, &mut credentials, reader.report);
             }
             "nodes" => {
                 for (name, node) in field.entries(reader.report) {
@@ -101,9 +101,9 @@ pub(super) fn read(
                 }
             }
             "manager" => manager = Some(field),
-            "registry" => registry = database::read(&field, outside, reader.report),
+            "registry" => registry = database::read(&field, secrets, reader.report),
             "network" => network = reader.network(&field),
-            "code" => code = code::read(&field, outside, &mut credentials, reader.report),
+            "code" => code = code::read(&field, secrets, &mut credentials, reader.report),
             _ => reader.report.unknown_key(field.at, &field.path, key, TOP),
         }
     }
@@ -128,10 +128,10 @@ pub(super) fn read(
     }
 }
 
-/// What a node and a pool have in common.
+/// The settings that nodes and pools share.
 #[derive(Clone, Default)]
 struct Properties {
-    /// In the order in which they are tried.
+    /// In order of preference.
     sizes: Vec<String>,
     image: Option<String>,
     labels: BTreeMap<String, String>,
@@ -154,7 +154,7 @@ impl Properties {
 
 struct Reader<'r> {
     report: &'r mut Report,
-    /// What decides which images there are.
+    /// Determines which images are valid.
     provider: Provider,
     nodes: BTreeMap<NodeName, NodeSpec>,
     /// The first node in the order of the file.
@@ -182,7 +182,7 @@ impl Reader<'_> {
         let name = field.get("name").and_then(|name| name.text(self.report));
         let count = field
             .get("count")
-            .and_then(|count| count.number(self.report, 0, MOST_NODES));
+            .and_then(|count| count.number(self.report, 0, MAX_NODES));
         for key in ["name", "count"] {
             if field.get(key).is_none() {
                 field.problem(self.report, format!("`{key}` is missing"));
@@ -194,7 +194,7 @@ impl Reader<'_> {
         for index in 1..=count {
             match NodeName::try_from(format!("{name}-{index}")) {
                 Ok(name) if self.nodes.contains_key(&name) => {
-                    field.problem(self.report, format!("there are two nodes `{name}`"));
+                    field.problem(self.report, format!("the node `{name}` is declared twice"));
                 }
                 Ok(name) => self.add(properties.clone().of(name)),
                 Err(error) => {
@@ -275,7 +275,7 @@ impl Reader<'_> {
                             self.report.unknown_name(
                                 field.value_at(),
                                 &field.path,
-                                format!("there is no node `{name}`"),
+                                format!("the node `{name}` is not declared"),
                                 name,
                                 self.nodes.keys().map(NodeName::as_str),
                             );
@@ -288,8 +288,8 @@ impl Reader<'_> {
         }
         if self.nodes.is_empty() && !self.report.has_problems() {
             self.report.file_problem(
-                "it declares no node",
-                "give a pool a `count` above 0, or declare `[nodes.<name>]`",
+                "no nodes are declared",
+                "set the `count` of a pool above 0, or declare `[nodes.<name>]`",
             );
         }
         node.map(|node| ManagerSpec { node, port })
@@ -316,7 +316,7 @@ impl Reader<'_> {
     }
 }
 
-/// Nodes that were declared and refused still count: the default would only confuse.
+/// Rejected declarations count, too: adding the default nodes would only confuse.
 fn declares_nodes(root: Option<&Node>) -> bool {
     root.is_some_and(|root| {
         let root = Field::root(root);
@@ -336,8 +336,8 @@ mod tests {
     use crate::model::Kind;
     use crate::platform::{secret_reference, toml};
 
-    fn outside() -> Outside<'static> {
-        Outside {
+    fn secrets() -> SecretReader<'static> {
+        SecretReader {
             directory: Path::new("/nowhere"),
             lookup: &|name| match name {
                 "URL" => Some("postgres://l:hunter2@db/registry\n".into()),
@@ -350,7 +350,7 @@ mod tests {
     fn settings(text: &str) -> Result<Settings, String> {
         let mut report = Report::new("platform.toml");
         let node = toml::parse(text, &mut report);
-        let settings = read(node.as_ref(), 1, outside(), &mut report);
+        let settings = read(node.as_ref(), 1, secrets(), &mut report);
         match Report::problems_of(vec![report]) {
             Some(problems) => Err(problems.to_string()),
             None => Ok(settings),
@@ -362,9 +362,9 @@ mod tests {
     }
 
     #[test]
-    fn without_the_file_there_is_one_local_node_with_the_manager() {
+    fn defaults_to_one_local_node_with_the_manager() {
         let mut report = Report::new("platform.toml");
-        let settings = read(None, 1, outside(), &mut report);
+        let settings = read(None, 1, secrets(), &mut report);
         assert!(!report.has_problems());
         assert_eq!(names(&settings), ["node-1"]);
         assert_eq!(settings.cloud, CloudSpec::Local { subnet: None });
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn the_registry_is_a_file_of_the_managers_or_databases_by_url() {
+    fn the_registry_is_a_file_by_default_or_in_databases() {
         assert!(settings("").unwrap().registry.is_default());
         let registry = settings(
             "[registry]\nurl = { env = \"URL\" }\nnodes = \"postgres://l@db/nodes\"\n\
@@ -411,7 +411,7 @@ mod tests {
         let central = registry.central.unwrap();
         assert_eq!(central.expose(), "postgres://l:hunter2@db/registry");
         let kinds: Vec<Kind> = registry.kinds.into_keys().collect();
-        assert_eq!(kinds, [Kind::Nodes], "models are at the central one");
+        assert_eq!(kinds, [Kind::Nodes], "models are in the central database");
     }
 
     #[test]
@@ -446,7 +446,7 @@ mod tests {
         subscription = \"22222222-2222-2222-2222-222222222222\"\n";
 
     #[test]
-    fn azure_is_read_and_its_secrets_are_kept_apart() {
+    fn reads_azure_settings_with_separate_secrets() {
         let settings = settings(&format!(
             "{AZURE}size = [\"Standard_B2s\", \"Standard_B2ms\"]\nzones = [\"1\", \"2\"]\n\
              deadlines = {{ create = \"45m\", stop = \"90s\" }}\n\
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_without_a_login_is_refused_before_anything_is_made() {
+    fn rejects_azure_if_the_manager_cannot_log_in() {
         for login in [
             "",
             "login = \"azure-cli\"\n",
@@ -502,12 +502,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_azure_is_told_without_its_secrets() {
+    fn reports_problems_of_azure_settings_without_secrets() {
         let client = "login = { method = \"client-secret\", tenant = \"t\", client = \"c\"";
-        for (text, said) in [
+        for (text, expected) in [
             (
                 "[cloud]\nsubscription = \"x\"\n".to_owned(),
-                "local nodes have no such",
+                "not valid for local nodes",
             ),
             (
                 "[cloud]\nprovider = \"azure\"\n".to_owned(),
@@ -524,9 +524,9 @@ mod tests {
             ),
             (
                 format!("{AZURE}endpoint = \"http://10.0.0.1\"\n"),
-                "must begin with `https://`",
+                "must start with `https://`",
             ),
-            (format!("{AZURE}zones = \"west\"\n"), "is no zone"),
+            (format!("{AZURE}zones = \"west\"\n"), "is not a zone"),
             (
                 "[cloud]\ndeadlines = { create = \"1s\" }\n".to_owned(),
                 "too short",
@@ -535,12 +535,12 @@ mod tests {
                 "[cloud]\ndeadlines = { make = \"1h\" }\n".to_owned(),
                 "unknown key",
             ),
-            (format!("{AZURE}image = \"debian\"\n"), "is no image"),
+            (format!("{AZURE}image = \"debian\"\n"), "is not an image"),
             (format!("{AZURE}ca = \"absent.pem\"\n"), "cannot be read"),
             (format!("{AZURE}sise = \"x\"\n"), "`size`"),
             (
                 "[code]\nshare = \"x\"\n".to_owned(),
-                "directories have no such",
+                "not valid for the store `directory`",
             ),
             (
                 "[code]\nstore = \"azure-files\"\naccount = \"files\"\nshare = \"code\"\n"
@@ -549,7 +549,7 @@ mod tests {
             ),
         ] {
             let problems = settings(&text).err().unwrap_or_default();
-            assert!(problems.contains(said), "{text}: {problems}");
+            assert!(problems.contains(expected), "{text}: {problems}");
             assert!(!problems.contains("s3cret"), "{problems}");
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::compose::{self, Build, Composition, World};
+use super::compose::{self, Build, Composition, ProjectContext};
 use super::diagnostic::{Diagnostic, Diagnostics, Report, UnsupportedKey};
 use super::dockerfile::Dockerfile;
 use super::environment::Environment;
@@ -143,13 +143,13 @@ impl Draft {
         if let Some(mut root) = assembly.assemble(documents, &lookup) {
             remove_disabled(&mut root, &overrides.profiles, &mut report);
             let code_store = settings.code_path.clone();
-            let world = World {
+            let project = ProjectContext {
                 directory: &sources.project_dir,
                 code_store: &code_store,
                 lookup: &lookup,
                 nodes: &settings.nodes,
             };
-            composition = compose::read(&root, &world, &mut report);
+            composition = compose::read(&root, &project, &mut report);
             if readable {
                 validate::check(&root, &composition.services, &settings, &mut report);
             }

@@ -1,24 +1,24 @@
-//! `build` and `x-lifecycle.code`: which code base an image is built from, and how.
+//! `build` and `x-lifecycle.code`: the code base of an image, and how to build it.
 
 use std::collections::BTreeMap;
 
 use super::super::diagnostic::Report;
 use super::super::tree::{Field, Position};
-use super::keys::{self, honoured_entries};
+use super::keys::{self, supported_entries};
 use super::service::pairs;
-use super::{World, networks, value};
+use super::{ProjectContext, networks, value};
 use crate::code::DirectoryStore;
 use crate::model::BuildOptions;
 use crate::secret::Sensitive;
 
-/// Where an image is to be built from, before the content is known.
+/// The source of an image, before its contents are known.
 pub(in super::super) struct Build {
-    /// The code base's name: its directory, relative to the Compose file's.
+    /// The name of the code base: its directory, relative to the Compose file.
     pub(in super::super) code: String,
     pub(in super::super) dockerfile: String,
     pub(in super::super) args: BTreeMap<String, Sensitive>,
     pub(in super::super) options: BuildOptions,
-    /// Where a missing code base or Dockerfile is reported.
+    /// The position for reports about a missing code base or Dockerfile.
     pub(in super::super) at: Position,
     pub(in super::super) path: String,
 }
@@ -27,7 +27,7 @@ pub(in super::super) struct Build {
 pub(super) fn read(
     build: Option<&Field<'_>>,
     code: Option<&Field<'_>>,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Option<Build> {
     let mut context: Option<(String, Position, String)> = None;
@@ -36,9 +36,9 @@ pub(super) fn read(
     let mut options = BuildOptions::default();
     if let Some(build) = build {
         if build.is_map() {
-            for (key, field) in honoured_entries(build, keys::BUILD, report) {
+            for (key, field) in supported_entries(build, keys::BUILD, report) {
                 match key {
-                    // As if the key were not there.
+                    // A null value counts as an absent key.
                     _ if field.is_null() => {}
                     "context" => {
                         context =
@@ -49,7 +49,7 @@ pub(super) fn read(
                             dockerfile = path;
                         }
                     }
-                    "args" => args = arguments(&field, world, report),
+                    "args" => args = arguments(&field, project, report),
                     _ => option(key, &field, &mut options, report),
                 }
             }
@@ -58,8 +58,8 @@ pub(super) fn read(
             {
                 field.problem_with_help(
                     report,
-                    "`dockerfile_inline` is in place of a Dockerfile",
-                    "keep one of the two",
+                    "`dockerfile_inline` replaces the Dockerfile",
+                    "keep only one of the two",
                 );
             }
         } else {
@@ -70,7 +70,7 @@ pub(super) fn read(
         let name = code.parse(report, |text| {
             let name = DirectoryStore::normalised(text);
             if name.starts_with("..") || name.starts_with('/') || name == "." {
-                Err(format!("`{text}` is no name in the code store"))
+                Err(format!("`{text}` is not a valid name in the code store"))
             } else {
                 Ok(name)
             }
@@ -79,12 +79,12 @@ pub(super) fn read(
             report.problem_with_help(
                 at,
                 &path,
-                "the code base is named twice: here and by `x-lifecycle.code`",
-                "keep one of the two",
+                "the code base is set twice: here and by `x-lifecycle.code`",
+                "keep only one of the two",
             );
             return None;
         }
-        let joined = format!("{}/{name}", world.code_store);
+        let joined = format!("{}/{name}", project.code_store);
         context = Some((
             DirectoryStore::normalised(&joined),
             code.value_at(),
@@ -95,7 +95,7 @@ pub(super) fn read(
         && build.is_map()
         && build.get("context").is_none_or(|field| field.is_null())
     {
-        // Compose's own default.
+        // Compose's default.
         context = Some((".".to_owned(), build.at, build.path.clone()));
     }
     context.map(|(code, at, path)| Build {
@@ -108,7 +108,7 @@ pub(super) fn read(
     })
 }
 
-/// What the builder is told beyond context, Dockerfile and arguments.
+/// Reads options of the build other than context, Dockerfile and arguments.
 fn option(key: &str, field: &Field<'_>, options: &mut BuildOptions, report: &mut Report) {
     match key {
         "target" => options.target = field.text(report).map(str::to_owned),
@@ -116,7 +116,7 @@ fn option(key: &str, field: &Field<'_>, options: &mut BuildOptions, report: &mut
         "dockerfile_inline" => {
             options.inline = field.parse(report, |text| {
                 if text.trim().is_empty() {
-                    Err("an empty Dockerfile builds nothing".to_owned())
+                    Err("the Dockerfile is empty".to_owned())
                 } else {
                     Ok(text.to_owned())
                 }
@@ -128,7 +128,7 @@ fn option(key: &str, field: &Field<'_>, options: &mut BuildOptions, report: &mut
                 if i32::try_from(bytes).is_ok() {
                     Ok(bytes)
                 } else {
-                    Err(format!("`{text}` is more than a builder takes (2 GiB)"))
+                    Err(format!("`{text}` exceeds the builder's limit of 2 GiB"))
                 }
             });
         }
@@ -144,9 +144,9 @@ fn option(key: &str, field: &Field<'_>, options: &mut BuildOptions, report: &mut
                 let Some(text) = item.text(report) else {
                     continue;
                 };
-                // `type=registry,ref=…` and the like are for another builder.
+                // Entries such as `type=registry,ref=…` are for a different builder.
                 if text.contains('=') {
-                    let consequence = "the engine's own cache is used, and images that are named";
+                    let consequence = "only the engine's own cache and images are used";
                     report.unsupported(item.value_at(), &item.path, consequence, false);
                 } else {
                     options.cache_from.extend(item.parse(report, value::image));
@@ -164,8 +164,8 @@ fn directory(field: &Field<'_>, report: &mut Report) -> Option<String> {
     if is_remote {
         field.problem_with_help(
             report,
-            "a context elsewhere cannot be built from",
-            "check it out and name the directory",
+            "remote build contexts are not supported",
+            "download it, and set the local directory",
         );
         return None;
     }
@@ -176,11 +176,11 @@ fn directory(field: &Field<'_>, report: &mut Report) -> Option<String> {
     Some(DirectoryStore::normalised(text))
 }
 
-/// A path that stays within the code base.
+/// Checks that a path stays inside the code base.
 fn inner_path(text: &str) -> Result<String, String> {
     let path = DirectoryStore::normalised(text);
     if path == "." || path.starts_with('/') || path == ".." || path.starts_with("../") {
-        Err(format!("`{text}` does not lie within the context"))
+        Err(format!("`{text}` is not inside the build context"))
     } else {
         Ok(path)
     }
@@ -188,13 +188,13 @@ fn inner_path(text: &str) -> Result<String, String> {
 
 fn arguments(
     field: &Field<'_>,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> BTreeMap<String, Sensitive> {
     pairs(field, report)
         .into_iter()
         .filter_map(|(name, value)| {
-            let value = value.or_else(|| (world.lookup)(&name))?;
+            let value = value.or_else(|| (project.lookup)(&name))?;
             Some((name, Sensitive::new(value)))
         })
         .collect()

@@ -1,39 +1,39 @@
-//! `deploy`, and the older keys that say the same: replicas, placement, resources.
+//! `deploy`, and older keys with the same meaning: replicas, placement, resources.
 
 use super::super::diagnostic::Report;
 use super::super::tree::{Field, Value};
-use super::keys::{self, honoured_entries};
+use super::keys::{self, supported_entries};
 use super::value;
-use super::{World, devices, limits, update};
+use super::{ProjectContext, devices, limits, update};
 use crate::model::{Constraint, ConstraintOperator, NodeName, Resources, ServiceSpec};
 
-/// More replicas of one service than any platform here holds.
+/// The maximum number of replicas of a service.
 const MAX_REPLICAS: u32 = 10_000;
 
-/// Placement keys that swarm mode knows and that mean nothing here.
+/// Placement keys of Swarm mode that have no meaning here.
 const FOREIGN_KEYS: [&str; 3] = ["node.id", "node.role", "node.platform.arch"];
 
 pub(super) fn read(
     field: &Field<'_>,
     spec: &mut ServiceSpec,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) {
-    for (key, field) in honoured_entries(field, keys::DEPLOY, report) {
+    for (key, field) in supported_entries(field, keys::DEPLOY, report) {
         match key {
             "replicas" => replicas(&field, spec, report),
             "mode" => {
                 field.word(report, &[("replicated", ()), ("global", ())]);
             }
             "placement" => {
-                for (key, field) in honoured_entries(&field, keys::PLACEMENT, report) {
+                for (key, field) in supported_entries(&field, keys::PLACEMENT, report) {
                     if key == "max_replicas_per_node" {
                         let most = field.number(report, 1, MAX_REPLICAS);
                         spec.most_per_node = most.and_then(|most| u16::try_from(most).ok());
                         continue;
                     }
                     for item in field.items(report) {
-                        spec.constraints.extend(constraint(&item, world, report));
+                        spec.constraints.extend(constraint(&item, project, report));
                     }
                 }
             }
@@ -44,8 +44,8 @@ pub(super) fn read(
             "endpoint_mode" => {
                 field.word(report, &[("vip", ()), ("dnsrr", ())]);
                 if field.text(report) == Some("dnsrr") {
-                    let consequence = "a service has one address, whose connections go to its \
-                                       replicas";
+                    let consequence = "a service has one address, which distributes connections \
+                                       to its replicas";
                     report.unsupported(field.at, &field.path, consequence, true);
                 }
             }
@@ -54,12 +54,12 @@ pub(super) fn read(
     }
 }
 
-/// What the number of nodes makes of a service: one on each that meets its constraints, if it is
-/// global. To be called when all of it is read.
+/// Sets the number of replicas of a global service: one on each node that satisfies its
+/// constraints. Call this after all other keys are read.
 pub(super) fn settle(
     field: &Field<'_>,
     spec: &mut ServiceSpec,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) {
     let deploy = field.get("deploy");
@@ -74,11 +74,11 @@ pub(super) fn settle(
     if let Some(given) = given.or_else(|| field.get("scale")) {
         given.problem_with_help(
             report,
-            "a global service has one replica on each node",
+            "a global service has exactly one replica on each node",
             "remove this key, or `mode: global`",
         );
     }
-    let nodes = world.nodes.values();
+    let nodes = project.nodes.values();
     let nodes = nodes.filter(|node| spec.constraints.iter().all(|c| c.holds(node)));
     spec.replicas = u16::try_from(nodes.count()).unwrap_or(u16::MAX);
     spec.most_per_node = Some(1);
@@ -92,13 +92,13 @@ pub(super) fn replicas(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut R
 }
 
 fn resources(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {
-    for (key, field) in honoured_entries(field, keys::RESOURCES, report) {
+    for (key, field) in supported_entries(field, keys::RESOURCES, report) {
         let (table, amount) = if key == "limits" {
             (keys::LIMITS, &mut spec.container.limits)
         } else {
             (keys::RESERVATIONS, &mut spec.reserves)
         };
-        for (key, field) in honoured_entries(&field, table, report) {
+        for (key, field) in supported_entries(&field, table, report) {
             match key {
                 "cpus" => cpus(&field, amount, report),
                 "memory" => memory(&field, amount, report),
@@ -124,8 +124,8 @@ pub(super) fn memory(field: &Field<'_>, amount: &mut Resources, report: &mut Rep
     }
 }
 
-/// `node.hostname == vm1`, `node.labels.zone != a`.
-fn constraint(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Option<Constraint> {
+/// Reads `node.hostname == vm1` or `node.labels.zone != a`.
+fn constraint(field: &Field<'_>, project: &ProjectContext<'_>, report: &mut Report) -> Option<Constraint> {
     let text = field.text(report)?;
     let form = "write `node.hostname == <node>` or `node.labels.<key> != <value>`";
     let parts = text
@@ -136,7 +136,7 @@ fn constraint(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Opti
                 .map(|parts| (parts, ConstraintOperator::NotEqual))
         });
     let Some(((key, value), operator)) = parts else {
-        field.problem_with_help(report, format!("`{text}` is no constraint"), form);
+        field.problem_with_help(report, format!("`{text}` is not a valid constraint"), form);
         return None;
     };
     let (key, value) = (key.trim(), value.trim());
@@ -148,7 +148,7 @@ fn constraint(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Opti
         return None;
     }
     if FOREIGN_KEYS.contains(&key) || key.starts_with("engine.labels.") {
-        let consequence = "nodes have no such property, so the constraint is not applied";
+        let consequence = "nodes do not have this property, so the constraint is ignored";
         report.unsupported(field.value_at(), &field.path, consequence, true);
         return None;
     }
@@ -156,16 +156,16 @@ fn constraint(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Opti
         .strip_prefix("node.labels.")
         .is_some_and(|label| !label.is_empty());
     if (key != "node.hostname" && !is_label) || value.is_empty() {
-        field.problem_with_help(report, format!("`{text}` is no constraint"), form);
+        field.problem_with_help(report, format!("`{text}` is not a valid constraint"), form);
         return None;
     }
-    if key == "node.hostname" && !world.nodes.keys().any(|node| node.as_str() == value) {
+    if key == "node.hostname" && !project.nodes.keys().any(|node| node.as_str() == value) {
         report.unknown_name(
             field.value_at(),
             &field.path,
-            format!("there is no node `{value}`"),
+            format!("the node `{value}` is not declared"),
             value,
-            world.nodes.keys().map(NodeName::as_str),
+            project.nodes.keys().map(NodeName::as_str),
         );
         return None;
     }

@@ -1,12 +1,12 @@
-//! The node's devices: `devices`, `device_cgroup_rules`, `gpus`, and what `deploy` reserves.
+//! Devices of the node: `devices`, `device_cgroup_rules`, `gpus`, and reservations in `deploy`.
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
-use super::keys::{self, honoured_entries};
+use super::keys::{self, supported_entries};
 use super::service::pairs;
 use crate::model::{DeviceMapping, DeviceRequest, Devices};
 
-/// Reads a key if it is one of these; says whether it was.
+/// Reads a key if it is one of these; returns whether it was.
 pub(super) fn read(
     key: &str,
     field: &Field<'_>,
@@ -26,13 +26,13 @@ pub(super) fn read(
     true
 }
 
-/// `HOST[:CONTAINER[:RIGHTS]]`, or the same as a mapping.
+/// Reads `HOST[:CONTAINER[:PERMISSIONS]]`, or the same as a mapping.
 fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
     let mut source = None;
     let mut target = None;
     let mut permissions = None;
     if item.is_map() {
-        for (key, field) in honoured_entries(item, keys::DEVICE, report) {
+        for (key, field) in supported_entries(item, keys::DEVICE, report) {
             match key {
                 "source" => source = field.text(report),
                 "target" => target = field.text(report),
@@ -44,7 +44,7 @@ fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
         source = parts.next();
         target = parts.next();
         permissions = parts.next();
-        // `/dev/fuse:rwm` names the rights alone.
+        // In `/dev/fuse:rwm`, the second part is the permissions.
         if permissions.is_none() && target.is_some_and(|target| !target.starts_with('/')) {
             permissions = target.take();
         }
@@ -52,8 +52,8 @@ fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
     let Some(source) = source.filter(|source| source.starts_with('/')) else {
         item.problem_with_help(
             report,
-            "it names no device by an absolute path of the node",
-            "write for example `/dev/ttyUSB0:/dev/ttyUSB0`",
+            "the device is not an absolute path of the node",
+            "write it like `/dev/ttyUSB0:/dev/ttyUSB0`",
         );
         return None;
     };
@@ -61,7 +61,7 @@ fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
     if permissions.is_empty() || !permissions.chars().all(|c| "rwm".contains(c)) {
         item.problem(
             report,
-            format!("the rights `{permissions}` are not of `r`, `w` and `m`"),
+            format!("the permissions `{permissions}` may contain only `r`, `w` and `m`"),
         );
         return None;
     }
@@ -72,7 +72,7 @@ fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
     })
 }
 
-/// `gpus: all`, or a list of requests.
+/// Reads `gpus: all`, or a list of requests.
 fn gpus(field: &Field<'_>, devices: &mut Devices, report: &mut Report) {
     if !field.is_list() {
         if field.word(report, &[("all", ())]).is_some() {
@@ -93,11 +93,11 @@ fn gpus(field: &Field<'_>, devices: &mut Devices, report: &mut Report) {
     }
 }
 
-/// A list of what the engine's device drivers are asked for.
+/// Reads a list of requests to the engine's device drivers.
 pub(super) fn requests(field: &Field<'_>, devices: &mut Devices, report: &mut Report) {
     for item in field.items(report) {
         let mut request = DeviceRequest::default();
-        for (key, field) in honoured_entries(&item, keys::DEVICE_REQUEST, report) {
+        for (key, field) in supported_entries(&item, keys::DEVICE_REQUEST, report) {
             if field.is_null() {
                 continue;
             }
@@ -124,8 +124,8 @@ pub(super) fn requests(field: &Field<'_>, devices: &mut Devices, report: &mut Re
         if request.count.is_some() && !request.ids.is_empty() {
             item.problem_with_help(
                 report,
-                "`count` and `device_ids` say two things",
-                "keep one of the two",
+                "`count` and `device_ids` cannot be combined",
+                "keep only one of the two",
             );
         } else if request.count.is_none() && request.ids.is_empty() {
             request.count = Some(-1);

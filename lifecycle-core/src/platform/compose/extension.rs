@@ -1,4 +1,4 @@
-//! `x-lifecycle` on a service: what Compose has no word for.
+//! `x-lifecycle` of a service: settings that Compose does not have.
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
@@ -8,7 +8,7 @@ use crate::model::{ApiAccess, HttpReadiness, ServiceClass, ServiceSpec, Starts};
 const KEYS: [&str; 6] = ["api", "class", "code", "ready", "ready_within", "starts"];
 const READY_KEYS: [&str; 2] = ["path", "port"];
 
-/// Reads all keys but `code`, which is given back for whoever reads `build`.
+/// Reads all keys except `code`, which is returned for the reader of `build`.
 pub(super) fn read<'a>(
     field: &Field<'a>,
     spec: &mut ServiceSpec,
@@ -36,7 +36,7 @@ pub(super) fn read<'a>(
             "ready_within" => {
                 if let Some(limit) = field.parse(report, value::duration) {
                     if limit.is_zero() {
-                        field.problem(report, "no instance is ready within no time");
+                        field.problem(report, "the time must be greater than 0");
                     }
                     spec.ready_within = limit;
                 }
@@ -47,7 +47,7 @@ pub(super) fn read<'a>(
     code
 }
 
-/// `{port: 8080, path: /health}` or `http://:8080/health`.
+/// Reads `{port: 8080, path: /health}` or `http://:8080/health`.
 fn readiness(field: &Field<'_>, report: &mut Report) -> Option<HttpReadiness> {
     if !field.is_map() {
         return field.parse(report, short_readiness);
@@ -89,7 +89,7 @@ fn http_path(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "`{text}` is no path that starts with `/` and is free of blanks"
+            "`{text}` is not a path that starts with `/` and has no spaces"
         ))
     }
 }

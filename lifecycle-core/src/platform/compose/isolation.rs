@@ -1,18 +1,18 @@
-//! Keys that say how far a container is set apart from its node, how its process is run, and
-//! where its output goes.
+//! Keys for the isolation of a container from its node, for running its process, and for its
+//! output.
 
 use super::super::diagnostic::Report;
 use super::super::text_file;
 use super::super::tree::Field;
-use super::World;
-use super::keys::{self, honoured_entries};
+use super::ProjectContext;
+use super::keys::{self, supported_entries};
 use crate::model::{CgroupNamespace, ContainerTemplate};
 
-/// Reads a key if it is one of these; says whether it was.
+/// Reads a key if it is one of these; returns whether it was.
 pub(super) fn read(
     key: &str,
     field: &Field<'_>,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     container: &mut ContainerTemplate,
     report: &mut Report,
 ) -> bool {
@@ -21,7 +21,7 @@ pub(super) fn read(
         "privileged" => isolation.privileged = field.boolean(report).unwrap_or_default(),
         "cap_add" => isolation.cap_add = field.texts(report),
         "cap_drop" => isolation.cap_drop = field.texts(report),
-        "security_opt" => isolation.security_opt = security(field, world, report),
+        "security_opt" => isolation.security_opt = security(field, project, report),
         "group_add" => isolation.group_add = field.texts(report),
         "read_only" => isolation.read_only = field.boolean(report).unwrap_or_default(),
         "userns_mode" => isolation.userns_mode = mode(field, &["host"], report),
@@ -45,7 +45,7 @@ pub(super) fn read(
         "stdin_open" => terminal.stdin_open = field.boolean(report).unwrap_or_default(),
         "tty" => terminal.tty = field.boolean(report).unwrap_or_default(),
         "logging" => {
-            for (key, field) in honoured_entries(field, keys::LOGGING, report) {
+            for (key, field) in supported_entries(field, keys::LOGGING, report) {
                 match key {
                     "driver" => container.logging.driver = text(&field, report),
                     _ => {
@@ -67,20 +67,21 @@ pub(super) fn read(
 fn text(field: &Field<'_>, report: &mut Report) -> Option<String> {
     field.parse(report, |text| {
         if text.is_empty() {
-            Err("it is empty".to_owned())
+            Err("the value is empty".to_owned())
         } else {
             Ok(text.to_owned())
         }
     })
 }
 
-/// One of a few words; another container's namespace is refused, since it may be on another node.
+/// Reads one of several modes. The namespace of another container is rejected, because that
+/// container may be on another node.
 fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String> {
     let text = field.text(report)?;
     if text.starts_with("service:") || text.starts_with("container:") {
         field.problem_with_help(
             report,
-            format!("`{text}`: a container shares nothing with another, which may be elsewhere"),
+            format!("`{text}`: sharing with another container is not supported, because it may be on another node"),
             "remove it, or run both processes in one container",
         );
         return None;
@@ -89,8 +90,8 @@ fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String
     field.word(report, &words).map(str::to_owned)
 }
 
-/// Rules of `seccomp` may lie in a file beside the Compose file; the engine wants what is in it.
-fn security(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Vec<String> {
+/// Reads security options. The engine expects the contents of a `seccomp` file, not its path.
+fn security(field: &Field<'_>, project: &ProjectContext<'_>, report: &mut Report) -> Vec<String> {
     let mut options = Vec::new();
     for item in field.items(report) {
         let Some(text) = item.text(report) else {
@@ -101,7 +102,7 @@ fn security(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Vec<St
             .or_else(|| text.strip_prefix("seccomp:"))
             .filter(|file| !matches!(*file, "unconfined" | "builtin"));
         let Some(file) = file else {
-            // The older form has a colon; in `label=type:x` it belongs to the value.
+            // The older notation uses a colon; in `label=type:x` the colon belongs to the value.
             options.push(if text.contains('=') {
                 text.to_owned()
             } else {
@@ -109,12 +110,12 @@ fn security(field: &Field<'_>, world: &World<'_>, report: &mut Report) -> Vec<St
             });
             continue;
         };
-        match text_file::read(&world.directory.join(file)) {
+        match text_file::read(&project.directory.join(file)) {
             Ok(rules) => options.push(format!("seccomp={rules}")),
             Err(error) => item.problem_with_help(
                 report,
                 format!("`{file}` cannot be read: {error}"),
-                "name a file beside the Compose file, or `seccomp=unconfined`",
+                "give a file relative to the Compose file, or `seccomp=unconfined`",
             ),
         }
     }

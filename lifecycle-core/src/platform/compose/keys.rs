@@ -1,5 +1,5 @@
-//! Every key of the Compose Specification at the levels that are read here: honoured, or what
-//! happens instead. `docs/compose.md` is made from these tables and a test keeps it so.
+//! Every key of the Compose Specification, with its effect or what happens instead.
+//! `docs/compose.md` is generated from these tables, which a test checks.
 
 #[cfg(test)]
 mod page;
@@ -7,352 +7,352 @@ mod page;
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
 
-/// A key and what becomes of it.
+/// A key and its effect.
 #[derive(Debug)]
 pub(super) struct Key {
     pub(super) name: &'static str,
-    pub(super) fate: Fate,
+    pub(super) effect: Effect,
 }
 
 #[derive(Debug)]
-pub(super) enum Fate {
-    /// It has the effect that the specification gives it; the note says where it differs.
-    Honoured(
+pub(super) enum Effect {
+    /// It has the effect that the specification defines; the note describes differences.
+    Supported(
         #[cfg_attr(
             not(test),
-            expect(dead_code, reason = "read by the test that keeps docs/compose.md")
+            expect(dead_code, reason = "used by the test that generates docs/compose.md")
         )]
         &'static str,
     ),
-    /// It has no effect, and a service runs otherwise than its author meant.
+    /// It has no effect, and the service behaves differently from what the key requests.
     Changes(&'static str),
-    /// It has no effect yet, which is reported as a warning, since the service runs as declared
-    /// but for its updates; its value is checked and kept.
+    /// It has no effect yet. This is reported as a warning, because it only concerns updates of the
+    /// service; its value is checked and stored.
     Checked(&'static str),
-    /// A key within a mapping that is [`Fate::Checked`], which is reported once for all of them.
+    /// A key in a mapping that is [`Effect::Checked`]; reported once for the whole mapping.
     PartOfChecked,
-    /// It has no effect, and nothing depends on it here.
+    /// It has no effect, and nothing depends on it.
     Harmless(&'static str),
 }
 
-const fn honoured(name: &'static str, note: &'static str) -> Key {
+const fn supported(name: &'static str, note: &'static str) -> Key {
     Key {
         name,
-        fate: Fate::Honoured(note),
+        effect: Effect::Supported(note),
     }
 }
 
 const fn changes(name: &'static str, consequence: &'static str) -> Key {
     Key {
         name,
-        fate: Fate::Changes(consequence),
+        effect: Effect::Changes(consequence),
     }
 }
 
 const fn checked(name: &'static str, consequence: &'static str) -> Key {
     Key {
         name,
-        fate: Fate::Checked(consequence),
+        effect: Effect::Checked(consequence),
     }
 }
 
 const fn part_of_checked(name: &'static str) -> Key {
     Key {
         name,
-        fate: Fate::PartOfChecked,
+        effect: Effect::PartOfChecked,
     }
 }
 
 const fn harmless(name: &'static str, consequence: &'static str) -> Key {
     Key {
         name,
-        fate: Fate::Harmless(consequence),
+        effect: Effect::Harmless(consequence),
     }
 }
 
-const WINDOWS: &str = "it concerns Windows containers only";
+const WINDOWS: &str = "only for Windows containers";
 
 pub(super) const TOP: &[Key] = &[
-    honoured(
+    supported(
         "name",
-        "the platform's name, unless `-p` or `platform.toml` gives one",
+        "the name of the platform, unless `-p` or `platform.toml` sets it",
     ),
-    honoured("services", ""),
-    honoured(
+    supported("services", ""),
+    supported(
         "volumes",
-        "each node that needs one makes its own, and a service that has one stays on that node",
+        "each node that needs a volume creates its own, and a service with a volume stays on its node",
     ),
-    harmless("version", "the specification ignores it as well"),
-    honoured("include", "see *Several files*"),
-    honoured(
+    harmless("version", "the specification ignores it, too"),
+    supported("include", "see *Several files*"),
+    supported(
         "networks",
-        "names only; a platform has one network, in which all services reach each other",
+        "only their names; a platform has one network, in which all services reach each other",
     ),
-    honoured("configs", "see below"),
-    honoured("secrets", "see below"),
+    supported("configs", "see below"),
+    supported("secrets", "see below"),
     changes(
         "models",
-        "no model is started; declare it as a service with `x-lifecycle.class: model`",
+        "no model is started; declare a service with `x-lifecycle.class: model`",
     ),
 ];
 
 pub(super) const SERVICE: &[Key] = &[
     harmless(
         "annotations",
-        "containers carry no annotations: the API of Debian's engine has none",
+        "containers have no annotations: the engine API in Debian does not support them",
     ),
-    harmless("attach", "output is read with `logs`"),
-    honoured(
+    harmless("attach", "output is available with `logs`"),
+    supported(
         "blkio_config",
         "`weight`, `weight_device`, `device_read_bps`, `device_write_bps`, `device_read_iops`, `device_write_iops`",
     ),
-    honoured("build", "see below"),
-    honoured("cap_add", ""),
-    honoured("cap_drop", ""),
-    honoured("cgroup", ""),
-    honoured("cgroup_parent", ""),
-    honoured("command", ""),
-    honoured(
+    supported("build", "see below"),
+    supported("cap_add", ""),
+    supported("cap_drop", ""),
+    supported("cgroup", ""),
+    supported("cgroup_parent", ""),
+    supported("command", ""),
+    supported(
         "configs",
-        "by name, or with `source`, `target`, `uid`, `gid`, `mode`; `/<name>` without a target",
+        "by name, or with `source`, `target`, `uid`, `gid`, `mode`; default target `/<name>`",
     ),
-    honoured(
+    supported(
         "container_name",
-        "as a further name of the service; containers themselves get names of the platform",
+        "an additional name of the service; the names of containers are chosen by the platform",
     ),
     harmless("cpu_count", WINDOWS),
     harmless("cpu_percent", WINDOWS),
-    honoured("cpu_period", ""),
-    honoured("cpu_quota", ""),
-    honoured("cpu_rt_period", ""),
-    honoured("cpu_rt_runtime", ""),
-    honoured("cpu_shares", ""),
-    honoured("cpus", "the same as `deploy.resources.limits.cpus`"),
-    honoured("cpuset", ""),
+    supported("cpu_period", ""),
+    supported("cpu_quota", ""),
+    supported("cpu_rt_period", ""),
+    supported("cpu_rt_runtime", ""),
+    supported("cpu_shares", ""),
+    supported("cpus", "same as `deploy.resources.limits.cpus`"),
+    supported("cpuset", ""),
     harmless("credential_spec", WINDOWS),
-    honoured("depends_on", "see below"),
-    honoured("deploy", "see below"),
-    harmless("develop", "it is for `docker compose watch`"),
-    honoured("device_cgroup_rules", ""),
-    honoured(
+    supported("depends_on", "see below"),
+    supported("deploy", "see below"),
+    harmless("develop", "only for `docker compose watch`"),
+    supported("device_cgroup_rules", ""),
+    supported(
         "devices",
-        "of the node that the container runs on; placement does not look for them",
+        "devices of the node that the container runs on; placement does not consider them",
     ),
-    honoured(
+    supported(
         "dns",
-        "with resolvers of its own a container does not know the other services' names",
+        "a container with its own resolvers cannot resolve the names of other services",
     ),
-    honoured(
+    supported(
         "dns_opt",
-        "beside `dns`; without it the platform's resolver is asked as it is",
+        "only together with `dns`",
     ),
-    honoured(
+    supported(
         "dns_search",
-        "beside `dns`; without it the platform's resolver is asked as it is",
+        "only together with `dns`",
     ),
-    honoured("domainname", ""),
-    honoured("entrypoint", ""),
-    honoured(
+    supported("domainname", ""),
+    supported("entrypoint", ""),
+    supported(
         "env_file",
-        "with `required` and `format: raw`; read where the command runs",
+        "including `required` and `format: raw`; read where the command runs",
     ),
-    honoured(
+    supported(
         "environment",
         "a key without a value is taken from the environment of the command",
     ),
-    honoured(
+    supported(
         "expose",
-        "other services reach these ports: each gets one of its node's from 20000 to 29999",
+        "other services can reach these ports; each is mapped to a host port from 20000 to 29999",
     ),
-    honoured("extends", "see *Several files*"),
+    supported("extends", "see *Several files*"),
     changes(
         "external_links",
-        "no container outside the platform is reached by name",
+        "containers outside the platform cannot be reached by name",
     ),
-    honoured("extra_hosts", "with `host-gateway`"),
-    honoured("gpus", "`all`, or a list; placement does not look for them"),
-    honoured("group_add", ""),
-    honoured("healthcheck", "see below"),
-    honoured("hostname", ""),
-    honoured(
+    supported("extra_hosts", "including `host-gateway`"),
+    supported("gpus", "`all`, or a list; placement does not consider them"),
+    supported("group_add", ""),
+    supported("healthcheck", "see below"),
+    supported("hostname", ""),
+    supported(
         "image",
-        "beside `build` it has no effect: the built image gets a name of the platform",
+        "no effect together with `build`: the name of a built image is chosen by the platform",
     ),
-    honoured("init", ""),
-    honoured(
+    supported("init", ""),
+    supported(
         "ipc",
-        "`host`, `none`, `private`, `shareable`; no other container's, which may be elsewhere",
+        "`host`, `none`, `private`, `shareable`; not that of another container, which may be on another node",
     ),
     harmless("isolation", WINDOWS),
-    honoured("label_file", ""),
-    honoured("labels", ""),
-    honoured(
+    supported("label_file", ""),
+    supported("labels", ""),
+    supported(
         "links",
-        "an alias becomes a further name of the service, for all of the platform; the linked service starts first",
+        "an alias becomes an additional name of the service in the whole platform; the linked service starts first",
     ),
-    honoured(
+    supported(
         "logging",
-        "the driver must be one whose output the engine can read, or `logs` shows nothing; without it files of JSON, rotated",
+        "the engine must be able to read the driver's output, or `logs` shows nothing; default: JSON files with rotation",
     ),
-    changes("mac_address", "the engine picks the address"),
-    honoured("mem_limit", "the same as `deploy.resources.limits.memory`"),
-    honoured(
+    changes("mac_address", "the engine chooses the address"),
+    supported("mem_limit", "same as `deploy.resources.limits.memory`"),
+    supported(
         "mem_reservation",
-        "the same as `deploy.resources.reservations.memory`",
+        "same as `deploy.resources.reservations.memory`",
     ),
-    honoured("mem_swappiness", "where the node's kernel has it"),
-    honoured("memswap_limit", ""),
+    supported("mem_swappiness", "if the node's kernel supports it"),
+    supported("memswap_limit", ""),
     changes(
         "models",
-        "no model is started; declare it as a service with `x-lifecycle.class: model`",
+        "no model is started; declare a service with `x-lifecycle.class: model`",
     ),
-    honoured(
+    supported(
         "network_mode",
-        "`host`, `none`, `bridge`; no other container's network, which may be elsewhere. With `host` each port is open on the node as the process opens it, and `ports` and `expose` say which those are",
+        "`host`, `none`, `bridge`; not the network of another container, which may be on another node. With `host`, ports are open on the node as the process opens them, and `ports` and `expose` declare them",
     ),
-    honoured(
+    supported(
         "networks",
-        "names and `aliases`; all services of a platform reach each other, whatever networks they name",
+        "names and `aliases`; all services of a platform reach each other, whatever networks they list",
     ),
-    honoured("oom_kill_disable", "where the node's kernel has it"),
-    honoured("oom_score_adj", ""),
-    honoured(
+    supported("oom_kill_disable", "if the node's kernel supports it"),
+    supported("oom_score_adj", ""),
+    supported(
         "pid",
-        "`host`; no other container's, which may be elsewhere",
+        "`host`; not that of another container, which may be on another node",
     ),
-    honoured("pids_limit", "the same as `deploy.resources.limits.pids`"),
+    supported("pids_limit", "same as `deploy.resources.limits.pids`"),
     changes(
         "platform",
-        "images are taken for the node's own architecture",
+        "images are pulled and built for the architecture of the node",
     ),
-    honoured("ports", "see below"),
-    changes("post_start", "nothing is run after the start"),
-    changes("pre_stop", "nothing is run before the stop"),
-    honoured("privileged", ""),
-    honoured("profiles", "see *Several files*"),
+    supported("ports", "see below"),
+    changes("post_start", "the command is not run"),
+    changes("pre_stop", "the command is not run"),
+    supported("privileged", ""),
+    supported("profiles", "see *Several files*"),
     changes(
         "provider",
-        "the service is not handed to an external provider",
+        "external providers are not supported",
     ),
-    honoured(
+    supported(
         "pull_policy",
-        "`missing` and `build`; the others are told as without effect",
+        "`missing` and `build`; other values are reported as having no effect",
     ),
     changes(
         "pull_refresh_after",
-        "an image is pulled where a node lacks it",
+        "an image is pulled only if the node does not have it",
     ),
-    honoured("read_only", ""),
-    honoured("restart", "carried out by the manager; `always` without it"),
-    honoured("runtime", ""),
-    honoured("scale", "the same as `deploy.replicas`"),
-    honoured(
+    supported("read_only", ""),
+    supported("restart", "done by the manager; default `always`"),
+    supported("runtime", ""),
+    supported("scale", "same as `deploy.replicas`"),
+    supported(
         "secrets",
-        "by name, or with `source`, `target`, `uid`, `gid`, `mode`; `/run/secrets/<name>` without a target",
+        "by name, or with `source`, `target`, `uid`, `gid`, `mode`; default target `/run/secrets/<name>`",
     ),
-    honoured(
+    supported(
         "security_opt",
-        "a file of `seccomp` rules is read beside the Compose file",
+        "a file of `seccomp` rules is read relative to the Compose file",
     ),
-    honoured("shm_size", ""),
-    honoured("stdin_open", ""),
-    honoured("stop_grace_period", ""),
-    honoured("stop_signal", ""),
-    honoured("storage_opt", "where the node's storage driver has it"),
-    honoured("sysctls", ""),
-    honoured("tmpfs", ""),
-    honoured("tty", ""),
-    honoured("ulimits", ""),
-    changes("use_api_socket", "containers do not reach the engine"),
-    honoured("user", ""),
-    honoured("userns_mode", "`host`"),
-    honoured("uts", "`host`"),
-    honoured(
+    supported("shm_size", ""),
+    supported("stdin_open", ""),
+    supported("stop_grace_period", ""),
+    supported("stop_signal", ""),
+    supported("storage_opt", "if the node's storage driver supports it"),
+    supported("sysctls", ""),
+    supported("tmpfs", ""),
+    supported("tty", ""),
+    supported("ulimits", ""),
+    changes("use_api_socket", "containers cannot reach the engine"),
+    supported("user", ""),
+    supported("userns_mode", "`host`"),
+    supported("uts", "`host`"),
+    supported(
         "volumes",
-        "see below; what an image keeps in a `VOLUME` of its own goes with the container when it \
-         is replaced, unless a volume is named for it",
+        "see below; the data in a `VOLUME` of the image is deleted when the container is \
+         replaced, unless a named volume is mounted there",
     ),
-    changes("volumes_from", "nothing is mounted; name the volumes"),
-    honoured("working_dir", ""),
+    changes("volumes_from", "nothing is mounted; list the volumes"),
+    supported("working_dir", ""),
 ];
 
 pub(super) const BUILD: &[Key] = &[
     changes(
         "additional_contexts",
-        "the Dockerfile sees its own context only",
+        "the Dockerfile can use only its own context",
     ),
-    honoured(
+    supported(
         "args",
         "a key without a value is taken from the environment of the command",
     ),
-    honoured(
+    supported(
         "cache_from",
-        "images that the engine has; nothing is fetched for it",
+        "images that the engine already has; nothing is pulled",
     ),
     harmless("cache_to", "the engine's own cache is used"),
-    honoured(
+    supported(
         "context",
-        "a directory, relative to the Compose file; no URL",
+        "a directory, relative to the Compose file; not a URL",
     ),
-    honoured("dockerfile", ""),
-    honoured("dockerfile_inline", ""),
-    changes("entitlements", "the build gets no further rights"),
-    honoured("extra_hosts", ""),
+    supported("dockerfile", ""),
+    supported("dockerfile_inline", ""),
+    changes("entitlements", "the build gets no additional privileges"),
+    supported("extra_hosts", ""),
     harmless("isolation", WINDOWS),
-    honoured("labels", ""),
-    honoured("network", "`host`, `none`, or the engine's default"),
+    supported("labels", ""),
+    supported("network", "`host`, `none`, or the engine's default"),
     harmless(
         "no_cache",
-        "an image is built once for each content of its code base",
+        "an image is built once per version of its code base",
     ),
     changes(
         "platforms",
-        "images are built for the nodes' own architecture",
+        "images are built for the architecture of the nodes",
     ),
-    changes("privileged", "the build gets no further rights"),
-    harmless("provenance", "no attestation is made"),
-    harmless("pull", "base images are pulled where a node lacks them"),
-    harmless("sbom", "no bill of materials is made"),
+    changes("privileged", "the build gets no additional privileges"),
+    harmless("provenance", "no attestation is created"),
+    harmless("pull", "base images are pulled only if the node does not have them"),
+    harmless("sbom", "no bill of materials is created"),
     changes(
         "secrets",
-        "no secret is mounted in the build, so a step that needs one fails",
+        "no secret is mounted during the build, so a step that needs one fails",
     ),
-    honoured("shm_size", ""),
-    changes("ssh", "the build reaches no SSH agent"),
-    harmless("tags", "images get names of the platform"),
-    honoured("target", ""),
-    changes("ulimits", "the build has the engine's defaults"),
+    supported("shm_size", ""),
+    changes("ssh", "the build cannot use an SSH agent"),
+    harmless("tags", "the names of images are chosen by the platform"),
+    supported("target", ""),
+    changes("ulimits", "the build uses the engine's defaults"),
 ];
 
 pub(super) const DEPENDENCY: &[Key] = &[
-    honoured("condition", "all three"),
-    honoured(
+    supported("condition", "all three values"),
+    supported(
         "required",
-        "`false` drops a dependency that no active profile enables; one that is enabled is waited \
+        "`false` ignores a dependency that no active profile enables; an enabled one is waited \
          for like any other",
     ),
-    changes("restart", "a restarted service restarts no other"),
+    changes("restart", "restarting a service does not restart others"),
 ];
 
 pub(super) const DEPLOY: &[Key] = &[
-    honoured(
+    supported(
         "endpoint_mode",
-        "`vip`; with `dnsrr` a service has one address all the same",
+        "`vip`; with `dnsrr`, a service still has a single address",
     ),
     harmless("labels", "use the service's own `labels`"),
-    honoured(
+    supported(
         "mode",
-        "`replicated`, and `global`: one replica on each declared node that meets the constraints",
+        "`replicated`, and `global`: one replica on each declared node that satisfies the constraints",
     ),
-    honoured("placement", "see below"),
-    honoured(
+    supported("placement", "see below"),
+    supported(
         "replicas",
-        "1 without it; 0 keeps the service declared and stopped",
+        "default 1; with 0, the service is declared but not running",
     ),
-    honoured("resources", "see below"),
-    honoured(
+    supported("resources", "see below"),
+    supported(
         "restart_policy",
-        "the same as `restart`, and wins over it; see below",
+        "same as `restart`, which it overrides; see below",
     ),
     checked(
         "rollback_config",
@@ -365,234 +365,234 @@ pub(super) const DEPLOY: &[Key] = &[
 ];
 
 pub(super) const PLACEMENT: &[Key] = &[
-    honoured(
+    supported(
         "constraints",
         "`node.hostname` and `node.labels.*` with `==` and `!=`; `node.platform.os` is `linux`",
     ),
-    honoured("max_replicas_per_node", ""),
+    supported("max_replicas_per_node", ""),
     changes(
         "preferences",
-        "replicas are spread over nodes, not over their labels",
+        "replicas are spread over nodes, not over labels",
     ),
 ];
 
 pub(super) const RESOURCES: &[Key] = &[
-    honoured("limits", "`cpus`, `memory`, `pids`"),
-    honoured("reservations", "`cpus`, `memory`, `devices`"),
+    supported("limits", "`cpus`, `memory`, `pids`"),
+    supported("reservations", "`cpus`, `memory`, `devices`"),
 ];
 
 pub(super) const LIMITS: &[Key] = &[
-    honoured("cpus", ""),
-    honoured("memory", ""),
-    honoured("pids", ""),
+    supported("cpus", ""),
+    supported("memory", ""),
+    supported("pids", ""),
 ];
 
 pub(super) const RESERVATIONS: &[Key] = &[
-    honoured("cpus", ""),
-    honoured("memory", ""),
-    honoured(
+    supported("cpus", ""),
+    supported("memory", ""),
+    supported(
         "devices",
-        "the engine's drivers are asked for them; placement does not look for them",
+        "requested from the engine's drivers; placement does not consider them",
     ),
-    changes("generic_resources", "only `cpus` and `memory` are reserved"),
+    changes("generic_resources", "only `cpus` and `memory` can be reserved"),
 ];
 
 pub(super) const HEALTHCHECK: &[Key] = &[
-    honoured("disable", ""),
-    honoured("interval", ""),
-    honoured("retries", ""),
-    harmless("start_interval", "`interval` holds from the start"),
-    honoured("start_period", ""),
-    honoured(
+    supported("disable", ""),
+    supported("interval", ""),
+    supported("retries", ""),
+    harmless("start_interval", "`interval` applies from the start"),
+    supported("start_period", ""),
+    supported(
         "test",
-        "required beside the others, unless `disable` is set",
+        "required if other keys are set, unless `disable` is set",
     ),
-    honoured("timeout", ""),
+    supported("timeout", ""),
 ];
 
 pub(super) const PORT: &[Key] = &[
     harmless(
         "app_protocol",
-        "it is a hint to gateways that are not used here",
+        "only a hint for gateways, which are not used",
     ),
-    honoured(
+    supported(
         "host_ip",
-        "other services reach the port all the same, at one that is picked",
+        "other services still reach the port, through an automatically chosen one",
     ),
     harmless(
         "mode",
         "a port is published on the nodes where replicas run",
     ),
-    harmless("name", "it is for people"),
-    honoured("protocol", "`tcp` and `udp`"),
-    honoured(
+    harmless("name", "only for readers"),
+    supported("protocol", "`tcp` and `udp`"),
+    supported(
         "published",
-        "a port, or a range as long as that of `target`",
+        "a port, or a range of the same size as `target`",
     ),
-    honoured("target", ""),
+    supported("target", ""),
 ];
 
 pub(super) const MOUNT: &[Key] = &[
-    honoured("bind", "see below"),
-    harmless("consistency", "it concerns desktop engines only"),
-    changes("image", "nothing of an image is mounted"),
-    honoured("read_only", ""),
-    honoured(
+    supported("bind", "see below"),
+    harmless("consistency", "only for desktop engines"),
+    changes("image", "images cannot be mounted"),
+    supported("read_only", ""),
+    supported(
         "source",
-        "a volume that the top-level `volumes` declare, a path of the node (`/…`), or the user's own files (`./…`)",
+        "a volume declared in the top-level `volumes`, a path of the node (`/…`), or your own files (`./…`)",
     ),
-    honoured("target", ""),
-    honoured("tmpfs", "see below"),
-    honoured("type", "`volume`, `bind`, `tmpfs`"),
-    honoured("volume", "see below"),
+    supported("target", ""),
+    supported("tmpfs", "see below"),
+    supported("type", "`volume`, `bind`, `tmpfs`"),
+    supported("volume", "see below"),
 ];
 
 pub(super) const VOLUME: &[Key] = &[
-    honoured("driver", "a driver that each node's engine has"),
-    honoured("driver_opts", ""),
-    honoured(
+    supported("driver", "a driver that the engine of each node has"),
+    supported("driver_opts", ""),
+    supported(
         "external",
-        "the node's engine must have it; it is never removed",
+        "it must exist on the node; it is never removed",
     ),
-    honoured("labels", ""),
-    honoured("name", "the engine's name of it"),
+    supported("labels", ""),
+    supported("name", "the name in the engine"),
 ];
 
 pub(super) const NETWORK: &[Key] = &[
-    harmless("attachable", "nothing but services is attached"),
+    harmless("attachable", "only services are attached"),
     changes("driver", "the platform's own network is used"),
     changes("driver_opts", "the platform's own network is used"),
     changes("enable_ipv4", "the platform's own network is used"),
     changes("enable_ipv6", "services have IPv4 addresses"),
     changes(
         "external",
-        "the platform's own network is used; what is on that one is not reached by name",
+        "the platform's own network is used; containers on the external one cannot be reached by name",
     ),
     changes(
         "internal",
-        "containers reach what their node reaches, the outside too",
+        "containers can reach everything that their node can reach, including the Internet",
     ),
-    changes("ipam", "the platform picks addresses"),
-    harmless("labels", "there is no network of its own to carry them"),
-    harmless("name", "there is no network of its own to name"),
+    changes("ipam", "the platform chooses addresses"),
+    harmless("labels", "no separate network is created"),
+    harmless("name", "no separate network is created"),
 ];
 
 pub(super) const SERVICE_NETWORK: &[Key] = &[
-    honoured(
+    supported(
         "aliases",
-        "further names of the service, for all of the platform",
+        "additional names of the service in the whole platform",
     ),
     changes("driver_opts", "the platform's own network is used"),
     harmless("gw_priority", "there is one network"),
     changes("interface_name", "the engine names the interface"),
-    changes("ipv4_address", "the platform picks a service's address"),
+    changes("ipv4_address", "the platform chooses the address of a service"),
     changes("ipv6_address", "services have IPv4 addresses"),
-    changes("link_local_ips", "the engine picks addresses"),
-    changes("mac_address", "the engine picks the address"),
+    changes("link_local_ips", "the engine chooses addresses"),
+    changes("mac_address", "the engine chooses the address"),
     harmless("priority", "there is one network"),
 ];
 
 pub(super) const CONFIG: &[Key] = &[
-    honoured("content", ""),
-    honoured(
+    supported("content", ""),
+    supported(
         "environment",
-        "a variable of the environment of the command, or of `.env`",
+        "an environment variable of the command, or a variable in `.env`",
     ),
-    honoured(
+    supported(
         "external",
-        "an error: there is no store of configs; give its contents",
+        "an error: there is no config store; set the contents",
     ),
-    honoured("file", "relative to the Compose file; at most 500 KiB"),
-    harmless("labels", "it is a file, which carries no labels"),
-    honoured("name", "of no use here: a config goes by its key"),
-    harmless("template_driver", "contents are taken as they are"),
+    supported("file", "relative to the Compose file; at most 500 KiB"),
+    harmless("labels", "files have no labels"),
+    supported("name", "ignored: a config is identified by its key"),
+    harmless("template_driver", "contents are used unchanged"),
 ];
 
 pub(super) const SECRET: &[Key] = &[
-    honoured("content", ""),
+    supported("content", ""),
     changes(
         "driver",
-        "no driver is asked; give it `file` or `environment`",
+        "drivers are not supported; set `file` or `environment`",
     ),
     changes(
         "driver_opts",
-        "no driver is asked; give it `file` or `environment`",
+        "drivers are not supported; set `file` or `environment`",
     ),
-    honoured(
+    supported(
         "environment",
-        "a variable of the environment of the command, or of `.env`",
+        "an environment variable of the command, or a variable in `.env`",
     ),
-    honoured(
+    supported(
         "external",
-        "an error: there is no store of secrets; give its contents",
+        "an error: there is no secret store; set the contents",
     ),
-    honoured("file", "relative to the Compose file; at most 500 KiB"),
-    harmless("labels", "it is a file, which carries no labels"),
-    honoured("name", "of no use here: a secret goes by its key"),
-    harmless("template_driver", "contents are taken as they are"),
+    supported("file", "relative to the Compose file; at most 500 KiB"),
+    harmless("labels", "files have no labels"),
+    supported("name", "ignored: a secret is identified by its key"),
+    harmless("template_driver", "contents are used unchanged"),
 ];
 
 pub(super) const MATERIAL: &[Key] = &[
-    honoured("gid", ""),
-    honoured("mode", "`0444` without it"),
-    honoured("source", ""),
-    honoured("target", ""),
-    honoured("uid", ""),
+    supported("gid", ""),
+    supported("mode", "default `0444`"),
+    supported("source", ""),
+    supported("target", ""),
+    supported("uid", ""),
 ];
 
 pub(super) const BIND: &[Key] = &[
-    honoured(
+    supported(
         "create_host_path",
-        "a missing directory of the node is made, unless this is `false`",
+        "a missing directory of the node is created, unless this is `false`",
     ),
-    honoured("propagation", ""),
-    changes("recursive", "what is mounted below it is mounted too"),
-    harmless("selinux", "nodes have no such security module"),
+    supported("propagation", ""),
+    changes("recursive", "mounts below the directory are included"),
+    harmless("selinux", "nodes do not use SELinux"),
 ];
 
-pub(super) const TMPFS: &[Key] = &[honoured("mode", ""), honoured("size", "")];
+pub(super) const TMPFS: &[Key] = &[supported("mode", ""), supported("size", "")];
 
 pub(super) const VOLUME_MOUNT: &[Key] = &[
-    changes("labels", "labels stand under the volume at the top level"),
-    honoured("nocopy", ""),
+    changes("labels", "set labels of the volume in the top-level `volumes`"),
+    supported("nocopy", ""),
     changes(
         "subpath",
-        "the volume is mounted whole: the API of Debian's engine has no part of one",
+        "the whole volume is mounted: the engine API in Debian does not support subpaths",
     ),
 ];
 
-pub(super) const LOGGING: &[Key] = &[honoured("driver", ""), honoured("options", "")];
+pub(super) const LOGGING: &[Key] = &[supported("driver", ""), supported("options", "")];
 
-pub(super) const ULIMIT: &[Key] = &[honoured("hard", ""), honoured("soft", "")];
+pub(super) const ULIMIT: &[Key] = &[supported("hard", ""), supported("soft", "")];
 
 pub(super) const BLOCK_IO: &[Key] = &[
-    honoured("device_read_bps", ""),
-    honoured("device_read_iops", ""),
-    honoured("device_write_bps", ""),
-    honoured("device_write_iops", ""),
-    honoured("weight", ""),
-    honoured("weight_device", ""),
+    supported("device_read_bps", ""),
+    supported("device_read_iops", ""),
+    supported("device_write_bps", ""),
+    supported("device_write_iops", ""),
+    supported("weight", ""),
+    supported("weight_device", ""),
 ];
 
 pub(super) const DEVICE: &[Key] = &[
-    honoured("permissions", "`rwm` without it"),
-    honoured("source", ""),
-    honoured("target", ""),
+    supported("permissions", "default `rwm`"),
+    supported("source", ""),
+    supported("target", ""),
 ];
 
 pub(super) const DEVICE_REQUEST: &[Key] = &[
-    honoured("capabilities", ""),
-    honoured("count", "all of them without it"),
-    honoured("device_ids", ""),
-    honoured("driver", ""),
-    honoured("options", ""),
+    supported("capabilities", ""),
+    supported("count", "default: all"),
+    supported("device_ids", ""),
+    supported("driver", ""),
+    supported("options", ""),
 ];
 
 pub(super) const RESTART_POLICY: &[Key] = &[
-    honoured("condition", "`none`, `on-failure`, `any`"),
-    changes("delay", "the manager waits longer after each failure"),
-    honoured("max_attempts", ""),
-    changes("window", "a replica that was ready once is counted anew"),
+    supported("condition", "`none`, `on-failure`, `any`"),
+    changes("delay", "the manager increases the delay after each failure"),
+    supported("max_attempts", ""),
+    changes("window", "the count restarts after a replica was ready"),
 ];
 
 pub(super) const REPLACEMENT: &[Key] = &[
@@ -605,14 +605,14 @@ pub(super) const REPLACEMENT: &[Key] = &[
 ];
 
 pub(super) const ENV_FILE: &[Key] = &[
-    honoured("format", "`raw`"),
-    honoured("path", ""),
-    honoured("required", ""),
+    supported("format", "`raw`"),
+    supported("path", ""),
+    supported("required", ""),
 ];
 
-/// The entries of a mapping whose values are read. Extension fields (`x-…`) are skipped, a key
-/// without effect is reported as unsupported, an unknown key as a problem.
-pub(super) fn honoured_entries<'a>(
+/// The entries of a mapping whose values are read. Extension fields (`x-…`) are skipped, keys
+/// without effect are reported as unsupported, unknown keys as problems.
+pub(super) fn supported_entries<'a>(
     field: &Field<'a>,
     table: &'static [Key],
     report: &mut Report,
@@ -620,12 +620,12 @@ pub(super) fn honoured_entries<'a>(
     let entries = field.entries(report);
     entries
         .into_iter()
-        .filter(|(name, entry)| is_honoured(name, entry, table, report))
+        .filter(|(name, entry)| is_supported(name, entry, table, report))
         .collect()
 }
 
-/// The same for one entry.
-pub(super) fn is_honoured(
+/// Does the same for one entry.
+pub(super) fn is_supported(
     name: &str,
     entry: &Field<'_>,
     table: &'static [Key],
@@ -637,17 +637,17 @@ pub(super) fn is_honoured(
     match table
         .iter()
         .find(|key| key.name == name)
-        .map(|key| &key.fate)
+        .map(|key| &key.effect)
     {
-        Some(Fate::Honoured(_) | Fate::PartOfChecked) => return true,
-        Some(Fate::Checked(consequence)) => {
+        Some(Effect::Supported(_) | Effect::PartOfChecked) => return true,
+        Some(Effect::Checked(consequence)) => {
             report.unsupported(entry.at, &entry.path, consequence, false);
             return true;
         }
-        Some(Fate::Changes(consequence)) => {
+        Some(Effect::Changes(consequence)) => {
             report.unsupported(entry.at, &entry.path, consequence, true);
         }
-        Some(Fate::Harmless(consequence)) => {
+        Some(Effect::Harmless(consequence)) => {
             report.unsupported(entry.at, &entry.path, consequence, false);
         }
         None => {

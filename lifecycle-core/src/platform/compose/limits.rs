@@ -1,15 +1,15 @@
-//! Keys that limit a container beyond processors and memory, and its share of block devices.
+//! Keys that limit a container, except processors and memory, and its share of block devices.
 
 use std::collections::BTreeMap;
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
-use super::keys::{self, honoured_entries};
+use super::keys::{self, supported_entries};
 use super::service::pairs;
 use super::value;
 use crate::model::{BlockIo, KernelLimits, Ulimit};
 
-/// Reads a key if it is one of these; says whether it was.
+/// Reads a key if it is one of these; returns whether it was.
 pub(super) fn read(
     key: &str,
     field: &Field<'_>,
@@ -44,7 +44,7 @@ pub(super) fn read(
             kernel.memory_swap = field.parse(report, |text| match text.trim() {
                 "-1" => Ok(-1),
                 amount => value::bytes(amount).and_then(|bytes| {
-                    i64::try_from(bytes).map_err(|_| format!("`{amount}` is too much"))
+                    i64::try_from(bytes).map_err(|_| format!("`{amount}` is too large"))
                 }),
             });
         }
@@ -61,7 +61,7 @@ pub(super) fn read(
     true
 }
 
-/// A whole number within bounds that may be negative.
+/// Parses a whole number within bounds, possibly negative.
 pub(super) fn integer(
     field: &Field<'_>,
     least: i64,
@@ -72,11 +72,11 @@ pub(super) fn integer(
         text.parse()
             .ok()
             .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| format!("`{text}` is no whole number from {least} to {most}"))
+            .ok_or_else(|| format!("`{text}` is not a whole number from {least} to {most}"))
     })
 }
 
-/// Microseconds, as a number or as a duration.
+/// Reads microseconds, as a number or as a duration.
 fn period(field: &Field<'_>, report: &mut Report) -> Option<i64> {
     field.parse(report, |text| {
         if let Ok(number) = text.parse::<u32>() {
@@ -96,17 +96,17 @@ fn processors(text: &str) -> Result<String, String> {
     if good {
         Ok(text.to_owned())
     } else {
-        Err(format!("`{text}` is no set of processors; write `0-3,5`"))
+        Err(format!("`{text}` is not a set of processors; write it like `0-3,5`"))
     }
 }
 
-/// `nofile: 1024`, or `nofile: {soft: 1024, hard: 4096}`.
+/// Reads `nofile: 1024`, or `nofile: {soft: 1024, hard: 4096}`.
 fn ulimits(field: &Field<'_>, report: &mut Report) -> BTreeMap<String, Ulimit> {
     let mut limits = BTreeMap::new();
     for (name, entry) in field.entries(report) {
         let limit = if entry.is_map() {
             let (mut soft, mut hard) = (None, None);
-            for (key, field) in honoured_entries(&entry, keys::ULIMIT, report) {
+            for (key, field) in supported_entries(&entry, keys::ULIMIT, report) {
                 let number = integer(&field, -1, i64::MAX, report);
                 match key {
                     "soft" => soft = number,
@@ -141,7 +141,7 @@ fn block_io(field: &Field<'_>, block_io: &mut BlockIo, report: &mut Report) {
         let weight = field.number(report, 10, 1000);
         weight.and_then(|weight| u16::try_from(weight).ok())
     };
-    for (key, field) in honoured_entries(field, keys::BLOCK_IO, report) {
+    for (key, field) in supported_entries(field, keys::BLOCK_IO, report) {
         if key == "weight" {
             block_io.weight = weight(&field, report);
             continue;
@@ -169,7 +169,7 @@ fn block_io(field: &Field<'_>, block_io: &mut BlockIo, report: &mut Report) {
                 }
             }
             let Some((path, amount)) = path.zip(amount) else {
-                item.problem(report, "`path` or the amount is missing");
+                item.problem(report, "`path`, or `weight` or `rate`, is missing");
                 continue;
             };
             let path = path.to_owned();

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
-use super::keys::{self, Key, honoured_entries};
-use super::{World, shipped, value};
+use super::keys::{self, Key, supported_entries};
+use super::{ProjectContext, shipped, value};
 use crate::code::DirectoryStore;
 use crate::model::{FileContents, FileTree, ShippedFile, ShippedMount};
 
-/// Where files of a kind lie in a container, where the service does not say.
+/// The default directory in containers for a kind of files.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
     pub(super) word: &'static str,
@@ -29,50 +29,50 @@ pub(super) const SECRET: Kind = Kind {
     table: keys::SECRET,
 };
 
-/// Readable to all in the container, as the specification has it. The directories above it are
-/// open to root only on the node.
+/// Readable by everyone in the container, as the specification defines. On the node, only root can
+/// access the directories above.
 const MODE: u32 = 0o444;
 
-/// The files of a kind by name; `None` for one that is wrong, which is said already.
+/// The files of a kind by name; `None` for an invalid one, which is already reported.
 pub(super) type Materials<'a> = BTreeMap<&'a str, Option<FileTree>>;
 
-/// Reads a kind at the top level.
+/// Reads the top-level section of a kind.
 pub(super) fn declared<'a>(
     field: &Field<'a>,
     kind: Kind,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Materials<'a> {
     let entries = field.entries(report).into_iter();
     entries
-        .map(|(name, field)| (name, one(&field, kind, world, report)))
+        .map(|(name, field)| (name, one(&field, kind, project, report)))
         .collect()
 }
 
-fn one(field: &Field<'_>, kind: Kind, world: &World<'_>, report: &mut Report) -> Option<FileTree> {
+fn one(field: &Field<'_>, kind: Kind, project: &ProjectContext<'_>, report: &mut Report) -> Option<FileTree> {
     const SOURCES: [&str; 4] = ["content", "environment", "external", "file"];
     let mut found = None;
     let given: Vec<&str> = SOURCES
         .into_iter()
         .filter(|key| field.get(key).is_some_and(|field| !field.is_null()))
         .collect();
-    for (key, field) in honoured_entries(field, kind.table, report) {
+    for (key, field) in supported_entries(field, kind.table, report) {
         if field.is_null() {
             continue;
         }
         match key {
             "file" => {
                 let path = field.text(report)?;
-                found = shipped::file(path, &field, world, report);
+                found = shipped::file(path, &field, project, report);
             }
             "environment" => {
                 let name = field.text(report)?;
-                match (world.lookup)(name) {
+                match (project.lookup)(name) {
                     Some(value) => found = contents(&field, &value, report),
                     None => field.problem_with_help(
                         report,
-                        format!("the environment has no `{name}`"),
-                        "set it where the command runs, or in `.env`",
+                        format!("the environment variable `{name}` is not set"),
+                        "set it in the environment of the command, or in `.env`",
                     ),
                 }
             }
@@ -85,14 +85,14 @@ fn one(field: &Field<'_>, kind: Kind, world: &World<'_>, report: &mut Report) ->
                     field.problem_with_help(
                         report,
                         format!(
-                            "there is no store of {}s that it could come from",
+                            "external {}s are not supported",
                             kind.word
                         ),
-                        "give it `file`, `environment` or `content`",
+                        "set `file`, `environment` or `content`",
                     );
                 }
             }
-            // A name is the store's; here they go by the file's.
+            // A name is for an external store; here, the key identifies it.
             _ => drop(field.text(report)),
         }
     }
@@ -100,27 +100,27 @@ fn one(field: &Field<'_>, kind: Kind, world: &World<'_>, report: &mut Report) ->
         report.problem_with_help(
             field.at,
             &field.path,
-            format!("this {} has no contents", kind.word),
-            "give it `file`, `environment` or `content`",
+            format!("the {} has no contents", kind.word),
+            "set `file`, `environment` or `content`",
         );
     } else if given.len() > 1 {
         let named: Vec<String> = given.iter().map(|key| format!("`{key}`")).collect();
         report.problem_with_help(
             field.at,
             &field.path,
-            format!("its contents are given twice: {}", named.join(", ")),
-            "keep one",
+            format!("its contents are set more than once: {}", named.join(", ")),
+            "keep only one",
         );
     }
     found
 }
 
 fn contents(field: &Field<'_>, text: &str, report: &mut Report) -> Option<FileTree> {
-    if text.len() as u64 > shipped::LARGEST_SECRET {
+    if text.len() as u64 > shipped::MAX_SECRET {
         field.problem_with_help(
             report,
-            format!("it is larger than {} KiB", shipped::LARGEST_SECRET >> 10),
-            "put large files into the image, or data into a named volume",
+            format!("the contents are larger than {} KiB", shipped::MAX_SECRET >> 10),
+            "put large files into the image, or use a named volume for data",
         );
         return None;
     }
@@ -156,7 +156,7 @@ fn mount(
     let mut target = None;
     let (mut uid, mut gid, mut mode) = (0, 0, MODE);
     if item.is_map() {
-        for (key, field) in honoured_entries(item, keys::MATERIAL, report) {
+        for (key, field) in supported_entries(item, keys::MATERIAL, report) {
             if field.is_null() {
                 continue;
             }
@@ -193,7 +193,7 @@ fn mount(
         format!("{}/{name}", kind.directory)
     };
     if DirectoryStore::normalised(&target) == "/" || target.ends_with('/') {
-        item.problem(report, format!("`{target}` names no file in the container"));
+        item.problem(report, format!("`{target}` is not the path of a file in the container"));
         return None;
     }
     let mut tree = material.clone()?;

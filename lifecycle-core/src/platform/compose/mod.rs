@@ -1,9 +1,9 @@
-//! `compose.yaml`: services and volumes as the Compose Specification has them.
+//! `compose.yaml`: services and volumes in the format of the Compose Specification.
 //!
-//! The file is read into a tree whose parts know their places, variables are put in, and then
-//! each key is read by what it means. So every finding has a line, and all are found at once.
-//! A ready-made model of the specification was tried and left: it panics on some numbers, takes
-//! `512m` for a power of ten, and forgets where a value stood.
+//! The file is parsed to a tree with positions, variables are replaced, and then each key is read,
+//! so that every diagnostic has a line and all are reported at once. An existing model of the
+//! specification was tried and rejected: it panics on some numbers, reads `512m` as a power of ten,
+//! and loses positions.
 
 mod build;
 mod deploy;
@@ -35,19 +35,17 @@ use crate::model::{
 pub(super) use build::Build;
 use material::Materials;
 
-/// What the services of a file are read against.
-pub(super) struct World<'a> {
+/// The context that services are read in.
+pub(super) struct ProjectContext<'a> {
     /// The directory of the Compose file.
     pub(super) directory: &'a Path,
     /// The code store, relative to that directory.
     pub(super) code_store: &'a str,
     /// The variables of the environment and of `.env`.
     pub(super) lookup: Lookup<'a>,
-    /// The declared nodes.
     pub(super) nodes: &'a BTreeMap<NodeName, NodeSpec>,
 }
 
-/// The names that a file declares.
 struct Declared<'a> {
     services: Vec<&'a str>,
     volumes: BTreeMap<&'a str, VolumeOptions>,
@@ -56,13 +54,13 @@ struct Declared<'a> {
     secrets: Materials<'a>,
 }
 
-/// A service, before the content of its code base is known.
+/// A service, before the contents of its code base are known.
 pub(super) struct Draft {
     pub(super) spec: ServiceSpec,
     pub(super) build: Option<Build>,
 }
 
-/// What a Compose file declares.
+/// The contents of a Compose file.
 #[derive(Default)]
 pub(super) struct Composition {
     pub(super) name: Option<PlatformName>,
@@ -71,8 +69,8 @@ pub(super) struct Composition {
 }
 
 impl Composition {
-    /// Directories of data beside the Compose file are volumes like those that are declared.
-    fn keep_data(&mut self, declared: &Declared<'_>) {
+    /// Declares volumes for data directories next to the Compose file.
+    fn add_data_volumes(&mut self, declared: &Declared<'_>) {
         let mounts = self
             .services
             .values()
@@ -83,28 +81,28 @@ impl Composition {
     }
 }
 
-/// A declaration is kept and handed on whole.
-fn is_not_too_large(composition: &Composition, root: &Field<'_>, report: &mut Report) {
+/// Limits the size of mounted files, because a declaration is stored and sent as a whole.
+fn check_size(composition: &Composition, root: &Field<'_>, report: &mut Report) {
     let mounts = composition
         .services
         .values()
         .flat_map(|draft| &draft.spec.container.files);
     let sum: u64 = mounts.map(|mount| shipped::size(&mount.tree)).sum();
-    if sum > shipped::LARGEST_SUM {
+    if sum > shipped::MAX_TOTAL {
         report.problem_with_help(
             root.at,
             "services",
             format!(
-                "the files that services mount make more than {} MiB together",
-                shipped::LARGEST_SUM >> 20
+                "the files that services mount exceed {} MiB in total",
+                shipped::MAX_TOTAL >> 20
             ),
             "put large files into images",
         );
     }
 }
 
-/// Reads a file's tree, its variables put in already.
-pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Composition {
+/// Reads the tree of a file whose variables are already replaced.
+pub(super) fn read(root: &Node, project: &ProjectContext<'_>, report: &mut Report) -> Composition {
     let mut composition = Composition::default();
     let root = Field::root(root);
     if root.is_map()
@@ -113,17 +111,17 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
         report.problem_with_help(
             field.at,
             &field.path,
-            "`x-lifecycle` has no meaning here",
-            "put it on a service; what concerns the whole platform stands in `platform.toml`",
+            "`x-lifecycle` is not valid at the top level",
+            "put it on a service; settings of the whole platform are in `platform.toml`",
         );
     }
-    let entries = keys::honoured_entries(&root, keys::TOP, report);
+    let entries = keys::supported_entries(&root, keys::TOP, report);
     if root.is_map() && root.get("services").is_none_or(|field| field.is_null()) {
         report.problem_with_help(
             root.get("services").map_or(root.at, |field| field.at),
             "services",
-            "no service is declared",
-            "declare one, or write `services: {}` if none is meant",
+            "no services are declared",
+            "declare a service, or write `services: {}` to declare none",
         );
     }
     let part = |key: &str| {
@@ -148,7 +146,7 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
         }
     }
     let materials = |key: &str, kind, report: &mut Report| match part(key) {
-        Some(field) => material::declared(field, kind, world, report),
+        Some(field) => material::declared(field, kind, project, report),
         None => Materials::new(),
     };
     let declared = Declared {
@@ -170,7 +168,7 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
         match ServiceName::try_from(name) {
             Ok(name) => {
                 let (draft, connected) =
-                    service::read(name.clone(), &service, world, &declared, report);
+                    service::read(name.clone(), &service, project, &declared, report);
                 aliases.extend(connected.aliases);
                 if draft.spec.container.connection.mode == NetworkMode::Platform {
                     let networks = connected.networks;
@@ -181,14 +179,14 @@ pub(super) fn read(root: &Node, world: &World<'_>, report: &mut Report) -> Compo
             Err(error) => report.problem(service.at, &service.path, error.to_string()),
         }
     }
-    networks::name(&mut composition.services, aliases, report);
-    networks::tell_of_neighbours(part("networks"), &memberships, report);
-    composition.keep_data(&declared);
-    is_not_too_large(&composition, &root, report);
+    networks::add_aliases(&mut composition.services, aliases, report);
+    networks::warn_about_isolation(part("networks"), &memberships, report);
+    composition.add_data_volumes(&declared);
+    check_size(&composition, &root, report);
     composition
 }
 
-/// A name of ours through its own rule.
+/// Parses a name, by the rules of its type.
 pub(super) fn named<T>(text: &str) -> Result<T, String>
 where
     T: for<'t> TryFrom<&'t str, Error = crate::model::InvalidName>,

@@ -5,16 +5,16 @@ use std::net::IpAddr;
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
-use super::keys::{self, honoured_entries};
+use super::keys::{self, supported_entries};
 use super::value::{self, PortRange};
 use crate::model::{ContainerTemplate, Protocol, PublishedPort};
 
-/// More ports than any one service opens; an engine opens each by itself.
+/// The maximum number of ports of a service; the engine opens each port separately.
 const MAX_PORTS: u32 = 1000;
 
 /// Reads `ports` into the template.
 pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
-    // Those for which a host port is to be picked.
+    // The ports for which a free host port is chosen.
     let mut picked = BTreeSet::new();
     let mut host_ports: BTreeSet<(u16, Protocol, Option<IpAddr>)> = BTreeSet::new();
     for item in field.items(report) {
@@ -26,8 +26,8 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
         if container.ports.len() + found.len() > MAX_PORTS as usize {
             item.problem_with_help(
                 report,
-                format!("a service publishes at most {MAX_PORTS} ports"),
-                "publish fewer",
+                format!("a service may publish at most {MAX_PORTS} ports"),
+                "publish fewer ports",
             );
             return;
         }
@@ -44,7 +44,7 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
                 }
                 continue;
             };
-            // One at all addresses of the node takes it from those at a single one.
+            // A port on all addresses of the node conflicts with the same port on one address.
             let taken = host_ports.iter().any(|(host, protocol, ip)| {
                 (*host, *protocol) == (host_port, port.protocol)
                     && (ip.is_none() || port.host_ip.is_none() || *ip == port.host_ip)
@@ -93,7 +93,7 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
     let mut published = None;
     let mut protocol = Some(Protocol::Tcp);
     let mut host_ip = None;
-    for (key, field) in honoured_entries(item, keys::PORT, report) {
+    for (key, field) in supported_entries(item, keys::PORT, report) {
         match key {
             "target" => target = field.parse(report, value::port_range),
             "published" => {
@@ -106,7 +106,7 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
             "host_ip" => {
                 host_ip = field.parse(report, |text| {
                     let ip = text.parse::<IpAddr>();
-                    ip.map_err(|_| format!("`{text}` is no IP address"))
+                    ip.map_err(|_| format!("`{text}` is not an IP address"))
                 });
             }
             "protocol" => protocol = field.parse(report, value::protocol),
@@ -122,8 +122,8 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
     if published.is_some_and(|published| published.size() != target.size()) {
         item.problem_with_help(
             report,
-            "`published` and `target` must be of one size",
-            "name one host port for each container port",
+            "`published` and `target` must have the same number of ports",
+            "give one host port for each container port",
         );
         return Vec::new();
     }
@@ -138,14 +138,14 @@ fn is_too_large(item: &Field<'_>, range: PortRange, report: &mut Report) -> bool
     if is_too_large {
         item.problem_with_help(
             report,
-            format!("{} ports are more than a service may have", range.size()),
-            format!("name at most {MAX_PORTS}"),
+            format!("{} ports exceed the limit for a service", range.size()),
+            format!("use at most {MAX_PORTS} ports"),
         );
     }
     is_too_large
 }
 
-/// Reads `expose` into the template; what is published anyway is not exposed a second time.
+/// Reads `expose` into the template; published ports are not added again.
 pub(super) fn expose(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
     let mut exposed = BTreeSet::new();
     for item in field.items(report) {
@@ -157,8 +157,8 @@ pub(super) fn expose(field: &Field<'_>, container: &mut ContainerTemplate, repor
         if exposed.len() > MAX_PORTS as usize {
             item.problem_with_help(
                 report,
-                format!("a service exposes at most {MAX_PORTS} ports"),
-                "expose fewer",
+                format!("a service may expose at most {MAX_PORTS} ports"),
+                "expose fewer ports",
             );
             return;
         }
@@ -166,8 +166,8 @@ pub(super) fn expose(field: &Field<'_>, container: &mut ContainerTemplate, repor
     container.expose = exposed.into_iter().collect();
 }
 
-/// To be called when both keys are read, whichever came first.
-pub(super) fn without_doubles(container: &mut ContainerTemplate) {
+/// Removes exposed ports that are also published. Call this after both keys are read.
+pub(super) fn remove_duplicates(container: &mut ContainerTemplate) {
     let published: BTreeSet<(u16, Protocol)> = container
         .ports
         .iter()

@@ -1,36 +1,37 @@
-//! `networks`, `network_mode`, `links` and the other keys that connect a container. A platform
-//! has one network in which each service is known by its name on every node; Compose's own
-//! networks only give services further names there.
+//! `networks`, `network_mode`, `links` and other keys for the connections of a container. A
+//! platform has one network, in which each service is reachable by its name on every node. The
+//! networks of Compose only give services additional names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::super::diagnostic::Report;
 use super::super::tree::{Field, Position};
-use super::keys::{self, honoured_entries};
+use super::keys::{self, supported_entries};
 use super::{Declared, Draft};
 use crate::model::{
     ContainerTemplate, DependencyCondition, NetworkMode, PublishedPort, ServiceName, ServiceSpec,
 };
 
-/// A further name that somebody gives a service.
+/// An additional name for a service.
 pub(super) struct Alias {
-    /// Whose name it is to be.
+    /// The service that gets the name.
     pub(super) service: ServiceName,
     pub(super) name: String,
     pub(super) at: Position,
     pub(super) path: String,
 }
 
-/// What a service says of its connection beyond its own specification.
+/// The connections of a service that are not part of its own specification.
 #[derive(Default)]
 pub(super) struct Connected<'a> {
     pub(super) aliases: Vec<Alias>,
-    /// The networks that it names; `None` if it names none.
+    /// The networks that it lists; `None` if it lists none.
     pub(super) networks: Option<BTreeSet<&'a str>>,
 }
 
-/// The networks at the top level. Names only; what sets one apart is said to have no effect.
+/// Reads the top-level networks. Only their names are used; other settings are reported as having
+/// no effect.
 pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a str> {
     let mut names = Vec::new();
     for (name, network) in field.entries(report) {
@@ -39,7 +40,7 @@ pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a st
             continue;
         }
         for (key, field) in network.entries(report) {
-            // These say what is so anyway.
+            // These values equal the platform's behaviour.
             let is_default = match key {
                 "driver" => field.text(report) == Some("bridge"),
                 "internal" | "external" | "enable_ipv6" if !field.is_map() => {
@@ -49,14 +50,14 @@ pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a st
                 _ => false,
             };
             if !is_default {
-                keys::is_honoured(key, &field, keys::NETWORK, report);
+                keys::is_supported(key, &field, keys::NETWORK, report);
             }
         }
     }
     names
 }
 
-/// Reads a key if it is one of these; says whether it was.
+/// Reads a key if it is one of these; returns whether it was.
 pub(super) fn read<'a>(
     key: &str,
     field: &Field<'a>,
@@ -76,8 +77,8 @@ pub(super) fn read<'a>(
                 report.warning(
                     field.at,
                     &field.path,
-                    "containers get names of the platform; this one leads to the service like \
-                     its own",
+                    "the names of containers are chosen by the platform; this one becomes an \
+                     additional name of the service",
                 );
                 connected.aliases.push(Alias {
                     service: spec.name.clone(),
@@ -96,8 +97,8 @@ pub(super) fn read<'a>(
                 report.warning(
                     field.at,
                     &field.path,
-                    "with resolvers of its own the container does not know the other services' \
-                     names",
+                    "a container with its own resolvers cannot resolve the names of other \
+                     services",
                 );
             }
         }
@@ -120,9 +121,9 @@ fn mode(field: &Field<'_>, report: &mut Report) -> NetworkMode {
             field.problem_with_help(
                 report,
                 format!(
-                    "`{text}`: containers share no network, since each may be on a node of its own"
+                    "`{text}`: containers cannot share a network, because they may be on different nodes"
                 ),
-                "let the service have its own ports and reach it by its name, or run both \
+                "let the service have its own ports and use its name to connect, or run both \
                  processes in one container",
             );
             NetworkMode::Platform
@@ -130,8 +131,8 @@ fn mode(field: &Field<'_>, report: &mut Report) -> NetworkMode {
         _ => {
             field.problem_with_help(
                 report,
-                format!("there is no network `{text}`"),
-                "write `host`, `none` or `bridge`; named networks stand under `networks`",
+                format!("unknown network mode `{text}`"),
+                "write `host`, `none` or `bridge`; named networks belong under `networks`",
             );
             NetworkMode::Platform
         }
@@ -165,7 +166,7 @@ fn service_networks<'a>(
                 known(name, &item, report);
             }
         }
-        // None is as if the key were not there.
+        // A null value counts as an absent key.
         connected.networks = Some(names).filter(|names| !names.is_empty());
         return;
     }
@@ -178,7 +179,7 @@ fn service_networks<'a>(
         if entry.is_null() {
             continue;
         }
-        for (_, field) in honoured_entries(&entry, keys::SERVICE_NETWORK, report) {
+        for (_, field) in supported_entries(&entry, keys::SERVICE_NETWORK, report) {
             if field.is_null() {
                 continue;
             }
@@ -197,7 +198,7 @@ fn service_networks<'a>(
     connected.networks = Some(names).filter(|names| !names.is_empty());
 }
 
-/// `db`, or `db:database`; the linked service starts first.
+/// Reads `db`, or `db:database`; the linked service starts first.
 fn links<'a>(
     field: &Field<'a>,
     spec: &mut ServiceSpec,
@@ -217,7 +218,7 @@ fn links<'a>(
             report.unknown_name(
                 item.value_at(),
                 &item.path,
-                format!("there is no service `{name}`"),
+                format!("the service `{name}` is not declared"),
                 name,
                 declared.services.iter().copied(),
             );
@@ -244,7 +245,7 @@ fn links<'a>(
     }
 }
 
-/// A name that resolvers take: labels of letters, digits, `-` and `_`.
+/// Parses a DNS name: labels of letters, digits, `-` and `_`.
 fn dns_name(text: &str) -> Result<String, String> {
     let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let label = |label: &str| {
@@ -257,12 +258,12 @@ fn dns_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "`{text}` is no name that resolvers take: letters, digits, `-`, `_` and `.`"
+            "`{text}` is not a valid DNS name: use letters, digits, `-`, `_` and `.`"
         ))
     }
 }
 
-/// `name:address`, `name=address`, or a mapping.
+/// Reads `name:address`, `name=address`, or a mapping.
 pub(super) fn hosts(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     let mut hosts = Vec::new();
     let mut add = |name: &str, address: &str, field: &Field<'_>, report: &mut Report| {
@@ -308,7 +309,7 @@ fn resolvers(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     let items = field.items_or_one(report);
     let parse = |text: &str| match text.parse::<IpAddr>() {
         Ok(ip) => Ok(ip.to_string()),
-        Err(_) => Err(format!("`{text}` is no IP address")),
+        Err(_) => Err(format!("`{text}` is not an IP address")),
     };
     items
         .iter()
@@ -324,13 +325,13 @@ fn texts_or_one(field: &Field<'_>, report: &mut Report) -> Vec<String> {
         .collect()
 }
 
-/// What a container's network makes of its ports, when all of both is read.
+/// Applies the network mode to the ports, after both are read.
 pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
     let connection = &container.connection;
     if !connection.has_own_resolvers() {
         for key in ["dns_opt", "dns_search"] {
             if let Some(field) = field.get(key).filter(|field| !field.is_null()) {
-                let consequence = "the platform's resolver is asked, and as it is; give `dns` too";
+                let consequence = "the platform's resolver does not support it; set `dns`, too";
                 report.unsupported(field.at, &field.path, consequence, true);
             }
         }
@@ -342,13 +343,13 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
     if let Some(networks) = field.get("networks").filter(|field| !field.is_null()) {
         networks.problem_with_help(
             report,
-            "`network_mode` gives it another network",
-            "keep one of the two",
+            "`network_mode` selects another network",
+            "keep only one of the two",
         );
     }
     if mode == NetworkMode::None {
         if let Some(ports) = field.get("ports").filter(|_| !container.ports.is_empty()) {
-            let consequence = "a container without a network is reached at no port";
+            let consequence = "a container without a network has no reachable ports";
             report.unsupported(ports.at, &ports.path, consequence, true);
         }
         container.ports.clear();
@@ -362,8 +363,8 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
                 .is_some_and(|host| host != port.container_port)
     });
     if let Some(ports) = field.get("ports").filter(|_| mapped) {
-        let consequence = "with the node's own network no port is mapped: each is open on the \
-                           node under the number that the process opens";
+        let consequence = "with the node's network, ports are not mapped: each is open on the \
+                           node with the number that the process opens";
         report.unsupported(ports.at, &ports.path, consequence, true);
     }
     let published = container
@@ -383,8 +384,8 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
         .collect();
 }
 
-/// Gives services their further names. A name leads to one service only.
-pub(super) fn name(
+/// Gives services their additional names. A name belongs to one service only.
+pub(super) fn add_aliases(
     services: &mut BTreeMap<ServiceName, Draft>,
     aliases: Vec<Alias>,
     report: &mut Report,
@@ -401,7 +402,7 @@ pub(super) fn name(
             report.problem_with_help(
                 alias.at,
                 &alias.path,
-                format!("the name `{taken}` is the service's of that name"),
+                format!("`{taken}` is already the name of a service"),
                 "choose another name",
             );
             continue;
@@ -409,8 +410,8 @@ pub(super) fn name(
         let lower = alias.name.to_ascii_lowercase();
         let owner = owners.entry(lower).or_insert_with(|| alias.service.clone());
         if *owner != alias.service {
-            let consequence = "another service has this name first, and a name leads to one \
-                               service only";
+            let consequence = "another service already has this name, and a name belongs to \
+                               one service only";
             report.unsupported(alias.at, &alias.path, consequence, true);
             continue;
         }
@@ -420,8 +421,8 @@ pub(super) fn name(
     }
 }
 
-/// Services that share no network in Compose reach each other here all the same.
-pub(super) fn tell_of_neighbours(
+/// Warns that networks which separate services in Compose do not separate them here.
+pub(super) fn warn_about_isolation(
     field: Option<&Field<'_>>,
     memberships: &[BTreeSet<&str>],
     report: &mut Report,
@@ -433,8 +434,8 @@ pub(super) fn tell_of_neighbours(
             .any(|other| one.is_disjoint(other))
     });
     if apart {
-        let message = "they keep no services apart, on one node or between nodes: every name \
-                       leads to its service from everywhere";
+        let message = "separate networks do not isolate services, neither on one node nor \
+                       between nodes: every service can reach every other by name";
         report.warning(field.at, &field.path, message);
     }
 }

@@ -7,10 +7,10 @@ use super::super::diagnostic::Report;
 use super::super::environment_file;
 use super::super::text_file;
 use super::super::tree::Field;
-use super::keys::{self, honoured_entries};
+use super::keys::{self, supported_entries};
 use super::networks::Connected;
 use super::{
-    Declared, Draft, World, build, deploy, devices, extension, isolation, limits, material,
+    Declared, Draft, ProjectContext, build, deploy, devices, extension, isolation, limits, material,
     network, networks, storage, value,
 };
 use crate::model::{
@@ -19,14 +19,14 @@ use crate::model::{
 };
 use crate::secret::Sensitive;
 
-/// Labels that the platform itself sets.
+/// Prefix of the labels that the platform sets.
 const OWN_LABELS: &str = "lifecycle.";
 
-/// Reads a service. What is wrong with it is in the report; the draft then holds the rest.
+/// Reads a service. Problems are added to the report; the draft contains the rest.
 pub(super) fn read<'a>(
     name: ServiceName,
     field: &Field<'a>,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     declared: &Declared<'_>,
     report: &mut Report,
 ) -> (Draft, Connected<'a>) {
@@ -37,9 +37,9 @@ pub(super) fn read<'a>(
     let mut from_label_files = BTreeMap::new();
     let mut plain_restart = None;
     let mut connected = Connected::default();
-    let mut reader = Reader { world, report };
-    for (key, field) in honoured_entries(field, keys::SERVICE, reader.report) {
-        // A key without a value means nothing, but for those where it says "none".
+    let mut reader = Reader { project, report };
+    for (key, field) in supported_entries(field, keys::SERVICE, reader.report) {
+        // A key without a value is ignored, except where that means "none".
         if field.is_null() && !matches!(key, "command" | "entrypoint") {
             continue;
         }
@@ -61,7 +61,7 @@ pub(super) fn read<'a>(
             "healthcheck" => container.healthcheck = reader.healthcheck(&field),
             "ports" => network::ports(&field, container, reader.report),
             "expose" => network::expose(&field, container, reader.report),
-            "volumes" => storage::mounts(&field, declared, world, container, reader.report),
+            "volumes" => storage::mounts(&field, declared, project, container, reader.report),
             "tmpfs" => storage::memory(&field, container, reader.report),
             "configs" => {
                 let known = &declared.configs;
@@ -79,27 +79,27 @@ pub(super) fn read<'a>(
             "mem_limit" => deploy::memory(&field, &mut container.limits, reader.report),
             "mem_reservation" => deploy::memory(&field, &mut spec.reserves, reader.report),
             "scale" => deploy::replicas(&field, &mut spec, reader.report),
-            "deploy" => deploy::read(&field, &mut spec, world, reader.report),
+            "deploy" => deploy::read(&field, &mut spec, project, reader.report),
             "restart" => plain_restart = field.parse(reader.report, restart),
             "depends_on" => spec.depends_on = reader.dependencies(&field, declared),
             _ => {
                 let report = &mut *reader.report;
-                let _known = isolation::read(key, &field, world, container, report)
+                let _known = isolation::read(key, &field, project, container, report)
                     || limits::read(key, &field, &mut container.kernel, report)
                     || devices::read(key, &field, &mut container.devices, report)
                     || networks::read(key, &field, &mut spec, declared, &mut connected, report);
             }
         }
     }
-    // As the specification has it, the key under `deploy` wins.
+    // As the specification defines, the key under `deploy` wins.
     spec.restart = spec.restart.or(plain_restart);
     from_label_files.append(&mut spec.container.labels);
     spec.container.labels = from_label_files;
     if field.is_map() {
         networks::settle(field, &mut spec.container, reader.report);
-        storage::without_doubles(field, &spec.container, reader.report);
+        storage::check_duplicates(field, &spec.container, reader.report);
     }
-    network::without_doubles(&mut spec.container);
+    network::remove_duplicates(&mut spec.container);
     from_files.append(&mut environment);
     spec.container.environment = from_files;
 
@@ -112,10 +112,10 @@ pub(super) fn read<'a>(
         reader.processors(field, &spec);
     }
     let build_field = field.get("build").filter(|build| !build.is_null());
-    let build = build::read(build_field.as_ref(), code.as_ref(), world, reader.report);
+    let build = build::read(build_field.as_ref(), code.as_ref(), project, reader.report);
     match image {
         Some((_, field)) if build.is_some() => {
-            let consequence = "the built image gets a name of the platform";
+            let consequence = "the name of a built image is chosen by the platform";
             reader
                 .report
                 .unsupported(field.at, &field.path, consequence, false);
@@ -125,26 +125,26 @@ pub(super) fn read<'a>(
             reader.report.problem_with_help(
                 field.at,
                 &field.path,
-                "it has no image",
-                "give it `image`, `build` or `x-lifecycle.code`",
+                "the service has no image",
+                "set `image`, `build` or `x-lifecycle.code`",
             );
         }
         Some((None, _)) | None => {}
     }
     reader.readiness_port(field, &spec);
-    deploy::settle(field, &mut spec, world, reader.report);
+    deploy::settle(field, &mut spec, project, reader.report);
     let draft = Draft { spec, build };
     (draft, connected)
 }
 
-/// Reads values that need the world around the file.
+/// Reads values that depend on the context of the file.
 struct Reader<'w, 'r> {
-    world: &'w World<'w>,
+    project: &'w ProjectContext<'w>,
     report: &'r mut Report,
 }
 
 impl Reader<'_, '_> {
-    /// A list, or a line that is split as a shell would.
+    /// Reads a list, or a line that is split like in a shell.
     fn command(&mut self, field: &Field<'_>) -> Option<Vec<String>> {
         if field.is_null() {
             None
@@ -159,7 +159,7 @@ impl Reader<'_, '_> {
         pairs(field, self.report)
             .into_iter()
             .filter_map(|(name, value)| {
-                let value = value.or_else(|| (self.world.lookup)(&name))?;
+                let value = value.or_else(|| (self.project.lookup)(&name))?;
                 Some((name, Sensitive::new(value)))
             })
             .collect()
@@ -172,7 +172,7 @@ impl Reader<'_, '_> {
             let mut required = true;
             let mut raw = false;
             if item.is_map() {
-                for (key, field) in honoured_entries(&item, keys::ENV_FILE, self.report) {
+                for (key, field) in supported_entries(&item, keys::ENV_FILE, self.report) {
                     match key {
                         "path" => path = field.text(self.report),
                         "required" => required = field.boolean(self.report).unwrap_or(true),
@@ -204,15 +204,15 @@ impl Reader<'_, '_> {
         required: bool,
         raw: bool,
     ) -> BTreeMap<String, Sensitive> {
-        let text = match text_file::read(&self.world.directory.join(path)) {
+        let text = match text_file::read(&self.project.directory.join(path)) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
                 return BTreeMap::new();
             }
             Err(error) => {
                 let help = match error.kind() {
-                    std::io::ErrorKind::NotFound => "write it, or say `required: false`",
-                    _ => "name a text file (UTF-8) that you may read",
+                    std::io::ErrorKind::NotFound => "create it, or set `required: false`",
+                    _ => "give a UTF-8 text file that you have permission to read",
                 };
                 let message = format!("`{path}` cannot be read: {error}");
                 item.problem_with_help(self.report, message, help);
@@ -222,13 +222,13 @@ impl Reader<'_, '_> {
         let parsed = if raw {
             environment_file::parse_raw(&text)
         } else {
-            environment_file::parse(&text, self.world.lookup)
+            environment_file::parse(&text, self.project.lookup)
         };
         match parsed {
             Ok(variables) => variables
                 .into_iter()
                 .filter_map(|(name, value)| {
-                    let value = value.or_else(|| (self.world.lookup)(&name))?;
+                    let value = value.or_else(|| (self.project.lookup)(&name))?;
                     Some((name, Sensitive::new(value)))
                 })
                 .collect(),
@@ -240,7 +240,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Labels in files of lines, as environments are.
+    /// Reads labels from files in the format of environment files.
     fn label_files(&mut self, field: &Field<'_>) -> BTreeMap<String, String> {
         let mut labels = BTreeMap::new();
         for item in field.items_or_one(self.report) {
@@ -250,7 +250,7 @@ impl Reader<'_, '_> {
             for (name, value) in self.environment_file(&item, path, true, false) {
                 if name.starts_with(OWN_LABELS) {
                     let message =
-                        format!("labels that begin with `{OWN_LABELS}` are the platform's own");
+                        format!("labels that start with `{OWN_LABELS}` are reserved for the platform");
                     item.problem(self.report, message);
                 }
                 labels.insert(name, value.expose().to_owned());
@@ -264,7 +264,7 @@ impl Reader<'_, '_> {
         for (name, value) in pairs(field, self.report) {
             if name.starts_with(OWN_LABELS) {
                 let message =
-                    format!("labels that begin with `{OWN_LABELS}` are the platform's own");
+                    format!("labels that start with `{OWN_LABELS}` are reserved for the platform");
                 field.problem(self.report, message);
             }
             labels.insert(name, value.unwrap_or_default());
@@ -282,7 +282,7 @@ impl Reader<'_, '_> {
         };
         let mut test = None;
         let mut disabled = false;
-        for (key, field) in honoured_entries(field, keys::HEALTHCHECK, self.report) {
+        for (key, field) in supported_entries(field, keys::HEALTHCHECK, self.report) {
             let mut duration =
                 || -> Option<Duration> { field.parse(self.report, value::check_duration) };
             match key {
@@ -302,7 +302,7 @@ impl Reader<'_, '_> {
                 Some(check)
             }
             None => {
-                let consequence = "without `test` the image's own check runs as the image has it";
+                let consequence = "without `test`, the health check of the image is used unchanged";
                 self.report
                     .unsupported(field.at, &field.path, consequence, true);
                 None
@@ -316,8 +316,8 @@ impl Reader<'_, '_> {
             if line.trim().is_empty() {
                 field.problem_with_help(
                     self.report,
-                    "an empty line checks nothing",
-                    "write a command, or `disable: true`",
+                    "the command is empty",
+                    "set a command, or `disable: true`",
                 );
             }
             return Some(HealthcheckTest::Shell(line.to_owned()));
@@ -332,8 +332,8 @@ impl Reader<'_, '_> {
             _ => {
                 field.problem_with_help(
                     self.report,
-                    "this is no health check",
-                    "begin the list with `CMD` and a program, `CMD-SHELL` and one line, or `NONE`",
+                    "invalid health check",
+                    "start the list with `CMD` and a program, `CMD-SHELL` and one line, or `NONE`",
                 );
                 None
             }
@@ -366,15 +366,15 @@ impl Reader<'_, '_> {
             if !entry.is_null() {
                 for (key, field) in entry.entries(self.report) {
                     if key == "required" {
-                        // What may be missing and is, was left out before.
+                        // Missing optional dependencies were already removed.
                         field.boolean(self.report);
                         continue;
                     }
-                    // This says what happens anyway.
+                    // This value equals the platform's behaviour.
                     let is_default = key == "restart" && field.boolean(self.report) == Some(false);
-                    let honoured = !is_default
-                        && keys::is_honoured(key, &field, keys::DEPENDENCY, self.report);
-                    if honoured {
+                    let supported = !is_default
+                        && keys::is_supported(key, &field, keys::DEPENDENCY, self.report);
+                    if supported {
                         let conditions = [
                             ("service_started", DependencyCondition::ServiceStarted),
                             ("service_healthy", DependencyCondition::ServiceHealthy),
@@ -404,17 +404,17 @@ impl Reader<'_, '_> {
             self.report.unknown_name(
                 field.at,
                 &field.path,
-                format!("there is no service `{name}`"),
+                format!("the service `{name}` is not declared"),
                 name,
                 declared.services.iter().copied(),
             );
             return None;
         }
-        // A name that breaks its rule is reported where it is declared.
+        // An invalid name is reported where the service is declared.
         ServiceName::try_from(name).ok()
     }
 
-    /// The older keys and those under `deploy` must not contradict each other.
+    /// Older keys and those under `deploy` must not contradict each other.
     fn agreement(&mut self, field: &Field<'_>) {
         for (older, newer) in [
             ("scale", ["deploy", "replicas", ""]),
@@ -440,13 +440,13 @@ impl Reader<'_, '_> {
                 && !older.node.is_same_value(found.node)
             {
                 let newer: Vec<&str> = newer.into_iter().filter(|part| !part.is_empty()).collect();
-                let message = format!("`{}` is for the same, and says otherwise", newer.join("."));
-                older.problem_with_help(self.report, message, "keep one of the two");
+                let message = format!("`{}` sets the same to a different value", newer.join("."));
+                older.problem_with_help(self.report, message, "keep only one of the two");
             }
         }
     }
 
-    /// Engines take a number of processors or the scheduler's own terms.
+    /// Engines accept either a number of processors or the scheduler's settings.
     fn processors(&mut self, field: &Field<'_>, spec: &ServiceSpec) {
         for key in ["cpu_period", "cpu_quota"] {
             if let Some(field) = field.get(key).filter(|field| !field.is_null())
@@ -454,8 +454,8 @@ impl Reader<'_, '_> {
             {
                 field.problem_with_help(
                     self.report,
-                    "the number of processors is limited already",
-                    "keep `cpus`, or `cpu_quota` with `cpu_period`",
+                    "the number of processors is already limited by `cpus`",
+                    "keep either `cpus`, or `cpu_quota` and `cpu_period`",
                 );
             }
         }
@@ -477,7 +477,7 @@ impl Reader<'_, '_> {
             field.problem_with_help(
                 self.report,
                 format!(
-                    "the port {} is not reached from outside the container",
+                    "the port {} is not reachable from outside the container",
                     ready.port
                 ),
                 format!("add it to `expose`: `expose: [{}]`", ready.port),
@@ -486,7 +486,7 @@ impl Reader<'_, '_> {
     }
 }
 
-/// `pull_policy`: an image is pulled where a node lacks it, whatever is asked for.
+/// `pull_policy`: an image is always pulled only if the node does not have it.
 fn pull_policy(field: &Field<'_>, report: &mut Report) {
     let Some(text) = field.text(report) else {
         return;
@@ -494,27 +494,27 @@ fn pull_policy(field: &Field<'_>, report: &mut Report) {
     match text {
         "missing" | "if_not_present" | "build" => {}
         "always" | "daily" | "weekly" | "refresh" => {
-            let consequence = "an image is pulled where a node lacks it, and not again; name its \
-                               digest, or another tag, to have it replaced";
+            let consequence = "an image is pulled only if the node does not have it; to replace it, use \
+                               its digest or another tag";
             report.unsupported(field.at, &field.path, consequence, true);
         }
         "never" => {
-            let consequence = "an image is pulled where a node lacks it";
+            let consequence = "an image is pulled if the node does not have it";
             report.unsupported(field.at, &field.path, consequence, true);
         }
         _ if text.starts_with("every_") => {
-            let consequence = "an image is pulled where a node lacks it, and not again";
+            let consequence = "an image is pulled only if the node does not have it";
             report.unsupported(field.at, &field.path, consequence, true);
         }
         _ => field.problem_with_help(
             report,
-            format!("`{text}` is no pull policy"),
+            format!("`{text}` is not a pull policy"),
             "write `missing`, `build`, `always` or `never`",
         ),
     }
 }
 
-/// `restart`. YAML reads an unquoted `no` as false; both are taken.
+/// Parses `restart`. YAML reads an unquoted `no` as false, so both are accepted.
 fn restart(text: &str) -> Result<RestartPolicy, String> {
     match text {
         "no" | "false" => return Ok(RestartPolicy::No),
@@ -526,17 +526,17 @@ fn restart(text: &str) -> Result<RestartPolicy, String> {
     text.strip_prefix("on-failure:")
         .and_then(|retries| retries.parse().ok())
         .map(|retries: u32| RestartPolicy::OnFailure {
-            // 0 is no limit, as Docker has it.
+            // As in Docker, 0 means no limit.
             max_retries: (retries > 0).then_some(retries),
         })
         .ok_or_else(|| {
             format!(
-                "`{text}` is none of `no`, `always`, `on-failure[:<retries>]`, `unless-stopped`"
+                "`{text}` is not one of `no`, `always`, `on-failure[:<retries>]`, `unless-stopped`"
             )
         })
 }
 
-/// A mapping of names to values, or a list of `NAME=value`; a name may lack its value.
+/// Reads a mapping of names to values, or a list of `NAME=value`; the value may be missing.
 pub(super) fn pairs(field: &Field<'_>, report: &mut Report) -> Vec<(String, Option<String>)> {
     let mut pairs = Vec::new();
     if field.is_list() {
@@ -562,7 +562,7 @@ pub(super) fn pairs(field: &Field<'_>, report: &mut Report) -> Vec<(String, Opti
     }
     for (name, entry) in field.entries(report) {
         if name.is_empty() || name.contains('=') {
-            entry.problem(report, "a name cannot be empty or hold `=`");
+            entry.problem(report, "a name cannot be empty or contain `=`");
         } else if entry.is_null() {
             pairs.push((name.to_owned(), None));
         } else if let Some(value) = entry.text(report) {

@@ -1,86 +1,86 @@
-//! Files of the user's own that a service mounts: they are read here and go with the declaration.
+//! The user's own files that services mount: they are read here and sent with the declaration.
 
 use std::path::{Path, PathBuf};
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
-use super::World;
+use super::ProjectContext;
 use crate::code::{DirectoryStore, read_tree};
 use crate::error::Error;
 use crate::model::{FileTree, VolumeName};
 
-/// The most that one mount may hold. Declarations are kept whole in the registry, so what is
-/// larger belongs into an image or a volume.
-pub(super) const LARGEST_MOUNT: u64 = 1 << 20;
-/// The most that one config or secret may hold, as swarm mode has it.
-pub(super) const LARGEST_SECRET: u64 = 500 << 10;
-/// The most that all files of a declaration may hold together.
-pub(super) const LARGEST_SUM: u64 = 16 << 20;
+/// The maximum size of one mount. The registry stores whole declarations, so larger data belongs in
+/// an image or a volume.
+pub(super) const MAX_MOUNT: u64 = 1 << 20;
+/// The maximum size of one config or secret, as in Swarm mode.
+pub(super) const MAX_SECRET: u64 = 500 << 10;
+/// The maximum size of all files of a declaration together.
+pub(super) const MAX_TOTAL: u64 = 16 << 20;
 
-/// Files that keep a directory in a repository and say nothing.
+/// Files that only keep an empty directory in a repository.
 const PLACEHOLDERS: [&str; 3] = [".gitkeep", ".keep", ".gitignore"];
 
-/// What lies at a relative path.
+/// The contents of a relative path.
 pub(super) enum Found {
-    /// Something to ship.
+    /// Files to send.
     Files(FileTree),
-    /// Nothing, or an empty directory: a place for data.
+    /// Nothing, or an empty directory: it is used for data.
     Nothing,
 }
 
-/// Reads what is to be mounted; what is wrong with it is in the report.
+/// Reads the files of a mount; problems are added to the report.
 pub(super) fn find(
     path: &str,
     item: &Field<'_>,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Option<Found> {
-    let full = world.directory.join(DirectoryStore::normalised(path));
+    let full = project.directory.join(DirectoryStore::normalised(path));
     if is_empty(&full) {
         return Some(Found::Nothing);
     }
-    match read_tree(&full, LARGEST_MOUNT) {
+    match read_tree(&full, MAX_MOUNT) {
         Ok(tree) => Some(Found::Files(tree)),
         Err(error) => {
-            refuse(&error, item, report);
+            reject(&error, item, report);
             None
         }
     }
 }
 
-/// Reads one file of a config or secret.
+/// Reads the file of a config or secret.
 pub(super) fn file(
     path: &str,
     item: &Field<'_>,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Option<FileTree> {
-    let full = world.directory.join(DirectoryStore::normalised(path));
-    match read_tree(&full, LARGEST_SECRET) {
+    let full = project.directory.join(DirectoryStore::normalised(path));
+    match read_tree(&full, MAX_SECRET) {
         Ok(tree) => Some(tree),
         Err(error) if full.exists() => {
-            refuse(&error, item, report);
+            reject(&error, item, report);
             None
         }
         Err(_) => {
             item.problem_with_help(
                 report,
                 format!("the file `{path}` does not exist"),
-                "write it; the path is relative to the Compose file",
+                "create it; the path is relative to the Compose file",
             );
             None
         }
     }
 }
 
-fn refuse(error: &Error, item: &Field<'_>, report: &mut Report) {
+fn reject(error: &Error, item: &Field<'_>, report: &mut Report) {
     let help = error
         .hint()
-        .unwrap_or("name files that you may read, and a named volume for data");
+        .unwrap_or("check that you have permission to read the files; use a named volume for data");
     item.problem_with_help(report, error.chain(), help);
 }
 
-/// Whether there is nothing, or a directory that holds nothing.
+/// Whether the path does not exist or is an empty directory.
 fn is_empty(path: &Path) -> bool {
     let Ok(metadata) = std::fs::metadata(path) else {
         return std::fs::symlink_metadata(path).is_err();
@@ -100,24 +100,24 @@ fn is_empty(path: &Path) -> bool {
     })
 }
 
-/// The volume that stands for a directory of data beside the Compose file: one name for one
-/// path, whoever mounts it.
+/// The volume for a data directory next to the Compose file. The same path always gets the same
+/// volume name.
 pub(super) fn data_volume(path: &str) -> Option<VolumeName> {
     use sha2::Digest as _;
-    const LONGEST: usize = 40;
+    const MAX_LENGTH: usize = 40;
     let path = DirectoryStore::normalised(path);
     let digest = hex::encode(sha2::Sha256::digest(path.as_bytes()));
     let readable: String = path
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(LONGEST)
+        .take(MAX_LENGTH)
         .collect();
     let readable = readable.trim_matches('-');
     let name = format!("dir-{readable}-{}", digest.get(..8)?);
     VolumeName::try_from(name).ok()
 }
 
-/// How many bytes of files a tree holds.
+/// The total size of the files in a tree, in bytes.
 pub(super) fn size(tree: &FileTree) -> u64 {
     use crate::model::TreeEntry;
     let of = |file: &crate::model::ShippedFile| {
@@ -135,10 +135,10 @@ pub(super) fn size(tree: &FileTree) -> u64 {
     }
 }
 
-/// An absolute path below the project's directory is the user's own file all the same: `${PWD}`
-/// and the like make such paths.
-pub(super) fn below_project(source: &str, world: &World<'_>) -> Option<String> {
-    let project: PathBuf = std::path::absolute(world.directory).ok()?;
+/// Converts an absolute path inside the project directory, for example from `${PWD}`, to a relative
+/// path: it contains the user's own files, too.
+pub(super) fn below_project(source: &str, project: &ProjectContext<'_>) -> Option<String> {
+    let project: PathBuf = std::path::absolute(project.directory).ok()?;
     let rest = Path::new(source).strip_prefix(project).ok()?;
     Some(format!("./{}", rest.display()))
 }

@@ -1,22 +1,22 @@
-//! Volumes at the top level, and what a service mounts: named volumes, paths of the node, the
-//! user's own files, memory.
+//! Top-level volumes, and the mounts of services: named volumes, paths of the node, the user's own
+//! files, memory.
 
 use std::collections::BTreeSet;
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
-use super::keys::{self, honoured_entries};
+use super::keys::{self, supported_entries};
 use super::service::pairs;
 use super::shipped::{self, Found};
-use super::{Declared, World, named, value};
+use super::{Declared, ProjectContext, named, value};
 use crate::code::DirectoryStore;
 use crate::model::{
     ContainerTemplate, MemoryMount, NodeMount, ShippedMount, VolumeMount, VolumeName, VolumeOptions,
 };
 use crate::secret::Sensitive;
 
-const ANONYMOUS: &str = "a volume without a name goes with its container when that is replaced; \
-                         name it to keep what is in it";
+const ANONYMOUS: &str = "a volume without a name is deleted when its container is replaced; \
+                         name it to keep its data";
 const PROPAGATIONS: [(&str, &str); 6] = [
     ("private", "private"),
     ("rprivate", "rprivate"),
@@ -26,7 +26,7 @@ const PROPAGATIONS: [(&str, &str); 6] = [
     ("rslave", "rslave"),
 ];
 
-/// A volume at the top level.
+/// Reads a top-level volume.
 pub(super) fn volume(
     name: &str,
     field: &Field<'_>,
@@ -34,7 +34,7 @@ pub(super) fn volume(
 ) -> Option<(VolumeName, VolumeOptions)> {
     let mut options = VolumeOptions::default();
     if !field.is_null() {
-        for (key, entry) in honoured_entries(field, keys::VOLUME, report) {
+        for (key, entry) in supported_entries(field, keys::VOLUME, report) {
             if entry.is_null() {
                 continue;
             }
@@ -66,7 +66,7 @@ pub(super) fn volume(
                 if let Some(entry) = field.get(key) {
                     entry.problem_with_help(
                         report,
-                        "an external volume is made elsewhere",
+                        "an external volume is not created by the platform",
                         "remove this key, or `external`",
                     );
                 }
@@ -83,7 +83,7 @@ pub(super) fn volume(
     }
 }
 
-/// `external: true`, or the older `external: {name: …}`.
+/// Reads `external: true`, or the older `external: {name: …}`.
 fn external(entry: &Field<'_>, options: &mut VolumeOptions, report: &mut Report) {
     if !entry.is_map() {
         options.external = entry.boolean(report).unwrap_or_default();
@@ -99,7 +99,7 @@ fn external(entry: &Field<'_>, options: &mut VolumeOptions, report: &mut Report)
     }
 }
 
-/// A name as engines take it.
+/// Parses a volume name of the engine.
 fn engine_name(text: &str) -> Result<String, String> {
     let inner = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     let good = text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -109,12 +109,12 @@ fn engine_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "`{text}` is no volume name: letters, digits, `_`, `.` and `-`, at least two"
+            "`{text}` is not a volume name: use at least two letters, digits, `_`, `.` and `-`"
         ))
     }
 }
 
-/// What one item of `volumes` comes to.
+/// The result of one item of `volumes`.
 enum Mounted {
     Volume(VolumeMount),
     Anonymous(String),
@@ -123,20 +123,20 @@ enum Mounted {
     Memory(MemoryMount),
 }
 
-/// The volumes of a service, into its template.
+/// Reads the volumes of a service into its template.
 pub(super) fn mounts(
     field: &Field<'_>,
     declared: &Declared<'_>,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     container: &mut ContainerTemplate,
     report: &mut Report,
 ) {
     let mut targets = BTreeSet::new();
     for item in field.items(report) {
         let mount = if item.is_map() {
-            long(&item, declared, world, report)
+            long(&item, declared, project, report)
         } else {
-            short(&item, declared, world, report)
+            short(&item, declared, project, report)
         };
         let Some(mount) = mount else { continue };
         let target = match &mount {
@@ -160,19 +160,19 @@ pub(super) fn mounts(
     }
 }
 
-/// What a mount is asked to be, whichever way it is written.
+/// The requested properties of a mount, in either notation.
 #[derive(Default)]
-struct Asked {
+struct MountRequest {
     target: String,
-    /// Whether it is for reading only, if that is said.
+    /// Whether it is read-only, if that is set.
     read_only: Option<bool>,
     no_copy: bool,
-    /// A path of the node that does not exist is no reason to make it.
+    /// If the path does not exist on the node, it is not created.
     must_exist: bool,
     propagation: Option<String>,
 }
 
-impl Asked {
+impl MountRequest {
     fn only_read(&self) -> bool {
         self.read_only == Some(true)
     }
@@ -182,7 +182,7 @@ impl Asked {
 fn short(
     item: &Field<'_>,
     declared: &Declared<'_>,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Option<Mounted> {
     let text = item.text(report)?;
@@ -192,15 +192,15 @@ fn short(
         if !first.starts_with('/') {
             item.problem(
                 report,
-                format!("`{text}` names no absolute path in the container"),
+                format!("`{text}` does not contain an absolute path in the container"),
             );
             return None;
         }
         return anonymous(item, first, report);
     };
-    let mut asked = Asked {
+    let mut request = MountRequest {
         target: target.to_owned(),
-        ..Asked::default()
+        ..MountRequest::default()
     };
     for option in parts
         .next()
@@ -208,16 +208,16 @@ fn short(
         .flat_map(|options| options.split(','))
     {
         match option {
-            "rw" => asked.read_only = Some(false),
-            "ro" => asked.read_only = Some(true),
-            "nocopy" => asked.no_copy = true,
+            "rw" => request.read_only = Some(false),
+            "ro" => request.read_only = Some(true),
+            "nocopy" => request.no_copy = true,
             "z" | "Z" | "cached" | "delegated" | "consistent" => {
-                let consequence = "nodes have no such security module, and the option is for it \
-                                   or for desktop engines";
+                let consequence = "the option is only for SELinux, which nodes do not use, or for \
+                                   desktop engines";
                 report.unsupported(item.value_at(), &item.path, consequence, false);
             }
             _ if PROPAGATIONS.iter().any(|(word, _)| *word == option) => {
-                asked.propagation = Some(option.to_owned());
+                request.propagation = Some(option.to_owned());
             }
             _ => item.problem(
                 report,
@@ -226,9 +226,9 @@ fn short(
         }
     }
     if is_path(first) {
-        path(item, first, asked, world, report)
+        path(item, first, request, project, report)
     } else {
-        volume_mount(item, first, asked, declared, report)
+        volume_mount(item, first, request, declared, report)
     }
 }
 
@@ -239,7 +239,7 @@ fn is_path(source: &str) -> bool {
 fn long(
     item: &Field<'_>,
     declared: &Declared<'_>,
-    world: &World<'_>,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Option<Mounted> {
     let mut kind = Some("volume");
@@ -258,77 +258,77 @@ fn long(
     }
     let kind = kind?;
     if matches!(kind, "cluster" | "image" | "npipe") {
-        let consequence = "nothing is mounted there: only volumes, paths, files and memory are";
+        let consequence = "nothing is mounted: only volumes, paths, files and memory are supported";
         report.unsupported(item.at, &item.path, consequence, true);
         return None;
     }
     let mut source = None;
-    let mut asked = Asked::default();
+    let mut request = MountRequest::default();
     let mut memory = Vec::new();
-    for (key, field) in honoured_entries(item, keys::MOUNT, report) {
+    for (key, field) in supported_entries(item, keys::MOUNT, report) {
         if field.is_null() {
             continue;
         }
         match key {
             "source" => source = Some(field.text(report)?),
-            "target" => field.text(report)?.clone_into(&mut asked.target),
+            "target" => field.text(report)?.clone_into(&mut request.target),
             "read_only" => {
-                asked.read_only = field.boolean(report);
+                request.read_only = field.boolean(report);
             }
-            "bind" => bind(&field, &mut asked, report),
+            "bind" => bind(&field, &mut request, report),
             "tmpfs" => memory = memory_options(&field, report),
             "volume" => {
-                for (key, field) in honoured_entries(&field, keys::VOLUME_MOUNT, report) {
+                for (key, field) in supported_entries(&field, keys::VOLUME_MOUNT, report) {
                     if key == "nocopy" {
-                        asked.no_copy = field.boolean(report).unwrap_or_default();
+                        request.no_copy = field.boolean(report).unwrap_or_default();
                     }
                 }
             }
             _ => {}
         }
     }
-    if asked.target.is_empty() {
+    if request.target.is_empty() {
         item.problem(report, "`target` is missing");
         return None;
     }
     match (kind, source) {
         ("tmpfs", None) => {
-            checked(item, &asked.target, report)?;
-            if asked.only_read() {
+            checked(item, &request.target, report)?;
+            if request.only_read() {
                 memory.push("ro".to_owned());
             }
             Some(Mounted::Memory(MemoryMount {
-                target: asked.target,
+                target: request.target,
                 options: memory.join(","),
             }))
         }
         ("tmpfs", Some(_)) => {
-            item.problem(report, "memory has no `source`");
+            item.problem(report, "a `tmpfs` mount has no `source`");
             None
         }
         ("bind", None) => {
             item.problem(report, "`source` is missing");
             None
         }
-        ("bind", Some(source)) => path(item, source, asked, world, report),
-        (_, None) => anonymous(item, &asked.target, report),
-        (_, Some(source)) => volume_mount(item, source, asked, declared, report),
+        ("bind", Some(source)) => path(item, source, request, project, report),
+        (_, None) => anonymous(item, &request.target, report),
+        (_, Some(source)) => volume_mount(item, source, request, declared, report),
     }
 }
 
-fn bind(field: &Field<'_>, asked: &mut Asked, report: &mut Report) {
-    for (key, field) in honoured_entries(field, keys::BIND, report) {
+fn bind(field: &Field<'_>, request: &mut MountRequest, report: &mut Report) {
+    for (key, field) in supported_entries(field, keys::BIND, report) {
         match key {
-            "create_host_path" => asked.must_exist = field.boolean(report) == Some(false),
-            _ => asked.propagation = field.word(report, &PROPAGATIONS).map(str::to_owned),
+            "create_host_path" => request.must_exist = field.boolean(report) == Some(false),
+            _ => request.propagation = field.word(report, &PROPAGATIONS).map(str::to_owned),
         }
     }
 }
 
-/// `tmpfs: {size: 64m, mode: 1777}`, as options of the mount.
+/// Reads `tmpfs: {size: 64m, mode: 1777}` as options of the mount.
 fn memory_options(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     let mut options = Vec::new();
-    for (key, field) in honoured_entries(field, keys::TMPFS, report) {
+    for (key, field) in supported_entries(field, keys::TMPFS, report) {
         if key == "size" {
             let bytes = field.parse(report, value::bytes);
             options.extend(bytes.map(|bytes| format!("size={bytes}")));
@@ -340,7 +340,7 @@ fn memory_options(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     options
 }
 
-/// `tmpfs` of a service: `/run`, `/tmp:size=64m,mode=1777`.
+/// Reads `tmpfs` of a service: `/run`, `/tmp:size=64m,mode=1777`.
 pub(super) fn memory(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
     for item in field.items_or_one(report) {
         let Some(text) = item.text(report) else {
@@ -362,77 +362,77 @@ fn anonymous(item: &Field<'_>, target: &str, report: &mut Report) -> Option<Moun
     Some(Mounted::Anonymous(target.to_owned()))
 }
 
-/// A path: of the node if it is absolute, else the user's own.
+/// Mounts a path: of the node if it is absolute, else of the user's files.
 fn path(
     item: &Field<'_>,
     source: &str,
-    asked: Asked,
-    world: &World<'_>,
+    request: MountRequest,
+    project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Option<Mounted> {
-    checked(item, &asked.target, report)?;
+    checked(item, &request.target, report)?;
     if source.starts_with(['~', '\\']) {
         item.problem_with_help(
             report,
-            format!("`{source}` is a path of this machine, which nodes do not have"),
-            "name it relative to the Compose file to ship it, or a path of the node from `/` on",
+            format!("`{source}` is a path on this machine, which nodes do not have"),
+            "use a path relative to the Compose file to send its contents, or an absolute path of the node",
         );
         return None;
     }
     let relative = if source.starts_with('/') {
-        shipped::below_project(source, world)
+        shipped::below_project(source, project)
     } else {
         Some(source.to_owned())
     };
     let Some(relative) = relative else {
-        let message = format!("`{source}` is the path of the node that the container runs on");
+        let message = format!("`{source}` is a path of the node that the container runs on");
         report.warning(item.value_at(), &item.path, message);
         return Some(Mounted::Path(NodeMount {
             source: source.to_owned(),
-            read_only: asked.only_read(),
-            target: asked.target,
-            create: !asked.must_exist,
-            propagation: asked.propagation,
+            read_only: request.only_read(),
+            target: request.target,
+            create: !request.must_exist,
+            propagation: request.propagation,
         }));
     };
-    match shipped::find(&relative, item, world, report)? {
+    match shipped::find(&relative, item, project, report)? {
         Found::Files(tree) => {
-            if !asked.only_read() {
-                let against = match asked.read_only {
-                    Some(false) => ", whatever it asks for",
+            if !request.only_read() {
+                let against = match request.read_only {
+                    Some(false) => ", although `rw` is requested",
                     _ => "",
                 };
                 let message = format!(
-                    "`{source}` is shipped to the node with the declaration and mounted \
-                     read-only{against}; what containers write belongs into a named volume"
+                    "`{source}` is sent to the node with the declaration and mounted \
+                     read-only{against}; use a named volume for data that containers write"
                 );
                 report.warning(item.value_at(), &item.path, message);
             }
             Some(Mounted::Shipped(ShippedMount {
-                target: asked.target,
+                target: request.target,
                 tree,
             }))
         }
-        Found::Nothing if asked.only_read() || asked.must_exist => {
+        Found::Nothing if request.only_read() || request.must_exist => {
             item.problem_with_help(
                 report,
-                format!("there is nothing in `{source}`"),
-                "put there what the container is to read; the path is relative to the Compose file",
+                format!("`{source}` does not exist or is empty"),
+                "create the files for the container; the path is relative to the Compose file",
             );
             None
         }
         Found::Nothing => {
             let volume = shipped::data_volume(&relative)?;
             let message = format!(
-                "there is nothing in `{source}`, so it is taken for a place of data: a directory \
-                 of the node, kept as the volume `{volume}`"
+                "`{source}` does not exist or is empty, so it is used for data: a directory \
+                 of the node, stored in the volume `{volume}`"
             );
             report.warning(item.value_at(), &item.path, message);
             Some(Mounted::Volume(VolumeMount {
                 volume,
-                target: asked.target,
+                target: request.target,
                 read_only: false,
-                // A bind mount hides what the image has there.
+                // Like a bind mount, hide the image's files at this path.
                 options: VolumeOptions {
                     no_copy: true,
                     ..VolumeOptions::default()
@@ -442,17 +442,17 @@ fn path(
     }
 }
 
-/// Whether something may be mounted there.
+/// Checks a mount target.
 fn checked(item: &Field<'_>, target: &str, report: &mut Report) -> Option<()> {
     if !target.starts_with('/') {
         item.problem(
             report,
-            format!("`{target}` is no absolute path in the container"),
+            format!("`{target}` is not an absolute path in the container"),
         );
         return None;
     }
     if DirectoryStore::normalised(target) == "/" {
-        item.problem(report, "nothing can be mounted over the whole container");
+        item.problem(report, "the root directory of the container cannot be a mount target");
         return None;
     }
     Some(())
@@ -461,11 +461,11 @@ fn checked(item: &Field<'_>, target: &str, report: &mut Report) -> Option<()> {
 fn volume_mount(
     item: &Field<'_>,
     source: &str,
-    asked: Asked,
+    request: MountRequest,
     declared: &Declared<'_>,
     report: &mut Report,
 ) -> Option<Mounted> {
-    checked(item, &asked.target, report)?;
+    checked(item, &request.target, report)?;
     let Some(options) = declared.volumes.get(source) else {
         let message = format!("the volume `{source}` is not declared under `volumes`");
         let known = declared.volumes.keys().copied();
@@ -473,17 +473,17 @@ fn volume_mount(
         return None;
     };
     let mut options = options.clone();
-    options.no_copy |= asked.no_copy;
+    options.no_copy |= request.no_copy;
     Some(Mounted::Volume(VolumeMount {
         volume: item.parse_as(source, report, named)?,
-        read_only: asked.only_read(),
-        target: asked.target,
+        read_only: request.only_read(),
+        target: request.target,
         options,
     }))
 }
 
-/// What several keys mount, once to each place.
-pub(super) fn without_doubles(
+/// Checks that several keys do not mount the same target.
+pub(super) fn check_duplicates(
     field: &Field<'_>,
     container: &ContainerTemplate,
     report: &mut Report,
@@ -500,7 +500,7 @@ pub(super) fn without_doubles(
             report.problem(
                 field.at,
                 &field.path,
-                format!("`{target}` is mounted by two keys"),
+                format!("`{target}` is mounted twice, by two keys"),
             );
         }
     }

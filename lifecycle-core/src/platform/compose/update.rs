@@ -2,17 +2,17 @@
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
-use super::keys::{self, honoured_entries};
+use super::keys::{self, supported_entries};
 use super::value;
 use crate::model::{OnFailure, Replacement, ReplacementOrder, RestartPolicy};
 
-/// More replicas than are replaced at a time anywhere.
+/// The maximum number of replicas that are replaced at a time.
 const MOST: u32 = 10_000;
 
-/// How replicas are to be replaced. Nothing acts on it yet.
+/// Reads how replicas are replaced. It has no effect yet.
 pub(super) fn replacement(field: &Field<'_>, report: &mut Report) -> Replacement {
     let mut replacement = Replacement::default();
-    for (key, field) in honoured_entries(field, keys::REPLACEMENT, report) {
+    for (key, field) in supported_entries(field, keys::REPLACEMENT, report) {
         if field.is_null() {
             continue;
         }
@@ -40,11 +40,11 @@ pub(super) fn replacement(field: &Field<'_>, report: &mut Report) -> Replacement
     replacement
 }
 
-/// `restart_policy`, in the words of `restart`.
+/// Reads `restart_policy` as a value of `restart`.
 pub(super) fn restart(field: &Field<'_>, report: &mut Report) -> Option<RestartPolicy> {
     let mut condition = Some("any");
     let mut attempts = None;
-    for (key, field) in honoured_entries(field, keys::RESTART_POLICY, report) {
+    for (key, field) in supported_entries(field, keys::RESTART_POLICY, report) {
         if field.is_null() {
             continue;
         }

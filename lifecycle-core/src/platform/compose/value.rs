@@ -1,14 +1,14 @@
-//! The forms that values have in Compose files: durations, amounts, ports, command lines,
-//! image names.
+//! Formats of values in Compose files: durations, amounts, ports, command lines, image names.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::model::Protocol;
 
-/// A duration as the specification has it (`1h5m30s20ms`), with Go's fractions (`1.5s`).
+/// Parses a duration in the format of the specification (`1h5m30s20ms`), with fractions as in Go
+/// (`1.5s`).
 pub(in super::super) fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("`{text}` is no duration; write for example `90s` or `1m30s`");
+    let bad = || format!("`{text}` is not a duration; write it like `90s` or `1m30s`");
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     if rest == "0" {
@@ -44,7 +44,7 @@ pub(in super::super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
-/// A duration of a health check: engines take none between nothing and a millisecond.
+/// Parses a duration of a health check; engines reject values between 0 and 1 ms.
 pub(super) fn check_duration(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
     if duration > Duration::ZERO && duration < Duration::from_millis(1) {
@@ -53,18 +53,18 @@ pub(super) fn check_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-/// A directory within a container.
+/// Parses a directory in a container.
 pub(super) fn container_directory(text: &str) -> Result<String, String> {
     if text.is_empty() || text.starts_with('/') {
         Ok(text.to_owned())
     } else {
-        Err(format!("`{text}` is no absolute path in the container"))
+        Err(format!("`{text}` is not an absolute path in the container"))
     }
 }
 
-/// An amount of bytes as Docker reads it: `512m`, `1.5gb`, `4GiB`; units are powers of 1024.
+/// Parses an amount of bytes like Docker: `512m`, `1.5gb`, `4GiB`; units are powers of 1024.
 pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
-    let bad = || format!("`{text}` is no amount of memory; write for example `512m` or `2g`");
+    let bad = || format!("`{text}` is not an amount of memory; write it like `512m` or `2g`");
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -81,7 +81,7 @@ pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
     if let Ok(whole) = amount.parse::<u64>() {
         return whole.checked_mul(1 << shift).ok_or_else(bad);
     }
-    // Through a duration-free decimal: the fraction is cut to millionths, far below a page.
+    // Without floating point: the fraction is cut to millionths, far below the size of a page.
     let (whole, fraction) = amount.split_once('.').ok_or_else(bad)?;
     let whole: u64 = if whole.is_empty() {
         0
@@ -96,18 +96,18 @@ pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(bad)
 }
 
-/// Permissions as `chmod` writes them: digits from 0 to 7, with or without `0` or `0o` before.
+/// Parses permissions as in `chmod`: octal digits, optionally after `0` or `0o`.
 pub(super) fn mode(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     u32::from_str_radix(digits, 8)
         .ok()
         .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| format!("`{text}` are no permissions; write for example `0440`"))
+        .ok_or_else(|| format!("`{text}` is not a file mode; write it like `0440`"))
 }
 
-/// A number of processors (`0.5`) in thousandths.
+/// Parses a number of processors (`0.5`) to thousandths.
 pub(in super::super) fn cpu_millis(text: &str) -> Result<u64, String> {
-    let bad = || format!("`{text}` is no number of processors; write for example `0.5` or `2`");
+    let bad = || format!("`{text}` is not a number of processors; write it like `0.5` or `2`");
     let text = text.trim();
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if whole.is_empty() && fraction.is_empty() {
@@ -125,7 +125,7 @@ pub(in super::super) fn cpu_millis(text: &str) -> Result<u64, String> {
         .ok_or_else(bad)
 }
 
-/// The digits after a decimal point as a whole number of so many places.
+/// Parses the digits after a decimal point to a whole number with a fixed number of places.
 fn decimals(digits: &str, places: usize) -> Option<u64> {
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -137,7 +137,7 @@ fn decimals(digits: &str, places: usize) -> Option<u64> {
     padded.parse().ok()
 }
 
-/// Ports in a row, both ends included.
+/// A range of ports, including both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PortRange {
     pub(super) first: u16,
@@ -150,20 +150,20 @@ impl PortRange {
     }
 }
 
-/// `8000` or `8000-8010`.
+/// Parses `8000` or `8000-8010`.
 pub(super) fn port_range(text: &str) -> Result<PortRange, String> {
     let number = |text: &str| {
         text.parse::<u16>()
             .ok()
             .filter(|port| *port > 0)
-            .ok_or_else(|| format!("`{text}` is no port from 1 to 65535"))
+            .ok_or_else(|| format!("`{text}` is not a port from 1 to 65535"))
     };
     let (first, last) = match text.split_once('-') {
         Some((first, last)) => (number(first)?, number(last)?),
         None => (number(text)?, number(text)?),
     };
     if first > last {
-        return Err(format!("the range `{text}` ends before it begins"));
+        return Err(format!("the end of the range `{text}` is before its start"));
     }
     Ok(PortRange { first, last })
 }
@@ -176,7 +176,7 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
     }
 }
 
-/// What `[[IP:][HOST]:]CONTAINER[/PROTOCOL]` says.
+/// A port in the format `[[IP:][HOST]:]CONTAINER[/PROTOCOL]`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ShortPort {
     pub(super) host_ip: Option<IpAddr>,
@@ -205,7 +205,7 @@ pub(super) fn short_port(text: &str) -> Result<ShortPort, String> {
                     let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
                     bare.unwrap_or(ip)
                         .parse::<IpAddr>()
-                        .map_err(|_| format!("`{ip}` is no IP address"))
+                        .map_err(|_| format!("`{ip}` is not an IP address"))
                 })
                 .transpose()?;
             let host = if host.is_empty() || host == "0" {
@@ -220,7 +220,7 @@ pub(super) fn short_port(text: &str) -> Result<ShortPort, String> {
         && host.size() != container.size()
     {
         return Err(format!(
-            "{} host ports for {} container ports; the two ranges must be of one size",
+            "{} host ports for {} container ports; the two ranges must have the same size",
             host.size(),
             container.size()
         ));
@@ -233,13 +233,13 @@ pub(super) fn short_port(text: &str) -> Result<ShortPort, String> {
     })
 }
 
-/// `8000`, `8000-8010`, each with `/udp`.
+/// Parses `8000` or `8000-8010`, optionally with `/udp`.
 pub(super) fn exposed(text: &str) -> Result<(PortRange, Protocol), String> {
     let (range, protocol_name) = text.split_once('/').unwrap_or((text, "tcp"));
     Ok((port_range(range)?, protocol(protocol_name)?))
 }
 
-/// A command line to its words, with a shell's quotes and without anything else of a shell.
+/// Splits a command line into words, with quotes as in a shell but without its other features.
 pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -282,11 +282,11 @@ pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
 
 /// Checks an image's name: `[registry[:port]/]name[:tag][@digest]`.
 pub(in super::super) fn image(text: &str) -> Result<String, String> {
-    const LONGEST: usize = 255;
-    if text.len() > LONGEST {
-        return Err(format!("an image's name has at most {LONGEST} characters"));
+    const MAX_LENGTH: usize = 255;
+    if text.len() > MAX_LENGTH {
+        return Err(format!("the name of an image may have at most {MAX_LENGTH} characters"));
     }
-    let bad = |why: &str| format!("`{text}` is no image name: {why}");
+    let bad = |why: &str| format!("`{text}` is not an image name: {why}");
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest)),
         None => (text, None),
@@ -309,7 +309,7 @@ pub(in super::super) fn image(text: &str) -> Result<String, String> {
         let first = tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
         let valid = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         if !first || tag.len() > 128 || !tag.chars().all(valid) {
-            return Err(bad("the tag holds what no tag may"));
+            return Err(bad("the tag is invalid"));
         }
     }
     let mut parts = name.split('/');
@@ -322,7 +322,7 @@ pub(in super::super) fn image(text: &str) -> Result<String, String> {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "-.:[]".contains(c))
         {
-            return Err(bad("the registry is no host name"));
+            return Err(bad("the registry is not a host name"));
         }
     }
     for part in parts {
@@ -330,7 +330,7 @@ pub(in super::super) fn image(text: &str) -> Result<String, String> {
         let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         if !part.starts_with(edge) || !part.ends_with(edge) || !part.chars().all(inner) {
             return Err(bad(
-                "names are of lower-case letters, digits, `.`, `_` and `-`",
+                "names consist of lower-case letters, digits, `.`, `_` and `-`",
             ));
         }
     }
@@ -346,7 +346,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn parses_durations() {
         for (text, millis) in [
             ("10s", 10_000),
             ("1m30s", 90_000),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts() {
+    fn parses_amounts() {
         for (text, amount) in [
             ("1024", 1024),
             ("512m", 512 << 20),
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn short_ports() {
+    fn parses_short_ports() {
         let range = |first, last| PortRange { first, last };
         let port = short_port("127.0.0.1:8000-8002:80-82/udp").unwrap();
         assert_eq!(port.host_ip, Some("127.0.0.1".parse().unwrap()));
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn command_lines() {
+    fn splits_command_lines() {
         let split = |line| words(line).unwrap();
         assert_eq!(split("a  b\tc"), ["a", "b", "c"]);
         assert_eq!(
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn image_names() {
+    fn checks_image_names() {
         let digest = format!("a@sha256:{}", "0".repeat(64));
         for text in [
             "nginx",

@@ -1,5 +1,5 @@
-//! `docs/compose.md`: made from the tables and the words that stand here, and the tests that hold page, tables
-//! and reader together.
+//! Generates `docs/compose.md` from the key tables and the introduction below. The tests check that
+//! the page, the tables and the reader agree.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,107 +9,108 @@ use super::*;
 fn table(out: &mut String, title: &str, keys: &[Key]) {
     writeln!(out, "\n## {title}\n\n| key | effect |\n|---|---|").unwrap();
     for key in keys {
-        let effect = match key.fate {
-            Fate::Honoured("") => "honoured".to_owned(),
-            Fate::Honoured(note) => format!("honoured: {note}"),
-            Fate::Changes(consequence) => format!("**no effect**: {consequence}"),
-            Fate::Checked(consequence) => format!("no effect yet, only checked: {consequence}"),
-            Fate::PartOfChecked => "no effect yet, only checked".to_owned(),
-            Fate::Harmless(consequence) => format!("no effect: {consequence}"),
+        let effect = match key.effect {
+            Effect::Supported("") => "supported".to_owned(),
+            Effect::Supported(note) => format!("supported: {note}"),
+            Effect::Changes(consequence) => format!("**no effect**: {consequence}"),
+            Effect::Checked(consequence) => format!("no effect yet, only checked: {consequence}"),
+            Effect::PartOfChecked => "no effect yet, only checked".to_owned(),
+            Effect::Harmless(consequence) => format!("no effect: {consequence}"),
         };
         writeln!(out, "| `{}` | {effect} |", key.name).unwrap();
     }
 }
 
-const INTRODUCTION: &str = "# What of the Compose Specification is honoured
+const INTRODUCTION: &str = "# Supported parts of the Compose Specification
 
-Services are declared in `compose.yaml`, in the words of the
-[Compose Specification](https://compose-spec.io). This page lists every key of it and what
-becomes of it here. A key in bold face changes how a service runs when it is left out, and
-`up` says so before it touches anything; a key that nobody knows is an error.
+Services are declared in `compose.yaml`, in the format of the
+[Compose Specification](https://compose-spec.io). This page lists every key of the specification and
+its effect here. If a key in bold is ignored, the service behaves differently; `up` reports such keys
+before it changes anything. An unknown key is an error.
 
-**Names.** A service's name leads to it from every container of the platform, on every node, before
-it is ready: `db:5432` is answered by a ready replica, wherever that runs, and several share what
-comes. So do `db.<platform>.internal` and the service's aliases; upper and lower case are the same.
-The name has one address, the same everywhere; a connection to it waits for a ready replica for as
-long as `[network] wait` in `platform.toml` says (30 s), then it is reset, and an event tells. Only
-ports that are known answer there: those of `ports`, `expose`, `x-lifecycle.ready`, and the `EXPOSE`
-lines of the Dockerfile or image. A port that a process opens without any of these is not reached by
-others; `expose` it. All other names are asked of the node's own resolvers. IPv4, TCP and UDP; the
-address that a service sees its client come from is the client's node.
+**Service names.** The name of a service resolves in every container of the platform, on every node,
+even before the service is ready: `db:5432` is answered by a ready replica on any node, and several
+replicas share the connections. `db.<platform>.internal` and the aliases of the service work, too;
+names are not case-sensitive. A name has one address, which is the same everywhere. A connection to it
+waits for a ready replica as long as `[network] wait` in `platform.toml` allows (30 s); then it is reset,
+and an event is recorded. Only known ports are reachable: those of `ports`, `expose`, `x-lifecycle.ready`,
+and the `EXPOSE` lines of the Dockerfile or image. A port that a process opens without any of these is
+not reachable for other services; add it to `expose`. All other names are resolved by the resolvers of the
+node. Only IPv4, TCP and UDP are supported; the client address that a service sees is that of the client's
+node.
 
-**Files beside the Compose file.** Nodes have no copy of your directory, so a relative path
-(`./nginx.conf:/etc/nginx/nginx.conf`), a config and a secret go to the node by their content: read
-where the command runs, carried in the declaration (which the registry keeps sealed), put into a
-directory of root's on the node before the container is made, and mounted **read-only**. The content
-is part of what a container is made from: a changed file replaces the containers that mount it. One
-mount holds at most 1 MiB (a config or secret 500 KiB), all together 16 MiB; a directory's
-`.dockerignore` is honoured. Files keep the executable bit and belong to root.
+**Files next to the Compose file.** Nodes have no copy of your directory. The contents of a relative
+path (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are therefore read where the command
+runs, sent in the declaration (which the registry stores encrypted), written to a directory of root on the
+node before the container is created, and mounted **read-only**. The contents are part of the container's
+specification: a changed file replaces the containers that mount it. The limits are 1 MiB for a mount,
+500 KiB for a config or secret, and 16 MiB for all together. A `.dockerignore` in a mounted directory
+applies. Files keep the executable bit and are owned by root.
 
-A relative path with nothing behind it, or with an empty directory (`./data:/var/lib/postgresql/data`),
-is a place of data: it becomes a volume of the platform on the node, and the service stays there. What
-lies there when `up` reads the file decides, so put nothing of your own into a place of data. An
-absolute path (`/var/run/docker.sock`, `/etc/localtime`, `/data`) is the node's own, unless it lies in
-the Compose file's directory; what is written there stays there when the service moves. `up` says for
-each mount which of these it is, where that may surprise.
+A relative path that does not exist, or that is an empty directory (`./data:/var/lib/postgresql/data`),
+is a data directory: it becomes a volume of the platform on the node, and the service stays on that node.
+This is decided by the contents of the path when `up` reads the file, so do not put your own files into a
+data directory. An absolute path (`/var/run/docker.sock`, `/etc/localtime`, `/data`) is a path of the
+node, unless it is inside the directory of the Compose file; data that is written there stays there when
+the service moves. `up` reports for each mount how it is interpreted, if that may be unexpected.
 
-**Volumes keep a service in its place.** A replica whose named volume is on a node runs there and
-nowhere else; if it cannot, the plan says that it waits, and for which volume.
+**Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node.
+If it cannot run there, the plan reports that it waits, and for which volume.
 
-**Networks.** There is one network. All services of a platform reach each other by name, whatever
-`networks` they name: separate networks keep no services apart, on one node or between nodes, and
-`up` warns where a file has such. Who asks for more by `internal: true`, that nothing gets out, must
+**Networks.** A platform has one network. All services reach each other by name, whatever `networks`
+they list: separate networks do not isolate services, neither on one node nor between nodes, and `up`
+warns about this. If a network is `internal: true`, which requests isolation from outside, you must
 accept that it has no effect (`--accept-unsupported`).
 
-**Rights.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and the like are given
-as asked. Whoever may declare services is root on the nodes.
+**Privileges.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and similar keys are
+granted as requested. Anyone who may declare services has root access to the nodes.
 
-**Several files.** The files are those of `-f`, in their order; else those that `COMPOSE_FILE` lists
-(separated by `:`, or by what `COMPOSE_PATH_SEPARATOR` says); else `compose.yaml`, `compose.yml`,
-`docker-compose.yml` or `docker-compose.yaml`, in the project's directory and then in those above
-it, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
-`docker-compose.override.yaml` beside it. Relative paths start from the first file's directory.
+**Several files.** The files are those of `-f`, in their order; else those in `COMPOSE_FILE`
+(separated by `:`, or by the value of `COMPOSE_PATH_SEPARATOR`); else `compose.yaml`, `compose.yml`,
+`docker-compose.yml` or `docker-compose.yaml`, in the project directory or its nearest parent directory
+that has one, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
+`docker-compose.override.yaml` next to it. Relative paths refer to the directory of the first file.
 
-- *Merge*: each file is merged over those before it. Mappings are merged key by key, lists are
-  joined, single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced
-  whole; `environment`, `labels`, `args` and their like are merged by name, whichever of their two
-  forms they have; of `ports`, `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns`
-  and lists of words, an entry takes the place of one that is the same thing (the same port, the
-  same path in the container). `!reset` takes away what an earlier file has at a key, `!override` puts its value
-  in place of it. Two kinds of value that cannot be merged are an error.
-- *`include`*: the short form, and the long one with `path`, `project_directory` and `env_file`.
-  Each entry is a project of its own, with its own directory for relative paths and its own `.env`
-  beneath the project's variables. A resource that is declared on both sides is an error, unless it
-  is the same to the letter; an override file may change what is included. Up to 24 levels.
-- *`extends`*: a service of the same file or of another one (`file`), through any chain of up to 64;
-  a circle is an error. Paths of the other file start from its directory. What the other service
-  needs beside itself (volumes, networks, other services) is not taken over with it.
-- *`profiles`*: a service with profiles is left out unless one of them is active, by `--profile` or
-  `COMPOSE_PROFILES` (`*` for all). A dependency on a service that is left out is an error, unless
-  it says `required: false`; then it is dropped.
+- *Merge*: each file is merged over the previous ones. Mappings are merged key by key, lists are
+  concatenated, single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced
+  as a whole; `environment`, `labels`, `args` and similar keys are merged by name, in both of their
+  forms; in `ports`, `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns` and lists of
+  words, an entry replaces an earlier one for the same thing (the same port, the same path in the
+  container). `!reset` removes the value of an earlier file, `!override` replaces it. Two values of
+  types that cannot be merged are an error.
+- *`include`*: the short form, and the long form with `path`, `project_directory` and `env_file`.
+  Each entry is a separate project, with its own directory for relative paths and its own `.env`, which
+  the variables of the main project override. A resource that is declared in both is an error, unless
+  the two are identical; an override file may change what is included. Up to 24 levels.
+- *`extends`*: a service of the same file or of another one (`file`), in chains of up to 64;
+  a cycle is an error. Paths in the other file are relative to its directory. Other resources that the
+  extended service needs (volumes, networks, other services) are not copied.
+- *`profiles`*: a service with profiles is disabled unless one of them is active, by `--profile` or
+  `COMPOSE_PROFILES` (`*` for all). A dependency on a disabled service is an error, unless
+  it has `required: false`; then it is ignored.
 - *Variables*: `$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}`, the forms without the
-  colon, each within each, and `$$` for a dollar sign, in every value and never in keys, before
-  files are merged. The environment wins over the `.env` file beside the first Compose file (or the
-  files that `COMPOSE_ENV_FILES` lists). `COMPOSE_PROJECT_NAME` names the platform where `-p` does
-  not, and has its name in every file.
-- YAML's anchors, aliases and merge keys work, and so do extension fields (`x-…`).
+  colon, all of them nested, and `$$` for a dollar sign, in every value but not in keys, before
+  files are merged. The environment overrides the `.env` file next to the first Compose file (or the
+  files in `COMPOSE_ENV_FILES`). `COMPOSE_PROJECT_NAME` sets the platform's name if `-p` does not;
+  its value is the platform's name in every file.
+- YAML anchors, aliases and merge keys are supported, and extension fields (`x-…`) are ignored.
 
-What differs from Compose: only files of this machine are included or extended, no address; one
-YAML document is one file; a service that is left out by its profiles is not checked; two entries
-of one list in *one* file that are the same thing are an error and not silently one; `secrets` and
-`configs` of an included project take `environment` from the project's own variables;
-`x-lifecycle.code` names a code base of the platform's code store, wherever it stands.
+Differences from Compose: only local files can be included or extended, no URLs; a file contains one
+YAML document; a service that its profiles disable is not checked; two entries of one list in *one*
+file for the same thing are an error; `secrets` and `configs` of an included project take `environment`
+from the variables of the main project; `x-lifecycle.code` names a code base in the platform's code
+store, in every file.
 
-What Compose has no word for stands under `x-lifecycle` on a service:
+Settings that Compose does not have are under `x-lifecycle` of a service:
 
 | key | meaning |
 |---|---|
 | `class` | `microservice` (the default), `application` or `model` |
-| `code` | the name of a code base in the code store, instead of `build.context`; beside it `build` may give `dockerfile` and `args` |
+| `code` | the name of a code base in the code store, instead of `build.context`; `build` may still set `dockerfile` and `args` |
 | `starts` | `last`: after all services that do not start last |
-| `api` | `read`: its containers are told how to look things up at the manager |
-| `ready` | when it is ready: `{port: 8080, path: /health}` or `http://:8080/health`; the port stands in `ports` or `expose` |
-| `ready_within` | how long an instance may take from its start until it is ready; 5 minutes without it |
+| `api` | `read`: its containers get access to the manager's API for reading |
+| `ready` | when the service is ready: `{port: 8080, path: /health}` or `http://:8080/health`; the port must be in `ports` or `expose` |
+| `ready_within` | how long an instance may take to become ready; default 5 minutes |
 ";
 
 fn page() -> String {
@@ -159,9 +160,9 @@ fn page() -> String {
     page
 }
 
-/// `UPDATE_DOCS=1 cargo test -p lifecycle-core compose_page` writes the page anew.
+/// `UPDATE_DOCS=1 cargo test -p lifecycle-core compose_page` rewrites the page.
 #[test]
-fn the_compose_page_says_what_the_code_does() {
+fn the_compose_page_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/compose.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, page()).unwrap();
@@ -173,21 +174,21 @@ fn the_compose_page_says_what_the_code_does() {
     );
 }
 
-/// Reads `{before}{key}: {value}{after}` and gives the paths of
-/// all problems and of all keys without effect.
+/// Reads `{before}{key}: {value}{after}` and returns the paths of all problems and of all
+/// unsupported keys.
 fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<String>) {
     let text = format!("{before}{key}: {value}{after}");
     let mut report = Report::new("f");
     let root = super::super::super::files::of_text(&text, &mut report);
     let (lookup, nodes) = (|_: &str| None, std::collections::BTreeMap::new());
-    let world = super::super::World {
+    let project = super::super::ProjectContext {
         directory: Path::new("/nonexistent"),
         code_store: "code",
         lookup: &lookup,
         nodes: &nodes,
     };
     if let Some(root) = root {
-        super::super::read(&root, &world, &mut report);
+        super::super::read(&root, &project, &mut report);
     }
     let unsupported = report.unsupported.iter().map(|key| key.path.clone());
     let unsupported = unsupported.collect();
@@ -201,10 +202,10 @@ fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<
     )
 }
 
-/// A key that is honoured or checked is read: nonsense in its place is a problem. Every key without
-/// effect is reported as such, by itself or with the mapping that contains it.
+/// A key that is supported or checked is read: an invalid value is a problem. Every key without
+/// effect is reported, on its own or with the mapping that contains it.
 #[test]
-fn every_key_is_treated_as_its_table_says() {
+fn every_key_has_the_effect_in_its_table() {
     const NONSENSE: &str = "{'?': [[]]}";
     for (keys, before, after) in [
         (TOP, "{", "}"),
@@ -298,28 +299,28 @@ fn every_key_is_treated_as_its_table_says() {
         (VOLUME, "services: {a: {image: x}}\nvolumes: {v: {", "}}"),
     ] {
         for key in keys {
-            let told = |paths: &[String]| {
+            let contains = |paths: &[String]| {
                 let parts = paths.iter().flat_map(|path| path.split(['.', '[']));
                 parts.into_iter().any(|part| part == key.name)
             };
-            // Within a mapping that takes one image only.
+            // The mapping may contain only one image.
             let before = before.replace(&format!("{}: x, ", key.name), "");
             let (problems, unsupported) = read(&before, key.name, NONSENSE, after);
             let is_read = matches!(
-                key.fate,
-                Fate::Honoured(_) | Fate::Checked(_) | Fate::PartOfChecked
+                key.effect,
+                Effect::Supported(_) | Effect::Checked(_) | Effect::PartOfChecked
             );
             let is_reported = matches!(
-                key.fate,
-                Fate::Checked(_) | Fate::Changes(_) | Fate::Harmless(_)
+                key.effect,
+                Effect::Checked(_) | Effect::Changes(_) | Effect::Harmless(_)
             );
             if is_read {
-                assert!(told(&problems), "{before}{}: {problems:?}", key.name);
+                assert!(contains(&problems), "{before}{}: {problems:?}", key.name);
             }
             if is_reported {
-                assert!(told(&unsupported), "{before}{}: {unsupported:?}", key.name);
+                assert!(contains(&unsupported), "{before}{}: {unsupported:?}", key.name);
             }
-            if matches!(key.fate, Fate::PartOfChecked) {
+            if matches!(key.effect, Effect::PartOfChecked) {
                 assert!(!unsupported.is_empty(), "{before}{}", key.name);
             }
         }
@@ -327,7 +328,7 @@ fn every_key_is_treated_as_its_table_says() {
 }
 
 #[test]
-fn tables_are_sorted_and_without_doubles() {
+fn tables_are_sorted_and_without_duplicates() {
     for keys in [
         SERVICE,
         BUILD,

@@ -1,4 +1,4 @@
-//! Time and new ids as something that is asked for, so that the same run can be had again.
+//! Sources of time and ids as traits, so that runs can be reproduced.
 
 use std::fmt::Debug;
 use std::sync::Mutex;
@@ -8,28 +8,28 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
-/// Tells the time.
+/// A source of time.
 ///
 /// # Guarantees
-/// Cheap, never blocks. Waiting goes through `tokio::time`, which a test can pause; a clock
-/// for such a test moves with it.
+/// Cheap and never blocks. Code waits with `tokio::time`, which tests can pause; the clock of such
+/// a test follows it.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The time now, in whole microseconds: all that the registry keeps.
+    /// The current time, in whole microseconds, which is the precision of the registry.
     fn now(&self) -> DateTime<Utc>;
 }
 
-/// The machine's own clock.
+/// The system clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that may call it")]
     fn now(&self) -> DateTime<Utc> {
         Utc::now().trunc_subsecs(6)
     }
 }
 
-/// A clock that starts at a given moment and moves with `tokio::time`, paused or not.
+/// A clock that starts at a given time and follows `tokio::time`, paused or not.
 #[derive(Debug, Clone, Copy)]
 pub struct TokioClock {
     start: DateTime<Utc>,
@@ -37,7 +37,7 @@ pub struct TokioClock {
 }
 
 impl TokioClock {
-    /// Starts at `start` now.
+    /// A clock whose current time is `start`.
     pub fn starting_at(start: DateTime<Utc>) -> Self {
         Self {
             start,
@@ -56,7 +56,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// How a time is written for others: always with six digits, so that times also sort as text.
+/// Serialises times with six digits of microseconds, so that they can be sorted as text.
 pub(crate) mod six_digits {
     use chrono::{DateTime, SecondsFormat, Utc};
     use serde::Serializer;
@@ -66,7 +66,7 @@ pub(crate) mod six_digits {
     }
 
     #[cfg(feature = "api")]
-    #[expect(clippy::ref_option, reason = "the form that serde calls")]
+    #[expect(clippy::ref_option, reason = "the signature that serde requires")]
     pub(crate) fn optional<S: Serializer>(
         time: &Option<DateTime<Utc>>,
         s: S,
@@ -78,9 +78,9 @@ pub(crate) mod six_digits {
     }
 }
 
-/// Makes new ids.
+/// A source of new ids.
 pub trait IdSource: Debug + Send + Sync + 'static {
-    /// A UUID that nobody else has.
+    /// A unique UUID.
     fn uuid(&self) -> Uuid;
 }
 
@@ -89,13 +89,13 @@ pub trait IdSource: Debug + Send + Sync + 'static {
 pub struct RandomIds;
 
 impl IdSource for RandomIds {
-    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that may call it")]
     fn uuid(&self) -> Uuid {
         Uuid::new_v4()
     }
 }
 
-/// Ids that a seed determines.
+/// Ids that are determined by a seed.
 #[derive(Debug)]
 pub struct SeededIds(Mutex<StdRng>);
 

@@ -1,10 +1,10 @@
-//! The number by which a registry refuses the writes of a previous leader.
+//! The number by which a registry rejects the writes of a previous leader.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The number that fences a former leader: each new holder of the lease gets the next one.
+/// The fencing number of a leader: each new holder of the lease gets the next one.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

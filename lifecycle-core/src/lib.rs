@@ -1,16 +1,17 @@
-//! The heart of a platform of services on VMs: the words as types, the traits behind which
-//! clouds, engines and databases lie, the planner, and the control loops.
+//! The core of the platform: domain types, the traits for clouds, container engines and databases,
+//! the planner, and the control loops.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`model`] | nodes, services, instances, endpoints, operations, events |
-//! | [`network`] | service addresses, and what the agents on the nodes are told |
-//! | `agent` | makes service addresses work on a node (feature `agent`) |
-//! | [`platform`] | what the user declares |
-//! | [`cloud`], [`host`], [`runtime`], [`code`], [`registry`] | the traits that backends implement |
-//! | [`secret`] | values that are shown nowhere, and the platform key |
-//! | [`clock`] | time and new ids, asked for |
-//! | `conformance` | the suites that every backend of a trait passes (feature `conformance`) |
+//! | [`network`] | service addresses, and the tables for the agents on the nodes |
+//! | `agent` | serves names and service addresses on a node (feature `agent`) |
+//! | [`platform`] | reading the user's declaration |
+//! | [`cloud`], [`host`], [`runtime`], [`code`], [`registry`] | the traits that backends implement
+//! |
+//! | [`secret`] | secret values and the platform key |
+//! | [`clock`] | sources of time and ids |
+//! | `conformance` | the test suites for implementations of the traits (feature `conformance`) |
 
 #[cfg(feature = "agent")]
 pub mod agent;

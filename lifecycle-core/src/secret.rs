@@ -1,5 +1,5 @@
-//! Values that no log, error, event or process list may show, and the platform key
-//! that seals them at rest and signs spec digests.
+//! Values that must not appear in logs, errors, events or process lists, and the platform key,
+//! which encrypts them at rest and keys the spec digests.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ use sha2::Sha256;
 
 use crate::error::{Error, Result};
 
-/// Text that may be a secret. `Debug` and `Display` show none of it.
+/// Text that may be a secret. `Debug` and `Display` do not show it.
 ///
-/// It serialises in clear, since a declaration has to reach the manager: what holds one is
-/// either sealed with the [`PlatformKey`] or travels inside TLS or SSH.
+/// It is serialised in clear text, because a declaration must reach the manager. What contains it
+/// must be encrypted with the [`PlatformKey`], or sent over TLS or SSH.
 #[derive(Clone)]
 pub struct Sensitive(SecretString);
 
@@ -26,7 +26,7 @@ impl Sensitive {
         Self(SecretString::from(value.into()))
     }
 
-    /// The value itself, for the one place that needs it.
+    /// The value, for the code that needs it.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -62,9 +62,9 @@ const NONCE_BYTES: usize = 12;
 const KEY_BYTES: usize = 32;
 const SEAL_VERSION: u8 = 1;
 
-/// The key of one platform: 32 random bytes, made by the bootstrapper, kept in files that
-/// only their owner reads. Seals what the registry must not hold in clear (ChaCha20-Poly1305,
-/// RFC 8439) and signs spec digests (HMAC-SHA256, RFC 2104).
+/// The key of one platform: 32 random bytes, created by the bootstrapper and stored in files that
+/// only their owner can read. It encrypts secrets in the registry (ChaCha20-Poly1305, RFC 8439) and
+/// signs spec digests (HMAC-SHA256, RFC 2104).
 #[derive(Clone)]
 pub struct PlatformKey(SecretSlice<u8>);
 
@@ -75,42 +75,42 @@ impl fmt::Debug for PlatformKey {
 }
 
 impl PlatformKey {
-    /// A new key from the operating system's random numbers.
+    /// A new key from the operating system's random number generator.
     pub fn generate() -> Self {
         let bytes: [u8; KEY_BYTES] = rand::rng().random();
         Self(SecretSlice::from(bytes.to_vec()))
     }
 
-    /// Reads a key as [`PlatformKey::to_hex`] wrote it.
+    /// Parses a key that [`PlatformKey::to_hex`] wrote.
     pub fn from_hex(text: &str) -> Result<Self> {
         match hex::decode(text.trim()) {
             Ok(bytes) if bytes.len() == KEY_BYTES => Ok(Self(SecretSlice::from(bytes))),
             _ => Err(Error::Invalid {
                 what: "platform key".into(),
                 why: "it is not 64 hexadecimal digits".into(),
-                hint: "restore platform.key from a copy; a registry sealed with a lost key is \
+                hint: "restore platform.key from a backup; if the key is lost, the registry is \
                        rebuilt from the declaration and the labels"
                     .into(),
             }),
         }
     }
 
-    /// The key as text, for the one file that keeps it.
+    /// The key as text, for the file that stores it.
     pub fn to_hex(&self) -> Sensitive {
         Sensitive::new(hex::encode(self.0.expose_secret()))
     }
 
-    /// Seals `plain`; `purpose` must be given again to open it, so that a sealed value cannot
-    /// be moved from one column to another.
+    /// Encrypts `plain`. The same `purpose` is needed for decryption, so that a value cannot be
+    /// moved from one column to another.
     pub fn seal(&self, purpose: &str, plain: &[u8]) -> Result<Vec<u8>> {
         let nonce_bytes: [u8; NONCE_BYTES] = rand::rng().random();
         let sealed = self
             .cipher(purpose)
             .encrypt(&Nonce::from(nonce_bytes), plain)
             .map_err(|_| Error::Invalid {
-                what: "value to seal".into(),
+                what: "the value to encrypt".into(),
                 why: "it is too long".into(),
-                hint: "keep declarations below 256 GiB".into(),
+                hint: "use a declaration smaller than 256 GiB".into(),
             })?;
         let mut out = Vec::with_capacity(1 + NONCE_BYTES + sealed.len());
         out.push(SEAL_VERSION);
@@ -119,29 +119,29 @@ impl PlatformKey {
         Ok(out)
     }
 
-    /// Opens what [`PlatformKey::seal`] sealed for the same purpose.
+    /// Decrypts what [`PlatformKey::seal`] encrypted for the same purpose.
     pub fn open(&self, purpose: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-        let refused = || Error::Corrupt {
-            what: format!("sealed {purpose}"),
-            why: "it was not sealed with this platform's key, or was changed since".into(),
+        let corrupt = || Error::Corrupt {
+            what: format!("the encrypted {purpose}"),
+            why: "it was not encrypted with this platform's key, or it was modified".into(),
         };
-        let (version, rest) = sealed.split_first().ok_or_else(refused)?;
-        let (nonce, body) = rest.split_at_checked(NONCE_BYTES).ok_or_else(refused)?;
+        let (version, rest) = sealed.split_first().ok_or_else(corrupt)?;
+        let (nonce, body) = rest.split_at_checked(NONCE_BYTES).ok_or_else(corrupt)?;
         if *version != SEAL_VERSION {
-            return Err(refused());
+            return Err(corrupt());
         }
-        let nonce = <[u8; NONCE_BYTES]>::try_from(nonce).map_err(|_| refused())?;
+        let nonce = <[u8; NONCE_BYTES]>::try_from(nonce).map_err(|_| corrupt())?;
         self.cipher(purpose)
             .decrypt(&Nonce::from(nonce), body)
-            .map_err(|_| refused())
+            .map_err(|_| corrupt())
     }
 
-    /// HMAC-SHA256 of `data` under a key derived for `purpose`, in hexadecimal.
+    /// HMAC-SHA256 of `data`, in hexadecimal, with a key derived for `purpose`.
     pub fn sign(&self, purpose: &str, data: &[u8]) -> String {
         hex::encode(mac(&self.derived(purpose), data))
     }
 
-    /// A key of its own for each purpose, so that no two uses share one.
+    /// Derives a separate key for each purpose.
     fn derived(&self, purpose: &str) -> [u8; KEY_BYTES] {
         mac(self.0.expose_secret(), purpose.as_bytes())
     }
@@ -153,16 +153,16 @@ impl PlatformKey {
 
 #[expect(
     clippy::expect_used,
-    reason = "HMAC takes a key of any length; RFC 2104"
+    reason = "HMAC accepts keys of any length (RFC 2104)"
 )]
 fn mac(key: &[u8], data: &[u8]) -> [u8; KEY_BYTES] {
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes any key");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC accepts any key");
     mac.update(data);
     mac.finalize().into_bytes().into()
 }
 
-/// SHA-256 in hexadecimal, for tokens that are kept as hashes only. Tokens have 256 random
-/// bits, so a plain hash is enough: there is nothing to guess.
+/// SHA-256 in hexadecimal, for tokens that are stored only as hashes. Tokens have 256 random bits,
+/// so they cannot be guessed, and a plain hash is sufficient.
 pub fn token_hash(token: &Sensitive) -> String {
     use sha2::Digest;
     hex::encode(Sha256::digest(token.expose().as_bytes()))
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sealed_values_open_with_the_same_key_and_purpose_only() {
+    fn decryption_needs_the_same_key_and_purpose() {
         let key = PlatformKey::generate();
         let sealed = key.seal("declaration", b"hidden").unwrap();
         assert_eq!(key.open("declaration", &sealed).unwrap(), b"hidden");
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_sensitive_is_shown() {
+    fn debug_output_shows_no_secrets() {
         let value = Sensitive::new("hunter2");
         let key = PlatformKey::generate();
         assert!(!format!("{value:?} {key:?}").contains("hunter2"));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_survives_its_file() {
+    fn a_key_can_be_stored_as_text() {
         let key = PlatformKey::generate();
         let again = PlatformKey::from_hex(key.to_hex().expose()).unwrap();
         assert_eq!(key.sign("x", b"y"), again.sign("x", b"y"));

@@ -1,11 +1,11 @@
-//! The known name that a mistyped one resembles, for hints.
+//! Finds the known name that is most similar to a mistyped one, for hints.
 
-/// Longer names than this were not mistyped.
-const LONGEST_TYPO: usize = 64;
+/// The maximum length of names for which a suggestion is made.
+const MAX_LENGTH: usize = 64;
 
-/// The known name that `name` is most likely a slip of.
+/// The known name that `name` is most likely a misspelling of.
 pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    if name.len() > LONGEST_TYPO {
+    if name.len() > MAX_LENGTH {
         return None;
     }
     let most = (name.chars().count() / 3).clamp(1, 3);
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_likely_slips_are_suggested() {
+    fn suggests_only_likely_misspellings() {
         assert_eq!(
             nearest("enviroment", ["environment", "expose"]),
             Some("environment")

@@ -74,11 +74,11 @@ fn tone(kind: EventKind) -> Tone {
         | EventKind::Ready
         | EventKind::NodeKnown
         | EventKind::FirstRoundDone
-        | EventKind::DatabaseBack => Tone::Good,
+        | EventKind::DatabaseAvailable => Tone::Good,
         EventKind::StepFailed
         | EventKind::Failed
         | EventKind::NodeUnknown
-        | EventKind::DatabaseAway => Tone::Bad,
+        | EventKind::DatabaseUnavailable => Tone::Bad,
         EventKind::NotReady => Tone::Caution,
         _ => Tone::Accent,
     }

@@ -287,10 +287,10 @@ impl<'a> Following<'a> {
             | EventKind::NodeUnknown
             | EventKind::NodeKnown
             | EventKind::RestartRequested
-            | EventKind::DatabaseAway
+            | EventKind::DatabaseUnavailable
             | EventKind::NoReadyEndpoint
             | EventKind::CannotListen
-            | EventKind::DatabaseBack
+            | EventKind::DatabaseAvailable
             | EventKind::Unknown => self.reporter.report(Progress::Note { text: message }),
             EventKind::Declared
             | EventKind::Planned

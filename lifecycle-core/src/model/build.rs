@@ -1,4 +1,4 @@
-//! What an image is built from.
+//! The sources of built images.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,60 +8,56 @@ use super::Protocol;
 use super::container::is_default;
 use crate::secret::Sensitive;
 
-/// A code base by name and content.
+/// A code base, identified by name and contents.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CodeBaseRef {
     /// Its name in the code store, or its path relative to the Compose file.
     pub name: String,
-    /// SHA-256 over its files (paths, modes, contents, sorted), in hexadecimal.
+    /// SHA-256 of its files (paths, modes and contents, sorted), in hexadecimal.
     pub digest: String,
 }
 
-/// What an image is built from.
+/// The source of a built image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildSource {
-    /// The code base, by name and content.
     pub code: CodeBaseRef,
-    /// The Dockerfile's path within the code base.
+    /// The path of the Dockerfile in the code base.
     pub dockerfile: String,
-    /// Build arguments.
     #[serde(default)]
     pub args: BTreeMap<String, Sensitive>,
-    /// The images that the Dockerfile's `FROM` lines name, without its own stages and `scratch`.
+    /// The base images in the Dockerfile's `FROM` lines, without its own stages and `scratch`.
     #[serde(default)]
     pub bases: Vec<String>,
-    /// The ports that the Dockerfile's `EXPOSE` lines name: known before the image is.
+    /// The ports in the Dockerfile's `EXPOSE` lines, which are known before the image is built.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exposes: BTreeSet<(u16, Protocol)>,
-    /// What else the builder is told.
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: BuildOptions,
 }
 
-/// What the builder is told beyond context, Dockerfile and arguments. Every field serialises to
-/// nothing at its default, as the image digest asks for.
+/// Options of the build other than context, Dockerfile and arguments. Default values are not
+/// serialised, so they do not affect the image digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BuildOptions {
-    /// A Dockerfile in place of the code base's own.
+    /// A Dockerfile that replaces the one of the code base.
     #[serde(skip_serializing_if = "is_default")]
     pub inline: Option<String>,
-    /// The stage that is built; the last one without it.
+    /// The stage to build; the last one by default.
     #[serde(skip_serializing_if = "is_default")]
     pub target: Option<String>,
-    /// The network of the steps: `host`, `none` or the engine's default.
+    /// The network of the build steps: `host`, `none` or the engine's default.
     #[serde(skip_serializing_if = "is_default")]
     pub network: Option<String>,
-    /// Bytes of `/dev/shm` in the steps.
+    /// The size of `/dev/shm` for the build steps, in bytes.
     #[serde(skip_serializing_if = "is_default")]
     pub shm_bytes: Option<u64>,
-    /// Further lines of `/etc/hosts` in the steps: `name:address`.
+    /// Additional lines for `/etc/hosts` in the build steps: `name:address`.
     #[serde(skip_serializing_if = "is_default")]
     pub extra_hosts: Vec<String>,
-    /// Labels of the image.
     #[serde(skip_serializing_if = "is_default")]
     pub labels: BTreeMap<String, String>,
-    /// Images whose layers serve as a cache, if the engine has them.
+    /// Images whose layers are used as a cache, if the engine has them.
     #[serde(skip_serializing_if = "is_default")]
     pub cache_from: Vec<String>,
 }

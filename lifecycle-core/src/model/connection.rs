@@ -1,52 +1,49 @@
-//! How a container is connected: its network, its name, and how it finds others.
+//! The connections of a container: its network, its host name, and name resolution.
 
 use serde::{Deserialize, Serialize};
 
 use super::container::is_default;
 
-/// A container's network beyond its ports. Every field serialises to nothing at its default, as
-/// the spec digest asks for.
+/// The network settings of a container except its ports. Default values are not serialised, so they
+/// do not affect the spec digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Connection {
-    /// Which network it has.
     #[serde(skip_serializing_if = "is_default")]
     pub mode: NetworkMode,
-    /// Its host name; its id without one.
+    /// The host name; by default the container id.
     #[serde(skip_serializing_if = "is_default")]
     pub hostname: Option<String>,
-    /// Its domain name.
     #[serde(skip_serializing_if = "is_default")]
     pub domainname: Option<String>,
-    /// Further lines of its `/etc/hosts`: `name:address`.
+    /// Additional lines for `/etc/hosts`: `name:address`.
     #[serde(skip_serializing_if = "is_default")]
     pub extra_hosts: Vec<String>,
-    /// Resolvers of its own. With them it does not ask the platform's.
+    /// The container's own resolvers, used instead of the platform's.
     #[serde(skip_serializing_if = "is_default")]
     pub dns: Vec<String>,
-    /// Domains that are tried behind a name.
+    /// The search domains.
     #[serde(skip_serializing_if = "is_default")]
     pub dns_search: Vec<String>,
-    /// Options of the resolver.
     #[serde(skip_serializing_if = "is_default")]
     pub dns_options: Vec<String>,
 }
 
-/// Which network a container has.
+/// The network of a container.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkMode {
-    /// One of its own on its node, connected to the platform's services.
+    /// A network on its node, connected to the platform's services.
     #[default]
     Platform,
-    /// The node's own.
+    /// The network of the node.
     Host,
-    /// None but its loopback.
+    /// Only the loopback interface.
     None,
 }
 
 impl Connection {
-    /// Whether it has resolvers of its own in place of the platform's.
+    /// Whether it uses its own resolvers instead of the platform's.
     pub fn has_own_resolvers(&self) -> bool {
         !self.dns.is_empty()
     }

@@ -1,167 +1,164 @@
-//! What a container's processes may see and use beyond the defaults of the engine: rights,
-//! devices, limits of the kernel, the terminal, the log.
+//! Settings of containers beyond the defaults of the engine: privileges, devices, kernel limits,
+//! the terminal, the log.
 //!
-//! All of it is part of the spec digest. Every field serialises to nothing at its default, so
-//! that a declaration which does not use it has the digest that it always had.
+//! They are part of the spec digest. Default values are not serialised, so that declarations which
+//! do not use a setting keep their digest when the setting is added.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a value says nothing beyond its default; serde leaves those out.
+/// Whether a value is the default; serde skips those.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// How far a container is set apart from its node.
+/// The isolation of a container from its node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Isolation {
-    /// All of the node's rights and devices.
+    /// Whether it gets all privileges and devices of the node.
     #[serde(skip_serializing_if = "is_default")]
     pub privileged: bool,
-    /// Kernel capabilities beyond the engine's own set.
+    /// Kernel capabilities added to the engine's default set.
     #[serde(skip_serializing_if = "is_default")]
     pub cap_add: Vec<String>,
-    /// Kernel capabilities taken from that set.
+    /// Kernel capabilities removed from the default set.
     #[serde(skip_serializing_if = "is_default")]
     pub cap_drop: Vec<String>,
-    /// What security modules are told, in the engine's words.
+    /// Options of security modules, in the engine's format.
     #[serde(skip_serializing_if = "is_default")]
     pub security_opt: Vec<String>,
-    /// Further groups of the process, by name or number.
+    /// Additional groups of the process, by name or number.
     #[serde(skip_serializing_if = "is_default")]
     pub group_add: Vec<String>,
-    /// Whether the container's own file system is read-only.
+    /// Whether the container's root file system is read-only.
     #[serde(skip_serializing_if = "is_default")]
     pub read_only: bool,
     /// The user namespace: `host`.
     #[serde(skip_serializing_if = "is_default")]
     pub userns_mode: Option<String>,
-    /// Shared memory and semaphores: `host`, `none`, `private`, `shareable`.
+    /// The IPC namespace: `host`, `none`, `private`, `shareable`.
     #[serde(skip_serializing_if = "is_default")]
     pub ipc: Option<String>,
-    /// Processes that it sees: `host`.
+    /// The process namespace: `host`.
     #[serde(skip_serializing_if = "is_default")]
     pub pid: Option<String>,
-    /// Host name's namespace: `host`.
+    /// The UTS namespace: `host`.
     #[serde(skip_serializing_if = "is_default")]
     pub uts: Option<String>,
-    /// The control group's namespace.
     #[serde(skip_serializing_if = "is_default")]
     pub cgroup: Option<CgroupNamespace>,
-    /// The control group that the container's own lies below.
+    /// The parent of the container's control group.
     #[serde(skip_serializing_if = "is_default")]
     pub cgroup_parent: Option<String>,
-    /// The engine's name of what runs the container.
+    /// The engine's name of the OCI runtime.
     #[serde(skip_serializing_if = "is_default")]
     pub runtime: Option<String>,
 }
 
-/// Whose control groups a container sees.
+/// The control group namespace of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CgroupNamespace {
-    /// The node's.
+    /// That of the node.
     Host,
-    /// Its own.
+    /// A separate one.
     Private,
 }
 
-/// The node's devices that a container reaches.
+/// The devices of the node that a container can use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Devices {
-    /// Single devices.
     #[serde(skip_serializing_if = "is_default")]
     pub mappings: Vec<DeviceMapping>,
-    /// Rules of the device control group, in the kernel's form.
+    /// Rules of the device control group, in the kernel's format.
     #[serde(skip_serializing_if = "is_default")]
     pub cgroup_rules: Vec<String>,
-    /// What the engine's device drivers are asked for, for example GPUs.
+    /// Requests to the engine's device drivers, for example for GPUs.
     #[serde(skip_serializing_if = "is_default")]
     pub requests: Vec<DeviceRequest>,
 }
 
-/// A device of the node in a container.
+/// A device of the node that is mapped into a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceMapping {
-    /// Its path on the node.
+    /// The path on the node.
     pub source: String,
-    /// Its path in the container.
+    /// The path in the container.
     pub target: String,
-    /// Of `r`, `w` and `m`.
+    /// A combination of `r`, `w` and `m`.
     pub permissions: String,
 }
 
-/// What a device driver of the engine is asked for.
+/// A request to a device driver of the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DeviceRequest {
-    /// The driver; the engine picks one that has the capabilities without it.
+    /// The driver; by default, the engine chooses one with the capabilities.
     #[serde(skip_serializing_if = "is_default")]
     pub driver: Option<String>,
-    /// How many; -1 are all. Not beside `ids`.
+    /// The number of devices; -1 means all. Cannot be combined with `ids`.
     #[serde(skip_serializing_if = "is_default")]
     pub count: Option<i64>,
-    /// These and no others.
+    /// The ids of specific devices.
     #[serde(skip_serializing_if = "is_default")]
     pub ids: Vec<String>,
-    /// What the devices must be able to do.
+    /// The required capabilities of the devices.
     #[serde(skip_serializing_if = "is_default")]
     pub capabilities: Vec<String>,
-    /// The driver's own options.
+    /// Options for the driver.
     #[serde(skip_serializing_if = "is_default")]
     pub options: BTreeMap<String, String>,
 }
 
-/// Limits that the kernel sets a container, beyond processors and memory.
+/// Kernel limits of a container, other than processors and memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KernelLimits {
-    /// Limits of each process, by name (`nofile`).
+    /// Limits per process, by name (`nofile`).
     #[serde(skip_serializing_if = "is_default")]
     pub ulimits: BTreeMap<String, Ulimit>,
-    /// Kernel parameters of the container's namespaces.
+    /// Kernel parameters in the container's namespaces.
     #[serde(skip_serializing_if = "is_default")]
     pub sysctls: BTreeMap<String, String>,
-    /// Bytes of `/dev/shm`.
+    /// The size of `/dev/shm`, in bytes.
     #[serde(skip_serializing_if = "is_default")]
     pub shm_bytes: Option<u64>,
-    /// How many processes there may be; -1 is no limit.
+    /// The maximum number of processes; -1 means no limit.
     #[serde(skip_serializing_if = "is_default")]
     pub pids: Option<i64>,
-    /// How readily it is killed when memory runs out, from -1000 to 1000.
+    /// The preference of the out-of-memory killer for this container, from -1000 to 1000.
     #[serde(skip_serializing_if = "is_default")]
     pub oom_score_adj: Option<i64>,
-    /// Whether it is spared when its own memory runs out.
+    /// Whether the out-of-memory killer is disabled for the container.
     #[serde(skip_serializing_if = "is_default")]
     pub oom_kill_disable: bool,
-    /// Memory and swap together, in bytes; -1 is no limit.
+    /// The limit of memory and swap together, in bytes; -1 means no limit.
     #[serde(skip_serializing_if = "is_default")]
     pub memory_swap: Option<i64>,
-    /// How readily memory is swapped out, from 0 to 100.
+    /// The tendency to swap memory, from 0 to 100.
     #[serde(skip_serializing_if = "is_default")]
     pub memory_swappiness: Option<i64>,
-    /// Its weight beside others when processors are short.
+    /// The relative share of processor time under contention.
     #[serde(skip_serializing_if = "is_default")]
     pub cpu_shares: Option<i64>,
-    /// The scheduler's period, in microseconds.
+    /// The period of the scheduler, in microseconds.
     #[serde(skip_serializing_if = "is_default")]
     pub cpu_period: Option<i64>,
-    /// The processor time in each period, in microseconds.
+    /// The processor time per period, in microseconds.
     #[serde(skip_serializing_if = "is_default")]
     pub cpu_quota: Option<i64>,
-    /// The real-time scheduler's period, in microseconds.
+    /// The period of the real-time scheduler, in microseconds.
     #[serde(skip_serializing_if = "is_default")]
     pub cpu_rt_period: Option<i64>,
-    /// The real-time processor time in each period, in microseconds.
+    /// The real-time processor time per period, in microseconds.
     #[serde(skip_serializing_if = "is_default")]
     pub cpu_rt_runtime: Option<i64>,
-    /// The processors that it may run on (`0-3,5`).
+    /// The processors that may be used (`0-3,5`).
     #[serde(skip_serializing_if = "is_default")]
     pub cpuset: Option<String>,
-    /// Its share of the block devices.
     #[serde(skip_serializing_if = "is_default")]
     pub block_io: BlockIo,
     /// Options of the engine's storage driver.
@@ -169,65 +166,64 @@ pub struct KernelLimits {
     pub storage_opt: BTreeMap<String, String>,
 }
 
-/// A limit of each process; -1 is none.
+/// A limit per process; -1 means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
-    /// What holds.
+    /// The current limit.
     pub soft: i64,
-    /// What the process may raise it to.
+    /// The maximum to which the process may raise it.
     pub hard: i64,
 }
 
-/// A container's share of the node's block devices.
+/// The use of the node's block devices by a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BlockIo {
-    /// Its weight beside others, from 10 to 1000.
+    /// The relative weight, from 10 to 1000.
     #[serde(skip_serializing_if = "is_default")]
     pub weight: Option<u16>,
-    /// The same for single devices.
+    /// The relative weight per device.
     #[serde(skip_serializing_if = "is_default")]
     pub device_weights: BTreeMap<String, u16>,
-    /// Bytes a second that may be read, by device.
+    /// Maximum bytes read per second, by device.
     #[serde(skip_serializing_if = "is_default")]
     pub read_bps: BTreeMap<String, u64>,
-    /// Bytes a second that may be written, by device.
+    /// Maximum bytes written per second, by device.
     #[serde(skip_serializing_if = "is_default")]
     pub write_bps: BTreeMap<String, u64>,
-    /// Reads a second, by device.
+    /// Maximum read operations per second, by device.
     #[serde(skip_serializing_if = "is_default")]
     pub read_iops: BTreeMap<String, u64>,
-    /// Writes a second, by device.
+    /// Maximum write operations per second, by device.
     #[serde(skip_serializing_if = "is_default")]
     pub write_iops: BTreeMap<String, u64>,
 }
 
-/// How the process in a container is run and spoken to.
+/// How the process of a container is started, and its terminal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Terminal {
-    /// Whether a small init is process number 1; the engine's default without a word.
+    /// Whether an init process runs as process 1; by default, the engine decides.
     #[serde(skip_serializing_if = "is_default")]
     pub init: Option<bool>,
-    /// The signal that asks it to end, if it differs from the image's.
+    /// The signal that stops the process, if it differs from the image's.
     #[serde(skip_serializing_if = "is_default")]
     pub stop_signal: Option<String>,
-    /// Whether its standard input stays open.
+    /// Whether standard input stays open.
     #[serde(skip_serializing_if = "is_default")]
     pub stdin_open: bool,
-    /// Whether it has a terminal.
     #[serde(skip_serializing_if = "is_default")]
     pub tty: bool,
 }
 
-/// Where a container's output goes.
+/// Where a container's output is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Logging {
-    /// The engine's log driver; files of JSON, rotated, without one.
+    /// The engine's log driver; by default, JSON files with rotation.
     #[serde(skip_serializing_if = "is_default")]
     pub driver: Option<String>,
-    /// Its options.
+    /// Options of the driver.
     #[serde(skip_serializing_if = "is_default")]
     pub options: BTreeMap<String, String>,
 }

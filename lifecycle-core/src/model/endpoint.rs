@@ -1,4 +1,4 @@
-//! Where an instance answers.
+//! Endpoints of instances.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// TCP.
     Tcp,
-    /// UDP.
     Udp,
 }
 
@@ -25,15 +23,12 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// One port at which an instance is reached from other nodes.
+/// A port at which other nodes reach an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// The node's private address.
+    /// The private address of the node.
     pub ip: IpAddr,
-    /// The port on the node.
     pub port: u16,
-    /// The port inside the container.
     pub container_port: u16,
-    /// The transport protocol.
     pub protocol: Protocol,
 }

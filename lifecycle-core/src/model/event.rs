@@ -1,4 +1,4 @@
-//! What happened, as the registry keeps it and `/v1/events` tells it.
+//! Events, as the registry stores them and `/v1/events` returns them.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{InstanceId, NodeName, ServiceName};
 
-/// What an event or a step is about.
+/// The subject of an event or step.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -15,11 +15,9 @@ use super::{InstanceId, NodeName, ServiceName};
 pub enum Subject {
     /// The platform as a whole.
     Platform,
-    /// A node.
     Node(NodeName),
-    /// A service.
     Service(ServiceName),
-    /// One replica of a service.
+    /// A replica of a service.
     Instance(InstanceId),
 }
 
@@ -42,59 +40,59 @@ impl fmt::Display for Subject {
 pub enum EventKind {
     /// A new generation was accepted.
     Declared,
-    /// A plan with steps that no earlier plan of this process had.
+    /// There is a plan with steps that no earlier plan of this process contained.
     Planned,
-    /// A step began.
+    /// A step started.
     StepStarted,
-    /// A step ended well.
+    /// A step succeeded.
     StepSucceeded,
-    /// A step failed; it may be tried again.
+    /// A step failed; it may be retried.
     StepFailed,
-    /// An instance became ready and its endpoints were published.
+    /// An instance became ready, and its endpoints were published.
     Ready,
-    /// An instance is ready no more and its endpoints were withdrawn.
+    /// An instance is no longer ready, and its endpoints were withdrawn.
     NotReady,
-    /// A service or an instance failed for good under this declaration.
+    /// A service or an instance failed permanently under this declaration.
     Failed,
-    /// A node cannot be asked.
+    /// A node does not respond.
     NodeUnknown,
-    /// A node answers again.
+    /// A node responds again.
     NodeKnown,
-    /// The first round has ended and the API is open.
+    /// The first round has ended, and the API accepts changes.
     FirstRoundDone,
-    /// Connections to a service were given up, since none of its instances got ready in time.
+    /// Connections to a service were reset, because no instance became ready in time.
     NoReadyEndpoint,
-    /// An agent cannot listen at an address, since something else on its node has it.
+    /// An agent cannot listen on an address, because another process on the node uses it.
     CannotListen,
-    /// The manager took the lease.
+    /// The manager acquired the lease.
     Leading,
-    /// A restart was asked for.
+    /// A restart was requested.
     RestartRequested,
-    /// A restart has ended, well or not.
+    /// A restart has ended, successfully or not.
     RestartEnded,
-    /// The database of a kind of objects cannot be written; the central registry can.
-    DatabaseAway,
+    /// The database of a kind of objects cannot be written; the central registry still can.
+    DatabaseUnavailable,
     /// The database of a kind of objects is up to date again.
-    DatabaseBack,
+    DatabaseAvailable,
     /// A kind of a newer manager.
     #[serde(other)]
     Unknown,
 }
 
-/// An event that is about to be recorded.
+/// An event that is not recorded yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewEvent {
     /// When it happened.
     #[serde(serialize_with = "crate::clock::six_digits::serialize")]
     pub at: DateTime<Utc>,
-    /// Its kind.
+    /// The kind of the event.
     pub kind: EventKind,
-    /// What it is about.
+    /// The subject of the event.
     pub subject: Subject,
-    /// One sentence for people. Holds no secret.
+    /// One sentence for people. Contains no secrets.
     pub message: String,
-    /// The data behind the sentence, by kind: a plan, a step, a reason.
+    /// The data of the event, depending on the kind: a plan, a step, a reason.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub data: serde_json::Value,
 }
@@ -103,9 +101,9 @@ pub struct NewEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
-    /// Its place in the order of all events of this registry; a cursor is one of these.
+    /// The position among all events of this registry; also usable as a cursor.
     pub id: u64,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub event: NewEvent,
 }

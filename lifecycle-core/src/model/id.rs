@@ -1,4 +1,4 @@
-//! Ids and names. Each is a newtype that can only be made from a valid value.
+//! Ids and names. Each is a newtype that can only be created from a valid value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $kind:literal, $rule:literal, $check:expr) => {
         $(#[$doc])*
         ///
-        /// Copies share the text: names are keys everywhere.
+        /// Cloning is cheap, because names are used as keys everywhere.
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "String")]
         pub struct $type(Arc<str>);
@@ -24,7 +24,7 @@ macro_rules! name {
             }
         }
 
-        /// A text that follows the rule; what the rule is stands in its description.
+        /// A text that follows the rule in its description.
         #[cfg(feature = "schema")]
         impl schemars::JsonSchema for $type {
             fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -42,7 +42,7 @@ macro_rules! name {
         }
 
         impl $type {
-            /// The name as it was given.
+            /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -107,7 +107,7 @@ fn bounded(value: &str, first: fn(char) -> bool, rest: fn(char) -> bool) -> bool
 }
 
 name!(
-    /// Name of a platform; also the Compose project's name (Compose Specification, "name").
+    /// The name of a platform, also used as the Compose project name.
     PlatformName,
     "platform name",
     "lower-case letters, digits, `-` and `_`, starting with a letter or digit, at most 63 characters",
@@ -115,7 +115,7 @@ name!(
 );
 
 name!(
-    /// Name of a node, a host name of one label (RFC 1123).
+    /// The name of a node: a host name with one label (RFC 1123).
     NodeName,
     "node name",
     "lower-case letters, digits and `-`, starting and ending with a letter or digit, at most 63 characters",
@@ -123,7 +123,7 @@ name!(
 );
 
 name!(
-    /// Name of a service (Compose Specification: `[a-zA-Z0-9._-]+`).
+    /// The name of a service (Compose Specification: `[a-zA-Z0-9._-]+`).
     ServiceName,
     "service name",
     "letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 63 characters",
@@ -131,31 +131,32 @@ name!(
 );
 
 name!(
-    /// Name of a volume as the declaration has it, without the platform's prefix.
+    /// The name of a volume in the declaration, without the platform's prefix.
     VolumeName,
     "volume name",
     "letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 63 characters",
     |v| bounded(v, |c| c.is_ascii_alphanumeric(), |c| c.is_ascii_alphanumeric() || "._-".contains(c))
 );
 
-/// The identity of a platform. Two platforms of one name never touch each other.
+/// The identity of a platform. Platforms with the same name are separate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct PlatformId(Uuid);
 
 impl PlatformId {
-    /// Wraps a UUID that an `IdSource` made.
+    /// Wraps a UUID from an `IdSource`.
     pub const fn new(id: Uuid) -> Self {
         Self(id)
     }
 
-    /// The first six hexadecimal digits, as they stand in the names of containers and networks.
+    /// The first six hexadecimal digits, as used in the names of containers and networks.
     pub fn short(&self) -> String {
         let mut text = self.0.simple().to_string();
         text.truncate(6);
         text
     }
+
 }
 
 impl fmt::Display for PlatformId {
@@ -175,7 +176,7 @@ impl FromStr for PlatformId {
     }
 }
 
-/// The number of a copy of a service, from 1.
+/// The number of a replica of a service, starting at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Replica(pub u16);
@@ -186,13 +187,11 @@ impl fmt::Display for Replica {
     }
 }
 
-/// Which replica of which service: `db-1`, also on the wire, so that it can be a key there.
+/// The id of a replica: `db-1`. Serialised as text, so that it can be a map key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceId {
-    /// The service.
     pub service: ServiceName,
-    /// Which of its replicas.
     pub replica: Replica,
 }
 
@@ -222,7 +221,7 @@ impl TryFrom<String> for InstanceId {
             None => Err(InvalidName {
                 what: "instance id".into(),
                 value,
-                rule: "a service's name, `-` and the replica's number".into(),
+                rule: "the name of a service, `-`, and the number of the replica".into(),
             }),
         }
     }
@@ -237,13 +236,13 @@ impl schemars::JsonSchema for InstanceId {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "description": "Which replica of which service: `<service>-<replica>`.",
+            "description": "The id of a replica: `<service>-<replica>`.",
             "pattern": "^[a-zA-Z0-9][a-zA-Z0-9._-]*-[0-9]+$",
         })
     }
 }
 
-/// The number of a declaration; each apply that changes something makes the next one.
+/// The number of a declaration; each apply that changes something increments it.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -261,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn node_names_are_host_names_of_one_label() {
+    fn node_names_are_host_names_with_one_label() {
         for good in ["a", "vm1", "node-1", "0"] {
             assert!(NodeName::try_from(good).is_ok(), "{good}");
         }
@@ -271,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_id_survives_the_wire_as_a_key() {
+    fn an_instance_id_can_be_a_json_key() {
         let id = InstanceId {
             service: ServiceName::try_from("a-b.2").unwrap(),
             replica: Replica(10),
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_breaks_its_rule_is_refused_by_serde_too() {
+    fn deserialising_an_invalid_name_fails() {
         let error = serde_json::from_str::<PlatformName>("\"Demo\"").unwrap_err();
         assert!(error.to_string().contains("lower-case"), "{error}");
     }

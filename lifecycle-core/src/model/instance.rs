@@ -1,4 +1,4 @@
-//! Instances: the containers that really run a replica.
+//! Instances: the containers that run replicas.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,18 +20,17 @@ impl fmt::Display for ContainerId {
     }
 }
 
-/// HMAC-SHA256 under the platform key over everything that a running container cannot change.
-/// Two instances with one digest are interchangeable.
+/// HMAC-SHA256 with the platform key of everything that a running container cannot change.
+/// Instances with the same digest are interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SpecDigest(Arc<str>);
 
 impl SpecDigest {
-    /// The version of the form that the digest is computed over, as the label
-    /// `lifecycle.spec-version` records it.
+    /// The version of the digest's input, recorded in the label `lifecycle.spec-version`.
     pub const VERSION: &'static str = "1";
 
-    /// Wraps the hexadecimal digest, as computed or as read from a container's label.
+    /// Wraps the hexadecimal digest, either computed or read from a container's label.
     pub fn from_hex(hex: impl Into<Arc<str>>) -> Self {
         Self(hex.into())
     }
@@ -41,7 +40,7 @@ impl SpecDigest {
         &self.0
     }
 
-    /// The twelve digits that stand in a container's name.
+    /// The first twelve digits, as used in container names.
     pub fn short(&self) -> &str {
         self.0.get(..12).unwrap_or(&self.0)
     }
@@ -53,35 +52,35 @@ impl fmt::Display for SpecDigest {
     }
 }
 
-/// What an instance is doing, as the manager sees it.
+/// The state of an instance, as the manager sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum InstanceState {
-    /// Its container runs, its readiness check has not passed yet.
+    /// Its container is running, but its readiness check has not passed yet.
     Starting,
-    /// Its readiness check passed.
+    /// Its readiness check has passed.
     Ready,
-    /// It ran to its end with exit code 0, as its dependents await.
+    /// Its container exited with code 0, and dependents wait for its completion.
     Completed,
-    /// Its container does not run.
+    /// Its container is not running.
     Stopped,
-    /// It did not become ready in time, or ended with an error.
+    /// It did not become ready in time, or exited with an error.
     Failed {
-        /// What happened, in words for the user.
+        /// The reason, for the user.
         why: String,
     },
-    /// Its node cannot be asked.
+    /// Its node does not respond.
     Unknown {
-        /// Since when.
+        /// When the node stopped responding.
         since: DateTime<Utc>,
-        /// Why not.
+        /// Why the node does not respond.
         why: String,
     },
 }
 
 impl InstanceState {
-    /// The state in one word, as the CLI and the API show it.
+    /// The state as one word, for the CLI and the API.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -94,23 +93,19 @@ impl InstanceState {
     }
 }
 
-/// What the registry keeps of an instance.
+/// What the registry stores about an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceRecord {
-    /// Which replica of which service.
     pub id: InstanceId,
-    /// The node it runs on.
     pub node: NodeName,
-    /// The container that runs it.
     pub container: ContainerId,
-    /// The digest of the specification that the container was made from.
+    /// The digest of the specification that the container was created from.
     pub digest: SpecDigest,
-    /// What it is doing.
     pub state: InstanceState,
     /// When the engine started the container.
     pub started_at: Option<DateTime<Utc>>,
-    /// When the readiness check passed for this start; kept across the manager's restarts.
+    /// When the readiness check passed after this start; kept when the manager restarts.
     pub ready_at: Option<DateTime<Utc>>,
-    /// Where it is reached; only while it is ready.
+    /// Its endpoints; empty unless it is ready.
     pub endpoints: Vec<Endpoint>,
 }

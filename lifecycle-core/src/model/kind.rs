@@ -1,4 +1,4 @@
-//! The kinds of objects that may have a database of their own.
+//! The kinds of objects that can have separate databases.
 
 use std::fmt;
 
@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ServiceClass;
 
-/// A kind of objects that may have a database of its own.
+/// A kind of objects that can have a separate database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Nodes.
     Nodes,
     /// Services of the class `microservice`, with their instances and endpoints.
     Microservices,
@@ -21,7 +20,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [
         Self::Nodes,
         Self::Microservices,
@@ -38,7 +37,7 @@ impl Kind {
         }
     }
 
-    /// Its word, as in `platform.toml`.
+    /// The name of the kind, as in `platform.toml`.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Nodes => "nodes",

@@ -1,5 +1,5 @@
-//! The words of the domain as types. Raw strings stop here: a value of one of
-//! these types has been validated once and needs no second look.
+//! The domain types. A value of one of these types has been validated once, so other modules need
+//! not check it again.
 
 mod build;
 mod connection;

@@ -1,5 +1,4 @@
-//! What a container sees of other file systems: named volumes, paths of its node, memory, and
-//! files that the declaration itself carries.
+//! Mounts of containers: named volumes, paths of the node, memory, and files from the declaration.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,61 +10,57 @@ use super::container::is_default;
 use crate::error::{Error, Result};
 use crate::secret::Sensitive;
 
-/// A named volume in a container.
+/// A named volume that is mounted in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeMount {
-    /// The volume.
     pub volume: VolumeName,
-    /// Where the container sees it.
+    /// The mount point in the container.
     pub target: String,
-    /// Whether the container may only read.
     #[serde(default)]
     pub read_only: bool,
-    /// How the volume is made and mounted, beyond the engine's defaults.
+    /// How the volume is created and mounted, beyond the engine's defaults.
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: VolumeOptions,
 }
 
-/// How a volume is made and mounted. Every field serialises to nothing at its default, as the
-/// spec digest asks for.
+/// How a volume is created and mounted. Default values are not serialised, so they do not affect
+/// the spec digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VolumeOptions {
-    /// The engine's volume driver; its local one without it.
+    /// The engine's volume driver; by default the local one.
     #[serde(skip_serializing_if = "is_default")]
     pub driver: Option<String>,
-    /// The driver's options. Values may be secrets, such as a share's password.
+    /// The driver's options. Values may be secrets, such as the password of a share.
     #[serde(skip_serializing_if = "is_default")]
     pub driver_opts: BTreeMap<String, Sensitive>,
-    /// The engine's own name of it; made of the platform's and the volume's without one.
+    /// The volume's name in the engine; by default derived from the names of platform and volume.
     #[serde(skip_serializing_if = "is_default")]
     pub engine_name: Option<String>,
-    /// Whether somebody else made it and keeps it: it must exist on the node, and is never
+    /// Whether the platform does not manage the volume: it must exist on the node, and is never
     /// removed.
     #[serde(skip_serializing_if = "is_default")]
     pub external: bool,
-    /// The user's own labels.
     #[serde(skip_serializing_if = "is_default")]
     pub labels: BTreeMap<String, String>,
-    /// Whether a new volume stays empty instead of getting what the image has there.
+    /// Whether a new volume starts empty instead of with the image's files.
     #[serde(skip_serializing_if = "is_default")]
     pub no_copy: bool,
 }
 
-/// A path of the node in a container.
+/// A path of the node that is mounted in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeMount {
     /// The path on the node.
     pub source: String,
-    /// Where the container sees it.
+    /// The mount point in the container.
     pub target: String,
-    /// Whether the container may only read.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read_only: bool,
-    /// Whether a directory is made where nothing is; without it that is a failure.
+    /// Whether a missing directory is created; otherwise it is an error.
     #[serde(default, skip_serializing_if = "is_default")]
     pub create: bool,
-    /// How mounts below it pass between node and container (`rslave`).
+    /// The mount propagation between node and container (`rslave`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub propagation: Option<String>,
 }
@@ -73,67 +68,62 @@ pub struct NodeMount {
 /// A file system in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryMount {
-    /// Where the container sees it.
+    /// The mount point in the container.
     pub target: String,
-    /// The mount's options, as `mount` has them (`size=64m,mode=1777`).
+    /// Mount options (`size=64m,mode=1777`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: String,
 }
 
-/// Files that the declaration carries: they are put on the node before the container is made,
-/// and it may only read them.
+/// Files from the declaration: they are written to the node before the container is created, and
+/// mounted read-only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShippedMount {
-    /// Where the container sees them.
+    /// The mount point in the container.
     pub target: String,
-    /// What they are.
     pub tree: FileTree,
 }
 
-/// A file, or a directory with all that is below it.
+/// A file, or a directory with its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileTree {
-    /// One file.
     File(ShippedFile),
-    /// A directory's entries by their paths below it, parents before children.
+    /// The entries of a directory by their relative paths, parents before children.
     Directory(BTreeMap<String, TreeEntry>),
 }
 
-/// What lies in a shipped directory.
+/// An entry of a sent directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TreeEntry {
-    /// A directory.
     Directory,
-    /// A symbolic link and where it leads.
+    /// A symbolic link with its target.
     Link(String),
-    /// A file.
     File(ShippedFile),
 }
 
 /// A file with its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShippedFile {
-    /// Its permissions, for example `0o444`.
+    /// The permissions, for example `0o444`.
     pub mode: u32,
-    /// The number of the user that owns it; root without one.
+    /// The id of the owner; root by default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub uid: u32,
-    /// The number of the group that owns it; root's without one.
+    /// The id of the group; root's by default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gid: u32,
-    /// What is in it.
     pub contents: FileContents,
 }
 
-/// What is in a file. It may be a secret, so that nothing shows it.
+/// The contents of a file. They may be secret, so `Debug` does not show them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileContents {
     /// Text in UTF-8.
     Text(Sensitive),
-    /// Anything else, in hexadecimal.
+    /// Other contents, in hexadecimal.
     Hex(Sensitive),
 }
 
@@ -146,7 +136,7 @@ impl FileContents {
         }
     }
 
-    /// The bytes themselves, for the one place that writes them.
+    /// The bytes, for the code that writes them.
     pub fn expose(&self) -> Result<Cow<'_, [u8]>> {
         match self {
             Self::Text(text) => Ok(Cow::Borrowed(text.expose().as_bytes())),
@@ -167,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contents_come_back_as_they_were_and_show_nothing() {
+    fn contents_are_preserved_and_not_shown() {
         for bytes in [b"text".to_vec(), vec![0xff, 0, 0xfe], Vec::new()] {
             let contents = FileContents::new(bytes.clone());
             let written = serde_json::to_string(&contents).unwrap();

@@ -1,4 +1,4 @@
-//! Requested changes that outlive the process that took the request.
+//! Requested changes that outlive the process that accepted the request.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,22 +20,21 @@ impl fmt::Display for OperationId {
     }
 }
 
-/// What was asked for.
+/// The requested change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 #[non_exhaustive]
 pub enum OperationKind {
-    /// Take the whole platform down.
+    /// Remove the whole platform.
     DeletePlatform {
-        /// Whether named volumes on nodes that stay are removed too.
+        /// Whether named volumes on nodes that are kept are removed, too.
         volumes: bool,
     },
-    /// Start the containers of a service, or of one replica, anew.
+    /// Restart the containers of a service, or of one replica.
     Restart {
-        /// The service.
         service: ServiceName,
-        /// Which runs are to end: a container that was started since is not touched, so a
-        /// restart that is asked for or carried on twice restarts once.
+        /// The runs to replace. Containers that were started later are not restarted, so a repeated
+        /// or resumed request restarts each container only once.
         replaces: BTreeMap<InstanceId, ContainerRun>,
     },
 }
@@ -43,28 +42,22 @@ pub enum OperationKind {
 /// One run of a container, from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRun {
-    /// The container.
     pub container: ContainerId,
     /// When the engine started it.
     pub started_at: DateTime<Utc>,
 }
 
-/// How far it is.
+/// The progress of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum OperationState {
-    /// Accepted; under way as soon as the leader sees it.
+    /// Accepted; the leader executes it as soon as it reads it.
     Running,
-    /// Done.
     Succeeded {
-        /// When.
         at: DateTime<Utc>,
     },
-    /// Given up.
     Failed {
-        /// When.
         at: DateTime<Utc>,
-        /// Why.
         why: String,
     },
 }
@@ -72,14 +65,12 @@ pub enum OperationState {
 /// A requested change with an id and a state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Its id.
     pub id: OperationId,
-    /// What was asked for.
+    /// The requested change.
     #[serde(flatten)]
     pub kind: OperationKind,
-    /// How far it is.
+    /// The progress.
     #[serde(flatten)]
     pub state: OperationState,
-    /// When it was asked for.
     pub requested_at: DateTime<Utc>,
 }

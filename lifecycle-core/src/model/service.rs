@@ -1,5 +1,5 @@
-//! Services as they are declared, after the user's files were read: normalised,
-//! interpolated, secrets resolved.
+//! Declared services, as read from the user's files: normalised, interpolated, with secrets
+//! resolved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,7 +16,7 @@ use super::update::UpdatePolicy;
 use super::{NodeSpec, Origin, Protocol, Resources, ServiceName};
 use crate::secret::Sensitive;
 
-/// What kind of workload a service is. Each kind may have a database of its own.
+/// The kind of workload of a service. Each class can have a separate database.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -45,180 +45,166 @@ impl fmt::Display for ServiceClass {
 /// A declared service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
-    /// Its name, unique within the platform.
+    /// The name, unique in the platform.
     pub name: ServiceName,
-    /// What kind of workload it is.
     #[serde(default)]
     pub class: ServiceClass,
-    /// Where its declaration comes from.
     #[serde(default)]
     pub origin: Origin,
-    /// How many replicas should run.
+    /// The number of replicas that should run.
     pub replicas: u16,
-    /// Where its image comes from.
     pub source: ImageSource,
-    /// What its containers are made from.
+    /// The template of its containers.
     pub container: ContainerTemplate,
-    /// The services that must be up before it, and what "up" means for each.
+    /// The services that it depends on, with the condition for each.
     #[serde(default)]
     pub depends_on: BTreeMap<ServiceName, DependencyCondition>,
-    /// An HTTP check that decides readiness instead of the health check or a connection.
+    /// An HTTP check that decides readiness, instead of the health check or a TCP connection.
     #[serde(default)]
     pub ready: Option<HttpReadiness>,
-    /// How long an instance may take from its start until it is ready.
+    /// How long an instance may take to become ready after its start.
     #[serde(with = "crate::model::service::seconds")]
     pub ready_within: Duration,
-    /// What happens when its container ends. `None`: see [`RestartPolicy`].
+    /// What happens when its container exits. `None`: see [`RestartPolicy`].
     #[serde(default)]
     pub restart: Option<RestartPolicy>,
-    /// Which nodes it may run on.
+    /// The nodes that it may run on.
     #[serde(default)]
     pub constraints: Vec<Constraint>,
     /// What each replica reserves on its node.
     #[serde(default)]
     pub reserves: Resources,
-    /// Its place in the start order.
     #[serde(default)]
     pub starts: Starts,
-    /// Further names that other services reach it by.
+    /// Additional names under which other services reach it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub aliases: BTreeSet<String>,
-    /// How many replicas one node may have; as many as fit without it.
+    /// The maximum number of replicas per node; unlimited by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub most_per_node: Option<u16>,
-    /// How its replicas are to be replaced.
+    pub max_per_node: Option<u16>,
+    /// How changed replicas are replaced.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: UpdatePolicy,
 }
 
-/// Where an image comes from.
+/// The source of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(clippy::large_enum_variant, reason = "there is one for each service")]
+#[expect(clippy::large_enum_variant, reason = "there is only one per service")]
 pub enum ImageSource {
     /// Built from a code base.
     Build(BuildSource),
-    /// Named by the user.
+    /// An image reference from the user.
     Image(String),
 }
 
-/// What a container of a service is made from; everything here is part of the spec digest.
+/// The template for the containers of a service; all of it is part of the spec digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerTemplate {
-    /// Overrides the image's command.
+    /// Overrides the command of the image.
     #[serde(default)]
     pub command: Option<Vec<String>>,
-    /// Overrides the image's entrypoint.
+    /// Overrides the entrypoint of the image.
     #[serde(default)]
     pub entrypoint: Option<Vec<String>>,
-    /// Environment. Values may be secrets.
+    /// The environment. Values may be secrets.
     #[serde(default)]
     pub environment: BTreeMap<String, Sensitive>,
-    /// The user that the process runs as.
     #[serde(default)]
     pub user: Option<String>,
-    /// The directory that it starts in.
     #[serde(default)]
     pub working_dir: Option<String>,
-    /// The user's own labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Named volumes.
     #[serde(default)]
     pub volumes: Vec<VolumeMount>,
-    /// Ports published on the node, as Compose's `ports` has them.
+    /// Ports published on the node, as in Compose's `ports`.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
-    /// Ports that other services reach; a host port is picked for each.
+    /// Ports that other services can reach; a host port is chosen for each.
     #[serde(default)]
     pub expose: Vec<(u16, Protocol)>,
     /// The health check, if it differs from the image's.
     #[serde(default)]
     pub healthcheck: Option<Healthcheck>,
-    /// How long a stop waits before it kills.
+    /// How long stopping waits before the process is killed.
     #[serde(default, with = "crate::model::service::optional_seconds")]
     pub stop_grace: Option<Duration>,
-    /// The most that a container may use.
     #[serde(default)]
     pub limits: Resources,
-    /// Whether containers are told how to reach the manager's API.
+    /// Whether containers get the address and credentials of the manager's API.
     #[serde(default)]
     pub api: Option<ApiAccess>,
-    /// Files that the declaration carries.
+    /// Files from the declaration.
     #[serde(default, skip_serializing_if = "is_default")]
     pub files: Vec<ShippedMount>,
-    /// Places of volumes without a name, which go with the container.
+    /// Mount points of volumes without a name, which are deleted with the container.
     #[serde(default, skip_serializing_if = "is_default")]
     pub anonymous_volumes: Vec<String>,
-    /// Paths of the node.
+    /// Mounted paths of the node.
     #[serde(default, skip_serializing_if = "is_default")]
     pub node_paths: Vec<NodeMount>,
     /// File systems in memory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub memory: Vec<MemoryMount>,
-    /// Network and names.
     #[serde(default, skip_serializing_if = "is_default")]
     pub connection: Connection,
-    /// How far it is set apart from its node.
     #[serde(default, skip_serializing_if = "is_default")]
     pub isolation: Isolation,
-    /// The node's devices that it reaches.
     #[serde(default, skip_serializing_if = "is_default")]
     pub devices: Devices,
-    /// Limits beyond processors and memory.
+    /// Limits other than processors and memory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub kernel: KernelLimits,
-    /// How its process is run and spoken to.
     #[serde(default, skip_serializing_if = "is_default")]
     pub terminal: Terminal,
-    /// Where its output goes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub logging: Logging,
 }
 
-/// What a service may do at the manager's API.
+/// What a service may do with the manager's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ApiAccess {
-    /// Look up and watch.
+    /// Read and watch.
     Read,
 }
 
 /// A port published on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
-    /// The port on the node; picked from the platform's range without one.
+    /// The port on the node; by default chosen from the platform's range.
     #[serde(default)]
     pub host_port: Option<u16>,
-    /// The port inside the container.
+    /// The port in the container.
     pub container_port: u16,
-    /// The transport protocol.
     pub protocol: Protocol,
-    /// The one address of the node that it is opened at; all of them without it.
+    /// The address of the node to listen on; all addresses by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
 }
 
-/// A health check that the engine runs inside the container (Compose `healthcheck`).
+/// A health check that the engine runs in the container (Compose `healthcheck`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Healthcheck {
-    /// What is run.
+    /// The command to run.
     pub test: HealthcheckTest,
-    /// Time between two checks.
+    /// The time between two checks.
     #[serde(default, with = "crate::model::service::optional_seconds")]
     pub interval: Option<Duration>,
-    /// The longest that one check may take.
+    /// The timeout of one check.
     #[serde(default, with = "crate::model::service::optional_seconds")]
     pub timeout: Option<Duration>,
-    /// How many failures in a row make it unhealthy.
+    /// How many consecutive failures make the container unhealthy.
     #[serde(default)]
     pub retries: Option<u32>,
-    /// How long failures do not count after the start.
+    /// How long failures are ignored after the start.
     #[serde(default, with = "crate::model::service::optional_seconds")]
     pub start_period: Option<Duration>,
 }
 
-/// What a health check runs.
+/// The command of a health check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HealthcheckTest {
@@ -230,51 +216,52 @@ pub enum HealthcheckTest {
     Shell(String),
 }
 
-/// An HTTP request whose answer 200–399 means ready (`x-lifecycle.ready`).
+/// An HTTP request; status codes 200–399 mean ready (`x-lifecycle.ready`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpReadiness {
-    /// The port inside the container; its endpoint on the node is asked.
+    /// The port in the container; the request goes to its endpoint on the node.
     pub port: u16,
     /// The path, starting with `/`.
     pub path: String,
 }
 
-/// What a dependent awaits of a service (Compose `depends_on.condition`).
+/// The condition of a dependency (Compose `depends_on.condition`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DependencyCondition {
-    /// Every replica's container was started.
+    /// The container of every replica was started.
     ServiceStarted,
     /// Every replica is ready.
     ServiceHealthy,
-    /// Every replica ran to its end with exit code 0.
+    /// Every replica exited with code 0.
     ServiceCompletedSuccessfully,
 }
 
-/// What happens when a container ends (Compose `restart`). Without one a service is kept
-/// alive like `always`, unless others await its completion: then it runs once per digest.
+/// What happens when a container exits (Compose `restart`). Without a policy, a service is
+/// restarted as with `always`, unless dependents wait for its completion: then it runs once per
+/// digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
-    /// It stays ended.
+    /// It is not restarted.
     No,
-    /// It is started again.
+    /// It is always restarted.
     Always,
-    /// It is started again after a non-zero exit code.
+    /// It is restarted after a non-zero exit code.
     OnFailure {
-        /// At most this many times in a row.
+        /// The maximum number of consecutive restarts.
         max_retries: Option<u32>,
     },
-    /// Like `Always`: nothing but the manager stops a container here.
+    /// Same as `Always`: only the manager stops containers.
     UnlessStopped,
 }
 
-/// A service's place in the start order.
+/// The position of a service in the start order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Starts {
-    /// By its dependencies alone.
+    /// Determined only by its dependencies.
     #[default]
     InOrder,
     /// After all services that do not start last.
@@ -284,15 +271,14 @@ pub enum Starts {
 /// A placement constraint (Compose `deploy.placement.constraints`): `node.labels.zone == a`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraint {
-    /// `node.hostname` or `node.labels.<key>`, whole.
+    /// `node.hostname` or `node.labels.<key>`.
     pub key: String,
-    /// How the two are compared.
     pub operator: ConstraintOperator,
-    /// What the node's value is compared with.
+    /// The value to compare with.
     pub value: String,
 }
 
-/// How a constraint compares.
+/// The comparison of a constraint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConstraintOperator {
@@ -303,7 +289,7 @@ pub enum ConstraintOperator {
 }
 
 impl Constraint {
-    /// Whether a node meets it. A label that the node lacks equals nothing.
+    /// Whether a node satisfies the constraint. A missing label equals no value.
     pub fn holds(&self, node: &NodeSpec) -> bool {
         let value = if self.key == "node.hostname" {
             Some(node.name.as_str())
@@ -332,7 +318,7 @@ impl fmt::Display for Constraint {
 }
 
 impl ServiceSpec {
-    /// How long an instance may take until it is ready, where the declaration does not say.
+    /// How long an instance may take to become ready by default.
     pub const READY_WITHIN: Duration = Duration::from_mins(5);
 
     /// A service with one replica of `source` and defaults for everything else.
@@ -352,13 +338,13 @@ impl ServiceSpec {
             reserves: Resources::default(),
             starts: Starts::default(),
             aliases: BTreeSet::new(),
-            most_per_node: None,
+            max_per_node: None,
             update: UpdatePolicy::default(),
         }
     }
 }
 
-/// Durations as seconds with fractions, the form that Compose files use.
+/// Serialises durations as seconds with fractions, as in Compose files.
 pub(crate) mod seconds {
     use std::time::Duration;
 
@@ -373,13 +359,13 @@ pub(crate) mod seconds {
     }
 }
 
-/// The same for a duration that may be absent.
+/// The same for optional durations.
 pub(crate) mod optional_seconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[expect(clippy::ref_option, reason = "the form that serde's `with` calls")]
+    #[expect(clippy::ref_option, reason = "the signature that serde's `with` requires")]
     pub(crate) fn serialize<S: Serializer>(
         value: &Option<Duration>,
         s: S,

@@ -1,6 +1,6 @@
-//! How a declaration asks for changed replicas to be replaced (Compose `deploy.update_config`,
-//! `deploy.rollback_config`). Kept with the service, without effect yet: the planner stops all
-//! replicas of a changed service at once.
+//! How changed replicas are replaced (Compose `deploy.update_config`, `deploy.rollback_config`).
+//! Stored with the service, but without effect yet: the planner stops all replicas of a changed
+//! service at once.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::container::is_default;
 
-/// What a declaration says of the replacement of replicas.
+/// The settings for replacing replicas.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpdatePolicy {
-    /// When a declaration changes.
+    /// After a change of the declaration.
     #[serde(skip_serializing_if = "is_default")]
     pub update: Option<Replacement>,
-    /// When a changed replica is given up.
+    /// When a changed replica is rolled back.
     #[serde(skip_serializing_if = "is_default")]
     pub rollback: Option<Replacement>,
 }
@@ -24,47 +24,47 @@ pub struct UpdatePolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Replacement {
-    /// How many at a time; 0 is all.
+    /// How many replicas at a time; 0 means all.
     #[serde(skip_serializing_if = "is_default")]
     pub parallelism: Option<u32>,
-    /// How long to wait between two.
+    /// The delay between two replacements.
     #[serde(
         with = "crate::model::service::optional_seconds",
         skip_serializing_if = "is_default"
     )]
     pub delay: Option<Duration>,
-    /// How long one is watched after it came up.
+    /// How long a new replica is monitored after its start.
     #[serde(
         with = "crate::model::service::optional_seconds",
         skip_serializing_if = "is_default"
     )]
     pub monitor: Option<Duration>,
-    /// Whether the new one starts before the old one is stopped.
+    /// Whether the new replica starts before the old one is stopped.
     #[serde(skip_serializing_if = "is_default")]
     pub order: Option<ReplacementOrder>,
-    /// What follows a failure.
+    /// What happens after a failure.
     #[serde(skip_serializing_if = "is_default")]
     pub on_failure: Option<OnFailure>,
 }
 
-/// Which of the two goes first.
+/// The order of stopping and starting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReplacementOrder {
-    /// The old one stops, then the new one starts.
+    /// The old replica is stopped, then the new one started.
     StopFirst,
-    /// The new one starts, then the old one stops.
+    /// The new replica is started, then the old one stopped.
     StartFirst,
 }
 
-/// What follows when a replaced replica does not come up.
+/// What happens if a new replica fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
-    /// Nothing more is replaced.
+    /// No further replicas are replaced.
     Pause,
-    /// The others are replaced all the same.
+    /// The remaining replicas are replaced.
     Continue,
-    /// The former ones come back.
+    /// The previous replicas are restored.
     Rollback,
 }

@@ -182,7 +182,7 @@ impl<'a> Check<'a> {
                     ),
                     "change the constraints, or add the labels to a node",
                 );
-            } else if let Some(most) = spec.most_per_node
+            } else if let Some(most) = spec.max_per_node
                 && usize::from(spec.replicas) > self.allowed_nodes(spec).len() * usize::from(most)
             {
                 let keys = ["deploy", "placement", "max_replicas_per_node"];
@@ -214,7 +214,7 @@ impl<'a> Check<'a> {
         self.allowed_nodes(spec).into_iter().any(|name| {
             let capacity = self.settings.nodes.get(name).and_then(|node| node.capacity);
             capacity
-                .is_none_or(|capacity| spec.reserves.fits_beside(Resources::default(), capacity))
+                .is_none_or(|capacity| spec.reserves.fits_with(Resources::default(), capacity))
         })
     }
 

@@ -485,13 +485,13 @@ impl<'a> Placing<'_, 'a> {
             .get(&service_position)
             .copied()
             .unwrap_or_default();
-        if let Some(most) = service.spec.most_per_node
+        if let Some(most) = service.spec.max_per_node
             && same >= u32::from(most)
         {
             return Some(Obstacle::Full { most });
         }
         if let Some(capacity) = spec.capacity
-            && !service.spec.reserves.fits_beside(taken.reserved, capacity)
+            && !service.spec.reserves.fits_with(taken.reserved, capacity)
         {
             let others = taken.instances;
             return Some(Obstacle::Capacity { others });

@@ -477,7 +477,7 @@ impl Keeper<'_> {
         tracing::warn!(database = %names, %since, %why, "a kind's database cannot be written");
         if !away.told {
             let message = format!("the database of {names} cannot be written: {why}");
-            self.tell(EventKind::DatabaseAway, since, message).await;
+            self.tell(EventKind::DatabaseUnavailable, since, message).await;
         }
     }
 
@@ -488,7 +488,7 @@ impl Keeper<'_> {
         tracing::info!(database = %names, %since, "a kind's database is up to date again");
         if away.told {
             let message = format!("the database of {names} is up to date again");
-            self.tell(EventKind::DatabaseBack, since, message).await;
+            self.tell(EventKind::DatabaseAvailable, since, message).await;
         }
     }
 

@@ -102,7 +102,7 @@ async fn each_kinds_database_has_its_own_rows_through_outages_losses_and_take_ov
     faults.remove_container(&node, &container.name).unwrap();
     stage.pass(Duration::from_mins(5)).await;
     stage.settled().await;
-    let away = stage.events(EventKind::DatabaseAway, cursor).await;
+    let away = stage.events(EventKind::DatabaseUnavailable, cursor).await;
     assert_eq!(away.len(), 1, "{away:#?}");
     assert!(
         away[0].message.contains("applications and models"),
@@ -111,7 +111,7 @@ async fn each_kinds_database_has_its_own_rows_through_outages_losses_and_take_ov
     assert!(away[0].data["since"].is_string(), "{away:?}");
     databases.set_away(MODELS, false);
     stage.pass(Duration::from_mins(2)).await;
-    let back = stage.events(EventKind::DatabaseBack, cursor).await;
+    let back = stage.events(EventKind::DatabaseAvailable, cursor).await;
     assert_eq!(back.len(), 1, "{back:#?}");
     each_has_its_own(&stage, &databases).await;
 

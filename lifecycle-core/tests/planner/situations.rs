@@ -678,7 +678,7 @@ fn does_not_start_a_replica_without_its_volume() {
 #[test]
 fn gives_each_of_several_replicas_its_own_volume() {
     let mut spec = with_volume("db").replicas(3);
-    spec.most_per_node = Some(1);
+    spec.max_per_node = Some(1);
     let target = declared(&["n1", "n2", "n3"], vec![spec]);
     let plan = only_the_volume_is_left().plan(&target);
     let nodes: std::collections::BTreeSet<_> = plan
@@ -692,7 +692,7 @@ fn gives_each_of_several_replicas_its_own_volume() {
 #[test]
 fn respects_the_maximum_per_node() {
     let mut spec = service("db").image("postgres:15").replicas(3);
-    spec.most_per_node = Some(1);
+    spec.max_per_node = Some(1);
     let target = declared(&["n1", "n2"], vec![spec]);
     let text = text(&World::empty().plan(&target));
     assert!(

@@ -29,7 +29,7 @@ pub(super) fn read(
                 for (key, field) in supported_entries(&field, keys::PLACEMENT, report) {
                     if key == "max_replicas_per_node" {
                         let most = field.number(report, 1, MAX_REPLICAS);
-                        spec.most_per_node = most.and_then(|most| u16::try_from(most).ok());
+                        spec.max_per_node = most.and_then(|most| u16::try_from(most).ok());
                         continue;
                     }
                     for item in field.items(report) {
@@ -81,7 +81,7 @@ pub(super) fn settle(
     let nodes = project.nodes.values();
     let nodes = nodes.filter(|node| spec.constraints.iter().all(|c| c.holds(node)));
     spec.replicas = u16::try_from(nodes.count()).unwrap_or(u16::MAX);
-    spec.most_per_node = Some(1);
+    spec.max_per_node = Some(1);
 }
 
 pub(super) fn replicas(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {

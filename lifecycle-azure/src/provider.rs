@@ -203,7 +203,7 @@ impl CloudProvider for Azure {
         if let Some(after) = Token::wait(&token) {
             return Ok(CloudProgress::Running {
                 after: Some(after),
-                says: None,
+                message: None,
             });
         }
         match (&operation.change, token) {

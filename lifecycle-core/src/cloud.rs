@@ -1,4 +1,4 @@
-//! The trait behind which a cloud lies: VMs that can be listed, made, switched and fenced.
+//! The trait for clouds: listing, creating, starting, stopping and fencing VMs.
 
 mod deadlines;
 mod vm_api;
@@ -14,58 +14,55 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::model::{Addresses, NodeName, NodeSpec};
 
-pub use deadlines::{CloudDeadlines, Hearing};
+pub use deadlines::{CloudDeadlines, ProgressListener};
 pub use vm_api::{Vm, VmApi};
 pub use vm_cloud::VmCloud;
 
-/// What a provider can do.
+/// The capabilities of a provider.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each says one thing, and they are independent"
+    reason = "they are independent of each other"
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloudCapabilities {
-    /// How the provider calls itself, for messages.
+    /// The provider's name, for messages.
     pub name: &'static str,
-    /// Whether it can make nodes; without it they must exist.
+    /// Whether it can create nodes; otherwise they must exist.
     pub provisions: bool,
-    /// Whether it tells a new node's SSH host key, so that the first connection is checked.
+    /// Whether it reports the SSH host keys of new nodes, so that the first connection is verified.
     pub knows_host_keys: bool,
-    /// Whether `fence` is possible.
+    /// Whether `fence` is supported.
     pub fences: bool,
-    /// Whether `adopt` is possible.
+    /// Whether `adopt` is supported.
     pub adopts: bool,
 }
 
-/// Whether a node is powered.
+/// The power state of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Power {
-    /// Being made or started.
+    /// Being created or started.
     Starting,
     /// Running, as far as the cloud knows.
     Running,
     /// Being stopped or deleted.
     Stopping,
-    /// Stopped.
     Stopped,
-    /// The cloud made it, but says that it failed.
+    /// The cloud reports that creating it failed.
     Failed,
 }
 
-/// How the SSH server of a node is reached.
+/// How to reach the SSH server of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshAddress {
-    /// The account.
     pub user: String,
-    /// The port.
     pub port: u16,
-    /// The host's public keys in OpenSSH form, where the provider can say.
+    /// The public host keys in OpenSSH format, if the provider reports them.
     pub host_keys: Vec<String>,
 }
 
 impl SshAddress {
-    /// An account on SSH's own port of a host whose keys are not known.
+    /// An account on the default SSH port of a host whose keys are not known.
     pub fn new(user: impl Into<String>) -> Self {
         Self {
             user: user.into(),
@@ -75,22 +72,18 @@ impl SshAddress {
     }
 }
 
-/// A node as the cloud sees it.
+/// A node as the cloud reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedNode {
-    /// The node's name.
     pub name: NodeName,
-    /// The provider's own id of the machine.
+    /// The provider's id of the machine.
     pub provider_id: String,
-    /// Whether it runs.
     pub power: Power,
-    /// Where it is reached.
     pub addresses: Addresses,
-    /// How its SSH server is reached.
     pub ssh: SshAddress,
-    /// Changes at each boot; opaque. `None` while it does not run.
+    /// An opaque value that changes at each boot. `None` while it is not running.
     pub boot_id: Option<String>,
-    /// Whether we made it, and so may delete it.
+    /// Whether this platform created it, so that it may be deleted.
     pub created: bool,
 }
 
@@ -98,31 +91,26 @@ pub struct ObservedNode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "change")]
 pub enum NodeChange {
-    /// Make it, if it does not exist.
+    /// Create it, if it does not exist.
     Provision {
-        /// What is wanted.
         spec: NodeSpec,
     },
     /// Start it, if it is stopped.
     Start {
-        /// Which one.
         node: NodeName,
     },
-    /// Stop it, if it runs.
+    /// Stop it, if it is running.
     Stop {
-        /// Which one.
         node: NodeName,
     },
-    /// Restart it, if it still is in this boot.
+    /// Restart it, if it is still in this boot.
     Restart {
-        /// Which one.
         node: NodeName,
-        /// The boot that is to end.
+        /// The boot that is replaced.
         boot_id: String,
     },
-    /// Delete it with all that belongs to it.
+    /// Delete it with all its resources.
     Delete {
-        /// Which one.
         node: NodeName,
     },
 }
@@ -140,47 +128,44 @@ impl NodeChange {
     }
 }
 
-/// A change under way; stored, so that a new process can go on asking.
+/// A change in progress. It is stored, so that a new process can continue polling it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloudOperation {
-    /// What was begun.
     pub change: NodeChange,
-    /// The provider's own token.
+    /// The provider's token.
     pub token: String,
 }
 
-/// How far a change is.
+/// The progress of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloudProgress {
-    /// Ask again, not before `after` where the cloud says so.
+    /// Poll again, but not before `after`.
     Running {
-        /// How long to wait before asking again.
+        /// The delay that the cloud requests.
         after: Option<Duration>,
-        /// What the cloud says, for the user.
-        says: Option<String>,
+        /// The state that the cloud reports, for the user.
+        message: Option<String>,
     },
-    /// Done.
     Done,
 }
 
-/// What was found wrong before anything was made.
+/// The result of checking a declaration before anything is created.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PreflightReport {
     /// Each problem in one sentence, with a hint.
     pub problems: Vec<String>,
-    /// What will be otherwise than was wished first, each in one sentence.
+    /// Where the result will differ from the first choice, each in one sentence.
     pub remarks: Vec<String>,
-    /// How long the nodes that do not exist yet will take, made beside each other; none where
-    /// that cannot be said, or all exist.
+    /// How long creating the missing nodes in parallel will take; `None` if unknown or if all
+    /// exist.
     pub predicted: Option<Duration>,
 }
 
-/// Proof that a node could not run at this moment.
+/// Proof that a node was not running at this time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fenced {
-    /// The node.
     pub node: NodeName,
-    /// When the cloud said so.
+    /// When the cloud confirmed it.
     pub at: DateTime<Utc>,
 }
 
@@ -246,43 +231,43 @@ pub struct Fenced {
 /// size is [`crate::Error::Exhausted`]; implementers do not retry by themselves.
 #[async_trait]
 pub trait CloudProvider: Debug + Send + Sync + 'static {
-    /// What this provider can do.
+    /// The capabilities of this provider.
     fn capabilities(&self) -> CloudCapabilities;
 
-    /// Checks in seconds, changing nothing, whether `wanted` can be had.
-    async fn preflight(&self, wanted: &[NodeSpec]) -> Result<PreflightReport>;
+    /// Checks within seconds, without changing anything, whether the nodes can be created.
+    async fn preflight(&self, specs: &[NodeSpec]) -> Result<PreflightReport>;
 
-    /// All nodes that carry the platform's id, in the order of their names.
+    /// All nodes with the platform's id, sorted by name.
     async fn list(&self) -> Result<Vec<ObservedNode>>;
 
-    /// One machine by its name: a node of this platform, or else a machine of no platform.
+    /// A machine by its name: a node of this platform, or else a machine without a platform.
     async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>>;
 
-    /// Makes a machine of no platform a node of this one, which `Delete` releases and does not
-    /// delete.
+    /// Makes a machine without a platform a node of this one. `Delete` releases it and does not
+    /// delete it.
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode>;
 
-    /// Begins a change and returns once the cloud has accepted it.
+    /// Starts a change and returns when the cloud has accepted it.
     async fn begin(&self, change: NodeChange) -> Result<CloudOperation>;
 
-    /// Asks how far a change is. A change that failed is an error.
+    /// Returns the progress of a change. A failed change is an error.
     async fn poll(&self, operation: &CloudOperation) -> Result<CloudProgress>;
 
-    /// Makes sure that the node does not run, and returns only when the cloud says so.
+    /// Ensures that the node is not running; returns when the cloud confirms it.
     async fn fence(&self, node: &NodeName) -> Result<Fenced>;
 
-    /// Deletes what the platform's nodes share (a network, a resource group), once no node is left
-    /// that it created: until then it is a `Conflict`. Absent is Ok.
+    /// Deletes what the platform's nodes share (a network, a resource group). Returns `Conflict`
+    /// while a node that the platform created exists. Ok if nothing exists.
     async fn delete_shared(&self) -> Result<()>;
 }
 
-/// Begins a change and asks until it is done, as often as the cloud wants to be asked.
+/// Starts a change and polls it until it is done, at the interval that the cloud requests.
 ///
-/// A question that cannot be answered just now is asked again; a change that failed is its
-/// error. What is not done after `deadline` goes on in the cloud: the same call takes it up.
+/// A failed poll is retried if it may succeed later; a failed change returns its error. After
+/// `deadline`, the change continues in the cloud; the same call resumes it.
 ///
 /// # Errors
-/// [`crate::Error::Overdue`] after the deadline, with what the cloud said last.
+/// [`crate::Error::Overdue`] after the deadline, with the last message of the cloud.
 pub async fn carry_out(
     provider: &dyn CloudProvider,
     change: NodeChange,
@@ -291,7 +276,7 @@ pub async fn carry_out(
     carry_out_with_progress(provider, change, deadline, &|_| ()).await
 }
 
-/// The same; what the cloud says meanwhile goes to `tell`, which must not block.
+/// Like [`carry_out`], but passes messages of the cloud to `report`, which must not block.
 ///
 /// # Errors
 /// Those of [`carry_out`].
@@ -299,15 +284,16 @@ pub async fn carry_out_with_progress(
     provider: &dyn CloudProvider,
     change: NodeChange,
     deadline: Duration,
-    tell: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    report: &(dyn for<'a> Fn(&'a str) + Send + Sync),
 ) -> Result<()> {
-    let hearing = Hearing::new(tell);
+    let listener = ProgressListener::new(report);
     let work = async {
         let operation = provider.begin(change.clone()).await?;
-        hearing.see_through(provider, &operation).await
+        listener.poll_to_end(provider, &operation).await
     };
-    hearing.within(deadline, &change, work).await
+    listener.within(deadline, &change, work).await
 }
+
 
 #[cfg(test)]
 mod tests {
@@ -317,7 +303,7 @@ mod tests {
     use super::*;
     use crate::error::Error;
 
-    /// Answers polls as it was told to.
+    /// Answers polls from a script.
     #[derive(Debug)]
     struct Scripted(Mutex<VecDeque<Result<CloudProgress>>>);
 
@@ -375,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_clouds_own_delays_are_kept() {
+    async fn polls_at_the_interval_that_the_cloud_requests() {
         let (outcome, took) = run(vec![
             Ok(CloudProgress::Running {
                 after: Some(Duration::from_secs(7)),
@@ -393,12 +379,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_that_failed_is_its_error_and_one_without_end_is_given_up() {
+    async fn a_failed_change_returns_its_error_and_an_endless_one_times_out() {
         let (outcome, _) = run(vec![Err(Error::failed("it", "no capacity"))]).await;
         assert!(matches!(outcome, Err(Error::Failed { .. })), "{outcome:?}");
         let (outcome, took) = run(vec![Ok(CloudProgress::Running {
             after: None,
-            says: Some("it updates".into()),
+            message: Some("it updates".into()),
         })])
         .await;
         let error = outcome.unwrap_err();

@@ -1,4 +1,5 @@
-//! A node's operating system: commands, files, connections; and its preparation for containers.
+//! The operating system of a node: commands, files, connections, and its preparation for
+//! containers.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -15,32 +16,28 @@ use crate::secret::Sensitive;
 pub use crate::stream::{ByteStream, Duplex};
 
 /// The socket of the operator's engine on the local node that runs the manager.
-pub const OPERATOR_ENGINE_SOCKET: &str = "/run/lifecycle/host-docker.sock";
-
-/// An SSH key pair in OpenSSH's forms.
+pub const OPERATOR_ENGINE_SOCKET: &str = "/run/lifecycle/host-docker.sock";/// An SSH key pair in OpenSSH format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshKeyPair {
-    /// The private key.
     pub private: Sensitive,
-    /// The public key, one line.
+    /// The public key, on one line.
     pub public: String,
 }
 
 /// A command on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostCommand {
-    /// A line for `/bin/sh`. Holds no secret: process lists show it.
+    /// A script for `/bin/sh`. Must not contain secrets, because process lists show it.
     pub script: String,
-    /// Whether it runs as root.
     pub as_root: bool,
-    /// What it reads.
+    /// The standard input.
     pub stdin: Bytes,
-    /// After how long it is given up.
+    /// When the command is aborted.
     pub timeout: Duration,
 }
 
 impl HostCommand {
-    /// A command of the account itself, given up after a minute.
+    /// A command that runs as the login user, with a timeout of one minute.
     pub fn new(script: impl Into<String>) -> Self {
         Self {
             script: script.into(),
@@ -50,14 +47,14 @@ impl HostCommand {
         }
     }
 
-    /// The same as root.
+    /// Runs the command as root.
     #[must_use]
     pub fn as_root(mut self) -> Self {
         self.as_root = true;
         self
     }
 
-    /// The same with another limit.
+    /// Sets the timeout.
     #[must_use]
     pub fn within(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -65,29 +62,27 @@ impl HostCommand {
     }
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostOutput {
-    /// The exit code; 255 if a signal ended it.
+    /// The exit code; 255 if it was ended by a signal.
     pub code: u32,
-    /// What it wrote to its standard output.
     pub stdout: String,
-    /// What it wrote to its standard error.
     pub stderr: String,
 }
 
 impl HostOutput {
-    /// The standard output, or an error with the last lines that the command wrote.
+    /// Returns the standard output, or an error with the last lines of the output.
     pub fn success(self, what: &str) -> Result<String> {
         if self.code == 0 {
             return Ok(self.stdout);
         }
-        let said = if self.stderr.trim().is_empty() {
+        let output = if self.stderr.trim().is_empty() {
             &self.stdout
         } else {
             &self.stderr
         };
-        let lines: Vec<&str> = said.trim().lines().collect();
+        let lines: Vec<&str> = output.trim().lines().collect();
         let tail = lines[lines.len().saturating_sub(5)..].join(" / ");
         Err(Error::failed(
             what,
@@ -96,13 +91,12 @@ impl HostOutput {
     }
 }
 
-/// A file to be put on a node, owned by root.
+/// A file to write to a node, owned by root.
 pub struct HostFile {
-    /// Its absolute path. Missing directories are made, open to root only.
+    /// The absolute path. Missing directories are created, accessible only to root.
     pub path: String,
-    /// Its permissions, for example `0o400`.
+    /// The permissions, for example `0o400`.
     pub mode: u32,
-    /// Its contents.
     pub contents: ByteStream,
 }
 
@@ -127,19 +121,17 @@ impl HostFile {
     }
 }
 
-/// Where a connection through a node leads.
+/// The target of a connection through a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ForwardTarget {
-    /// A TCP address as the node sees it.
+    /// A TCP address, resolved on the node.
     Tcp {
-        /// Host name or address.
+        /// A host name or address.
         host: String,
-        /// Port.
         port: u16,
     },
-    /// A unix socket on the node.
+    /// A Unix socket on the node.
     Unix {
-        /// Its path.
         path: String,
     },
 }
@@ -147,16 +139,16 @@ pub enum ForwardTarget {
 /// The operating system of one node.
 ///
 /// # Guarantees
-/// - `put` is atomic: the file has its old contents or all of the new ones, and its mode and
-///   owner from the first moment. Repeating it is harmless.
-/// - A host that offers another key than the pinned one is refused before anything is sent.
+/// - `put` is atomic: the file has either its old or its complete new contents, and its final mode
+///   and owner from the start. It can be repeated.
+/// - A host whose key differs from the pinned one is rejected before anything is sent.
 ///
 /// # Errors
-/// [`Error::Unreachable`] and [`Error::TimedOut`] may be tried again; a changed host key or a
-/// refused credential is [`Error::Denied`].
+/// [`Error::Unreachable`] and [`Error::TimedOut`] may be retried; a changed host key or rejected
+/// credentials are [`Error::Denied`].
 #[async_trait]
 pub trait NodeAccess: Debug + Send + Sync + 'static {
-    /// Runs a command to its end. A non-zero exit code is no error here.
+    /// Runs a command and waits for its end. A non-zero exit code is not an error.
     async fn exec(&self, command: HostCommand) -> Result<HostOutput>;
 
     /// Writes a file as root.
@@ -165,30 +157,29 @@ pub trait NodeAccess: Debug + Send + Sync + 'static {
     /// Opens a connection from the node.
     async fn connect(&self, target: ForwardTarget) -> Result<Box<dyn Duplex>>;
 
-    /// Makes later calls log in again: a login keeps the groups that its account had when it
-    /// began. Calls in progress go on.
+    /// Makes later calls log in again, because a login session keeps the groups that the account
+    /// had at its start. Running calls continue.
     async fn reconnect(&self);
 }
 
-/// The account that a node is reached by.
+/// The account for logging in to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Account {
-    /// Created with the node for this platform: its groups are ours to set.
+    /// Created with the node for this platform; its groups may be changed.
     Created,
-    /// It was there before, and keeps what it has.
+    /// Existed before; must not be changed.
     Adopted,
 }
 
-/// Turns a bare host into one that runs containers.
+/// Prepares a host to run containers.
 ///
 /// # Guarantees
-/// Repeating it changes nothing on a host that is prepared. Dropped at any point, the next
-/// call goes on.
+/// Repeating it changes nothing on a prepared host. If it is cancelled, the next call continues.
 #[async_trait]
 pub trait HostPreparer: Debug + Send + Sync + 'static {
-    /// Waits for the host's own first-boot work, installs the engine if it is missing, starts
-    /// it if it does not run, and verifies it. A created account may use the engine's socket
-    /// afterwards. `progress` gets a line per stage.
+    /// Waits for the host's first-boot setup, installs the engine if it is missing, starts it if it
+    /// is not running, and verifies it. Afterwards, a created account may use the engine's socket.
+    /// `progress` receives a line for each stage.
     async fn prepare(
         &self,
         host: &dyn NodeAccess,
@@ -197,27 +188,26 @@ pub trait HostPreparer: Debug + Send + Sync + 'static {
     ) -> Result<EngineInfo>;
 }
 
-/// A node that can be worked with.
+/// Access to a node.
 #[derive(Debug, Clone)]
 pub struct NodeHandle {
-    /// Its operating system.
     pub host: Arc<dyn NodeAccess>,
-    /// Its engine. Calls fail with [`Error::Unreachable`] while there is none.
+    /// The container engine. Calls return [`Error::Unreachable`] if there is none.
     pub runtime: Arc<dyn ContainerRuntime>,
 }
 
 /// Opens connections to nodes.
 ///
 /// # Guarantees
-/// Connections are shared: asking again for a node in the same boot gives the same one, and a
-/// broken one is replaced at the next call.
+/// Connections are shared: connecting again to a node in the same boot returns the same connection,
+/// and a broken connection is replaced at the next call.
 #[async_trait]
 pub trait NodeConnector: Debug + Send + Sync + 'static {
-    /// A handle for this node. Says [`Error::Unreachable`] if its SSH server does not answer.
+    /// A handle for this node. Returns [`Error::Unreachable`] if its SSH server does not answer.
     async fn connect(&self, node: &ObservedNode) -> Result<NodeHandle>;
 
-    /// The name of the host that nodes are reached through, and whether it answers; `None` where
-    /// nothing stands between.
+    /// The name of the jump host for nodes, and whether it answers; `None` if nodes are reached
+    /// directly.
     async fn jump_host(&self) -> Option<(String, Result<()>)> {
         None
     }

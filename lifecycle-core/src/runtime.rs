@@ -1,4 +1,4 @@
-//! The trait behind which one node's container engine lies.
+//! The trait for the container engine of one node.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -21,43 +21,40 @@ use crate::stream::ByteStream;
 
 pub use crate::model::Owner;
 
-/// What an engine says of itself.
+/// Information about an engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineInfo {
-    /// The engine's version, for example `20.10.24`.
+    /// The version, for example `20.10.24`.
     pub version: String,
-    /// The version of its API.
     pub api_version: String,
-    /// Its architecture, for example `amd64`.
+    /// The architecture, for example `amd64`.
     pub architecture: String,
-    /// Processors and memory of the host.
+    /// The number of processors of the host.
     pub cpus: u64,
-    /// Bytes of memory of the host.
+    /// The memory of the host, in bytes.
     pub memory_bytes: u64,
 }
 
-/// An image on an engine.
+/// An image in an engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageInfo {
-    /// The engine's id of it. Differs between engines' stores for one image.
+    /// The engine's id. It may differ between engines for the same image.
     pub id: String,
-    /// Ports that it declares.
+    /// The ports that it exposes.
     pub exposed: Vec<(u16, Protocol)>,
-    /// Whether it declares a health check.
+    /// Whether it defines a health check.
     pub has_healthcheck: bool,
 }
 
-/// What an image is built from.
+/// A request to build an image.
 pub struct BuildRequest {
-    /// The name that it gets.
+    /// The name of the new image.
     pub tag: String,
-    /// The Dockerfile's path within the context.
+    /// The path of the Dockerfile in the context.
     pub dockerfile: String,
-    /// Build arguments.
-    pub args: BTreeMap<String, Sensitive>,
-    /// What else the builder is told. A Dockerfile in it lies in the context already.
+    /// Other options. An inline Dockerfile in them is already part of the context.
     pub options: BuildOptions,
-    /// The context as an uncompressed tar archive.
+    /// The build context, an uncompressed tar archive.
     pub context: ByteStream,
 }
 
@@ -70,156 +67,143 @@ impl Debug for BuildRequest {
     }
 }
 
-/// What a container of ours is for.
+/// The role of a container of a platform.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// It runs a replica of a service.
+    /// A replica of a service.
     Instance(InstanceId),
-    /// It runs the lifecycle manager.
+    /// The lifecycle manager.
     Manager,
-    /// It makes service addresses work on its node.
+    /// The agent, which serves names and service addresses on its node.
     Agent,
 }
 
-/// A container that should run.
+/// The specification of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerSpec {
-    /// Its name, deterministic: creating it is the compare-and-set at the engine.
+    /// The name, which includes the digest: creating the container by name is the compare-and-set.
     pub name: String,
-    /// Whose it is.
     pub owner: Owner,
-    /// What it is for.
     pub role: Role,
-    /// The digest that it carries as a label.
+    /// The digest, stored as a label.
     pub digest: SpecDigest,
-    /// The image.
     pub image: String,
-    /// What it is made from. Volume names are those of the declaration.
+    /// The template. Volume names are those of the declaration.
     pub template: ContainerTemplate,
-    /// Host ports to bind, for `ports` and `expose` alike: host port by container port. What the
-    /// template publishes beyond one port for all of the node's addresses is bound beside it.
+    /// The host ports for both `ports` and `expose`, by container port. Additional ports that the
+    /// template publishes for single addresses are bound, too.
     pub ports: BTreeMap<(u16, Protocol), PortBinding>,
-    /// Directories of the node's own, for the manager and for credentials.
+    /// Directories of the node, for the manager and for credentials.
     pub binds: Vec<HostBind>,
-    /// Whether it shares the node's network.
     pub host_network: bool,
-    /// Whether the engine starts it by itself at boot and when it ends.
+    /// Whether the engine starts it at boot and restarts it when it exits.
     pub starts_with_engine: bool,
 }
 
-/// The host port that a container port is published at.
+/// The host port for a container port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PortBinding {
-    /// This one and no other.
+    /// Exactly this port.
     Fixed(u16),
-    /// This one, or the next that is free in the platform's range.
+    /// This port, or the next free one in the platform's range.
     Preferred(u16),
 }
 
-/// A directory or file of the node in a container.
+/// A directory or file of the node that is mounted in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostBind {
     /// The path on the node.
     pub source: String,
     /// The path in the container.
     pub target: String,
-    /// Whether the container may only read.
     pub read_only: bool,
 }
 
-/// What a container is doing.
+/// The state of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum ContainerState {
-    /// Made, never started.
+    /// Created, but never started.
     Created,
-    /// Running.
     Running {
-        /// What its health check says; `None` without one.
+        /// The result of its health check; `None` if it has none.
         health: Option<Health>,
     },
-    /// Running, but suspended.
+    /// Running, but paused.
     Paused,
-    /// Ended.
     Exited {
-        /// With this code.
         code: i64,
-        /// At this time, where the engine says.
+        /// When it exited, if the engine reports it.
         at: Option<DateTime<Utc>>,
     },
 }
 
 impl ContainerState {
-    /// Whether its processes exist, suspended or not.
+    /// Whether its processes exist, including paused ones.
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Running { .. } | Self::Paused)
     }
 }
 
-/// What a health check says.
+/// The result of a health check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// Within its start period.
+    /// In its start period.
     Starting,
-    /// Passed.
     Healthy,
-    /// Failed as often as it may.
+    /// Failed too many times.
     Unhealthy,
 }
 
-/// A container as the engine sees it, read back from its labels.
+/// A container as the engine reports it, including its labels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedContainer {
-    /// The engine's id.
     pub id: ContainerId,
-    /// Its name.
     pub name: String,
-    /// What it is for.
     pub role: Role,
     /// The digest in its label.
     pub digest: SpecDigest,
-    /// The version of the digest's form in its label.
+    /// The version of the digest's input in its label.
     pub digest_version: String,
-    /// What it is doing.
     pub state: ContainerState,
     /// When it was last started, in whole microseconds.
     pub started_at: Option<DateTime<Utc>>,
-    /// The host ports that it really has: container port, protocol, host port.
+    /// The host ports that are bound: container port, protocol, host port.
     pub ports: Vec<(u16, Protocol, u16)>,
-    /// The ports that it (or its image) declares, published or not.
+    /// The ports that it or its image exposes, published or not.
     pub exposed: Vec<(u16, Protocol)>,
-    /// Whether the engine runs a health check on it.
+    /// Whether the engine runs a health check for it.
     pub has_healthcheck: bool,
 }
 
-/// Everything of one platform on one engine, at one moment.
+/// All objects of one platform in one engine, at one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineState {
-    /// All containers of the platform, in the order of their names.
+    /// All containers of the platform, sorted by name.
     pub containers: Vec<ObservedContainer>,
-    /// The names (`repository:tag`) of all images on the engine.
+    /// The names (`repository:tag`) of all images in the engine.
     pub images: std::collections::BTreeSet<String>,
-    /// The platform's volumes, by the declaration's names.
+    /// The volumes of the platform, by their names in the declaration.
     pub volumes: std::collections::BTreeSet<VolumeName>,
 }
 
-/// Which lines of a container's output are wanted.
+/// Which lines of a container's output to return.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Only the last so many lines.
+    /// Only the last lines, up to this number.
     pub tail: Option<u32>,
-    /// Go on as new lines come.
+    /// Keep returning new lines.
     pub follow: bool,
-    /// Only lines that were written at this moment or later.
+    /// Only lines written at this time or later.
     pub since: Option<DateTime<Utc>>,
-    /// Say when each line was written.
+    /// Include the time of each line.
     pub timestamps: bool,
 }
 
 impl LogOptions {
-    /// The last so many lines that there are now.
+    /// The last lines that exist now, up to this number.
     pub fn last(lines: u32) -> Self {
         Self {
             tail: Some(lines),
@@ -232,25 +216,25 @@ impl LogOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogLine {
-    /// Whether it went to standard error.
+    /// Whether it was written to standard error.
     pub stderr: bool,
-    /// The line without its end; not UTF-8 is replaced.
+    /// The line without its line break; invalid UTF-8 is replaced.
     pub text: String,
-    /// When it was written, where that was asked for.
+    /// When it was written, if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<DateTime<Utc>>,
 }
 
-/// A command to be run in a container that runs.
+/// A command to run in a running container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecCommand {
-    /// The program and its arguments. Holds no secret: process lists show it.
+    /// The program and its arguments. Must not contain secrets, because process lists show them.
     pub command: Vec<String>,
-    /// The user that it runs as; the container's own without one.
+    /// The user; by default that of the container.
     pub user: Option<String>,
-    /// The directory that it starts in; the container's own without one.
+    /// The working directory; by default that of the container.
     pub working_dir: Option<String>,
-    /// Gives it a terminal of this size; then all output is standard output.
+    /// Allocates a terminal of this size; all output is then standard output.
     pub terminal: Option<TerminalSize>,
 }
 
@@ -267,31 +251,29 @@ impl ExecCommand {
 /// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {
-    /// How wide it is.
     pub columns: u16,
-    /// How high it is.
     pub rows: u16,
 }
 
-/// What a command in a container says.
+/// Output of a command in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecOutput {
-    /// A piece of its standard output.
+    /// A chunk of standard output.
     Stdout(Bytes),
-    /// A piece of its standard error.
+    /// A chunk of standard error.
     Stderr(Bytes),
-    /// It ended with this code. Always the last.
+    /// The exit code. Always the last item.
     Exit(i64),
 }
 
-/// A command that runs in a container. Dropping it closes the command's input and output; a
-/// command that heeds neither goes on.
+/// A running command in a container. Dropping it closes the command's input and output; a command
+/// that ignores both keeps running.
 pub struct ExecSession {
-    /// The engine's id of it, for [`ContainerRuntime::resize_exec`].
+    /// The engine's id of the session, for [`ContainerRuntime::resize_exec`].
     pub id: String,
-    /// What the command reads; shutting it down ends the command's input.
+    /// The standard input; shutting it down signals end of input.
     pub input: Box<dyn AsyncWrite + Send + Unpin>,
-    /// What it says, up to its end.
+    /// The output, up to the exit code.
     pub output: BoxStream<'static, Result<ExecOutput>>,
 }
 
@@ -303,109 +285,109 @@ impl Debug for ExecSession {
     }
 }
 
-/// Something that happened to a container; [`ContainerRuntime::container`] returns its new state.
+/// An event of a container; [`ContainerRuntime::container`] returns its new state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineEvent {
-    /// The engine's id of the container.
     pub container: ContainerId,
-    /// The engine's word, for example `die`.
+    /// The engine's name of the event, for example `die`.
     pub action: String,
 }
 
 /// The container engine of one node, as one platform sees it.
 ///
 /// # Guarantees
-/// - `ensure_*` may be repeated: same name and digest, same thing; what exists is not touched
-///   beyond being started. `stop`, `remove_*` of what is absent are Ok.
-/// - `state` is complete or an error, never partial, and shows this platform's objects only
-///   (images: all).
-/// - Containers, networks and volumes carry the platform's id from their creation.
-/// - A future that is dropped leaves a state from which the same call goes on.
+/// - `ensure_*` may be repeated with the same name and digest. It does not change existing objects,
+///   except that it starts a container. `stop` and `remove_*` of a missing object are Ok.
+/// - `state` is complete or an error, never partial, and contains only objects of this platform
+///   (except images: all).
+/// - Containers, networks and volumes have the platform's id from their creation.
+/// - A cancelled call leaves a state from which the same call continues.
 ///
 /// # Errors
-/// A name taken by something of another platform is [`crate::Error::Conflict`]; a host port
-/// that is taken is [`crate::Error::Conflict`] too, unless it was only preferred; an engine
-/// that does not answer is [`crate::Error::Unreachable`].
+/// A name that an object of another platform uses is [`crate::Error::Conflict`], and so is a used
+/// host port, unless it was only preferred. An engine that does not answer is
+/// [`crate::Error::Unreachable`].
 #[async_trait]
 pub trait ContainerRuntime: Debug + Send + Sync + 'static {
-    /// The engine's description of itself. Engines may start processes to answer it.
+    /// Information about the engine. Engines may start processes to answer it.
     async fn info(&self) -> Result<EngineInfo>;
 
-    /// Whether the engine answers, at the least cost.
+    /// Checks that the engine answers, as cheaply as possible.
     async fn ping(&self) -> Result<()>;
 
-    /// All that is the platform's.
+    /// All objects of the platform.
     async fn state(&self) -> Result<EngineState>;
 
-    /// A container of the platform as `state` shows it, by its name or id; `None` if there is none.
+    /// A container of the platform by its name or id, as in `state`; `None` if it does not exist.
     async fn container(&self, container: &str) -> Result<Option<ObservedContainer>>;
 
     /// An image by its name, if the engine has it.
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>>;
 
-    /// Builds an image; each line that the engine says goes to `progress`.
+    /// Builds an image; each output line of the engine is passed to `progress`.
     async fn build_image(
         &self,
         request: BuildRequest,
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<ImageInfo>;
 
-    /// Pulls an image from where its name says.
+    /// Pulls an image from its registry.
     async fn pull_image(&self, name: &str) -> Result<ImageInfo>;
 
-    /// An image as an archive that `import_image` takes.
+    /// Exports an image as an archive for `import_image`.
     async fn export_image(&self, name: &str) -> Result<ByteStream>;
 
-    /// Loads an archive that `export_image` gave.
+    /// Imports an archive from `export_image`.
     async fn import_image(&self, archive: ByteStream) -> Result<()>;
 
-    /// Removes an image's name. Absent is Ok, and so is one that a container still uses:
-    /// it stays.
+    /// Removes an image's name. Ok if it does not exist or if a container uses it; in the latter
+    /// case it is kept.
     async fn remove_image(&self, name: &str) -> Result<()>;
 
-    /// Makes sure that the container exists and runs, its volumes made before it.
+    /// Ensures that the container and its volumes exist, and that the container is running.
     async fn ensure_container(&self, spec: &ContainerSpec) -> Result<ObservedContainer>;
 
-    /// Starts a container that exists.
+    /// Starts an existing container.
     async fn start_container(&self, name: &str) -> Result<()>;
 
-    /// Stops a container: asks it, waits for `grace` (the engine's default without one), kills.
+    /// Stops a container: signals it, waits for `grace` (by default the engine's), then kills it.
     async fn stop_container(&self, name: &str, grace: Option<Duration>) -> Result<()>;
 
-    /// Removes a container that is ours, running or not, with its anonymous volumes.
+    /// Removes a container of the platform, running or not, with its anonymous volumes.
     async fn remove_container(&self, name: &str) -> Result<()>;
 
     /// Removes a named volume of the platform.
     async fn remove_volume(&self, volume: &VolumeName) -> Result<()>;
 
-    /// The output of a container, given by its name or the engine's id.
+    /// The output of a container, by its name or the engine's id.
     async fn logs(
         &self,
         container: &str,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>>;
 
-    /// Runs a command in a container that runs. One that does not run is
-    /// [`crate::Error::Conflict`], and a program that it lacks is an exit code (126, 127), as
-    /// a shell has it. Not repeated by anybody: whether a command may run twice is for who asks.
+    /// Runs a command in a running container. A container that is not running is
+    /// [`crate::Error::Conflict`]. A program that does not exist is an exit code (126 or 127), as
+    /// in a shell. Never retried automatically: only the caller knows whether a command may run
+    /// twice.
     async fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession>;
 
-    /// Tells a command's terminal its new size. A command that has ended is Ok.
+    /// Sets the size of a command's terminal. Ok if the command has ended.
     async fn resize_exec(&self, id: &str, size: TerminalSize) -> Result<()>;
 
-    /// What happens to the platform's containers from now on; ends when the engine does.
+    /// The events of the platform's containers from now on; ends when the engine stops.
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>>;
 }
 
-/// A check that an address answers, made from where the manager runs.
+/// A readiness check of an address, made from where the manager runs.
 ///
 /// # Guarantees
-/// Changes nothing; ends within `timeout`.
+/// Changes nothing, and ends within `timeout`.
 #[async_trait]
 pub trait ReadinessProbe: Debug + Send + Sync + 'static {
     /// Whether a TCP connection can be opened.
     async fn tcp(&self, ip: IpAddr, port: u16, timeout: Duration) -> bool;
 
-    /// Whether `GET path` answers with 200–399.
+    /// Whether `GET path` returns a status from 200 to 399.
     async fn http(&self, ip: IpAddr, port: u16, path: &str, timeout: Duration) -> bool;
 }

@@ -8,7 +8,7 @@ use lifecycle_azure::{Azure, AzureFiles};
 use lifecycle_core::bootstrap::{Handover, code_directory};
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
-use lifecycle_core::code::{CodeStore, KeptStore, PublishedStore};
+use lifecycle_core::code::{CodeStore, CachingStore, PublishedStore};
 use lifecycle_core::error::Retry;
 use lifecycle_core::platform::{CloudSpec, CodeStoreSpec};
 use lifecycle_core::reconcile::Backends;
@@ -106,7 +106,7 @@ fn code(handover: &Handover) -> Result<Arc<dyn CodeStore>> {
         CodeStoreSpec::Directory => Ok(Arc::new(PublishedStore::new(directory))),
         CodeStoreSpec::AzureFiles(spec) => {
             let share = AzureFiles::declared(spec, &handover.credentials)?;
-            Ok(Arc::new(KeptStore::new(directory, Arc::new(share))))
+            Ok(Arc::new(CachingStore::new(directory, Arc::new(share))))
         }
         other => Err(Error::unsupported(
             format!("the code store {other:?}"),

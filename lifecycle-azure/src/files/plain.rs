@@ -123,9 +123,9 @@ async fn walk(
                     "" => item.name.clone(),
                     directory => format!("{directory}/{}", item.name),
                 };
-                let takes = selection.takes(&path);
+                let takes = selection.includes(&path);
                 if item.is_directory {
-                    if selection.enters(&path) {
+                    if selection.may_include_below(&path) {
                         waiting.push(path.clone());
                     }
                     if takes {

@@ -93,14 +93,14 @@ impl Azure {
         match vm.state {
             State::Deleting if is_deletion => Ok(CloudProgress::Running {
                 after: Some(self.options.poll_every),
-                says: Some("Azure reports Deleting".into()),
+                message: Some("Azure reports Deleting".into()),
             }),
             State::Succeeded if is_deletion => {
                 Err(busy(node, "another change has replaced its deletion"))
             }
             State::Changing(state) => Ok(CloudProgress::Running {
                 after: Some(self.options.poll_every),
-                says: Some(format!("Azure reports {state}")),
+                message: Some(format!("Azure reports {state}")),
             }),
             State::Succeeded => Ok(CloudProgress::Done),
             State::Deleting => Err(Error::failed(format!("VM {node}"), "it is being removed")),
@@ -117,7 +117,7 @@ impl Azure {
         match self.client.operation(url).await? {
             Progress::Running { after, status } => Ok(CloudProgress::Running {
                 after: after.or(Some(self.options.poll_every)),
-                says: status.map(|status| format!("Azure reports {status}")),
+                message: status.map(|status| format!("Azure reports {status}")),
             }),
             // Azure forgets an operation long after its end; the next observation shows the result.
             Progress::Done | Progress::Gone => Ok(CloudProgress::Done),

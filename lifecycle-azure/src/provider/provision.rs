@@ -168,7 +168,7 @@ impl Azure {
         let in_progress = |status: &str| {
             Ok(CloudProgress::Running {
                 after: Some(self.options.poll_every),
-                says: Some(status.to_owned()),
+                message: Some(status.to_owned()),
             })
         };
         let Some(vm) = self.owned(name).await? else {
@@ -181,7 +181,7 @@ impl Azure {
             let after = self.create(spec).await?;
             return Ok(CloudProgress::Running {
                 after: after.or(Some(self.options.poll_every)),
-                says: Some("Azure is re-creating it".to_owned()),
+                message: Some("Azure is re-creating it".to_owned()),
             });
         };
         if removes == Some(vm.unique_id.as_str()) {
@@ -232,7 +232,7 @@ impl Azure {
         let after = self.remove_failed(spec, vm).await?;
         Ok(CloudProgress::Running {
             after: after.or(Some(self.options.poll_every)),
-            says: Some(format!(
+            message: Some(format!(
                 "Azure has no capacity for {} ({}); next: {next}",
                 vm.kind, refusal.code
             )),

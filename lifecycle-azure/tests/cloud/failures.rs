@@ -93,12 +93,12 @@ async fn reports_a_vm_that_stays_creating_until_it_is_abandoned() {
     let operation = ours.begin(provision("one")).await.unwrap();
     let progress = ours.poll(&operation).await.unwrap();
     let CloudProgress::Running {
-        says: Some(says), ..
+        message: Some(says), ..
     } = progress
     else {
         panic!("{progress:?}");
     };
-    assert!(says.contains("Creating"), "{says}");
+    assert!(message.contains("Creating"), "{message}");
     assert_eq!(get(&ours, "one").await.unwrap().power, Power::Starting);
     // Abandoned: the node is deleted and created again.
     let node = NodeName::try_from("one").unwrap();
@@ -113,7 +113,7 @@ async fn another_process_completes_a_started_change() {
     let operation = provider(&azure, 1).begin(provision("one")).await.unwrap();
     let hearing = Hearing::new(&|_| ());
     hearing
-        .see_through(&provider(&azure, 1), &operation)
+        .    poll_to_end(&provider(&azure, 1), &operation)
         .await
         .unwrap();
     is_whole(&azure).await;
@@ -144,7 +144,7 @@ async fn waits_for_a_restart_in_progress() {
     );
     pass(LONG).await;
     let hearing = Hearing::new(&|_| ());
-    hearing.see_through(&other, &operation).await.unwrap();
+    hearing.    poll_to_end(&other, &operation).await.unwrap();
     let after = get(&other, "one").await.unwrap();
     assert_eq!(after.power, Power::Running);
     assert_ne!(after.boot_id, before.boot_id);

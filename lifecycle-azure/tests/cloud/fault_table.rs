@@ -48,11 +48,11 @@ async fn run(azure: &AzureSimulator, change: NodeChange, lasts: bool) -> Ended {
         if lasts {
             let operation = ours.begin(change).await?;
             loop {
-                let CloudProgress::Running { says, .. } = ours.poll(&operation).await? else {
+                let CloudProgress::Running { message, .. } = ours.poll(&operation).await? else {
                     return Ok(None);
                 };
                 if azure.faults().pending() == 0 {
-                    return Ok(Some(says.unwrap_or_default()));
+                    return Ok(Some(message.unwrap_or_default()));
                 }
                 tokio::task::yield_now().await;
             }

@@ -53,8 +53,8 @@ async fn reports_azures_operation_status() {
     carry(&ours, provision("one")).await.unwrap();
     let node = NodeName::try_from("one").unwrap();
     let operation = ours.begin(NodeChange::Stop { node }).await.unwrap();
-    let CloudProgress::Running { says, .. } = ours.poll(&operation).await.unwrap() else {
+    let CloudProgress::Running { message, .. } = ours.poll(&operation).await.unwrap() else {
         panic!("it is not done");
     };
-    assert_eq!(says.as_deref(), Some("Azure reports InProgress"));
+    assert_eq!(message.as_deref(), Some("Azure reports InProgress"));
 }

@@ -1,4 +1,4 @@
-//! How long changes of nodes may take, and what is said of one that takes longer.
+//! Time limits of changes of nodes, and the error of a change that exceeds its limit.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,27 +9,23 @@ use super::{CloudOperation, CloudProgress, CloudProvider, NodeChange};
 use crate::error::{Error, Result, Retry};
 use crate::model::service::seconds;
 
-/// How long to wait before asking again where the cloud does not say.
+/// The polling interval if the cloud does not request one.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// How long each kind of change of a node may take before nobody waits for it any more. It goes on
-/// in the cloud then, and is taken up again.
+/// The time limits of changes of nodes. After the limit, the change continues in the cloud, and a
+/// later call resumes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CloudDeadlines {
-    /// Making a node, all alternatives of its size together.
+    /// Creating a node, including all alternatives of its size.
     #[serde(with = "seconds")]
     pub create: Duration,
-    /// Starting one.
     #[serde(with = "seconds")]
     pub start: Duration,
-    /// Stopping one.
     #[serde(with = "seconds")]
     pub stop: Duration,
-    /// Restarting one.
     #[serde(with = "seconds")]
     pub restart: Duration,
-    /// Deleting one.
     #[serde(with = "seconds")]
     pub delete: Duration,
 }
@@ -47,7 +43,7 @@ impl Default for CloudDeadlines {
 }
 
 impl CloudDeadlines {
-    /// How long this change may take.
+    /// The time limit of this change.
     pub fn of(&self, change: &NodeChange) -> Duration {
         match change {
             NodeChange::Provision { .. } => self.create,
@@ -59,10 +55,10 @@ impl CloudDeadlines {
     }
 }
 
-/// The key of a change's deadline, and what it does, in words.
-fn told(change: &NodeChange) -> (&'static str, &'static str) {
+/// The configuration key of a change's limit, and a verb for messages.
+fn describe(change: &NodeChange) -> (&'static str, &'static str) {
     match change {
-        NodeChange::Provision { .. } => ("create", "making"),
+        NodeChange::Provision { .. } => ("create", "creating"),
         NodeChange::Start { .. } => ("start", "starting"),
         NodeChange::Stop { .. } => ("stop", "stopping"),
         NodeChange::Restart { .. } => ("restart", "restarting"),
@@ -70,36 +66,36 @@ fn told(change: &NodeChange) -> (&'static str, &'static str) {
     }
 }
 
-/// What the cloud says of a change under way: passed on to whoever listens, and kept for the
-/// error of one that takes too long.
-pub struct Hearing<'a> {
-    tell: &'a (dyn for<'l> Fn(&'l str) + Send + Sync),
+/// Receives the cloud's messages about a change in progress: forwards them, and keeps the last one
+/// for the error of a change that takes too long.
+pub struct ProgressListener<'a> {
+    report: &'a (dyn for<'l> Fn(&'l str) + Send + Sync),
     last: Mutex<Option<String>>,
 }
 
-impl std::fmt::Debug for Hearing<'_> {
+impl std::fmt::Debug for ProgressListener<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hearing")
+        f.debug_struct("ProgressListener")
             .field("last", &self.last)
             .finish_non_exhaustive()
     }
 }
 
-impl<'a> Hearing<'a> {
-    /// Passes on to `tell`, which must not block.
-    pub fn new(tell: &'a (dyn for<'l> Fn(&'l str) + Send + Sync)) -> Self {
+impl<'a> ProgressListener<'a> {
+    /// Forwards messages to `report`, which must not block.
+    pub fn new(report: &'a (dyn for<'l> Fn(&'l str) + Send + Sync)) -> Self {
         Self {
-            tell,
+            report,
             last: Mutex::default(),
         }
     }
 
-    /// Asks until a change that was begun, by whatever process, is done, and passes on what the
-    /// cloud says.
+    /// Polls a change, which any process may have started, until it is done, and forwards the
+    /// cloud's messages.
     ///
     /// # Errors
-    /// Those of a change that failed. A question that cannot be answered just now is asked again.
-    pub async fn see_through(
+    /// The error of a failed change. A failed poll is retried if it may succeed later.
+    pub async fn poll_to_end(
         &self,
         provider: &dyn CloudProvider,
         operation: &CloudOperation,
@@ -107,15 +103,15 @@ impl<'a> Hearing<'a> {
         loop {
             let after = match provider.poll(operation).await {
                 Ok(CloudProgress::Done) => return Ok(()),
-                Ok(CloudProgress::Running { after, says }) => {
-                    if let Some(says) = says {
-                        self.hear(&says);
+                Ok(CloudProgress::Running { after, message }) => {
+                    if let Some(message) = message {
+                        self.forward(&message);
                     }
                     after.unwrap_or(POLL_EVERY)
                 }
                 Err(error) => match error.retry() {
                     Retry::After(after) => {
-                        self.hear(&error.chain());
+                        self.forward(&error.chain());
                         after.max(POLL_EVERY)
                     }
                     Retry::Replan | Retry::Never => return Err(error),
@@ -125,13 +121,13 @@ impl<'a> Hearing<'a> {
         }
     }
 
-    fn hear(&self, says: &str) {
-        (self.tell)(says);
+    fn forward(&self, message: &str) {
+        (self.report)(message);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some(says.to_owned());
+        *last = Some(message.to_owned());
     }
 
-    /// Waits for a change no longer than `deadline`.
+    /// Waits for a change until `deadline`.
     pub async fn within(
         &self,
         deadline: Duration,
@@ -143,15 +139,15 @@ impl<'a> Hearing<'a> {
     }
 
     fn overdue(&self, change: &NodeChange, after: Duration) -> Error {
-        let (key, what) = told(change);
+        let (key, what) = describe(change);
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         Error::Overdue {
             what: format!("{what} node {}", change.node()),
             after,
             says: last.clone(),
             hint: format!(
-                "it goes on in the cloud, and the next run takes it up; where it always takes so \
-                 long, raise `cloud.deadlines.{key}`"
+                "the change continues in the cloud, and the next run resumes it; if it always takes \
+                 this long, raise `cloud.deadlines.{key}`"
             ),
         }
     }
@@ -162,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_declared_has_its_default() {
+    fn missing_limits_have_defaults() {
         let some: CloudDeadlines = serde_json::from_str(r#"{"create": 90}"#).unwrap();
         assert_eq!(some.create, Duration::from_secs(90));
         assert_eq!(some.delete, CloudDeadlines::default().delete);

@@ -1,10 +1,10 @@
-//! [`CloudProvider`] over a [`VmApi`]: what the table of [`CloudProvider`] asks for, for clouds
-//! whose calls return when they have finished.
+//! Implements [`CloudProvider`] with a [`VmApi`], according to the tables of [`CloudProvider`], for
+//! clouds whose calls return when they have finished.
 //!
-//! Each change runs as a task of its own, so that it goes on when the caller is dropped. What this
-//! process has begun is known from that task; what another process has begun, also one that is
-//! gone, is answered from what the cloud shows now. Therefore `begin` returns only once the cloud
-//! shows the change, or the change has ended.
+//! Each change runs in its own task, so that it continues when the caller is cancelled. This
+//! process follows its own changes through these tasks. Changes that other processes started, even
+//! if those have ended, are judged by what the cloud shows. Therefore `begin` returns only when the
+//! cloud shows the change, or the change has ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,47 +26,47 @@ use crate::clock::{Clock as _, IdSource as _, RandomIds, SystemClock};
 use crate::error::{Error, Result, Retry};
 use crate::model::{NodeName, NodeSpec, Owner};
 
-/// How often the cloud is asked whether it shows a change.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a fence may take.
+/// The interval for checking whether the cloud shows a change.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+/// The time limit of fencing.
 const FENCE_LIMIT: Duration = Duration::from_mins(15);
 
 /// The nodes of one platform, as VMs of a [`VmApi`].
 ///
 /// # Caveats
-/// Changes run as tasks of the tokio runtime in which they were begun. If that runtime ends, a
-/// change goes as far as the cloud had accepted it; beginning it again finishes it.
+/// Changes run as tasks of the tokio runtime in which they were started. If that runtime ends, only
+/// the steps that the cloud had accepted are done; starting the change again finishes it.
 #[derive(Debug, Clone)]
 pub struct VmCloud {
     api: Arc<dyn VmApi>,
     owner: Owner,
-    /// The last call of each node that this process has begun.
+    /// The last call of this process for each node.
     calls: Arc<Mutex<BTreeMap<NodeName, Call>>>,
 }
 
 /// The token of an operation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Token {
-    /// The call, for the process that has begun it.
+    /// The call, for the process that started it.
     call: Uuid,
-    /// The node as it was before, for every other process.
+    /// The node before the change, for all other processes.
     before: Option<Before>,
 }
 
-/// The VM that a change is about.
+/// The VM that is changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Before {
     vm: String,
     boot: Option<String>,
 }
 
-/// A change that this process has begun. Clones are the same call.
+/// A change that this process has started. Clones refer to the same call.
 #[derive(Debug, Clone)]
 struct Call {
     id: Uuid,
     change: NodeChange,
     state: watch::Receiver<CallState>,
-    /// Why it failed, until the first caller has taken it.
+    /// Why it failed; taken by the first caller.
     error: Arc<Mutex<Option<Error>>>,
     task: AbortHandle,
 }
@@ -79,12 +79,12 @@ struct CallState {
 
 #[derive(Debug, Clone, Default)]
 enum Phase {
-    /// The cloud has not been asked for a change yet.
+    /// No change was requested from the cloud yet.
     #[default]
     Deciding,
-    /// The cloud has been asked.
-    Asked,
-    /// The cloud shows a change that somebody else has begun, and that this call waits for.
+    /// A change was requested from the cloud.
+    Requested,
+    /// The call waits for a change that another process started.
     Joined,
     Done,
     Failed {
@@ -92,13 +92,13 @@ enum Phase {
     },
 }
 
-/// How a call ended, from outside.
+/// How a call ended.
 enum Ended {
     Not,
     Done,
     Failed(String),
-    /// Its task is gone: a deletion or a fence took over.
-    Overtaken,
+    /// Its task was aborted by a deletion or a fence.
+    Superseded,
 }
 
 impl Call {
@@ -107,8 +107,8 @@ impl Call {
         match state.phase {
             Phase::Done => Ended::Done,
             Phase::Failed { why } => Ended::Failed(why),
-            _ if self.state.has_changed().is_err() => Ended::Overtaken,
-            Phase::Deciding | Phase::Asked | Phase::Joined => Ended::Not,
+            _ if self.state.has_changed().is_err() => Ended::Superseded,
+            Phase::Deciding | Phase::Requested | Phase::Joined => Ended::Not,
         }
     }
 
@@ -116,21 +116,21 @@ impl Call {
         matches!(self.ended(), Ended::Not)
     }
 
-    /// Whether a call for this change is the same one. A node is created only once, whatever else
-    /// its specification says.
+    /// Whether a call performs this change. Provisioning ignores other differences of the
+    /// specifications, because a node is created only once.
     fn is_for(&self, change: &NodeChange) -> bool {
         let provisions = |change: &NodeChange| matches!(change, NodeChange::Provision { .. });
         self.change == *change || (provisions(&self.change) && provisions(change))
     }
 
-    /// Waits until the state changes, or the task is gone.
+    /// Waits until the state changes or the task ends.
     async fn changed(&self) {
-        // An error means that the task is gone.
+        // An error means that the task has ended.
         let _ = self.state.clone().changed().await;
     }
 
-    /// Ends the task at its next await point, and returns when it has ended.
-    async fn overtake(&self) {
+    /// Aborts the task, and returns when it has ended.
+    async fn abort(&self) {
         self.task.abort();
         let mut state = self.state.clone();
         while state.changed().await.is_ok() {}
@@ -144,8 +144,8 @@ impl Call {
             match phase {
                 Phase::Deciding => drop(state.changed().await),
                 Phase::Joined | Phase::Done | Phase::Failed { .. } => return,
-                Phase::Asked => {
-                    if timeout(LOOK_EVERY, state.changed()).await.is_err()
+                Phase::Requested => {
+                    if timeout(POLL_EVERY, state.changed()).await.is_err()
                         && let Ok(vms) = cloud.api.list().await
                         && is_shown(
                             &self.change,
@@ -160,18 +160,18 @@ impl Call {
         }
     }
 
-    /// How far it is; the error of one that failed.
+    /// The progress; for a failed call, its error.
     fn progress(&self) -> Result<CloudProgress> {
         match self.ended() {
-            Ended::Not => Ok(goes_on()),
+            Ended::Not => Ok(in_progress()),
             Ended::Done => Ok(CloudProgress::Done),
             Ended::Failed(why) => {
                 let error = lock(&self.error).take();
                 Err(error.unwrap_or_else(|| Error::failed(doing(&self.change), why)))
             }
-            Ended::Overtaken => Err(Error::Conflict {
+            Ended::Superseded => Err(Error::Conflict {
                 what: doing(&self.change),
-                why: "another change took over".into(),
+                why: "another change replaced it".into(),
             }),
         }
     }
@@ -196,20 +196,20 @@ impl VmCloud {
         self.node(vms, change.node())
     }
 
-    /// The call of this process for a node, if it goes on.
+    /// The running call of this process for a node.
     fn running(&self, node: &NodeName) -> Option<Call> {
         let call = lock(&self.calls).get(node).cloned();
         call.filter(Call::runs)
     }
 
-    /// The call for this change: the one that goes on, or a new one.
+    /// The running call for this change, or a new one.
     fn call(&self, change: NodeChange) -> Result<Call> {
         let node = change.node().clone();
         let mut calls = lock(&self.calls);
-        let former = calls.get(&node).filter(|call| call.runs()).cloned();
-        if let Some(former) = &former {
-            if former.is_for(&change) {
-                return Ok(former.clone());
+        let previous = calls.get(&node).filter(|call| call.runs()).cloned();
+        if let Some(previous) = &previous {
+            if previous.is_for(&change) {
+                return Ok(previous.clone());
             }
             if !matches!(change, NodeChange::Delete { .. }) {
                 return Err(under_way(&node));
@@ -220,7 +220,7 @@ impl VmCloud {
         let work = {
             let (cloud, change, error) = (self.clone(), change.clone(), error.clone());
             async move {
-                let outcome = cloud.carry_out(&change, former, &state).await;
+                let outcome = cloud.carry_out(&change, previous, &state).await;
                 let phase = match outcome {
                     Ok(()) => Phase::Done,
                     Err(failure) => {
@@ -243,16 +243,16 @@ impl VmCloud {
         Ok(call)
     }
 
-    /// Does what the table of [`CloudProvider`] says.
+    /// Executes a change according to the tables of [`CloudProvider`].
     async fn carry_out(
         &self,
         change: &NodeChange,
-        former: Option<Call>,
+        previous: Option<Call>,
         state: &watch::Sender<CallState>,
     ) -> Result<()> {
         let node = change.node();
-        let vms = match former {
-            Some(former) => self.take_over(node, &former).await?,
+        let vms = match previous {
+            Some(previous) => self.take_over(node, &previous).await?,
             None => self.api.list().await?,
         };
         let enter = |phase| state.send_modify(|state| state.phase = phase);
@@ -262,7 +262,7 @@ impl VmCloud {
             }
             return match change {
                 NodeChange::Provision { spec } => {
-                    enter(Phase::Asked);
+                    enter(Phase::Requested);
                     self.api.create(spec, &self.owner).await
                 }
                 NodeChange::Delete { .. } => Ok(()),
@@ -278,7 +278,7 @@ impl VmCloud {
         state.send_modify(|state| state.before = Some(before.clone()));
         match (change, vm.power) {
             (NodeChange::Delete { .. }, _) => {
-                enter(Phase::Asked);
+                enter(Phase::Requested);
                 if vm.created {
                     self.api.delete(vm).await
                 } else {
@@ -286,25 +286,25 @@ impl VmCloud {
                 }
             }
             (NodeChange::Provision { spec }, Power::Failed) if vm.created => {
-                enter(Phase::Asked);
+                enter(Phase::Requested);
                 self.api.delete(vm).await?;
                 self.api.create(spec, &self.owner).await
             }
             (NodeChange::Start { .. }, Power::Stopped | Power::Failed) => {
-                enter(Phase::Asked);
+                enter(Phase::Requested);
                 self.api.start(vm).await
             }
             (NodeChange::Stop { .. }, Power::Running) => {
-                enter(Phase::Asked);
+                enter(Phase::Requested);
                 self.api.stop(vm).await
             }
             (NodeChange::Restart { boot_id, .. }, Power::Running)
                 if vm.boot_id.as_ref() == Some(boot_id) =>
             {
-                enter(Phase::Asked);
+                enter(Phase::Requested);
                 self.api.restart(vm).await
             }
-            // Another process has begun a change. Whether it is this one cannot always be seen.
+            // Another process has started a change, which may or may not be the same one.
             (
                 NodeChange::Provision { .. }
                 | NodeChange::Start { .. }
@@ -324,7 +324,7 @@ impl VmCloud {
             }
             (NodeChange::Provision { .. }, Power::Failed) => Err(Error::failed(
                 doing(change),
-                "the cloud says that it failed, and this platform did not create it",
+                "the cloud reports that it failed, and this platform did not create it",
             )),
             (NodeChange::Provision { .. }, Power::Running | Power::Stopped)
             | (NodeChange::Start { .. }, Power::Running)
@@ -335,25 +335,25 @@ impl VmCloud {
         }
     }
 
-    /// Ends a call that goes on, and returns the VMs that there are then. A VM that is being
-    /// created cannot be deleted before the cloud shows it.
-    async fn take_over(&self, node: &NodeName, former: &Call) -> Result<Vec<Vm>> {
+    /// Ends a running call, and returns the VMs that exist afterwards. A VM that is being created
+    /// cannot be deleted before the cloud shows it.
+    async fn take_over(&self, node: &NodeName, previous: &Call) -> Result<Vec<Vm>> {
         loop {
-            let creates = matches!(former.change, NodeChange::Provision { .. }) && former.runs();
+            let creates = matches!(previous.change, NodeChange::Provision { .. }) && previous.runs();
             let vms = self.api.list().await?;
             if !creates || self.node(&vms, node).is_some() {
-                former.overtake().await;
+                previous.abort().await;
                 return Ok(vms);
             }
-            // Either is a reason to look again.
-            let _ = timeout(LOOK_EVERY, former.changed()).await;
+            // Both outcomes are a reason to check again.
+            let _ = timeout(POLL_EVERY, previous.changed()).await;
         }
     }
 
-    /// Waits for the end of a change that another process has begun.
+    /// Waits for the end of a change that another process has started.
     async fn follow(&self, change: &NodeChange, before: &Before) -> Result<()> {
         loop {
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_EVERY).await;
             let vms = self.api.list().await?;
             match observed(change, Some(before), self.ours(&vms, change))? {
                 CloudProgress::Done => return Ok(()),
@@ -368,20 +368,20 @@ impl VmCloud {
             let vms = self.api.list().await?;
             let vm = self.node(&vms, node);
             match (vm, call) {
-                // It cannot be powered off before the cloud shows it, or is about to be gone.
+                // It cannot be powered off before the cloud shows it, or it is about to be deleted.
                 (None, Some(call)) if matches!(call.change, NodeChange::Provision { .. }) => {
-                    let _ = timeout(LOOK_EVERY, call.changed()).await;
+                    let _ = timeout(POLL_EVERY, call.changed()).await;
                 }
                 (Some(_), Some(call)) if matches!(call.change, NodeChange::Delete { .. }) => {
-                    let _ = timeout(LOOK_EVERY, call.changed()).await;
+                    let _ = timeout(POLL_EVERY, call.changed()).await;
                 }
-                (Some(_), Some(call)) => call.overtake().await,
+                (Some(_), Some(call)) => call.abort().await,
                 (Some(vm), None) if !matches!(vm.power, Power::Stopped | Power::Failed) => {
                     self.api.power_off(vm).await?;
                     let vms = self.api.list().await?;
                     let left = self.node(&vms, node);
                     if left.is_some_and(|vm| vm.power != Power::Stopped) {
-                        sleep(LOOK_EVERY).await;
+                        sleep(POLL_EVERY).await;
                     }
                 }
                 (None, _) if unowned(&vms, node)?.is_some() => return Err(not_ours(node)),
@@ -402,8 +402,8 @@ impl CloudProvider for VmCloud {
         self.api.capabilities()
     }
 
-    async fn preflight(&self, wanted: &[NodeSpec]) -> Result<PreflightReport> {
-        self.api.preflight(wanted).await
+    async fn preflight(&self, specs: &[NodeSpec]) -> Result<PreflightReport> {
+        self.api.preflight(specs).await
     }
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {
@@ -449,7 +449,7 @@ impl CloudProvider for VmCloud {
             before: call.state.borrow().before.clone(),
         };
         let token = serde_json::to_string(&token)
-            .map_err(|error| Error::failed("writing the token of a change", error.to_string()))?;
+            .map_err(|error| Error::failed("serialising the token of a change", error.to_string()))?;
         Ok(CloudOperation { change, token })
     }
 
@@ -463,7 +463,7 @@ impl CloudProvider for VmCloud {
         let call = lock(&self.calls).get(change.node()).cloned();
         if let Some(call) = call.filter(|call| call.id == token.call) {
             return match call.progress() {
-                // The change has failed: asking again does not help, beginning it again may.
+                // The change has failed: polling again does not help, but starting it again may.
                 Err(error) if matches!(error.retry(), Retry::After(_)) => Err(Error::Failed {
                     what: doing(change),
                     why: error.to_string(),
@@ -501,13 +501,13 @@ impl CloudProvider for VmCloud {
         }
         let names: Vec<_> = left.iter().map(|node| node.name.as_str()).collect();
         Err(Error::Conflict {
-            what: "deleting what the nodes share".into(),
+            what: "deleting the nodes' shared resources".into(),
             why: format!("nodes still use it: {}", names.join(", ")),
         })
     }
 }
 
-/// Whether the cloud shows that a change is under way, or over.
+/// Whether the cloud shows that a change is in progress or finished.
 fn is_shown(change: &NodeChange, before: Option<&Before>, vm: Option<&ObservedNode>) -> bool {
     let id = before.map(|before| &before.vm);
     let is_same = vm.map(|vm| &vm.provider_id) == id;
@@ -521,8 +521,8 @@ fn is_shown(change: &NodeChange, before: Option<&Before>, vm: Option<&ObservedNo
     }
 }
 
-/// How far a change is that this process has not begun, by what the cloud shows. Nothing is begun
-/// here: a node that was deleted since is not created again by polling.
+/// The progress of a change that another process started, judged by what the cloud shows. Does not
+/// start anything: polling must not re-create a node that was deleted in the meantime.
 fn observed(
     change: &NodeChange,
     before: Option<&Before>,
@@ -535,7 +535,7 @@ fn observed(
     };
     let vm = match (vm, change) {
         (None, _) => return is_gone(),
-        // It replaces one that failed.
+        // It replaces a failed VM.
         (Some(vm), NodeChange::Provision { .. }) => vm,
         (Some(vm), _) if is_other(&vm) => return is_gone(),
         (Some(vm), _) => vm,
@@ -543,29 +543,29 @@ fn observed(
     let without_effect = |why: &str| {
         Err(Error::failed(
             doing(change),
-            format!("{why}, and the process that began it does not go on; begin it again"),
+            format!("{why}, and the process that started the change has ended; start it again"),
         ))
     };
     match (change, vm.power) {
-        (NodeChange::Delete { .. }, Power::Stopping) => Ok(goes_on()),
+        (NodeChange::Delete { .. }, Power::Stopping) => Ok(in_progress()),
         (NodeChange::Delete { .. }, _) => without_effect("the node still exists"),
         (_, Power::Failed) => Err(Error::failed(
             doing(change),
-            "the cloud says that it failed",
+            "the cloud reports that it failed",
         )),
-        // A node that starts has been stopped before.
+        // A starting node was stopped before.
         (NodeChange::Stop { .. }, Power::Starting | Power::Stopped)
         | (NodeChange::Provision { .. }, Power::Running | Power::Stopped)
         | (NodeChange::Start { .. }, Power::Running)
         | (NodeChange::Restart { .. }, Power::Stopped) => Ok(CloudProgress::Done),
-        (_, Power::Starting | Power::Stopping) => Ok(goes_on()),
+        (_, Power::Starting | Power::Stopping) => Ok(in_progress()),
         (NodeChange::Start { .. }, Power::Stopped) => without_effect("the node is stopped"),
         (NodeChange::Stop { .. }, Power::Running) => {
             match before.and_then(|before| before.boot.as_ref()) {
                 boot @ Some(_) if vm.boot_id.as_ref() == boot => {
-                    without_effect("the node still runs")
+                    without_effect("the node is still running")
                 }
-                // It was stopped, and started again since.
+                // It was stopped and has been started again.
                 Some(_) | None => Ok(CloudProgress::Done),
             }
         }
@@ -579,7 +579,7 @@ fn observed(
     }
 }
 
-/// The VM of this name that belongs to no platform.
+/// The VM with this name that belongs to no platform.
 fn unowned<'v>(vms: &'v [Vm], node: &NodeName) -> Result<Option<&'v ObservedNode>> {
     let mut found = vms
         .iter()
@@ -587,16 +587,16 @@ fn unowned<'v>(vms: &'v [Vm], node: &NodeName) -> Result<Option<&'v ObservedNode
     match (found.next(), found.next()) {
         (Some(_), Some(_)) => Err(Error::Conflict {
             what: format!("VM {node}"),
-            why: "the account has several of this name".into(),
+            why: "the account has several VMs with this name".into(),
         }),
         (one, _) => Ok(one.map(|vm| &vm.node)),
     }
 }
 
-fn goes_on() -> CloudProgress {
+fn in_progress() -> CloudProgress {
     CloudProgress::Running {
-        after: Some(LOOK_EVERY),
-        says: None,
+        after: Some(POLL_EVERY),
+        message: None,
     }
 }
 
@@ -618,14 +618,14 @@ fn absent(node: &NodeName) -> Error {
 fn under_way(node: &NodeName) -> Error {
     Error::Conflict {
         what: format!("node {node}"),
-        why: "another change is under way".into(),
+        why: "another change is in progress".into(),
     }
 }
 
 fn not_ours(node: &NodeName) -> Error {
     Error::Conflict {
         what: format!("VM {node}"),
-        why: "it exists and does not carry this platform's id".into(),
+        why: "it exists, but does not belong to this platform".into(),
     }
 }
 
@@ -651,7 +651,7 @@ mod tests {
         }
     }
 
-    /// What a process answers that has not begun the change: done, under way, or failed.
+    /// What a process that did not start the change reports: done, under way, or failed.
     fn answer(change: &NodeChange, boot: Option<&str>, now: Option<&ObservedNode>) -> &'static str {
         let before = Before {
             vm: "vm-1".into(),
@@ -668,7 +668,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_of_a_process_that_is_gone_is_answered_from_what_the_cloud_shows() {
+    fn operations_of_ended_processes_are_judged_by_the_state_of_the_cloud() {
         let node = || NodeName::try_from("n1").unwrap();
         let spec = NodeSpec::new(node());
         let boot_id = "one".to_owned();

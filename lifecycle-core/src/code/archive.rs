@@ -1,17 +1,17 @@
-//! The one form of a build context: headers that tell no time and no owner, so that the same
-//! files give the same archive on every machine and from every store.
+//! The canonical format of build contexts: headers without time and owner, so that the same files
+//! give the same archive on every machine and from every store.
 
 use std::io;
 
 use super::digest::Kind;
 
-/// A block of a tar archive, in bytes; contents are filled up to whole ones.
+/// The size of a block of a tar archive; contents are padded to whole blocks.
 const BLOCK: u64 = 512;
 
-/// What ends an archive.
+/// The end of an archive.
 pub const END: [u8; 1024] = [0; 1024];
 
-/// The header of an entry; `size` counts for a file only.
+/// The header of an entry; `size` applies only to files.
 pub fn header(kind: &Kind, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_mtime(0);
@@ -29,25 +29,25 @@ pub fn header(kind: &Kind, size: u64) -> tar::Header {
     header
 }
 
-/// All that stands before an entry's content, long paths and link targets included, for who
-/// writes the content and its [`padding`] without a writer.
+/// Everything before an entry's content, including long paths and link targets, for callers that
+/// write the content and its [`padding`] themselves.
 pub fn head(path: &str, kind: &Kind, size: u64) -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = header(kind, size);
     match kind {
         Kind::Symlink { target } => archive.append_link(&mut header, path, target)?,
-        // It copies what it is given and fills that up, whatever the header announces.
+        // The builder writes the content that it gets and pads it, whatever the header announces.
         Kind::Directory | Kind::File { .. } => {
             archive.append_data(&mut header, path, io::empty())?;
         }
     }
-    // Not `into_inner`, which would end the archive.
+    // `into_inner` would end the archive.
     Ok(std::mem::take(archive.get_mut()))
 }
 
-/// How many zeros follow a content of this many bytes.
+/// The number of padding bytes after content of this size.
 pub fn padding(size: u64) -> usize {
-    // Less than a block, so it fits everywhere.
+    // Less than a block, so the conversion cannot fail.
     usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or_default()
 }
 
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_put_together_by_hand_is_what_a_builder_writes() {
+    fn equals_the_output_of_a_tar_builder() {
         let file = Kind::File { executable: true };
         let link = Kind::Symlink {
             target: "far/".repeat(40).into(),

@@ -1,9 +1,9 @@
-//! What a code base consists of, and the digest that tells two contents apart: for every store
-//! that holds files, so that the same files have one digest wherever they lie.
+//! The contents of a code base and their digest, for every store that contains files, so that the
+//! same files have the same digest everywhere.
 //!
-//! Only what survives every checkout counts: paths, kinds, the executable bit, targets of
-//! symbolic links, contents. Times, owners and the other permission bits differ between two
-//! clones of one commit, so they are left out and the archive holds fixed ones.
+//! Only what every checkout preserves is included: paths, kinds, the executable bit, targets of
+//! symbolic links, contents. Times, owners and other permission bits differ between clones of a
+//! commit, so the archive has fixed ones.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,36 +15,35 @@ use sha2::{Digest as _, Sha256};
 use super::dockerignore::Rules;
 use crate::error::{Error, Result};
 
-/// Changes when the same files would give another digest.
+/// Changed when the same files would give a different digest.
 const FORM: &[u8] = b"lifecycle code base 1\n";
 
-/// The file of a context that says what is left out.
+/// The file of a context that lists excluded files.
 pub const IGNORE_FILE: &str = ".dockerignore";
 
-/// Sent even if left out: the builder reads both. (It drops them itself before `COPY` sees
-/// the context.)
+/// Sent even if excluded, because the builder reads both. (It removes them itself before `COPY`
+/// sees the context.)
 const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
 
-/// Ours, beside the user's files: who the platform is. It comes with the first `up` and says
-/// nothing of the code, so it is never part of a code base.
+/// The bootstrapper's own directory next to the user's files, with the platform's identity. It is
+/// created by the first `up` and contains no code, so it is never part of a code base.
 pub const OWN_DIRECTORY: &str = ".lifecycle";
 
-/// More than any `.dockerignore` that a person wrote, in bytes; what is beyond is not read.
+/// The maximum size of a `.dockerignore`, in bytes; the rest is not read.
 pub const IGNORE_FILE_LIMIT: u64 = 1 << 20;
 
-/// What an entry of a code base is.
+/// The kind of an entry of a code base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory, empty or not.
     Directory,
-    /// A regular file.
     File {
-        /// Whether its owner may run it.
+        /// Whether its owner may execute it.
         executable: bool,
     },
-    /// A symbolic link, whether it leads anywhere or not.
+    /// A symbolic link, whether its target exists or not.
     Symlink {
-        /// What it says, as it stands.
+        /// The target, unchanged.
         target: PathBuf,
     },
 }
@@ -52,34 +51,34 @@ pub enum Kind {
 /// The entries of a code base by their paths (with `/`), parents before children.
 pub type Entries = BTreeMap<String, Kind>;
 
-/// What of a directory belongs to the code base, by the `.dockerignore` in it.
+/// Which files of a directory belong to the code base, according to its `.dockerignore`.
 #[derive(Debug, Default)]
 pub struct Selection(Rules);
 
 impl Selection {
-    /// Reads the text of a `.dockerignore`; `place` is where it lies, for the error.
+    /// Parses a `.dockerignore`; `location` is its location, for errors.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a malformed pattern.
-    pub fn parse(text: &[u8], place: &str) -> Result<Self> {
+    pub fn parse(text: &[u8], location: &str) -> Result<Self> {
         let rules = Rules::parse(&String::from_utf8_lossy(text)).map_err(|bad| Error::Invalid {
-            what: format!("`{place}`"),
+            what: format!("`{location}`"),
             why: bad.to_string(),
-            hint: "correct the pattern; close each `[` and put something after `!` and `\\`"
+            hint: "correct the pattern: close each `[`, and put text after `!` and `\\`"
                 .to_owned(),
         })?;
         Ok(Self(rules))
     }
 
     /// Whether the entry at this path belongs to the code base.
-    pub fn takes(&self, path: &str) -> bool {
-        path != OWN_DIRECTORY && (ALWAYS_SENT.contains(&path) || !self.0.leave_out(path))
+    pub fn includes(&self, path: &str) -> bool {
+        path != OWN_DIRECTORY && (ALWAYS_SENT.contains(&path) || !self.0.excludes(path))
     }
 
-    /// Whether something below the directory at this path may belong to the code base, though
-    /// the directory itself need not.
-    pub fn enters(&self, path: &str) -> bool {
-        path != OWN_DIRECTORY && (!self.0.leave_out(path) || self.0.may_bring_back_below(path))
+    /// Whether entries below the directory at this path may belong to the code base, even if the
+    /// directory itself does not.
+    pub fn may_include_below(&self, path: &str) -> bool {
+        path != OWN_DIRECTORY && (!self.0.excludes(path) || self.0.may_include_below(path))
     }
 }
 
@@ -99,7 +98,7 @@ pub fn entries(root: &Path) -> Result<Entries> {
                 .into_string()
                 .map_err(|name| Error::Invalid {
                     what: format!("file name `{}`", path.join(name).display()),
-                    why: "it is not UTF-8".to_owned(),
+                    why: "it is not valid UTF-8".to_owned(),
                     hint: "rename the file".to_owned(),
                 })?;
             let relative = if directory.is_empty() {
@@ -108,13 +107,13 @@ pub fn entries(root: &Path) -> Result<Entries> {
                 format!("{directory}/{name}")
             };
             if file_type.is_dir() {
-                if selection.enters(&relative) {
+                if selection.may_include_below(&relative) {
                     directories.push(relative.clone());
                 }
-                if selection.takes(&relative) {
+                if selection.includes(&relative) {
                     add(&mut entries, relative, Kind::Directory);
                 }
-            } else if selection.takes(&relative)
+            } else if selection.includes(&relative)
                 && let Some(kind) = kind(&entry.path(), file_type)?
             {
                 add(&mut entries, relative, kind);
@@ -124,8 +123,7 @@ pub fn entries(root: &Path) -> Result<Entries> {
     Ok(entries)
 }
 
-/// Adds an entry and its parents: those of what an exception brought back are part of the code
-/// base too.
+/// Adds an entry and its parents: parents of re-included entries are part of the code base, too.
 pub fn add(entries: &mut Entries, path: String, kind: Kind) {
     for (end, _) in path.match_indices('/') {
         if !entries.contains_key(&path[..end]) {
@@ -149,7 +147,7 @@ fn selection(root: &Path) -> Result<Selection> {
     Selection::parse(&text, &path.display().to_string())
 }
 
-/// `None` for a socket, which no archive can hold and Docker skips as well.
+/// `None` for a socket, which archives cannot contain and Docker skips, too.
 fn kind(path: &Path, file_type: fs::FileType) -> Result<Option<Kind>> {
     let reading = |error| Error::io(format!("reading `{}`", path.display()), error);
     if file_type.is_symlink() {
@@ -167,8 +165,8 @@ fn kind(path: &Path, file_type: fs::FileType) -> Result<Option<Kind>> {
     }
     Err(Error::Invalid {
         what: format!("`{}`", path.display()),
-        why: "it is neither a file, a directory nor a symbolic link".to_owned(),
-        hint: format!("remove it, or leave it out in `{IGNORE_FILE}`"),
+        why: "it is not a file, a directory or a symbolic link".to_owned(),
+        hint: format!("remove it, or exclude it in `{IGNORE_FILE}`"),
     })
 }
 
@@ -194,7 +192,7 @@ fn is_socket(_: fs::FileType) -> bool {
     false
 }
 
-/// Takes entries in their order and gives the digest of them all.
+/// Computes the digest of entries, which must be added in order.
 #[derive(Debug)]
 pub struct Hasher(Sha256);
 
@@ -205,7 +203,7 @@ impl Default for Hasher {
 }
 
 impl Hasher {
-    /// The digest of no entries yet.
+    /// The digest of no entries.
     pub fn new() -> Self {
         Self(Sha256::new_with_prefix(FORM))
     }
@@ -220,7 +218,7 @@ impl Hasher {
         };
         self.0.update([tag]);
         for part in [path.as_bytes(), extra] {
-            // A length before each part, or two different trees could read the same.
+            // A length before each part, so that different trees cannot be encoded the same.
             self.0.update((part.len() as u64).to_be_bytes());
             self.0.update(part);
         }
@@ -235,7 +233,7 @@ impl Hasher {
     }
 }
 
-/// Reads and hashes what it passes on.
+/// A reader that hashes what is read.
 pub(super) struct HashingReader<R> {
     inner: R,
     hash: Sha256,

@@ -1,4 +1,4 @@
-//! The code store that is a directory: code bases where the user works on them.
+//! The code store that reads code bases from the user's directories.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,22 +16,21 @@ use super::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
 use crate::stream::ByteStream;
 
-/// How much of an archive is handed on at once.
+/// The size of one chunk of an archive.
 const CHUNK: usize = 64 * 1024;
-/// How many chunks may wait for the reader.
+/// How many chunks may be queued for the reader.
 const CHUNKS_AHEAD: usize = 8;
 
 /// Code bases that are directories.
 ///
-/// A name is a path relative to the root, or an absolute one, as Compose's `build.context` may
-/// be; so it may lead out of the root (`../shared`). It is normalised: `./a/../b` and `b` are
-/// one code base. `list` gives the root's own folders that hold a `Dockerfile`.
+/// A name is a path relative to the root, or an absolute one, like Compose's `build.context`; so it
+/// may lead out of the root (`../shared`). It is normalised: `./a/../b` and `b` are the same code
+/// base. `list` returns the folders of the root that contain a `Dockerfile`.
 ///
 /// # Caveats
-/// What `.dockerignore` leaves out counts neither for the digest nor for the archive, except
-/// `.dockerignore` and `Dockerfile` themselves, which a build always needs. A Dockerfile of
-/// another name or place must not be left out, since a code base does not know which services
-/// use it.
+/// Files that `.dockerignore` excludes are neither in the digest nor in the archive, except
+/// `.dockerignore` and `Dockerfile` themselves, which every build needs. A Dockerfile with another
+/// name or path must not be excluded, because a code base does not know which services use it.
 #[derive(Debug, Clone)]
 pub struct DirectoryStore {
     root: PathBuf,
@@ -43,7 +42,7 @@ impl DirectoryStore {
         Self { root }
     }
 
-    /// A name in the one form that all spellings of it share.
+    /// The canonical spelling of a name.
     pub fn normalised(name: &str) -> String {
         let mut parts: Vec<Component<'_>> = Vec::new();
         for part in Path::new(name).components() {
@@ -66,13 +65,13 @@ impl DirectoryStore {
         path.to_string_lossy().into_owned()
     }
 
-    /// Where a code base of this name lies, or would.
+    /// The directory of a code base with this name, whether it exists or not.
     pub fn directory(&self, name: &str) -> PathBuf {
         self.root.join(Self::normalised(name))
     }
 }
 
-/// Runs work that waits for the disk where it holds up nobody.
+/// Runs blocking disk operations on a separate thread.
 async fn blocking<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -144,7 +143,7 @@ impl CodeStore for DirectoryStore {
                 sender,
             };
             if let Err(error) = write_archive(&path, &now, &mut chunks) {
-                // The reader may be gone, and then nobody needs to know.
+                // If the reader is gone, nobody needs the error.
                 drop(chunks.sender.blocking_send(Err(error)));
             }
         });
@@ -152,8 +151,8 @@ impl CodeStore for DirectoryStore {
     }
 }
 
-/// Writes the archive and, so that a change during the reading does not pass for the digest
-/// asked for, fails at its end if it came out as another.
+/// Writes the archive. Fails at its end if the digest differs from the expected one, so that a
+/// change during reading is detected.
 fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result<()> {
     let entries = digest::entries(root).map_err(io::Error::other)?;
     let digest = write_entries(&entries, |path| open(root, path), chunks)?;
@@ -173,7 +172,7 @@ fn open(root: &Path, path: &str) -> io::Result<(u64, File)> {
     opened.map_err(|error| io::Error::new(error.kind(), format!("`{path}`: {error}")))
 }
 
-/// Hands what is written on to a stream, in pieces of a fair size.
+/// Sends what is written to a stream, in chunks.
 struct Chunks {
     pending: BytesMut,
     sender: mpsc::Sender<io::Result<Bytes>>,
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_that_a_build_can_see_changes_the_digest() {
+    async fn every_difference_that_a_build_can_see_changes_the_digest() {
         let before = digest(sample().path()).await;
         let changes: [fn(&Path); 6] = [
             |root| put(root, "svc/src/main.c", "int mein;\n"),
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_archive_is_the_same_to_the_byte_and_holds_no_times_and_owners() {
+    async fn the_archive_is_reproducible_without_times_and_owners() {
         let (one, two) = (sample(), sample());
         let mut archives = Vec::new();
         for root in [&one, &two] {
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_archive_of_a_former_content_is_a_conflict() {
+    async fn an_archive_of_previous_contents_is_a_conflict() {
         let root = sample();
         let store = DirectoryStore::new(root.path().to_owned());
         let code = store.digest("svc").await.unwrap();
@@ -331,9 +330,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_during_the_reading_ends_the_archive_with_an_error() {
+    async fn a_change_while_reading_ends_the_archive_with_an_error() {
         let root = sample();
-        // Larger than all that may wait for the reader, and last in order.
+        // Larger than all queued chunks, and before the changed file.
         put(
             root.path(),
             "svc/huge",
@@ -354,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_dockerignore_leaves_out_counts_for_nothing() {
+    async fn excluded_files_do_not_affect_the_digest() {
         let root = sample();
         put(root.path(), "svc/.dockerignore", "target\n*.log\n");
         let before = digest(root.path()).await;
@@ -370,12 +369,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_the_platform_is_counts_for_nothing_beside_the_files() {
+    async fn the_platforms_identity_file_does_not_affect_the_digest() {
         let root = sample();
         let before = digest(root.path()).await;
         put(root.path(), "svc/.lifecycle/platform.json", "{}");
         assert_eq!(digest(root.path()).await, before);
-        put(root.path(), "svc/src/.lifecycle", "somebody else's");
+        put(root.path(), "svc/src/.lifecycle", "of another program");
         assert_ne!(digest(root.path()).await, before);
     }
 
@@ -392,9 +391,9 @@ mod tests {
         );
     }
 
-    /// What Docker's classic builder had in its context for the same files.
+    /// The context of Docker's classic builder for the same files.
     #[test]
-    fn the_same_files_are_left_out_as_docker_leaves_out() {
+    fn excludes_the_same_files_as_docker() {
         const FILES: [&str; 12] = [
             "README.md",
             "a/b/y.md",
@@ -432,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_directory_are_one_name() {
+    fn spellings_of_one_directory_have_the_same_name() {
         for (spelling, name) in [
             (".", "."),
             ("./", "."),
@@ -446,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_list_holds_folders_with_a_dockerfile() {
+    async fn lists_folders_with_a_dockerfile() {
         let root = sample();
         put(root.path(), "api/Dockerfile", "FROM scratch\n");
         put(root.path(), "notes/readme.md", "");
@@ -457,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_file_can_be_read_out_of_any_store() {
+    async fn reads_a_single_file() {
         let root = sample();
         let store = DirectoryStore::new(root.path().to_owned());
         let code = store.digest("svc").await.unwrap();

@@ -1,16 +1,16 @@
 //! `.dockerignore`: which files of a build context are sent to the engine.
 //!
-//! Its patterns are not Git's: each is anchored at the root of the context, `*` never crosses
-//! a `/`, the last pattern that matches a path or one of its parents wins, and `!` brings back
-//! even what is in an ignored directory. The rules here are those of the `patternmatcher`
-//! that Docker's clients and engines share, including two that surprise: `**foo` at the start
-//! matches every path that ends in `foo`, and a comment counts only if `#` is the line's very
-//! first character. Unlike Docker's classic client, and like `BuildKit`, an exception whose
-//! pattern begins with a wildcard is found in ignored directories too.
+//! Its patterns differ from Git's: each is anchored at the root of the context, `*` never matches a
+//! `/`, the last pattern that matches a path or one of its parents wins, and `!` re-includes even
+//! files in an ignored directory. The rules are those of `patternmatcher`, which Docker's clients
+//! and engines share, including two surprising ones: `**foo` at the start matches every path that
+//! ends in `foo`, and a line is a comment only if `#` is its very first character. Like `BuildKit`,
+//! and unlike Docker's classic client, exceptions that start with a wildcard are also applied in
+//! ignored directories.
 //!
-//! As in `patternmatcher`, patterns become regular expressions. All of them are compiled into one
-//! [`Regex`], each extended to everything below what it matches, so that a path is read once,
-//! whatever the number of patterns and of its parents.
+//! Like `patternmatcher`, patterns are translated to regular expressions. All of them are compiled
+//! into one [`Regex`], each extended to everything below what it matches, so that a path is
+//! searched once, regardless of the number of patterns and parents.
 
 use std::fmt::{self, Write as _};
 
@@ -19,7 +19,8 @@ use regex_automata::nfa::thompson::WhichCaptures;
 use regex_automata::util::syntax;
 use regex_automata::{Input, MatchKind, PatternSet};
 
-/// Memory for the compiled patterns of one file, in bytes: enough for thousands of patterns.
+/// The memory limit for the compiled patterns of one file, in bytes: enough for thousands of
+/// patterns.
 const COMPILED_LIMIT: usize = 64 << 20;
 
 /// The rules of one `.dockerignore`.
@@ -29,30 +30,30 @@ pub(super) struct Rules {
     patterns: Option<Regex>,
     /// For each pattern, in order, whether it is an exception.
     exceptions: Vec<bool>,
-    /// What every path that an exception matches begins with, for each exception.
+    /// For each exception, the common prefix of all paths that it matches.
     exception_prefixes: Vec<String>,
 }
 
 /// Why a `.dockerignore` is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BadRules {
-    /// A pattern that can match nothing, because it is malformed.
+    /// A malformed pattern.
     Pattern { line: usize, pattern: String },
-    /// All patterns together need too much memory.
+    /// The compiled patterns need too much memory.
     TooLarge,
 }
 
 impl fmt::Display for BadRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pattern { line, pattern } => write!(f, "line {line}: `{pattern}` is no pattern"),
-            Self::TooLarge => f.write_str("its patterns are too many or too long"),
+            Self::Pattern { line, pattern } => write!(f, "line {line}: `{pattern}` is not a valid pattern"),
+            Self::TooLarge => f.write_str("the patterns are too many or too long"),
         }
     }
 }
 
 impl Rules {
-    /// Reads the text of a `.dockerignore`.
+    /// Parses a `.dockerignore`.
     pub(super) fn parse(text: &str) -> Result<Self, BadRules> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut rules = Self::default();
@@ -100,13 +101,13 @@ impl Rules {
         Ok(rules)
     }
 
-    /// Whether a path of the context (with `/`) is left out.
-    pub(super) fn leave_out(&self, path: &str) -> bool {
+    /// Whether a path of the context (with `/`) is excluded.
+    pub(super) fn excludes(&self, path: &str) -> bool {
         let last = self.matched(path).iter().next_back();
         last.is_some_and(|pattern| !self.exceptions[pattern.as_usize()])
     }
 
-    /// Which patterns match a path or one of its parents.
+    /// The patterns that match a path or one of its parents.
     fn matched(&self, path: &str) -> PatternSet {
         let mut matched = PatternSet::new(self.exceptions.len());
         if let Some(patterns) = &self.patterns {
@@ -116,14 +117,14 @@ impl Rules {
     }
 
     /// Whether an exception may match something below a directory.
-    pub(super) fn may_bring_back_below(&self, directory: &str) -> bool {
+    pub(super) fn may_include_below(&self, directory: &str) -> bool {
         let below = format!("{directory}/");
         let mut prefixes = self.exception_prefixes.iter();
         prefixes.any(|prefix| prefix.starts_with(&below) || below.starts_with(prefix.as_str()))
     }
 }
 
-/// Go's `filepath.Clean`, and without the leading `/`.
+/// Like Go's `filepath.Clean`, but also removes the leading `/`.
 fn clean(pattern: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in pattern.split('/') {
@@ -143,8 +144,8 @@ fn clean(pattern: &str) -> String {
     }
 }
 
-/// The regular expression of a pattern; `None` if it is malformed. It matches what the pattern
-/// matches, and everything below that.
+/// Translates a pattern to a regular expression; `None` if it is malformed. The expression matches
+/// what the pattern matches, and everything below that.
 fn translate(pattern: &str) -> Option<String> {
     let mut regex = String::from("^");
     let mut chars = pattern.chars().peekable();
@@ -152,7 +153,7 @@ fn translate(pattern: &str) -> Option<String> {
         && text.starts_with(|c| c != '/')
         && !text.contains(['*', '?', '[', ']', '\\'])
     {
-        // Not only a name: the end of any path.
+        // At the start, this matches the end of any path.
         regex.push_str(".*");
         chars = text.chars().peekable();
     }
@@ -178,12 +179,12 @@ fn push_literal(regex: &mut String, c: char) {
     if c.is_ascii_alphanumeric() {
         regex.push(c);
     } else {
-        // Writing into a string cannot fail.
+        // Writing to a string cannot fail.
         let _ = write!(regex, "\\x{{{:x}}}", u32::from(c));
     }
 }
 
-/// Adds the class whose `[` has been read.
+/// Translates a character class whose `[` has been read.
 fn push_class(
     regex: &mut String,
     chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
@@ -227,12 +228,12 @@ mod tests {
     use super::*;
 
     fn left_out(rules: &str, path: &str) -> bool {
-        Rules::parse(rules).unwrap().leave_out(path)
+        Rules::parse(rules).unwrap().excludes(path)
     }
 
     /// The examples of Docker's documentation of `.dockerignore`.
     #[test]
-    fn the_documented_examples_hold() {
+    fn matches_the_documented_examples() {
         for (rules, path, out) in [
             ("*/temp*", "somedir/temporary.txt", true),
             ("*/temp*", "somedir/temp", true),
@@ -266,9 +267,9 @@ mod tests {
     }
 
     /// The cases of moby/patternmatcher's own tests, and some more. Its paths that end in `/` are
-    /// left out: no path of a context does.
+    /// omitted, because no path of a context ends so.
     #[test]
-    fn patterns_mean_what_patternmatcher_says() {
+    fn patterns_match_as_in_patternmatcher() {
         let whl = "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl";
         for (pattern, path, out) in [
             ("*", "fileutils.go", true),
@@ -343,7 +344,7 @@ mod tests {
             ("a/**/b", "a/x/y/b", true),
             ("a/**/b", "a/xb", false),
             ("x/../y", "y", true),
-            // Those that it has from Go's `filepath.Match`.
+            // Cases that it took from Go's `filepath.Match`.
             ("abc", "abc", true),
             ("*c", "abc", true),
             ("a*", "a", true),
@@ -404,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_patternmatcher_calls_a_bad_pattern_is_one() {
+    fn rejects_the_same_patterns_as_patternmatcher() {
         for pattern in [
             "!",
             "[",
@@ -423,7 +424,7 @@ mod tests {
         }
     }
 
-    /// The cost of a path is one search, whatever the number of patterns and of its parents.
+    /// Checking a path costs one search, regardless of the number of patterns and parents.
     #[test]
     fn all_patterns_are_one_set() {
         let text = format!("{}!keep\n", "**/node_modules/\n".repeat(52));
@@ -439,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_below_which_no_exception_can_match_is_not_entered() {
+    fn skips_directories_in_which_no_exception_can_match() {
         let rules = Rules::parse("*\n!src/*.rs\n!docs").unwrap();
         for (directory, enter) in [
             ("src", true),
@@ -448,15 +449,15 @@ mod tests {
             ("sr", false),
             ("srcs", false),
         ] {
-            assert_eq!(rules.may_bring_back_below(directory), enter, "{directory}");
+            assert_eq!(rules.may_include_below(directory), enter, "{directory}");
         }
         let rules = Rules::parse("*\n!**/*.rs").unwrap();
-        assert!(rules.may_bring_back_below("any/where"));
+        assert!(rules.may_include_below("any/where"));
     }
 
     proptest::proptest! {
         #[test]
-        fn nothing_is_brought_back_below_a_directory_that_is_not_entered(
+        fn skipped_directories_contain_no_included_paths(
             lines in proptest::collection::vec("!?(a|b|ab|\\*|\\?|\\*\\*|/|\\[ab\\]){1,5}", 1..5),
             path in "(a|b|ab)(/(a|b|ab)){1,4}",
         ) {
@@ -465,15 +466,15 @@ mod tests {
             };
             for (end, _) in path.match_indices('/') {
                 let directory = &path[..end];
-                if rules.leave_out(directory) && !rules.may_bring_back_below(directory) {
-                    proptest::prop_assert!(rules.leave_out(&path), "{directory} of {path}");
+                if rules.excludes(directory) && !rules.may_include_below(directory) {
+                    proptest::prop_assert!(rules.excludes(&path), "{directory} of {path}");
                 }
             }
         }
     }
 
     #[test]
-    fn a_later_exception_brings_back_what_lies_in_a_left_out_directory() {
+    fn a_later_exception_re_includes_files_of_an_excluded_directory() {
         let rules = "node_modules\n!node_modules/keep";
         assert!(left_out(rules, "node_modules/x"));
         assert!(!left_out(rules, "node_modules/keep"));
@@ -483,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_hash_in_the_first_column_opens_a_comment() {
+    fn only_a_hash_in_the_first_column_starts_a_comment() {
         assert!(!left_out("#a\n", "#a"));
         assert!(left_out(" #a\n", "#a"));
         assert!(left_out("\u{feff}a\n  \n", "a"));
@@ -491,15 +492,15 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_pattern_is_named_with_its_line() {
+    fn reports_a_malformed_pattern_with_its_line() {
         let error = Rules::parse("ok\n[a\n").unwrap_err();
-        assert_eq!(error.to_string(), "line 2: `[a` is no pattern");
+        assert_eq!(error.to_string(), "line 2: `[a` is not a valid pattern");
         assert!(Rules::parse("!\n").is_err());
         assert!(Rules::parse("a\\\n").is_err());
     }
 
     #[test]
-    fn a_nasty_pattern_takes_no_exponential_time() {
+    fn matching_never_takes_exponential_time() {
         let pattern = "*a".repeat(60);
         assert!(!left_out(&pattern, &"a".repeat(59)));
     }

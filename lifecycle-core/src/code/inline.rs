@@ -1,4 +1,4 @@
-//! A further file in a build context on its way: what `dockerfile_inline` says.
+//! Adds a file to a build context that is being streamed: the Dockerfile of `dockerfile_inline`.
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -8,11 +8,11 @@ use super::digest::Kind;
 use crate::error::{Error, Result};
 use crate::stream::ByteStream;
 
-/// Puts a file before everything else of an archive.
+/// Inserts a file at the start of an archive.
 pub(crate) fn with_file(context: ByteStream, name: &str, text: &str) -> Result<ByteStream> {
     let size = text.len() as u64;
     let mut file = archive::head(name, &Kind::File { executable: false }, size)
-        .map_err(|error| Error::io(format!("putting `{name}` into the build's context"), error))?;
+        .map_err(|error| Error::io(format!("adding `{name}` to the build context"), error))?;
     file.extend_from_slice(text.as_bytes());
     file.resize(file.len() + archive::padding(size), 0);
     let first = stream::once(async move { Ok(Bytes::from(file)) });
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_archive_holds_the_file_and_all_that_it_held() {
+    async fn adds_the_file_and_keeps_the_others() {
         let mut archive = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
         header.set_size(3);

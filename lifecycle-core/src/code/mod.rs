@@ -1,15 +1,15 @@
-//! Where code bases live, and how their contents are told apart.
+//! Code stores, and the digests of code bases.
 //!
-//! [`DirectoryStore`] reads them where the user works on them; a [`CodePublisher`] takes them in,
-//! for others to build from; [`PublishedStore`] holds the archives that were made from them on the
-//! manager's node; [`KeptStore`] keeps there what the manager reads from elsewhere by itself.
+//! [`DirectoryStore`] reads code bases from the user's directories; a [`CodePublisher`] receives
+//! them, for others to build from; [`PublishedStore`] contains their archives on the manager's
+//! node; [`CachingStore`] caches there what the manager reads from another store.
 
 pub mod archive;
 pub mod digest;
 mod directory;
 mod dockerignore;
 mod inline;
-mod kept;
+mod caching;
 mod pack;
 mod published;
 pub mod publishing;
@@ -28,38 +28,38 @@ use crate::stream::ByteStream;
 pub use crate::model::CodeBaseRef;
 pub use directory::DirectoryStore;
 pub(crate) use inline::with_file;
-pub use kept::KeptStore;
+pub use caching::CachingStore;
 pub use pack::{FileContent, Packed, pack, pack_entries};
 pub use published::PublishedStore;
 pub use publishing::{CodePublisher, Published};
 pub(crate) use tree::read_tree;
 
-/// A place that holds code bases.
+/// A store of code bases.
 ///
 /// # Guarantees
-/// - `digest` honours `.dockerignore`; the same files give the same digest on every machine and in
-///   every store. [`pack`] makes digest and archive of files in memory, [`pack_entries`] of files
-///   anywhere else.
+/// - `digest` applies `.dockerignore`; the same files give the same digest on every machine and in
+///   every store. [`pack`] computes digest and archive of files in memory, [`pack_entries`] of
+///   files anywhere else.
 /// - `archive` is an uncompressed tar in sorted order without times and owners, of exactly the
 ///   files that the digest covers.
 ///
 /// # Errors
-/// A code base that is absent is [`crate::Error::NotFound`].
+/// A missing code base is [`crate::Error::NotFound`].
 #[async_trait]
 pub trait CodeStore: Debug + Send + Sync + 'static {
     /// The names of all code bases, sorted.
     async fn list(&self) -> Result<Vec<String>>;
 
-    /// What a code base holds now.
+    /// The current digest of a code base.
     async fn digest(&self, name: &str) -> Result<CodeBaseRef>;
 
-    /// The code base as a build context. Fails with [`crate::Error::Conflict`] if its digest
-    /// is no longer the one asked for.
+    /// The code base as a build context. Returns [`crate::Error::Conflict`] if its digest has
+    /// changed.
     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream>;
 }
 
-/// One file of a code base, at most `limit` bytes of it; `None` if the code base has no such
-/// file. Reads the archive up to that file, so that it works with any store.
+/// One file of a code base, at most `limit` bytes of it; `None` if the code base has no such file.
+/// Reads the archive up to that file, so that it works with any store.
 pub async fn read_file(
     store: &dyn CodeStore,
     code: &CodeBaseRef,
@@ -68,13 +68,13 @@ pub async fn read_file(
 ) -> Result<Option<Vec<u8>>> {
     let archive = store.archive(code).await?;
     let reader = SyncIoBridge::new(StreamReader::new(archive.map_err(std::io::Error::other)));
-    let wanted = path.to_owned();
+    let searched = path.to_owned();
     let what = format!("reading `{path}` of code base `{}`", code.name);
     let found = tokio::task::spawn_blocking(move || -> std::io::Result<Option<Vec<u8>>> {
         let mut archive = tar::Archive::new(reader);
         for entry in archive.entries()? {
             let entry = entry?;
-            if entry.header().entry_type().is_file() && *entry.path_bytes() == *wanted.as_bytes() {
+            if entry.header().entry_type().is_file() && *entry.path_bytes() == *searched.as_bytes() {
                 let mut content = Vec::new();
                 entry.take(limit).read_to_end(&mut content)?;
                 return Ok(Some(content));

@@ -1,5 +1,5 @@
-//! Packs the files of a code base to its digest and its archive: the one place where both are made
-//! of files, so that every store that uses it gives the same digest.
+//! Computes the digest and the archive of a code base from its files. All stores use this code, so
+//! that they give the same digest.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -10,28 +10,27 @@ use super::archive;
 use super::digest::{self, Entries, Hasher, HashingReader, IGNORE_FILE, Kind, Selection};
 use crate::error::{Error, Result};
 
-/// The files of a code base in memory, packed.
+/// The packed files of a code base, in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
-    /// What [`CodeStore::digest`](super::CodeStore::digest) returns for these files.
+    /// The result of [`CodeStore::digest`](super::CodeStore::digest) for these files.
     pub digest: String,
-    /// What [`CodeStore::archive`](super::CodeStore::archive) returns for them.
+    /// The result of [`CodeStore::archive`](super::CodeStore::archive) for these files.
     pub archive: Bytes,
 }
 
-/// A file that is packed from memory.
+/// A file in memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileContent {
     /// Whether its owner may execute it.
     pub executable: bool,
-    /// Its bytes.
     pub bytes: Bytes,
 }
 
-/// Packs files, by their paths with `/`, without those that their `.dockerignore` leaves out.
+/// Packs files, given by their paths with `/`, without those that their `.dockerignore` excludes.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a `.dockerignore` with a pattern that cannot be read.
+/// [`Error::Invalid`] for a `.dockerignore` with an invalid pattern.
 pub fn pack(files: &BTreeMap<String, FileContent>) -> Result<Packed> {
     let ignore = files.get(IGNORE_FILE);
     let selection = match ignore {
@@ -39,7 +38,7 @@ pub fn pack(files: &BTreeMap<String, FileContent>) -> Result<Packed> {
         None => Selection::default(),
     };
     let mut entries = Entries::new();
-    for (path, file) in files.iter().filter(|(path, _)| selection.takes(path)) {
+    for (path, file) in files.iter().filter(|(path, _)| selection.includes(path)) {
         let executable = file.executable;
         digest::add(&mut entries, path.clone(), Kind::File { executable });
     }
@@ -56,11 +55,11 @@ pub fn pack(files: &BTreeMap<String, FileContent>) -> Result<Packed> {
     })
 }
 
-/// Writes the archive of these entries to `sink` and returns their digest. `open` gives the length
-/// of a file and its bytes.
+/// Writes the archive of these entries to `sink` and returns their digest. `open` returns the
+/// length of a file and its bytes.
 ///
 /// # Errors
-/// Those of `open` and of `sink`; a file with fewer bytes than `open` has announced is
+/// Those of `open` and of `sink`; a file with fewer bytes than announced is
 /// [`io::ErrorKind::UnexpectedEof`].
 pub fn pack_entries<R: Read>(
     entries: &Entries,
@@ -72,7 +71,8 @@ pub fn pack_entries<R: Read>(
     Ok(digest)
 }
 
-/// As [`pack_entries`], without the end of the archive, for a caller that checks the digest before.
+/// Like [`pack_entries`], but without the end of the archive, for callers that check the digest
+/// first.
 pub(super) fn write_entries<R: Read>(
     entries: &Entries,
     mut open: impl FnMut(&str) -> io::Result<(u64, R)>,
@@ -128,11 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_has_become_shorter_is_an_error() {
+    fn a_file_shorter_than_announced_is_an_error() {
         let entries = Entries::from([("a".to_owned(), Kind::File { executable: false })]);
         let error = pack_entries(&entries, |_| Ok((9, &b"short"[..])), &mut io::sink());
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        // More bytes than announced are left out.
+        // Extra bytes are ignored.
         let mut archive = Vec::new();
         pack_entries(&entries, |_| Ok((2, &b"short"[..])), &mut archive).unwrap();
         assert_eq!(archive.len(), 512 + 512 + 1024);

@@ -1,4 +1,4 @@
-//! Code bases as the manager's node holds them: one archive each, named by its digest.
+//! Code bases on the manager's node: one archive each, named by its digest.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ use super::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
 use crate::stream::ByteStream;
 
-/// A directory of `<digest>.tar` files, put there by whoever published the code bases.
+/// A directory of `<digest>.tar` files, written by whoever published the code bases.
 ///
 /// # Caveats
-/// It knows contents, not names: `list` is [`Error::Unsupported`], and the digest of a name
-/// is [`Error::NotFound`]. A declaration says which digests it needs.
+/// It knows contents but not names: `list` is [`Error::Unsupported`], and the digest of a name is
+/// [`Error::NotFound`]. The declaration contains the digests that it needs.
 #[derive(Debug, Clone)]
 pub struct PublishedStore {
     directory: PathBuf,
@@ -27,7 +27,7 @@ impl PublishedStore {
         Self { directory }
     }
 
-    /// The file name under which a code base is published.
+    /// The file name of a published code base.
     pub fn file_name(code: &CodeBaseRef) -> Result<String> {
         let is_digest = code.digest.len() == 64
             && code
@@ -39,8 +39,8 @@ impl PublishedStore {
         } else {
             Err(Error::Invalid {
                 what: format!("digest `{}` of code base `{}`", code.digest, code.name),
-                why: "it is no SHA-256 in lower-case hexadecimal".to_owned(),
-                hint: "declare the platform again".to_owned(),
+                why: "it is not a SHA-256 in lower-case hexadecimal".to_owned(),
+                hint: "run `bootstrapper up` again".to_owned(),
             })
         }
     }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_archive_comes_back_as_it_was_put() {
+    async fn returns_the_stored_archive() {
         let directory = TempDir::new().unwrap();
         let store = PublishedStore::new(directory.path().to_owned());
         let content = vec![7_u8; 200_000];
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_digest_cannot_lead_out_of_the_directory() {
+    async fn a_digest_cannot_escape_the_directory() {
         let store = PublishedStore::new("/".into());
         for bad in ["../etc/passwd", "", &"A".repeat(64)] {
             let error = store.archive(&code(bad)).await.map(drop).unwrap_err();

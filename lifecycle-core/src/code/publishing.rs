@@ -1,5 +1,4 @@
-//! Stores that code bases are published to, and what of a project differs from what such a
-//! store holds.
+//! Publishing code bases to a store, and comparing a project with a store.
 
 use std::path::Path;
 
@@ -9,59 +8,58 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::{CodeBaseRef, CodeStore, DirectoryStore};
 use crate::error::{Error, Result};
 
-/// How many code bases are compared at once.
-const AT_ONCE: usize = 4;
+/// How many code bases are compared in parallel.
+const PARALLEL_COMPARISONS: usize = 4;
 
-/// What a publish did.
+/// The result of publishing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// What the store holds now.
+    /// The code base as the store has it now.
     pub code: CodeBaseRef,
-    /// Whether it held that before, so that nothing was written.
+    /// Whether the store already had this version, so that nothing was written.
     pub unchanged: bool,
-    /// How many bytes of contents were sent.
     pub bytes_sent: u64,
-    /// How many files that nobody needs any more were removed from the store.
+    /// The number of unused files that were removed from the store.
     pub files_removed: usize,
 }
 
-/// A code store that directories of this machine are published to.
+/// A code store to which local directories can be published.
 ///
 /// # Guarantees
-/// - A code base appears as a whole: whoever reads meanwhile gets the former contents or the new
-///   ones. A publish that fails, or is broken off, leaves the former or the new ones.
-/// - What the store holds then has the digest and the archive that [`DirectoryStore`] gives for
-///   the same directory: `.dockerignore` is honoured, bits, links and empty directories are kept.
-/// - Publishing what is there already writes nothing.
-/// - Of several that publish one name at once each succeeds, or is told that another's is in
-///   force.
+/// - A code base is replaced atomically: concurrent readers get either the previous or the new
+///   contents. A failed or interrupted publish leaves one of the two.
+/// - The store then has the digest and the archive that [`DirectoryStore`] gives for the same
+///   directory: `.dockerignore` is applied; modes, links and empty directories are kept.
+/// - Publishing unchanged contents writes nothing.
+/// - If several processes publish the same name at the same time, each succeeds, or gets an error
+///   that another version is in effect.
 ///
 /// # Caveats
-/// Names are paths within the store; one code base may lie within another. `.` is the store's
-/// own top, as it is the project's own directory on this machine.
+/// Names are paths in the store; a code base may be inside another one. `.` is the root of the
+/// store, as it is the project directory on this machine.
 ///
 /// # Errors
-/// - [`Error::NotFound`] if there is no such directory.
-/// - [`Error::Invalid`] for a name that the store cannot have, or that holds what was not
-///   published.
-/// - [`Error::Conflict`] if the directory changes meanwhile, or somebody else published the same
-///   name and came last.
+/// - [`Error::NotFound`] if the directory does not exist.
+/// - [`Error::Invalid`] for a name that the store does not support, or whose path contains files
+///   that were not published.
+/// - [`Error::Conflict`] if the directory changes meanwhile, or another process published the same
+///   name later.
 #[async_trait]
 pub trait CodePublisher: CodeStore {
-    /// Makes what `directory` holds the code base of this name.
+    /// Publishes the contents of `directory` as the code base of this name.
     async fn publish(&self, name: &str, directory: &Path) -> Result<Published>;
 }
 
-/// A code base of this machine that the store holds otherwise, or not at all.
+/// A code base on this machine that the store has in another version, or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outdated {
-    /// What lies on this machine.
+    /// The code base on this machine.
     pub local: CodeBaseRef,
-    /// The digest of what the store holds; none if it has no such code base.
+    /// The digest in the store; `None` if the store does not have the code base.
     pub published: Option<String>,
 }
 
-/// Which of the named code bases lie on this machine, in the order of the names.
+/// The given code bases that exist on this machine, in the same order.
 pub fn local(directory: &DirectoryStore, names: impl IntoIterator<Item = String>) -> Vec<String> {
     let names = names.into_iter();
     names
@@ -69,11 +67,11 @@ pub fn local(directory: &DirectoryStore, names: impl IntoIterator<Item = String>
         .collect()
 }
 
-/// Which of the named code bases lie on this machine and differ from what the store holds, in
-/// the order of the names. Contents are not fetched: digests are compared.
+/// The given code bases that exist on this machine and differ from the store, in the same order.
+/// Only digests are compared; no contents are fetched.
 ///
 /// # Errors
-/// Those of either store, but for a code base that is absent on one side.
+/// Those of either store, except for a missing code base.
 pub async fn outdated(
     directory: &DirectoryStore,
     store: &dyn CodeStore,
@@ -89,7 +87,7 @@ pub async fn outdated(
             let differs = published.as_ref() != Some(&local.digest);
             Ok::<_, Error>(differs.then_some(Outdated { local, published }))
         })
-        .buffered(AT_ONCE)
+        .buffered(PARALLEL_COMPARISONS)
         .try_collect()
         .await?;
     Ok(compared.into_iter().flatten().collect())
@@ -103,19 +101,17 @@ fn absent_is_none(digest: Result<CodeBaseRef>) -> Result<Option<CodeBaseRef>> {
     }
 }
 
-/// Publishes a code base of this machine under its own name, and asks the store what it holds
-/// then.
+/// Publishes a code base of this machine under its own name, and verifies it in the store.
 ///
 /// # Errors
-/// Those of [`CodePublisher::publish`]; [`Error::Conflict`] if the store then holds something
-/// else.
+/// Those of [`CodePublisher::publish`]; [`Error::Conflict`] if the store then has something else.
 pub async fn publish(
     directory: &DirectoryStore,
     store: &dyn CodePublisher,
     name: &str,
 ) -> Result<Published> {
     let published = store.publish(name, &directory.directory(name)).await?;
-    // By the name as the store spells it.
+    // Use the name as the store spells it.
     let there = store.digest(&published.code.name).await?;
     if there.digest == published.code.digest {
         return Ok(published);
@@ -123,7 +119,7 @@ pub async fn publish(
     Err(Error::Conflict {
         what: format!("code base `{}`", published.code.name),
         why: format!(
-            "{} was published, and the store holds {}",
+            "{} was published, but the store has {}",
             published.code.digest, there.digest
         ),
     })

@@ -1,4 +1,4 @@
-//! Files and directories that a declaration carries with it, read where the user works on them.
+//! Reads files and directories that become part of a declaration.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -9,11 +9,11 @@ use super::digest::{self, Kind};
 use crate::error::{Error, Result};
 use crate::model::{FileContents, FileTree, ShippedFile, TreeEntry};
 
-/// More entries than a directory of settings has.
-const MOST_ENTRIES: usize = 4096;
+/// The maximum number of entries of a directory.
+const MAX_ENTRIES: usize = 4096;
 
-/// Reads a file, or a directory without what its `.dockerignore` leaves out: at most `limit`
-/// bytes in all. Contents and the executable bit are kept, owners and times are not.
+/// Reads a file, or a directory without the files that its `.dockerignore` excludes: at most
+/// `limit` bytes in total. Keeps contents and the executable bit, but not owners and times.
 pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
     let metadata = fs::metadata(path)
         .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?;
@@ -23,11 +23,11 @@ pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
         return Ok(FileTree::File(file));
     }
     let found = digest::entries(path)?;
-    if found.len() > MOST_ENTRIES {
+    if found.len() > MAX_ENTRIES {
         return Err(Error::Invalid {
             what: format!("`{}`", path.display()),
-            why: format!("it holds more than {MOST_ENTRIES} files"),
-            hint: "leave some out in a `.dockerignore` in it, or put them into the image".into(),
+            why: format!("it contains more than {MAX_ENTRIES} files"),
+            hint: "exclude files in its `.dockerignore`, or put them into the image".into(),
         });
     }
     let entries = found.into_iter().map(|(name, kind)| {
@@ -49,8 +49,8 @@ fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Resul
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Error::Invalid {
             what: format!("`{}`", path.display()),
-            why: "it is neither a file nor a directory".into(),
-            hint: "name a file or a directory; a socket or device of the node is named by its \
+            why: "it is not a file or a directory".into(),
+            hint: "give a file or a directory; for a socket or device of the node, use its \
                    absolute path"
                 .into(),
         });
@@ -63,7 +63,7 @@ fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Resul
         .checked_sub(bytes.len() as u64)
         .ok_or_else(|| Error::Invalid {
             what: format!("`{}`", path.display()),
-            why: format!("with it there are more than {} KiB", limit >> 10),
+            why: format!("with this file, the total exceeds {} KiB", limit >> 10),
             hint: "put large files into the image, or data into a named volume".into(),
         })?;
     Ok(ShippedFile {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_read_without_what_it_leaves_out() {
+    fn reads_a_directory_without_excluded_files() {
         let root = tempfile::TempDir::new().unwrap();
         fs::create_dir(root.path().join("sub")).unwrap();
         for (name, text) in [
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_refused_by_its_name() {
+    fn reports_the_file_that_exceeds_the_limit() {
         let root = tempfile::TempDir::new().unwrap();
         for name in ["a", "b"] {
             fs::write(root.path().join(name), "0123456789").unwrap();

@@ -13,7 +13,7 @@ use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
 use super::files;
 use super::step::{Action, Work};
-use crate::cloud::{CloudOperation, Hearing, NodeChange, ObservedNode};
+use crate::cloud::{CloudOperation, ProgressListener, NodeChange, ObservedNode};
 use crate::code;
 use crate::error::{Error, Result};
 use crate::host::{Account, HostCommand, HostFile, NodeHandle};
@@ -209,18 +209,18 @@ impl Execution {
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
         let cloud = self.backends.cloud.as_ref();
-        let hearing = Hearing::new(progress);
+        let listener = ProgressListener::new(progress);
         let work = async {
             if let Some(operation) = self.under_way.as_ref().filter(|o| o.change == change) {
-                return hearing.see_through(cloud, operation).await;
+                return listener.poll_to_end(cloud, operation).await;
             }
             let operation = cloud.begin(change.clone()).await?;
             // If the control loop has ended, nobody will continue this change.
             drop(self.begun.send(operation.clone()));
-            hearing.see_through(cloud, &operation).await
+            listener.poll_to_end(cloud, &operation).await
         };
         let deadline = self.declared.deadlines.of(&change);
-        hearing.within(deadline, &change, work).await
+        listener.within(deadline, &change, work).await
     }
 
     fn machine(&self, node: &NodeName) -> Result<&ObservedNode> {

@@ -401,7 +401,7 @@ fn poll(state: &mut State, operation: &CloudOperation, now: Instant) -> Result<C
             let poll = state.rules.chance.paced(POLL);
             Ok(CloudProgress::Running {
                 after: Some(left.unwrap_or(poll).min(poll)),
-                says: Some("InProgress".into()),
+                message: Some("InProgress".into()),
             })
         }
     }

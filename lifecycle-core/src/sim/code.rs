@@ -33,7 +33,7 @@ impl CodeBase {
         // A script whose patterns are none leaves out nothing.
         let selection = Selection::parse(ignore.as_bytes(), IGNORE_FILE).unwrap_or_default();
         let mut base = Self::default();
-        for (path, text) in files.iter().filter(|(path, _)| selection.takes(path)) {
+        for (path, text) in files.iter().filter(|(path, _)| selection.includes(path)) {
             let kind = Kind::File { executable: false };
             digest::add(&mut base.entries, (*path).to_owned(), kind);
             let text = Bytes::from((*text).to_owned());

@@ -539,7 +539,7 @@ impl CloudProvider for LocalNodes {
 fn soon(step: impl Into<String>) -> CloudProgress {
     CloudProgress::Running {
         after: Some(Duration::from_millis(200)),
-        says: Some(step.into()),
+        message: Some(step.into()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Code bases that were read from a store once, and are kept.
+//! A local cache of code bases that were read from a store.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,35 +13,35 @@ use super::{CodeBaseRef, CodeStore, PublishedStore};
 use crate::error::{Error, Result};
 use crate::stream::ByteStream;
 
-/// A store whose archives are kept in a directory as they are read: what was built from once can
-/// be built from again, also when the store holds another version by then, or does not answer.
+/// A store that caches the archives of another store in a directory, so that an image can be built
+/// again even if the other store contains another version by then, or does not answer.
 ///
 /// # Caveats
-/// Nothing is removed from the directory here: the bootstrapper does so at each bring-up.
+/// Nothing is removed from the directory here: the bootstrapper does that at each bring-up.
 #[derive(Debug)]
-pub struct KeptStore {
+pub struct CachingStore {
     directory: PathBuf,
-    kept: PublishedStore,
+    cached: PublishedStore,
     source: Arc<dyn CodeStore>,
-    /// Held while something is fetched: two that want the same read it once.
+    /// Held while fetching, so that concurrent requests for an archive fetch it once.
     fetching: Mutex<()>,
 }
 
-impl KeptStore {
-    /// Keeps in `directory`, which is made when it is needed, what is read from `source`.
+impl CachingStore {
+    /// Caches what is read from `source` in `directory`, which is created on first use.
     pub fn new(directory: PathBuf, source: Arc<dyn CodeStore>) -> Self {
         Self {
-            kept: PublishedStore::new(directory.clone()),
+            cached: PublishedStore::new(directory.clone()),
             directory,
             source,
             fetching: Mutex::new(()),
         }
     }
 
-    /// Whole or not at all: written beside its place, then moved there.
+    /// Fetches atomically: writes a draft, then renames it.
     async fn fetch(&self, code: &CodeBaseRef) -> Result<()> {
-        let place = self.directory.join(PublishedStore::file_name(code)?);
-        let draft = place.with_extension("part");
+        let target = self.directory.join(PublishedStore::file_name(code)?);
+        let draft = target.with_extension("part");
         let writing = |error| Error::io(format!("writing `{}`", draft.display()), error);
         tokio::fs::create_dir_all(&self.directory)
             .await
@@ -55,12 +55,12 @@ impl KeptStore {
         file.flush().await.map_err(writing)?;
         file.sync_all().await.map_err(writing)?;
         drop(file);
-        tokio::fs::rename(&draft, &place).await.map_err(writing)
+        tokio::fs::rename(&draft, &target).await.map_err(writing)
     }
 }
 
 #[async_trait]
-impl CodeStore for KeptStore {
+impl CodeStore for CachingStore {
     async fn list(&self) -> Result<Vec<String>> {
         self.source.list().await
     }
@@ -71,17 +71,17 @@ impl CodeStore for KeptStore {
 
     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
         let is_absent = |error: &Error| matches!(error, Error::NotFound { .. });
-        match self.kept.archive(code).await {
+        match self.cached.archive(code).await {
             Err(error) if is_absent(&error) => {}
             found => return found,
         }
         let _one_at_a_time = self.fetching.lock().await;
-        match self.kept.archive(code).await {
+        match self.cached.archive(code).await {
             Err(error) if is_absent(&error) => {}
             found => return found,
         }
         self.fetch(code).await?;
-        self.kept.archive(code).await
+        self.cached.archive(code).await
     }
 }
 
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_once_is_there_when_the_store_has_moved_on() {
+    async fn cached_archives_remain_when_the_store_changes() {
         let (home, source) = (
             tempfile::TempDir::new().unwrap(),
             tempfile::TempDir::new().unwrap(),
@@ -112,8 +112,8 @@ mod tests {
         fs::create_dir(&base).unwrap();
         fs::write(base.join("Dockerfile"), "FROM scratch\n").unwrap();
         let origin = Arc::new(DirectoryStore::new(source.path().into()));
-        let kept = home.path().join("code");
-        let store = KeptStore::new(kept.clone(), origin.clone());
+        let cached = home.path().join("code");
+        let store = CachingStore::new(cached.clone(), origin.clone());
         let code = store.digest("api").await.unwrap();
         let first = read(&store, &code).await.unwrap();
         assert_eq!(first, read(origin.as_ref(), &code).await.unwrap());
@@ -123,12 +123,12 @@ mod tests {
         assert_eq!(first, read(&store, &code).await.unwrap());
         let other = store.digest("api").await.unwrap();
         assert_ne!(read(&store, &other).await.unwrap(), first);
-        let files = fs::read_dir(&kept).unwrap().count();
-        assert_eq!(files, 2, "nothing but the two is left");
+        let files = fs::read_dir(&cached).unwrap().count();
+        assert_eq!(files, 2, "only the two archives are left");
     }
 
     #[tokio::test]
-    async fn what_breaks_off_is_not_kept() {
+    async fn an_interrupted_read_is_not_cached() {
         #[derive(Debug)]
         struct Broken;
         #[async_trait]
@@ -148,7 +148,7 @@ mod tests {
             }
         }
         let home = tempfile::TempDir::new().unwrap();
-        let store = KeptStore::new(home.path().into(), Arc::new(Broken));
+        let store = CachingStore::new(home.path().into(), Arc::new(Broken));
         let code = CodeBaseRef {
             name: "api".into(),
             digest: "a".repeat(64),

@@ -396,7 +396,7 @@ impl Manager {
                 && now.is_idle()
                 && self.target.borrow().as_ref().is_some_and(is_aimed_at);
             if let Some(mirrors) = &self.options.mirrors {
-                mirrors.look();
+                mirrors.notify();
             }
             if taken_down && let Err(error) = self.end_take_down().await {
                 return error;

@@ -1,5 +1,5 @@
-//! What a batch does, worked out before anything is written: every registry, the databases of
-//! kinds and the control loop's copy apply the same outcome.
+//! Computes the effect of a batch before anything is written. Registries, the databases of kinds and
+//! the control loop's copy all apply the same effect.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use crate::model::{
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 
-/// The outcome of a batch. `None` in a map means that the entry is deleted.
+/// The effect of a batch. `None` in a map means that the entry is deleted.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Effect {
     /// New generations, oldest first.
@@ -31,24 +31,24 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// Works a batch's changes out, in their order, on top of the declaration `in_force`.
+    /// Computes the effect of changes, in order, based on the current declaration.
     pub(super) fn of(
         changes: impl IntoIterator<Item = Change>,
-        in_force: Option<&(Generation, Declaration)>,
+        current: Option<&(Generation, Declaration)>,
     ) -> Result<Self> {
         let mut effect = Self::default();
         for change in changes {
-            effect.add(change, in_force)?;
+            effect.add(change, current)?;
         }
         Ok(effect)
     }
 
-    fn add(&mut self, change: Change, in_force: Option<&(Generation, Declaration)>) -> Result<()> {
+    fn add(&mut self, change: Change, current: Option<&(Generation, Declaration)>) -> Result<()> {
         match change {
             Change::Declare {
                 expected,
                 declaration,
-            } => return self.declare(expected, *declaration, in_force),
+            } => return self.declare(expected, *declaration, current),
             Change::PutNode(record) => {
                 self.nodes.insert(record.name.clone(), Some(*record));
             }
@@ -85,14 +85,14 @@ impl Effect {
         &mut self,
         expected: Option<Generation>,
         declaration: Declaration,
-        in_force: Option<&(Generation, Declaration)>,
+        current: Option<&(Generation, Declaration)>,
     ) -> Result<()> {
-        let in_force = self.declarations.last().or(in_force);
-        // First of all: who repeats a call whose answer was lost gets the same answer.
-        if in_force.is_some_and(|(_, same)| *same == declaration) {
+        let current = self.declarations.last().or(current);
+        // Checked first, so that repeating a call whose response was lost gets the same response.
+        if current.is_some_and(|(_, same)| *same == declaration) {
             return Ok(());
         }
-        let current = in_force.map(|(generation, _)| *generation);
+        let current = current.map(|(generation, _)| *generation);
         if current != expected {
             let word = |generation: Option<Generation>| match generation {
                 Some(number) => format!("generation {number}"),
@@ -101,7 +101,7 @@ impl Effect {
             return Err(Error::Conflict {
                 what: "declaration".into(),
                 why: format!(
-                    "it was made from {}, but {} is in force",
+                    "it is based on {}, but {} is the current one",
                     word(expected),
                     word(current)
                 ),
@@ -182,22 +182,20 @@ impl Change {
         }
         self
     }
-}
-
-/// Times are kept to the microsecond, in every registry: it is what PostgreSQL keeps.
+}/// Truncates a time to microseconds, in every registry, because that is PostgreSQL's precision.
 pub(super) fn stored(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }
 
-/// The longest lease: a hundred years, so that its end is a time that all registries can keep.
-pub(super) const LONGEST_LEASE: Duration = Duration::from_hours(100 * 365 * 24);
+/// The longest lease: a hundred years, so that all registries can store its end.
+pub(super) const MAX_LEASE: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// When a lease that is taken now ends.
+/// When a lease that is acquired now expires.
 pub(super) fn lease_end(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
-    stored(now + ttl.min(LONGEST_LEASE))
+    stored(now + ttl.min(MAX_LEASE))
 }
 
-/// An event as it is kept.
+/// Converts an event to its stored form.
 pub(super) fn stored_event(mut event: NewEvent) -> NewEvent {
     event.at = stored(event.at);
     event

@@ -1,8 +1,8 @@
-//! Databases for one kind of objects each: copies of what the central registry holds of them,
-//! for services that look up one kind and should not load the central database.
+//! Separate databases for kinds of objects: copies of a part of the central registry, for services
+//! that query one kind and should not load the central database.
 //!
-//! The central registry stays the journal and the truth, so every promise of [`Registry`] holds
-//! for all objects; a kind's database follows it, a moment later ([`super::mirror`]).
+//! The central registry remains authoritative, so all guarantees of [`Registry`] hold for all
+//! objects; the database of a kind follows it with a short delay ([`super::mirror`]).
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -15,61 +15,61 @@ use crate::model::{Epoch, Event, PlatformId};
 use crate::platform::ManagerEndpoint;
 use crate::secret::{PlatformKey, Sensitive};
 
-/// Names one central registry: a database that was lost and made anew is another one.
+/// The id of a central registry. A registry that was lost and re-created has a new id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryId(pub String);
 
-/// What changes in a kind's database at once.
+/// A set of changes for the database of a kind. `None` in a map means that the entry is deleted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mirrored {
-    /// The registry that it comes from.
+    /// The registry that the changes come from.
     pub of: RegistryId,
-    /// Whether everything that the database holds goes first.
-    pub anew: bool,
-    /// What changed in the state; the declaration is the part of this kind.
+    /// Whether the previous contents of the database are deleted first.
+    pub replace_all: bool,
+    /// The changes of the state. The declaration in them is the part for these kinds.
     pub changes: Effect,
-    /// The id behind which these events begin. Greater than the database's latest where the
-    /// central registry keeps what was between no more; then the older ones go.
+    /// The id before the first event. Greater than the database's latest if the central registry
+    /// has deleted events in between; then older events are deleted.
     pub after: u64,
-    /// The events of this kind, with the central registry's ids.
+    /// The events of these kinds, with the ids of the central registry.
     pub events: Vec<Event>,
-    /// The central registry's latest event that was looked at: the database's position.
+    /// The id of the central registry's latest processed event: the position of the database.
     pub through: u64,
 }
 
-/// A database that follows a central registry. Read like any registry.
+/// A database that follows a central registry. Can be read like any registry.
 ///
 /// # Guarantees
 /// - `mirror` is one transaction.
-/// - It is refused with [`crate::Error::StaleEpoch`] under an epoch that is older than one under
-///   which the same registry was mirrored before, and with [`crate::Error::Conflict`] if the
-///   database follows another registry and is not made anew, or is a central registry itself.
+/// - `mirror` returns [`crate::Error::StaleEpoch`] for an epoch that is older than a previous one
+///   of the same registry, and [`crate::Error::Conflict`] if the database follows another registry
+///   and is not replaced, or is a central registry.
 #[async_trait]
 pub trait KindDatabase: Registry {
     /// The registry that it follows; `None` before the first mirroring.
     async fn follows(&self) -> Result<Option<RegistryId>>;
 
-    /// Writes what changed in the central registry, which `epoch`'s holder leads.
+    /// Writes changes of the central registry, which the holder of `epoch` leads.
     async fn mirror(&self, epoch: Epoch, update: Mirrored) -> Result<()>;
 }
 
-/// Registries that lie in databases of their own, by URL.
+/// Opens registries in databases by URL.
 ///
 /// # Errors
-/// As those of opening a registry; none quotes a URL or a password.
+/// Those of opening a registry; none quotes a URL or a password.
 #[async_trait]
 pub trait Databases: Debug + Send + Sync + 'static {
-    /// Whether [`Databases::prepare`] would end well. Leaves no trace.
+    /// Checks that [`Databases::prepare`] would succeed. Changes nothing.
     async fn check(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey) -> Result<()>;
 
-    /// Sees to it that a central registry can be used by `platform`: it answers, its tables are
-    /// up to date, it is sealed with `key`. One that this platform left when it was taken down,
-    /// and whose key was forgotten then, is taken into use again.
+    /// Prepares a central registry for `platform`: it answers, its tables are migrated, and it is
+    /// encrypted with `key`. A registry that this platform left behind when it was removed, and
+    /// whose key was lost, is reused.
     async fn prepare(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey)
     -> Result<()>;
 
-    /// Records where the manager's API is. Needs no lead: the manager's place is the
-    /// bootstrapper's to say.
+    /// Records the manager's endpoint. Does not need the lease, because the bootstrapper decides
+    /// where the manager runs.
     async fn record_manager(
         &self,
         url: &Sensitive,
@@ -77,8 +77,8 @@ pub trait Databases: Debug + Send + Sync + 'static {
         endpoint: &ManagerEndpoint,
     ) -> Result<()>;
 
-    /// Opens a kind's database. What it holds of the same platform under a key that is not in
-    /// use any more goes: it is a copy.
+    /// Opens the database of a kind. Data of the same platform with another key is deleted, because
+    /// it is a copy.
     async fn kind(
         &self,
         url: &Sensitive,
@@ -87,16 +87,16 @@ pub trait Databases: Debug + Send + Sync + 'static {
     ) -> Result<Arc<dyn KindDatabase>>;
 }
 
-/// A mirror may not write over what was never a copy.
+/// The error for mirroring to a central registry.
 pub(super) fn is_central(what: &str) -> Error {
     Error::Invalid {
         what: what.to_owned(),
         why: "it is a central registry, not the database of a kind".into(),
-        hint: "name an empty database for the kind in platform.toml".into(),
+        hint: "use an empty database for the kind in platform.toml".into(),
     }
 }
 
-/// The database was taken over by another registry's mirror since it was read.
+/// The error if the mirror of another registry has taken the database over.
 pub(super) fn follows_another(what: &str) -> Error {
     Error::Conflict {
         what: what.to_owned(),

@@ -1,5 +1,5 @@
-//! The registry in memory: for tests, for the simulation, and as the model that the others
-//! are compared with. It keeps the same promises, except that it ends with its process.
+//! The registry in memory: for tests and the simulation, and as the reference for the others. It
+//! has the same guarantees, except that it ends with its process.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,7 +36,7 @@ struct State {
     operations: BTreeMap<OperationId, Operation>,
     credentials: BTreeMap<String, Credential>,
     events: VecDeque<Event>,
-    /// The latest event that is kept no more; 0 if all are.
+    /// The id of the latest deleted event; 0 if none was deleted.
     dropped: u64,
     follows: Option<RegistryId>,
 }
@@ -48,7 +48,7 @@ struct Held {
 }
 
 impl MemoryRegistry {
-    /// An empty registry whose leases run out by `clock`.
+    /// An empty registry whose leases expire by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -57,17 +57,17 @@ impl MemoryRegistry {
         }
     }
 
-    /// Names this registry.
+    /// The id of this registry.
     pub fn id(&self) -> RegistryId {
         self.id.clone()
     }
 
-    /// Records where the manager's API is, under whatever epoch.
+    /// Records the endpoint of the manager's API, regardless of the epoch.
     pub fn record_manager(&self, endpoint: ManagerEndpoint) {
         self.state().snapshot.manager = Some(endpoint);
     }
 
-    /// A panic elsewhere leaves the state whole: it is changed only after nothing can fail.
+    /// Ignores poisoning: the state is only changed after nothing can fail any more.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,10 +215,10 @@ impl KindDatabase for MemoryRegistry {
                 current: state.epoch,
             });
         }
-        if !follows_it && !update.anew {
+        if !follows_it && !update.replace_all {
             return Err(follows_another("registry in memory"));
         }
-        if update.anew {
+        if update.replace_all {
             *state = State::default();
         }
         state.follows = Some(update.of);

@@ -1,9 +1,9 @@
-//! Keeps a kind's database what the central registry holds of that kind.
+//! Keeps the database of a kind up to date with the central registry.
 //!
-//! One pass compares both and writes the difference, so it does not matter what was missed: a
-//! pass after a crash, after days without the database or against an empty one is the same
-//! pass. Events go with their ids in the order of the central registry, so the database's
-//! latest event is how far it has come, and nothing else keeps count.
+//! One pass compares both and writes the difference. So a pass after a crash, after days of
+//! unavailability, or with an empty database works the same way. Events are copied in order with
+//! their ids, so the database's latest event is the position of the copy, and no other counter is
+//! needed.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -26,28 +26,28 @@ use crate::model::{
 use crate::platform::Declaration;
 use crate::secret::{PlatformKey, Sensitive};
 
-/// How many events are copied at once.
-const EVENTS_AT_ONCE: u32 = 1000;
+/// How many events are copied per transaction.
+const EVENTS_PER_PASS: u32 = 1000;
 
-/// How soon one pass follows another.
+/// The minimum interval between passes.
 const PACE: Duration = Duration::from_millis(500);
 
-/// How long it takes at most until a change is seen that nobody told of.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// The maximum delay until a change without a notification is noticed.
+const POLL_EVERY: Duration = Duration::from_secs(10);
 
-/// How long is paused after a database was away; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The first delay after a database was unavailable; doubled each time.
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
 
-/// The longest of these pauses.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// The maximum of this delay.
+const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
-/// How often old events are dropped.
-const DROP_OLD: Duration = Duration::from_mins(10);
+/// How often old events are deleted.
+const DELETE_OLD_EVERY: Duration = Duration::from_mins(10);
 
-/// How long one pass may take against a database that stopped answering.
-const PASS: Duration = Duration::from_mins(2);
+/// The timeout of one pass, in case the database stops responding.
+const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What is copied into one database.
+/// What is copied to one database.
 #[derive(Debug, Clone)]
 pub struct Mirror {
     kinds: BTreeSet<Kind>,
@@ -55,7 +55,7 @@ pub struct Mirror {
     central: Arc<dyn Registry>,
 }
 
-/// Whose fault it is that a pass ended early.
+/// Which side caused a pass to fail.
 #[derive(Debug)]
 enum Failure {
     Central(Error),
@@ -63,7 +63,7 @@ enum Failure {
 }
 
 impl Mirror {
-    /// What the central registry `registry` holds of `kinds`.
+    /// Copies the objects of `kinds` from the central registry `registry`.
     pub fn new(kinds: BTreeSet<Kind>, registry: RegistryId, central: Arc<dyn Registry>) -> Self {
         Self {
             kinds,
@@ -72,7 +72,7 @@ impl Mirror {
         }
     }
 
-    /// Brings `database` up to date. What it holds already is not written again.
+    /// Brings `database` up to date. Unchanged objects are not written again.
     pub async fn pass(&self, database: &dyn KindDatabase, epoch: Epoch) -> Result<()> {
         match self.copy(database, epoch).await {
             Ok(()) => Ok(()),
@@ -86,16 +86,16 @@ impl Mirror {
         epoch: Epoch,
     ) -> std::result::Result<(), Failure> {
         let follows = database.follows().await.map_err(Failure::Kind)?;
-        let mut anew = follows.as_ref() != Some(&self.registry);
-        let mut held = if anew {
+        let mut replace_all = follows.as_ref() != Some(&self.registry);
+        let mut held = if replace_all {
             Snapshot::default()
         } else {
             database.snapshot().await.map_err(Failure::Kind)?
         };
         let central = self.central.snapshot().await.map_err(Failure::Central)?;
         if held.last_event > central.last_event {
-            // The central registry was put back to an earlier state.
-            anew = true;
+            // The central registry was restored to an earlier state.
+            replace_all = true;
             held = Snapshot::default();
         }
         let part = Part {
@@ -103,7 +103,7 @@ impl Mirror {
             central: &central,
             held: &held,
         };
-        let wanted = part.state();
+        let desired = part.state();
         let mut position = held.last_event;
         loop {
             let (after, events, through) = self
@@ -112,24 +112,24 @@ impl Mirror {
                 .map_err(Failure::Central)?;
             let is_last = through == central.last_event;
             let changes = if is_last {
-                difference(&held, &wanted)
+                difference(&held, &desired)
             } else {
                 Effect::default()
             };
             let is_empty = changes == Effect::default() && through == position;
             let update = Mirrored {
                 of: self.registry.clone(),
-                anew,
+                replace_all,
                 changes,
                 after,
                 events: events.into_iter().filter(|e| part.concerns(e)).collect(),
                 through,
             };
-            if anew || !is_empty {
+            if replace_all || !is_empty {
                 let done = database.mirror(epoch, update).await;
                 done.map_err(Failure::Kind)?;
             }
-            anew = false;
+            replace_all = false;
             position = through;
             if is_last {
                 return Ok(());
@@ -137,18 +137,18 @@ impl Mirror {
         }
     }
 
-    /// The next events behind `position` up to `last`: behind which id they begin, and up to
-    /// which id nothing is missing.
+    /// The next events after `position` up to `last`: the id before the first one, the events, and
+    /// the id up to which none is missing.
     async fn events(&self, position: u64, last: u64) -> Result<(u64, Vec<Event>, u64)> {
         let mut after = position;
         loop {
             if after >= last {
                 return Ok((after, Vec::new(), last));
             }
-            match self.central.events(after, EVENTS_AT_ONCE).await? {
+            match self.central.events(after, EVENTS_PER_PASS).await? {
                 EventPage::Gone { oldest } => after = oldest - 1,
                 EventPage::Events(mut events) => {
-                    // What was told after the snapshot belongs to the next pass.
+                    // Later events belong to the next pass.
                     events.retain(|event| event.id <= last);
                     let through = events.last().map_or(last, |event| event.id);
                     return Ok((after, events, through));
@@ -158,12 +158,14 @@ impl Mirror {
     }
 }
 
-/// What belongs to which kind.
+
+
+/// Selects the objects of kinds.
 struct Part<'a> {
     of: &'a BTreeSet<Kind>,
     central: &'a Snapshot,
-    /// What the database held before: it knows the class of a service that is declared no more
-    /// and still has instances.
+    /// The previous contents of the database: they contain the class of services that are no longer
+    /// declared but still have instances.
     held: &'a Snapshot,
 }
 
@@ -184,7 +186,7 @@ impl Part<'_> {
         class(self.held).is_some() || self.held.instances.values().any(its)
     }
 
-    /// The part of the central registry that the database should hold.
+    /// The part of the central registry that belongs in the database.
     fn state(&self) -> Snapshot {
         let declaration = self.central.declaration.as_ref();
         Snapshot {
@@ -223,7 +225,7 @@ impl Part<'_> {
         its
     }
 
-    /// Whether the database is told of an event. What concerns the platform as a whole is the
+    /// Whether an event is copied to the database. Events of the platform as a whole are not.
     /// central registry's alone.
     fn concerns(&self, event: &Event) -> bool {
         match &event.event.subject {
@@ -252,10 +254,10 @@ fn difference(held: &Snapshot, wanted: &Snapshot) -> Effect {
 
 fn changes<K: Ord + Clone, V: PartialEq + Clone>(
     held: &BTreeMap<K, V>,
-    wanted: &BTreeMap<K, V>,
+    desired: &BTreeMap<K, V>,
 ) -> BTreeMap<K, Option<V>> {
-    let gone = held.keys().filter(|key| !wanted.contains_key(*key));
-    let put = wanted
+    let gone = held.keys().filter(|key| !desired.contains_key(*key));
+    let put = desired
         .iter()
         .filter(|(key, value)| held.get(*key) != Some(*value));
     gone.map(|key| (key.clone(), None))
@@ -271,11 +273,11 @@ pub struct Mirrors {
     platform: PlatformId,
     key: PlatformKey,
     copies: Arc<[Copied]>,
-    /// How often something was told to be new.
+    /// A counter of notifications.
     changes: watch::Sender<u64>,
 }
 
-/// One database, and how far it is.
+/// One database and its progress.
 #[derive(Debug)]
 struct Copied {
     url: Sensitive,
@@ -284,17 +286,17 @@ struct Copied {
     reached: watch::Sender<Reached>,
 }
 
-/// How far a copy is.
+/// The progress of a copy.
 #[derive(Debug, Clone, Copy, Default)]
 struct Reached {
-    /// The change that it has seen.
+    /// The latest notification that it has processed.
     change: u64,
-    /// It cannot be written at the moment.
-    away: bool,
+    /// Whether it cannot be written at the moment.
+    unavailable: bool,
 }
 
 impl Mirrors {
-    /// Mirrors of the central registry `registry`, each kind at its URL.
+    /// Mirrors of the central registry `registry`; each kind with the URL of its database.
     pub fn new(
         registry: RegistryId,
         databases: Arc<dyn Databases>,
@@ -324,21 +326,21 @@ impl Mirrors {
         }
     }
 
-    /// Tells that the central registry may hold something new. Without it a change is seen
-    /// too, only later.
-    pub fn look(&self) {
+    /// Notifies the mirrors of a change in the central registry. Without it, the change is noticed
+    /// later.
+    pub fn notify(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Waits until every database that can be written has what the central registry holds now,
-    /// at most for `within`.
+    /// Waits until every available database has the current state of the central registry, for at
+    /// most `within`.
     pub async fn caught_up(&self, within: Duration) {
-        self.look();
+        self.notify();
         let change = *self.changes.borrow();
         let all = self.copies.iter().map(|copy| async move {
             let mut reached = copy.reached.subscribe();
-            // The sender lives as long as `self`.
-            drop(reached.wait_for(|r| r.away || r.change >= change).await);
+            // The sender exists as long as `self`.
+            drop(reached.wait_for(|r| r.unavailable || r.change >= change).await);
         });
         let all = futures_util::future::join_all(all);
         if tokio::time::timeout(within, all).await.is_err() {
@@ -346,62 +348,62 @@ impl Mirrors {
         }
     }
 
-    /// Copies what changes as long as the future is not dropped. A database that is away holds
-    /// up nobody, not even the other mirrors.
+    /// Copies changes until the future is dropped. An unavailable database does not delay the other
+    /// mirrors.
     pub async fn run(&self, central: &Arc<dyn Registry>, epoch: Epoch, clock: &dyn Clock) {
         let kept = self.copies.iter().map(|copy| {
             let kinds = copy.kinds.clone();
-            let keeper = Keeper {
+            let keeper = Copier {
                 mirrors: self,
                 copy,
                 mirror: Mirror::new(kinds, self.registry.clone(), Arc::clone(central)),
                 epoch,
                 clock,
                 database: None,
-                away: None,
+                unavailable: None,
                 dropped: None,
             };
             keeper.run(self.changes.subscribe())
         });
         futures_util::future::join_all(kept).await;
-        // Without a mirror there is nothing that could end.
+        // Without mirrors, nothing can end.
         std::future::pending::<()>().await;
     }
 }
 
-/// One database, kept up to date.
-struct Keeper<'a> {
+/// Keeps one database up to date.
+struct Copier<'a> {
     mirrors: &'a Mirrors,
     copy: &'a Copied,
     mirror: Mirror,
     epoch: Epoch,
     clock: &'a dyn Clock,
     database: Option<Arc<dyn KindDatabase>>,
-    away: Option<Away>,
-    /// When old events were dropped there.
+    unavailable: Option<Unavailable>,
+    /// When old events were last deleted there.
     dropped: Option<tokio::time::Instant>,
 }
 
-struct Away {
+struct Unavailable {
     since: DateTime<Utc>,
-    /// Whether the central registry has an event of it.
-    told: bool,
+    /// Whether the central registry has an event about it.
+    recorded: bool,
 }
 
-impl Keeper<'_> {
+impl Copier<'_> {
     async fn run(mut self, mut changed: watch::Receiver<u64>) {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = MIN_BACKOFF;
         loop {
             let change = *changed.borrow_and_update();
             match self.pass().await {
                 Ok(()) => {
-                    pause = FIRST_PAUSE;
-                    let away = false;
-                    self.copy.reached.send_replace(Reached { change, away });
-                    self.is_back().await;
+                    pause = MIN_BACKOFF;
+                    let unavailable = false;
+                    self.copy.reached.send_replace(Reached { change, unavailable });
+                    self.set_available().await;
                     tokio::time::sleep(PACE).await;
-                    // A sender that is gone tells of nothing any more; time still does.
-                    drop(tokio::time::timeout(LOOK_AGAIN, changed.changed()).await);
+                    // A dropped sender sends no more notifications; polling continues.
+                    drop(tokio::time::timeout(POLL_EVERY, changed.changed()).await);
                 }
                 Err(failure) => {
                     match failure {
@@ -409,10 +411,10 @@ impl Keeper<'_> {
                             let error = error.chain();
                             tracing::warn!(%error, "cannot read the registry for its mirror");
                         }
-                        Failure::Kind(error) => self.is_away(&error).await,
+                        Failure::Kind(error) => self.set_unavailable(&error).await,
                     }
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(MAX_BACKOFF);
                 }
             }
         }
@@ -431,26 +433,26 @@ impl Keeper<'_> {
             Arc::clone(self.database.insert(opened.map_err(Failure::Kind)?))
         };
         let copy = self.mirror.copy(database.as_ref(), self.epoch);
-        let mut outcome = match tokio::time::timeout(PASS, copy).await {
+        let mut outcome = match tokio::time::timeout(PASS_TIMEOUT, copy).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::Kind(Error::TimedOut {
-                what: format!("copying into the database of {}", self.names()),
-                after: PASS,
+                what: format!("copying to the database of {}", self.names()),
+                after: PASS_TIMEOUT,
             })),
         };
         if outcome.is_ok() {
             outcome = self.drop_old(database.as_ref()).await;
         }
         if matches!(outcome, Err(Failure::Kind(_))) {
-            // Perhaps it is another one by the next time, without tables.
+            // The next attempt may reach a new, empty database, so open it again.
             self.database = None;
         }
         outcome
     }
 
-    /// A copy keeps events no longer than the central registry does.
+    /// A copy keeps events no longer than the central registry.
     async fn drop_old(&mut self, database: &dyn KindDatabase) -> std::result::Result<(), Failure> {
-        if self.dropped.is_some_and(|at| at.elapsed() < DROP_OLD) {
+        if self.dropped.is_some_and(|at| at.elapsed() < DELETE_OLD_EVERY) {
             return Ok(());
         }
         let before = self.clock.now() - EVENTS_KEPT_FOR;
@@ -465,34 +467,34 @@ impl Keeper<'_> {
         words.join(" and ")
     }
 
-    async fn is_away(&mut self, error: &Error) {
+    async fn set_unavailable(&mut self, error: &Error) {
         let why = error.chain();
         let names = self.names();
-        let away = self.away.get_or_insert(Away {
+        let unavailable = self.unavailable.get_or_insert(Unavailable {
             since: self.clock.now(),
-            told: false,
+            recorded: false,
         });
-        let since = away.since;
-        self.copy.reached.send_modify(|reached| reached.away = true);
+        let since = unavailable.since;
+        self.copy.reached.send_modify(|reached| reached.unavailable = true);
         tracing::warn!(database = %names, %since, %why, "a kind's database cannot be written");
-        if !away.told {
+        if !unavailable.recorded {
             let message = format!("the database of {names} cannot be written: {why}");
-            self.tell(EventKind::DatabaseUnavailable, since, message).await;
+            self.record(EventKind::DatabaseUnavailable, since, message).await;
         }
     }
 
-    async fn is_back(&mut self) {
-        let Some(away) = self.away.take() else { return };
+    async fn set_available(&mut self) {
+        let Some(unavailable) = self.unavailable.take() else { return };
         let names = self.names();
-        let since = away.since;
+        let since = unavailable.since;
         tracing::info!(database = %names, %since, "a kind's database is up to date again");
-        if away.told {
+        if unavailable.recorded {
             let message = format!("the database of {names} is up to date again");
-            self.tell(EventKind::DatabaseAvailable, since, message).await;
+            self.record(EventKind::DatabaseAvailable, since, message).await;
         }
     }
 
-    async fn tell(&mut self, kind: EventKind, since: DateTime<Utc>, message: String) {
+    async fn record(&mut self, kind: EventKind, since: DateTime<Utc>, message: String) {
         let event = NewEvent {
             at: self.clock.now(),
             kind,
@@ -506,11 +508,11 @@ impl Keeper<'_> {
             .await
         {
             Ok(_) => {
-                if let Some(away) = &mut self.away {
-                    away.told = true;
+                if let Some(unavailable) = &mut self.unavailable {
+                    unavailable.recorded = true;
                 }
             }
-            // The log has said it; the next attempt tells again.
+            // It is already logged; the next attempt records the event.
             Err(error) => tracing::warn!(error = %error.chain(), "cannot record an event"),
         }
     }

@@ -1,11 +1,11 @@
-//! The central database behind one trait.
+//! The registry: the central database, as a trait.
 //!
-//! Everything in it is declared, observable again, or history: a lost registry is rebuilt from
-//! the user's files, the cloud's tags and the engines' labels. Keep it that way.
+//! Everything in it is declared, observable again, or history: a lost registry is rebuilt from the
+//! user's files, the cloud's tags and the engines' labels. Keep it that way.
 //!
-//! [`MemoryRegistry`] ends with its process; `SqlRegistry` (feature `sql`) lies in one file of
-//! SQLite or in PostgreSQL. What a batch does is worked out in one place for all of them. Kinds
-//! of objects may each have a database that follows the central one ([`KindDatabase`]).
+//! [`MemoryRegistry`] ends with its process; `SqlRegistry` (feature `sql`) is a SQLite file or a
+//! PostgreSQL database. All of them use the same code to compute the effect of a batch. Kinds of
+//! objects may have separate databases that follow the central one ([`KindDatabase`]).
 
 mod effect;
 mod kind;
@@ -44,28 +44,27 @@ pub use sql::{SqlDatabases, SqlRegistry};
 /// How long a manager keeps events.
 pub(crate) const EVENTS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
-/// How many events a manager keeps.
+/// The maximum number of events that a manager keeps.
 pub(crate) const EVENTS_KEPT: u64 = 100_000;
 
-/// What the registry keeps of a node.
+/// The stored state of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
-    /// Its name.
     pub name: NodeName,
-    /// What the cloud last said of it.
+    /// The node as the cloud last reported it.
     pub observed: Option<ObservedNode>,
-    /// Its engine, once it was ready.
+    /// The engine, once it was ready.
     pub engine: Option<EngineInfo>,
-    /// The SSH host keys it is pinned to, in OpenSSH form.
+    /// The pinned SSH host keys, in OpenSSH format.
     pub host_keys: Vec<String>,
-    /// Since when and why it cannot be asked.
+    /// Since when and why it does not respond.
     pub unknown: Option<Unknown>,
-    /// A change at the cloud that is under way.
+    /// The change of the node that is in progress in the cloud.
     pub operation: Option<CloudOperation>,
 }
 
 impl NodeRecord {
-    /// A node of which nothing is known but its name.
+    /// A node of which only the name is known.
     pub fn new(name: NodeName) -> Self {
         Self {
             name,
@@ -78,90 +77,83 @@ impl NodeRecord {
     }
 }
 
-/// Since when and why something cannot be asked.
+/// Since when and why something cannot be observed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unknown {
-    /// Since when.
     pub since: DateTime<Utc>,
-    /// Why, in words for the user.
+    /// The reason, for the user.
     pub why: String,
 }
 
-/// A specification of an instance that did not become ready, so that it is not tried again
-/// until another is declared.
+/// A specification of an instance that did not become ready. It is not retried until another one is
+/// declared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedSpec {
-    /// Which replica of which service.
     pub id: InstanceId,
-    /// The digest that failed.
+    /// The digest of the specification.
     pub digest: SpecDigest,
-    /// When it was given up.
     pub at: DateTime<Utc>,
-    /// Why.
     pub why: String,
 }
 
-/// A credential that the registry keeps.
+/// A stored credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// SHA-256 in hexadecimal; enough to check what is presented.
+    /// SHA-256 in hexadecimal; sufficient to verify a presented credential.
     Hash(String),
-    /// Sealed with the platform key, since it is handed on.
+    /// Encrypted with the platform key, because its value is needed.
     Sealed(Sensitive),
 }
 
-/// One change to the registry.
+/// A change of the registry.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Change {
-    /// The next generation. `expected` is the one that it was made from.
+    /// A new generation. It must be based on the generation `expected`.
     Declare {
-        /// The generation in force when this one was made; `None` if there was none.
+        /// The generation that the declaration is based on; `None` if there was none.
         expected: Option<Generation>,
-        /// What is declared.
         declaration: Box<Declaration>,
     },
-    /// Writes a node.
+    /// Stores a node.
     PutNode(Box<NodeRecord>),
-    /// Forgets a node. Absent is Ok.
+    /// Deletes a node. Ok if it does not exist.
     DeleteNode(NodeName),
-    /// Writes an instance, keyed by its container; its endpoints are published exactly as
-    /// the record lists them.
+    /// Stores an instance, keyed by its container; exactly the endpoints in the record are
+    /// published.
     PutInstance(Box<InstanceRecord>),
-    /// Forgets an instance and withdraws its endpoints. Absent is Ok.
+    /// Deletes an instance and its endpoints. Ok if it does not exist.
     DeleteInstance(ContainerId),
-    /// Remembers a specification that failed. One per instance: the latest.
+    /// Stores a rejected specification. Only the latest of an instance is kept.
     Reject(RejectedSpec),
-    /// Forgets what was rejected for an instance. Absent is Ok.
+    /// Deletes the rejected specification of an instance. Ok if there is none.
     ClearRejected(InstanceId),
-    /// Writes an operation.
+    /// Stores an operation.
     PutOperation(Operation),
-    /// Keeps a credential under a name.
+    /// Stores a credential.
     PutCredential {
-        /// Its name, for example `admin-token`.
+        /// The name, for example `admin-token`.
         name: String,
-        /// The credential.
         credential: Credential,
     },
-    /// Records where the manager's API is.
+    /// Stores the endpoint of the manager's API.
     PutManager(ManagerEndpoint),
-    /// Keeps the services' addresses: these and no others.
+    /// Stores the addresses of services; replaces all previous ones.
     PutAddresses(BTreeMap<ServiceName, Ipv4Addr>),
-    /// Remembers that the first round after the first declaration has ended.
+    /// Records that the first round after the first declaration has ended.
     MarkFirstRoundDone,
 }
 
-/// Changes and events that are recorded together or not at all.
+/// Changes and events that are recorded atomically.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
     /// The changes, in order.
     pub changes: Vec<Change>,
-    /// What is told of them.
     pub events: Vec<NewEvent>,
 }
 
 impl Batch {
-    /// A batch of one change.
+    /// A batch with one change.
     pub fn of(change: Change) -> Self {
         Self {
             changes: vec![change],
@@ -169,68 +161,64 @@ impl Batch {
         }
     }
 
-    /// The same with an event.
+    /// Adds an event.
     #[must_use]
     pub fn event(mut self, event: NewEvent) -> Self {
         self.events.push(event);
         self
     }
 
-    /// Whether there is nothing to record.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.events.is_empty()
     }
 }
 
-/// What a commit made.
+/// The result of a commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Committed {
     /// The events with their ids.
     pub events: Vec<Event>,
-    /// The generation in force after it.
+    /// The current generation after the commit.
     pub generation: Option<Generation>,
 }
 
-/// Everything that the registry knows except history.
+/// The state of the registry, except history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The declaration in force, its generation as its version.
+    /// The current declaration with its generation.
     pub declaration: Option<(Generation, Declaration)>,
-    /// The nodes.
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// The instances, by container.
     pub instances: BTreeMap<ContainerId, InstanceRecord>,
-    /// What was rejected.
+    /// The rejected specifications.
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
-    /// The manager's endpoint.
     pub manager: Option<ManagerEndpoint>,
-    /// The services' addresses.
+    /// The addresses of services.
     pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
     /// Whether the first round has ended.
     pub first_round_done: bool,
-    /// The id of the latest event; 0 before the first.
+    /// The id of the latest event; 0 if there are none.
     pub last_event: u64,
 }
 
-/// How an attempt to lead ended.
+/// The result of acquiring the lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lease {
-    /// We lead, with this epoch.
+    /// The caller is the leader, with this epoch.
     Held(Epoch),
-    /// Someone else does.
+    /// Another process is the leader.
     HeldBy {
-        /// Who.
         holder: String,
-        /// Until when, unless it renews.
+        /// When the lease expires, unless it is renewed.
         until: DateTime<Utc>,
     },
 }
 
 impl Lease {
-    /// The epoch under which we lead.
+    /// The epoch of the caller.
     ///
     /// # Errors
-    /// [`crate::Error::Conflict`] if someone else leads.
+    /// [`crate::Error::Conflict`] if another process is the leader.
     pub fn epoch(self) -> Result<Epoch> {
         match self {
             Self::Held(epoch) => Ok(epoch),
@@ -247,9 +235,9 @@ impl Lease {
 pub enum EventPage {
     /// The events after the cursor, oldest first.
     Events(Vec<Event>),
-    /// Events after the cursor are kept no more, or the cursor is none of this registry's.
+    /// Events after the cursor were deleted, or the cursor is not of this registry.
     Gone {
-        /// The oldest id that is kept, or that the next event will get if none is.
+        /// The oldest stored id, or the id of the next event if there are none.
         oldest: u64,
     },
 }
@@ -257,50 +245,50 @@ pub enum EventPage {
 /// The central database.
 ///
 /// # Guarantees
-/// - `commit` is one transaction: all of the batch, its events included, or nothing. Event ids
-///   rise by one in the order of commits, without gaps that a reader could step over.
-/// - A `commit` under an epoch that is not the current one is refused with
-///   [`crate::Error::StaleEpoch`]; a `Declare` that expects another generation than the one in
-///   force, with [`crate::Error::Conflict`]; both change nothing.
-/// - `Declare` with a declaration equal to the one in force makes no generation, whatever it
-///   expects: a call that is repeated since its answer was lost ends well.
-/// - Times are kept to the microsecond.
-/// - What a reader gets is one moment's state.
-/// - Declarations, sealed credentials and everything that may hold a secret are unreadable
-///   without the platform key.
+/// - `commit` is one transaction: either the whole batch with its events, or nothing. Event ids
+///   increase by one in the order of commits, without gaps.
+/// - A `commit` with an epoch that is not the current one is rejected with
+///   [`crate::Error::StaleEpoch`]; a `Declare` that expects a generation other than the current
+///   one, with [`crate::Error::Conflict`]. Both change nothing.
+/// - `Declare` with a declaration that equals the current one creates no generation, regardless of
+///   `expected`, so that a call whose response was lost can be repeated.
+/// - Times are stored with microsecond precision.
+/// - Each read returns a consistent state.
+/// - Declarations, encrypted credentials and other data that may be secret cannot be read without
+///   the platform key.
 ///
 /// # Errors
 /// A database that does not answer is [`crate::Error::Unreachable`].
 #[async_trait]
 pub trait Registry: Debug + Send + Sync + 'static {
-    /// Tries to lead as `holder` for `ttl`. Who holds the lease already keeps its epoch and
-    /// gets more time, even if its time ran out and nobody took over; a new holder gets the
-    /// next epoch. So `holder` names one run of one process.
+    /// Tries to become the leader as `holder` for `ttl`. The current holder keeps its epoch and
+    /// extends its lease, even after the lease has expired if nobody took over; a new holder gets
+    /// the next epoch. Therefore `holder` must identify one run of one process.
     async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease>;
 
-    /// Gives the lease up; the epoch ends with the next holder. Someone else's is left alone.
+    /// Releases the lease; the epoch ends when the next holder acquires it. Does nothing if another
+    /// process holds the lease.
     async fn release_lease(&self, holder: &str) -> Result<()>;
 
     /// Records a batch.
     async fn commit(&self, epoch: Epoch, batch: Batch) -> Result<Committed>;
 
-    /// The present state.
+    /// The current state.
     async fn snapshot(&self) -> Result<Snapshot>;
 
-    /// A kept credential.
+    /// A stored credential.
     async fn credential(&self, name: &str) -> Result<Option<Credential>>;
 
-    /// An operation.
     async fn operation(&self, id: crate::model::OperationId) -> Result<Option<Operation>>;
 
     /// All operations that have not ended, oldest first.
     async fn open_operations(&self) -> Result<Vec<Operation>>;
 
-    /// At most `limit` events with an id greater than `after`. [`EventPage::Gone`] if some of
-    /// these are kept no more, or if `after` is an id that this registry never gave.
+    /// At most `limit` events with ids greater than `after`. [`EventPage::Gone`] if some of them
+    /// were deleted, or if this registry never assigned the id `after`.
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage>;
 
-    /// Drops events beyond what is kept, from the oldest on: those before `before`, and all but
-    /// the latest `keep`. What is kept has no holes.
+    /// Deletes the oldest events: those before `before`, and all but the latest `keep`. The
+    /// remaining ones have no gaps.
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()>;
 }

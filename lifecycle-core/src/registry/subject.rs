@@ -1,4 +1,4 @@
-//! Resolves a name that a user wrote.
+//! Resolves a name that a user gave.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,12 @@ use crate::error::{Error, Result};
 use crate::model::{NodeName, ServiceName, Subject};
 
 impl Snapshot {
-    /// What a name means: a service, one of its replicas (`web-2`), or a node. A service goes before
-    /// a replica and a node of the same name; `node:` or `service:` before the name says which.
+    /// Resolves a name: a service, one of its replicas (`web-2`), or a node. A service takes
+    /// precedence over a replica or node of the same name; the prefix `node:` or `service:` selects
+    /// one.
     ///
     /// # Errors
-    /// [`Error::NotFound`], with the name that it may have been meant for.
+    /// [`Error::NotFound`], with the most similar name.
     pub fn subject_named(&self, name: &str) -> Result<Subject> {
         let declaration = self.declaration.as_ref().map(|(_, d)| d);
         let services = || declaration.into_iter().flat_map(|d| d.services.keys());

@@ -1,5 +1,5 @@
-//! Registries in databases by URL: what the bootstrapper does in a central one, and the
-//! databases of kinds.
+//! Registries in databases by URL: the central one, as the bootstrapper uses it, and the databases
+//! of kinds.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub struct SqlDatabases {
 }
 
 impl SqlDatabases {
-    /// All that can be reached; what has no clock of its own goes by `clock`.
+    /// Opens databases; those without their own clock use `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock }
     }
@@ -77,12 +77,12 @@ impl Databases for SqlDatabases {
 }
 
 impl SqlRegistry {
-    /// Records where the manager's API is, without leading: the manager's place is the
-    /// bootstrapper's to say.
+    /// Records the manager's endpoint. Does not need the lease, because the bootstrapper decides
+    /// where the manager runs.
     async fn record_manager(&self, endpoint: ManagerEndpoint) -> Result<()> {
         self.bounded(async {
             let write = self.write().await?;
-            // Among the other writes, in their order.
+            // Ordered with other writes.
             lease::lock(&write.session).await.map_err(self.failed())?;
             let effect = Effect {
                 manager: Some(endpoint),
@@ -114,7 +114,7 @@ impl KindDatabase for SqlRegistry {
             let lease = lease::lock(session).await.map_err(self.failed())?;
             let found = self.reader(session).platform().await?;
             if found.registry.is_some() {
-                return Err(is_central(&self.place));
+                return Err(is_central(&self.location));
             }
             let follows_it = found.follows.as_deref() == Some(&*update.of.0);
             let current = Epoch(unsigned("epoch", lease.epoch)?);
@@ -124,10 +124,10 @@ impl KindDatabase for SqlRegistry {
                     current,
                 });
             }
-            if !follows_it && !update.anew {
-                return Err(follows_another(&self.place));
+            if !follows_it && !update.replace_all {
+                return Err(follows_another(&self.location));
             }
-            if update.anew {
+            if update.replace_all {
                 self.empty(session).await?;
             }
             lease::lead_by(session, epoch)
@@ -141,7 +141,7 @@ impl KindDatabase for SqlRegistry {
                 .map_err(self.failed())?;
             let writer = self.writer(session);
             for (generation, _) in &update.changes.declarations {
-                // The part of a generation changes with the kinds that share the database.
+                // The part of a generation changes with the set of kinds that share the database.
                 declaration::Entity::delete_many()
                     .filter(declaration::Column::Generation.eq(signed(generation.0)?))
                     .exec(session)
@@ -149,7 +149,7 @@ impl KindDatabase for SqlRegistry {
                     .map_err(self.failed())?;
             }
             writer.write(&update.changes).await?;
-            let counted = counter(session, &self.place).await?;
+            let counted = counter(session, &self.location).await?;
             let mut oldest = counted.oldest;
             if update.after > unsigned("event counter", counted.last)? {
                 oldest = signed(update.after)? + 1;

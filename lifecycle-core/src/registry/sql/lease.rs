@@ -1,7 +1,7 @@
-//! Leading: the row of the lease, and the epoch that every write is checked against.
+//! The lease, and the epoch that every write is checked against.
 //!
-//! On PostgreSQL time is the server's, the same for all managers. On SQLite one process has
-//! the file, and time is that process's clock.
+//! In PostgreSQL, the server's clock is used, which is the same for all managers. In SQLite, one
+//! process has the file, and its clock is used.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use super::session::Session;
 use crate::model::Epoch;
 use crate::registry::effect::{LONGEST_LEASE, lease_end};
 
-/// The one lease there is.
+/// The name of the only lease.
 const MANAGER: &str = "manager";
 
-/// The row of the lease; until the session ends, nobody else can change it, nor write.
+/// Locks the row of the lease; until the session ends, no other session can change it or write.
 pub(super) async fn lock(session: &Session) -> Result<Model, DbErr> {
     Entity::find_by_id(MANAGER)
         .lock_exclusive()
@@ -28,14 +28,14 @@ pub(super) async fn lock(session: &Session) -> Result<Model, DbErr> {
         .ok_or_else(missing)
 }
 
-/// Takes or renews the lease if `holder` may, and returns the row as it is then.
+/// Acquires or renews the lease if `holder` may, and returns the resulting row.
 pub(super) async fn acquire(
     session: &Session,
     holder: &str,
     ttl: Duration,
     now: DateTime<Utc>,
 ) -> Result<Model, DbErr> {
-    // Locked first, so that what refuses us is still there when it is read.
+    // Locked first, so that the row does not change before it is read.
     lock(session).await?;
     let (time, end): (SimpleExpr, SimpleExpr) = if session.is_postgres() {
         let seconds = ttl.min(LONGEST_LEASE).as_secs_f64();
@@ -66,9 +66,9 @@ pub(super) async fn acquire(
     lock(session).await
 }
 
-/// Gives the lease up if it is `holder`'s; anybody's, if `holder` is `None`.
+/// Releases the lease if `holder` holds it; with `None`, regardless of the holder.
 pub(super) async fn release(session: &Session, holder: Option<&str>) -> Result<(), DbErr> {
-    let mut give = Entity::update_many()
+    let mut release = Entity::update_many()
         .col_expr(Column::Holder, Expr::value(None::<String>))
         .col_expr(Column::Until, Expr::value(None::<DateTime<Utc>>))
         .filter(Column::Name.eq(MANAGER));
@@ -79,7 +79,7 @@ pub(super) async fn release(session: &Session, holder: Option<&str>) -> Result<(
     Ok(())
 }
 
-/// Sets the epoch of a database that follows one whose lease is elsewhere.
+/// Sets the epoch of a database that follows a central registry with its own lease.
 pub(super) async fn lead_by(session: &Session, epoch: Epoch) -> Result<(), DbErr> {
     let number = i64::try_from(epoch.0).map_err(|error| DbErr::Type(error.to_string()))?;
     Entity::update_many()

@@ -1,20 +1,20 @@
-//! The registry in a database: SQLite for one manager, PostgreSQL for several and for services
-//! that read it directly. The same tables in both.
+//! The registry in a database: SQLite for one manager, PostgreSQL for several managers and for
+//! services that read it directly. Both have the same tables.
 //!
-//! A write is one transaction that first locks the row of the lease. That puts all writes in
-//! one order, which is the order of event ids, and lets no take-over in between the check of
-//! the epoch and what is written under it. The outcome of a batch is worked out in memory from
-//! the few rows that it meets, then written with few statements.
+//! A write is one transaction that first locks the row of the lease. This serialises all writes,
+//! which defines the order of event ids, and prevents a takeover between the check of the epoch and
+//! the write. The effect of a batch is computed in memory from the few rows that it concerns, then
+//! written with few statements.
 //!
-//! The view `endpoints(service, class, replica, node, ip, port, protocol, ready_since)` is what
-//! other services may rely on; everything else may change with the version.
+//! Other services may rely on the view `endpoints(service, class, replica, node, ip, port,
+//! protocol, ready_since)`; everything else may change between versions.
 
 mod databases;
 mod entity;
 mod error;
 mod lease;
 mod migration;
-mod place;
+mod location;
 mod read;
 mod session;
 mod take;
@@ -35,7 +35,7 @@ use tokio::sync::{Mutex, MutexGuard};
 pub use self::databases::SqlDatabases;
 use self::entity::{damaged, unsigned};
 use self::error::at;
-use self::place::{FileLock, Place};
+use self::location::{FileLock, Location};
 use self::read::Reader;
 use self::session::Session;
 use self::take::Use;
@@ -49,7 +49,7 @@ use crate::error::{Error, Result};
 use crate::model::{Epoch, Operation, OperationId};
 use crate::secret::PlatformKey;
 
-/// How long one call may take against a server that stopped answering.
+/// The timeout of a call, in case the server stops responding.
 const CALL: Duration = Duration::from_mins(2);
 
 /// A registry in SQLite or PostgreSQL.
@@ -57,19 +57,19 @@ pub struct SqlRegistry {
     connection: DatabaseConnection,
     key: PlatformKey,
     clock: Arc<dyn Clock>,
-    place: String,
+    location: String,
     id: RegistryId,
-    /// On SQLite: writers queue here, in the order of their coming. Its own waiting is a
-    /// polling without order, and can leave one out for long.
+    /// For SQLite: writers queue here in order. SQLite's own waiting is unordered polling, which
+    /// can starve a writer.
     writers: Option<Mutex<()>>,
-    /// On SQLite; declared last, so that it is let go of last.
+    /// For SQLite; declared last, so that it is released last.
     lock: Option<FileLock>,
 }
 
 impl fmt::Debug for SqlRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqlRegistry")
-            .field("place", &self.place)
+            .field("location", &self.location)
             .finish_non_exhaustive()
     }
 }
@@ -81,18 +81,17 @@ struct Write<'a> {
 }
 
 impl SqlRegistry {
-    /// Opens the registry at `url` and brings its tables up to date.
+    /// Opens the registry at `url` and migrates its tables.
     ///
-    /// - `sqlite:///path/registry.db?mode=rwc`: one file, made with mode 0600; without
-    ///   `mode=rwc` it has to be there. A lock beside it keeps other processes out for as
-    ///   long as this value lives, so every open is the start of a new epoch; leases run out
-    ///   by `clock`.
-    /// - `postgres://user:password@host:port/database`: leases run out by the server's clock.
+    /// - `sqlite:///path/registry.db?mode=rwc`: one file, created with mode 0600; without
+    ///   `mode=rwc` it must exist. A lock file next to it excludes other processes while this value
+    ///   exists, so every open starts a new epoch. Leases expire by `clock`.
+    /// - `postgres://user:password@host:port/database`: leases expire by the server's clock.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if another process has the file, [`Error::Invalid`] for a URL that
-    /// cannot be used or tables of a newer version, [`Error::Denied`] for another platform's
-    /// key, [`Error::Unreachable`] if nobody answers.
+    /// [`Error::Conflict`] if another process uses the file, [`Error::Invalid`] for an invalid URL
+    /// or tables of a newer version, [`Error::Denied`] for the key of another platform,
+    /// [`Error::Unreachable`] if the server does not answer.
     pub async fn open(url: &str, key: PlatformKey, clock: Arc<dyn Clock>) -> Result<Self> {
         Self::open_for(Use::Central, url, key, clock).await
     }
@@ -106,11 +105,11 @@ impl SqlRegistry {
         let mut registry = Self::connect(url, key, clock).await?;
         let taken = registry.bounded(registry.prepare(usage)).await?;
         taken.commit().await.map_err(registry.failed())?;
-        registry.id = registry.bounded(registry.named()).await?;
+        registry.id = registry.bounded(registry.read_id()).await?;
         Ok(registry)
     }
 
-    /// Whether a database can be opened so, without leaving a trace in it.
+    /// Checks that a database can be opened for a use, without changing it.
     async fn check_for(
         usage: Use,
         url: &str,
@@ -124,38 +123,38 @@ impl SqlRegistry {
     }
 
     async fn connect(url: &str, key: PlatformKey, clock: Arc<dyn Clock>) -> Result<Self> {
-        let place = Place::of(url)?;
-        let (connection, lock) = place.connect(url).await?;
+        let location = Location::of(url)?;
+        let (connection, lock) = location.connect(url).await?;
         Ok(Self {
             connection,
             key,
             clock,
-            place: place.to_string(),
+            location: location.to_string(),
             id: RegistryId(String::new()),
             writers: lock.is_some().then(Mutex::default),
             lock,
         })
     }
 
-    /// Names this registry, so that its kinds' databases know it again.
+    /// The id of this registry, by which databases of kinds recognise it.
     pub fn id(&self) -> RegistryId {
         self.id.clone()
     }
 
-    /// Waits until all connections are closed, and lets go of the file.
+    /// Waits until all connections are closed, and releases the file.
     pub async fn close(self) -> Result<()> {
         let Self {
             connection,
-            place,
+            location,
             lock,
             ..
         } = self;
-        connection.close().await.map_err(at(&place))?;
+        connection.close().await.map_err(at(&location))?;
         drop(lock);
         Ok(())
     }
 
-    /// Brings the tables up to date and takes the database into use; to be committed.
+    /// Migrates the tables and prepares the database for its use; the session must be committed.
     async fn prepare(&self, usage: Use) -> Result<Session> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -166,11 +165,11 @@ impl SqlRegistry {
             .begin_with_options(options)
             .await
             .map_err(self.failed())?;
-        migration::up(&transaction, &self.place).await?;
+        migration::up(&transaction, &self.location).await?;
         let session = Session::new(transaction);
         self.take(usage, &session).await?;
         if self.lock.is_some() {
-            // Who held it does not run any more, or the file would still be locked.
+            // The previous holder has ended, because otherwise the file would still be locked.
             lease::release(&session, None)
                 .await
                 .map_err(self.failed())?;
@@ -178,8 +177,8 @@ impl SqlRegistry {
         Ok(session)
     }
 
-    /// The name of this registry; empty for the database of a kind.
-    async fn named(&self) -> Result<RegistryId> {
+    /// Reads the id of this registry; empty for the database of a kind.
+    async fn read_id(&self) -> Result<RegistryId> {
         let session = self.read().await?;
         let found = self.reader(&session).platform().await?;
         session.rollback().await.map_err(self.failed())?;
@@ -187,14 +186,14 @@ impl SqlRegistry {
     }
 
     fn failed(&self) -> impl Fn(DbErr) -> Error {
-        at(&self.place)
+        at(&self.location)
     }
 
     fn reader<'a>(&'a self, session: &'a Session) -> Reader<'a> {
         Reader {
             session,
             key: &self.key,
-            place: &self.place,
+            location: &self.location,
         }
     }
 
@@ -202,12 +201,12 @@ impl SqlRegistry {
         Writer {
             session,
             key: &self.key,
-            place: &self.place,
+            location: &self.location,
             now: self.clock.now(),
         }
     }
 
-    /// A session that sees one moment.
+    /// A session that reads a consistent state.
     async fn read(&self) -> Result<Session> {
         let options = if self.lock.is_some() {
             TransactionOptions::default()
@@ -239,7 +238,7 @@ impl SqlRegistry {
         })
     }
 
-    /// A server that went away without a word must not hold the caller for ever.
+    /// Limits the duration of a call, in case the server has disappeared.
     async fn bounded<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         if self.lock.is_some() {
             return call.await;
@@ -247,7 +246,7 @@ impl SqlRegistry {
         match tokio::time::timeout(CALL, call).await {
             Ok(result) => result,
             Err(elapsed) => Err(Error::Unreachable {
-                what: self.place.clone(),
+                what: self.location.clone(),
                 source: Some(Box::new(elapsed)),
             }),
         }
@@ -275,7 +274,7 @@ impl Registry for SqlRegistry {
                     Ok(Lease::Held(Epoch(unsigned("epoch", row.epoch)?)))
                 }
                 (Some(holder), Some(until)) => Ok(Lease::HeldBy { holder, until }),
-                _ => Err(damaged("lease", "it was neither taken nor refused")),
+                _ => Err(damaged("lease", "it was neither acquired nor held by another")),
             }
         })
         .await
@@ -383,7 +382,7 @@ impl Registry for SqlRegistry {
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
         self.bounded(async {
             let write = self.write().await?;
-            // As for a commit: the counter is one's own until the session ends.
+            // Like a commit: the counter is locked until the session ends.
             lease::lock(&write.session).await.map_err(self.failed())?;
             self.writer(&write.session)
                 .prune_events(before, keep)

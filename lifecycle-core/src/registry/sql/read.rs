@@ -1,5 +1,5 @@
-//! Reading: what a batch needs to know, and what the registry's readers get. Every function
-//! reads within one session, so that what it returns is one moment's state.
+//! Reads from the database: what a batch needs, and what readers of the registry get. Every
+//! function reads within one session, so that its result is a consistent state.
 
 use std::collections::BTreeMap;
 
@@ -24,8 +24,8 @@ use crate::secret::PlatformKey;
 pub(super) struct Reader<'a> {
     pub(super) session: &'a Session,
     pub(super) key: &'a PlatformKey,
-    /// The database, for errors.
-    pub(super) place: &'a str,
+    /// The database, for error messages.
+    pub(super) location: &'a str,
 }
 
 impl Reader<'_> {
@@ -36,7 +36,7 @@ impl Reader<'_> {
             first_round_done: platform.first_round_done,
             last_event: unsigned(
                 "event counter",
-                counter(self.session, self.place).await?.last,
+                counter(self.session, self.location).await?.last,
             )?,
             ..Snapshot::default()
         };
@@ -74,7 +74,7 @@ impl Reader<'_> {
             .order_by_asc(Position)
             .all(self.session)
             .await
-            .map_err(at(self.place))?;
+            .map_err(at(self.location))?;
         let mut endpoints: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
         for mut row in rows {
             let container = std::mem::take(&mut row.container);
@@ -100,14 +100,14 @@ impl Reader<'_> {
             .order_by_asc(operation::Column::Id)
             .all(self.session)
             .await
-            .map_err(at(self.place))?
+            .map_err(at(self.location))?
             .into_iter()
             .map(operation::Model::open)
             .collect()
     }
 
     pub(super) async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
-        let counter = counter(self.session, self.place).await?;
+        let counter = counter(self.session, self.location).await?;
         let oldest = unsigned("event counter", counter.oldest)?;
         if after.saturating_add(1) < oldest || after > unsigned("event counter", counter.last)? {
             return Ok(EventPage::Gone { oldest });
@@ -118,7 +118,7 @@ impl Reader<'_> {
             .limit(u64::from(limit))
             .all(self.session)
             .await
-            .map_err(at(self.place))?
+            .map_err(at(self.location))?
             .into_iter()
             .map(event::Model::open)
             .collect::<Result<_>>()?;
@@ -126,18 +126,18 @@ impl Reader<'_> {
     }
 
     pub(super) async fn platform(&self) -> Result<platform::Model> {
-        self.needed::<platform::Entity>(SINGLE, "the row of the platform is missing")
+        self.required::<platform::Entity>(SINGLE, "the row of the platform is missing")
             .await
     }
 
     pub(super) async fn declaration(&self, generation: Generation) -> Result<Declaration> {
         let number = signed(generation.0)?;
-        self.needed::<declaration::Entity>(number, "the declaration in force is missing")
+        self.required::<declaration::Entity>(number, "the current declaration is missing")
             .await?
             .open(self.key)
     }
 
-    async fn needed<E: EntityTrait>(
+    async fn required<E: EntityTrait>(
         &self,
         key: <E::PrimaryKey as PrimaryKeyTrait>::ValueType,
         missing: &str,
@@ -147,7 +147,7 @@ impl Reader<'_> {
     {
         self.one::<E>(key)
             .await?
-            .ok_or_else(|| at(self.place)(DbErr::Type(missing.to_owned())))
+            .ok_or_else(|| at(self.location)(DbErr::Type(missing.to_owned())))
     }
 
     async fn one<E: EntityTrait>(
@@ -157,10 +157,10 @@ impl Reader<'_> {
         E::find_by_id(key)
             .one(self.session)
             .await
-            .map_err(at(self.place))
+            .map_err(at(self.location))
     }
 
     async fn all<E: EntityTrait>(&self) -> Result<Vec<E::Model>> {
-        E::find().all(self.session).await.map_err(at(self.place))
+        E::find().all(self.session).await.map_err(at(self.location))
     }
 }

@@ -1,6 +1,6 @@
-//! A transaction that writes values as the tables have them: times on SQLite as RFC 3339 with
-//! six digits and `Z`, so that they sort as text; texts on PostgreSQL without the NUL that it
-//! refuses.
+//! A transaction that converts values to the format of the tables: in SQLite, times are RFC 3339
+//! with six digits and `Z`, so that they can be sorted as text; in PostgreSQL, texts have no NUL
+//! characters, which it rejects.
 
 use async_trait::async_trait;
 use chrono::SecondsFormat;
@@ -10,7 +10,7 @@ use sea_orm::{
 };
 use serde_json::Value as Json;
 
-/// See the module.
+/// A transaction that converts values; see the module.
 #[derive(Debug)]
 pub(super) struct Session(DatabaseTransaction);
 
@@ -39,7 +39,7 @@ impl ConnectionTrait for Session {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.0.execute_raw(as_kept(statement)).await
+        self.0.execute_raw(converted(statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -47,15 +47,15 @@ impl ConnectionTrait for Session {
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.0.query_one_raw(as_kept(statement)).await
+        self.0.query_one_raw(converted(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.0.query_all_raw(as_kept(statement)).await
+        self.0.query_all_raw(converted(statement)).await
     }
 }
 
-fn as_kept(mut statement: Statement) -> Statement {
+fn converted(mut statement: Statement) -> Statement {
     let postgres = statement.db_backend == DatabaseBackend::Postgres;
     for value in statement.values.iter_mut().flat_map(|values| &mut values.0) {
         if postgres {
@@ -108,30 +108,30 @@ mod tests {
 
     use super::*;
 
-    fn kept(backend: DatabaseBackend, value: impl Into<Value>) -> Value {
+    fn stored(backend: DatabaseBackend, value: impl Into<Value>) -> Value {
         let statement = Statement::from_sql_and_values(backend, "SELECT $1", [value.into()]);
-        as_kept(statement).values.unwrap().0.remove(0)
+        converted(statement).values.unwrap().0.remove(0)
     }
 
     #[test]
-    fn times_on_sqlite_are_text_of_one_length() {
+    fn times_in_sqlite_are_text_of_fixed_length() {
         for (micros, text) in [
             (0, "1970-01-01T00:00:00.000000Z"),
             (1_500_000, "1970-01-01T00:00:01.500000Z"),
         ] {
             let time = DateTime::<Utc>::from_timestamp_micros(micros).unwrap();
-            assert_eq!(kept(DatabaseBackend::Sqlite, time), Value::from(text));
-            assert_eq!(kept(DatabaseBackend::Postgres, time), Value::from(time));
+            assert_eq!(stored(DatabaseBackend::Sqlite, time), Value::from(text));
+            assert_eq!(stored(DatabaseBackend::Postgres, time), Value::from(time));
         }
     }
 
     #[test]
-    fn postgres_is_given_no_nul() {
+    fn postgres_text_contains_no_nul() {
         let json = serde_json::json!({"a\0": ["b\0", {"c": "\0"}], "d": 1});
         let replaced = serde_json::json!({"a\u{fffd}": ["b\u{fffd}", {"c": "\u{fffd}"}], "d": 1});
-        assert_eq!(kept(DatabaseBackend::Postgres, json), Value::from(replaced));
+        assert_eq!(stored(DatabaseBackend::Postgres, json), Value::from(replaced));
         assert_eq!(
-            kept(DatabaseBackend::Postgres, "x\0"),
+            stored(DatabaseBackend::Postgres, "x\0"),
             Value::from("x\u{fffd}")
         );
     }

@@ -1,4 +1,4 @@
-//! Taking a database into use: whose it is, and whether it may serve for what it is opened for.
+//! Prepares a database for use: checks its owner, and whether it is suitable for the intended use.
 
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
@@ -14,34 +14,35 @@ use crate::model::PlatformId;
 use crate::registry::kind::is_central;
 use crate::secret::new_token;
 
-/// What a database is opened for.
+/// The intended use of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// As the central registry, whosever it is: the key decides.
+    /// As the central registry, for the owner of the key.
     Central,
-    /// As the central registry of a platform that may have forgotten the key with which it was
-    /// sealed when it was taken down.
+    /// As the central registry of a platform that may have lost its encryption key when it was
+    /// removed.
     CentralOf(PlatformId),
-    /// For a kind of a platform's objects.
+    /// For a kind of objects of a platform.
     Kind(PlatformId),
 }
 
 impl SqlRegistry {
-    /// Checks that the database may be used so, and marks it.
+    /// Checks that the database is suitable, and marks it.
     pub(super) async fn take(&self, usage: Use, session: &Session) -> Result<()> {
         let found = self.reader(session).platform().await?;
         let is_kind = matches!(usage, Use::Kind(_));
         if found.follows.is_some() && !is_kind {
             return Err(Error::Invalid {
-                what: self.place.clone(),
-                why: "it is the database of a kind, a copy of a registry".into(),
-                hint: "name the central registry's own database, or an empty one".into(),
+                what: self.location.clone(),
+                why: "it is the database of a kind, which is a copy of a registry".into(),
+                hint: "use the database of the central registry, or an empty one".into(),
             });
         }
         if is_kind && found.follows.is_none() && found.registry.is_some() {
-            return Err(is_central(&self.place));
+            return Err(is_central(&self.location));
         }
-        // A wrong key would seal what nobody can open, and open nothing.
+        // With a wrong key, existing data could not be decrypted, and new data would be lost for
+        // others.
         let check = self.key.sign("registry key check", b"");
         match found.key_check.as_deref() {
             Some(known) if known == check => {}
@@ -50,11 +51,11 @@ impl SqlRegistry {
             }
             Some(_) => {
                 return Err(Error::Denied {
-                    what: self.place.clone(),
-                    why: "it is sealed with another platform's key".into(),
+                    what: self.location.clone(),
+                    why: "it is encrypted with the key of another platform".into(),
                     hint:
-                        "give it the platform.key that it was made with, name another database, or \
-                           empty this one if nobody needs it"
+                        "use the platform.key that it was created with, use another database, or \
+                           empty this one if it is not needed"
                             .into(),
                 });
             }
@@ -75,8 +76,8 @@ impl SqlRegistry {
         Ok(())
     }
 
-    /// Whether what is sealed with a key that is not in use any more is of no use to anybody:
-    /// the same platform's, and a copy, or left behind when the platform was taken down.
+    /// Whether data that is encrypted with a lost key can be deleted: it belongs to the same
+    /// platform, and is a copy or was left behind when the platform was removed.
     async fn may_forget(
         &self,
         usage: Use,
@@ -97,8 +98,7 @@ impl SqlRegistry {
         Ok(services.map_err(self.failed())? == 0 && instances.map_err(self.failed())? == 0)
     }
 
-    /// Empties the tables with sealed values; all of them, in a copy. A registry's history and
-    /// its epoch stay.
+    /// Deletes encrypted data; in a copy, all data. A registry's history and epoch are kept.
     async fn forget_sealed(&self, session: &Session, is_copy: bool) -> Result<()> {
         if is_copy {
             return self.empty(session).await;
@@ -109,7 +109,7 @@ impl SqlRegistry {
         self.reset_platform(session).await
     }
 
-    /// Forgets everything except the epoch.
+    /// Deletes everything except the epoch.
     pub(super) async fn empty(&self, session: &Session) -> Result<()> {
         self.clear::<declaration::Entity>(session).await?;
         self.clear::<credential::Entity>(session).await?;
@@ -124,7 +124,7 @@ impl SqlRegistry {
         self.reset_platform(session).await
     }
 
-    /// Sets the numbers of the latest event and of the oldest that is kept.
+    /// Sets the ids of the latest and of the oldest stored event.
     pub(super) async fn count_events(
         &self,
         session: &Session,

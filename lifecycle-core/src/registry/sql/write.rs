@@ -1,4 +1,4 @@
-//! Writing the outcome of a batch, many rows at a time.
+//! Writes the effect of a batch, many rows per statement.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, OnConflict};
@@ -19,29 +19,29 @@ use crate::platform::Declaration;
 use crate::registry::effect::{Effect, stored, stored_event};
 use crate::secret::PlatformKey;
 
-/// Rows per statement: with the widest table well below the 32,766 values that SQLite takes.
+/// Rows per statement: well below SQLite's limit of 32,766 values, even for the widest table.
 pub(super) const ROWS: usize = 500;
 
-/// Generations that are kept beside the one in force.
+/// The number of previous generations that are kept.
 const PAST_GENERATIONS: u64 = 10;
 
-/// The outcome of a batch, on its way into the tables.
+/// Writes the effect of a batch to the tables.
 pub(super) struct Writer<'a> {
     pub(super) session: &'a Session,
     pub(super) key: &'a PlatformKey,
-    /// The database, for errors.
-    pub(super) place: &'a str,
+    /// The database, for error messages.
+    pub(super) location: &'a str,
     pub(super) now: DateTime<Utc>,
 }
 
 impl Writer<'_> {
-    /// Writes all of it.
+    /// Writes the whole effect.
     pub(super) async fn write(&self, effect: &Effect) -> Result<()> {
         for (generation, declared) in &effect.declarations {
             self.declaration(*generation, declared).await?;
         }
         if let Some((generation, declared)) = effect.declarations.last() {
-            self.in_force(*generation, declared).await?;
+            self.current(*generation, declared).await?;
         }
         self.nodes(effect).await?;
         self.instances(effect).await?;
@@ -59,14 +59,14 @@ impl Writer<'_> {
         self.platform(effect).await
     }
 
-    /// Gives the events their ids and keeps them.
+    /// Assigns ids to events and writes them.
     pub(super) async fn events(&self, events: Vec<NewEvent>) -> Result<Vec<Event>> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
         let last = unsigned(
             "event counter",
-            counter(self.session, self.place).await?.last,
+            counter(self.session, self.location).await?.last,
         )?;
         let told: Vec<Event> = (last + 1..)
             .zip(events)
@@ -84,22 +84,22 @@ impl Writer<'_> {
             .filter(event_counter::Column::Row.eq(SINGLE))
             .exec(self.session)
             .await
-            .map_err(at(self.place))?;
+            .map_err(at(self.location))?;
         Ok(told)
     }
 
-    /// Keeps events that have their ids already.
+    /// Writes events that already have ids.
     pub(super) async fn numbered_events(&self, events: &[Event]) -> Result<()> {
         let rows = events.iter().map(event::Model::of);
         self.insert::<event::Entity>(rows.collect::<Result<_>>()?, None)
             .await
     }
 
-    /// Drops events from the oldest on; see the trait.
+    /// Deletes the oldest events; see the trait.
     pub(super) async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
         use sea_orm::{QueryOrder, QuerySelect};
 
-        let counter = counter(self.session, self.place).await?;
+        let counter = counter(self.session, self.location).await?;
         let last = unsigned("event counter", counter.last)?;
         let too_many = signed(last.saturating_sub(keep))?;
         let kept: Option<i64> = event::Entity::find()
@@ -112,7 +112,7 @@ impl Writer<'_> {
             .into_tuple()
             .one(self.session)
             .await
-            .map_err(at(self.place))?;
+            .map_err(at(self.location))?;
         let oldest = kept.unwrap_or(counter.last + 1);
         if oldest == counter.oldest {
             return Ok(());
@@ -121,13 +121,13 @@ impl Writer<'_> {
             .filter(event::Column::Id.lt(oldest))
             .exec(self.session)
             .await
-            .map_err(at(self.place))?;
+            .map_err(at(self.location))?;
         event_counter::Entity::update_many()
             .col_expr(event_counter::Column::Oldest, Expr::value(oldest))
             .filter(event_counter::Column::Row.eq(SINGLE))
             .exec(self.session)
             .await
-            .map_err(at(self.place))?;
+            .map_err(at(self.location))?;
         Ok(())
     }
 
@@ -139,11 +139,11 @@ impl Writer<'_> {
             .filter(declaration::Column::Generation.lt(signed(past)?))
             .exec(self.session)
             .await
-            .map_err(at(self.place))?;
+            .map_err(at(self.location))?;
         Ok(())
     }
 
-    async fn in_force(&self, generation: Generation, declared: &Declaration) -> Result<()> {
+    async fn current(&self, generation: Generation, declared: &Declaration) -> Result<()> {
         platform::Entity::update_many()
             .col_expr(platform::Column::Name, Expr::value(declared.name.as_str()))
             .col_expr(platform::Column::Id, Expr::value(declared.id.to_string()))
@@ -154,11 +154,11 @@ impl Writer<'_> {
             .filter(platform::Column::Row.eq(SINGLE))
             .exec(self.session)
             .await
-            .map_err(at(self.place))?;
+            .map_err(at(self.location))?;
         service::Entity::delete_many()
             .exec(self.session)
             .await
-            .map_err(at(self.place))?;
+            .map_err(at(self.location))?;
         let rows = declared
             .services
             .values()
@@ -188,7 +188,7 @@ impl Writer<'_> {
                 );
         }
         if effect.first_round_done || effect.manager.is_some() {
-            update.exec(self.session).await.map_err(at(self.place))?;
+            update.exec(self.session).await.map_err(at(self.location))?;
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ impl Writer<'_> {
         service_address::Entity::delete_many()
             .exec(self.session)
             .await
-            .map_err(at(self.place))?;
+            .map_err(at(self.location))?;
         let rows = addresses.iter().map(service_address::Model::of).collect();
         self.insert::<service_address::Entity>(rows, None).await
     }
@@ -258,7 +258,7 @@ impl Writer<'_> {
                 .filter(any)
                 .exec(self.session)
                 .await
-                .map_err(at(self.place))?;
+                .map_err(at(self.location))?;
         }
         let kept = effect.rejected.values().flatten().map(rejected::Model::of);
         self.upsert::<rejected::Entity>(kept.collect()).await
@@ -270,12 +270,12 @@ impl Writer<'_> {
                 .filter(column.is_in(some.iter().copied()))
                 .exec(self.session)
                 .await
-                .map_err(at(self.place))?;
+                .map_err(at(self.location))?;
         }
         Ok(())
     }
 
-    /// Inserts rows, or replaces those with the same key.
+    /// Inserts rows, or replaces rows with the same key.
     async fn upsert<E>(&self, rows: Vec<E::Model>) -> Result<()>
     where
         E: EntityTrait,
@@ -316,17 +316,17 @@ impl Writer<'_> {
             insert
                 .exec_without_returning(self.session)
                 .await
-                .map_err(at(self.place))?;
+                .map_err(at(self.location))?;
         }
         Ok(())
     }
 }
 
 /// The row that numbers events.
-pub(super) async fn counter(session: &Session, place: &str) -> Result<event_counter::Model> {
+pub(super) async fn counter(session: &Session, location: &str) -> Result<event_counter::Model> {
     event_counter::Entity::find_by_id(SINGLE)
         .one(session)
         .await
         .and_then(|row| row.ok_or_else(|| DbErr::Type("the event counter is missing".into())))
-        .map_err(at(place))
+        .map_err(at(location))
 }

@@ -1,4 +1,4 @@
-//! Credentials: a hash, or the sealed value.
+//! Credentials: a hash, or the encrypted value.
 
 use sea_orm::entity::prelude::*;
 
@@ -51,7 +51,7 @@ impl Model {
     }
 }
 
-/// Each name has its own, so that one credential cannot be put in another's place.
+/// A separate purpose for each name, so that credentials cannot be swapped.
 fn purpose(name: &str) -> String {
     format!("{PURPOSE} {name}")
 }

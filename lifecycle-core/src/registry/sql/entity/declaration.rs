@@ -1,4 +1,4 @@
-//! Generations of the declaration, sealed whole: they hold secrets.
+//! The table of generations of the declaration. They contain secrets, so they are encrypted.
 
 use chrono::{DateTime, Utc};
 use sea_orm::entity::prelude::*;
@@ -17,7 +17,7 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub generation: i64,
     pub sealed: Vec<u8>,
-    pub made_at: DateTimeUtc,
+    pub created_at: DateTimeUtc,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -29,13 +29,13 @@ impl Model {
     pub(in crate::registry::sql) fn of(
         generation: Generation,
         declaration: &Declaration,
-        made_at: DateTime<Utc>,
+        created_at: DateTime<Utc>,
         key: &PlatformKey,
     ) -> Result<Self> {
         Ok(Self {
             generation: signed(generation.0)?,
             sealed: seal(key, PURPOSE, declaration)?,
-            made_at,
+            created_at,
         })
     }
 

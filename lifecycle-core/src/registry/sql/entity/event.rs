@@ -1,4 +1,4 @@
-//! Events.
+//! The table of events.
 
 use sea_orm::entity::prelude::*;
 

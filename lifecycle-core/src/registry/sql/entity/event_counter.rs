@@ -1,5 +1,5 @@
-//! The one row that numbers events. A sequence of the database would leave holes and number
-//! them in another order than they are committed in.
+//! The single row that numbers events. A database sequence would leave gaps, and would not number
+//! events in the order of commits.
 
 use sea_orm::entity::prelude::*;
 
@@ -8,9 +8,9 @@ use sea_orm::entity::prelude::*;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub row: i32,
-    /// The id that was given last.
+    /// The last assigned id.
     pub last: i64,
-    /// The oldest id that is kept; one more than `last` if none is.
+    /// The oldest stored id; `last + 1` if there are no events.
     pub oldest: i64,
 }
 

@@ -1,4 +1,4 @@
-//! Instances, by container.
+//! The table of instances, keyed by container.
 
 use sea_orm::entity::prelude::*;
 
@@ -17,7 +17,7 @@ pub struct Model {
     pub replica: i32,
     pub node: String,
     pub digest: String,
-    /// The state in one word; what else it holds stands in the next two.
+    /// The state as one word; the next two columns contain its details.
     pub state: String,
     pub state_why: Option<String>,
     pub state_since: Option<DateTimeUtc>,

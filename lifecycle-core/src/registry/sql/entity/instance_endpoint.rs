@@ -1,5 +1,5 @@
-//! The endpoints of instances; the view `endpoints` shows them to other services. They go
-//! with their instance.
+//! The table of endpoints, which are deleted with their instance; other services read them through
+//! the view `endpoints`.
 
 use sea_orm::entity::prelude::*;
 
@@ -12,7 +12,7 @@ use crate::model::Endpoint;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub container: String,
-    /// Its place in the list of the instance.
+    /// The position in the instance's list.
     #[sea_orm(primary_key, auto_increment = false)]
     pub position: i32,
     pub ip: String,
@@ -35,7 +35,7 @@ impl Model {
         Ok(Self {
             container: container.to_owned(),
             position: i32::try_from(position)
-                .map_err(|_| damaged("endpoints", "an instance has too many"))?,
+                .map_err(|_| damaged("endpoints", "an instance has too many endpoints"))?,
             ip: endpoint.ip.to_string(),
             port: endpoint.port.into(),
             container_port: endpoint.container_port.into(),

@@ -1,5 +1,5 @@
-//! Who leads. Every write locks the row of the lease first, which puts writes in one order
-//! and keeps a take-over out until they are done.
+//! The table of leases. Every write first locks the row of the lease, which serialises writes and
+//! delays a takeover until they are done.
 
 use sea_orm::entity::prelude::*;
 
@@ -8,7 +8,7 @@ use sea_orm::entity::prelude::*;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub name: String,
-    /// The epoch that was given last.
+    /// The last assigned epoch.
     pub epoch: i64,
     pub holder: Option<String>,
     pub until: Option<DateTimeUtc>,

@@ -1,4 +1,4 @@
-//! Nodes.
+//! The table of nodes.
 
 use sea_orm::entity::prelude::*;
 
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::registry::{NodeRecord, Unknown};
 use crate::secret::PlatformKey;
 
-/// The cloud's token may let its bearer look into the account.
+/// The cloud's token may be confidential, so it is encrypted.
 const PURPOSE: &str = "cloud operation";
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -15,7 +15,7 @@ const PURPOSE: &str = "cloud operation";
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub name: String,
-    /// For readers in SQL, as are the two addresses; `observed` has them too.
+    /// For readers in SQL, like the two addresses; also part of `observed`.
     pub power: Option<String>,
     pub private_ip: Option<String>,
     pub public_ip: Option<String>,
@@ -61,7 +61,7 @@ impl Model {
         let unknown = match (self.unknown_since, self.unknown_why) {
             (None, None) => None,
             (Some(since), Some(why)) => Some(Unknown { since, why }),
-            _ => return Err(damaged(WHAT, "half of why it is unknown is missing")),
+            _ => return Err(damaged(WHAT, "the time or the reason of the unknown state is missing")),
         };
         Ok(NodeRecord {
             name: from_word(WHAT, self.name)?,

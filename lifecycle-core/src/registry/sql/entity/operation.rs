@@ -1,4 +1,4 @@
-//! Requested changes.
+//! The table of operations.
 
 use sea_orm::entity::prelude::*;
 
@@ -23,7 +23,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-/// The word of an operation that has not ended.
+/// The state of an operation that has not ended.
 pub(in crate::registry::sql) const RUNNING: &str = "running";
 
 impl Model {

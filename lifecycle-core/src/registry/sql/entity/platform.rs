@@ -1,4 +1,4 @@
-//! The one row that says whose registry this is and how far the platform has come.
+//! The single row with the identity of the registry and the state of the platform.
 
 use sea_orm::entity::prelude::*;
 
@@ -14,17 +14,17 @@ pub struct Model {
     pub row: i32,
     pub name: Option<String>,
     pub id: Option<String>,
-    /// The generation in force.
+    /// The current generation.
     pub generation: Option<i64>,
     pub first_round_done: bool,
     pub manager_node: Option<String>,
     pub manager_ip: Option<String>,
     pub manager_port: Option<i32>,
-    /// Shows a wrong platform key before anything is sealed with it.
+    /// Detects a wrong platform key before anything is encrypted with it.
     pub key_check: Option<String>,
-    /// Names this registry, if it is a central one.
+    /// The id of this registry, if it is a central one.
     pub registry: Option<String>,
-    /// The central registry of which this database holds one kind's part.
+    /// The id of the central registry, if this is the database of a kind.
     pub follows: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The latest specification of each instance that was given up.
+//! The latest rejected specification of each instance.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The declared services, for readers in SQL; the declaration itself is sealed.
+//! The table of declared services, for readers in SQL; the declaration itself is encrypted.
 
 use sea_orm::entity::prelude::*;
 

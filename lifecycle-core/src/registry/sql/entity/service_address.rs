@@ -1,4 +1,4 @@
-//! The address of each service in the service network.
+//! The table of service addresses.
 
 use std::net::Ipv4Addr;
 

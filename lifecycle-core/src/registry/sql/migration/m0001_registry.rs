@@ -1,4 +1,4 @@
-//! The first form of the tables, and the view that other services read.
+//! The initial tables, and the view for other services.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::prelude::*;
@@ -7,7 +7,7 @@ use sea_orm_migration::schema::{
     json_binary_null, text, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null,
 };
 
-/// The step's name is kept in the database, so it stays, whatever becomes of this file.
+/// The name of a step is stored in the database, so it must never change.
 pub(super) struct Migration;
 
 impl MigrationName for Migration {
@@ -90,7 +90,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .table("declarations")
             .col(big_integer("generation").primary_key())
             .col(binary("sealed"))
-            .col(timestamp_with_time_zone("made_at"))
+            .col(timestamp_with_time_zone("created_at"))
             .take(),
         Table::create()
             .table("services")

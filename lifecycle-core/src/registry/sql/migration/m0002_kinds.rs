@@ -1,10 +1,11 @@
-//! Which registry a database is, and which one it follows if it is the database of a kind.
+//! Adds the id of a registry, and the id of the central registry that the database of a kind
+//! follows.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::text_null;
 
-/// The step's name is kept in the database, so it stays, whatever becomes of this file.
+/// The name of a step is stored in the database, so it must never change.
 pub(super) struct Migration;
 
 impl MigrationName for Migration {
@@ -16,7 +17,7 @@ impl MigrationName for Migration {
 #[async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // One at a time: SQLite adds no two columns at once.
+        // One at a time, because SQLite cannot add two columns in one statement.
         for column in ["registry", "follows"] {
             let add = Table::alter()
                 .table("platform")

@@ -1,10 +1,10 @@
-//! The address of each service in the service network.
+//! Adds the addresses of services in the service network.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::text;
 
-/// The step's name is kept in the database, so it stays, whatever becomes of this file.
+/// The name of a step is stored in the database, so it must never change.
 pub(super) struct Migration;
 
 impl MigrationName for Migration {

@@ -1,5 +1,5 @@
-//! The steps that bring a database's tables to the form that this version knows. They go
-//! forward only, and a database that is further than that is left alone.
+//! Migrations that bring the tables to the current version. There is no downgrade: a database of a
+//! newer version is not changed.
 
 mod m0001_registry;
 mod m0002_kinds;
@@ -25,10 +25,11 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Brings the tables up to date within `transaction`, so that a step that fails leaves nothing.
-pub(super) async fn up(transaction: &DatabaseTransaction, place: &str) -> Result<()> {
+/// Migrates the tables within `transaction`, so that a failed step leaves no changes.
+pub(super) async fn up(transaction: &DatabaseTransaction, location: &str) -> Result<()> {
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
-        // Two managers that start at once: the second waits here and then finds it all done.
+        // If two managers start at the same time, the second waits here and then finds the tables
+        // migrated.
         const LOCK: i64 = 0x006c_6966_6563_7963;
         transaction
             .execute_raw(Statement::from_sql_and_values(
@@ -37,7 +38,7 @@ pub(super) async fn up(transaction: &DatabaseTransaction, place: &str) -> Result
                 [LOCK.into()],
             ))
             .await
-            .map_err(at(place))?;
+            .map_err(at(location))?;
     }
     let known: BTreeSet<String> = Migrator::migrations()
         .iter()
@@ -45,24 +46,24 @@ pub(super) async fn up(transaction: &DatabaseTransaction, place: &str) -> Result
         .collect();
     let newer: Vec<String> = applied(transaction)
         .await
-        .map_err(at(place))?
+        .map_err(at(location))?
         .into_iter()
         .filter(|version| !known.contains(version))
         .collect();
     if !newer.is_empty() {
         return Err(Error::Invalid {
-            what: place.to_owned(),
+            what: location.to_owned(),
             why: format!(
-                "a newer version of this program has changed its tables ({})",
+                "its tables were changed by a newer version of this program ({})",
                 newer.join(", ")
             ),
-            hint: "run that version, or a later one".into(),
+            hint: "use that version or a later one".into(),
         });
     }
-    Migrator::up(transaction, None).await.map_err(at(place))
+    Migrator::up(transaction, None).await.map_err(at(location))
 }
 
-/// The steps that the database has seen. Changes nothing, since it may be a newer one's.
+/// The steps that were applied. Changes nothing, because the database may be of a newer version.
 async fn applied(transaction: &DatabaseTransaction) -> std::result::Result<Vec<String>, DbErr> {
     use sea_orm::{EntityName, EntityTrait};
 

@@ -1,5 +1,5 @@
-//! Where a registry lies: one file of SQLite, which one process has at a time, or a database
-//! of PostgreSQL, which several share.
+//! The location of a registry: a SQLite file, which one process uses at a time, or a PostgreSQL
+//! database, which several processes share.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -15,17 +15,17 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 use super::error::at;
 use crate::error::{Error, Result};
 
-/// How long a connection may take, and how long one is waited for.
+/// The timeout for opening a connection, and for getting one from the pool.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long one statement may take.
+/// The timeout of one statement.
 const STATEMENT: Duration = Duration::from_secs(45);
-/// How long a write waits for the one before it.
+/// How long a write waits for a previous one.
 const LOCK: Duration = Duration::from_secs(30);
-/// How long the server lets a transaction lie idle, whose process may be gone.
+/// How long the server keeps an idle transaction, whose process may have ended.
 const IDLE_TRANSACTION: Duration = Duration::from_mins(1);
 
-/// A database's URL, read.
-pub(super) enum Place {
+/// The parsed URL of a database.
+pub(super) enum Location {
     Sqlite {
         options: Box<SqliteConnectOptions>,
         create: bool,
@@ -35,8 +35,8 @@ pub(super) enum Place {
     },
 }
 
-/// Shows no password.
-impl fmt::Display for Place {
+/// Does not show the password.
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite { options, .. } => {
@@ -54,10 +54,10 @@ impl fmt::Display for Place {
     }
 }
 
-impl Place {
-    /// Reads a URL. Its errors do not quote it.
+impl Location {
+    /// Parses a URL. Errors do not quote it.
     pub(super) fn of(url: &str) -> Result<Self> {
-        let refused = |why: String| {
+        let invalid = |why: String| {
             Error::Invalid {
             what: "the registry's URL".into(),
             why,
@@ -68,17 +68,17 @@ impl Place {
         match url.split_once(':').map_or("", |(scheme, _)| scheme) {
             "sqlite" => {
                 let options = SqliteConnectOptions::from_str(url)
-                    .map_err(|error| refused(error.to_string()))?;
+                    .map_err(|error| invalid(error.to_string()))?;
                 let path = url.split(['?', '#']).next().unwrap_or_default();
                 if path.contains(":memory:") || matches!(path, "sqlite:" | "sqlite://") {
-                    return Err(refused("it names no file".into()));
+                    return Err(invalid("it contains no file path".into()));
                 }
                 let query = url.split_once('?').map_or("", |(_, query)| query);
                 if query
                     .split('&')
                     .any(|part| matches!(part, "mode=ro" | "mode=memory"))
                 {
-                    return Err(refused("a registry is written to, on a disk".into()));
+                    return Err(invalid("the registry must be a writable file on a disk".into()));
                 }
                 let create = query.split('&').any(|part| part == "mode=rwc");
                 Ok(Self::Sqlite {
@@ -87,18 +87,18 @@ impl Place {
                 })
             }
             "postgres" | "postgresql" => {
-                // The parser's own words may quote the URL, password and all.
+                // The parser's message may quote the URL with its password.
                 let options = PgConnectOptions::from_str(url)
-                    .map_err(|_| refused("it cannot be parsed".into()))?;
+                    .map_err(|_| invalid("it cannot be parsed".into()))?;
                 Ok(Self::Postgres {
                     options: Box::new(options),
                 })
             }
-            _ => Err(refused("it begins with none of sqlite:, postgres:".into())),
+            _ => Err(invalid("it must start with sqlite: or postgres:".into())),
         }
     }
 
-    /// Connects. On SQLite the file is ours as long as the lock is kept.
+    /// Connects. For SQLite, this process owns the file while it holds the lock.
     pub(super) async fn connect(
         &self,
         url: &str,
@@ -121,8 +121,8 @@ impl Place {
                     .await
                     .map_err(|error| Error::failed(what, error.to_string()))??;
                 lock = Some(taken);
-                // No least number: two first connections at once would both turn the write-ahead
-                // log on, which SQLite refuses to one of them without waiting.
+                // No minimum number of connections: two concurrent first connections would both
+                // enable the write-ahead log, for which SQLite returns an error to one of them.
                 options
                     .max_connections(4)
                     .idle_timeout(None::<Duration>)
@@ -153,35 +153,36 @@ impl Place {
                     });
             }
         }
-        let place = self.to_string();
-        let connection = Database::connect(options).await.map_err(at(&place))?;
+        let location = self.to_string();
+        let connection = Database::connect(options).await.map_err(at(&location))?;
         Ok((connection, lock))
     }
 }
 
-/// The lock beside a database file: who has it leads, and its end is the process's end.
+/// The lock next to a database file. Its holder is the leader; it is released when the process
+/// ends.
 #[derive(Debug)]
 pub(super) struct FileLock {
     _file: File,
 }
 
 impl FileLock {
-    /// Makes sure that the database's file is there and its owner's alone, and locks it.
+    /// Ensures that the database's file exists, accessible only to its owner, and locks it.
     fn take(database: &Path, create: bool) -> Result<Self> {
         let shown = database.display();
         let opened = private().read(true).create(create).open(database);
         match opened {
             Ok(file) => restrict(&file)
-                .map_err(|error| Error::io(format!("making {shown} its owner's alone"), error))?,
+                .map_err(|error| Error::io(format!("restricting access to {shown}"), error))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !create => {
                 return Err(Error::not_found(format!("registry {shown}")));
             }
             Err(error) => return Err(Error::io(format!("opening {shown}"), error)),
         }
-        // One database is one lock, by whatever links it is reached.
+        // Resolve links, so that a database has only one lock.
         let real = std::fs::canonicalize(database)
             .map_err(|error| Error::io(format!("finding {shown}"), error))?;
-        let path = beside(&real);
+        let path = lock_path(&real);
         let failed = |error| Error::io(format!("locking {}", path.display()), error);
         let mut file = private()
             .read(true)
@@ -193,14 +194,14 @@ impl FileLock {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // Who it is helps, but the answer is the same without.
+                // The holder's id only improves the message.
                 file.read_to_string(&mut holder).unwrap_or_default();
                 let holder = holder.trim().parse::<u32>();
                 return Err(Error::Conflict {
                     what: format!("registry {shown}"),
                     why: match holder {
-                        Ok(pid) => format!("process {pid} holds it"),
-                        Err(_) => "another process holds it".into(),
+                        Ok(pid) => format!("process {pid} is using it"),
+                        Err(_) => "another process is using it".into(),
                     },
                 });
             }
@@ -213,14 +214,14 @@ impl FileLock {
     }
 }
 
-/// The lock's file is never removed: who still had it open would lock one that nobody sees.
-fn beside(database: &Path) -> PathBuf {
+/// The lock file is never removed: a process that still has it open could lock a deleted file.
+fn lock_path(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");
     PathBuf::from(name)
 }
 
-/// To open for writing; made its owner's alone.
+/// Options to open a file for writing, accessible only to its owner.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true);
@@ -247,16 +248,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_shows_no_password() {
-        let place = Place::of("postgres://lifecycle:hunter2@db.example:5433/registry").unwrap();
+    fn a_location_shows_no_password() {
+        let location = Location::of("postgres://lifecycle:hunter2@db.example:5433/registry").unwrap();
         assert_eq!(
-            place.to_string(),
+            location.to_string(),
             "registry postgres://lifecycle@db.example:5433/registry"
         );
     }
 
     #[test]
-    fn a_url_that_cannot_be_used_is_not_quoted() {
+    fn an_invalid_url_is_not_quoted() {
         for bad in [
             "postgress://lifecycle:hunter2@host/registry",
             "postgres://lifecycle:hunter2@ho st:x/registry",
@@ -268,7 +269,7 @@ mod tests {
             "sqlite://?mode=rwc",
             "sqlite:///hunter2?mode=ro",
         ] {
-            let error = Place::of(bad).err().unwrap_or_else(|| panic!("{bad}"));
+            let error = Location::of(bad).err().unwrap_or_else(|| panic!("{bad}"));
             assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
             assert!(
                 !format!("{error:?} {}", error.chain()).contains("hunter2"),

@@ -131,11 +131,11 @@ async fn directories_pass_the_suite() {
 #[tokio::test]
 async fn published_archives_are_what_the_digest_covers() {
     let published = Published::new();
-    code::what_is_absent_is_not_found(&published).await.unwrap();
-    code::an_archive_holds_what_the_digest_covers(&published)
+    code::a_missing_code_base_is_not_found(&published).await.unwrap();
+    code::an_archive_contains_what_the_digest_covers(&published)
         .await
         .unwrap();
-    code::ignored_files_are_left_out(&published).await.unwrap();
+    code::ignored_files_are_excluded(&published).await.unwrap();
 
     let listed = published.store.list().await;
     assert!(

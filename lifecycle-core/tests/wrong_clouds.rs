@@ -348,10 +348,10 @@ async fn each_wrong_provider_fails_the_check_that_is_about_it() {
     for (wrong, check) in [
         (Wrong::AdoptFails, adopted),
         (Wrong::DeletesAdopted, adopted),
-        (Wrong::Overwrites, "what_is_under_way_is_not_overwritten"),
-        (Wrong::SeesEverything, "platforms_are_apart"),
+        (Wrong::Overwrites, "a_change_in_progress_is_not_overwritten"),
+        (Wrong::SeesEverything, "platforms_are_separate"),
         (Wrong::RestartsAnyBoot, "a_running_node"),
-        (Wrong::ForgetsOperations, "another_process_goes_on_polling"),
+        (Wrong::ForgetsOperations, "another_process_can_poll"),
         (Wrong::DoneAtOnce, "provision_is_idempotent"),
     ] {
         let account = Account::default();

@@ -130,9 +130,9 @@ async fn a_store_that_packs_its_files_passes_the_suite() {
 #[tokio::test]
 async fn each_wrong_store_fails_the_check_that_is_about_it() {
     for (wrong, check) in [
-        (Wrong::OwnDigest, "the_digest_is_that_of_every_store"),
+        (Wrong::OwnDigest, "the_digest_is_the_same_in_every_store"),
         (Wrong::ArchiveOfNow, "an_outdated_digest_is_a_conflict"),
-        (Wrong::IgnoresNothing, "ignored_files_are_left_out"),
+        (Wrong::IgnoresNothing, "ignored_files_are_excluded"),
     ] {
         let failed = code::all(&Store::new(wrong)).await.unwrap_err();
         assert_eq!(failed.check, check, "{wrong:?}: {failed}");

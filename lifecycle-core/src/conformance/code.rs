@@ -1,4 +1,4 @@
-//! What each [`CodeStore`] must do.
+//! The conformance suite for [`CodeStore`].
 
 use std::fmt::Debug;
 use std::io::Read;
@@ -10,13 +10,13 @@ use super::{Checked, done, ensure, ensure_eq, run_checks};
 use crate::code::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
 
-/// A code store that can be written to.
+/// A code store that the checks can write to.
 #[async_trait]
 pub trait CodeBench: Debug + Send + Sync {
     /// The store.
     fn store(&self) -> &dyn CodeStore;
 
-    /// Writes a code base of these files (path, contents) in place of the one of that name.
+    /// Writes a code base with these files (path, contents), replacing one with the same name.
     async fn write(&self, name: &str, files: &[(&str, &str)]) -> Result<()>;
 
     /// Removes a code base.
@@ -30,27 +30,28 @@ const FILES: [(&str, &str); 3] = [
     ("src/view/page.html", "<p>hello</p>\n"),
 ];
 
-/// What the digest of [`FILES`] is in every store.
+/// The digest of [`FILES`] in every store.
 const DIGEST: &str = "465ec244a04ad4098486bc88e892c4fec0003e474e3dc1c7d8b569406b55f5b6";
 
-/// All checks, one after the other. The store has no code bases of the names `conformance-…`.
+/// Runs all checks, one after the other. The store must not contain code bases named
+/// `conformance-…`.
 ///
 /// # Errors
-/// The first check that fails.
+/// The first failed check.
 pub async fn all(bench: &dyn CodeBench) -> Checked {
     run_checks!(bench;
         names_are_listed_in_order,
-        what_is_absent_is_not_found,
-        the_digest_is_that_of_every_store,
-        digests_follow_contents_alone,
-        an_archive_holds_what_the_digest_covers,
+        a_missing_code_base_is_not_found,
+        the_digest_is_the_same_in_every_store,
+        digests_depend_only_on_contents,
+        an_archive_contains_what_the_digest_covers,
         an_outdated_digest_is_a_conflict,
-        ignored_files_are_left_out,
+        ignored_files_are_excluded,
     );
     Ok(())
 }
 
-/// The list is sorted, and has what was written until it is removed.
+/// The list is sorted, and contains what was written until it is removed.
 pub async fn names_are_listed_in_order(bench: &dyn CodeBench) -> Checked {
     let names = ["conformance-b", "conformance-a", "conformance-c"];
     for name in names {
@@ -69,14 +70,14 @@ pub async fn names_are_listed_in_order(bench: &dyn CodeBench) -> Checked {
     for name in names {
         ensure!(
             !listed.iter().any(|n| n == name),
-            "{name} was removed, and is listed"
+            "{name} is listed after its removal"
         );
     }
     Ok(())
 }
 
-/// What is absent has neither digest nor archive.
-pub async fn what_is_absent_is_not_found(bench: &dyn CodeBench) -> Checked {
+/// A missing code base has neither digest nor archive.
+pub async fn a_missing_code_base_is_not_found(bench: &dyn CodeBench) -> Checked {
     let outcome = bench.store().digest("conformance-absent").await;
     is_not_found(&outcome)?;
     let code = CodeBaseRef {
@@ -86,27 +87,26 @@ pub async fn what_is_absent_is_not_found(bench: &dyn CodeBench) -> Checked {
     is_not_found(&bench.store().archive(&code).await.map(|_| ()))
 }
 
-/// The same files have the same digest in every store, or whoever compares two stores takes each
-/// code base for a changed one.
-pub async fn the_digest_is_that_of_every_store(bench: &dyn CodeBench) -> Checked {
+/// The same files must have the same digest in every store, so that stores can be compared.
+pub async fn the_digest_is_the_same_in_every_store(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-golden";
     write(bench, name, &FILES).await?;
     ensure_eq!(
         digest(bench, name).await?.digest,
         DIGEST,
-        "the digest of a fixed set of files; `code::pack` makes it"
+        "the digest of a fixed set of files, as `code::pack` computes it"
     );
     remove(bench, name).await
 }
 
-/// The same files have one digest, whatever their code base is called; each change of a path
-/// or of contents makes another.
-pub async fn digests_follow_contents_alone(bench: &dyn CodeBench) -> Checked {
+/// The same files have the same digest, regardless of the code base's name; each change of a path
+/// or of contents changes the digest.
+pub async fn digests_depend_only_on_contents(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-digest";
     write(bench, name, &FILES).await?;
     let first = digest(bench, name).await?;
     ensure_eq!(first.name, name, "the name of a code base");
-    ensure_eq!(digest(bench, name).await?, first, "asked twice");
+    ensure_eq!(digest(bench, name).await?, first, "read twice");
     let reversed: Vec<_> = FILES.iter().rev().copied().collect();
     write(bench, name, &reversed).await?;
     ensure_eq!(digest(bench, name).await?, first, "written again");
@@ -136,8 +136,8 @@ pub async fn digests_follow_contents_alone(bench: &dyn CodeBench) -> Checked {
     remove(bench, name).await
 }
 
-/// An archive holds the files in order, without times and owners, the same each time.
-pub async fn an_archive_holds_what_the_digest_covers(bench: &dyn CodeBench) -> Checked {
+/// An archive contains the files in order, without times and owners, and is reproducible.
+pub async fn an_archive_contains_what_the_digest_covers(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-archive";
     write(bench, name, &FILES).await?;
     let code = digest(bench, name).await?;
@@ -151,12 +151,12 @@ pub async fn an_archive_holds_what_the_digest_covers(bench: &dyn CodeBench) -> C
     write(bench, name, &FILES).await?;
     ensure!(
         archive(bench, &code).await? == first,
-        "the same files have another archive"
+        "the same files have a different archive"
     );
     remove(bench, name).await
 }
 
-/// Who asks for what is no longer there is told so.
+/// Requesting a digest that is no longer current is a conflict.
 pub async fn an_outdated_digest_is_a_conflict(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-outdated";
     write(bench, name, &FILES).await?;
@@ -172,8 +172,8 @@ pub async fn an_outdated_digest_is_a_conflict(bench: &dyn CodeBench) -> Checked 
     remove(bench, name).await
 }
 
-/// What `.dockerignore` leaves out is neither in the digest nor in the archive.
-pub async fn ignored_files_are_left_out(bench: &dyn CodeBench) -> Checked {
+/// Files that `.dockerignore` excludes are neither in the digest nor in the archive.
+pub async fn ignored_files_are_excluded(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-ignored";
     let ignore = (".dockerignore", "# built\ntarget\n*.log\n!keep.log\n");
     let [dockerfile, main, _] = FILES;
@@ -184,7 +184,7 @@ pub async fn ignored_files_are_left_out(bench: &dyn CodeBench) -> Checked {
     all.extend([("target/debug/app", "binary"), ("build.log", "noise")]);
     write(bench, name, &all).await?;
     let littered = digest(bench, name).await?;
-    ensure_eq!(littered, clean, "left-out files are in the digest");
+    ensure_eq!(littered, clean, "excluded files are in the digest");
     let unpacked = done("unpacking", unpacked(&archive(bench, &littered).await?))?;
     let paths: Vec<&str> = unpacked.iter().map(|(path, _)| path.as_str()).collect();
     ensure_eq!(
@@ -195,7 +195,7 @@ pub async fn ignored_files_are_left_out(bench: &dyn CodeBench) -> Checked {
     remove(bench, name).await
 }
 
-/// The files of an archive in its order; directories are passed over.
+/// The files of an archive, in order; directories are skipped.
 fn unpacked(archive: &[u8]) -> std::io::Result<Vec<(String, String)>> {
     let mut archive = tar::Archive::new(archive);
     let mut files = Vec::new();
@@ -203,7 +203,7 @@ fn unpacked(archive: &[u8]) -> std::io::Result<Vec<(String, String)>> {
         let mut entry = entry?;
         let header = entry.header();
         if (header.mtime()?, header.uid()?, header.gid()?) != (0, 0, 0) {
-            return Err(std::io::Error::other("the archive has a time or an owner"));
+            return Err(std::io::Error::other("the archive contains a time or an owner"));
         }
         if header.entry_type().is_file() {
             let path = entry.path()?.to_string_lossy().into_owned();
@@ -239,7 +239,7 @@ async fn archive(bench: &dyn CodeBench, code: &CodeBaseRef) -> Checked<Vec<u8>> 
 fn is_not_found<T: Debug>(outcome: &Result<T>) -> Checked {
     ensure!(
         matches!(outcome, Err(Error::NotFound { .. })),
-        "what is absent must be NotFound, was {outcome:?}"
+        "a missing code base must be NotFound, was {outcome:?}"
     );
     Ok(())
 }

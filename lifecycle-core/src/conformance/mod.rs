@@ -1,7 +1,7 @@
-//! The suites that every backend of a trait passes: one behaviour, however it is implemented.
+//! Conformance suites that every implementation of a trait must pass.
 //!
-//! The suites of clouds and code stores return the first guarantee that does not hold, by the name
-//! of its check ([`Failed`]); the others panic.
+//! The suites for clouds and code stores return the first failed check by name ([`Failed`]); the
+//! others panic.
 
 pub mod cloud;
 pub mod code;
@@ -12,11 +12,11 @@ pub mod runtime;
 
 use std::fmt::Debug;
 
-/// A guarantee that does not hold.
+/// A failed check.
 #[derive(Debug, thiserror::Error)]
 #[error("check `{check}` failed: {why}")]
 pub struct Failed {
-    /// The name of the check; empty where a check was called by itself.
+    /// The name of the check; empty if the check was called directly.
     pub check: &'static str,
     /// What was observed.
     pub why: String,
@@ -32,15 +32,15 @@ impl Failed {
     }
 }
 
-/// What a check returns.
+/// The result of a check.
 pub type Checked<T = ()> = Result<T, Failed>;
 
-/// The value of a call that must succeed.
+/// Returns the value of a call that must succeed.
 fn done<T, E: Debug>(what: impl AsRef<str>, outcome: Result<T, E>) -> Checked<T> {
     outcome.map_err(|error| Failed::new(format!("{}: {error:?}", what.as_ref())))
 }
 
-/// Returns from a check that fails.
+/// Fails the check unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($why:tt)+) => {
         if !$condition {
@@ -49,7 +49,7 @@ macro_rules! ensure {
     };
 }
 
-/// Returns from a check in which two values differ.
+/// Fails the check if two values differ.
 macro_rules! ensure_eq {
     ($left:expr, $right:expr, $($why:tt)+) => {{
         let (left, right) = (&$left, &$right);
@@ -61,7 +61,7 @@ macro_rules! ensure_eq {
     }};
 }
 
-/// Runs checks one after the other, and names the one that fails.
+/// Runs checks one after the other, and sets the name of the one that fails.
 macro_rules! run_checks {
     ($bench:expr; $($check:ident),+ $(,)?) => {
         $($check($bench).await.map_err(|failed| failed.of(stringify!($check)))?;)+

@@ -1,7 +1,7 @@
-//! What each [`CodePublisher`] must do, beside all that a code store must.
+//! The conformance suite for [`CodePublisher`], in addition to that for code stores.
 #![expect(
     clippy::missing_panics_doc,
-    reason = "each check panics when the store fails it; that is what it is for"
+    reason = "each check panics if the store fails it"
 )]
 
 use std::fs;
@@ -21,114 +21,114 @@ const FILES: [(&str, &str); 4] = [
     ("src/main.rs", "fn main() {}\n"),
 ];
 
-/// How often code bases change while they are read.
+/// How often code bases are changed while they are read.
 const CHANGES: usize = 6;
 
-/// All checks, one after the other. `work` is an empty directory, for what is published; the
-/// store has no code bases of the names `conformance-…`, and keeps those of the checks.
+/// Runs all checks, one after the other. `work` is an empty directory for local code bases. The
+/// store must not contain code bases named `conformance-…`, and keeps those of the checks.
 pub async fn all(store: &dyn CodePublisher, work: &Path) {
-    what_is_published_is_what_lies_here(store, work).await;
-    nothing_is_sent_twice(store, work).await;
-    what_is_left_out_is_not_sent(store, work).await;
-    a_code_base_may_lie_within_another(store, work).await;
-    readers_see_the_former_or_the_new(store, work).await;
-    of_several_publishers_one_is_in_force(store, work).await;
-    what_is_absent_is_not_found_and_takes_nothing_away(store, work).await;
-    what_differs_is_told(store, work).await;
+    the_store_equals_the_directory(store, work).await;
+    unchanged_files_are_not_sent(store, work).await;
+    excluded_files_are_not_sent(store, work).await;
+    code_bases_may_be_nested(store, work).await;
+    readers_see_either_version(store, work).await;
+    concurrent_publishers_do_not_mix(store, work).await;
+    a_missing_directory_is_not_found_and_changes_nothing(store, work).await;
+    outdated_code_bases_are_reported(store, work).await;
 }
 
-/// Digest and archive are those of the directory, bits, links and empty directories included.
-pub async fn what_is_published_is_what_lies_here(store: &dyn CodePublisher, work: &Path) {
-    let here = Here::new(work, "what-lies-here");
+/// Digest and archive equal those of the directory, including modes, links and empty directories.
+pub async fn the_store_equals_the_directory(store: &dyn CodePublisher, work: &Path) {
+    let local = LocalCode::new(work, "same");
     let name = "conformance-same";
-    here.write(name, &FILES);
-    here.write(name, &[("bin/run", "#!/bin/sh\n"), ("empty", "")]);
-    done("a directory", fs::create_dir_all(here.at(name).join("a/b")));
-    special(&here.at(name));
-    let published = here.publish(store, name).await;
+    local.write(name, &FILES);
+    local.write(name, &[("bin/run", "#!/bin/sh\n"), ("empty", "")]);
+    done("a directory", fs::create_dir_all(local.at(name).join("a/b")));
+    special(&local.at(name));
+    let published = local.publish(store, name).await;
     assert_eq!(published.code.name, name);
     assert!(!published.unchanged, "{published:?}");
-    here.is_there(store, name).await;
+    local.is_there(store, name).await;
 
-    // Whatever it was, it is that no more.
-    done("rmdir", fs::remove_dir_all(here.at(name)));
-    here.write(name, &FILES[1..2]);
-    here.publish(store, name).await;
-    here.is_there(store, name).await;
+    // Change it completely.
+    done("rmdir", fs::remove_dir_all(local.at(name)));
+    local.write(name, &FILES[1..2]);
+    local.publish(store, name).await;
+    local.is_there(store, name).await;
 }
 
-/// What is there already is not written again.
-pub async fn nothing_is_sent_twice(store: &dyn CodePublisher, work: &Path) {
-    let here = Here::new(work, "twice");
+/// Unchanged contents are not written again.
+pub async fn unchanged_files_are_not_sent(store: &dyn CodePublisher, work: &Path) {
+    let local = LocalCode::new(work, "twice");
     let name = "conformance-twice";
-    here.write(name, &FILES);
-    let first = here.publish(store, name).await;
+    local.write(name, &FILES);
+    let first = local.publish(store, name).await;
     assert!(!first.unchanged && first.bytes_sent > 0, "{first:?}");
-    let again = here.publish(store, name).await;
+    let again = local.publish(store, name).await;
     assert!(again.unchanged && again.bytes_sent == 0, "{again:?}");
     assert_eq!(again.code, first.code);
-    here.write(name, &[("src/main.rs", "fn main() { loop {} }\n")]);
-    let changed = here.publish(store, name).await;
+    local.write(name, &[("src/main.rs", "fn main() { loop {} }\n")]);
+    let changed = local.publish(store, name).await;
     assert!(!changed.unchanged && changed.code != first.code);
-    here.write(name, &FILES);
-    let back = here.publish(store, name).await;
-    assert_eq!(back.code, first.code, "the way back");
-    here.is_there(store, name).await;
+    local.write(name, &FILES);
+    let back = local.publish(store, name).await;
+    assert_eq!(back.code, first.code, "after going back");
+    local.is_there(store, name).await;
 }
 
-/// What `.dockerignore` leaves out neither counts nor travels.
-pub async fn what_is_left_out_is_not_sent(store: &dyn CodePublisher, work: &Path) {
-    let here = Here::new(work, "left-out");
-    let name = "conformance-left-out";
-    here.write(name, &FILES);
-    let clean = here.publish(store, name).await;
-    here.write(name, &[("target/debug/app", "binary"), ("build.log", "x")]);
-    let littered = here.publish(store, name).await;
+/// Excluded files are neither in the digest nor sent.
+pub async fn excluded_files_are_not_sent(store: &dyn CodePublisher, work: &Path) {
+    let local = LocalCode::new(work, "excluded");
+    let name = "conformance-excluded";
+    local.write(name, &FILES);
+    let clean = local.publish(store, name).await;
+    local.write(name, &[("target/debug/app", "binary"), ("build.log", "x")]);
+    let littered = local.publish(store, name).await;
     assert!(littered.unchanged, "{littered:?}");
     assert_eq!(littered.code, clean.code);
-    here.is_there(store, name).await;
+    local.is_there(store, name).await;
 }
 
 /// Names are paths: `a`, `a/b` and `a/b/c` are three code bases.
-pub async fn a_code_base_may_lie_within_another(store: &dyn CodePublisher, work: &Path) {
-    let here = Here::new(work, "within");
+pub async fn code_bases_may_be_nested(store: &dyn CodePublisher, work: &Path) {
+    let local = LocalCode::new(work, "within");
     let names = [
         "conformance-top/in/most",
         "conformance-top",
         "conformance-top/in",
     ];
     for name in names {
-        here.write(name, &[("Dockerfile", name)]);
+        local.write(name, &[("Dockerfile", name)]);
     }
     for name in names {
-        here.publish(store, &format!("./{name}/")).await;
+        local.publish(store, &format!("./{name}/")).await;
     }
     for name in names {
-        here.is_there(store, name).await;
+        local.is_there(store, name).await;
     }
 }
 
-/// Readers beside a publisher get one whole version or another.
-pub async fn readers_see_the_former_or_the_new(store: &dyn CodePublisher, work: &Path) {
-    let here = Here::new(work, "readers");
+/// Readers during a publish get one complete version or the other.
+pub async fn readers_see_either_version(store: &dyn CodePublisher, work: &Path) {
+    let local = LocalCode::new(work, "readers");
     let name = "conformance-readers";
     let mut known: Vec<(CodeBaseRef, Vec<u8>)> = Vec::new();
     for round in 0..2 {
-        here.write(name, &FILES);
+        local.write(name, &FILES);
         let text = format!("round {round}\n").repeat(2_000);
-        here.write(name, &[("src/main.rs", &text), ("data", &text)]);
-        let code = done("digest", here.store.digest(name).await);
-        let bytes = archive(&here.store, &code).await;
+        local.write(name, &[("src/main.rs", &text), ("data", &text)]);
+        let code = done("digest", local.store.digest(name).await);
+        let bytes = archive(&local.store, &code).await;
         known.push((code, done("the archive", bytes)));
         if round == 0 {
-            here.publish(store, name).await;
+            local.publish(store, name).await;
         }
     }
     let publishing = async {
         for change in 1..=CHANGES {
             let text = format!("round {}\n", change % 2).repeat(2_000);
-            here.write(name, &[("src/main.rs", &text), ("data", &text)]);
-            here.publish(store, name).await;
+            local.write(name, &[("src/main.rs", &text), ("data", &text)]);
+            local.publish(store, name).await;
         }
     };
     let reading = async {
@@ -139,10 +139,10 @@ pub async fn readers_see_the_former_or_the_new(store: &dyn CodePublisher, work: 
                 panic!("{code:?} was never published");
             };
             match archive(store, &code).await {
-                Ok(bytes) => assert!(bytes == *expected, "an archive is mixed"),
-                // It was replaced between the two calls.
+                Ok(bytes) => assert!(bytes == *expected, "an archive mixes two versions"),
+                // The code base was replaced between the two calls.
                 Err(Error::Conflict { .. }) => {}
-                Err(error) => panic!("reading beside a publisher: {error:?}"),
+                Err(error) => panic!("reading during a publish: {error:?}"),
             }
         }
     };
@@ -150,12 +150,12 @@ pub async fn readers_see_the_former_or_the_new(store: &dyn CodePublisher, work: 
         () = publishing => {}
         () = reading => {}
     }
-    here.is_there(store, name).await;
+    local.is_there(store, name).await;
 }
 
-/// Of publishers at once each succeeds or is told; what is in force is whole.
-pub async fn of_several_publishers_one_is_in_force(store: &dyn CodePublisher, work: &Path) {
-    let (one, two) = (Here::new(work, "one"), Here::new(work, "two"));
+/// Concurrent publishers succeed or get a conflict; the result is one complete version.
+pub async fn concurrent_publishers_do_not_mix(store: &dyn CodePublisher, work: &Path) {
+    let (one, two) = (LocalCode::new(work, "one"), LocalCode::new(work, "two"));
     let name = "conformance-several";
     one.write(name, &[("Dockerfile", "FROM one\n"), ("of-one", "1")]);
     two.write(name, &[("Dockerfile", "FROM two\n"), ("of-two", "2")]);
@@ -164,8 +164,8 @@ pub async fn of_several_publishers_one_is_in_force(store: &dyn CodePublisher, wo
     let outcomes = [a, b];
     assert!(outcomes.iter().any(Result::is_ok), "{outcomes:?}");
     for outcome in &outcomes {
-        let is_told = matches!(outcome, Ok(_) | Err(Error::Conflict { .. }));
-        assert!(is_told, "{outcome:?}");
+        let is_expected = matches!(outcome, Ok(_) | Err(Error::Conflict { .. }));
+        assert!(is_expected, "{outcome:?}");
     }
     let now = done("digest", store.digest(name).await);
     let of_one = done("digest", one.store.digest(name).await);
@@ -173,17 +173,17 @@ pub async fn of_several_publishers_one_is_in_force(store: &dyn CodePublisher, wo
     winner.is_there(store, name).await;
 }
 
-/// A directory that is not there is no empty code base.
-pub async fn what_is_absent_is_not_found_and_takes_nothing_away(
+/// A missing directory is not an empty code base.
+pub async fn a_missing_directory_is_not_found_and_changes_nothing(
     store: &dyn CodePublisher,
     work: &Path,
 ) {
-    let here = Here::new(work, "absent");
+    let local = LocalCode::new(work, "absent");
     let name = "conformance-kept";
-    here.write(name, &FILES);
-    let kept = here.publish(store, name).await;
-    done("rmdir", fs::remove_dir_all(here.at(name)));
-    let outcome = store.publish(name, &here.at(name)).await;
+    local.write(name, &FILES);
+    let kept = local.publish(store, name).await;
+    done("rmdir", fs::remove_dir_all(local.at(name)));
+    let outcome = store.publish(name, &local.at(name)).await;
     assert!(
         matches!(outcome, Err(Error::NotFound { .. })),
         "a directory that is absent must be NotFound, was {outcome:?}"
@@ -192,49 +192,49 @@ pub async fn what_is_absent_is_not_found_and_takes_nothing_away(
     assert_eq!(still, kept.code);
 }
 
-/// What differs, or is not there at all, is outdated until it is published.
-pub async fn what_differs_is_told(store: &dyn CodePublisher, work: &Path) {
-    let here = Here::new(work, "differs");
+/// Code bases that differ or are missing in the store are outdated until they are published.
+pub async fn outdated_code_bases_are_reported(store: &dyn CodePublisher, work: &Path) {
+    let local = LocalCode::new(work, "differs");
     let names = ["same", "changed", "new", "remote"].map(|n| format!("conformance-differs-{n}"));
     let [same, changed, new, remote] = names.each_ref().map(String::as_str);
     for name in [same, changed, remote] {
-        here.write(name, &FILES);
-        here.publish(store, name).await;
+        local.write(name, &FILES);
+        local.publish(store, name).await;
     }
-    here.write(changed, &[("src/main.rs", "fn main() { loop {} }\n")]);
-    here.write(new, &FILES);
-    done("rmdir", fs::remove_dir_all(here.at(remote)));
+    local.write(changed, &[("src/main.rs", "fn main() { loop {} }\n")]);
+    local.write(new, &FILES);
+    done("rmdir", fs::remove_dir_all(local.at(remote)));
 
     let found = done(
         "outdated",
-        outdated(&here.store, store, names.clone()).await,
+        outdated(&local.store, store, names.clone()).await,
     );
     let there = done("digest", store.digest(changed).await);
     let expected = [
         Outdated {
-            local: done("digest", here.store.digest(changed).await),
+            local: done("digest", local.store.digest(changed).await),
             published: Some(there.digest),
         },
         Outdated {
-            local: done("digest", here.store.digest(new).await),
+            local: done("digest", local.store.digest(new).await),
             published: None,
         },
     ];
     assert_eq!(found, expected);
     for one in &found {
-        here.publish(store, &one.local.name).await;
+        local.publish(store, &one.local.name).await;
     }
-    let found = done("outdated", outdated(&here.store, store, names).await);
+    let found = done("outdated", outdated(&local.store, store, names).await);
     assert_eq!(found, []);
 }
 
-/// Code bases of this machine.
-struct Here {
+/// Local code bases.
+struct LocalCode {
     root: PathBuf,
     store: DirectoryStore,
 }
 
-impl Here {
+impl LocalCode {
     fn new(work: &Path, name: &str) -> Self {
         let root = work.join(name);
         done("a directory", fs::create_dir_all(&root));
@@ -246,7 +246,7 @@ impl Here {
         self.root.join(name)
     }
 
-    /// Writes files beside those that are there.
+    /// Writes files in addition to existing ones.
     fn write(&self, name: &str, files: &[(&str, &str)]) {
         for (path, text) in files {
             let path = self.at(name).join(path);
@@ -261,13 +261,13 @@ impl Here {
         done("publish", publish(&self.store, store, name).await)
     }
 
-    /// The store has what lies here, to the byte.
+    /// Checks that the store has exactly the local contents.
     async fn is_there(&self, store: &dyn CodePublisher, name: &str) {
         let code = done("digest", self.store.digest(name).await);
         assert_eq!(done("digest", store.digest(name).await), code);
-        let here = done("the archive here", archive(&self.store, &code).await);
+        let local = done("the archive local", archive(&self.store, &code).await);
         let there = done("the archive there", archive(store, &code).await);
-        assert!(here == there, "`{name}` has another archive");
+        assert!(local == there, "`{name}` has a different archive");
     }
 }
 
@@ -282,7 +282,7 @@ async fn archive(store: &dyn CodeStore, code: &CodeBaseRef) -> Result<Vec<u8>> {
         .map_err(|error| Error::io("reading an archive", error))
 }
 
-/// What not every store could keep by itself.
+/// Properties that simple stores may not preserve.
 #[cfg(unix)]
 fn special(directory: &Path) {
     use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -1,5 +1,4 @@
-//! What every [`Registry`] keeps: the suite that the registries in memory, on SQLite and on
-//! PostgreSQL pass.
+//! The conformance suite for [`Registry`], for the registries in memory, SQLite and PostgreSQL.
 
 pub mod batch;
 pub mod event;
@@ -18,48 +17,48 @@ use crate::error::{Error, Result};
 use crate::model::{Epoch, Event};
 use crate::registry::{EventPage, Lease, Registry, Snapshot};
 
-/// Where the suite's registries come from.
+/// Creates registries for the suite.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync {
-    /// A registry that nobody has used. The suite takes leases of [`Backend::ttl`] in it.
+    /// A new registry. The suite acquires leases of [`Backend::ttl`] in it.
     async fn fresh(&self) -> Result<Arc<dyn Registry>>;
 
-    /// The same registry as a process sees it that starts after this one has ended. `None` if
-    /// it ends with its process.
+    /// The same registry, as a process sees it that starts after this one has ended. `None` if it
+    /// is not persistent.
     async fn reopen(&self, registry: Arc<dyn Registry>) -> Result<Option<Arc<dyn Registry>>>;
 
-    /// The time of a lease whose end is awaited; long enough for a few calls.
+    /// The duration of a lease whose expiry is awaited; long enough for a few calls.
     fn ttl(&self) -> Duration;
 
-    /// Lets `time` pass by the clock that the registry's leases run out by.
+    /// Advances the clock that the registry's leases expire by.
     async fn pass(&self, time: Duration);
 }
 
-/// Runs the whole suite, each part on a registry of its own.
+/// Runs the whole suite, each part with a new registry.
 ///
 /// # Panics
 /// If a guarantee does not hold.
 pub async fn all(backend: &dyn Backend) -> Result<()> {
     batch::a_new_registry_is_empty(&*backend.fresh().await?).await?;
-    batch::a_batch_is_recorded_whole_or_not_at_all(&*backend.fresh().await?).await?;
-    batch::a_stale_epoch_is_refused(backend).await?;
-    batch::changes_apply_in_their_order(&*backend.fresh().await?).await?;
-    record::a_declaration_makes_the_next_generation(&*backend.fresh().await?).await?;
-    record::an_identical_declaration_makes_no_generation(&*backend.fresh().await?).await?;
-    record::records_come_back_as_they_were_put(&*backend.fresh().await?).await?;
+    batch::a_batch_is_atomic(&*backend.fresh().await?).await?;
+    batch::a_stale_epoch_is_rejected(backend).await?;
+    batch::changes_apply_in_order(&*backend.fresh().await?).await?;
+    record::a_declaration_creates_the_next_generation(&*backend.fresh().await?).await?;
+    record::an_identical_declaration_creates_no_generation(&*backend.fresh().await?).await?;
+    record::records_are_stored_unchanged(&*backend.fresh().await?).await?;
     record::endpoints_follow_their_instance(&*backend.fresh().await?).await?;
     record::rejections_are_kept_until_cleared(&*backend.fresh().await?).await?;
     record::operations_are_found_until_they_end(&*backend.fresh().await?).await?;
     record::credentials_are_kept_by_name(&*backend.fresh().await?).await?;
     event::events_are_read_in_pages(&*backend.fresh().await?).await?;
-    event::pruned_events_are_gone(&*backend.fresh().await?).await?;
-    event::event_ids_rise_by_one_whoever_commits(backend.fresh().await?).await?;
-    batch::a_reader_sees_one_moment(backend.fresh().await?).await?;
-    lease::one_of_many_takers_leads(backend.fresh().await?).await?;
-    lease::a_take_over_and_a_write_do_not_cross(backend.fresh().await?).await?;
+    event::pruned_events_are_reported_as_gone(&*backend.fresh().await?).await?;
+    event::event_ids_increase_by_one(backend.fresh().await?).await?;
+    batch::a_snapshot_is_consistent(backend.fresh().await?).await?;
+    lease::one_of_many_contenders_leads(backend.fresh().await?).await?;
+    lease::a_takeover_waits_for_running_writes(backend.fresh().await?).await?;
     lease::a_lease_is_renewed_released_and_taken_over(backend).await?;
     batch::a_large_batch_is_recorded(&*backend.fresh().await?).await?;
-    batch::everything_outlives_the_process(backend).await
+    batch::everything_is_persistent(backend).await
 }
 
 async fn lead(registry: &dyn Registry) -> Result<Epoch> {
@@ -72,7 +71,7 @@ async fn lead(registry: &dyn Registry) -> Result<Epoch> {
 fn held(lease: Lease) -> Epoch {
     match lease {
         Lease::Held(epoch) => epoch,
-        Lease::HeldBy { holder, until } => panic!("{holder} leads until {until}"),
+        Lease::HeldBy { holder, until } => panic!("{holder} is the leader until {until}"),
     }
 }
 
@@ -80,16 +79,16 @@ fn conflict<T: Debug>(result: &Result<T>) {
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
 }
 
-fn stale<T: Debug>(result: Result<T>, tried: Epoch, in_force: Epoch) {
+fn stale<T: Debug>(result: Result<T>, tried: Epoch, current: Epoch) {
     match result {
         Err(Error::StaleEpoch { ours, current }) => {
-            assert_eq!((ours, current), (tried, in_force));
+            assert_eq!((ours, current), (tried, current));
         }
         other => panic!("{other:?}"),
     }
 }
 
-/// Runs all at once, on as many threads as the runtime has.
+/// Runs tasks concurrently, on as many threads as the runtime has.
 async fn together<T: Send + 'static>(
     tasks: impl Iterator<Item = impl Future<Output = Result<T>> + Send + 'static>,
 ) -> Result<Vec<T>> {
@@ -112,7 +111,7 @@ fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T> {
 async fn page(registry: &dyn Registry, after: u64, limit: u32) -> Result<Vec<Event>> {
     match registry.events(after, limit).await? {
         EventPage::Events(events) => Ok(events),
-        gone @ EventPage::Gone { .. } => panic!("nothing after {after} was pruned: {gone:?}"),
+        gone @ EventPage::Gone { .. } => panic!("events after {after} are gone: {gone:?}"),
     }
 }
 

@@ -1,8 +1,8 @@
-//! What each [`ContainerRuntime`] must do. Each check makes containers of its own under the
+//! The conformance suite for [`ContainerRuntime`]. Each check creates its own containers with the
 //! fixture's prefix, and removes them.
 #![expect(
     clippy::missing_panics_doc,
-    reason = "each check panics when the engine fails it; that is what it is for"
+    reason = "each check panics if the engine fails it"
 )]
 
 use std::collections::BTreeMap;
@@ -24,37 +24,37 @@ use crate::runtime::{
     ImageInfo, LogLine, LogOptions, ObservedContainer, Owner, PortBinding, Role,
 };
 
-/// Longer than any engine may take for one thing in a test.
+/// The time limit of each operation.
 const DEADLINE: Duration = Duration::from_mins(2);
-/// How often it is looked whether something has happened.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A port that the suite's containers are said to listen at.
+/// The polling interval.
+const POLL_EVERY: Duration = Duration::from_millis(100);
+/// The port that the suite's containers expose.
 const PORT: (u16, Protocol) = (8080, Protocol::Tcp);
 
-/// An engine that may be used for the checks.
+/// An engine for the checks.
 #[derive(Debug, Clone)]
 pub struct RuntimeFixture {
     /// The engine, as the owner sees it.
     pub runtime: Arc<dyn ContainerRuntime>,
-    /// Who makes the containers.
+    /// The owner of the containers.
     pub owner: Owner,
-    /// The same engine as another platform sees it.
+    /// The same engine, as another platform sees it.
     pub stranger: (Arc<dyn ContainerRuntime>, Owner),
-    /// Another engine, for copying images, where there is one.
+    /// Another engine, for copying images, if there is one.
     pub other_engine: Option<Arc<dyn ContainerRuntime>>,
-    /// What all names of containers and images begin with.
+    /// The prefix of all names of containers and images.
     pub prefix: String,
-    /// The name of an image that is on the engine, and declares no port and no health check.
+    /// An image on the engine that exposes no port and has no health check.
     pub image: String,
     /// A command in it that runs for minutes.
     pub runs_long: Vec<String>,
-    /// A command in it that ends soon with exit code 0.
+    /// A command in it that soon exits with code 0.
     pub exits_0: Vec<String>,
-    /// A command in it that ends soon with exit code 3.
+    /// A command in it that soon exits with code 3.
     pub exits_3: Vec<String>,
-    /// A command in it that says `out` to standard output, `err` to standard error, and ends.
+    /// A command in it that writes `out` to standard output and `err` to standard error, and exits.
     pub prints: Vec<String>,
-    /// The first of three host ports from 20000 to 29999 that are free.
+    /// The first of three consecutive free host ports from 20000 to 29999.
     pub free_port: u16,
 }
 
@@ -91,7 +91,7 @@ impl RuntimeFixture {
     async fn get(&self, name: &str) -> ObservedContainer {
         match self.find(name).await {
             Some(container) => container,
-            None => panic!("the state does not show {name}"),
+            None => panic!("the state does not contain {name}"),
         }
     }
 
@@ -110,18 +110,18 @@ impl RuntimeFixture {
         assert_eq!(self.find(name).await, None, "{name} was removed");
     }
 
-    /// Waits until a container has ended; gives its exit code.
+    /// Waits until a container has exited; returns its exit code.
     async fn ended(&self, name: &str) -> i64 {
-        let looks = async {
+        let polls = async {
             loop {
                 if let ContainerState::Exited { code, at } = self.get(name).await.state {
-                    assert!(at.is_some(), "the engine says when {name} ended");
+                    assert!(at.is_some(), "the engine must report when {name} exited");
                     return code;
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(POLL_EVERY).await;
             }
         };
-        in_time(&format!("the end of {name}"), looks).await
+        in_time(&format!("the end of {name}"), polls).await
     }
 
     async fn logs(&self, name: &str, options: LogOptions) -> Vec<LogLine> {
@@ -152,28 +152,28 @@ impl RuntimeFixture {
     }
 }
 
-/// All checks, one after the other.
+/// Runs all checks, one after the other.
 pub async fn all(fixture: &RuntimeFixture) {
-    what_is_absent_is_no_error(fixture).await;
+    missing_objects_are_no_error(fixture).await;
     images_are_found_by_name(fixture).await;
     ensure_twice_is_the_same_container(fixture).await;
-    ensure_restarts_what_was_stopped(fixture).await;
+    ensure_restarts_a_stopped_container(fixture).await;
     another_digest_is_a_conflict(fixture).await;
-    a_missing_image_leaves_nothing(fixture).await;
-    the_end_of_a_command_is_seen(fixture).await;
-    a_fixed_port_that_is_taken_is_a_conflict(fixture).await;
-    a_preferred_port_moves_on(fixture).await;
-    names_of_others_are_left_alone(fixture).await;
-    volumes_are_the_platforms(fixture).await;
-    output_is_kept_by_stream(fixture).await;
+    a_missing_image_creates_no_container(fixture).await;
+    exit_codes_are_reported(fixture).await;
+    a_used_fixed_port_is_a_conflict(fixture).await;
+    a_used_preferred_port_is_replaced(fixture).await;
+    containers_of_other_platforms_are_not_changed(fixture).await;
+    volumes_belong_to_the_platform(fixture).await;
+    logs_separate_the_streams(fixture).await;
     commands_run_in_containers(fixture).await;
     the_end_of_a_container_is_an_event(fixture).await;
     images_are_built_and_removed(fixture).await;
     images_are_copied(fixture).await;
 }
 
-/// Stopping and removing what is absent is Ok; starting it and reading its output is not.
-pub async fn what_is_absent_is_no_error(fixture: &RuntimeFixture) {
+/// Stopping and removing missing objects is Ok; starting them and reading their output is not.
+pub async fn missing_objects_are_no_error(fixture: &RuntimeFixture) {
     let runtime = &fixture.runtime;
     let info = done("info", runtime.info().await);
     assert!(!info.version.is_empty(), "{info:?}");
@@ -191,7 +191,7 @@ pub async fn what_is_absent_is_no_error(fixture: &RuntimeFixture) {
     is_not_found("logs", &logs.map(|_| ()));
 }
 
-/// An image is found by the name that the state lists it by.
+/// An image is found by the name under which the state lists it.
 pub async fn images_are_found_by_name(fixture: &RuntimeFixture) {
     let state = done("state", fixture.runtime.state().await);
     assert!(
@@ -207,7 +207,7 @@ pub async fn images_are_found_by_name(fixture: &RuntimeFixture) {
     assert_eq!(done("image", fixture.runtime.image(&absent).await), None);
 }
 
-/// Ensuring what runs changes nothing.
+/// Ensuring a running container changes nothing.
 pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
     let spec = fixture.container("twice", &fixture.runs_long);
     let first = fixture.ensure(&spec).await;
@@ -219,7 +219,7 @@ pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
     );
     assert_eq!(first.digest_version, SpecDigest::VERSION);
     assert_eq!(fixture.ensure(&spec).await, first, "ensured twice");
-    assert_eq!(fixture.get(&spec.name).await, first, "as the state has it");
+    assert_eq!(fixture.get(&spec.name).await, first, "in the state");
     let (left, right) = tokio::join!(
         fixture.runtime.ensure_container(&spec),
         fixture.runtime.ensure_container(&spec)
@@ -231,20 +231,21 @@ pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
         fixture.runtime.ensure_container(&spec),
         fixture.runtime.ensure_container(&spec)
     );
-    // The name is the compare-and-set: who comes second may be refused, but makes no other.
-    let made = fixture.ensure(&spec).await;
+    // The name is the compare-and-set: a concurrent second call may fail, but creates no other
+    // container.
+    let created = fixture.ensure(&spec).await;
     for outcome in [left, right] {
         match outcome {
-            Ok(container) => assert_eq!(container.id, made.id, "made at once"),
-            Err(_) => is_conflict("made at once", &outcome),
+            Ok(container) => assert_eq!(container.id, created.id, "created concurrently"),
+            Err(_) => is_conflict("created concurrently", &outcome),
         }
     }
-    assert_ne!(made.id, first.id, "what is made anew has another id");
+    assert_ne!(created.id, first.id, "a re-created container must have another id");
     fixture.remove(&spec.name).await;
 }
 
-/// A container that was stopped is started again, not made anew.
-pub async fn ensure_restarts_what_was_stopped(fixture: &RuntimeFixture) {
+/// A stopped container is started again, not re-created.
+pub async fn ensure_restarts_a_stopped_container(fixture: &RuntimeFixture) {
     let spec = fixture.container("again", &fixture.runs_long);
     let first = fixture.ensure(&spec).await;
     for _ in 0..2 {
@@ -271,7 +272,7 @@ pub async fn ensure_restarts_what_was_stopped(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
 }
 
-/// A name stands for one specification.
+/// A name belongs to one specification.
 pub async fn another_digest_is_a_conflict(fixture: &RuntimeFixture) {
     let spec = fixture.container("digest", &fixture.runs_long);
     let first = fixture.ensure(&spec).await;
@@ -280,12 +281,12 @@ pub async fn another_digest_is_a_conflict(fixture: &RuntimeFixture) {
         ..spec.clone()
     };
     is_conflict("digest", &fixture.runtime.ensure_container(&other).await);
-    assert_eq!(fixture.get(&spec.name).await, first, "it was touched");
+    assert_eq!(fixture.get(&spec.name).await, first, "the container was changed");
     fixture.remove(&spec.name).await;
 }
 
-/// Without its image no container is made.
-pub async fn a_missing_image_leaves_nothing(fixture: &RuntimeFixture) {
+/// No container is created if its image is missing.
+pub async fn a_missing_image_creates_no_container(fixture: &RuntimeFixture) {
     let spec = ContainerSpec {
         image: fixture.tag("absent"),
         ..fixture.container("imageless", &fixture.runs_long)
@@ -295,8 +296,8 @@ pub async fn a_missing_image_leaves_nothing(fixture: &RuntimeFixture) {
     assert_eq!(fixture.find(&spec.name).await, None);
 }
 
-/// A command's end and exit code are seen, and nobody starts it again unasked.
-pub async fn the_end_of_a_command_is_seen(fixture: &RuntimeFixture) {
+/// The exit and the exit code of a command are reported, and the container is not restarted.
+pub async fn exit_codes_are_reported(fixture: &RuntimeFixture) {
     for (service, command, code) in [
         ("zero", &fixture.exits_0, 0),
         ("three", &fixture.exits_3, 3),
@@ -305,7 +306,7 @@ pub async fn the_end_of_a_command_is_seen(fixture: &RuntimeFixture) {
         let first = fixture.ensure(&spec).await;
         assert_eq!(fixture.ended(&spec.name).await, code, "{command:?}");
         let ended = fixture.get(&spec.name).await;
-        assert_eq!(ended.started_at, first.started_at, "started again unasked");
+        assert_eq!(ended.started_at, first.started_at, "the container was restarted");
         let again = fixture.ensure(&spec).await;
         assert_eq!(again.id, first.id);
         assert!(again.started_at > first.started_at, "{again:?}");
@@ -314,8 +315,8 @@ pub async fn the_end_of_a_command_is_seen(fixture: &RuntimeFixture) {
     }
 }
 
-/// A host port that is asked for and no other is refused while another container has it.
-pub async fn a_fixed_port_that_is_taken_is_a_conflict(fixture: &RuntimeFixture) {
+/// A fixed host port is a conflict while another container uses it.
+pub async fn a_used_fixed_port_is_a_conflict(fixture: &RuntimeFixture) {
     let port = fixture.free_port;
     let fixed = |service| ContainerSpec {
         ports: BTreeMap::from([(PORT, PortBinding::Fixed(port))]),
@@ -336,8 +337,8 @@ pub async fn a_fixed_port_that_is_taken_is_a_conflict(fixture: &RuntimeFixture) 
     fixture.remove(&two.name).await;
 }
 
-/// A host port that is only preferred gives way to the next that is free.
-pub async fn a_preferred_port_moves_on(fixture: &RuntimeFixture) {
+/// A preferred host port that is in use is replaced by the next free one.
+pub async fn a_used_preferred_port_is_replaced(fixture: &RuntimeFixture) {
     let port = fixture.free_port;
     let preferred = |service| ContainerSpec {
         ports: BTreeMap::from([(PORT, PortBinding::Preferred(port))]),
@@ -352,13 +353,13 @@ pub async fn a_preferred_port_moves_on(fixture: &RuntimeFixture) {
         host.is_some_and(|host| host != port && (20_000..=29_999).contains(&host)),
         "{second:?}"
     );
-    assert_eq!(fixture.ensure(&two).await, second, "it stays where it is");
+    assert_eq!(fixture.ensure(&two).await, second, "the port must not change");
     fixture.remove(&one.name).await;
     fixture.remove(&two.name).await;
 }
 
-/// What belongs to another platform is neither shown nor touched.
-pub async fn names_of_others_are_left_alone(fixture: &RuntimeFixture) {
+/// Containers of other platforms are neither shown nor changed.
+pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixture) {
     let (stranger, other) = &fixture.stranger;
     let spec = fixture.container("foreign", &fixture.runs_long);
     let ours = fixture.ensure(&spec).await;
@@ -369,14 +370,14 @@ pub async fn names_of_others_are_left_alone(fixture: &RuntimeFixture) {
     is_conflict("the name", &stranger.ensure_container(&theirs).await);
     let state = done("their state", stranger.state().await);
     let names: Vec<_> = state.containers.iter().map(|c| &c.name).collect();
-    assert!(!names.contains(&&spec.name), "ours is shown as theirs");
-    // Refused or ignored, as long as ours is left alone.
+    assert!(!names.contains(&&spec.name), "another platform sees this platform's container");
+    // Either an error or ignored, as long as the container is not changed.
     let _ = stranger.stop_container(&spec.name, None).await;
     let _ = stranger.remove_container(&spec.name).await;
     assert_eq!(
         fixture.get(&spec.name).await,
         ours,
-        "the stranger touched it"
+        "another platform changed it"
     );
     fixture.remove(&spec.name).await;
     let own = ContainerSpec {
@@ -384,13 +385,13 @@ pub async fn names_of_others_are_left_alone(fixture: &RuntimeFixture) {
         ..theirs
     };
     done("their own", stranger.ensure_container(&own).await);
-    assert_eq!(fixture.find(&own.name).await, None, "theirs is shown");
+    assert_eq!(fixture.find(&own.name).await, None, "the container of another platform is shown");
     done("their own", stranger.remove_container(&own.name).await);
 }
 
-/// Volumes come with the container that names them, are listed, stay without it, and are
-/// removed when asked; two platforms' volumes of one name are two.
-pub async fn volumes_are_the_platforms(fixture: &RuntimeFixture) {
+/// Volumes are created with the container that uses them, are listed, remain without it, and can be
+/// removed; volumes of two platforms with the same name are separate.
+pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     let volume = done("name", VolumeName::try_from("conformance-data"));
     let mut spec = fixture.container("volume", &fixture.runs_long);
     spec.template.volumes.push(VolumeMount {
@@ -410,14 +411,14 @@ pub async fn volumes_are_the_platforms(fixture: &RuntimeFixture) {
     fixture.ensure(&spec).await;
     let (stranger, _) = &fixture.stranger;
     assert!(listed(fixture.runtime.clone()).await, "it is not listed");
-    assert!(!listed(stranger.clone()).await, "the stranger sees it");
-    done("theirs is absent", stranger.remove_volume(&volume).await);
+    assert!(!listed(stranger.clone()).await, "another platform sees it");
+    done("removing a missing volume", stranger.remove_volume(&volume).await);
     let outcome = fixture.runtime.remove_volume(&volume).await;
     is_conflict("a volume in use", &outcome);
     fixture.remove(&spec.name).await;
     assert!(
         listed(fixture.runtime.clone()).await,
-        "it went with its container"
+        "it was removed with its container"
     );
     for _ in 0..2 {
         done(
@@ -427,13 +428,13 @@ pub async fn volumes_are_the_platforms(fixture: &RuntimeFixture) {
     }
     assert!(
         !listed(fixture.runtime.clone()).await,
-        "it was removed, but is listed"
+        "it is listed after its removal"
     );
 }
 
-/// Lines come whole, by stream; a tail is the last of them; a followed log ends with its
-/// container.
-pub async fn output_is_kept_by_stream(fixture: &RuntimeFixture) {
+/// Lines are complete and assigned to a stream; a tail returns the last ones; a followed log ends
+/// with its container.
+pub async fn logs_separate_the_streams(fixture: &RuntimeFixture) {
     let spec = fixture.container("prints", &fixture.prints);
     fixture.ensure(&spec).await;
     let follow = LogOptions {
@@ -444,7 +445,7 @@ pub async fn output_is_kept_by_stream(fixture: &RuntimeFixture) {
     let mut followed = fixture.logs(&spec.name, follow).await;
     fixture.ended(&spec.name).await;
     let mut lines = fixture.logs(&spec.name, LogOptions::default()).await;
-    // The order between the two streams is not told.
+    // The order between the two streams is not defined.
     followed.sort_by_key(|line| line.stderr);
     lines.sort_by_key(|line| line.stderr);
     let line = |stderr, text: &str| LogLine {
@@ -464,8 +465,8 @@ pub async fn output_is_kept_by_stream(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
 }
 
-/// A command in a container says what it says by stream, and its exit code last; its input ends
-/// when nobody writes any more.
+/// A command in a container reports its output by stream, and its exit code last; its input ends
+/// when it is closed.
 pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
     let runtime = &fixture.runtime;
     let spec = fixture.container("exec", &fixture.runs_long);
@@ -495,26 +496,26 @@ pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
             code,
         )
     };
-    let said = run(&fixture.prints).await;
-    assert_eq!(said, ("out\n".to_owned(), "err\n".to_owned(), Some(0)));
+    let output_of = run(&fixture.prints).await;
+    assert_eq!(output_of, ("out\n".to_owned(), "err\n".to_owned(), Some(0)));
     assert_eq!(run(&fixture.exits_3).await.2, Some(3));
     assert_eq!(run(&fixture.exits_0).await.2, Some(0));
     fixture.stop(name).await;
     let stopped = runtime.exec(name, &ExecCommand::new(["true"])).await;
     assert!(
         matches!(stopped, Err(Error::Conflict { .. })),
-        "a command in a container that does not run: {stopped:?}"
+        "a command in a stopped container: {stopped:?}"
     );
     fixture.remove(name).await;
 }
 
-/// The end of a container is an event that names it, and the container can then be observed by
-/// that name as `state` shows it.
+/// The exit of a container is an event with its id; the container can then be observed by that id,
+/// with the same result as in `state`.
 pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
     let mut events = done("events", fixture.runtime.events().await);
     let spec = fixture.container("event", &fixture.exits_0);
     let id = fixture.ensure(&spec).await.id;
-    let heard = async {
+    let exit_event = async {
         while let Some(event) = events.next().await {
             let event = done("an event", event);
             if event.action == "die" {
@@ -523,7 +524,7 @@ pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
         }
         panic!("the events ended before the container's end was reported");
     };
-    let ended = in_time("the event of a container's end", heard).await;
+    let ended = in_time("the event of a container's end", exit_event).await;
     assert_eq!(ended, id, "the event names another container");
     let observe = async |name: &str| {
         let seen = fixture.runtime.container(name).await;
@@ -532,14 +533,15 @@ pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
     let by_id = observe(&id.0).await;
     let state = done("state", fixture.runtime.state().await);
     let listed = state.containers.into_iter().find(|c| c.id == id);
-    assert!(listed.is_some(), "`state` does not show the container");
+    assert!(listed.is_some(), "`state` does not contain the container");
     assert_eq!(by_id, listed, "`container` and `state` differ");
     assert_eq!(observe(&spec.name).await, by_id, "by its name");
     fixture.remove(&spec.name).await;
     assert_eq!(observe(&id.0).await, None, "after its removal");
 }
 
-/// An image is built from its context, shows what it declares, and stays while it is used.
+/// An image is built from its context, reports its ports and health check, and remains while it is
+/// used.
 pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
     let tag = fixture.tag("built");
     let dockerfile = format!(
@@ -581,7 +583,7 @@ pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
     assert_eq!(done("image", fixture.runtime.image(&tag).await), None);
 }
 
-/// What one engine exports, another imports, under the same name.
+/// An image that one engine exports can be imported by another, under the same name.
 pub async fn images_are_copied(fixture: &RuntimeFixture) {
     let tag = fixture.tag("copied");
     let outcome = fixture.runtime.export_image(&tag).await;
@@ -602,7 +604,7 @@ pub async fn images_are_copied(fixture: &RuntimeFixture) {
     done("remove", fixture.runtime.remove_image(&tag).await);
 }
 
-/// A build context of one file.
+/// A build context with one file.
 fn context(dockerfile: &str) -> ByteStream {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();

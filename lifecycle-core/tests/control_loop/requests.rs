@@ -14,7 +14,7 @@ use crate::registry::{Trouble, TroubledRegistry};
 use crate::stage::{ADMIN, READER, Stage};
 
 #[tokio::test(start_paused = true)]
-async fn an_identical_declaration_makes_no_generation() {
+async fn an_identical_declaration_creates_no_generation() {
     let stage = Stage::shop(21).await;
     let status = stage.settled().await;
     let events = stage.last_event().await;

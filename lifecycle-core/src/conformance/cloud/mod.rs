@@ -1,8 +1,8 @@
-//! What each [`CloudProvider`] must do: every cell of the tables in its documentation. Each check
-//! creates the nodes that it needs and deletes them.
+//! The conformance suite for [`CloudProvider`]: every cell of the tables in its documentation. Each
+//! check creates the nodes that it needs and deletes them.
 //!
 //! - `states`: a change of a node in one state.
-//! - `under_way`: a change of a node while another change is under way.
+//! - `under_way`: a change of a node while another change is in progress.
 //! - `owners`: machines of other platforms, of none, and adopted ones.
 
 mod owners;
@@ -21,34 +21,34 @@ use crate::cloud::{
 use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeSpec};
 
-pub use owners::{an_adopted_machine_is_released_and_never_deleted, platforms_are_apart};
+pub use owners::{an_adopted_machine_is_released_and_never_deleted, platforms_are_separate};
 pub use states::{
     a_failed_node_is_created_again, a_running_node, a_stopped_node, an_absent_node,
-    list_shows_only_ours_and_completely, preflight_finds_nothing_wrong, provision_is_idempotent,
-    shared_things_go_last,
+    list_is_complete_and_shows_only_this_platform, preflight_reports_no_problems, provision_is_idempotent,
+    shared_resources_are_deleted_last,
 };
 pub use under_way::{
-    a_dropped_change_goes_on, a_fence_takes_over_what_is_under_way,
-    another_process_goes_on_polling, what_is_under_way_is_not_overwritten,
+    a_cancelled_change_can_be_repeated, a_fence_replaces_a_change_in_progress,
+    another_process_can_poll, a_change_in_progress_is_not_overwritten,
 };
 
-/// Longer than any provider may take for one change in a test.
+/// The time limit of one change.
 const DEADLINE: Duration = Duration::from_mins(15);
 
-/// A cloud account with room for two platforms, and what the checks need around the trait.
+/// A cloud account for two platforms, with additional functions for the checks.
 #[async_trait]
 pub trait CloudBench: Debug + Send + Sync {
-    /// Opens the account as the platform under test, as a new process does: two providers share
-    /// only what the cloud holds.
+    /// Opens the account for the platform under test, like a new process: two providers share only
+    /// the state of the cloud.
     fn ours(&self) -> Box<dyn CloudProvider>;
 
-    /// Opens the account as another platform.
+    /// Opens the account for another platform.
     fn theirs(&self) -> Box<dyn CloudProvider>;
 
     /// Two nodes that neither platform has.
     fn nodes(&self) -> [NodeSpec; 2];
 
-    /// Creates a running machine that belongs to no platform. Needed where
+    /// Creates a running machine that belongs to no platform. Required if
     /// [`adopts`](crate::cloud::CloudCapabilities::adopts) is set.
     async fn add_unowned(&self, spec: &NodeSpec) -> Result<()> {
         Err(unsupported(format!("creating a machine {}", spec.name)))
@@ -59,8 +59,8 @@ pub trait CloudBench: Debug + Send + Sync {
         Err(unsupported(format!("deleting the machine {node}")))
     }
 
-    /// From now on the cloud fails to create nodes, or no longer does. Returns false where that
-    /// cannot be arranged, and what it would show is not checked.
+    /// Makes the cloud fail to create nodes, or stop failing. Returns false if that is not
+    /// supported; then failed nodes are not checked.
     async fn fail_provisions(&self, fail: bool) -> bool {
         let _ = fail;
         false
@@ -74,31 +74,31 @@ fn unsupported(what: String) -> Error {
     }
 }
 
-/// All checks, one after the other.
+/// Runs all checks, one after the other.
 ///
 /// # Errors
-/// The first check that fails.
+/// The first failed check.
 pub async fn all(bench: &dyn CloudBench) -> Checked {
     run_checks!(bench;
-        preflight_finds_nothing_wrong,
+        preflight_reports_no_problems,
         an_absent_node,
         provision_is_idempotent,
         a_running_node,
         a_stopped_node,
         a_failed_node_is_created_again,
-        list_shows_only_ours_and_completely,
-        what_is_under_way_is_not_overwritten,
-        a_fence_takes_over_what_is_under_way,
-        another_process_goes_on_polling,
-        a_dropped_change_goes_on,
-        platforms_are_apart,
+        list_is_complete_and_shows_only_this_platform,
+        a_change_in_progress_is_not_overwritten,
+        a_fence_replaces_a_change_in_progress,
+        another_process_can_poll,
+        a_cancelled_change_can_be_repeated,
+        platforms_are_separate,
         an_adopted_machine_is_released_and_never_deleted,
-        shared_things_go_last,
+        shared_resources_are_deleted_last,
     );
     Ok(())
 }
 
-/// A provider and one node, as the checks use them.
+/// A provider and one of its nodes.
 struct Subject<'a> {
     cloud: &'a dyn CloudProvider,
     spec: NodeSpec,
@@ -130,7 +130,7 @@ impl<'a> Subject<'a> {
         NodeChange::Stop { node: self.name() }
     }
 
-    /// A restart that ends this boot; one that never was, without any.
+    /// A restart that replaces this boot; without one, a boot that never existed.
     fn restart(&self, boot_id: Option<&String>) -> NodeChange {
         NodeChange::Restart {
             node: self.name(),
@@ -142,13 +142,13 @@ impl<'a> Subject<'a> {
         NodeChange::Delete { node: self.name() }
     }
 
-    /// Carries a change out that must succeed.
+    /// Executes a change that must succeed.
     async fn done(&self, change: NodeChange) -> Checked {
         let what = format!("{change:?}");
         done(what, carry_out(self.cloud, change, DEADLINE).await)
     }
 
-    /// Carries out a change that must be refused.
+    /// Executes a change that must fail.
     async fn refused(&self, change: NodeChange, how: fn(&Error) -> bool, as_what: &str) -> Checked {
         let what = format!("{change:?}");
         let outcome = carry_out(self.cloud, change, DEADLINE).await;
@@ -163,7 +163,6 @@ impl<'a> Subject<'a> {
         done("get", self.cloud.get(&self.spec.name).await)
     }
 
-    async fn get(&self) -> Checked<ObservedNode> {
         let seen = self.seen().await?;
         seen.ok_or_else(|| Failed::new(format!("get does not show {}", self.spec.name)))
     }
@@ -180,7 +179,7 @@ impl<'a> Subject<'a> {
         ensure_eq!(
             seen.boot_id.is_some(),
             runs,
-            "{after}: a node has a boot exactly while it runs, {seen:?}"
+            "{after}: a node must have a boot exactly while it is running, {seen:?}"
         );
         Ok(seen)
     }
@@ -197,7 +196,7 @@ impl<'a> Subject<'a> {
         Ok(())
     }
 
-    /// Deletes the node, which must then be gone.
+    /// Deletes the node and checks that it does not exist any more.
     async fn remove(&self) -> Checked {
         self.done(self.delete()).await?;
         self.is_absent("after a deletion").await
@@ -208,7 +207,7 @@ impl<'a> Subject<'a> {
         done(what, self.cloud.begin(change).await)
     }
 
-    /// Polls an operation to its end.
+    /// Polls an operation until it ends.
     async fn end(&self, operation: &CloudOperation) -> Checked<Result<()>> {
         let hearing = Hearing::new(&|_| ());
         let polls = hearing. poll_to_end(self.cloud, operation);
@@ -216,7 +215,7 @@ impl<'a> Subject<'a> {
         done(format!("waiting for {operation:?}"), ended)
     }
 
-    /// Fences the node, where the provider can.
+    /// Fences the node, if the provider supports it.
     async fn fenced(&self) -> Checked {
         if self.cloud.capabilities().fences {
             let fenced = done("fence", self.cloud.fence(&self.spec.name).await)?;
@@ -225,7 +224,7 @@ impl<'a> Subject<'a> {
         Ok(())
     }
 
-    /// What does not exist, or is another platform's, is not adopted.
+    /// Missing nodes and those of other platforms cannot be adopted.
     async fn cannot_be_adopted(&self) -> Checked {
         let outcome = self.cloud.adopt(&self.spec.name).await;
         let is_refused = match &outcome {
@@ -235,7 +234,7 @@ impl<'a> Subject<'a> {
         };
         ensure!(
             is_refused,
-            "adopting what is not there must be NotFound, or Unsupported where nothing is adopted; \
+            "adopting a missing node must be NotFound, or Unsupported without adoption; \
              was {outcome:?}"
         );
         Ok(())
@@ -247,7 +246,7 @@ async fn list(cloud: &dyn CloudProvider) -> Checked<Vec<ObservedNode>> {
     let names = names(&listed);
     ensure!(
         names.is_sorted(),
-        "the list is not in the order of names: {names:?}"
+        "the list is not sorted by name: {names:?}"
     );
     Ok(listed)
 }

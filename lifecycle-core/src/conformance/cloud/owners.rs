@@ -1,4 +1,4 @@
-//! Machines that this platform did not create: another platform's, no platform's, adopted ones.
+//! Machines that this platform did not create: of another platform, of none, and adopted ones.
 
 use super::{
     Checked, CloudBench, Failed, Subject, done, ensure, ensure_eq, is_conflict, is_not_found, list,
@@ -6,15 +6,14 @@ use super::{
 };
 use crate::cloud::{ObservedNode, Power};
 
-/// Two platforms in one account: neither sees nor touches the other's nodes, also where they have
-/// the same name.
-pub async fn platforms_are_apart(bench: &dyn CloudBench) -> Checked {
+/// Two platforms in one account cannot see or change each other's nodes, even with the same names.
+pub async fn platforms_are_separate(bench: &dyn CloudBench) -> Checked {
     let (ours, theirs, [spec, _]) = (bench.ours(), bench.theirs(), bench.nodes());
     let own = Subject::new(ours.as_ref(), &spec);
     let their = Subject::new(theirs.as_ref(), &spec);
     their.done(their.provision()).await?;
     let other = their.get().await?;
-    own.is_absent("only another platform has such a node")
+    own.is_absent("only another platform has a node with this name")
         .await?;
     let boot_id = other.boot_id.as_ref();
     for change in [own.start(), own.stop(), own.restart(boot_id)] {
@@ -38,14 +37,14 @@ pub async fn platforms_are_apart(bench: &dyn CloudBench) -> Checked {
     own.remove().await?;
     done("delete_shared", ours.delete_shared().await)?;
     their
-        .is(&other, "our node of the same name was changed")
+        .is(&other, "this platform's node of the same name was changed")
         .await?;
     their.remove().await?;
     done("delete_shared", theirs.delete_shared().await)
 }
 
-/// A machine of no platform is touched by nobody until it is adopted. Then it is a node as any
-/// other, but its deletion releases it.
+/// A machine without a platform is not changed until it is adopted. Then it is a normal node, but
+/// deleting it only releases it.
 pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudBench) -> Checked {
     let (ours, theirs, [_, spec]) = (bench.ours(), bench.theirs(), bench.nodes());
     let node = Subject::new(ours.as_ref(), &spec);
@@ -74,7 +73,7 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
             outcome.as_ref().is_err_and(is_conflict),
             "the fence of a machine of no platform must be a Conflict, was {outcome:?}"
         );
-        node.is(&found, "fenced, but it is not ours").await?;
+        node.is(&found, "fenced, but it does not belong to this platform").await?;
     }
 
     let adopted = done("adopt", ours.adopt(&spec.name).await)?;
@@ -94,7 +93,7 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
     node.is(&adopted, "deleted by another platform").await?;
 
     node.done(node.provision()).await?;
-    node.is(&adopted, "provisioned, but it was there").await?;
+    node.is(&adopted, "provisioned, although it exists").await?;
     node.done(node.stop()).await?;
     node.has_power(Power::Stopped, "adopted and stopped")
         .await?;
@@ -111,7 +110,7 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
         "a restart is another boot: {third:?}"
     );
     done("delete_shared", ours.delete_shared().await)?;
-    node.is(&third, "it shares nothing with nodes that were created")
+    node.is(&third, "the shared resources were deleted")
         .await?;
 
     node.done(node.delete()).await?;
@@ -128,7 +127,7 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
     )
 }
 
-/// Another owner may look like another boot.
+/// A new owner may appear as a new boot.
 fn is_unchanged(before: &ObservedNode, after: &ObservedNode, what: &str) -> Checked {
     let machine = |node: &ObservedNode| {
         let id = node.provider_id.clone();
@@ -142,7 +141,7 @@ async fn is_not_listed(node: &Subject<'_>) -> Checked {
     let listed = list(node.cloud).await?;
     ensure!(
         !names(&listed).contains(&node.spec.name),
-        "it is not ours, and listed: {listed:?}"
+        "it does not belong to this platform, but is listed: {listed:?}"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a change does to a node in one state.
+//! Changes of a node in a given state.
 
 use super::{
     Checked, CloudBench, DEADLINE, Subject, done, ensure, ensure_eq, is_not_found, list, names,
@@ -6,14 +6,14 @@ use super::{
 use crate::cloud::{ObservedNode, Power, carry_out};
 use crate::error::Error;
 
-/// Nodes that the other checks create are announced as possible.
-pub async fn preflight_finds_nothing_wrong(bench: &dyn CloudBench) -> Checked {
+/// Preflight accepts the nodes of the other checks.
+pub async fn preflight_reports_no_problems(bench: &dyn CloudBench) -> Checked {
     let report = done("preflight", bench.ours().preflight(&bench.nodes()).await)?;
     ensure!(report.problems.is_empty(), "{:#?}", report.problems);
     Ok(())
 }
 
-/// Deleting what is absent is Ok, and a fence of it holds; it can be neither switched nor adopted.
+/// Deleting a missing node is Ok, and so is fencing it; it cannot be started, stopped or adopted.
 pub async fn an_absent_node(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -28,7 +28,7 @@ pub async fn an_absent_node(bench: &dyn CloudBench) -> Checked {
     node.is_absent("after changes of what is absent").await
 }
 
-/// However often a node is asked for, at once or again, there is one.
+/// However often a node is provisioned, also concurrently, there is only one.
 pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -57,8 +57,8 @@ pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
     node.remove().await
 }
 
-/// A running node is left alone by all that is true of it already; it can be restarted, stopped,
-/// fenced and deleted.
+/// Changes that are already true do not affect a running node; it can be restarted, stopped, fenced
+/// and deleted.
 pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -66,8 +66,8 @@ pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     let first = node.get().await?;
     node.done(node.start()).await?;
     node.is(&first, "started while it runs").await?;
-    let adopted = done("adopting our own node", cloud.adopt(&spec.name).await)?;
-    ensure_eq!(adopted, first, "adopted, but it is ours");
+    let adopted = done("adopting a node of this platform", cloud.adopt(&spec.name).await)?;
+    ensure_eq!(adopted, first, "adopted, although it belongs to this platform");
 
     let restart = node.restart(first.boot_id.as_ref());
     node.done(restart.clone()).await?;
@@ -96,13 +96,13 @@ pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
         let outcome = cloud.fence(&spec.name).await;
         ensure!(
             matches!(outcome, Err(Error::Unsupported { .. })),
-            "a provider that cannot fence says so, not {outcome:?}"
+            "a provider without fencing must return Unsupported, was {outcome:?}"
         );
     }
     node.remove().await
 }
 
-/// A stopped node stays stopped until it is started, and can be deleted.
+/// A stopped node remains stopped until it is started, and can be deleted.
 pub async fn a_stopped_node(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -118,8 +118,8 @@ pub async fn a_stopped_node(bench: &dyn CloudBench) -> Checked {
         node.has_power(Power::Stopped, &after).await?;
     }
     let stopped = node.get().await?;
-    let adopted = done("adopting our own node", cloud.adopt(&spec.name).await)?;
-    ensure_eq!(adopted, stopped, "adopted, but it is ours");
+    let adopted = done("adopting a node of this platform", cloud.adopt(&spec.name).await)?;
+    ensure_eq!(adopted, stopped, "adopted, although it belongs to this platform");
     node.fenced().await?;
     node.has_power(Power::Stopped, "after a fence").await?;
 
@@ -136,7 +136,7 @@ pub async fn a_stopped_node(bench: &dyn CloudBench) -> Checked {
     node.remove().await
 }
 
-/// The address within the network, the host keys and the machine stay.
+/// The private address, the host keys and the machine are unchanged.
 fn is_same_machine(one: &ObservedNode, other: &ObservedNode) -> Checked {
     ensure!(
         one.provider_id == other.provider_id
@@ -147,8 +147,8 @@ fn is_same_machine(one: &ObservedNode, other: &ObservedNode) -> Checked {
     Ok(())
 }
 
-/// A node that the cloud could not create is created again, or deleted. Checked where the bench
-/// can let the cloud fail.
+/// A node that the cloud failed to create is created again, or deleted. Checked if the bench can
+/// make the cloud fail.
 pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -160,9 +160,9 @@ pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
         bench.fail_provisions(false).await;
         ensure!(
             outcome.is_err(),
-            "the cloud could not create it, and provision says Ok"
+            "the cloud failed to create it, but provision returned Ok"
         );
-        node.has_power(Power::Failed, "the cloud could not create it")
+        node.has_power(Power::Failed, "the cloud failed to create it")
             .await?;
         if is_deleted {
             node.fenced().await?;
@@ -175,8 +175,8 @@ pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
     Ok(())
 }
 
-/// The list has each node, running or not, in the order of their names, as `get` shows it.
-pub async fn list_shows_only_ours_and_completely(bench: &dyn CloudBench) -> Checked {
+/// The list contains each node, running or not, sorted by name, with the same values as `get`.
+pub async fn list_is_complete_and_shows_only_this_platform(bench: &dyn CloudBench) -> Checked {
     let cloud = bench.ours();
     let cloud = cloud.as_ref();
     let [one, two] = bench.nodes().map(|spec| Subject::new(cloud, &spec));
@@ -222,8 +222,9 @@ pub async fn list_shows_only_ours_and_completely(bench: &dyn CloudBench) -> Chec
     Ok(())
 }
 
-/// What nodes share stays while there is one, goes with the last, and comes again.
-pub async fn shared_things_go_last(bench: &dyn CloudBench) -> Checked {
+/// Shared resources exist as long as there is a node, are deleted with the last one, and are
+/// created again.
+pub async fn shared_resources_are_deleted_last(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
     node.done(node.provision()).await?;

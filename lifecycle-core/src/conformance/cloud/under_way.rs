@@ -1,5 +1,4 @@
-//! What a change does to a node while another one is under way, and how changes go on whose
-//! caller is gone.
+//! Changes of a node while another change is in progress, and changes whose caller was cancelled.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use super::{is_conflict, list};
 use crate::cloud::{CloudProgress, NodeChange, Power, carry_out};
 use crate::error::Error;
 
-/// When the futures of [`a_dropped_change_goes_on`] are dropped.
+/// When the futures of [`a_cancelled_change_can_be_repeated`] are dropped.
 const DROPS: [Duration; 7] = [
     Duration::ZERO,
     Duration::from_millis(2),
@@ -18,8 +17,8 @@ const DROPS: [Duration; 7] = [
     Duration::from_millis(300),
     Duration::from_millis(900),
 ];
-/// How often two changes are tried that seem to overwrite each other: the first one may end just
-/// between its poll and the beginning of the second.
+/// How often two changes are tried that appear to overwrite each other, because the first one may
+/// end just before the second starts.
 const TRIES: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +38,7 @@ const KINDS: [Kind; 5] = [
     Kind::Delete,
 ];
 
-/// How a node ends.
+/// The final state of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Goal {
     Absent,
@@ -56,11 +55,11 @@ impl Kind {
         }
     }
 
-    /// How the node ends if this change is carried out after `first`.
+    /// The final state if this change is executed after `first`.
     fn goal_after(self, first: Self) -> Goal {
         match self {
             Self::Provision if first == Self::Delete => Goal::Running,
-            // It exists; and the boot that a restart names is over.
+            // The node exists; the boot of a restart has already ended.
             Self::Provision | Self::Restart => first.goal(),
             Self::Start | Self::Stop | Self::Delete => self.goal(),
         }
@@ -78,7 +77,7 @@ impl Subject<'_> {
         }
     }
 
-    /// Brings the node into the state in which a change has something to do; returns its boot.
+    /// Brings the node into a state in which a change has an effect; returns its boot.
     async fn prepare(&self, kind: Kind) -> Checked<Option<String>> {
         let seen = self.seen().await?;
         match (kind, &seen) {
@@ -112,8 +111,8 @@ impl Subject<'_> {
         Ok(())
     }
 
-    /// Begins a second change while a first one is under way. False if the second one seems to
-    /// have overwritten the first.
+    /// Starts a second change while a first one is in progress. Returns false if the second one
+    /// appears to have overwritten the first.
     async fn collide(&self, first: Kind, second: Kind) -> Checked<bool> {
         let boot_id = self.prepare(first).await?;
         let boot_id = boot_id.as_ref();
@@ -133,7 +132,7 @@ impl Subject<'_> {
             done("the second one", self.end(&later).await?)?;
             self.reaches(second.goal(), boot_id, "both have ended")
                 .await?;
-            // A change that was taken over has no effect any more, however often it is polled.
+            // A replaced change has no further effect, however often it is polled.
             let _ = self.cloud.poll(&earlier).await;
             self.reaches(second.goal(), boot_id, "polled again").await?;
             return Ok(true);
@@ -155,7 +154,7 @@ impl Subject<'_> {
                     return Ok(false);
                 }
                 done("the second one", later)?;
-                // It may have taken the stop for the first half of a restart that broke off.
+                // The restart may have interpreted the stop as its own first half.
                 if (first, second) == (Kind::Stop, Kind::Restart) {
                     return Ok(true);
                 }
@@ -178,15 +177,15 @@ impl Subject<'_> {
     }
 }
 
-/// Each change while each is under way: the same one joins it, a deletion takes over, any other
-/// one is refused or waits.
-pub async fn what_is_under_way_is_not_overwritten(bench: &dyn CloudBench) -> Checked {
+/// Each pair of changes: the same change joins the one in progress, a deletion replaces it, any
+/// other one fails or waits.
+pub async fn a_change_in_progress_is_not_overwritten(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
     for first in KINDS {
         for second in KINDS {
             let within =
-                |why: &str| Failed::new(format!("{second:?} while {first:?} is under way: {why}"));
+                |why: &str| Failed::new(format!("{second:?} while {first:?} is in progress: {why}"));
             let mut tries = 0;
             while !node
                 .collide(first, second)
@@ -195,7 +194,7 @@ pub async fn what_is_under_way_is_not_overwritten(bench: &dyn CloudBench) -> Che
             {
                 tries += 1;
                 if tries == TRIES {
-                    return Err(within("the change that was under way is overwritten"));
+                    return Err(within("the change in progress was overwritten"));
                 }
             }
         }
@@ -203,8 +202,8 @@ pub async fn what_is_under_way_is_not_overwritten(bench: &dyn CloudBench) -> Che
     node.remove().await
 }
 
-/// After a fence a node does not run, whatever was under way, and nothing starts it again.
-pub async fn a_fence_takes_over_what_is_under_way(bench: &dyn CloudBench) -> Checked {
+/// After a fence, a node is not running and is not started again, whatever change was in progress.
+pub async fn a_fence_replaces_a_change_in_progress(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     if !cloud.capabilities().fences {
         return Ok(());
@@ -214,7 +213,7 @@ pub async fn a_fence_takes_over_what_is_under_way(bench: &dyn CloudBench) -> Che
         let boot_id = node.prepare(kind).await?;
         let operation = node.begin(node.change(kind, boot_id.as_ref())).await?;
         node.fenced().await?;
-        let after = format!("after a fence while {kind:?} was under way");
+        let after = format!("after a fence while {kind:?} was in progress");
         node.has_power(Power::Stopped, &after).await?;
         let _ = node.end(&operation).await?;
         node.has_power(Power::Stopped, &after).await?;
@@ -222,8 +221,8 @@ pub async fn a_fence_takes_over_what_is_under_way(bench: &dyn CloudBench) -> Che
     node.remove().await
 }
 
-/// Every operation survives its process: another one polls it to its end.
-pub async fn another_process_goes_on_polling(bench: &dyn CloudBench) -> Checked {
+/// Another process can poll every operation until it ends.
+pub async fn another_process_can_poll(bench: &dyn CloudBench) -> Checked {
     let (cloud, other, [spec, _]) = (bench.ours(), bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
     let there = Subject::new(other.as_ref(), &spec);
@@ -247,9 +246,9 @@ pub async fn another_process_goes_on_polling(bench: &dyn CloudBench) -> Checked 
     Ok(())
 }
 
-/// A caller that dies at any moment of a change leaves nothing that the same call does not
-/// take up, and nothing that the list does not show.
-pub async fn a_dropped_change_goes_on(bench: &dyn CloudBench) -> Checked {
+/// If a caller is cancelled at any time during a change, the same call can finish it, and the list
+/// shows everything that exists.
+pub async fn a_cancelled_change_can_be_repeated(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
     for after in DROPS {
@@ -280,7 +279,7 @@ pub async fn a_dropped_change_goes_on(bench: &dyn CloudBench) -> Checked {
 }
 
 impl Subject<'_> {
-    /// Begins a change and drops it, as a process does that dies.
+    /// Starts a change and cancels it, like a process that is killed.
     async fn drop_after(&self, change: NodeChange, after: Duration) -> Checked {
         let what = format!("{change:?}, to be dropped after {after:?}");
         let work = carry_out(self.cloud, change, DEADLINE);

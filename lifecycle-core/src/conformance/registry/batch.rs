@@ -1,4 +1,4 @@
-//! What a commit does as a whole: all or nothing, under the right epoch, in one moment.
+//! Properties of commits: atomic, only with the current epoch, consistent.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::registry::{Batch, Change, Credential, EventPage, Registry, Snapshot};
 use crate::secret::Sensitive;
 
 /// # Panics
-/// If a registry that nobody has used holds anything.
+/// If a new registry contains anything.
 pub async fn a_new_registry_is_empty(registry: &dyn Registry) -> Result<()> {
     assert_eq!(registry.snapshot().await?, Snapshot::default());
     assert_eq!(
         registry.events(0, 10).await?,
         EventPage::Events(Vec::new()),
-        "nothing happened yet, so nothing is gone"
+        "no events exist yet, so none are gone"
     );
     assert_eq!(registry.open_operations().await?, Vec::new());
     assert_eq!(registry.credential("admin-token").await?, None);
@@ -31,8 +31,8 @@ pub async fn a_new_registry_is_empty(registry: &dyn Registry) -> Result<()> {
 }
 
 /// # Panics
-/// If a batch of which one part fails leaves another part behind.
-pub async fn a_batch_is_recorded_whole_or_not_at_all(registry: &dyn Registry) -> Result<()> {
+/// If a part of a failed batch is recorded.
+pub async fn a_batch_is_atomic(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     registry.commit(epoch, Batch::of(put_node("a")?)).await?;
     let before = registry.snapshot().await?;
@@ -61,13 +61,13 @@ pub async fn a_batch_is_recorded_whole_or_not_at_all(registry: &dyn Registry) ->
         .commit(epoch, Batch::default().event(event("first", 0)))
         .await?;
     let ids: Vec<u64> = next.events.iter().map(|event| event.id).collect();
-    assert_eq!(ids, [1], "a refused batch uses up no event id");
+    assert_eq!(ids, [1], "a failed batch must not use event ids");
     Ok(())
 }
 
 /// # Panics
-/// If a former leader, or one that never was, can write.
-pub async fn a_stale_epoch_is_refused(backend: &dyn Backend) -> Result<()> {
+/// If a previous leader, or a process that never was the leader, can write.
+pub async fn a_stale_epoch_is_rejected(backend: &dyn Backend) -> Result<()> {
     let registry = backend.fresh().await?;
     let first = held(registry.acquire_lease("first", backend.ttl()).await?);
     registry.commit(first, Batch::of(put_node("a")?)).await?;
@@ -93,8 +93,8 @@ pub async fn a_stale_epoch_is_refused(backend: &dyn Backend) -> Result<()> {
 }
 
 /// # Panics
-/// If the changes of a batch do not apply in their order.
-pub async fn changes_apply_in_their_order(registry: &dyn Registry) -> Result<()> {
+/// If the changes of a batch are not applied in order.
+pub async fn changes_apply_in_order(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let batch = Batch {
         changes: vec![
@@ -126,8 +126,8 @@ pub async fn changes_apply_in_their_order(registry: &dyn Registry) -> Result<()>
 }
 
 /// # Panics
-/// If a snapshot mixes two moments.
-pub async fn a_reader_sees_one_moment(registry: Arc<dyn Registry>) -> Result<()> {
+/// If a snapshot is not consistent.
+pub async fn a_snapshot_is_consistent(registry: Arc<dyn Registry>) -> Result<()> {
     let epoch = lead(&*registry).await?;
     let writer = Arc::clone(&registry);
     let writer = tokio::spawn(async move {
@@ -165,7 +165,7 @@ pub async fn a_reader_sees_one_moment(registry: Arc<dyn Registry>) -> Result<()>
 }
 
 /// # Panics
-/// If a batch of thousands is not recorded whole.
+/// If a batch with thousands of changes is not recorded completely.
 pub async fn a_large_batch_is_recorded(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let batch = |state: InstanceState, from| -> Result<Batch> {
@@ -184,10 +184,10 @@ pub async fn a_large_batch_is_recorded(registry: &dyn Registry) -> Result<()> {
     registry
         .commit(epoch, batch(InstanceState::Starting, 0)?)
         .await?;
-    let made = registry
+    let committed = registry
         .commit(epoch, batch(InstanceState::Ready, 2500)?)
         .await?;
-    assert_eq!(made.events.last().map(|event| event.id), Some(6000));
+    assert_eq!(committed.events.last().map(|event| event.id), Some(6000));
     let snapshot = registry.snapshot().await?;
     assert_eq!(snapshot.instances.len(), 5000);
     let endpoints: usize = snapshot.instances.values().map(|i| i.endpoints.len()).sum();
@@ -207,12 +207,12 @@ pub async fn a_large_batch_is_recorded(registry: &dyn Registry) -> Result<()> {
 
 /// # Panics
 /// If something is lost between two processes.
-pub async fn everything_outlives_the_process(backend: &dyn Backend) -> Result<()> {
+pub async fn everything_is_persistent(backend: &dyn Backend) -> Result<()> {
     let registry = backend.fresh().await?;
     let epoch = held(registry.acquire_lease("before", backend.ttl()).await?);
     populate(&*registry, epoch).await?;
     let open = operation(1, 0, OperationState::Running);
-    let sealed = Credential::Sealed(Sensitive::new("handed on"));
+    let sealed = Credential::Sealed(Sensitive::new("value"));
     let batch = Batch {
         changes: vec![
             Change::PutOperation(open.clone()),
@@ -236,11 +236,11 @@ pub async fn everything_outlives_the_process(backend: &dyn Backend) -> Result<()
     assert_eq!(registry.events(0, 9).await?, EventPage::Gone { oldest: 2 });
     assert_eq!(page(&*registry, 1, 9).await?.len(), 3);
     let after = held(registry.acquire_lease("before", backend.ttl()).await?);
-    assert_eq!(after, Epoch(epoch.0 + 1), "a new process, a new epoch");
+    assert_eq!(after, Epoch(epoch.0 + 1), "a new process must get a new epoch");
     stale(registry.commit(epoch, Batch::default()).await, epoch, after);
-    let made = registry
+    let committed = registry
         .commit(after, Batch::default().event(event("again", 9)))
         .await?;
-    assert_eq!(made.events[0].id, 5);
+    assert_eq!(committed.events[0].id, 5);
     Ok(())
 }

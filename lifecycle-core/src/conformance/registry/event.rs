@@ -1,4 +1,4 @@
-//! Events: their ids, their pages, and what is no longer kept.
+//! Events: their ids, pages, and pruning.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::model::{Event, NewEvent, Subject};
 use crate::registry::{Batch, EventPage, Registry};
 
 /// # Panics
-/// If events are changed, or pages leave some out.
+/// If events are changed, or pages omit some.
 pub async fn events_are_read_in_pages(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let mut told = Vec::new();
@@ -44,17 +44,17 @@ pub async fn events_are_read_in_pages(registry: &dyn Registry) -> Result<()> {
         assert_eq!(
             registry.events(unknown, 4).await?,
             EventPage::Gone { oldest: 1 },
-            "a cursor of another registry would hide events until their ids reach it"
+            "with a cursor of another registry, events would be missed until their ids reach it"
         );
     }
     Ok(())
 }
 
 /// # Panics
-/// If too much or too little is pruned, or a reader can step over what was.
-pub async fn pruned_events_are_gone(registry: &dyn Registry) -> Result<()> {
+/// If too much or too little is pruned, or a reader can miss pruned events without noticing.
+pub async fn pruned_events_are_reported_as_gone(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
-    // The third is dated before the second, as events that were long under way are.
+    // The third has an earlier time than the second, like events of long operations.
     for second in [1, 3, 2, 4, 5, 6] {
         let batch = Batch::default().event(event("told", second));
         registry.commit(epoch, batch).await?;
@@ -65,7 +65,7 @@ pub async fn pruned_events_are_gone(registry: &dyn Registry) -> Result<()> {
     assert_eq!(
         registry.events(0, 10).await?,
         EventPage::Gone { oldest: 2 },
-        "only from the oldest on, without holes"
+        "only the oldest events, without gaps"
     );
     assert_eq!(ids(page(registry, 1, 10).await?), [2, 3, 4, 5, 6]);
     registry.prune_events(at(0), 4).await?;
@@ -78,7 +78,7 @@ pub async fn pruned_events_are_gone(registry: &dyn Registry) -> Result<()> {
     assert_eq!(page(registry, 6, 10).await?, Vec::new());
     let batch = Batch::default().event(event("after", 7));
     let next = registry.commit(epoch, batch).await?;
-    assert_eq!(ids(next.events), [7], "ids are never used again");
+    assert_eq!(ids(next.events), [7], "ids must not be reused");
     assert_eq!(ids(page(registry, 6, 10).await?), [7]);
     registry.prune_events(at(0), 0).await?;
     assert_eq!(registry.events(0, 10).await?, EventPage::Gone { oldest: 8 });
@@ -86,8 +86,9 @@ pub async fn pruned_events_are_gone(registry: &dyn Registry) -> Result<()> {
 }
 
 /// # Panics
-/// If, with 16 at once, two events get one id, an id is left out, or a reader steps over one.
-pub async fn event_ids_rise_by_one_whoever_commits(registry: Arc<dyn Registry>) -> Result<()> {
+/// If, with 16 concurrent writers, two events get the same id, an id is skipped, or a reader misses
+/// one.
+pub async fn event_ids_increase_by_one(registry: Arc<dyn Registry>) -> Result<()> {
     const COMMITTERS: u32 = 16;
     const COMMITS: u32 = 8;
     let epoch = lead(&*registry).await?;
@@ -99,14 +100,14 @@ pub async fn event_ids_rise_by_one_whoever_commits(registry: Arc<dyn Registry>) 
                 let batch = Batch::of(put_node(&format!("n-{committer}-{n}"))?)
                     .event(event(&format!("{committer} {n} a"), n))
                     .event(event(&format!("{committer} {n} b"), n));
-                let made = registry.commit(epoch, batch).await?.events;
+                let committed = registry.commit(epoch, batch).await?.events;
                 assert_eq!(
-                    made[1].id,
-                    made[0].id + 1,
-                    "a batch's events stand together"
+                    committed[1].id,
+                    committed[0].id + 1,
+                    "the events of a batch must be consecutive"
                 );
-                assert!(made[0].id > last, "in the order of commits");
-                last = made[1].id;
+                assert!(committed[0].id > last, "ids must increase in the order of commits");
+                last = committed[1].id;
             }
             Ok(())
         }
@@ -118,7 +119,7 @@ pub async fn event_ids_rise_by_one_whoever_commits(registry: Arc<dyn Registry>) 
             while seen.len() < (COMMITTERS * COMMITS * 2) as usize {
                 let more = page(&*registry, seen.len() as u64, 1000).await?;
                 for event in more {
-                    assert_eq!(event.id, seen.len() as u64 + 1, "nothing comes in behind");
+                    assert_eq!(event.id, seen.len() as u64 + 1, "no event may be inserted later");
                     seen.push(event);
                 }
                 tokio::task::yield_now().await;

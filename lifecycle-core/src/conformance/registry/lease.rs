@@ -1,4 +1,4 @@
-//! Who leads.
+//! Leases and leadership.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::model::Epoch;
 use crate::registry::{Batch, Lease, Registry};
 
 /// # Panics
-/// If, of 16 that want to lead at once, not exactly one does.
-pub async fn one_of_many_takers_leads(registry: Arc<dyn Registry>) -> Result<()> {
+/// If not exactly one of 16 concurrent processes becomes the leader.
+pub async fn one_of_many_contenders_leads(registry: Arc<dyn Registry>) -> Result<()> {
     let ttl = Duration::from_mins(10);
-    let takers = (0..16).map(|taker| {
+    let takers = (0..16).map(|contender| {
         let registry = Arc::clone(&registry);
         async move {
-            let holder = format!("taker {taker}");
+            let holder = format!("contender {contender}");
             let lease = registry.acquire_lease(&holder, ttl).await?;
             Ok((holder, lease))
         }
@@ -44,7 +44,7 @@ pub async fn one_of_many_takers_leads(registry: Arc<dyn Registry>) -> Result<()>
 }
 
 /// # Panics
-/// If a lease outlasts its time, ends before it, or gives an epoch twice.
+/// If a lease does not expire in time, expires early, or an epoch is used twice.
 pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -> Result<()> {
     let registry = backend.fresh().await?;
     let ttl = backend.ttl();
@@ -55,13 +55,13 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
             assert_eq!(holder, "first");
             until
         }
-        Lease::Held(_) => panic!("two lead at once"),
+        Lease::Held(_) => panic!("there are two leaders"),
     };
     registry.release_lease("second").await?;
     backend.pass(ttl / 2).await;
     registry.acquire_lease("first", ttl).await?;
     match registry.acquire_lease("second", ttl).await? {
-        Lease::HeldBy { until: later, .. } => assert!(later > until, "renewing gives more time"),
+        Lease::HeldBy { until: later, .. } => assert!(later > until, "renewing must extend the lease"),
         Lease::Held(_) => panic!("another's lease was released"),
     }
 
@@ -70,7 +70,7 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
     assert_eq!(
         held(registry.acquire_lease("first", ttl).await?),
         first,
-        "nobody has led in between"
+        "there was no other leader in between"
     );
     backend.pass(ttl + ttl / 10).await;
     let second = held(registry.acquire_lease("second", ttl).await?);
@@ -82,7 +82,7 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
     );
     match registry.acquire_lease("first", ttl).await? {
         Lease::HeldBy { holder, .. } => assert_eq!(holder, "second"),
-        Lease::Held(_) => panic!("two lead at once"),
+        Lease::Held(_) => panic!("there are two leaders"),
     }
     registry.release_lease("second").await?;
     let third = held(registry.acquire_lease("first", ttl).await?);
@@ -91,12 +91,12 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
 }
 
 /// # Panics
-/// If a new leader starts from a state that a former one still changes.
-pub async fn a_take_over_and_a_write_do_not_cross(registry: Arc<dyn Registry>) -> Result<()> {
+/// If a new leader starts from a state that the previous one still changes.
+pub async fn a_takeover_waits_for_running_writes(registry: Arc<dyn Registry>) -> Result<()> {
     let ttl = Duration::from_mins(10);
     for round in 0..5_u32 {
-        let epoch = held(registry.acquire_lease("former", ttl).await?);
-        registry.release_lease("former").await?;
+        let epoch = held(registry.acquire_lease("previous", ttl).await?);
+        registry.release_lease("previous").await?;
         let before = registry.snapshot().await?.nodes.len();
         let changes = (0..500).map(|n| put_node(&format!("n-{round}-{n}")));
         let batch = Batch {
@@ -105,12 +105,12 @@ pub async fn a_take_over_and_a_write_do_not_cross(registry: Arc<dyn Registry>) -
         };
         let former = Arc::clone(&registry);
         let write = tokio::spawn(async move { former.commit(epoch, batch).await });
-        // Each round lets the write come further before it is taken over.
+        // In each round, the write progresses further before the takeover.
         tokio::time::sleep(Duration::from_millis(10) * round).await;
         held(registry.acquire_lease("new", ttl).await?);
         let found = registry.snapshot().await?.nodes.len() - before;
         match joined(write.await)? {
-            Ok(_) => assert_eq!(found, 500, "the write ended after the take-over"),
+            Ok(_) => assert_eq!(found, 500, "the write ended after the takeover"),
             Err(Error::StaleEpoch { .. }) => assert_eq!(found, 0),
             Err(error) => return Err(error),
         }

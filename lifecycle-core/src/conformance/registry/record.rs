@@ -1,4 +1,4 @@
-//! What is kept of declarations, nodes, instances, operations and credentials.
+//! The records of declarations, nodes, instances, operations and credentials.
 
 use super::sample::{
     at, bare_node, declaration, declare, endpoint, node_name, operation, populate, put_node,
@@ -11,8 +11,8 @@ use crate::registry::{Batch, Change, Credential, Registry, RejectedSpec};
 use crate::secret::{Sensitive, token_hash};
 
 /// # Panics
-/// If generations are not numbered one after the other, or a wrong one is accepted.
-pub async fn a_declaration_makes_the_next_generation(registry: &dyn Registry) -> Result<()> {
+/// If generations are not numbered consecutively, or a wrong one is accepted.
+pub async fn a_declaration_creates_the_next_generation(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let (one, two) = (declaration("one")?, declaration("two")?);
     conflict(
@@ -56,14 +56,14 @@ pub async fn a_declaration_makes_the_next_generation(registry: &dyn Registry) ->
     assert_eq!(
         other.generation,
         Some(Generation(4)),
-        "every commit tells it"
+        "every commit must return it"
     );
     Ok(())
 }
 
 /// # Panics
-/// If declaring the same thing again makes a generation.
-pub async fn an_identical_declaration_makes_no_generation(registry: &dyn Registry) -> Result<()> {
+/// If declaring the same thing again creates a generation.
+pub async fn an_identical_declaration_creates_no_generation(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let one = declaration("one")?;
     for expected in [None, Some(Generation(1)), None] {
@@ -85,8 +85,8 @@ pub async fn an_identical_declaration_makes_no_generation(registry: &dyn Registr
 }
 
 /// # Panics
-/// If a record changes on its way.
-pub async fn records_come_back_as_they_were_put(registry: &dyn Registry) -> Result<()> {
+/// If a stored record differs from the original.
+pub async fn records_are_stored_unchanged(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let full = populate(registry, epoch).await?;
     assert_eq!(registry.snapshot().await?, full);
@@ -109,7 +109,7 @@ pub async fn records_come_back_as_they_were_put(registry: &dyn Registry) -> Resu
 }
 
 /// # Panics
-/// If an instance shows other endpoints than its last record lists.
+/// If an instance has other endpoints than in its last record.
 pub async fn endpoints_follow_their_instance(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let container = ContainerId("c1".into());
@@ -136,12 +136,12 @@ pub async fn endpoints_follow_their_instance(registry: &dyn Registry) -> Result<
     let put = Change::PutInstance(Box::new(record));
     registry.commit(epoch, Batch::of(put)).await?;
     let shown = registry.snapshot().await?.instances[&container].clone();
-    assert_eq!(shown.endpoints, Vec::new(), "withdrawn for good");
+    assert_eq!(shown.endpoints, Vec::new(), "withdrawn permanently");
     Ok(())
 }
 
 /// # Panics
-/// If more or less than the latest rejection of an instance is kept.
+/// If anything but the latest rejection of an instance is kept.
 pub async fn rejections_are_kept_until_cleared(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let (one, two) = (rejected("db", 1, "d1")?, rejected("db", 2, "d1")?);
@@ -167,7 +167,7 @@ pub async fn rejections_are_kept_until_cleared(registry: &dyn Registry) -> Resul
 }
 
 /// # Panics
-/// If an operation is lost, or told to be open when it is not.
+/// If an operation is lost, or is reported as open although it has ended.
 pub async fn operations_are_found_until_they_end(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let late = operation(1, 20, OperationState::Running);
@@ -191,7 +191,7 @@ pub async fn operations_are_found_until_they_end(registry: &dyn Registry) -> Res
     let failed = Operation {
         state: OperationState::Failed {
             at: at(30),
-            why: "the cloud refused".into(),
+            why: "the cloud rejected it".into(),
         },
         ..early
     };
@@ -203,11 +203,11 @@ pub async fn operations_are_found_until_they_end(registry: &dyn Registry) -> Res
 }
 
 /// # Panics
-/// If a credential is not what was last kept under its name.
+/// If a credential differs from the one last stored under its name.
 pub async fn credentials_are_kept_by_name(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let hash = Credential::Hash(token_hash(&Sensitive::new("token")));
-    let sealed = Credential::Sealed(Sensitive::new("handed on"));
+    let sealed = Credential::Sealed(Sensitive::new("value"));
     for (name, credential) in [
         ("admin-token", &sealed),
         ("admin-token", &hash),

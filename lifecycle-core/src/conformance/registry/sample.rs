@@ -1,4 +1,4 @@
-//! The records that the suite puts and finds again.
+//! Sample records for the suite.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,7 +20,7 @@ use crate::registry::{Batch, Change, NodeRecord, Registry, RejectedSpec, Snapsho
 use crate::runtime::EngineInfo;
 use crate::secret::Sensitive;
 
-/// A moment with microseconds, which have to survive.
+/// A time with microseconds, which must be preserved.
 pub(super) fn at(second: u32) -> DateTime<Utc> {
     DateTime::<Utc>::UNIX_EPOCH
         + TimeDelta::days(20_000)
@@ -119,7 +119,7 @@ pub(super) fn declare(expected: Option<Generation>, declaration: &Declaration) -
     }
 }
 
-/// A platform of one service that has `text` in its environment.
+/// A platform with one service whose environment contains `text`.
 pub(super) fn declaration(text: &str) -> Result<Declaration> {
     let mut service = ServiceSpec::new(
         ServiceName::try_from("db")?,
@@ -143,7 +143,7 @@ pub(super) fn declaration(text: &str) -> Result<Declaration> {
     })
 }
 
-/// Puts one of everything that a snapshot shows, with every field and state in use.
+/// Stores records of every kind in a snapshot, with all fields and states.
 pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Snapshot> {
     let mut full = Snapshot {
         declaration: Some((Generation(1), declaration("one")?)),

@@ -1,5 +1,5 @@
-//! The gate that every call from outside goes through: it takes its time, it may go wrong, it
-//! is recorded if it changes something, and it never returns to a process that has crashed.
+//! All calls from outside go through here: they take time, may fail, are recorded if they change
+//! something, and never return to a crashed process.
 
 use std::time::Duration;
 
@@ -7,26 +7,24 @@ use tokio::time::{Instant, sleep};
 
 use super::fault::Edge;
 use super::ledger::{EffectOutcome, EffectRecord};
-use super::machine::Silence;
+use super::machine::Outage;
 use super::options::Span;
 use super::world::{SimWorld, State};
 use crate::error::{Error, Result};
 use crate::model::NodeName;
 
-/// Whom a call is to.
+/// The target of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Party {
-    /// The cloud.
+pub(super) enum Target {
     Cloud,
-    /// The operating system of a machine, in one of its boots if it says which.
+    /// The operating system of a machine; in a specific boot, if given.
     Host { machine: u64, boot: Option<u64> },
-    /// The engine of a machine, in one of its boots.
+    /// The engine of a machine, in a specific boot.
     Engine { machine: u64, boot: u64 },
-    /// The code store.
     Code,
 }
 
-impl Party {
+impl Target {
     fn machine(self) -> Option<u64> {
         match self {
             Self::Host { machine, .. } | Self::Engine { machine, .. } => Some(machine),
@@ -38,7 +36,7 @@ impl Party {
 /// A call.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub(super) party: Party,
+    pub(super) target: Target,
     pub(super) node: Option<NodeName>,
     pub(super) what: String,
     pub(super) is_effect: bool,
@@ -46,7 +44,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// `n1: what`, by which faults are scripted.
+    /// `n1: what`, by which faults are selected.
     fn title(&self) -> String {
         match &self.node {
             Some(node) => format!("{node}: {}", self.what),
@@ -55,7 +53,7 @@ impl Call {
     }
 }
 
-/// What a call did.
+/// The result of a call.
 #[derive(Debug)]
 pub(super) struct Done<T> {
     pub(super) value: T,
@@ -78,15 +76,15 @@ impl<T> Done<T> {
     }
 }
 
-/// How a call goes on.
+/// The next step of a call.
 enum Step<T> {
     Answered(Result<T>),
-    /// Nobody answers for so long.
-    Silent(Duration),
+    /// The target does not respond for this time.
+    Unreachable(Duration),
     Never,
 }
 
-/// One life of a process that acts on the world.
+/// One run of a process that acts on the world.
 #[derive(Debug, Clone)]
 pub(super) struct Actor {
     world: SimWorld,
@@ -102,7 +100,7 @@ impl Actor {
         &self.world
     }
 
-    /// Makes a call: half of its time passes, it takes place, the other half passes.
+    /// Executes a call: half of its time passes, it takes effect, then the other half passes.
     pub(super) async fn call<T, A>(&self, call: Call, act: A) -> Result<T>
     where
         T: Send,
@@ -115,7 +113,7 @@ impl Actor {
         let answer = loop {
             match self.step(&call, waited, &mut act) {
                 Step::Answered(answer) => break answer,
-                Step::Silent(wait) => {
+                Step::Unreachable(wait) => {
                     sleep(wait).await;
                     waited = true;
                 }
@@ -130,7 +128,7 @@ impl Actor {
         answer
     }
 
-    /// Returns unless this incarnation is over.
+    /// Never returns if this incarnation has crashed.
     pub(super) async fn outlive(&self) {
         let over = self.is_over(&self.world.lock());
         if over {
@@ -142,11 +140,11 @@ impl Actor {
         self.incarnation != state.incarnation || self.incarnation <= state.crashed
     }
 
-    /// How long a call takes, drawn from what was called on that machine before.
+    /// The duration of a call, drawn from the number of calls to the machine.
     fn takes(&self, call: &Call) -> Duration {
         let mut state = self.world.lock();
         let state = &mut *state;
-        let machine = call.party.machine();
+        let machine = call.target.machine();
         let calls = match machine.and_then(|number| state.machines.get_mut(&number)) {
             Some(machine) => &mut machine.calls,
             None => &mut state.calls,
@@ -158,7 +156,7 @@ impl Actor {
         state.rules.chance.between(call.takes, &purpose, *calls)
     }
 
-    /// The moment at which a call takes place.
+    /// The time at which a call takes effect.
     fn step<T, A>(&self, call: &Call, waited: bool, act: &mut Option<A>) -> Step<T>
     where
         A: FnOnce(&mut State, Instant) -> Result<Done<T>>,
@@ -172,7 +170,7 @@ impl Actor {
         if let Some(error) = state.faults.failure(&call.title()) {
             return Step::Answered(Err(error));
         }
-        if call.party == Party::Cloud
+        if call.target == Target::Cloud
             && let Some(after) = state.throttled(&call.title(), now)
         {
             return Step::Answered(Err(Error::Throttled {
@@ -180,17 +178,17 @@ impl Actor {
                 after: Some(after),
             }));
         }
-        if let Some(number) = call.party.machine() {
-            state.settle(number, now);
+        if let Some(number) = call.target.machine() {
+            state.advance(number, now);
         }
         match (reach(state, call), waited) {
             (Ok(()), _) => {}
-            (Err(Unreached::Silent), false) => {
+            (Err(NoAnswer::Timeout), false) => {
                 let wait = state.rules.chance.paced(state.rules.latencies.notice);
-                return Step::Silent(wait);
+                return Step::Unreachable(wait);
             }
-            (Err(Unreached::Silent), true) => return Step::Answered(Err(unreachable(call, None))),
-            (Err(Unreached::Refused(why)), _) => {
+            (Err(NoAnswer::Timeout), true) => return Step::Answered(Err(unreachable(call, None))),
+            (Err(NoAnswer::Refused(why)), _) => {
                 return Step::Answered(Err(unreachable(call, Some(why))));
             }
         }
@@ -211,7 +209,7 @@ impl Actor {
         let crash = state.faults.crash(number);
         let rates = state.rules.rates;
         let purpose = ["rate", &call.title()];
-        let breaks_off = call.party.machine().is_some()
+        let breaks_off = call.target.machine().is_some()
             && state
                 .rules
                 .chance
@@ -242,7 +240,7 @@ impl Actor {
             }
         };
         if outcome == EffectOutcome::Changed
-            && let Some(machine) = call.party.machine().and_then(|n| state.machines.get(&n))
+            && let Some(machine) = call.target.machine().and_then(|n| state.machines.get(&n))
         {
             machine.notify();
         }
@@ -254,10 +252,10 @@ impl Actor {
             what: call.what.clone(),
             outcome,
         });
-        state.judge(now);
+        state.check(now);
         if crash.is_some() {
             state.crashed = self.incarnation;
-            self.world.tell_crash(self.incarnation);
+            self.world.report_crash(self.incarnation);
             return Step::Never;
         }
         match answer {
@@ -266,55 +264,55 @@ impl Actor {
         }
     }
 
-    /// An answer from a machine that went down or fell silent meanwhile is lost.
+    /// Fails if the machine went down or became unreachable meanwhile: the response is lost.
     fn still_there(&self, call: &Call) -> Result<()> {
         let now = Instant::now();
         let mut state = self.world.lock();
-        if let Some(number) = call.party.machine() {
-            state.settle(number, now);
+        if let Some(number) = call.target.machine() {
+            state.advance(number, now);
         }
         reach(&state, call).map_err(|why| match why {
-            Unreached::Silent => unreachable(call, None),
-            Unreached::Refused(why) => unreachable(call, Some(why)),
+            NoAnswer::Timeout => unreachable(call, None),
+            NoAnswer::Refused(why) => unreachable(call, Some(why)),
         })
     }
 }
 
-/// Why nobody answers.
-enum Unreached {
-    /// No packet comes back.
-    Silent,
-    /// Someone says so at once.
+/// Why a target does not answer.
+enum NoAnswer {
+    /// Packets are lost.
+    Timeout,
+    /// The connection is refused immediately.
     Refused(&'static str),
 }
 
-fn reach(state: &State, call: &Call) -> Result<(), Unreached> {
-    let (number, boot, engine) = match call.party {
-        Party::Cloud | Party::Code => return Ok(()),
-        Party::Host { machine, boot } => (machine, boot, false),
-        Party::Engine { machine, boot } => (machine, Some(boot), true),
+fn reach(state: &State, call: &Call) -> Result<(), NoAnswer> {
+    let (number, boot, engine) = match call.target {
+        Target::Cloud | Target::Code => return Ok(()),
+        Target::Host { machine, boot } => (machine, boot, false),
+        Target::Engine { machine, boot } => (machine, Some(boot), true),
     };
     let Some(machine) = state.machines.get(&number) else {
-        return Err(Unreached::Refused("the machine is gone"));
+        return Err(NoAnswer::Refused("the machine does not exist"));
     };
-    if machine.silence != Silence::None {
-        return Err(Unreached::Silent);
+    if machine.outage != Outage::None {
+        return Err(NoAnswer::Timeout);
     }
     if !machine.is_up() {
-        return Err(Unreached::Refused("its SSH server does not answer"));
+        return Err(NoAnswer::Refused("its SSH server does not answer"));
     }
     if boot.is_some_and(|boot| boot != machine.boot) {
-        return Err(Unreached::Refused("the connection broke"));
+        return Err(NoAnswer::Refused("the connection broke"));
     }
     if engine && !machine.engine.installed {
-        return Err(Unreached::Refused("there is no engine"));
+        return Err(NoAnswer::Refused("there is no engine"));
     }
     Ok(())
 }
 
 fn unreachable(call: &Call, why: Option<&str>) -> Error {
-    let what = match (&call.node, call.party) {
-        (Some(node), Party::Engine { .. }) => format!("engine of node {node}"),
+    let what = match (&call.node, call.target) {
+        (Some(node), Target::Engine { .. }) => format!("engine of node {node}"),
         (Some(node), _) => format!("node {node}"),
         (None, _) => call.what.clone(),
     };

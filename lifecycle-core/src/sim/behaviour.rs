@@ -1,39 +1,39 @@
-//! How containers behave: as the test says for a service, else as their command says, else
-//! they run for ever and are ready after a moment.
+//! How containers behave: as the test sets for a service, else according to their command, else
+//! they run forever and become ready soon.
 
 use std::time::Duration;
 
 use crate::model::Protocol;
 use crate::runtime::LogLine;
 
-/// How a container ends by itself.
+/// How a container exits on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
-    /// So long after its start.
+    /// The time after its start.
     pub after: Duration,
-    /// With this code.
     pub code: i64,
 }
 
 /// How the containers of a service behave, from their next start on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Behaviour {
-    /// How long after its start it answers; drawn without one.
+    /// How long after its start it answers; drawn by default.
     pub ready_after: Option<Duration>,
     /// It never answers, and its health check fails.
     pub never_ready: bool,
-    /// It ends by itself.
+    /// It exits on its own.
     pub exits: Option<Exit>,
-    /// So long after its start it answers no more, and its health check fails.
+    /// How long after its start it stops answering and its health check fails.
     pub unhealthy_after: Option<Duration>,
-    /// Its image declares a health check.
+    /// Its image has a health check.
     pub has_healthcheck: bool,
-    /// Ports that its image declares.
+    /// The ports that its image exposes.
     pub exposed: Vec<(u16, Protocol)>,
+
 }
 
 impl Behaviour {
-    /// It answers so long after its start.
+    /// It answers this long after its start.
     #[must_use]
     pub fn ready_after(mut self, after: Duration) -> Self {
         self.ready_after = Some(after);
@@ -47,55 +47,56 @@ impl Behaviour {
         self
     }
 
-    /// It ends by itself.
+    /// It exits on its own.
     #[must_use]
     pub fn exits(mut self, after: Duration, code: i64) -> Self {
         self.exits = Some(Exit { after, code });
         self
     }
 
-    /// It answers no more so long after its start.
+    /// It stops answering this long after its start.
     #[must_use]
     pub fn unhealthy_after(mut self, after: Duration) -> Self {
         self.unhealthy_after = Some(after);
         self
     }
 
-    /// Its image declares a health check.
+    /// Its image has a health check.
     #[must_use]
     pub fn with_healthcheck(mut self) -> Self {
         self.has_healthcheck = true;
         self
     }
 
-    /// Its image declares this TCP port.
+    /// Its image exposes this TCP port.
     #[must_use]
     pub fn exposes(mut self, port: u16) -> Self {
         self.exposed.push((port, Protocol::Tcp));
         self
     }
+
 }
 
-/// What a command does, as far as the simulation understands commands.
+/// The effects of a command that the simulation can interpret.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Performance {
+pub(super) struct Simulated {
     pub(super) lines: Vec<LogLine>,
     pub(super) exit: Option<Exit>,
 }
 
-impl Performance {
+impl Simulated {
     fn ending(mut self, after: Duration, code: i64) -> Self {
         self.exit = Some(Exit { after, code });
         self
     }
 }
 
-/// How long a command takes that does nothing.
+/// The duration of a command that does nothing.
 const MOMENT: Duration = Duration::from_millis(5);
 
-/// Reads `true`, `false`, `sleep N` and shell lines of `echo … [>&2]`, `sleep N` and `exit N`;
-/// anything else runs for ever.
-pub(super) fn perform(command: &[String]) -> Performance {
+/// Interprets `true`, `false`, `sleep N` and shell lines of `echo … [>&2]`, `sleep N` and `exit N`;
+/// other commands run forever.
+pub(super) fn simulate(command: &[String]) -> Simulated {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let words = match words.split_first() {
         Some((first, rest)) if program(first) == "busybox" => rest,
@@ -103,12 +104,12 @@ pub(super) fn perform(command: &[String]) -> Performance {
     };
     match words {
         [shell, "-c", line] if program(shell) == "sh" => shell_line(line),
-        [] => Performance::default(),
+        [] => Simulated::default(),
         words => {
-            let mut performance = Performance::default();
+            let mut performance = Simulated::default();
             let mut passed = MOMENT;
             match statement(words, &mut performance.lines, &mut passed) {
-                Then::GoesOn => performance.ending(passed, 0),
+                Then::Continues => performance.ending(passed, 0),
                 Then::Ends(code) => performance.ending(passed, code),
                 Then::NeverEnds => performance,
             }
@@ -116,13 +117,13 @@ pub(super) fn perform(command: &[String]) -> Performance {
     }
 }
 
-fn shell_line(line: &str) -> Performance {
-    let mut performance = Performance::default();
+fn shell_line(line: &str) -> Simulated {
+    let mut performance = Simulated::default();
     let mut passed = MOMENT;
     for part in line.split(';').flat_map(|part| part.split("&&")) {
         let words: Vec<&str> = part.split_whitespace().collect();
         match statement(&words, &mut performance.lines, &mut passed) {
-            Then::GoesOn => {}
+            Then::Continues => {}
             Then::Ends(code) => return performance.ending(passed, code),
             Then::NeverEnds => return performance,
         }
@@ -130,44 +131,44 @@ fn shell_line(line: &str) -> Performance {
     performance.ending(passed, 0)
 }
 
-/// What comes after a statement.
+/// What follows a statement.
 enum Then {
-    GoesOn,
+    Continues,
     Ends(i64),
     NeverEnds,
 }
 
 fn statement(words: &[&str], lines: &mut Vec<LogLine>, passed: &mut Duration) -> Then {
     match words {
-        [] => Then::GoesOn,
+        [] => Then::Continues,
         ["exec", rest @ ..] => match statement(rest, lines, passed) {
-            Then::GoesOn => Then::Ends(0),
+            Then::Continues => Then::Ends(0),
             then => then,
         },
-        ["echo", said @ ..] => {
-            let (stderr, said) = match said {
-                [said @ .., ">&2" | "1>&2"] => (true, said),
-                said => (false, said),
+        ["echo", words @ ..] => {
+            let (stderr, words) = match words {
+                [words @ .., ">&2" | "1>&2"] => (true, words),
+                words => (false, words),
             };
             lines.push(LogLine {
                 at: None,
                 stderr,
-                text: said.join(" ").replace(['"', '\''], ""),
+                text: words.join(" ").replace(['"', '\''], ""),
             });
-            Then::GoesOn
+            Then::Continues
         }
         ["sleep", seconds] => {
             let seconds = seconds.parse().ok();
             match seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()) {
                 Some(sleeps) => {
                     *passed = passed.saturating_add(sleeps);
-                    Then::GoesOn
+                    Then::Continues
                 }
                 None => Then::NeverEnds,
             }
         }
         ["exit", code] => code.parse().map_or(Then::NeverEnds, Then::Ends),
-        [word] if program(word) == "true" => Then::GoesOn,
+        [word] if program(word) == "true" => Then::Continues,
         [word] if program(word) == "false" => Then::Ends(1),
         _ => Then::NeverEnds,
     }
@@ -183,13 +184,13 @@ mod tests {
 
     fn exit_of(command: &[&str]) -> Option<(u64, i64)> {
         let command: Vec<String> = command.iter().map(|w| (*w).to_owned()).collect();
-        perform(&command)
+        simulate(&command)
             .exit
             .map(|exit| (exit.after.as_secs(), exit.code))
     }
 
     #[test]
-    fn commands_end_as_they_would() {
+    fn commands_exit_like_real_ones() {
         assert_eq!(exit_of(&["true"]), Some((0, 0)));
         assert_eq!(exit_of(&["/bin/false"]), Some((0, 1)));
         assert_eq!(exit_of(&["/bin/busybox", "sleep", "9"]), Some((9, 0)));
@@ -204,9 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_echoed_is_logged() {
+    fn echo_writes_to_the_log() {
         let command = ["sh", "-c", "echo one two; echo 'three' >&2"].map(str::to_owned);
-        let lines = perform(&command).lines;
+        let lines = simulate(&command).lines;
         assert_eq!(lines.len(), 2);
         assert_eq!(
             (lines[0].stderr, lines[0].text.as_str()),

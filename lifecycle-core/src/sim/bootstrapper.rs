@@ -15,13 +15,13 @@ use crate::registry::MemoryRegistry;
 use crate::runtime::Owner;
 use crate::secret::{PlatformKey, Sensitive};
 
-/// The platform key: the same declaration gives the same names, and nothing real is sealed.
+/// A fixed platform key, so that the same declaration gives the same names; nothing real is
+/// encrypted with it.
 const KEY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl SimWorld {
-    /// A bootstrapper for a platform in this world, to which nothing of the platform is known
-    /// yet. Every image that the declaration names can be pulled. Its parts are its caller's to
-    /// replace: who is told of its progress, or where code bases are read.
+    /// A bootstrapper for a new platform in this world. Every image in the declaration can be
+    /// pulled. The caller may replace its parts, such as the reporter or the code store.
     pub fn bootstrapper(&self, declaration: &Declaration) -> Result<Bootstrapper> {
         for service in declaration.services.values() {
             match &service.source {
@@ -39,7 +39,7 @@ impl SimWorld {
             name: declaration.name.clone(),
         };
         let clock: Arc<dyn Clock> = Arc::new(self.clock());
-        // Simulated hosts let in whoever comes.
+        // Simulated hosts accept every login.
         let ssh = SshKeyPair {
             private: Sensitive::new("private"),
             public: "ssh-ed25519 public".into(),

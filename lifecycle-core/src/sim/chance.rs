@@ -1,12 +1,12 @@
-//! Draws that depend on the seed and on what they are for, never on what was drawn before:
-//! a call more on one node changes nothing on another.
+//! Random draws that depend on the seed and their purpose, but not on previous draws: an additional
+//! call on one node does not affect another node.
 
 use std::time::Duration;
 
 use super::options::Span;
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): a few instructions for a draw, and unlike the
-/// generators of a library it stays what it is, so that a seed that found a bug finds it again.
+/// `SplitMix64` (Steele, Lea, Flood 2014): fast, and unlike library generators it never changes, so
+/// that a seed that found a bug finds it again.
 struct Draws(u64);
 
 impl Draws {
@@ -18,19 +18,19 @@ impl Draws {
         mixed ^ (mixed >> 31)
     }
 
-    /// From 0 to `bound`, without it; the bias of the remainder matters to nobody here.
+    /// A number from 0 to `bound`, exclusive; the bias of the remainder is negligible here.
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 
-    /// From 0 to 1.
+    /// A number from 0 to 1.
     fn share(&mut self) -> f64 {
         let high = u32::try_from(self.next() >> 32).unwrap_or(u32::MAX);
         f64::from(high) / (f64::from(u32::MAX) + 1.0)
     }
 }
 
-/// Where draws come from.
+/// The source of draws.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chance {
     seed: u64,
@@ -46,7 +46,7 @@ impl Chance {
         self.seed
     }
 
-    /// FNV-1a over the purpose; it is stable where the standard library's hashers are not.
+    /// FNV-1a of the purpose, which is stable, unlike the standard library's hashers.
     fn draws(self, purpose: &[&str], number: u64) -> Draws {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ self.seed;
         let mut mix = |byte: u8| {
@@ -60,7 +60,7 @@ impl Chance {
         Draws(hash)
     }
 
-    /// A duration of the span, at the world's pace.
+    /// A duration in the span, scaled by the world's pace.
     pub(super) fn between(self, span: Span, purpose: &[&str], number: u64) -> Duration {
         let least = micros(span.least);
         let most = micros(span.most).max(least);
@@ -69,12 +69,12 @@ impl Chance {
         self.paced(Duration::from_micros(least + drawn))
     }
 
-    /// A duration at the world's pace.
+    /// A duration scaled by the world's pace.
     pub(super) fn paced(self, duration: Duration) -> Duration {
         duration.saturating_mul(self.pace_percent) / 100
     }
 
-    /// Whether something of this rate happens.
+    /// Whether an event with this rate happens.
     pub(super) fn happens(self, rate: f64, purpose: &[&str], number: u64) -> bool {
         rate > 0.0 && self.draws(purpose, number).share() < rate
     }
@@ -86,15 +86,15 @@ impl Chance {
         hex::encode(bytes.collect::<Vec<u8>>())
     }
 
-    /// A public key in OpenSSH form: the fixed head of an ed25519 key, and 32 drawn bytes.
+    /// A public key in OpenSSH format: the fixed head of an ed25519 key, and 32 random bytes.
     pub(super) fn host_key(self, purpose: &[&str], number: u64) -> String {
         const ALPHABET: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut draws = self.draws(purpose, number);
         let mut key = String::from("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI");
-        for place in 0..43 {
-            // The first of them shares its bits with the head's last byte.
-            let bound = if place == 0 { 16 } else { 64 };
+        for index in 0..43 {
+            // The first byte shares its bits with the last byte of the head.
+            let bound = if index == 0 { 16 } else { 64 };
             let at = usize::try_from(draws.below(bound)).unwrap_or_default();
             key.push(char::from(ALPHABET[at]));
         }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_draw_depends_on_seed_purpose_and_number_alone() {
+    fn a_draw_depends_only_on_seed_purpose_and_number() {
         let chance = Chance::new(7, 100);
         let span = Span::millis(100, 2_000);
         let first = chance.between(span, &["ready", "web-1"], 1);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_purpose_do_not_run_together() {
+    fn the_parts_of_a_purpose_are_separated() {
         let chance = Chance::new(7, 100);
         assert_ne!(chance.hex(&["ab", "c"], 1), chance.hex(&["a", "bc"], 1));
     }

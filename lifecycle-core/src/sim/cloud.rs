@@ -1,11 +1,11 @@
-//! `CloudProvider` on the simulated world.
+//! `CloudProvider` for the simulation.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep_until};
 
-use super::actor::{Actor, Call, Done, Party};
+use super::actor::{Actor, Call, Done, Target};
 use super::ledger::OperationStatus;
 use super::machine::{Goal, Machine, Transition};
 use super::options::Span;
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeSpec};
 use crate::runtime::Owner;
 
-/// How often the cloud wants to be asked about a change.
+/// The interval at which the cloud wants to be polled.
 const POLL: Duration = Duration::from_secs(5);
 
 /// The simulated cloud as one platform sees it.
@@ -36,7 +36,7 @@ impl SimCloud {
     fn call(&self, node: Option<&NodeName>, what: &str, is_effect: bool) -> Call {
         let takes: Span = self.actor.world().lock().rules.latencies.cloud_call;
         Call {
-            party: Party::Cloud,
+            target: Target::Cloud,
             node: node.cloned(),
             what: what.to_owned(),
             is_effect,
@@ -57,7 +57,7 @@ impl CloudProvider for SimCloud {
         }
     }
 
-    async fn preflight(&self, wanted: &[NodeSpec]) -> Result<PreflightReport> {
+    async fn preflight(&self, specs: &[NodeSpec]) -> Result<PreflightReport> {
         let owner = &self.owner;
         self.actor
             .call(self.call(None, "preflight", false), |state, now| {
@@ -73,7 +73,7 @@ impl CloudProvider for SimCloud {
                     .count();
                 if let Some(quota) = state.faults.quota.filter(|quota| have + more > *quota) {
                     problems.push(format!(
-                        "the quota is {quota} nodes, {} are wanted: ask for a higher quota or \
+                        "the quota is {quota} nodes, but {} are declared: request a higher quota or \
                          declare fewer nodes",
                         have + more
                     ));
@@ -93,7 +93,7 @@ impl CloudProvider for SimCloud {
                 let numbers = state.numbers(owner.id);
                 let mut nodes = Vec::with_capacity(numbers.len());
                 for number in numbers {
-                    state.settle(number, now);
+                    state.advance(number, now);
                     if let Some(machine) = state.machines.get(&number) {
                         nodes.push(machine.observed(&state.rules));
                     }
@@ -181,7 +181,7 @@ impl CloudProvider for SimCloud {
         if let Some(until) = until {
             sleep_until(until).await;
         }
-        // Says what the cloud says then, which may be that someone started it meanwhile.
+        // Returns the state at that time; the node may have been started meanwhile.
         self.actor
             .call(self.call(Some(node), "look", false), |state, now| {
                 let at = state.rules.date(now);
@@ -204,14 +204,14 @@ impl CloudProvider for SimCloud {
         self.actor
             .call(self.call(None, "delete shared", true), |state, now| {
                 for number in state.numbers(owner.id) {
-                    state.settle(number, now);
+                    state.advance(number, now);
                 }
                 let left = state.numbers(owner.id);
                 let machines = left.iter().filter_map(|number| state.machines.get(number));
                 if machines.into_iter().any(|machine| machine.created) {
                     return Err(Error::Conflict {
-                        what: "what the nodes share".into(),
-                        why: "nodes are left that use it".into(),
+                        what: "the nodes' shared resources".into(),
+                        why: "nodes still use them".into(),
                     });
                 }
                 let changed = state.shared.remove(&owner.id);
@@ -228,7 +228,7 @@ fn missing(node: &NodeName) -> Error {
 fn not_ours(node: &NodeName) -> Error {
     Error::Conflict {
         what: format!("node {node}"),
-        why: "a machine of this name exists that is not this platform's".into(),
+        why: "a machine with this name exists that does not belong to this platform".into(),
     }
 }
 
@@ -242,7 +242,7 @@ fn missing_size(state: &State, spec: &NodeSpec) -> Option<Error> {
     })
 }
 
-/// A change that there is nothing to do for.
+/// A change without an effect.
 fn done_already(state: &mut State, change: NodeChange) -> Done<CloudOperation> {
     let token = state.new_token();
     let status = (0, OperationStatus::Done);
@@ -303,7 +303,7 @@ fn begin(
         if goal != Some(Goal::Gone) {
             return Err(Error::Conflict {
                 what: format!("node {node}"),
-                why: "another change is under way".into(),
+                why: "another change is in progress".into(),
             });
         }
     }
@@ -347,8 +347,8 @@ fn provision(
     if let Some(quota) = state.faults.quota.filter(|quota| have >= *quota) {
         return Err(Error::Exhausted {
             what: format!("node {}", spec.name),
-            why: format!("the quota of {quota} nodes is used up"),
-            hint: "ask for a higher quota or declare fewer nodes".into(),
+            why: format!("the quota of {quota} nodes is exhausted"),
+            hint: "request a higher quota or declare fewer nodes".into(),
         });
     }
     let token = state.new_token();
@@ -382,7 +382,7 @@ fn poll(state: &mut State, operation: &CloudOperation, now: Instant) -> Result<C
         .get(&operation.token)
         .ok_or_else(lost)?
         .0;
-    state.settle(number, now);
+    state.advance(number, now);
     let status = state.ledger.operations.get(&operation.token);
     let what = || format!("change of node {}", operation.change.node());
     match status.map(|(_, status)| status).ok_or_else(lost)? {
@@ -390,7 +390,7 @@ fn poll(state: &mut State, operation: &CloudOperation, now: Instant) -> Result<C
         OperationStatus::Failed(why) => Err(Error::failed(what(), why.clone())),
         OperationStatus::Overtaken => Err(Error::Conflict {
             what: what(),
-            why: "another change overtook it".into(),
+            why: "another change replaced it".into(),
         }),
         OperationStatus::UnderWay => {
             let left = state
@@ -407,7 +407,7 @@ fn poll(state: &mut State, operation: &CloudOperation, now: Instant) -> Result<C
     }
 }
 
-/// Cuts the power; says until when that takes, if it takes time.
+/// Cuts the power; returns until when that takes, if it takes time.
 fn fence(
     state: &mut State,
     owner: &Owner,

@@ -1,4 +1,4 @@
-//! `CodeStore` on the simulated world: code bases as files in memory.
+//! `CodeStore` for the simulation: code bases as files in memory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::actor::{Actor, Call, Done, Party};
+use super::actor::{Actor, Call, Done, Target};
 use crate::code::digest::{self, Entries, IGNORE_FILE, Kind, Selection};
 use crate::code::{CodeBaseRef, CodePublisher, CodeStore, DirectoryStore, Published, pack_entries};
 use crate::error::{Error, Result};
@@ -17,20 +17,20 @@ use crate::host::ByteStream;
 #[derive(Debug, Default)]
 pub(super) struct CodeBases(BTreeMap<String, CodeBase>);
 
-/// What is part of a code base; what is ignored is not.
+/// The contents of a code base, without ignored files.
 #[derive(Debug, Default)]
 struct CodeBase {
     entries: Entries,
-    /// The files' contents, by path.
+    /// The contents of the files, by path.
     contents: BTreeMap<String, Bytes>,
 }
 
 impl CodeBase {
-    /// These files, but for what their `.dockerignore` leaves out.
+    /// These files, without those that their `.dockerignore` excludes.
     fn of_files(files: &[(&str, &str)]) -> Self {
         let ignore = files.iter().find(|(path, _)| *path == IGNORE_FILE);
         let ignore = ignore.map_or("", |(_, text)| text);
-        // A script whose patterns are none leaves out nothing.
+        // An invalid `.dockerignore` excludes nothing.
         let selection = Selection::parse(ignore.as_bytes(), IGNORE_FILE).unwrap_or_default();
         let mut base = Self::default();
         for (path, text) in files.iter().filter(|(path, _)| selection.includes(path)) {
@@ -42,7 +42,7 @@ impl CodeBase {
         base
     }
 
-    /// What a directory of this machine holds.
+    /// The contents of a local directory.
     fn read(directory: &Path) -> Result<Self> {
         if !directory.is_dir() {
             let what = format!("directory `{}`", directory.display());
@@ -63,7 +63,7 @@ impl CodeBase {
     }
 
     fn digest(&self) -> String {
-        // Neither memory nor a sink fails.
+        // Writing to memory or to a sink cannot fail.
         self.pack(&mut std::io::sink()).unwrap_or_default()
     }
 
@@ -81,10 +81,10 @@ impl CodeBase {
         Ok(bytes)
     }
 
-    /// How many bytes of contents the former one has not.
-    fn new_bytes(&self, former: Option<&Self>) -> u64 {
+    /// The number of bytes that the previous version does not contain.
+    fn new_bytes(&self, previous: Option<&Self>) -> u64 {
         let is_new = |path: &String, bytes: &Bytes| {
-            former.and_then(|former| former.contents.get(path)) != Some(bytes)
+            previous.and_then(|previous| previous.contents.get(path)) != Some(bytes)
         };
         let new = self
             .contents
@@ -105,21 +105,21 @@ impl SimCodeStore {
         Self { actor }
     }
 
-    /// Writes a code base in place of the one of that name, at once and without a call.
+    /// Writes a code base, immediately and without a call; replaces one with the same name.
     pub fn put(&self, name: &str, files: &[(&str, &str)]) {
         let base = CodeBase::of_files(files);
         let mut state = self.actor.world().lock();
         state.code.0.insert(name.to_owned(), base);
     }
 
-    /// Removes a code base, at once and without a call.
+    /// Removes a code base, immediately and without a call.
     pub fn remove(&self, name: &str) {
         self.actor.world().lock().code.0.remove(name);
     }
 
     fn call(&self, what: String, is_effect: bool) -> Call {
         Call {
-            party: Party::Code,
+            target: Target::Code,
             node: None,
             what,
             is_effect,
@@ -180,7 +180,7 @@ impl CodeStore for SimCodeStore {
                 if bases.digest(&code.name)? != *code {
                     return Err(Error::Conflict {
                         what: format!("code base {}", code.name),
-                        why: "its contents changed since it was looked at".into(),
+                        why: "its contents have changed since its digest was read".into(),
                     });
                 }
                 bases.archive(&code.name)
@@ -204,8 +204,8 @@ impl CodePublisher for SimCodeStore {
         self.actor
             .call(call, move |state, _| {
                 let bases = &mut state.code.0;
-                let former = bases.get(&code.name);
-                if former.is_some_and(|former| former.digest() == code.digest) {
+                let previous = bases.get(&code.name);
+                if previous.is_some_and(|previous| previous.digest() == code.digest) {
                     return Ok(Done::unchanged(Published {
                         code,
                         unchanged: true,
@@ -213,7 +213,7 @@ impl CodePublisher for SimCodeStore {
                         files_removed: 0,
                     }));
                 }
-                let bytes_sent = base.new_bytes(former);
+                let bytes_sent = base.new_bytes(previous);
                 bases.insert(code.name.clone(), base);
                 Ok(Done::changed(Published {
                     code,

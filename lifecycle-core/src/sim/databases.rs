@@ -1,5 +1,5 @@
-//! Databases of the simulated world: they outlive the managers and nodes that use them, can be
-//! away for a while, and can be lost.
+//! Simulated databases: they outlive the managers and nodes that use them, can be unavailable, and
+//! can be lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use crate::registry::{
 };
 use crate::secret::{PlatformKey, Sensitive};
 
-/// All databases of a world. Each is there as soon as its URL is used.
+/// All databases of a world. Each exists as soon as its URL is used.
 #[derive(Debug, Clone)]
 pub struct SimDatabases {
     clock: Arc<dyn Clock>,
@@ -28,11 +28,11 @@ pub struct SimDatabases {
 #[derive(Debug)]
 struct Database {
     registry: Arc<MemoryRegistry>,
-    away: bool,
+    unavailable: bool,
 }
 
 impl SimDatabases {
-    /// Databases whose leases run out by `clock`.
+    /// Databases whose leases expire by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -40,17 +40,17 @@ impl SimDatabases {
         }
     }
 
-    /// What is at a URL, whether it answers or not.
+    /// The database at a URL, whether it is available or not.
     pub fn at(&self, url: &str) -> Arc<MemoryRegistry> {
         self.with(url, |database| Arc::clone(&database.registry))
     }
 
-    /// From now on nobody answers there; with `false`, somebody does again.
-    pub fn set_away(&self, url: &str, away: bool) {
-        self.with(url, |database| database.away = away);
+    /// Sets whether the database is unavailable.
+    pub fn set_unavailable(&self, url: &str, unavailable: bool) {
+        self.with(url, |database| database.unavailable = unavailable);
     }
 
-    /// What is at a URL, as a program reaches it: only while it answers.
+    /// A connection to the database at a URL, which works only while the database is available.
     pub fn connect(&self, url: &Sensitive) -> Arc<dyn KindDatabase> {
         Arc::new(Connection {
             databases: self.clone(),
@@ -58,7 +58,7 @@ impl SimDatabases {
         })
     }
 
-    /// Loses what is at a URL: it is empty from now on.
+    /// Replaces the database at a URL by an empty one.
     pub fn lose(&self, url: &str) {
         let empty = self.empty();
         self.with(url, |database| database.registry = empty);
@@ -72,14 +72,14 @@ impl SimDatabases {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let database = all.entry(url.to_owned()).or_insert_with(|| Database {
             registry: self.empty(),
-            away: false,
+            unavailable: false,
         });
         act(database)
     }
 
     fn answering(&self, url: &Sensitive) -> Result<Arc<MemoryRegistry>> {
         self.with(url.expose(), |database| {
-            if database.away {
+            if database.unavailable {
                 return Err(Error::Unreachable {
                     what: "a simulated database".into(),
                     source: None,
@@ -121,7 +121,7 @@ impl Databases for SimDatabases {
     }
 }
 
-/// A connection that finds at each call what is there then.
+/// A connection that looks up the current database at each call.
 #[derive(Debug)]
 struct Connection {
     databases: SimDatabases,
@@ -129,7 +129,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn now(&self) -> Result<Arc<MemoryRegistry>> {
+    fn current(&self) -> Result<Arc<MemoryRegistry>> {
         self.databases.answering(&self.url)
     }
 }
@@ -137,49 +137,49 @@ impl Connection {
 #[async_trait]
 impl Registry for Connection {
     async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease> {
-        self.now()?.acquire_lease(holder, ttl).await
+        self.current()?.acquire_lease(holder, ttl).await
     }
 
     async fn release_lease(&self, holder: &str) -> Result<()> {
-        self.now()?.release_lease(holder).await
+        self.current()?.release_lease(holder).await
     }
 
     async fn commit(&self, epoch: Epoch, batch: Batch) -> Result<Committed> {
-        self.now()?.commit(epoch, batch).await
+        self.current()?.commit(epoch, batch).await
     }
 
     async fn snapshot(&self) -> Result<Snapshot> {
-        self.now()?.snapshot().await
+        self.current()?.snapshot().await
     }
 
     async fn credential(&self, name: &str) -> Result<Option<Credential>> {
-        self.now()?.credential(name).await
+        self.current()?.credential(name).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {
-        self.now()?.operation(id).await
+        self.current()?.operation(id).await
     }
 
     async fn open_operations(&self) -> Result<Vec<Operation>> {
-        self.now()?.open_operations().await
+        self.current()?.open_operations().await
     }
 
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
-        self.now()?.events(after, limit).await
+        self.current()?.events(after, limit).await
     }
 
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
-        self.now()?.prune_events(before, keep).await
+        self.current()?.prune_events(before, keep).await
     }
 }
 
 #[async_trait]
 impl KindDatabase for Connection {
     async fn follows(&self) -> Result<Option<RegistryId>> {
-        self.now()?.follows().await
+        self.current()?.follows().await
     }
 
     async fn mirror(&self, epoch: Epoch, update: Mirrored) -> Result<()> {
-        self.now()?.mirror(epoch, update).await
+        self.current()?.mirror(epoch, update).await
     }
 }

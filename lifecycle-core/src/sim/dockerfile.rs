@@ -1,5 +1,5 @@
-//! What an engine must know of a Dockerfile to build it: the images it starts from, and what
-//! the image that comes out declares.
+//! Reads what an engine needs from a Dockerfile: its base images, and the declarations of the built
+//! image.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -7,16 +7,16 @@ use std::io::Read;
 use crate::error::{Error, Result};
 use crate::model::Protocol;
 
-/// A Dockerfile, as far as the simulated engine reads it.
+/// The parts of a Dockerfile that the simulated engine uses.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dockerfile {
-    /// The images that its `FROM` lines name, without its own stages and `scratch`.
+    /// The base images in its `FROM` lines, without its own stages and `scratch`.
     pub(super) bases: Vec<String>,
-    /// The image that its last stage starts from, unless it is `scratch`.
+    /// The base image of its last stage, unless it is `scratch`.
     pub(super) last_base: Option<String>,
-    /// The ports of the last stage.
+    /// The exposed ports of the last stage.
     pub(super) exposed: Vec<(u16, Protocol)>,
-    /// What the last stage says of a health check, if anything.
+    /// Whether the last stage has a health check, if it sets one.
     pub(super) healthcheck: Option<bool>,
     /// The command of the last stage.
     pub(super) command: Option<Vec<String>>,
@@ -48,7 +48,7 @@ pub(super) fn from_context(
     }
     Err(Error::failed(
         "build",
-        format!("the context has no file `{path}`"),
+        format!("the context does not contain `{path}`"),
     ))
 }
 
@@ -74,7 +74,7 @@ fn read(text: &str, given: &BTreeMap<String, String>) -> Result<Dockerfile> {
                     .filter(|word| !word.starts_with("--"))
                     .collect();
                 let Some(image) = words.first().map(|image| substituted(image, &args)) else {
-                    return Err(Error::failed("build", "FROM names no image"));
+                    return Err(Error::failed("build", "FROM has no image"));
                 };
                 let base = match stages.get(&image) {
                     Some(base) => base.clone(),
@@ -115,7 +115,7 @@ fn read(text: &str, given: &BTreeMap<String, String>) -> Result<Dockerfile> {
     }
 }
 
-/// The instructions, comments left out and continued lines joined.
+/// The instructions, without comments and with continued lines joined.
 fn joined_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut open = String::new();
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stages_arguments_and_declarations_are_read() {
+    fn reads_stages_arguments_and_declarations() {
         let text = "# comment\nARG BASE=debian:bookworm-slim\nFROM rust:1 AS build\nEXPOSE 1\n\
                     FROM --platform=linux/amd64 ${BASE} AS run\nFROM run\nEXPOSE 8080 \\\n 53/udp\n\
                     HEALTHCHECK CMD true\nCMD [\"sleep\", \"1\"]\n";
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn scratch_is_no_base_and_a_file_without_from_fails() {
+    fn scratch_is_not_a_base_and_a_file_without_from_fails() {
         let file = read("FROM scratch\n", &BTreeMap::new()).unwrap();
         assert!(file.bases.is_empty() && file.last_base.is_none());
         assert!(read("EXPOSE 80\n", &BTreeMap::new()).is_err());

@@ -1,5 +1,5 @@
-//! The container engine of one simulated machine: images, containers, volumes, ports. It is
-//! told the time, and what is due by then happens when someone looks.
+//! The container engine of a simulated machine: images, containers, volumes, ports. It gets the
+//! time from its callers; due changes are applied when it is accessed.
 
 mod ports;
 mod start;
@@ -19,14 +19,14 @@ use crate::runtime::{
     ObservedContainer, Role,
 };
 
-/// How long the engine waits before it starts a container again by itself.
+/// The delay before the engine restarts a container.
 const ENGINE_RESTART: Duration = Duration::from_secs(1);
-/// How many events are kept for those who read them late.
+/// How many events are kept for late readers.
 const EVENTS_KEPT: usize = 256;
-/// What a container that was cut off shows.
-const CUT_OFF: i64 = 255;
+/// The exit code of a container whose machine lost power.
+const POWER_LOST: i64 = 255;
 
-/// An image on an engine.
+/// An image in an engine.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Image {
     pub(super) id: String,
@@ -35,7 +35,7 @@ pub(super) struct Image {
     pub(super) command: Option<Vec<String>>,
 }
 
-/// What a container is doing.
+/// The state of a container.
 #[derive(Debug, Clone)]
 enum Phase {
     Created,
@@ -48,8 +48,8 @@ struct Run {
     ready_at: Option<Instant>,
     unready_at: Option<Instant>,
     ends: Option<(Instant, i64)>,
-    /// Until when its health was told as events.
-    health_told: Instant,
+    /// The time up to which health changes were reported as events.
+    health_reported: Instant,
 }
 
 #[derive(Debug)]
@@ -63,10 +63,10 @@ pub(super) struct Container {
     started: Option<Instant>,
     starts: u64,
     host_ports: BTreeMap<(u16, Protocol), u16>,
-    told_to_stop: bool,
+    stop_requested: bool,
     restart_at: Option<Instant>,
     pub(super) log: Vec<LogLine>,
-    /// What it was told, if it is an agent. It lies on the node's disk.
+    /// The current table, if it is an agent. Stored on the node's disk.
     pub(super) table: Option<Table>,
 }
 
@@ -102,7 +102,7 @@ impl Container {
         [run.ready_at, run.unready_at]
             .into_iter()
             .flatten()
-            .filter(|at| *at > run.health_told)
+            .filter(|at| *at > run.health_reported)
             .min()
     }
 
@@ -158,7 +158,7 @@ impl Container {
     }
 }
 
-/// An engine and everything on it.
+/// An engine with all its objects.
 #[derive(Debug, Default)]
 pub(super) struct Engine {
     pub(super) installed: bool,
@@ -167,11 +167,11 @@ pub(super) struct Engine {
     volumes: BTreeSet<(PlatformId, VolumeName)>,
     bound: BTreeMap<(u16, Protocol), String>,
     events: VecDeque<(u64, PlatformId, EngineEvent)>,
-    told: u64,
-    made: u64,
+    event_count: u64,
+    created_count: u64,
 }
 
-/// The machine that an engine is on.
+/// The machine of an engine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Here<'a> {
     pub(super) number: u64,
@@ -187,7 +187,7 @@ impl Engine {
             .min()
     }
 
-    /// Lets happen what is due at exactly this time.
+    /// Applies all changes that are due at exactly this time.
     pub(super) fn advance(
         &mut self,
         due: Instant,
@@ -212,28 +212,28 @@ impl Engine {
                         self.restart_by_itself(&name, at);
                     }
                     _ => {
-                        run.health_told = due;
+                        run.health_reported = due;
                         let healthy = run.unready_at.is_none_or(|at| at > due);
                         let (owner, id) = (container.owner(), container.id.clone());
                         let word = if healthy { "healthy" } else { "unhealthy" };
-                        self.tell(owner, id, format!("health_status: {word}"));
+                        self.record_event(owner, id, format!("health_status: {word}"));
                     }
                 },
                 Phase::Created | Phase::Exited { .. } => {
                     container.restart_at = None;
-                    // A port taken meanwhile keeps it down, as on a real engine.
+                    // As in a real engine, a port that is in use by then prevents the restart.
                     let _ = self.start(&name, due, here, rules, ledger);
                 }
             }
         }
     }
 
-    /// The engine comes up with its machine.
+    /// Starts the engine with its machine.
     pub(super) fn boot(&mut self, at: Instant, here: Here<'_>, rules: &Rules, ledger: &mut Ledger) {
         let names: Vec<String> = self
             .containers
             .iter()
-            .filter(|(_, c)| c.spec.starts_with_engine && !c.told_to_stop && c.started.is_some())
+            .filter(|(_, c)| c.spec.starts_with_engine && !c.stop_requested && c.started.is_some())
             .map(|(name, _)| name.clone())
             .collect();
         for name in names {
@@ -241,8 +241,8 @@ impl Engine {
         }
     }
 
-    /// The machine goes down under the engine.
-    pub(super) fn cut_off(&mut self, at: Instant, here: Here<'_>, ledger: &mut Ledger) {
+    /// Stops the engine because its machine loses power.
+    pub(super) fn lose_power(&mut self, at: Instant, here: Here<'_>, ledger: &mut Ledger) {
         let running: Vec<String> = self
             .containers
             .iter()
@@ -250,26 +250,26 @@ impl Engine {
             .map(|(name, _)| name.clone())
             .collect();
         for name in running {
-            self.end(&name, CUT_OFF, at, here, ledger);
+            self.end(&name, POWER_LOST, at, here, ledger);
         }
         for container in self.containers.values_mut() {
             container.restart_at = None;
         }
     }
 
-    fn tell(&mut self, owner: PlatformId, container: ContainerId, action: impl Into<String>) {
-        self.told += 1;
+    fn record_event(&mut self, owner: PlatformId, container: ContainerId, action: impl Into<String>) {
+        self.event_count += 1;
         let action = action.into();
         let event = EngineEvent { container, action };
-        self.events.push_back((self.told, owner, event));
+        self.events.push_back((self.event_count, owner, event));
         if self.events.len() > EVENTS_KEPT {
             self.events.pop_front();
         }
     }
 
-    /// The number of the last event.
+    /// The number of the latest event.
     pub(super) fn last_event(&self) -> u64 {
-        self.told
+        self.event_count
     }
 
     /// The first event of a platform after this number.
@@ -305,7 +305,7 @@ impl Engine {
         now: Instant,
         rules: &Rules,
     ) -> Option<ObservedContainer> {
-        let found = self.called(name_or_id)?;
+        let found = self.find(name_or_id)?;
         (found.owner() == owner).then(|| found.observed(now, rules))
     }
 
@@ -316,8 +316,8 @@ impl Engine {
             .collect()
     }
 
-    /// A container by its name or its id, as engines take both.
-    pub(super) fn called(&self, name_or_id: &str) -> Option<&Container> {
+    /// A container by its name or id, as in real engines.
+    pub(super) fn find(&self, name_or_id: &str) -> Option<&Container> {
         self.containers
             .get(name_or_id)
             .or_else(|| self.containers.values().find(|c| *c.id.0 == *name_or_id))
@@ -343,7 +343,7 @@ impl Engine {
         !used && self.images.remove(name).is_some()
     }
 
-    /// A container by its name, refused if it is someone else's.
+    /// A container by its name; fails if it belongs to another platform.
     fn owned(&self, name: &str, owner: PlatformId) -> Result<Option<&Container>> {
         match self.containers.get(name) {
             Some(container) if container.owner() != owner => Err(Error::Conflict {
@@ -354,7 +354,7 @@ impl Engine {
         }
     }
 
-    /// A container that ran runs no more.
+    /// Ends a running container.
     fn end(&mut self, name: &str, code: i64, at: Instant, here: Here<'_>, ledger: &mut Ledger) {
         let Some(container) = self.containers.get_mut(name) else {
             return;
@@ -365,7 +365,7 @@ impl Engine {
             ledger.ended(&key, &(here.number, name.to_owned()));
         }
         self.bound.retain(|_, by| by != name);
-        self.tell(owner, id, "die");
+        self.record_event(owner, id, "die");
     }
 
     fn restart_by_itself(&mut self, name: &str, ended: Instant) {
@@ -376,7 +376,7 @@ impl Engine {
         }
     }
 
-    /// How long a container takes to end when it is asked to, and the code that it ends with.
+    /// How long a container takes to stop on request, and its exit code.
     pub(super) fn stopping(
         &self,
         name: &str,
@@ -397,7 +397,7 @@ impl Engine {
         }
     }
 
-    /// Ends a container of this platform for as long as nobody starts it. Absent is Ok.
+    /// Stops a container of this platform until it is started again. Ok if it does not exist.
     pub(super) fn stop(
         &mut self,
         name: &str,
@@ -412,7 +412,7 @@ impl Engine {
         };
         let runs = container.is_running();
         if let Some(container) = self.containers.get_mut(name) {
-            container.told_to_stop = true;
+            container.stop_requested = true;
             container.restart_at = None;
         }
         if runs {
@@ -421,7 +421,7 @@ impl Engine {
         Ok(runs)
     }
 
-    /// The process of a container is killed behind everyone's back.
+    /// Kills the process of a container, not by a request of the platform.
     pub(super) fn kill(
         &mut self,
         name: &str,
@@ -438,13 +438,13 @@ impl Engine {
         runs
     }
 
-    /// A container that runs answers no more, and its health check fails.
-    pub(super) fn sicken(&mut self, name: &str, now: Instant) -> bool {
+    /// A running container stops answering, and its health check fails.
+    pub(super) fn make_unhealthy(&mut self, name: &str, now: Instant) -> bool {
         match self.containers.get_mut(name).map(|c| &mut c.phase) {
             Some(Phase::Running(run)) => {
                 run.unready_at = Some(now);
-                // So that the change is told once.
-                run.health_told = now.checked_sub(Duration::from_nanos(1)).unwrap_or(now);
+                // Makes the change be reported once.
+                run.health_reported = now.checked_sub(Duration::from_nanos(1)).unwrap_or(now);
                 true
             }
             _ => false,
@@ -464,7 +464,7 @@ impl Engine {
         }
         self.kill(name, 137, now, here, ledger);
         if let Some(removed) = self.containers.remove(name) {
-            self.tell(owner, removed.id, "destroy");
+            self.record_event(owner, removed.id, "destroy");
         }
         Ok(true)
     }
@@ -483,7 +483,7 @@ impl Engine {
         Ok(self.volumes.remove(&(owner, volume.clone())))
     }
 
-    /// Whether something answers at a host port.
+    /// Whether a host port is answered.
     pub(super) fn answers(&self, port: u16, protocol: Protocol, now: Instant) -> bool {
         self.bound
             .get(&(port, protocol))
@@ -491,7 +491,7 @@ impl Engine {
             .is_some_and(|container| container.answers(now))
     }
 
-    /// What is left of a platform, in words.
+    /// Descriptions of a platform's remaining objects.
     pub(super) fn leftovers(&self, owner: PlatformId) -> Vec<String> {
         let containers = self
             .containers
@@ -516,7 +516,7 @@ fn service_in(role: &Role) -> &str {
     }
 }
 
-/// The service in an image's name `<platform>/<service>:<digest>`.
+/// The service in an image name `<platform>/<service>:<digest>`.
 fn service_of(image: &str) -> &str {
     let last = image.rsplit('/').next().unwrap_or(image);
     last.split(':').next().unwrap_or(last)

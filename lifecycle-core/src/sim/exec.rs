@@ -1,5 +1,5 @@
-//! Commands in simulated containers: what the simulation understands of commands, and the agent's
-//! end of the manager's feed.
+//! Commands in simulated containers: the commands that the simulation can interpret, and the
+//! agent's end of the manager's feed.
 
 use std::pin::Pin;
 
@@ -9,16 +9,16 @@ use futures_util::stream::{self, BoxStream};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines, duplex};
 use tokio::time::sleep;
 
-use super::behaviour::{Performance, perform};
+use super::behaviour::{Simulated, simulate};
 use super::runtime::SimRuntime;
 use crate::error::{Error, Result};
 use crate::network::{Report, ReportKind, Table};
 use crate::runtime::{ExecOutput, ExecSession, LogLine, Role};
 
-/// How much may be written before it is read, in bytes.
+/// The size of the buffer for a command's input and output, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// What a container is, to a command in it.
+/// The container of a command.
 pub(super) struct Host {
     pub(super) role: Role,
     pub(super) runs: bool,
@@ -35,15 +35,15 @@ pub(super) fn start(
     if !host.runs {
         return Err(Error::Conflict {
             what: format!("container {container}"),
-            why: "it does not run".into(),
+            why: "it is not running".into(),
         });
     }
     let (ours, theirs) = duplex(BUFFER);
     let feeds = host.role == Role::Agent && command.iter().any(|word| word == "feed");
     let output = if feeds {
-        fed(runtime, container, BufReader::new(theirs).lines())
+        run_feed(runtime, container, BufReader::new(theirs).lines())
     } else {
-        performed(perform(command), theirs)
+        run_to_end(simulate(command), theirs)
     };
     Ok(ExecSession {
         id,
@@ -52,8 +52,8 @@ pub(super) fn start(
     })
 }
 
-fn performed(
-    performance: Performance,
+fn run_to_end(
+    performance: Simulated,
     input: DuplexStream,
 ) -> BoxStream<'static, Result<ExecOutput>> {
     let said = performance
@@ -72,7 +72,7 @@ fn performed(
             sleep(exit.after).await;
             return Ok(ExecOutput::Exit(exit.code));
         }
-        // It runs until nobody talks to it any more.
+        // It runs until its input is closed.
         let mut lines = BufReader::new(input).lines();
         while let Ok(Some(_)) = lines.next_line().await {}
         Ok(ExecOutput::Exit(0))
@@ -80,8 +80,8 @@ fn performed(
     stream::iter(said).chain(end).boxed()
 }
 
-/// The agent: takes each table that is not older than the one it has.
-fn fed(
+/// Runs the agent's end of the feed: it applies each table that is not older than its current one.
+fn run_feed(
     runtime: SimRuntime,
     container: String,
     lines: Lines<BufReader<DuplexStream>>,
@@ -94,7 +94,7 @@ fn fed(
             return Some((Ok(ExecOutput::Exit(0)), None));
         };
         let report = match serde_json::from_str::<Table>(&line) {
-            Ok(table) => runtime.take_table(&container, table).await,
+            Ok(table) => runtime.apply_table(&container, table).await,
             Err(error) => Err(Error::failed("reading a table", error.to_string())),
         };
         match report {
@@ -110,13 +110,13 @@ fn fed(
     .boxed()
 }
 
-/// What an agent that has `current` says to `table`, and which of them it has then.
+/// The agent's report about `table`; updates `current` if the table is accepted.
 pub(super) fn accepted(current: &mut Option<Table>, table: Table) -> Report {
     let newest = current.as_ref().map(|t| (t.epoch, t.version));
     let offered = (table.epoch, table.version);
     let kind = match newest {
         Some(newest) if offered < newest => ReportKind::Refused {
-            why: format!("the table in force is newer ({}/{})", newest.0, newest.1),
+            why: format!("the current table is newer ({}/{})", newest.0, newest.1),
         },
         _ => {
             *current = Some(table);

@@ -1,4 +1,4 @@
-//! What goes wrong in a world, by script.
+//! Scripted faults of a world.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use tokio::time::Instant;
 
 use super::engine::Container;
 use super::ledger::Ledger;
-use super::machine::{Machine, Silence};
+use super::machine::{Machine, Outage};
 use super::options::FaultRates;
 use super::world::{Rules, SimWorld, State};
 use crate::cloud::Power;
 use crate::error::{Error, Result};
 use crate::model::NodeName;
 
-/// On which side of an effect a crash lies.
+/// Whether a crash happens before or after an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
-    /// The process ends before the effect takes place.
+    /// The process crashes before the effect.
     Before,
-    /// The effect takes place, and the process ends before it hears of it.
+    /// The effect happens, and the process crashes before it gets the response.
     After,
 }
 
-/// How many calls to the cloud are allowed.
+/// The request budget of the cloud.
 #[derive(Debug)]
 struct Budget {
     burst: u32,
@@ -32,7 +32,7 @@ struct Budget {
     full_at: Instant,
 }
 
-/// What is going to go wrong.
+/// The scripted faults.
 #[derive(Debug, Default)]
 pub(super) struct FaultPlan {
     crashes: BTreeMap<u64, Edge>,
@@ -49,16 +49,16 @@ impl FaultPlan {
     }
 
     pub(super) fn failure(&mut self, title: &str) -> Option<Error> {
-        let place = self
+        let index = self
             .failures
             .iter()
             .position(|(pattern, _)| title.contains(pattern))?;
-        Some(self.failures.remove(place).1)
+        Some(self.failures.remove(index).1)
     }
 }
 
 impl State {
-    /// For how long a call to the cloud is refused, if it is.
+    /// For how long a call to the cloud is throttled, if it is.
     pub(super) fn throttled(&mut self, title: &str, now: Instant) -> Option<Duration> {
         let plan = &mut self.faults;
         if plan.throttles > 0 {
@@ -66,8 +66,7 @@ impl State {
             return Some(plan.throttle_for);
         }
         if let Some(budget) = &mut plan.budget {
-            // Each call puts off the moment at which the budget is full; a burst's worth of
-            // that is allowed.
+            // Each call delays the time at which the budget is full, up to the burst size.
             let full_at = budget.full_at.max(now) + budget.per_call;
             let allowed = budget.per_call.saturating_mul(budget.burst);
             let over = full_at.saturating_duration_since(now + allowed);
@@ -85,8 +84,8 @@ impl State {
     }
 }
 
-/// Makes things go wrong. What happens to a node or a container happens at once, without a
-/// call, and behind the back of whoever acts on the world.
+/// Causes faults. Faults of nodes and containers happen immediately, without a call and without the
+/// knowledge of the acting process.
 #[derive(Debug, Clone)]
 pub struct Faults {
     world: SimWorld,
@@ -97,34 +96,34 @@ impl Faults {
         Self { world }
     }
 
-    /// The process that makes the effect of this number (from 1, counted over all incarnations)
-    /// crashes there: that call and all others of its incarnation never return.
+    /// Crashes the process that causes the effect with this number (starting at 1, counted over all
+    /// incarnations): this call and all others of its incarnation never return.
     pub fn crash_at(&self, effect: u64, edge: Edge) {
         self.world.lock().faults.crashes.insert(effect, edge);
     }
 
-    /// The next call whose title (`node-1: ensure demo-…`, or `list`) contains `pattern` fails
-    /// with `error` and does nothing.
+    /// Makes the next call whose title (`node-1: ensure demo-…`, or `list`) contains `pattern` fail
+    /// with `error` and without an effect.
     pub fn fail_next(&self, pattern: &str, error: Error) {
         let mut state = self.world.lock();
         state.faults.failures.push((pattern.to_owned(), error));
     }
 
-    /// Calls whose failure was set with this very pattern fail no more.
+    /// Cancels failures that were set with this pattern.
     pub fn repair(&self, pattern: &str) {
         let mut state = self.world.lock();
         let failures = &mut state.faults.failures;
         failures.retain(|(failing, _)| failing != pattern);
     }
 
-    /// The next so many calls to the cloud are throttled.
+    /// Throttles the next calls to the cloud, up to this number.
     pub fn throttle(&self, calls: u32, after: Duration) {
         let mut state = self.world.lock();
         state.faults.throttles = calls;
         state.faults.throttle_for = after;
     }
 
-    /// The cloud allows so many calls at once, and one more each `per_call`.
+    /// Lets the cloud allow `burst` calls at once, and one more every `per_call`.
     pub fn budget(&self, burst: u32, per_call: Duration) {
         self.world.lock().faults.budget = Some(Budget {
             burst,
@@ -133,32 +132,34 @@ impl Faults {
         });
     }
 
-    /// From now on calls go wrong by themselves this often.
+    /// Sets how often calls fail randomly.
     pub fn rates(&self, rates: FaultRates) {
         self.world.lock().rules.rates = rates;
     }
 
-    /// Each platform may have so many nodes; `None` lifts the quota.
+    /// Sets the maximum number of nodes of each platform; `None` removes the quota.
     pub fn quota(&self, nodes: Option<usize>) {
         self.world.lock().faults.quota = nodes;
     }
 
-    /// Nobody reaches the node from outside; what runs there goes on.
+    /// Makes the node unreachable from outside; its containers keep running.
     pub fn partition(&self, node: &NodeName) -> Result<()> {
-        self.touch(node, |machine, _, _| machine.silence = Silence::Partitioned)
+        self.touch(node, |machine, _, _| machine.outage = Outage::Partitioned)
     }
 
-    /// The node freezes: the cloud says that it runs, and nobody answers.
+    /// Freezes the node: the cloud reports that it is running, but it does not answer.
     pub fn pause(&self, node: &NodeName) -> Result<()> {
-        self.touch(node, |machine, _, _| machine.silence = Silence::Paused)
+        self.touch(node, |machine, _, _| machine.outage = Outage::Paused)
     }
 
-    /// Ends a partition and a pause.
+    /// Ends a partition or a pause.
     pub fn heal(&self, node: &NodeName) -> Result<()> {
-        self.touch(node, |machine, _, _| machine.silence = Silence::None)
+        self.touch(node, |machine, _, _| machine.outage = Outage::None)
     }
 
-    /// The node starts behind our back, or starts anew if it runs.
+
+
+    /// Starts or restarts the node, not by a request of the platform.
     pub fn reboot(&self, node: &NodeName) -> Result<()> {
         let now = Instant::now();
         self.touch(node, |machine, rules, ledger| {
@@ -167,19 +168,19 @@ impl Faults {
         })
     }
 
-    /// The node disappears from the cloud with all that is on it.
+    /// Deletes the node with everything on it from the cloud.
     pub fn destroy(&self, node: &NodeName) -> Result<()> {
         let now = Instant::now();
         self.touch(node, |machine, _, ledger| {
             machine.power_off(now, Power::Stopping, ledger);
             machine.gone = true;
         })?;
-        // The second look finds it gone.
+        // The next access finds it deleted.
         let _ = self.world.node(node);
         Ok(())
     }
 
-    /// A container's process ends with this code.
+    /// Ends the process of a container with this exit code.
     pub fn kill_container(&self, node: &NodeName, container: &str, code: i64) -> Result<()> {
         let now = Instant::now();
         self.on_container(node, container, |machine, ledger| {
@@ -188,15 +189,15 @@ impl Faults {
         })
     }
 
-    /// A container that runs answers no more, and its health check fails.
-    pub fn sicken(&self, node: &NodeName, container: &str) -> Result<()> {
+    /// Makes a running container stop answering, and its health check fail.
+    pub fn make_unhealthy(&self, node: &NodeName, container: &str) -> Result<()> {
         let now = Instant::now();
         self.on_container(node, container, |machine, _| {
-            machine.engine.sicken(container, now)
+            machine.engine.make_unhealthy(container, now)
         })
     }
 
-    /// A container disappears.
+    /// Removes a container.
     pub fn remove_container(&self, node: &NodeName, container: &str) -> Result<()> {
         let now = Instant::now();
         self.on_container(node, container, |machine, ledger| {

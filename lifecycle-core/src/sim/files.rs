@@ -1,14 +1,14 @@
-//! What scripts do with the files of a simulated host: the few commands that the bootstrapper
-//! uses, on paths in quotes, one to a line. All else does nothing.
+//! Interprets scripts that work with files of a simulated host: the few commands that the
+//! bootstrapper uses, with quoted paths, one per line. Other commands do nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-/// Files by their paths, with their modes.
+/// Files by path, with their modes.
 type Files = BTreeMap<String, (u32, Bytes)>;
 
-/// Does what the script says, and gives what it prints.
+/// Runs a script, and returns its output.
 pub(super) fn run(files: &mut Files, script: &str) -> String {
     let mut printed = String::new();
     for line in script.lines().map(str::trim) {
@@ -38,7 +38,7 @@ pub(super) fn run(files: &mut Files, script: &str) -> String {
     printed
 }
 
-/// The path, and the rest of it below; both without needless ends.
+/// Joins a path and a relative path, without redundant separators.
 fn joined(path: &str, rest: &str) -> String {
     let path = path.trim_end_matches('/');
     if rest.is_empty() {
@@ -48,7 +48,7 @@ fn joined(path: &str, rest: &str) -> String {
     }
 }
 
-/// The file at a path, or all files below it, by the rest of their paths.
+/// The file at a path, or all files below it with their relative paths.
 fn below(files: &Files, path: &str) -> Vec<(String, (u32, Bytes))> {
     let path = path.trim_end_matches("/.").trim_end_matches('/');
     let found = files.iter().filter_map(|(name, file)| {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_are_listed_copied_moved_and_removed() {
+    fn lists_copies_moves_and_removes_directories() {
         let mut files = Files::new();
         for path in ["/d/a/one", "/d/a/two", "/d/b", "/dd/c"] {
             files.insert(path.into(), (0o400, Bytes::from(path)));

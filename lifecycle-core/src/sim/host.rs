@@ -1,4 +1,4 @@
-//! `NodeConnector`, `NodeAccess` and `HostPreparer` on the simulated world.
+//! `NodeConnector`, `NodeAccess` and `HostPreparer` for the simulation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
 
-use super::actor::{Actor, Call, Done, Party};
+use super::actor::{Actor, Call, Done, Target};
 use super::files;
 use super::options::Span;
 use super::runtime::SimRuntime;
@@ -20,15 +20,15 @@ use crate::host::{
 use crate::model::NodeName;
 use crate::runtime::{EngineInfo, Owner};
 
-/// The scripts by which the simulated preparer does its work on a simulated host.
+/// The scripts that the simulated preparer runs on a simulated host.
 const FIRST_BOOT: &str = "sim-first-boot";
 const INSTALL: &str = "sim-install-engine";
 const VERIFY: &str = "sim-verify-engine";
 
-/// How large a connection's buffer is.
+/// The size of a connection's buffer.
 const BUFFER: usize = 64 * 1024;
 
-/// Connections to the machines of the world, as one platform has them.
+/// Connections of one platform to the machines of the world.
 #[derive(Debug, Clone)]
 pub struct SimConnector {
     actor: Actor,
@@ -54,7 +54,7 @@ impl NodeConnector for SimConnector {
             .and_then(|number| number.parse().ok())
             .ok_or_else(|| Error::not_found(format!("machine {}", node.provider_id)))?;
         let call = Call {
-            party: Party::Host {
+            target: Target::Host {
                 machine,
                 boot: None,
             },
@@ -119,7 +119,7 @@ pub struct SimHost {
 impl SimHost {
     fn call(&self, what: String, is_effect: bool, takes: Span) -> Call {
         Call {
-            party: Party::Host {
+            target: Target::Host {
                 machine: self.machine,
                 boot: Some(self.boot),
             },
@@ -173,7 +173,7 @@ impl NodeAccess for SimHost {
                 Ok(all)
             })
             .await
-            .map_err(|error| Error::io(format!("reading what becomes {}", file.path), error))?;
+            .map_err(|error| Error::io(format!("reading the contents of {}", file.path), error))?;
         let contents = bytes::Bytes::from(contents);
         self.actor
             .call(self.call(what, true, self.quick()), |state, _| {
@@ -223,9 +223,9 @@ fn first_line(script: &str) -> String {
         .collect()
 }
 
-/// What a host does with a script.
+/// The effect of a script on a host.
 fn run(state: &mut State, number: u64, node: &NodeName, script: &str) -> Result<Done<HostOutput>> {
-    let said = |code: u32, stdout: String| HostOutput {
+    let output = |code: u32, stdout: String| HostOutput {
         code,
         stdout,
         stderr: String::new(),
@@ -246,22 +246,22 @@ fn run(state: &mut State, number: u64, node: &NodeName, script: &str) -> Result<
                 machine.prepared += 1;
             }
             Ok(Done {
-                value: said(0, String::new()),
+                value: output(0, String::new()),
                 changed,
             })
         }
-        VERIFY if !machine.engine.installed => Ok(Done::unchanged(said(1, String::new()))),
+        VERIFY if !machine.engine.installed => Ok(Done::unchanged(output(1, String::new()))),
         VERIFY => serde_json::to_string(&engine_info())
-            .map(|info| Done::unchanged(said(0, info)))
+            .map(|info| Done::unchanged(output(0, info)))
             .map_err(|error| Error::failed("verifying the engine", error.to_string())),
         _ => {
             let listing = files::run(&mut machine.files, script);
-            Ok(Done::changed(answer.unwrap_or_else(|| said(0, listing))))
+            Ok(Done::changed(answer.unwrap_or_else(|| output(0, listing))))
         }
     }
 }
 
-/// What every simulated engine says of itself.
+/// The information that every simulated engine returns.
 pub(super) fn engine_info() -> EngineInfo {
     EngineInfo {
         version: "20.10.24".into(),
@@ -272,7 +272,7 @@ pub(super) fn engine_info() -> EngineInfo {
     }
 }
 
-/// Prepares hosts of a simulated world; on any other host it fails.
+/// Prepares hosts of a simulated world; fails on other hosts.
 #[derive(Debug, Clone, Copy)]
 pub struct SimPreparer;
 
@@ -285,7 +285,7 @@ impl HostPreparer for SimPreparer {
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<EngineInfo> {
         let limit = std::time::Duration::from_mins(15);
-        progress("waiting for the first boot to end");
+        progress("waiting for the first boot to finish");
         host.exec(HostCommand::new(FIRST_BOOT).as_root())
             .await?
             .success("the host's first boot")?;

@@ -1,4 +1,4 @@
-//! What was done to the world, and what may never happen in it.
+//! Records the effects on the world, and checks its invariants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,33 +7,32 @@ use chrono::{DateTime, Utc};
 
 use crate::model::{InstanceId, NodeName, PlatformId, SpecDigest};
 
-/// How an effect ended.
+/// The outcome of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EffectOutcome {
     /// It changed something.
     Changed,
     /// There was nothing to change.
     Unchanged,
-    /// It was refused with this error.
+    /// It failed with this error.
     Refused(String),
-    /// A crash came before it.
+    /// The process crashed before it.
     NotDone,
 }
 
-/// A call that changes something, in the order in which they took effect.
+/// A call that changes something, in the order in which the effects happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EffectRecord {
-    /// Its number, from 1; it goes on across incarnations.
+    /// The number, starting at 1; continues across incarnations.
     pub number: u64,
-    /// When it took effect.
+    /// When it happened.
     pub at: DateTime<Utc>,
-    /// Who did it.
+    /// The incarnation that caused it.
     pub incarnation: u64,
-    /// The node that it was about.
+    /// The node that it concerned.
     pub node: Option<NodeName>,
-    /// What was done, for example `ensure demo-ab12cd-db-1-0123456789ab`.
+    /// The effect, for example `ensure demo-ab12cd-db-1-0123456789ab`.
     pub what: String,
-    /// How it ended.
     pub outcome: EffectOutcome,
 }
 
@@ -61,69 +60,61 @@ impl fmt::Display for EffectRecord {
 
 /// A container on a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// The node.
+pub struct ContainerOnNode {
     pub node: NodeName,
-    /// The container's name.
     pub container: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ContainerOnNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on {}", self.container, self.node)
     }
 }
 
-/// Something that may never happen, whatever goes wrong.
+/// A violation of an invariant, which must never happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
-    /// One instance ran in two containers of one specification.
-    Doubled {
-        /// When it was seen.
+    /// One instance ran in two containers with the same specification.
+    Duplicated {
+        /// When it was detected.
         at: DateTime<Utc>,
-        /// The instance.
         instance: InstanceId,
-        /// Where it ran.
-        places: Vec<Place>,
+        /// The containers.
+        containers: Vec<ContainerOnNode>,
     },
-    /// One instance ran in two containers of different specifications. A shift or a roll-out
-    /// that starts the new one first does so on purpose.
+    /// One instance ran in two containers with different specifications. A move or an update that
+    /// starts the new container first does this intentionally.
     Overlapping {
-        /// When it was seen.
+        /// When it was detected.
         at: DateTime<Utc>,
-        /// The instance.
         instance: InstanceId,
-        /// Where it ran.
-        places: Vec<Place>,
+        /// The containers.
+        containers: Vec<ContainerOnNode>,
     },
-    /// A container started on a node that was fenced and that nobody of us started again.
+    /// A container started on a node that was fenced and was not started again by the platform.
     StartedWhileFenced {
-        /// When.
         at: DateTime<Utc>,
-        /// Which.
-        place: Place,
+        container: ContainerOnNode,
     },
-    /// An image was built although a node that could be reached had it already.
+    /// An image was built although a reachable node already had it.
     BuiltTwice {
-        /// When.
         at: DateTime<Utc>,
-        /// The image.
         image: String,
-        /// Where it was built again.
+        /// The node that built it again.
         node: NodeName,
-        /// Who had it.
+        /// The node that had it.
         holder: NodeName,
     },
 }
 
-/// One replica of one platform.
+/// A replica of a platform.
 pub(super) type InstanceKey = (PlatformId, InstanceId);
 
-/// A container that runs: its machine's number and its name.
+/// A running container: its machine's number and its name.
 pub(super) type Running = (u64, String);
 
-/// How a change at the cloud stands.
+/// The state of a change in the cloud.
 #[derive(Debug, Clone)]
 pub(super) enum OperationStatus {
     UnderWay,
@@ -132,17 +123,17 @@ pub(super) enum OperationStatus {
     Overtaken,
 }
 
-/// The world's books.
+/// The records of a world.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) effects: Vec<EffectRecord>,
     pub(super) violations: Vec<Violation>,
     pub(super) operations: BTreeMap<String, (u64, OperationStatus)>,
-    /// Which containers run an instance, with the node and the digest of each.
+    /// The containers that run an instance, with their node and digest.
     running: BTreeMap<InstanceKey, BTreeMap<Running, (NodeName, SpecDigest)>>,
     /// Instances of which a container started since the last check.
     suspects: BTreeSet<InstanceKey>,
-    /// Where an image was built.
+    /// The machines on which an image was built.
     built: BTreeMap<(PlatformId, String), BTreeSet<u64>>,
 }
 
@@ -181,14 +172,14 @@ impl Ledger {
             .unwrap_or_default()
     }
 
-    /// Records it if the instance runs in two containers now.
-    pub(super) fn judge(&mut self, key: &InstanceKey, at: DateTime<Utc>) {
+    /// Records a violation if the instance runs in two containers.
+    pub(super) fn check(&mut self, key: &InstanceKey, at: DateTime<Utc>) {
         let Some(all) = self.running.get(key).filter(|all| all.len() > 1) else {
             return;
         };
-        let places = all
+        let containers = all
             .iter()
-            .map(|((_, container), (node, _))| Place {
+            .map(|((_, container), (node, _))| ContainerOnNode {
                 node: node.clone(),
                 container: container.clone(),
             })
@@ -196,21 +187,21 @@ impl Ledger {
         let digests: BTreeSet<&SpecDigest> = all.values().map(|(_, digest)| digest).collect();
         let instance = key.1.clone();
         self.violations.push(if digests.len() < all.len() {
-            Violation::Doubled {
+            Violation::Duplicated {
                 at,
                 instance,
-                places,
+                containers,
             }
         } else {
             Violation::Overlapping {
                 at,
                 instance,
-                places,
+                containers,
             }
         });
     }
 
-    /// Notes that an image was built, and says where it had been built before.
+    /// Records that an image was built; returns the machines on which it was built before.
     pub(super) fn built(&mut self, platform: PlatformId, image: &str, machine: u64) -> Vec<u64> {
         let all = self.built.entry((platform, image.to_owned())).or_default();
         let before = all.iter().copied().collect();

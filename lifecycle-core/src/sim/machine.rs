@@ -1,5 +1,5 @@
-//! A simulated VM: its power, its boots, its operating system's files, its engine. Changes
-//! take their time without anyone waiting: what is due happens when someone looks.
+//! A simulated VM: its power, boots, files and engine. Changes take time without a task for each:
+//! due changes are applied when the machine is accessed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,7 +16,7 @@ use crate::cloud::{NodeChange, ObservedNode, Power, SshAddress};
 use crate::model::{Addresses, NodeName, NodeSpec};
 use crate::runtime::Owner;
 
-/// Where a change leads.
+/// The goal of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Goal {
     Running,
@@ -25,7 +25,7 @@ pub(super) enum Goal {
     Failed,
 }
 
-/// A change under way.
+/// A change in progress.
 #[derive(Debug, Clone)]
 pub(super) struct Transition {
     pub(super) until: Instant,
@@ -34,7 +34,7 @@ pub(super) struct Transition {
     pub(super) change: NodeChange,
 }
 
-/// Whether the operating system runs.
+/// The state of the operating system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum System {
     Down,
@@ -43,14 +43,14 @@ pub(super) enum System {
     Up,
 }
 
-/// Why a machine that is up does not answer.
+/// Why a running machine does not answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Silence {
+pub(super) enum Outage {
     #[default]
     None,
-    /// It is frozen; another boot ends that.
+    /// It is frozen; a reboot ends that.
     Paused,
-    /// The network is cut; another boot changes nothing.
+    /// The network is down; a reboot does not change that.
     Partitioned,
 }
 
@@ -66,19 +66,19 @@ pub(super) struct Machine {
     pub(super) system: System,
     pub(super) transition: Option<Transition>,
     pub(super) gone: bool,
-    pub(super) silence: Silence,
+    pub(super) outage: Outage,
     pub(super) fenced: bool,
     pub(super) engine: Engine,
     pub(super) prepared: u32,
     pub(super) files: BTreeMap<String, (u32, Bytes)>,
     pub(super) listeners: BTreeMap<u16, mpsc::UnboundedSender<DuplexStream>>,
-    /// Counts what happens here, for those who wait for it.
+    /// Notifies waiters of changes.
     pub(super) signal: watch::Sender<u64>,
-    /// How many calls there were, for drawing.
+    /// The number of calls, for random draws.
     pub(super) calls: u64,
 }
 
-/// The name of a machine's image that has no engine yet.
+/// The image name of a machine without an engine.
 const BARE: &str = "bare";
 
 impl Machine {
@@ -98,7 +98,7 @@ impl Machine {
             system: System::Down,
             transition: None,
             gone: false,
-            silence: Silence::default(),
+            outage: Outage::default(),
             fenced: false,
             engine,
             prepared: 0,
@@ -109,7 +109,7 @@ impl Machine {
         }
     }
 
-    /// The engine, and what it must be told about where it is.
+    /// The engine, with its location.
     pub(super) fn engine_here(&mut self) -> (&mut Engine, Here<'_>) {
         let here = Here {
             number: self.number,
@@ -120,7 +120,7 @@ impl Machine {
     }
 
     pub(super) fn ip(&self) -> IpAddr {
-        // 10.0.0.4 is the first: clouds keep the first four of a network for themselves.
+        // 10.0.0.4 is the first address: clouds reserve the first four of a network.
         let low = u32::try_from((self.number + 3) & 0x00ff_ffff).unwrap_or(u32::MAX);
         IpAddr::V4(Ipv4Addr::from(0x0a00_0000 | low))
     }
@@ -129,9 +129,9 @@ impl Machine {
         format!("sim-{}", self.number)
     }
 
-    /// Whether its operating system runs and can be reached.
+    /// Whether its operating system is running and reachable.
     pub(super) fn is_reachable(&self) -> bool {
-        self.is_up() && self.silence == Silence::None
+        self.is_up() && self.outage == Outage::None
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -177,8 +177,8 @@ impl Machine {
         [transition, system].into_iter().flatten().min()
     }
 
-    /// Lets happen what is due by now; says whether anything was.
-    pub(super) fn settle(&mut self, now: Instant, rules: &Rules, ledger: &mut Ledger) -> bool {
+    /// Applies due changes; returns whether there were any.
+    pub(super) fn advance(&mut self, now: Instant, rules: &Rules, ledger: &mut Ledger) -> bool {
         let mut changed = false;
         while let Some(due) = self.next_due().filter(|due| *due <= now) {
             changed = true;
@@ -204,7 +204,7 @@ impl Machine {
             .send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// A change has come to its end.
+    /// Finishes a change.
     fn arrive(&mut self, at: Instant, rules: &Rules, ledger: &mut Ledger) {
         let Some(transition) = self.transition.take() else {
             return;
@@ -224,7 +224,7 @@ impl Machine {
             }
             Goal::Failed => {
                 self.power = Power::Failed;
-                OperationStatus::Failed("the cloud had no capacity left".into())
+                OperationStatus::Failed("the cloud has no capacity left".into())
             }
         };
         ledger
@@ -232,7 +232,7 @@ impl Machine {
             .insert(transition.token, (self.number, status));
     }
 
-    /// It boots now.
+    /// Starts booting.
     pub(super) fn power_on(&mut self, at: Instant, rules: &Rules) {
         self.power = Power::Running;
         self.wake();
@@ -246,28 +246,28 @@ impl Machine {
     }
 
     fn wake(&mut self) {
-        if self.silence == Silence::Paused {
-            self.silence = Silence::None;
+        if self.outage == Outage::Paused {
+            self.outage = Outage::None;
         }
     }
 
-    /// Its power is cut now.
+    /// Cuts the power.
     pub(super) fn power_off(&mut self, at: Instant, power: Power, ledger: &mut Ledger) {
         self.power = power;
         self.system = System::Down;
         self.wake();
         self.listeners.clear();
         let (engine, here) = self.engine_here();
-        engine.cut_off(at, here, ledger);
+        engine.lose_power(at, here, ledger);
         self.notify();
     }
 
-    /// Begins a change in place of the one that is under way, if any.
+    /// Starts a change; replaces one in progress.
     pub(super) fn begin(&mut self, transition: Transition, ledger: &mut Ledger) {
-        if let Some(overtaken) = self.transition.take() {
+        if let Some(replaced) = self.transition.take() {
             ledger
                 .operations
-                .insert(overtaken.token, (self.number, OperationStatus::Overtaken));
+                .insert(replaced.token, (self.number, OperationStatus::Overtaken));
         }
         ledger.operations.insert(
             transition.token.clone(),

@@ -1,6 +1,6 @@
-//! The manager's process in the simulated world: where its container runs, a real
-//! [`Manager`] runs as a task of this process, over what the bootstrapper really put on the node.
-//! The registry of a node outlives its managers, as its file does.
+//! The manager's process in the simulation: for each running manager container, a real [`Manager`]
+//! runs as a task, with the files that the bootstrapper wrote to the node. The registry of a node
+//! outlives its managers, like its file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,13 +34,13 @@ use crate::reconcile::{Backends, DriverOptions, Plan, RecordedPlan};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
 use crate::runtime::{ContainerState, ExecCommand, LogOptions, Owner, Role};
 
-/// The form of a registry's file that a program did not write itself.
-const NEWER: &str = "a registry in a newer form";
+/// The contents of a registry's file in an unknown, newer format.
+const NEWER: &str = "a registry in a newer format";
 
-/// How long a manager's process goes on at most after its container has ended.
+/// How long a manager's process may run after its container has exited.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// The managers of a world: one for each running container of that role.
+/// The managers of a world: one for each running manager container.
 #[derive(Debug, Clone)]
 pub struct SimManagers(Arc<Inner>);
 
@@ -55,7 +55,7 @@ struct Inner {
     processes: Mutex<BTreeMap<NodeName, Process>>,
 }
 
-/// One life of a manager's process.
+/// One run of a manager's process.
 #[derive(Debug)]
 struct Process {
     incarnation: u64,
@@ -66,7 +66,7 @@ struct Process {
 }
 
 impl SimManagers {
-    /// The managers of `world`, whose control loops work as `driver` says.
+    /// The managers of `world`; `driver` has the options of their control loops.
     pub fn new(world: SimWorld, driver: DriverOptions) -> Self {
         let databases = SimDatabases::new(Arc::new(world.clock()));
         Self(Arc::new(Inner {
@@ -79,19 +79,19 @@ impl SimManagers {
         }))
     }
 
-    /// The databases that they reach.
+    /// The databases that they use.
     pub fn databases(&self) -> SimDatabases {
         self.0.databases.clone()
     }
 
-    /// The program of images with this digest brings the registry's file to a form that no
-    /// other program reads, and then never answers.
+    /// Makes the program of images with this digest convert the registry's file to a format that no
+    /// other program reads, and then never answer.
     pub fn break_image(&self, digest: &str) {
         let mut broken = self.0.broken.lock().unwrap_or_else(PoisonError::into_inner);
         broken.insert(digest.get(..12).unwrap_or(digest).to_owned());
     }
 
-    /// The registry in the file on a node, if a manager ever ran there.
+    /// The registry in the file of a node, if a manager ever ran there.
     pub fn registry(&self, node: &NodeName) -> Option<Arc<MemoryRegistry>> {
         let registries = &self.0.registries;
         let registries = registries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,13 +100,13 @@ impl SimManagers {
 }
 
 impl Inner {
-    /// The manager whose container runs on `node` now, its process started if it was not.
+    /// The manager whose container runs on `node`; starts its process if necessary.
     fn manager(&self, node: &NodeName, platform: PlatformId) -> Result<Arc<Manager>> {
-        let silent = || Error::Unreachable {
+        let unreachable = || Error::Unreachable {
             what: "the manager's API".into(),
             source: None,
         };
-        let machine = self.world.node(node).ok_or_else(silent)?;
+        let machine = self.world.node(node).ok_or_else(unreachable)?;
         let container = self
             .world
             .containers(node)
@@ -119,7 +119,7 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner);
         let Some(container) = container else {
             processes.remove(node);
-            return Err(silent());
+            return Err(unreachable());
         };
         let incarnation = self.world.incarnation();
         if let Some(process) = processes.get(node)
@@ -133,10 +133,10 @@ impl Inner {
         let file = format!("{}/registry.db", node_directory(platform));
         if self.is_broken(node, &container.name) {
             self.world.write_file(node, &file, NEWER);
-            return Err(silent());
+            return Err(unreachable());
         }
         match self.world.file(node, &file) {
-            Some((_, form)) if form == NEWER => return Err(silent()),
+            Some((_, form)) if form == NEWER => return Err(unreachable()),
             _ => self.world.write_file(node, &file, "a registry"),
         }
         let manager = self.start(node, platform)?;
@@ -173,7 +173,7 @@ impl Inner {
         broken.iter().any(|digest| image.ends_with(digest))
     }
 
-    /// The registry that a manager on `node` is told to use.
+    /// The registry that a manager on `node` uses.
     fn registry(
         &self,
         handover: &Handover,
@@ -227,7 +227,7 @@ impl Inner {
     }
 }
 
-/// Waits until a container has ended, with its machine or alone, or runs another time.
+/// Waits until a container has exited, with or without its machine, or was restarted.
 async fn ended(
     world: SimWorld,
     node: NodeName,
@@ -261,7 +261,7 @@ impl ReachManager for SimManagers {
     }
 }
 
-/// The API of whatever manager runs on a node at the moment of each call.
+/// The API of the manager that runs on a node at the time of each call.
 #[derive(Debug)]
 struct SimApi {
     managers: Arc<Inner>,
@@ -270,7 +270,7 @@ struct SimApi {
 }
 
 impl SimApi {
-    fn now(&self) -> Result<LocalApi> {
+    fn current(&self) -> Result<LocalApi> {
         let manager = self.managers.manager(&self.node, self.platform)?;
         Ok(LocalApi::new(manager))
     }
@@ -279,39 +279,39 @@ impl SimApi {
 #[async_trait]
 impl ManagerApi for SimApi {
     async fn health(&self) -> Result<()> {
-        self.now()?.health().await
+        self.current()?.health().await
     }
 
     async fn platform(&self) -> Result<PlatformV1> {
-        self.now()?.platform().await
+        self.current()?.platform().await
     }
 
     async fn nodes(&self) -> Result<Vec<NodeV1>> {
-        self.now()?.nodes().await
+        self.current()?.nodes().await
     }
 
     async fn services(&self) -> Result<Vec<ServiceV1>> {
-        self.now()?.services().await
+        self.current()?.services().await
     }
 
     async fn progress(&self, with_plan: bool) -> Result<ProgressV1> {
-        self.now()?.progress(with_plan).await
+        self.current()?.progress(with_plan).await
     }
 
     async fn events(&self, after: u64) -> Result<EventsV1> {
-        self.now()?.events(after).await
+        self.current()?.events(after).await
     }
 
     async fn last_event(&self) -> Result<u64> {
-        self.now()?.last_event().await
+        self.current()?.last_event().await
     }
 
     async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
-        self.now()?.apply(declaration).await
+        self.current()?.apply(declaration).await
     }
 
     async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
-        self.now()?.plan(declaration).await
+        self.current()?.plan(declaration).await
     }
 
     async fn recorded_plan(&self) -> Result<RecordedPlan> {
@@ -319,27 +319,27 @@ impl ManagerApi for SimApi {
     }
 
     async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
-        self.now()?.take_down(volumes).await
+        self.current()?.take_down(volumes).await
     }
 
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
-        self.now()?.restart(name, replaces).await
+        self.current()?.restart(name, replaces).await
     }
 
     async fn retry(&self, name: &str) -> Result<RetriedV1> {
-        self.now()?.retry(name).await
+        self.current()?.retry(name).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
-        self.now()?.operation(id).await
+        self.current()?.operation(id).await
     }
 
     async fn why(&self, name: &str) -> Result<WhyV1> {
-        self.now()?.why(name).await
+        self.current()?.why(name).await
     }
 
     async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {
-        self.now()?.exec(name, command).await
+        self.current()?.exec(name, command).await
     }
 
     async fn logs(
@@ -347,11 +347,11 @@ impl ManagerApi for SimApi {
         service: &ServiceName,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
-        self.now()?.logs(service, options).await
+        self.current()?.logs(service, options).await
     }
 }
 
-/// The code bases that the bootstrapper put on the manager's node.
+/// The code bases that the bootstrapper copied to the manager's node.
 #[derive(Debug)]
 struct CodeOnNode {
     world: SimWorld,
@@ -385,7 +385,7 @@ impl CodeStore for CodeOnNode {
     }
 }
 
-/// The manager's image for a world that runs managers itself: its program is never started.
+/// The manager's image for simulated managers; its program is never started.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SimManagerImage;
 
@@ -405,7 +405,7 @@ impl ManagerImage for SimManagerImage {
         let bytes = archive
             .append_data(&mut header, "Dockerfile", DOCKERFILE.as_bytes())
             .and_then(|()| archive.into_inner())
-            .map_err(|error| Error::io("writing a build context", error))?;
+            .map_err(|error| Error::io("creating a build context", error))?;
         Ok(Box::pin(futures_util::stream::once(async move {
             Ok(bytes.into())
         })))

@@ -1,19 +1,17 @@
-//! How long things take in a simulated world, and how often they go wrong by themselves.
+//! How long operations take in a simulated world, and how often they fail randomly.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A duration is drawn from between these two, both included.
+/// A range from which a duration is drawn, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// The shortest.
     pub least: Duration,
-    /// The longest.
     pub most: Duration,
 }
 
 impl Span {
-    /// From so many milliseconds to so many.
+    /// A range in milliseconds.
     pub const fn millis(least: u64, most: u64) -> Self {
         Self {
             least: Duration::from_millis(least),
@@ -22,18 +20,18 @@ impl Span {
     }
 }
 
-/// How long things take.
+/// The durations of operations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Latencies {
     /// A call to the cloud.
     pub cloud_call: Span,
-    /// A call to a host or an engine that needs no work there.
+    /// A call to a host or an engine that does no work.
     pub node_call: Span,
-    /// Making a VM.
+    /// Creating a VM.
     pub provision: Span,
     /// Starting, stopping, restarting or deleting a VM.
     pub power: Span,
-    /// From a VM's start until its SSH server and its engine answer.
+    /// The time from a VM's start until its SSH server and its engine answer.
     pub boot: Span,
     /// Installing an engine.
     pub prepare: Span,
@@ -41,13 +39,13 @@ pub struct Latencies {
     pub build: Span,
     /// Pulling, exporting or importing an image.
     pub transfer: Span,
-    /// Making and starting a container.
+    /// Creating and starting a container.
     pub start: Span,
-    /// From a container's start until it answers.
+    /// The time from a container's start until it answers.
     pub ready: Span,
-    /// From a container's being asked to stop until it has ended.
+    /// The time from a container's stop request until it exits.
     pub stop: Span,
-    /// After how long a node that is silent is given up.
+    /// The timeout of calls to an unreachable node.
     pub notice: Duration,
 }
 
@@ -70,36 +68,36 @@ impl Default for Latencies {
     }
 }
 
-/// How often calls go wrong by themselves, each from 0 (never) to 1 (always).
+/// How often calls fail randomly, each from 0 (never) to 1 (always).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct FaultRates {
     /// A call to the cloud is throttled.
     pub throttled: f64,
-    /// A call to a host or an engine breaks off before it did anything.
+    /// A call to a host or an engine is interrupted before it takes effect.
     pub interrupted: f64,
-    /// An effect takes place, but its reply is lost.
+    /// An effect happens, but its response is lost.
     pub reply_lost: f64,
-    /// A VM fails while it is being made.
+    /// Creating a VM fails.
     pub provision_fails: f64,
 }
 
-/// What a world is made from.
+/// The options of a world.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SimOptions {
-    /// What everything is drawn from.
+    /// The seed of all random draws.
     pub seed: u64,
-    /// How long things take.
+    /// The durations of operations.
     pub latencies: Latencies,
-    /// All durations in hundredths of what is drawn: 10 makes everything ten times as quick.
+    /// The percentage by which all durations are scaled: 10 makes everything ten times as fast.
     pub pace_percent: u32,
-    /// How often calls go wrong by themselves.
+    /// How often calls fail randomly.
     pub rates: FaultRates,
-    /// The sizes of VM that the cloud has; any without it.
+    /// The VM sizes of the cloud; any size if not set.
     pub sizes: Option<BTreeSet<String>>,
 }
 
 impl SimOptions {
-    /// The defaults, with this seed.
+    /// The default options with this seed.
     pub fn seeded(seed: u64) -> Self {
         Self {
             seed,

@@ -1,4 +1,4 @@
-//! `ReadinessProbe` on the simulated world.
+//! `ReadinessProbe` for the simulation.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use super::actor::Actor;
 use crate::model::Protocol;
 use crate::runtime::ReadinessProbe;
 
-/// Asks the machines of the world.
+/// Probes the machines of the world.
 #[derive(Debug, Clone)]
 pub struct SimProbe {
     actor: Actor,
 }
 
-/// What is found at an address.
+/// The result of probing an address.
 enum Answer {
     Yes,
     Refused,
-    Silence,
+    Outage,
 }
 
 impl SimProbe {
@@ -35,8 +35,8 @@ impl SimProbe {
             let state = &mut *state;
             let span = state.rules.latencies.node_call;
             let chance = state.rules.chance;
-            let place = format!("{ip}:{port}");
-            let purpose = ["probe", place.as_str()];
+            let address = format!("{ip}:{port}");
+            let purpose = ["probe", address.as_str()];
             state.at_address(ip, Instant::now()).map(|machine| {
                 machine.calls += 1;
                 chance.between(span, &purpose, machine.calls)
@@ -47,7 +47,7 @@ impl SimProbe {
         match self.answer(ip, port) {
             Answer::Yes => takes.is_some_and(|takes| takes < timeout),
             Answer::Refused => false,
-            Answer::Silence => {
+            Answer::Outage => {
                 let passed = takes.unwrap_or(timeout);
                 sleep(timeout.saturating_sub(passed)).await;
                 false
@@ -59,10 +59,10 @@ impl SimProbe {
         let now = Instant::now();
         let mut state = self.actor.world().lock();
         match state.at_address(ip, now) {
-            Some(machine) if !machine.is_reachable() => Answer::Silence,
+            Some(machine) if !machine.is_reachable() => Answer::Outage,
             Some(machine) if machine.engine.answers(port, Protocol::Tcp, now) => Answer::Yes,
             Some(_) => Answer::Refused,
-            None => Answer::Silence,
+            None => Answer::Outage,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `ContainerRuntime` on the simulated world: one engine as one platform sees it.
+//! `ContainerRuntime` for the simulation: one engine as one platform sees it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::actor::{Actor, Call, Done, Party};
+use super::actor::{Actor, Call, Done, Target};
 use super::dockerfile::{self, Dockerfile};
 use super::engine::{Engine, Here, Image};
 use super::exec;
@@ -28,10 +28,10 @@ use crate::runtime::{
     TerminalSize,
 };
 
-/// How long an engine waits after asking a container to stop, where nobody says.
+/// The default grace period for stopping a container.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// One simulated engine as one platform sees it, in one boot of its machine.
+/// A simulated engine as one platform sees it, in one boot of its machine.
 #[derive(Debug, Clone)]
 pub struct SimRuntime {
     actor: Actor,
@@ -54,7 +54,7 @@ impl SimRuntime {
 
     fn call(&self, what: String, takes: fn(&Latencies) -> Span) -> Call {
         Call {
-            party: Party::Engine {
+            target: Target::Engine {
                 machine: self.machine,
                 boot: self.boot,
             },
@@ -72,7 +72,7 @@ impl SimRuntime {
         }
     }
 
-    /// Makes a call to this engine.
+    /// Executes a call to this engine.
     async fn at_engine<T, A>(&self, call: Call, act: A) -> Result<T>
     where
         T: Send,
@@ -90,7 +90,7 @@ impl SimRuntime {
             .await
     }
 
-    /// The machine's signal, or an error if this boot is over.
+    /// The notification channel of the machine; an error if this boot is over.
     fn watch(&self) -> Result<watch::Receiver<u64>> {
         let state = self.actor.world().lock();
         let machine = state.machines.get(&self.machine);
@@ -107,7 +107,7 @@ impl SimRuntime {
         }
     }
 
-    /// Finds something in the engine as soon as it is there. `Ok(None)` ends the search.
+    /// Waits until something is found in the engine. `Ok(None)` ends the search.
     async fn await_in_engine<T>(
         &self,
         signal: &mut watch::Receiver<u64>,
@@ -116,21 +116,21 @@ impl SimRuntime {
         loop {
             self.actor.outlive().await;
             signal.borrow_and_update();
-            let seen = self.see(&mut find);
+            let seen = self.search(&mut find);
             match seen {
-                Seen::Found(found) => return Ok(Some(found)),
-                Seen::Over => return Ok(None),
-                Seen::Silent(notice) => {
+                SearchResult::Found(found) => return Ok(Some(found)),
+                SearchResult::Over => return Ok(None),
+                SearchResult::Unreachable(notice) => {
                     sleep(notice).await;
-                    if matches!(self.see(&mut find), Seen::Silent(_)) {
+                    if matches!(self.search(&mut find), SearchResult::Unreachable(_)) {
                         return Err(self.unreachable());
                     }
                 }
-                Seen::Nothing(None) => {
-                    // The machine's end closes the signal; the next look finds it gone.
+                SearchResult::Nothing(None) => {
+                    // When the machine is deleted, the channel closes; the next search then fails.
                     let _ = signal.changed().await;
                 }
-                Seen::Nothing(Some(due)) => {
+                SearchResult::Nothing(Some(due)) => {
                     tokio::select! {
                         biased;
                         _ = signal.changed() => {}
@@ -141,32 +141,32 @@ impl SimRuntime {
         }
     }
 
-    fn see<T>(&self, find: &mut impl FnMut(&Engine) -> Search<T>) -> Seen<T> {
+    fn search<T>(&self, find: &mut impl FnMut(&Engine) -> Search<T>) -> SearchResult<T> {
         let now = Instant::now();
         let mut state = self.actor.world().lock();
         let state: &mut State = &mut state;
-        state.settle(self.machine, now);
-        state.judge(now);
+        state.advance(self.machine, now);
+        state.check(now);
         let Some(machine) = state.machines.get(&self.machine) else {
-            return Seen::Over;
+            return SearchResult::Over;
         };
         if machine.boot != self.boot || !machine.is_up() {
-            return Seen::Over;
+            return SearchResult::Over;
         }
         if !machine.is_reachable() {
-            return Seen::Silent(state.rules.chance.paced(state.rules.latencies.notice));
+            return SearchResult::Unreachable(state.rules.chance.paced(state.rules.latencies.notice));
         }
         match find(&machine.engine) {
-            Search::Found(found) => Seen::Found(found),
-            Search::Over => Seen::Over,
-            Search::NotYet => Seen::Nothing(machine.next_due()),
+            Search::Found(found) => SearchResult::Found(found),
+            Search::Over => SearchResult::Over,
+            Search::NotYet => SearchResult::Nothing(machine.next_due()),
         }
     }
 }
 
 impl SimRuntime {
-    /// Gives a table to the agent in `container`.
-    pub(super) async fn take_table(&self, container: &str, table: Table) -> Result<Report> {
+    /// Sends a table to the agent in `container`.
+    pub(super) async fn apply_table(&self, container: &str, table: Table) -> Result<Report> {
         let call = self.call(format!("feed {container}"), |l| l.node_call);
         self.at_engine(call, |engine, _, _, _, _| {
             let found = engine.containers.get_mut(container);
@@ -179,7 +179,7 @@ impl SimRuntime {
         .await
     }
 
-    /// The moment at which an image is there.
+    /// Adds a built image to the engine.
     fn built(
         &self,
         state: &mut State,
@@ -205,7 +205,7 @@ impl SimRuntime {
         images.insert(tag.to_owned(), image);
         let info = machine.engine.image(tag, &state.rules);
         for holder in state.ledger.built(self.owner.id, tag, self.machine) {
-            state.settle(holder, now);
+            state.advance(holder, now);
             let holder = state.machines.get(&holder).filter(|machine| {
                 machine.is_reachable() && machine.engine.images.contains_key(tag)
             });
@@ -222,19 +222,19 @@ impl SimRuntime {
     }
 }
 
-/// What a search in an engine says.
+/// The result of a search function.
 enum Search<T> {
     Found(T),
     NotYet,
     Over,
 }
 
-/// What a look at an engine shows.
-enum Seen<T> {
+/// The result of searching an engine.
+enum SearchResult<T> {
     Found(T),
-    /// Nothing yet, and nothing changes before this moment by itself.
+    /// Nothing yet, and nothing will change before this time.
     Nothing(Option<Instant>),
-    Silent(Duration),
+    Unreachable(Duration),
     Over,
 }
 
@@ -324,7 +324,7 @@ impl ContainerRuntime for SimRuntime {
             let image = rules
                 .pullable
                 .get(name)
-                .ok_or_else(|| Error::not_found(format!("image {name} at its registry")))?;
+                .ok_or_else(|| Error::not_found(format!("image {name} in its registry")))?;
             let changed = !engine.images.contains_key(name);
             engine.images.insert(name.to_owned(), image.clone());
             let value = engine
@@ -377,7 +377,7 @@ impl ContainerRuntime for SimRuntime {
         if spec.owner.id != self.owner.id {
             return Err(Error::Invalid {
                 what: format!("container {}", spec.name),
-                why: "its owner is not the one of this connection".into(),
+                why: "its owner differs from that of this connection".into(),
                 hint: "connect as the platform that owns it".into(),
             });
         }
@@ -446,7 +446,7 @@ impl ContainerRuntime for SimRuntime {
         let call = self.call(format!("logs {container}"), |l| l.node_call);
         let lines = self
             .at_engine(call, |engine, _, _, _, _| {
-                let found = engine.called(container);
+                let found = engine.find(container);
                 let found = found.filter(|found| found.owner() == owner);
                 let missing = || Error::not_found(format!("container {container}"));
                 let found = found.ok_or_else(missing)?;
@@ -463,12 +463,12 @@ impl ContainerRuntime for SimRuntime {
             usize::try_from(tail).unwrap_or(usize::MAX)
         });
         let timestamps = options.timestamps;
-        let told = move |line: LogLine| LogLine {
+        let formatted = move |line: LogLine| LogLine {
             at: line.at.filter(|_| timestamps),
             ..line
         };
         let skipped = lines.len().saturating_sub(tail);
-        let old: Vec<LogLine> = lines.into_iter().skip(skipped).map(told).collect();
+        let old: Vec<LogLine> = lines.into_iter().skip(skipped).map(formatted).collect();
         let old = stream::iter(old).map(Ok);
         if !options.follow {
             return Ok(old.boxed());
@@ -482,7 +482,7 @@ impl ContainerRuntime for SimRuntime {
         };
         let new = stream::try_unfold(following, move |mut following| async move {
             let line = following.next().await?;
-            Ok(line.map(|line| (told(line), following)))
+            Ok(line.map(|line| (formatted(line), following)))
         });
         Ok(old.chain(new).boxed())
     }
@@ -492,7 +492,7 @@ impl ContainerRuntime for SimRuntime {
         let call = self.call(format!("exec in {container}"), |l| l.node_call);
         let (name, host) = self
             .at_engine(call, |engine, _, _, _, _| {
-                let found = engine.called(container);
+                let found = engine.find(container);
                 let found = found.filter(|found| found.owner() == owner);
                 let missing = || Error::not_found(format!("container {container}"));
                 let found = found.ok_or_else(missing)?;
@@ -508,7 +508,7 @@ impl ContainerRuntime for SimRuntime {
     }
 
     async fn resize_exec(&self, _: &str, _: TerminalSize) -> Result<()> {
-        // Nothing in the simulation draws.
+        // The simulation ignores terminal sizes.
         Ok(())
     }
 
@@ -546,7 +546,7 @@ struct Following {
 }
 
 impl Following {
-    /// The next line; `None` once the container has ended.
+    /// The next line; `None` if the container has exited.
     async fn next(&mut self) -> Result<Option<LogLine>> {
         if let Some(line) = self.waiting.pop_front() {
             return Ok(Some(line));
@@ -554,7 +554,7 @@ impl Following {
         let (read, name) = (self.read, &self.container);
         let lines = self
             .runtime
-            .await_in_engine(&mut self.signal, |engine| match engine.called(name) {
+            .await_in_engine(&mut self.signal, |engine| match engine.find(name) {
                 Some(container) if container.log.len() > read => {
                     Search::Found(container.log[read..].to_vec())
                 }

@@ -1,4 +1,4 @@
-//! The world as whoever acts on it meets it.
+//! Tests of the simulated world through its public interface.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -93,7 +93,7 @@ async fn one_node() -> (SimWorld, Owner, NodeHandle) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bare_node_is_made_prepared_and_used() {
+async fn a_bare_node_can_be_created_prepared_and_used() {
     let world = SimWorld::new(1);
     let owner = owner(1);
     let cloud = world.cloud(&owner);
@@ -106,7 +106,7 @@ async fn a_bare_node_is_made_prepared_and_used() {
         .await
         .unwrap();
     let listed = cloud.list().await.unwrap();
-    assert_eq!(listed.len(), 1, "a node is listed from the first moment");
+    assert_eq!(listed.len(), 1, "a node must be listed immediately");
     assert_eq!(
         (listed[0].power, &listed[0].boot_id),
         (Power::Starting, &None)
@@ -176,7 +176,7 @@ async fn a_bare_node_is_made_prepared_and_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_build_needs_its_base_on_the_engine() {
+async fn a_build_needs_its_base_image_on_the_engine() {
     let (world, _, handle) = one_node().await;
     world.code().put("a", &[("Dockerfile", "FROM absent:1\n")]);
     let code = world.code().digest("a").await.unwrap();
@@ -200,7 +200,7 @@ async fn a_build_needs_its_base_on_the_engine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_follows_the_script_and_is_told() {
+async fn health_follows_the_script_and_is_reported() {
     let (world, owner, handle) = one_node().await;
     let behaviour = Behaviour::default()
         .with_healthcheck()
@@ -209,7 +209,7 @@ async fn health_follows_the_script_and_is_told() {
         .exits(Duration::from_secs(20), 7);
     world.behave("web", behaviour);
     let mut events = handle.runtime.events().await.unwrap();
-    let made = handle
+    let created = handle
         .runtime
         .ensure_container(&spec(&owner, "web", 20_000))
         .await
@@ -217,7 +217,7 @@ async fn health_follows_the_script_and_is_told() {
     let running = |health| ContainerState::Running {
         health: Some(health),
     };
-    assert_eq!(made.state, running(Health::Starting));
+    assert_eq!(created.state, running(Health::Starting));
     let mut seen = Vec::new();
     while seen.len() < 5 {
         let event = events.next().await.unwrap().unwrap();
@@ -244,13 +244,13 @@ async fn health_follows_the_script_and_is_told() {
     );
     assert_eq!(seen[2].1, running(Health::Healthy));
     assert_eq!(seen[3].1, running(Health::Unhealthy));
-    let started = made.started_at.unwrap();
+    let started = created.started_at.unwrap();
     let at = Some(started + Duration::from_secs(20));
     assert_eq!(seen[4].1, ContainerState::Exited { code: 7, at });
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reboot_brings_back_only_what_starts_with_the_engine() {
+async fn a_reboot_restarts_only_containers_that_start_with_the_engine() {
     let (world, owner, handle) = one_node().await;
     let manager = ContainerSpec {
         name: "demo-manager".into(),
@@ -269,7 +269,7 @@ async fn a_reboot_brings_back_only_what_starts_with_the_engine() {
         boot_id: before.boot_id.clone().unwrap(),
     };
     change(&cloud, restart.clone()).await;
-    assert!(events.next().await.is_none(), "events end with the engine");
+    assert!(events.next().await.is_none(), "events must end with the engine");
     let (after, again) = connected(&world, &owner, "n1").await;
     assert_ne!(before.boot_id, after.boot_id);
     let states: Vec<_> = again.runtime.state().await.unwrap().containers;
@@ -281,9 +281,9 @@ async fn a_reboot_brings_back_only_what_starts_with_the_engine() {
     assert!(matches!(states[1].state, ContainerState::Running { .. }));
     assert!(
         handle.runtime.state().await.is_err(),
-        "a handle is of one boot"
+        "a handle must be valid for one boot only"
     );
-    // The boot that was to end has ended: nothing happens a second time.
+    // The boot to replace has ended: nothing happens a second time.
     change(&cloud, restart).await;
     assert_eq!(
         cloud.get(&node("n1")).await.unwrap().unwrap().boot_id,
@@ -292,7 +292,7 @@ async fn a_reboot_brings_back_only_what_starts_with_the_engine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_nodes_cannot_be_reached_and_come_back() {
+async fn unreachable_nodes_recover() {
     let (world, owner, handle) = one_node().await;
     handle
         .runtime
@@ -311,7 +311,7 @@ async fn silent_nodes_cannot_be_reached_and_come_back() {
         assert_eq!(
             listed[0].power,
             Power::Running,
-            "the cloud sees no difference"
+            "the cloud must not see a difference"
         );
         world.faults().heal(&node("n1")).unwrap();
         assert_eq!(handle.runtime.state().await.unwrap().containers.len(), 1);
@@ -346,14 +346,14 @@ async fn one_instance_in_two_containers_is_a_violation() {
     second.runtime.ensure_container(&spec).await.unwrap();
     let violations = world.violations();
     assert!(
-        matches!(&violations[..], [Violation::Doubled { places, .. }] if places.len() == 2),
+        matches!(&violations[..], [Violation::Duplicated { containers, .. }] if containers.len() == 2),
         "{violations:?}"
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_loses_the_reply_and_ends_the_incarnation() {
-    for (edge, made) in [(Edge::Before, 0), (Edge::After, 1)] {
+    for (edge, created) in [(Edge::Before, 0), (Edge::After, 1)] {
         let (world, owner, handle) = one_node().await;
         let next = world.effects().len() as u64 + 1;
         world.faults().crash_at(next, edge);
@@ -362,7 +362,7 @@ async fn a_crash_loses_the_reply_and_ends_the_incarnation() {
         let again = lost.clone();
         let call = tokio::spawn(async move { runtime.ensure_container(&lost).await });
         world.crashed().await;
-        // Neither this call nor any other of that life ever answers.
+        // Neither this call nor any other of that incarnation ever returns.
         let hour = Duration::from_hours(1);
         assert!(
             tokio::time::timeout(hour, handle.runtime.state())
@@ -371,7 +371,7 @@ async fn a_crash_loses_the_reply_and_ends_the_incarnation() {
         );
         assert!(!call.is_finished());
         call.abort();
-        assert_eq!(world.containers(&node("n1")).len(), made);
+        assert_eq!(world.containers(&node("n1")).len(), created);
 
         world.next_incarnation();
         assert!(
@@ -441,7 +441,7 @@ async fn the_cloud_throttles_and_has_quotas() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn scripted_failures_hit_the_call_that_they_name() {
+async fn scripted_failures_affect_the_named_call() {
     let (world, owner, handle) = one_node().await;
     let faults = world.faults();
     faults.fail_next("n1: ensure", Error::failed("engine", "disk full"));
@@ -465,7 +465,7 @@ async fn scripted_failures_hit_the_call_that_they_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_left_after_everything_was_taken_down() {
+async fn nothing_is_left_after_removing_everything() {
     let (world, owner, handle) = one_node().await;
     handle
         .runtime
@@ -560,7 +560,7 @@ async fn the_same_seed_gives_the_same_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousands_of_nodes_are_no_trouble() {
+async fn handles_thousands_of_nodes() {
     const NODES: u64 = 1_000;
     const CONTAINERS: u16 = 10;
     let world = SimWorld::new(7);
@@ -599,7 +599,7 @@ async fn thousands_of_nodes_are_no_trouble() {
 
 #[cfg(feature = "conformance")]
 mod conformance {
-    //! The suites that the simulation passes as every backend does.
+    //! The conformance suites, which the simulation must pass.
 
     use async_trait::async_trait;
 

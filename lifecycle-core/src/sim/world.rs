@@ -1,4 +1,4 @@
-//! The world itself: it outlives whoever acts on it.
+//! The state of the simulation, which outlives the processes that act on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -32,13 +32,13 @@ use crate::reconcile::Backends;
 use crate::registry::Registry;
 use crate::runtime::{ObservedContainer, Owner};
 
-/// When every world begins: 2026-01-01T00:00:00Z.
-const BEGINNING: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_600, 0) {
+/// The start time of every world: 2026-01-01T00:00:00Z.
+const START: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_600, 0) {
     Some(beginning) => beginning,
     None => DateTime::UNIX_EPOCH,
 };
 
-/// What holds for the whole world, and does not change while a machine is looked at.
+/// Rules of the whole world that do not change while a machine is accessed.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) chance: Chance,
@@ -48,23 +48,23 @@ pub(super) struct Rules {
     pub(super) behaviours: BTreeMap<String, Behaviour>,
     pub(super) preloaded: BTreeMap<String, Image>,
     pub(super) pullable: BTreeMap<String, Image>,
-    /// What hosts answer to scripts that contain a text.
+    /// The outputs of hosts for scripts that contain a text.
     pub(super) answers: Vec<(String, HostOutput)>,
     began: Instant,
 }
 
 impl Rules {
-    /// The world's date at a moment.
+    /// The date of the world at an instant.
     pub(super) fn date(&self, at: Instant) -> DateTime<Utc> {
         chrono::Duration::from_std(at.saturating_duration_since(self.began))
             .ok()
-            .and_then(|passed| BEGINNING.checked_add_signed(passed))
-            .unwrap_or(BEGINNING)
+            .and_then(|passed| START.checked_add_signed(passed))
+            .unwrap_or(START)
             .trunc_subsecs(6)
     }
 }
 
-/// Everything that there is.
+/// The whole state.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) rules: Rules,
@@ -74,24 +74,24 @@ pub(super) struct State {
     pub(super) machines: BTreeMap<u64, Machine>,
     named: BTreeMap<Option<PlatformId>, BTreeMap<NodeName, u64>>,
     addressed: BTreeMap<IpAddr, u64>,
-    /// Platforms for which something that nodes share was made.
+    /// Platforms for which shared resources of nodes were created.
     pub(super) shared: BTreeSet<PlatformId>,
     next_machine: u64,
     next_operation: u64,
     pub(super) calls: u64,
     pub(super) calls_by_word: BTreeMap<String, u64>,
     pub(super) incarnation: u64,
-    /// The last incarnation that crashed.
+    /// The latest incarnation that crashed.
     pub(super) crashed: u64,
 }
 
 impl State {
-    /// Lets happen what is due at a machine; it may be gone after that.
-    pub(super) fn settle(&mut self, number: u64, now: Instant) {
+    /// Applies due changes of a machine, which may delete it.
+    pub(super) fn advance(&mut self, number: u64, now: Instant) {
         let Some(machine) = self.machines.get_mut(&number) else {
             return;
         };
-        machine.settle(now, &self.rules, &mut self.ledger);
+        machine.advance(now, &self.rules, &mut self.ledger);
         if machine.gone {
             self.forget(number);
         }
@@ -108,18 +108,18 @@ impl State {
         }
     }
 
-    /// Checks the instances that started since the last time.
-    pub(super) fn judge(&mut self, now: Instant) {
+    /// Checks the instances that started since the last check.
+    pub(super) fn check(&mut self, now: Instant) {
         while let Some(key) = self.ledger.take_suspect() {
             for number in self.ledger.machines_running(&key) {
-                self.settle(number, now);
+                self.advance(number, now);
             }
             let at = self.rules.date(now);
-            self.ledger.judge(&key, at);
+            self.ledger.check(&key, at);
         }
     }
 
-    /// A machine of a platform (or of nobody) by its name, with what is due settled.
+    /// A machine of a platform (or of none) by its name, after applying due changes.
     pub(super) fn find(
         &mut self,
         owner: Option<PlatformId>,
@@ -127,11 +127,11 @@ impl State {
         now: Instant,
     ) -> Option<&mut Machine> {
         let number = *self.named.get(&owner)?.get(name)?;
-        self.settle(number, now);
+        self.advance(number, now);
         self.machines.get_mut(&number)
     }
 
-    /// The numbers of all machines of a platform, in the order of their names.
+    /// The numbers of all machines of a platform, sorted by name.
     pub(super) fn numbers(&self, owner: PlatformId) -> Vec<u64> {
         self.named
             .get(&Some(owner))
@@ -139,7 +139,7 @@ impl State {
             .unwrap_or_default()
     }
 
-    /// The numbers of all machines of this name, whosever they are.
+    /// The numbers of all machines with this name, of any platform.
     pub(super) fn numbers_named(&self, name: &NodeName) -> Vec<u64> {
         self.named
             .values()
@@ -149,7 +149,7 @@ impl State {
 
     pub(super) fn at_address(&mut self, ip: IpAddr, now: Instant) -> Option<&mut Machine> {
         let number = *self.addressed.get(&ip)?;
-        self.settle(number, now);
+        self.advance(number, now);
         self.machines.get_mut(&number)
     }
 
@@ -166,7 +166,7 @@ impl State {
         self.machines.entry(number).or_insert(machine)
     }
 
-    /// Gives a machine of nobody to a platform.
+    /// Gives a machine without a platform to a platform.
     pub(super) fn hand_over(&mut self, name: &NodeName, owner: &Owner) -> Option<&mut Machine> {
         let number = self.named.get_mut(&None)?.remove(name)?;
         self.named
@@ -179,7 +179,7 @@ impl State {
         Some(machine)
     }
 
-    /// Takes a machine from a platform, which is no platform's then.
+    /// Releases a machine, which then belongs to no platform.
     pub(super) fn release(&mut self, name: &NodeName, owner: &Owner) {
         let names = self.named.get_mut(&Some(owner.id));
         let Some(number) = names.and_then(|names| names.remove(name)) else {
@@ -200,7 +200,7 @@ impl State {
     }
 }
 
-/// A simulated world. Clones are the same world.
+/// A simulated world. Clones refer to the same world.
 #[derive(Debug, Clone)]
 pub struct SimWorld {
     state: Arc<Mutex<State>>,
@@ -209,13 +209,13 @@ pub struct SimWorld {
 }
 
 impl SimWorld {
-    /// A world with defaults, drawn from `seed`. Made inside the runtime that it will be used
-    /// in, since its time begins now.
+    /// A world with default options and this seed. Must be created inside the runtime in which it
+    /// is used, because its time starts now.
     pub fn new(seed: u64) -> Self {
         Self::with_options(SimOptions::seeded(seed))
     }
 
-    /// A world.
+    /// A world with these options.
     pub fn with_options(options: SimOptions) -> Self {
         let rules = Rules {
             chance: Chance::new(options.seed, options.pace_percent),
@@ -247,7 +247,7 @@ impl SimWorld {
         Self {
             state: Arc::new(Mutex::new(state)),
             crashes: Arc::new(watch::Sender::new(0)),
-            clock: TokioClock::starting_at(BEGINNING),
+            clock: TokioClock::starting_at(START),
         }
     }
 
@@ -255,11 +255,11 @@ impl SimWorld {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn tell_crash(&self, incarnation: u64) {
+    pub(super) fn report_crash(&self, incarnation: u64) {
         self.crashes.send_replace(incarnation);
     }
 
-    /// The world's clock; it moves with `tokio::time`.
+    /// The clock of the world; it follows `tokio::time`.
     pub fn clock(&self) -> TokioClock {
         self.clock
     }
@@ -269,33 +269,33 @@ impl SimWorld {
         Actor::new(self.clone(), incarnation)
     }
 
-    /// The cloud account of a platform, for the present incarnation.
+    /// The cloud account of a platform, for the current incarnation.
     pub fn cloud(&self, owner: &Owner) -> SimCloud {
         SimCloud::new(self.actor(), owner.clone())
     }
 
-    /// Connections to nodes as a platform sees them, for the present incarnation.
+    /// Connections to nodes as a platform sees them, for the current incarnation.
     pub fn connector(&self, owner: &Owner) -> SimConnector {
         SimConnector::new(self.actor(), owner.clone())
     }
 
-    /// What prepares hosts of this world.
+    /// Prepares hosts of this world.
     pub fn preparer(&self) -> SimPreparer {
         SimPreparer
     }
 
-    /// Readiness checks, for the present incarnation.
+    /// Readiness checks, for the current incarnation.
     pub fn probe(&self) -> SimProbe {
         SimProbe::new(self.actor())
     }
 
-    /// The code store, for the present incarnation.
+    /// The code store, for the current incarnation.
     pub fn code(&self) -> SimCodeStore {
         SimCodeStore::new(self.actor())
     }
 
-    /// Everything that the heart works with, for a platform of this world and the present
-    /// incarnation. The registry is given: it outlives incarnations, as the world does.
+    /// All backends for a platform of this world and the current incarnation. The registry is
+    /// passed in, because it outlives incarnations.
     pub fn backends(&self, owner: &Owner, registry: Arc<dyn Registry>) -> Backends {
         let (seed, incarnation) = {
             let state = self.lock();
@@ -309,37 +309,37 @@ impl SimWorld {
             probe: Arc::new(self.probe()),
             code: Arc::new(self.code()),
             clock: Arc::new(self.clock()),
-            // Another life of the process makes other ids.
+            // Another run of the process creates other ids.
             ids: Arc::new(SeededIds::new(seed.wrapping_add(incarnation))),
         }
     }
 
-    /// What goes wrong.
+    /// Controls faults.
     pub fn faults(&self) -> Faults {
         Faults::new(self.clone())
     }
 
-    /// Which life of the acting process this is, from 1.
+    /// The current incarnation of the acting process, starting at 1.
     pub fn incarnation(&self) -> u64 {
         self.lock().incarnation
     }
 
-    /// The acting process starts anew. Handles made before never answer again.
+    /// Restarts the acting process. Existing handles never return again.
     pub fn next_incarnation(&self) -> u64 {
         let mut state = self.lock();
         state.incarnation += 1;
         state.incarnation
     }
 
-    /// Waits until the present incarnation has crashed.
+    /// Waits until the current incarnation has crashed.
     pub async fn crashed(&self) {
         let incarnation = self.incarnation();
         let mut crashes = self.crashes.subscribe();
-        // The sender lives as long as the world that is borrowed here.
+        // The sender exists as long as the world, which is borrowed here.
         let _ = crashes.wait_for(|crashed| *crashed >= incarnation).await;
     }
 
-    /// How the containers of a service behave from their next start on, and what its images
+    /// Sets how containers of a service behave from their next start on, and what its images
     /// declare. The manager's service is called `lifecycle-manager`.
     pub fn behave(&self, service: &str, behaviour: Behaviour) {
         self.lock()
@@ -348,7 +348,7 @@ impl SimWorld {
             .insert(service.to_owned(), behaviour);
     }
 
-    /// Every engine from now on has this image; those that are there get it too.
+    /// Adds this image to all current and future engines.
     pub fn preload_image(&self, name: &str) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -362,19 +362,20 @@ impl SimWorld {
         }
     }
 
-    /// This image can be pulled.
+    /// Makes this image available for pulling.
     pub fn publish_image(&self, name: &str) {
         let mut state = self.lock();
         let image = state.rules.plain_image(name);
         state.rules.pullable.insert(name.to_owned(), image);
     }
 
-    /// Hosts answer scripts that contain `text` with this; others with exit code 0 and nothing.
+    /// Sets the output of hosts for scripts that contain `text`; the default is exit code 0 without
+    /// output.
     pub fn answer(&self, text: &str, output: HostOutput) {
         self.lock().rules.answers.push((text.to_owned(), output));
     }
 
-    /// A machine that exists and runs already and is nobody's, to be adopted.
+    /// Adds a running machine without a platform, to be adopted.
     pub fn add_machine(&self, spec: &NodeSpec) {
         let now = Instant::now();
         let mut state = self.lock();
@@ -388,8 +389,8 @@ impl SimWorld {
         }
     }
 
-    /// Connections that are opened through a node to one of its own TCP ports, for as long as
-    /// this boot lasts.
+    /// Receives connections that are opened through a node to one of its TCP ports, during the
+    /// current boot.
     pub fn listen(
         &self,
         node: &NodeName,
@@ -402,7 +403,7 @@ impl SimWorld {
         Ok(receiver)
     }
 
-    /// Lets what is due happen, then shows one machine of this name to `look`.
+    /// Applies due changes, then passes a machine with this name to `access`.
     pub(super) fn with_machine<T>(
         &self,
         node: &NodeName,
@@ -413,23 +414,23 @@ impl SimWorld {
         let state = &mut *state;
         let missing = || Error::not_found(format!("node {node}"));
         for number in state.numbers_named(node) {
-            state.settle(number, now);
+            state.advance(number, now);
             if let Some(machine) = state.machines.get_mut(&number) {
                 let seen = look(machine, &state.rules, &mut state.ledger);
-                state.judge(now);
+                state.check(now);
                 return Ok(seen);
             }
         }
         Err(missing())
     }
 
-    /// A node as it really is, at once and without a call.
+    /// The actual state of a node, immediately and without a call.
     pub fn node(&self, node: &NodeName) -> Option<ObservedNode> {
         self.with_machine(node, |machine, rules, _| machine.observed(rules))
             .ok()
     }
 
-    /// All containers of a node, whosever they are, at once and without a call.
+    /// All containers of a node, of any platform, immediately and without a call.
     pub fn containers(&self, node: &NodeName) -> Vec<ObservedContainer> {
         let now = Instant::now();
         self.with_machine(node, |machine, rules, _| {
@@ -438,7 +439,7 @@ impl SimWorld {
         .unwrap_or_default()
     }
 
-    /// What the agent of a node was told last.
+    /// The latest table that the agent of a node received.
     pub fn agent_table(&self, node: &NodeName) -> Option<Table> {
         self.with_machine(node, |machine, _, _| {
             let mut containers = machine.engine.containers.values();
@@ -473,14 +474,14 @@ impl SimWorld {
             .unwrap_or_default()
     }
 
-    /// A file that was put on a node: its mode and contents.
+    /// A file of a node: its mode and contents.
     pub fn file(&self, node: &NodeName, path: &str) -> Option<(u32, Bytes)> {
         self.with_machine(node, |machine, _, _| machine.files.get(path).cloned())
             .ok()
             .flatten()
     }
 
-    /// The paths of all files that were put on a node.
+    /// The paths of all files that were written to a node.
     pub fn files(&self, node: &NodeName) -> Vec<String> {
         self.with_machine(node, |machine, _, _| {
             machine.files.keys().cloned().collect()
@@ -488,17 +489,17 @@ impl SimWorld {
         .unwrap_or_default()
     }
 
-    /// Writes a file on a node, as a program there does.
+    /// Writes a file on a node, like a program on the node.
     pub fn write_file(&self, node: &NodeName, path: &str, contents: &str) {
         let file = (0o600, Bytes::from(contents.to_owned()));
-        // A node that is gone has no programs either.
+        // A deleted node has no programs.
         self.with_machine(node, |machine, _, _| {
             machine.files.insert(path.to_owned(), file);
         })
         .ok();
     }
 
-    /// Whether something answers at an address now.
+    /// Whether an address is answered now.
     pub fn answers(&self, ip: IpAddr, port: u16) -> bool {
         let now = Instant::now();
         self.lock().at_address(ip, now).is_some_and(|machine| {
@@ -506,36 +507,36 @@ impl SimWorld {
         })
     }
 
-    /// How many calls there were so far, by their first word, for example `state`.
+    /// The number of calls, by their first word, for example `state`.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.lock().calls_by_word.clone()
     }
 
-    /// All effects so far, in order.
+    /// All effects, in order.
     pub fn effects(&self) -> Vec<EffectRecord> {
         self.lock().ledger.effects.clone()
     }
 
-    /// All effects so far as text: the same seed and the same calls give the same text.
+    /// All effects as text: the same seed and calls give the same text.
     pub fn transcript(&self) -> String {
         let state = self.lock();
         let lines = state.ledger.effects.iter().map(ToString::to_string);
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// What happened that may never happen.
+    /// All violations of invariants.
     pub fn violations(&self) -> Vec<Violation> {
         self.lock().ledger.violations.clone()
     }
 
-    /// What is left of a platform anywhere, in words; empty once it is down.
+    /// Descriptions of everything that remains of a platform; empty after its removal.
     pub fn leftovers(&self, owner: &Owner) -> Vec<String> {
         let now = Instant::now();
         let mut state = self.lock();
         let numbers: Vec<u64> = state.machines.keys().copied().collect();
         let mut left = Vec::new();
         for number in numbers {
-            state.settle(number, now);
+            state.advance(number, now);
             if let Some(machine) = state.machines.get(&number) {
                 if machine.owner.as_ref().is_some_and(|of| of.id == owner.id) {
                     left.push(format!("node {}", machine.name));
@@ -555,7 +556,7 @@ impl SimWorld {
 }
 
 impl Rules {
-    /// An image that declares nothing.
+    /// An image without declarations.
     pub(super) fn plain_image(&self, name: &str) -> Image {
         Image {
             id: format!("sha256:{}", self.chance.hex(&["image", name], 0)),

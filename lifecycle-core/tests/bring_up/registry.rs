@@ -37,7 +37,7 @@ async fn the_managers_endpoint_is_recorded_in_the_database_and_a_second_up_touch
 #[tokio::test(start_paused = true)]
 async fn a_database_that_does_not_answer_is_told_before_anything_is_touched() {
     let stage = stage(22).await;
-    stage.databases().set_away(CENTRAL, true);
+    stage.databases().set_unavailable(CENTRAL, true);
     let error = stage.up().await.unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
     assert!(error.hint().unwrap().contains("registry.url"), "{error:?}");
@@ -46,7 +46,7 @@ async fn a_database_that_does_not_answer_is_told_before_anything_is_touched() {
         "{}",
         stage.world.transcript()
     );
-    stage.databases().set_away(CENTRAL, false);
+    stage.databases().set_unavailable(CENTRAL, false);
     stage.up().await.unwrap();
 }
 
@@ -103,9 +103,9 @@ async fn databases_of_kinds_hold_up_nobody_and_see_the_end() {
         (Kind::Applications, OTHER),
     ];
     stage.registry.kinds = urls.map(|(kind, url)| (kind, Sensitive::new(url))).into();
-    stage.databases().set_away(NODES, true);
+    stage.databases().set_unavailable(NODES, true);
     stage.up().await.unwrap();
-    stage.databases().set_away(NODES, false);
+    stage.databases().set_unavailable(NODES, false);
     tokio::time::sleep(std::time::Duration::from_mins(2)).await;
     let at = async |url: &str| stage.databases().at(url).snapshot().await.unwrap();
     let nodes = at(NODES).await;

@@ -96,7 +96,7 @@ async fn each_kinds_database_has_its_own_rows_through_outages_losses_and_take_ov
 
     // Away while an instance is lost and comes back elsewhere in time.
     let cursor = stage.last_event().await;
-    databases.set_away(MODELS, true);
+    databases.set_unavailable(MODELS, true);
     let (node, container) = stage.place(&crate::platform::instance("web", 1));
     let faults = stage.world.faults();
     faults.remove_container(&node, &container.name).unwrap();
@@ -109,7 +109,7 @@ async fn each_kinds_database_has_its_own_rows_through_outages_losses_and_take_ov
         "{away:?}"
     );
     assert!(away[0].data["since"].is_string(), "{away:?}");
-    databases.set_away(MODELS, false);
+    databases.set_unavailable(MODELS, false);
     stage.pass(Duration::from_mins(2)).await;
     let back = stage.events(EventKind::DatabaseAvailable, cursor).await;
     assert_eq!(back.len(), 1, "{back:#?}");

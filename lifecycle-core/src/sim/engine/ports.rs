@@ -1,4 +1,4 @@
-//! Host ports: fixed ones as they are asked for, picked ones as they are free.
+//! Host ports: fixed ones, and automatically chosen free ones.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::model::Protocol;
 use crate::runtime::PortBinding;
 
-/// Host ports that are picked.
-const PICKED: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+/// The range of automatically chosen host ports.
+const CHOSEN: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 impl Engine {
     /// The host ports that a container gets if it starts now.
@@ -38,19 +38,19 @@ impl Engine {
             };
             let conflict = |host: u16| Error::Conflict {
                 what: format!("host port {host}/{protocol}"),
-                why: format!("container {name} cannot have it, it is taken"),
+                why: format!("container {name} cannot use it, because it is in use"),
             };
             let host = match binding {
                 PortBinding::Fixed(host) if is_free(host) => host,
                 PortBinding::Fixed(host) => return Err(conflict(host)),
                 PortBinding::Preferred(first) => {
                     let before = container.host_ports.get(&(port, protocol)).copied();
-                    let start = first.clamp(*PICKED.start(), *PICKED.end());
+                    let start = first.clamp(*CHOSEN.start(), *CHOSEN.end());
                     before
                         .into_iter()
                         .chain([first])
-                        .chain(start..=*PICKED.end())
-                        .chain(*PICKED.start()..start)
+                        .chain(start..=*CHOSEN.end())
+                        .chain(*CHOSEN.start()..start)
                         .find(|host| is_free(*host))
                         .ok_or_else(|| conflict(first))?
                 }

@@ -1,4 +1,4 @@
-//! Containers made and started: what they run as, when they get ready, when they end.
+//! Creating and starting containers: their command, when they become ready, when they exit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use super::{Container, Engine, Here, Phase, Run, service_in};
 use crate::error::{Error, Result};
 use crate::model::{ContainerId, HealthcheckTest, PlatformId};
 use crate::runtime::{ContainerSpec, LogLine, ObservedContainer};
-use crate::sim::behaviour::perform;
-use crate::sim::ledger::{Ledger, Place, Violation};
+use crate::sim::behaviour::simulate;
+use crate::sim::ledger::{Ledger, ContainerOnNode, Violation};
 use crate::sim::world::Rules;
 
-/// After how long a health check that never passes has failed as often as it may.
-const HEALTH_GIVEN_UP: Duration = Duration::from_secs(30);
+/// How long a health check that never passes takes to be unhealthy.
+const UNHEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 impl Engine {
     pub(in crate::sim) fn ensure(
@@ -31,20 +31,20 @@ impl Engine {
             Some(container) if container.spec.digest != spec.digest => {
                 return Err(Error::Conflict {
                     what: format!("container {name}"),
-                    why: "it has another digest".into(),
+                    why: "it has a different digest".into(),
                 });
             }
             Some(_) => {}
             None => {
-                let container = self.made(spec, here, rules)?;
-                // Ports first: a container that cannot get them is not left behind.
+                let container = self.create(spec, here, rules)?;
+                // Check ports first, so that no container remains if they are in use.
                 self.ports_for(&container)?;
                 for mount in &spec.template.volumes {
                     self.volumes.insert((owner, mount.volume.clone()));
                 }
                 let id = container.id.clone();
                 self.containers.insert(name.clone(), container);
-                self.tell(owner, id, "create");
+                self.record_event(owner, id, "create");
             }
         }
         let changed = self.start(name, now, here, rules, ledger)?;
@@ -55,7 +55,7 @@ impl Engine {
         Ok((container.observed(now, rules), changed))
     }
 
-    fn made(&mut self, spec: &ContainerSpec, here: Here<'_>, rules: &Rules) -> Result<Container> {
+    fn create(&mut self, spec: &ContainerSpec, here: Here<'_>, rules: &Rules) -> Result<Container> {
         let image = self
             .images
             .get(&spec.image)
@@ -83,10 +83,10 @@ impl Engine {
             (None, Some(own)) if command.is_empty() => command.clone_from(own),
             (None, _) => {}
         }
-        self.made += 1;
+        self.created_count += 1;
         let purpose = ["container", here.node.as_str(), &spec.name];
         Ok(Container {
-            id: ContainerId(rules.chance.hex(&purpose, self.made).into()),
+            id: ContainerId(rules.chance.hex(&purpose, self.created_count).into()),
             spec: spec.clone(),
             exposed,
             has_healthcheck,
@@ -95,14 +95,14 @@ impl Engine {
             started: None,
             starts: 0,
             host_ports: BTreeMap::new(),
-            told_to_stop: false,
+            stop_requested: false,
             restart_at: None,
             log: Vec::new(),
             table: None,
         })
     }
 
-    /// Starts a container that does not run; says whether it had to.
+    /// Starts a stopped container; returns whether it was stopped.
     pub(in crate::sim) fn start(
         &mut self,
         name: &str,
@@ -128,11 +128,11 @@ impl Engine {
         container.host_ports = ports;
         container.starts += 1;
         container.started = Some(at);
-        container.told_to_stop = false;
+        container.stop_requested = false;
         container.restart_at = None;
         let service = service_in(&container.spec.role);
         let behaviour = rules.behaviours.get(service);
-        let performance = perform(&container.command);
+        let performance = simulate(&container.command);
         let (exit, unhealthy_after, never_ready) = match behaviour {
             Some(b) => (b.exits, b.unhealthy_after, b.never_ready),
             None => (performance.exit, None, false),
@@ -156,7 +156,7 @@ impl Engine {
             container.log.extend(written);
         }
         let unready_after = if never_ready {
-            Some(HEALTH_GIVEN_UP)
+            Some(UNHEALTHY_AFTER)
         } else {
             unhealthy_after
         };
@@ -164,7 +164,7 @@ impl Engine {
             ready_at: (!never_ready).then(|| at + ready_after),
             unready_at: unready_after.map(|after| at + after),
             ends: exit.map(|exit| (at + exit.after, exit.code)),
-            health_told: at,
+            health_reported: at,
         });
         let (owner, id) = (container.owner(), container.id.clone());
         let digest = container.spec.digest.clone();
@@ -178,14 +178,14 @@ impl Engine {
             if here.fenced {
                 ledger.violations.push(Violation::StartedWhileFenced {
                     at: rules.date(at),
-                    place: Place {
+                    place: ContainerOnNode {
                         node: here.node.clone(),
                         container: name.to_owned(),
                     },
                 });
             }
         }
-        self.tell(owner, id, "start");
+        self.record_event(owner, id, "start");
         Ok(true)
     }
 

@@ -1,6 +1,6 @@
-//! A cloud of one's own: [`VmApi`] is implemented for it, and [`VmCloud`] makes a provider of that.
-//! Its test is the suite that every provider passes.
-#![expect(clippy::print_stdout, reason = "an example prints what it finds")]
+//! A custom cloud provider: [`VmCloud`] turns an implementation of [`VmApi`] into a provider. The
+//! test is the suite that every provider passes.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,8 @@ use lifecycle_core::model::{Addresses, NodeSpec, PlatformId};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result, cloud::CloudProvider};
 
-/// The account. Here the VMs are in memory; otherwise this is the client of a cloud.
+/// The cloud account. Here the VMs are in memory; a real provider has a client of its cloud
+/// instead.
 #[derive(Debug, Clone, Default)]
 struct Memory(Arc<Mutex<BTreeMap<String, Vm>>>);
 
@@ -24,7 +25,7 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The account as a platform uses it.
+    /// A provider for one platform.
     fn open(&self, platform: &str) -> Result<VmCloud> {
         let (id, name) = (platform.parse()?, "demo".parse()?);
         Ok(VmCloud::new(self.clone(), Owner { id, name }))
@@ -53,7 +54,7 @@ impl Memory {
         found.ok_or_else(|| Error::not_found(format!("VM {}", vm.name)))
     }
 
-    /// Changes the power of a VM, which takes a while.
+    /// Changes the power of a VM, which takes some time.
     async fn power(&self, vm: &ObservedNode, meanwhile: Power, then: Power) -> Result<()> {
         let set = |power: Power| {
             let boot_id = (power == Power::Running).then(|| RandomIds.uuid().to_string());

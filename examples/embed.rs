@@ -1,7 +1,7 @@
-//! The library within another program: brings a platform up in a simulated world. A
-//! [`Bootstrapper`](lifecycle_core::bootstrap::Bootstrapper) whose parts come from
-//! `lifecycle-docker` brings a real one up in the same way.
-#![expect(clippy::print_stdout, reason = "an example prints what it finds")]
+//! The library in another program: starts a platform in a simulated world. A
+//! [`Bootstrapper`](lifecycle_core::bootstrap::Bootstrapper) with parts from `lifecycle-docker`
+//! starts a real one in the same way.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use lifecycle_core::bootstrap::UpOptions;
 use lifecycle_core::clock::{IdSource as _, RandomIds};
@@ -9,7 +9,7 @@ use lifecycle_core::model::PlatformId;
 use lifecycle_core::platform::{find, load};
 use lifecycle_core::sim::SimWorld;
 
-// The world's time is tokio's: paused, it jumps to whatever happens next.
+// The world uses tokio's time: paused, it jumps to the next event.
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> lifecycle_core::Result<()> {
     let files = find(env!("CARGO_MANIFEST_DIR").as_ref(), &["embed.yaml".into()])?;

@@ -30,7 +30,9 @@ pub(crate) enum Failure {
     #[error("{} instances of the platform did not start", .0.failures.len())]
     Services(Outcome),
     /// Confirmation is needed, and there is no terminal to ask on.
-    #[error("this command removes resources and needs confirmation, but standard input is not a terminal")]
+    #[error(
+        "this command removes resources and needs confirmation, but standard input is not a terminal"
+    )]
     Unconfirmed,
     /// The file to write exists, and `--force` is not set.
     #[error("{} already exists", .0.display())]
@@ -60,9 +62,11 @@ impl Failure {
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::OutputClosed => ExitStatus::Done.code(),
-            Self::Failed(_) | Self::Services(_) | Self::Refused | Self::ChecksFailed(_) | Self::AlreadyReported => {
-                ExitStatus::Failed.code()
-            }
+            Self::Failed(_)
+            | Self::Services(_)
+            | Self::Refused
+            | Self::ChecksFailed(_)
+            | Self::AlreadyReported => ExitStatus::Failed.code(),
             Self::NoFiles(_)
             | Self::NoSecrets(_)
             | Self::Files(_)
@@ -113,7 +117,9 @@ impl Failure {
             }
             Self::Unconfirmed => "confirm with --yes".into(),
             Self::Exists(_) => "edit it, or overwrite it with --force".into(),
-            Self::ChecksFailed(_) | Self::AlreadyReported => "see the hint of each failed check above".into(),
+            Self::ChecksFailed(_) | Self::AlreadyReported => {
+                "see the hint of each failed check above".into()
+            }
             Self::Refused => "run the command again and confirm, or use --yes".into(),
             Self::Interrupted => "running services keep running, and a manager that was started \
                                   continues its work; run the same command again to continue"

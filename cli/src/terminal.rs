@@ -33,7 +33,9 @@ pub(crate) struct Raw(Termios);
 
 impl Raw {
     pub(crate) fn new() -> Result<Self> {
-        let failed = |error: rustix::io::Errno| Error::io("switching the terminal to raw mode", error.into());
+        let failed = |error: rustix::io::Errno| {
+            Error::io("switching the terminal to raw mode", error.into())
+        };
         let before = tcgetattr(std::io::stdin()).map_err(failed)?;
         let mut raw = before.clone();
         raw.make_raw();

@@ -57,7 +57,8 @@ pub(crate) fn configuration_directory() -> Result<PathBuf> {
 /// Checks that the user's configuration directory is writable.
 pub(crate) fn check_configuration_directory() -> Finding {
     const WHAT: &str = "configuration directory";
-    const HINT: &str = "make it a directory that you can write to, or set XDG_CONFIG_HOME to another one";
+    const HINT: &str =
+        "make it a directory that you can write to, or set XDG_CONFIG_HOME to another one";
     let directory = match configuration_directory() {
         Ok(directory) => directory,
         Err(error) => return Finding::failed(WHAT, &error, HINT),
@@ -72,12 +73,7 @@ pub(crate) fn check_configuration_directory() -> Finding {
     if is_writable {
         Finding::ok(WHAT, path)
     } else {
-        Finding::new(
-            Health::Error,
-            WHAT,
-            format!("{path} is not writable"),
-            HINT,
-        )
+        Finding::new(Health::Error, WHAT, format!("{path} is not writable"), HINT)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The demo where Docker cannot run: it says so, and brings the platform up in a simulation.
+//! The demo without a usable Docker: it reports the reason and simulates the platform.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The exit code that says: simulated.
+/// The exit code of a simulated demo.
 const SIMULATED: i32 = 3;
 
-/// Runs the demo with the programs that were built for this test, and gives what it says.
+/// Runs the demo with the programs that were built for this test. Returns its output.
 fn demo(change: impl FnOnce(&mut Command)) -> String {
     let program = Path::new(env!("CARGO_BIN_EXE_bootstrapper"));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../script/demo");
@@ -21,13 +21,13 @@ fn demo(change: impl FnOnce(&mut Command)) -> String {
         .stdin(Stdio::null());
     change(&mut command);
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(SIMULATED), "{said}");
-    said
+    assert_eq!(output.status.code(), Some(SIMULATED), "{text}");
+    text
 }
 
-fn is_a_whole_bring_up(said: &str, why: &str) {
+fn assert_complete_bring_up(output: &str, why: &str) {
     for line in [
         "provision node hub",
         "provision node edge-1",
@@ -36,26 +36,26 @@ fn is_a_whole_bring_up(said: &str, why: &str) {
         "This was a SIMULATION",
         why,
     ] {
-        assert!(said.contains(line), "{line}: {said}");
+        assert!(output.contains(line), "{line}: {output}");
     }
-    // The last of all, as it is declared.
-    let last = said.lines().rfind(|line| line.contains(" is ready on "));
-    assert!(last.unwrap().contains("monitoring-1"), "{said}");
+    // The service that is declared last is ready last.
+    let last = output.lines().rfind(|line| line.contains(" is ready on "));
+    assert!(last.unwrap().contains("monitoring-1"), "{output}");
 }
 
 #[test]
-fn an_engine_that_does_not_answer_is_named_and_the_platform_simulated() {
-    let said = demo(|command| {
+fn unreachable_engine_is_reported_and_platform_simulated() {
+    let output = demo(|command| {
         command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
     });
-    is_a_whole_bring_up(
-        &said,
+    assert_complete_bring_up(
+        &output,
         "Reason: Docker cannot be used here: it does not respond at DOCKER_HOST=unix:///nonexistent/docker.sock",
     );
 }
 
 #[test]
-fn an_engine_that_refuses_what_nodes_need_is_named_and_the_platform_simulated() {
+fn unsuitable_engine_is_reported_and_platform_simulated() {
     let programs = tempfile::tempdir().unwrap();
     let docker = programs.path().join("docker");
     let refuses = "#!/bin/sh\n\
@@ -64,12 +64,12 @@ fn an_engine_that_refuses_what_nodes_need_is_named_and_the_platform_simulated() 
                    exit 125\n";
     std::fs::write(&docker, refuses).unwrap();
     std::fs::set_permissions(&docker, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let said = demo(|command| {
+    let output = demo(|command| {
         let path = std::env::var("PATH").unwrap();
         command.env("PATH", format!("{}:{path}", programs.path().display()));
     });
-    is_a_whole_bring_up(
-        &said,
+    assert_complete_bring_up(
+        &output,
         "Reason: Docker cannot be used here: it is running, but refuses the privileges that a node \
          with its own engine needs: docker: operation not permitted.",
     );

@@ -92,17 +92,11 @@ pub struct ObservedNode {
 #[serde(rename_all = "kebab-case", tag = "change")]
 pub enum NodeChange {
     /// Create it, if it does not exist.
-    Provision {
-        spec: NodeSpec,
-    },
+    Provision { spec: NodeSpec },
     /// Start it, if it is stopped.
-    Start {
-        node: NodeName,
-    },
+    Start { node: NodeName },
     /// Stop it, if it is running.
-    Stop {
-        node: NodeName,
-    },
+    Stop { node: NodeName },
     /// Restart it, if it is still in this boot.
     Restart {
         node: NodeName,
@@ -110,9 +104,7 @@ pub enum NodeChange {
         boot_id: String,
     },
     /// Delete it with all its resources.
-    Delete {
-        node: NodeName,
-    },
+    Delete { node: NodeName },
 }
 
 impl NodeChange {
@@ -295,6 +287,7 @@ pub async fn carry_out_with_progress(
 }
 
 
+
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -340,7 +333,7 @@ mod tests {
             let next = self.0.lock().unwrap().pop_front();
             next.unwrap_or(Ok(CloudProgress::Running {
                 after: None,
-                says: None,
+                message: None,
             }))
         }
         async fn fence(&self, node: &NodeName) -> Result<Fenced> {
@@ -365,7 +358,7 @@ mod tests {
         let (outcome, took) = run(vec![
             Ok(CloudProgress::Running {
                 after: Some(Duration::from_secs(7)),
-                says: None,
+                message: None,
             }),
             Err(Error::Throttled {
                 what: "reads".into(),

@@ -131,9 +131,7 @@ pub enum ForwardTarget {
         port: u16,
     },
     /// A Unix socket on the node.
-    Unix {
-        path: String,
-    },
+    Unix { path: String },
 }
 
 /// The operating system of one node.

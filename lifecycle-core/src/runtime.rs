@@ -52,6 +52,8 @@ pub struct BuildRequest {
     pub tag: String,
     /// The path of the Dockerfile in the context.
     pub dockerfile: String,
+    /// The build arguments.
+    pub args: BTreeMap<String, Sensitive>,
     /// Other options. An inline Dockerfile in them is already part of the context.
     pub options: BuildOptions,
     /// The build context, an uncompressed tar archive.

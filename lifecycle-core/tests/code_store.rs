@@ -1,5 +1,5 @@
-//! The suite that all code stores pass, on directories; and on published archives what these
-//! promise of it.
+//! The code store suite on directories and on published archives. A store of archives passes only
+//! the part of the suite that applies to it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,7 @@ fn io<T>(outcome: std::io::Result<T>) -> Result<T> {
     outcome.map_err(|error| Error::io("a code base", error))
 }
 
-/// Code bases in a directory that is removed with it.
+/// Code bases in a temporary directory.
 #[derive(Debug)]
 struct Directory {
     root: TempDir,
@@ -62,8 +62,8 @@ impl CodeBench for Directory {
     }
 }
 
-/// The code bases of a directory, each published when it is written. Names are the directory's
-/// to know; an archive comes from what was published.
+/// The code bases of a directory, each published when it is written. The directory lists the names;
+/// archives come from the published files.
 #[derive(Debug)]
 struct Published {
     source: Directory,
@@ -126,12 +126,14 @@ async fn directories_pass_the_suite() {
     code::all(&Directory::new()).await.unwrap();
 }
 
-/// It knows contents, not names: whatever was published is given for as long as it is there,
-/// so that neither the list nor what an outdated digest means is its to say.
+/// A store of archives knows contents, not names: it returns every published archive that still
+/// exists. Therefore it can neither list code bases nor reject an outdated digest.
 #[tokio::test]
-async fn published_archives_are_what_the_digest_covers() {
+async fn published_archives_match_their_digest() {
     let published = Published::new();
-    code::a_missing_code_base_is_not_found(&published).await.unwrap();
+    code::a_missing_code_base_is_not_found(&published)
+        .await
+        .unwrap();
     code::an_archive_contains_what_the_digest_covers(&published)
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! Whole platforms read from files: what is declared, and what is said about what is malformed.
+//! Platforms read from files: the resulting declarations, and the diagnostics of invalid files.
 
 mod published;
 
@@ -39,7 +39,7 @@ fn sources(directory: &Path, compose: &str, platform: Option<&str>) -> Sources {
 }
 
 #[tokio::test]
-async fn a_platform_is_read_with_all_its_keys() {
+async fn platform_with_all_keys_is_read() {
     let mut sources = sources(
         &tests().join("declared"),
         "compose.yaml",
@@ -71,9 +71,9 @@ async fn a_platform_is_read_with_all_its_keys() {
     assert_eq!(warnings, [""; 0]);
 }
 
-/// The example of a platform on Azure is one that can be used.
+/// The example of a platform on Azure can be read.
 #[tokio::test]
-async fn the_example_on_azure_is_read() {
+async fn azure_example_is_read() {
     let examples = tests().join("../../examples");
     let mut sources = sources(&examples.join("iot-platform"), "compose.yaml", None);
     sources.platform_toml = Some(examples.join("azure/platform.toml"));
@@ -92,7 +92,7 @@ async fn the_example_on_azure_is_read() {
 }
 
 #[tokio::test]
-async fn a_compose_file_alone_is_enough() {
+async fn compose_file_alone_is_enough() {
     let directory = tempfile::Builder::new()
         .prefix("My_App-")
         .rand_bytes(0)
@@ -114,7 +114,7 @@ async fn a_compose_file_alone_is_enough() {
 }
 
 #[tokio::test]
-async fn a_variable_that_is_not_set_is_a_warning() {
+async fn unset_variable_is_a_warning() {
     let directory = tempfile::TempDir::new().unwrap();
     let text =
         "name: x\nservices:\n  web:\n    image: nginx\n    user: u$NONE\n    working_dir: /$NONE\n";
@@ -125,11 +125,13 @@ async fn a_variable_that_is_not_set_is_a_warning() {
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
-        ["compose.yaml:5:11: services.web.user: `NONE` is not set, so it is taken as empty"]
+        [
+            "compose.yaml:5:11: services.web.user: `NONE` is not set and is replaced by an empty text"
+        ]
     );
 }
 
-/// Files of a directory of its own, by name.
+/// A temporary directory with these files.
 #[expect(clippy::unwrap_used, reason = "a test's own stage")]
 fn directory_with(files: &[(&str, &str)]) -> tempfile::TempDir {
     let directory = tempfile::TempDir::new().unwrap();
@@ -142,7 +144,7 @@ fn directory_with(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn several_files_are_one_declaration_and_each_finding_names_its_file() {
+async fn several_files_are_merged_and_diagnostics_name_their_file() {
     let directory = directory_with(&[
         (
             "compose.yaml",
@@ -187,12 +189,12 @@ async fn several_files_are_one_declaration_and_each_finding_names_its_file() {
     assert!(db.container.environment.contains_key("PASSWORD"));
     assert_eq!(
         loaded.warnings[0].to_string(),
-        "more/db.yaml:6:11: services.db.user: `NONE` is not set, so it is taken as empty"
+        "more/db.yaml:6:11: services.db.user: `NONE` is not set and is replaced by an empty text"
     );
 }
 
 #[tokio::test]
-async fn profiles_come_from_the_command_line_else_from_the_environment() {
+async fn profiles_come_from_the_command_line_or_the_environment() {
     let directory = directory_with(&[(
         "compose.yaml",
         "services:\n  a: {image: x}\n  b: {image: x, profiles: [one]}\n  c: {image: x, profiles: \
@@ -220,12 +222,12 @@ async fn profiles_come_from_the_command_line_else_from_the_environment() {
     assert_eq!(found, "a b");
     assert_eq!(
         warnings,
-        ["compose.yaml: no service is of the profile `fuor`"]
+        ["compose.yaml: no service has the profile `fuor`"]
     );
 }
 
 #[tokio::test]
-async fn no_secret_shows_in_what_is_said() {
+async fn diagnostics_and_warnings_contain_no_secret() {
     let directory = tempfile::TempDir::new().unwrap();
     let text = "services:\n  web:\n    image: nginx\n    prots: []\n    environment:\n      \
                 PASSWORD: ${PASSWORD}\n      OTHER: [hunter2]\n";
@@ -239,7 +241,7 @@ async fn no_secret_shows_in_what_is_said() {
 }
 
 #[tokio::test]
-async fn malformed_files_are_reported_with_place_cause_and_hint() {
+async fn malformed_files_are_reported_with_position_cause_and_hint() {
     let directory = tests().join("malformed");
     let mut files: Vec<String> = std::fs::read_dir(&directory)
         .unwrap()
@@ -252,7 +254,7 @@ async fn malformed_files_are_reported_with_place_cause_and_hint() {
         .collect();
     files.sort();
     assert!(files.len() >= 25, "{}", files.len());
-    // The one valid Compose file that stands beside malformed settings.
+    // The valid Compose file for the invalid settings.
     let valid = tempfile::TempDir::new().unwrap();
     std::fs::write(valid.path().join("compose.yaml"), "name: x\nservices: {}\n").unwrap();
     for file in files {
@@ -268,16 +270,16 @@ async fn malformed_files_are_reported_with_place_cause_and_hint() {
         };
         let problems = match loaded(&sources).await {
             Err(problems) => problems.to_string(),
-            Ok(_) => panic!("{file} was taken"),
+            Ok(_) => panic!("{file} was accepted"),
         };
         let shown = problems.replace(&directory.display().to_string(), "<directory>");
         insta::assert_snapshot!(file, shown);
     }
 }
 
-/// Faults of several files: a directory for each, with an override file or without.
+/// Errors in several files: a directory for each case, with or without an override file.
 #[tokio::test]
-async fn faults_of_several_files_are_told_where_they_are() {
+async fn errors_in_several_files_are_reported_with_their_positions() {
     let directory = tests().join("malformed/several");
     let mut cases: Vec<String> = std::fs::read_dir(&directory)
         .unwrap()
@@ -291,13 +293,13 @@ async fn faults_of_several_files_are_told_where_they_are() {
         sources.compose_files.extend(over.is_file().then_some(over));
         let problems = match loaded(&sources).await {
             Err(problems) => problems.to_string(),
-            Ok(_) => panic!("{case} was taken"),
+            Ok(_) => panic!("{case} was accepted"),
         };
         insta::assert_snapshot!(format!("several__{case}"), problems);
     }
 }
 
-/// Reads a Compose file, with other files beside it, and gives what is wrong.
+/// Reads a Compose file and other files in its directory. Returns the diagnostics.
 #[expect(clippy::unwrap_used, reason = "a test's own stage")]
 async fn problems(files: &[(&str, String)]) -> String {
     let directory = tempfile::TempDir::new().unwrap();
@@ -309,12 +311,12 @@ async fn problems(files: &[(&str, String)]) -> String {
     let sources = sources(directory.path(), "compose.yaml", platform);
     match loaded(&sources).await {
         Err(problems) => problems.to_string(),
-        Ok(_) => panic!("it was taken"),
+        Ok(_) => panic!("the files were accepted"),
     }
 }
 
 #[tokio::test]
-async fn what_multiplies_is_refused_before_it_fills_the_memory() {
+async fn exponential_growth_is_refused_early() {
     let web = |lines: &str| format!("services:\n  web:\n    image: x\n{lines}");
     let trebling: Vec<String> = (1..40)
         .map(|n| format!("A{n}=$A{0}$A{0}$A{0}\n", n - 1))
@@ -371,7 +373,7 @@ async fn what_multiplies_is_refused_before_it_fills_the_memory() {
 }
 
 #[tokio::test]
-async fn a_reservation_that_no_node_can_hold_is_told_by_its_line() {
+async fn impossible_reservation_is_reported_with_its_line() {
     let compose = "services:\n  a:\n    image: x\n    deploy:\n      resources:\n        \
                    reservations: {cpus: 4}\n";
     let platform = "[nodes.n]\ncapacity = { cpus = 2, memory = \"4g\" }\n";
@@ -388,7 +390,7 @@ async fn a_reservation_that_no_node_can_hold_is_told_by_its_line() {
 }
 
 #[tokio::test]
-async fn what_files_draw_in_is_bounded() {
+async fn number_and_size_of_read_files_are_limited() {
     let named = |name: &str, text: String| (name.to_owned(), text);
     let include = |name: &str, text: &str| named(name, format!("include: [{text}]\n"));
     let mut deep = vec![include("compose.yaml", "f1.yaml")];
@@ -435,7 +437,7 @@ async fn what_files_draw_in_is_bounded() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_for_a_declaration_is_refused() {
+async fn too_large_declarations_are_refused() {
     let compose = "services:\n  web:\n    image: x\n    configs: [c]\n    secrets: [s]\n    volumes:\n      \
                    - ./mount:/m\nconfigs: {c: {file: large}}\nsecrets: {s: {environment: BIG}}\n";
     let problems = problems(&[
@@ -457,7 +459,7 @@ async fn what_is_too_large_for_a_declaration_is_refused() {
 }
 
 #[tokio::test]
-async fn files_beside_the_compose_file_are_part_of_the_declaration() {
+async fn referenced_files_are_part_of_the_declaration() {
     let directory = tempfile::TempDir::new().unwrap();
     let compose = "services:\n  web:\n    image: x\n    secrets: [{source: s, mode: 0440, uid: \"7\"}]\n    \
                    configs: [{source: c, target: /etc/c}]\n    volumes:\n      - ./site:/srv\n      \
@@ -487,7 +489,7 @@ async fn files_beside_the_compose_file_are_part_of_the_declaration() {
 }
 
 #[tokio::test]
-async fn a_name_leads_to_one_service() {
+async fn names_belong_to_one_service() {
     let compose = "services:\n  a:\n    image: x\n    container_name: first\n    networks: {n: {aliases: \
                    [shared]}}\n  b:\n    image: x\n    networks: {n: {aliases: [shared]}, m: {aliases: \
                    [other]}}\n    links: [\"a:linked\"]\n  c:\n    image: x\n    networks: [m]\nnetworks: \
@@ -516,7 +518,7 @@ async fn a_name_leads_to_one_service() {
 }
 
 #[tokio::test]
-async fn separate_networks_are_a_warning_and_what_keeps_all_in_is_not() {
+async fn separate_networks_are_a_warning_and_other_network_keys_are_not() {
     let compose = |web: &str, networks: &str| {
         format!(
             "services:\n  web: {{image: x, networks: {web}}}\n  db: {{image: x, networks: [back]}}\n  \
@@ -527,7 +529,7 @@ async fn separate_networks_are_a_warning_and_what_keeps_all_in_is_not() {
                  nodes: every name leads to its service from everywhere";
     for (web, networks, warned, blocks) in [
         ("[front]", "{front: , back: }", true, false),
-        // None is as if the key were not there.
+        // A null value is the same as a missing key.
         ("[]", "{back: }", true, false),
         ("{}", "{back: }", true, false),
         ("[front, back]", "{front: , back: }", false, false),
@@ -551,7 +553,7 @@ async fn separate_networks_are_a_warning_and_what_keeps_all_in_is_not() {
 }
 
 #[tokio::test]
-async fn what_compose_takes_is_taken() {
+async fn valid_compose_files_are_accepted() {
     let compose = "services:\n  web:\n    build: {context: , args: , dockerfile: }\n    scale: 2\n    \
                    cpus: 0.5\n    deploy: {replicas: 2, resources: {limits: {cpus: '0.5'}}}\n    \
                    security_opt: ['label=type:x', 'label:role:y', 'no-new-privileges:true']\n    \
@@ -574,7 +576,7 @@ async fn what_compose_takes_is_taken() {
     assert_eq!(ports, all);
 }
 
-/// Words that lead a random text past the first check.
+/// Fragments that lead a random text past the first checks.
 fn fragment() -> impl Strategy<Value = String> {
     let known = proptest::sample::select(vec![
         "services:",
@@ -624,7 +626,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_text_makes_the_reader_panic(
+    fn reader_never_panics(
         compose in proptest::collection::vec(fragment(), 0..14),
         platform in proptest::collection::vec(fragment(), 0..8),
         env in "[ -~\\n]{0,60}",
@@ -642,7 +644,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let sources = sources(directory.path(), "compose.yaml", Some("platform.toml"));
         if let Err(problems) = runtime.block_on(loaded(&sources)) {
-            // A panic inside the reader would come back as a failed task.
+            // A panic inside the reader would be reported as a failed task.
             prop_assert!(!problems.to_string().contains("panicked"), "{problems}");
             prop_assert!(problems.iter().count() > 0);
         }
@@ -650,7 +652,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn code_bases_are_known_by_name_before_they_can_be_found() {
+async fn code_base_names_are_known_before_they_exist() {
     let directory = tempfile::tempdir().unwrap();
     let compose = "name: x\nservices:\n  a: {build: ./nested/../api}\n  b: {build: {context: api}}\n  \
                    c: {build: .}\n  d: {image: debian, mac_address: \"02:42:ac:11:65:43\"}\n  \
@@ -661,11 +663,14 @@ async fn code_bases_are_known_by_name_before_they_can_be_found() {
     let names: Vec<&str> = survey.code_bases.iter().map(String::as_str).collect();
     assert_eq!(names, [".", "api", "code/shared/e"]);
     assert_eq!(survey.unsupported.len(), 1);
-    assert!(loaded(&sources).await.is_err(), "none of them is there");
+    assert!(
+        loaded(&sources).await.is_err(),
+        "the code bases must be missing"
+    );
 }
 
 #[tokio::test]
-async fn a_dockerfile_that_dockerignore_leaves_out_reaches_the_builder() {
+async fn ignored_dockerfile_reaches_the_builder() {
     let directory = tempfile::tempdir().unwrap();
     for (path, text) in [
         (

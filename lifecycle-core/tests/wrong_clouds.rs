@@ -1,5 +1,4 @@
-//! Providers that do one thing wrong: the suite that all clouds pass finds each of them, by the
-//! check that is about it.
+//! Providers with one error each: the cloud suite must find it, in the check that is about it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,23 +20,23 @@ use uuid::Uuid;
 /// How long the cloud takes for a change.
 const TAKES: Duration = Duration::from_secs(20);
 
-/// What a provider does wrong.
+/// The error of a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wrong {
+enum Fault {
     Nothing,
-    /// `adopt` always fails, but for nodes that are the platform's already.
+    /// `adopt` fails for all nodes that do not belong to the platform yet.
     AdoptFails,
     /// An adopted machine is deleted with its node.
     DeletesAdopted,
-    /// A change takes the place of the one that is under way.
+    /// A change replaces the one in progress.
     Overwrites,
-    /// Nodes of other platforms count as its own.
+    /// Nodes of other platforms are treated as its own.
     SeesEverything,
-    /// A restart ends whatever boot there is.
+    /// A restart is executed for any boot id.
     RestartsAnyBoot,
-    /// Operations are known only to the process that began them.
+    /// Only the process that began an operation can poll it.
     ForgetsOperations,
-    /// A change is done as soon as it has begun.
+    /// A change is reported as done as soon as it has begun.
     DoneAtOnce,
 }
 
@@ -48,7 +47,7 @@ struct Machines {
     fails: bool,
 }
 
-/// A cloud in memory, whose changes take their time.
+/// A cloud in memory whose changes take time.
 #[derive(Debug, Clone, Default)]
 struct Account(Arc<Mutex<Machines>>);
 
@@ -84,7 +83,7 @@ impl Account {
         id
     }
 
-    /// Sets a machine's power; none, if it is gone.
+    /// Sets a machine's power; `None` if the machine does not exist.
     fn set(&self, id: &str, power: Power) -> Option<()> {
         let mut machines = self.machines();
         machines.count += 1;
@@ -106,11 +105,11 @@ impl Account {
     }
 }
 
-/// The calls of the account, as a right provider uses them, or a wrong one.
+/// The calls of an account, with or without an error.
 #[derive(Debug, Clone)]
 struct Calls {
     account: Account,
-    wrong: Wrong,
+    fault: Fault,
     platform: PlatformId,
 }
 
@@ -128,7 +127,7 @@ impl VmApi for Calls {
 
     async fn list(&self) -> Result<Vec<Vm>> {
         let mut all = self.account.machines().all.clone();
-        if self.wrong == Wrong::SeesEverything {
+        if self.fault == Fault::SeesEverything {
             for vm in &mut all {
                 vm.platform = vm.platform.map(|_| self.platform);
             }
@@ -180,7 +179,7 @@ impl VmApi for Calls {
     }
 
     async fn set_owner(&self, vm: &ObservedNode, owner: Option<&Owner>) -> Result<()> {
-        if self.wrong == Wrong::DeletesAdopted && owner.is_none() {
+        if self.fault == Fault::DeletesAdopted && owner.is_none() {
             return self.delete(vm).await;
         }
         let mut machines = self.account.machines();
@@ -194,18 +193,18 @@ impl VmApi for Calls {
     }
 }
 
-/// A provider over these calls, which does the rest of what may be wrong.
+/// A provider that uses these calls, with or without an error of its own.
 #[derive(Debug)]
 struct Cloud {
     inner: VmCloud,
     calls: Calls,
-    /// What this process has begun.
+    /// The operations that this process has begun.
     begun: Mutex<Vec<CloudOperation>>,
 }
 
 impl Cloud {
-    fn is(&self, wrong: Wrong) -> bool {
-        self.calls.wrong == wrong
+    fn is(&self, fault: Fault) -> bool {
+        self.calls.fault == fault
     }
 }
 
@@ -229,22 +228,22 @@ impl CloudProvider for Cloud {
 
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {
         let is_ours = self.list().await?.iter().any(|ours| ours.name == *node);
-        if self.is(Wrong::AdoptFails) && !is_ours {
+        if self.is(Fault::AdoptFails) && !is_ours {
             return Err(Error::not_found(format!("node {node}")));
         }
         self.inner.adopt(node).await
     }
 
     async fn begin(&self, mut change: NodeChange) -> Result<CloudOperation> {
-        if let (Wrong::RestartsAnyBoot, NodeChange::Restart { node, boot_id }) =
-            (self.calls.wrong, &mut change)
+        if let (Fault::RestartsAnyBoot, NodeChange::Restart { node, boot_id }) =
+            (self.calls.fault, &mut change)
             && let Some(boot) = self.get(node).await?.and_then(|seen| seen.boot_id)
         {
             *boot_id = boot;
         }
         let operation = match self.inner.begin(change.clone()).await {
             Err(Error::Conflict { .. })
-                if self.is(Wrong::Overwrites) && matches!(change, NodeChange::Stop { .. }) =>
+                if self.is(Fault::Overwrites) && matches!(change, NodeChange::Stop { .. }) =>
             {
                 self.inner.fence(change.node()).await?;
                 self.inner.begin(change).await?
@@ -257,9 +256,9 @@ impl CloudProvider for Cloud {
 
     async fn poll(&self, operation: &CloudOperation) -> Result<CloudProgress> {
         let is_known = self.begun.lock().unwrap().contains(operation);
-        match self.calls.wrong {
-            Wrong::DoneAtOnce => Ok(CloudProgress::Done),
-            Wrong::ForgetsOperations if !is_known => Err(Error::not_found("this operation")),
+        match self.calls.fault {
+            Fault::DoneAtOnce => Ok(CloudProgress::Done),
+            Fault::ForgetsOperations if !is_known => Err(Error::not_found("this operation")),
             _ => self.inner.poll(operation).await,
         }
     }
@@ -276,7 +275,7 @@ impl CloudProvider for Cloud {
 #[derive(Debug)]
 struct Bench {
     account: Account,
-    wrong: Wrong,
+    fault: Fault,
 }
 
 impl Bench {
@@ -287,7 +286,7 @@ impl Bench {
         };
         let calls = Calls {
             account: self.account.clone(),
-            wrong: self.wrong,
+            fault: self.fault,
             platform: owner.id,
         };
         Box::new(Cloud {
@@ -336,26 +335,26 @@ async fn vm_cloud_passes_the_suite() {
     let account = Account::default();
     let bench = Bench {
         account: account.clone(),
-        wrong: Wrong::Nothing,
+        fault: Fault::Nothing,
     };
     cloud::all(&bench).await.unwrap();
     assert_eq!(account.machines().all, [], "machines are left");
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_wrong_provider_fails_the_check_that_is_about_it() {
+async fn each_faulty_provider_fails_its_check() {
     let adopted = "an_adopted_machine_is_released_and_never_deleted";
-    for (wrong, check) in [
-        (Wrong::AdoptFails, adopted),
-        (Wrong::DeletesAdopted, adopted),
-        (Wrong::Overwrites, "a_change_in_progress_is_not_overwritten"),
-        (Wrong::SeesEverything, "platforms_are_separate"),
-        (Wrong::RestartsAnyBoot, "a_running_node"),
-        (Wrong::ForgetsOperations, "another_process_can_poll"),
-        (Wrong::DoneAtOnce, "provision_is_idempotent"),
+    for (fault, check) in [
+        (Fault::AdoptFails, adopted),
+        (Fault::DeletesAdopted, adopted),
+        (Fault::Overwrites, "a_change_in_progress_is_not_overwritten"),
+        (Fault::SeesEverything, "platforms_are_separate"),
+        (Fault::RestartsAnyBoot, "a_running_node"),
+        (Fault::ForgetsOperations, "another_process_can_poll"),
+        (Fault::DoneAtOnce, "provision_is_idempotent"),
     ] {
         let account = Account::default();
-        let failed = cloud::all(&Bench { account, wrong }).await.unwrap_err();
-        assert_eq!(failed.check, check, "{wrong:?}: {failed}");
+        let failed = cloud::all(&Bench { account, fault }).await.unwrap_err();
+        assert_eq!(failed.check, check, "{fault:?}: {failed}");
     }
 }

@@ -1,5 +1,5 @@
-//! Code stores that do one thing wrong: the suite that all stores pass finds each of them, by the
-//! check that is about it.
+//! Code stores with one error each: the code store suite must find it, in the check that is about
+//! it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,15 +15,15 @@ use lifecycle_core::host::ByteStream;
 use lifecycle_core::{Error, Result};
 use sha2::{Digest as _, Sha256};
 
-/// What a store does wrong.
+/// The error of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wrong {
+enum Fault {
     Nothing,
-    /// The digest is one of paths and contents, but in a form of the store's own.
+    /// The digest covers paths and contents, but in the store's own format.
     OwnDigest,
-    /// The archive is that of the files as they are now, whatever digest was asked for.
+    /// The archive contains the current files, whatever digest was requested.
     ArchiveOfNow,
-    /// `.dockerignore` counts for nothing.
+    /// `.dockerignore` is not applied.
     IgnoresNothing,
 }
 
@@ -33,13 +33,13 @@ type Files = BTreeMap<String, FileContent>;
 #[derive(Debug)]
 struct Store {
     bases: Mutex<BTreeMap<String, Files>>,
-    wrong: Wrong,
+    fault: Fault,
 }
 
 impl Store {
-    fn new(wrong: Wrong) -> Self {
+    fn new(fault: Fault) -> Self {
         let bases = Mutex::default();
-        Self { bases, wrong }
+        Self { bases, fault }
     }
 
     fn bases(&self) -> MutexGuard<'_, BTreeMap<String, Files>> {
@@ -51,9 +51,9 @@ impl Store {
         let missing = || Error::not_found(format!("code base {name}"));
         let files = bases.get(name).ok_or_else(missing)?;
         let mut packed = pack(files)?;
-        if self.wrong == Wrong::OwnDigest {
+        if self.fault == Fault::OwnDigest {
             let mut text = String::new();
-            // What `pack` leaves out has no part in it either.
+            // Files that `pack` leaves out must not be part of it either.
             let mut archive = tar::Archive::new(packed.archive.as_ref());
             for entry in archive.entries().unwrap() {
                 let path = entry.unwrap().path().unwrap().display().to_string();
@@ -80,10 +80,9 @@ impl CodeStore for Store {
 
     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
         let packed = self.packed(&code.name)?;
-        if packed.digest != code.digest && self.wrong != Wrong::ArchiveOfNow {
+        if packed.digest != code.digest && self.fault != Fault::ArchiveOfNow {
             return Err(Error::conflict(
-                format!("code base {}", code.name),
-                "it has other contents now",
+                format!("code base {}", code.name), "its contents have changed",
             ));
         }
         Ok(Box::pin(stream::iter([Ok(packed.archive)])))
@@ -107,7 +106,7 @@ impl CodeBench for Store {
                 ((*path).to_owned(), file)
             })
             .collect();
-        if self.wrong == Wrong::IgnoresNothing
+        if self.fault == Fault::IgnoresNothing
             && let Some(ignore) = files.get_mut(".dockerignore")
         {
             ignore.bytes = "".into();
@@ -124,17 +123,17 @@ impl CodeBench for Store {
 
 #[tokio::test]
 async fn a_store_that_packs_its_files_passes_the_suite() {
-    code::all(&Store::new(Wrong::Nothing)).await.unwrap();
+    code::all(&Store::new(Fault::Nothing)).await.unwrap();
 }
 
 #[tokio::test]
-async fn each_wrong_store_fails_the_check_that_is_about_it() {
-    for (wrong, check) in [
-        (Wrong::OwnDigest, "the_digest_is_the_same_in_every_store"),
-        (Wrong::ArchiveOfNow, "an_outdated_digest_is_a_conflict"),
-        (Wrong::IgnoresNothing, "ignored_files_are_excluded"),
+async fn each_faulty_store_fails_its_check() {
+    for (fault, check) in [
+        (Fault::OwnDigest, "the_digest_is_the_same_in_every_store"),
+        (Fault::ArchiveOfNow, "an_outdated_digest_is_a_conflict"),
+        (Fault::IgnoresNothing, "ignored_files_are_excluded"),
     ] {
-        let failed = code::all(&Store::new(wrong)).await.unwrap_err();
-        assert_eq!(failed.check, check, "{wrong:?}: {failed}");
+        let failed = code::all(&Store::new(fault)).await.unwrap_err();
+        assert_eq!(failed.check, check, "{fault:?}: {failed}");
     }
 }

@@ -8,7 +8,7 @@ use lifecycle_azure::{Azure, AzureFiles};
 use lifecycle_core::bootstrap::{Handover, code_directory};
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
-use lifecycle_core::code::{CodeStore, CachingStore, PublishedStore};
+use lifecycle_core::code::{CachingStore, CodeStore, PublishedStore};
 use lifecycle_core::error::Retry;
 use lifecycle_core::platform::{CloudSpec, CodeStoreSpec};
 use lifecycle_core::reconcile::Backends;

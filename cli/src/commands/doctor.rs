@@ -72,7 +72,10 @@ fn text(finding: &Finding) -> String {
 
 async fn check(arguments: &Arguments) -> Vec<Finding> {
     let progress = ProgressLines::new(arguments.json);
-    let mut findings = vec![wiring::check_configuration_directory(), wiring::check_manager_program()];
+    let mut findings = vec![
+        wiring::check_configuration_directory(),
+        wiring::check_manager_program(),
+    ];
     let project = match Project::find(arguments) {
         Ok(project) => project,
         Err(failure) => {

@@ -14,7 +14,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = bootstrapper.client(identity.id).await?;
-    let has_terminal = terminal::is_here() && !options.no_tty;
+    let has_terminal = terminal::is_available() && !options.no_tty;
     let command = ExecCommand {
         command: options.command.clone(),
         user: options.user.clone(),

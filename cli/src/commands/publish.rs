@@ -161,7 +161,10 @@ pub(crate) async fn before_up(
     }
     let names: Vec<String> = outdated.iter().map(|one| one.local.name.clone()).collect();
     let is_interactive = !options.yes && std::io::stdin().is_terminal();
-    if options.publish || is_interactive && confirm::yes_by_default("Publish the code bases on this machine first?").await? {
+    if options.publish
+        || is_interactive
+            && confirm::yes_by_default("Publish the code bases on this machine first?").await?
+    {
         let directory = project.local_code();
         bootstrap::publish(&directory, store.as_ref(), &names, reporter, &SystemClock).await?;
         return Ok(());

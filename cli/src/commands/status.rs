@@ -227,6 +227,7 @@ fn up_for(instance: &InstanceV1) -> String {
     }
 }
 
+fn moment(at: Option<chrono::DateTime<chrono::Utc>>) -> String {
     at.map(|at| at.format("%FT%TZ").to_string())
         .unwrap_or_default()
 }

@@ -67,7 +67,9 @@ fn text(why: &WhyV1) -> String {
 
 fn facts(facts: &[FactV1], subject: &Subject) -> Vec<String> {
     let facts = facts.iter();
-    facts.map(|f| with_subject(&f.about, subject, &f.says)).collect()
+    facts
+        .map(|f| with_subject(&f.about, subject, &f.says))
+        .collect()
 }
 
 /// Adds the name of the subject if it differs from the one asked about.

@@ -141,7 +141,10 @@ impl Document {
             Failure::Exists(_) => Kind::Exists,
             Failure::Refused => Kind::Refused,
             Failure::Interrupted => Kind::Interrupted,
-            Failure::ChecksFailed(_) | Failure::AlreadyReported | Failure::CommandEnded(_) | Failure::OutputClosed => {
+            Failure::ChecksFailed(_)
+            | Failure::AlreadyReported
+            | Failure::CommandEnded(_)
+            | Failure::OutputClosed => {
                 return None;
             }
         };

@@ -115,7 +115,9 @@ impl LocalMachines {
     }
 
     fn assignments(&self) -> MutexGuard<'_, Assignments> {
-        self.assignments.lock().unwrap_or_else(PoisonError::into_inner)
+        self.assignments
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The owner of the machines of a subnet; recorded before anything is created.

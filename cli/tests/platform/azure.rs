@@ -1,5 +1,5 @@
-//! The IoT example on a simulated Azure whose VMs are real hosts, by the same commands as
-//! anywhere: published, brought up, asked, killed at every request, taken down.
+//! The IoT example on a simulated Azure whose VMs are real hosts, with the commands that work
+//! everywhere: publish, up, status, `up` killed after each request, down.
 
 mod end_to_end;
 mod jump_host;

@@ -1,5 +1,5 @@
-//! VMs of a simulated Azure, made over its API by the provider that platforms use: hosts with an
-//! account, SSH, a first boot by cloud-init, an engine, and a firewall.
+//! VMs of a simulated Azure, created over its API by the provider that platforms use: hosts with an
+//! account, SSH, cloud-init, an engine, and a firewall.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
@@ -22,21 +22,21 @@ use crate::project::Project;
 use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
 use crate::subprocess::until;
 
-/// Bounds what hangs: the image may have to be built.
+/// The time limit, which includes building the image.
 const LIMIT: Duration = Duration::from_mins(15);
-/// How long a closed port is knocked at. What is dropped never answers.
+/// The time limit of a connection attempt. Dropped packets are never answered.
 const KNOCK: Duration = Duration::from_secs(2);
 
 /// A simulated Azure with machines, and a platform that uses it.
-struct World {
+struct Stage {
     azure: SimulatedAzure,
     provider: Azure,
     key: SshCredential,
-    /// Last, so that the simulator has ended before what a failed assertion leaves is removed.
+    /// The last field: the simulator ends before the machines of a failed test are removed.
     left: Left,
 }
 
-impl World {
+impl Stage {
     async fn new() -> Self {
         docker::require();
         let directory = tempfile::tempdir().unwrap();
@@ -78,7 +78,7 @@ impl World {
         self.provider.get(&node(name)).await.unwrap().unwrap()
     }
 
-    /// What a command prints on a machine, which is reached as a platform reaches it.
+    /// Runs a command on a machine, which is reached as a platform reaches it. Returns its output.
     async fn run(&self, on: &ObservedNode, script: &str) -> String {
         let target = SshTarget {
             node: on.name.clone(),
@@ -93,7 +93,7 @@ impl World {
     }
 }
 
-/// A simulator that keeps what it keeps in a directory.
+/// A simulator with its data in this directory.
 async fn start(directory: &Path) -> SimulatedAzure {
     let settings = Settings {
         engine: Some(PathBuf::from("/var/run/docker.sock")),
@@ -106,20 +106,20 @@ async fn start(directory: &Path) -> SimulatedAzure {
     SimulatedAzure::start(settings).await.unwrap()
 }
 
-/// The directory of a simulator, and whatever machines it left when a test failed.
+/// The directory of a simulator. Removes the machines that a failed test leaves.
 struct Left(tempfile::TempDir);
 
 impl Left {
-    /// Whose machines were made: an owner for each subnet.
-    fn notes(&self) -> Vec<String> {
-        let notes = std::fs::read_dir(self.0.path().join("machines")).unwrap();
-        let names = notes.map(|note| note.unwrap().file_name().into_string().unwrap());
+    /// The owners of the machines that were created, one for each subnet.
+    fn owners(&self) -> Vec<String> {
+        let owners = std::fs::read_dir(self.0.path().join("machines")).unwrap();
+        let names = owners.map(|note| note.unwrap().file_name().into_string().unwrap());
         names.collect()
     }
 
-    /// What the engine has of them.
+    /// The objects of these owners on the engine.
     fn belongings(&self) -> Vec<Belongings> {
-        self.notes().iter().map(|id| Belongings::of(id)).collect()
+        self.owners().iter().map(|id| Belongings::of(id)).collect()
     }
 
     fn machines(&self) -> usize {
@@ -146,7 +146,7 @@ fn outside(on: &ObservedNode) -> IpAddr {
     on.addresses.public.unwrap()
 }
 
-/// Whether somebody answers at a port, asked from this machine.
+/// Whether this machine can connect to a port.
 fn answers(on: &ObservedNode, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::new(outside(on), port), KNOCK).is_ok()
 }
@@ -161,23 +161,23 @@ const TOKEN: &str = "python3 -c 'import json, urllib.request as r; print(json.lo
                      headers={\"Metadata\": \"true\"}), timeout=10))[\"token_type\"])'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vm_of_the_simulated_azure_is_a_host() {
-    let world = World::new().await;
-    tokio::join!(world.provision("vm1"), world.provision("vm2"));
-    let (one, two) = (world.seen("vm1").await, world.seen("vm2").await);
+async fn vms_of_the_simulated_azure_are_real_hosts() {
+    let stage = Stage::new().await;
+    tokio::join!(stage.provision("vm1"), stage.provision("vm2"));
+    let (one, two) = (stage.seen("vm1").await, stage.seen("vm2").await);
 
-    // The account, its key and the host key are those of the request; the rest is cloud-init's.
+    // The account, its key and the host key are those of the request; cloud-init does the rest.
     assert_eq!(one.ssh.host_keys.len(), 1, "{one:?}");
     assert_eq!(one.ssh.user, "lifecycle");
-    let result = world.run(&one, FIRST_BOOT).await;
+    let result = stage.run(&one, FIRST_BOOT).await;
     let result: Value = serde_json::from_str(&result).unwrap();
     assert_eq!(result["v1"]["errors"], json!([]), "{result}");
-    assert_eq!(world.run(&one, ENGINE).await.trim(), "vm1");
-    assert_eq!(world.run(&one, "hostname").await.trim(), "vm1");
-    assert_eq!(world.run(&one, TOKEN).await.trim(), "Bearer");
+    assert_eq!(stage.run(&one, ENGINE).await.trim(), "vm1");
+    assert_eq!(stage.run(&one, "hostname").await.trim(), "vm1");
+    assert_eq!(stage.run(&one, TOKEN).await.trim(), "Bearer");
 
-    // Nothing but SSH is open to the outside; inside all is.
-    world
+    // Only SSH is reachable from outside; from inside everything is.
+    stage
         .run(&one, "setsid python3 -m http.server 8080 > /dev/null 2>&1 < /dev/null & \
                     timeout 30 sh -c 'until ss -Hltn \"sport = :8080\" | grep -q .; do sleep 0.1; done'")
         .await;
@@ -187,39 +187,39 @@ async fn a_vm_of_the_simulated_azure_is_a_host() {
         "timeout 20 bash -c 'exec 3<> /dev/tcp/{}/8080' && echo open",
         one.addresses.private.unwrap()
     );
-    assert_eq!(world.run(&two, &knock).await.trim(), "open");
+    assert_eq!(stage.run(&two, &knock).await.trim(), "open");
 
-    // What is off does not answer; what is on again is the same machine.
-    world.provider.fence(&node("vm1")).await.unwrap();
+    // A stopped machine does not respond. After a start it is the same machine.
+    stage.provider.fence(&node("vm1")).await.unwrap();
     assert!(!answers(&one, 22));
-    assert_eq!(world.seen("vm1").await.power, Power::Stopped);
-    world.change(NodeChange::Start { node: node("vm1") }).await;
-    let again = world.seen("vm1").await;
+    assert_eq!(stage.seen("vm1").await.power, Power::Stopped);
+    stage.change(NodeChange::Start { node: node("vm1") }).await;
+    let again = stage.seen("vm1").await;
     assert_eq!(again.ssh.host_keys, one.ssh.host_keys);
     assert_eq!(again.addresses, one.addresses);
-    assert_eq!(world.run(&again, ENGINE).await.trim(), "vm1");
-    let instances = world
+    assert_eq!(stage.run(&again, ENGINE).await.trim(), "vm1");
+    let instances = stage
         .run(&again, "ls /var/lib/cloud/instances | wc -l")
         .await;
     assert_eq!(instances.trim(), "1");
 
-    assert_eq!(world.left.machines(), 2);
-    world.change(NodeChange::Delete { node: node("vm1") }).await;
-    assert_eq!(world.left.machines(), 1);
+    assert_eq!(stage.left.machines(), 2);
+    stage.change(NodeChange::Delete { node: node("vm1") }).await;
+    assert_eq!(stage.left.machines(), 1);
 
-    // One that was killed leaves its machines to the next, which removes them, networks and all.
-    let World { azure, left, .. } = world;
+    // If a simulator was killed, the next one removes its machines and networks.
+    let Stage { azure, left, .. } = stage;
     drop(azure);
-    let noted = left.notes();
+    let noted = left.owners();
     assert_eq!((noted.len(), left.machines()), (1, 1));
     let next = start(left.0.path()).await;
     assert!(Belongings::of(&noted[0]).is_empty());
-    assert!(left.notes().is_empty());
+    assert!(left.owners().is_empty());
     next.stop().await.unwrap();
 }
 
 #[test]
-fn the_command_tells_where_it_listens_until_it_is_told_to_end() {
+fn command_prints_its_addresses_and_runs_until_terminated() {
     let project = Project::new();
     let directory = project.path("azure");
     let record = project.path("requests");
@@ -257,7 +257,7 @@ fn the_command_tells_where_it_listens_until_it_is_told_to_end() {
     assert!(settings.contains(endpoint), "{settings}");
     assert!(!settings.contains(CLIENT_SECRET), "{settings}");
     assert!(record.exists());
-    // It is taken as it is, files that it refers to included.
+    // The file can be used without changes, including the files that it refers to.
     project.compose("  web: {image: \"debian:bookworm-slim\"}\n");
     project.write("platform.toml", settings);
     project.ends(0, &["plan", "--simulate"]);

@@ -1,9 +1,10 @@
-//! What is wrong is told by file and line, with its exit code, before anything is touched.
+//! Errors in the files are reported with file and line and the right exit code, before anything is
+//! changed.
 
 use crate::project::Project;
 
 #[test]
-fn bad_files_and_questions_touch_nothing() {
+fn bad_files_and_queries_change_nothing() {
     let project = Project::new();
     let touched = || {
         let named = format!("lifecycle.platform={}", project.name);
@@ -16,7 +17,7 @@ fn bad_files_and_questions_touch_nothing() {
     let failed = project.ends(2, &["up"]);
     assert!(
         failed.stderr.contains("compose.yaml:4:"),
-        "file and line: {}",
+        "file and line are missing: {}",
         failed.stderr
     );
     assert!(failed.stderr.contains("hint: "), "{}", failed.stderr);
@@ -43,7 +44,8 @@ fn bad_files_and_questions_touch_nothing() {
     );
     assert!(!touched());
 
-    // Past reading: what the cloud cannot do is found next, before anything is made.
+    // The files are valid: the next check finds what the cloud does not support, before anything is
+    // created.
     project.compose(unsupported);
     project.write(
         "platform.toml",
@@ -65,7 +67,7 @@ fn bad_files_and_questions_touch_nothing() {
         assert!(
             failed
                 .stderr
-                .contains("hint: bring it up with `bootstrapper up`"),
+                .contains("hint: start it with `bootstrapper up`"),
             "{}",
             failed.stderr
         );
@@ -91,7 +93,7 @@ fn init_declares_as_many_nodes_as_the_file_needs() {
     let written = project.read("platform.toml");
     assert!(written.contains("count = 3"), "{written}");
     project.ends(0, &["plan"]);
-    // What more nodes cannot fix is reported as for one node.
+    // An error that more nodes cannot solve is reported as for one node.
     replicas(51);
     let never = project.ends(2, &["init", "--yes", "--force"]);
     assert!(never.stderr.contains("only 1 node"), "{}", never.stderr);

@@ -1,5 +1,6 @@
-//! The IoT example on its three nodes, watched from the moment its manager can be asked: what
-//! answers when, who starts last, whether data flows, and whether the platform then rests.
+//! The IoT example on three nodes, observed from the first response of its manager: when each
+//! request is answered, which service starts last, whether data flows, and whether the platform is
+//! idle afterwards.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +11,7 @@ use lifecycle_core::clock::{Clock as _, SystemClock};
 use serde_json::Value;
 
 use crate::docker::{Belongings, Node, Run};
-use crate::document::{endpoints, has_the_documented_shape, instance, instances};
+use crate::document::{assert_documented_shape, endpoints, instance, instances};
 use crate::https::{Https, plain_get};
 use crate::project::Project;
 use crate::subprocess::{Running, until};
@@ -27,43 +28,45 @@ const SERVICES: [&str; 7] = [
 ];
 
 /// Longer than a bring-up takes.
-const PATIENCE: Duration = Duration::from_mins(4);
+const TIMEOUT: Duration = Duration::from_mins(4);
 
-/// How long the platform is left alone: first it settles, then it is measured.
-const SETTLES: Duration = Duration::from_secs(30);
-const RESTS: Duration = Duration::from_secs(90);
+/// How long the platform is left alone before it is measured, and how long it is measured.
+const SETTLING: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(90);
 
-/// How often the API is looked at.
-const PACE: Duration = Duration::from_millis(50);
+/// How often the API is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What one look at the API saw, in the order in which it was asked.
+/// One poll of the API. Fields are in the order of the requests.
 #[derive(Debug)]
-struct Look {
+struct Poll {
     ready: u16,
-    /// `POST` with the admin token to where nothing may be posted.
+    /// The status of a `POST` with the admin token to a path that does not accept it.
     write: u16,
-    /// The open `PUT` of what is declared already: the code, and whether it changed anything.
+    /// The status of a `PUT` of the current declaration, and whether it changed anything.
     put: (u16, Option<bool>),
-    /// Asked without a credential.
+    /// The status codes without a credential.
     unauthorized: [u16; 3],
     health: u16,
     progress: Value,
-    /// Of each service.
+    /// The number of endpoints of each service.
     endpoints: [u16; 7],
     services: Value,
 }
 
-fn look(api: &Https, admin: &str, read: &str, declaration: &str) -> Look {
-    let get = |path: &str| api.ask("GET", path, Some(read), "");
-    let ready = api.ask("GET", "/readyz", None, "").status;
-    let write = api.ask("POST", "/v1/services", Some(admin), "{}").status;
-    let put = api.ask("PUT", "/v1/platform", Some(admin), declaration);
+fn poll(api: &Https, admin: &str, read: &str, declaration: &str) -> Poll {
+    let get = |path: &str| api.request("GET", path, Some(read), "");
+    let ready = api.request("GET", "/readyz", None, "").status;
+    let write = api
+        .request("POST", "/v1/services", Some(admin), "{}")
+        .status;
+    let put = api.request("PUT", "/v1/platform", Some(admin), declaration);
     let changed = (put.status == 200).then(|| put.json()["changed"].as_bool().unwrap());
     let progress = get("/v1/progress");
     assert_eq!(progress.status, 200, "{progress:?}");
     let found = get("/v1/services");
     assert_eq!(found.status, 200, "{found:?}");
-    Look {
+    Poll {
         ready,
         write,
         put: (put.status, changed),
@@ -72,84 +75,91 @@ fn look(api: &Https, admin: &str, read: &str, declaration: &str) -> Look {
             "/v1/services",
             "/v1/services/monitoring/endpoints",
         ]
-        .map(|path| api.ask("GET", path, None, "").status),
-        health: api.ask("GET", "/healthz", None, "").status,
+        .map(|path| api.request("GET", path, None, "").status),
+        health: api.request("GET", "/healthz", None, "").status,
         progress: progress.json(),
         endpoints: SERVICES.map(|name| get(&format!("/v1/services/{name}/endpoints")).status),
         services: found.json(),
     }
 }
 
-/// Watches until the platform is ready; gives what was seen, and how long after the manager's
-/// start the first look was.
-fn watch(project: &Project, up: &mut Running) -> (Vec<Look>, Duration) {
-    let hub = until("the manager's node runs", PATIENCE, || {
-        assert!(up.runs(), "`up` ended before its node was seen");
+/// Polls until the platform is ready. Returns the polls, and the time from the manager's start to
+/// the first of them.
+fn watch(project: &Project, up: &mut Running) -> (Vec<Poll>, Duration) {
+    let hub = until("the manager's node runs", TIMEOUT, || {
+        assert!(up.runs(), "`up` ended before its node was running");
         Node::find(&project.identity()?, "hub")
     });
-    // Kept before the first effect.
+    // Stored before the first effect.
     let api = Https::new(hub.address(), 7443, &project.kept("ca.pem"));
-    let deadline = Instant::now() + PATIENCE;
-    while api.try_ask("GET", "/healthz", None, "").is_none() {
-        assert!(Instant::now() < deadline && up.runs(), "nobody answers");
-        std::thread::sleep(PACE / 5);
+    let deadline = Instant::now() + TIMEOUT;
+    while api.try_request("GET", "/healthz", None, "").is_none() {
+        assert!(
+            Instant::now() < deadline && up.runs(),
+            "the API does not answer"
+        );
+        std::thread::sleep(POLL_INTERVAL / 5);
     }
-    // Nodes have this machine's clock.
+    // Nodes use this machine's clock.
     let answered = SystemClock.now().timestamp_micros();
-    let silent = answered - hub.started("lifecycle.role=manager");
-    let silent = Duration::from_micros(silent.try_into().unwrap());
+    let first_response = answered - hub.started("lifecycle.role=manager");
+    let first_response = Duration::from_micros(first_response.try_into().unwrap());
 
     let (admin, read) = (project.kept("admin.token"), project.kept("read.token"));
-    // What was handed over, as its owner would send it again.
+    // The stored declaration, in the form in which it is sent.
     let declaration = format!(
         "/var/lib/lifecycle/{}/manager/declaration.json",
         project.id()
     );
     let declaration = hub.exec(&["cat", &declaration]);
-    let mut looks = Vec::new();
+    let mut polls = Vec::new();
     loop {
-        looks.push(look(&api, &admin, &read, &declaration));
-        if looks.last().unwrap().ready == 200 {
-            return (looks, silent);
+        polls.push(poll(&api, &admin, &read, &declaration));
+        if polls.last().unwrap().ready == 200 {
+            return (polls, first_response);
         }
-        assert!(Instant::now() < deadline, "not ready: {:?}", looks.last());
-        std::thread::sleep(PACE);
+        assert!(Instant::now() < deadline, "not ready: {:?}", polls.last());
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-fn all_looks_are_in_order(looks: &[Look]) {
-    let (last, before) = looks.split_last().unwrap();
-    assert!(!before.is_empty(), "the bring-up was never seen");
-    for look in looks {
-        assert_eq!(look.health, 200, "{look:?}");
-        assert_eq!(look.unauthorized, [401; 3], "{look:?}");
-        // Before it has read what is declared, it knows no service.
-        if look.progress["generation"] != 0 {
-            assert_eq!(look.endpoints, [200; 7], "{look:?}");
+fn assert_polls_in_order(polls: &[Poll]) {
+    let (last, before) = polls.split_last().unwrap();
+    assert!(!before.is_empty(), "no poll during the bring-up");
+    for poll in polls {
+        assert_eq!(poll.health, 200, "{poll:?}");
+        assert_eq!(poll.unauthorized, [401; 3], "{poll:?}");
+        // Before the manager has read the declaration, it knows no service.
+        if poll.progress["generation"] != 0 {
+            assert_eq!(poll.endpoints, [200; 7], "{poll:?}");
         }
-        // Asked before the progress: what is not open now was not open then.
-        if look.progress["open"] == false {
-            assert_eq!(look.write, 503, "{look:?}");
-            assert_eq!(look.ready, 503, "{look:?}");
+        // The progress was requested last: what is not open in it was not open in the earlier
+        // requests.
+        if poll.progress["open"] == false {
+            assert_eq!(poll.write, 503, "{poll:?}");
+            assert_eq!(poll.ready, 503, "{poll:?}");
         }
-        // Before it leads nobody can change anything, the declaration included.
+        // Before the manager leads, changes are refused, including declarations.
         assert!(
-            look.put == (503, None) || look.put == (200, Some(false)),
-            "{look:?}"
+            poll.put == (503, None) || poll.put == (200, Some(false)),
+            "{poll:?}"
         );
     }
     assert!(
         before
             .iter()
             .any(|l| l.progress["open"] == false && l.put.0 == 200),
-        "the declaration can be corrected while it converges: {before:#?}"
+        "a declaration is accepted during a bring-up: {before:#?}"
     );
-    assert_eq!(last.write, 405, "once it is open, the path alone is wrong");
-    // Not `ready`: the declaration that was just put asks for failed steps to be tried again, and
-    // the round counts as ended only when the control loop has taken that.
+    assert_eq!(
+        last.write, 405,
+        "the API is open, and only the path is wrong"
+    );
+    // `ready` may be false: the declaration that was just sent requests a retry of failed steps,
+    // and the round ends only when the control loop has processed that.
     assert_eq!(last.progress["open"], true, "{last:?}");
 
-    // Asked after `/readyz` said so.
+    // Requested after `/readyz` was successful.
     let services = last.services.as_array().unwrap();
     for instance in services
         .iter()
@@ -157,19 +167,18 @@ fn all_looks_are_in_order(looks: &[Look]) {
     {
         assert_eq!(instance["state"], "ready", "{instance}");
     }
-    // Look-ups answered with what was ready so far, not only once all was.
+    // Poll-ups return the services that are ready so far, before all are.
     let ready_early = before.iter().flat_map(|l| l.services.as_array().unwrap());
     assert!(
         ready_early
             .flat_map(|s| s["instances"].as_array().unwrap())
             .any(|instance| !instance["endpoints"].as_array().unwrap().is_empty()),
-        "endpoints are published as they come"
+        "endpoints are published as soon as they are ready"
     );
 }
 
-/// What a simulated sensor measures can be read back through the request manager, and the next
-/// reading follows.
-fn data_flows(status: &Value) {
+/// A value of a simulated sensor can be read through the request manager, and another one follows.
+fn assert_data_flows(status: &Value) {
     let door = &endpoints(instance(status, "request-manager"))[0];
     let ask = |path: &str| -> Option<Value> {
         let answer = plain_get(&door.0, door.1, path);
@@ -200,7 +209,7 @@ fn data_flows(status: &Value) {
     assert_eq!(kinds, ["humidity", "light"], "{bound}");
 }
 
-/// The services' containers with their starts, node by node.
+/// The services' containers with their starts, by node.
 fn runs(project: &Project) -> BTreeMap<String, BTreeMap<String, Run>> {
     let nodes = Node::all(&project.id());
     nodes
@@ -209,15 +218,15 @@ fn runs(project: &Project) -> BTreeMap<String, BTreeMap<String, Run>> {
         .collect()
 }
 
-/// Nothing keeps starting, and nothing grows. The bounds are those of a debug build on a busy
-/// machine; `cargo bench -p benches --bench rest` prints what it really takes.
-fn is_at_rest(rest: &Rest) {
+/// No process starts repeatedly, and nothing grows. The limits are for a debug build on a busy
+/// machine; `cargo bench -p benches --bench rest` prints the real values.
+fn assert_idle(rest: &Rest) {
     const GROWTH: f64 = 500.0;
     const MORE: u64 = 10;
     let started = &rest.started;
-    // On a busy machine the kernel drops a few; many would make the count worthless.
+    // The kernel drops a few events on a busy machine. With many the count would be worthless.
     assert!(started.lost_events < 20, "incomplete: {started:?}");
-    // What is counted is there at all: the example declares one health check, every second.
+    // The counter works: it has seen the example's health check, which runs every second.
     let checks: Vec<_> = started
         .checks
         .iter()
@@ -239,34 +248,37 @@ fn is_at_rest(rest: &Rest) {
 }
 
 #[test]
-fn the_example_comes_up_in_order_answers_meanwhile_and_then_rests() {
+fn example_starts_in_order_answers_requests_and_becomes_idle() {
     let project = Project::named("iot-platform");
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/iot-platform");
     project.copy(&example);
     project.put_program("iot-platform", "code/iot/iot-platform");
 
     let mut up = project.start(&["up"]);
-    let (looks, silent) = watch(&project, &mut up);
-    let up = up.finish(PATIENCE);
+    let (polls, first_response) = watch(&project, &mut up);
+    let up = up.finish(TIMEOUT);
     project.keep(&up);
     assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
     println!(
-        "the API answered {silent:?} after its manager's start; {} looks",
-        looks.len()
+        "the API answered {first_response:?} after its manager's start; {} polls",
+        polls.len()
     );
-    // A second, and what a busy machine adds.
-    assert!(silent < Duration::from_secs(3), "{silent:?}");
-    all_looks_are_in_order(&looks);
+    // One second, and some more on a busy machine.
+    assert!(
+        first_response < Duration::from_secs(3),
+        "{first_response:?}"
+    );
+    assert_polls_in_order(&polls);
 
     let status = project.status();
-    has_the_documented_shape(&status, &project);
+    assert_documented_shape(&status, &project);
     let services = status["services"].as_array().unwrap();
     let names: Vec<_> = services
         .iter()
         .map(|s| s["name"].as_str().unwrap())
         .collect();
     assert_eq!(names, SERVICES);
-    assert_eq!(instances(&status).len(), 8, "one of them twice");
+    assert_eq!(instances(&status).len(), 8, "one service has two instances");
     for instance in instances(&status) {
         let endpoints = endpoints(instance);
         assert_eq!(endpoints.len(), 1, "{instance}");
@@ -278,23 +290,23 @@ fn the_example_comes_up_in_order_answers_meanwhile_and_then_rests() {
     }
     let last = &instance(&status, "monitoring")["started_at"];
     for other in instances(&status) {
-        // Times of one form sort as text.
+        // Times in the same format are ordered as text.
         assert!(
             other["id"] == "monitoring-1" || other["ready_at"].as_str() < last.as_str(),
             "monitoring started at {last}, before {other}"
         );
     }
-    data_flows(&status);
+    assert_data_flows(&status);
 
     let before = (runs(&project), status);
     project.ends(0, &["up"]);
     assert_eq!((runs(&project), project.status()), before, "a second up");
 
     let id = project.id();
-    let rest = at_rest::measure(&id, SETTLES, RESTS).unwrap();
-    // Shown where the test fails.
+    let rest = at_rest::measure(&id, SETTLING, IDLE).unwrap();
+    // Shown if the test fails.
     println!("{rest}");
-    is_at_rest(&rest);
+    assert_idle(&rest);
 
     project.ends(0, &["down", "--yes"]);
     assert!(Belongings::of(&id).is_empty(), "{:?}", Belongings::of(&id));

@@ -1,4 +1,4 @@
-//! What `up` takes care of: two of them at once, and what would be lost for good.
+//! Protections of `up`: against another `up` at the same time and against data loss.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ volumes:
   data: {}
 ";
 
-/// Longer than an `up` takes to end or to be refused.
-const PATIENCE: Duration = Duration::from_mins(4);
+/// Longer than an `up` takes to finish or to be refused.
+const TIMEOUT: Duration = Duration::from_mins(4);
 
 fn nodes(project: &Project) -> Vec<String> {
     let of = format!("label=lifecycle.platform-id={}", project.id());
@@ -35,13 +35,13 @@ fn nodes(project: &Project) -> Vec<String> {
 }
 
 #[test]
-fn two_at_once_are_one_and_nothing_is_lost_unasked() {
+fn concurrent_up_and_data_loss_are_prevented() {
     let project = Project::new();
     project.compose(SERVICES);
     project.write("platform.toml", TWO_NODES);
 
     let both = [project.start(&["up"]), project.start(&["up"])];
-    let ended = both.map(|running| running.finish(PATIENCE));
+    let ended = both.map(|running| running.finish(TIMEOUT));
     for finished in &ended {
         project.keep(finished);
     }
@@ -56,7 +56,7 @@ fn two_at_once_are_one_and_nothing_is_lost_unasked() {
     );
     assert_eq!(nodes(&project), ["a", "b"]);
 
-    // With the node's volume its data would go.
+    // The volume on the node would be lost with the node.
     let status = project.status();
     assert_eq!(status["services"][0]["instances"][0]["node"], "b");
     project.compose(&SERVICES.replace("node.hostname == b", "node.hostname == a"));
@@ -66,7 +66,7 @@ fn two_at_once_are_one_and_nothing_is_lost_unasked() {
     assert!(
         unconfirmed
             .stderr
-            .contains("node b is declared no longer and will be deleted, with everything on it (on it: db-1; the volumes data)"),
+            .contains("node b is no longer declared and will be deleted, with everything on it (on it: db-1; volumes data)"),
         "{}",
         unconfirmed.stderr
     );

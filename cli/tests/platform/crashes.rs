@@ -1,5 +1,5 @@
-//! SIGKILL, at drawn moments of a bring-up: `up` goes on where it was killed, and so does a
-//! manager; in the end everything is as if nothing had happened, nothing doubled or left over.
+//! SIGKILL at random moments of a bring-up: `up` continues where it was killed, and so does a
+//! manager. At the end the state is the same as without a crash, and nothing is duplicated or left.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::document::{endpoints, instances};
 use crate::project::{Project, STATIC_SERVER};
 use crate::subprocess::until;
 
-/// Two nodes, and two services of which one waits for the other.
+/// Two nodes and two services, one of which waits for the other.
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[manager]\nnode = \"a\"\n";
 const WEB: &str = r#"
     ports: ["8080:8000"]
@@ -25,25 +25,25 @@ volumes:
   data: {}
 "#;
 
-/// What the moments are drawn from, unless the environment says otherwise. It is printed, so that
-/// a failure can be had again.
+/// The seed of the moments, unless the environment sets another one. It is printed, so that a
+/// failure can be reproduced.
 const SEED: u64 = 20_261_123;
 const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
 
-/// How many moments are drawn.
+/// The number of moments.
 const KILLS: u32 = 5;
 
 /// Longer than a bring-up takes.
-const PATIENCE: Duration = Duration::from_mins(4);
+const TIMEOUT: Duration = Duration::from_mins(4);
 
-/// Fractions of the whole, from a seed (`SplitMix64`).
+/// Pseudo-random fractions of a duration (`SplitMix64`).
 struct Moments(u64);
 
 impl Moments {
     fn seeded() -> Self {
         let given = std::env::var(SEED_VARIABLE).ok();
         let seed = given.map_or(SEED, |text| text.parse().unwrap());
-        say(&format!("seed {seed} ({SEED_VARIABLE} sets another)"));
+        print(&format!("seed {seed} ({SEED_VARIABLE} sets another)"));
         Self(seed)
     }
 
@@ -57,7 +57,7 @@ impl Moments {
         whole * thousandth / 1000
     }
 
-    /// One in each of as many parts of the whole: from early to late.
+    /// One moment in each of `KILLS` equal parts of the whole.
     fn spread(&mut self, whole: Duration) -> Vec<Duration> {
         let part = whole / KILLS;
         (0..KILLS).map(|n| part * n + self.within(part)).collect()
@@ -66,9 +66,9 @@ impl Moments {
 
 #[expect(
     clippy::print_stdout,
-    reason = "the drawn moments, for whoever has to repeat them"
+    reason = "the random moments, to reproduce a failure"
 )]
-fn say(text: &str) {
+fn print(text: &str) {
     println!("{text}");
 }
 
@@ -82,8 +82,8 @@ fn project() -> Project {
     project
 }
 
-/// What a bring-up ends with, a line for each thing, without what differs each time: ids, times,
-/// addresses, and digests, which are keyed.
+/// The state after a bring-up, one line for each object, without what differs between runs: ids,
+/// times, addresses, and digests, which are keyed.
 fn end(project: &Project) -> Vec<String> {
     let status = project.status();
     assert_eq!(status["platform"]["state"], "running");
@@ -110,7 +110,7 @@ fn is_the_same(now: &[String], before: &[String], label: &str) {
     };
     assert!(
         now == before,
-        "{label}: new are {:#?}, missing are {:#?} in {now:#?}",
+        "{label}: unexpected: {:#?}, missing: {:#?} in {now:#?}",
         only(now, before),
         only(before, now)
     );
@@ -141,7 +141,7 @@ fn on(node: &Node, platform: &str) -> Vec<String> {
         "--format",
         "volume {{.Name}}",
     ])));
-    // The log of a registry's writes comes and goes.
+    // The write-ahead log of a registry is not always there.
     let files = "mkdir -p /var/lib/lifecycle; find /var/lib/lifecycle -type f \
                  -not -name 'registry.db-*' -printf 'file %P %m\\n'";
     all.extend(lines(node.exec(&["sh", "-c", files])));
@@ -170,13 +170,13 @@ fn container(container: &Value) -> String {
 }
 
 #[test]
-fn a_killed_up_goes_on() {
+fn killed_up_continues() {
     let mut moments = Moments::seeded();
     let project = project();
     let began = Instant::now();
     project.ends(0, &["up"]);
     let whole = began.elapsed();
-    say(&format!("an undisturbed up takes {whole:?}"));
+    print(&format!("an undisturbed up takes {whole:?}"));
     let undisturbed = end(&project);
     project.ends(0, &["down", "--yes"]);
 
@@ -184,8 +184,8 @@ fn a_killed_up_goes_on() {
         let killed = project.start(&["up"]).kill_after(moment);
         project.keep(&killed);
         let last = killed.stderr.lines().last().unwrap_or_default().to_owned();
-        say(&format!(
-            "up was killed after {moment:?}; it had said last: {last}"
+        print(&format!(
+            "up was killed after {moment:?}; its last output: {last}"
         ));
         project.ends(0, &["up"]);
         let label = format!("killed after {moment:?}");
@@ -196,12 +196,12 @@ fn a_killed_up_goes_on() {
     }
 }
 
-/// The manager's process on its node, once it runs.
+/// The manager's process on its node, if it is running.
 fn managers_process(project: &Project) -> Option<(Node, String)> {
     let node = Node::find(&project.identity()?, "a")?;
     let pid = "docker inspect --format '{{.State.Pid}}' \
                $(docker ps --quiet --filter label=lifecycle.role=manager)";
-    // The engine of a node that is just being made does not answer yet.
+    // The engine of a new node does not respond yet.
     let pid = node.call(&["sh", "-c", pid]).stdout.trim().to_owned();
     pid.parse::<u32>()
         .is_ok_and(|pid| pid > 0)
@@ -209,12 +209,12 @@ fn managers_process(project: &Project) -> Option<(Node, String)> {
 }
 
 #[test]
-fn a_killed_manager_goes_on() {
+fn killed_manager_continues() {
     let mut moments = Moments::seeded();
     let project = project();
     let bring_up = || {
         let mut up = project.start(&["up"]);
-        let process = until("the manager runs", PATIENCE, || {
+        let process = until("the manager runs", TIMEOUT, || {
             assert!(up.runs(), "`up` ended before its manager ran");
             managers_process(&project)
         });
@@ -222,9 +222,9 @@ fn a_killed_manager_goes_on() {
     };
     let (up, _) = bring_up();
     let began = Instant::now();
-    assert_eq!(up.finish(PATIENCE).status.code(), Some(0));
+    assert_eq!(up.finish(TIMEOUT).status.code(), Some(0));
     let whole = began.elapsed();
-    say(&format!("an undisturbed first round takes {whole:?}"));
+    print(&format!("an undisturbed first round takes {whole:?}"));
     let undisturbed = end(&project);
 
     for moment in moments.spread(whole) {
@@ -232,31 +232,34 @@ fn a_killed_manager_goes_on() {
         let (up, (node, pid)) = bring_up();
         let manager = node.manager();
         std::thread::sleep(moment);
-        say(&format!("the manager is killed after {moment:?}"));
+        print(&format!("the manager is killed after {moment:?}"));
         node.exec(&["kill", "-KILL", &pid]);
-        let up = up.finish(PATIENCE);
+        let up = up.finish(TIMEOUT);
         project.keep(&up);
         assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
-        // An `up` that had all but ended need not have noticed.
-        let again = until("the manager runs again", PATIENCE, || {
+        // An `up` that was almost finished may not have noticed.
+        let again = until("the manager runs again", TIMEOUT, || {
             let now = node.manager();
             (now.started_at != manager.started_at).then_some(now)
         });
-        assert_eq!(again.id, manager.id, "the engine starts it again");
+        assert_eq!(
+            again.id, manager.id,
+            "the engine has not restarted the container"
+        );
         let api = project.api();
-        until("all is ready", Duration::from_mins(1), || {
+        until("everything is ready", Duration::from_mins(1), || {
             api.is_ready().then_some(())
         });
         let label = format!("killed after {moment:?}");
         is_the_same(&end(&project), &undisturbed, &label);
     }
-    what_runs_well_is_not_touched(&project);
+    running_services_are_not_changed(&project);
     let id = project.id();
     project.ends(0, &["down", "--yes"]);
     assert!(Belongings::of(&id).is_empty());
 }
 
-fn what_runs_well_is_not_touched(project: &Project) {
+fn running_services_are_not_changed(project: &Project) {
     let (api, before) = (project.api(), end(project));
     let (node, pid) = managers_process(project).unwrap();
     let manager = node.manager();
@@ -269,9 +272,9 @@ fn what_runs_well_is_not_touched(project: &Project) {
     until("another manager runs", Duration::from_secs(30), || {
         (node.manager().started_at != manager.started_at).then_some(())
     });
-    until("all is ready", Duration::from_mins(1), || {
+    until("everything is ready", Duration::from_mins(1), || {
         api.is_ready().then_some(())
     });
     assert_eq!(services(), runs);
-    is_the_same(&end(project), &before, "killed when all was well");
+    is_the_same(&end(project), &before, "killed when everything was ready");
 }

@@ -1,4 +1,4 @@
-//! A platform whose registry lies in PostgreSQL, two kinds of it in databases of their own.
+//! A platform with its registry in PostgreSQL and separate databases for two kinds.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -30,10 +30,10 @@ microservices = { file = "secrets/microservices.url" }
 
 const DATABASES: [&str; 3] = ["central", "nodes", "microservices"];
 
-/// Where local nodes get their addresses, unless a subnet is named.
+/// The subnet of local nodes unless another one is declared.
 const NODES: &str = "10.89.0.0/16";
 
-/// A network of the test's own, at whose gateway nodes find this machine.
+/// A network of this test. Nodes reach this machine at its gateway.
 struct Network {
     name: String,
 }
@@ -60,7 +60,7 @@ impl Drop for Network {
 }
 
 #[test]
-fn a_platform_on_postgres_comes_up_survives_and_goes() {
+fn platform_with_postgres_registry() {
     let project = Project::new();
     let network = Network::new(&format!("{}-database", project.name));
     let gateway = network.gateway();
@@ -78,7 +78,7 @@ fn a_platform_on_postgres_comes_up_survives_and_goes() {
     let url = PostgresServer::url_at(gateway, port, "central");
     project.write(".env", &format!("REGISTRY_URL={url}\n"));
 
-    a_server_that_does_not_run_is_told_first(&project, &server);
+    unreachable_server_is_reported_first(&project, &server);
 
     project.ends(0, &["up"]);
     let status = project.status();
@@ -91,9 +91,11 @@ fn a_platform_on_postgres_comes_up_survives_and_goes() {
     );
     let query = "SELECT service, class, ip, port FROM endpoints";
     for database in ["central", "microservices"] {
-        until("the endpoint is found", Duration::from_secs(20), || {
-            (server.query_in(database, query) == shown).then_some(())
-        });
+        until(
+            "the endpoint is in the database",
+            Duration::from_secs(20),
+            || (server.query_in(database, query) == shown).then_some(()),
+        );
     }
     assert_eq!(server.query_in("nodes", query), "");
     assert_eq!(
@@ -111,16 +113,16 @@ fn a_platform_on_postgres_comes_up_survives_and_goes() {
         format!("node-1|{ip}|7443\n")
     );
 
-    nothing_is_shown(&project, &server);
-    the_manager_dies_and_nothing_changes(&project);
-    it_goes_and_comes_again(&project, &server);
+    assert_no_leaks(&project, &server);
+    nothing_changes_after_a_manager_crash(&project);
+    down_and_up_again(&project, &server);
 }
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-fn a_server_that_does_not_run_is_told_first(project: &Project, server: &PostgresServer) {
+fn unreachable_server_is_reported_first(project: &Project, server: &PostgresServer) {
     server.stop();
     let refused = project.ends(1, &["up"]);
     assert!(
@@ -128,7 +130,7 @@ fn a_server_that_does_not_run_is_told_first(project: &Project, server: &Postgres
         "{}",
         refused.stderr
     );
-    assert!(project.identity().is_none(), "nothing was kept");
+    assert!(project.identity().is_none(), "something was stored");
     let planned = project.ends(0, &["plan"]);
     assert!(
         planned.stdout.contains("registry.url"),
@@ -145,12 +147,12 @@ fn a_server_that_does_not_run_is_told_first(project: &Project, server: &Postgres
     assert_eq!(
         server.query_in("central", "\\dt"),
         "",
-        "a plan leaves no trace"
+        "`plan` left something on the machine"
     );
 }
 
-/// No secret is where it does not belong.
-fn nothing_is_shown(project: &Project, server: &PostgresServer) {
+/// Checks that no secret is where it should not be.
+fn assert_no_leaks(project: &Project, server: &PostgresServer) {
     let (node, id) = (project.node(), project.id());
     let mut secrets = vec![PASSWORD.to_owned(), ENVIRONMENT.to_owned()];
     for file in ["platform.key", "admin.token", "read.token"] {
@@ -158,7 +160,7 @@ fn nothing_is_shown(project: &Project, server: &PostgresServer) {
     }
     let log = node.call(&["docker", "logs", &node.manager().id]);
     let mut places = vec![
-        ("what the commands said", project.said()),
+        ("the output of the commands", project.said()),
         ("the manager's log", log.stdout + &log.stderr),
         (
             "the manager",
@@ -175,7 +177,7 @@ fn nothing_is_shown(project: &Project, server: &PostgresServer) {
     }
     for (place, text) in &places {
         for secret in &secrets {
-            // As a dump shows what is binary.
+            // In the format of binary values in a dump.
             let hex = secret.bytes().fold(String::new(), |mut hex, byte| {
                 write!(hex, "{byte:02x}").unwrap();
                 hex
@@ -189,18 +191,18 @@ fn nothing_is_shown(project: &Project, server: &PostgresServer) {
     }
     let file = format!("/var/lib/lifecycle/{id}/manager/registry.json");
     assert_eq!(node.exec(&["stat", "-c", "%a %U", &file]), "400 root");
-    // The one file that holds it.
+    // The only file that contains it.
     assert!(node.exec(&["cat", &file]).contains(PASSWORD));
 }
 
-fn the_manager_dies_and_nothing_changes(project: &Project) {
+fn nothing_changes_after_a_manager_crash(project: &Project) {
     let (api, node) = (project.api(), project.node());
     let (service, manager) = (node.service("web"), node.manager());
     let generation = project.status()["platform"]["generation"].clone();
     node.docker(&["kill", &manager.id]);
     node.docker(&["start", &manager.id]);
-    // Its lease has to run out first.
-    until("all is ready", Duration::from_mins(2), || {
+    // Its lease must expire first.
+    until("everything is ready", Duration::from_mins(2), || {
         api.is_ready().then_some(())
     });
     project.ends(0, &["up"]);
@@ -209,8 +211,9 @@ fn the_manager_dies_and_nothing_changes(project: &Project) {
     assert_eq!(project.status()["platform"]["generation"], generation);
 }
 
-/// What was sealed with a key that `down` forgets is no obstacle.
-fn it_goes_and_comes_again(project: &Project, server: &PostgresServer) {
+/// `down` deletes the platform's key; the next `up` works although the database contains values
+/// sealed with it.
+fn down_and_up_again(project: &Project, server: &PostgresServer) {
     let id = project.id();
     project.ends(0, &["down", "--yes"]);
     assert!(Belongings::of(&id).is_empty(), "{:?}", Belongings::of(&id));

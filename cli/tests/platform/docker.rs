@@ -1,4 +1,4 @@
-//! The engines, asked apart from the programs under test: this machine's, and those on nodes.
+//! Access to the engines that does not use the programs under test: this machine's and the nodes'.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::subprocess::{Finished, run};
 
-/// The base of everything that is built here.
+/// The base image of everything that is built here.
 const BASE: &str = "debian:bookworm-slim";
 
-/// How long a call to an engine may take.
+/// The time limit of one call to an engine.
 const CALL: Duration = Duration::from_mins(1);
 
-/// Fails with what to do when these tests cannot run here.
+/// Fails with instructions if these tests cannot run on this machine.
 pub(crate) fn require() {
     let engine = Command::new("docker")
         .args(["version", "--format", "{{.Server.Version}}"])
@@ -31,12 +31,12 @@ pub(crate) fn require() {
     );
 }
 
-/// What `docker` does, well or not.
+/// Runs `docker`, which may fail.
 pub(crate) fn call(arguments: &[&str]) -> Finished {
     run(Command::new("docker").args(arguments), CALL)
 }
 
-/// What `docker` prints.
+/// Runs `docker`, which must succeed. Returns its output.
 pub(crate) fn docker(arguments: &[&str]) -> String {
     let finished = call(arguments);
     assert!(
@@ -48,7 +48,7 @@ pub(crate) fn docker(arguments: &[&str]) -> String {
     finished.stdout.trim().to_owned()
 }
 
-/// Everything on this machine's engine that is of a platform.
+/// All objects of one platform on this machine's engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Belongings {
     pub(crate) containers: BTreeSet<String>,
@@ -74,7 +74,7 @@ impl Belongings {
         self.containers.is_empty() && self.networks.is_empty() && self.volumes.is_empty()
     }
 
-    /// Removes them, as a last resort.
+    /// Removes them in case a test failed.
     pub(crate) fn remove(&self) {
         for container in &self.containers {
             call(&["rm", "--force", "--volumes", container]);
@@ -88,7 +88,7 @@ impl Belongings {
     }
 }
 
-/// A container as it runs: another id or another start is another run.
+/// One run of a container: a new id or a new start time is another run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Run {
     pub(crate) id: String,
@@ -103,7 +103,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// All nodes of a platform that run, by name.
+    /// All running nodes of a platform, by name.
     pub(crate) fn all(platform: &str) -> BTreeMap<String, Self> {
         let filter = format!("label=lifecycle.platform-id={platform}");
         let format = "{{.ID}} {{.Label \"lifecycle.node\"}}";
@@ -121,8 +121,8 @@ impl Node {
             .collect()
     }
 
-    /// The same, as a node of another platform: to whoever made a machine of a cloud, it is one of
-    /// its own.
+    /// The same node with another platform id: the platform that uses a machine of a simulated
+    /// cloud differs from the owner of its container.
     pub(crate) fn of_platform(self, platform: &str) -> Self {
         Self {
             platform: platform.to_owned(),
@@ -137,34 +137,33 @@ impl Node {
         nodes.into_values().next().unwrap()
     }
 
-    /// A node of a platform, once it runs.
+    /// A node of a platform, if it is running.
     pub(crate) fn find(platform: &str, name: &str) -> Option<Self> {
         Self::all(platform).remove(name)
     }
 
-    /// Where it is reached.
     pub(crate) fn address(&self) -> IpAddr {
         let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
         let address = docker(&["inspect", "--format", format, &self.container]);
         address.parse().unwrap()
     }
 
-    /// What a program on the node does.
+    /// Runs a program on the node, which may fail.
     pub(crate) fn call(&self, program: &[&str]) -> Finished {
         call(&[&["exec", &self.container], program].concat())
     }
 
-    /// What a program on the node prints.
+    /// Runs a program on the node, which must succeed. Returns its output.
     pub(crate) fn exec(&self, program: &[&str]) -> String {
         docker(&[&["exec", &self.container], program].concat())
     }
 
-    /// What the node's own engine prints.
+    /// Runs `docker` on the node. Returns its output.
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         self.exec(&[&["docker"], arguments].concat())
     }
 
-    /// Its present run.
+    /// The current run of the node's container.
     pub(crate) fn run(&self) -> Run {
         let text = docker(&["inspect", &self.container]);
         run_of(&serde_json::from_str::<Value>(&text).unwrap()[0])
@@ -179,7 +178,7 @@ impl Node {
         self.docker(&list).lines().map(str::to_owned).collect()
     }
 
-    /// All containers of the platform, as the engine describes them.
+    /// The platform's containers, as the engine describes them.
     pub(crate) fn inspect_all(&self) -> Vec<Value> {
         let ids = self.containers("lifecycle.role");
         if ids.is_empty() {
@@ -190,7 +189,7 @@ impl Node {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// All containers of the platform with their runs, by name.
+    /// The runs of the platform's containers, by name.
     pub(crate) fn runs(&self) -> BTreeMap<String, Run> {
         let all = self.inspect_all();
         let named = |found: &Value| found["Name"].as_str().unwrap().to_owned();
@@ -217,7 +216,6 @@ impl Node {
         run_of(&self.inspect(&format!("lifecycle.service={service}")))
     }
 
-    /// The manager's container.
     pub(crate) fn manager(&self) -> Run {
         run_of(&self.inspect("lifecycle.role=manager"))
     }

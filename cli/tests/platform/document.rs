@@ -1,4 +1,4 @@
-//! The document of `status --json`: its shape, and what it says of services.
+//! Checks of the document of `status --json`: its shape and what it contains about services.
 
 use std::collections::BTreeSet;
 
@@ -6,20 +6,20 @@ use serde_json::{Value, json};
 
 use crate::project::Project;
 
-/// The keys of an object, for `label` to show which; beside those that it has to have, it may
-/// have those in `perhaps`.
-fn has_keys(label: &str, value: &Value, wanted: &[&str], perhaps: &[&str]) {
+/// Checks that an object has exactly the keys in `required` and any of those in `optional`. `label`
+/// names the object in messages.
+fn has_keys(label: &str, value: &Value, required: &[&str], optional: &[&str]) {
     let keys: BTreeSet<&str> = value
         .as_object()
         .unwrap_or_else(|| panic!("{label} is an object: {value}"))
         .keys()
         .map(String::as_str)
-        .filter(|key| !perhaps.contains(key))
+        .filter(|key| !optional.contains(key))
         .collect();
-    assert_eq!(keys, wanted.iter().copied().collect(), "{label}");
+    assert_eq!(keys, required.iter().copied().collect(), "{label}");
 }
 
-/// Whether it is a time as the platform writes them: RFC 3339, UTC, six digits.
+/// Whether the value is a time in the platform's format: RFC 3339, UTC, six digits.
 fn is_time(value: &Value) -> bool {
     let digits = |text: &str| text.len() == 6 && text.bytes().all(|b| b.is_ascii_digit());
     value
@@ -28,9 +28,9 @@ fn is_time(value: &Value) -> bool {
         .is_some_and(|(whole, fraction)| whole.contains('T') && digits(fraction))
 }
 
-/// Every object has the keys that are documented, and every value is of its kind. The platform
-/// is up.
-pub(crate) fn has_the_documented_shape(status: &Value, project: &Project) {
+/// Checks that every object has the documented keys and every value has its type. The platform must
+/// be running.
+pub(crate) fn assert_documented_shape(status: &Value, project: &Project) {
     let top = ["platform", "manager", "nodes", "services"];
     has_keys("status", status, &top, &[]);
     let platform = &status["platform"];
@@ -62,12 +62,12 @@ pub(crate) fn has_the_documented_shape(status: &Value, project: &Project) {
     for service in status["services"].as_array().unwrap() {
         has_keys("service", service, &["name", "class", "instances"], &[]);
         for (instance, replica) in service["instances"].as_array().unwrap().iter().zip(1..) {
-            is_a_ready_instance(instance, replica, service, nodes);
+            assert_ready_instance(instance, replica, service, nodes);
         }
     }
 }
 
-fn is_a_ready_instance(instance: &Value, replica: u64, service: &Value, nodes: &[Value]) {
+fn assert_ready_instance(instance: &Value, replica: u64, service: &Value, nodes: &[Value]) {
     let keys = [
         "id",
         "replica",
@@ -112,7 +112,7 @@ pub(crate) fn instance<'a>(status: &'a Value, service: &str) -> &'a Value {
     &service["instances"][0]
 }
 
-/// Address and host port of each of an instance's endpoints.
+/// The address and the host port of each endpoint of an instance.
 pub(crate) fn endpoints(instance: &Value) -> Vec<(String, u64)> {
     let endpoints = instance["endpoints"].as_array().unwrap();
     endpoints

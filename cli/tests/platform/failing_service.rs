@@ -1,4 +1,5 @@
-//! A service that cannot run: reported with its reason and last output, and fixed by another `up`.
+//! A service that always fails: it is reported with the reason and its last output, and another
+//! `up` fixes it.
 
 use crate::project::Project;
 
@@ -24,7 +25,7 @@ fn a_failing_service_is_reported_and_fixed() {
         "broken-1: ",
         "exit code 3",
         "    the flux is missing",
-        "hint: `bootstrapper logs broken`",
+        "hint: see `bootstrapper logs broken`",
     ] {
         assert!(failed.stderr.contains(told), "{told}: {}", failed.stderr);
     }
@@ -39,14 +40,14 @@ fn a_failing_service_is_reported_and_fixed() {
     assert_eq!(state("broken"), "failed");
     assert_eq!(state("other"), "ready");
     let other = project.node().service("other");
-    // What is declared is not what was wrong: it is tried again at once.
+    // The cause was outside the declaration: the step is retried immediately.
     let retried = project.ends(0, &["retry", "broken"]).stderr;
     assert!(
-        retried.contains("Tried again now: start broken-1"),
+        retried.contains("Retrying now: start broken-1"),
         "{retried}"
     );
     let retried = project.ends(0, &["retry", "other"]).stderr;
-    assert!(retried.contains("Nothing of this had failed"), "{retried}");
+    assert!(retried.contains("Nothing to retry"), "{retried}");
 
     let fixed = r#"
   broken:

@@ -1,5 +1,5 @@
-//! A node that hangs, as it comes up and later: shown as unknown, with since when and why, it
-//! holds up no other; and when it answers again, nothing on it was replaced.
+//! A node hangs during a bring-up and later: it is shown as unknown with the time and the reason,
+//! does not delay other nodes, and is unchanged when it responds again.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::subprocess::until;
 
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.c]\n[manager]\nnode = \"a\"\n";
 
-/// Longer than it takes until a silent node is noticed, on a busy machine.
-const NOTICED: Duration = Duration::from_secs(90);
+/// Longer than it takes to detect an unresponsive node on a busy machine.
+const DETECTED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Longer than a bring-up takes.
-const PATIENCE: Duration = Duration::from_mins(4);
+const TIMEOUT: Duration = Duration::from_mins(4);
 
 fn service(name: &str, node: &str) -> String {
     format!(
@@ -32,7 +32,7 @@ fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
     nodes.iter().find(|node| node["name"] == name).unwrap()
 }
 
-/// How things stand, once the manager can be asked.
+/// The status, if the manager responds.
 fn try_status(project: &Project) -> Option<Value> {
     let finished = project.call(&["--json", "status"]);
     let document = || serde_json::from_str(&finished.stdout).unwrap();
@@ -44,7 +44,7 @@ fn is_ready(status: &Value, service: &str) -> bool {
 }
 
 #[test]
-fn a_hanging_node_is_shown_and_holds_up_no_other() {
+fn hanging_node_is_shown_and_delays_no_other() {
     let project = Project::new();
     let both = format!(
         "  both:{STATIC_SERVER}    expose: [\"8000\"]\n    \
@@ -56,22 +56,22 @@ fn a_hanging_node_is_shown_and_holds_up_no_other() {
     project.static_server("server");
 
     let mut up = project.start(&["up"]);
-    let c = until("c is made", PATIENCE, || {
-        assert!(up.runs(), "`up` ended before c was made");
+    let c = until("c is created", TIMEOUT, || {
+        assert!(up.runs(), "`up` ended before c was created");
         Node::find(&project.identity()?, "c")
     });
     docker(&["pause", &c.container]);
-    let status = until("what is on b is ready", PATIENCE, || {
-        assert!(up.runs(), "`up` ended without c");
+    let status = until("the service on b is ready", TIMEOUT, || {
+        assert!(up.runs(), "`up` ended before c was ready");
         let status = try_status(&project)?;
-        // The declaration may not be read yet.
+        // The manager may not have read the declaration yet.
         let is_declared = status["services"].as_array().is_some_and(|s| s.len() == 3);
         (is_declared && is_ready(&status, "at-b")).then_some(status)
     });
     assert!(!is_ready(&status, "at-c"), "{status}");
-    assert!(up.runs(), "`up` waits for c");
+    assert!(up.runs(), "`up` ended before c was ready");
     docker(&["unpause", &c.container]);
-    let up = up.finish(PATIENCE);
+    let up = up.finish(TIMEOUT);
     project.keep(&up);
     assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
 
@@ -85,10 +85,10 @@ fn hangs_later(project: &Project, c: &Node) {
     let (cursor, at_c, at_b) = (api.last_event(), c.service("at-c"), b.service("at-b"));
     let before = b.exec(&["date", "--utc", "+%Y-%m-%dT%H:%M:%S.%6NZ"]);
     docker(&["pause", &c.container]);
-    output_of_the_others_flows(project);
-    let status = until("c is unknown", NOTICED, || {
+    logs_of_other_nodes_are_shown(project);
+    let status = until("c is unknown", DETECTED_WITHIN, || {
         let status = project.status();
-        // Its parts are asked side by side.
+        // The requests to a node run concurrently.
         let is_noticed = status["platform"]["state"] == "degraded"
             && instance(&status, "at-c")["state"] == "unknown"
             && node(&status, "c")["state"] == "unknown";
@@ -96,7 +96,7 @@ fn hangs_later(project: &Project, c: &Node) {
     });
     let unknown = node(&status, "c");
     let since = unknown["unknown_since"].as_str().unwrap();
-    // Times of one form sort as text.
+    // Times in the same format are ordered as text.
     assert!(
         since >= before.as_str(),
         "unknown since {since}, hangs since {before}"
@@ -104,17 +104,17 @@ fn hangs_later(project: &Project, c: &Node) {
     let why = unknown["unknown_why"].as_str().unwrap();
     assert!(!why.is_empty(), "{unknown}");
     let shown = project.ends(0, &["status"]).stdout;
-    let told = format!("unknown since {since}: {why}");
-    assert!(shown.contains(&told), "{told} in {shown}");
+    let message = format!("unknown since {since}: {why}");
+    assert!(shown.contains(&message), "{message} in {shown}");
     assert_eq!(instance(&status, "at-c")["why"], why, "{status}");
-    output_of_the_others_flows(project);
+    logs_of_other_nodes_are_shown(project);
     for other in ["a", "b"] {
         assert_eq!(node(&status, other)["state"], "running", "{status}");
     }
 
     b.docker(&["rm", "--force", &at_b.id]);
     let status = until(
-        "what was lost on b is back",
+        "the lost service on b is ready again",
         Duration::from_secs(30),
         || {
             let status = project.status();
@@ -129,11 +129,11 @@ fn hangs_later(project: &Project, c: &Node) {
     assert_eq!(
         node(&status, "c")["unknown_since"],
         since,
-        "the first time counts"
+        "the time of the first failure must be shown"
     );
 
     docker(&["unpause", &c.container]);
-    until("all is well again", NOTICED, || {
+    until("everything is ready again", DETECTED_WITHIN, || {
         (project.status()["platform"]["state"] == "running").then_some(())
     });
     let status = project.status();
@@ -143,12 +143,12 @@ fn hangs_later(project: &Project, c: &Node) {
         "{status}"
     );
     assert!(is_ready(&status, "at-c"), "{status}");
-    assert_eq!(c.service("at-c"), at_c, "nothing on it was touched");
+    assert_eq!(c.service("at-c"), at_c, "the service on c was replaced");
 
     let events = api.events(cursor);
     for kind in [EventKind::NodeUnknown, EventKind::NodeKnown] {
-        let told = events.iter().filter(|e| e.event.kind == kind);
-        assert_eq!(told.count(), 1, "{kind:?} in {events:#?}");
+        let message = events.iter().filter(|e| e.event.kind == kind);
+        assert_eq!(message.count(), 1, "{kind:?} in {events:#?}");
     }
     let planned = events.iter().filter(|e| e.event.kind == EventKind::Planned);
     for step in planned.flat_map(|e| e.event.data["steps"].as_array().unwrap()) {
@@ -156,9 +156,9 @@ fn hangs_later(project: &Project, c: &Node) {
     }
 }
 
-/// A service runs on the node that hangs and on another: the lines of the one come, and of the
-/// other the reason why not.
-fn output_of_the_others_flows(project: &Project) {
+/// A service runs on the node that hangs and on another one: the output of the other one is shown,
+/// and for the first the reason why it is missing.
+fn logs_of_other_nodes_are_shown(project: &Project) {
     let logs = project.ends(0, &["logs", "both"]);
     let lines: Vec<&str> = logs.stdout.lines().collect();
     let instances: Vec<_> = lines
@@ -182,6 +182,10 @@ fn output_of_the_others_flows(project: &Project) {
             .unwrap()
     };
     assert_eq!(instances[0], on("b"), "{lines:#?}");
-    let told = format!("warning: {}: no more of its output can be had: ", on("c"));
-    assert!(logs.stderr.contains(&told), "{told} in {}", logs.stderr);
+    let message = format!("warning: {}: no more of its output can be had: ", on("c"));
+    assert!(
+        logs.stderr.contains(&message),
+        "{message} in {}",
+        logs.stderr
+    );
 }

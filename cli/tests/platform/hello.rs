@@ -1,4 +1,4 @@
-//! The whole life of a small platform: up, again up, a container lost, code changed, logs, down.
+//! The life of a small platform: up, up again, a lost container, changed code, logs, down.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use lifecycle_core::model::EventKind;
 use serde_json::{Value, json};
 
 use crate::docker::Belongings;
-use crate::document::{endpoints, has_the_documented_shape, instance};
+use crate::document::{assert_documented_shape, endpoints, instance};
 use crate::host::Traces;
 use crate::https::plain_get;
 use crate::project::Project;
@@ -27,24 +27,24 @@ const SERVICES: &str = r#"
 "#;
 
 #[test]
-fn a_platform_comes_up_stays_up_changes_and_goes() {
+fn platform_life_cycle() {
     let project = Project::new();
     project.compose(SERVICES);
     project.web_server("hello");
     project.web_server("other");
-    // Somebody else's platform of the same name on the same engine.
+    // A platform of another user with the same name on the same engine.
     let other = Project::named(&project.name);
     other.compose("  only:\n    image: debian:bookworm-slim\n    command: [sleep, infinity]\n");
 
     project.ends(0, &["up"]);
     let status = project.status();
-    has_the_documented_shape(&status, &project);
+    assert_documented_shape(&status, &project);
     has_two_services(&status);
-    everything_answers(&status);
+    assert_all_endpoints_respond(&status);
 
-    a_second_up_touches_nothing(&project);
-    a_lost_container_comes_back(&project);
-    changed_code_replaces_its_service_alone(&project);
+    second_up_changes_nothing(&project);
+    lost_container_is_replaced(&project);
+    changed_code_replaces_only_its_service(&project);
 
     let logs = project.ends(0, &["logs", "hello"]);
     assert!(
@@ -67,24 +67,24 @@ fn a_platform_comes_up_stays_up_changes_and_goes() {
     let (id, state) = (project.id(), project.state());
     let belongings = Belongings::of(&id);
     assert!(!belongings.is_empty());
-    // There is no terminal to ask at.
+    // Without a terminal it cannot ask.
     let unconfirmed = project.ends(2, &["down"]);
     assert!(
-        unconfirmed.stderr.contains("hint: say --yes"),
+        unconfirmed.stderr.contains("hint: confirm with --yes"),
         "{}",
         unconfirmed.stderr
     );
     assert_eq!(Belongings::of(&id), belongings);
     let traces = Traces::of(&project);
     project.ends(0, &["down", "--yes"]);
-    traces.are_gone(&project);
+    traces.assert_removed(&project);
     assert!(Belongings::of(&id).is_empty(), "{:?}", Belongings::of(&id));
     assert!(!state.exists(), "{}", state.display());
     assert_eq!(Belongings::of(&other.id()), others);
     assert_eq!(
         (others_node.run(), others_node.service("only")),
         others_run,
-        "a platform of the same name"
+        "the other platform was changed"
     );
     assert_eq!(other.status()["platform"]["state"], "running");
 
@@ -93,7 +93,7 @@ fn a_platform_comes_up_stays_up_changes_and_goes() {
     assert!(after.stderr.contains("up"), "{}", after.stderr);
 }
 
-fn a_second_up_touches_nothing(project: &Project) {
+fn second_up_changes_nothing(project: &Project) {
     let node = project.node();
     let runs = || {
         let services = ["hello", "other"].map(|service| node.service(service));
@@ -103,13 +103,10 @@ fn a_second_up_touches_nothing(project: &Project) {
     project.ends(0, &["up"]);
     let after = (runs(), project.status());
     assert_eq!(before.0, after.0);
-    assert_eq!(
-        before.1, after.1,
-        "not a generation, a container or a time differs"
-    );
+    assert_eq!(before.1, after.1, "a second `up` changed something");
 }
 
-fn a_lost_container_comes_back(project: &Project) {
+fn lost_container_is_replaced(project: &Project) {
     let (api, node) = (project.api(), project.node());
     let (lost, other) = (node.service("hello"), node.service("other"));
     let cursor = api.last_event();
@@ -120,7 +117,7 @@ fn a_lost_container_comes_back(project: &Project) {
         let is_new = hello["container"] != lost.id.as_str();
         (hello["state"] == "ready" && is_new).then_some(())
     });
-    everything_answers(&project.status());
+    assert_all_endpoints_respond(&project.status());
     assert_eq!(node.service("other"), other);
 
     let events = api.events(cursor);
@@ -140,7 +137,7 @@ fn a_lost_container_comes_back(project: &Project) {
     }
 }
 
-fn changed_code_replaces_its_service_alone(project: &Project) {
+fn changed_code_replaces_only_its_service(project: &Project) {
     let node = project.node();
     let (hello, other, manager) = (node.service("hello"), node.service("other"), node.manager());
     let generation = project.status()["platform"]["generation"].clone();
@@ -153,19 +150,19 @@ fn changed_code_replaces_its_service_alone(project: &Project) {
             .map(str::to_owned)
             .collect()
     };
-    let former = present();
-    assert_eq!(former.len(), 1, "both services have the same code");
-    // As bring-ups of long ago left them.
+    let previous = present();
+    assert_eq!(previous.len(), 1, "both services have the same code");
+    // As earlier bring-ups left them.
     let old =
         format!("cd {code}; for year in 2020 2021 2022; do touch -d $year-01-01 $year.tar; done");
     shell(&old);
     project.ends(0, &["up"]);
     let code = present();
-    assert!(code.is_superset(&former), "the former code stays: {code:?}");
     assert!(
-        !code.contains("2020.tar"),
-        "what nobody uses goes: {code:?}"
+        code.is_superset(&previous),
+        "code that is still used was removed: {code:?}"
     );
+    assert!(!code.contains("2020.tar"), "unused code was kept: {code:?}");
     assert_ne!(node.service("hello").id, hello.id);
     assert_eq!(node.service("other"), other);
     assert_eq!(node.manager(), manager);
@@ -174,7 +171,7 @@ fn changed_code_replaces_its_service_alone(project: &Project) {
         status["platform"]["generation"].as_u64(),
         generation.as_u64().map(|generation| generation + 1)
     );
-    everything_answers(&status);
+    assert_all_endpoints_respond(&status);
 }
 
 fn has_two_services(status: &Value) {
@@ -194,8 +191,8 @@ fn has_two_services(status: &Value) {
     }
 }
 
-/// Each endpoint, asked from this machine, greets as its service does.
-fn everything_answers(status: &Value) {
+/// Checks that each endpoint, requested from this machine, returns its service's greeting.
+fn assert_all_endpoints_respond(status: &Value) {
     for (service, greeting) in [("hello", "Good morning"), ("other", "Good evening")] {
         let endpoints = endpoints(instance(status, service));
         assert_eq!(endpoints.len(), 1, "{service}: {endpoints:?}");

@@ -1,5 +1,6 @@
-//! What a platform makes of this machine, beyond what its engine lists by label: processes,
-//! network interfaces, volumes without a name, whatever would still be there after `down`.
+//! What a platform creates on this machine besides the objects that its engine lists by label:
+//! processes, network interfaces, volumes without a name, and anything else that might remain after
+//! `down`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,27 +12,27 @@ use crate::docker::{Belongings, Node, call, docker};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// How long processes that were ended may take to go.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long killed processes may take to end.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A process: another one may get its number later.
+/// A process. Its number alone is not enough: it can be reused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Process {
     pid: u32,
     parent: u32,
-    /// In the kernel's own unit.
+    /// In clock ticks since the boot.
     started: u64,
 }
 
 impl Process {
-    /// All that run now.
+    /// All running processes.
     fn all() -> BTreeSet<Self> {
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         entries
             .filter_map(|entry| {
                 let pid = entry.file_name().to_str()?.parse().ok()?;
                 let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-                // The name may hold anything, a parenthesis too.
+                // The name may contain any character, even a parenthesis.
                 let (_, rest) = stat.rsplit_once(") ")?;
                 let fields: Vec<&str> = rest.split(' ').collect();
                 Some(Self {
@@ -43,13 +44,13 @@ impl Process {
             .collect()
     }
 
-    fn says(&self, file: &str, text: &str) -> bool {
+    fn contains(&self, file: &str, text: &str) -> bool {
         let file = Path::new("/proc").join(self.pid.to_string()).join(file);
         std::fs::read(file).is_ok_and(|said| String::from_utf8_lossy(&said).contains(text))
     }
 }
 
-/// What there is of a platform on this machine.
+/// The objects of one platform on this machine.
 #[derive(Debug)]
 pub(crate) struct Traces {
     processes: BTreeSet<Process>,
@@ -59,7 +60,7 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// While it runs.
+    /// Lists them while the platform is running.
     pub(crate) fn of(project: &Project) -> Self {
         let belongings = Belongings::of(&project.id());
         let nodes = Node::all(&project.id());
@@ -70,7 +71,7 @@ impl Traces {
             let found = serde_json::from_str::<Value>(&text).unwrap()[0].take();
             let published = &found["HostConfig"]["PortBindings"];
             let count = published.as_object().map_or(0, serde_json::Map::len);
-            assert_eq!(count, 0, "no port of this machine is taken: {published}");
+            assert_eq!(count, 0, "ports of this machine are published: {published}");
             let init = found["State"]["Pid"].as_u64().unwrap();
             processes.extend(descendants(u32::try_from(init).unwrap()));
             let mounts = found["Mounts"].as_array().unwrap().iter();
@@ -91,39 +92,42 @@ impl Traces {
             "engine, manager, services: {traces:?}"
         );
         for interface in &traces.interfaces {
-            assert!(is_there(interface), "{interface}");
+            assert!(exists(interface), "{interface}");
         }
         traces
     }
 
-    /// Nothing of it is left; nor a process that any of the project's commands began.
-    pub(crate) fn are_gone(&self, project: &Project) {
-        until("its processes are gone", PATIENCE, || {
+    /// Checks that none of it is left, nor a process that one of the project's commands started.
+    pub(crate) fn assert_removed(&self, project: &Project) {
+        until("its processes have ended", TIMEOUT, || {
             self.processes.is_disjoint(&Process::all()).then_some(())
         });
         let directory = project.configuration().to_string_lossy();
         for process in Process::all() {
-            assert!(!process.says("environ", &directory), "{process:?} was left");
+            assert!(
+                !process.contains("environ", &directory),
+                "{process:?} is left"
+            );
             for address in &self.addresses {
-                let is_told = process.says("cmdline", &format!("{address}\0"));
+                let is_told = process.contains("cmdline", &format!("{address}\0"));
                 assert!(!is_told, "{process:?} serves {address}");
             }
         }
         for interface in &self.interfaces {
-            assert!(!is_there(interface), "{interface} was left");
+            assert!(!exists(interface), "{interface} is left");
         }
         for volume in &self.volumes {
             let found = call(&["volume", "inspect", volume]);
-            assert!(!found.status.success(), "the volume {volume} was left");
+            assert!(!found.status.success(), "the volume {volume} is left");
         }
     }
 }
 
-fn is_there(interface: &str) -> bool {
+fn exists(interface: &str) -> bool {
     Path::new("/sys/class/net").join(interface).exists()
 }
 
-/// A process and all that it began, directly or not.
+/// A process with its direct and indirect children.
 fn descendants(root: u32) -> BTreeSet<Process> {
     let all = Process::all();
     let mut found: BTreeSet<Process> = all.iter().filter(|p| p.pid == root).cloned().collect();

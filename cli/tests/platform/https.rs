@@ -1,5 +1,5 @@
-//! The manager's API word for word: status codes and bodies, with a credential or without, past
-//! the client that the programs use.
+//! Raw requests to the manager's API, with or without a credential, without the programs' own
+//! client: status codes and bodies.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -11,17 +11,16 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time limit of one response.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An answer.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) body: String,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap()
     }
@@ -52,16 +51,16 @@ impl Https {
         }
     }
 
-    /// What is answered; `None` if nobody is there to answer.
-    pub(crate) fn try_ask(
+    /// The response, or `None` if no server answers.
+    pub(crate) fn try_request(
         &self,
         method: &str,
         path: &str,
         token: Option<&str>,
         body: &str,
-    ) -> Option<Answer> {
-        let stream = TcpStream::connect_timeout(&self.address, PATIENCE).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    ) -> Option<Response> {
+        let stream = TcpStream::connect_timeout(&self.address, TIMEOUT).ok()?;
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let name = ServerName::from(self.address.ip());
         let connection = ClientConnection::new(Arc::clone(&self.trust), name).unwrap();
         let mut stream = StreamOwned::new(connection, stream);
@@ -75,29 +74,36 @@ impl Https {
         );
         stream.write_all(request.as_bytes()).ok()?;
         let mut text = Vec::new();
-        // A server that ends without a farewell has answered all the same.
+        // A server that closes the connection without TLS's close notification has answered
+        // nevertheless.
         let _ = stream.read_to_end(&mut text);
         let text = String::from_utf8(text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n")?;
-        Some(Answer {
+        Some(Response {
             status: head.split(' ').nth(1).unwrap().parse().unwrap(),
             body: body.to_owned(),
         })
     }
 
-    /// What is answered.
-    pub(crate) fn ask(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Answer {
-        self.try_ask(method, path, token, body)
-            .unwrap_or_else(|| panic!("{method} {path}: no answer from {}", self.address))
+    /// The response, which must arrive.
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &str,
+    ) -> Response {
+        self.try_request(method, path, token, body)
+            .unwrap_or_else(|| panic!("{method} {path}: no response from {}", self.address))
     }
 }
 
-/// What a plain HTTP server answers to `GET path`: head and body.
+/// The response of a plain HTTP server to `GET path`: head and body.
 pub(crate) fn plain_get(ip: &str, port: u64, path: &str) -> String {
     let address = format!("{ip}:{port}");
     let mut stream = TcpStream::connect(&address)
-        .unwrap_or_else(|error| panic!("{address} takes no connection: {error}"));
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();

@@ -1,5 +1,5 @@
-//! The command line as a person meets it, on a terminal and without one. One platform for all of
-//! it, since each costs seconds.
+//! The command line as a person uses it, on a terminal and without one. All parts share one
+//! platform, since each platform takes a while to start.
 
 use std::collections::BTreeSet;
 
@@ -23,15 +23,15 @@ const COMPOSE: &str = r#"
 "#;
 
 #[test]
-fn a_person_meets_the_command_line() {
+fn command_line_on_a_terminal() {
     let project = Project::named("meeting");
     project.compose(COMPOSE);
 
-    init_asks_and_overwrites_nothing(&project);
+    init_asks_before_overwriting(&project);
     let plan = on_terminal(&project, &["plan"]).ends(0);
     snapshot("plan", &project, &plan);
-    what_is_not_up_says_how_to_bring_it_up(&project);
-    an_interrupted_up_goes_on(&project);
+    commands_without_a_platform_point_to_up(&project);
+    interrupted_up_can_be_continued(&project);
 
     let status = on_terminal(&project, &["status"]).ends(0);
     let widest = status.lines().map(|line| line.chars().count()).max();
@@ -43,7 +43,7 @@ fn a_person_meets_the_command_line() {
         "{wide}"
     );
     let why = project.ends(0, &["why", "talker"]).stdout;
-    // Which of two that are started at once is ready first is nobody's choice.
+    // The order in which services that are started together become ready is not defined.
     let (reasons, evidence) = why.split_once("evidence\n").unwrap();
     snapshot("why", &project, reasons);
     assert!(
@@ -51,13 +51,13 @@ fn a_person_meets_the_command_line() {
         "{evidence}"
     );
 
-    a_command_runs_in_a_container(&project);
+    exec_runs_a_command_in_a_container(&project);
     a_service_is_restarted(&project);
-    output_and_events_are_followed(&project);
-    colours_are_for_terminals(&project);
-    a_slip_is_told_with_what_was_meant(&project);
+    logs_and_events_can_be_followed(&project);
+    colours_only_on_terminals(&project);
+    mistyped_names_get_a_suggestion(&project);
     project.ends(0, &["doctor"]);
-    missing_secrets_are_told_at_once(&project);
+    missing_secrets_are_reported_immediately(&project);
     every_document_follows_its_schema(&project);
 }
 
@@ -65,13 +65,13 @@ fn on_terminal(project: &Project, arguments: &[&str]) -> OnTerminal {
     OnTerminal::start(project.command(arguments))
 }
 
-fn init_asks_and_overwrites_nothing(project: &Project) {
+fn init_asks_before_overwriting(project: &Project) {
     let init = on_terminal(project, &["init"]);
     init.shows("The platform's name? [meeting]");
     init.types("\r");
     init.shows("How many nodes? [1]");
     init.types("many\r");
-    init.shows("write a number from 1 to 50");
+    init.shows("enter a number from 1 to 50");
     init.types("1\r");
     let shown = init.ends(0);
     snapshot("init", project, &shown);
@@ -82,7 +82,7 @@ fn init_asks_and_overwrites_nothing(project: &Project) {
     again.shows("Overwrite it? [y/N]");
     again.types("n\r");
     again.ends(1);
-    // Nobody is there to be asked.
+    // Without a terminal it cannot ask.
     let refused = project.ends(2, &["init"]);
     assert!(
         refused
@@ -93,7 +93,7 @@ fn init_asks_and_overwrites_nothing(project: &Project) {
     project.ends(0, &["init", "--yes", "--force"]);
 }
 
-fn what_is_not_up_says_how_to_bring_it_up(project: &Project) {
+fn commands_without_a_platform_point_to_up(project: &Project) {
     for command in [
         &["status"][..],
         &["logs"],
@@ -101,7 +101,7 @@ fn what_is_not_up_says_how_to_bring_it_up(project: &Project) {
         &["restart", "talker"],
     ] {
         let refused = project.ends(1, command);
-        let hint = "hint: bring it up with `bootstrapper up`";
+        let hint = "hint: start it with `bootstrapper up`";
         assert!(
             refused.stderr.contains(hint),
             "{command:?}: {}",
@@ -110,23 +110,28 @@ fn what_is_not_up_says_how_to_bring_it_up(project: &Project) {
     }
     let not_run = project.ends(125, &["exec", "talker", "--", "true"]);
     assert!(not_run.stderr.contains("hint: "), "{}", not_run.stderr);
-    // Nothing is wrong with a machine on which nothing was done yet.
+    // A machine on which nothing was started yet has no errors.
     let doctor = project.ends(0, &["doctor"]);
     assert!(
-        doctor.stdout.contains("not brought up from here yet"),
+        doctor
+            .stdout
+            .contains("not started from this directory yet"),
         "{}",
         doctor.stdout
     );
 }
 
-/// Ctrl-C while the node is made, and then the same command once more.
-fn an_interrupted_up_goes_on(project: &Project) {
+/// Presses Ctrl-C while the node is created, and runs the same command again.
+fn interrupted_up_can_be_continued(project: &Project) {
     let up = on_terminal(project, &["up"]);
     up.shows("provision node node-1");
     up.interrupts();
     let shown = up.ends(130);
     assert!(shown.contains("error: interrupted"), "{shown}");
-    assert!(shown.contains("the same command goes on"), "{shown}");
+    assert!(
+        shown.contains("run the same command again to continue"),
+        "{shown}"
+    );
     let up = on_terminal(project, &["up"]);
     let shown = up.ends(0);
     for said in [
@@ -138,7 +143,7 @@ fn an_interrupted_up_goes_on(project: &Project) {
     }
 }
 
-fn a_command_runs_in_a_container(project: &Project) {
+fn exec_runs_a_command_in_a_container(project: &Project) {
     let shell = on_terminal(project, &["exec", "talker", "--index", "2", "--", "sh"]);
     shell.shows("#");
     shell.types("stty size; echo $((40 + 2))-$(cat /proc/1/cmdline | wc -l)\r");
@@ -147,7 +152,7 @@ fn a_command_runs_in_a_container(project: &Project) {
     shell.resize(100, 30);
     shell.types("while [ \"$(stty size)\" != '30 100' ]; do sleep 0.1; done; echo resi''zed\r");
     shell.shows("resized");
-    // It goes to the command, not to the bootstrapper.
+    // The key goes to the command, not to the bootstrapper.
     shell.types("sleep 60\r");
     shell.shows("sleep 60");
     shell.interrupts();
@@ -169,9 +174,9 @@ fn a_command_runs_in_a_container(project: &Project) {
         (apart.stdout.as_str(), apart.stderr.as_str()),
         ("out\n", "err\n")
     );
-    // Its standard input has ended, and it is told so.
+    // Its standard input is closed, and it can see that.
     project.ends(0, &["exec", "quiet", "--", "cat"]);
-    // Which of a shell's two codes it is, differs between engines.
+    // Engines differ in which of a shell's two exit codes they return.
     let lacks = project.call(&["exec", "quiet", "--", "no-such-program"]);
     let code = lacks.status.code();
     assert!(
@@ -206,7 +211,7 @@ fn instances(status: &Value) -> Vec<Value> {
     instances.collect()
 }
 
-fn output_and_events_are_followed(project: &Project) {
+fn logs_and_events_can_be_followed(project: &Project) {
     let logs = on_terminal(project, &["logs", "-f", "--timestamps"]);
     logs.shows("talker-2 | 20");
     logs.shows("quiet-1  | 20");
@@ -237,7 +242,7 @@ fn output_and_events_are_followed(project: &Project) {
     assert_eq!(last.lines().count(), 2, "{last}");
 }
 
-fn colours_are_for_terminals(project: &Project) {
+fn colours_only_on_terminals(project: &Project) {
     let escape = '\u{1b}';
     let coloured = on_terminal(project, &["status"]);
     coloured.shows("quiet-1");
@@ -254,7 +259,7 @@ fn colours_are_for_terminals(project: &Project) {
     plain.ends(0);
 }
 
-fn a_slip_is_told_with_what_was_meant(project: &Project) {
+fn mistyped_names_get_a_suggestion(project: &Project) {
     for command in [
         &["logs", "talkr"][..],
         &["why", "talkr"],
@@ -263,37 +268,40 @@ fn a_slip_is_told_with_what_was_meant(project: &Project) {
         &["events", "talkr"],
     ] {
         let refused = project.ends(1, command);
-        let told = "hint: did you mean `talker`?";
+        let hint = "hint: did you mean `talker`?";
         assert!(
-            refused.stderr.contains(told),
+            refused.stderr.contains(hint),
             "{command:?}: {}",
             refused.stderr
         );
     }
 }
 
-fn missing_secrets_are_told_at_once(project: &Project) {
+fn missing_secrets_are_reported_immediately(project: &Project) {
     let (kept, away) = (project.state(), project.configuration().join("away"));
     std::fs::rename(&kept, &away).unwrap();
     let before = project.node().containers("lifecycle.platform-id");
     for command in [&["up"][..], &["plan"]] {
         let refused = project.ends(2, command).stderr;
-        for told in [
+        for hint in [
             "does not have the platform's secrets",
             "hint: copy ",
             "node-1",
         ] {
-            assert!(refused.contains(told), "{command:?}: {told}: {refused}");
+            assert!(refused.contains(hint), "{command:?}: {hint}: {refused}");
         }
         assert!(refused.contains(&kept.display().to_string()), "{refused}");
     }
     assert_eq!(project.node().containers("lifecycle.platform-id"), before);
-    assert!(!kept.join("platform.key").exists(), "new secrets were kept");
+    assert!(
+        !kept.join("platform.key").exists(),
+        "new secrets were stored"
+    );
     std::fs::remove_dir_all(&kept).ok();
     std::fs::rename(&away, &kept).unwrap();
 }
 
-/// The last of all: it ends with `down`.
+/// Runs last because it ends with `down`.
 fn every_document_follows_its_schema(project: &Project) {
     let mut commands = BTreeSet::new();
     for command in [
@@ -315,14 +323,14 @@ fn every_document_follows_its_schema(project: &Project) {
         assert!(!said.stdout.is_empty(), "{command:?}");
         commands.insert(command[0].to_owned());
     }
-    // They need another platform than this one, and have tests of their own.
+    // They need another platform and have tests of their own.
     for elsewhere in ["azure-simulator", "publish"] {
         commands.insert(elsewhere.to_owned());
     }
     assert_eq!(commands, schema::commands());
 }
 
-/// What was shown, without what differs from run to run.
+/// Compares the output with a snapshot, without what differs from run to run.
 fn snapshot(name: &str, project: &Project, shown: &str) {
     let mut shown = shown.replace(&project.path("").display().to_string(), "<project>/");
     for (pattern, instead) in [

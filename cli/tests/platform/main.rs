@@ -1,6 +1,6 @@
-//! The programs as their users run them: platforms on this machine's Docker, brought up, broken,
-//! repaired and taken down through the command line. Bringing a platform up takes a while, so each
-//! test asks much of its own one.
+//! The programs as users run them: platforms on this machine's Docker are started, damaged,
+//! repaired and removed with the command line. Starting a platform takes a while, so each test
+//! checks much on its own platform.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

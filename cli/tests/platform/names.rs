@@ -1,5 +1,5 @@
-//! Services find each other by their names from the first second on: on every node, from two C
-//! libraries, with and without a manager, and while an agent is killed.
+//! Services reach each other by their names from the start: on every node, from two C libraries,
+//! with and without a manager, and while an agent is restarted.
 
 use std::collections::BTreeSet;
 use std::io::BufRead as _;
@@ -16,7 +16,7 @@ use crate::subprocess::until;
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.m]\n[manager]\nnode = \"m\"\n\
                      [network]\nwait = \"5s\"\n";
 
-/// `db` listens two seconds after its start, and `late` once it is allowed to.
+/// `db` listens two seconds after its start, `late` when it is allowed to.
 const SERVICES: &str = r#"
   client:
     build: ./net
@@ -49,16 +49,16 @@ const SERVICES: &str = r#"
     deploy: {replicas: 2, placement: {constraints: ["node.hostname != m"]}}
 "#;
 
-const PATIENCE: Duration = Duration::from_mins(4);
+const TIMEOUT: Duration = Duration::from_mins(4);
 
 /// How often an agent is killed.
 const KILLS: usize = 3;
 
-/// What `net.pl` says in the client's container.
-fn say(node: &Node, words: &[&str]) -> Vec<String> {
+/// The output of `net.pl` in the client's container.
+fn run_net(node: &Node, words: &[&str]) -> Vec<String> {
     let client = node.service("client").id;
-    let said = node.docker(&[&["exec", &client, "perl", "/net.pl"], words].concat());
-    said.lines().map(str::to_owned).collect()
+    let output = node.docker(&[&["exec", &client, "perl", "/net.pl"], words].concat());
+    output.lines().map(str::to_owned).collect()
 }
 
 fn build_the_dialler(project: &Project) {
@@ -75,7 +75,7 @@ fn build_the_dialler(project: &Project) {
 }
 
 #[test]
-fn services_reach_each_other_by_their_names() {
+fn services_reach_each_other_by_name() {
     let project = Project::new();
     project.compose(SERVICES);
     project.write("platform.toml", NODES);
@@ -86,42 +86,45 @@ fn services_reach_each_other_by_their_names() {
     build_the_dialler(&project);
 
     let mut up = project.start(&["up"]);
-    let (a, said) = until("both libraries have found db", PATIENCE, || {
+    let (a, output) = until("both libraries have found db", TIMEOUT, || {
         assert!(up.runs(), "`up` ended before db was found");
         let a = Node::find(&project.identity()?, "a")?;
-        // Its engine may not be there yet, nor the container.
+        // The node's engine or the container may not exist yet.
         let logs = "docker logs $(docker ps --quiet --filter label=lifecycle.service=client)";
-        let said = a.call(&["sh", "-c", logs]).stdout;
-        (said.lines().count() == 2).then_some((a, said))
+        let output = a.call(&["sh", "-c", logs]).stdout;
+        (output.lines().count() == 2).then_some((a, output))
     });
     for line in ["glibc db:5432: db ", "musl db:5432: db "] {
-        assert!(said.lines().any(|told| told.starts_with(line)), "{said}");
+        assert!(
+            output.lines().any(|shown| shown.starts_with(line)),
+            "{output}"
+        );
     }
     let api = project.api();
     assert!(!api.is_ready(), "`late` is not ready yet");
 
-    who_waits_too_long_is_told(&project, &a);
+    waiting_connections_are_reset_and_reported(&project, &a);
     let late = a.service("late").id;
     a.docker(&["exec", &late, "touch", "/allowed"]);
-    let up = up.finish(PATIENCE);
+    let up = up.finish(TIMEOUT);
     project.keep(&up);
     assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
-    assert!(say(&a, &["dial", "late:7000"])[0].starts_with("late "));
+    assert!(run_net(&a, &["dial", "late:7000"])[0].starts_with("late "));
 
     let b = Node::find(&project.id(), "b").unwrap();
-    all_names_work(&project, &a, &b);
-    agents_come_back(&a);
-    nothing_needs_the_manager(&project, &a);
+    assert_all_names_work(&project, &a, &b);
+    agents_restart(&a);
+    names_work_without_the_manager(&project, &a);
     project.ends(0, &["down", "--yes"]);
 }
 
-/// Nobody listens yet: connections are held for as long as was declared, then reset, and an
-/// event says for want of what.
-fn who_waits_too_long_is_told(project: &Project, a: &Node) {
-    assert_eq!(say(a, &["dial", "late:7000"]), ["gave up after 5 s"]);
+/// No server listens yet: connections wait for the declared time and are then reset, and an event
+/// names the missing service.
+fn waiting_connections_are_reset_and_reported(project: &Project, a: &Node) {
+    assert_eq!(run_net(a, &["dial", "late:7000"]), ["gave up after 5 s"]);
     let api = project.api();
     let about = Subject::Service(ServiceName::try_from("late").unwrap());
-    until("the event is there", Duration::from_secs(20), || {
+    until("the event is recorded", Duration::from_secs(20), || {
         let events = api.events(0);
         let told = events.iter().find(|event| {
             event.event.kind == EventKind::NoReadyEndpoint && event.event.subject == about
@@ -133,19 +136,22 @@ fn who_waits_too_long_is_told(project: &Project, a: &Node) {
     });
 }
 
-fn all_names_work(project: &Project, a: &Node, b: &Node) {
-    // Two replicas, one on each node, share what comes.
-    let said = say(a, &["dial", "web:5432", "20"]);
-    let replicas: BTreeSet<&String> = said.iter().collect();
-    assert_eq!((said.len(), replicas.len()), (20, 2), "{said:?}");
-    assert!(said.iter().all(|line| line.starts_with("web ")), "{said:?}");
-    // Whatever way a name is written; and datagrams.
+fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
+    // Two replicas, one on each node, share the connections.
+    let output = run_net(a, &["dial", "web:5432", "20"]);
+    let replicas: BTreeSet<&String> = output.iter().collect();
+    assert_eq!((output.len(), replicas.len()), (20, 2), "{output:?}");
+    assert!(
+        output.iter().all(|line| line.starts_with("web ")),
+        "{output:?}"
+    );
+    // Names work in all forms, and with datagrams.
     let full = format!("db.{}.internal:5432", project.name);
     for name in ["db:5432", "DB:5432", &full] {
-        assert!(say(a, &["dial", name])[0].starts_with("db "), "{name}");
+        assert!(run_net(a, &["dial", name])[0].starts_with("db "), "{name}");
     }
-    assert!(say(a, &["ask", "echo_1:5353"])[0].starts_with("hello to echo "));
-    // From the other node, and at the published port as before.
+    assert!(run_net(a, &["ask", "echo_1:5353"])[0].starts_with("hello to echo "));
+    // From the other node, and at the published port too.
     let container = &b.service("db").id;
     let dial = ["exec", container, "perl", "/net.pl", "dial", "late:7000"];
     assert!(b.docker(&dial).starts_with("late "));
@@ -155,7 +161,7 @@ fn all_names_work(project: &Project, a: &Node, b: &Node) {
         .read_line(&mut line)
         .unwrap();
     assert!(line.starts_with("web "), "{line}");
-    // What is no service's is asked of the node's own resolver, which knows the other nodes.
+    // Other names are resolved by the node's own resolver, which knows the other nodes.
     let name = docker(&["inspect", "--format", "{{.Name}}", &b.container]);
     let client = &a.service("client").id;
     let found = a.docker(&[
@@ -168,9 +174,9 @@ fn all_names_work(project: &Project, a: &Node, b: &Node) {
     assert!(found.starts_with(&b.address().to_string()), "{found}");
 }
 
-/// Killed behind everybody's back, an agent is there again by itself, in less than a second.
+/// An agent that is killed by hand is running again in less than a second.
 #[expect(clippy::print_stdout, reason = "what was measured")]
-fn agents_come_back(a: &Node) {
+fn agents_restart(a: &Node) {
     let client = a.service("client").id;
     let dials = "perl /net.pl reach db:5432 > /reached";
     a.docker(&["exec", "--detach", &client, "sh", "-c", dials]);
@@ -179,20 +185,22 @@ fn agents_come_back(a: &Node) {
     println!("after its agent was killed, a node reached a service again within {took:?} ms");
     a.docker(&["exec", &client, "touch", "/enough"]);
     let again = a.inspect("lifecycle.role=agent");
-    assert_eq!(again["Id"], first["Id"], "the same container");
-    // The engine waits longer before each further start, and others use this machine too.
+    assert_eq!(again["Id"], first["Id"], "the container was replaced");
+    // The engine waits longer before each further restart, and the machine may be busy.
     assert!(took.iter().min() < Some(&1000), "{took:?} ms");
 }
 
-/// Kills the agent; how many milliseconds later a connection was answered that began after that.
+/// Kills the agent. Returns the time in milliseconds until a connection that began after that was
+/// answered.
 fn outage(a: &Node, client: &str) -> u64 {
     let reached = || {
-        let said = a.docker(&["exec", client, "cat", "/reached"]);
+        let output = a.docker(&["exec", client, "cat", "/reached"]);
         let moments = |line: &str| {
             let (began, answered) = line.split_once(' ')?;
             Some((began.parse().ok()?, answered.parse().ok()?))
         };
-        said.lines()
+        output
+            .lines()
             .filter_map(moments)
             .collect::<Vec<(u64, u64)>>()
     };
@@ -203,28 +211,28 @@ fn outage(a: &Node, client: &str) -> u64 {
     };
     let now = || a.exec(&["date", "+%s%3N"]).parse::<u64>().unwrap();
     let calm = now();
-    until("connections are answered", PATIENCE, || after(calm));
+    until("connections are answered", TIMEOUT, || after(calm));
     let pid = a.inspect("lifecycle.role=agent")["State"]["Pid"].to_string();
-    // Nothing that begins after this is answered by the one that was killed.
+    // A connection that begins after this cannot be answered by the killed agent.
     let script = format!("kill -9 {pid} && date +%s%3N");
     let killed: u64 = a.exec(&["sh", "-c", &script]).parse().unwrap();
-    until("the agent runs again", PATIENCE, || {
+    until("the agent runs again", TIMEOUT, || {
         let now = a.inspect("lifecycle.role=agent")["State"]["Pid"].to_string();
         (now != pid && now != "0").then_some(())
     });
-    until("a connection is answered again", PATIENCE, || after(killed)) - killed
+    until("a connection is answered again", TIMEOUT, || after(killed)) - killed
 }
 
-fn nothing_needs_the_manager(project: &Project, a: &Node) {
+fn names_work_without_the_manager(project: &Project, a: &Node) {
     let m = Node::find(&project.id(), "m").unwrap();
     docker(&["stop", "--time", "1", &m.container]);
     for name in ["db:5432", "web:5432", "late:7000"] {
-        let said = say(a, &["dial", name]);
-        assert!(said[0].starts_with(&name[..2]), "{name}: {said:?}");
+        let output = run_net(a, &["dial", name]);
+        assert!(output[0].starts_with(&name[..2]), "{name}: {output:?}");
     }
-    assert!(say(a, &["ask", "echo_1:5353"])[0].starts_with("hello to echo "));
+    assert!(run_net(a, &["ask", "echo_1:5353"])[0].starts_with("hello to echo "));
     docker(&["start", &m.container]);
-    until("the manager is back", Duration::from_mins(1), || {
+    until("the manager responds again", Duration::from_mins(1), || {
         project.call(&["status"]).status.success().then_some(())
     });
 }

@@ -1,5 +1,5 @@
-//! A project directory with a platform of its own: a name, an identity and a configuration
-//! directory that nobody else has. Takes its platform down when it is dropped.
+//! A project directory with a platform of its own: its own name, identity and configuration
+//! directory. Removes the platform when it is dropped.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -21,23 +21,22 @@ use tokio::runtime::Runtime;
 use crate::docker::{self, Belongings, Node};
 use crate::subprocess::{Finished, Running, run, start};
 
-/// How long any command may take. The first ones may have to build the images of nodes.
+/// The time limit of a command. The first commands may have to build the images of nodes.
 const COMMAND: Duration = Duration::from_mins(8);
 
 /// The port of the manager's API.
 const API: u16 = 7443;
 
-/// A web server in what the base image has; see `examples/hello`.
+/// A web server that needs nothing but the base image; see `examples/hello`.
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello/hello");
 
-/// What a service says whose code base is [`Project::static_server`], beside its ports.
+/// The keys of a service that runs [`Project::static_server`], without its ports.
 pub(crate) const STATIC_SERVER: &str = "
     build: ./server
     command: [authentication]
     environment: {SIGNING_KEY: signing, DEVICE_SECRET: device}
 ";
 
-/// A project.
 #[derive(Debug)]
 pub(crate) struct Project {
     pub(crate) name: String,
@@ -48,7 +47,7 @@ pub(crate) struct Project {
 }
 
 impl Project {
-    /// A project without files, with a name of its own.
+    /// A project without files, with a unique name.
     pub(crate) fn new() -> Self {
         let random = RandomIds.uuid().simple().to_string();
         Self::named(&format!("t{}", &random[..8]))
@@ -57,7 +56,7 @@ impl Project {
     /// A project without files.
     pub(crate) fn named(name: &str) -> Self {
         docker::require();
-        // The manager, which the bootstrapper finds beside itself.
+        // The manager, which the bootstrapper finds in its own directory.
         require_fresh(
             &Path::new(env!("CARGO_BIN_EXE_bootstrapper")).with_file_name("lifecycle-manager"),
         );
@@ -77,7 +76,7 @@ impl Project {
         std::fs::write(path, text).unwrap();
     }
 
-    /// Removes all files but the platform's identity.
+    /// Removes all files except the platform's identity.
     pub(crate) fn remove_files(&self) {
         for entry in std::fs::read_dir(self.directory.path()).unwrap() {
             let entry = entry.unwrap();
@@ -92,18 +91,17 @@ impl Project {
         }
     }
 
-    /// A file of the project.
     pub(crate) fn read(&self, path: &str) -> String {
         std::fs::read_to_string(self.directory.path().join(path)).unwrap()
     }
 
-    /// Sets a variable for the commands from now on.
+    /// Sets an environment variable for all further commands.
     pub(crate) fn set(&self, name: &str, value: &str) {
         let variable = (name.to_owned(), value.to_owned());
         self.environment.lock().unwrap().push(variable);
     }
 
-    /// Writes the Compose file: the platform's name, and these services.
+    /// Writes a Compose file with the platform's name and these services.
     pub(crate) fn compose(&self, services: &str) {
         let text = format!("name: {}\nservices:\n{services}", self.name);
         self.write("compose.yaml", &text);
@@ -117,30 +115,30 @@ impl Project {
         }
     }
 
-    /// Where a file of the project lies.
+    /// The path of a file of the project.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.directory.path().join(path)
     }
 
-    /// Copies a directory's files into one of the project's, as they are committed.
+    /// Copies the committed files of a directory into a directory of the project.
     pub(crate) fn copy_to(&self, from: &Path, directory: &str) {
         copy(from, &self.path(directory));
     }
 
-    /// Copies a directory's files into the project, as they are committed.
+    /// Copies the committed files of a directory into the project.
     pub(crate) fn copy(&self, from: &Path) {
         copy(from, self.directory.path());
     }
 
-    /// Puts a program of this workspace into a code base.
+    /// Copies a program of this workspace into a code base.
     pub(crate) fn put_program(&self, program: &str, path: &str) {
         let built = Path::new(env!("CARGO_BIN_EXE_bootstrapper")).with_file_name(program);
         require_fresh(&built);
         std::fs::copy(built, self.directory.path().join(path)).unwrap();
     }
 
-    /// A code base with a web server on port 8000 that hardly weighs anything: a service of the
-    /// IoT example that needs no other. [`STATIC_SERVER`] declares what it needs.
+    /// A code base with a small web server on port 8000: a service of the IoT example that does not
+    /// need the others. [`STATIC_SERVER`] declares what it needs.
     pub(crate) fn static_server(&self, code: &str) {
         self.write(
             &format!("{code}/Dockerfile"),
@@ -161,14 +159,14 @@ impl Project {
         command
     }
 
-    /// Runs a command of the bootstrapper.
+    /// Runs a command of the bootstrapper with any exit code.
     pub(crate) fn call(&self, arguments: &[&str]) -> Finished {
         let finished = run(&mut self.command(arguments), COMMAND);
         self.keep(&finished);
         finished
     }
 
-    /// Runs a command that has to end with exit code `code`.
+    /// Runs a command that must end with exit code `code`.
     pub(crate) fn ends(&self, code: i32, arguments: &[&str]) -> Finished {
         let finished = self.call(arguments);
         assert_eq!(
@@ -187,14 +185,14 @@ impl Project {
         start(&mut self.command(arguments))
     }
 
-    /// Keeps what a command said.
+    /// Records the output of a command.
     pub(crate) fn keep(&self, finished: &Finished) {
         let mut said = self.said.lock().unwrap();
         said.push_str(&finished.stdout);
         said.push_str(&finished.stderr);
     }
 
-    /// Everything that the commands have said so far.
+    /// The output of all commands so far.
     pub(crate) fn said(&self) -> String {
         self.said.lock().unwrap().clone()
     }
@@ -205,7 +203,7 @@ impl Project {
         serde_json::from_str(&finished.stdout).unwrap()
     }
 
-    /// The platform's UUID, once it has one.
+    /// The platform's UUID, if it has one.
     pub(crate) fn identity(&self) -> Option<String> {
         let file = self.directory.path().join(".lifecycle/platform.json");
         let text = std::fs::read_to_string(file).ok()?;
@@ -218,17 +216,17 @@ impl Project {
         self.identity().unwrap()
     }
 
-    /// What this machine keeps of the platform.
+    /// The directory in which this machine stores the platform's files.
     pub(crate) fn state(&self) -> PathBuf {
         self.configuration.path().join("lifecycle").join(self.id())
     }
 
-    /// The configuration directory that this project's commands are given, and nobody else's.
+    /// The configuration directory of this project's commands.
     pub(crate) fn configuration(&self) -> &Path {
         self.configuration.path()
     }
 
-    /// A file of what this machine keeps of the platform.
+    /// One of the files that this machine stores of the platform.
     pub(crate) fn kept(&self, file: &str) -> String {
         std::fs::read_to_string(self.state().join(file)).unwrap()
     }
@@ -238,7 +236,7 @@ impl Project {
         Node::only(&self.id())
     }
 
-    /// The manager's API, past the command line.
+    /// A client of the manager's API.
     pub(crate) fn api(&self) -> Api {
         let status = self.status();
         let manager = &status["manager"]["node"];
@@ -287,7 +285,7 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The cursor behind the latest event.
+    /// The cursor after the latest event.
     pub(crate) fn last_event(&self) -> u64 {
         self.runtime.block_on(self.client.last_event()).unwrap()
     }
@@ -305,12 +303,12 @@ impl Api {
         }
     }
 
-    /// Whether it answers.
+    /// Whether the API answers.
     pub(crate) fn is_healthy(&self) -> bool {
         self.runtime.block_on(self.client.health()).is_ok()
     }
 
-    /// Whether everything is ready.
+    /// Whether the platform is ready.
     pub(crate) fn is_ready(&self) -> bool {
         let ready = self.runtime.block_on(self.client.is_ready());
         ready.is_ok_and(|ready| ready)
@@ -331,7 +329,7 @@ impl Dial for Straight {
     }
 }
 
-/// Copies a directory with all that is in it, except what a former bring-up left there.
+/// Copies a directory without what an earlier bring-up created in it.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -345,15 +343,14 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Cargo builds the programs of a test's own package only: others may be missing or of
-/// yesterday.
+/// Cargo builds only the programs of a test's own package. Others may be missing or outdated.
 fn require_fresh(program: &Path) {
     const COMMAND: &str = "cargo build --workspace --bins";
     let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified());
     let Ok(built) = modified(program) else {
         panic!("{} is missing: {COMMAND}", program.display());
     };
-    // Cargo's own list of what the binary was made from.
+    // Cargo's list of the program's source files.
     let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
     for source in sources.split_whitespace().skip(1) {
         assert!(

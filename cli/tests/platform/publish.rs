@@ -1,5 +1,5 @@
-//! Code bases go to a share of Azure Files, here a simulated one, and plans are made from what
-//! is published there.
+//! Code bases are published to a share of a simulated Azure Files, and plans use the published
+//! ones.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::project::Project;
 use crate::subprocess::run;
 use crate::terminal::OnTerminal;
 
-/// A network that local nodes cannot have, so that no `up` gets beyond reading.
+/// A subnet that local nodes cannot have, so that every `up` fails after reading the files.
 const TAKEN: &str = "[cloud]\nprovider = \"local\"\nsubnet = \"172.17.0.0/16\"\n";
 
-/// The share, with what it takes to reach it.
+/// The share and the simulator that serves it.
 struct Share {
-    // Serves the simulator.
+    // Runs the simulator.
     runtime: Runtime,
     azure: AzureSimulator,
 }
@@ -34,8 +34,8 @@ impl Share {
         Self { runtime, azure }
     }
 
-    /// The project's code bases lie there; `with` is the key or the signature.
-    fn is_of(&self, project: &Project, with: &str) {
+    /// Declares the share as the project's code store. `with` is the key or the signature.
+    fn declare(&self, project: &Project, with: &str) {
         let endpoint = self.azure.secure_files_endpoint();
         project.write("ca.pem", &self.azure.authority_pem());
         project.write(
@@ -48,7 +48,7 @@ impl Share {
         );
     }
 
-    /// How many requests have changed something since the last time.
+    /// The number of changing requests since the last call.
     fn writes(&self) -> usize {
         let writes = self.azure.requests().writes().len();
         self.azure.requests().clear();
@@ -57,9 +57,9 @@ impl Share {
 }
 
 #[test]
-fn code_bases_are_published_and_planned_with() {
+fn plans_use_published_code_bases() {
     let (share, project) = (Share::start(), project());
-    share.is_of(&project, "key = { env = \"FILES_KEY\" }");
+    share.declare(&project, "key = { env = \"FILES_KEY\" }");
     project.set("FILES_KEY", STORAGE_KEY);
 
     let unpublished = project.ends(2, &["plan"]).stderr;
@@ -89,9 +89,9 @@ fn code_bases_are_published_and_planned_with() {
             (&true.into(), &0.into())
         );
     }
-    assert_eq!(share.writes(), 0, "what is there was written again");
+    assert_eq!(share.writes(), 0, "existing files were written again");
 
-    // One file of several: the rest is there.
+    // One of several files changes; the others are already in the share.
     project.write("sensor/main.c", "int main(void) { return 1; }\n");
     let outdated = project.ends(0, &["plan"]).stderr;
     assert!(
@@ -108,11 +108,11 @@ fn code_bases_are_published_and_planned_with() {
     assert!((1..20_000).contains(&sent), "{changed}");
 
     names_and_directories(&project);
-    up_publishes_if_it_is_told_to(&share, &project);
+    up_publishes_if_confirmed(&share, &project);
     drop(share.runtime);
 }
 
-/// Two code bases, one with a file that is large beside the others.
+/// Two code bases, one of them with a large file.
 fn project() -> Project {
     let project = Project::new();
     project.compose("  sensor:\n    build: ./sensor\n  api:\n    build: {context: edge/api}\n");
@@ -130,9 +130,9 @@ fn document(project: &Project, arguments: &[&str]) -> Value {
 }
 
 fn names_and_directories(project: &Project) {
-    let slip = project.ends(1, &["publish", "sensr"]).stderr;
-    assert!(slip.contains("did you mean `sensor`?"), "{slip}");
-    // Where one stands, as in a shell.
+    let mistyped = project.ends(1, &["publish", "sensr"]).stderr;
+    assert!(mistyped.contains("did you mean `sensor`?"), "{mistyped}");
+    // Relative to the current directory, as in a shell.
     let mut command = project.command(&["publish", "--json", "."]);
     command.current_dir(project.path("edge/api"));
     let here = run(&mut command, Duration::from_mins(1));
@@ -140,7 +140,7 @@ fn names_and_directories(project: &Project) {
     assert_eq!(here["code_bases"][0]["name"], "edge/api");
     let outside = project.ends(1, &["publish", "/tmp"]).stderr;
     assert!(outside.contains("outside"), "{outside}");
-    // What does not lie here stays.
+    // A published code base stays even if its directory is missing on this machine.
     std::fs::rename(project.path("edge"), project.path("away")).unwrap();
     let rest = document(project, &["publish", "--json"]);
     assert_eq!(rest["elsewhere"][0], "edge/api");
@@ -153,7 +153,7 @@ fn names_and_directories(project: &Project) {
     std::fs::rename(project.path("away"), project.path("edge")).unwrap();
 }
 
-fn up_publishes_if_it_is_told_to(share: &Share, project: &Project) {
+fn up_publishes_if_confirmed(share: &Share, project: &Project) {
     let change = |text: &str| project.write("sensor/main.c", text);
     let is_outdated = || {
         project
@@ -164,33 +164,36 @@ fn up_publishes_if_it_is_told_to(share: &Share, project: &Project) {
     share.writes();
     change("int main(void) { return 2; }\n");
     let used = project.ends(1, &["up"]).stderr;
-    assert!(used.contains("what is published is used"), "{used}");
-    assert!(used.contains("172.17.0.0/16"), "it went on: {used}");
+    assert!(used.contains("the published code bases are used"), "{used}");
+    assert!(
+        used.contains("172.17.0.0/16"),
+        "`up` did not continue: {used}"
+    );
     assert!(is_outdated() && share.writes() == 0);
 
     let up = OnTerminal::start(project.command(&["up"]));
-    up.shows("Publish what lies here first? [Y/n]");
+    up.shows("Publish the code bases on this machine first? [Y/n]");
     up.types("n\r");
     up.ends(1);
     assert!(is_outdated() && share.writes() == 0);
 
     let up = OnTerminal::start(project.command(&["up"]));
-    up.shows("Publish what lies here first? [Y/n]");
+    up.shows("Publish the code bases on this machine first? [Y/n]");
     up.types("\r");
     up.ends(1);
     assert!(!is_outdated());
 
     change("int main(void) { return 3; }\n");
-    let told = project.ends(1, &["up", "--publish"]).stderr;
-    assert!(told.contains("publish code base sensor"), "{told}");
+    let output = project.ends(1, &["up", "--publish"]).stderr;
+    assert!(output.contains("publish code base sensor"), "{output}");
     assert!(!is_outdated());
 }
 
 #[test]
-fn what_opens_the_share_is_told_by_name_and_never_shown() {
+fn share_secrets_are_never_shown() {
     let (share, project) = (Share::start(), project());
     let wrong = "d3Jvbmcga2V5IG9mIGEgdGVzdA==";
-    share.is_of(&project, "key = { env = \"FILES_KEY\" }");
+    share.declare(&project, "key = { env = \"FILES_KEY\" }");
     project.set("FILES_KEY", wrong);
     let refused = project.ends(1, &["publish"]);
     assert!(refused.stderr.contains("keys list"), "{}", refused.stderr);
@@ -207,7 +210,7 @@ fn what_opens_the_share_is_told_by_name_and_never_shown() {
     let signature = sas.split("sig=").nth(1).unwrap();
     let signature = signature.split('&').next().unwrap();
     project.write("share.sas", &sas);
-    share.is_of(&project, "sas = { file = \"share.sas\" }");
+    share.declare(&project, "sas = { file = \"share.sas\" }");
     let refused = project.ends(1, &["publish"]);
     assert!(refused.stderr.contains("rcwdl"), "{}", refused.stderr);
     for secret in [wrong, signature] {
@@ -217,9 +220,12 @@ fn what_opens_the_share_is_told_by_name_and_never_shown() {
 }
 
 #[test]
-fn directories_need_no_publishing() {
+fn directories_are_not_published() {
     let project = project();
     let refused = project.ends(1, &["publish"]).stderr;
-    assert!(refused.contains("nothing to publish to"), "{refused}");
-    assert!(refused.contains("azure-files"), "the way out: {refused}");
+    assert!(refused.contains("no store to publish to"), "{refused}");
+    assert!(
+        refused.contains("azure-files"),
+        "the hint is missing: {refused}"
+    );
 }

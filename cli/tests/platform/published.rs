@@ -1,6 +1,6 @@
-//! Compose files in the style of published ones, unmodified, on two nodes: those whose images need
-//! only the base image come up and work. They share one platform, so each also replaces the
-//! services of the one before.
+//! Unmodified Compose files in the style of published ones, on two nodes: those whose images need
+//! only the base image start and work. All use the same platform, so each also replaces the
+//! services of the previous one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,30 +8,30 @@ use std::time::Duration;
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// Each project, and what of whose output shows that it works.
+/// Each project with the services whose output shows that it works.
 const PROJECTS: [(&str, &[(&str, &str)]); 6] = [
     ("build-inline", &[("hello", "hello")]),
     (
         "built-configured",
         &[
             ("reader", "hello, world"),
-            // The mounted directory's file and the secret, to the letter.
+            // The content of the mounted file and of the secret.
             ("reader", "conf/a.conf"),
             ("reader", "token.txt"),
         ],
     ),
     ("built-jobs", &[("prepare", "prepared")]),
     ("built-merged", &[]),
-    // By an alias, from whatever node the client is on.
+    // Reached by an alias, from a client on any node.
     ("built-networks", &[("client", "hello")]),
     ("built-pair", &[("reader", "")]),
 ];
 
-/// Longer than a container takes to say its first line.
-const SAYS_WITHIN: Duration = Duration::from_secs(30);
+/// Longer than a container takes to write its first line.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[test]
-fn published_files_come_up_on_two_nodes_one_after_the_other() {
+fn published_projects_run_on_two_nodes() {
     let all = Path::new(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../lifecycle-core/tests/published"
@@ -51,7 +51,7 @@ fn published_files_come_up_on_two_nodes_one_after_the_other() {
             let said = std::fs::read_to_string(&file).unwrap_or((*said).to_owned());
             until(
                 &format!("{name}: {service} says {said}"),
-                SAYS_WITHIN,
+                OUTPUT_TIMEOUT,
                 || {
                     let logs = project.ends(0, &["logs", service]).stdout;
                     (logs.contains(said.trim()) && !logs.is_empty()).then_some(())

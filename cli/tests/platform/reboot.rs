@@ -1,4 +1,4 @@
-//! A node that reboots comes back with everything on it.
+//! A node reboots, and everything on it runs again.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const SERVICES: &str = r#"
 "#;
 
 #[test]
-fn a_rebooted_node_comes_back_in_order() {
+fn services_start_in_order_after_a_reboot() {
     let project = Project::new();
     project.compose(SERVICES);
     project.web_server("web");
@@ -34,17 +34,17 @@ fn a_rebooted_node_comes_back_in_order() {
     until("the API answers", Duration::from_mins(1), || {
         api.is_healthy().then_some(())
     });
-    until("all is ready", Duration::from_secs(90), || {
+    until("everything is ready", Duration::from_secs(90), || {
         api.is_ready().then_some(())
     });
     let after = [node.service("first"), node.service("second")];
     for (before, after) in before.iter().zip(&after) {
-        assert_eq!(before.id, after.id, "the same container is started again");
+        assert_eq!(before.id, after.id, "a container was replaced");
         assert!(before.started_at < after.started_at);
     }
     assert!(
         after[0].started_at < after[1].started_at,
-        "what others depend on comes first: {after:?}"
+        "a service started before its dependency: {after:?}"
     );
     assert_eq!(node.manager().id, manager.id);
     assert_eq!(project.status()["platform"]["state"], "running");

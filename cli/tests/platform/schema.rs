@@ -1,5 +1,5 @@
-//! What a command writes with `--json` follows the schema that `bootstrapper schema` prints: looked
-//! at whenever any test runs one (see [`crate::subprocess`]).
+//! The output of a command with `--json` matches the schema that `bootstrapper schema` prints. This
+//! is checked whenever a test runs a command (see [`crate::subprocess`]).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,21 @@ use serde_json::{Deserializer, Value, json};
 
 use crate::project::Project;
 
-/// As they are committed; the program's own test holds them to those that it prints.
+/// The committed schemas. The program's own test compares them with those that it prints.
 const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema");
 
-/// What any command writes that fails.
+/// The schema of the output of a failed command.
 const FAILURE: &str = "failure";
 
-/// Those that write a line at a time, and as many as there are.
+/// The commands that write any number of lines, each a document.
 const BY_LINE: [&str; 2] = ["events", "logs"];
 
-/// It ends when it is told to, and has nothing to say of that.
+/// The exit code of an interrupted command, which writes no failure.
 const INTERRUPTED: i32 = 130;
 
 /// `exec` could not run the command.
 const NOT_RUN: i32 = 125;
 
-/// The commands that have a schema.
 pub(crate) fn commands() -> BTreeSet<String> {
     let files = std::fs::read_dir(SCHEMAS).unwrap();
     let names = files.map(|file| PathBuf::from(file.unwrap().file_name()).with_extension(""));
@@ -33,15 +32,15 @@ pub(crate) fn commands() -> BTreeSet<String> {
     names.filter(|name| name != FAILURE).collect()
 }
 
-/// What a command that is about to run has to write.
+/// The output that a command must have.
 #[derive(Debug)]
-pub(crate) struct Promise {
+pub(crate) struct Expected {
     command: String,
     schema: Validator,
 }
 
-impl Promise {
-    /// None for other programs, and without `--json`.
+impl Expected {
+    /// `None` for other programs and without `--json`.
     pub(crate) fn of(command: &Command) -> Option<Self> {
         if command.get_program() != env!("CARGO_BIN_EXE_bootstrapper") {
             return None;
@@ -49,10 +48,10 @@ impl Promise {
         let arguments = command
             .get_args()
             .map(|argument| argument.to_str().unwrap());
-        // What stands behind this is another program's.
+        // Arguments after `--` belong to another program.
         let arguments: Vec<&str> = arguments.take_while(|argument| *argument != "--").collect();
         let commands = commands();
-        // One that has no schema may do nothing but fail.
+        // A command without a schema may only fail.
         let named = arguments
             .iter()
             .find(|argument| commands.contains(**argument));
@@ -70,23 +69,23 @@ impl Promise {
         }
     }
 
-    /// Panics if it was not kept.
-    pub(crate) fn is_kept(&self, status: ExitStatus, stdout: &str) {
-        if let Err(why) = self.look(status.code(), stdout) {
+    /// Panics if the output does not match.
+    pub(crate) fn assert_matches(&self, status: ExitStatus, stdout: &str) {
+        if let Err(why) = self.check(status.code(), stdout) {
             panic!("{} --json: {why}:\n{stdout}", self.command);
         }
     }
 
-    /// `code` is none for a command that was killed: it may have been in the middle of something.
-    fn look(&self, code: Option<i32>, stdout: &str) -> Result<(), String> {
-        let told = match (self.command.as_str(), code) {
+    /// `code` is `None` for a command that was killed: its output may be incomplete.
+    fn check(&self, code: Option<i32>, stdout: &str) -> Result<(), String> {
+        let failure = match (self.command.as_str(), code) {
             ("exec", Some(NOT_RUN)) => stdout.lines().last().unwrap_or_default(),
-            // It is the other program's.
+            // The other program's output.
             ("exec", _) => return Ok(()),
             _ => stdout,
         };
         let mut documents = Vec::new();
-        for document in Deserializer::from_str(told).into_iter() {
+        for document in Deserializer::from_str(failure).into_iter() {
             match document {
                 Ok(document) => documents.push(document),
                 Err(error) if error.is_eof() && code.is_none() => break,
@@ -94,32 +93,34 @@ impl Promise {
             }
         }
         for document in &documents {
-            self.follows(document)?;
+            self.matches(document)?;
         }
         let is_failure = |document: &Value| document.get("error").is_some();
         let failures = documents.iter().filter(|d| is_failure(d)).count();
         let ends_as_told = match code {
             None | Some(INTERRUPTED) => true,
             Some(0) => failures == 0,
-            // What is wrong stands in its document.
+            // The document describes the problems.
             Some(_) if self.command == "doctor" && failures == 0 => true,
             Some(_) => failures == 1 && documents.last().is_some_and(is_failure),
         };
         let is_whole = match code {
             None | Some(INTERRUPTED) => true,
             Some(_) if BY_LINE.contains(&self.command.as_str()) => {
-                documents.len() == told.lines().count()
+                documents.len() == failure.lines().count()
             }
             Some(_) => documents.len() == 1,
         };
         match (ends_as_told, is_whole) {
             (true, true) => Ok(()),
-            (false, _) => Err(format!("exit code {code:?}, and {failures} failures told")),
+            (false, _) => Err(format!(
+                "exit code {code:?}, and {failures} failures in the output"
+            )),
             (_, false) => Err(format!("{} documents", documents.len())),
         }
     }
 
-    fn follows(&self, document: &Value) -> Result<(), String> {
+    fn matches(&self, document: &Value) -> Result<(), String> {
         let errors = self.schema.iter_errors(document);
         let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
         if errors.is_empty() {
@@ -131,7 +132,7 @@ impl Promise {
 }
 
 #[test]
-fn every_command_fails_as_its_schema_says() {
+fn failures_match_their_schema() {
     let project = Project::new();
     let mut failed = BTreeSet::new();
     let mut fails = |code, arguments: &[&str]| {
@@ -139,11 +140,11 @@ fn every_command_fails_as_its_schema_says() {
         failed.insert(arguments[0].to_owned());
         serde_json::from_str::<Value>(&said.stdout).unwrap()["error"]["kind"].clone()
     };
-    // There is nothing yet.
+    // There is no platform yet.
     for command in ["init", "plan", "up"] {
         assert_eq!(fails(2, &[command]), "files");
     }
-    assert_eq!(fails(1, &["doctor"]), Value::Null, "it has a report");
+    assert_eq!(fails(1, &["doctor"]), Value::Null, "it writes a report");
     project.write("compose.yaml", "services: {web: {image: [a]}}\n");
     assert_eq!(fails(2, &["plan"]), "files");
     project
@@ -157,7 +158,7 @@ fn every_command_fails_as_its_schema_says() {
         &["restart", "web"],
         &["retry", "web"],
         &["down"],
-        // What lies in directories is not published.
+        // Code bases in directories cannot be published.
         &["publish"],
     ] {
         assert_eq!(fails(1, command), "failed", "{command:?}");
@@ -173,7 +174,7 @@ fn every_command_fails_as_its_schema_says() {
 }
 
 #[test]
-fn what_a_schema_does_not_say_is_refused() {
+fn deviations_from_a_schema_are_found() {
     let right = json!({
         "platform": {
             "name": "demo",
@@ -202,8 +203,8 @@ fn what_a_schema_does_not_say_is_refused() {
             }],
         }],
     });
-    let status = Promise::named("status");
-    assert_eq!(status.follows(&right), Ok(()));
+    let status = Expected::named("status");
+    assert_eq!(status.matches(&right), Ok(()));
     for (place, wrong) in [
         ("/platform/id", json!("demo")),
         ("/platform/generation", json!(-1)),
@@ -220,33 +221,46 @@ fn what_a_schema_does_not_say_is_refused() {
     ] {
         let mut document = right.clone();
         *document.pointer_mut(place).unwrap() = wrong;
-        assert!(status.follows(&document).is_err(), "{place}: {document}");
+        assert!(status.matches(&document).is_err(), "{place}: {document}");
     }
 
-    let failure = Promise::named(FAILURE);
-    let told = json!({"error": {"kind": "failed", "message": "m", "hint": "h"}}).to_string();
-    assert_eq!(failure.look(Some(1), &told), Ok(()));
-    assert!(failure.look(Some(0), &told).is_err(), "it is no failure");
-    assert!(failure.look(Some(1), "").is_err(), "nothing was told");
+    let failure = Expected::named(FAILURE);
+    let document = json!({"error": {"kind": "failed", "message": "m", "hint": "h"}}).to_string();
+    assert_eq!(failure.check(Some(1), &document), Ok(()));
+    assert!(
+        failure.check(Some(0), &document).is_err(),
+        "a successful command wrote a failure"
+    );
+    assert!(
+        failure.check(Some(1), "").is_err(),
+        "the failure is missing"
+    );
     assert!(
         failure
-            .look(Some(1), &told.replace("failed", "odd"))
+            .check(Some(1), &document.replace("failed", "odd"))
             .is_err()
     );
-    assert!(failure.look(Some(1), &told.replace("hint", "tip")).is_err());
-    assert!(failure.look(Some(1), &format!("talk {told}")).is_err());
-    // A kind that carries more says so, and what came up belongs to `up` alone.
     assert!(
         failure
-            .look(Some(1), &told.replace("failed", "unsupported"))
+            .check(Some(1), &document.replace("hint", "tip"))
             .is_err()
     );
-    let beside = told.replace("}}", r#"},"generation":1,"nodes":[],"services":[]}"#);
-    assert!(status.look(Some(1), &beside).is_err());
-    assert_eq!(Promise::named("up").look(Some(1), &beside), Ok(()));
+    assert!(failure.check(Some(1), &format!("text {document}")).is_err());
+    // A kind with more fields has a schema for them, and only `up` may report what was started.
+    assert!(
+        failure
+            .check(Some(1), &document.replace("failed", "unsupported"))
+            .is_err()
+    );
+    let beside = document.replace("}}", r#"},"generation":1,"nodes":[],"services":[]}"#);
+    assert!(status.check(Some(1), &beside).is_err());
+    assert_eq!(Expected::named("up").check(Some(1), &beside), Ok(()));
 
     let mut dance = Command::new(env!("CARGO_BIN_EXE_bootstrapper"));
     dance.args(["--json", "dance"]);
-    let dance = Promise::of(&dance).unwrap();
-    assert!(dance.look(Some(0), "{}").is_err(), "it has no schema");
+    let dance = Expected::of(&dance).unwrap();
+    assert!(
+        dance.check(Some(0), "{}").is_err(),
+        "the command has no schema"
+    );
 }

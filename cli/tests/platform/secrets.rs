@@ -1,4 +1,4 @@
-//! Secrets are where they have to be and nowhere else.
+//! Secrets are only where they must be.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -9,7 +9,7 @@ use crate::https::Https;
 use crate::project::Project;
 use crate::subprocess::Finished;
 
-/// What users plant, each by another way.
+/// The secrets of the test, each declared in another way.
 const PLANTED: [(&str, &str); 4] = [
     ("environment", "planted-in-the-environment-5f1d"),
     ("environment file", "planted-in-an-environment-file-77b0"),
@@ -17,8 +17,8 @@ const PLANTED: [(&str, &str); 4] = [
     (BUILD_ARGUMENT, "planted-as-build-argument-8c2a"),
 ];
 
-/// The one secret that Docker itself writes down: in an image's history, for whoever has the
-/// image.
+/// Docker itself stores this one secret: in the history of an image, visible to everyone who has
+/// the image.
 const BUILD_ARGUMENT: &str = "build argument";
 
 const SERVICE: &str = r#"
@@ -38,10 +38,10 @@ const SERVICE: &str = r#"
       api: read
 "#;
 
-/// What may not be found, by name.
+/// The name and the value of a secret.
 pub(crate) type Secret = (&'static str, String);
 
-/// What is looked for of a key in PEM.
+/// The part of a key in PEM that is searched for.
 pub(crate) fn longest_line(text: &str) -> String {
     let line = text.lines().max_by_key(|line| line.len());
     line.unwrap_or_default().to_owned()
@@ -60,12 +60,12 @@ pub(crate) fn own(project: &Project) -> Vec<Secret> {
     files.into_iter().map(secret).collect()
 }
 
-/// Fails if one of these places, which have names, holds one of these secrets.
+/// Fails if one of these named texts contains one of these secrets.
 pub(crate) fn are_not_in(secrets: &[Secret], places: &[(&str, String)]) {
     for (secret, value) in secrets {
         assert!(value.len() >= 20, "{secret} is a secret");
         for (place, text) in places {
-            assert!(!text.is_empty(), "{place} was looked at");
+            assert!(!text.is_empty(), "{place} is empty");
             assert!(
                 !text.contains(value),
                 "{place} holds the secret {secret}: {}",
@@ -76,7 +76,7 @@ pub(crate) fn are_not_in(secrets: &[Secret], places: &[(&str, String)]) {
 }
 
 #[test]
-fn secrets_are_nowhere_but_where_they_belong() {
+fn secrets_are_only_where_they_must_be() {
     let project = Project::new();
     project.compose(SERVICE);
     project.web_server("web");
@@ -90,7 +90,7 @@ fn secrets_are_nowhere_but_where_they_belong() {
         "FROM_A_FILE=planted-in-an-environment-file-77b0\n",
     );
     project.write(".env", "PLANTED_VARIABLE=planted-as-a-variable-e3c4\n");
-    // Everything that the program can be brought to say.
+    // Trace the programs as verbosely as possible.
     project.set("LIFECYCLE_LOG", "trace");
     project.ends(0, &["up"]);
     project.ends(0, &["--json", "up"]);
@@ -98,7 +98,7 @@ fn secrets_are_nowhere_but_where_they_belong() {
     project.status();
     project.ends(0, &["status"]);
     project.ends(1, &["logs", "nobody"]);
-    assert!(project.said().contains("TRACE"), "it says much");
+    assert!(project.said().contains("TRACE"), "traces are missing");
     let (node, id) = (project.node(), project.id());
     let planted = PLANTED.map(|(name, value)| (name, value.to_owned()));
     let secrets = [own(&project), planted.into()].concat();
@@ -109,12 +109,12 @@ fn secrets_are_nowhere_but_where_they_belong() {
         assert_eq!(
             environment.contains(value),
             name != BUILD_ARGUMENT,
-            "the service gets what it was given: {name}"
+            "the service does not have {name}"
         );
     }
 
     let shell = |script: &str| node.exec(&["sh", "-c", script]);
-    let mut places = vec![("what the commands said", project.said())];
+    let mut places = vec![("the output of the commands", project.said())];
     let log = node.call(&["docker", "logs", &node.manager().id]);
     assert!(log.stderr.contains("the API listens"), "{}", log.stderr);
     places.push(("the manager's log", both(&log)));
@@ -129,10 +129,10 @@ fn secrets_are_nowhere_but_where_they_belong() {
         ("the progress", "/v1/progress"),
     ] {
         let api = Https::new(node.address(), 7443, &project.kept("ca.pem"));
-        let answer = api.ask("GET", path, Some(&project.kept("admin.token")), "");
+        let answer = api.request("GET", path, Some(&project.kept("admin.token")), "");
         assert_eq!(answer.status, 200, "{path}");
         places.push((name, answer.body));
-        let wrong = api.ask(
+        let wrong = api.request(
             "PUT",
             path,
             Some(&project.kept("admin.token")),
@@ -164,7 +164,7 @@ fn secrets_are_nowhere_but_where_they_belong() {
     assert!(registry.starts_with("SQLite format 3"));
     places.push(("the registry", registry));
     let identity = ".lifecycle/platform.json";
-    places.push(("what may be committed", project.read(identity)));
+    places.push(("the files that may be committed", project.read(identity)));
     are_not_in(&secrets, &places);
 
     let history = shell("for i in $(docker image ls -q); do docker history --no-trunc $i; done");
@@ -179,21 +179,26 @@ fn secrets_are_nowhere_but_where_they_belong() {
     let kept = std::fs::read_dir(project.state()).unwrap();
     for entry in kept.map(Result::unwrap) {
         let mode = entry.metadata().unwrap().permissions().mode() & 0o077;
-        assert_eq!(mode, 0, "{} is its owner's alone", entry.path().display());
+        assert_eq!(
+            mode,
+            0,
+            "{} is accessible to others",
+            entry.path().display()
+        );
     }
-    what_was_handed_over_is_roots_alone(&node, &id);
+    assert_only_root_can_read(&node, &id);
     project.ends(0, &["down", "--yes"]);
 }
 
-/// Of the files on the manager's node.
-pub(crate) fn what_was_handed_over_is_roots_alone(node: &Node, id: &str) {
+/// For the manager's files on its node.
+pub(crate) fn assert_only_root_can_read(node: &Node, id: &str) {
     let directory = format!("/var/lib/lifecycle/{id}/manager");
     let modes = node.exec(&["find", &directory, "-type", "f", "-printf", "%m %U\n"]);
     assert!(modes.lines().count() >= 7, "{modes}");
     assert!(modes.lines().all(|mode| mode == "400 0"), "{modes}");
 }
 
-/// The files of a node that hold a value. What containers see of their images is not looked at.
+/// The files of a node that contain a value, without those in the images of containers.
 pub(crate) fn files_with(node: &Node, value: &str) -> Vec<String> {
     let search = "grep -rlF --exclude-dir=overlay2 -e \"$0\" \
                   /etc /home /root /run /tmp /var 2>/dev/null || true";
@@ -201,9 +206,9 @@ pub(crate) fn files_with(node: &Node, value: &str) -> Vec<String> {
     found.lines().map(str::to_owned).collect()
 }
 
-/// Looks into every file of the node: secrets are in what was handed to the manager, in the
-/// platform's own directory for services, and, of a service's environment, where the engine
-/// keeps its containers.
+/// Searches every file of the node. Secrets may only be in the manager's files, in the platform's
+/// directory for services, and, for the environment of a service, where the engine stores its
+/// containers.
 fn files_that_hold(node: &Node, secrets: &[Secret], id: &str) {
     let ours = format!("/var/lib/lifecycle/{id}/");
     for (secret, value) in secrets {
@@ -226,18 +231,18 @@ pub(crate) fn both(finished: &Finished) -> String {
     format!("{}{}", finished.stdout, finished.stderr)
 }
 
-/// The command lines of all processes of this machine, those on nodes among them, one of which is
-/// known to run there.
-pub(crate) fn command_lines(one: &str) -> String {
+/// The command lines of all processes of this machine and of its nodes, one of which contains
+/// `expected`.
+pub(crate) fn command_lines(expected: &str) -> String {
     let mut all = String::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        // Most of it is no process, and processes end.
+        // Most entries are not processes, and processes end.
         if let Ok(line) = std::fs::read(entry.path().join("cmdline")) {
             all.push_str(&String::from_utf8_lossy(&line));
             all.push('\n');
         }
     }
-    assert!(all.contains(one), "nodes are seen from here");
+    assert!(all.contains(expected), "processes on nodes are missing");
     all
 }
 
@@ -246,7 +251,7 @@ pub(crate) fn without_environment(mut container: Value) -> Value {
     container
 }
 
-/// What stands around a value, without the value.
+/// The text around a value, without the value.
 fn around(text: &str, value: &str) -> String {
     let Some((before, after)) = text.split_once(value) else {
         return String::new();

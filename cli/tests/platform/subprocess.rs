@@ -1,16 +1,15 @@
-//! Other programs, each with a time limit, so that a test that hangs says where.
+//! Other programs, each with a time limit, so that a test that hangs reports the program.
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::schema::Promise;
+use crate::schema::Expected;
 
-/// How often a program is looked at.
-const PACE: Duration = Duration::from_millis(10);
+/// How often a program is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A program that ended.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) status: ExitStatus,
@@ -18,16 +17,15 @@ pub(crate) struct Finished {
     pub(crate) stderr: String,
 }
 
-/// A program that runs.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
     what: String,
-    promise: Option<Promise>,
+    expected: Option<Expected>,
     output: Option<[JoinHandle<String>; 2]>,
 }
 
-/// A test that fails leaves no program behind.
+/// A failed test must not leave a program running.
 impl Drop for Running {
     fn drop(&mut self) {
         if self.output.is_some() {
@@ -40,7 +38,7 @@ impl Drop for Running {
 /// Starts a program without a terminal.
 pub(crate) fn start(command: &mut Command) -> Running {
     let what = format!("{command:?}");
-    let promise = Promise::of(command);
+    let expected = Expected::of(command);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -49,7 +47,7 @@ pub(crate) fn start(command: &mut Command) -> Running {
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     Running {
         what,
-        promise,
+        expected,
         output: Some([
             reader(child.stdout.take().unwrap()),
             reader(child.stderr.take().unwrap()),
@@ -58,7 +56,7 @@ pub(crate) fn start(command: &mut Command) -> Running {
     }
 }
 
-/// Runs a program; panics if it takes longer than `within`.
+/// Runs a program. Panics if it takes longer than `within`.
 pub(crate) fn run(command: &mut Command, within: Duration) -> Finished {
     start(command).finish(within)
 }
@@ -66,14 +64,14 @@ pub(crate) fn run(command: &mut Command, within: Duration) -> Finished {
 fn reader(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        // What was read before an error is worth showing.
+        // The text before a read error is still useful.
         let _ = pipe.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     })
 }
 
 impl Running {
-    /// Kills it, unless it ends before `after` has passed.
+    /// Kills the program unless it ends within `after`.
     pub(crate) fn kill_after(mut self, after: Duration) -> Finished {
         if self.wait(after).is_none() {
             self.child.kill().unwrap();
@@ -82,14 +80,14 @@ impl Running {
         self.read(status)
     }
 
-    /// Tells it to end, and waits until it has.
+    /// Sends SIGTERM and waits for the end.
     pub(crate) fn terminate(self, within: Duration) -> Finished {
         let process = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
         self.finish(within)
     }
 
-    /// Waits for its end; panics if it takes longer than `within`.
+    /// Waits for the end. Panics if it takes longer than `within`.
     pub(crate) fn finish(mut self, within: Duration) -> Finished {
         if let Some(status) = self.wait(within) {
             return self.read(status);
@@ -102,7 +100,7 @@ impl Running {
         );
     }
 
-    /// Whether it has not ended yet.
+    /// Whether the program is still running.
     pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -114,14 +112,14 @@ impl Running {
             if ended.is_some() || Instant::now() >= deadline {
                 return ended;
             }
-            std::thread::sleep(PACE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
     fn read(mut self, status: ExitStatus) -> Finished {
         let [stdout, stderr] = self.output.take().unwrap().map(|text| text.join().unwrap());
-        if let Some(promise) = &self.promise {
-            promise.is_kept(status, &stdout);
+        if let Some(expected) = &self.expected {
+            expected.assert_matches(status, &stdout);
         }
         Finished {
             status,
@@ -131,7 +129,7 @@ impl Running {
     }
 }
 
-/// Asks again until there is an answer; panics with `what` if there is none in time.
+/// Calls `ask` until it returns a value. Panics with `what` after `within`.
 pub(crate) fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + within;
     loop {
@@ -139,6 +137,6 @@ pub(crate) fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Op
             return answer;
         }
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
-        std::thread::sleep(PACE * 10);
+        std::thread::sleep(POLL_INTERVAL * 10);
     }
 }

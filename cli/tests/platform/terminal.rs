@@ -1,5 +1,5 @@
-//! A command of the bootstrapper on a terminal of its own, driven as a person would: what it
-//! shows is read from a screen, keys are pressed.
+//! A command of the bootstrapper on its own terminal, used as a person would: its output is read
+//! from a screen, and keys are pressed.
 
 use std::io::{Read as _, Write as _};
 use std::num::NonZeroU16;
@@ -10,17 +10,16 @@ use std::time::{Duration, Instant};
 use pty_process::Size;
 use pty_process::blocking::Pty;
 
-/// How long anything may take to show up.
-const SHOWN: Duration = Duration::from_mins(3);
+/// How long an output may take to appear.
+const SHOWN_WITHIN: Duration = Duration::from_mins(3);
 
-/// How wide and high the screen is.
+/// The size of the screen.
 pub(crate) const COLUMNS: NonZeroU16 = NonZeroU16::new(80).unwrap();
 pub(crate) const ROWS: NonZeroU16 = NonZeroU16::new(60).unwrap();
 
-/// Lines that have left the screen and are kept.
+/// How many lines that have left the screen are stored.
 const SCROLLBACK: usize = 2_000;
 
-/// A command on a terminal.
 pub(crate) struct OnTerminal {
     child: Child,
     keyboard: Arc<Pty>,
@@ -35,15 +34,15 @@ struct Screen {
 
 #[derive(Default)]
 struct Seen {
-    /// Everything that was written, with its escapes.
+    /// All output with its escape sequences.
     written: Vec<u8>,
-    over: bool,
+    ended: bool,
 }
 
 impl Seen {
     fn text(&self) -> String {
         let mut parser = vt100::Parser::new(ROWS, COLUMNS, SCROLLBACK);
-        // What is longer than the screen scrolls; it is read in pieces that fit.
+        // The output is longer than the screen: it is read in pieces of the screen's size.
         let mut text = String::new();
         let mut lines = 0;
         for line in self.written.split_inclusive(|byte| *byte == b'\n') {
@@ -62,7 +61,7 @@ impl Seen {
 }
 
 impl OnTerminal {
-    /// Starts a command on a terminal of 80 columns.
+    /// Starts a command on a terminal with 80 columns.
     pub(crate) fn start(command: Command) -> Self {
         let (pty, pts) = pty_process::blocking::open().unwrap();
         pty.resize(Size::new(ROWS.get(), COLUMNS.get())).unwrap();
@@ -75,11 +74,11 @@ impl OnTerminal {
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             loop {
-                // The end of a terminal is an error of its reader.
+                // Reading from a closed terminal is an error.
                 let read = (&*source).read(&mut buffer).unwrap_or(0);
                 let mut seen = sink.seen.lock().unwrap();
                 seen.written.extend_from_slice(&buffer[..read]);
-                seen.over = read == 0;
+                seen.ended = read == 0;
                 sink.changed.notify_all();
                 if read == 0 {
                     return;
@@ -95,14 +94,14 @@ impl OnTerminal {
 
     /// Waits until the screen has shown a text.
     pub(crate) fn shows(&self, text: &str) {
-        let end = Instant::now() + SHOWN;
+        let end = Instant::now() + SHOWN_WITHIN;
         let mut seen = self.screen.seen.lock().unwrap();
         loop {
             let shown = seen.text();
             if shown.contains(text) {
                 return;
             }
-            assert!(!seen.over, "it ended without {text:?}:\n{shown}");
+            assert!(!seen.ended, "it ended without {text:?}:\n{shown}");
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "no {text:?} in time:\n{shown}");
             seen = self.screen.changed.wait_timeout(seen, left).unwrap().0;
@@ -119,18 +118,18 @@ impl OnTerminal {
         self.types("\u{3}");
     }
 
-    /// Makes the terminal another size.
+    /// Changes the size of the terminal.
     pub(crate) fn resize(&self, columns: u16, rows: u16) {
         self.keyboard.resize(Size::new(rows, columns)).unwrap();
     }
 
-    /// Waits for the end, which has to be with this code; gives all that was shown.
+    /// Waits for the end with this exit code. Returns all output.
     pub(crate) fn ends(mut self, code: i32) -> String {
-        let end = Instant::now() + SHOWN;
+        let end = Instant::now() + SHOWN_WITHIN;
         let mut seen = self.screen.seen.lock().unwrap();
-        while !seen.over {
+        while !seen.ended {
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "it does not end:\n{}", seen.text());
+            assert!(!left.is_zero(), "it has not ended:\n{}", seen.text());
             seen = self.screen.changed.wait_timeout(seen, left).unwrap().0;
         }
         let text = seen.text();
@@ -140,13 +139,13 @@ impl OnTerminal {
         text
     }
 
-    /// Everything that was written so far, escapes included.
+    /// All output so far, including escape sequences.
     pub(crate) fn raw(&self) -> String {
         String::from_utf8_lossy(&self.screen.seen.lock().unwrap().written).into_owned()
     }
 }
 
-/// A test that fails leaves no program behind.
+/// A failed test must not leave a program running.
 impl Drop for OnTerminal {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {

@@ -1,5 +1,5 @@
-//! A wait says what it waits for, since when and until when, on a terminal and without one. Which
-//! waits there are, and that each ends, is shown in the simulation (`lifecycle-core`).
+//! A wait is shown with its subject, its start and its deadline, on a terminal and without one. The
+//! simulation (`lifecycle-core`) tests which waits exist and that each of them ends.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::project::Project;
 use crate::terminal::OnTerminal;
 
-/// Within this time a command that waits says so.
-const TOLD: Duration = Duration::from_secs(15);
+/// A command that waits must show it within this time.
+const SHOWN_WITHIN: Duration = Duration::from_secs(15);
 
 /// A code store that accepts connections and never answers.
-fn silent_store(project: &Project) -> TcpListener {
+fn unresponsive_store(project: &Project) -> TcpListener {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     project.compose("  api:\n    build: api\n");
@@ -28,17 +28,17 @@ fn silent_store(project: &Project) -> TcpListener {
 }
 
 #[test]
-fn a_wait_is_told_on_a_terminal_and_without_one() {
+fn waits_are_shown_with_and_without_a_terminal() {
     let project = Project::new();
-    let _silent = silent_store(&project);
+    let _silent = unresponsive_store(&project);
     let without = project.start(&["plan"]);
     let published = project.start(&["publish"]);
     let on_terminal = OnTerminal::start(project.command(&["up"]));
     let with_spinner = OnTerminal::start(project.command(&["publish"]));
-    std::thread::sleep(TOLD);
+    std::thread::sleep(SHOWN_WITHIN);
     for (screen, told) in [
         (&on_terminal, "waiting: the code store's answer"),
-        // Behind the spinner of what began.
+        // After the spinner of the running step.
         (&with_spinner, "publish code base api"),
     ] {
         let raw = screen.raw();

@@ -1,5 +1,5 @@
-//! `replicas SERVICE`: asks the manager where the replicas of a service are and prints them. Runs in
-//! a service of the platform that has `x-lifecycle: {api: read}`. Needs the feature `api` of
+//! `replicas SERVICE`: gets the replicas of a service from the manager and prints them. Runs in a
+//! service of the platform with `x-lifecycle: {api: read}`. Needs the feature `api` of
 //! `lifecycle-core`.
 
 use std::process::ExitCode;
@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// A line for each replica: its state and where it is reached.
+/// One line for each replica: its state and its addresses.
 async fn replicas(manager: &dyn ManagerApi, name: &str) -> Result<Vec<String>, Error> {
     let services: Vec<ServiceV1> = manager.services().await?;
     let Some(service) = services

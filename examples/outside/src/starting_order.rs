@@ -1,6 +1,5 @@
-//! `starting-order DIR`: reads the Compose file in a directory and prints its services in the order
-//! in which they start, each with the services that it waits for. Needs no feature of
-//! `lifecycle-core`.
+//! `starting-order DIR`: reads the Compose file in a directory and prints its services in start
+//! order, each with its dependencies. Needs no feature of `lifecycle-core`.
 
 use std::error::Error;
 use std::path::PathBuf;

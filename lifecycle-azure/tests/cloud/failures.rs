@@ -93,7 +93,8 @@ async fn reports_a_vm_that_stays_creating_until_it_is_abandoned() {
     let operation = ours.begin(provision("one")).await.unwrap();
     let progress = ours.poll(&operation).await.unwrap();
     let CloudProgress::Running {
-        message: Some(says), ..
+        message: Some(message),
+        ..
     } = progress
     else {
         panic!("{progress:?}");

@@ -125,12 +125,10 @@ impl Bootstrapper {
 
     /// Checks the jump host, if there is one.
     pub async fn check_jump_host(&self) -> Option<Finding> {
-        const HINT: &str = "check that it is running and that its SSH port is reachable from this machine";
+        const HINT: &str =
+            "check that it is running and that its SSH port is reachable from this machine";
         let asked = async { Ok(self.backends.connector.jump_host().await) };
-        match self
-            .within("the jump host", asked)
-            .await
-        {
+        match self.within("the jump host", asked).await {
             Ok(None) => None,
             Ok(Some((name, Ok(())))) => Some(Finding::ok(name, "it answers")),
             Ok(Some((name, Err(error)))) => Some(Finding::failed(name, &error, HINT)),
@@ -159,7 +157,9 @@ impl Bootstrapper {
                     "it answers; the platform is degraded",
                     "`bootstrapper status` shows what is not ready, `bootstrapper why NAME` shows why",
                 ),
-                PlatformState::Converging => Finding::ok(WHAT, "it answers; it is applying changes"),
+                PlatformState::Converging => {
+                    Finding::ok(WHAT, "it answers; it is applying changes")
+                }
                 PlatformState::TakingDown => Finding::ok(WHAT, "it is removing the platform"),
                 PlatformState::Running => Finding::ok(WHAT, "it answers; everything is ready"),
                 PlatformState::Unknown => Finding::of(
@@ -235,7 +235,12 @@ async fn query(handle: &NodeHandle) -> Result<Answer> {
         "date +%s%3N && { df -Pk /var/lib/docker 2>/dev/null || df -Pk /; } | tail -n 1";
     let output = handle.host.exec(HostCommand::new(LINE)).await?;
     let text = output.success("reading the clock and disk usage")?;
-    let unreadable = || Error::failed("reading the clock and disk usage", format!("unexpected output {text:?}"));
+    let unreadable = || {
+        Error::failed(
+            "reading the clock and disk usage",
+            format!("unexpected output {text:?}"),
+        )
+    };
     let mut lines = text.lines();
     let millis = lines.next().and_then(|line| line.trim().parse().ok());
     let clock = millis.and_then(chrono::DateTime::from_timestamp_millis);
@@ -252,7 +257,10 @@ async fn query(handle: &NodeHandle) -> Result<Answer> {
 fn clock(what: String, off: chrono::TimeDelta) -> Finding {
     let seconds = off.as_seconds_f64();
     if off.abs() <= MAX_CLOCK_DIFFERENCE {
-        return Finding::ok(what, format!("differs by {:.1} s from this machine", seconds.abs()));
+        return Finding::ok(
+            what,
+            format!("differs by {:.1} s from this machine", seconds.abs()),
+        );
     }
     let (by, which) = (
         seconds.abs(),

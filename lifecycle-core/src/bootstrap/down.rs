@@ -63,9 +63,12 @@ impl Bootstrapper {
         for node in &nodes {
             self.remove(node, &removal).await?;
         }
-        self.wait("the deletion of the nodes' shared resources", REMOVED_WITHIN)
-            .until(self.backends.cloud.delete_shared())
-            .await?;
+        self.wait(
+            "the deletion of the nodes' shared resources",
+            REMOVED_WITHIN,
+        )
+        .until(self.backends.cloud.delete_shared())
+        .await?;
         self.state.forget().await
     }
 
@@ -98,7 +101,9 @@ impl Bootstrapper {
                     }
                     Ok(_) => return Ok(()),
                     Err(error) => match error.retry() {
-                        Retry::After(_) if last_answer.elapsed() < UNREACHABLE_FOR => stage.line(&error.chain()),
+                        Retry::After(_) if last_answer.elapsed() < UNREACHABLE_FOR => {
+                            stage.line(&error.chain())
+                        }
                         Retry::After(_) | Retry::Replan | Retry::Never => return Err(error),
                     },
                 }
@@ -176,7 +181,7 @@ mod tests {
 
     use super::*;
     use crate::bootstrap::{
-        OperatorState, ManagerPlacement, PlatformSecrets, ReachManager, Reporter, StateDirectory,
+        ManagerPlacement, OperatorState, PlatformSecrets, ReachManager, Reporter, StateDirectory,
         StaticBinary,
     };
     use crate::clock::{Clock, IdSource, RandomIds, SystemClock};

@@ -40,7 +40,10 @@ impl Bootstrapper {
     }
 
     /// The reporter, extended to show how long steps of nodes usually take.
-    pub(super) async fn reporter_with_estimates(&self, declaration: &Declaration) -> Arc<dyn Reporter> {
+    pub(super) async fn reporter_with_estimates(
+        &self,
+        declaration: &Declaration,
+    ) -> Arc<dyn Reporter> {
         let durations = self.state.durations().await.unwrap_or_else(|error| {
             tracing::warn!(error = %error.chain(), "the durations of nodes cannot be read");
             Durations::default()

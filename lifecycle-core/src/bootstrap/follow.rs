@@ -224,7 +224,8 @@ impl<'a> Following<'a> {
     fn tolerate(&mut self, error: Error) -> Result<()> {
         match error.retry() {
             Retry::After(_) if self.last_answer.elapsed() < UNREACHABLE_FOR => {
-                self.waits.unanswered(&error, self.last_answer, UNREACHABLE_FOR);
+                self.waits
+                    .unanswered(&error, self.last_answer, UNREACHABLE_FOR);
                 Ok(())
             }
             _ => Err(error),
@@ -291,7 +292,8 @@ impl<'a> Following<'a> {
             | EventKind::NoReadyEndpoint
             | EventKind::CannotListen
             | EventKind::DatabaseAvailable
-            | EventKind::Unknown => self.reporter.report(Progress::Note { text: message }),
+            | EventKind::Unknown => { self.reporter.report(Progress::Note { text: message })
+            }
             EventKind::Declared
             | EventKind::Planned
             | EventKind::FirstRoundDone

@@ -123,7 +123,8 @@ impl Handover {
     pub fn files(&self) -> Result<Vec<HostFile>> {
         let config =
             serde_json::to_string_pretty(&self.config).map_err(|error| cannot_serialise(&error))?;
-        let registry = serde_json::to_string(&self.registry).map_err(|error| cannot_serialise(&error))?;
+        let registry =
+            serde_json::to_string(&self.registry).map_err(|error| cannot_serialise(&error))?;
         let credentials =
             serde_json::to_string(&self.credentials).map_err(|error| cannot_serialise(&error))?;
         let files = [

@@ -189,10 +189,7 @@ impl Bootstrapper {
         let short = digest.get(..12).unwrap_or(&digest);
         let name = format!("{}/lifecycle-manager:{short}", declaration.name);
         let known = self
-            .wait(
-                format!("the lookup of image {name}"),
-                NODE_ANSWERS_WITHIN,
-            )
+            .wait(format!("the lookup of image {name}"), NODE_ANSWERS_WITHIN)
             .until(node.runtime.image(&name))
             .await?;
         if known.is_none() {

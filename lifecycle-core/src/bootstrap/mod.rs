@@ -36,16 +36,16 @@ pub use doctor::{Finding, Health};
 pub use durations::{Durations, Timed, describe_estimate};
 pub use exit::ExitStatus;
 pub use follow::{Outcome, ServiceFailure};
-pub use preview::Preview;
 pub use handover::{Handover, ManagerConfig, code_directory, handover_directory};
 pub use lock::StateLock;
 pub use manager_container::ManagerImage;
 pub use manager_image::StaticBinary;
+pub use preview::Preview;
 pub use progress::{Progress, Reporter};
 pub use publish::publish;
 pub use reach::{ReachManager, ThroughNode};
 pub use removal::{Contents, Removal};
-pub use secrets::{MemoryState, OperatorState, ManagerPlacement, PlatformSecrets, StateDirectory};
+pub use secrets::{ManagerPlacement, MemoryState, OperatorState, PlatformSecrets, StateDirectory};
 pub use wait::Wait;
 
 use self::no_probe::NoProbe;
@@ -437,10 +437,7 @@ impl Bootstrapper {
                 continue;
             }
             let is_there = self
-                .wait(
-                    format!("the lookup of image {name}"),
-                    NODE_ANSWERS_WITHIN,
-                )
+                .wait(format!("the lookup of image {name}"), NODE_ANSWERS_WITHIN)
                 .until(node.runtime.image(&name))
                 .await?
                 .is_some();

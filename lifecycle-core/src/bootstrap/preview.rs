@@ -93,7 +93,8 @@ impl Bootstrapper {
         let key = &self.secrets.key;
         let declared = Arc::new(Declared::new(Generation::default(), declaration, key)?);
         let observing = async {
-            let observed = observe_once(&self.backends, Arc::clone(&declared), ANSWERED_WITHIN).await;
+            let observed =
+                observe_once(&self.backends, Arc::clone(&declared), ANSWERED_WITHIN).await;
             Ok::<_, Error>(observed)
         };
         let mut observed = self

@@ -55,9 +55,7 @@ pub enum Progress {
         detail: Option<String>,
     },
     /// A message about a single event.
-    Note {
-        text: String,
-    },
+    Note { text: String },
 }
 
 /// Receives progress reports. Must not block.

@@ -67,8 +67,9 @@ fn with_hint(error: Error) -> Error {
     Error::Invalid {
         what: "the registry's database".into(),
         why: error.chain(),
-        hint: "start it, or correct `registry.url` in platform.toml; it must be reachable from this \
+        hint:
+            "start it, or correct `registry.url` in platform.toml; it must be reachable from this \
                machine and from the manager's node; nothing was changed"
-            .into(),
+                .into(),
     }
 }

@@ -37,9 +37,7 @@ pub enum Contents {
         volumes: BTreeSet<VolumeName>,
     },
     /// The engine cannot be queried.
-    Unknown {
-        why: String,
-    },
+    Unknown { why: String },
 }
 
 impl From<EngineState> for Contents {

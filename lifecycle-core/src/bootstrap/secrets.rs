@@ -89,7 +89,9 @@ pub trait OperatorState: std::fmt::Debug + Send + Sync + 'static {
 pub struct MemoryState(Mutex<(Option<PlatformSecrets>, Option<ManagerPlacement>, Durations)>);
 
 impl MemoryState {
-    fn lock(&self) -> MutexGuard<'_, (Option<PlatformSecrets>, Option<ManagerPlacement>, Durations)> {
+    fn lock(
+        &self,
+    ) -> MutexGuard<'_, (Option<PlatformSecrets>, Option<ManagerPlacement>, Durations)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -264,8 +266,9 @@ impl OperatorState for StateDirectory {
     }
 
     async fn store_placement(&self, placed: &ManagerPlacement) -> Result<()> {
-        let text = serde_json::to_string_pretty(placed)
-            .map_err(|error| Error::failed("serialising the manager's placement", error.to_string()))?;
+        let text = serde_json::to_string_pretty(placed).map_err(|error| {
+            Error::failed("serialising the manager's placement", error.to_string())
+        })?;
         self.write(PLACED, &text).await
     }
 
@@ -297,8 +300,9 @@ impl OperatorState for StateDirectory {
     }
 
     async fn store_durations(&self, durations: &Durations) -> Result<()> {
-        let text = serde_json::to_string_pretty(durations)
-            .map_err(|error| Error::failed("serialising the durations of nodes", error.to_string()))?;
+        let text = serde_json::to_string_pretty(durations).map_err(|error| {
+            Error::failed("serialising the durations of nodes", error.to_string())
+        })?;
         Self::write_in(&self.shared_directory, DURATIONS, &text).await
     }
 }

@@ -293,7 +293,12 @@ mod tests {
     async fn a_wait_is_reported_with_its_times_and_ends() {
         let recorder = Arc::new(Recorder::default());
         let clock = clock();
-        let wait = Wait::new(recorder.as_ref(), &clock, "port 22", Duration::from_secs(25));
+        let wait = Wait::new(
+            recorder.as_ref(),
+            &clock,
+            "port 22",
+            Duration::from_secs(25),
+        );
         let began = Instant::now();
         let work = async {
             wait.set_detail("refused");

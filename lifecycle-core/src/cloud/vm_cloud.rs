@@ -339,7 +339,8 @@ impl VmCloud {
     /// cannot be deleted before the cloud shows it.
     async fn take_over(&self, node: &NodeName, previous: &Call) -> Result<Vec<Vm>> {
         loop {
-            let creates = matches!(previous.change, NodeChange::Provision { .. }) && previous.runs();
+            let creates =
+                matches!(previous.change, NodeChange::Provision { .. }) && previous.runs();
             let vms = self.api.list().await?;
             if !creates || self.node(&vms, node).is_some() {
                 previous.abort().await;
@@ -448,8 +449,9 @@ impl CloudProvider for VmCloud {
             call: call.id,
             before: call.state.borrow().before.clone(),
         };
-        let token = serde_json::to_string(&token)
-            .map_err(|error| Error::failed("serialising the token of a change", error.to_string()))?;
+        let token = serde_json::to_string(&token).map_err(|error| {
+            Error::failed("serialising the token of a change", error.to_string())
+        })?;
         Ok(CloudOperation { change, token })
     }
 

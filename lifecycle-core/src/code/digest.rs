@@ -64,8 +64,7 @@ impl Selection {
         let rules = Rules::parse(&String::from_utf8_lossy(text)).map_err(|bad| Error::Invalid {
             what: format!("`{location}`"),
             why: bad.to_string(),
-            hint: "correct the pattern: close each `[`, and put text after `!` and `\\`"
-                .to_owned(),
+            hint: "correct the pattern: close each `[`, and put text after `!` and `\\`".to_owned(),
         })?;
         Ok(Self(rules))
     }

@@ -46,7 +46,9 @@ pub(super) enum BadRules {
 impl fmt::Display for BadRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pattern { line, pattern } => write!(f, "line {line}: `{pattern}` is not a valid pattern"),
+            Self::Pattern { line, pattern } => {
+                write!(f, "line {line}: `{pattern}` is not a valid pattern")
+            }
             Self::TooLarge => f.write_str("the patterns are too many or too long"),
         }
     }

@@ -5,11 +5,11 @@
 //! node; [`CachingStore`] caches there what the manager reads from another store.
 
 pub mod archive;
+mod caching;
 pub mod digest;
 mod directory;
 mod dockerignore;
 mod inline;
-mod caching;
 mod pack;
 mod published;
 pub mod publishing;
@@ -26,9 +26,9 @@ use crate::error::{Error, Result};
 use crate::stream::ByteStream;
 
 pub use crate::model::CodeBaseRef;
+pub use caching::CachingStore;
 pub use directory::DirectoryStore;
 pub(crate) use inline::with_file;
-pub use caching::CachingStore;
 pub use pack::{FileContent, Packed, pack, pack_entries};
 pub use published::PublishedStore;
 pub use publishing::{CodePublisher, Published};
@@ -74,7 +74,8 @@ pub async fn read_file(
         let mut archive = tar::Archive::new(reader);
         for entry in archive.entries()? {
             let entry = entry?;
-            if entry.header().entry_type().is_file() && *entry.path_bytes() == *searched.as_bytes() {
+            if entry.header().entry_type().is_file() && *entry.path_bytes() == *searched.as_bytes()
+            {
                 let mut content = Vec::new();
                 entry.take(limit).read_to_end(&mut content)?;
                 return Ok(Some(content));

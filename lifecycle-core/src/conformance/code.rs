@@ -203,7 +203,9 @@ fn unpacked(archive: &[u8]) -> std::io::Result<Vec<(String, String)>> {
         let mut entry = entry?;
         let header = entry.header();
         if (header.mtime()?, header.uid()?, header.gid()?) != (0, 0, 0) {
-            return Err(std::io::Error::other("the archive contains a time or an owner"));
+            return Err(std::io::Error::other(
+                "the archive contains a time or an owner",
+            ));
         }
         if header.entry_type().is_file() {
             let path = entry.path()?.to_string_lossy().into_owned();

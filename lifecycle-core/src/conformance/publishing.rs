@@ -43,7 +43,10 @@ pub async fn the_store_equals_the_directory(store: &dyn CodePublisher, work: &Pa
     let name = "conformance-same";
     local.write(name, &FILES);
     local.write(name, &[("bin/run", "#!/bin/sh\n"), ("empty", "")]);
-    done("a directory", fs::create_dir_all(local.at(name).join("a/b")));
+    done(
+        "a directory",
+        fs::create_dir_all(local.at(name).join("a/b")),
+    );
     special(&local.at(name));
     let published = local.publish(store, name).await;
     assert_eq!(published.code.name, name);

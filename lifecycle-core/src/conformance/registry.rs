@@ -79,10 +79,10 @@ fn conflict<T: Debug>(result: &Result<T>) {
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
 }
 
-fn stale<T: Debug>(result: Result<T>, tried: Epoch, current: Epoch) {
+fn stale<T: Debug>(result: Result<T>, tried: Epoch, expected: Epoch) {
     match result {
         Err(Error::StaleEpoch { ours, current }) => {
-            assert_eq!((ours, current), (tried, current));
+            assert_eq!((ours, current), (tried, expected));
         }
         other => panic!("{other:?}"),
     }

@@ -240,7 +240,10 @@ pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
             Err(_) => is_conflict("created concurrently", &outcome),
         }
     }
-    assert_ne!(created.id, first.id, "a re-created container must have another id");
+    assert_ne!(
+        created.id, first.id,
+        "a re-created container must have another id"
+    );
     fixture.remove(&spec.name).await;
 }
 
@@ -281,7 +284,11 @@ pub async fn another_digest_is_a_conflict(fixture: &RuntimeFixture) {
         ..spec.clone()
     };
     is_conflict("digest", &fixture.runtime.ensure_container(&other).await);
-    assert_eq!(fixture.get(&spec.name).await, first, "the container was changed");
+    assert_eq!(
+        fixture.get(&spec.name).await,
+        first,
+        "the container was changed"
+    );
     fixture.remove(&spec.name).await;
 }
 
@@ -306,7 +313,10 @@ pub async fn exit_codes_are_reported(fixture: &RuntimeFixture) {
         let first = fixture.ensure(&spec).await;
         assert_eq!(fixture.ended(&spec.name).await, code, "{command:?}");
         let ended = fixture.get(&spec.name).await;
-        assert_eq!(ended.started_at, first.started_at, "the container was restarted");
+        assert_eq!(
+            ended.started_at, first.started_at,
+            "the container was restarted"
+        );
         let again = fixture.ensure(&spec).await;
         assert_eq!(again.id, first.id);
         assert!(again.started_at > first.started_at, "{again:?}");
@@ -353,7 +363,11 @@ pub async fn a_used_preferred_port_is_replaced(fixture: &RuntimeFixture) {
         host.is_some_and(|host| host != port && (20_000..=29_999).contains(&host)),
         "{second:?}"
     );
-    assert_eq!(fixture.ensure(&two).await, second, "the port must not change");
+    assert_eq!(
+        fixture.ensure(&two).await,
+        second,
+        "the port must not change"
+    );
     fixture.remove(&one.name).await;
     fixture.remove(&two.name).await;
 }
@@ -370,7 +384,10 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
     is_conflict("the name", &stranger.ensure_container(&theirs).await);
     let state = done("their state", stranger.state().await);
     let names: Vec<_> = state.containers.iter().map(|c| &c.name).collect();
-    assert!(!names.contains(&&spec.name), "another platform sees this platform's container");
+    assert!(
+        !names.contains(&&spec.name),
+        "another platform sees this platform's container"
+    );
     // Either an error or ignored, as long as the container is not changed.
     let _ = stranger.stop_container(&spec.name, None).await;
     let _ = stranger.remove_container(&spec.name).await;
@@ -385,7 +402,11 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
         ..theirs
     };
     done("their own", stranger.ensure_container(&own).await);
-    assert_eq!(fixture.find(&own.name).await, None, "the container of another platform is shown");
+    assert_eq!(
+        fixture.find(&own.name).await,
+        None,
+        "the container of another platform is shown"
+    );
     done("their own", stranger.remove_container(&own.name).await);
 }
 
@@ -412,7 +433,10 @@ pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     let (stranger, _) = &fixture.stranger;
     assert!(listed(fixture.runtime.clone()).await, "it is not listed");
     assert!(!listed(stranger.clone()).await, "another platform sees it");
-    done("removing a missing volume", stranger.remove_volume(&volume).await);
+    done(
+        "removing a missing volume",
+        stranger.remove_volume(&volume).await,
+    );
     let outcome = fixture.runtime.remove_volume(&volume).await;
     is_conflict("a volume in use", &outcome);
     fixture.remove(&spec.name).await;

@@ -365,7 +365,10 @@ pub(crate) mod optional_seconds {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[expect(clippy::ref_option, reason = "the signature that serde's `with` requires")]
+    #[expect(
+        clippy::ref_option,
+        reason = "the signature that serde's `with` requires"
+    )]
     pub(crate) fn serialize<S: Serializer>(
         value: &Option<Duration>,
         s: S,

@@ -118,10 +118,7 @@ pub enum LoginSpec {
         id: String,
     },
     /// An application with a client secret, which is in the credentials.
-    ClientSecret {
-        tenant: String,
-        client: String,
-    },
+    ClientSecret { tenant: String, client: String },
     /// A token that Kubernetes or GitHub provides in the environment.
     WorkloadIdentity,
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::RegistrySpec;
 use super::diagnostic::Report;
-use super::secret_reference::{SecretReader, REFER};
+use super::secret_reference::{REFER, SecretReader};
 use super::tree::Field;
 use crate::model::Kind;
 use crate::secret::Sensitive;
@@ -19,7 +19,11 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
 }
 
 /// Reads `[registry]`.
-pub(super) fn read(field: &Field<'_>, secrets: SecretReader<'_>, report: &mut Report) -> RegistrySpec {
+pub(super) fn read(
+    field: &Field<'_>,
+    secrets: SecretReader<'_>,
+    report: &mut Report,
+) -> RegistrySpec {
     let mut spec = RegistrySpec::default();
     for (key, field) in field.entries(report) {
         if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.word() == key) {
@@ -102,7 +106,9 @@ fn check(url: &str) -> Result<Password, String> {
     let is_loopback = bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     if is_loopback || bare.eq_ignore_ascii_case("localhost") {
         let why = format!("`{host}` is a different machine for the manager than for you");
-        return Err(format!("{why}; use a host name or address that the nodes can reach"));
+        return Err(format!(
+            "{why}; use a host name or address that the nodes can reach"
+        ));
     }
     let in_query = query.split('&').any(|part| {
         part.split_once('=')

@@ -58,9 +58,8 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine
         rest = rest[end + 1..].trim_start_matches([' ', '\t']);
         let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''));
         let (raw, expands, after) = if let Some(quote) = quote {
-            let (value, after) = quoted(&rest[1..], quote).ok_or_else(|| {
-                bad_here(format!("the value of `{key}` has no closing {quote}"))
-            })?;
+            let (value, after) = quoted(&rest[1..], quote)
+                .ok_or_else(|| bad_here(format!("the value of `{key}` has no closing {quote}")))?;
             let trailing = after[..after.len() - after_line(after).len()].trim();
             if !trailing.is_empty() && !trailing.starts_with('#') {
                 return Err(bad_here(format!(

@@ -64,7 +64,8 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, to
                 totals.bytes = totals.bytes.saturating_add(done.text.len());
                 if totals.bytes > MAX_BYTES_OF_ALL {
                     let most = MAX_BYTES_OF_ALL >> 20;
-                    let message = format!("variables expand to more than {most} MiB of text up to this line");
+                    let message =
+                        format!("variables expand to more than {most} MiB of text up to this line");
                     report.final_problem(node.at, path, message);
                     return;
                 }
@@ -78,7 +79,8 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, to
                 }
                 for name in done.unset {
                     if totals.unset.insert(name.clone()) {
-                        let message = format!("`{name}` is not set and is replaced by an empty text");
+                        let message =
+                            format!("`{name}` is not set and is replaced by an empty text");
                         report.warning(node.at, path, message);
                     }
                 }
@@ -162,7 +164,9 @@ fn braced(
     let name = name_at_start(inside);
     let operator_and_word = &inside[name.len()..];
     if name.is_empty() {
-        return Err("`${` is not followed by a variable name; write `$$` for a dollar sign".to_owned());
+        return Err(
+            "`${` is not followed by a variable name; write `$$` for a dollar sign".to_owned(),
+        );
     }
     let (empty_counts_as_unset, rest) = match operator_and_word.strip_prefix(':') {
         Some(rest) => (true, rest),

@@ -302,9 +302,11 @@ async fn read_dockerfile(
         .iter()
         .map(|(name, value)| (name.clone(), value.expose().to_owned()))
         .collect();
-    dockerfile::read(&String::from_utf8_lossy(&content), &args).map_err(|why| CodeBaseProblem::Dockerfile {
-        message: format!("`{file}` of `{}`: {why}", code.name),
-        help: "fix the Dockerfile, or set the argument in `build.args`",
+    dockerfile::read(&String::from_utf8_lossy(&content), &args).map_err(|why| {
+        CodeBaseProblem::Dockerfile {
+            message: format!("`{file}` of `{}`: {why}", code.name),
+            help: "fix the Dockerfile, or set the argument in `build.args`",
+        }
     })
 }
 

@@ -68,7 +68,8 @@ pub fn schema() -> Value {
         ),
     ]);
     capacity["required"] = json!(["cpus", "memory"]);
-    capacity["description"] = json!("Resources that services can reserve; without it, reservations are not checked");
+    capacity["description"] =
+        json!("Resources that services can reserve; without it, reservations are not checked");
     let mut reference = table([
         (
             "env",
@@ -84,7 +85,9 @@ pub fn schema() -> Value {
     let mut schema = table([
         (
             "name",
-            text("Name of the platform; by default the name in the Compose file, or the name of its directory"),
+            text(
+                "Name of the platform; by default the name in the Compose file, or the name of its directory",
+            ),
         ),
         ("cloud", cloud()),
         (
@@ -106,7 +109,10 @@ pub fn schema() -> Value {
         (
             "manager",
             table([
-                ("node", text("The manager's node; by default the first node of the file")),
+                (
+                    "node",
+                    text("The manager's node; by default the first node of the file"),
+                ),
                 (
                     "port",
                     json!({
@@ -210,8 +216,7 @@ fn cloud() -> Value {
         ("restart", text("Restarting a node")),
         ("delete", text("Deleting a node")),
     ]);
-    deadlines["description"] =
-        json!("The timeout of each change of a node");
+    deadlines["description"] = json!("The timeout of each change of a node");
     jump_host["required"] = json!(["address", "user", "host_key"]);
     jump_host["description"] =
         json!("The SSH host through which nodes without a public address are reached (Azure)");
@@ -226,9 +231,7 @@ fn cloud() -> Value {
         ("deadlines", deadlines),
         (
             "subnet",
-            text(
-                "The network of the nodes, for example 10.42.0.0/24; by default a free one",
-            ),
+            text("The network of the nodes, for example 10.42.0.0/24; by default a free one"),
         ),
         ("subscription", text("The subscription id (Azure)")),
         (
@@ -241,7 +244,9 @@ fn cloud() -> Value {
         ),
         (
             "size",
-            words("Sizes for nodes without a size; the first one that is available is used (Azure)"),
+            words(
+                "Sizes for nodes without a size; the first one that is available is used (Azure)",
+            ),
         ),
         (
             "zones",
@@ -272,9 +277,7 @@ fn cloud() -> Value {
         ),
         (
             "identity",
-            text(
-                "The resource id of the user-assigned identity for the manager's login (Azure)",
-            ),
+            text("The resource id of the user-assigned identity for the manager's login (Azure)"),
         ),
         (
             "login",
@@ -294,7 +297,9 @@ fn cloud() -> Value {
         ),
         (
             "ca",
-            text("The PEM file with the CA certificate to trust instead of the public ones (Azure)"),
+            text(
+                "The PEM file with the CA certificate to trust instead of the public ones (Azure)",
+            ),
         ),
     ])
 }
@@ -319,7 +324,9 @@ fn code() -> Value {
         ("share", text("The share (Azure Files)")),
         (
             "directory",
-            text("The directory of the share that contains the code bases; by default its root (Azure Files)"),
+            text(
+                "The directory of the share that contains the code bases; by default its root (Azure Files)",
+            ),
         ),
         ("key", secret("A key of the storage account (Azure Files)")),
         ("sas", secret("A shared access signature (Azure Files)")),

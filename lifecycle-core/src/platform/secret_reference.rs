@@ -31,7 +31,11 @@ impl SecretReader<'_> {
         }
         let text = self.resolve(field, report)?;
         if text.is_empty() {
-            field.problem_with_help(report, "the secret is empty", "set the variable or fill the file");
+            field.problem_with_help(
+                report,
+                "the secret is empty",
+                "set the variable or fill the file",
+            );
             return None;
         }
         Some(Sensitive::new(text))

@@ -90,8 +90,10 @@ impl<'a> Check<'a> {
                     continue;
                 };
                 if let Some(first) = stack.iter().position(|(on_way, _)| *on_way == next) {
-                    let mut names: Vec<&str> =
-                        stack[first..].iter().map(|(name, _)| name.as_str()).collect();
+                    let mut names: Vec<&str> = stack[first..]
+                        .iter()
+                        .map(|(name, _)| name.as_str())
+                        .collect();
                     names.push(next.as_str());
                     let (at, path) = self.locate(service, &["depends_on", next.as_str()]);
                     report.problem_with_help(
@@ -130,7 +132,10 @@ impl<'a> Check<'a> {
                     report.problem_with_help(
                         at,
                         &path,
-                        format!("`{}` never completes, because it is always restarted", needed.name),
+                        format!(
+                            "`{}` never completes, because it is always restarted",
+                            needed.name
+                        ),
                         format!(
                             "remove `restart` from `{}`, or set it to `on-failure`",
                             needed.name
@@ -213,8 +218,7 @@ impl<'a> Check<'a> {
     fn has_room(&self, spec: &ServiceSpec) -> bool {
         self.allowed_nodes(spec).into_iter().any(|name| {
             let capacity = self.settings.nodes.get(name).and_then(|node| node.capacity);
-            capacity
-                .is_none_or(|capacity| spec.reserves.fits_with(Resources::default(), capacity))
+            capacity.is_none_or(|capacity| spec.reserves.fits_with(Resources::default(), capacity))
         })
     }
 
@@ -235,8 +239,7 @@ impl<'a> Check<'a> {
             if port == SSH_PORT && protocol == Protocol::Tcp {
                 for spec in specs {
                     let (at, path) = self.locate(&spec.name, &["ports"]);
-                    let message =
-                        format!("the host port {port} is used by SSH on every node");
+                    let message = format!("the host port {port} is used by SSH on every node");
                     report.problem(at, &path, message);
                 }
                 continue;
@@ -279,7 +282,10 @@ impl<'a> Check<'a> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one message, created in two places")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one message, created in two places"
+    )]
     fn too_many(
         &self,
         spec: &ServiceSpec,

@@ -265,7 +265,7 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
         constraints: spec.constraints.clone(),
         reserves: spec.reserves,
         starts: spec.starts,
-        most_per_node: spec.most_per_node,
+        max_per_node: spec.max_per_node,
         update: spec.update.clone(),
         ..ServiceSpec::new(spec.name.clone(), source)
     };

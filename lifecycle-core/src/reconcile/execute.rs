@@ -13,7 +13,7 @@ use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
 use super::files;
 use super::step::{Action, Work};
-use crate::cloud::{CloudOperation, ProgressListener, NodeChange, ObservedNode};
+use crate::cloud::{CloudOperation, NodeChange, ObservedNode, ProgressListener};
 use crate::code;
 use crate::error::{Error, Result};
 use crate::host::{Account, HostCommand, HostFile, NodeHandle};

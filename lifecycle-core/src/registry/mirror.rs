@@ -340,7 +340,11 @@ impl Mirrors {
         let all = self.copies.iter().map(|copy| async move {
             let mut reached = copy.reached.subscribe();
             // The sender exists as long as `self`.
-            drop(reached.wait_for(|r| r.unavailable || r.change >= change).await);
+            drop(
+                reached
+                    .wait_for(|r| r.unavailable || r.change >= change)
+                    .await,
+            );
         });
         let all = futures_util::future::join_all(all);
         if tokio::time::timeout(within, all).await.is_err() {
@@ -399,7 +403,10 @@ impl Copier<'_> {
                 Ok(()) => {
                     pause = MIN_BACKOFF;
                     let unavailable = false;
-                    self.copy.reached.send_replace(Reached { change, unavailable });
+                    self.copy.reached.send_replace(Reached {
+                        change,
+                        unavailable,
+                    });
                     self.set_available().await;
                     tokio::time::sleep(PACE).await;
                     // A dropped sender sends no more notifications; polling continues.
@@ -452,7 +459,10 @@ impl Copier<'_> {
 
     /// A copy keeps events no longer than the central registry.
     async fn drop_old(&mut self, database: &dyn KindDatabase) -> std::result::Result<(), Failure> {
-        if self.dropped.is_some_and(|at| at.elapsed() < DELETE_OLD_EVERY) {
+        if self
+            .dropped
+            .is_some_and(|at| at.elapsed() < DELETE_OLD_EVERY)
+        {
             return Ok(());
         }
         let before = self.clock.now() - EVENTS_KEPT_FOR;
@@ -475,22 +485,28 @@ impl Copier<'_> {
             recorded: false,
         });
         let since = unavailable.since;
-        self.copy.reached.send_modify(|reached| reached.unavailable = true);
+        self.copy
+            .reached
+            .send_modify(|reached| reached.unavailable = true);
         tracing::warn!(database = %names, %since, %why, "a kind's database cannot be written");
         if !unavailable.recorded {
             let message = format!("the database of {names} cannot be written: {why}");
-            self.record(EventKind::DatabaseUnavailable, since, message).await;
+            self.record(EventKind::DatabaseUnavailable, since, message)
+                .await;
         }
     }
 
     async fn set_available(&mut self) {
-        let Some(unavailable) = self.unavailable.take() else { return };
+        let Some(unavailable) = self.unavailable.take() else {
+            return;
+        };
         let names = self.names();
         let since = unavailable.since;
         tracing::info!(database = %names, %since, "a kind's database is up to date again");
         if unavailable.recorded {
             let message = format!("the database of {names} is up to date again");
-            self.record(EventKind::DatabaseAvailable, since, message).await;
+            self.record(EventKind::DatabaseAvailable, since, message)
+                .await;
         }
     }
 

@@ -18,9 +18,15 @@ use crate::model::NodeName;
 pub(super) enum Target {
     Cloud,
     /// The operating system of a machine; in a specific boot, if given.
-    Host { machine: u64, boot: Option<u64> },
+    Host {
+        machine: u64,
+        boot: Option<u64>,
+    },
     /// The engine of a machine, in a specific boot.
-    Engine { machine: u64, boot: u64 },
+    Engine {
+        machine: u64,
+        boot: u64,
+    },
     Code,
 }
 

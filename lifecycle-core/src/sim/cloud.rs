@@ -61,13 +61,13 @@ impl CloudProvider for SimCloud {
         let owner = &self.owner;
         self.actor
             .call(self.call(None, "preflight", false), |state, now| {
-                let mut problems: Vec<String> = wanted
+                let mut problems: Vec<String> = specs
                     .iter()
                     .filter_map(|spec| missing_size(state, spec))
                     .map(|error| error.to_string())
                     .collect();
                 let have = state.numbers(owner.id).len();
-                let more = wanted
+                let more = specs
                     .iter()
                     .filter(|spec| state.find(Some(owner.id), &spec.name, now).is_none())
                     .count();

@@ -257,7 +257,12 @@ impl Engine {
         }
     }
 
-    fn record_event(&mut self, owner: PlatformId, container: ContainerId, action: impl Into<String>) {
+    fn record_event(
+        &mut self,
+        owner: PlatformId,
+        container: ContainerId,
+        action: impl Into<String>,
+    ) {
         self.event_count += 1;
         let action = action.into();
         let event = EngineEvent { container, action };

@@ -55,7 +55,7 @@ pub use code::SimCodeStore;
 pub use databases::SimDatabases;
 pub use fault::{Edge, Faults};
 pub use host::{SimConnector, SimHost, SimPreparer};
-pub use ledger::{EffectOutcome, EffectRecord, ContainerOnNode, Violation};
+pub use ledger::{ContainerOnNode, EffectOutcome, EffectRecord, Violation};
 #[cfg(feature = "api")]
 pub use managers::{SimManagerImage, SimManagers};
 pub use options::{FaultRates, Latencies, SimOptions, Span};

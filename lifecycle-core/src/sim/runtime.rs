@@ -154,7 +154,9 @@ impl SimRuntime {
             return SearchResult::Over;
         }
         if !machine.is_reachable() {
-            return SearchResult::Unreachable(state.rules.chance.paced(state.rules.latencies.notice));
+            return SearchResult::Unreachable(
+                state.rules.chance.paced(state.rules.latencies.notice),
+            );
         }
         match find(&machine.engine) {
             Search::Found(found) => SearchResult::Found(found),

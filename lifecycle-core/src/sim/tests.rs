@@ -269,7 +269,10 @@ async fn a_reboot_restarts_only_containers_that_start_with_the_engine() {
         boot_id: before.boot_id.clone().unwrap(),
     };
     change(&cloud, restart.clone()).await;
-    assert!(events.next().await.is_none(), "events must end with the engine");
+    assert!(
+        events.next().await.is_none(),
+        "events must end with the engine"
+    );
     let (after, again) = connected(&world, &owner, "n1").await;
     assert_ne!(before.boot_id, after.boot_id);
     let states: Vec<_> = again.runtime.state().await.unwrap().containers;

@@ -1,5 +1,5 @@
-//! The bootstrapper as a whole against the simulated world: up, up again, changed, down, and a
-//! crash before and after every single effect.
+//! The bootstrapper in the simulated world: up, up again, a change, down, and a crash before and
+//! after every effect.
 
 mod registry;
 mod restart;
@@ -17,7 +17,7 @@ use lifecycle_core::sim::{Edge, EffectOutcome};
 use crate::stage::Stage;
 
 #[tokio::test(start_paused = true)]
-async fn a_platform_comes_up_and_a_second_up_touches_nothing() {
+async fn platform_starts_and_a_second_up_changes_nothing() {
     let stage = Stage::new(1).await;
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
@@ -36,7 +36,7 @@ async fn a_platform_comes_up_and_a_second_up_touches_nothing() {
     assert_eq!(again.generation, outcome.generation);
     assert_eq!(stage.containers(), before);
     let all = stage.world.effects();
-    // Looking is no change, and what is there is put there again without one.
+    // Reading changes nothing, and existing files are written again without a change.
     let new: Vec<_> = all[effects..]
         .iter()
         .filter(|e| e.outcome == EffectOutcome::Changed && !e.what.starts_with("exec ls"))
@@ -69,7 +69,7 @@ async fn a_running_managers_node_and_port_cannot_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_monitoring_service_starts_after_all_others_are_ready() {
+async fn monitoring_starts_after_all_others_are_ready() {
     let stage = Stage::new(2).await;
     let outcome = stage.up().await.unwrap();
     let monitoring = &outcome.services[2].instances[0];
@@ -81,7 +81,7 @@ async fn the_monitoring_service_starts_after_all_others_are_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_code_base_replaces_its_service_alone() {
+async fn changed_code_base_replaces_only_its_service() {
     let mut stage = Stage::new(3).await;
     stage.up().await.unwrap();
     let before = stage.containers();
@@ -91,13 +91,16 @@ async fn a_changed_code_base_replaces_its_service_alone() {
     assert_eq!(outcome.generation, 2);
     let after = stage.containers();
     let kept = before.intersection(&after).count();
-    assert_eq!(kept, 5, "only both api go: {before:?} {after:?}");
+    assert_eq!(
+        kept, 5,
+        "other containers than both api were replaced: {before:?} {after:?}"
+    );
     assert_eq!(after.len(), 7);
     assert_eq!(stage.world.violations(), []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_that_is_given_up_fails_every_up_until_another_one_is_declared() {
+async fn failed_change_fails_every_up_until_the_next_change() {
     let mut stage = Stage::new(8).await;
     stage.up().await.unwrap();
     let before = stage.containers();
@@ -124,7 +127,7 @@ async fn a_change_that_is_given_up_fails_every_up_until_another_one_is_declared(
             assert_eq!(instance.state, InstanceStateV1::Ready, "{instance:?}");
         }
     }
-    // What failed is kept beside what serves, for its output.
+    // The failed container is kept beside the serving one, for its output.
     assert_eq!(stage.containers().len(), before.len() + 2);
     stage.command("api", "sleep infinity");
     let outcome = stage.up().await.unwrap();
@@ -134,7 +137,7 @@ async fn a_change_that_is_given_up_fails_every_up_until_another_one_is_declared(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_bad_change_in_a_row_leads_back_to_what_served_before_the_first() {
+async fn second_failed_change_keeps_the_last_working_specification() {
     let mut stage = Stage::new(9).await;
     stage.up().await.unwrap();
     let ids = |stage: &Stage| -> BTreeSet<String> {
@@ -148,13 +151,17 @@ async fn a_second_bad_change_in_a_row_leads_back_to_what_served_before_the_first
         assert_eq!(outcome.failures.len(), 2, "{:?}", outcome.failures);
         let after = ids(&stage);
         assert!(before.is_subset(&after), "{}", stage.world.transcript());
-        assert_eq!(after.len(), before.len() + 2, "one failure each is kept");
+        assert_eq!(
+            after.len(),
+            before.len() + 2,
+            "one failed container of each replica is kept"
+        );
     }
     assert_eq!(stage.world.violations(), []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn code_bases_that_nobody_uses_go_after_the_round() {
+async fn unused_code_bases_are_removed_after_the_round() {
     let stage = Stage::new(10).await;
     let former = ["aa", "bb", "cc"].map(|name| format!("{name}.tar"));
     stage.world.answer(
@@ -174,7 +181,7 @@ async fn code_bases_that_nobody_uses_go_after_the_round() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn down_leaves_nothing_and_can_be_repeated() {
+async fn down_removes_everything_and_can_be_repeated() {
     let stage = Stage::new(4).await;
     stage.up().await.unwrap();
     stage.down().await.unwrap();
@@ -185,7 +192,7 @@ async fn down_leaves_nothing_and_can_be_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_left_the_declaration_is_told_with_what_is_on_it() {
+async fn removed_nodes_are_reported_with_their_contents() {
     let mut stage = Stage::new(8).await;
     assert_eq!(stage.removed_by_up().await, [], "nothing exists yet");
     stage.up().await.unwrap();
@@ -204,12 +211,12 @@ async fn a_node_that_left_the_declaration_is_told_with_what_is_on_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fits_no_node_is_refused_before_anything_is_touched() {
+async fn impossible_placement_is_refused_before_any_change() {
     let mut stage = Stage::new(5).await;
     stage.pin("db", "nowhere");
     let error = stage.up().await.unwrap_err();
     assert!(
-        error.to_string().contains("db-1 fits on no node"),
+        error.to_string().contains("no node can run db-1"),
         "{error}"
     );
     assert!(
@@ -219,14 +226,14 @@ async fn what_fits_no_node_is_refused_before_anything_is_touched() {
     );
 }
 
-/// Both crash at once, as when the operator's machine is the manager's too: the bootstrapper and
-/// the manager lose their memory, the world goes on, and a new `up` comes to the same end.
+/// Both crash at once, as if the operator's machine were also the manager's: the bootstrapper and
+/// the manager lose their memory, the world continues, and a new `up` reaches the same state.
 #[tokio::test(start_paused = true)]
-async fn a_crash_at_any_effect_of_up_is_survived() {
+async fn up_continues_after_a_crash_at_any_effect() {
     let whole = Stage::new(6).await;
     whole.up().await.unwrap();
     let effects = whole.world.effects().len() as u64;
-    let wanted: Vec<String> = whole.names();
+    let expected: Vec<String> = whole.names();
     assert!(effects > 15, "{}", whole.world.transcript());
     for effect in 1..=effects {
         for edge in [Edge::Before, Edge::After] {
@@ -235,21 +242,21 @@ async fn a_crash_at_any_effect_of_up_is_survived() {
             tokio::select! {
                 biased;
                 () = stage.world.crashed() => {}
-                ended = stage.up() => panic!("effect {effect} {edge:?} never came: {ended:?}"),
+                ended = stage.up() => panic!("effect {effect} {edge:?} did not occur: {ended:?}"),
             }
             stage.world.next_incarnation();
             let outcome = stage.up().await;
-            let told = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
-            let outcome = outcome.unwrap_or_else(|e| panic!("{}: {}", e.chain(), told()));
-            assert_eq!(outcome.failures, [], "{}", told());
-            assert_eq!(stage.names(), wanted, "{}", told());
-            assert_eq!(stage.world.violations(), [], "{}", told());
+            let context = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
+            let outcome = outcome.unwrap_or_else(|e| panic!("{}: {}", e.chain(), context()));
+            assert_eq!(outcome.failures, [], "{}", context());
+            assert_eq!(stage.names(), expected, "{}", context());
+            assert_eq!(stage.world.violations(), [], "{}", context());
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_at_any_effect_of_down_is_survived() {
+async fn down_continues_after_a_crash_at_any_effect() {
     let whole = Stage::new(7).await;
     whole.up().await.unwrap();
     let first = whole.world.effects().len() as u64;
@@ -264,15 +271,15 @@ async fn a_crash_at_any_effect_of_down_is_survived() {
             tokio::select! {
                 biased;
                 () = stage.world.crashed() => {}
-                ended = stage.down() => panic!("effect {effect} {edge:?} never came: {ended:?}"),
+                ended = stage.down() => panic!("effect {effect} {edge:?} did not occur: {ended:?}"),
             }
             stage.world.next_incarnation();
-            let told = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
+            let context = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
             stage
                 .down()
                 .await
-                .unwrap_or_else(|e| panic!("{}: {}", e.chain(), told()));
-            assert_eq!(stage.leftovers(), [""; 0], "{}", told());
+                .unwrap_or_else(|e| panic!("{}: {}", e.chain(), context()));
+            assert_eq!(stage.leftovers(), [""; 0], "{}", context());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A platform whose registry, or a part of it, lies in databases.
+//! A platform with its registry, or parts of it, in databases.
 
 use lifecycle_core::error::Error;
 use lifecycle_core::model::Kind;
@@ -20,7 +20,7 @@ async fn stage(seed: u64) -> Stage {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_managers_endpoint_is_recorded_in_the_database_and_a_second_up_touches_nothing() {
+async fn managers_endpoint_is_in_the_database_and_a_second_up_changes_nothing() {
     let stage = stage(21).await;
     stage.up().await.unwrap();
     let registry = stage.databases().at(CENTRAL);
@@ -35,7 +35,7 @@ async fn the_managers_endpoint_is_recorded_in_the_database_and_a_second_up_touch
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_database_that_does_not_answer_is_told_before_anything_is_touched() {
+async fn unreachable_database_is_reported_before_any_change() {
     let stage = stage(22).await;
     stage.databases().set_unavailable(CENTRAL, true);
     let error = stage.up().await.unwrap_err();
@@ -51,7 +51,7 @@ async fn a_database_that_does_not_answer_is_told_before_anything_is_touched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_url_replaces_the_manager_alone_and_fills_the_database_there() {
+async fn another_url_replaces_only_the_manager_and_fills_its_database() {
     let mut stage = stage(23).await;
     stage.up().await.unwrap();
     let before = stage.containers();
@@ -75,7 +75,7 @@ async fn another_url_replaces_the_manager_alone_and_fills_the_database_there() {
     assert_eq!(instances(&now), instances(&former));
     assert!(now.first_round_done);
     assert_eq!(now.manager, former.manager);
-    // And back to the file on the node.
+    // Back to the file on the node.
     stage.registry.central = None;
     stage.up().await.unwrap();
     let file = stage
@@ -90,7 +90,7 @@ async fn another_url_replaces_the_manager_alone_and_fills_the_database_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn databases_of_kinds_hold_up_nobody_and_see_the_end() {
+async fn unreachable_copies_delay_nothing_and_receive_the_removal() {
     let mut stage = stage(24).await;
     for (name, service) in &mut stage.declaration.services {
         if name.as_str() == "api" {
@@ -132,6 +132,6 @@ async fn databases_of_kinds_hold_up_nobody_and_see_the_end() {
     assert_eq!(
         at(NODES).await.nodes.len(),
         1,
-        "the manager's own went last"
+        "the manager's own node was not deleted last"
     );
 }

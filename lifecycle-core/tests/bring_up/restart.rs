@@ -1,5 +1,5 @@
-//! Restarts: the same containers again, one replica after the other, once however often they are
-//! asked for and whoever dies in between.
+//! Restarts: the same containers are started again, one replica after the other, and only once even
+//! if the request is repeated or a process crashes.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ fn runs(instances: &[InstanceV1]) -> BTreeMap<InstanceId, DateTime<Utc>> {
     instances.iter().map(run).collect()
 }
 
-/// How often containers of a service were really started since an effect.
+/// How often containers of a service were started since an effect.
 fn starts(stage: &Stage, service: &str, since: usize) -> usize {
     let effects = stage.world.effects();
     let is_start = |what: &str| what.starts_with("start ") || what.starts_with("ensure ");
@@ -47,7 +47,7 @@ fn starts(stage: &Stage, service: &str, since: usize) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_starts_the_same_containers_again_one_after_the_other() {
+async fn restart_keeps_containers_and_is_rolling() {
     let stage = Stage::new(11).await;
     stage.up().await.unwrap();
     let before = instances(&stage, "api").await;
@@ -56,7 +56,7 @@ async fn a_restart_starts_the_same_containers_again_one_after_the_other() {
     let restarted = stage.restart("api").await.unwrap();
     assert_eq!(restarted, ["api-1", "api-2"]);
     let after = instances(&stage, "api").await;
-    assert_eq!(ids(&after), ids(&before), "the same containers");
+    assert_eq!(ids(&after), ids(&before), "a container was replaced");
     assert_eq!(
         starts(&stage, "api", effects),
         2,
@@ -73,7 +73,7 @@ async fn a_restart_starts_the_same_containers_again_one_after_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_replica_is_restarted_alone() {
+async fn one_replica_can_be_restarted() {
     let stage = Stage::new(12).await;
     stage.up().await.unwrap();
     let before = instances(&stage, "api").await;
@@ -84,7 +84,7 @@ async fn one_replica_is_restarted_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_that_is_asked_for_twice_restarts_once() {
+async fn repeated_request_restarts_once() {
     let stage = Stage::new(13).await;
     stage.up().await.unwrap();
     let replaces = runs(&instances(&stage, "db").await);
@@ -105,7 +105,7 @@ async fn a_restart_that_is_asked_for_twice_restarts_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_declared_cannot_be_restarted() {
+async fn undeclared_services_cannot_be_restarted() {
     let stage = Stage::new(14).await;
     stage.up().await.unwrap();
     let error = stage.restart("apy").await.unwrap_err();
@@ -132,9 +132,10 @@ async fn ends(stage: &Stage, id: lifecycle_core::model::OperationId) {
     );
 }
 
-/// The manager dies before and after each effect of a restart, and who asked asks again.
+/// The manager crashes before and after each effect of a restart, and the client repeats the
+/// request.
 #[tokio::test(start_paused = true)]
-async fn a_crash_at_any_effect_of_a_restart_is_survived() {
+async fn restart_continues_after_a_crash_at_any_effect() {
     let whole = Stage::new(15).await;
     whole.up().await.unwrap();
     let first = whole.world.effects().len();
@@ -161,26 +162,26 @@ async fn a_crash_at_any_effect_of_a_restart_is_survived() {
                 } => {}
             }
             stage.world.next_incarnation();
-            let told = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
+            let context = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
             let operation = loop {
                 match stage.api().await.restart("api", request()).await {
                     Ok(operation) => break operation,
-                    // It has not taken over yet.
+                    // The manager does not lead yet.
                     Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
                 }
             };
             ends(&stage, operation.id()).await;
             let after = instances(&stage, "api").await;
-            assert_eq!(ids(&after), ids(&before), "{}", told());
+            assert_eq!(ids(&after), ids(&before), "{}", context());
             assert!(
                 after.iter().all(|i| i.state == InstanceStateV1::Ready),
                 "{after:#?}
 {operation:#?}
 {}",
-                told()
+                context()
             );
-            assert_eq!(starts(&stage, "api", begun), 2, "{}", told());
-            assert_eq!(stage.world.violations(), [], "{}", told());
+            assert_eq!(starts(&stage, "api", begun), 2, "{}", context());
+            assert_eq!(stage.world.violations(), [], "{}", context());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A platform, an operator and a simulated world.
+//! A platform, an operator's machine and a simulated world.
 #![expect(clippy::unwrap_used, reason = "a test's own stage")]
 
 use std::collections::BTreeSet;
@@ -29,24 +29,24 @@ pub(crate) struct Stage {
     state: Arc<MemoryState>,
     pub(crate) declaration: Declaration,
     pub(crate) registry: RegistrySpec,
-    /// A manager's image instead of the usual one.
+    /// An image of the manager instead of the usual one.
     pub(crate) manager_image: Option<Arc<dyn ManagerImage>>,
-    /// Who is told of the progress.
+    /// Receives the progress.
     pub(crate) reporter: Arc<dyn Reporter>,
 }
 
-/// The services as the operator's machine would ask them: nothing but SSH is open to it.
+/// A prober for services on the operator's machine, which can reach only SSH: it must not be used.
 #[derive(Debug)]
-struct FromOutside;
+struct NoProbes;
 
 #[async_trait]
-impl ReadinessProbe for FromOutside {
+impl ReadinessProbe for NoProbes {
     async fn tcp(&self, ip: IpAddr, port: u16, _: Duration) -> bool {
-        panic!("{ip}:{port} was asked from outside");
+        panic!("{ip}:{port} was probed from outside");
     }
 
     async fn http(&self, ip: IpAddr, port: u16, path: &str, _: Duration) -> bool {
-        panic!("{ip}:{port}{path} was asked from outside");
+        panic!("{ip}:{port}{path} was probed from outside");
     }
 }
 
@@ -144,7 +144,7 @@ impl Stage {
         source.code = code;
     }
 
-    /// Declares another command of a service.
+    /// Changes the command of a service.
     pub(crate) fn command(&mut self, name: &str, line: &str) {
         let spec = self.declaration.services.get_mut(&service(name)).unwrap();
         spec.container.command = Some(["sh", "-c", line].map(str::to_owned).into());
@@ -159,12 +159,12 @@ impl Stage {
         });
     }
 
-    /// Takes a node out of the declaration.
+    /// Removes a node from the declaration.
     pub(crate) fn drop_node(&mut self, name: &str) {
         self.declaration.nodes.remove(&node(name));
     }
 
-    /// What the next `up` would delete for good.
+    /// What the next `up` would delete.
     pub(crate) async fn removed_by_up(&self) -> Vec<Removal> {
         let bootstrapper = self.bootstrapper().await;
         bootstrapper.removed_by_up(&self.declaration).await.unwrap()
@@ -177,7 +177,7 @@ impl Stage {
         }
     }
 
-    /// A bootstrapper of the present incarnation: all that the one before knew is what it kept.
+    /// A new bootstrapper: the state directory is all that it knows of the previous one.
     pub(crate) async fn bootstrapper(&self) -> Bootstrapper {
         let mut bootstrapper = self.world.bootstrapper(&self.declaration).unwrap();
         match self.state.secrets().await.unwrap() {
@@ -188,7 +188,7 @@ impl Stage {
                 .await
                 .unwrap(),
         }
-        bootstrapper.backends.probe = Arc::new(FromOutside);
+        bootstrapper.backends.probe = Arc::new(NoProbes);
         bootstrapper.state = Arc::clone(&self.state) as Arc<dyn OperatorState>;
         bootstrapper.reach = Arc::new(self.managers.clone());
         bootstrapper.registry = self.registry.clone();
@@ -216,7 +216,7 @@ impl Stage {
         bootstrapper.restart(self.declaration.id, name).await
     }
 
-    /// The manager's API.
+    /// A client of the manager's API.
     pub(crate) async fn api(&self) -> Arc<dyn ManagerApi> {
         let bootstrapper = self.bootstrapper().await;
         bootstrapper.client(self.declaration.id).await.unwrap()
@@ -238,7 +238,7 @@ impl Stage {
             .collect()
     }
 
-    /// Name, id and start of every container.
+    /// The name, id and start time of every container.
     pub(crate) fn containers(&self) -> BTreeSet<(String, String, String)> {
         self.declaration
             .nodes
@@ -251,7 +251,7 @@ impl Stage {
     /// The names of all containers.
     pub(crate) fn names(&self) -> Vec<String> {
         let containers = self.containers();
-        // A platform's key differs from run to run, and with it the digests in the names.
+        // The digests in the names depend on the platform's key, which differs between runs.
         let name = |name: String| name.rsplit_once('-').map(|(stem, _)| stem.to_owned());
         containers
             .into_iter()

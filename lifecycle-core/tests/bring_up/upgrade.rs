@@ -1,5 +1,5 @@
-//! Another version of the manager's program: it replaces the former one, or that one comes back
-//! with what it had.
+//! Another version of the manager's program: it replaces the previous one, or the previous one is
+//! restored with its files.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use lifecycle_core::sim::{Edge, SimManagerImage};
 
 use crate::stage::Stage;
 
-/// An image of other contents.
+/// An image with other contents.
 #[derive(Debug)]
 struct Version(&'static str);
 
@@ -36,15 +36,15 @@ fn managers(stage: &Stage) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The directories of former managers on the manager's node, by a file in them.
+/// Whether the manager's node has files of a previous manager.
 fn kept(stage: &Stage) -> bool {
     let node = &stage.declaration.manager.node;
     let transcript = stage.world.files(node);
-    transcript.iter().any(|path| path.contains("/former-"))
+    transcript.iter().any(|path| path.contains("/previous-"))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_version_replaces_the_manager_and_the_agents_alone() {
+async fn new_version_replaces_only_the_manager_and_the_agents() {
     let mut stage = Stage::new(41).await;
     stage.up().await.unwrap();
     let before = stage.containers();
@@ -60,7 +60,7 @@ async fn a_new_version_replaces_the_manager_and_the_agents_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_the_managers_images_the_present_and_the_former_stay() {
+async fn current_and_previous_manager_images_are_kept() {
     let mut stage = Stage::new(9).await;
     let mut images = Vec::new();
     for version in ["a", "b", "c", "d"] {
@@ -73,15 +73,15 @@ async fn of_the_managers_images_the_present_and_the_former_stay() {
     assert_eq!(counts, [1, 2, 2, 2], "{images:#?}");
     for (before, after) in images.iter().zip(&images[1..]) {
         let kept = after.iter().filter(|image| before.contains(image)).count();
-        assert_eq!(kept, 1, "the former one: {images:#?}");
+        assert_eq!(kept, 1, "only the previous one is kept: {images:#?}");
     }
     stage.up().await.unwrap();
-    assert_eq!(stage.manager_images(), images[3], "nothing was replaced");
+    assert_eq!(stage.manager_images(), images[3], "an image was replaced");
     assert_eq!(stage.world.violations(), []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_version_that_never_answers_gives_way_to_the_former_one_and_its_registry() {
+async fn unresponsive_version_is_replaced_by_the_previous_one_with_its_registry() {
     let mut stage = Stage::new(42).await;
     stage.up().await.unwrap();
     let (before, services) = (managers(&stage), stage.containers());
@@ -99,16 +99,19 @@ async fn a_version_that_never_answers_gives_way_to_the_former_one_and_its_regist
     stage.registry.central = Some(Sensitive::new("postgres://lifecycle@db/never-used"));
     let error = stage.up().await.unwrap_err();
     assert!(
-        error.to_string().contains("the former one runs again"),
+        error
+            .to_string()
+            .contains("the previous one was started again"),
         "{error}"
     );
     let after = managers(&stage);
     assert_eq!(after.len(), 1);
-    assert_eq!(after[0].0, before[0].0, "the same container");
-    assert_eq!(handover(&stage).unwrap(), handed, "what it was handed");
+    assert_eq!(after[0].0, before[0].0, "the container was replaced");
+    assert_eq!(handover(&stage).unwrap(), handed, "its files were changed");
     assert!(!kept(&stage));
 
-    // It answers, on its registry: the file had been brought to a form that it does not read.
+    // It responds with its registry, which the new version had converted to a format that it cannot
+    // read.
     stage.manager_image = None;
     stage.registry.central = None;
     let outcome = stage.up().await.unwrap();
@@ -117,14 +120,14 @@ async fn a_version_that_never_answers_gives_way_to_the_former_one_and_its_regist
     assert_eq!(now.intersection(&services).count(), 6, "{now:?}");
 }
 
-/// The bootstrapper dies anywhere while a version is tried that never answers; the next one
-/// finds the way back all the same.
+/// The bootstrapper crashes anywhere during the upgrade to a version that never responds. The next
+/// one restores the previous version nevertheless.
 #[tokio::test(start_paused = true)]
-async fn a_crash_at_any_effect_of_an_upgrade_that_fails_is_survived() {
+async fn failed_upgrade_continues_after_a_crash_at_any_effect() {
     let upgrade = async |crash: Option<(u64, Edge)>| {
         let mut stage = Stage::new(43).await;
         stage.up().await.unwrap();
-        let former = managers(&stage);
+        let previous = managers(&stage);
         let first = stage.world.effects().len() as u64;
         stage.manager_image = Some(Arc::new(Version("c")));
         stage.managers.break_image(&"c".repeat(64));
@@ -133,21 +136,21 @@ async fn a_crash_at_any_effect_of_an_upgrade_that_fails_is_survived() {
             tokio::select! {
                 biased;
                 () = stage.world.crashed() => {}
-                ended = stage.up() => panic!("effect {effect} {edge:?} never came: {ended:?}"),
+                ended = stage.up() => panic!("effect {effect} {edge:?} did not occur: {ended:?}"),
             }
             stage.world.next_incarnation();
         }
-        let told = |stage: &Stage| format!("{crash:?}\n{}", stage.world.transcript());
+        let context = |stage: &Stage| format!("{crash:?}\n{}", stage.world.transcript());
         let again = stage.up().await;
-        assert!(again.is_err(), "{}", told(&stage));
-        assert_eq!(managers(&stage)[0].0, former[0].0, "{}", told(&stage));
+        assert!(again.is_err(), "{}", context(&stage));
+        assert_eq!(managers(&stage)[0].0, previous[0].0, "{}", context(&stage));
         let last = stage.world.effects().len() as u64;
         stage.manager_image = None;
         let outcome = stage.up().await;
-        let outcome = outcome.unwrap_or_else(|e| panic!("{}: {}", e.chain(), told(&stage)));
-        assert_eq!(outcome.failures, [], "{}", told(&stage));
-        assert_eq!(managers(&stage).len(), 1, "{}", told(&stage));
-        assert!(!kept(&stage), "{}", told(&stage));
+        let outcome = outcome.unwrap_or_else(|e| panic!("{}: {}", e.chain(), context(&stage)));
+        assert_eq!(outcome.failures, [], "{}", context(&stage));
+        assert_eq!(managers(&stage).len(), 1, "{}", context(&stage));
+        assert!(!kept(&stage), "{}", context(&stage));
         (first, last)
     };
     let (first, last) = upgrade(None).await;

@@ -1,4 +1,4 @@
-//! No wait is silent, and every wait ends: with its error where what is awaited never comes.
+//! Every wait is reported and every wait ends, with an error if its condition is never met.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -13,45 +13,45 @@ use tokio::time::Instant;
 
 use crate::stage::Stage;
 
-/// The longest that a command may say nothing.
-const SILENT: Duration = Duration::from_secs(15);
+/// The longest time without a report.
+const MAX_PAUSE: Duration = Duration::from_secs(15);
 
-/// Remembers what was reported, and when.
+/// Records what was reported, and when.
 #[derive(Debug, Default)]
-struct Heard(Mutex<Vec<(Instant, Progress)>>);
+struct Recorder(Mutex<Vec<(Instant, Progress)>>);
 
-impl Reporter for Heard {
+impl Reporter for Recorder {
     fn report(&self, progress: Progress) {
-        // The last line of a step is kept for the next report, and is no line of its own.
+        // The last line of a step belongs to the next report.
         if !matches!(progress, Progress::Line { .. }) {
             self.0.lock().unwrap().push((Instant::now(), progress));
         }
     }
 }
 
-impl Heard {
-    /// Nothing was silent since `began`; returns what was waited for.
-    fn never_silent(&self, began: Instant) -> Vec<String> {
-        let heard = self.0.lock().unwrap();
+impl Recorder {
+    /// Checks that reports came regularly since `began`. Returns what was waited for.
+    fn waits_since(&self, began: Instant) -> Vec<String> {
+        let reports = self.0.lock().unwrap();
         let mut last = began;
-        let moments = heard.iter().map(|(at, _)| *at);
+        let moments = reports.iter().map(|(at, _)| *at);
         for at in moments.filter(|at| *at > began).chain([Instant::now()]) {
-            let silence = at - last;
-            assert!(silence <= SILENT, "silent for {silence:?}: {heard:#?}");
+            let pause = at - last;
+            assert!(pause <= MAX_PAUSE, "no report for {pause:?}: {reports:#?}");
             last = at;
         }
-        let waits = heard.iter().filter(|(at, _)| *at > began);
+        let waits = reports.iter().filter(|(at, _)| *at > began);
         waits
             .filter_map(|(_, progress)| match progress {
                 Progress::Waiting {
                     what,
                     since,
                     until,
-                    says,
+                    detail,
                     ..
                 } => {
                     assert!(since < until, "{progress:?}");
-                    Some(format!("{what}: {}", says.clone().unwrap_or_default()))
+                    Some(format!("{what}: {}", detail.clone().unwrap_or_default()))
                 }
                 _ => None,
             })
@@ -63,14 +63,14 @@ fn node(name: &str) -> NodeName {
     NodeName::try_from(name).unwrap()
 }
 
-async fn listening(options: SimOptions) -> (Stage, Arc<Heard>) {
-    let heard = Arc::new(Heard::default());
+async fn recording(options: SimOptions) -> (Stage, Arc<Recorder>) {
+    let reports = Arc::new(Recorder::default());
     let mut stage = Stage::of(options).await;
-    stage.reporter = Arc::clone(&heard) as Arc<dyn Reporter>;
-    (stage, heard)
+    stage.reporter = Arc::clone(&reports) as Arc<dyn Reporter>;
+    (stage, reports)
 }
 
-/// Lets time pass until something is so.
+/// Lets time pass until a condition is met.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let wait = async {
         while !is_so() {
@@ -82,7 +82,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_stays_creating_beyond_its_deadline() {
+async fn node_that_stays_creating_beyond_its_deadline() {
     let options = SimOptions {
         latencies: Latencies {
             provision: Span::millis(100_000_000, 100_000_000),
@@ -90,25 +90,25 @@ async fn a_node_that_stays_creating_beyond_its_deadline() {
         },
         ..SimOptions::seeded(31)
     };
-    let (mut stage, heard) = listening(options).await;
+    let (mut stage, reports) = recording(options).await;
     stage.declaration.deadlines.create = Duration::from_mins(2);
     let began = Instant::now();
     let error = stage.up().await.unwrap_err();
     assert!(began.elapsed() < Duration::from_mins(35), "{error:?}");
     assert!(error.chain().contains("n1"), "{error:?}");
-    let waits = heard.never_silent(began);
+    let waits = reports.waits_since(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
     assert!(has("node n1 is starting"), "{waits:#?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_whose_ssh_port_is_closed() {
-    let (stage, heard) = listening(SimOptions::seeded(32)).await;
+async fn node_with_a_closed_ssh_port() {
+    let (stage, reports) = recording(SimOptions::seeded(32)).await;
     let began = Instant::now();
     let up = stage.up();
     let close = async {
         let n1 = node("n1");
-        until("n1 is there", || stage.world.node(&n1).is_some()).await;
+        until("n1 exists", || stage.world.node(&n1).is_some()).await;
         stage.world.faults().partition(&n1).unwrap();
         std::future::pending::<()>().await;
     };
@@ -117,14 +117,14 @@ async fn a_node_whose_ssh_port_is_closed() {
         () = close => unreachable!("it is pending"),
     };
     assert!(began.elapsed() < Duration::from_mins(10), "{error:?}");
-    let waits = heard.never_silent(began);
+    let waits = reports.waits_since(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
     assert!(has("n1 cannot be asked"), "{waits:#?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manager_that_never_answers() {
-    let (stage, heard) = listening(SimOptions::seeded(33)).await;
+async fn manager_that_never_responds() {
+    let (stage, reports) = recording(SimOptions::seeded(33)).await;
     let digest = {
         let bootstrapper = stage.bootstrapper().await;
         bootstrapper.manager_image.digest().await.unwrap()
@@ -133,13 +133,13 @@ async fn a_manager_that_never_answers() {
     let began = Instant::now();
     let error = stage.up().await.unwrap_err();
     assert!(began.elapsed() < Duration::from_mins(10), "{error:?}");
-    let waits = heard.never_silent(began);
+    let waits = reports.waits_since(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
     assert!(has("the manager's first answer"), "{waits:#?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_and_services_that_take_long_or_never_become_ready() {
+async fn slow_steps_and_services_that_are_never_ready() {
     let options = SimOptions {
         latencies: Latencies {
             build: Span::millis(600_000, 600_000),
@@ -147,7 +147,7 @@ async fn steps_and_services_that_take_long_or_never_become_ready() {
         },
         ..SimOptions::seeded(34)
     };
-    let (stage, heard) = listening(options).await;
+    let (stage, reports) = recording(options).await;
     stage.world.behave(
         "monitoring",
         Behaviour::default().never_ready().with_healthcheck(),
@@ -155,7 +155,7 @@ async fn steps_and_services_that_take_long_or_never_become_ready() {
     let began = Instant::now();
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures.len(), 1, "{:?}", outcome.failures);
-    let waits = heard.never_silent(began);
+    let waits = reports.waits_since(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
     assert!(
         has("monitoring-1: running, but not ready yet") && has("build demo/api"),
@@ -164,36 +164,36 @@ async fn steps_and_services_that_take_long_or_never_become_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn commands_whose_manager_is_gone() {
-    let (stage, heard) = listening(SimOptions::seeded(35)).await;
+async fn commands_without_a_manager() {
+    let (stage, reports) = recording(SimOptions::seeded(35)).await;
     stage.up().await.unwrap();
     stage.world.faults().pause(&node("n1")).unwrap();
     let began = Instant::now();
     stage.restart("db").await.unwrap_err();
-    heard.never_silent(began);
+    reports.waits_since(began);
     let bootstrapper = stage.bootstrapper().await;
     let began = Instant::now();
     let retried = bootstrapper.retry(stage.declaration.id, "db").await;
     assert!(retried.is_err(), "{retried:?}");
-    heard.never_silent(began);
+    reports.waits_since(began);
     let began = Instant::now();
     let up = stage.up().await.unwrap_err();
     assert!(began.elapsed() < Duration::from_mins(10), "{up:?}");
-    heard.never_silent(began);
+    reports.waits_since(began);
     let began = Instant::now();
-    // The nodes are deleted all the same.
+    // The nodes are deleted nevertheless.
     stage.down().await.unwrap();
-    heard.never_silent(began);
+    reports.waits_since(began);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manager_that_is_lost_while_it_is_followed() {
-    let (stage, heard) = listening(SimOptions::seeded(36)).await;
+async fn manager_that_is_lost_during_up() {
+    let (stage, reports) = recording(SimOptions::seeded(36)).await;
     let began = Instant::now();
     let up = stage.up();
     let lose = async {
         let second = node("n2");
-        until("n2 is there", || stage.world.node(&second).is_some()).await;
+        until("n2 exists", || stage.world.node(&second).is_some()).await;
         stage.world.faults().pause(&node("n1")).unwrap();
         std::future::pending::<()>().await;
     };
@@ -202,12 +202,12 @@ async fn a_manager_that_is_lost_while_it_is_followed() {
         () = lose => unreachable!("it is pending"),
     };
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-    heard.never_silent(began);
+    reports.waits_since(began);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_that_was_fixed_is_forgotten_by_up() {
-    let (stage, _) = listening(SimOptions::seeded(37)).await;
+async fn up_retries_a_fixed_error() {
+    let (stage, _) = recording(SimOptions::seeded(37)).await;
     let denied = Error::denied("the machine", "the account may not create it", "grant it");
     stage.world.faults().fail_next("build demo/api", denied);
     let outcome = stage.up().await.unwrap();
@@ -215,7 +215,7 @@ async fn an_error_that_was_fixed_is_forgotten_by_up() {
     let began = Instant::now();
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
-    // A build and three containers, and no pause of minutes.
+    // A build and three containers without any pause of minutes.
     assert!(
         began.elapsed() < Duration::from_mins(4),
         "{:?}",
@@ -224,8 +224,8 @@ async fn an_error_that_was_fixed_is_forgotten_by_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missing_secrets_of_nodes_that_exist_are_told_at_once() {
-    let (stage, _) = listening(SimOptions::seeded(38)).await;
+async fn missing_secrets_of_existing_nodes_are_reported_immediately() {
+    let (stage, _) = recording(SimOptions::seeded(38)).await;
     let kept_in = Path::new("/config/lifecycle/id");
     let mut bootstrapper = stage.bootstrapper().await;
     bootstrapper.state = Arc::new(lifecycle_core::bootstrap::MemoryState::default());
@@ -233,7 +233,11 @@ async fn missing_secrets_of_nodes_that_exist_are_told_at_once() {
     assert!(lacking.is_none(), "nothing exists: {lacking:?}");
     stage.up().await.unwrap();
     let effects = stage.world.effects().len();
-    let lacking = bootstrapper.missing_secrets(kept_in).await.unwrap().unwrap();
+    let lacking = bootstrapper
+        .missing_secrets(kept_in)
+        .await
+        .unwrap()
+        .unwrap();
     let text = lacking.chain();
     assert!(
         text.contains("n1, n2") && text.contains("/config/lifecycle/id"),
@@ -248,12 +252,18 @@ async fn missing_secrets_of_nodes_that_exist_are_told_at_once() {
     assert_eq!(stage.world.effects().len(), effects);
     let kept = &stage.bootstrapper().await.secrets;
     bootstrapper.state.store_secrets(kept).await.unwrap();
-    assert!(bootstrapper.missing_secrets(kept_in).await.unwrap().is_none());
+    assert!(
+        bootstrapper
+            .missing_secrets(kept_in)
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_told_as_done_took_as_long_as_its_events_say() {
-    let (stage, heard) = listening(SimOptions::seeded(39)).await;
+async fn reported_durations_match_the_events() {
+    let (stage, reports) = recording(SimOptions::seeded(39)).await;
     stage.up().await.unwrap();
     let events = stage.api().await.events(0).await.unwrap().events;
     let moment = |kind: lifecycle_core::model::EventKind, step: &str| {
@@ -262,9 +272,9 @@ async fn what_is_told_as_done_took_as_long_as_its_events_say() {
         let mut found = events.iter().filter(|e| e.event.kind == kind);
         found.find(|e| of_step(&e.event.data)).map(|e| e.event.at)
     };
-    let heard = heard.0.lock().unwrap();
+    let reports = reports.0.lock().unwrap();
     let mut compared = 0;
-    for (_, progress) in heard.iter() {
+    for (_, progress) in reports.iter() {
         let Progress::Done { key, took, .. } = progress else {
             continue;
         };
@@ -275,5 +285,5 @@ async fn what_is_told_as_done_took_as_long_as_its_events_say() {
             compared += 1;
         }
     }
-    assert!(compared > 5, "{heard:#?}");
+    assert!(compared > 5, "{reports:#?}");
 }

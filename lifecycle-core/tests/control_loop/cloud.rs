@@ -1,4 +1,4 @@
-//! A cloud that remembers when it was asked for its list, and what it answered.
+//! A cloud that records when its list was requested and what it returned.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::platform::node;
 use crate::stage::Stage;
 
-/// When a list was asked for, when it was answered, and for how long it was refused.
+/// When a list was requested and returned, and the delay if it was throttled.
 #[derive(Debug, Clone)]
 struct Listing {
     asked: Instant,
@@ -25,14 +25,14 @@ struct Listing {
 }
 
 #[derive(Debug)]
-struct WatchedCloud {
+struct RecordingCloud {
     inner: Arc<dyn CloudProvider>,
     listings: Mutex<Vec<Listing>>,
     begun: Mutex<Vec<NodeName>>,
     polled: Mutex<Vec<CloudOperation>>,
 }
 
-impl WatchedCloud {
+impl RecordingCloud {
     fn of(stage: &Stage) -> Arc<Self> {
         Arc::new(Self {
             inner: Arc::new(stage.world.cloud(&stage.owner)),
@@ -49,7 +49,7 @@ impl WatchedCloud {
 }
 
 #[async_trait]
-impl CloudProvider for WatchedCloud {
+impl CloudProvider for RecordingCloud {
     fn capabilities(&self) -> CloudCapabilities {
         self.inner.capabilities()
     }
@@ -101,14 +101,14 @@ impl CloudProvider for WatchedCloud {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_cloud_is_not_asked_before_its_delay_is_over() {
+async fn throttled_cloud_is_not_called_before_its_delay_is_over() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(46)).await;
-    let cloud = WatchedCloud::of(&stage);
+    let cloud = RecordingCloud::of(&stage);
     stage.cloud = Some(cloud.clone());
     stage.start();
     stage.settled().await;
     let before = cloud.listings.lock().unwrap().len();
-    // A node that cannot be asked is a reason to look at the cloud, again and again.
+    // A node that does not respond makes the manager list the cloud again and again.
     let faults = stage.world.faults();
     faults.pause(&node("n2")).unwrap();
     stage.pass(Duration::from_secs(20)).await;
@@ -122,14 +122,14 @@ async fn a_throttled_cloud_is_not_asked_before_its_delay_is_over() {
     let n = refused[0];
     let pause = listings[n + 1].asked - listings[n].answered;
     assert!(pause >= Duration::from_mins(5), "{pause:?}");
-    // Nor is a cloud that answers asked without end.
+    // A cloud that responds is not polled in a busy loop either.
     assert!(listings.len() < 200, "{}", listings.len());
     faults.heal(&node("n2")).unwrap();
     stage.pass(Duration::from_secs(30)).await;
     stage.assert_whole().await;
 }
 
-/// The operations that the registry holds.
+/// The operations in the registry.
 async fn stored(stage: &Stage) -> Vec<CloudOperation> {
     let nodes = stage.registry.snapshot().await.unwrap().nodes;
     let operations = nodes.into_values().filter_map(|v| v.operation);
@@ -151,16 +151,16 @@ async fn stored_for(stage: &Stage, name: &NodeName) -> CloudOperation {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_process_goes_on_asking_for_what_the_former_one_began() {
+async fn new_process_polls_the_operations_of_the_previous_one() {
     for seed in 48..51 {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
-        let first = WatchedCloud::of(&stage);
+        let first = RecordingCloud::of(&stage);
         stage.cloud = Some(first.clone());
         stage.start();
         let operation = stored_for(&stage, &node("n2")).await;
         stage.crash().await;
         assert_eq!(first.begun(&node("n2")), 1, "seed {seed}");
-        let second = WatchedCloud::of(&stage);
+        let second = RecordingCloud::of(&stage);
         stage.cloud = Some(second.clone());
         stage.start();
         stage.settled().await;
@@ -175,11 +175,11 @@ async fn a_new_process_goes_on_asking_for_what_the_former_one_began() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_begun_and_not_stored_is_not_made_twice() {
+async fn operation_that_was_not_stored_is_not_started_twice() {
     for seed in 51..54 {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
         let before = u64::try_from(stage.world.effects().len()).unwrap();
-        // The cloud has accepted it, and nobody hears the answer.
+        // The cloud has accepted the request, but its response is lost.
         stage.world.faults().crash_at(before + 1, Edge::After);
         stage.start();
         stage.world.crashed().await;
@@ -193,7 +193,7 @@ async fn what_was_begun_and_not_stored_is_not_made_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operation_that_failed_is_kept_no_longer() {
+async fn failed_operation_is_removed() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(55)).await;
     let rates = |provision_fails| FaultRates {
         provision_fails,

@@ -1,4 +1,4 @@
-//! What is declared comes up, in order, and then nothing more is done.
+//! A declared platform starts in order, and then the manager does nothing more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::platform::{instance, node};
 use crate::stage::Stage;
 
 #[tokio::test(start_paused = true)]
-async fn a_platform_comes_up_in_order_and_then_nothing_more_is_done() {
+async fn platform_starts_in_order_and_becomes_idle() {
     for seed in 1..=5 {
         let stage = Stage::shop(seed).await;
         let status = stage.settled().await;
@@ -31,7 +31,7 @@ async fn a_platform_comes_up_in_order_and_then_nothing_more_is_done() {
     }
 }
 
-/// Each started after what it depends on was up, and monitoring after all others.
+/// Each service started after its dependencies were ready, and monitoring after all others.
 pub(crate) async fn assert_order(stage: &Stage) {
     let seed = stage.seed;
     let records = stage.records().await;
@@ -60,7 +60,7 @@ pub(crate) async fn assert_order(stage: &Stage) {
     assert!(before.iter().all(|at| last >= *at), "seed {seed}");
 }
 
-/// Runs a platform through a fault in a runtime of its own.
+/// Runs a platform with a fault in a separate runtime.
 fn transcript(seed: u64) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -78,16 +78,16 @@ fn transcript(seed: u64) -> String {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_run() {
+fn same_seed_gives_the_same_run() {
     let first = transcript(7);
     assert_eq!(first, transcript(7));
     assert_ne!(first, transcript(8));
 }
 
-/// Ten minutes without a change cost one list of each node in 30 s and one sign of life in 10 s.
-/// An ended container costs one inspection for each of its events.
+/// In ten minutes without a change, each node is listed every 30 s and the event stream is checked
+/// every 10 s. An ended container is inspected once for each of its events.
 #[tokio::test(start_paused = true)]
-async fn at_rest_nodes_are_listed_seldom_and_a_change_is_inspected_alone() {
+async fn idle_nodes_are_rarely_listed_and_only_changes_are_inspected() {
     let stage = Stage::shop(51).await;
     stage.settled().await;
     stage.pass(Duration::from_mins(2)).await;

@@ -1,5 +1,5 @@
-//! A crash before and after every effect and every commit: the next manager comes to the same
-//! end, and nothing is doubled or left over.
+//! A crash before and after every effect and every commit: the next manager reaches the same state,
+//! and nothing is duplicated or left.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use lifecycle_core::registry::MemoryRegistry;
 use lifecycle_core::sim::{Edge, SimOptions};
 
-use crate::registry::{Trouble, TroubledRegistry};
+use crate::registry::{Fault, FaultyRegistry};
 use crate::stage::Stage;
 
 const EDGES: [Edge; 2] = [Edge::Before, Edge::After];
@@ -18,13 +18,12 @@ async fn stage() -> Stage {
     Stage::shop_without_manager(SimOptions::seeded(SEED)).await
 }
 
-/// The names of all containers.
 fn names(stage: &Stage) -> BTreeSet<String> {
     let containers = stage.containers();
     containers.into_iter().map(|(_, c)| c.name).collect()
 }
 
-/// How a run without faults ends, and how many effects it takes.
+/// The final state of a run without faults, and the number of its effects.
 async fn undisturbed() -> (BTreeSet<String>, u64) {
     let mut stage = stage().await;
     let before = stage.world.effects().len();
@@ -50,41 +49,41 @@ async fn crashes_at(effect: u64, edge: Edge, loses_registry: bool) -> Stage {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_crash_at_any_effect_the_next_manager_comes_to_the_same_end() {
-    let (wanted, effects) = undisturbed().await;
+async fn after_a_crash_at_any_effect_the_next_manager_reaches_the_same_state() {
+    let (expected, effects) = undisturbed().await;
     assert!(effects > 15, "{effects}");
     for effect in 1..=effects {
         for edge in EDGES {
             let stage = crashes_at(effect, edge, false).await;
             stage.settled().await;
-            assert_eq!(names(&stage), wanted, "effect {effect} {edge:?}");
+            assert_eq!(names(&stage), expected, "effect {effect} {edge:?}");
             stage.assert_whole().await;
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_crash_that_lost_the_registry_too_the_end_is_the_same() {
-    let (wanted, effects) = undisturbed().await;
+async fn after_a_crash_with_a_lost_registry_the_state_is_the_same() {
+    let (expected, effects) = undisturbed().await;
     for effect in (1..=effects).step_by(3) {
         for edge in EDGES {
             let stage = crashes_at(effect, edge, true).await;
             stage.settled().await;
-            assert_eq!(names(&stage), wanted, "effect {effect} {edge:?}");
+            assert_eq!(names(&stage), expected, "effect {effect} {edge:?}");
             stage.assert_whole().await;
         }
     }
 }
 
-/// The same with trouble at a commit. Says whether there was such a commit.
-async fn troubled_at(commit: u64, trouble: Trouble, wanted: &BTreeSet<String>) -> bool {
+/// The same with a fault at a commit. Returns whether the run had that commit.
+async fn fails_at(commit: u64, fault: Fault, expected: &BTreeSet<String>) -> bool {
     let mut stage = stage().await;
-    let registry = TroubledRegistry::new(Arc::clone(&stage.registry), commit, trouble);
+    let registry = FaultyRegistry::new(Arc::clone(&stage.registry), commit, fault);
     stage.registry = registry.clone();
     stage.start();
-    if matches!(trouble, Trouble::Crash(_)) {
+    if matches!(fault, Fault::Crash(_)) {
         tokio::select! {
-            () = registry.struck() => {}
+            () = registry.failed() => {}
             _ = stage.settled() => return false,
         }
         stage.crash().await;
@@ -92,18 +91,18 @@ async fn troubled_at(commit: u64, trouble: Trouble, wanted: &BTreeSet<String>) -
         stage.start();
     }
     stage.settled().await;
-    assert_eq!(names(&stage), *wanted, "commit {commit} {trouble:?}");
+    assert_eq!(names(&stage), *expected, "commit {commit} {fault:?}");
     stage.assert_whole().await;
     registry.commits() >= commit
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_trouble_at_any_commit_the_end_is_the_same() {
-    let (wanted, _) = undisturbed().await;
+async fn after_a_fault_at_any_commit_the_state_is_the_same() {
+    let (expected, _) = undisturbed().await;
     for edge in EDGES {
-        for kind in [Trouble::Crash, Trouble::Error] {
+        for kind in [Fault::Crash, Fault::Error] {
             let mut commit = 1;
-            while troubled_at(commit, kind(edge), &wanted).await {
+            while fails_at(commit, kind(edge), &expected).await {
                 // Every commit of the start, then a sample.
                 commit += if commit < 10 { 1 } else { 5 };
             }

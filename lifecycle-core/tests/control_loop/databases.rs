@@ -1,4 +1,4 @@
-//! Managers on registries in databases: two that share one, and copies for each kind.
+//! Managers with registries in databases: two that share one, and copies for each kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use crate::platform::service;
 use crate::postgres_server::PostgresServer;
 use crate::stage::{LEASE, Stage, key};
 
-/// A lease that runs out soon enough for a test that waits for it.
+/// A short lease, for a test that waits for its end.
 const SHORT: Duration = Duration::from_secs(2);
 
 const NODES: &str = "nodes";
 const SERVICES: &str = "microservices";
 const MODELS: &str = "applications and models";
 
-/// The shop, one of its services an application and one a model.
+/// The shop with one application and one model.
 async fn shop_of_kinds(options: SimOptions) -> Stage {
     let mut stage = Stage::shop_without_manager(options).await;
     for (name, class) in [
@@ -39,7 +39,7 @@ async fn shop_of_kinds(options: SimOptions) -> Stage {
     stage
 }
 
-/// The shop with a simulated database for each kind, two kinds sharing one.
+/// The shop with a simulated database for each kind; two kinds share one.
 async fn mirrored(seed: u64) -> (Stage, SimDatabases) {
     let mut stage = shop_of_kinds(SimOptions::seeded(seed)).await;
     let central = Arc::new(MemoryRegistry::new(Arc::new(stage.world.clock())));
@@ -62,8 +62,8 @@ async fn mirrored(seed: u64) -> (Stage, SimDatabases) {
     (stage, databases)
 }
 
-/// Every database has its own kind's rows, as the central registry has them, and no others.
-async fn each_has_its_own(stage: &Stage, databases: &SimDatabases) {
+/// Checks that every database has exactly the rows of its kinds that the central registry has.
+async fn assert_copies(stage: &Stage, databases: &SimDatabases) {
     let whole = stage.registry.snapshot().await.unwrap();
     for (url, with_nodes, services) in [
         (NODES, true, &[][..]),
@@ -88,48 +88,58 @@ async fn each_has_its_own(stage: &Stage, databases: &SimDatabases) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_kinds_database_has_its_own_rows_through_outages_losses_and_take_overs() {
+async fn copies_survive_outages_lost_instances_and_take_overs() {
     let (mut stage, databases) = mirrored(51).await;
     stage.settled().await;
     stage.pass(Duration::from_mins(1)).await;
-    each_has_its_own(&stage, &databases).await;
+    assert_copies(&stage, &databases).await;
 
-    // Away while an instance is lost and comes back elsewhere in time.
+    // The database is unavailable while an instance is lost and replaced.
     let cursor = stage.last_event().await;
     databases.set_unavailable(MODELS, true);
     let (node, container) = stage.place(&crate::platform::instance("web", 1));
     let faults = stage.world.faults();
     faults.remove_container(&node, &container.name).unwrap();
     stage.pass(Duration::from_mins(5)).await;
+<<<<<<< ours
     stage.settled().await;
     let away = stage.events(EventKind::DatabaseUnavailable, cursor).await;
     assert_eq!(away.len(), 1, "{away:#?}");
+||||||| base
+    stage.converged().await;
+    let away = stage.events(EventKind::DatabaseUnavailable, cursor).await;
+    assert_eq!(away.len(), 1, "{away:#?}");
+=======
+    stage.converged().await;
+    let unavailable = stage.events(EventKind::DatabaseUnavailable, cursor).await;
+    assert_eq!(unavailable.len(), 1, "{unavailable:#?}");
+>>>>>>> theirs
     assert!(
-        away[0].message.contains("applications and models"),
-        "{away:?}"
+        unavailable[0].message.contains("applications and models"),
+        "{unavailable:?}"
     );
-    assert!(away[0].data["since"].is_string(), "{away:?}");
+    assert!(unavailable[0].data["since"].is_string(), "{unavailable:?}");
     databases.set_unavailable(MODELS, false);
     stage.pass(Duration::from_mins(2)).await;
     let back = stage.events(EventKind::DatabaseAvailable, cursor).await;
     assert_eq!(back.len(), 1, "{back:#?}");
-    each_has_its_own(&stage, &databases).await;
+    assert_copies(&stage, &databases).await;
 
     databases.lose(SERVICES);
     stage.pass(Duration::from_mins(1)).await;
-    each_has_its_own(&stage, &databases).await;
+    assert_copies(&stage, &databases).await;
 
-    // Another manager takes over, and with it the copies.
+    // Another manager takes over and updates the copies.
     stage.abandon().await;
     stage.pass(LEASE * 2).await;
     stage.start();
     stage.settled().await;
     stage.pass(Duration::from_mins(1)).await;
-    each_has_its_own(&stage, &databases).await;
+    assert_copies(&stage, &databases).await;
     stage.assert_whole().await;
 }
 
-/// A manager of its own connection to the database.
+/// A manager's own connection to the database.
 async fn connection(url: &str) -> Arc<SqlRegistry> {
     let registry = SqlRegistry::open(url, key(), Arc::new(SystemClock)).await;
     Arc::new(registry.unwrap())
@@ -143,7 +153,7 @@ fn quick(seed: u64) -> SimOptions {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_over() {
+async fn on_postgres_the_follower_responds_and_takes_over() {
     let server = PostgresServer::start();
     let url = server.database();
     let mut stage = Stage::shop_without_manager(quick(52)).await;
@@ -160,7 +170,7 @@ async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_o
     stage.pass(SHORT * 2).await;
     let leading = stage.events(EventKind::Leading, 0).await;
     assert_eq!(leading.len(), 1, "{leading:#?}");
-    // Reads are answered, the same as the leader does.
+    // A follower responds to reads like the leader.
     let (ours, theirs) = (
         api.platform().await.unwrap(),
         leads.platform().await.unwrap(),
@@ -176,7 +186,7 @@ async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_o
     assert!(!api.events(last - 1).await.unwrap().events.is_empty());
     let web = service("web");
     assert!(api.logs(&web, LogOptions::last(1)).await.is_ok());
-    // Whatever needs the lead is not.
+    // It refuses what only a leader may do.
     let declaration = &stage.declaration;
     for refused in [
         api.apply(declaration).await.err(),
@@ -189,7 +199,7 @@ async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_o
         );
     }
 
-    // The leader ends without a word.
+    // The leader crashes.
     let containers: BTreeSet<_> = started(&stage);
     stage.abandon().await;
     let leads_now = async || stage.events(EventKind::Leading, 0).await.len() == 2;
@@ -197,8 +207,16 @@ async fn of_two_managers_on_postgres_one_leads_and_the_other_answers_and_takes_o
         stage.pass(Duration::from_millis(50)).await;
     }
     stage.manager = follower;
+<<<<<<< ours
     stage.settled().await;
     assert_eq!(started(&stage), containers, "nothing is replaced");
+||||||| base
+    stage.converged().await;
+    assert_eq!(started(&stage), containers, "nothing is replaced");
+=======
+    stage.converged().await;
+    assert_eq!(started(&stage), containers, "a container was replaced");
+>>>>>>> theirs
     stage.assert_whole().await;
     assert!(api.apply(&stage.declaration).await.is_ok());
     let write = Batch::of(Change::MarkFirstRoundDone);
@@ -216,9 +234,9 @@ fn started(stage: &Stage) -> BTreeSet<(String, String)> {
     run.collect()
 }
 
-/// A manager that is asked to stop gives the lease up at once.
+/// A manager that is asked to stop releases its lease immediately.
 #[tokio::test(start_paused = true)]
-async fn who_resigns_is_followed_at_once() {
+async fn stopped_manager_is_replaced_immediately() {
     let mut stage = Stage::shop(53).await;
     stage.settled().await;
     let leader = Arc::clone(&stage.manager);
@@ -230,7 +248,7 @@ async fn who_resigns_is_followed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_postgres_each_kind_can_be_read_from_a_database_of_its_own() {
+async fn on_postgres_each_kind_can_have_its_own_database() {
     let server = PostgresServer::start();
     let mut stage = shop_of_kinds(quick(54)).await;
     let central = connection(&server.database()).await;

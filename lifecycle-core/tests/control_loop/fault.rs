@@ -1,4 +1,4 @@
-//! What goes wrong while a platform runs, and what is done about it.
+//! Faults while a platform is running, and how the manager repairs them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ async fn up(seed: u64) -> Stage {
     stage
 }
 
-/// What changed something since, by words.
+/// The changing effects since an index whose text contains one of these words.
 fn effects(stage: &Stage, since: usize) -> Vec<String> {
     let effects = stage.world.effects().split_off(since);
     effects
@@ -32,7 +32,7 @@ fn effects(stage: &Stage, since: usize) -> Vec<String> {
         .collect()
 }
 
-/// The one plan that was told since, which must be of one step: its action and its reason.
+/// The action and the reason of the only step of the only plan since the cursor.
 async fn only_planned(stage: &Stage, cursor: u64) -> (String, serde_json::Value) {
     let planned = stage.events(EventKind::Planned, cursor).await;
     assert_eq!(planned.len(), 1, "seed {}: {planned:#?}", stage.seed);
@@ -43,7 +43,7 @@ async fn only_planned(stage: &Stage, cursor: u64) -> (String, serde_json::Value)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_killed_container_is_started_again_once_and_the_plan_says_why() {
+async fn killed_container_is_restarted_once_and_the_plan_has_the_reason() {
     for seed in 1..=3 {
         let stage = up(seed).await;
         let (cursor, since) = (stage.last_event().await, stage.world.effects().len());
@@ -66,7 +66,7 @@ async fn a_killed_container_is_started_again_once_and_the_plan_says_why() {
             (&137.into(), &1.into())
         );
         let (_, now) = stage.place(&instance("api", 2));
-        assert_eq!(now.id, container.id, "the same container");
+        assert_eq!(now.id, container.id, "the container was replaced");
         for kind in [EventKind::NotReady, EventKind::Ready] {
             assert_eq!(stage.events(kind, cursor).await.len(), 1, "seed {seed}");
         }
@@ -74,7 +74,7 @@ async fn a_killed_container_is_started_again_once_and_the_plan_says_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_removed_container_is_made_again() {
+async fn removed_container_is_created_again() {
     for seed in 1..=3 {
         let stage = up(seed).await;
         let (cursor, since) = (stage.last_event().await, stage.world.effects().len());
@@ -95,7 +95,7 @@ async fn a_removed_container_is_made_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_loop_is_slowed_down_counts_as_failed_and_is_kept_alive() {
+async fn crash_loop_is_delayed_reported_as_failed_and_retried() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(41)).await;
     let dies = Behaviour::default()
         .never_ready()
@@ -129,10 +129,10 @@ async fn a_crash_loop_is_slowed_down_counts_as_failed_and_is_kept_alive() {
         matches!(record.state, InstanceState::Failed { .. }),
         "{record:?}"
     );
-    // One event, not one for each round of the loop.
+    // One event for all rounds of the loop.
     let failed = stage.events(EventKind::Failed, 0).await;
     assert_eq!(failed.len(), 1, "{failed:#?}");
-    // Monitoring waits for it, and says so.
+    // Monitoring waits for it, and its status shows that.
     assert!(
         !stage
             .records()
@@ -145,7 +145,7 @@ async fn a_crash_loop_is_slowed_down_counts_as_failed_and_is_kept_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_ends_well_at_every_start_before_anybody_sees_it_run_counts_as_failed_too() {
+async fn service_that_always_exits_successfully_is_failed_too() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(43)).await;
     let ends = Behaviour::default().exits(Duration::ZERO, 0);
     stage.world.behave("web", ends);
@@ -160,7 +160,7 @@ async fn what_ends_well_at_every_start_before_anybody_sees_it_run_counts_as_fail
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_never_ready_fails_in_time_and_the_round_ends() {
+async fn service_that_is_never_ready_fails_and_the_round_ends() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(42)).await;
     stage
         .world
@@ -183,7 +183,7 @@ async fn what_is_never_ready_fails_in_time_and_the_round_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_comes_back() {
+async fn change_that_is_never_ready_is_rolled_back() {
     let mut stage = up(43).await;
     let (_, former) = stage.place(&instance("web", 1));
     let change = |stage: &mut Stage, value: &str| {
@@ -206,7 +206,8 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
     tokio::time::timeout(limit, given_up).await.unwrap();
     stage.world.behave("web", Behaviour::default());
     stage.pass(Duration::from_secs(10)).await;
-    // It serves again, and is told not to be as declared. What failed is kept beside it.
+    // The predecessor serves again and is marked as not matching the declaration. The failed
+    // container is kept as well.
     let snapshot = stage.registry.snapshot().await.unwrap();
     let status = stage.manager.round();
     let services = lifecycle_core::api::view::services(&snapshot, &status);
@@ -238,7 +239,7 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
     let rejected = &snapshot.rejected[&instance("web", 1)];
     assert_ne!(rejected.digest, former.digest);
     let since = stage.world.effects().len();
-    // Neither time nor a restart of the manager tries it again.
+    // Neither time nor a restart of the manager retries it.
     stage.pass(Duration::from_hours(1)).await;
     stage.crash().await;
     stage.start();
@@ -276,7 +277,7 @@ async fn a_change_that_does_not_become_ready_is_given_up_and_its_predecessor_com
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_all_nodes_rebooted_services_come_back_in_order() {
+async fn services_start_in_order_after_all_nodes_rebooted() {
     for seed in 1..=3 {
         let stage = up(seed).await;
         let before = stage.records().await;
@@ -293,7 +294,7 @@ async fn after_all_nodes_rebooted_services_come_back_in_order() {
             assert!(started("web", 1) >= ready("api", n), "seed {seed}");
         }
         assert!(started("monitoring", 1) >= ready("web", 1), "seed {seed}");
-        // The job that had completed did not run again.
+        // The completed job did not run again.
         let job = instance("migrate", 1);
         assert_eq!(before[&job], now[&job], "seed {seed}");
         for (id, record) in &now {
@@ -303,12 +304,12 @@ async fn after_all_nodes_rebooted_services_come_back_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_node_is_unknown_and_delays_no_other() {
+async fn unresponsive_node_is_unknown_and_delays_no_other() {
     for (seed, paused) in [(1, true), (2, false), (3, true)] {
         let stage = up(seed).await;
         let before = stage.records().await;
         let faults = stage.world.faults();
-        // Something that depends on nothing, and another node that has something.
+        // A service without dependencies, and another node with a service.
         let other = before[&instance("db", 1)].clone();
         let elsewhere = before.values().find(|r| r.node != other.node);
         let silent = elsewhere.unwrap().node.clone();
@@ -340,7 +341,7 @@ async fn a_silent_node_is_unknown_and_delays_no_other() {
         faults.heal(&silent).unwrap();
         stage.pass(Duration::from_secs(30)).await;
         stage.assert_whole().await;
-        // What ran on went on, and is known as before.
+        // Its containers kept running and are still known.
         let records = stage.records().await;
         for (id, record) in records.iter().filter(|(_, r)| r.node == silent) {
             assert_eq!(record, &before[id], "seed {seed}");
@@ -352,7 +353,7 @@ async fn a_silent_node_is_unknown_and_delays_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_silence_withdraws_nothing_and_nothing_is_begun_meanwhile() {
+async fn short_outage_keeps_endpoints_and_starts_no_steps() {
     for seed in 1..=3 {
         let stage = up(seed).await;
         let (before, cursor) = (stage.records().await, stage.last_event().await);
@@ -374,7 +375,7 @@ async fn a_short_silence_withdraws_nothing_and_nothing_is_begun_meanwhile() {
             let events = stage.events(kind, cursor).await;
             assert!(events.is_empty(), "seed {seed}: {events:#?}");
         }
-        // Changes during the outage are repaired after it.
+        // Changes during the outage are repaired afterwards.
         let (on, container) = stage.place(&instance("db", 1));
         faults.partition(&silent).unwrap();
         faults.kill_container(&on, &container.name, 1).unwrap();
@@ -388,7 +389,7 @@ async fn a_short_silence_withdraws_nothing_and_nothing_is_begun_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_the_cloud_could_not_make_is_deleted_and_made_again() {
+async fn node_that_the_cloud_failed_to_create_is_deleted_and_created_again() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(47)).await;
     let rates = |provision_fails| FaultRates {
         provision_fails,
@@ -415,7 +416,7 @@ async fn a_node_that_the_cloud_could_not_make_is_deleted_and_made_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_image_comes_to_no_node_that_does_not_run_it() {
+async fn images_are_only_on_nodes_that_run_them() {
     for seed in 1..=5 {
         let stage = up(seed).await;
         let brought = stage.world.effects().into_iter().filter_map(|effect| {
@@ -439,7 +440,7 @@ async fn an_image_comes_to_no_node_that_does_not_run_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_behind_a_partition_that_restarts_meanwhile_doubles_nothing() {
+async fn node_that_restarts_during_a_partition_duplicates_nothing() {
     for seed in 1..=3 {
         let stage = up(seed).await;
         let faults = stage.world.faults();
@@ -455,8 +456,8 @@ async fn a_node_behind_a_partition_that_restarts_meanwhile_doubles_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quota_fails_the_node_and_what_is_on_it_until_it_is_lifted() {
-    // With this seed the quota does not fail the node that everything depends on.
+async fn quota_error_fails_the_node_and_its_services_until_it_is_raised() {
+    // With this seed the quota does not affect the node on which everything depends.
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(61)).await;
     stage.world.faults().quota(Some(2));
     stage.start();
@@ -485,7 +486,7 @@ async fn a_quota_fails_the_node_and_what_is_on_it_until_it_is_lifted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pull_that_fails_is_tried_again_with_growing_pauses() {
+async fn failed_pull_is_retried_with_backoff() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(45)).await;
     for _ in 0..3 {
         let error = Error::unreachable("the image's registry", None);
@@ -512,7 +513,7 @@ async fn a_pull_that_fails_is_tried_again_with_growing_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destroyed_node_is_made_again_and_its_services_come_back() {
+async fn destroyed_node_and_its_services_are_created_again() {
     for seed in 1..=3 {
         let stage = up(seed).await;
         let before = stage.records().await;
@@ -545,7 +546,7 @@ async fn a_destroyed_node_is_made_again_and_its_services_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_goes_wrong_by_chance_the_platform_comes_up() {
+async fn platform_starts_despite_random_faults() {
     for seed in 100..115 {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
         stage.world.faults().rates(FaultRates {

@@ -1,4 +1,4 @@
-//! Two managers on one registry: one leads, the other takes over.
+//! Two managers with one registry: one leads, the other takes over.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use lifecycle_core::registry::{Batch, Change};
 use crate::stage::{LEASE, Stage};
 
 #[tokio::test(start_paused = true)]
-async fn one_leads_and_the_other_takes_over_when_the_lease_ends() {
+async fn follower_takes_over_when_the_lease_expires() {
     let mut stage = Stage::shop(31).await;
     stage.settled().await;
     let follower = stage.next_manager();
@@ -20,7 +20,7 @@ async fn one_leads_and_the_other_takes_over_when_the_lease_ends() {
     assert!(follower.apply(stage.declaration.clone()).await.is_err());
     assert!(follower.take_down(false).await.is_err());
 
-    // The leader ends without a word; the world and the follower go on.
+    // The leader crashes; the world and the follower continue.
     let effects = stage.world.effects().len();
     stage.abandon().await;
     stage.pass(LEASE * 2).await;

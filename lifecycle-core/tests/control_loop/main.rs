@@ -1,9 +1,8 @@
-//! The real control loop and the real manager against the simulated world: convergence,
-//! faults, and a crash at every effect. Time is paused, so hours pass in seconds; it is real only
-//! where a real database is asked.
+//! The real control loop and manager in the simulated world: convergence, faults, and a crash at
+//! every effect. Time is paused, so hours pass in seconds, except in tests with a real database.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "a failure tells its seed")]
+#![expect(clippy::print_stdout, reason = "a failure prints its seed")]
 
 mod cloud;
 mod convergence;
@@ -18,8 +17,8 @@ mod platform;
 mod postgres_server;
 mod recorded;
 mod registry;
+mod removal;
 mod requests;
 mod retry;
 mod scale;
 mod stage;
-mod take_down;

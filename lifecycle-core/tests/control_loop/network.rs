@@ -1,5 +1,5 @@
-//! Agents: told of every name before anything starts on their node, told where connections go,
-//! replaced and removed without anybody's help.
+//! Agents know every name before a service starts on their node, receive the endpoints of services,
+//! and are replaced and removed automatically.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,13 +27,13 @@ fn table(stage: &Stage, node: &NodeName) -> Table {
     table.unwrap_or_else(|| panic!("seed {}: the agent of {node} has no table", stage.seed))
 }
 
-/// What all agents were told last, which is the same to all.
-async fn told(stage: &Stage) -> Table {
-    told_when(stage, |_| true).await
+/// The table that the agents have, which must be the same everywhere.
+async fn agents_table(stage: &Stage) -> Table {
+    agents_table_when(stage, |_| true).await
 }
 
-/// The same as soon as it meets a condition.
-async fn told_when(stage: &Stage, condition: impl Fn(&Table) -> bool) -> Table {
+/// Waits until that table meets a condition.
+async fn agents_table_when(stage: &Stage, condition: impl Fn(&Table) -> bool) -> Table {
     let nodes: Vec<&NodeName> = stage.declaration.nodes.keys().collect();
     let looks = async {
         loop {
@@ -59,10 +59,18 @@ fn ready(table: &Table, service: &str) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_node_knows_every_name_and_where_it_leads() {
+async fn every_node_knows_every_name_and_its_endpoints() {
     let stage = stage(61).await;
+<<<<<<< ours
     stage.settled().await;
     let table = told(&stage).await;
+||||||| base
+    stage.converged().await;
+    let table = told(&stage).await;
+=======
+    stage.converged().await;
+    let table = agents_table(&stage).await;
+>>>>>>> theirs
     let named: BTreeSet<&ServiceName> = table.services.keys().collect();
     let declared: BTreeSet<&ServiceName> = stage.declaration.services.keys().collect();
     assert_eq!(named, declared);
@@ -87,10 +95,18 @@ async fn every_node_knows_every_name_and_where_it_leads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_ends_is_withdrawn_from_every_agent_and_comes_back() {
+async fn stopped_replicas_leave_all_tables_and_return() {
     let stage = stage(62).await;
+<<<<<<< ours
     stage.settled().await;
     let before = told(&stage).await;
+||||||| base
+    stage.converged().await;
+    let before = told(&stage).await;
+=======
+    stage.converged().await;
+    let before = agents_table(&stage).await;
+>>>>>>> theirs
     let id = stage
         .declaration
         .services
@@ -105,35 +121,51 @@ async fn what_ends_is_withdrawn_from_every_agent_and_comes_back() {
         .faults()
         .kill_container(&node, &container.name, 1)
         .unwrap();
-    let during = told_when(&stage, |table| ready(table, id.as_str()) == count - 1).await;
-    let after = told_when(&stage, |table| ready(table, id.as_str()) == count).await;
+    let during = agents_table_when(&stage, |table| ready(table, id.as_str()) == count - 1).await;
+    let after = agents_table_when(&stage, |table| ready(table, id.as_str()) == count).await;
     assert!(before.version < during.version && during.version < after.version);
 }
 
 #[tokio::test(start_paused = true)]
-async fn addresses_stay_with_another_manager_and_its_tables_are_newer() {
+async fn take_over_keeps_addresses_and_raises_table_versions() {
     let mut stage = stage(63).await;
+<<<<<<< ours
     stage.settled().await;
     let before = told(&stage).await;
+||||||| base
+    stage.converged().await;
+    let before = told(&stage).await;
+=======
+    stage.converged().await;
+    let before = agents_table(&stage).await;
+>>>>>>> theirs
     let agents = |stage: &Stage| {
         let containers = stage.containers().into_iter();
         let agents = containers.filter(|(_, c)| c.role == Role::Agent);
         agents.map(|(_, c)| c.id).collect::<BTreeSet<_>>()
     };
-    let former = agents(&stage);
+    let previous = agents(&stage);
     stage.crash().await;
     stage.start();
+<<<<<<< ours
     stage.settled().await;
     let after = told(&stage).await;
+||||||| base
+    stage.converged().await;
+    let after = told(&stage).await;
+=======
+    stage.converged().await;
+    let after = agents_table(&stage).await;
+>>>>>>> theirs
     assert!(before.epoch < after.epoch);
     for (name, service) in &before.services {
         assert_eq!(after.services[name].address, service.address, "{name}");
     }
-    assert_eq!(agents(&stage), former, "a take-over replaces nothing");
+    assert_eq!(agents(&stage), previous, "the take-over replaced an agent");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_was_removed_is_made_again_and_told() {
+async fn removed_agent_is_created_again_with_its_table() {
     let stage = stage(64).await;
     stage.settled().await;
     let (node, agent) = stage
@@ -150,12 +182,20 @@ async fn an_agent_that_was_removed_is_made_again_and_told() {
     stage
         .until("noticed", Duration::from_mins(2), |s| !s.is_idle())
         .await;
+<<<<<<< ours
     stage.settled().await;
     told(&stage).await;
+||||||| base
+    stage.converged().await;
+    told(&stage).await;
+=======
+    stage.converged().await;
+    agents_table(&stage).await;
+>>>>>>> theirs
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_left_of_the_agents_when_the_platform_goes() {
+async fn agents_are_removed_with_the_platform() {
     let stage = stage(65).await;
     stage.settled().await;
     stage.manager.take_down(false).await.unwrap();

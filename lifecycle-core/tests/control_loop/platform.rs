@@ -29,7 +29,7 @@ pub(crate) fn instance(name: &str, replica: u16) -> InstanceId {
     }
 }
 
-/// The owner of the platform of this number; all are called `demo`.
+/// The owner of the platform with this number. All platforms are named `demo`.
 pub(crate) fn owner(number: u128) -> Owner {
     Owner {
         id: PlatformId::new(Uuid::from_u128(number << 104)),
@@ -45,7 +45,7 @@ pub(crate) fn bare(name: &str) -> NodeSpec {
     }
 }
 
-/// A platform with these nodes and nothing on them; its manager is on the first.
+/// A platform with these nodes and no services. Its manager is on the first node.
 pub(crate) fn empty(owner: &Owner, nodes: Vec<NodeSpec>) -> Declaration {
     Declaration {
         name: owner.name.clone(),
@@ -63,7 +63,7 @@ pub(crate) fn empty(owner: &Owner, nodes: Vec<NodeSpec>) -> Declaration {
     }
 }
 
-/// A service of an image that can be pulled, reached at `port`.
+/// A service with an image that can be pulled, with `port`.
 pub(crate) fn named(world: &SimWorld, name: &str, port: u16) -> ServiceSpec {
     let image = format!("{name}-image:1");
     world.publish_image(&image);
@@ -72,7 +72,7 @@ pub(crate) fn named(world: &SimWorld, name: &str, port: u16) -> ServiceSpec {
     spec
 }
 
-/// A service of a code base of its own name; its Dockerfile declares `port`.
+/// A service with a code base of its own name, whose Dockerfile exposes `port`.
 pub(crate) async fn built(world: &SimWorld, name: &str, port: u16, content: &str) -> ServiceSpec {
     world.publish_image("base:1");
     let code = world.code();

@@ -1,4 +1,4 @@
-//! A registry that fails at one commit: it is not done, or it is done and nobody hears of it.
+//! A registry that fails at one commit: before it is done, or afterwards without a response.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,34 +14,34 @@ use lifecycle_core::registry::{
 use lifecycle_core::sim::Edge;
 use tokio::sync::watch;
 
-/// What happens at the commit that fails.
+/// The kind of the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// It never returns: the process crashes there.
+pub(crate) enum Fault {
+    /// The commit never returns: the process crashes.
     Crash(Edge),
-    /// It returns an error.
+    /// The commit returns an error.
     Error(Edge),
 }
 
 #[derive(Debug)]
-pub(crate) struct TroubledRegistry {
+pub(crate) struct FaultyRegistry {
     inner: Arc<dyn Registry>,
     commits: AtomicU64,
     at: AtomicU64,
-    trouble: Trouble,
+    fault: Fault,
     over: AtomicBool,
-    struck: watch::Sender<bool>,
+    failed: watch::Sender<bool>,
 }
 
-impl TroubledRegistry {
-    pub(crate) fn new(inner: Arc<dyn Registry>, at: u64, trouble: Trouble) -> Arc<Self> {
+impl FaultyRegistry {
+    pub(crate) fn new(inner: Arc<dyn Registry>, at: u64, fault: Fault) -> Arc<Self> {
         Arc::new(Self {
             inner,
             commits: AtomicU64::new(0),
             at: AtomicU64::new(at),
-            trouble,
+            fault,
             over: AtomicBool::new(false),
-            struck: watch::Sender::new(false),
+            failed: watch::Sender::new(false),
         })
     }
 
@@ -49,16 +49,16 @@ impl TroubledRegistry {
         self.commits.load(Ordering::SeqCst)
     }
 
-    /// The next commit is the one that fails.
-    pub(crate) fn strike_next(&self) {
+    /// Makes the next commit fail.
+    pub(crate) fn fail_next(&self) {
         self.at.store(self.commits() + 1, Ordering::SeqCst);
     }
 
-    pub(crate) async fn struck(&self) {
-        let _ = self.struck.subscribe().wait_for(|struck| *struck).await;
+    pub(crate) async fn failed(&self) {
+        let _ = self.failed.subscribe().wait_for(|failed| *failed).await;
     }
 
-    /// A new process is not kept waiting by the crash of the one before.
+    /// Lets the next process work after a crash.
     pub(crate) fn next_process(&self) {
         self.over.store(false, Ordering::SeqCst);
     }
@@ -75,7 +75,7 @@ fn lost() -> Error {
 }
 
 #[async_trait]
-impl Registry for TroubledRegistry {
+impl Registry for FaultyRegistry {
     async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease> {
         self.alive().await;
         self.inner.acquire_lease(holder, ttl).await
@@ -91,14 +91,14 @@ impl Registry for TroubledRegistry {
         if number != self.at.load(Ordering::SeqCst) {
             return self.inner.commit(epoch, batch).await;
         }
-        let (Trouble::Crash(edge) | Trouble::Error(edge)) = self.trouble;
+        let (Fault::Crash(edge) | Fault::Error(edge)) = self.fault;
         if edge == Edge::After {
             self.inner.commit(epoch, batch).await?;
         }
-        if matches!(self.trouble, Trouble::Crash(_)) {
+        if matches!(self.fault, Fault::Crash(_)) {
             self.over.store(true, Ordering::SeqCst);
         }
-        self.struck.send_replace(true);
+        self.failed.send_replace(true);
         self.alive().await;
         Err(lost())
     }

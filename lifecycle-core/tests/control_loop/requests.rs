@@ -1,4 +1,4 @@
-//! What a manager is asked for: declarations, credentials, and what it keeps over a restart.
+//! Requests to a manager: declarations, credentials, and what survives its restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::{Edge, SimOptions};
 
 use crate::platform::{built, instance, service};
-use crate::registry::{Trouble, TroubledRegistry};
+use crate::registry::{Fault, FaultyRegistry};
 use crate::stage::{ADMIN, READER, Stage};
 
 #[tokio::test(start_paused = true)]
-async fn an_identical_declaration_creates_no_generation() {
+async fn identical_declaration_creates_no_generation() {
     let stage = Stage::shop(21).await;
     let status = stage.settled().await;
     let events = stage.last_event().await;
@@ -30,7 +30,7 @@ async fn an_identical_declaration_creates_no_generation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changed_code_replaces_that_service_alone() {
+async fn changed_code_replaces_only_its_service() {
     let mut stage = Stage::shop(22).await;
     stage.settled().await;
     let before = stage.records().await;
@@ -59,11 +59,11 @@ async fn changed_code_replaces_that_service_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_declaration_whose_answer_was_lost_is_carried_out_when_it_is_repeated() {
+async fn declaration_with_a_lost_response_can_be_repeated() {
     for edge in [Edge::Before, Edge::After] {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(23)).await;
         let inner: Arc<dyn Registry> = Arc::clone(&stage.registry);
-        let registry = TroubledRegistry::new(inner, 0, Trouble::Error(edge));
+        let registry = FaultyRegistry::new(inner, 0, Fault::Error(edge));
         stage.registry = registry.clone();
         stage.start();
         stage.settled().await;
@@ -73,7 +73,7 @@ async fn a_declaration_whose_answer_was_lost_is_carried_out_when_it_is_repeated(
             .get_mut(&service("api"))
             .unwrap()
             .replicas = 3;
-        registry.strike_next();
+        registry.fail_next();
         let lost = stage.manager.apply(stage.declaration.clone()).await;
         assert!(lost.is_err());
         let applied = stage.manager.apply(stage.declaration.clone()).await;
@@ -88,7 +88,7 @@ async fn a_declaration_whose_answer_was_lost_is_carried_out_when_it_is_repeated(
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_allow_what_they_are_for() {
+async fn tokens_grant_their_own_access_only() {
     let stage = Stage::shop_without_manager(SimOptions::seeded(24)).await;
     let authorize = |token: &str| stage.manager.tokens().access(&Sensitive::new(token));
     assert_eq!(authorize(ADMIN), Some(Access::Admin));
@@ -98,7 +98,7 @@ async fn tokens_allow_what_they_are_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restarted_manager_keeps_times_and_endpoints_and_is_open_at_once() {
+async fn restarted_manager_keeps_times_and_endpoints_and_is_open_immediately() {
     for seed in 1..=3 {
         let mut stage = Stage::shop(seed).await;
         stage.settled().await;
@@ -108,7 +108,7 @@ async fn a_restarted_manager_keeps_times_and_endpoints_and_is_open_at_once() {
         stage.crash().await;
         stage.pass(Duration::from_hours(1)).await;
         stage.start();
-        // What is read meanwhile is never less than before.
+        // No read may return less than the one before.
         for _ in 0..2_000 {
             stage.pass(Duration::from_millis(20)).await;
             assert_eq!(stage.records().await, before, "seed {seed}");

@@ -1,4 +1,5 @@
-//! An error that was fixed outside is gone at the next `up` or `retry`, whatever error it was.
+//! An error whose cause was fixed outside disappears with the next `up` or `retry`, whatever kind
+//! of error it was.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use lifecycle_core::sim::{Behaviour, FaultRates, SimOptions};
 use crate::platform::{instance, node, service};
 use crate::stage::Stage;
 
-/// How soon after a retry nothing is left of the error.
+/// How soon after a retry the error must have disappeared.
 const GONE: Duration = Duration::from_secs(10);
 
 const LIMIT: Duration = Duration::from_hours(2);
 
-/// The text that every injected error contains.
+/// A text in every injected error.
 const MARK: &str = "broken outside";
 
 /// One of each kind of error.
@@ -44,7 +45,7 @@ fn errors() -> Vec<Error> {
     ]
 }
 
-/// What every kind of step asks of the world, and a name that a retry takes for it.
+/// The simulated call of every kind of step, and a name with which it is retried.
 const CALLS: [(&str, &str); 6] = [
     ("n2: provision", "n2"),
     ("n3: prepare", "n3"),
@@ -54,8 +55,8 @@ const CALLS: [(&str, &str); 6] = [
     ("-web-1", "web-1"),
 ];
 
-/// The steps that failed and wait.
-fn failed_steps(status: &Round) -> Vec<String> {
+/// The failed steps that wait for their next attempt.
+fn failed_steps(status: &Status) -> Vec<String> {
     let held = status.plan.held.iter().filter_map(|held| match &held.by {
         HeldBy::Backoff { step, why, .. } => Some(format!("{step}: {why}")),
         HeldBy::Failed { why } => Some(format!("{}: {why}", held.subject)),
@@ -75,9 +76,9 @@ async fn retry(stage: &Stage, name: Option<&str>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_any_kind_that_was_fixed_is_gone_after_a_retry() {
+async fn fixed_error_of_any_kind_disappears_after_a_retry() {
     for (place, (call, name)) in CALLS.into_iter().enumerate() {
-        // All kinds at one call, and at every call one of each way to go on after an error.
+        // All kinds of errors at one call; at the others, one error of each kind of retry.
         let kinds = (0..errors().len()).step_by(if place == 2 { 1 } else { 5 });
         for kind in kinds {
             let error = || errors().swap_remove(kind);
@@ -105,7 +106,7 @@ async fn an_error_of_any_kind_that_was_fixed_is_gone_after_a_retry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quota_and_a_vm_that_failed_are_tried_again_at_once() {
+async fn quota_errors_and_failed_vms_are_retried_immediately() {
     for seed in 71..=72 {
         let quota = seed == 71;
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
@@ -132,7 +133,7 @@ async fn a_quota_and_a_vm_that_failed_are_tried_again_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_answers_again_is_seen_at_once() {
+async fn node_that_responds_again_is_noticed_immediately() {
     let stage = Stage::shop(73).await;
     stage.settled().await;
     let silent = node("n2");
@@ -141,7 +142,7 @@ async fn a_node_that_answers_again_is_seen_at_once() {
     assert!(stage.manager.round().settled);
     stage.world.faults().heal(&silent).unwrap();
     retry(&stage, None).await;
-    // It is not settled before the node was asked.
+    // The platform is settled only after the node has responded.
     let status = stage.until("settled", GONE, |s| s.settled).await;
     assert_eq!(failed_steps(&status), Vec::<String>::new());
     let ready =
@@ -151,8 +152,8 @@ async fn a_node_that_answers_again_is_seen_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn containers_that_ended_start_at_once_whatever_their_policy_says() {
-    // A job runs once; a service is started again after pauses that grow to a minute.
+async fn ended_containers_start_immediately_whatever_their_policy() {
+    // A job runs once; a service is restarted after pauses that grow to a minute.
     for (name, seed) in [("migrate", 74), ("web", 75)] {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
         let fails = Behaviour::default().exits(Duration::from_secs(1), 3);
@@ -178,7 +179,7 @@ async fn containers_that_ended_start_at_once_whatever_their_policy_says() {
         assert!(up(&status), "{name}: {status:#?}");
         stage.settled().await;
         stage.assert_whole().await;
-        // A later `up` starts nothing that ended well.
+        // A later `up` does not start a job that has succeeded.
         let effects = stage.world.effects().len();
         stage
             .manager
@@ -191,7 +192,7 @@ async fn containers_that_ended_start_at_once_whatever_their_policy_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_specification_is_tried_again() {
+async fn rejected_specification_is_retried() {
     for kept in [true, false] {
         let mut stage = Stage::shop(76).await;
         stage.settled().await;
@@ -207,7 +208,7 @@ async fn a_rejected_specification_is_tried_again() {
                 s.generation() == generation && s.settled
             })
             .await;
-        // The container that failed is kept for a while.
+        // The failed container is kept for a while.
         let time = if kept { 1 } else { 20 };
         stage.pass(Duration::from_mins(time)).await;
         assert_eq!(stage.registry.snapshot().await.unwrap().rejected.len(), 1);
@@ -221,7 +222,7 @@ async fn a_rejected_specification_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_touches_nothing_else() {
+async fn retry_changes_nothing_else() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(77)).await;
     for pull in ["n2: provision", "n3: provision"] {
         let error = Error::denied(MARK, MARK, "repair it");
@@ -251,7 +252,7 @@ async fn a_retry_touches_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_build_that_cannot_succeed_fails_once_until_it_is_asked_for() {
+async fn failing_build_is_not_repeated_until_a_retry() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(78)).await;
     let error = || {
         Error::build(

@@ -1,4 +1,4 @@
-//! A larger platform, in rows that wait for each other, comes up whole.
+//! Larger platforms with chains of dependencies.
 
 use lifecycle_core::model::{DependencyCondition, NodeSpec};
 use lifecycle_core::sim::SimWorld;
@@ -6,8 +6,8 @@ use lifecycle_core::sim::SimWorld;
 use crate::platform::{after, empty, named, node, owner};
 use crate::stage::Stage;
 
-/// So many nodes with ten services each, in rows of ten that wait for each other.
-async fn comes_up(nodes: u32) {
+/// This many nodes with ten services each, in chains of ten that depend on each other.
+async fn assert_starts(nodes: u32) {
     let seed = 1;
     let world = SimWorld::new(seed);
     let specs = (1..=nodes).map(|n| NodeSpec::new(node(&format!("n{n}"))));
@@ -29,11 +29,11 @@ async fn comes_up(nodes: u32) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thirty_nodes_with_three_hundred_services_come_up() {
-    comes_up(30).await;
+async fn thirty_nodes_with_three_hundred_services() {
+    assert_starts(30).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_hundred_nodes_with_two_thousand_services_come_up() {
-    comes_up(200).await;
+async fn two_hundred_nodes_with_two_thousand_services() {
+    assert_starts(200).await;
 }

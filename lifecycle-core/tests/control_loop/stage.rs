@@ -1,4 +1,4 @@
-//! One world, one registry, and managers that start, crash and start again on them.
+//! A simulated world, a registry, and managers that start, crash and restart.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,6 @@ pub(crate) const ADMIN: &str = "the admin's token";
 pub(crate) const READER: &str = "the reader's token";
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
-/// A world with what acts on it.
 pub(crate) struct Stage {
     pub(crate) seed: u64,
     pub(crate) world: SimWorld,
@@ -32,13 +31,13 @@ pub(crate) struct Stage {
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) declaration: Declaration,
     pub(crate) manager: Arc<Manager>,
-    /// A cloud to be used instead of the world's own.
+    /// A cloud to use instead of the world's own.
     pub(crate) cloud: Option<Arc<dyn CloudProvider>>,
     /// Databases of kinds that managers keep up to date.
     pub(crate) mirrors: Option<Mirrors>,
-    /// How long a manager leads without renewing.
+    /// How long a manager leads without renewing its lease.
     pub(crate) lease: Duration,
-    /// The image that managers run from, and agents with them.
+    /// The image of managers and agents.
     pub(crate) image: Option<String>,
     runs: u64,
     task: Option<JoinHandle<()>>,
@@ -71,8 +70,7 @@ impl Stage {
         Self::of(seed, world, owner, declaration).await
     }
 
-    /// A declaration in a world; the manager's node is there already, as the bootstrapper
-    /// leaves it.
+    /// A declaration in a world in which the manager's node exists, as the bootstrapper leaves it.
     pub(crate) async fn of(
         seed: u64,
         world: SimWorld,
@@ -111,7 +109,7 @@ impl Stage {
         }
     }
 
-    /// A manager that is not started yet, under a name of its own.
+    /// A manager with a name of its own, which is not started.
     pub(crate) fn next_manager(&mut self) -> Arc<Manager> {
         self.runs += 1;
         idle_manager(
@@ -129,23 +127,22 @@ impl Stage {
         )
     }
 
-    /// Starts a manager.
     pub(crate) fn start(&mut self) {
         self.manager = self.next_manager();
         let manager = Arc::clone(&self.manager);
         self.task = Some(tokio::spawn(async move {
             let error = manager.run().await;
-            panic!("the manager gave up: {}", error.chain());
+            panic!("the manager ended: {}", error.chain());
         }));
     }
 
-    /// Ends the manager where it is, as a crash would; what it began in the world goes on.
+    /// Ends the manager like a crash of its process. Changes that it began in the world continue.
     pub(crate) async fn crash(&mut self) {
         self.abandon().await;
         self.world.next_incarnation();
     }
 
-    /// Ends the manager while others of the same life go on.
+    /// Ends the manager while other managers continue.
     pub(crate) async fn abandon(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();
@@ -155,7 +152,7 @@ impl Stage {
         }
     }
 
-    /// Waits until the round meets a condition, for at most so much simulated time.
+    /// Waits until the status meets a condition, for at most this much simulated time.
     pub(crate) async fn until(
         &self,
         what: &str,
@@ -178,10 +175,22 @@ impl Stage {
         round.unwrap()
     }
 
+<<<<<<< ours
     /// Waits until nothing is left to be done or awaited.
     pub(crate) async fn settled(&self) -> Arc<Round> {
         self.until("settled", Duration::from_hours(2), |s| {
             s.settled && s.is_idle() && s.input.is_some()
+||||||| base
+    /// Waits until nothing is left to be done or awaited.
+    pub(crate) async fn converged(&self) -> Status {
+        self.until("converged", Duration::from_hours(2), |s| {
+            s.settled && s.is_idle() && s.generation.0 > 0
+=======
+    /// Waits until the platform has converged.
+    pub(crate) async fn converged(&self) -> Status {
+        self.until("converged", Duration::from_hours(2), |s| {
+            s.settled && s.is_idle() && s.generation.0 > 0
+>>>>>>> theirs
         })
         .await
     }
@@ -191,7 +200,7 @@ impl Stage {
         tokio::time::sleep(time).await;
     }
 
-    /// What the registry holds of each replica; more than one record of one is an error.
+    /// The registry's record of each replica. A second record of a replica is an error.
     pub(crate) async fn records(&self) -> BTreeMap<InstanceId, InstanceRecord> {
         let snapshot = self.registry.snapshot().await.unwrap();
         let count = snapshot.instances.len();
@@ -204,7 +213,7 @@ impl Stage {
         records
     }
 
-    /// The containers of this platform, wherever they are.
+    /// The containers of this platform on all nodes.
     pub(crate) fn containers(&self) -> Vec<(NodeName, ObservedContainer)> {
         self.declaration
             .nodes
@@ -216,7 +225,7 @@ impl Stage {
             .collect()
     }
 
-    /// Where a replica is, and in which container.
+    /// The node and the container of a replica.
     pub(crate) fn place(&self, id: &InstanceId) -> (NodeName, ObservedContainer) {
         let mut found = self
             .containers()
@@ -242,7 +251,8 @@ impl Stage {
         self.registry.snapshot().await.unwrap().last_event
     }
 
-    /// Everything declared is there once, ready or completed, recorded as it is; nothing else.
+    /// Checks that everything declared exists exactly once, is ready or completed and recorded, and
+    /// that nothing else exists.
     pub(crate) async fn assert_whole(&self) {
         let seed = self.seed;
         let violations = self.world.violations();
@@ -287,12 +297,11 @@ impl Stage {
     }
 }
 
-/// The platform's key.
 pub(crate) fn key() -> PlatformKey {
     PlatformKey::from_hex(&"5a".repeat(32)).unwrap()
 }
 
-/// What differs from manager to manager.
+/// The parts in which managers differ.
 struct Setup {
     cloud: Option<Arc<dyn CloudProvider>>,
     mirrors: Option<Mirrors>,

@@ -1,6 +1,7 @@
-//! Forty platforms in the style of what people publish: each is read, and planned on two nodes.
+//! Forty platforms in the style of published projects. Each is read and planned on two nodes.
 //!
-//! Each directory is a project as it is checked out: its files are found as Compose finds them.
+//! Each directory is a project as it is checked out; its files are found as Compose finds them. All
+//! use the `platform.toml` beside them, which declares two nodes.
 //! `platform.toml` beside them gives all of them the same two nodes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -15,7 +16,7 @@ use lifecycle_core::reconcile::placement::place;
 use lifecycle_core::reconcile::{Declared, History, Observed, PlanningInput, plan};
 use lifecycle_core::secret::PlatformKey;
 
-/// Those whose images can be built without an image registry: from `debian:bookworm-slim` alone.
+/// Those whose images need no image registry, only `debian:bookworm-slim`.
 const BUILT_HERE: [&str; 6] = [
     "build-inline",
     "built-configured",
@@ -43,15 +44,15 @@ fn cases() -> Vec<String> {
 async fn read(case: &str) -> Result<Loaded, String> {
     let mut sources = find(&directory().join(case), &[]).unwrap();
     sources.platform_toml = Some(directory().join("platform.toml"));
-    // The environment of whoever runs the tests says nothing here.
+    // The environment of the test process must not matter.
     sources.environment.clear();
     super::loaded(&sources)
         .await
         .map_err(|problems| problems.to_string())
 }
 
-/// Services in the order of their start, each with the nodes of its replicas.
-fn shown(loaded: &Loaded) -> String {
+/// The services in start order, each with the nodes of its replicas.
+fn describe(loaded: &Loaded) -> String {
     let declaration = &loaded.declaration;
     let key = PlatformKey::from_hex(&"07".repeat(32)).unwrap();
     let declared = Arc::new(Declared::new(Generation(1), declaration, &key).unwrap());
@@ -85,13 +86,13 @@ fn shown(loaded: &Loaded) -> String {
 }
 
 #[tokio::test]
-async fn every_one_is_read_and_planned() {
+async fn all_projects_are_read_and_planned() {
     let cases = cases();
     assert!(cases.len() >= 40, "{}", cases.len());
     let mut wrong = Vec::new();
     for case in cases {
         match read(&case).await {
-            Ok(loaded) => insta::assert_snapshot!(case, shown(&loaded)),
+            Ok(loaded) => insta::assert_snapshot!(case, describe(&loaded)),
             Err(problems) => wrong.push(format!("{case}: {problems}")),
         }
     }
@@ -99,7 +100,7 @@ async fn every_one_is_read_and_planned() {
 }
 
 #[tokio::test]
-async fn those_that_are_built_here_need_no_registry() {
+async fn projects_built_here_need_no_registry() {
     let base = "debian:bookworm-slim";
     let mut built = Vec::new();
     for case in cases() {

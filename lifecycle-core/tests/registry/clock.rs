@@ -1,4 +1,4 @@
-//! A clock that moves when it is told to.
+//! A clock that a test moves.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -7,15 +7,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::clock::Clock;
 
 #[derive(Debug, Default)]
-pub(crate) struct HandClock(Mutex<TimeDelta>);
+pub(crate) struct ManualClock(Mutex<TimeDelta>);
 
-impl HandClock {
+impl ManualClock {
     pub(crate) fn forward(&self, time: Duration) {
         *self.0.lock().unwrap() += TimeDelta::from_std(time).unwrap();
     }
 }
 
-impl Clock for HandClock {
+impl Clock for ManualClock {
     fn now(&self) -> DateTime<Utc> {
         DateTime::<Utc>::UNIX_EPOCH + TimeDelta::days(20_000) + *self.0.lock().unwrap()
     }

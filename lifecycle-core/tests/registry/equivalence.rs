@@ -1,4 +1,4 @@
-//! Whatever is committed, the registry in SQLite shows what the one in memory shows.
+//! After any changes, the registry in SQLite has the same contents as the one in memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use lifecycle_core::secret::{PlatformKey, Sensitive};
 use lifecycle_core::{Error, Result};
 use proptest::prelude::*;
 
-use crate::clock::HandClock;
+use crate::clock::ManualClock;
 use crate::platform::{at, declaration, event, instance, node, node_name};
 
-/// Few names, so that changes meet each other.
+/// Few names, so that changes affect each other.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 fn name() -> impl Strategy<Value = &'static str> {
@@ -88,8 +88,8 @@ fn batch() -> impl Strategy<Value = Batch> {
     (changes, events).prop_map(|(changes, events)| Batch { changes, events })
 }
 
-/// An answer in words, since errors cannot be compared.
-fn told(result: Result<Committed>) -> Result<Committed, String> {
+/// A result with its error as text, since errors cannot be compared.
+fn comparable(result: Result<Committed>) -> Result<Committed, String> {
     result.map_err(|error| match error {
         error @ Error::Conflict { .. } => error.to_string(),
         other => panic!("{other:?}"),
@@ -98,7 +98,7 @@ fn told(result: Result<Committed>) -> Result<Committed, String> {
 
 async fn compare(batches: Vec<(Batch, Option<u64>)>) {
     let directory = tempfile::tempdir().unwrap();
-    let clock = Arc::new(HandClock::default());
+    let clock = Arc::new(ManualClock::default());
     let url = format!("sqlite://{}/r.db?mode=rwc", directory.path().display());
     let sqlite = SqlRegistry::open(&url, PlatformKey::generate(), clock.clone());
     let sqlite = sqlite.await.unwrap();
@@ -110,8 +110,8 @@ async fn compare(batches: Vec<(Batch, Option<u64>)>) {
     }
     for (batch, keep) in batches {
         assert_eq!(
-            told(sqlite.commit(Epoch(1), batch.clone()).await),
-            told(memory.commit(Epoch(1), batch).await)
+            comparable(sqlite.commit(Epoch(1), batch.clone()).await),
+            comparable(memory.commit(Epoch(1), batch).await)
         );
         for registry in both {
             if let Some(keep) = keep {
@@ -145,7 +145,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn sqlite_shows_what_memory_shows(
+    fn sqlite_is_equivalent_to_memory(
         batches in prop::collection::vec((batch(), prop::option::of(0..4_u64)), 1..12)
     ) {
         tokio::runtime::Builder::new_multi_thread()

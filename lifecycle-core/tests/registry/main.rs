@@ -1,4 +1,5 @@
-//! Every registry passes one suite; beside it, what only the one in a database has to keep.
+//! All registries pass one suite. Other tests check the properties that only a registry in a
+//! database has.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,5 @@
-//! Databases of kinds follow the central registry: in memory, in a file, on PostgreSQL.
+//! Databases of kinds are copies of parts of the central registry: in memory, in a file, in
+//! PostgreSQL.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,21 +21,21 @@ use lifecycle_core::registry::{
 use lifecycle_core::secret::{PlatformKey, Sensitive};
 use lifecycle_core::{Error, Result};
 
-use crate::clock::HandClock;
+use crate::clock::ManualClock;
 use crate::platform::{PLANTED, declaration, event, instance, node, node_name};
 use crate::postgres_server::PostgresServer;
 
 const FIRST: Epoch = Epoch(1);
 
 fn memory() -> Arc<MemoryRegistry> {
-    Arc::new(MemoryRegistry::new(Arc::new(HandClock::default())))
+    Arc::new(MemoryRegistry::new(Arc::new(ManualClock::default())))
 }
 
 fn service(name: &str) -> ServiceName {
     ServiceName::try_from(name).unwrap()
 }
 
-/// A service of each class.
+/// One service of each class.
 fn three_classes() -> Declaration {
     let mut declared = declaration(1);
     let model = declared.services.values().next().unwrap().clone();
@@ -76,7 +77,7 @@ fn declare(expected: Option<u64>, declaration: Declaration) -> Change {
     }
 }
 
-/// A central registry with something of each kind.
+/// A central registry with records of each kind.
 async fn central() -> Arc<MemoryRegistry> {
     let registry = memory();
     let ttl = Duration::from_hours(1);
@@ -104,23 +105,23 @@ fn mirror(kinds: &[Kind], central: &Arc<MemoryRegistry>) -> Mirror {
 
 async fn messages(database: &dyn KindDatabase) -> Vec<(u64, String)> {
     let first = match database.events(0, 10_000).await.unwrap() {
-        EventPage::Events(events) => return told(events),
+        EventPage::Events(events) => return text(events),
         EventPage::Gone { oldest } => oldest - 1,
     };
     match database.events(first, 10_000).await.unwrap() {
-        EventPage::Events(events) => told(events),
+        EventPage::Events(events) => text(events),
         gone @ EventPage::Gone { .. } => panic!("{gone:?}"),
     }
 }
 
-fn told(events: Vec<Event>) -> Vec<(u64, String)> {
-    let told = events.into_iter().map(|e| (e.id, e.event.message));
-    told.collect()
+fn text(events: Vec<Event>) -> Vec<(u64, String)> {
+    let text = events.into_iter().map(|e| (e.id, e.event.message));
+    text.collect()
 }
 
-/// The database holds what the central registry does of these services, and of the nodes if
-/// they are asked for; nothing else.
-async fn holds(database: &dyn KindDatabase, central: &MemoryRegistry, names: &[&str]) {
+/// Checks that the database contains exactly the central registry's records of these services, and
+/// of the nodes if it copies them.
+async fn assert_copy(database: &dyn KindDatabase, central: &MemoryRegistry, names: &[&str]) {
     let held = database.snapshot().await.unwrap();
     let whole = central.snapshot().await.unwrap();
     let is_ours = |name: &ServiceName| names.contains(&name.as_str());
@@ -142,7 +143,7 @@ async fn holds(database: &dyn KindDatabase, central: &MemoryRegistry, names: &[&
     assert_eq!(held.last_event, whole.last_event);
 }
 
-/// What every database of a kind keeps.
+/// The requirements for every database of a kind.
 async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn KindDatabase) {
     let central = central().await;
     let of_nodes = mirror(&[Kind::Nodes], &central);
@@ -153,19 +154,20 @@ async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn Ki
         of_nodes.pass(nodes, FIRST).await.unwrap();
         of_web.pass(web, FIRST).await.unwrap();
         of_both.pass(shared, FIRST).await.unwrap();
-        // Again, with nothing to do.
+        // A second pass has nothing to do.
         of_web.pass(web, FIRST).await.unwrap();
     };
     pass().await;
     assert_eq!(nodes.follows().await.unwrap(), Some(central.id()));
-    holds(nodes, &central, &["vm1"]).await;
-    holds(web, &central, &["web"]).await;
-    holds(shared, &central, &["shop", "app"]).await;
+    assert_copy(nodes, &central, &["vm1"]).await;
+    assert_copy(web, &central, &["web"]).await;
+    assert_copy(shared, &central, &["shop", "app"]).await;
     assert_eq!(messages(nodes).await, [(2, "vm1".to_owned())]);
     let both = messages(web).await;
     assert_eq!(both, [(3, "web".to_owned()), (4, "web".to_owned())]);
 
-    // A service is declared no more; its instance goes later, and its story is told to the end.
+    // A service is removed from the declaration. Its instance disappears later, and its events are
+    // copied until then.
     let mut without = three_classes();
     without.services.remove(&service("web"));
     let gone = |message: &str| about(Subject::Service(service("web")), message);
@@ -181,23 +183,23 @@ async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn Ki
     let batch = Batch::of(put(of("app", "app-2", 1)));
     central.commit(FIRST, batch).await.unwrap();
     pass().await;
-    holds(web, &central, &[]).await;
-    holds(shared, &central, &["shop", "app"]).await;
+    assert_copy(web, &central, &[]).await;
+    assert_copy(shared, &central, &["shop", "app"]).await;
     let last: Vec<String> = messages(web).await.into_iter().map(|(_, m)| m).collect();
     assert_eq!(last, ["web", "web", "undeclared", "removed"]);
 
-    is_fenced(nodes, &central).await;
-    is_made_anew(nodes).await;
+    previous_manager_is_fenced(nodes, &central).await;
+    lost_central_registry_replaces_the_copy(nodes).await;
 }
 
-/// Another manager leads: the former one writes no more.
-async fn is_fenced(nodes: &dyn KindDatabase, central: &Arc<MemoryRegistry>) {
+/// After another manager has taken over, the previous one cannot write any more.
+async fn previous_manager_is_fenced(nodes: &dyn KindDatabase, central: &Arc<MemoryRegistry>) {
     let mirror = mirror(&[Kind::Nodes], central);
     mirror.pass(nodes, Epoch(3)).await.unwrap();
-    let batch = Batch::default().event(about(Subject::Node(node_name("vm1")), "told by 3"));
+    let batch = Batch::default().event(about(Subject::Node(node_name("vm1")), "written by 3"));
     central.commit(FIRST, batch).await.unwrap();
     mirror.pass(nodes, Epoch(3)).await.unwrap();
-    let batch = Batch::default().event(about(Subject::Node(node_name("vm1")), "never told"));
+    let batch = Batch::default().event(about(Subject::Node(node_name("vm1")), "never written"));
     central.commit(FIRST, batch).await.unwrap();
     let refused = mirror.pass(nodes, Epoch(2)).await;
     assert!(
@@ -211,20 +213,21 @@ async fn is_fenced(nodes: &dyn KindDatabase, central: &Arc<MemoryRegistry>) {
         ),
         "{refused:?}"
     );
-    assert_eq!(messages(nodes).await.last().unwrap().1, "told by 3");
+    assert_eq!(messages(nodes).await.last().unwrap().1, "written by 3");
 }
 
-/// The central registry was lost and made anew: epochs and events begin again.
-async fn is_made_anew(nodes: &dyn KindDatabase) {
+/// The central registry was lost and created again: epochs and events start from the beginning.
+async fn lost_central_registry_replaces_the_copy(nodes: &dyn KindDatabase) {
     let other = central().await;
     mirror(&[Kind::Nodes], &other)
         .pass(nodes, FIRST)
         .await
         .unwrap();
     assert_eq!(nodes.follows().await.unwrap(), Some(other.id()));
-    holds(nodes, &other, &["vm1"]).await;
+    assert_copy(nodes, &other, &["vm1"]).await;
     assert_eq!(messages(nodes).await, [(2, "vm1".to_owned())]);
-    // What was kept no more when the copy was made is not missed by its readers.
+    // Events that were no longer in the central registry when the copy was made are not missed by
+    // its readers.
     let third = central().await;
     third
         .prune_events(DateTime::<Utc>::MIN_UTC, 2)
@@ -246,7 +249,7 @@ async fn in_memory() {
 }
 
 #[tokio::test]
-async fn a_central_registry_is_never_written_over() {
+async fn central_registry_is_never_overwritten() {
     let central = central().await;
     let other = self::central().await;
     let before = other.snapshot().await.unwrap();
@@ -287,7 +290,7 @@ async fn on_postgres() {
         databases.push(kind(url, &key).await.unwrap());
     }
     suite(&*databases[0], &*databases[1], &*databases[2]).await;
-    // The latest is the one of applications and models.
+    // The most recent one is for applications and models.
     let query = "SELECT DISTINCT service, class FROM endpoints ORDER BY service";
     assert_eq!(server.query(query), "app|model\nshop|application\n");
     assert_eq!(server.query("SELECT count(*) FROM nodes"), "0\n");
@@ -297,7 +300,7 @@ async fn on_postgres() {
         assert!(!dump.contains(planted) && !dump.contains(&hex), "{planted}");
     }
 
-    // Neither serves for the other.
+    // Neither kind of database can be used as the other.
     let clock = Arc::new(SystemClock);
     let refused = SqlRegistry::open(&urls[2], key.clone(), Arc::clone(&clock) as _).await;
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
@@ -307,7 +310,7 @@ async fn on_postgres() {
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
     central.close().await.unwrap();
 
-    // A copy that was sealed with a key which is forgotten is made anew.
+    // A copy that was sealed with a deleted key is created again.
     let new_key = PlatformKey::generate();
     let renewed = kind(&urls[2], &new_key).await.unwrap();
     assert_eq!(renewed.follows().await.unwrap(), None);
@@ -315,7 +318,7 @@ async fn on_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_platform_that_was_taken_down_comes_back_to_its_database_with_a_new_key() {
+async fn removed_platform_reuses_its_database_with_a_new_key() {
     let server = PostgresServer::start();
     let url = Sensitive::new(server.database());
     let clock: Arc<SystemClock> = Arc::default();
@@ -331,14 +334,14 @@ async fn a_platform_that_was_taken_down_comes_back_to_its_database_with_a_new_ke
     let up = Batch::of(declare(None, three_classes())).event(event("up"));
     registry.commit(FIRST, up).await.unwrap();
 
-    // It runs: another key is a mistake.
+    // The platform is running, so another key is an error.
     let refused = databases.prepare(&url, PLATFORM, &new).await;
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
     let mut nothing = three_classes();
     nothing.services.clear();
     let down = Batch::of(declare(Some(1), nothing)).event(event("down"));
     registry.commit(FIRST, down).await.unwrap();
-    // Still another platform's is not taken.
+    // A database of another platform is still refused.
     let other = PlatformId::new(uuid::Uuid::from_u128(8));
     let refused = databases.prepare(&url, other, &new).await;
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
@@ -348,15 +351,15 @@ async fn a_platform_that_was_taken_down_comes_back_to_its_database_with_a_new_ke
     assert_eq!(again.id(), registry.id(), "the same registry");
     let snapshot = again.snapshot().await.unwrap();
     assert_eq!(snapshot.declaration, None);
-    assert_eq!(snapshot.last_event, 2, "history stays");
+    assert_eq!(snapshot.last_event, 2, "events are kept");
     again.release_lease("x").await.unwrap();
     let lease = again.acquire_lease("y", ttl).await.unwrap();
-    assert_eq!(lease, Lease::Held(Epoch(2)), "epochs go on");
+    assert_eq!(lease, Lease::Held(Epoch(2)), "epochs continue");
     let refused = open(&old).await;
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
 }
 
-/// A database at which one write fails: before it is done, or after, with nobody told.
+/// A database in which one write fails: before it is done, or afterwards without a response.
 #[derive(Debug)]
 struct Failing {
     inner: Arc<MemoryRegistry>,
@@ -377,7 +380,7 @@ impl KindDatabase for Failing {
             self.inner.mirror(epoch, update).await?;
         }
         if strikes {
-            return Err(Error::failed("a write", "the process crashed there"));
+            return Err(Error::failed("a write", "the process crashed"));
         }
         Ok(())
     }
@@ -414,7 +417,7 @@ impl Registry for Failing {
     }
 }
 
-/// More history than is copied at once, so that a pass is several writes.
+/// More events than one write copies, so that a pass consists of several writes.
 async fn long_history() -> Arc<MemoryRegistry> {
     let central = central().await;
     for n in 0..2_500 {
@@ -430,12 +433,12 @@ async fn long_history() -> Arc<MemoryRegistry> {
 }
 
 #[tokio::test]
-async fn a_crash_between_any_two_writes_is_survived() {
+async fn crash_between_any_two_writes_is_repaired() {
     let central = long_history().await;
     let mirror = mirror(&[Kind::Nodes], &central);
     let whole = memory();
     mirror.pass(&*whole, FIRST).await.unwrap();
-    holds(&*whole, &central, &["vm1"]).await;
+    assert_copy(&*whole, &central, &["vm1"]).await;
     let (snapshot, history) = (whole.snapshot().await.unwrap(), messages(&*whole).await);
     assert_eq!(history.len(), 835);
     for at in 1..=3 {

@@ -1,4 +1,4 @@
-//! Records for the tests beside the suite.
+//! Records for the tests besides the suite.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
 use lifecycle_core::registry::{Batch, Change, Credential, NodeRecord};
 use lifecycle_core::secret::Sensitive;
 
-/// What must be found nowhere; once in each place that may hold a secret.
+/// Secrets that must never be visible: one for each place that may contain one.
 pub(crate) const PLANTED: [&str; 4] = [
     "planted-in-environment",
     "planted-in-build-argument",
@@ -116,7 +116,7 @@ pub(crate) fn event(message: &str) -> NewEvent {
     }
 }
 
-/// One of everything, every secret among it.
+/// A record of each kind, with all the secrets.
 pub(crate) fn everything() -> Batch {
     Batch {
         changes: vec![
@@ -131,6 +131,6 @@ pub(crate) fn everything() -> Batch {
                 credential: Credential::Sealed(Sensitive::new(PLANTED[2])),
             },
         ],
-        events: vec![event("found in clear")],
+        events: vec![event("plain text")],
     }
 }

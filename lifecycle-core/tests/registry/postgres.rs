@@ -34,7 +34,7 @@ impl Postgres {
         SqlRegistry::open(url, self.key.clone(), Arc::new(SystemClock)).await
     }
 
-    /// A registry in which `x` leads with epoch 1.
+    /// A registry that `x` leads with epoch 1.
     async fn led(&self) -> (String, SqlRegistry) {
         let url = self.server.database();
         let registry = self.open(&url).await.unwrap();
@@ -63,13 +63,13 @@ impl Backend for Postgres {
     }
 
     async fn pass(&self, time: Duration) {
-        // The server's clock is real.
+        // The server uses the real time.
         tokio::time::sleep(time).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn postgres_keeps_the_suite() {
+async fn postgres_passes_the_suite() {
     registry::all(&Postgres::start()).await.unwrap();
 }
 
@@ -77,7 +77,7 @@ async fn postgres_keeps_the_suite() {
 async fn two_managers_share_one_registry() {
     let postgres = Postgres::start();
     let url = postgres.server.database();
-    // Both find no tables, and one of them makes them.
+    // Neither finds tables, and only one of them creates them.
     let (first, second) = tokio::join!(postgres.open(&url), postgres.open(&url));
     let (first, second) = (first.unwrap(), second.unwrap());
     let ttl = Duration::from_secs(1);
@@ -96,8 +96,8 @@ async fn two_managers_share_one_registry() {
     first.commit(Epoch(1), batch("a")).await.unwrap();
     assert_eq!(second.snapshot().await.unwrap().nodes.len(), 1);
 
-    // The first goes on writing while its lease runs out and the second takes over: whatever it
-    // was told to have written is there, and nothing after the take-over.
+    // The first keeps writing while its lease expires and the second takes over. Every write that
+    // returned success must be there, and none after the take-over.
     let writer = async {
         let mut written = 1;
         loop {
@@ -128,12 +128,12 @@ async fn two_managers_share_one_registry() {
 }
 
 #[tokio::test]
-async fn no_dump_holds_a_secret_in_clear() {
+async fn no_dump_contains_a_plain_secret() {
     let postgres = Postgres::start();
     let (_, registry) = postgres.led().await;
     registry.commit(Epoch(1), everything()).await.unwrap();
     let dump = postgres.server.dump();
-    assert!(dump.contains("found in clear"), "{dump}");
+    assert!(dump.contains("plain text"), "{dump}");
     for planted in PLANTED {
         let hex = hex::encode(planted);
         assert!(!dump.contains(planted) && !dump.contains(&hex), "{planted}");
@@ -164,9 +164,9 @@ async fn other_services_read_endpoints_in_sql() {
 async fn text_with_a_nul_does_not_stop_a_commit() {
     let postgres = Postgres::start();
     let (_, registry) = postgres.led().await;
-    let mut told = event("an engine said \0");
-    told.data = serde_json::json!({"log": "\0"});
-    let batch = Batch::default().event(told);
+    let mut message = event("an engine said \0");
+    message.data = serde_json::json!({"log": "\0"});
+    let batch = Batch::default().event(message);
     registry.commit(Epoch(1), batch).await.unwrap();
     let shown = postgres
         .server
@@ -175,7 +175,7 @@ async fn text_with_a_nul_does_not_stop_a_commit() {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_away_is_unreachable_and_its_password_unsaid() {
+async fn lost_server_is_unreachable_and_its_password_not_shown() {
     let postgres = Postgres::start();
     let (url, registry) = postgres.led().await;
     let shown = |error: &Error| {

@@ -1,5 +1,5 @@
-//! A PostgreSQL server of the test's own: in a directory of its own, on a socket in it, and on
-//! one address where asked for; with a password, stopped at the end.
+//! A PostgreSQL server for a test, in its own directory, on a socket in it, and optionally on one
+//! address. It needs a password and is stopped at the end.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,19 +20,21 @@ pub(crate) struct PostgresServer {
     directory: TempDir,
     databases: AtomicU32,
     options: String,
-    /// It is in the socket's name too.
+    /// Also part of the socket's name.
     port: String,
 }
 
 impl PostgresServer {
-    /// On a socket only.
+    /// Starts a server on a socket only.
     pub(crate) fn start() -> Self {
         Self::with("-c listen_addresses=''", 5432, &[])
     }
 
-    /// Also at an address of this machine, for these networks; with its port.
+    /// Starts a server that also listens at an address of this machine for these networks. Returns
+    /// its port too.
     pub(crate) fn start_at(address: IpAddr, networks: &[&str]) -> (Self, u16) {
-        // A kernel may hold on to a port that was only tried; so it is drawn instead.
+        // Asking the kernel for a free port does not work: it may still hold that port afterwards.
+        // So the port is random.
         let port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
         let options = format!("-c listen_addresses='{address}' -c port={port}");
         (Self::with(&options, port, networks), port)
@@ -64,7 +66,7 @@ impl PostgresServer {
                 .arg("-D")
                 .arg(&data),
         );
-        // Another time zone and date style than ours: both may be whatever the user has.
+        // Another time zone and date style than the program's: users may have any.
         let hba = data.join("pg_hba.conf");
         let mut allowed = fs::read_to_string(&hba).unwrap();
         for network in networks {
@@ -81,7 +83,7 @@ impl PostgresServer {
         server
     }
 
-    /// Starts it, at first or again.
+    /// Starts the server for the first time or again.
     pub(crate) fn run(&self) {
         let root = self.directory.path();
         let log = root.join("log");
@@ -100,7 +102,7 @@ impl PostgresServer {
         );
     }
 
-    /// The URL of a new database.
+    /// Creates a database. Returns its URL.
     pub(crate) fn database(&self) -> String {
         let name = format!(
             "registry_{}",
@@ -110,12 +112,11 @@ impl PostgresServer {
         self.url(PASSWORD, &name)
     }
 
-    /// Makes a database.
     pub(crate) fn create(&self, name: &str) {
         done(&mut self.client("createdb", name));
     }
 
-    /// The URL of a database at an address at which the server listens.
+    /// The URL of a database at an address where the server listens.
     pub(crate) fn url_at(address: IpAddr, port: u16, database: &str) -> String {
         format!("postgres://{USER}:{PASSWORD}@{address}:{port}/{database}")
     }
@@ -125,22 +126,22 @@ impl PostgresServer {
         format!("postgres://{USER}:{password}@localhost/{database}?host={socket}")
     }
 
-    /// What `pg_dump` shows of the latest database.
+    /// The output of `pg_dump` for the latest database.
     pub(crate) fn dump(&self) -> String {
         self.dump_of(&self.latest())
     }
 
-    /// What a query shows of the latest database, as the server prints it.
+    /// The result of a query in the latest database, as the server prints it.
     pub(crate) fn query(&self, sql: &str) -> String {
         self.query_in(&self.latest(), sql)
     }
 
-    /// What `pg_dump` shows of a database.
+    /// The output of `pg_dump` for a database.
     pub(crate) fn dump_of(&self, database: &str) -> String {
         String::from_utf8(done(&mut self.client("pg_dump", database)).stdout).unwrap()
     }
 
-    /// What a query shows of a database, as the server prints it.
+    /// The result of a query in a database, as the server prints it.
     pub(crate) fn query_in(&self, database: &str, sql: &str) -> String {
         let output = done(self.client("psql", database).args(["-At", "-c", sql]));
         String::from_utf8(output.stdout).unwrap()
@@ -174,7 +175,7 @@ impl PostgresServer {
         command
     }
 
-    /// The server refuses to run as root.
+    /// PostgreSQL refuses to run as root, so another user runs it then.
     fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         let mut command = if is_root() {
@@ -191,7 +192,7 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        // It may have been stopped already.
+        // The server may be stopped already.
         self.stopping().output().ok();
     }
 }

@@ -1,4 +1,4 @@
-//! The registry in a file of SQLite.
+//! The registry in an SQLite file.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use lifecycle_core::{Error, Result};
 use sea_orm::ConnectionTrait;
 use tempfile::TempDir;
 
-use crate::clock::HandClock;
+use crate::clock::ManualClock;
 use crate::platform::{PLANTED, everything, instance};
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ struct Sqlite {
     made: AtomicU32,
     latest: Mutex<PathBuf>,
     key: PlatformKey,
-    clock: Arc<HandClock>,
+    clock: Arc<ManualClock>,
 }
 
 impl Sqlite {
@@ -47,7 +47,7 @@ fn url(path: &Path) -> String {
     format!("sqlite://{}?mode=rwc", path.display())
 }
 
-async fn open(path: &Path, key: &PlatformKey, clock: &Arc<HandClock>) -> Result<SqlRegistry> {
+async fn open(path: &Path, key: &PlatformKey, clock: &Arc<ManualClock>) -> Result<SqlRegistry> {
     SqlRegistry::open(&url(path), key.clone(), Arc::clone(clock) as _).await
 }
 
@@ -76,14 +76,14 @@ impl Backend for Sqlite {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn sqlite_keeps_the_suite() {
+async fn sqlite_passes_the_suite() {
     registry::all(&Sqlite::new()).await.unwrap();
 }
 
 struct Files {
     directory: TempDir,
     key: PlatformKey,
-    clock: Arc<HandClock>,
+    clock: Arc<ManualClock>,
 }
 
 impl Files {
@@ -105,7 +105,7 @@ impl Files {
 }
 
 #[tokio::test]
-async fn a_second_process_is_told_who_has_the_file() {
+async fn second_process_learns_which_process_uses_the_file() {
     let files = Files::new();
     let first = files.open().await.unwrap();
     let link = files.directory.path().join("link.db");
@@ -115,14 +115,14 @@ async fn a_second_process_is_told_who_has_the_file() {
         let Error::Conflict { why, .. } = &error else {
             panic!("{error:?}");
         };
-        assert_eq!(*why, format!("process {} holds it", std::process::id()));
+        assert_eq!(*why, format!("process {} is using it", std::process::id()));
     }
     first.close().await.unwrap();
     files.open().await.unwrap();
 }
 
 #[tokio::test]
-async fn each_open_is_a_new_epoch_even_after_a_crash() {
+async fn each_open_starts_a_new_epoch_even_after_a_crash() {
     let files = Files::new();
     let ttl = Duration::from_mins(10);
     for epoch in 1..4 {
@@ -140,7 +140,7 @@ async fn each_open_is_a_new_epoch_even_after_a_crash() {
 }
 
 #[tokio::test]
-async fn the_files_are_their_owners_alone() {
+async fn only_the_owner_can_read_the_files() {
     let files = Files::new();
     std::fs::write(files.path(), "").unwrap();
     std::fs::set_permissions(files.path(), PermissionsExt::from_mode(0o644)).unwrap();
@@ -159,7 +159,7 @@ async fn the_files_are_their_owners_alone() {
 }
 
 #[tokio::test]
-async fn no_file_holds_a_secret_in_clear() {
+async fn no_file_contains_a_plain_secret() {
     let files = Files::new();
     let registry = files.open().await.unwrap();
     registry
@@ -177,12 +177,12 @@ async fn no_file_holds_a_secret_in_clear() {
     let holds = |all: &[u8], text: &str| all.windows(text.len()).any(|w| w == text.as_bytes());
     let open = search();
     assert!(
-        holds(&open, "found in clear"),
-        "the search finds what is there"
+        holds(&open, "plain text"),
+        "the search must find a value that exists"
     );
     registry.close().await.unwrap();
     let closed = search();
-    assert!(holds(&closed, "found in clear"));
+    assert!(holds(&closed, "plain text"));
     for planted in PLANTED {
         assert!(
             !holds(&open, planted) && !holds(&closed, planted),
@@ -192,7 +192,7 @@ async fn no_file_holds_a_secret_in_clear() {
 }
 
 #[tokio::test]
-async fn another_platforms_key_is_refused() {
+async fn key_of_another_platform_is_refused() {
     let files = Files::new();
     files.open().await.unwrap().close().await.unwrap();
     let other = PlatformKey::generate();
@@ -202,7 +202,7 @@ async fn another_platforms_key_is_refused() {
 }
 
 #[tokio::test]
-async fn tables_of_a_newer_version_are_left_alone() {
+async fn tables_of_a_newer_version_are_not_changed() {
     let files = Files::new();
     files.open().await.unwrap().close().await.unwrap();
     let raw = sea_orm::Database::connect(url(&files.path()))
@@ -220,7 +220,7 @@ async fn tables_of_a_newer_version_are_left_alone() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_missing_or_no_database_is_told_apart() {
+async fn missing_and_invalid_files_have_different_errors() {
     let files = Files::new();
     let path = files.path();
     let only_existing = format!("sqlite://{}", path.display());
@@ -230,7 +230,7 @@ async fn a_file_that_is_missing_or_no_database_is_told_apart() {
     assert!(!path.exists());
     std::fs::write(
         &path,
-        "no database at all, but long enough to be read as one".repeat(50),
+        "not a database, but long enough to be read as one".repeat(50),
     )
     .unwrap();
     let error = files.open().await.unwrap_err();
@@ -275,7 +275,7 @@ async fn other_services_read_endpoints_in_sql() {
 }
 
 #[tokio::test]
-async fn a_dropped_commit_leaves_nothing_and_hinders_nobody() {
+async fn cancelled_commit_leaves_no_changes_and_no_locks() {
     use lifecycle_core::registry::Change;
 
     let files = Files::new();
@@ -295,7 +295,10 @@ async fn a_dropped_commit_leaves_nothing_and_hinders_nobody() {
         registry.commit(Epoch(1), batch(0)),
     )
     .await;
-    assert!(cut.is_err(), "the commit ended before it could be cut off");
+    assert!(
+        cut.is_err(),
+        "the commit finished before it could be cancelled"
+    );
     registry.commit(Epoch(1), batch(2000)).await.unwrap();
     assert_eq!(registry.snapshot().await.unwrap().instances.len(), 2000);
 }

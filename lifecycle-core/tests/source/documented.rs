@@ -1,5 +1,5 @@
-//! Public items have documentation. Fields and variants whose names say it all need none, so
-//! rustc's `missing_docs`, which asks for both, is off.
+//! Public items have documentation. Fields and variants with self-explanatory names need none;
+//! rustc's `missing_docs` would require it and is therefore off.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use syn::{Attribute, ImplItemFn, Item, ItemImpl, ItemTrait, TraitItem, Visibilit
 use crate::layers::is_test;
 use crate::{files_below, is_rust, root};
 
-/// Private modules whose items are public as sea-orm's derives require.
+/// Private modules with items that are public because sea-orm's derives require it.
 const ENTITIES: &str = "lifecycle-core/src/registry/sql/entity";
 
 #[test]

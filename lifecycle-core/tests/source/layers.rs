@@ -1,4 +1,5 @@
-//! Which module may use which: modules form layers, and files of the command line form no cycle.
+//! Which module may use which other: modules form layers, and the files of the command line form no
+//! cycle.
 //!
 //! Reads the sources, so that `use`, paths written out in code, in macros and in attributes, and
 //! names that `lib.rs` exports again all count. Tests inside the sources do not.
@@ -13,8 +14,7 @@ use syn::{Attribute, Item, ItemMod, ItemUse, Meta, UseTree};
 
 use crate::{files_below, is_rust, root};
 
-/// The modules of this crate, from the bottom up. A module may use those above it in this table,
-/// which is: those that come before it.
+/// The modules of this crate from the bottom up. A module may use those before it in this table.
 const LAYERS: &[(&str, &str)] = &[
     ("similar", "the known name that a mistyped one resembles"),
     ("epoch", "the number that fences a previous leader"),
@@ -90,7 +90,7 @@ fn files_of_the_command_line_form_no_cycle() {
     let source = root().join("cli/src");
     let files = files_of(&source);
     let modules: BTreeSet<&Vec<String>> = files.iter().map(|file| &file.module).collect();
-    // The longest part of a path that is a file of its own.
+    // The longest prefix of the path that is a file.
     let file_of = |used: &Vec<String>| {
         let mut module = used.clone();
         while !modules.contains(&module) {
@@ -132,9 +132,9 @@ fn files_of_the_command_line_form_no_cycle() {
 /// One source file.
 struct Source {
     path: PathBuf,
-    /// Its module's path within the crate; empty for `lib.rs` and `main.rs`.
+    /// The path of its module in the crate; empty for `lib.rs` and `main.rs`.
     module: Vec<String>,
-    /// The paths within the crate that it uses.
+    /// The paths in the crate that it uses.
     uses: BTreeSet<Vec<String>>,
 }
 
@@ -151,7 +151,7 @@ fn files_of(source: &Path) -> Vec<Source> {
     let root = parsed.iter().find(|(module, ..)| module.is_empty());
     let exported = root.map(|(.., file)| exported(&file.items));
     let exported = exported.unwrap_or_default();
-    // A file whose module is compiled for tests only is a test.
+    // A file whose module is compiled only for tests is a test.
     let tests: BTreeSet<Vec<String>> = parsed
         .iter()
         .flat_map(|(module, _, file)| test_modules(module, &file.items))
@@ -190,7 +190,7 @@ pub(crate) fn module_of(path: &Path) -> Vec<String> {
     module
 }
 
-/// The modules that a file declares for tests only.
+/// The modules that a file declares only for tests.
 pub(crate) fn test_modules(module: &[String], items: &[Item]) -> Vec<Vec<String>> {
     let declared = items.iter().filter_map(|item| match item {
         Item::Mod(child) if is_test(&child.attrs) => {
@@ -201,7 +201,7 @@ pub(crate) fn test_modules(module: &[String], items: &[Item]) -> Vec<Vec<String>
     declared.collect()
 }
 
-/// The names that `lib.rs` exports again, with where they are defined.
+/// The names that `lib.rs` re-exports, with their definitions.
 fn exported(items: &[Item]) -> BTreeMap<String, Vec<String>> {
     let mut names = BTreeMap::new();
     for item in items {
@@ -237,9 +237,9 @@ pub(crate) fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Collects what one file uses of its crate.
+/// Collects the paths of the crate that a file uses.
 struct Reader {
-    /// Where the reader is; deeper than the file within modules written in it.
+    /// The current module, which may be an inline module of the file.
     module: Vec<String>,
     uses: BTreeSet<Vec<String>>,
 }
@@ -265,7 +265,7 @@ impl Reader {
         }
     }
 
-    /// Paths among tokens that are not parsed: those that begin with `crate`.
+    /// Paths that begin with `crate` in tokens that are not parsed.
     fn note_tokens(&mut self, tokens: TokenStream) {
         let mut path: Option<Vec<String>> = None;
         for token in tokens {

@@ -1,4 +1,4 @@
-//! Checks of the sources themselves: who may use whom, what is documented, where actions are handled.
+//! Checks of the sources: which module may use which other, and what is documented.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,12 +13,11 @@ mod used;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The root of the repository.
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The files below a directory, or the file itself, in order.
+/// The files below a directory, or the file itself, sorted.
 fn files_below(place: &Path) -> Vec<PathBuf> {
     if place.is_file() {
         return vec![place.to_owned()];

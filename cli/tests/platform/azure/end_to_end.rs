@@ -1,4 +1,4 @@
-//! The whole way: from files to a running platform on Azure, and back to nothing.
+//! End to end: from files to a running platform on Azure, and back to an empty subscription.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::simulated::SimulatedAzure;
 use crate::docker::{Belongings, Node};
-use crate::document::{endpoints, has_the_documented_shape, instance, instances};
+use crate::document::{assert_documented_shape, endpoints, instance, instances};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// How long a closed port is knocked at. What is dropped never answers.
-const KNOCK: Duration = Duration::from_secs(1);
+/// The time limit of a connection attempt. Dropped packets are never answered.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NODES: &str = r#"
 [nodes.hub]
@@ -34,7 +34,7 @@ fn example() -> Project {
     project
 }
 
-/// What a bring-up ends with, a line for each thing, without ids, times and addresses.
+/// The state after a bring-up, one line for each object, without ids, times and addresses.
 fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Vec<String> {
     let status = project.status();
     assert_eq!(status["platform"]["state"], "running");
@@ -50,7 +50,8 @@ fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Ve
         .collect();
     for (name, node) in nodes {
         for container in node.inspect_all() {
-            // The last part of a name is of a digest, which is keyed; an identity stands in some.
+            // The last part of a name comes from a digest, which is keyed; some names contain an
+            // identity.
             let labels = &container["Config"]["Labels"];
             let what = |label: &str| labels[label].as_str().unwrap_or("-").to_owned();
             all.push(format!(
@@ -65,7 +66,7 @@ fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Ve
     all
 }
 
-/// A page of a service, asked from a node.
+/// A page of a service, requested from a node.
 fn page(node: &Node, ip: &str, port: u64, path: &str) -> String {
     let script = format!(
         "exec 3<>/dev/tcp/{ip}/{port}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
@@ -74,10 +75,10 @@ fn page(node: &Node, ip: &str, port: u64, path: &str) -> String {
 }
 
 fn is_open(address: IpAddr, port: u16) -> bool {
-    TcpStream::connect_timeout(&SocketAddr::new(address, port), KNOCK).is_ok()
+    TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_TIMEOUT).is_ok()
 }
 
-/// SSH and nothing else answers from outside, whatever listens.
+/// Checks that only SSH can be reached from outside, whatever ports are in use.
 fn only_ssh_is_open(status: &Value) {
     let of_services = instances(status)
         .into_iter()
@@ -91,7 +92,7 @@ fn only_ssh_is_open(status: &Value) {
             .unwrap()
             .parse()
             .unwrap();
-        // All at once: what is dropped takes its time.
+        // All at once, since each dropped connection takes the whole time limit.
         let open: Vec<u16> = std::thread::scope(|scope| {
             let knocks: Vec<_> = ports
                 .iter()
@@ -107,7 +108,7 @@ fn only_ssh_is_open(status: &Value) {
     }
 }
 
-/// Every command works from here.
+/// Runs every command from this machine.
 fn all_commands_work(project: &Project) {
     let plan = project.ends(0, &["plan"]);
     assert!(plan.stdout.contains("Nothing to do"), "{}", plan.stdout);
@@ -143,7 +144,7 @@ fn azure_end_to_end() {
     let machines = azure.machines(&project.id());
     assert_eq!(end(&project, machines.clone()), here, "{}", up.stderr);
     let status = project.status();
-    has_the_documented_shape(&status, &project);
+    assert_documented_shape(&status, &project);
 
     let hub = &machines["hub"];
     for one in instances(&status) {
@@ -152,7 +153,7 @@ fn azure_end_to_end() {
         assert!(health.contains("200 OK"), "{one}: {health}");
     }
     let (ip, port) = &endpoints(instance(&status, "request-manager"))[0];
-    until("readings come in", Duration::from_secs(30), || {
+    until("readings arrive", Duration::from_secs(30), || {
         let reading = page(hub, ip, *port, "/readings/garden.light");
         reading.contains("\"value\"").then_some(())
     });

@@ -1,5 +1,5 @@
-//! A platform none of whose machines has a public address: nothing gets in, but for who is let
-//! in by a host in the same network.
+//! A platform whose machines have no public addresses. It can be reached only through a jump host
+//! in the same network.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -16,27 +16,26 @@ use crate::document::instances;
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// What the user has: a group with the network and the jump host in it.
+/// The user's resource group with the network and the jump host.
 const GROUP: &str = "office";
 const JUMP_HOST: &str = "jump";
-/// The account there, which is not the one on nodes.
+/// The account on the jump host, which differs from the one on nodes.
 const ACCOUNT: &str = "ops";
 
-/// How long a closed port is knocked at. What is dropped never answers.
-const KNOCK: Duration = Duration::from_secs(1);
-/// How long a VM may take to be made.
-const PATIENCE: Duration = Duration::from_mins(8);
+/// The time limit of a connection attempt. Dropped packets are never answered.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the creation of a VM may take.
+const TIMEOUT: Duration = Duration::from_mins(8);
 
-/// The jump host.
 struct JumpHost {
     address: IpAddr,
     host_key: String,
-    /// What opens it, which nothing else does.
+    /// The key that opens the jump host and nothing else.
     key: SshKeyPair,
 }
 
 impl JumpHost {
-    /// A VM with a public address in a network that the platform finds in its place.
+    /// Creates a VM with a public address in a network that the platform will find and use.
     fn start(azure: &SimulatedAzure, project: &Project) -> Self {
         let key = generate_ssh_key().unwrap();
         let location = "westeurope";
@@ -77,8 +76,8 @@ impl JumpHost {
             }),
         );
         let machine = inside("Compute/virtualMachines", JUMP_HOST);
-        azure.put(&machine, &Self::wanted(&network, &key));
-        let address = until("the jump host runs", PATIENCE, || {
+        azure.put(&machine, &Self::resource(&network, &key));
+        let address = until("the jump host runs", TIMEOUT, || {
             let state = &azure.get(&machine)["properties"]["provisioningState"];
             assert_ne!(state, "Failed");
             let found = azure.get(&inside("Network", "publicIPAddresses"));
@@ -86,7 +85,7 @@ impl JumpHost {
             (state == "Succeeded").then(|| address.unwrap().parse().unwrap())
         });
         let node = &azure.machines(&project.id())[JUMP_HOST];
-        let host_key = until("it has a host key", PATIENCE, || {
+        let host_key = until("it has a host key", TIMEOUT, || {
             let key = node.call(&["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]);
             key.status.success().then_some(key.stdout)
         });
@@ -97,7 +96,7 @@ impl JumpHost {
         }
     }
 
-    fn wanted(network: &Value, key: &SshKeyPair) -> Value {
+    fn resource(network: &Value, key: &SshKeyPair) -> Value {
         json!({
             "location": "westeurope",
             "properties": {
@@ -143,7 +142,7 @@ impl JumpHost {
         })
     }
 
-    /// What `[cloud]` says of it.
+    /// The jump host's keys in `[cloud]`.
     fn declared(&self, host_key: &str) -> String {
         let words: Vec<&str> = host_key.split_whitespace().take(2).collect();
         format!(
@@ -154,13 +153,13 @@ impl JumpHost {
         )
     }
 
-    /// What a message that is about it says.
+    /// The jump host's name in messages.
     fn name(&self) -> String {
         format!("jump host {ACCOUNT}@{}:22", self.address)
     }
 }
 
-/// A project that was never brought up, and its identity.
+/// A project that was never started, with its identity.
 fn project(azure: &SimulatedAzure) -> Project {
     let closed = format!("public_ip = false\nresource_group = \"{GROUP}\"\n#jump\n");
     let project = small_project(azure, &closed);
@@ -177,11 +176,11 @@ fn change(project: &Project, from: &str, to: &str) {
 }
 
 fn is_open(address: IpAddr, port: u16) -> bool {
-    TcpStream::connect_timeout(&SocketAddr::new(address, port), KNOCK).is_ok()
+    TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_TIMEOUT).is_ok()
 }
 
-/// From here nobody answers but the jump host.
-fn nothing_is_open(status: &Value) {
+/// Checks that only the jump host can be reached from this machine.
+fn assert_only_jump_host_is_open(status: &Value) {
     let nodes = status["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), 2);
     for node in nodes {
@@ -193,7 +192,7 @@ fn nothing_is_open(status: &Value) {
     }
 }
 
-/// Every command that asks or changes something in a platform that runs.
+/// Runs every command that queries or changes a running platform.
 fn all_commands_work(project: &Project) {
     let says = |arguments: &[&str], text: &str| {
         let finished = project.ends(0, arguments);
@@ -210,18 +209,19 @@ fn all_commands_work(project: &Project) {
 }
 
 #[test]
-fn a_platform_without_public_addresses_works_through_a_jump_host() {
+fn platform_without_public_addresses_uses_a_jump_host() {
     let azure = SimulatedAzure::start();
     let project = project(&azure);
     let jump = JumpHost::start(&azure, &project);
     assert!(is_open(jump.address, 22));
     let theirs = azure.resources();
     project.write("jump.key", jump.key.private.expose());
-    // Everything that the program can be brought to say.
+    // Trace the programs as verbosely as possible.
     project.set("LIFECYCLE_LOG", "trace");
     project.ends(0, &["publish"]);
 
-    // Another host answers in its place: nothing is made that nobody would reach.
+    // Another host responds at the jump host's address: no machine is created, since none could be
+    // reached.
     let strange = generate_ssh_key().unwrap().public;
     change(&project, "#jump\n", &jump.declared(&strange));
     let doctor = project.ends(1, &["doctor"]);
@@ -236,7 +236,7 @@ fn a_platform_without_public_addresses_works_through_a_jump_host() {
         &jump.declared(&jump.host_key),
     );
     project.ends(0, &["doctor"]);
-    // From now on a signature opens the share, which was published to with the key.
+    // From now on the share is opened with a signature. The code bases were published with the key.
     let signature = secrets::share_signature();
     project.write("share.sas", &signature);
     let key = json!(azure.storage_key());
@@ -249,7 +249,7 @@ fn a_platform_without_public_addresses_works_through_a_jump_host() {
     let status = project.status();
     assert_eq!(status["platform"]["state"], "running", "{status}");
     assert_eq!(instances(&status).len(), 1, "{status}");
-    nothing_is_open(&status);
+    assert_only_jump_host_is_open(&status);
     all_commands_work(&project);
 
     let before = azure.requests().len();

@@ -1,19 +1,19 @@
-//! SIGKILL of `up` after each request to Azure Resource Manager: the next one goes on, and in the
-//! end nothing is doubled and nothing left over.
+//! `up` is killed with SIGKILL after each request to Azure Resource Manager. The next one
+//! continues, and at the end nothing is duplicated and nothing is left.
 
 use std::time::{Duration, Instant};
 
 use super::simulated::{SimulatedAzure, small_project};
 use crate::subprocess::until;
 
-/// Set, each request is one to be killed after; else every third is.
+/// If it is set, `up` is killed after each request, otherwise after every third.
 const WHOLE: &str = "LIFECYCLE_TEST_WHOLE";
 
 /// Longer than a bring-up takes.
-const PATIENCE: Duration = Duration::from_mins(8);
+const TIMEOUT: Duration = Duration::from_mins(8);
 
 #[test]
-fn an_up_that_is_killed_after_any_request_goes_on() {
+fn up_continues_after_a_kill_at_any_request() {
     let azure = SimulatedAzure::start();
     let project = small_project(&azure, "");
     project.ends(0, &["publish"]);
@@ -30,14 +30,14 @@ fn an_up_that_is_killed_after_any_request_goes_on() {
             .count()
     };
     let mut kills = 0;
-    // Each is killed one step later than the one before, until one ends before that.
+    // Each `up` is killed one step later than the previous one, until one finishes before.
     for number in (1..).step_by(step) {
         let wanted = count() + number;
         let began = Instant::now();
         let mut up = project.start(&["up"]);
         while up.runs() && count() < wanted {
             assert!(
-                began.elapsed() < PATIENCE,
+                began.elapsed() < TIMEOUT,
                 "{number}: neither request nor end"
             );
             std::thread::sleep(Duration::from_millis(1));
@@ -50,11 +50,12 @@ fn an_up_that_is_killed_after_any_request_goes_on() {
         assert_eq!(up.status.code(), None, "killed, or: {}", up.stderr);
         kills += 1;
     }
-    // What it takes to make a node, at least: what they share, its VM, its interface.
+    // The minimum for the creation of a node: the shared resources, its VM, and its network
+    // interface.
     assert!(kills >= 9 / step, "{kills} kills");
     until(
-        "what killed processes asked for has happened",
-        PATIENCE,
+        "the requests of killed processes have no effect",
+        TIMEOUT,
         || {
             let resources = azure.resources();
             let names = |kind: &str| resources.get(kind).map_or(0, Vec::len);

@@ -1,5 +1,5 @@
-//! What opens the cloud, the share and the jump host is in the files that the user refers to,
-//! and in what was handed to the manager; nowhere else.
+//! The secrets of the cloud, the share and the jump host are only in the user's files and in the
+//! files of the manager.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use super::simulated::SimulatedAzure;
 use crate::docker::{Node, docker};
 use crate::project::Project;
 use crate::secrets::{
-    Secret, are_not_in, both, command_lines, files_with, longest_line, own,
-    what_was_handed_over_is_roots_alone, without_environment,
+    Secret, are_not_in, assert_only_root_can_read, both, command_lines, files_with, longest_line,
+    own, without_environment,
 };
 
-/// A signature that lets its owner read and write the share for a while, made with its account's
-/// key as any client may do.
+/// A signature that allows to read and write the share for a while, created with the account's key
+/// as any client can do it.
 pub(super) fn share_signature() -> String {
     let service = FilesService::new(Arc::new(SystemClock), Arc::new(RandomIds));
     service.add(&StorageAccount::default()).unwrap();
@@ -35,14 +35,15 @@ pub(super) fn share_signature() -> String {
     signature.expose_secret().to_owned()
 }
 
-/// What may not be found.
+/// The secrets to search for.
 pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -> Vec<Secret> {
     let parameter = signature.rsplit_once("sig=").unwrap().1;
     let decoded = parameter
         .replace("%2B", "+")
         .replace("%2F", "/")
         .replace("%3D", "=");
-    // How all its tokens begin, that it had others do with.
+    // The common beginning of all of the simulator's tokens, including those that other clients
+    // got.
     let token = azure.token();
     let head = token.split_once('.').unwrap().0;
     vec![
@@ -55,15 +56,15 @@ pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -
     ]
 }
 
-/// Looks for these, and for the platform's own, wherever something is said, written or shown.
+/// Searches all output, files and documents for these secrets and the platform's own.
 pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, planted: &[Secret]) {
     let id = project.id();
     let all = [planted, &own(project)].concat();
     let mut places = vec![
-        ("what the commands said", project.said()),
+        ("the output of the commands", project.said()),
         ("command lines", command_lines("/iot-platform")),
         (
-            "what may be committed",
+            "the files that may be committed",
             project.read(".lifecycle/platform.json"),
         ),
         (
@@ -74,7 +75,7 @@ pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, plante
         ),
         ("resources", azure.get("resources").to_string()),
     ];
-    assert!(places[0].1.contains("TRACE"), "they say much");
+    assert!(places[0].1.contains("TRACE"), "traces are missing");
     let machines = azure.machines(&id);
     for node in machines.values() {
         places.push(("a VM's machine", docker(&["inspect", &node.container])));
@@ -87,7 +88,7 @@ pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, plante
     places.extend(of_manager(&machines["a"], &id));
     are_not_in(&all, &places);
 
-    what_was_handed_over_is_roots_alone(&machines["a"], &id);
+    assert_only_root_can_read(&machines["a"], &id);
     let handed = format!("/var/lib/lifecycle/{id}/manager/");
     for (secret, value) in planted {
         for (name, node) in &machines {
@@ -96,7 +97,7 @@ pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, plante
                 assert!(may, "{file} on {name} holds the secret {secret}");
             }
         }
-        let kept = format!("what this machine keeps holds the secret {secret}");
+        let kept = format!("the state on this machine contains the secret {secret}");
         assert_eq!(files_of(&project.state(), value), [""; 0], "{kept}");
         let known = files_of(&project.path(""), value);
         let theirs = ["jump.key", "share.sas"];
@@ -105,12 +106,12 @@ pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, plante
             "{known:?}"
         );
     }
-    // The search finds what is there.
+    // The search works: it finds the secret in the file where it must be.
     let found = files_with(&machines["a"], CLIENT_SECRET);
     assert_eq!(found, [format!("{handed}credentials.json")]);
 }
 
-/// What the manager says and keeps.
+/// The output and the files of the manager.
 fn of_manager(node: &Node, id: &str) -> Vec<(&'static str, String)> {
     let manager = node.inspect("lifecycle.role=manager");
     let log = node.call(&["docker", "logs", &node.manager().id]);
@@ -136,7 +137,7 @@ fn of_manager(node: &Node, id: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The names of the files below a directory that hold a value.
+/// The names of the files below a directory that contain a value.
 fn files_of(directory: &Path, value: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {

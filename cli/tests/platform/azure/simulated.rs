@@ -1,5 +1,5 @@
-//! `bootstrapper azure-simulator` as its users start it: a process of its own, told by its document,
-//! watched by its record.
+//! `bootstrapper azure-simulator` as users run it: a process of its own, configured by its
+//! document, observed through its record.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -17,23 +17,25 @@ use crate::docker::{self, Belongings, Node};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// How long its start may take, the removal of what another one left included; and its end.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// How long its start may take, including the removal of another simulator's machines, and how long
+/// its end may take.
+const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What Azure's clients ask for, wherever they send their requests.
+/// The scope that Azure's clients request, wherever they send their requests.
 const SCOPE: &str = "https://management.azure.com/.default";
 
-/// A simulated Azure in a process of its own.
+/// A simulated Azure in a separate process.
 #[derive(Debug)]
 pub(crate) struct SimulatedAzure {
     process: Child,
     directory: TempDir,
     document: Value,
-    /// The block of its platform's network. Drawn, since a Docker engine has each but once.
+    /// The address block of its platform's network. Random, since a Docker engine can have each
+    /// block only once.
     block: String,
 }
 
-/// A request that it got.
+/// A request that the simulator received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -46,7 +48,7 @@ impl Request {
         self.path.to_lowercase().starts_with("/subscriptions/")
     }
 
-    /// Whether it may change something: tokens are asked for by `POST` too.
+    /// Whether it may change something. Tokens are requested with `POST` too.
     pub(crate) fn is_a_change(&self) -> bool {
         self.method != "GET" && self.method != "HEAD" && !self.path.contains("/oauth2/")
     }
@@ -61,14 +63,15 @@ impl SimulatedAzure {
             .arg(directory.path())
             .arg("--record")
             .arg(directory.path().join("record"))
-            // Somebody may have one of their own at the usual ports.
+            // The usual ports may be used by another simulator.
             .args(["--http", "0", "--https", "0"])
             .args(["--files-http", "0", "--files-https", "0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // The document comes when it listens; the pipe stays open as long as it runs.
+        // The document is written when it listens. The pipe stays open as long as the simulator
+        // runs.
         let stdout = process.stdout.take().unwrap();
         let mut documents = serde_json::Deserializer::from_reader(stdout).into_iter();
         let [first, second, ..] = RandomIds.uuid().into_bytes();
@@ -81,7 +84,7 @@ impl SimulatedAzure {
         }
     }
 
-    /// The part of a platform.toml that it proposes, with `more` of `[cloud]`.
+    /// The part of a platform.toml that it prints, with `more` in `[cloud]`.
     pub(crate) fn platform_toml(&self, more: &str) -> String {
         let text = self.document["platform_toml"].as_str().unwrap();
         let provider = "provider = \"azure\"\n";
@@ -90,11 +93,11 @@ impl SimulatedAzure {
         text.replace(provider, &format!("{provider}subnet = \"{block}\"\n{more}"))
     }
 
-    /// What it was asked so far, in order.
+    /// The requests so far, in order.
     pub(crate) fn requests(&self) -> Vec<Request> {
         let record = std::fs::read_to_string(self.directory.path().join("record"));
         let record = record.unwrap_or_default();
-        // The last line may be half written.
+        // The last line may be incomplete.
         let whole = record.rfind('\n').map_or("", |end| &record[..end]);
         let read = |line: &str| {
             let line: Value = serde_json::from_str(line).unwrap();
@@ -115,25 +118,25 @@ impl SimulatedAzure {
         answer["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// What Azure Resource Manager shows under a path of the subscription.
+    /// The resources that Azure Resource Manager returns for a path of the subscription.
     pub(crate) fn get(&self, path: &str) -> Value {
         let path = format!("/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01");
         self.ask("GET", &path, Some(&self.token()), "")
     }
 
-    /// Makes a resource, as somebody else who uses the subscription.
+    /// Creates a resource, as another user of the subscription.
     pub(crate) fn put(&self, path: &str, body: &Value) -> Value {
         let path = format!("/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01");
         self.ask("PUT", &path, Some(&self.token()), &body.to_string())
     }
 
-    /// The requests to change something among those after the first `seen`.
+    /// The changing requests after the first `seen`.
     pub(crate) fn changes_after(&self, seen: usize) -> Vec<Request> {
         let new = self.requests().into_iter().skip(seen);
         new.filter(Request::is_a_change).collect()
     }
 
-    /// The resources that there are, by their kinds: each with its name, sorted.
+    /// The names of all resources by kind, sorted.
     pub(crate) fn resources(&self) -> BTreeMap<String, Vec<String>> {
         let found = self.get("resources");
         let mut resources: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -173,8 +176,8 @@ impl SimulatedAzure {
         serde_json::from_str(body).unwrap()
     }
 
-    /// The machines that run, by their names, as nodes of a platform. They are local nodes of the
-    /// simulator's own.
+    /// The running machines by name, as nodes of a platform. They are local nodes that the
+    /// simulator owns.
     pub(crate) fn machines(&self, platform: &str) -> BTreeMap<String, Node> {
         self.owners()
             .iter()
@@ -183,7 +186,7 @@ impl SimulatedAzure {
             .collect()
     }
 
-    /// Whose the machines are to this machine's engine.
+    /// The owners of the machines on this machine's engine.
     fn owners(&self) -> Vec<String> {
         let notes = self.directory.path().join("machines");
         let notes = std::fs::read_dir(notes).into_iter().flatten();
@@ -192,7 +195,7 @@ impl SimulatedAzure {
             .collect()
     }
 
-    /// The block of its platform's network.
+    /// The address block of its platform's network.
     pub(crate) fn block(&self) -> &str {
         &self.block
     }
@@ -221,7 +224,7 @@ impl Drop for SimulatedAzure {
                 std::thread::sleep(Duration::from_millis(100));
             }
         } else {
-            until("the simulator ends", PATIENCE, || {
+            until("the simulator ends", TIMEOUT, || {
                 self.process.try_wait().unwrap()
             });
         }
@@ -232,7 +235,7 @@ impl Drop for SimulatedAzure {
     }
 }
 
-/// A project on this Azure: two nodes, and a service on each.
+/// A project on this Azure with two nodes and one service on each.
 pub(crate) fn small_project(azure: &SimulatedAzure, more: &str) -> Project {
     let project = Project::new();
     project.compose(&format!(

@@ -24,12 +24,12 @@ use crate::model::{NodeName, NodeSpec};
 pub use owners::{an_adopted_machine_is_released_and_never_deleted, platforms_are_separate};
 pub use states::{
     a_failed_node_is_created_again, a_running_node, a_stopped_node, an_absent_node,
-    list_is_complete_and_shows_only_this_platform, preflight_reports_no_problems, provision_is_idempotent,
-    shared_resources_are_deleted_last,
+    list_is_complete_and_shows_only_this_platform, preflight_reports_no_problems,
+    provision_is_idempotent, shared_resources_are_deleted_last,
 };
 pub use under_way::{
-    a_cancelled_change_can_be_repeated, a_fence_replaces_a_change_in_progress,
-    another_process_can_poll, a_change_in_progress_is_not_overwritten,
+    a_cancelled_change_can_be_repeated, a_change_in_progress_is_not_overwritten,
+    a_fence_replaces_a_change_in_progress, another_process_can_poll,
 };
 
 /// The time limit of one change.
@@ -163,6 +163,7 @@ impl<'a> Subject<'a> {
         done("get", self.cloud.get(&self.spec.name).await)
     }
 
+    async fn get(&self) -> Checked<ObservedNode> {
         let seen = self.seen().await?;
         seen.ok_or_else(|| Failed::new(format!("get does not show {}", self.spec.name)))
     }

@@ -73,7 +73,8 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
             outcome.as_ref().is_err_and(is_conflict),
             "the fence of a machine of no platform must be a Conflict, was {outcome:?}"
         );
-        node.is(&found, "fenced, but it does not belong to this platform").await?;
+        node.is(&found, "fenced, but it does not belong to this platform")
+            .await?;
     }
 
     let adopted = done("adopt", ours.adopt(&spec.name).await)?;
@@ -110,8 +111,7 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
         "a restart is another boot: {third:?}"
     );
     done("delete_shared", ours.delete_shared().await)?;
-    node.is(&third, "the shared resources were deleted")
-        .await?;
+    node.is(&third, "the shared resources were deleted").await?;
 
     node.done(node.delete()).await?;
     let Some(released) = node.seen().await? else {

@@ -66,8 +66,15 @@ pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     let first = node.get().await?;
     node.done(node.start()).await?;
     node.is(&first, "started while it runs").await?;
-    let adopted = done("adopting a node of this platform", cloud.adopt(&spec.name).await)?;
-    ensure_eq!(adopted, first, "adopted, although it belongs to this platform");
+    let adopted = done(
+        "adopting a node of this platform",
+        cloud.adopt(&spec.name).await,
+    )?;
+    ensure_eq!(
+        adopted,
+        first,
+        "adopted, although it belongs to this platform"
+    );
 
     let restart = node.restart(first.boot_id.as_ref());
     node.done(restart.clone()).await?;
@@ -118,8 +125,15 @@ pub async fn a_stopped_node(bench: &dyn CloudBench) -> Checked {
         node.has_power(Power::Stopped, &after).await?;
     }
     let stopped = node.get().await?;
-    let adopted = done("adopting a node of this platform", cloud.adopt(&spec.name).await)?;
-    ensure_eq!(adopted, stopped, "adopted, although it belongs to this platform");
+    let adopted = done(
+        "adopting a node of this platform",
+        cloud.adopt(&spec.name).await,
+    )?;
+    ensure_eq!(
+        adopted,
+        stopped,
+        "adopted, although it belongs to this platform"
+    );
     node.fenced().await?;
     node.has_power(Power::Stopped, "after a fence").await?;
 

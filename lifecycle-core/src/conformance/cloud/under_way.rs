@@ -184,8 +184,9 @@ pub async fn a_change_in_progress_is_not_overwritten(bench: &dyn CloudBench) -> 
     let node = Subject::new(cloud.as_ref(), &spec);
     for first in KINDS {
         for second in KINDS {
-            let within =
-                |why: &str| Failed::new(format!("{second:?} while {first:?} is in progress: {why}"));
+            let within = |why: &str| {
+                Failed::new(format!("{second:?} while {first:?} is in progress: {why}"))
+            };
             let mut tries = 0;
             while !node
                 .collide(first, second)

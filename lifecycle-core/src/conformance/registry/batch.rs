@@ -236,7 +236,11 @@ pub async fn everything_is_persistent(backend: &dyn Backend) -> Result<()> {
     assert_eq!(registry.events(0, 9).await?, EventPage::Gone { oldest: 2 });
     assert_eq!(page(&*registry, 1, 9).await?.len(), 3);
     let after = held(registry.acquire_lease("before", backend.ttl()).await?);
-    assert_eq!(after, Epoch(epoch.0 + 1), "a new process must get a new epoch");
+    assert_eq!(
+        after,
+        Epoch(epoch.0 + 1),
+        "a new process must get a new epoch"
+    );
     stale(registry.commit(epoch, Batch::default()).await, epoch, after);
     let committed = registry
         .commit(after, Batch::default().event(event("again", 9)))

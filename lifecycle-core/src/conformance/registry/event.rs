@@ -106,7 +106,10 @@ pub async fn event_ids_increase_by_one(registry: Arc<dyn Registry>) -> Result<()
                     committed[0].id + 1,
                     "the events of a batch must be consecutive"
                 );
-                assert!(committed[0].id > last, "ids must increase in the order of commits");
+                assert!(
+                    committed[0].id > last,
+                    "ids must increase in the order of commits"
+                );
                 last = committed[1].id;
             }
             Ok(())
@@ -119,7 +122,11 @@ pub async fn event_ids_increase_by_one(registry: Arc<dyn Registry>) -> Result<()
             while seen.len() < (COMMITTERS * COMMITS * 2) as usize {
                 let more = page(&*registry, seen.len() as u64, 1000).await?;
                 for event in more {
-                    assert_eq!(event.id, seen.len() as u64 + 1, "no event may be inserted later");
+                    assert_eq!(
+                        event.id,
+                        seen.len() as u64 + 1,
+                        "no event may be inserted later"
+                    );
                     seen.push(event);
                 }
                 tokio::task::yield_now().await;

@@ -125,7 +125,11 @@ pub(super) fn memory(field: &Field<'_>, amount: &mut Resources, report: &mut Rep
 }
 
 /// Reads `node.hostname == vm1` or `node.labels.zone != a`.
-fn constraint(field: &Field<'_>, project: &ProjectContext<'_>, report: &mut Report) -> Option<Constraint> {
+fn constraint(
+    field: &Field<'_>,
+    project: &ProjectContext<'_>,
+    report: &mut Report,
+) -> Option<Constraint> {
     let text = field.text(report)?;
     let form = "write `node.hostname == <node>` or `node.labels.<key> != <value>`";
     let parts = text

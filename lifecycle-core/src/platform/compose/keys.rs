@@ -142,14 +142,8 @@ pub(super) const SERVICE: &[Key] = &[
         "dns",
         "a container with its own resolvers cannot resolve the names of other services",
     ),
-    supported(
-        "dns_opt",
-        "only together with `dns`",
-    ),
-    supported(
-        "dns_search",
-        "only together with `dns`",
-    ),
+    supported("dns_opt", "only together with `dns`"),
+    supported("dns_search", "only together with `dns`"),
     supported("domainname", ""),
     supported("entrypoint", ""),
     supported(
@@ -230,10 +224,7 @@ pub(super) const SERVICE: &[Key] = &[
     changes("pre_stop", "the command is not run"),
     supported("privileged", ""),
     supported("profiles", "see *Several files*"),
-    changes(
-        "provider",
-        "external providers are not supported",
-    ),
+    changes("provider", "external providers are not supported"),
     supported(
         "pull_policy",
         "`missing` and `build`; other values are reported as having no effect",
@@ -311,7 +302,10 @@ pub(super) const BUILD: &[Key] = &[
     ),
     changes("privileged", "the build gets no additional privileges"),
     harmless("provenance", "no attestation is created"),
-    harmless("pull", "base images are pulled only if the node does not have them"),
+    harmless(
+        "pull",
+        "base images are pulled only if the node does not have them",
+    ),
     harmless("sbom", "no bill of materials is created"),
     changes(
         "secrets",
@@ -394,7 +388,10 @@ pub(super) const RESERVATIONS: &[Key] = &[
         "devices",
         "requested from the engine's drivers; placement does not consider them",
     ),
-    changes("generic_resources", "only `cpus` and `memory` can be reserved"),
+    changes(
+        "generic_resources",
+        "only `cpus` and `memory` can be reserved",
+    ),
 ];
 
 pub(super) const HEALTHCHECK: &[Key] = &[
@@ -450,10 +447,7 @@ pub(super) const MOUNT: &[Key] = &[
 pub(super) const VOLUME: &[Key] = &[
     supported("driver", "a driver that the engine of each node has"),
     supported("driver_opts", ""),
-    supported(
-        "external",
-        "it must exist on the node; it is never removed",
-    ),
+    supported("external", "it must exist on the node; it is never removed"),
     supported("labels", ""),
     supported("name", "the name in the engine"),
 ];
@@ -485,7 +479,10 @@ pub(super) const SERVICE_NETWORK: &[Key] = &[
     changes("driver_opts", "the platform's own network is used"),
     harmless("gw_priority", "there is one network"),
     changes("interface_name", "the engine names the interface"),
-    changes("ipv4_address", "the platform chooses the address of a service"),
+    changes(
+        "ipv4_address",
+        "the platform chooses the address of a service",
+    ),
     changes("ipv6_address", "services have IPv4 addresses"),
     changes("link_local_ips", "the engine chooses addresses"),
     changes("mac_address", "the engine chooses the address"),
@@ -553,7 +550,10 @@ pub(super) const BIND: &[Key] = &[
 pub(super) const TMPFS: &[Key] = &[supported("mode", ""), supported("size", "")];
 
 pub(super) const VOLUME_MOUNT: &[Key] = &[
-    changes("labels", "set labels of the volume in the top-level `volumes`"),
+    changes(
+        "labels",
+        "set labels of the volume in the top-level `volumes`",
+    ),
     supported("nocopy", ""),
     changes(
         "subpath",
@@ -590,7 +590,10 @@ pub(super) const DEVICE_REQUEST: &[Key] = &[
 
 pub(super) const RESTART_POLICY: &[Key] = &[
     supported("condition", "`none`, `on-failure`, `any`"),
-    changes("delay", "the manager increases the delay after each failure"),
+    changes(
+        "delay",
+        "the manager increases the delay after each failure",
+    ),
     supported("max_attempts", ""),
     changes("window", "the count restarts after a replica was ready"),
 ];

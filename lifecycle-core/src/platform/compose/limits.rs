@@ -96,7 +96,9 @@ fn processors(text: &str) -> Result<String, String> {
     if good {
         Ok(text.to_owned())
     } else {
-        Err(format!("`{text}` is not a set of processors; write it like `0-3,5`"))
+        Err(format!(
+            "`{text}` is not a set of processors; write it like `0-3,5`"
+        ))
     }
 }
 

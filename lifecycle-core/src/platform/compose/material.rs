@@ -49,7 +49,12 @@ pub(super) fn declared<'a>(
         .collect()
 }
 
-fn one(field: &Field<'_>, kind: Kind, project: &ProjectContext<'_>, report: &mut Report) -> Option<FileTree> {
+fn one(
+    field: &Field<'_>,
+    kind: Kind,
+    project: &ProjectContext<'_>,
+    report: &mut Report,
+) -> Option<FileTree> {
     const SOURCES: [&str; 4] = ["content", "environment", "external", "file"];
     let mut found = None;
     let given: Vec<&str> = SOURCES
@@ -84,10 +89,7 @@ fn one(field: &Field<'_>, kind: Kind, project: &ProjectContext<'_>, report: &mut
                 if field.is_map() || field.boolean(report) == Some(true) {
                     field.problem_with_help(
                         report,
-                        format!(
-                            "external {}s are not supported",
-                            kind.word
-                        ),
+                        format!("external {}s are not supported", kind.word),
                         "set `file`, `environment` or `content`",
                     );
                 }
@@ -119,7 +121,10 @@ fn contents(field: &Field<'_>, text: &str, report: &mut Report) -> Option<FileTr
     if text.len() as u64 > shipped::MAX_SECRET {
         field.problem_with_help(
             report,
-            format!("the contents are larger than {} KiB", shipped::MAX_SECRET >> 10),
+            format!(
+                "the contents are larger than {} KiB",
+                shipped::MAX_SECRET >> 10
+            ),
             "put large files into the image, or use a named volume for data",
         );
         return None;
@@ -193,7 +198,10 @@ fn mount(
         format!("{}/{name}", kind.directory)
     };
     if DirectoryStore::normalised(&target) == "/" || target.ends_with('/') {
-        item.problem(report, format!("`{target}` is not the path of a file in the container"));
+        item.problem(
+            report,
+            format!("`{target}` is not the path of a file in the container"),
+        );
         return None;
     }
     let mut tree = material.clone()?;

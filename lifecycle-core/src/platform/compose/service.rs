@@ -10,8 +10,8 @@ use super::super::tree::Field;
 use super::keys::{self, supported_entries};
 use super::networks::Connected;
 use super::{
-    Declared, Draft, ProjectContext, build, deploy, devices, extension, isolation, limits, material,
-    network, networks, storage, value,
+    Declared, Draft, ProjectContext, build, deploy, devices, extension, isolation, limits,
+    material, network, networks, storage, value,
 };
 use crate::model::{
     DependencyCondition, Healthcheck, HealthcheckTest, ImageSource, RestartPolicy, ServiceName,
@@ -249,8 +249,9 @@ impl Reader<'_, '_> {
             };
             for (name, value) in self.environment_file(&item, path, true, false) {
                 if name.starts_with(OWN_LABELS) {
-                    let message =
-                        format!("labels that start with `{OWN_LABELS}` are reserved for the platform");
+                    let message = format!(
+                        "labels that start with `{OWN_LABELS}` are reserved for the platform"
+                    );
                     item.problem(self.report, message);
                 }
                 labels.insert(name, value.expose().to_owned());

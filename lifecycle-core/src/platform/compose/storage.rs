@@ -452,7 +452,10 @@ fn checked(item: &Field<'_>, target: &str, report: &mut Report) -> Option<()> {
         return None;
     }
     if DirectoryStore::normalised(target) == "/" {
-        item.problem(report, "the root directory of the container cannot be a mount target");
+        item.problem(
+            report,
+            "the root directory of the container cannot be a mount target",
+        );
         return None;
     }
     Some(())

@@ -284,7 +284,9 @@ pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
 pub(in super::super) fn image(text: &str) -> Result<String, String> {
     const MAX_LENGTH: usize = 255;
     if text.len() > MAX_LENGTH {
-        return Err(format!("the name of an image may have at most {MAX_LENGTH} characters"));
+        return Err(format!(
+            "the name of an image may have at most {MAX_LENGTH} characters"
+        ));
     }
     let bad = |why: &str| format!("`{text}` is not an image name: {why}");
     let (rest, digest) = match text.split_once('@') {

@@ -20,7 +20,7 @@ mod specification;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::{MAX_FILES, Report};
-use super::interpolation::{self, Lookup, SoFar};
+use super::interpolation::{self, Lookup, Totals};
 use super::tree::{Field, Mark, Node, Position, Value};
 use super::{text_file, yaml};
 
@@ -67,7 +67,7 @@ pub(super) struct Assembly<'a> {
     project_dir: &'a Path,
     report: &'a mut Report,
     files: usize,
-    so_far: SoFar,
+    so_far: Totals,
     nodes: usize,
     bytes: usize,
     /// Whether all files were found. If not, checking the tree would only add false problems.
@@ -81,7 +81,7 @@ impl<'a> Assembly<'a> {
             project_dir,
             report,
             files: 0,
-            so_far: SoFar::default(),
+            so_far: Totals::default(),
             nodes: 0,
             bytes: 0,
             complete: true,
@@ -190,7 +190,10 @@ impl<'a> Assembly<'a> {
             Ok(text) => Ok((file, text)),
             Err(error) => {
                 let message = format!("`{path}` cannot be read: {error}");
-                Err((message, "give a Compose file that you have permission to read"))
+                Err((
+                    message,
+                    "give a Compose file that you have permission to read",
+                ))
             }
         }
     }

@@ -9,11 +9,7 @@ use super::super::tree::{Entry, Field, Node, Position, Value};
 const ALL: &str = "*";
 
 /// Removes services that are not enabled, and optional references to them.
-pub(in super::super) fn remove_disabled(
-    root: &mut Node,
-    active: &[String],
-    report: &mut Report,
-) {
+pub(in super::super) fn remove_disabled(root: &mut Node, active: &[String], report: &mut Report) {
     let mut known: BTreeSet<String> = BTreeSet::new();
     let mut disabled: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let Some(Value::Map(services)) = root.child_mut("services").map(|node| &mut node.value) else {

@@ -142,9 +142,7 @@ fn deadlines(field: &Field<'_>, report: &mut Report) -> CloudDeadlines {
     let longest = |text: &str| {
         let limit = value::duration(text)?;
         if limit < SHORTEST {
-            return Err(format!(
-                "`{text}` is too short: the minimum is 10s"
-            ));
+            return Err(format!("`{text}` is too short: the minimum is 10s"));
         }
         Ok(limit)
     };
@@ -281,9 +279,9 @@ pub(super) fn words(field: &Field<'_>, report: &mut Report) -> Vec<String> {
 fn zones(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     let zone = |text: &str| {
         let is_zone = text.len() == 1 && text.starts_with(|c: char| ('1'..='9').contains(&c));
-        is_zone
-            .then(|| text.to_owned())
-            .ok_or_else(|| format!("`{text}` is not a zone: Azure numbers zones, for example \"1\""))
+        is_zone.then(|| text.to_owned()).ok_or_else(|| {
+            format!("`{text}` is not a zone: Azure numbers zones, for example \"1\"")
+        })
     };
     field
         .items_or_one(report)

@@ -57,7 +57,11 @@ pub(super) fn read(
     for (key, field) in field.entries(report) {
         if !is_share && CODE.contains(&key) && !COMMON.contains(&key) {
             let help = "set `store = \"azure-files\"` for a share, or remove this key";
-            field.problem_with_help(report, "this key is not valid for the store `directory`", help);
+            field.problem_with_help(
+                report,
+                "this key is not valid for the store `directory`",
+                help,
+            );
             continue;
         }
         match key {

@@ -14,7 +14,7 @@ use sea_orm::{
 use super::entity::lease::{Column, Entity, Model};
 use super::session::Session;
 use crate::model::Epoch;
-use crate::registry::effect::{LONGEST_LEASE, lease_end};
+use crate::registry::effect::{MAX_LEASE, lease_end};
 
 /// The name of the only lease.
 const MANAGER: &str = "manager";
@@ -38,7 +38,7 @@ pub(super) async fn acquire(
     // Locked first, so that the row does not change before it is read.
     lock(session).await?;
     let (time, end): (SimpleExpr, SimpleExpr) = if session.is_postgres() {
-        let seconds = ttl.min(LONGEST_LEASE).as_secs_f64();
+        let seconds = ttl.min(MAX_LEASE).as_secs_f64();
         (
             Expr::cust("now()"),
             Expr::cust_with_values("now() + make_interval(secs => $1)", [seconds]),
@@ -73,9 +73,9 @@ pub(super) async fn release(session: &Session, holder: Option<&str>) -> Result<(
         .col_expr(Column::Until, Expr::value(None::<DateTime<Utc>>))
         .filter(Column::Name.eq(MANAGER));
     if let Some(holder) = holder {
-        give = give.filter(Column::Holder.eq(holder));
+        release = release.filter(Column::Holder.eq(holder));
     }
-    give.exec(session).await?;
+    release.exec(session).await?;
     Ok(())
 }
 

@@ -78,7 +78,9 @@ impl Location {
                     .split('&')
                     .any(|part| matches!(part, "mode=ro" | "mode=memory"))
                 {
-                    return Err(invalid("the registry must be a writable file on a disk".into()));
+                    return Err(invalid(
+                        "the registry must be a writable file on a disk".into(),
+                    ));
                 }
                 let create = query.split('&').any(|part| part == "mode=rwc");
                 Ok(Self::Sqlite {
@@ -249,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_location_shows_no_password() {
-        let location = Location::of("postgres://lifecycle:hunter2@db.example:5433/registry").unwrap();
+        let location =
+            Location::of("postgres://lifecycle:hunter2@db.example:5433/registry").unwrap();
         assert_eq!(
             location.to_string(),
             "registry postgres://lifecycle@db.example:5433/registry"

@@ -13,8 +13,8 @@ mod databases;
 mod entity;
 mod error;
 mod lease;
-mod migration;
 mod location;
+mod migration;
 mod read;
 mod session;
 mod take;
@@ -274,7 +274,10 @@ impl Registry for SqlRegistry {
                     Ok(Lease::Held(Epoch(unsigned("epoch", row.epoch)?)))
                 }
                 (Some(holder), Some(until)) => Ok(Lease::HeldBy { holder, until }),
-                _ => Err(damaged("lease", "it was neither acquired nor held by another")),
+                _ => Err(damaged(
+                    "lease",
+                    "it was neither acquired nor held by another",
+                )),
             }
         })
         .await

@@ -129,7 +129,10 @@ mod tests {
     fn postgres_text_contains_no_nul() {
         let json = serde_json::json!({"a\0": ["b\0", {"c": "\0"}], "d": 1});
         let replaced = serde_json::json!({"a\u{fffd}": ["b\u{fffd}", {"c": "\u{fffd}"}], "d": 1});
-        assert_eq!(stored(DatabaseBackend::Postgres, json), Value::from(replaced));
+        assert_eq!(
+            stored(DatabaseBackend::Postgres, json),
+            Value::from(replaced)
+        );
         assert_eq!(
             stored(DatabaseBackend::Postgres, "x\0"),
             Value::from("x\u{fffd}")

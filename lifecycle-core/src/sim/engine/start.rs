@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::{ContainerId, HealthcheckTest, PlatformId};
 use crate::runtime::{ContainerSpec, LogLine, ObservedContainer};
 use crate::sim::behaviour::simulate;
-use crate::sim::ledger::{Ledger, ContainerOnNode, Violation};
+use crate::sim::ledger::{ContainerOnNode, Ledger, Violation};
 use crate::sim::world::Rules;
 
 /// How long a health check that never passes takes to be unhealthy.
@@ -178,7 +178,7 @@ impl Engine {
             if here.fenced {
                 ledger.violations.push(Violation::StartedWhileFenced {
                     at: rules.date(at),
-                    place: ContainerOnNode {
+                    container: ContainerOnNode {
                         node: here.node.clone(),
                         container: name.to_owned(),
                     },

@@ -1,5 +1,5 @@
-//! Issues tokens to devices that know the secret, and checks them. A token carries its own
-//! proof, so every replica accepts what another one issued.
+//! Issues tokens to devices that know the secret, and checks tokens. A token contains its own
+//! proof, so every replica accepts the tokens of the others.
 
 use std::sync::Arc;
 
@@ -17,17 +17,16 @@ use crate::failure::{Failure, Result};
 use crate::peer::Call;
 use crate::setting;
 
-/// How long a token is valid, in seconds.
 const VALID_FOR: i64 = 300;
 
-/// What a device says of itself.
+/// The name and the secret of a device.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Credential {
     pub(crate) device: String,
     pub(crate) secret: String,
 }
 
-/// What a device gets for it.
+/// The token that a device receives.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Token {
     pub(crate) token: String,
@@ -53,7 +52,7 @@ async fn issue(
     State(keys): State<Arc<Keys>>,
     Json(credential): Json<Credential>,
 ) -> Result<Json<Token>> {
-    // Compared as signatures, so that the time it takes tells nothing of the secret.
+    // Compared as signatures, so that the time of the comparison reveals nothing about the secret.
     let expected = signature(&keys.signing, &keys.device)?.finalize();
     signature(&keys.signing, &credential.secret)?
         .verify(&expected.into_bytes())
@@ -101,7 +100,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .strip_prefix("Bearer ")
 }
 
-/// What the other services call: lets only requests in whose token is valid.
+/// For the other services: rejects requests without a valid token.
 pub(crate) async fn require_token(headers: &HeaderMap) -> Result<()> {
     let token = bearer(headers).ok_or(Failure::Unauthorized)?;
     Call::get("/tokens/check")
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_valid_until_it_ends_and_for_its_key_only() {
+    async fn tokens_are_valid_until_they_expire_and_for_one_key() {
         let token = token("device").await.unwrap();
         let now = SystemClock.now().timestamp();
         assert!(is_valid("signing", &token, now).unwrap());
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_secret_gets_no_token() {
+    async fn wrong_secret_gets_no_token() {
         let refused = token("guess").await;
         assert!(matches!(refused, Err(Failure::Unauthorized)));
     }

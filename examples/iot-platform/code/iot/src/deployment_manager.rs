@@ -1,5 +1,5 @@
-//! Deploys applications: each gets the sensors that it needs from the binder, as soon as there
-//! are such sensors.
+//! Deploys applications: requests the sensors that each application needs from the binder, until
+//! there are such sensors.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +15,11 @@ use crate::peer::Call;
 use crate::sensor_binder::Needs;
 use crate::setting;
 
-/// How often it is made sure that every application has what it needs. The binder forgets what
-/// it bound when it is replaced, so this never ends.
-const PACE: Duration = Duration::from_secs(5);
+/// How often the bindings are requested. This never ends, because the binder loses its bindings
+/// when it is replaced.
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How an application stands.
+/// The state of an application.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 enum Deployment {
@@ -38,7 +38,7 @@ pub(crate) fn routes() -> Result<Router> {
         .with_state(deployments))
 }
 
-/// `thermostat=temperature greenhouse=humidity,light`
+/// Parses `thermostat=temperature greenhouse=humidity,light`.
 fn read(text: &str) -> Result<Vec<(String, Needs)>> {
     let one = |part: &str| {
         let (name, kinds) = part.split_once('=')?;
@@ -46,7 +46,9 @@ fn read(text: &str) -> Result<Vec<(String, Needs)>> {
         Some((name.to_owned(), Needs { kinds }))
     };
     let read = text.split_whitespace().map(one).collect::<Option<_>>();
-    read.ok_or_else(|| Failure::Setting("APPLICATIONS is <name>=<kind>,<kind> …".into()))
+    read.ok_or_else(|| {
+        Failure::Setting("APPLICATIONS must have the form `<name>=<kind>,<kind> …`".into())
+    })
 }
 
 async fn list(State(deployments): State<Deployments>) -> Json<BTreeMap<String, Deployment>> {
@@ -55,7 +57,7 @@ async fn list(State(deployments): State<Deployments>) -> Json<BTreeMap<String, D
 }
 
 async fn deploy(applications: Vec<(String, Needs)>, deployments: Deployments) {
-    let mut pace = tokio::time::interval(PACE);
+    let mut pace = tokio::time::interval(INTERVAL);
     loop {
         pace.tick().await;
         for (name, needs) in &applications {
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn applications_are_read_with_their_needs() {
+    fn applications_are_parsed() {
         let read_back = read("a=x b=y,z").unwrap();
         let kinds: Vec<_> = read_back.iter().map(|(_, n)| n.kinds.len()).collect();
         assert_eq!(kinds, [1, 2]);

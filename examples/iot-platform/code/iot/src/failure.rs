@@ -1,26 +1,25 @@
-//! What can go wrong in a service, and how it answers then.
+//! The errors of a service and the responses to them.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The environment is not as `compose.yaml` should make it.
+    /// The environment is not what `compose.yaml` should set.
     #[error("{0}")]
     Setting(String),
-    /// Nobody is let in without a token that the authentication service issued.
+    /// The request has no token of the authentication service.
     #[error("a valid token is required")]
     Unauthorized,
-    /// The asked thing is not there.
-    #[error("there is no {0}")]
+    /// The requested object does not exist.
+    #[error("{0} does not exist")]
     NotFound(String),
-    /// Another service cannot be asked.
-    #[error("{service} cannot be asked: {why}")]
+    /// Another service does not respond.
+    #[error("{service} does not respond: {why}")]
     Unavailable { service: String, why: String },
-    /// Another service said no.
+    /// Another service rejected the request.
     #[error("{service} answered {status}")]
     Refused { service: String, status: StatusCode },
     /// Reading, writing or listening failed.

@@ -1,7 +1,7 @@
-//! The seven services of an IoT platform in one program: `iot-platform <service>`, each the
-//! command of one service in `compose.yaml`. It shows what services do with the platform that
-//! runs them: they call each other by name, wherever they run; the monitoring asks the lifecycle
-//! manager for all replicas; and they keep working while parts are away.
+//! The seven services of an IoT platform in one program: `iot-platform <service>` is the command of
+//! a service in `compose.yaml`. The program shows how services use the platform: they call each
+//! other by name, wherever they run; the monitoring gets all replicas from the lifecycle manager;
+//! and they keep working while other services are unavailable.
 
 mod authentication;
 mod deployment_manager;
@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use failure::{Failure, Result};
 
-/// The port that every service listens on, inside its own container.
+/// The port of every service inside its container.
 const PORT: u16 = 8000;
 
 #[tokio::main(flavor = "current_thread")]
@@ -52,24 +52,24 @@ async fn run(service: &str) -> Result<()> {
         "deployment-manager" => deployment_manager::routes()?,
         "request-manager" => request_manager::routes(),
         "monitoring" => monitoring::routes()?,
-        // What the health check of a container runs.
+        // The command of the containers' health checks.
         "check" => return peer::check_health(PORT).await,
         _ => {
             return Err(Failure::Setting(
-                "name a service as the first argument".into(),
+                "the first argument must be the name of a service".into(),
             ));
         }
     };
     serve(service, routes).await
 }
 
-/// Serves until the engine asks the container to stop.
+/// Serves until the engine stops the container.
 async fn serve(service: &str, routes: Router) -> Result<()> {
     let routes = routes.route("/health", get(|| async { "ok\n" }));
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     let mut stop = signal(SignalKind::terminate())?;
     tracing::info!("{service} listens on port {PORT}");
-    // As the container's first process it gets no default handling of signals.
+    // A container's first process has no default signal handlers.
     tokio::select! {
         ended = axum::serve(listener, routes) => Ok(ended?),
         _ = stop.recv() => Ok(()),
@@ -79,8 +79,8 @@ async fn serve(service: &str, routes: Router) -> Result<()> {
 /// A setting from the environment.
 fn setting<T: FromStr>(name: &str) -> Result<T> {
     let value = std::env::var(name)
-        .map_err(|_| Failure::Setting(format!("{name} is not in the environment")))?;
+        .map_err(|_| Failure::Setting(format!("the environment variable {name} is not set")))?;
     value
         .parse()
-        .map_err(|_| Failure::Setting(format!("{name} cannot be read")))
+        .map_err(|_| Failure::Setting(format!("the value of {name} is invalid")))
 }

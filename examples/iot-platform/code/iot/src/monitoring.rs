@@ -1,5 +1,5 @@
-//! Asks every replica of every service how it is, wherever the lifecycle manager says that it
-//! runs, and shows the answers in one page.
+//! Checks every replica of every service at the endpoints that the lifecycle manager returns, and
+//! shows the results on one page.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,14 +18,14 @@ use serde::Serialize;
 use crate::failure::Result;
 use crate::peer::Call;
 
-/// How often all are asked.
-const PACE: Duration = Duration::from_secs(2);
+/// How often all replicas are checked.
+const INTERVAL: Duration = Duration::from_secs(2);
 
-/// How everything was when it was last asked.
+/// The results of the last check.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Summary {
     at: Option<DateTime<Utc>>,
-    /// Why the manager could not be asked, if so; the rest is older then.
+    /// Why the manager could not be reached. The other results are from the check before then.
     #[serde(skip_serializing_if = "Option::is_none")]
     manager: Option<String>,
     healthy: usize,
@@ -33,13 +33,12 @@ struct Summary {
     instances: BTreeMap<String, Health>,
 }
 
-/// How a replica is.
 #[derive(Debug, Clone, Serialize)]
 struct Health {
     node: Option<String>,
-    /// What the lifecycle manager says.
+    /// The state according to the lifecycle manager.
     state: InstanceStateV1,
-    /// What the replica itself says.
+    /// The replica's own response.
     is_healthy: bool,
 }
 
@@ -58,10 +57,10 @@ async fn show(State(latest): State<Latest>) -> Json<Summary> {
 }
 
 async fn watch(manager: ApiClient, latest: Latest) {
-    let mut pace = tokio::time::interval(PACE);
+    let mut pace = tokio::time::interval(INTERVAL);
     loop {
         pace.tick().await;
-        let looked = look(&manager).await;
+        let looked = check(&manager).await;
         let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
         match looked {
             Ok(summary) => *latest = summary,
@@ -70,7 +69,7 @@ async fn watch(manager: ApiClient, latest: Latest) {
     }
 }
 
-async fn look(manager: &ApiClient) -> Result<Summary> {
+async fn check(manager: &ApiClient) -> Result<Summary> {
     let mut summary = Summary {
         at: Some(SystemClock.now()),
         ..Summary::default()
@@ -94,7 +93,7 @@ async fn look(manager: &ApiClient) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Only ready replicas have endpoints; of those each must answer.
+/// Whether all endpoints of a replica respond. Only ready replicas have endpoints.
 async fn is_healthy(instance: &InstanceV1) -> bool {
     for endpoint in &instance.endpoints {
         let address = SocketAddr::new(endpoint.ip, endpoint.port);

@@ -1,5 +1,5 @@
-//! Calls from one service to another: plain HTTP with JSON, to the service's name. Which replica
-//! answers is the platform's business; once more if that one has just gone.
+//! Calls to other services: plain HTTP with JSON, to the service's name. The platform chooses the
+//! replica. A call is repeated once, because the chosen replica may just have stopped.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,13 +17,12 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 use crate::PORT;
 use crate::failure::{Failure, Result};
 
-/// How long an answer may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The time limit of a call.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a call is made before it is given up.
+/// How often a call is made before it fails.
 const ATTEMPTS: usize = 2;
 
-/// A call to a service.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     method: Method,
@@ -57,7 +56,7 @@ impl Call {
         self
     }
 
-    /// Makes the call; the answer's body.
+    /// Makes the call. Returns the body of the response.
     pub(crate) async fn to(&self, service: &str) -> Result<Bytes> {
         let mut why = String::new();
         for _ in 0..ATTEMPTS {
@@ -78,7 +77,7 @@ impl Call {
         })
     }
 
-    /// Makes the call and reads the answer.
+    /// Makes the call and parses the response.
     pub(crate) async fn ask<T: DeserializeOwned>(&self, service: &str) -> Result<T> {
         let body = self.to(service).await?;
         serde_json::from_slice(&body).map_err(|error| Failure::Unavailable {
@@ -87,12 +86,12 @@ impl Call {
         })
     }
 
-    /// Makes the call at an address.
+    /// Makes the call to an address instead of a name.
     pub(crate) async fn at(
         &self,
         address: impl ToSocketAddrs,
     ) -> std::io::Result<(StatusCode, Bytes)> {
-        match tokio::time::timeout(ANSWER_WITHIN, self.exchange(address)).await {
+        match tokio::time::timeout(TIMEOUT, self.exchange(address)).await {
             Ok(answer) => answer,
             Err(late) => Err(late.into()),
         }
@@ -125,7 +124,7 @@ impl Call {
     }
 }
 
-/// Whether the service in this container is well.
+/// Whether the service in this container is healthy.
 pub(crate) async fn check_health(port: u16) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let (status, _) = Call::get("/health").at(address).await?;

@@ -1,4 +1,5 @@
-//! The door of the platform: answers people and programs by asking the services behind it.
+//! The entry point of the platform: responds to users and programs with data from the other
+//! services.
 
 use axum::extract::Path;
 use axum::routing::get;
@@ -31,7 +32,7 @@ async fn applications() -> Result<Json<Value>> {
     Ok(Json(call.ask("deployment-manager").await?))
 }
 
-/// The latest readings of all sensors that an application is bound to.
+/// The latest readings of all sensors of an application.
 async fn readings(Path(application): Path<String>) -> Result<Json<Vec<Reading>>> {
     let bound: Vec<String> = Call::get(format!("/bindings/{application}"))
         .ask("sensor-binder")

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, Result};
 use crate::peer::Call;
 
-/// What an application needs.
+/// The kinds of sensors that an application needs.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Needs {
     pub(crate) kinds: Vec<String>,
@@ -40,7 +40,8 @@ async fn show(
     bound.ok_or_else(|| Failure::NotFound(format!("binding of {application}")))
 }
 
-/// Binds an application to all sensors of each kind that it needs, or to none.
+/// Binds an application to all sensors of each kind that it needs. Changes nothing if a kind has no
+/// sensor.
 async fn bind(
     State(binder): State<Arc<Binder>>,
     Path(application): Path<String>,
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_application_gets_every_kind_or_nothing() {
+    fn applications_get_all_kinds_or_none() {
         let known = ["attic.light", "garden.light", "garden.humidity"].map(str::to_owned);
         let kinds = |kinds: &[&str]| kinds.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>();
         let light = choose(&known, &kinds(&["light"])).unwrap();

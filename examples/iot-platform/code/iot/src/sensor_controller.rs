@@ -1,5 +1,5 @@
-//! Plays the sensors of a house: measures at a fixed pace, and sends what was measured to the
-//! sensor manager with a token that the authentication service issued.
+//! Simulates the sensors of a house: measures at a fixed interval and sends the readings to the
+//! sensor manager, with a token of the authentication service.
 
 use std::f64::consts::TAU;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::authentication::{Credential, Token};
 use crate::failure::{Failure, Result};
 use crate::peer::Call;
-use crate::sensor_manager::Measured;
+use crate::sensor_manager::NewReading;
 use crate::setting;
 
 struct Controller {
@@ -42,12 +42,12 @@ pub(crate) fn routes() -> Result<Router> {
         .with_state(controller))
 }
 
-/// `2s` as a number.
+/// Parses seconds such as `2s`.
 fn seconds(text: &str) -> Result<u64> {
     let number = text.strip_suffix('s').and_then(|n| n.parse().ok());
-    number
-        .filter(|n| *n > 0)
-        .ok_or_else(|| Failure::Setting("READING_EVERY is a number of seconds: 2s".into()))
+    number.filter(|n| *n > 0).ok_or_else(|| {
+        Failure::Setting("READING_EVERY must be a number of seconds such as `2s`".into())
+    })
 }
 
 async fn sent(State(controller): State<Arc<Controller>>) -> Json<Value> {
@@ -66,7 +66,7 @@ async fn measure(controller: Arc<Controller>) {
             match send(&controller, sensor, &mut token).await {
                 Ok(()) => controller.sent.fetch_add(1, Ordering::Relaxed),
                 Err(failure) => {
-                    tracing::warn!("a reading of {sensor} is lost: {failure}");
+                    tracing::warn!("lost a reading of {sensor}: {failure}");
                     controller.failed.fetch_add(1, Ordering::Relaxed)
                 }
             };
@@ -78,7 +78,7 @@ async fn send(controller: &Controller, sensor: &str, token: &mut Option<String>)
     let now = SystemClock.now().timestamp();
     let value = value(sensor, now);
     let path = format!("/sensors/{sensor}/readings");
-    let reading = Call::post(path, &Measured { value })?;
+    let reading = Call::post(path, &NewReading { value })?;
     for _ in 0..2 {
         let current = match token.take() {
             Some(token) => token,
@@ -90,7 +90,7 @@ async fn send(controller: &Controller, sensor: &str, token: &mut Option<String>)
             .to("sensor-manager")
             .await;
         match answer {
-            // The token has ended: once more with a new one.
+            // The token has expired: try again with a new one.
             Err(Failure::Refused { status, .. }) if status == StatusCode::UNAUTHORIZED => {}
             answer => {
                 *token = Some(current);
@@ -112,7 +112,7 @@ async fn log_in(controller: &Controller) -> Result<String> {
     Ok(issued.token)
 }
 
-/// What a sensor measures: a wave through ten minutes around what is usual for its kind.
+/// The value of a sensor: a wave with a period of ten minutes around the usual value of its kind.
 fn value(sensor: &str, seconds: i64) -> f64 {
     let (usual, swing) = match sensor.rsplit_once('.') {
         Some((_, "temperature")) => (21.0, 4.0),
@@ -120,7 +120,7 @@ fn value(sensor: &str, seconds: i64) -> f64 {
         Some((_, "light")) => (400.0, 350.0),
         _ => (0.0, 1.0),
     };
-    // Sensors of one kind do not move together.
+    // Sensors of the same kind have different phases.
     let offset: u32 = sensor.bytes().map(u32::from).sum();
     let second = i32::try_from(seconds.rem_euclid(600)).unwrap_or_default();
     let turn = (f64::from(second) + f64::from(offset)) / 600.0;
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_stay_around_what_is_usual() {
+    fn values_stay_near_the_usual_value() {
         for second in 0..1200 {
             let value = value("kitchen.temperature", second);
             assert!((17.0..=25.0).contains(&value), "{value} at {second}");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_is_a_number_of_seconds() {
+    fn interval_is_a_number_of_seconds() {
         assert_eq!(seconds("2s").unwrap(), 2);
         assert!(seconds("0s").is_err() && seconds("2").is_err() && seconds("soon").is_err());
     }

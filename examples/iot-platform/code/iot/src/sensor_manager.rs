@@ -1,5 +1,5 @@
-//! Knows the sensors and keeps the readings that they send, in a file on its volume, so that
-//! they are there again when its container was replaced.
+//! Knows the sensors and stores the readings that they send in a file on its volume, so that they
+//! survive a replacement of its container.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 use crate::authentication::require_token;
 use crate::failure::{Failure, Result};
 
-/// Where the volume is mounted.
+/// The file on the mounted volume.
 const FILE: &str = "/data/readings.jsonl";
 
-/// How many readings of a sensor are kept.
+/// How many readings of each sensor are kept.
 const KEPT: usize = 1000;
 
-/// A value that a sensor measured. Its sensor is called `<place>.<kind>`.
+/// A value that a sensor measured. The sensor's name is `<place>.<kind>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Reading {
     pub(crate) sensor: String,
@@ -32,9 +32,8 @@ pub(crate) struct Reading {
     pub(crate) at: DateTime<Utc>,
 }
 
-/// What a sensor sends.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Measured {
+pub(crate) struct NewReading {
     pub(crate) value: f64,
 }
 
@@ -72,7 +71,7 @@ async fn record(
     State(manager): State<Arc<Manager>>,
     Path(sensor): Path<String>,
     headers: HeaderMap,
-    Json(measured): Json<Measured>,
+    Json(measured): Json<NewReading>,
 ) -> Result<StatusCode> {
     require_token(&headers).await?;
     lock(&manager).add(Reading {
@@ -97,7 +96,7 @@ struct Readings {
 }
 
 impl Readings {
-    /// Reads what the file holds, and keeps of it in a new one what is kept.
+    /// Reads the file and writes the readings that are kept to a new one.
     fn open(path: &FilePath) -> std::io::Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -106,7 +105,7 @@ impl Readings {
             .open(path)?;
         let mut by_sensor = BTreeMap::new();
         for line in BufReader::new(&file).lines() {
-            // The last line may be half written, if the node lost its power.
+            // The last line may be incomplete after a power failure.
             if let Ok(reading) = serde_json::from_str(&line?) {
                 keep(&mut by_sensor, reading);
             }
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readings_are_there_again_after_a_crash_in_the_middle_of_one() {
+    fn readings_survive_a_crash_while_one_is_written() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("readings.jsonl");
         let mut readings = Readings::open(&path).unwrap();

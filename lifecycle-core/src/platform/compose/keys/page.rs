@@ -318,7 +318,11 @@ fn every_key_has_the_effect_in_its_table() {
                 assert!(contains(&problems), "{before}{}: {problems:?}", key.name);
             }
             if is_reported {
-                assert!(contains(&unsupported), "{before}{}: {unsupported:?}", key.name);
+                assert!(
+                    contains(&unsupported),
+                    "{before}{}: {unsupported:?}",
+                    key.name
+                );
             }
             if matches!(key.effect, Effect::PartOfChecked) {
                 assert!(!unsupported.is_empty(), "{before}{}", key.name);

@@ -3,10 +3,7 @@
 //! Data that other services may query in SQL has its own column; other nested data is JSON; data
 //! that may be secret is encrypted with the platform key.
 
-#![expect(
-    unreachable_pub,
-    reason = "sea-orm's derive requires public types"
-)]
+#![expect(unreachable_pub, reason = "sea-orm's derive requires public types")]
 
 pub(super) mod credential;
 pub(super) mod declaration;

@@ -61,7 +61,12 @@ impl Model {
         let unknown = match (self.unknown_since, self.unknown_why) {
             (None, None) => None,
             (Some(since), Some(why)) => Some(Unknown { since, why }),
-            _ => return Err(damaged(WHAT, "the time or the reason of the unknown state is missing")),
+            _ => {
+                return Err(damaged(
+                    WHAT,
+                    "the time or the reason of the unknown state is missing",
+                ));
+            }
         };
         Ok(NodeRecord {
             name: from_word(WHAT, self.name)?,

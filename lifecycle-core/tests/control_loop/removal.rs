@@ -1,5 +1,5 @@
-//! Taking a platform down: in reverse order, to the last trace, through crashes, and without
-//! touching another platform of the same name.
+//! Removing a platform: in reverse order and completely, even if managers crash, and without
+//! changes to another platform of the same name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use lifecycle_core::model::{NodeSpec, Operation, OperationState};
 use lifecycle_core::sim::{Edge, EffectOutcome, SimOptions};
 
 use crate::platform::{empty, named, node, owner};
-use crate::registry::{Trouble, TroubledRegistry};
+use crate::registry::{Fault, FaultyRegistry};
 use crate::stage::Stage;
 
 const SEED: u64 = 5;
@@ -27,7 +27,7 @@ async fn ended(stage: &Stage, operation: &Operation) {
     };
     let end = tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| {
         panic!(
-            "seed {}: not down: {:#?}",
+            "seed {}: not removed: {:#?}",
             stage.seed,
             stage.manager.round()
         )
@@ -35,7 +35,7 @@ async fn ended(stage: &Stage, operation: &Operation) {
     assert!(matches!(end, OperationState::Succeeded { .. }), "{end:?}");
 }
 
-/// What the bootstrapper does once its manager has taken everything else down.
+/// What the bootstrapper does when the manager has removed everything else.
 async fn remove_the_managers_node(stage: &mut Stage) {
     stage.crash().await;
     let cloud = stage.world.cloud(&stage.owner);
@@ -45,8 +45,8 @@ async fn remove_the_managers_node(stage: &mut Stage) {
     cloud.delete_shared().await.unwrap();
 }
 
-/// Only the manager's node is left, with nothing that runs on it.
-fn assert_down(stage: &Stage) {
+/// Checks that only the manager's node is left, without containers.
+fn assert_removed(stage: &Stage) {
     let seed = stage.seed;
     let mut left = stage.world.leftovers(&stage.owner);
     left.retain(|what| what != "volume data on n1");
@@ -55,7 +55,7 @@ fn assert_down(stage: &Stage) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn services_stop_in_reverse_order_and_nothing_is_left() {
+async fn services_stop_in_reverse_order_and_everything_is_removed() {
     for seed in 1..=5 {
         let mut stage = Stage::shop(seed).await;
         // Another platform of the same name in the same world.
@@ -84,14 +84,14 @@ async fn services_stop_in_reverse_order_and_nothing_is_left() {
             ["monitoring", "web", "api", "api", "db"],
             "seed {seed}"
         );
-        assert_down(&stage);
+        assert_removed(&stage);
         let records = stage.records().await;
         assert!(records.is_empty(), "seed {seed}: {records:#?}");
-        // A manager that starts before it is removed brings nothing back.
+        // A manager that starts before its node is removed creates nothing.
         stage.crash().await;
         stage.start();
         stage.pass(Duration::from_mins(30)).await;
-        assert_down(&stage);
+        assert_removed(&stage);
         other.crash().await;
         other.start();
         other.settled().await;
@@ -109,8 +109,16 @@ async fn settled_stage() -> Stage {
 }
 
 #[tokio::test(start_paused = true)]
+<<<<<<< ours
 async fn after_a_crash_at_any_effect_the_next_manager_takes_down_the_rest() {
     let stage = settled_stage().await;
+||||||| base
+async fn after_a_crash_at_any_effect_the_next_manager_takes_down_the_rest() {
+    let stage = converged().await;
+=======
+async fn after_a_crash_at_any_effect_the_next_manager_removes_the_rest() {
+    let stage = converged().await;
+>>>>>>> theirs
     let before = stage.world.effects().len();
     let operation = stage.manager.take_down(false).await.unwrap();
     ended(&stage, &operation).await;
@@ -128,33 +136,49 @@ async fn after_a_crash_at_any_effect_the_next_manager_takes_down_the_rest() {
             stage.crash().await;
             stage.start();
             ended(&stage, &operation).await;
-            assert_down(&stage);
+            assert_removed(&stage);
             stage.pass(Duration::from_mins(10)).await;
-            assert_down(&stage);
+            assert_removed(&stage);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_whose_answer_was_lost_is_carried_out_when_it_is_repeated() {
+async fn request_with_a_lost_response_can_be_repeated() {
     for edge in [Edge::Before, Edge::After] {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(SEED)).await;
         let inner = Arc::clone(&stage.registry);
-        let registry = TroubledRegistry::new(inner, 0, Trouble::Error(edge));
+        let registry = FaultyRegistry::new(inner, 0, Fault::Error(edge));
         stage.registry = registry.clone();
         stage.start();
+<<<<<<< ours
         stage.settled().await;
         registry.strike_next();
+||||||| base
+        stage.converged().await;
+        registry.strike_next();
+=======
+        stage.converged().await;
+        registry.fail_next();
+>>>>>>> theirs
         stage.manager.take_down(false).await.unwrap_err();
         let operation = stage.manager.take_down(false).await.unwrap();
         ended(&stage, &operation).await;
-        assert_down(&stage);
+        assert_removed(&stage);
     }
 }
 
 #[tokio::test(start_paused = true)]
+<<<<<<< ours
 async fn what_was_taken_down_comes_up_again_when_it_is_declared_again() {
     let stage = settled_stage().await;
+||||||| base
+async fn what_was_taken_down_comes_up_again_when_it_is_declared_again() {
+    let stage = converged().await;
+=======
+async fn removed_platform_can_be_declared_again() {
+    let stage = converged().await;
+>>>>>>> theirs
     let operation = stage.manager.take_down(false).await.unwrap();
     let refused = stage.manager.apply(stage.declaration.clone()).await;
     assert!(refused.is_err(), "{refused:?}");

@@ -325,13 +325,13 @@ async fn exponential_growth_is_refused_early() {
         .map(|n| format!("  s{n}: {{image: x, scale: 10000}}\n"))
         .collect();
     let many = |line: &str, times: usize| line.repeat(times);
-    for (files, told) in [
+    for (files, expected) in [
         (
             vec![
                 ("compose.yaml", web("")),
                 (".env", format!("A0=x\n{}", trebling.concat())),
             ],
-            ".env:14:1: in the value of `A13`: variables make more than 1 MiB of it",
+            ".env:14:1: in the value of `A13`: variables expand it to more than 1 MiB",
         ),
         (
             vec![
@@ -341,7 +341,7 @@ async fn exponential_growth_is_refused_early() {
                 ),
                 (".env", format!("A={}\n", many("x", 1 << 15))),
             ],
-            "services.web.command[512]: up to here variables make more than 16 MiB of text",
+            "services.web.command[512]: variables expand to more than 16 MiB of text up to this line",
         ),
         (
             vec![(
@@ -351,23 +351,23 @@ async fn exponential_growth_is_refused_early() {
                     many("      - \"1-1000\"\n", 1000)
                 )),
             )],
-            "services.web.ports[1]: a service publishes at most 1000 ports",
+            "services.web.ports[1]: a service may publish at most 1000 ports",
         ),
         (
             vec![("compose.yaml", format!("services:\n{}", services.concat()))],
-            "services.s9.deploy.replicas: up to here more than 100000 replicas are declared",
+            "services.s9.deploy.replicas: more than 100000 replicas are declared up to this line",
         ),
         (
             vec![("compose.yaml", web("    env_file: /dev/zero\n"))],
-            "`/dev/zero` cannot be read: it is no regular file; name a text file",
+            "`/dev/zero` cannot be read: it is not a regular file; give a UTF-8 text file",
         ),
         (
             vec![("compose.yaml", "# \n".repeat(6 << 20))],
-            "it cannot be read: it is larger than 16 MiB",
+            "cannot be read: it is larger than 16 MiB",
         ),
     ] {
         let problems = problems(&files).await;
-        assert!(problems.contains(told), "{told}: {problems:.1000}");
+        assert!(problems.contains(expected), "{expected}: {problems:.1000}");
         assert_eq!(problems.lines().count(), 1, "{problems:.1000}");
     }
 }
@@ -384,8 +384,8 @@ async fn impossible_reservation_is_reported_with_its_line() {
     .await;
     assert_eq!(
         problems,
-        "compose.yaml:6:9: services.a.deploy.resources.reservations: no node that it may run on \
-         has as much; reserve less, or declare a larger `capacity` of a node"
+        "compose.yaml:6:9: services.a.deploy.resources.reservations: no node that the \
+         service may run on has this capacity; reserve less, or declare a larger `capacity` for a node"
     );
 }
 
@@ -411,11 +411,11 @@ async fn number_and_size_of_read_files_are_limited() {
         "services:\n  base: {{image: x, command: [{words}]}}\n{}",
         heirs.concat()
     );
-    for (files, told) in [
-        (deep, "more than 24 files include each other"),
+    for (files, expected) in [
+        (deep, "includes are nested more than 24 levels deep"),
         (
             wide,
-            "up to here more than 256 files are read; draw in fewer",
+            "more than 256 files are read up to this line; refer to fewer files",
         ),
         (
             vec![named("compose.yaml", chain)],
@@ -423,7 +423,7 @@ async fn number_and_size_of_read_files_are_limited() {
         ),
         (
             vec![named("compose.yaml", heirs)],
-            "up to here the files come to more than 1000000 values or 64 MiB of text",
+            "the files contain more than 1000000 values or 64 MiB of text up to this line",
         ),
     ] {
         let files: Vec<(&str, String)> = files
@@ -431,7 +431,7 @@ async fn number_and_size_of_read_files_are_limited() {
             .map(|(name, text)| (name.as_str(), text.clone()))
             .collect();
         let problems = problems(&files).await;
-        assert!(problems.contains(told), "{told}: {problems:.1000}");
+        assert!(problems.contains(expected), "{expected}: {problems:.1000}");
         assert_eq!(problems.lines().count(), 1, "{problems:.1000}");
     }
 }
@@ -447,14 +447,14 @@ async fn too_large_declarations_are_refused() {
         (".env", format!("BIG={}\n", "x".repeat(600 << 10))),
     ])
     .await;
-    for told in [
+    for expected in [
         "services.web.volumes[0]: `",
-        "with it there are more than 1024 KiB",
+        "with this file, the total exceeds 1024 KiB",
         "configs.c.file: `",
-        "with it there are more than 500 KiB",
-        "secrets.s.environment: it is larger than 500 KiB",
+        "with this file, the total exceeds 500 KiB",
+        "secrets.s.environment: the contents are larger than 500 KiB",
     ] {
-        assert!(problems.contains(told), "{told}: {problems:.2000}");
+        assert!(problems.contains(expected), "{expected}: {problems:.2000}");
     }
 }
 
@@ -525,8 +525,8 @@ async fn separate_networks_are_a_warning_and_other_network_keys_are_not() {
              job: {{image: x, network_mode: none}}\nnetworks: {networks}\n"
         )
     };
-    let apart = "compose.yaml:5:1: networks: they keep no services apart, on one node or between \
-                 nodes: every name leads to its service from everywhere";
+    let apart = "compose.yaml:5:1: networks: separate networks do not isolate services, neither on one \
+                 node nor between nodes: every service can reach every other by name";
     for (web, networks, warned, blocks) in [
         ("[front]", "{front: , back: }", true, false),
         // A null value is the same as a missing key.

@@ -250,10 +250,10 @@ fn command_prints_its_addresses_and_runs_until_terminated() {
 
     let finished = running.terminate(LIMIT);
     assert!(finished.status.success(), "{}", finished.stderr);
-    let told: Value = serde_json::from_str(&finished.stdout).unwrap();
-    let endpoint = told["endpoint"].as_str().unwrap();
+    let document: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let endpoint = document["endpoint"].as_str().unwrap();
     assert!(endpoint.starts_with("https://127.0.0.1:"), "{endpoint}");
-    let settings = told["platform_toml"].as_str().unwrap();
+    let settings = document["platform_toml"].as_str().unwrap();
     assert!(settings.contains(endpoint), "{settings}");
     assert!(!settings.contains(CLIENT_SECRET), "{settings}");
     assert!(record.exists());

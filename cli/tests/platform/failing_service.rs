@@ -21,13 +21,13 @@ fn a_failing_service_is_reported_and_fixed() {
 "#;
     project.compose(&format!("{broken}{OTHER}"));
     let failed = project.ends(1, &["--json", "up"]);
-    for told in [
+    for text in [
         "broken-1: ",
         "exit code 3",
         "    the flux is missing",
         "hint: see `bootstrapper logs broken`",
     ] {
-        assert!(failed.stderr.contains(told), "{told}: {}", failed.stderr);
+        assert!(failed.stderr.contains(text), "{text}: {}", failed.stderr);
     }
     let status = project.status();
     assert_eq!(status["platform"]["state"], "degraded");

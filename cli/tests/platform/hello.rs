@@ -132,8 +132,8 @@ fn lost_container_is_replaced(project: &Project) {
     assert_eq!(steps[0]["reason"], json!({"because": "instance-absent"}));
     assert_eq!(steps[0]["instance"], "hello-1");
     for kind in [EventKind::NotReady, EventKind::Ready] {
-        let told = events.iter().filter(|e| e.event.kind == kind);
-        assert_eq!(told.count(), 1, "{kind:?} in {events:#?}");
+        let matching = events.iter().filter(|e| e.event.kind == kind);
+        assert_eq!(matching.count(), 1, "{kind:?} in {events:#?}");
     }
 }
 

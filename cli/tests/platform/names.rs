@@ -126,10 +126,10 @@ fn waiting_connections_are_reset_and_reported(project: &Project, a: &Node) {
     let about = Subject::Service(ServiceName::try_from("late").unwrap());
     until("the event is recorded", Duration::from_secs(20), || {
         let events = api.events(0);
-        let told = events.iter().find(|event| {
+        let found = events.iter().find(|event| {
             event.event.kind == EventKind::NoReadyEndpoint && event.event.subject == about
         });
-        told.map(|event| {
+        found.map(|event| {
             let message = &event.event.message;
             assert!(message.contains("late:7000"), "{message}");
         })

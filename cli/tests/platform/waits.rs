@@ -36,25 +36,25 @@ fn waits_are_shown_with_and_without_a_terminal() {
     let on_terminal = OnTerminal::start(project.command(&["up"]));
     let with_spinner = OnTerminal::start(project.command(&["publish"]));
     std::thread::sleep(SHOWN_WITHIN);
-    for (screen, told) in [
+    for (screen, text) in [
         (&on_terminal, "waiting: the code store's answer"),
         // After the spinner of the running step.
         (&with_spinner, "publish code base api"),
     ] {
         let raw = screen.raw();
-        assert!(raw.contains(told) && raw.contains("since "), "{raw}");
+        assert!(raw.contains(text) && raw.contains("since "), "{raw}");
     }
     on_terminal.interrupts();
     on_terminal.ends(130);
     with_spinner.interrupts();
     with_spinner.ends(130);
-    for (running, told) in [
+    for (running, text) in [
         (without, "… waiting: the code store's answer (since "),
         (published, "… publish code base api (since "),
     ] {
         let said = running.kill_after(Duration::ZERO).stderr;
-        let line = said.lines().find(|line| line.contains(told));
-        let line = line.unwrap_or_else(|| panic!("no {told:?}: {said}"));
+        let line = said.lines().find(|line| line.contains(text));
+        let line = line.unwrap_or_else(|| panic!("no {text:?}: {said}"));
         assert!(line.contains(", until ") && line.contains(" UTC"), "{line}");
     }
 }

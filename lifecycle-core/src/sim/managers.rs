@@ -315,7 +315,7 @@ impl ManagerApi for SimApi {
     }
 
     async fn recorded_plan(&self) -> Result<RecordedPlan> {
-        self.now()?.recorded_plan().await
+        self.current()?.recorded_plan().await
     }
 
     async fn take_down(&self, volumes: bool) -> Result<OperationV1> {

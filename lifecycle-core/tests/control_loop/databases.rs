@@ -101,19 +101,9 @@ async fn copies_survive_outages_lost_instances_and_take_overs() {
     let faults = stage.world.faults();
     faults.remove_container(&node, &container.name).unwrap();
     stage.pass(Duration::from_mins(5)).await;
-<<<<<<< ours
     stage.settled().await;
-    let away = stage.events(EventKind::DatabaseUnavailable, cursor).await;
-    assert_eq!(away.len(), 1, "{away:#?}");
-||||||| base
-    stage.converged().await;
-    let away = stage.events(EventKind::DatabaseUnavailable, cursor).await;
-    assert_eq!(away.len(), 1, "{away:#?}");
-=======
-    stage.converged().await;
     let unavailable = stage.events(EventKind::DatabaseUnavailable, cursor).await;
     assert_eq!(unavailable.len(), 1, "{unavailable:#?}");
->>>>>>> theirs
     assert!(
         unavailable[0].message.contains("applications and models"),
         "{unavailable:?}"
@@ -207,16 +197,8 @@ async fn on_postgres_the_follower_responds_and_takes_over() {
         stage.pass(Duration::from_millis(50)).await;
     }
     stage.manager = follower;
-<<<<<<< ours
     stage.settled().await;
-    assert_eq!(started(&stage), containers, "nothing is replaced");
-||||||| base
-    stage.converged().await;
-    assert_eq!(started(&stage), containers, "nothing is replaced");
-=======
-    stage.converged().await;
     assert_eq!(started(&stage), containers, "a container was replaced");
->>>>>>> theirs
     stage.assert_whole().await;
     assert!(api.apply(&stage.declaration).await.is_ok());
     let write = Batch::of(Change::MarkFirstRoundDone);

@@ -61,16 +61,8 @@ fn ready(table: &Table, service: &str) -> usize {
 #[tokio::test(start_paused = true)]
 async fn every_node_knows_every_name_and_its_endpoints() {
     let stage = stage(61).await;
-<<<<<<< ours
     stage.settled().await;
-    let table = told(&stage).await;
-||||||| base
-    stage.converged().await;
-    let table = told(&stage).await;
-=======
-    stage.converged().await;
     let table = agents_table(&stage).await;
->>>>>>> theirs
     let named: BTreeSet<&ServiceName> = table.services.keys().collect();
     let declared: BTreeSet<&ServiceName> = stage.declaration.services.keys().collect();
     assert_eq!(named, declared);
@@ -97,16 +89,8 @@ async fn every_node_knows_every_name_and_its_endpoints() {
 #[tokio::test(start_paused = true)]
 async fn stopped_replicas_leave_all_tables_and_return() {
     let stage = stage(62).await;
-<<<<<<< ours
     stage.settled().await;
-    let before = told(&stage).await;
-||||||| base
-    stage.converged().await;
-    let before = told(&stage).await;
-=======
-    stage.converged().await;
     let before = agents_table(&stage).await;
->>>>>>> theirs
     let id = stage
         .declaration
         .services
@@ -129,16 +113,8 @@ async fn stopped_replicas_leave_all_tables_and_return() {
 #[tokio::test(start_paused = true)]
 async fn take_over_keeps_addresses_and_raises_table_versions() {
     let mut stage = stage(63).await;
-<<<<<<< ours
     stage.settled().await;
-    let before = told(&stage).await;
-||||||| base
-    stage.converged().await;
-    let before = told(&stage).await;
-=======
-    stage.converged().await;
     let before = agents_table(&stage).await;
->>>>>>> theirs
     let agents = |stage: &Stage| {
         let containers = stage.containers().into_iter();
         let agents = containers.filter(|(_, c)| c.role == Role::Agent);
@@ -147,16 +123,8 @@ async fn take_over_keeps_addresses_and_raises_table_versions() {
     let previous = agents(&stage);
     stage.crash().await;
     stage.start();
-<<<<<<< ours
     stage.settled().await;
-    let after = told(&stage).await;
-||||||| base
-    stage.converged().await;
-    let after = told(&stage).await;
-=======
-    stage.converged().await;
     let after = agents_table(&stage).await;
->>>>>>> theirs
     assert!(before.epoch < after.epoch);
     for (name, service) in &before.services {
         assert_eq!(after.services[name].address, service.address, "{name}");
@@ -182,16 +150,8 @@ async fn removed_agent_is_created_again_with_its_table() {
     stage
         .until("noticed", Duration::from_mins(2), |s| !s.is_idle())
         .await;
-<<<<<<< ours
     stage.settled().await;
-    told(&stage).await;
-||||||| base
-    stage.converged().await;
-    told(&stage).await;
-=======
-    stage.converged().await;
     agents_table(&stage).await;
->>>>>>> theirs
 }
 
 #[tokio::test(start_paused = true)]

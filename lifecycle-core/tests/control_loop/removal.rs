@@ -109,16 +109,8 @@ async fn settled_stage() -> Stage {
 }
 
 #[tokio::test(start_paused = true)]
-<<<<<<< ours
-async fn after_a_crash_at_any_effect_the_next_manager_takes_down_the_rest() {
-    let stage = settled_stage().await;
-||||||| base
-async fn after_a_crash_at_any_effect_the_next_manager_takes_down_the_rest() {
-    let stage = converged().await;
-=======
 async fn after_a_crash_at_any_effect_the_next_manager_removes_the_rest() {
-    let stage = converged().await;
->>>>>>> theirs
+    let stage = settled_stage().await;
     let before = stage.world.effects().len();
     let operation = stage.manager.take_down(false).await.unwrap();
     ended(&stage, &operation).await;
@@ -151,16 +143,8 @@ async fn request_with_a_lost_response_can_be_repeated() {
         let registry = FaultyRegistry::new(inner, 0, Fault::Error(edge));
         stage.registry = registry.clone();
         stage.start();
-<<<<<<< ours
         stage.settled().await;
-        registry.strike_next();
-||||||| base
-        stage.converged().await;
-        registry.strike_next();
-=======
-        stage.converged().await;
         registry.fail_next();
->>>>>>> theirs
         stage.manager.take_down(false).await.unwrap_err();
         let operation = stage.manager.take_down(false).await.unwrap();
         ended(&stage, &operation).await;
@@ -169,16 +153,8 @@ async fn request_with_a_lost_response_can_be_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-<<<<<<< ours
-async fn what_was_taken_down_comes_up_again_when_it_is_declared_again() {
-    let stage = settled_stage().await;
-||||||| base
-async fn what_was_taken_down_comes_up_again_when_it_is_declared_again() {
-    let stage = converged().await;
-=======
 async fn removed_platform_can_be_declared_again() {
-    let stage = converged().await;
->>>>>>> theirs
+    let stage = settled_stage().await;
     let operation = stage.manager.take_down(false).await.unwrap();
     let refused = stage.manager.apply(stage.declaration.clone()).await;
     assert!(refused.is_err(), "{refused:?}");

@@ -175,22 +175,10 @@ impl Stage {
         round.unwrap()
     }
 
-<<<<<<< ours
-    /// Waits until nothing is left to be done or awaited.
+    /// Waits until the declaration is carried out and no step is left.
     pub(crate) async fn settled(&self) -> Arc<Round> {
         self.until("settled", Duration::from_hours(2), |s| {
             s.settled && s.is_idle() && s.input.is_some()
-||||||| base
-    /// Waits until nothing is left to be done or awaited.
-    pub(crate) async fn converged(&self) -> Status {
-        self.until("converged", Duration::from_hours(2), |s| {
-            s.settled && s.is_idle() && s.generation.0 > 0
-=======
-    /// Waits until the platform has converged.
-    pub(crate) async fn converged(&self) -> Status {
-        self.until("converged", Duration::from_hours(2), |s| {
-            s.settled && s.is_idle() && s.generation.0 > 0
->>>>>>> theirs
         })
         .await
     }

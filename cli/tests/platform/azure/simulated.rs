@@ -207,18 +207,18 @@ impl SimulatedAzure {
 
     fn end(&mut self) -> bool {
         let pid = self.process.id().to_string();
-        let told = Command::new("kill").args(["-INT", &pid]).status();
-        told.is_ok_and(|told| told.success())
+        let sent = Command::new("kill").args(["-INT", &pid]).status();
+        sent.is_ok_and(|sent| sent.success())
     }
 }
 
 impl Drop for SimulatedAzure {
     fn drop(&mut self) {
-        let told = self.end();
+        let sent = self.end();
         if std::thread::panicking() {
             // A second panic would hide the first.
             for _ in 0..600 {
-                if !told || matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
+                if !sent || matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(100));

@@ -31,7 +31,8 @@ pub(crate) enum Failure {
     Services(Outcome),
     /// Confirmation is needed, and there is no terminal to ask on.
     #[error(
-        "this command removes resources and needs confirmation, but standard input is not a terminal"
+        "this command removes resources and needs confirmation, but standard input is not a \
+         terminal"
     )]
     Unconfirmed,
     /// The file to write exists, and `--force` is not set.

@@ -22,7 +22,8 @@ pub(crate) fn man(options: &Man) -> Result<(), Failure> {
     std::fs::create_dir_all(directory).map_err(failed)?;
     clap_mangen::generate_to(Arguments::command(), directory).map_err(failed)?;
     printer::message(&format!(
-        "Wrote the manual pages to {}. To read them with `man -M`, move them to a directory named man1.",
+        "Wrote the manual pages to {}. To read them with `man -M`, move them to a directory named \
+         man1.",
         directory.display()
     ));
     Ok(())

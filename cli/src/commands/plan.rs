@@ -112,7 +112,8 @@ fn text(preview: &Preview, unsupported: &[UnsupportedKey], manager_node: &str) -
     }
     if !preview.manager_runs {
         lines.push(format!(
-            "start the lifecycle manager on {manager_node} when that node is ready; the manager does the rest"
+            "start the lifecycle manager on {manager_node} when that node is ready; the manager \
+             does the rest"
         ));
     }
     lines.extend(preview.predicted.map(describe_estimate));

@@ -97,7 +97,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     Ok(())
 }
 
-/// Warns about unsupported keys; fails if one changes behaviour and that is not accept_changes.
+/// Warns about unsupported keys; fails if one changes behaviour and that is not accepted.
 fn accept(unsupported: Vec<UnsupportedKey>, accept_changes: bool) -> Result<(), Failure> {
     let (changing, harmless): (Vec<_>, Vec<_>) =
         unsupported.into_iter().partition(|k| k.changes_behaviour);

@@ -28,7 +28,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Why) -> Result<(), Fail
             .until(client.recorded_plan())
             .await?;
         write(file, &recorded)?;
-        printer::talk(&format!("Wrote the latest plan to {}.", file.display()));
+        printer::message(&format!("Wrote the latest plan to {}.", file.display()));
     }
     if arguments.json {
         printer::document(&why)

@@ -167,7 +167,7 @@ fn assert_polls_in_order(polls: &[Poll]) {
     {
         assert_eq!(instance["state"], "ready", "{instance}");
     }
-    // Poll-ups return the services that are ready so far, before all are.
+    // Look-ups return the services that are ready so far, before all are.
     let ready_early = before.iter().flat_map(|l| l.services.as_array().unwrap());
     assert!(
         ready_early

@@ -64,9 +64,10 @@ fn concurrent_up_and_data_loss_are_prevented() {
     let before = Belongings::of(&project.id());
     let unconfirmed = project.ends(2, &["--json", "up"]);
     assert!(
-        unconfirmed
-            .stderr
-            .contains("node b is no longer declared and will be deleted, with everything on it (on it: db-1; volumes data)"),
+        unconfirmed.stderr.contains(
+            "node b is no longer declared and will be deleted, with everything on it \
+                       (on it: db-1; volumes data)"
+        ),
         "{}",
         unconfirmed.stderr
     );

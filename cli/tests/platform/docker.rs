@@ -172,9 +172,9 @@ impl Node {
     /// The ids of the containers with a label, running or not.
     pub(crate) fn containers(&self, label: &str) -> Vec<String> {
         let ours = format!("label=lifecycle.platform-id={}", self.platform);
-        let wanted = format!("label={label}");
+        let filter = format!("label={label}");
         let list = ["ps", "--all", "--quiet", "--no-trunc", "--filter"];
-        let list = [&list[..], &[&ours, "--filter", &wanted]].concat();
+        let list = [&list[..], &[&ours, "--filter", &filter]].concat();
         self.docker(&list).lines().map(str::to_owned).collect()
     }
 

@@ -252,9 +252,9 @@ fn deviations_from_a_schema_are_found() {
             .check(Some(1), &document.replace("failed", "unsupported"))
             .is_err()
     );
-    let beside = document.replace("}}", r#"},"generation":1,"nodes":[],"services":[]}"#);
-    assert!(status.check(Some(1), &beside).is_err());
-    assert_eq!(Expected::named("up").check(Some(1), &beside), Ok(()));
+    let partial = document.replace("}}", r#"},"generation":1,"nodes":[],"services":[]}"#);
+    assert!(status.check(Some(1), &partial).is_err());
+    assert_eq!(Expected::named("up").check(Some(1), &partial), Ok(()));
 
     let mut dance = Command::new(env!("CARGO_BIN_EXE_bootstrapper"));
     dance.args(["--json", "dance"]);

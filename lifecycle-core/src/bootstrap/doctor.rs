@@ -155,7 +155,8 @@ impl Bootstrapper {
                     Health::Warning,
                     WHAT,
                     "it answers; the platform is degraded",
-                    "`bootstrapper status` shows what is not ready, `bootstrapper why NAME` shows why",
+                    "`bootstrapper status` shows what is not ready, `bootstrapper why NAME` shows \
+                     why",
                 ),
                 PlatformState::Converging => {
                     Finding::ok(WHAT, "it answers; it is applying changes")
@@ -188,7 +189,8 @@ impl Bootstrapper {
         let handle = match self.within(about("SSH"), connector.connect(machine)).await {
             Ok(handle) => handle,
             Err(error) => {
-                let hint = "check that the machine is running and that port 22 is reachable from this machine";
+                let hint = "check that the machine is running and that port 22 is reachable from \
+                            this machine";
                 return vec![Finding::failed(about("SSH"), &error, hint)];
             }
         };
@@ -215,7 +217,8 @@ impl Bootstrapper {
             Err(error) => Finding::failed(
                 what,
                 &error,
-                "run `bootstrapper up`, which installs Docker; if it is installed, see `systemctl status docker` on the node",
+                "run `bootstrapper up`, which installs Docker; if it is installed, see `systemctl \
+                 status docker` on the node",
             ),
         });
         findings

@@ -17,7 +17,7 @@ use crate::runtime::Role;
 /// How long the manager may take to remove everything that it manages.
 const REMOVED_WITHIN: Duration = Duration::from_mins(30);
 
-/// How long options the platform's containers and volumes from one node may take.
+/// How long removing the platform's containers and volumes from one node may take.
 const CLEARED_WITHIN: Duration = Duration::from_mins(15);
 
 /// How long the manager may take to accept the request, and how long it may be unreachable
@@ -75,7 +75,8 @@ impl Bootstrapper {
     fn without_manager(&self, error: &Error) {
         self.reporter.report(Progress::Note {
             text: format!(
-                "the manager is not reachable ({}); options all resources with the platform's labels",
+                "the manager is not reachable ({}); removing all resources with the platform's \
+                 labels",
                 error.chain()
             ),
         });
@@ -97,7 +98,7 @@ impl Bootstrapper {
                     }
                     Ok(now) if now.state == OperationStateV1::Failed => {
                         let why = now.why.unwrap_or_default();
-                        return Err(Error::failed("options the platform", why));
+                        return Err(Error::failed("removing the platform", why));
                     }
                     Ok(_) => return Ok(()),
                     Err(error) => match error.retry() {
@@ -140,7 +141,8 @@ impl Bootstrapper {
         if node.power != Power::Running {
             return Err(Error::Unreachable {
                 what: format!(
-                    "node {} (it is not running; start it so that the platform's resources on it can be removed)",
+                    "node {} (it is not running; start it so that the platform's resources on it \
+                     can be removed)",
                     node.name
                 ),
                 source: None,
@@ -165,7 +167,7 @@ impl Bootstrapper {
                 .host
                 .exec(HostCommand::new(format!("rm -rf '{directory}'")).as_root())
                 .await?
-                .success("options the platform's directory")?;
+                .success("removing the platform's directory")?;
             Ok(())
         };
         let stage = self.stage(format!("clear node {}", node.name), CLEARED_WITHIN);

@@ -25,7 +25,10 @@ impl StateDirectory {
         take(self.path()).map_err(|error| match error {
             LockFailure::Held(by) => Error::Denied {
                 what: "this command".into(),
-                why: format!("another `up` or `down` of this platform is running on this machine (process {by})"),
+                why: format!(
+                    "another `up` or `down` of this platform is running on this machine \
+                              (process {by})"
+                ),
                 hint: "wait until it has ended, then run this command again".into(),
             },
             LockFailure::Io(error) => Error::io(what(), error),

@@ -155,7 +155,8 @@ impl Bootstrapper {
             return Err(Error::Failed {
                 what: "replacing the lifecycle manager".into(),
                 why: format!(
-                    "the new one does not answer, so the previous one was started again; last output of the new one: {last_output}"
+                    "the new one does not answer, so the previous one was started again; last \
+                     output of the new one: {last_output}"
                 ),
                 source: Some(Box::new(error)),
             });

@@ -268,7 +268,7 @@ impl LocalCode {
     async fn is_there(&self, store: &dyn CodePublisher, name: &str) {
         let code = done("digest", self.store.digest(name).await);
         assert_eq!(done("digest", store.digest(name).await), code);
-        let local = done("the archive local", archive(&self.store, &code).await);
+        let local = done("the local archive", archive(&self.store, &code).await);
         let there = done("the archive there", archive(store, &code).await);
         assert!(local == there, "`{name}` has a different archive");
     }

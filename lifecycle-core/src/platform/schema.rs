@@ -20,7 +20,8 @@ pub fn schema() -> Value {
         (
             "size",
             words(
-                "The provider's name of the machine size; with several, the first one that is available is used. Not for local nodes",
+                "The provider's name of the machine size; with several, the first one that is \
+                 available is used. Not for local nodes",
             ),
         ),
         (
@@ -86,7 +87,8 @@ pub fn schema() -> Value {
         (
             "name",
             text(
-                "Name of the platform; by default the name in the Compose file, or the name of its directory",
+                "Name of the platform; by default the name in the Compose file, or the name of \
+                 its directory",
             ),
         ),
         ("cloud", cloud()),
@@ -131,7 +133,8 @@ pub fn schema() -> Value {
                 (
                     "url",
                     url(
-                        "The URL of the central database (PostgreSQL); by default a file on the manager's node",
+                        "The URL of the central database (PostgreSQL); by default a file on the \
+                         manager's node",
                     ),
                 ),
                 ("nodes", url("The URL of a separate database for nodes")),
@@ -155,7 +158,8 @@ pub fn schema() -> Value {
                 (
                     "block",
                     text(
-                        "The private address block for service addresses (IPv4, prefix length 12 to 24)",
+                        "The private address block for service addresses (IPv4, prefix length 12 \
+                         to 24)",
                     ),
                 ),
                 (
@@ -264,7 +268,8 @@ fn cloud() -> Value {
         (
             "ssh_from",
             words(
-                "Addresses and blocks from which SSH is allowed; by default from everywhere (Azure)",
+                "Addresses and blocks from which SSH is allowed; by default from everywhere \
+                 (Azure)",
             ),
         ),
         (
@@ -325,7 +330,8 @@ fn code() -> Value {
         (
             "directory",
             text(
-                "The directory of the share that contains the code bases; by default its root (Azure Files)",
+                "The directory of the share that contains the code bases; by default its root \
+                 (Azure Files)",
             ),
         ),
         ("key", secret("A key of the storage account (Azure Files)")),
@@ -337,7 +343,8 @@ fn code() -> Value {
         (
             "ca",
             text(
-                "The PEM file with the CA certificate to trust instead of the public ones (Azure Files)",
+                "The PEM file with the CA certificate to trust instead of the public ones (Azure \
+                 Files)",
             ),
         ),
     ])

@@ -127,7 +127,7 @@ async fn failed_change_fails_every_up_until_the_next_change() {
             assert_eq!(instance.state, InstanceStateV1::Ready, "{instance:?}");
         }
     }
-    // The failed container is kept beside the serving one, for its output.
+    // The failed container is kept in addition to the serving one, for its output.
     assert_eq!(stage.containers().len(), before.len() + 2);
     stage.command("api", "sleep infinity");
     let outcome = stage.up().await.unwrap();
@@ -163,12 +163,12 @@ async fn second_failed_change_keeps_the_last_working_specification() {
 #[tokio::test(start_paused = true)]
 async fn unused_code_bases_are_removed_after_the_round() {
     let stage = Stage::new(10).await;
-    let former = ["aa", "bb", "cc"].map(|name| format!("{name}.tar"));
+    let old = ["aa", "bb", "cc"].map(|name| format!("{name}.tar"));
     stage.world.answer(
         "ls -1t",
         HostOutput {
             code: 0,
-            stdout: former.join("\n"),
+            stdout: old.join("\n"),
             stderr: String::new(),
         },
     );

@@ -55,7 +55,7 @@ async fn another_url_replaces_only_the_manager_and_fills_its_database() {
     let mut stage = stage(23).await;
     stage.up().await.unwrap();
     let before = stage.containers();
-    let former = stage.databases().at(CENTRAL).snapshot().await.unwrap();
+    let previous = stage.databases().at(CENTRAL).snapshot().await.unwrap();
     stage.registry.central = Some(Sensitive::new(OTHER));
     stage.up().await.unwrap();
     let after = stage.containers();
@@ -72,9 +72,9 @@ async fn another_url_replaces_only_the_manager_and_fills_its_database() {
             .map(|v| (v.id.clone(), v.endpoints.clone()))
             .collect()
     };
-    assert_eq!(instances(&now), instances(&former));
+    assert_eq!(instances(&now), instances(&previous));
     assert!(now.first_round_done);
-    assert_eq!(now.manager, former.manager);
+    assert_eq!(now.manager, previous.manager);
     // Back to the file on the node.
     stage.registry.central = None;
     stage.up().await.unwrap();
@@ -84,7 +84,7 @@ async fn another_url_replaces_only_the_manager_and_fills_its_database() {
         .unwrap();
     assert_eq!(
         instances(&file.snapshot().await.unwrap()),
-        instances(&former)
+        instances(&previous)
     );
     assert_eq!(stage.containers().len(), 7);
 }

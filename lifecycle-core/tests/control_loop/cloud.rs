@@ -54,8 +54,8 @@ impl CloudProvider for RecordingCloud {
         self.inner.capabilities()
     }
 
-    async fn preflight(&self, wanted: &[NodeSpec]) -> Result<PreflightReport> {
-        self.inner.preflight(wanted).await
+    async fn preflight(&self, specs: &[NodeSpec]) -> Result<PreflightReport> {
+        self.inner.preflight(specs).await
     }
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {

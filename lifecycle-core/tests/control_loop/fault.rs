@@ -185,7 +185,7 @@ async fn service_that_is_never_ready_fails_and_the_round_ends() {
 #[tokio::test(start_paused = true)]
 async fn change_that_is_never_ready_is_rolled_back() {
     let mut stage = up(43).await;
-    let (_, former) = stage.place(&instance("web", 1));
+    let (_, previous) = stage.place(&instance("web", 1));
     let change = |stage: &mut Stage, value: &str| {
         let web = stage.declaration.services.get_mut(&service("web")).unwrap();
         let environment = &mut web.container.environment;
@@ -217,7 +217,7 @@ async fn change_that_is_never_ready_is_rolled_back() {
         shown.state,
         lifecycle_core::api::wire::InstanceStateV1::Ready
     );
-    assert_eq!(shown.container, Some(former.id.to_string()));
+    assert_eq!(shown.container, Some(previous.id.to_string()));
     let why = shown.why.as_deref().unwrap();
     assert!(
         why.contains("the previous specification runs again"),
@@ -231,13 +231,13 @@ async fn change_that_is_never_ready_is_rolled_back() {
     assert_eq!(of_web(&stage), 2);
     stage.pass(Duration::from_mins(10)).await;
     let (_, now) = stage.place(&instance("web", 1));
-    assert_eq!(now.id, former.id);
+    assert_eq!(now.id, previous.id);
     let record = &stage.records().await[&instance("web", 1)];
     assert_eq!(record.state, InstanceState::Ready);
     assert_eq!(record.endpoints.len(), 1);
     let snapshot = stage.registry.snapshot().await.unwrap();
     let rejected = &snapshot.rejected[&instance("web", 1)];
-    assert_ne!(rejected.digest, former.digest);
+    assert_ne!(rejected.digest, previous.digest);
     let since = stage.world.effects().len();
     // Neither time nor a restart of the manager retries it.
     stage.pass(Duration::from_hours(1)).await;
@@ -312,19 +312,19 @@ async fn unresponsive_node_is_unknown_and_delays_no_other() {
         // A service without dependencies, and another node with a service.
         let other = before[&instance("db", 1)].clone();
         let elsewhere = before.values().find(|r| r.node != other.node);
-        let silent = elsewhere.unwrap().node.clone();
+        let unreachable = elsewhere.unwrap().node.clone();
         let since = stage.world.effects().len();
         if paused {
-            faults.pause(&silent).unwrap();
+            faults.pause(&unreachable).unwrap();
         } else {
-            faults.partition(&silent).unwrap();
+            faults.partition(&unreachable).unwrap();
         }
         stage.pass(Duration::from_mins(2)).await;
         let nodes = stage.registry.snapshot().await.unwrap().nodes;
-        let unknown = nodes[&silent].unknown.clone().unwrap();
+        let unknown = nodes[&unreachable].unknown.clone().unwrap();
         assert!(unknown.why.contains("cannot be reached"), "{unknown:?}");
         let records = stage.records().await;
-        for record in records.values().filter(|r| r.node == silent) {
+        for record in records.values().filter(|r| r.node == unreachable) {
             let InstanceState::Unknown { since, .. } = &record.state else {
                 panic!("seed {seed}: {record:?}");
             };
@@ -338,17 +338,17 @@ async fn unresponsive_node_is_unknown_and_delays_no_other() {
         assert_eq!(record.state, InstanceState::Ready, "seed {seed}");
         assert!(record.started_at > other.started_at, "seed {seed}");
         stage.pass(Duration::from_mins(20)).await;
-        faults.heal(&silent).unwrap();
+        faults.heal(&unreachable).unwrap();
         stage.pass(Duration::from_secs(30)).await;
         stage.assert_whole().await;
         // Its containers kept running and are still known.
         let records = stage.records().await;
-        for (id, record) in records.iter().filter(|(_, r)| r.node == silent) {
+        for (id, record) in records.iter().filter(|(_, r)| r.node == unreachable) {
             assert_eq!(record, &before[id], "seed {seed}");
         }
         assert_eq!(effects(&stage, since).len(), 1, "seed {seed}");
         let nodes = stage.registry.snapshot().await.unwrap().nodes;
-        assert_eq!(nodes[&silent].unknown, None);
+        assert_eq!(nodes[&unreachable].unknown, None);
     }
 }
 
@@ -358,17 +358,17 @@ async fn short_outage_keeps_endpoints_and_starts_no_steps() {
         let stage = up(seed).await;
         let (before, cursor) = (stage.records().await, stage.last_event().await);
         let faults = stage.world.faults();
-        let silent = before[&instance("db", 1)].node.clone();
+        let unreachable = before[&instance("db", 1)].node.clone();
         let error = Error::unreachable("it", None);
         faults.fail_next("ping", error);
         stage.pass(Duration::from_secs(30)).await;
         assert_eq!(stage.records().await, before, "seed {seed}");
-        faults.partition(&silent).unwrap();
+        faults.partition(&unreachable).unwrap();
         for _ in 0..30 {
             stage.pass(Duration::from_millis(100)).await;
             assert_eq!(stage.records().await, before, "seed {seed}");
         }
-        faults.heal(&silent).unwrap();
+        faults.heal(&unreachable).unwrap();
         stage.pass(Duration::from_secs(30)).await;
         assert_eq!(stage.records().await, before, "seed {seed}");
         for kind in [EventKind::NodeUnknown, EventKind::StepStarted] {
@@ -377,10 +377,10 @@ async fn short_outage_keeps_endpoints_and_starts_no_steps() {
         }
         // Changes during the outage are repaired afterwards.
         let (on, container) = stage.place(&instance("db", 1));
-        faults.partition(&silent).unwrap();
+        faults.partition(&unreachable).unwrap();
         faults.kill_container(&on, &container.name, 1).unwrap();
         stage.pass(Duration::from_secs(3)).await;
-        faults.heal(&silent).unwrap();
+        faults.heal(&unreachable).unwrap();
         stage.pass(Duration::from_secs(30)).await;
         stage.assert_whole().await;
         let failed = stage.events(EventKind::StepFailed, cursor).await;
@@ -444,12 +444,12 @@ async fn node_that_restarts_during_a_partition_duplicates_nothing() {
     for seed in 1..=3 {
         let stage = up(seed).await;
         let faults = stage.world.faults();
-        let silent = node("n2");
-        faults.partition(&silent).unwrap();
+        let unreachable = node("n2");
+        faults.partition(&unreachable).unwrap();
         stage.pass(Duration::from_mins(1)).await;
-        faults.reboot(&silent).unwrap();
+        faults.reboot(&unreachable).unwrap();
         stage.pass(Duration::from_mins(10)).await;
-        faults.heal(&silent).unwrap();
+        faults.heal(&unreachable).unwrap();
         stage.pass(Duration::from_mins(3)).await;
         stage.assert_whole().await;
     }
@@ -521,8 +521,8 @@ async fn destroyed_node_and_its_services_are_created_again() {
             stage.world.faults().destroy(&node(name)).unwrap();
             stage.pass(Duration::from_secs(35)).await;
             let nodes = stage.registry.snapshot().await.unwrap().nodes;
-            let told = nodes[&node(name)].observed.as_ref();
-            let power = told.map(|machine| machine.power);
+            let observed = nodes[&node(name)].observed.as_ref();
+            let power = observed.map(|machine| machine.power);
             assert_ne!(
                 power,
                 Some(lifecycle_core::cloud::Power::Running),

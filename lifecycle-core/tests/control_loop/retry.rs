@@ -82,23 +82,23 @@ async fn fixed_error_of_any_kind_disappears_after_a_retry() {
         let kinds = (0..errors().len()).step_by(if place == 2 { 1 } else { 5 });
         for kind in kinds {
             let error = || errors().swap_remove(kind);
-            let told = format!("{call}: {:?}", error());
+            let context = format!("{call}: {:?}", error());
             let mut stage = Stage::shop_without_manager(SimOptions::seeded(70)).await;
             for _ in 0..100 {
                 stage.world.faults().fail_next(call, error());
             }
             stage.start();
             let status = stage.until("settled", LIMIT, |s| s.settled).await;
-            assert!(!failed_steps(&status).is_empty(), "{told}: {status:#?}");
+            assert!(!failed_steps(&status).is_empty(), "{context}: {status:#?}");
             stage.world.faults().repair(call);
             let before = stage.last_event().await;
             retry(&stage, ((place + kind) % 2 == 0).then_some(name)).await;
-            assert!(!stage.manager.round().settled, "{told}");
+            assert!(!stage.manager.round().settled, "{context}");
             stage.pass(GONE).await;
             let status = stage.manager.round();
-            assert_eq!(failed_steps(&status), Vec::<String>::new(), "{told}");
+            assert_eq!(failed_steps(&status), Vec::<String>::new(), "{context}");
             let began = stage.events(EventKind::StepStarted, before).await;
-            assert!(!began.is_empty(), "{told}");
+            assert!(!began.is_empty(), "{context}");
             stage.settled().await;
             stage.assert_whole().await;
         }
@@ -136,11 +136,11 @@ async fn quota_errors_and_failed_vms_are_retried_immediately() {
 async fn node_that_responds_again_is_noticed_immediately() {
     let stage = Stage::shop(73).await;
     stage.settled().await;
-    let silent = node("n2");
-    stage.world.faults().pause(&silent).unwrap();
+    let unreachable = node("n2");
+    stage.world.faults().pause(&unreachable).unwrap();
     stage.pass(Duration::from_mins(20)).await;
     assert!(stage.manager.round().settled);
-    stage.world.faults().heal(&silent).unwrap();
+    stage.world.faults().heal(&unreachable).unwrap();
     retry(&stage, None).await;
     // The platform is settled only after the node has responded.
     let status = stage.until("settled", GONE, |s| s.settled).await;

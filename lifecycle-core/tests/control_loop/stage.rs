@@ -247,14 +247,14 @@ impl Stage {
         assert!(violations.is_empty(), "seed {seed}: {violations:#?}");
         let records = self.records().await;
         let containers = self.containers();
-        let wanted: usize = self
+        let expected: usize = self
             .declaration
             .services
             .values()
             .map(|s| usize::from(s.replicas))
             .sum();
-        assert_eq!(containers.len(), wanted, "seed {seed}: {containers:#?}");
-        assert_eq!(records.len(), wanted, "seed {seed}: {records:#?}");
+        assert_eq!(containers.len(), expected, "seed {seed}: {containers:#?}");
+        assert_eq!(records.len(), expected, "seed {seed}: {records:#?}");
         for (node, container) in containers {
             let Role::Instance(id) = &container.role else {
                 panic!("seed {seed}: {container:?}");

@@ -32,10 +32,10 @@ fn up_continues_after_a_kill_at_any_request() {
     let mut kills = 0;
     // Each `up` is killed one step later than the previous one, until one finishes before.
     for number in (1..).step_by(step) {
-        let wanted = count() + number;
+        let target = count() + number;
         let began = Instant::now();
         let mut up = project.start(&["up"]);
-        while up.runs() && count() < wanted {
+        while up.runs() && count() < target {
             assert!(
                 began.elapsed() < TIMEOUT,
                 "{number}: neither request nor end"

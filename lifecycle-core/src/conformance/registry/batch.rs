@@ -221,7 +221,7 @@ pub async fn everything_is_persistent(backend: &dyn Backend) -> Result<()> {
                 credential: sealed.clone(),
             },
         ],
-        events: (0..4).map(|n| event("told", n)).collect(),
+        events: (0..4).map(|n| event("recorded", n)).collect(),
     };
     registry.commit(epoch, batch).await?;
     registry.prune_events(at(0), 3).await?;

@@ -14,7 +14,7 @@ use crate::registry::{Batch, EventPage, Registry};
 /// If events are changed, or pages omit some.
 pub async fn events_are_read_in_pages(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
-    let mut told = Vec::new();
+    let mut recorded = Vec::new();
     for n in 0..5 {
         let batch = Batch::default()
             .event(NewEvent {
@@ -23,9 +23,9 @@ pub async fn events_are_read_in_pages(registry: &dyn Registry) -> Result<()> {
                 ..event(&format!("event {n}"), n)
             })
             .event(event("another", n));
-        told.extend(registry.commit(epoch, batch).await?.events);
+        recorded.extend(registry.commit(epoch, batch).await?.events);
     }
-    let ids: Vec<u64> = told.iter().map(|event| event.id).collect();
+    let ids: Vec<u64> = recorded.iter().map(|event| event.id).collect();
     assert_eq!(ids, (1..=10).collect::<Vec<u64>>());
     let mut read = Vec::new();
     loop {
@@ -37,7 +37,7 @@ pub async fn events_are_read_in_pages(registry: &dyn Registry) -> Result<()> {
             }
         }
     }
-    assert_eq!(read, told);
+    assert_eq!(read, recorded);
     assert_eq!(page(registry, 10, 4).await?, Vec::new());
     assert_eq!(page(registry, 0, 0).await?, Vec::new());
     for unknown in [11, u64::MAX] {
@@ -56,7 +56,7 @@ pub async fn pruned_events_are_reported_as_gone(registry: &dyn Registry) -> Resu
     let epoch = lead(registry).await?;
     // The third has an earlier time than the second, like events of long operations.
     for second in [1, 3, 2, 4, 5, 6] {
-        let batch = Batch::default().event(event("told", second));
+        let batch = Batch::default().event(event("recorded", second));
         registry.commit(epoch, batch).await?;
     }
     let ids =

@@ -105,8 +105,8 @@ pub async fn a_takeover_waits_for_running_writes(registry: Arc<dyn Registry>) ->
             changes: changes.collect::<Result<_>>()?,
             events: Vec::new(),
         };
-        let former = Arc::clone(&registry);
-        let write = tokio::spawn(async move { former.commit(epoch, batch).await });
+        let previous = Arc::clone(&registry);
+        let write = tokio::spawn(async move { previous.commit(epoch, batch).await });
         // In each round, the write progresses further before the takeover.
         tokio::time::sleep(Duration::from_millis(10) * round).await;
         held(registry.acquire_lease("new", ttl).await?);

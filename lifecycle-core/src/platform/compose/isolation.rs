@@ -81,7 +81,10 @@ fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String
     if text.starts_with("service:") || text.starts_with("container:") {
         field.problem_with_help(
             report,
-            format!("`{text}`: sharing with another container is not supported, because it may be on another node"),
+            format!(
+                "`{text}`: sharing with another container is not supported, because it may be \
+                     on another node"
+            ),
             "remove it, or run both processes in one container",
         );
         return None;

@@ -80,7 +80,8 @@ pub(super) const TOP: &[Key] = &[
     supported("services", ""),
     supported(
         "volumes",
-        "each node that needs a volume creates its own, and a service with a volume stays on its node",
+        "each node that needs a volume creates its own, and a service with a volume stays on its \
+         node",
     ),
     harmless("version", "the specification ignores it, too"),
     supported("include", "see *Several files*"),
@@ -175,18 +176,21 @@ pub(super) const SERVICE: &[Key] = &[
     supported("init", ""),
     supported(
         "ipc",
-        "`host`, `none`, `private`, `shareable`; not that of another container, which may be on another node",
+        "`host`, `none`, `private`, `shareable`; not that of another container, which may be on \
+         another node",
     ),
     harmless("isolation", WINDOWS),
     supported("label_file", ""),
     supported("labels", ""),
     supported(
         "links",
-        "an alias becomes an additional name of the service in the whole platform; the linked service starts first",
+        "an alias becomes an additional name of the service in the whole platform; the linked \
+         service starts first",
     ),
     supported(
         "logging",
-        "the engine must be able to read the driver's output, or `logs` shows nothing; default: JSON files with rotation",
+        "the engine must be able to read the driver's output, or `logs` shows nothing; default: \
+         JSON files with rotation",
     ),
     changes("mac_address", "the engine chooses the address"),
     supported("mem_limit", "same as `deploy.resources.limits.memory`"),
@@ -202,11 +206,14 @@ pub(super) const SERVICE: &[Key] = &[
     ),
     supported(
         "network_mode",
-        "`host`, `none`, `bridge`; not the network of another container, which may be on another node. With `host`, ports are open on the node as the process opens them, and `ports` and `expose` declare them",
+        "`host`, `none`, `bridge`; not the network of another container, which may be on another \
+         node. With `host`, ports are open on the node as the process opens them, and `ports` and \
+         `expose` declare them",
     ),
     supported(
         "networks",
-        "names and `aliases`; all services of a platform reach each other, whatever networks they list",
+        "names and `aliases`; all services of a platform reach each other, whatever networks they \
+         list",
     ),
     supported("oom_kill_disable", "if the node's kernel supports it"),
     supported("oom_score_adj", ""),
@@ -239,7 +246,8 @@ pub(super) const SERVICE: &[Key] = &[
     supported("scale", "same as `deploy.replicas`"),
     supported(
         "secrets",
-        "by name, or with `source`, `target`, `uid`, `gid`, `mode`; default target `/run/secrets/<name>`",
+        "by name, or with `source`, `target`, `uid`, `gid`, `mode`; default target \
+         `/run/secrets/<name>`",
     ),
     supported(
         "security_opt",
@@ -336,7 +344,8 @@ pub(super) const DEPLOY: &[Key] = &[
     harmless("labels", "use the service's own `labels`"),
     supported(
         "mode",
-        "`replicated`, and `global`: one replica on each declared node that satisfies the constraints",
+        "`replicated`, and `global`: one replica on each declared node that satisfies the \
+         constraints",
     ),
     supported("placement", "see below"),
     supported(
@@ -436,7 +445,8 @@ pub(super) const MOUNT: &[Key] = &[
     supported("read_only", ""),
     supported(
         "source",
-        "a volume declared in the top-level `volumes`, a path of the node (`/…`), or your own files (`./…`)",
+        "a volume declared in the top-level `volumes`, a path of the node (`/…`), or your own \
+         files (`./…`)",
     ),
     supported("target", ""),
     supported("tmpfs", "see below"),
@@ -460,7 +470,8 @@ pub(super) const NETWORK: &[Key] = &[
     changes("enable_ipv6", "services have IPv4 addresses"),
     changes(
         "external",
-        "the platform's own network is used; containers on the external one cannot be reached by name",
+        "the platform's own network is used; containers on the external one cannot be reached by \
+         name",
     ),
     changes(
         "internal",

@@ -121,7 +121,8 @@ fn mode(field: &Field<'_>, report: &mut Report) -> NetworkMode {
             field.problem_with_help(
                 report,
                 format!(
-                    "`{text}`: containers cannot share a network, because they may be on different nodes"
+                    "`{text}`: containers cannot share a network, because they may be on \
+                     different nodes"
                 ),
                 "let the service have its own ports and use its name to connect, or run both \
                  processes in one container",

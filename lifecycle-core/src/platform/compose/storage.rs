@@ -375,7 +375,8 @@ fn path(
         item.problem_with_help(
             report,
             format!("`{source}` is a path on this machine, which nodes do not have"),
-            "use a path relative to the Compose file to send its contents, or an absolute path of the node",
+            "use a path relative to the Compose file to send its contents, or an absolute path of \
+             the node",
         );
         return None;
     }

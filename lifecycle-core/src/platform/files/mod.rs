@@ -104,7 +104,8 @@ impl<'a> Assembly<'a> {
                     self.complete = false;
                     self.report.problem_of_current(
                         format!("cannot be read: {error}"),
-                        "check that it is a UTF-8 text file and that you have permission to read it",
+                        "check that it is a UTF-8 text file and that you have permission to read \
+                         it",
                     );
                 }
             }
@@ -215,7 +216,8 @@ impl<'a> Assembly<'a> {
         if was_within && !is_within {
             let most = MAX_BYTES >> 20;
             let message = format!(
-                "the files contain more than {MAX_NODES} values or {most} MiB of text up to this line"
+                "the files contain more than {MAX_NODES} values or {most} MiB of text up to this \
+                 line"
             );
             self.report.problem(node.at, "", message);
         }

@@ -67,7 +67,8 @@ fn profile(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "`{text}` is not a valid profile: use letters, digits, `_`, `.` and `-`, starting with a letter or digit"
+            "`{text}` is not a valid profile: use letters, digits, `_`, `.` and `-`, starting \
+             with a letter or digit"
         ))
     }
 }

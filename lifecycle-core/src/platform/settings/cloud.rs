@@ -129,7 +129,8 @@ pub(super) fn read(
     if field.get("identity").is_none() && login_is_known && spec.login_of_manager().is_none() {
         field.problem_with_help(
             report,
-            "the manager cannot log in from its VM, because your login is only valid on this machine",
+            "the manager cannot log in from its VM, because your login is only valid on this \
+             machine",
             "set `identity` (the resource id of a user-assigned identity for its VM), or a \
              `login` with `method = \"client-secret\"`",
         );
@@ -355,7 +356,10 @@ fn identity(text: &str) -> Result<String, String> {
     let is_identity = lower.starts_with("/subscriptions/")
         && lower.contains("/providers/microsoft.managedidentity/userassignedidentities/");
     is_identity.then(|| text.to_owned()).ok_or_else(|| {
-        format!("`{text}` is not the resource id of an identity; `az identity show --query id` prints it")
+        format!(
+            "`{text}` is not the resource id of an identity; `az identity show --query id` \
+                 prints it"
+        )
     })
 }
 

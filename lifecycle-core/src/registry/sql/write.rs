@@ -68,24 +68,24 @@ impl Writer<'_> {
             "event counter",
             counter(self.session, self.location).await?.last,
         )?;
-        let told: Vec<Event> = (last + 1..)
+        let recorded: Vec<Event> = (last + 1..)
             .zip(events)
             .map(|(id, event)| Event {
                 id,
                 event: stored_event(event),
             })
             .collect();
-        self.numbered_events(&told).await?;
+        self.numbered_events(&recorded).await?;
         event_counter::Entity::update_many()
             .col_expr(
                 event_counter::Column::Last,
-                Expr::value(signed(last + told.len() as u64)?),
+                Expr::value(signed(last + recorded.len() as u64)?),
             )
             .filter(event_counter::Column::Row.eq(SINGLE))
             .exec(self.session)
             .await
             .map_err(at(self.location))?;
-        Ok(told)
+        Ok(recorded)
     }
 
     /// Writes events that already have ids.

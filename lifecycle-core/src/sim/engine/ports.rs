@@ -18,7 +18,7 @@ impl Engine {
     ) -> Result<BTreeMap<(u16, Protocol), u16>> {
         let name = &container.spec.name;
         let mut ports: BTreeMap<(u16, Protocol), u16> = BTreeMap::new();
-        let wanted: BTreeMap<(u16, Protocol), PortBinding> = if container.spec.host_network {
+        let requested: BTreeMap<(u16, Protocol), PortBinding> = if container.spec.host_network {
             container
                 .exposed
                 .iter()
@@ -27,7 +27,7 @@ impl Engine {
         } else {
             container.spec.ports.clone()
         };
-        for ((port, protocol), binding) in wanted {
+        for ((port, protocol), binding) in requested {
             let is_free = |host: u16| {
                 self.bound
                     .get(&(host, protocol))

@@ -25,14 +25,14 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl Model {
     pub(in crate::registry::sql) fn of(event: &Event) -> Result<Self> {
-        let told = &event.event;
+        let new = &event.event;
         Ok(Self {
             id: signed(event.id)?,
-            happened_at: told.at,
-            kind: word(&told.kind)?,
-            subject: json(&told.subject)?,
-            message: told.message.clone(),
-            data: Some(told.data.clone()).filter(|data| !data.is_null()),
+            happened_at: new.at,
+            kind: word(&new.kind)?,
+            subject: json(&new.subject)?,
+            message: new.message.clone(),
+            data: Some(new.data.clone()).filter(|data| !data.is_null()),
         })
     }
 

@@ -33,7 +33,9 @@ pub(crate) fn read(file: &Path) -> Result<Option<Identity>> {
 /// The error if another process stored an identity first.
 pub(crate) fn concurrent_up() -> Error {
     Error::denied(
-        "this command", "another `up` is running in this directory", "wait until it has ended, then run this command again",
+        "this command",
+        "another `up` is running in this directory",
+        "wait until it has ended, then run this command again",
     )
 }
 

@@ -108,7 +108,11 @@ impl Project {
         if Path::new(text).is_dir() {
             return Error::invalid(
                 format!("directory `{text}`"),
-                format!("it is outside the project directory `{}`", self.directory().display()), "set --project-dir to the project that contains it",
+                format!(
+                    "it is outside the project directory `{}`",
+                    self.directory().display()
+                ),
+                "set --project-dir to the project that contains it",
             );
         }
         let known = known.iter().map(String::as_str);

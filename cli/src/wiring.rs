@@ -124,7 +124,8 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
             Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
         }
         other => Err(Error::unsupported(
-            format!("the code store {other:?}"), "this version of the bootstrapper",
+            format!("the code store {other:?}"),
+            "this version of the bootstrapper",
         )),
     }
 }
@@ -136,15 +137,18 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
 pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
     match &access.code {
         CodeStoreSpec::Directory => Err(Error::invalid(
-            "`code.store` of platform.toml", "with `directory`, services are built from the directories on this machine, and \
-                  there is no store to publish to", "run `bootstrapper up`, which uses the local directories; or set \
+            "`code.store` of platform.toml",
+            "with `directory`, services are built from the directories on this machine, and \
+                  there is no store to publish to",
+            "run `bootstrapper up`, which uses the local directories; or set \
                    `store = \"azure-files\"` for a shared store (docs/publish.md)",
         )),
         CodeStoreSpec::AzureFiles(spec) => {
             Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
         }
         other => Err(Error::unsupported(
-            format!("publishing to the code store {other:?}"), "this version of the bootstrapper",
+            format!("publishing to the code store {other:?}"),
+            "this version of the bootstrapper",
         )),
     }
 }
@@ -165,7 +169,8 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
         }
         other => {
             return Err(Error::unsupported(
-                format!("the cloud {other:?}"), "this version of the bootstrapper",
+                format!("the cloud {other:?}"),
+                "this version of the bootstrapper",
             ));
         }
     })
@@ -263,7 +268,8 @@ pub(crate) fn engine_socket() -> Result<PathBuf> {
         Ok(host) => match host.strip_prefix("unix://") {
             Some(socket) => Ok(socket.into()),
             None => Err(Error::invalid(
-                format!("DOCKER_HOST={host}"), "local nodes need a Docker engine on this machine, reached by a Unix socket",
+                format!("DOCKER_HOST={host}"),
+                "local nodes need a Docker engine on this machine, reached by a Unix socket",
                 "unset it, or set it to unix://<socket>",
             )),
         },

@@ -286,8 +286,6 @@ pub async fn carry_out_with_progress(
     listener.within(deadline, &change, work).await
 }
 
-
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;

@@ -16,7 +16,8 @@ use crate::secret::Sensitive;
 pub use crate::stream::{ByteStream, Duplex};
 
 /// The socket of the operator's engine on the local node that runs the manager.
-pub const OPERATOR_ENGINE_SOCKET: &str = "/run/lifecycle/host-docker.sock";/// An SSH key pair in OpenSSH format.
+pub const OPERATOR_ENGINE_SOCKET: &str = "/run/lifecycle/host-docker.sock";
+/// An SSH key pair in OpenSSH format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshKeyPair {
     pub private: Sensitive,

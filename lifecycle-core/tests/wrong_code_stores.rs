@@ -82,7 +82,8 @@ impl CodeStore for Store {
         let packed = self.packed(&code.name)?;
         if packed.digest != code.digest && self.fault != Fault::ArchiveOfNow {
             return Err(Error::conflict(
-                format!("code base {}", code.name), "its contents have changed",
+                format!("code base {}", code.name),
+                "its contents have changed",
             ));
         }
         Ok(Box::pin(stream::iter([Ok(packed.archive)])))

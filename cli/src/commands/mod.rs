@@ -67,7 +67,9 @@ async fn running(
     let project = Project::find(arguments)?;
     let not_up = || {
         Error::invalid(
-            "the platform", "it was not started from this directory on this machine, or was removed", "start it with `bootstrapper up`",
+            "the platform",
+            "it was not started from this directory on this machine, or was removed",
+            "start it with `bootstrapper up`",
         )
     };
     let identity = project.identity()?.ok_or_else(not_up)?;

@@ -143,7 +143,8 @@ impl LocalMachines {
         let name = NodeName::try_from(name.as_str()).map_err(|error| {
             Error::invalid(
                 format!("the VM {machine}"),
-                format!("its name is not valid for a local node: {error}"), "choose another name",
+                format!("its name is not valid for a local node: {error}"),
+                "choose another name",
             )
         })?;
         let mut assignments = self.assignments();

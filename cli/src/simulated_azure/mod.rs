@@ -212,7 +212,9 @@ fn lock(directory: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::invalid(
-            format!("the directory {}", directory.display()), "another Azure simulator is using it", "stop it, or choose another directory with --directory",
+            format!("the directory {}", directory.display()),
+            "another Azure simulator is using it",
+            "stop it, or choose another directory with --directory",
         )),
         Err(TryLockError::Error(error)) => Err(io("locking", &path, error)),
     }

@@ -346,7 +346,7 @@ async fn another_process_continues_with_the_alternatives() {
     let operation = choosy(&azure).begin(provision()).await.unwrap();
     let hearing = Hearing::new(&|_| ());
     hearing
-        .    poll_to_end(&choosy(&azure), &operation)
+        .poll_to_end(&choosy(&azure), &operation)
         .await
         .unwrap();
     assert_eq!(kind(&azure).await, is(SIZES[1], "3"));

@@ -114,7 +114,7 @@ async fn another_process_completes_a_started_change() {
     let operation = provider(&azure, 1).begin(provision("one")).await.unwrap();
     let hearing = Hearing::new(&|_| ());
     hearing
-        .    poll_to_end(&provider(&azure, 1), &operation)
+        .poll_to_end(&provider(&azure, 1), &operation)
         .await
         .unwrap();
     is_whole(&azure).await;
@@ -145,7 +145,7 @@ async fn waits_for_a_restart_in_progress() {
     );
     pass(LONG).await;
     let hearing = Hearing::new(&|_| ());
-    hearing.    poll_to_end(&other, &operation).await.unwrap();
+    hearing.poll_to_end(&other, &operation).await.unwrap();
     let after = get(&other, "one").await.unwrap();
     assert_eq!(after.power, Power::Running);
     assert_ne!(after.boot_id, before.boot_id);

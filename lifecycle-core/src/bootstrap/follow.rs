@@ -292,8 +292,7 @@ impl<'a> Following<'a> {
             | EventKind::NoReadyEndpoint
             | EventKind::CannotListen
             | EventKind::DatabaseAvailable
-            | EventKind::Unknown => { self.reporter.report(Progress::Note { text: message })
-            }
+            | EventKind::Unknown => self.reporter.report(Progress::Note { text: message }),
             EventKind::Declared
             | EventKind::Planned
             | EventKind::FirstRoundDone

@@ -23,8 +23,6 @@ use crate::reconcile::execute::node_directory;
 use crate::registry::{Databases, Mirrors, RegistryId};
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
-
-
 /// The parts of a hand-over that are not secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerConfig {

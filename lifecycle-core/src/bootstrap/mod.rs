@@ -496,8 +496,6 @@ impl Bootstrapper {
     }
 }
 
-
-
 /// Sleeps if the call may be retried before the deadline; else returns the error.
 async fn retry_or(error: Error, deadline: tokio::time::Instant) -> Result<()> {
     match error.retry() {

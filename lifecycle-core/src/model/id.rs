@@ -156,7 +156,6 @@ impl PlatformId {
         text.truncate(6);
         text
     }
-
 }
 
 impl fmt::Display for PlatformId {

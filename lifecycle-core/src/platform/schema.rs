@@ -8,7 +8,6 @@ use super::settings;
 /// The format of an Azure image.
 const IMAGE: &str = "^[^:]+:[^:]+:[^:]+:[^:]+$";
 
-
 pub fn schema() -> Value {
     let url = |description: &str| {
         json!({

@@ -131,8 +131,8 @@ impl fmt::Display for Reason {
             Self::NeverStarted => f.write_str("its container was created but never started"),
             Self::Ended { code, times } => write!(
                 f,
-                "its container ended with exit code {code} ({times}×); its restart policy keeps \
-                 it alive"
+                "its container ended with exit code {code} ({times}×), and its restart policy \
+                 starts it again"
             ),
             Self::SpecChanged { from, to } => {
                 write!(f, "its declaration changed: {from} runs, {to} is declared")

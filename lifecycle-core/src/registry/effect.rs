@@ -182,7 +182,8 @@ impl Change {
         }
         self
     }
-}/// Truncates a time to microseconds, in every registry, because that is PostgreSQL's precision.
+}
+/// Truncates a time to microseconds, in every registry, because that is PostgreSQL's precision.
 pub(super) fn stored(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }

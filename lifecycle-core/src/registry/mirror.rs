@@ -158,8 +158,6 @@ impl Mirror {
     }
 }
 
-
-
 /// Selects the objects of kinds.
 struct Part<'a> {
     of: &'a BTreeSet<Kind>,
@@ -225,8 +223,7 @@ impl Part<'_> {
         its
     }
 
-    /// Whether an event is copied to the database. Events of the platform as a whole are not.
-    /// central registry's alone.
+    /// Whether an event is copied to the database. Events of the whole platform are not.
     fn concerns(&self, event: &Event) -> bool {
         match &event.event.subject {
             Subject::Platform => false,
@@ -237,17 +234,17 @@ impl Part<'_> {
     }
 }
 
-/// What makes `wanted` of `held`.
-fn difference(held: &Snapshot, wanted: &Snapshot) -> Effect {
-    let declared = wanted.declaration.clone();
+/// The changes from `held` to `desired`.
+fn difference(held: &Snapshot, desired: &Snapshot) -> Effect {
+    let declared = desired.declaration.clone();
     Effect {
         declarations: declared
-            .filter(|_| wanted.declaration != held.declaration)
+            .filter(|_| desired.declaration != held.declaration)
             .into_iter()
             .collect(),
-        nodes: changes(&held.nodes, &wanted.nodes),
-        instances: changes(&held.instances, &wanted.instances),
-        rejected: changes(&held.rejected, &wanted.rejected),
+        nodes: changes(&held.nodes, &desired.nodes),
+        instances: changes(&held.instances, &desired.instances),
+        rejected: changes(&held.rejected, &desired.rejected),
         ..Effect::default()
     }
 }

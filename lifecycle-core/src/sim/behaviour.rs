@@ -29,7 +29,6 @@ pub struct Behaviour {
     pub has_healthcheck: bool,
     /// The ports that its image exposes.
     pub exposed: Vec<(u16, Protocol)>,
-
 }
 
 impl Behaviour {
@@ -74,7 +73,6 @@ impl Behaviour {
         self.exposed.push((port, Protocol::Tcp));
         self
     }
-
 }
 
 /// The effects of a command that the simulation can interpret.

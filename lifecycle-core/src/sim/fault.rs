@@ -157,8 +157,6 @@ impl Faults {
         self.touch(node, |machine, _, _| machine.outage = Outage::None)
     }
 
-
-
     /// Starts or restarts the node, not by a request of the platform.
     pub fn reboot(&self, node: &NodeName) -> Result<()> {
         let now = Instant::now();

@@ -211,7 +211,7 @@ impl<'a> Subject<'a> {
     /// Polls an operation until it ends.
     async fn end(&self, operation: &CloudOperation) -> Checked<Result<()>> {
         let hearing = Hearing::new(&|_| ());
-        let polls = hearing. poll_to_end(self.cloud, operation);
+        let polls = hearing.poll_to_end(self.cloud, operation);
         let ended = tokio::time::timeout(DEADLINE, polls).await;
         done(format!("waiting for {operation:?}"), ended)
     }

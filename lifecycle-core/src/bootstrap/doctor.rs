@@ -163,8 +163,8 @@ impl Bootstrapper {
                 }
                 PlatformState::TakingDown => Finding::ok(WHAT, "it is removing the platform"),
                 PlatformState::Running => Finding::ok(WHAT, "it answers; everything is ready"),
-                PlatformState::Unknown => Finding::of(
-                    Health::Doubtful,
+                PlatformState::Unknown => Finding::new(
+                    Health::Warning,
                     WHAT,
                     "it answers; this version of the bootstrapper does not know its state",
                     "use the bootstrapper of the manager's version",

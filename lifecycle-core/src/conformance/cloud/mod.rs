@@ -16,7 +16,7 @@ use async_trait::async_trait;
 
 use super::{Checked, Failed, done, ensure, ensure_eq, run_checks};
 use crate::cloud::{
-    CloudOperation, CloudProvider, Hearing, NodeChange, ObservedNode, Power, carry_out,
+    CloudOperation, CloudProvider, NodeChange, ObservedNode, Power, ProgressListener, carry_out,
 };
 use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeSpec};
@@ -210,8 +210,8 @@ impl<'a> Subject<'a> {
 
     /// Polls an operation until it ends.
     async fn end(&self, operation: &CloudOperation) -> Checked<Result<()>> {
-        let hearing = Hearing::new(&|_| ());
-        let polls = hearing.poll_to_end(self.cloud, operation);
+        let listener = ProgressListener::new(&|_| ());
+        let polls = listener.poll_to_end(self.cloud, operation);
         let ended = tokio::time::timeout(DEADLINE, polls).await;
         done(format!("waiting for {operation:?}"), ended)
     }

@@ -181,11 +181,11 @@ async fn install(
 fn installed(output: HostOutput) -> Result<()> {
     let is_full = [&output.stderr, &output.stdout].map(|text| text.contains(DISK_FULL));
     match output.success("installing the engine") {
-        Err(Error::Failed { what, why, .. }) if is_full.contains(&true) => Err(Error::Exhausted {
+        Err(Error::Failed { what, why, .. }) if is_full.contains(&true) => Err(Error::exhausted(
             what,
             why,
-            hint: "free disk space on the node, or give it a larger disk".to_owned(),
-        }),
+            "free disk space on the node, or give it a larger disk",
+        )),
         result => result.map(drop),
     }
 }

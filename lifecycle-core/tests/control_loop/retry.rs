@@ -56,8 +56,8 @@ const CALLS: [(&str, &str); 6] = [
 ];
 
 /// The failed steps that wait for their next attempt.
-fn failed_steps(status: &Status) -> Vec<String> {
-    let held = status.plan.held.iter().filter_map(|held| match &held.by {
+fn failed_steps(round: &Round) -> Vec<String> {
+    let held = round.plan.held.iter().filter_map(|held| match &held.by {
         HeldBy::Backoff { step, why, .. } => Some(format!("{step}: {why}")),
         HeldBy::Failed { why } => Some(format!("{}: {why}", held.subject)),
         _ => None,

@@ -178,9 +178,9 @@ fn service_name(number: u32) -> Result<ServiceName> {
 }
 
 fn invalid(error: impl std::error::Error) -> Error {
-    Error::Invalid {
-        what: "the platform of a bench".into(),
-        why: error.to_string(),
-        hint: "use fewer replicas".into(),
-    }
+    Error::invalid(
+        "the platform of a bench",
+        error.to_string(),
+        "use fewer replicas",
+    )
 }

@@ -153,7 +153,7 @@ impl Tried {
                 let each: Vec<String> = each.collect();
                 Error::exhausted(
                     what,
-                    why: format!(
+                    format!(
                         "Azure cannot provide any of its alternatives: {}; {why}",
                         each.join(", ")
                     ),

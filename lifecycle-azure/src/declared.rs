@@ -58,7 +58,7 @@ impl AzureOptions {
     ///
     /// # Errors
     /// [`Error::Invalid`] for an invalid network.
-    pub fn declared(
+    fn declared(
         spec: &AzureSpec,
         owner: Owner,
         authorized_key: impl Into<String>,
@@ -99,7 +99,7 @@ impl Login {
     ///
     /// # Errors
     /// [`Error::Invalid`] if a required secret is missing.
-    pub fn declared(spec: &LoginSpec, credentials: &Credentials) -> Result<Self> {
+    fn declared(spec: &LoginSpec, credentials: &Credentials) -> Result<Self> {
         Ok(match spec {
             LoginSpec::InOrder => Self::InOrder,
             LoginSpec::AzureCli => Self::AzureCli,
@@ -118,12 +118,12 @@ impl Login {
 }
 
 impl AzureFiles {
-    /// The code store that `spec` declares, accessed with `secret`.
+    /// The code store that `spec` declares; `credentials` contains its secret.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the invalid value.
-    pub fn declared(spec: &AzureFilesSpec, secret: &Sensitive) -> Result<Self> {
-        let secret = secret.expose().to_owned().into();
+    /// [`Error::Invalid`] names the invalid value, or the missing secret.
+    pub fn declared(spec: &AzureFilesSpec, credentials: &Credentials) -> Result<Self> {
+        let secret = credentials.code()?.expose().to_owned().into();
         let credential = match spec.with {
             FilesSecret::Key => FilesCredential::SharedKey(secret),
             FilesSecret::Sas => FilesCredential::Sas(secret),
@@ -146,9 +146,11 @@ impl AzureFiles {
 fn network(text: &str) -> Result<(Ipv4Addr, u8)> {
     text.split_once('/')
         .and_then(|(block, length)| Some((block.parse().ok()?, length.parse().ok()?)))
-        .ok_or_else(|| Error::Invalid {
-            what: format!("the network `{text}`"),
-            why: "it is not an IPv4 block".to_owned(),
-            hint: "write it as, for example, `10.90.0.0/16`".to_owned(),
+        .ok_or_else(|| {
+            Error::invalid(
+                format!("the network `{text}`"),
+                "it is not an IPv4 block",
+                "write it as, for example, `10.90.0.0/16`",
+            )
         })
 }

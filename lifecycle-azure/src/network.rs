@@ -217,10 +217,10 @@ impl Shared {
         }
         if after.len() > TAGS {
             // The records of other nodes disappear when their VMs exist.
-            return Err(Error::Throttled {
-                what: format!("recording the failed alternatives of node {node}"),
-                after: Some(self.options.poll_every),
-            });
+            return Err(Error::throttled(
+                format!("recording the failed alternatives of node {node}"),
+                Some(self.options.poll_every),
+            ));
         }
         let body = json!({ "tags": after.to_value() });
         self.client.patch(&path, NETWORK, &body).await

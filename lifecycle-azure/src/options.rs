@@ -250,20 +250,20 @@ impl AzureOptions {
     /// Validates sizes, zones, identity, and image.
     fn check_vms(&self) -> Result<()> {
         if self.sizes.is_empty() || self.sizes.iter().any(String::is_empty) {
-            return Err(Error::Invalid {
-                what: "the sizes of nodes".to_owned(),
-                why: "the list is empty or contains an empty size".to_owned(),
-                hint: format!("specify one such as {SIZE}, or remove `size`"),
-            });
+            return Err(Error::invalid(
+                "the sizes of nodes",
+                "the list is empty or contains an empty size",
+                format!("specify one such as {SIZE}, or remove `size`"),
+            ));
         }
         // Azure numbers the zones of a region.
         let is_zone = |zone: &&String| (1..=9).any(|number| **zone == number.to_string());
         if let Some(zone) = self.zones.iter().find(|zone| !is_zone(zone)) {
-            return Err(Error::Invalid {
-                what: format!("the zone `{zone}`"),
-                why: "Azure has no such zone".to_owned(),
-                hint: "use some of \"1\", \"2\" and \"3\", or remove `zones`".to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("the zone `{zone}`"),
+                "Azure has no such zone",
+                "use some of \"1\", \"2\" and \"3\", or remove `zones`",
+            ));
         }
         if let Some(identity) = &self.identity {
             check_identity(identity)?;
@@ -351,13 +351,12 @@ pub(crate) fn check_identity(id: &str) -> Result<()> {
     if is_id {
         return Ok(());
     }
-    Err(Error::Invalid {
-        what: format!("the identity `{id}`"),
-        why: "it is not the id of a user-assigned identity, \
-              `/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/…`"
-            .to_owned(),
-        hint: "`az identity list --query [].id` prints them".to_owned(),
-    })
+    Err(Error::invalid(
+        format!("the identity `{id}`"),
+        "it is not the id of a user-assigned identity, \
+              `/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/…`",
+        "`az identity list --query [].id` prints them",
+    ))
 }
 
 /// The parts of an image's name.
@@ -373,10 +372,12 @@ pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
     <[&str; 4]>::try_from(parts)
         .ok()
         .filter(|parts| parts.iter().all(|part| is_part(part)))
-        .ok_or_else(|| Error::Invalid {
-            what: format!("the image `{name}`"),
-            why: "it is not `publisher:offer:sku:version`".to_owned(),
-            hint: format!("specify one such as `{IMAGE}`; `az vm image list --all` lists them"),
+        .ok_or_else(|| {
+            Error::invalid(
+                format!("the image `{name}`"),
+                "it is not `publisher:offer:sku:version`",
+                format!("specify one such as `{IMAGE}`; `az vm image list --all` lists them"),
+            )
         })
 }
 

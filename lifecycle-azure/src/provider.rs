@@ -213,9 +213,9 @@ impl CloudProvider for Azure {
                 self.poll_provision(spec, removes.as_deref()).await
             }
             (change, Token::Operation { url, .. }) => self.poll_operation(change, &url).await,
-            (change, Token::Provision { .. }) => Err(Error::Corrupt {
-                what: "the token of a change on Azure".to_owned(),
-                why: format!(
+            (change, Token::Provision { .. }) => Err(Error::corrupt(
+                "the token of a change on Azure",
+                format!(
                     "it belongs to a provision, but the change is of kind {}",
                     change.node()
                 ),

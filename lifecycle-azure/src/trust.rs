@@ -28,10 +28,12 @@ pub(crate) fn client_config(authority: Option<&str>) -> Result<ClientConfig> {
 }
 
 fn named(pem: &str) -> Result<RootCertStore> {
-    let invalid = |why: String| Error::Invalid {
-        what: "the certificate authority for Azure".to_owned(),
-        why,
-        hint: "pass a PEM file, with `-----BEGIN CERTIFICATE-----`".to_owned(),
+    let invalid = |why: String| {
+        Error::invalid(
+            "the certificate authority for Azure",
+            why,
+            "pass a PEM file, with `-----BEGIN CERTIFICATE-----`",
+        )
     };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {

@@ -51,9 +51,11 @@ pub(crate) enum State {
 impl Vm {
     /// Converts a VM with its instance view.
     pub(crate) fn read(vm: models::VirtualMachine) -> Result<Self> {
-        let damaged = |what: &str| Error::Interrupted {
-            what: "reading a VM".to_owned(),
-            source: Some(format!("Azure's response has no {what}").into()),
+        let damaged = |what: &str| {
+            Error::interrupted(
+                "reading a VM",
+                Some(format!("Azure's response has no {what}").into()),
+            )
         };
         let models::Resource { id, name, tags, .. } = vm.resource;
         let properties = vm.properties.ok_or_else(|| damaged("properties"))?;

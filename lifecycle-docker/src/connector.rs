@@ -89,9 +89,9 @@ impl SshConnector {
         self
     }
 
-    /// Connects through a jump host to the nodes for which [`JumpHost::reaches`] is true. All of
-    /// them share one connection to the jump host. Returns [`Error::Invalid`] if the jump host's
-    /// key is missing or cannot be parsed.
+    /// Connects through a jump host to the nodes without a usable public address. All of them share
+    /// one connection to the jump host. Returns [`Error::Invalid`] if the jump host's key is
+    /// missing or cannot be parsed.
     pub fn through(mut self, jump: JumpHost) -> Result<Self> {
         self.jump = Some(Arc::new(Jump::new(jump, self.timings)?));
         Ok(self)

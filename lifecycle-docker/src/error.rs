@@ -68,26 +68,24 @@ impl SshError {
             Self::HostKeyChanged { .. } => Error::denied(
                 what,
                 why,
-                hint: "if the machine was reinstalled on purpose, delete the node and bring it up \
-                       again; otherwise another machine may be answering at this address"
-                    .into(),
-            },
-            Self::HostKeyUnknown { .. } => Error::Denied {
+                "if the machine was reinstalled on purpose, delete the node and bring it up \
+                       again; otherwise another machine may be answering at this address",
+            ),
+            Self::HostKeyUnknown { .. } => Error::denied(
                 what,
                 why,
-                hint: "the provider should report the node's host key; wait until the node has \
-                       booted, or provision it again"
-                    .into(),
-            },
-            Self::HostCertificate => Error::Denied {
+                "the provider should report the node's host key; wait until the node has \
+                       booted, or provision it again",
+            ),
+            Self::HostCertificate => Error::denied(
                 what,
                 why,
-                hint: "configure the SSH server to offer plain host keys".into(),
-            },
-            Self::CredentialRefused { user } => Error::Denied {
+                "configure the SSH server to offer plain host keys",
+            ),
+            Self::CredentialRefused { user } => Error::denied(
                 what,
                 why,
-                hint: format!(
+                format!(
                     "check that account `{user}` exists there and accepts this key or password"
                 ),
             ),
@@ -144,12 +142,11 @@ impl SshError {
             ),
             Self::ForwardRefused { .. } => Error::unreachable(
                 what,
-                source: Some(format!("{jump} responds but cannot connect to it").into()),
-            },
-            Self::ForwardTimedOut { after, .. } => Error::TimedOut {
-                what: format!("{what} ({jump} responds)"),
-                after: *after,
-            },
+                Some(format!("{jump} responds but cannot connect to it").into()),
+            ),
+            Self::ForwardTimedOut { after, .. } => {
+                Error::timed_out(format!("{what} ({jump} responds)"), *after)
+            }
             Self::Io(_)
             | Self::Protocol(_)
             | Self::TimedOut(_)
@@ -157,7 +154,7 @@ impl SshError {
             | Self::EndedDuringAuthentication
             | Self::SessionRefused => Error::unreachable(
                 what,
-                source: Some(
+                Some(
                     format!(
                         "{why}; check that the host is running and that its SSH port is \
                              reachable from this machine"
@@ -186,22 +183,19 @@ pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
         Engine::DockerStreamError { error } | Engine::DockerContainerWaitError { error, .. } => {
             Error::failed(what, error)
         }
-        Engine::RequestTimeoutError => Error::TimedOut {
-            what,
-            after: LONGEST_CALL,
-        },
-        Engine::SocketNotFoundError(path) => Error::Unreachable {
-            what: "the container engine".into(),
-            source: Some(format!("the socket {path} does not exist").into()),
-        },
+        Engine::RequestTimeoutError => Error::timed_out(what, LONGEST_CALL),
+        Engine::SocketNotFoundError(path) => Error::unreachable(
+            "the container engine",
+            Some(format!("the socket {path} does not exist").into()),
+        ),
         Engine::IOError { .. }
         | Engine::HyperResponseError { .. }
         | Engine::HyperLegacyError { .. } => broken(what, error),
-        other => Error::Failed {
+        other => Error::failed_by(
             what,
-            why: "the engine's response cannot be parsed".into(),
-            source: Some(Box::new(other)),
-        },
+            "the engine's response cannot be parsed",
+            Box::new(other),
+        ),
     }
 }
 
@@ -211,17 +205,12 @@ pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
 fn answered(what: String, status: u16, message: String) -> Error {
     match status {
-        400 => Error::invalid(what, message, "change what the declaration says of it"),
+        400 => Error::invalid(what, message, "correct its declaration"),
         401 | 403 => Error::denied(
             what,
-            why: message,
-            hint: "correct its declaration".into(),
-        },
-        401 | 403 => Error::Denied {
-            what,
-            why: message,
-            hint: "check the permissions on the engine or at the image's registry".into(),
-        },
+            message,
+            "check the permissions on the engine or at the image's registry",
+        ),
         404 => Error::not_found(format!("{what}: {message}")),
         409 => Error::conflict(what, message),
         429 => Error::throttled(what, None),

@@ -127,13 +127,12 @@ async fn debian(host: &dyn NodeAccess) -> Result<String> {
     if lines.next().is_some() {
         return Ok(name);
     }
-    Err(Error::Invalid {
-        what: "the node's operating system".into(),
-        why: format!("it is {name}, but the engine can be installed on Debian and Ubuntu only"),
-        hint: "install Docker on the node yourself and it will be used, or choose a Debian or \
-               Ubuntu image"
-            .into(),
-    })
+    Err(Error::invalid(
+        "the node's operating system",
+        format!("it is {name}, but the engine can be installed on Debian and Ubuntu only"),
+        "install Docker on the node yourself and it will be used, or choose a Debian or \
+               Ubuntu image",
+    ))
 }
 
 /// Installs the engine. Mirrors fail and first boots hold the package manager's locks, so a failed

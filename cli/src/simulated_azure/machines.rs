@@ -170,10 +170,12 @@ fn owner(id: PlatformId) -> Result<Owner> {
 
 impl HostClouds for LocalMachines {
     fn placement(&self, request: &HostRequest) -> Result<HostPlacement> {
-        let subnet = request.subnet.as_ref().ok_or_else(|| Error::Invalid {
-            what: format!("the VM {}", request.vm),
-            why: "it has no network interface".to_owned(),
-            hint: "give it an interface in a subnet".to_owned(),
+        let subnet = request.subnet.as_ref().ok_or_else(|| {
+            Error::invalid(
+                format!("the VM {}", request.vm),
+                "it has no network interface",
+                "give it an interface in a subnet",
+            )
         })?;
         let owner = self.owner_of(subnet)?;
         let node = self.node_of(&owner, &request.vm)?;

@@ -218,33 +218,20 @@ impl Refusal {
             Meaning::NotSold => Error::exhausted(
                 what,
                 why,
-                hint: "choose another `size` or location: `az vm list-skus --location <location>` \
-                       lists what is available to this subscription"
-                    .to_owned(),
-            },
-            Meaning::Full => Error::Exhausted {
+                "choose another `size` or location: `az vm list-skus --location <location>` \
+                       lists what is available to this subscription",
+            ),
+            Meaning::Full => Error::exhausted(
                 what,
                 why,
-                hint: "Azure has no capacity for this size now: list further ones in `size`, or \
-                       `zones`, choose another location, or retry later"
-                    .to_owned(),
-            },
-            Meaning::InUse | Meaning::Taken => Error::Conflict { what, why },
-            Meaning::Denied(denial) => Error::Denied {
-                what,
-                why,
-                hint: denial.hint().to_owned(),
-            },
+                "Azure has no capacity for this size now: list further ones in `size`, or \
+                       `zones`, choose another location, or retry later",
+            ),
+            Meaning::InUse | Meaning::Taken => Error::conflict(what, why),
+            Meaning::Denied(denial) => Error::denied(what, why, denial.hint()),
             Meaning::Absent => Error::not_found(what),
-            Meaning::Invalid => Error::Invalid {
-                what,
-                why,
-                hint: "correct the setting that Azure names".to_owned(),
-            },
-            Meaning::ServerFailed => Error::Interrupted {
-                what,
-                source: Some(Box::new(self)),
-            },
+            Meaning::Invalid => Error::invalid(what, why, "correct the setting that Azure names"),
+            Meaning::ServerFailed => Error::interrupted(what, Some(Box::new(self))),
             Meaning::Failed => Error::failed(what, why),
         }
     }
@@ -328,21 +315,15 @@ impl Failure {
             Self::Held(after) => Error::throttled(what, Some(after)),
             Self::Elsewhere(ref url) => Error::denied(
                 what,
-                after: Some(after),
-            },
-            Self::Elsewhere(ref url) => Error::Denied {
-                what,
-                why: format!("it refers to {url}, which is not Resource Manager"),
-                hint: "check `cloud.endpoint`".to_owned(),
-            },
-            Self::Unreachable(source) => Error::Unreachable {
-                what: "Azure Resource Manager".to_owned(),
-                source: Some(Box::new(source)),
-            },
-            Self::Broken(source) | Self::TimedOut(source) => Error::Interrupted {
-                what,
-                source: Some(Box::new(source)),
-            },
+                format!("it refers to {url}, which is not Resource Manager"),
+                "check `cloud.endpoint`",
+            ),
+            Self::Unreachable(source) => {
+                Error::unreachable("Azure Resource Manager", Some(Box::new(source)))
+            }
+            Self::Broken(source) | Self::TimedOut(source) => {
+                Error::interrupted(what, Some(Box::new(source)))
+            }
             Self::Login(error) => *error,
             Self::Unreadable(why) => Error::interrupted(what, Some(why.into())),
         }

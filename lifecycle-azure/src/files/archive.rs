@@ -110,12 +110,11 @@ impl Share {
     pub(super) async fn fetch(&self, piece: &Piece, doing: &str) -> Result<Bytes> {
         let bytes = self.read(&piece.path, piece.range.clone(), doing).await?;
         match piece.sha256 {
-            Some(expected) if Sha256::digest(&bytes)[..] != expected => Err(Error::Corrupt {
-                what: format!("`{}` in {}", piece.path, self.info()),
-                why: "its bytes differ from those that were published; remove its directory, and \
-                     publish the code base again"
-                    .to_owned(),
-            }),
+            Some(expected) if Sha256::digest(&bytes)[..] != expected => Err(Error::corrupt(
+                format!("`{}` in {}", piece.path, self.info()),
+                "its bytes differ from those that were published; remove its directory, and \
+                     publish the code base again",
+            )),
             _ => Ok(bytes),
         }
     }

@@ -86,9 +86,9 @@ impl ShareInfo {
             | (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
                 Error::throttled(what, after)
             }
-            ("ShareNotFound", _) => Error::NotFound {
-                what: self.to_string(),
-                hint: Some(format!(
+            ("ShareNotFound", _) => Error::not_found_with_hint(
+                self.to_string(),
+                format!(
                     "create it: az storage share-rm create --storage-account {} --name {}",
                     self.account, self.share
                 ),
@@ -99,8 +99,8 @@ impl ShareInfo {
             | (_, StatusCode::INSUFFICIENT_STORAGE) => Error::exhausted(
                 what,
                 why,
-                hint: format!("raise the quota of {self}, or remove unused files"),
-            },
+                format!("raise the quota of {self}, or remove unused files"),
+            ),
             (_, StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED) => {
                 Error::conflict(what, why)
             }
@@ -142,10 +142,9 @@ impl ShareInfo {
 /// Converts an error that opendal itself detected.
 fn of_opendal(what: String, error: &opendal::Error) -> Error {
     match error.kind() {
-        _ if error.is_temporary() => Error::Interrupted {
-            what,
-            source: Some("the response was cut short".into()),
-        },
+        _ if error.is_temporary() => {
+            Error::interrupted(what, Some("the response was cut short".into()))
+        }
         // Its text is omitted for the same reason as above.
         kind => Error::failed(what, format!("the client reports {kind}")),
     }

@@ -80,10 +80,10 @@ impl Source {
             if Sha256::digest(&bytes)[..] == expected.0 {
                 return Ok(Bytes::from(bytes));
             }
-            Err(Error::Conflict {
-                what: format!("`{}`", self.path.display()),
-                why: "it changed while it was being published".to_owned(),
-            })
+            Err(Error::conflict(
+                format!("`{}`", self.path.display()),
+                "it changed while it was being published",
+            ))
         };
         blocking(doing, read).await
     }
@@ -107,11 +107,11 @@ pub(super) async fn local(directory: &Path, doing: &str) -> Result<Local> {
                         (LocalEntry::Symlink { target }, None)
                     }
                     None => {
-                        return Err(Error::Invalid {
-                            what: format!("symbolic link `{}`", root.join(&path).display()),
-                            why: "its target is not UTF-8".to_owned(),
-                            hint: "change its target, or exclude it in `.dockerignore`".to_owned(),
-                        });
+                        return Err(Error::invalid(
+                            format!("symbolic link `{}`", root.join(&path).display()),
+                            "its target is not UTF-8",
+                            "change its target, or exclude it in `.dockerignore`",
+                        ));
                     }
                 },
                 Kind::File { executable } => {

@@ -110,13 +110,13 @@ impl AzureFiles {
         };
         match (current, self.stray(name, &top, &doing).await?) {
             (Some(version), None) => Ok(version.contents(name)),
-            (Some(_), Some(stray)) => Err(Error::Invalid {
-                what: format!("code base `{name}` in {}", self.share.info()),
-                why: format!(
+            (Some(_), Some(stray)) => Err(Error::invalid(
+                format!("code base `{name}` in {}", self.share.info()),
+                format!(
                     "it was published, but its directory also contains other files, such \
                               as `{stray}`"
                 ),
-                hint: format!(
+                format!(
                     "remove the files and publish them instead, or remove `{}` if the files are \
                      the code base",
                     name.join(OWN_DIRECTORY)
@@ -125,10 +125,10 @@ impl AzureFiles {
             (None, Some(_)) => self.plain_contents(name, top, &doing).await,
             (None, None) => {
                 self.memory().plain.remove(name.directory());
-                Err(Error::NotFound {
-                    what: format!("code base `{name}` in {}", self.share.info()),
-                    hint: Some(format!("publish it: `bootstrapper publish {name}`")),
-                })
+                Err(Error::not_found_with_hint(
+                    format!("code base `{name}` in {}", self.share.info()),
+                    format!("publish it: `bootstrapper publish {name}`"),
+                ))
             }
         }
     }
@@ -189,13 +189,13 @@ impl CodeStore for AzureFiles {
         let name = Name::parse(&code.name)?;
         let contents = self.contents(&name).await?;
         if contents.digest != code.digest {
-            return Err(Error::Conflict {
-                what: format!("code base `{name}`"),
-                why: format!(
+            return Err(Error::conflict(
+                format!("code base `{name}`"),
+                format!(
                     "its current digest is {}, not {}",
                     contents.digest, code.digest
                 ),
-            });
+            ));
         }
         archive::stream(self.share.clone(), &name, contents)
     }

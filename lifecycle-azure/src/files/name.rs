@@ -23,13 +23,12 @@ impl Name {
         };
         match normalised.split('/').find_map(fault) {
             None => Ok(Self(normalised)),
-            Some(why) => Err(Error::Invalid {
-                what: format!("code base `{name}` of an Azure Files share"),
-                why: why.to_owned(),
-                hint: "use a directory below the project's own, such as `api` or `team/api`; to \
-                       use another published code base, set `x-lifecycle.code`"
-                    .to_owned(),
-            }),
+            Some(why) => Err(Error::invalid(
+                format!("code base `{name}` of an Azure Files share"),
+                why,
+                "use a directory below the project's own, such as `api` or `team/api`; to \
+                       use another published code base, set `x-lifecycle.code`",
+            )),
         }
     }
 

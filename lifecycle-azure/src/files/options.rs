@@ -149,23 +149,21 @@ impl AzureFilesBuilder {
     fn check_names(&self) -> Result<()> {
         let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         if !(3..=24).contains(&self.account.len()) || !self.account.bytes().all(lower) {
-            return Err(Error::Invalid {
-                what: format!("storage account `{}`", self.account),
-                why: "it is not 3 to 24 lower-case letters and digits".to_owned(),
-                hint: "specify only the account's name, without `.file.core.windows.net`"
-                    .to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("storage account `{}`", self.account),
+                "it is not 3 to 24 lower-case letters and digits",
+                "specify only the account's name, without `.file.core.windows.net`",
+            ));
         }
         let share = self.share.as_str();
         let hyphens = share.starts_with('-') || share.ends_with('-') || share.contains("--");
         let fine = share.bytes().all(|b| lower(b) || b == b'-');
         if !fine || hyphens || !(3..=63).contains(&share.len()) {
-            return Err(Error::Invalid {
-                what: format!("file share `{share}`"),
-                why: "it is not 3 to 63 lower-case letters, digits and single hyphens".to_owned(),
-                hint: "specify only the share's name; for a directory in it, set the root"
-                    .to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("file share `{share}`"),
+                "it is not 3 to 63 lower-case letters, digits and single hyphens",
+                "specify only the share's name; for a directory in it, set the root",
+            ));
         }
         let root = self.root.as_deref().unwrap_or_default().trim_matches('/');
         match root
@@ -174,11 +172,11 @@ impl AzureFilesBuilder {
             .find_map(name::fault)
         {
             None => Ok(()),
-            Some(why) => Err(Error::Invalid {
-                what: format!("directory `{root}` of file share `{share}`"),
-                why: why.to_owned(),
-                hint: "specify a path in the share, such as `code`".to_owned(),
-            }),
+            Some(why) => Err(Error::invalid(
+                format!("directory `{root}` of file share `{share}`"),
+                why,
+                "specify a path in the share, such as `code`",
+            )),
         }
     }
 
@@ -188,11 +186,11 @@ impl AzureFilesBuilder {
             ("time that versions are kept", self.keep, SHORTEST_KEEP),
         ] {
             if time < least {
-                return Err(Error::Invalid {
-                    what: format!("{what} {} s for Azure Files", time.as_secs_f64()),
-                    why: format!("it is less than {} s", least.as_secs_f64()),
-                    hint: "increase it, or remove it".to_owned(),
-                });
+                return Err(Error::invalid(
+                    format!("{what} {} s for Azure Files", time.as_secs_f64()),
+                    format!("it is less than {} s", least.as_secs_f64()),
+                    "increase it, or remove it",
+                ));
             }
         }
         Ok(())
@@ -204,14 +202,10 @@ impl AzureFilesBuilder {
             return Url::parse(&host)
                 .map_err(|error| Error::failed("composing the URL", error.to_string()));
         };
-        let invalid = |why: &str| Error::Invalid {
-            // Omit the query, which may be a signature.
-            what: format!(
-                "endpoint `{}` of Azure Files",
-                text.split(['?', '#', '@']).next().unwrap_or_default()
-            ),
-            why: why.to_owned(),
-            hint: format!(
+        let invalid = |why: &str| {
+            // A query may contain a signature.
+            let shown = text.split(['?', '#', '@']).next().unwrap_or_default();
+            let hint = format!(
                 "use `https://{}.file.core.windows.net`, or remove it",
                 self.account
             );
@@ -249,12 +243,11 @@ impl AzureFilesBuilder {
             FilesCredential::SharedKey(key) => {
                 let key = key.expose_secret().trim();
                 if key.is_empty() || STANDARD.decode(key).is_err() {
-                    return Err(Error::Invalid {
-                        what: format!("the key of storage account `{}`", self.account),
-                        why: "it is not Base64".to_owned(),
-                        hint: "copy the complete `key1` or `key2` of the account's access keys"
-                            .to_owned(),
-                    });
+                    return Err(Error::invalid(
+                        format!("the key of storage account `{}`", self.account),
+                        "it is not Base64",
+                        "copy the complete `key1` or `key2` of the account's access keys",
+                    ));
                 }
                 let config = AzfileConfig {
                     account_key: Some(key.to_owned()),
@@ -277,16 +270,15 @@ impl AzureFilesBuilder {
                             "the shared access signature for storage account `{}`",
                             self.account
                         ),
-                        why: if is_url {
+                        if is_url {
                             "it is a URL"
                         } else {
                             "it lacks `sv` or `sig`"
                         }
                         .to_owned(),
-                        hint: "pass the part after the question mark, from `sv=` to the end of \
-                               `sig=…`"
-                            .to_owned(),
-                    });
+                        "pass the part after the question mark, from `sv=` to the end of \
+                               `sig=…`",
+                    ));
                 }
                 let expires = get("se");
                 let config = AzfileConfig {

@@ -79,10 +79,7 @@ impl CodePublisher for AzureFiles {
         let (record, bytes_sent) = self.send(&name, &local, previous.usable(), &doing).await?;
         if begun.elapsed() > self.keep / 2 {
             // Other publishers may have started to remove chunks that this version needs.
-            return Err(Error::TimedOut {
-                what: doing,
-                after: self.keep / 2,
-            });
+            return Err(Error::timed_out(doing, self.keep / 2));
         }
         let chunks = self.commit(&name, &record, &doing).await?;
         let files_removed = match self.tidy(&name, &chunks, &doing).await {
@@ -114,29 +111,28 @@ impl AzureFiles {
                 item.name != next && item.name.to_lowercase() == next.to_lowercase()
             };
             if let Some(other) = listed.iter().find(is_other) {
-                return Err(Error::Invalid {
-                    what: format!("code base `{name}` in {}", self.share.info()),
-                    why: format!(
+                return Err(Error::invalid(
+                    format!("code base `{name}` in {}", self.share.info()),
+                    format!(
                         "`{}` exists already, and a share does not distinguish case",
                         name::join(directory, &other.name)
                     ),
-                    hint: "rename one of them".to_owned(),
-                });
+                    "rename one of them",
+                ));
             }
             if listed
                 .iter()
                 .any(|one| !one.is_directory && one.name == DOCKERFILE)
             {
-                return Err(Error::Invalid {
-                    what: format!("code base `{name}` in {}", self.share.info()),
-                    why: format!(
+                return Err(Error::invalid(
+                    format!("code base `{name}` in {}", self.share.info()),
+                    format!(
                         "the directory `{}` above it contains files that were not published",
                         if directory.is_empty() { "." } else { directory }
                     ),
-                    hint: "remove those files from the share and publish that code base too, or \
-                           choose another name"
-                        .to_owned(),
-                });
+                    "remove those files from the share and publish that code base too, or \
+                           choose another name",
+                ));
             }
         }
         Ok(())
@@ -147,14 +143,14 @@ impl AzureFiles {
         let top = self.share.list(name.directory(), doing).await?;
         match self.stray(name, &top, doing).await? {
             None => Ok(()),
-            Some(stray) => Err(Error::Invalid {
-                what: format!("code base `{name}` in {}", self.share.info()),
-                why: format!(
+            Some(stray) => Err(Error::invalid(
+                format!("code base `{name}` in {}", self.share.info()),
+                format!(
                     "its directory contains files that were not published, such as \
                               `{stray}`"
                 ),
-                hint: "remove them from the share, or choose another name".to_owned(),
-            }),
+                "remove them from the share, or choose another name",
+            )),
         }
     }
 
@@ -254,9 +250,8 @@ impl AzureFiles {
         let directory = version::directory(name);
         self.share.write_new(&directory, file, bytes, doing).await?;
         // Read it back, as any reader would.
-        let conflict = |why: &str| Error::Conflict {
-            what: format!("code base `{name}` in {}", self.share.info()),
-            why: why.to_owned(),
+        let conflict = |why: &str| {
+            Error::conflict(format!("code base `{name}` in {}", self.share.info()), why)
         };
         let (file, version) = match self.current_named(name, doing).await? {
             Some((file, version)) if version.digest == record.digest => (file, version),

@@ -41,11 +41,10 @@ impl AzureFiles {
                 outcome => return outcome,
             }
         }
-        Err(Error::Conflict {
-            what: format!("code base `{name}` in {}", self.share.info()),
-            why: "parts of the published version are missing or being removed; publish it again"
-                .to_owned(),
-        })
+        Err(Error::conflict(
+            format!("code base `{name}` in {}", self.share.info()),
+            "parts of the published version are missing or being removed; publish it again",
+        ))
     }
 
     async fn newest(
@@ -92,10 +91,10 @@ pub(super) async fn read(
 ) -> Result<Option<Version>> {
     let path = format!("{}/{}", version::directory(name), listed.name);
     if listed.size > MOST_OF_RECORD as u64 {
-        return Err(Error::Corrupt {
-            what: format!("record `{path}` in {}", share.info()),
-            why: "it is too large".to_owned(),
-        });
+        return Err(Error::corrupt(
+            format!("record `{path}` in {}", share.info()),
+            "it is too large",
+        ));
     }
     let bytes = share.read(&path, 0..listed.size, doing).await?;
     let Some(record) = Record::read(&bytes, &path)? else {

@@ -112,10 +112,10 @@ impl Share {
         if bytes.len() as u64 == expected {
             return Ok(bytes);
         }
-        Err(Error::Interrupted {
-            what: format!("{doing} ({})", self.info),
-            source: Some(format!("received {} of {expected} bytes", bytes.len()).into()),
-        })
+        Err(Error::interrupted(
+            format!("{doing} ({})", self.info),
+            Some(format!("received {} of {expected} bytes", bytes.len()).into()),
+        ))
     }
 
     /// Writes a new file of at most 4 MiB into a directory, and creates missing parent directories.
@@ -161,10 +161,10 @@ impl Share {
         let Some(until) = until else { return Ok(()) };
         let left = until.saturating_duration_since(Instant::now());
         if left > LONGEST_WAIT {
-            return Err(Error::Throttled {
-                what: format!("{doing} ({})", self.info),
-                after: Some(left),
-            });
+            return Err(Error::throttled(
+                format!("{doing} ({})", self.info),
+                Some(left),
+            ));
         }
         tokio::time::sleep_until(until).await;
         Ok(())

@@ -157,16 +157,13 @@ impl Record {
         if sum[..64] != *hex::encode(Sha256::digest(body)).as_bytes() {
             return Ok(None);
         }
-        let corrupt = |why: String| Error::Corrupt {
-            what: format!("record `{path}`"),
-            why,
-        };
+        let corrupt = |why: String| Error::corrupt(format!("record `{path}`"), why);
         let form: Form =
             serde_json::from_slice(body).map_err(|error| corrupt(error.to_string()))?;
         if form.form != FORM {
-            return Err(Error::Invalid {
-                what: format!("record `{path}`"),
-                why: format!(
+            return Err(Error::invalid(
+                format!("record `{path}`"),
+                format!(
                     "it has format {}, but only format {FORM} is supported",
                     form.form
                 ),
@@ -204,11 +201,11 @@ pub(super) fn write_index(name: &Name, entries: &BTreeMap<String, Stored>) -> Re
 }
 
 fn too_large(name: &Name) -> Error {
-    Error::Invalid {
-        what: format!("code base `{name}`"),
-        why: "it has too many files".to_owned(),
-        hint: "exclude files that no build needs in a `.dockerignore`".to_owned(),
-    }
+    Error::invalid(
+        format!("code base `{name}`"),
+        "it has too many files",
+        "exclude files that no build needs in a `.dockerignore`",
+    )
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
@@ -219,10 +216,7 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 impl Version {
     /// Combines record and index, and verifies the digest.
     pub(super) fn read(record: Record, index: &[u8], path: &str) -> Result<Self> {
-        let corrupt = |why: String| Error::Corrupt {
-            what: format!("the index of `{path}`"),
-            why,
-        };
+        let corrupt = |why: String| Error::corrupt(format!("the index of `{path}`"), why);
         let entries: BTreeMap<String, Stored> =
             serde_json::from_slice(index).map_err(|error| corrupt(error.to_string()))?;
         for (path, stored) in &entries {

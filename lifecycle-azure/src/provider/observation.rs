@@ -58,12 +58,14 @@ impl Azure {
                 None => self.addresses(vm).await?,
             };
             let node = self.observed(vm, addresses);
-            nodes.push(node.ok_or_else(|| Error::Corrupt {
-                what: format!("VM {} of this platform", vm.id),
-                why: format!(
-                    "neither its tag `{}` nor its name is a node name",
-                    tags::NODE
-                ),
+            nodes.push(node.ok_or_else(|| {
+                Error::corrupt(
+                    format!("VM {} of this platform", vm.id),
+                    format!(
+                        "neither its tag `{}` nor its name is a node name",
+                        tags::NODE
+                    ),
+                )
             })?);
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));

@@ -38,10 +38,10 @@ impl Azure {
         });
         match (owned.into_iter().next(), others.next(), others.next()) {
             (Some(owned), ..) => Ok(Some(owned)),
-            (None, Some(_), Some(_)) => Err(Error::Conflict {
-                what: format!("VM {node}"),
-                why: "several resource groups have a VM of this name".to_owned(),
-            }),
+            (None, Some(_), Some(_)) => Err(Error::conflict(
+                format!("VM {node}"),
+                "several resource groups have a VM of this name",
+            )),
             (None, other, _) => Ok(other),
         }
     }
@@ -49,10 +49,10 @@ impl Azure {
     /// The node's VM, if it belongs to this platform.
     pub(super) async fn owned(&self, node: &NodeName) -> Result<Option<Vm>> {
         match self.vm(node).await? {
-            Some(vm) if !vm.tags.are_of(&self.options.owner) => Err(Error::Conflict {
-                what: format!("VM {node}"),
-                why: "it exists and does not carry this platform's id".to_owned(),
-            }),
+            Some(vm) if !vm.tags.are_of(&self.options.owner) => Err(Error::conflict(
+                format!("VM {node}"),
+                "it exists and does not carry this platform's id",
+            )),
             found => Ok(found),
         }
     }
@@ -65,10 +65,10 @@ impl Azure {
         };
         if !vm.tags.are_of(&self.options.owner) {
             if vm.tags.get(tags::PLATFORM_ID).is_some() {
-                return Err(Error::Conflict {
-                    what: format!("VM {node}"),
-                    why: "it is a node of another platform".to_owned(),
-                });
+                return Err(Error::conflict(
+                    format!("VM {node}"),
+                    "it is a node of another platform",
+                ));
             }
             let owner = &self.options.owner;
             let tags = vm
@@ -109,11 +109,8 @@ impl Azure {
             }
         };
         let what = || format!("changing the tags of VM {}", vm.name);
-        timeout(TAGS, settled).await.unwrap_or_else(|_| {
-            Err(Error::TimedOut {
-                what: what(),
-                after: TAGS,
-            })
-        })
+        timeout(TAGS, settled)
+            .await
+            .unwrap_or_else(|_| Err(Error::timed_out(what(), TAGS)))
     }
 }

@@ -194,8 +194,5 @@ fn is_in_progress(action: Action, vm: &Vm) -> bool {
 }
 
 fn busy(node: &NodeName, why: &str) -> Error {
-    Error::Conflict {
-        what: format!("VM {node}"),
-        why: why.to_owned(),
-    }
+    Error::conflict(format!("VM {node}"), why)
 }

@@ -156,11 +156,11 @@ impl DockerEngine {
             self.recreate_with_other_ports(spec, &message, &mut taken)
                 .await?;
         }
-        Err(Error::Exhausted {
-            what: format!("host ports for container {}", spec.name),
-            why: format!("the last {PORT_TRIES} attempted ports are taken"),
-            hint: "free ports between 20000 and 29999 on the node".into(),
-        })
+        Err(Error::exhausted(
+            format!("host ports for container {}", spec.name),
+            format!("the last {PORT_TRIES} attempted ports are taken"),
+            "free ports between 20000 and 29999 on the node",
+        ))
     }
 
     /// Re-creates the container with other host ports in place of those that are taken. Fails if a
@@ -185,20 +185,20 @@ impl DockerEngine {
         let extra = extra.filter_map(|port| port.host_port.map(|host| (host, port.protocol)));
         let taken_extra = port::named(message, &extra.collect());
         if let Some((host, _)) = taken_extra.first() {
-            return Err(Error::Conflict {
-                what: format!("host port {host} for container {}", spec.name),
-                why: message.to_owned(),
-            });
+            return Err(Error::conflict(
+                format!("host port {host} for container {}", spec.name),
+                message,
+            ));
         }
         let movable = spec
             .ports
             .iter()
             .any(|(_, b)| matches!(b, PortBinding::Preferred(_)));
         if let Some(host) = fixed.filter(|_| conflicts.len() == 1 || !movable) {
-            return Err(Error::Conflict {
-                what: format!("host port {host} for container {}", spec.name),
-                why: message.to_owned(),
-            });
+            return Err(Error::conflict(
+                format!("host port {host} for container {}", spec.name),
+                message,
+            ));
         }
         taken.extend(conflicts);
         taken.extend(self.published().await?);
@@ -239,13 +239,12 @@ impl DockerEngine {
                 match self.within(QUICK, &what, found).await {
                     Ok(_) => continue,
                     Err(Error::NotFound { .. }) => {
-                        return Err(Error::Invalid {
-                            what: format!("the external volume {name}"),
-                            why: "the node's engine has no volume of that name".into(),
-                            hint: "create it there with `docker volume create`, or declare it \
-                                   without `external`"
-                                .into(),
-                        });
+                        return Err(Error::invalid(
+                            format!("the external volume {name}"),
+                            "the node's engine has no volume of that name",
+                            "create it there with `docker volume create`, or declare it \
+                                   without `external`",
+                        ));
                     }
                     Err(error) => return Err(error),
                 }
@@ -434,8 +433,8 @@ fn same_digest(spec: &ContainerSpec, found: &ContainerInspectResponse) -> Result
     if digest.is_some_and(|d| d == spec.digest.as_str()) {
         return Ok(());
     }
-    Err(Error::Conflict {
-        what: format!("container {}", spec.name),
-        why: "it was created from another specification".into(),
-    })
+    Err(Error::conflict(
+        format!("container {}", spec.name),
+        "it was created from another specification",
+    ))
 }

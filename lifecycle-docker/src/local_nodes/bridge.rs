@@ -42,10 +42,12 @@ impl Bridge {
                 subnet,
             })
         });
-        bridge.ok_or_else(|| Error::Invalid {
-            what: what.to_owned(),
-            why: "it has no IPv4 subnet".to_owned(),
-            hint: "enable the engine's default bridge, or configure an address".to_owned(),
+        bridge.ok_or_else(|| {
+            Error::invalid(
+                what,
+                "it has no IPv4 subnet",
+                "enable the engine's default bridge, or configure an address",
+            )
         })
     }
 }

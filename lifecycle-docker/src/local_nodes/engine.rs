@@ -12,10 +12,12 @@ const ANSWER_LIMIT: Duration = Duration::from_mins(2);
 
 /// Creates a client for the engine behind a unix socket. Opens no connection yet.
 pub(super) fn open(socket: &Path) -> Result<Docker> {
-    let path = socket.to_str().ok_or_else(|| Error::Invalid {
-        what: format!("socket {}", socket.display()),
-        why: "its path is not UTF-8".to_owned(),
-        hint: "specify Docker's socket, for example /var/run/docker.sock".to_owned(),
+    let path = socket.to_str().ok_or_else(|| {
+        Error::invalid(
+            format!("socket {}", socket.display()),
+            "its path is not UTF-8",
+            "specify Docker's socket, for example /var/run/docker.sock",
+        )
     })?;
     Docker::connect_with_unix(path, ANSWER_LIMIT.as_secs(), bollard::API_DEFAULT_VERSION)
         .map_err(|error| engine_error("the Docker engine", error))
@@ -75,35 +77,23 @@ pub(super) fn engine_error(what: &str, error: bollard::errors::Error) -> Error {
             message,
         } => Error::interrupted(what, Some(message.into())),
         Docker::DockerResponseServerError { message, .. } => Error::failed(what, message),
-        Docker::SocketNotFoundError(path) => Error::Unreachable {
-            what: "the Docker engine".to_owned(),
-            source: Some(
-                format!("the socket {path} does not exist; install Docker and start it").into(),
-            ),
-        },
-        Docker::RequestTimeoutError => Error::TimedOut {
-            what,
-            after: ANSWER_LIMIT,
-        },
-        Docker::HyperLegacyError { .. } if is_permission(&error) => Error::Denied {
-            what: "access to the Docker engine".to_owned(),
-            why: "its socket belongs to another user or group".to_owned(),
-            hint: "join the group that owns the socket (`docker`) and log in again, or run as root"
-                .to_owned(),
-        },
-        Docker::HyperLegacyError { .. } => Error::Unreachable {
-            what: "the Docker engine".to_owned(),
-            source: Some(error.into()),
-        },
-        Docker::IOError { .. } | Docker::HyperResponseError { .. } => Error::Interrupted {
-            what,
-            source: Some(error.into()),
-        },
-        other => Error::Failed {
-            what,
-            why: "the engine's response cannot be used".to_owned(),
-            source: Some(other.into()),
-        },
+        Docker::SocketNotFoundError(path) => Error::unreachable(
+            "the Docker engine",
+            Some(format!("the socket {path} does not exist; install Docker and start it").into()),
+        ),
+        Docker::RequestTimeoutError => Error::timed_out(what, ANSWER_LIMIT),
+        Docker::HyperLegacyError { .. } if is_permission(&error) => Error::denied(
+            "access to the Docker engine",
+            "its socket belongs to another user or group",
+            "join the group that owns the socket (`docker`) and log in again, or run as root",
+        ),
+        Docker::HyperLegacyError { .. } => {
+            Error::unreachable("the Docker engine", Some(error.into()))
+        }
+        Docker::IOError { .. } | Docker::HyperResponseError { .. } => {
+            Error::interrupted(what, Some(error.into()))
+        }
+        other => Error::failed_by(what, "the engine's response cannot be used", other.into()),
     }
 }
 

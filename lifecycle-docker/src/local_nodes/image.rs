@@ -62,12 +62,11 @@ impl Flavour {
         match spec.image.as_deref() {
             None | Some("ready") => Ok(Self::Ready),
             Some("bare") => Ok(Self::Bare),
-            Some(other) => Err(Error::Invalid {
-                what: format!("image `{other}` of node {}", spec.name),
-                why: "local nodes do not support this image".to_owned(),
-                hint: "use `ready` (with an engine, the default) or `bare` (without one)"
-                    .to_owned(),
-            }),
+            Some(other) => Err(Error::invalid(
+                format!("image `{other}` of node {}", spec.name),
+                "local nodes do not support this image",
+                "use `ready` (with an engine, the default) or `bare` (without one)",
+            )),
         }
     }
 
@@ -120,11 +119,11 @@ enum Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NoBase(why) => Self::Invalid {
-                what: format!("the base image {BASE_IMAGE}"),
-                why: format!("the engine does not have it and cannot pull it: {why}"),
-                hint: "run `script/base-image`, which builds it from Debian's packages".to_owned(),
-            },
+            Failure::NoBase(why) => Self::invalid(
+                format!("the base image {BASE_IMAGE}"),
+                format!("the engine does not have it and cannot pull it: {why}"),
+                "run `script/base-image`, which builds it from Debian's packages",
+            ),
             Failure::Build(why) => Self::failed("building the image of local nodes", why),
             Failure::Engine(why) => {
                 Self::interrupted("building the image of local nodes", Some(why.into()))

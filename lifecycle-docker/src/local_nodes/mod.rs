@@ -132,19 +132,19 @@ impl LocalNodes {
         if let Some(first_boot) = &options.first_boot {
             first_boot.check()?;
         } else if key.contains(['\n', '\r']) || PublicKey::from_openssh(&key).is_err() {
-            return Err(Error::Invalid {
-                what: "the key for local nodes".to_owned(),
-                why: "it is not one public key in OpenSSH form".to_owned(),
-                hint: "pass the line of a `.pub` file, for example `ssh-ed25519 AAAA…`".to_owned(),
-            });
+            return Err(Error::invalid(
+                "the key for local nodes",
+                "it is not one public key in OpenSSH form",
+                "pass the line of a `.pub` file, for example `ssh-ed25519 AAAA…`",
+            ));
         }
         options.authorized_key = key;
         if !options.socket.is_absolute() {
-            return Err(Error::Invalid {
-                what: format!("socket {}", options.socket.display()),
-                why: "it is not an absolute path".to_owned(),
-                hint: "specify Docker's socket, for example /var/run/docker.sock".to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("socket {}", options.socket.display()),
+                "it is not an absolute path",
+                "specify Docker's socket, for example /var/run/docker.sock",
+            ));
         }
         Ok(Self {
             prefix: format!("{}-{}", options.owner.name, options.owner.id.short()),
@@ -243,10 +243,10 @@ impl LocalNodes {
         match self.find(docker, &container).await? {
             None => Ok(None),
             Some(Found::Owned(node_container)) => Ok(Some(node_container)),
-            Some(Found::Foreign) => Err(Error::Conflict {
-                what: format!("container {container}"),
-                why: "it exists and does not carry this platform's id".to_owned(),
-            }),
+            Some(Found::Foreign) => Err(Error::conflict(
+                format!("container {container}"),
+                "it exists and does not carry this platform's id",
+            )),
         }
     }
 
@@ -329,7 +329,7 @@ impl LocalNodes {
         else {
             return Ok(Vec::new());
         };
-        let keys = read_keys(&archive).map_err(|why| Error::Corrupt { what, why })?;
+        let keys = read_keys(&archive).map_err(|why| Error::corrupt(what, why))?;
         self.known_keys()
             .insert(node_container.id.clone(), keys.clone());
         Ok(keys)
@@ -344,11 +344,11 @@ impl LocalNodes {
     /// Rejects settings that local nodes do not support.
     fn check(&self, spec: &NodeSpec) -> Result<Flavour> {
         if let Some(size) = &spec.size {
-            return Err(Error::Invalid {
-                what: format!("size `{size}` of node {}", spec.name),
-                why: "local nodes share this machine and have no sizes".to_owned(),
-                hint: "remove `size`".to_owned(),
-            });
+            return Err(Error::invalid(
+                format!("size `{size}` of node {}", spec.name),
+                "local nodes share this machine and have no sizes",
+                "remove `size`",
+            ));
         }
         match self.options.first_boot {
             Some(_) => Ok(Flavour::Stock),
@@ -481,10 +481,9 @@ impl CloudProvider for LocalNodes {
 
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {
         // A container's labels cannot be changed, so an existing container cannot be adopted.
-        self.get(node).await?.ok_or_else(|| Error::Unsupported {
-            what: format!("adopting {node}"),
-            backend: "local nodes",
-        })
+        self.get(node)
+            .await?
+            .ok_or_else(|| Error::unsupported(format!("adopting {node}"), "local nodes"))
     }
 
     async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {

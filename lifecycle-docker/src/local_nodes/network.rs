@@ -52,16 +52,16 @@ impl DesiredNetwork<'_> {
             }
         }
         Err(match self.subnet {
-            Some(configured) => Error::Invalid {
-                what: format!("subnet {configured} of local nodes"),
-                why: "it overlaps another network of the engine".to_owned(),
-                hint: "choose another subnet, or configure none to use a free one".to_owned(),
-            },
-            None => Error::Exhausted {
-                what: "subnets for local nodes".to_owned(),
-                why: "all of 10.89.0.0/16 is used".to_owned(),
-                hint: "remove unused Docker networks, or configure a subnet".to_owned(),
-            },
+            Some(configured) => Error::invalid(
+                format!("subnet {configured} of local nodes"),
+                "it overlaps another network of the engine",
+                "choose another subnet, or configure none to use a free one",
+            ),
+            None => Error::exhausted(
+                "subnets for local nodes",
+                "all of 10.89.0.0/16 is used",
+                "remove unused Docker networks, or configure a subnet",
+            ),
         })
     }
 

@@ -31,8 +31,6 @@ pub(super) const ADDRESS_LABEL: &str = "lifecycle.node-address";
 pub(super) const ACCOUNT_LABEL: &str = "lifecycle.node-account";
 /// The account on each node without an account from its first boot.
 pub(super) const ACCOUNT: &str = "lifecycle";
-/// The path of the operator's engine socket on the node that runs the manager.
-pub(super) const HOST_SOCKET: &str = "/run/lifecycle/host-docker.sock";
 /// The file with all public host keys, written by the node's entrypoint.
 pub(super) const HOST_KEYS: &str = "/var/lib/node/host-keys";
 /// The file that the node's entrypoint touches at each start, once sshd is listening.

@@ -42,10 +42,10 @@ impl LocalNodes {
         if node_container.power != Power::Running || self.is_ready(docker, node_container).await? {
             return Ok(());
         }
-        Err(Error::Conflict {
-            what: format!("node {}", node_container.node),
-            why: "it is booting".to_owned(),
-        })
+        Err(Error::conflict(
+            format!("node {}", node_container.node),
+            "it is booting",
+        ))
     }
 
     pub(super) async fn start(&self, docker: &Docker, node: &NodeName) -> Result<String> {
@@ -215,10 +215,10 @@ impl LocalNodes {
                 .await?;
         }
         match self.node_container(docker, node).await? {
-            Some(node_container) if is_on(node_container.power) => Err(Error::Interrupted {
+            Some(node_container) if is_on(node_container.power) => Err(Error::interrupted(
                 what,
-                source: Some("it was started again meanwhile".into()),
-            }),
+                Some("it was started again meanwhile".into()),
+            )),
             Some(_) | None => Ok(Fenced {
                 node: node.clone(),
                 at: SystemClock.now(),
@@ -239,10 +239,7 @@ impl LocalNodes {
         };
         let mut waiting = Box::pin(docker.wait_container(id, Some(options)));
         match tokio::time::timeout(END_LIMIT, waiting.next()).await {
-            Err(_) => Err(Error::TimedOut {
-                what: what.to_owned(),
-                after: END_LIMIT,
-            }),
+            Err(_) => Err(Error::timed_out(what, END_LIMIT)),
             // The client returns the container's own non-zero exit code as an error.
             Ok(
                 None | Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })),
@@ -261,10 +258,10 @@ impl LocalNodes {
     ) -> Result<CloudProgress> {
         let node_container = self.existing(docker, node).await?;
         if node_container.id != id {
-            return Err(Error::Conflict {
-                what: format!("node {node}"),
-                why: "it was deleted and created again".to_owned(),
-            });
+            return Err(Error::conflict(
+                format!("node {node}"),
+                "it was deleted and created again",
+            ));
         }
         match node_container.power {
             Power::Starting | Power::Stopping => Ok(soon("starting")),

@@ -140,9 +140,11 @@ impl LocalNodes {
         }
         // The token refers to one container. If that was deleted since, a poll must not create
         // another one.
-        let (how, id) = token.split_once(':').ok_or_else(|| Error::Corrupt {
-            what: format!("the token of provisioning node {}", spec.name),
-            why: format!("`{token}` is not a token of this provider"),
+        let (how, id) = token.split_once(':').ok_or_else(|| {
+            Error::corrupt(
+                format!("the token of provisioning node {}", spec.name),
+                format!("`{token}` is not a token of this provider"),
+            )
         })?;
         let node_container = self.node_container(docker, &spec.name).await?;
         match node_container.filter(|node_container| node_container.id == id) {
@@ -177,10 +179,12 @@ impl LocalNodes {
         taken.extend(avoid);
         let free = || subnet.lowest_free(&taken);
         let address = self.fixed_address().or_else(free);
-        let address = address.ok_or_else(|| Error::Exhausted {
-            what: format!("addresses in {subnet}"),
-            why: "all of them have a node".to_owned(),
-            hint: "delete nodes, or delete the platform and choose a larger `subnet`".to_owned(),
+        let address = address.ok_or_else(|| {
+            Error::exhausted(
+                format!("addresses in {subnet}"),
+                "all of them have a node",
+                "delete nodes, or delete the platform and choose a larger `subnet`",
+            )
         })?;
         let spec = NodeContainerSpec {
             node,
@@ -389,10 +393,10 @@ impl LocalNodes {
 pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Error {
     let what = format!("starting node {node}");
     match error {
-        error if refused_for(&error, "address already in use") => Error::Conflict {
-            what: format!("the address of node {node}"),
-            why: "another container uses it".to_owned(),
-        },
+        error if refused_for(&error, "address already in use") => Error::conflict(
+            format!("the address of node {node}"),
+            "another container uses it",
+        ),
         // Here a 404 is about a dependency of the container, not about the container itself.
         bollard::errors::Error::DockerResponseServerError {
             status_code: 404,

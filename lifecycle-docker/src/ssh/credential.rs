@@ -32,11 +32,11 @@ impl Credential {
             SshCredential::Password(password) => Ok(Self::Password(password.clone())),
             SshCredential::PrivateKey(text) => match decode_secret_key(text.expose(), None) {
                 Ok(key) => Ok(Self::Key(Arc::new(key))),
-                Err(error) => Err(Error::Invalid {
-                    what: "the SSH private key".into(),
-                    why: error.to_string(),
-                    hint: "provide an ed25519 key in OpenSSH form without a passphrase".into(),
-                }),
+                Err(error) => Err(Error::invalid(
+                    "the SSH private key",
+                    error.to_string(),
+                    "provide an ed25519 key in OpenSSH form without a passphrase",
+                )),
             },
         }
     }

@@ -31,19 +31,6 @@ pub struct JumpHost {
     pub host_keys: Vec<String>,
     /// The account's credential.
     pub credential: SshCredential,
-    /// The nodes to reach through it.
-    pub reaches: Reaches,
-}
-
-/// Which nodes are reached through a jump host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Reaches {
-    /// Connects directly to nodes with a usable public address, and to all others through the jump
-    /// host, at their private address.
-    #[default]
-    NodesWithoutPublicAddress,
-    /// Every node, at its private address if it has one.
-    AllNodes,
 }
 
 /// A jump host with the connection that all its nodes share.
@@ -67,13 +54,15 @@ impl Jump {
             host, port, user, ..
         } = jump;
         let name = format!("jump host {user}@{host}:{port}");
-        let refused = |why: String| Error::Invalid {
-            what: name.clone(),
-            why,
-            hint: format!(
-                "run `ssh-keyscan -p {port} {host}`, compare the printed keys with those its \
+        let refused = |why: String| {
+            Error::invalid(
+                name.clone(),
+                why,
+                format!(
+                    "run `ssh-keyscan -p {port} {host}`, compare the printed keys with those its \
                  owner names, and configure one as `ssh-ed25519 AAAA…`"
-            ),
+                ),
+            )
         };
         let host_keys = scanned(&jump.host_keys);
         if host_keys.is_empty() {
@@ -105,10 +94,6 @@ impl Jump {
             name: self.name.clone(),
             pool: Pool::new(peer),
         }
-    }
-
-    pub(crate) fn reaches(&self) -> Reaches {
-        self.reaches
     }
 
     /// Its account, name, and port, for messages.

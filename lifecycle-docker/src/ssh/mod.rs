@@ -198,7 +198,7 @@ impl SshAccess {
             return Err(Error::denied(
                 format!("a command as root on {}", self.host),
                 why,
-                hint: format!(
+                format!(
                     "allow account `{}` to run sudo without a password",
                     self.pool.peer().user
                 ),
@@ -278,10 +278,12 @@ fn draft(path: &str) -> String {
 
 /// A file's directory and its whole path, both quoted.
 fn split_path(path: &str) -> Result<(String, String)> {
-    let invalid = |why: &str| Error::Invalid {
-        what: format!("the path `{path}`"),
-        why: why.into(),
-        hint: "specify the file's absolute path".into(),
+    let invalid = |why: &str| {
+        Error::invalid(
+            format!("the path `{path}`"),
+            why,
+            "specify the file's absolute path",
+        )
     };
     if path.contains(['\0', '\n']) {
         return Err(invalid("it contains a line break or a zero byte"));

@@ -89,13 +89,13 @@ impl FilesService {
     /// # Errors
     /// [`Error::Invalid`] if the key is not Base64.
     pub fn add(&self, account: &StorageAccount) -> Result<()> {
-        let key = STANDARD
-            .decode(account.key.expose())
-            .map_err(|_| Error::Invalid {
-                what: format!("the key of simulated storage account `{}`", account.name),
-                why: "it is not Base64".to_owned(),
-                hint: "encode some bytes with `base64`".to_owned(),
-            })?;
+        let key = STANDARD.decode(account.key.expose()).map_err(|_| {
+            Error::invalid(
+                format!("the key of simulated storage account `{}`", account.name),
+                "it is not Base64",
+                "encode some bytes with `base64`",
+            )
+        })?;
         let now = self.now();
         let mut state = self.state();
         let kept = state

@@ -6,7 +6,7 @@ use http::Method;
 use lifecycle_azure::simulator::{AzureSimulator, Fault, Selector, When};
 use lifecycle_azure::{Azure, AzureOptions};
 use lifecycle_core::cloud::{
-    CloudOperation, CloudProgress, CloudProvider as _, Hearing, NodeChange, Power,
+    CloudOperation, CloudProgress, CloudProvider as _, NodeChange, Power, ProgressListener,
 };
 use lifecycle_core::model::{NodeName, NodeSpec};
 use lifecycle_core::{Error, Result};
@@ -344,8 +344,8 @@ async fn another_process_continues_with_the_alternatives() {
     let when = When::request(Method::PUT, VM).times(3);
     azure.faults().add(when, full("ZonalAllocationFailed"));
     let operation = choosy(&azure).begin(provision()).await.unwrap();
-    let hearing = Hearing::new(&|_| ());
-    hearing
+    let listener = ProgressListener::new(&|_| ());
+    listener
         .poll_to_end(&choosy(&azure), &operation)
         .await
         .unwrap();

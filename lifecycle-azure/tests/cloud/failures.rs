@@ -3,7 +3,9 @@
 use http::Method;
 use lifecycle_azure::simulator::{Fault, Selector, When};
 use lifecycle_core::Error;
-use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, Hearing, NodeChange, Power};
+use lifecycle_core::cloud::{
+    CloudProgress, CloudProvider as _, NodeChange, Power, ProgressListener,
+};
 use lifecycle_core::model::NodeName;
 
 use crate::raw::is_whole;
@@ -112,8 +114,8 @@ async fn reports_a_vm_that_stays_creating_until_it_is_abandoned() {
 async fn another_process_completes_a_started_change() {
     let azure = azure().await;
     let operation = provider(&azure, 1).begin(provision("one")).await.unwrap();
-    let hearing = Hearing::new(&|_| ());
-    hearing
+    let listener = ProgressListener::new(&|_| ());
+    listener
         .poll_to_end(&provider(&azure, 1), &operation)
         .await
         .unwrap();
@@ -144,8 +146,8 @@ async fn waits_for_a_restart_in_progress() {
         "{progress:?}"
     );
     pass(LONG).await;
-    let hearing = Hearing::new(&|_| ());
-    hearing.poll_to_end(&other, &operation).await.unwrap();
+    let listener = ProgressListener::new(&|_| ());
+    listener.poll_to_end(&other, &operation).await.unwrap();
     let after = get(&other, "one").await.unwrap();
     assert_eq!(after.power, Power::Running);
     assert_ne!(after.boot_id, before.boot_id);

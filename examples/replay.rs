@@ -1,7 +1,8 @@
 //! Plans again from a recorded input and compares the result with the recorded plan, byte for
 //! byte. `bootstrapper why NAME --record FILE` writes such a file.
 //!
-//! `cargo run -p examples --example replay -- FILE`; without FILE, a recording of `examples/hello`.
+//! `cargo run -p examples --example replay -- FILE`; without FILE, a recording of
+//! `examples/replay/compose.yaml` on local nodes.
 #![expect(clippy::print_stdout, reason = "an example prints what it finds")]
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ fn replays(recorded: &RecordedPlan) -> Result<bool, Failure> {
 }
 
 fn default_recording() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hello/recorded-plan.json")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("replay/recorded-plan.json")
 }
 
 fn main() -> Result<ExitCode, Failure> {

@@ -1,10 +1,11 @@
 //! Plans again from a recorded input and compares the result with the recorded plan, byte for
 //! byte. `bootstrapper why NAME --record FILE` writes such a file.
 //!
-//! `cargo run -p examples --example replay -- FILE`; without FILE, a recording of `examples/hello`.
+//! `cargo run -p examples --example replay -- FILE`; without FILE, a recording of
+//! `examples/replay/compose.yaml` on local nodes.
 #![expect(clippy::print_stdout, reason = "an example prints what it finds")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lifecycle_core::reconcile::{RecordedPlan, plan};
@@ -18,14 +19,23 @@ fn replays(recorded: &RecordedPlan) -> Result<bool, Failure> {
     Ok(serde_json::to_vec(&planned)? == serde_json::to_vec(&recorded.plan)?)
 }
 
+fn read(file: &Path) -> Result<RecordedPlan, Failure> {
+    let json = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    serde_json::from_slice(&json).map_err(|error| {
+        let hint =
+            "a recording is read by the version of the program that wrote it; record it again";
+        format!("{}: {error}\nhint: {hint}", file.display()).into()
+    })
+}
+
 fn default_recording() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hello/recorded-plan.json")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("replay/recorded-plan.json")
 }
 
 fn main() -> Result<ExitCode, Failure> {
     let file = std::env::args_os().nth(1);
     let file = file.map_or_else(default_recording, PathBuf::from);
-    let recorded: RecordedPlan = serde_json::from_slice(&std::fs::read(&file)?)?;
+    let recorded = read(&file)?;
     if replays(&recorded)? {
         println!("{}: the same plan as recorded", file.display());
         return Ok(ExitCode::SUCCESS);
@@ -41,8 +51,7 @@ mod tests {
 
     #[test]
     fn the_recording_of_a_real_run_gives_the_same_plan_and_a_changed_one_does_not() {
-        let text = std::fs::read(default_recording()).unwrap();
-        let mut recorded: RecordedPlan = serde_json::from_slice(&text).unwrap();
+        let mut recorded = read(&default_recording()).unwrap();
         assert!(replays(&recorded).unwrap());
         std::sync::Arc::make_mut(&mut recorded.plan).settled ^= true;
         assert!(!replays(&recorded).unwrap());

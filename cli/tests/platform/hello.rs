@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lifecycle_core::model::EventKind;
+use lifecycle_core::reconcile::{RecordedPlan, plan};
 use serde_json::{Value, json};
 
 use crate::docker::Belongings;
@@ -45,6 +46,8 @@ fn platform_life_cycle() {
     second_up_changes_nothing(&project);
     lost_container_is_replaced(&project);
     changed_code_replaces_only_its_service(&project);
+
+    the_latest_plan_is_recorded_without_secrets(&project);
 
     let logs = project.ends(0, &["logs", "hello"]);
     assert!(
@@ -172,6 +175,16 @@ fn changed_code_replaces_only_its_service(project: &Project) {
         generation.as_u64().map(|generation| generation + 1)
     );
     assert_all_endpoints_respond(&status);
+}
+
+fn the_latest_plan_is_recorded_without_secrets(project: &Project) {
+    let file = project.path("recorded.json");
+    project.ends(0, &["why", "hello", "--record", file.to_str().unwrap()]);
+    let recorded = std::fs::read_to_string(file).unwrap();
+    assert!(!recorded.contains("Good "), "the environment is not in it");
+    let recorded: RecordedPlan = serde_json::from_str(&recorded).unwrap();
+    assert!(recorded.plan.is_empty() && recorded.plan.settled);
+    assert_eq!(plan(&recorded.input), *recorded.plan);
 }
 
 fn has_two_services(status: &Value) {

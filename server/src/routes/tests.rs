@@ -17,7 +17,7 @@ use lifecycle_core::model::{
     ImageSource, NodeName, NodeSpec, PlatformId, ServiceName, ServiceSpec,
 };
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerEndpoint, ManagerSpec};
-use lifecycle_core::reconcile::{Backends, DriverOptions};
+use lifecycle_core::reconcile::{Backends, DriverOptions, RecordedPlan, plan};
 use lifecycle_core::registry::MemoryRegistry;
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::{PlatformKey, Sensitive, new_token, token_hash};
@@ -286,6 +286,22 @@ async fn while_it_converges_only_the_declaration_may_change() {
         .ask("DELETE", "/v1/platform", Some(&served.admin))
         .await;
     assert_eq!(removed.status(), StatusCode::ACCEPTED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_latest_plan_comes_with_what_it_was_made_from() {
+    let served = Served::waiting();
+    let (path, admin) = ("/v1/platform/plan", Some(&served.admin));
+    let early = served.ask("GET", path, admin).await;
+    assert!(early.headers().contains_key(RETRY_AFTER));
+    problem(early, StatusCode::SERVICE_UNAVAILABLE, path).await;
+
+    let served = Served::ready().await;
+    let answer = served.ask("GET", path, Some(&served.admin)).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let recorded: RecordedPlan = serde_json::from_value(json(answer).await).unwrap();
+    assert_eq!(recorded.plan.instances.len(), 1);
+    assert_eq!(plan(&recorded.input), *recorded.plan);
 }
 
 #[tokio::test(start_paused = true)]

@@ -103,7 +103,7 @@ impl Bootstrapper {
                     Ok(_) => return Ok(()),
                     Err(error) => match error.retry() {
                         Retry::After(_) if last_answer.elapsed() < UNREACHABLE_FOR => {
-                            stage.line(&error.chain())
+                            stage.line(&error.chain());
                         }
                         Retry::After(_) | Retry::Replan | Retry::Never => return Err(error),
                     },

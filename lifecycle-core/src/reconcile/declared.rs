@@ -23,18 +23,13 @@ use crate::secret::PlatformKey;
 /// reduced to the fields that the planner reads, so that nothing that may be a secret is written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Declared {
-    /// The declaration's number.
     pub generation: Generation,
-    /// The platform.
     pub owner: Owner,
-    /// The declared nodes.
     pub nodes: BTreeMap<NodeName, NodeSpec>,
-    /// The declared services.
     pub services: BTreeMap<ServiceName, DeclaredService>,
     /// Each service's rank in the start order. In a take-down they are kept, since services stop in
     /// reverse order.
     pub ranks: BTreeMap<ServiceName, u32>,
-    /// The node that the manager runs on.
     pub manager_node: NodeName,
     /// How long changes of nodes may take.
     pub deadlines: CloudDeadlines,
@@ -89,7 +84,6 @@ struct AgentForm<'a> {
 /// A declared service with what is derived from it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeclaredService {
-    /// The service.
     #[serde(serialize_with = "write_planned_part")]
     pub spec: ServiceSpec,
     /// The image's name as engines list it.
@@ -100,7 +94,6 @@ pub struct DeclaredService {
     pub restart: RestartPolicy,
     /// Whether it runs once and its container is kept, since other services await its completion.
     pub runs_once: bool,
-    /// Its rank in the start order.
     pub rank: u32,
 }
 

@@ -43,7 +43,6 @@ pub(crate) const API_URL: &str = "LIFECYCLE_URL";
 /// How services that request it reach the manager's API.
 #[derive(Debug, Clone)]
 pub struct ServiceApi {
-    /// The API's address.
     pub endpoint: ManagerEndpoint,
     /// A token that may only read.
     pub token: Sensitive,
@@ -55,7 +54,6 @@ pub struct ServiceApi {
 /// declared instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Preparing a node for Docker.
     pub prepare: Duration,
     /// Building, copying or pulling an image.
     pub image: Duration,

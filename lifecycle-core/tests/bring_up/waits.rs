@@ -98,7 +98,7 @@ async fn node_that_stays_creating_beyond_its_deadline() {
     assert!(error.chain().contains("n1"), "{error:?}");
     let waits = reports.waits_since(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
-    assert!(has("node n1 is starting"), "{waits:#?}");
+    assert!(has("node n1 has been starting"), "{waits:#?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,7 +119,7 @@ async fn node_with_a_closed_ssh_port() {
     assert!(began.elapsed() < Duration::from_mins(10), "{error:?}");
     let waits = reports.waits_since(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
-    assert!(has("n1 cannot be asked"), "{waits:#?}");
+    assert!(has("n1 has been unreachable"), "{waits:#?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -130,7 +130,7 @@ fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> 
     world
 }
 
-/// Removes ended containers that will not be started again, so that the world can converge: jobs
+/// Removes ended containers that will not be started again, so that the world can settle: jobs
 /// that were killed, and services that ended with exit code 0 and restart only on failure.
 fn forget_endings(world: &mut World, declared: &Declared) {
     for machine in world.machines.values_mut() {
@@ -149,11 +149,11 @@ fn forget_endings(world: &mut World, declared: &Declared) {
 /// Asserts that everything is as declared.
 fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
     assert!(plan.steps.is_empty(), "steps left:\n{:#?}", plan.steps);
-    let misfits = plan
+    let is_unplaceable = plan
         .held
         .iter()
         .any(|h| matches!(h.by, HeldBy::NoNodeFits { .. }));
-    if misfits {
+    if is_unplaceable {
         return;
     }
     assert!(plan.held.is_empty(), "held:\n{:#?}", plan.held);

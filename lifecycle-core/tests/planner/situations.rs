@@ -94,7 +94,7 @@ fn creates_everything_when_nothing_exists() {
 }
 
 #[test]
-fn everything_is_as_declared() {
+fn plans_nothing_when_everything_is_as_declared() {
     let plan = shop_world().plan(&shop_declared());
     assert!(plan.is_empty() && plan.settled);
     insta::assert_snapshot!(text(&plan));

@@ -62,7 +62,7 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
     registry.acquire_lease("first", ttl).await?;
     match registry.acquire_lease("second", ttl).await? {
         Lease::HeldBy { until: later, .. } => {
-            assert!(later > until, "renewing must extend the lease")
+            assert!(later > until, "renewing must extend the lease");
         }
         Lease::Held(_) => panic!("another's lease was released"),
     }

@@ -319,9 +319,9 @@ impl Registry for SqlRegistry {
                 batch.changes.into_iter().map(Change::stored),
                 in_force.as_ref(),
             )?;
-            let writer = self.writer(session);
-            writer.write(&effect).await?;
-            let events = writer.events(batch.events).await?;
+            let output = self.writer(session);
+            output.write(&effect).await?;
+            let events = output.events(batch.events).await?;
             write.commit().await.map_err(self.failed())?;
             let declared = effect.declarations.last().map(|(number, _)| *number);
             Ok(Committed {

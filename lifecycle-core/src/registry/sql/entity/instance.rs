@@ -31,7 +31,7 @@ pub enum Relation {}
 impl ActiveModelBehavior for ActiveModel {}
 
 impl Model {
-    pub(in crate::registry::sql) fn of(record: &InstanceRecord) -> Result<Self> {
+    pub(in crate::registry::sql) fn of(record: &InstanceRecord) -> Self {
         let (state_why, state_since) = match &record.state {
             InstanceState::Starting
             | InstanceState::Ready
@@ -40,7 +40,7 @@ impl Model {
             InstanceState::Failed { why } => (Some(why.clone()), None),
             InstanceState::Unknown { since, why } => (Some(why.clone()), Some(*since)),
         };
-        Ok(Self {
+        Self {
             container: record.container.to_string(),
             service: record.id.service.to_string(),
             replica: record.id.replica.0.into(),
@@ -51,7 +51,7 @@ impl Model {
             state_since,
             started_at: record.started_at,
             ready_at: record.ready_at,
-        })
+        }
     }
 
     pub(in crate::registry::sql) fn open(self, endpoints: Vec<Endpoint>) -> Result<InstanceRecord> {

@@ -7,14 +7,14 @@ use etcetera::BaseStrategy as _;
 use lifecycle_azure::{Azure, AzureFiles};
 use lifecycle_core::bootstrap::{
     Bootstrapper, Finding, Health, OperatorState, PlatformSecrets, Reporter, StateDirectory,
-    StaticBinary, ThroughNode,
+    StaticBinary,
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::{CodePublisher, CodeStore, DirectoryStore};
 use lifecycle_core::model::NodeName;
-use lifecycle_core::platform::{Access, CloudSpec, CodeStoreSpec, Declaration, RegistrySpec};
-use lifecycle_core::reconcile::{Backends, DriverOptions};
+use lifecycle_core::platform::{Access, CloudSpec, CodeStoreSpec, Declaration};
+use lifecycle_core::reconcile::Backends;
 use lifecycle_core::registry::{MemoryRegistry, SqlDatabases};
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimOptions, SimWorld};
@@ -217,31 +217,23 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
         .map(|socket| DockerEngine::local(socket, owner.clone()))
         .transpose()?
         .map(|engine| Arc::new(engine) as Arc<dyn ContainerRuntime>);
-    Ok(Bootstrapper {
-        backends: Backends {
-            registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
-            cloud,
-            connector: Arc::new(connector),
-            preparer: Arc::new(DebianPreparer),
-            probe: Arc::new(SocketReadiness),
-            code,
-            clock,
-            ids: Arc::new(RandomIds),
-        },
-        operator_engine,
-        state: Arc::new(state),
-        reach: Arc::new(ThroughNode {
-            authority: secrets.authority.certificate.clone(),
-            token: secrets.admin_token.clone(),
-        }),
-        secrets,
-        manager_image: Arc::new(StaticBinary::new(manager_program()?)),
-        reporter,
-        driver: DriverOptions::default(),
-        registry: RegistrySpec::default(),
-        access,
-        databases: Arc::new(SqlDatabases::new(Arc::new(SystemClock))),
-    })
+    let backends = Backends {
+        registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
+        cloud,
+        connector: Arc::new(connector),
+        preparer: Arc::new(DebianPreparer),
+        probe: Arc::new(SocketReadiness),
+        code,
+        clock: Arc::clone(&clock),
+        ids: Arc::new(RandomIds),
+    };
+    let image = StaticBinary::new(manager_program()?);
+    let builder = Bootstrapper::builder(backends, state, secrets, image)
+        .operator_engine(operator_engine)
+        .reporter(reporter)
+        .access(access)
+        .databases(SqlDatabases::new(clock));
+    Ok(builder.build())
 }
 
 /// A bootstrapper in a simulation, with the user's own code bases.

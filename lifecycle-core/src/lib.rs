@@ -1,17 +1,175 @@
-//! The core of the platform: domain types, the traits for clouds, container engines and databases,
-//! the planner, and the control loops.
+//! Brings platforms of services up on VMs, and keeps them as declared.
+//!
+//! This library contains what the two programs `bootstrapper` and `lifecycle-manager` consist of: the
+//! types, the traits that clouds, container engines, code stores and databases implement, the
+//! planner, and the control loop. A Rust program embeds it to bring platforms up itself, to find the
+//! services of a platform, or to connect a backend of its own.
+//!
+//! # Bring a platform up
+//!
+//! In a simulated world, which needs nothing on this machine. With the backends of
+//! `lifecycle-docker` or `lifecycle-azure` the same call brings up real nodes.
+//! `examples/embed.rs` in the repository is this as a program.
+//!
+//! ```
+//! use lifecycle_core::bootstrap::UpOptions;
+//! use lifecycle_core::clock::{IdSource as _, RandomIds};
+//! use lifecycle_core::model::PlatformId;
+//! use lifecycle_core::platform::{find, load};
+//! use lifecycle_core::sim::SimWorld;
+//!
+//! // The world's time is tokio's: paused, it jumps to the next event.
+//! #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! async fn main() -> lifecycle_core::Result<()> {
+//!     let files = find("../examples".as_ref(), &["embed.yaml".into()])?;
+//!     let (world, id) = (SimWorld::new(7), PlatformId::new(RandomIds.uuid()));
+//!     let declaration = load(&files, id, &world.code()).await?.declaration;
+//!     let bootstrapper = world.bootstrapper(&declaration)?;
+//!     let outcome = bootstrapper.up(&declaration, UpOptions::default()).await?;
+//!     assert!(outcome.failures.is_empty());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Find a service
+//!
+//! [`Bootstrapper::client`](bootstrap::Bootstrapper::client) connects to the manager from outside; a
+//! service of the platform uses [`ApiClient::of_this_service`](api::ApiClient::of_this_service).
+//! Both are a [`ManagerApi`](api::ManagerApi).
+//!
+//! ```
+//! use lifecycle_core::api::ManagerApi;
+//! use lifecycle_core::{Error, Result};
+//!
+//! /// The addresses at which a service is ready.
+//! async fn addresses(manager: &dyn ManagerApi, name: &str) -> Result<Vec<String>> {
+//!     let services = manager.services().await?;
+//!     let found = services.into_iter().find(|service| service.name.as_str() == name);
+//!     let service = found.ok_or_else(|| Error::not_found(format!("service {name}")))?;
+//!     let endpoints = service.instances.iter().flat_map(|instance| &instance.endpoints);
+//!     Ok(endpoints.map(|at| format!("{}:{}", at.ip, at.port)).collect())
+//! }
+//! # use lifecycle_core::bootstrap::UpOptions;
+//! # use lifecycle_core::clock::{IdSource as _, RandomIds};
+//! # use lifecycle_core::model::PlatformId;
+//! # use lifecycle_core::platform::{find, load};
+//! # use lifecycle_core::sim::SimWorld;
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<()> {
+//! #     let files = find("../examples".as_ref(), &["embed.yaml".into()])?;
+//! #     let (world, id) = (SimWorld::new(7), PlatformId::new(RandomIds.uuid()));
+//! #     let declaration = load(&files, id, &world.code()).await?.declaration;
+//! #     let bootstrapper = world.bootstrapper(&declaration)?;
+//! #     bootstrapper.up(&declaration, UpOptions::default()).await?;
+//! #     let manager = bootstrapper.client(id).await?;
+//! #     assert_eq!(addresses(manager.as_ref(), "web").await?.len(), 2);
+//! #     Ok(())
+//! # }
+//! ```
+//!
+//! # A backend of one's own
+//!
+//! Each trait lists what an implementation guarantees, and `conformance` contains a suite that
+//! checks it. For VMs, [`cloud::VmApi`] leaves the bookkeeping to [`cloud::VmCloud`]
+//! (`examples/custom_provider.rs`). A code store:
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use async_trait::async_trait;
+//! use lifecycle_core::code::{CodeBaseRef, CodeStore, FileContent, Packed, pack};
+//! use lifecycle_core::stream::ByteStream;
+//! use lifecycle_core::{Error, Result};
+//!
+//! /// Code bases in memory: their files by path.
+//! #[derive(Debug)]
+//! struct Memory(BTreeMap<String, BTreeMap<String, FileContent>>);
+//!
+//! impl Memory {
+//!     fn packed(&self, name: &str) -> Result<Packed> {
+//!         let files = self.0.get(name);
+//!         pack(files.ok_or_else(|| Error::not_found(format!("code base {name}")))?)
+//!     }
+//! }
+//!
+//! #[async_trait]
+//! impl CodeStore for Memory {
+//!     async fn list(&self) -> Result<Vec<String>> {
+//!         Ok(self.0.keys().cloned().collect())
+//!     }
+//!
+//!     async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
+//!         let (name, digest) = (name.to_owned(), self.packed(name)?.digest);
+//!         Ok(CodeBaseRef { name, digest })
+//!     }
+//!
+//!     // These files never change, so the digest that is asked for is the present one.
+//!     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
+//!         let archive = self.packed(&code.name)?.archive;
+//!         Ok(Box::pin(futures_util::stream::iter([Ok(archive)])))
+//!     }
+//! }
+//! # let files = BTreeMap::from([("Dockerfile".to_owned(), FileContent::default())]);
+//! # let store = Memory(BTreeMap::from([("web".to_owned(), files)]));
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! #     let code = store.digest("web").await?;
+//! #     store.archive(&code).await.map(drop)
+//! # }).unwrap();
+//! ```
+//!
+//! # Modules
+//!
+//! Each uses only modules of the rows below it.
 //!
 //! | module | contents |
 //! |---|---|
+//! | [`bootstrap`] | brings a platform up, shows what would change, takes it down |
+//! | [`sim`] | a simulated world: cloud, engines and manager, with faults and crashes |
+//! | [`conformance`] | the suites that every backend of a trait passes |
+//! | [`mock`] | mocks of the traits |
+//! | [`agent`] | makes service addresses work on a node |
+//! | [`api`] | wire types and client of the manager's API |
+//! | [`manager`] | answers requests, and leads while it holds the lease |
+//! | [`reconcile`] | the control loop: observe, plan, execute, record |
+//! | [`registry`] | the manager's database: its trait, in memory, SQLite, PostgreSQL |
+//! | [`platform`] | what the user declares, read from Compose files and `platform.toml` |
+//! | [`cloud`], [`host`], [`runtime`], [`code`] | the traits for VMs, a VM's operating system, its container engine, and code stores |
+//! | [`network`] | service addresses, and the tables that agents receive |
 //! | [`model`] | nodes, services, instances, endpoints, operations, events |
-//! | [`network`] | service addresses, and the tables for the agents on the nodes |
-//! | `agent` | serves names and service addresses on a node (feature `agent`) |
-//! | [`platform`] | reading the user's declaration |
-//! | [`cloud`], [`host`], [`runtime`], [`code`], [`registry`] | the traits that backends implement
-//! |
-//! | [`secret`] | secret values and the platform key |
-//! | [`clock`] | sources of time and ids |
-//! | `conformance` | the test suites for implementations of the traits (feature `conformance`) |
+//! | [`error`], [`secret`], [`clock`], [`stream`] | what can fail, values that are never shown, time and new ids, bytes as they arrive |
+//!
+//! # Features
+//!
+//! None is on by default: the types, the traits, the planner and reading of Compose files need none.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `api` | [`api`] and [`bootstrap`] |
+//! | `sql` | the registries on SQLite and PostgreSQL |
+//! | `sim` | [`sim`] |
+//! | `agent` | [`agent`] |
+//! | `schema` | JSON Schemas of what is written for other programs |
+//! | `conformance` | [`conformance`] |
+//! | `mock` | [`mock`] |
+//!
+//! # Dropped futures
+//!
+//! - [`Bootstrapper::up`](bootstrap::Bootstrapper::up) and
+//!   [`down`](bootstrap::Bootstrapper::down) can be dropped at any point. What they have changed
+//!   stays, and the next call continues from there.
+//! - [`Manager::run`](manager::Manager::run) stops leading when it is dropped.
+//!   [`Manager::resign`](manager::Manager::resign) then releases the lease, so that another manager
+//!   need not wait until it expires.
+//! - Of calls that change something ([`Registry::commit`](registry::Registry::commit), those of
+//!   [`ManagerApi`](api::ManagerApi), [`CloudProvider::begin`](cloud::CloudProvider::begin)) a dropped
+//!   one may have taken effect or not; repeating it is safe.
+//! - Calls that only read can be dropped.
+//!
+//! # Stability
+//!
+//! Nothing is released yet: any item may change with a version of the workspace. The HTTP API and
+//! the `--json` output change with an entry in `CHANGELOG.md`. The minimum supported Rust version is
+//! 1.95.
 
 #[cfg(feature = "agent")]
 pub mod agent;

@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::bootstrap::{
-        ManagerPlacement, OperatorState, PlatformSecrets, ReachManager, Reporter, StateDirectory,
+        ManagerPlacement, OperatorState, PlatformSecrets, ReachManager, StateDirectory,
         StaticBinary,
     };
     use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
@@ -193,11 +193,11 @@ mod tests {
     use crate::code::PublishedStore;
     use crate::host::{Account, HostPreparer, NodeAccess, NodeConnector, NodeHandle, SshKeyPair};
     use crate::model::{Addresses, NodeName, NodeSpec};
-    use crate::platform::{Access, CloudSpec, ManagerEndpoint, ManagerSpec, RegistrySpec};
-    use crate::reconcile::{Backends, DriverOptions};
-    use crate::registry::{Databases, KindDatabase, MemoryRegistry};
+    use crate::platform::{CloudSpec, ManagerSpec};
+    use crate::reconcile::Backends;
+    use crate::registry::MemoryRegistry;
     use crate::runtime::{EngineInfo, ReadinessProbe};
-    use crate::secret::{PlatformKey, Sensitive};
+    use crate::secret::Sensitive;
 
     /// A cloud with three nodes that records the order in which they are deleted.
     #[derive(Debug, Default)]
@@ -312,36 +312,6 @@ mod tests {
         }
     }
 
-    #[async_trait]
-    impl Databases for Unavailable {
-        async fn check(&self, _: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
-            Err(Error::not_found("a database"))
-        }
-        async fn prepare(&self, _: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
-            Err(Error::not_found("a database"))
-        }
-        async fn record_manager(
-            &self,
-            _: &Sensitive,
-            _: &PlatformKey,
-            _: &ManagerEndpoint,
-        ) -> Result<()> {
-            Err(Error::not_found("a database"))
-        }
-        async fn kind(
-            &self,
-            _: &Sensitive,
-            _: PlatformId,
-            _: &PlatformKey,
-        ) -> Result<Arc<dyn KindDatabase>> {
-            Err(Error::not_found("a database"))
-        }
-    }
-
-    impl Reporter for Unavailable {
-        fn report(&self, _: Progress) {}
-    }
-
     #[tokio::test]
     async fn deletes_an_unreachable_manager_first() {
         let home = tempfile::tempdir().unwrap();
@@ -364,28 +334,20 @@ mod tests {
         state.store_placement(&placed).await.unwrap();
         let cloud = Arc::new(Cloud::default());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let bootstrapper = Bootstrapper {
-            backends: Backends {
-                registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
-                cloud: Arc::clone(&cloud) as _,
-                connector: Arc::new(Unavailable),
-                preparer: Arc::new(Unavailable),
-                probe: Arc::new(Unavailable),
-                code: Arc::new(PublishedStore::new(home.path().into())),
-                clock,
-                ids: Arc::new(RandomIds),
-            },
-            operator_engine: None,
-            state: Arc::new(state),
-            secrets,
-            reach: Arc::new(Unavailable),
-            manager_image: Arc::new(StaticBinary::new(home.path().into())),
-            reporter: Arc::new(Unavailable),
-            driver: DriverOptions::default(),
-            registry: RegistrySpec::default(),
-            access: Access::default(),
-            databases: Arc::new(Unavailable),
+        let backends = Backends {
+            registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
+            cloud: Arc::clone(&cloud) as _,
+            connector: Arc::new(Unavailable),
+            preparer: Arc::new(Unavailable),
+            probe: Arc::new(Unavailable),
+            code: Arc::new(PublishedStore::new(home.path().into())),
+            clock,
+            ids: Arc::new(RandomIds),
         };
+        let image = StaticBinary::new(home.path().into());
+        let bootstrapper = Bootstrapper::builder(backends, state, secrets, image)
+            .reach(Unavailable)
+            .build();
         bootstrapper.down(platform, false).await.unwrap();
         let deleted: Vec<String> = cloud
             .0

@@ -4,6 +4,7 @@
 //! Every step first observes and then changes only what is missing, so an interrupted call can be
 //! repeated.
 
+mod builder;
 mod doctor;
 mod down;
 mod durations;
@@ -32,6 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use builder::BootstrapperBuilder;
 pub use doctor::{Finding, Health};
 pub use durations::{Durations, Timed, describe_estimate};
 pub use exit::ExitStatus;

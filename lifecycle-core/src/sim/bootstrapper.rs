@@ -9,7 +9,7 @@ use crate::clock::{Clock, SeededIds};
 use crate::error::Result;
 use crate::host::SshKeyPair;
 use crate::model::ImageSource;
-use crate::platform::{Access, Declaration, RegistrySpec};
+use crate::platform::Declaration;
 use crate::reconcile::{Backends, DriverOptions};
 use crate::registry::MemoryRegistry;
 use crate::runtime::Owner;
@@ -46,29 +46,20 @@ impl SimWorld {
         };
         let mut secrets = PlatformSecrets::generate(declaration.id, ssh, clock.now())?;
         secrets.key = PlatformKey::from_hex(KEY)?;
-        let driver = DriverOptions::default();
-        let managers = SimManagers::new(self.clone(), driver.clone());
-        Ok(Bootstrapper {
-            backends: Backends {
-                registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
-                cloud: Arc::new(self.cloud(&owner)),
-                connector: Arc::new(self.connector(&owner)),
-                preparer: Arc::new(self.preparer()),
-                probe: Arc::new(self.probe()),
-                code: Arc::new(self.code()),
-                clock,
-                ids: Arc::new(SeededIds::new(self.incarnation())),
-            },
-            operator_engine: None,
-            state: Arc::new(MemoryState::default()),
-            secrets,
-            registry: RegistrySpec::default(),
-            access: Access::default(),
-            databases: Arc::new(managers.databases()),
-            reach: Arc::new(managers),
-            manager_image: Arc::new(SimManagerImage),
-            reporter: Arc::new(()),
-            driver,
-        })
+        let managers = SimManagers::new(self.clone(), DriverOptions::default());
+        let backends = Backends {
+            registry: Arc::new(MemoryRegistry::new(Arc::clone(&clock))),
+            cloud: Arc::new(self.cloud(&owner)),
+            connector: Arc::new(self.connector(&owner)),
+            preparer: Arc::new(self.preparer()),
+            probe: Arc::new(self.probe()),
+            code: Arc::new(self.code()),
+            clock,
+            ids: Arc::new(SeededIds::new(self.incarnation())),
+        };
+        let state = MemoryState::default();
+        let builder = Bootstrapper::builder(backends, state, secrets, SimManagerImage);
+        let builder = builder.databases(managers.databases());
+        Ok(builder.reach(managers).build())
     }
 }

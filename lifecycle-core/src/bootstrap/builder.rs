@@ -1,0 +1,130 @@
+//! Builds a bootstrapper from its parts.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{
+    Bootstrapper, ManagerImage, OperatorState, PlatformSecrets, ReachManager, Reporter, ThroughNode,
+};
+use crate::error::{Error, Result};
+use crate::model::PlatformId;
+use crate::platform::{Access, ManagerEndpoint, RegistrySpec};
+use crate::reconcile::{Backends, DriverOptions};
+use crate::registry::{Databases, KindDatabase};
+use crate::runtime::ContainerRuntime;
+use crate::secret::{PlatformKey, Sensitive};
+
+/// Builds a [`Bootstrapper`]; [`Bootstrapper::builder`] begins.
+#[derive(Debug)]
+pub struct BootstrapperBuilder(Bootstrapper);
+
+impl Bootstrapper {
+    /// A bootstrapper of these parts, with defaults for the others: the manager is reached through
+    /// its node's SSH server, nobody receives the progress, and no database can be used.
+    pub fn builder(
+        backends: Backends,
+        state: impl OperatorState,
+        secrets: PlatformSecrets,
+        manager_image: impl ManagerImage,
+    ) -> BootstrapperBuilder {
+        BootstrapperBuilder(Self {
+            backends,
+            operator_engine: None,
+            state: Arc::new(state),
+            reach: Arc::new(ThroughNode {
+                authority: secrets.authority.certificate.clone(),
+                token: secrets.admin_token.clone(),
+            }),
+            secrets,
+            manager_image: Arc::new(manager_image),
+            reporter: Arc::new(()),
+            driver: DriverOptions::default(),
+            registry: RegistrySpec::default(),
+            access: Access::default(),
+            databases: Arc::new(NoDatabases),
+        })
+    }
+}
+
+impl BootstrapperBuilder {
+    /// The operator's own container engine, whose images need not be pulled again.
+    #[must_use]
+    pub fn operator_engine(mut self, engine: Option<Arc<dyn ContainerRuntime>>) -> Self {
+        self.0.operator_engine = engine;
+        self
+    }
+
+    /// How the manager's API is reached.
+    #[must_use]
+    pub fn reach(mut self, reach: impl ReachManager) -> Self {
+        self.0.reach = Arc::new(reach);
+        self
+    }
+
+    /// Receives the progress.
+    #[must_use]
+    pub fn reporter(mut self, reporter: Arc<dyn Reporter>) -> Self {
+        self.0.reporter = reporter;
+        self
+    }
+
+    /// Where code bases are read from, and the credentials that the manager receives.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.0.access = access;
+        self
+    }
+
+    /// The databases in which the registry, or a part of it, may be.
+    #[must_use]
+    pub fn databases(mut self, databases: impl Databases) -> Self {
+        self.0.databases = Arc::new(databases);
+        self
+    }
+
+    /// The bootstrapper.
+    pub fn build(self) -> Bootstrapper {
+        self.0
+    }
+}
+
+/// For programs whose platforms have their registry in a file on the manager's node.
+#[derive(Debug)]
+struct NoDatabases;
+
+fn unsupported<T>() -> Result<T> {
+    Err(Error::unsupported(
+        "a registry in a database",
+        "this program",
+    ))
+}
+
+#[async_trait]
+impl Databases for NoDatabases {
+    async fn check(&self, _: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
+        unsupported()
+    }
+
+    async fn prepare(&self, _: &Sensitive, _: PlatformId, _: &PlatformKey) -> Result<()> {
+        unsupported()
+    }
+
+    async fn record_manager(
+        &self,
+        _: &Sensitive,
+        _: &PlatformKey,
+        _: &ManagerEndpoint,
+    ) -> Result<()> {
+        unsupported()
+    }
+
+    async fn kind(
+        &self,
+        _: &Sensitive,
+        _: PlatformId,
+        _: &PlatformKey,
+    ) -> Result<Arc<dyn KindDatabase>> {
+        unsupported()
+    }
+}

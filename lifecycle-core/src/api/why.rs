@@ -87,14 +87,14 @@ pub fn why(subject: Subject, snapshot: &Snapshot, round: &Round, events: &[Event
         Some(input) => (&*input.observed, &input.history),
         None => (&Observed::default(), &History::default()),
     };
-    let world = World {
+    let facts = Known {
         snapshot,
         round,
         observed,
         history,
     };
-    let own = world.parts(&subject);
-    let decided = world.decisions(&own);
+    let own = facts.parts(&subject);
+    let decided = facts.decisions(&own);
     let about: BTreeSet<&Subject> = decided.iter().map(|d| &d.about).chain(&own).collect();
     let mut evidence: Vec<Event> = events
         .iter()
@@ -105,23 +105,23 @@ pub fn why(subject: Subject, snapshot: &Snapshot, round: &Round, events: &[Event
         .collect();
     evidence.reverse();
     WhyV1 {
-        answer: world.answer(&subject, &decided),
-        declared: world.declared(&subject),
-        observed: own.iter().flat_map(|part| world.seen(part)).collect(),
+        answer: facts.answer(&subject, &decided),
+        declared: facts.declared(&subject),
+        observed: own.iter().flat_map(|part| facts.seen(part)).collect(),
         decided,
         evidence,
         subject,
     }
 }
 
-struct World<'a> {
+struct Known<'a> {
     snapshot: &'a Snapshot,
     round: &'a Round,
     observed: &'a Observed,
     history: &'a History,
 }
 
-impl World<'_> {
+impl Known<'_> {
     fn declaration(&self) -> Option<(Generation, &Declaration)> {
         self.snapshot.declaration.as_ref().map(|(g, d)| (*g, d))
     }

@@ -104,7 +104,9 @@ fn error(outcome: &Result<()>) -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn an_embedded_manager_rejects_what_one_behind_http_rejects() {
-    let changing = ROUTES.iter().filter(|(_, _, reads)| !reads);
+    let changing = ROUTES
+        .iter()
+        .filter(|(method, _, reads)| !reads && *method != "GET");
     assert_eq!(changing.count(), WRITES.len(), "a route is missing here");
     for phase in [Phase::Standby, Phase::FirstRound, Phase::Open] {
         for write in WRITES {

@@ -308,9 +308,9 @@ impl Registry for SqlRegistry {
             }
             let reader = self.reader(session);
             let generation = reader.platform().await?.generation()?;
-            let declares = |change: &Change| matches!(change, Change::Declare { .. });
+            let is_declaration = |change: &Change| matches!(change, Change::Declare { .. });
             let in_force = match generation {
-                Some(number) if batch.changes.iter().any(declares) => {
+                Some(number) if batch.changes.iter().any(is_declaration) => {
                     Some((number, reader.declaration(number).await?))
                 }
                 _ => None,

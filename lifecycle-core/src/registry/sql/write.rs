@@ -213,8 +213,7 @@ impl Writer<'_> {
             .await?;
         let put: Vec<_> = effect.instances.values().flatten().collect();
         let rows = put.iter().copied().map(instance::Model::of);
-        self.upsert::<instance::Entity>(rows.collect::<Result<_>>()?)
-            .await?;
+        self.upsert::<instance::Entity>(rows.collect()).await?;
         let containers: Vec<&str> = put.iter().map(|p| p.container.0.as_ref()).collect();
         self.delete::<instance_endpoint::Entity>(Container, &containers)
             .await?;

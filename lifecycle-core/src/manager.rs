@@ -284,15 +284,15 @@ impl Manager {
             .prune_events(now - EVENTS_KEPT_FOR, EVENTS_KEPT)
             .await?;
         let open = registry.open_operations().await?;
-        let taking_down = open.iter().any(is_take_down);
+        let deleting = open.iter().any(is_platform_deletion);
         self.take_restarts(open);
-        self.aim(epoch, &snapshot, taking_down).await?;
+        self.aim(epoch, &snapshot, deleting).await?;
         *self.epoch.lock().await = Some(epoch);
         Ok(snapshot)
     }
 
     /// Sets what the control loop works towards.
-    async fn aim(&self, epoch: Epoch, snapshot: &Snapshot, taking_down: bool) -> Result<()> {
+    async fn aim(&self, epoch: Epoch, snapshot: &Snapshot, deleting: bool) -> Result<()> {
         let Some((generation, declaration)) = &snapshot.declaration else {
             return Ok(());
         };
@@ -304,7 +304,7 @@ impl Manager {
             let kept = Batch::of(Change::PutAddresses(agents.addresses.clone()));
             self.backends.registry.commit(epoch, kept).await?;
         }
-        if taking_down {
+        if deleting {
             declared = declared.emptied();
         }
         self.target.send_replace(Some(Target {
@@ -320,7 +320,7 @@ impl Manager {
     }
 
     /// What a declaration means, with each service's address where there is a service network.
-    /// While the platform is taken down there are no services, and those that still run keep
+    /// While the platform is deleted there are no services, and those that still run keep
     /// their addresses.
     fn meant(
         &self,
@@ -390,15 +390,15 @@ impl Manager {
                 return error;
             }
             let is_aimed_at = |target: &Target| {
-                target.declared.taking_down && target.declared.generation == now.generation()
+                target.declared.deleting && target.declared.generation == now.generation()
             };
-            let taken_down = now.is_taking_down()
+            let deleted = now.is_deleting()
                 && now.is_idle()
                 && self.target.borrow().as_ref().is_some_and(is_aimed_at);
             if let Some(mirrors) = &self.options.mirrors {
                 mirrors.notify();
             }
-            if taken_down && let Err(error) = self.end_take_down().await {
+            if deleted && let Err(error) = self.end_platform_deletion().await {
                 return error;
             }
             tokio::select! {
@@ -413,12 +413,12 @@ impl Manager {
 
     /// Ends the declaration, and then the operation: a manager that starts again after this has
     /// nothing to bring back, and one that starts in between ends the operation.
-    async fn end_take_down(&self) -> Result<()> {
+    async fn end_platform_deletion(&self) -> Result<()> {
         let registry = &self.backends.registry;
         let epoch = self.epoch.lock().await;
         let Some(epoch) = *epoch else { return Ok(()) };
         let open = registry.open_operations().await?;
-        if !open.iter().any(is_take_down) {
+        if !open.iter().any(is_platform_deletion) {
             return Ok(());
         }
         if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
@@ -435,10 +435,10 @@ impl Manager {
         let mut batch = Batch::default();
         for mut operation in open {
             let at = self.backends.clock.now();
-            operation.state = if is_take_down(&operation) {
+            operation.state = if is_platform_deletion(&operation) {
                 OperationState::Succeeded { at }
             } else {
-                let why = "the platform was taken down".into();
+                let why = "the platform was deleted".into();
                 OperationState::Failed { at, why }
             };
             batch.changes.push(Change::PutOperation(operation));
@@ -493,7 +493,7 @@ impl Manager {
     }
 
     fn open_after(&self, round: &Round) {
-        if round.settled && !round.is_taking_down() && round.input.is_some() {
+        if round.settled && !round.is_deleting() && round.input.is_some() {
             self.open.store(true, Ordering::SeqCst);
         }
     }
@@ -521,10 +521,15 @@ impl Manager {
         let epoch = write.epoch;
         self.check(&declaration)?;
         let registry = &self.backends.registry;
-        if registry.open_operations().await?.iter().any(is_take_down) {
+        if registry
+            .open_operations()
+            .await?
+            .iter()
+            .any(is_platform_deletion)
+        {
             return Err(Error::Conflict {
                 what: "the declaration".into(),
-                why: "the platform is being taken down".into(),
+                why: "the platform is being deleted".into(),
             });
         }
         let former = registry.snapshot().await?.declaration;
@@ -547,9 +552,8 @@ impl Manager {
         let committed = registry.commit(epoch, batch).await?;
         let generation = committed.generation.unwrap_or_default();
         // Not only if it changed: an earlier call may have been recorded and its answer lost.
-        let is_aimed_at = |target: &Target| {
-            !target.declared.taking_down && target.declared.generation == generation
-        };
+        let is_aimed_at =
+            |target: &Target| !target.declared.deleting && target.declared.generation == generation;
         if !self.target.borrow().as_ref().is_some_and(is_aimed_at) {
             self.aim(epoch, &registry.snapshot().await?, false).await?;
         }
@@ -637,12 +641,12 @@ impl Manager {
     }
 
     /// Begins to take the whole platform down. Asked again, the same operation is meant.
-    pub async fn take_down(&self, volumes: bool) -> Result<Operation> {
+    pub async fn delete_platform(&self, volumes: bool) -> Result<Operation> {
         let write = self.begin_write(Accepted::Always).await?;
         let epoch = write.epoch;
         let registry = &self.backends.registry;
         let under_way = registry.open_operations().await?;
-        let under_way = under_way.into_iter().find(is_take_down);
+        let under_way = under_way.into_iter().find(is_platform_deletion);
         let operation = if let Some(operation) = under_way {
             operation
         } else {
@@ -696,7 +700,7 @@ impl Manager {
     }
 }
 
-/// What is declared once a platform was taken down: its manager's node, and nothing on it.
+/// What is declared once a platform was deleted: its manager's node, and nothing on it.
 fn emptied(declaration: Declaration) -> Declaration {
     let manager_node = declaration.manager.node.clone();
     let mut nodes = declaration.nodes;
@@ -709,7 +713,7 @@ fn emptied(declaration: Declaration) -> Declaration {
     }
 }
 
-fn is_take_down(operation: &Operation) -> bool {
+fn is_platform_deletion(operation: &Operation) -> bool {
     matches!(operation.kind, OperationKind::DeletePlatform { .. })
 }
 

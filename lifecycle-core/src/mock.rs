@@ -40,7 +40,7 @@ mockall::mock! {
         async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1>;
         async fn plan(&self, declaration: &Declaration) -> Result<Plan>;
         async fn recorded_plan(&self) -> Result<RecordedPlan>;
-        async fn take_down(&self, volumes: bool) -> Result<OperationV1>;
+        async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
         async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
         async fn retry(&self, name: &str) -> Result<RetriedV1>;
         async fn operation(&self, id: OperationId) -> Result<OperationV1>;

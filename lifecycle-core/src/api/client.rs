@@ -303,7 +303,7 @@ impl ManagerApi for ApiClient {
         self.get("/v1/platform/plan").await
     }
 
-    async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
+    async fn delete_platform(&self, volumes: bool) -> Result<OperationV1> {
         let path = format!("/v1/platform?volumes={volumes}");
         let response = self.send(Method::DELETE, &path, None).await?;
         read(&path, response).await

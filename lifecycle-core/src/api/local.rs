@@ -99,8 +99,8 @@ impl ManagerApi for LocalApi {
         self.0.recorded_plan()
     }
 
-    async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
-        Ok(view::operation(&self.0.take_down(volumes).await?))
+    async fn delete_platform(&self, volumes: bool) -> Result<OperationV1> {
+        Ok(view::operation(&self.0.delete_platform(volumes).await?))
     }
 
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {

@@ -72,7 +72,7 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     async fn recorded_plan(&self) -> Result<RecordedPlan>;
 
     /// Begins to take everything down. Asked again, the same operation is meant.
-    async fn take_down(&self, volumes: bool) -> Result<OperationV1>;
+    async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
 
     /// Begins to start a service's containers anew, or one replica's (`web-2`). With `replaces`,
     /// only those that are still in the run that began then: a repeated call restarts once.

@@ -41,8 +41,8 @@ pub fn platform(
         name: name.to_string(),
         id: id.to_string(),
         generation: snapshot.declaration.as_ref().map_or(0, |(g, _)| g.0),
-        state: if round.is_taking_down() {
-            PlatformState::TakingDown
+        state: if round.is_deleting() {
+            PlatformState::Deleting
         } else if !settled && !unknown {
             PlatformState::Converging
         } else if all_up && !unknown {
@@ -222,7 +222,7 @@ pub fn waits(plan: &Plan) -> Vec<WaitV1> {
 /// Whether every declared replica is ready or completed and nothing is on its way.
 pub fn is_ready(round: &Round) -> bool {
     round.settled
-        && !round.is_taking_down()
+        && !round.is_deleting()
         && round
             .plan
             .instances

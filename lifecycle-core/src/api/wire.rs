@@ -46,7 +46,7 @@ pub enum PlatformState {
     /// Some replica failed, or some node cannot be asked.
     Degraded,
     /// It is being deleted.
-    TakingDown,
+    Deleting,
     /// A state of a newer manager.
     #[serde(other)]
     Unknown,

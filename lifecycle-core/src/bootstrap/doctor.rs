@@ -161,7 +161,7 @@ impl Bootstrapper {
                 PlatformState::Converging => {
                     Finding::ok(WHAT, "it answers; it is applying changes")
                 }
-                PlatformState::TakingDown => Finding::ok(WHAT, "it is removing the platform"),
+                PlatformState::Deleting => Finding::ok(WHAT, "it is removing the platform"),
                 PlatformState::Running => Finding::ok(WHAT, "it answers; everything is ready"),
                 PlatformState::Unknown => Finding::new(
                     Health::Warning,

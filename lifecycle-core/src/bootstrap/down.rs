@@ -85,7 +85,7 @@ impl Bootstrapper {
     async fn remove_by_manager(&self, client: &dyn ManagerApi, volumes: bool) -> Result<()> {
         let operation = self
             .wait("the manager's acceptance of the request", UNREACHABLE_FOR)
-            .repeat(|| client.take_down(volumes))
+            .repeat(|| client.delete_platform(volumes))
             .await?;
         let what = "stop all services and delete the other nodes".to_owned();
         let stage = self.stage(what, REMOVED_WITHIN);

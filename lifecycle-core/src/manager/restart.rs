@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use super::{Accepted, Manager, is_take_down};
+use super::{Accepted, Manager, is_platform_deletion};
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, Operation,
@@ -34,10 +34,10 @@ impl Manager {
         let epoch = write.epoch;
         let registry = &self.backends.registry;
         let open = registry.open_operations().await?;
-        if open.iter().any(is_take_down) {
+        if open.iter().any(is_platform_deletion) {
             return Err(Error::Conflict {
                 what: format!("the restart of {name}"),
-                why: "the platform is being taken down".into(),
+                why: "the platform is being deleted".into(),
             });
         }
         let snapshot = registry.snapshot().await?;
@@ -108,7 +108,7 @@ impl Manager {
 
     /// Takes over what a former manager has accepted.
     pub(super) fn take_restarts(&self, open: Vec<Operation>) {
-        let restarts = open.into_iter().filter(|o| !is_take_down(o));
+        let restarts = open.into_iter().filter(|o| !is_platform_deletion(o));
         *self.open_restarts() = restarts.collect();
     }
 
@@ -139,7 +139,7 @@ impl Manager {
     /// Ends restarts whose replicas are all up again, or of which one does not come up.
     pub(super) async fn end_restarts(&self, round: &Round) -> Result<()> {
         // A control loop that has just begun has no plan yet, and no instance in it.
-        if self.open_restarts().is_empty() || round.is_taking_down() || round.input.is_none() {
+        if self.open_restarts().is_empty() || round.is_deleting() || round.input.is_none() {
             return Ok(());
         }
         let epoch = self.epoch.lock().await;

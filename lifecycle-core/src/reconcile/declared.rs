@@ -27,14 +27,14 @@ pub struct Declared {
     pub owner: Owner,
     pub nodes: BTreeMap<NodeName, NodeSpec>,
     pub services: BTreeMap<ServiceName, DeclaredService>,
-    /// Each service's rank in the start order. In a take-down they are kept, since services stop in
+    /// Each service's rank in the start order. During platform deletion they are kept, since services stop in
     /// reverse order.
     pub ranks: BTreeMap<ServiceName, u32>,
     pub manager_node: NodeName,
     /// How long changes of nodes may take.
     pub deadlines: CloudDeadlines,
-    /// Whether the platform is being taken down.
-    pub taking_down: bool,
+    /// Whether the platform is being deleted.
+    pub deleting: bool,
     /// The agents that make service addresses work on the nodes; `None` if there are none.
     pub agents: Option<Agents>,
 }
@@ -48,7 +48,7 @@ pub struct Agents {
     pub digest: SpecDigest,
     /// The block of addresses, and how long connections wait for a ready endpoint.
     pub network: NetworkSpec,
-    /// The services' addresses. In a take-down also those of services that still run.
+    /// The services' addresses. During platform deletion also those of services that still run.
     pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
 }
 
@@ -146,7 +146,7 @@ impl Declared {
             services,
             manager_node: declaration.manager.node.clone(),
             deadlines: declaration.deadlines.clone(),
-            taking_down: false,
+            deleting: false,
             agents: None,
         })
     }
@@ -168,7 +168,7 @@ impl Declared {
         )
     }
 
-    /// The same platform with only the manager's node: the target of a take-down. The start order
+    /// The same platform with only the manager's node: the target of a platform deletion. The start order
     /// stays, since services stop in its reverse.
     #[must_use]
     pub fn emptied(&self) -> Self {
@@ -180,7 +180,7 @@ impl Declared {
                 .map(|(name, spec)| (name.clone(), spec.clone()))
                 .collect(),
             services: BTreeMap::new(),
-            taking_down: true,
+            deleting: true,
             ..self.clone()
         }
     }

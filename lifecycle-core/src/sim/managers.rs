@@ -318,8 +318,8 @@ impl ManagerApi for SimApi {
         self.current()?.recorded_plan().await
     }
 
-    async fn take_down(&self, volumes: bool) -> Result<OperationV1> {
-        self.current()?.take_down(volumes).await
+    async fn delete_platform(&self, volumes: bool) -> Result<OperationV1> {
+        self.current()?.delete_platform(volumes).await
     }
 
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {

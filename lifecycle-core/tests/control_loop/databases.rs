@@ -181,7 +181,7 @@ async fn on_postgres_the_follower_responds_and_takes_over() {
     for refused in [
         api.apply(declaration).await.err(),
         api.plan(declaration).await.err(),
-        api.take_down(false).await.err(),
+        api.delete_platform(false).await.err(),
     ] {
         assert!(
             matches!(refused, Some(Error::NotReady { .. })),

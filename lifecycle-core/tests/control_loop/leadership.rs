@@ -18,7 +18,7 @@ async fn follower_takes_over_when_the_lease_expires() {
     let leading = stage.events(EventKind::Leading, 0).await;
     assert_eq!(leading.len(), 1, "{leading:#?}");
     assert!(follower.apply(stage.declaration.clone()).await.is_err());
-    assert!(follower.take_down(false).await.is_err());
+    assert!(follower.delete_platform(false).await.is_err());
 
     // The leader crashes; the world and the follower continue.
     let effects = stage.world.effects().len();

@@ -158,7 +158,7 @@ async fn removed_agent_is_created_again_with_its_table() {
 async fn agents_are_removed_with_the_platform() {
     let stage = stage(65).await;
     stage.settled().await;
-    stage.manager.take_down(false).await.unwrap();
+    stage.manager.delete_platform(false).await.unwrap();
     let gone = |_: &lifecycle_core::reconcile::Round| {
         stage
             .containers()

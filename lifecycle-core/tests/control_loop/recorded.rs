@@ -51,7 +51,7 @@ async fn replay(stage: &Stage, met: &RefCell<BTreeSet<&'static str>>) {
     }
 }
 
-/// A platform that comes up, meets faults, is declared again, and is taken down.
+/// A platform that comes up, meets faults, is declared again, and is deleted.
 async fn life(stage: &Stage) {
     stage.settled().await;
     let faults = stage.world.faults();
@@ -72,7 +72,7 @@ async fn life(stage: &Stage) {
         .behave("web", Behaviour::default().never_ready());
     stage.manager.apply(changed).await.unwrap();
     stage.pass(Duration::from_hours(1)).await;
-    stage.manager.take_down(false).await.unwrap();
+    stage.manager.delete_platform(false).await.unwrap();
     stage.pass(Duration::from_mins(30)).await;
 }
 

@@ -68,8 +68,8 @@ async fn services_stop_in_reverse_order_and_everything_is_removed() {
         stage.settled().await;
 
         let before = stage.world.effects().len();
-        let operation = stage.manager.take_down(false).await.unwrap();
-        let again = stage.manager.take_down(false).await.unwrap();
+        let operation = stage.manager.delete_platform(false).await.unwrap();
+        let again = stage.manager.delete_platform(false).await.unwrap();
         assert_eq!(operation.id, again.id, "seed {seed}");
         ended(&stage, &operation).await;
         let effects = stage.world.effects().split_off(before);
@@ -112,7 +112,7 @@ async fn settled_stage() -> Stage {
 async fn after_a_crash_at_any_effect_the_next_manager_removes_the_rest() {
     let stage = settled_stage().await;
     let before = stage.world.effects().len();
-    let operation = stage.manager.take_down(false).await.unwrap();
+    let operation = stage.manager.delete_platform(false).await.unwrap();
     ended(&stage, &operation).await;
     let count = stage.world.effects().len() - before;
     assert!(count > 8, "{count}");
@@ -121,7 +121,7 @@ async fn after_a_crash_at_any_effect_the_next_manager_removes_the_rest() {
             let mut stage = settled_stage().await;
             let at = u64::try_from(before + effect).unwrap();
             stage.world.faults().crash_at(at, edge);
-            let operation = stage.manager.take_down(false).await.unwrap();
+            let operation = stage.manager.delete_platform(false).await.unwrap();
             let limit = Duration::from_hours(2);
             let crashed = tokio::time::timeout(limit, stage.world.crashed()).await;
             crashed.unwrap_or_else(|_| panic!("no effect {effect} {edge:?}"));
@@ -145,8 +145,8 @@ async fn request_with_a_lost_response_can_be_repeated() {
         stage.start();
         stage.settled().await;
         registry.fail_next();
-        stage.manager.take_down(false).await.unwrap_err();
-        let operation = stage.manager.take_down(false).await.unwrap();
+        stage.manager.delete_platform(false).await.unwrap_err();
+        let operation = stage.manager.delete_platform(false).await.unwrap();
         ended(&stage, &operation).await;
         assert_removed(&stage);
     }
@@ -155,7 +155,7 @@ async fn request_with_a_lost_response_can_be_repeated() {
 #[tokio::test(start_paused = true)]
 async fn removed_platform_can_be_declared_again() {
     let stage = settled_stage().await;
-    let operation = stage.manager.take_down(false).await.unwrap();
+    let operation = stage.manager.delete_platform(false).await.unwrap();
     let refused = stage.manager.apply(stage.declaration.clone()).await;
     assert!(refused.is_err(), "{refused:?}");
     ended(&stage, &operation).await;

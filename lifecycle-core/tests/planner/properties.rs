@@ -224,7 +224,7 @@ proptest! {
     }
 
     #[test]
-    fn taking_down_stops_in_reverse_order_and_keeps_only_the_managers_node(
+    fn deletion_stops_in_reverse_order_and_keeps_only_the_managers_node(
         old in platform(),
         mishaps in mishaps(),
         seed in any::<u64>(),

@@ -58,7 +58,7 @@ pub(crate) fn router(api: Api) -> Router {
             "/v1/platform",
             get(platform::show)
                 .put(platform::apply)
-                .delete(platform::take_down),
+                .delete(platform::delete_platform),
         )
         .route(
             "/v1/platform/plan",

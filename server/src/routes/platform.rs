@@ -75,17 +75,17 @@ pub(super) async fn recorded_plan(
 
 /// The query of `DELETE /v1/platform`.
 #[derive(Debug, Deserialize)]
-pub(super) struct TakeDown {
+pub(super) struct DeletePlatform {
     #[serde(default)]
     volumes: bool,
 }
 
 /// `DELETE /v1/platform`: begins to delete the platform.
-pub(super) async fn take_down(
+pub(super) async fn delete_platform(
     _: Admin,
     State(api): State<Api>,
-    Parameters(options): Parameters<TakeDown>,
+    Parameters(options): Parameters<DeletePlatform>,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {
-    let operation = api.manager.take_down(options.volumes).await?;
+    let operation = api.manager.delete_platform(options.volumes).await?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }

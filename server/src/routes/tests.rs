@@ -218,7 +218,7 @@ async fn without_a_credential_nothing_is_told() {
     assert_eq!(
         served.get("/v1/platform").await["state"],
         "running",
-        "nothing was taken down"
+        "nothing was deleted"
     );
 }
 

@@ -48,10 +48,10 @@ impl Round {
         input.map_or_else(Generation::default, |input| input.declared.generation)
     }
 
-    /// Whether the platform is being taken down.
-    pub fn is_taking_down(&self) -> bool {
+    /// Whether the platform is being deleted.
+    pub fn is_deleting(&self) -> bool {
         let input = self.input.as_ref();
-        input.is_some_and(|input| input.declared.taking_down)
+        input.is_some_and(|input| input.declared.deleting)
     }
 
     /// What exists; nothing before the first plan.
@@ -69,7 +69,7 @@ impl Round {
     /// apart from what was observed.
     fn shows_the_same_as(&self, other: &Self) -> bool {
         self.generation() == other.generation()
-            && self.is_taking_down() == other.is_taking_down()
+            && self.is_deleting() == other.is_deleting()
             && self.settled == other.settled
             && self.running == other.running
             && self.plan == other.plan

@@ -13,7 +13,7 @@ use crate::runtime::{ObservedContainer, Role};
 impl<'a> Planning<'a> {
     pub(super) fn agents(&mut self) {
         let declared = self.declared;
-        if declared.taking_down {
+        if declared.deleting {
             return;
         }
         let Some(agents) = &declared.agents else {
@@ -113,7 +113,7 @@ impl<'a> Planning<'a> {
     pub(super) fn unneeded_agents(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {
-            let needed = !self.declared.taking_down
+            let needed = !self.declared.deleting
                 && self.declared.agents.is_some()
                 && self.declared.nodes.contains_key(node);
             if needed || self.is_to_delete(node, view) {

@@ -14,7 +14,7 @@ use super::{ROUTES, Served};
 enum Write {
     Apply,
     Plan,
-    TakeDown,
+    DeletePlatform,
     Restart,
     Retry,
     Exec,
@@ -23,7 +23,7 @@ enum Write {
 const WRITES: [Write; 6] = [
     Write::Apply,
     Write::Plan,
-    Write::TakeDown,
+    Write::DeletePlatform,
     Write::Restart,
     Write::Retry,
     Write::Exec,
@@ -78,7 +78,7 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
     match write {
         Write::Apply => manager.apply(served.declaration.clone()).await.map(drop),
         Write::Plan => manager.plan(&served.declaration).map(drop),
-        Write::TakeDown => manager.take_down(false).await.map(drop),
+        Write::DeletePlatform => manager.delete_platform(false).await.map(drop),
         Write::Restart => manager.restart("web", None).await.map(drop),
         Write::Retry => manager.retry("web").await.map(drop),
         Write::Exec => manager.exec("web", &command()).await.map(drop),
@@ -90,7 +90,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
     match write {
         Write::Apply => api.apply(&served.declaration).await.map(drop),
         Write::Plan => api.plan(&served.declaration).await.map(drop),
-        Write::TakeDown => api.take_down(false).await.map(drop),
+        Write::DeletePlatform => api.delete_platform(false).await.map(drop),
         Write::Restart => api.restart("web", None).await.map(drop),
         Write::Retry => api.retry("web").await.map(drop),
         Write::Exec => api.exec("web", command()).await.map(drop),
@@ -118,7 +118,7 @@ async fn an_embedded_manager_rejects_what_one_behind_http_rejects() {
                 // What was never planned or recorded is not found.
                 Phase::Standby => matches!(
                     write,
-                    Write::Apply | Write::Plan | Write::TakeDown | Write::Restart
+                    Write::Apply | Write::Plan | Write::DeletePlatform | Write::Restart
                 ),
                 Phase::FirstRound => write == Write::Restart,
                 Phase::Open => false,

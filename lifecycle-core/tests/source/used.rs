@@ -28,6 +28,21 @@ const PUBLIC: &[(&str, &[&str])] = &[
         &["lifecycle-core::cloud::CloudProvider::adopt"],
     ),
     (
+        "variants of `Error` and wire types may grow, so other crates and their tests use constructors",
+        &[
+            "lifecycle-core::api::wire::InstanceV1::new",
+            "lifecycle-core::api::wire::NodeV1::new",
+            "lifecycle-core::api::wire::RestartV1::replacing",
+            "lifecycle-core::api::wire::ServiceV1::new",
+            "lifecycle-core::error::Error::overdue",
+            "lifecycle-core::error::Error::stale_epoch",
+        ],
+    ),
+    (
+        "tests of code that carries errors, in any crate, go through one error of each kind",
+        &["lifecycle-core::conformance::errors::one_of_each"],
+    ),
+    (
         "authors of code stores, and their tests, pack files as a code store has to",
         &["lifecycle-core::code::pack::pack"],
     ),

@@ -8,6 +8,7 @@ use super::settings;
 /// The format of an Azure image.
 const IMAGE: &str = "^[^:]+:[^:]+:[^:]+:[^:]+$";
 
+/// The JSON Schema (draft 2020-12) of `platform.toml`.
 pub fn schema() -> Value {
     let url = |description: &str| {
         json!({

@@ -168,6 +168,7 @@ impl Batch {
         self
     }
 
+    /// Whether it contains neither changes nor events.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.events.is_empty()
     }
@@ -279,6 +280,7 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// A stored credential.
     async fn credential(&self, name: &str) -> Result<Option<Credential>>;
 
+    /// The operation with this id, if it exists.
     async fn operation(&self, id: crate::model::OperationId) -> Result<Option<Operation>>;
 
     /// All operations that have not ended, oldest first.

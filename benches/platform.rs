@@ -155,7 +155,7 @@ fn view(name: &NodeName, number: u32, state: EngineState) -> NodeView {
             .map(|c| (c.id.clone(), Readiness::Ready { at: now() }))
             .collect(),
         changing_since: None,
-        silence: None,
+        not_responding: None,
         engine: EngineView::Known {
             info: EngineInfo {
                 version: "20.10.24".into(),

@@ -177,7 +177,7 @@ impl Shared {
         for path in [self.virtual_network(), self.security_group()] {
             self.remove_one(&path, NETWORK).await?;
         }
-        if !self.is_ours(&self.group(), RESOURCES).await? {
+        if !self.is_owned(&self.group(), RESOURCES).await? {
             return Ok(());
         }
         let inside = format!("{}/resources", self.group());
@@ -226,13 +226,13 @@ impl Shared {
         self.client.patch(&path, NETWORK, &body).await
     }
 
-    async fn is_ours(&self, path: &str, version: &str) -> Result<bool> {
+    async fn is_owned(&self, path: &str, version: &str) -> Result<bool> {
         let found = self.client.get(path, version).await?;
         Ok(found.is_some_and(|found| Tags::read(found.get("tags")).are_of(&self.options.owner)))
     }
 
     async fn remove_one(&self, path: &str, version: &str) -> Result<()> {
-        if !self.is_ours(path, version).await? {
+        if !self.is_owned(path, version).await? {
             return Ok(());
         }
         self.client.delete(path, version).await?;

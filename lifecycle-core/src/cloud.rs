@@ -216,7 +216,7 @@ pub struct Fenced {
 /// - Any process can poll an operation that another one began, also when that one is gone.
 ///
 /// # Caveats
-/// `Power::Running` says nothing about the operating system: its SSH server may not answer yet.
+/// `Power::Running` is independent of the operating system, whose SSH server may not answer yet.
 ///
 /// # Errors
 /// Throttling is [`crate::Error::Throttled`] with the cloud's own delay; a quota or a missing
@@ -382,7 +382,7 @@ mod tests {
         assert!(matches!(error, Error::Overdue { .. }), "{error:?}");
         assert_eq!(
             error.chain(),
-            "starting node n1 did not end within 1m; the cloud last said: it updates"
+            "starting node n1 did not end within 1m; the cloud last reported: it updates"
         );
         assert!(error.hint().unwrap().contains("cloud.deadlines.start"));
         assert_eq!(took.as_secs(), 60);

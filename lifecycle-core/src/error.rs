@@ -98,7 +98,7 @@ pub enum Error {
     #[error(
         "{what} did not end within {}{}",
         humantime::format_duration(*.after),
-        .says.as_ref().map(|says| format!("; the cloud last said: {says}")).unwrap_or_default()
+        .reported.as_ref().map(|reported| format!("; the cloud last reported: {reported}")).unwrap_or_default()
     )]
     #[non_exhaustive]
     Overdue {
@@ -108,7 +108,7 @@ pub enum Error {
         after: Duration,
         /// The cloud's latest message about it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        says: Option<String>,
+        reported: Option<String>,
         hint: String,
     },
     /// Too many requests.
@@ -442,13 +442,13 @@ impl Error {
     pub fn overdue(
         what: impl Into<String>,
         after: Duration,
-        says: Option<String>,
+        reported: Option<String>,
         hint: impl Into<String>,
     ) -> Self {
         Self::Overdue {
             what: what.into(),
             after,
-            says,
+            reported,
             hint: hint.into(),
         }
     }

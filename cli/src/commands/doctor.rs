@@ -230,7 +230,7 @@ async fn of_platform(
 }
 
 fn of_report(report: PreflightReport) -> Vec<Finding> {
-    let says = match report.predicted {
+    let summary = match report.predicted {
         Some(predicted) => format!("it is feasible; {}", describe_estimate(predicted)),
         None => "it is feasible".to_owned(),
     };
@@ -238,7 +238,7 @@ fn of_report(report: PreflightReport) -> Vec<Finding> {
         let hint = "list another size first if you do not want this";
         Finding::new(Health::Warning, "declaration", remark, hint)
     });
-    std::iter::once(Finding::ok("declaration", says))
+    std::iter::once(Finding::ok("declaration", summary))
         .chain(warnings)
         .collect()
 }

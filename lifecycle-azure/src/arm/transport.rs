@@ -75,7 +75,7 @@ impl Transport {
         })
     }
 
-    /// Sends a request and reads the response. If the token is rejected, tries once more with a new
+    /// Sends a request and reads the response. If the token is rejected, retries once with a new
     /// one.
     ///
     /// # Errors

@@ -269,7 +269,7 @@ impl Known<'_> {
                 unknown.why
             ),
         });
-        if let Some(silence) = &view.silence {
+        if let Some(silence) = &view.not_responding {
             says.push(format!(
                 "silent since {}: {}",
                 silence.since.format("%H:%M:%S"),

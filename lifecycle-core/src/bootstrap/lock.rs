@@ -75,7 +75,7 @@ fn take(directory: &Path) -> Result<StateLock, LockFailure> {
             }
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
-        // If the file was removed between opening and locking it, nobody else would see this lock.
+        // If the file was removed between opening and locking it, no other process would see this lock.
         let own = file.metadata()?;
         match std::fs::metadata(&path) {
             Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => {}

@@ -144,7 +144,7 @@ impl<'a> ProgressListener<'a> {
         Error::Overdue {
             what: format!("{what} node {}", change.node()),
             after,
-            says: last.clone(),
+            reported: last.clone(),
             hint: format!(
                 "the change continues in the cloud, and the next run resumes it; if it always takes \
                  this long, raise `cloud.deadlines.{key}`"

@@ -188,8 +188,8 @@ impl VmCloud {
     }
 
     fn node<'v>(&self, vms: &'v [Vm], node: &NodeName) -> Option<&'v ObservedNode> {
-        let is_ours = |vm: &&Vm| vm.platform == Some(self.owner.id) && vm.node.name == *node;
-        vms.iter().find(is_ours).map(|vm| &vm.node)
+        let is_owned = |vm: &&Vm| vm.platform == Some(self.owner.id) && vm.node.name == *node;
+        vms.iter().find(is_owned).map(|vm| &vm.node)
     }
 
     fn ours<'v>(&self, vms: &'v [Vm], change: &NodeChange) -> Option<&'v ObservedNode> {

@@ -143,7 +143,7 @@ impl CodeStore for DirectoryStore {
                 sender,
             };
             if let Err(error) = write_archive(&path, &now, &mut chunks) {
-                // If the reader is gone, nobody needs the error.
+                // If the reader is gone, the error is not needed.
                 drop(chunks.sender.blocking_send(Err(error)));
             }
         });

@@ -11,7 +11,7 @@ use super::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
 use crate::stream::ByteStream;
 
-/// A directory of `<digest>.tar` files, written by whoever published the code bases.
+/// A directory of `<digest>.tar` files, written by the publisher of the code bases.
 ///
 /// # Caveats
 /// It knows contents but not names: `list` is [`Error::Unsupported`], and the digest of a name is

@@ -33,8 +33,8 @@ fn after(previous: &Error) -> Option<Error> {
         },
         Error::NotReady { .. } => Error::timed_out(what, Duration::from_millis(1_250)),
         Error::TimedOut { .. } => {
-            let says = Some("Creating".into());
-            Error::overdue(what, Duration::from_mins(20), says, hint)
+            let reported = Some("Creating".into());
+            Error::overdue(what, Duration::from_mins(20), reported, hint)
         }
         Error::Overdue { .. } => Error::throttled(what, Some(Duration::from_secs(7))),
         Error::Throttled { .. } => Error::exhausted(what, why, hint),

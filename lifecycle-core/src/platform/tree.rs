@@ -25,7 +25,7 @@ impl Position {
     };
 }
 
-/// How a value is combined with the value of an earlier file, as its tag says.
+/// How a value is combined with the value of an earlier file, as its tag requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
     /// The two values are merged.

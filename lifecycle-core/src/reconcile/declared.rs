@@ -27,8 +27,8 @@ pub struct Declared {
     pub owner: Owner,
     pub nodes: BTreeMap<NodeName, NodeSpec>,
     pub services: BTreeMap<ServiceName, DeclaredService>,
-    /// Each service's rank in the start order. During platform deletion they are kept, since services stop in
-    /// reverse order.
+    /// Each service's rank in the start order. They are kept while the platform is deleted, since
+    /// services stop in reverse order.
     pub ranks: BTreeMap<ServiceName, u32>,
     pub manager_node: NodeName,
     /// How long changes of nodes may take.
@@ -48,7 +48,7 @@ pub struct Agents {
     pub digest: SpecDigest,
     /// The block of addresses, and how long connections wait for a ready endpoint.
     pub network: NetworkSpec,
-    /// The services' addresses. During platform deletion also those of services that still run.
+    /// The services' addresses; while the platform is deleted, also those of services that still run.
     pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
 }
 

@@ -1,15 +1,15 @@
-//! The control loop: observes, plans, runs what may run now, records, and waits for the next
+//! The control loop: observes, plans, records, runs the steps that may start, and waits for the next
 //! change. One loop serves the manager, the bootstrapper and the simulation.
 //!
-//! - [`launch`]: which steps begin, and with what.
-//! - [`load`]: how much is done at once.
-//! - [`ending`]: what becomes of a step that ended.
-//! - [`network`]: what the agents are told, and what they tell.
-//! - [`retry`]: failures that are forgotten on request.
-//! - [`history`]: what is known beside what is observed.
-//! - [`commit`]: what is written to the registry.
-//! - [`round`](mod@round): what is published.
-//! - [`wakeup`]: what the loop waits for, and what it does about each.
+//! - [`launch`]: chooses the steps that start and runs them.
+//! - [`load`]: limits the steps that run at once.
+//! - [`ending`]: handles the results of steps.
+//! - [`network`]: sends tables to the agents and handles their reports.
+//! - [`retry`]: clears failures on request.
+//! - [`history`]: assembles the planner's input.
+//! - [`commit`]: writes states and events to the registry.
+//! - [`round`](mod@round): publishes each round.
+//! - [`wakeup`]: waits for the next wakeup and handles it.
 
 mod commit;
 mod ending;
@@ -55,38 +55,38 @@ use history::last_seen;
 use retry::Retried;
 use wakeup::Pace;
 
-/// After what time a plan is made although nothing has happened.
+/// The longest time between two plans.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
-/// After what time a registry that could not be written is read again.
+/// The pause before the registry is read again after a failed write.
 const REGISTRY_AGAIN: Duration = Duration::from_secs(2);
 
-/// How the loop works.
+/// The settings of the control loop.
 #[derive(Debug, Clone, Default)]
 pub struct DriverOptions {
     /// What the planner may assume.
     pub policy: Policy,
-    /// How often is looked.
+    /// How often the cloud and the nodes are polled.
     pub watch: WatchPolicy,
-    /// How much is done at once.
+    /// How many steps run at once.
     pub bounds: Bounds,
     /// How long steps may take.
     pub deadlines: Deadlines,
 }
 
-/// What the loop works towards.
+/// The target of the control loop.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// What is declared.
     pub declared: Arc<Declared>,
-    /// How services reach the manager, once that is known.
+    /// The manager's address and credentials for services, once known.
     pub api: Option<ServiceApi>,
-    /// Runs of containers that are to end, for another one to begin.
+    /// Runs of containers to be replaced by a new run.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 
 impl Target {
-    /// A platform whose services do not ask for the manager's API, or where there is none.
+    /// A target without a manager's API for its services.
     pub fn without_api(declared: Declared) -> Self {
         Self {
             declared: Arc::new(declared),
@@ -115,22 +115,22 @@ pub struct Driver {
     running: BTreeMap<StepId, Running>,
     /// Changes of nodes that the cloud has accepted and that have not ended.
     operations: BTreeMap<NodeName, CloudOperation>,
-    /// Those that a former process began, until they are taken up.
+    /// Changes that a previous process began and this one has not resumed yet.
     inherited: Vec<CloudOperation>,
     begun: mpsc::UnboundedSender<CloudOperation>,
     just_begun: mpsc::UnboundedReceiver<CloudOperation>,
     settling: BTreeMap<StepId, Settling>,
-    /// Steps that failed, and what each of them does.
+    /// Failed steps with their actions.
     failures: BTreeMap<StepId, (Action, Failure)>,
     retry_sender: mpsc::UnboundedSender<RetryRequest>,
     retry_requests: mpsc::UnboundedReceiver<RetryRequest>,
     retried: Retried,
-    /// Runs that ended and are followed by another one, since a retry was asked for.
+    /// Runs that ended, to be followed by another run because of a requested retry.
     runs_again: BTreeMap<InstanceId, ContainerRun>,
     lines: Arc<Mutex<BTreeMap<StepId, String>>>,
-    has_looked: bool,
+    has_observed_all: bool,
     latest: Option<Latest>,
-    /// Where each replica was last seen, as the registry has it.
+    /// The last known node of each replica, as recorded in the registry.
     last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
     events: Vec<NewEvent>,
     jitter: StdRng,
@@ -143,7 +143,7 @@ struct Latest {
     input: Arc<PlanningInput>,
     plan: Arc<Plan>,
     made_at: Instant,
-    /// The steps that need no other one and have not been launched, by their place in the plan.
+    /// Indexes of the plan's steps that need no other step and have not started.
     left: Vec<usize>,
 }
 
@@ -163,8 +163,8 @@ struct Settling {
 }
 
 impl Driver {
-    /// A loop that leads under `epoch`, starts from what the registry holds, and publishes each
-    /// round.
+    /// A loop that writes under `epoch`, starts from the registry's contents, and publishes each round
+    /// to `rounds`.
     pub fn new(
         backends: Backends,
         options: DriverOptions,
@@ -219,7 +219,7 @@ impl Driver {
             retried: Retried::default(),
             runs_again: BTreeMap::new(),
             lines: Arc::default(),
-            has_looked: false,
+            has_observed_all: false,
             latest: None,
             last_seen,
             events: Vec::new(),
@@ -227,8 +227,8 @@ impl Driver {
         }
     }
 
-    /// Runs until the registry refuses the epoch or cannot be written; returns why.
-    /// Dropping the future ends every step where it is; the next loop goes on.
+    /// Runs until the registry rejects the epoch or an error is final; returns that error.
+    /// Dropping the future aborts every running step; the next loop resumes the work.
     pub async fn run(mut self) -> Error {
         let mut done = self.round().await;
         loop {
@@ -269,12 +269,12 @@ impl Driver {
         if let Some(target) = target
             && let Some(input) = self.input(&target)
         {
-            self.take_up(&target, &input.observed, input.now);
+            self.resume(&target, &input.observed, input.now);
             let plan = plan(&input);
-            self.tell_agents(&target, &input.observed, &[]);
+            self.update_agents(&target, &input.observed, &[]);
             self.announce(&plan, input.now);
             self.commit(&input, &plan).await?;
-            // What was given up now is planned for at once.
+            // A specification that was just rejected changes the plan immediately.
             next_change = if plan.rejects.is_empty() {
                 plan.next_change
             } else {
@@ -310,7 +310,7 @@ impl Driver {
             .as_ref()
             .is_some_and(|d| Arc::ptr_eq(d, &target.declared));
         if !known {
-            // What failed under another declaration may well succeed under this one.
+            // A step that failed under another declaration may succeed under this one.
             self.failures.clear();
             self.declared.send_replace(Some(target.declared));
         }

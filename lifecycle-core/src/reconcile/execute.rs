@@ -95,7 +95,7 @@ impl Execution {
     ) -> Result<()> {
         let act = self.act(action, progress);
         if action.is_at_cloud() {
-            // `change` watches the deadline itself, and says what the cloud reported last.
+            // `change` watches the deadline itself, and its error contains the cloud's last report.
             return act.await;
         }
         let limit = self.limit(action);
@@ -213,7 +213,7 @@ impl Execution {
                 return listener.poll_to_end(cloud, operation).await;
             }
             let operation = cloud.begin(change.clone()).await?;
-            // If the control loop has ended, nobody will continue this change.
+            // If the control loop has ended, the next process resumes this change.
             drop(self.begun.send(operation.clone()));
             listener.poll_to_end(cloud, &operation).await
         };

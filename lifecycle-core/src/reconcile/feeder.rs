@@ -48,16 +48,16 @@ pub(super) struct Feeder {
 struct Shared {
     backends: Backends,
     platform: watch::Sender<Option<PlatformId>>,
-    told: Mutex<BTreeMap<NodeName, Told>>,
+    agents: Mutex<BTreeMap<NodeName, Accepted>>,
     changed: Notify,
     /// Incremented when an agent has accepted a table or its feed has ended.
     accepted: watch::Sender<u64>,
     reports: mpsc::UnboundedSender<(NodeName, Report)>,
 }
 
-/// What an agent was told.
+/// The table that an agent has accepted.
 #[derive(Debug, Clone)]
-enum Told {
+enum Accepted {
     Version(u64),
     Nothing { since: DateTime<Utc>, why: String },
 }
@@ -93,7 +93,7 @@ impl Feeder {
             shared: Arc::new(Shared {
                 backends,
                 platform: watch::Sender::new(None),
-                told: Mutex::default(),
+                agents: Mutex::default(),
                 changed: Notify::new(),
                 accepted: watch::Sender::new(0),
                 reports,
@@ -111,7 +111,7 @@ impl Feeder {
     }
 
     /// Sends a table to all agents, unless it is the one that they have.
-    pub(super) fn tell(&mut self, platform: PlatformId, mut table: Table) {
+    pub(super) fn update(&mut self, platform: PlatformId, mut table: Table) {
         self.shared.platform.send_replace(Some(platform));
         let latest = self.tables.borrow().clone();
         table.epoch = self.epoch;
@@ -151,7 +151,7 @@ impl Feeder {
             }
             // End the old feed before the new one begins.
             self.feeds.remove(node);
-            self.shared.untold(node, "it has just started".into());
+            self.shared.lost(node, "it has just started".into());
             let feeding = feed(
                 Arc::clone(&self.shared),
                 node.clone(),
@@ -161,23 +161,23 @@ impl Feeder {
             let task = tokio::spawn(feeding).abort_handle();
             self.feeds.insert(node.clone(), Feed { agent, task });
         }
-        let mut told = self.shared.told();
-        told.retain(|node, _| self.feeds.contains_key(node));
-        drop(told);
+        let mut agents = self.shared.agents();
+        agents.retain(|node, _| self.feeds.contains_key(node));
+        drop(agents);
         self.shared.accepted.send_modify(|count| *count += 1);
     }
 
     /// The state of each running agent's table.
     pub(super) fn views(&self) -> BTreeMap<NodeName, AgentView> {
-        let told = self.shared.told();
-        let views = told.iter().map(|(node, told)| {
-            let view = match told {
-                Told::Version(version) if *version >= self.named_since => AgentView::Told,
-                Told::Version(_) => AgentView::NotTold {
+        let agents = self.shared.agents();
+        let views = agents.iter().map(|(node, accepted)| {
+            let view = match accepted {
+                Accepted::Version(version) if *version >= self.named_since => AgentView::UpToDate,
+                Accepted::Version(_) => AgentView::Outdated {
                     since: self.shared.backends.clock.now(),
                     why: "it does not have the addresses of new services yet".into(),
                 },
-                Told::Nothing { since, why } => AgentView::NotTold {
+                Accepted::Nothing { since, why } => AgentView::Outdated {
                     since: *since,
                     why: why.clone(),
                 },
@@ -197,12 +197,13 @@ impl Feeder {
             let all = async {
                 loop {
                     accepted.borrow_and_update();
-                    let acknowledges = |told: &Told| match told {
-                        Told::Version(has) => *has >= version,
-                        // It cannot be asked to; what it cannot reach, it tries elsewhere.
-                        Told::Nothing { .. } => true,
+                    let acknowledges = |accepted: &Accepted| match accepted {
+                        Accepted::Version(has) => *has >= version,
+                        // It cannot confirm a table; it retries a failed connection at another endpoint.
+                        Accepted::Nothing { .. } => true,
                     };
-                    if shared.told().values().all(acknowledges) || accepted.changed().await.is_err()
+                    if shared.agents().values().all(acknowledges)
+                        || accepted.changed().await.is_err()
                     {
                         return;
                     }
@@ -220,25 +221,26 @@ impl Feeder {
 
 impl Shared {
     /// A poisoned lock is safe to use: each change is one insertion.
-    fn told(&self) -> MutexGuard<'_, BTreeMap<NodeName, Told>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn agents(&self) -> MutexGuard<'_, BTreeMap<NodeName, Accepted>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn untold(&self, node: &NodeName, why: String) {
+    fn lost(&self, node: &NodeName, why: String) {
         let now = self.backends.clock.now();
-        let mut told = self.told();
-        let since = match told.get(node) {
-            Some(Told::Nothing { since, .. }) => *since,
-            Some(Told::Version(_)) | None => now,
+        let mut agents = self.agents();
+        let since = match agents.get(node) {
+            Some(Accepted::Nothing { since, .. }) => *since,
+            Some(Accepted::Version(_)) | None => now,
         };
-        told.insert(node.clone(), Told::Nothing { since, why });
-        drop(told);
+        agents.insert(node.clone(), Accepted::Nothing { since, why });
+        drop(agents);
         self.accepted.send_modify(|count| *count += 1);
         self.changed.notify_one();
     }
 
     fn accepted(&self, node: &NodeName, version: u64) {
-        self.told().insert(node.clone(), Told::Version(version));
+        self.agents()
+            .insert(node.clone(), Accepted::Version(version));
         self.accepted.send_modify(|count| *count += 1);
         self.changed.notify_one();
     }
@@ -257,7 +259,7 @@ async fn feed(
             Err(error) => error.chain(),
         };
         tracing::debug!(%node, why, "an agent's feed broke off");
-        shared.untold(&node, why);
+        shared.lost(&node, why);
         tokio::time::sleep(AGAIN).await;
         tables.mark_changed();
     }
@@ -287,7 +289,7 @@ async fn feed_once(
         .await?;
     tables.mark_changed();
     let mut lines = LinesCodec::new_with_max_length(LONGEST_LINE);
-    let mut said = BytesMut::new();
+    let mut received = BytesMut::new();
     let mut awaited: Option<(u64, tokio::time::Instant)> = None;
     loop {
         let overdue = async {
@@ -300,8 +302,8 @@ async fn feed_once(
             biased;
             piece = session.output.next() => match piece {
                 Some(Ok(ExecOutput::Stdout(bytes))) => {
-                    said.extend_from_slice(&bytes);
-                    while let Some(line) = lines.decode(&mut said).map_err(|error| unread(&error))? {
+                    received.extend_from_slice(&bytes);
+                    while let Some(line) = lines.decode(&mut received).map_err(|error| unread(&error))? {
                         let report = handle_report(shared, node, &line)?;
                         if awaited.is_some_and(|(version, _)| report >= version) {
                             awaited = None;
@@ -309,8 +311,8 @@ async fn feed_once(
                     }
                 }
                 Some(Ok(ExecOutput::Stderr(bytes))) => {
-                    let said = String::from_utf8_lossy(&bytes);
-                    tracing::warn!(%node, said = said.trim_end(), "an agent's feed");
+                    let line = String::from_utf8_lossy(&bytes);
+                    tracing::warn!(%node, line = line.trim_end(), "the agent's feed wrote an error");
                 }
                 Some(Ok(ExecOutput::Exit(code))) => {
                     return Err(Error::failed("feeding the agent", format!("exit code {code}")));

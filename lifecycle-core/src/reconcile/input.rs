@@ -1,5 +1,5 @@
-//! What the planner is given: what is declared, what is observed, what the manager knows besides,
-//! and the rules. An input that was written as JSON gives the same plan when it is read again.
+//! The planner's input: the declaration, the observation, the manager's history, and the policy. An
+//! input that was written as JSON gives the same plan when it is read again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,20 +18,17 @@ use crate::registry::RejectedSpec;
 /// service it has the fields that the planner reads (see [`Declared`]).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlanningInput {
-    /// What is declared.
     pub declared: Arc<Declared>,
     /// What exists, as the cloud and the engines report it.
     pub observed: Arc<Observed>,
-    /// What the manager knows besides.
     pub history: History,
-    /// What the planner may assume.
     pub policy: Policy,
     /// The time of the plan.
     pub now: DateTime<Utc>,
 }
 
 impl PlanningInput {
-    /// The input for a platform of which nothing exists yet.
+    /// The input for a platform of which no part exists yet.
     pub fn new(declared: Arc<Declared>, now: DateTime<Utc>) -> Self {
         Self {
             declared,
@@ -43,19 +40,17 @@ impl PlanningInput {
     }
 }
 
-/// A plan and what it was made from.
+/// A plan and its input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecordedPlan {
-    /// What it was made from.
     pub input: Arc<PlanningInput>,
-    /// The plan.
     pub plan: Arc<Plan>,
 }
 
-/// What neither the cloud nor the engines report: what was tried, requested and decided before.
+/// What neither the cloud nor the engines report: previous attempts, requests and decisions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// Where each replica was last seen, for nodes that cannot be asked and for stickiness.
+    /// The last known node of each replica: for unreachable nodes, and so that replicas stay there.
     pub last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
     /// Where the previous plan placed the replicas that have no container yet. They stay there,
     /// so that the images that were brought there are used.
@@ -66,7 +61,7 @@ pub struct History {
     pub failures: BTreeMap<StepId, Failure>,
     /// How often containers ended by themselves.
     pub endings: BTreeMap<ContainerId, Endings>,
-    /// Runs of containers that are to end, for another one to begin.
+    /// Runs of containers to be replaced by a new run.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 
@@ -75,7 +70,7 @@ pub struct History {
 pub struct Failure {
     /// How often in a row.
     pub times: u32,
-    /// When it is tried again by itself; without it only a retry or another declaration does so.
+    /// The time of the next attempt; `None` if only a retry or another declaration triggers one.
     pub again_at: Option<DateTime<Utc>>,
     /// The error of the last attempt.
     pub why: String,
@@ -86,7 +81,7 @@ pub struct Failure {
 /// How a container ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endings {
-    /// How often in a row: a run of some length begins a new row.
+    /// How often in a row; a run of at least 10 seconds starts a new row.
     pub times: u32,
     /// When it may be started again.
     pub again_at: DateTime<Utc>,

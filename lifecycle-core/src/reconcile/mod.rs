@@ -1,14 +1,14 @@
-//! The heart: observe → plan → execute → record.
+//! The control loop: observe → plan → execute → record.
 //!
-//! Level-triggered: nothing depends on having seen an event, events only make it quicker.
-//! 1. [`observe`]: what really exists, complete per node, or that node is unknown.
-//! 2. [`plan`](mod@plan): a pure function to the steps between declared and observed, each with
-//!    its reason.
-//! 3. [`execute`]: runs the steps whose needs are met; every step can be repeated.
-//! 4. `record`: states, endpoints and events go to the registry.
+//! It is level-triggered: no decision depends on an event; events only make it faster.
+//! 1. [`observe`]: what exists, complete per node; otherwise the node is unknown.
+//! 2. [`plan`](mod@plan): a pure function that returns the steps from the observed to the declared
+//!    state, each with its reason.
+//! 3. [`execute`]: runs steps whose needs are met; every step can be repeated.
+//! 4. `record`: writes states, endpoints and events to the registry.
 //!
-//! The [`driver`] plans anew after every step instead of walking one plan to its end, so that what
-//! happens meanwhile is never missed, and a start after a crash is no special case.
+//! The [`driver`] plans again after every step instead of executing one plan to its end, so that it
+//! never misses a change, and a start after a crash is not a special case.
 
 mod agent;
 mod backends;

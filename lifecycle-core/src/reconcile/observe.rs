@@ -1,5 +1,4 @@
-//! What exists, as the planner is told it. How it is found out is the business of
-//! [`super::watch`].
+//! The observed state, as the planner receives it. [`super::watch`] collects it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,78 +14,68 @@ use crate::runtime::{EngineInfo, EngineState};
 /// What exists, as the cloud, the engines and the agents report it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
-    /// Since when and why the cloud's list of nodes cannot be had. The nodes below are then
-    /// those of its latest list.
+    /// Since when and why the cloud's list of nodes is unavailable. `nodes` then are those of its
+    /// latest list.
     pub cloud_unknown: Option<Unknown>,
-    /// Every node that the cloud shows as this platform's, and its engine. What did not change
-    /// is shared with the observation before.
+    /// Every node of this platform that the cloud lists, and its engine. Unchanged views are shared
+    /// with the previous observation.
     pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
-    /// What each node's agent knows of the services' addresses.
+    /// Whether each node's agent has the current service addresses.
     #[serde(default)]
     pub agents: BTreeMap<NodeName, AgentView>,
 }
 
-/// What a running agent knows of the services' addresses.
+/// Whether a running agent has the current service addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum AgentView {
-    /// All that is declared.
-    Told,
-    /// Not all yet.
-    NotTold {
-        /// Since when.
-        since: DateTime<Utc>,
-        /// Why.
-        why: String,
-    },
+    UpToDate,
+    Outdated { since: DateTime<Utc>, why: String },
 }
 
-/// A node as it is observed.
+/// An observed node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeView {
-    /// What the cloud says.
+    /// The cloud's report.
     pub machine: ObservedNode,
-    /// Since when it has been starting or stopping, as far as was seen.
+    /// Since when it has been starting or stopping, as far as observed.
     #[serde(default)]
     pub changing_since: Option<DateTime<Utc>>,
-    /// What its engine says.
     pub engine: EngineView,
-    /// Since when and why it does not answer, while that is not long enough for it to count as
-    /// unknown. What stands above is then what it last told.
+    /// Since when and why it does not respond, while that is too short to count as unknown. `engine`
+    /// then is its last report.
     #[serde(default)]
-    pub silence: Option<Unknown>,
-    /// What is known of its containers beyond what the engine says: whether they are ready.
+    pub not_responding: Option<Unknown>,
+    /// Readiness of its containers, which the engine does not report.
     #[serde(default)]
     pub readiness: BTreeMap<ContainerId, Readiness>,
 }
 
-/// An engine as it is observed.
+/// An observed engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum EngineView {
-    /// It has not been asked yet.
+    /// It has not been polled yet.
     NotAsked,
-    /// The host answers and has no engine that does.
+    /// The host answers, but no engine does.
     Missing,
-    /// All that is the platform's on it.
+    /// All resources of the platform on it.
     Known {
-        /// The engine.
         info: EngineInfo,
-        /// Its contents.
         state: EngineState,
     },
-    /// It cannot be asked.
+    /// It does not respond.
     Unknown(Unknown),
 }
 
 impl NodeView {
-    /// A machine whose engine was not asked yet.
+    /// A node whose engine was not polled yet.
     pub fn not_asked(machine: ObservedNode) -> Self {
         Self {
             machine,
             changing_since: None,
             engine: EngineView::NotAsked,
-            silence: None,
+            not_responding: None,
             readiness: BTreeMap::new(),
         }
     }
@@ -99,9 +88,9 @@ impl NodeView {
         }
     }
 
-    /// Whether what was last seen on it may run there without anybody seeing it now.
+    /// Whether containers that were last observed on it may still run there unobserved.
     pub fn may_run_unseen(&self) -> bool {
-        // What the cloud shows as stopped runs nothing, and starts nothing by itself later.
+        // A stopped VM runs no containers, and does not start by itself.
         self.machine.power != Power::Stopped
             && matches!(self.engine, EngineView::NotAsked | EngineView::Unknown(_))
     }
@@ -111,14 +100,11 @@ impl NodeView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum Readiness {
-    /// Its check has not passed since this start.
+    /// Its check has not passed since the container started.
     Waiting {
-        /// Since when this replica has been coming up, its restarts included.
+        /// Since when this replica has been starting, including restarts.
         since: DateTime<Utc>,
     },
     /// Its check passed.
-    Ready {
-        /// When.
-        at: DateTime<Utc>,
-    },
+    Ready { at: DateTime<Utc> },
 }

@@ -263,7 +263,7 @@ pub enum EventPage {
 #[async_trait]
 pub trait Registry: Debug + Send + Sync + 'static {
     /// Tries to become the leader as `holder` for `ttl`. The current holder keeps its epoch and
-    /// extends its lease, even after the lease has expired if nobody took over; a new holder gets
+    /// extends its lease, even after the lease has expired if no other took over; a new holder gets
     /// the next epoch. Therefore `holder` must identify one run of one process.
     async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease>;
 

@@ -56,7 +56,7 @@ fn run_to_end(
     performance: Simulated,
     input: DuplexStream,
 ) -> BoxStream<'static, Result<ExecOutput>> {
-    let said = performance
+    let output = performance
         .lines
         .into_iter()
         .map(|LogLine { stderr, text, .. }| {
@@ -77,7 +77,7 @@ fn run_to_end(
         while let Ok(Some(_)) = lines.next_line().await {}
         Ok(ExecOutput::Exit(0))
     });
-    stream::iter(said).chain(end).boxed()
+    stream::iter(output).chain(end).boxed()
 }
 
 /// Runs the agent's end of the feed: it applies each table that is not older than its current one.
@@ -101,8 +101,8 @@ fn run_feed(
             Ok(report) => {
                 let mut text = serde_json::to_vec(&report).unwrap_or_default();
                 text.push(b'\n');
-                let said = ExecOutput::Stdout(text.into());
-                Some((Ok(said), Some((runtime, container, lines))))
+                let output = ExecOutput::Stdout(text.into());
+                Some((Ok(output), Some((runtime, container, lines))))
             }
             Err(error) => Some((Err(error), None)),
         }

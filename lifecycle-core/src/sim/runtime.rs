@@ -403,10 +403,10 @@ impl ContainerRuntime for SimRuntime {
 
     async fn stop_container(&self, name: &str, grace: Option<Duration>) -> Result<()> {
         let owner = self.owner.id;
-        let look = self.call(format!("inspect {name}"), |l| l.node_call);
+        let inspect = self.call(format!("inspect {name}"), |l| l.node_call);
         let grace = grace.unwrap_or(GRACE);
         let (takes, code) = self
-            .at_engine(look, |engine, here, _, rules, _| {
+            .at_engine(inspect, |engine, here, _, rules, _| {
                 Ok(Done::unchanged(engine.stopping(name, grace, here, rules)))
             })
             .await?;

@@ -407,7 +407,7 @@ impl SimWorld {
     pub(super) fn with_machine<T>(
         &self,
         node: &NodeName,
-        look: impl FnOnce(&mut Machine, &Rules, &mut Ledger) -> T,
+        read: impl FnOnce(&mut Machine, &Rules, &mut Ledger) -> T,
     ) -> Result<T> {
         let now = Instant::now();
         let mut state = self.lock();
@@ -416,7 +416,7 @@ impl SimWorld {
         for number in state.numbers_named(node) {
             state.advance(number, now);
             if let Some(machine) = state.machines.get_mut(&number) {
-                let seen = look(machine, &state.rules, &mut state.ledger);
+                let seen = read(machine, &state.rules, &mut state.ledger);
                 state.check(now);
                 return Ok(seen);
             }

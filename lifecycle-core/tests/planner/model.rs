@@ -613,7 +613,7 @@ impl Machine {
             },
             engine,
             changing_since: None,
-            silence: None,
+            not_responding: None,
         }
     }
 }

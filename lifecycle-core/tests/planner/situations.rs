@@ -287,7 +287,7 @@ fn begins_no_step_on_a_node_that_does_not_respond() {
     let mut observed = world.observed();
     let (node, container) = location_of(&world, "db", 1);
     let view = Arc::make_mut(observed.nodes.get_mut(&node).unwrap());
-    view.silence = Some(Unknown {
+    view.not_responding = Some(Unknown {
         since: world.now,
         why: "no answer".into(),
     });

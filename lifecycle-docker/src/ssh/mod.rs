@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_a_failed_command_from_a_sudo_refusal() {
+    fn distinguishes_a_failed_command_from_a_sudo_refusal() {
         let output = |code, stdout: &str, stderr: &str| HostOutput {
             code,
             stdout: stdout.into(),

@@ -123,15 +123,15 @@ mod tests {
     use super::*;
     use crate::ssh::{SshAccess, SshCredential, SshTarget, SshTimings};
 
-    const SILENCE: Duration = Duration::from_mins(1);
+    const TIMEOUT: Duration = Duration::from_mins(1);
 
     #[tokio::test(start_paused = true)]
     async fn disconnects_a_stalled_host_but_not_a_slow_one() {
         let (near, mut far) = tokio::io::duplex(10);
-        let (mut watched, _login) = Watched::new(Box::new(near), SILENCE);
+        let (mut watched, _login) = Watched::new(Box::new(near), TIMEOUT);
         let slow = async {
             for _ in 0..10 {
-                sleep(SILENCE * 9 / 10).await;
+                sleep(TIMEOUT * 9 / 10).await;
                 far.read_exact(&mut [0; 10]).await.unwrap();
             }
         };
@@ -140,7 +140,7 @@ mod tests {
         let since = Instant::now();
         let error = watched.write_all(&[0; 10]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(since.elapsed() >= SILENCE, "{:?}", since.elapsed());
+        assert!(since.elapsed() >= TIMEOUT, "{:?}", since.elapsed());
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ const FORWARDED: usize = 1024;
 
 /// Number of open TCP connections, and their idle timeout.
 const CONNECTIONS: usize = 256;
-const SILENT_FOR: Duration = Duration::from_secs(10);
+const IDLE_FOR: Duration = Duration::from_secs(10);
 
 /// How long to pause accepting when the machine has no resources for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -147,7 +147,7 @@ impl Answerer {
 
     async fn serve_stream(&self, mut stream: TcpStream) -> io::Result<()> {
         loop {
-            let query = timeout(SILENT_FOR, read_framed(&mut stream)).await??;
+            let query = timeout(IDLE_FOR, read_framed(&mut stream)).await??;
             let answer = match self.judge(&query) {
                 Verdict::Answer(answer) => Some(answer),
                 Verdict::Ignore => None,
@@ -159,7 +159,7 @@ impl Answerer {
             let Some(answer) = answer else {
                 return Ok(());
             };
-            timeout(SILENT_FOR, write_framed(&mut stream, &answer)).await??;
+            timeout(IDLE_FOR, write_framed(&mut stream, &answer)).await??;
         }
     }
 

@@ -48,7 +48,7 @@ pub(super) struct Settings {
     pub(super) cloud: CloudSpec,
     pub(super) deadlines: CloudDeadlines,
     pub(super) nodes: BTreeMap<NodeName, NodeSpec>,
-    /// `None` only if no usable node is declared; the report says why.
+    /// `None` only if no usable node is declared; the report contains the reason.
     pub(super) manager: Option<ManagerSpec>,
     /// The directory of code bases, relative to the Compose file.
     pub(super) code_path: String,

@@ -1,4 +1,4 @@
-//! What is written to the registry after each plan: states, and the events that go with them.
+//! Writes states and their events to the registry after each plan.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -14,22 +14,23 @@ use crate::reconcile::record::{UnderWay, record};
 use crate::reconcile::step::{Action, Plan, Step, StepId};
 use crate::registry::Change;
 
-/// How many steps, and how many that are held, are listed in an event.
-const TOLD: usize = 100;
+/// The maximum number of steps, and of held subjects, in one event.
+const LISTED: usize = 100;
 
 impl Driver {
-    /// Tells of a plan that has steps which the one before did not have: of these.
+    /// Records an event for a plan with steps that the previous plan did not have; it lists these
+    /// steps.
     pub(super) fn announce(&mut self, plan: &Plan, now: DateTime<Utc>) {
-        let former = self.latest.as_ref().map(|latest| &latest.plan.steps);
-        let new = new_steps(former.map_or(&[], Vec::as_slice), &plan.steps);
+        let previous = self.latest.as_ref().map(|latest| &latest.plan.steps);
+        let new = new_steps(previous.map_or(&[], Vec::as_slice), &plan.steps);
         if new.is_empty() {
             return;
         }
-        let held = &plan.held[..plan.held.len().min(TOLD)];
+        let held = &plan.held[..plan.held.len().min(LISTED)];
         let data = serde_json::json!({
-            "steps": &new[..new.len().min(TOLD)],
+            "steps": &new[..new.len().min(LISTED)],
             "held": held,
-            "more_steps": new.len().saturating_sub(TOLD),
+            "more_steps": new.len().saturating_sub(LISTED),
             "more_held": plan.held.len() - held.len(),
         });
         self.events.push(NewEvent {
@@ -80,7 +81,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Containers that are being stopped; what is published of them is withdrawn before.
+    /// Containers that are being stopped. Their endpoints are withdrawn before that.
     pub(super) fn stopping(&self) -> BTreeSet<ContainerId> {
         let running = self.running.values().map(|r| &r.action);
         let settling = self.settling.values().map(|s| &s.action);
@@ -90,7 +91,7 @@ impl Driver {
             .collect()
     }
 
-    pub(super) fn tell(
+    pub(super) fn record_event(
         &mut self,
         kind: EventKind,
         action: &Action,
@@ -107,17 +108,17 @@ impl Driver {
     }
 }
 
-/// Which steps a plan has that the one before did not have.
-fn new_steps<'a>(former: &[Step], steps: &'a [Step]) -> Vec<&'a Step> {
-    // Mostly some are done, and the rest is as it was.
-    let mut rest = former.iter();
+/// The steps of a plan that the previous plan did not have.
+fn new_steps<'a>(previous: &[Step], steps: &'a [Step]) -> Vec<&'a Step> {
+    // The usual case: some steps are done and the rest is unchanged.
+    let mut rest = previous.iter();
     if steps
         .iter()
         .all(|step| rest.any(|before| before.id == step.id))
     {
         return Vec::new();
     }
-    let known: HashSet<&StepId> = former.iter().map(|step| &step.id).collect();
+    let known: HashSet<&StepId> = previous.iter().map(|step| &step.id).collect();
     let is_new = |step: &&Step| !known.contains(&step.id);
     steps.iter().filter(is_new).collect()
 }

@@ -1,4 +1,4 @@
-//! What becomes of steps: what the cloud began is kept, an end is told, a failure is counted.
+//! Handles the results of steps: stores accepted cloud operations, records events, counts failures.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -16,8 +16,7 @@ use crate::reconcile::step::StepId;
 use crate::registry::{Batch, Change, NodeRecord};
 
 impl Driver {
-    /// Keeps the cloud's token of a change that it has accepted, so that the next process can go
-    /// on asking for it.
+    /// Stores the token of a change that the cloud accepted, so that the next process can poll it.
     pub(super) async fn store(&mut self, operation: CloudOperation) -> Result<()> {
         let name = operation.change.node().clone();
         let known = self.registry.nodes.get(&name).cloned();
@@ -38,7 +37,7 @@ impl Driver {
     }
 
     pub(super) async fn ended(&mut self, end: StepEnd) -> Result<()> {
-        // What was begun is known before it ends.
+        // Record started operations before the step's end.
         let mut begun = Vec::new();
         while let Ok(operation) = self.just_begun.try_recv() {
             let node = operation.change.node().clone();
@@ -74,7 +73,7 @@ impl Driver {
             .remove(&id);
         let now = self.backends.clock.now();
         let action = running.action;
-        // What takes longer than its step may goes on in the cloud, and is asked for again.
+        // A change that exceeds the step's time limit continues in the cloud and is polled again.
         let goes_on = matches!(result, Err(Error::TimedOut { .. } | Error::Overdue { .. }));
         if action.is_at_cloud() && !goes_on {
             self.operations.remove(action.node());
@@ -85,12 +84,12 @@ impl Driver {
                 let took = (now - running.since).to_std().unwrap_or_default();
                 let took = Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(0));
                 let message = format!("{action}: done in {}", humantime::format_duration(took));
-                self.tell(EventKind::StepSucceeded, &action, message, now);
+                self.record_event(EventKind::StepSucceeded, &action, message, now);
             }
             Err(error) => {
                 let failure = self.failure(&id, &error, now);
                 let message = format!("{action}: {}", failure.why);
-                self.tell(EventKind::StepFailed, &action, message, now);
+                self.record_event(EventKind::StepFailed, &action, message, now);
                 self.failures.insert(id.clone(), (action.clone(), failure));
             }
         }

@@ -1,4 +1,4 @@
-//! What the control loop knows beside what is observed.
+//! Assembles the planner's input from observations and history.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use crate::reconcile::observe_once::is_complete;
 use crate::registry::Snapshot;
 
 impl Driver {
-    /// What the next plan is made from; `None` as long as a node that runs was not asked.
+    /// The input of the next plan; `None` until every running node was polled once.
     pub(super) fn input(&mut self, target: &Target) -> Option<PlanningInput> {
         let (mut observed, endings) = self.watcher.observed()?;
-        // A new process plans only once every node was asked: what it has not seen yet would
-        // look as if it did not exist. A node that hangs is unknown soon, and holds nobody up.
-        self.has_looked |= is_complete(&observed);
-        if !self.has_looked {
+        // A new process plans only after every node was polled once: a container that it has not
+        // observed yet would count as absent. A node that hangs soon becomes unknown.
+        self.has_observed_all |= is_complete(&observed);
+        if !self.has_observed_all {
             return None;
         }
         let watcher = &self.watcher;
@@ -48,7 +48,7 @@ impl Driver {
         })
     }
 
-    /// Where the latest plan for the same declaration placed what has no container yet.
+    /// Where the latest plan for the same declaration placed replicas that have no container yet.
     fn placed(&self) -> BTreeMap<InstanceId, NodeName> {
         let declared = self.declared.borrow();
         let latest = self.latest.as_ref().filter(|latest| {
@@ -63,7 +63,7 @@ impl Driver {
     }
 }
 
-/// Where each replica was last seen: where it was started last.
+/// The last known node of each replica: where it was started last.
 pub(super) fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
     let mut records: Vec<&InstanceRecord> = registry.instances.values().collect();
     records.sort_by_key(|record| (&record.id, record.started_at));

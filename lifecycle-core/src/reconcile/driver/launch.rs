@@ -1,4 +1,4 @@
-//! Which steps of the latest plan begin, and with what.
+//! Chooses the steps of the latest plan that start, and runs them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -16,7 +16,7 @@ use crate::reconcile::step::{Action, Step};
 use crate::registry::{Batch, Change};
 
 impl Driver {
-    /// Launches every step of the latest plan that may start now.
+    /// Starts every step of the latest plan that may start now.
     pub(super) async fn launch(&mut self) -> Result<()> {
         let launches = self.choose();
         if launches.is_empty() {
@@ -25,7 +25,7 @@ impl Driver {
         self.withdraw(&launches).await?;
         if let Some(latest) = &self.latest {
             let (target, observed) = (latest.target.clone(), Arc::clone(&latest.input.observed));
-            self.tell_agents(&target, &observed, &launches);
+            self.update_agents(&target, &observed, &launches);
         }
         let now = self.backends.clock.now();
         for step in launches {
@@ -72,8 +72,8 @@ impl Driver {
         chosen
     }
 
-    /// Takes back the endpoints of containers that are about to be stopped or removed. Here and
-    /// not in their steps, so that the registry is written in the order of the observations.
+    /// Withdraws the endpoints of containers that are about to be stopped or removed. The driver does
+    /// this, not the steps, so that writes to the registry keep the order of the observations.
     async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
         let mut batch = Batch::default();
         for step in launches {
@@ -99,15 +99,15 @@ impl Driver {
         Ok(())
     }
 
-    /// Goes on with what a former process began at the cloud, instead of beginning it anew.
-    pub(super) fn take_up(&mut self, target: &Target, observed: &Observed, now: DateTime<Utc>) {
+    /// Resumes the cloud operations that a previous process began.
+    pub(super) fn resume(&mut self, target: &Target, observed: &Observed, now: DateTime<Utc>) {
         for operation in std::mem::take(&mut self.inherited) {
             let node = operation.change.node().clone();
             let action = match operation.change {
                 NodeChange::Provision { .. } => Action::ProvisionNode { node },
                 NodeChange::Start { .. } => Action::StartNode { node },
                 NodeChange::Delete { .. } => Action::DeleteNode { node },
-                // No plan has these: what became of the node is seen.
+                // The planner never uses these; the next observation shows the node's state.
                 NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
                     self.operations.remove(&node);
                     continue;
@@ -147,7 +147,7 @@ impl Driver {
                     .and_then(|limit| now.checked_add_signed(limit)),
             },
         );
-        self.tell(EventKind::StepStarted, &action, action.to_string(), now);
+        self.record_event(EventKind::StepStarted, &action, action.to_string(), now);
         let line_id = id.clone();
         let drain_acknowledged = action
             .waits_for_drain()

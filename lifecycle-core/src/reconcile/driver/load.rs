@@ -1,11 +1,11 @@
-//! How much is done at once: on each node, and on all.
+//! Limits the steps that run at once, per node and per platform.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::NodeName;
 use crate::reconcile::step::{Action, Work};
 
-/// How much is done at once.
+/// The limits on steps that run at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
     /// Steps on one node.
@@ -26,7 +26,7 @@ impl Default for Bounds {
     }
 }
 
-/// How many steps run where.
+/// How many steps run on each node.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     total: usize,

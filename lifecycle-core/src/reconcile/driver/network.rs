@@ -1,4 +1,4 @@
-//! What the agents are told after each look, and what they tell.
+//! Sends the table of service addresses to the agents and handles their reports.
 
 use super::{Driver, Target};
 use crate::model::{EventKind, NewEvent, NodeName, Subject};
@@ -8,19 +8,24 @@ use crate::reconcile::step::Step;
 use crate::reconcile::traffic;
 
 impl Driver {
-    /// Tells the agents where connections go now. What `launches` stop gets no new ones.
-    pub(super) fn tell_agents(&mut self, target: &Target, observed: &Observed, launches: &[Step]) {
+    /// Sends the current endpoints to the agents, without those of containers that `launches` stop.
+    pub(super) fn update_agents(
+        &mut self,
+        target: &Target,
+        observed: &Observed,
+        launches: &[Step],
+    ) {
         let mut stopping = self.stopping();
         for step in launches {
             stopping.extend(step.action.ended_container().cloned());
         }
         if let Some(table) = traffic::table(&target.declared, observed, &stopping) {
-            self.feeder.tell(target.declared.owner.id, table);
+            self.feeder.update(target.declared.owner.id, table);
         }
     }
 
-    /// Takes in what a node's agent says.
-    pub(super) fn hear(&mut self, node: &NodeName, report: Report) {
+    /// Records an agent's report as an event.
+    pub(super) fn handle_report(&mut self, node: &NodeName, report: Report) {
         let (kind, subject, message, data) = match report.kind {
             ReportKind::NoReadyEndpoint {
                 service,
@@ -36,8 +41,8 @@ impl Driver {
                     EventKind::NoReadyEndpoint,
                     Subject::Service(service.clone()),
                     format!(
-                        "{times} from {node} to {service}:{port} were given up: it had no ready \
-                         endpoint in time"
+                        "{times} from {node} to {service}:{port} failed: no endpoint was ready in \
+                         time"
                     ),
                     serde_json::json!({ "node": node, "port": port, "connections": connections }),
                 )

@@ -1,4 +1,4 @@
-//! Requested retries: the failures of a subject are forgotten, so that its steps run at once.
+//! Requested retries: clear the failures of a subject, so that its steps run immediately.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::reconcile::step::Action;
 use crate::registry::{Batch, Change};
 use crate::runtime::{ContainerState, Role};
 
-/// A request to try what failed again now.
+/// A request to retry failed steps immediately.
 #[derive(Debug)]
 pub struct RetryRequest {
-    /// Whose failures are forgotten; those of the platform are all failures.
+    /// Whose failures are cleared; the platform means all subjects.
     pub subject: Subject,
-    /// Receives what is tried again, in words.
+    /// Receives the descriptions of what is retried.
     pub answer: Option<oneshot::Sender<Vec<String>>>,
 }
 
-/// The observations that the latest request asked for.
+/// The observations that the latest retry requested.
 #[derive(Debug, Default)]
 pub(super) struct Retried {
     nodes: Vec<(NodeName, u64)>,
@@ -31,13 +31,13 @@ pub(super) struct Retried {
 }
 
 impl Driver {
-    /// Takes requests to try again what failed. They are dropped when the loop ends, and so are
-    /// the failures.
+    /// The sender for retry requests. Pending requests and all failures are dropped when the loop
+    /// ends.
     pub fn retries(&self) -> mpsc::UnboundedSender<RetryRequest> {
         self.retry_sender.clone()
     }
 
-    /// Carries out the requests that have arrived.
+    /// Handles all queued requests.
     pub(super) async fn take_retries(&mut self) -> Result<()> {
         while let Ok(request) = self.retry_requests.try_recv() {
             self.retry(request).await?;
@@ -45,10 +45,9 @@ impl Driver {
         Ok(())
     }
 
-    /// Carries out a request.
     pub(super) async fn retry(&mut self, request: RetryRequest) -> Result<()> {
         let retried = self.forget(&request.subject).await?;
-        // The same for the outside: a node or a cloud that failed may answer by now.
+        // Also poll the cloud and the nodes again: they may have recovered.
         let nodes = match &request.subject {
             Subject::Platform => self.observed_nodes(),
             subject => self.nodes_of(subject),
@@ -70,7 +69,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Whether the observations that the latest retry asked for have been made.
+    /// Whether the observations that the latest retry requested are complete.
     pub(super) fn has_seen_retried(&self) -> bool {
         let Retried { nodes, cloud } = &self.retried;
         nodes
@@ -79,8 +78,8 @@ impl Driver {
             && cloud.is_none_or(|request| self.watcher.has_seen_cloud(request))
     }
 
-    /// Forgets all failures of a subject: those of steps, rejected specifications, and containers
-    /// that ended or are not ready in time. Returns what failed.
+    /// Clears all failures of a subject: failed steps, rejected specifications, and containers that
+    /// ended or are not ready in time. Returns their descriptions.
     async fn forget(&mut self, subject: &Subject) -> Result<Vec<String>> {
         let mut forgotten = BTreeSet::new();
         let failed: Vec<_> = self
@@ -114,8 +113,8 @@ impl Driver {
         Ok(forgotten.into_iter().collect())
     }
 
-    /// Containers that ended start again whatever their restart policy says, and those that are
-    /// not ready get their time once more.
+    /// Containers that ended start again regardless of their restart policy; the time limit of those
+    /// that are not ready starts again.
     fn forgive_containers(&mut self, subject: &Subject, now: DateTime<Utc>) -> Vec<String> {
         let Some(latest) = &self.latest else {
             return Vec::new();
@@ -157,7 +156,7 @@ impl Driver {
         retried
     }
 
-    /// The runs that are to end or have ended for another one, by whoever asked.
+    /// All runs to be replaced by a new run, from restarts and from retries.
     pub(super) fn restarts(
         &mut self,
         target: &Target,
@@ -191,7 +190,7 @@ impl Driver {
             .collect()
     }
 
-    /// The node itself, or those that replicas of the subject are placed on.
+    /// The node itself, or the nodes on which the subject's replicas are placed.
     fn nodes_of(&self, subject: &Subject) -> BTreeSet<NodeName> {
         if let Subject::Node(node) = subject {
             return BTreeSet::from([node.clone()]);

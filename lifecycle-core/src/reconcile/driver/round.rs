@@ -1,4 +1,4 @@
-//! What the control loop publishes: one value for each round.
+//! Publishes one value per round of the control loop.
 
 use std::sync::{Arc, PoisonError};
 
@@ -11,7 +11,7 @@ use crate::reconcile::input::PlanningInput;
 use crate::reconcile::observe::Observed;
 use crate::reconcile::step::{Plan, StepId};
 
-/// A step that is being carried out.
+/// A step that is running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningStep {
     /// Its identity.
@@ -27,22 +27,20 @@ pub struct RunningStep {
     pub last_line: Option<String>,
 }
 
-/// The latest plan, what it was made from, and what is being carried out.
+/// The latest plan, its input, and the running steps.
 #[derive(Debug, Clone, Default)]
 pub struct Round {
-    /// What the plan was made from; `None` before the first plan.
+    /// The input of the plan; `None` before the first plan.
     pub input: Option<Arc<PlanningInput>>,
     /// The plan.
     pub plan: Arc<Plan>,
-    /// What is being carried out.
     pub running: Vec<RunningStep>,
-    /// Whether the round has ended: nothing runs, and every replica is ready, completed or
-    /// failed.
+    /// Whether the round has ended: no step runs, and every replica is ready, completed or failed.
     pub settled: bool,
 }
 
 impl Round {
-    /// The generation that was planned for; 0 before the first plan.
+    /// The generation of the plan; 0 before the first plan.
     pub fn generation(&self) -> Generation {
         let input = self.input.as_ref();
         input.map_or_else(Generation::default, |input| input.declared.generation)
@@ -60,13 +58,12 @@ impl Round {
         input.map_or_else(Arc::default, |input| Arc::clone(&input.observed))
     }
 
-    /// Whether nothing is done, to be done, or waited for.
+    /// Whether no step runs, no step is planned and nothing is held.
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.plan.is_empty()
     }
 
-    /// Whether a reader has nothing to learn from this round that the other one does not show,
-    /// apart from what was observed.
+    /// Whether this round equals the other one in everything but the observation.
     fn shows_the_same_as(&self, other: &Self) -> bool {
         self.generation() == other.generation()
             && self.is_deleting() == other.is_deleting()
@@ -77,8 +74,7 @@ impl Round {
 }
 
 impl Driver {
-    /// Publishes the latest plan. Subscribers are notified only if they see something else than
-    /// before; the observation alone may have changed.
+    /// Publishes the latest plan. Subscribers are not notified if only the observation changed.
     pub(super) fn publish(&self) {
         let Some(latest) = &self.latest else {
             return;
@@ -99,8 +95,8 @@ impl Driver {
         };
         drop(lines);
         self.rounds.send_if_modified(|published| {
-            // Whoever sends a request marks the published round as unsettled after that, so
-            // that none is missed between the two.
+            // A sender queues its request before it marks the published round as unsettled, so a
+            // queued request must keep this round unsettled.
             round.settled &= self.retry_requests.is_empty();
             let differs = !round.shows_the_same_as(published);
             *published = Arc::new(round);
@@ -108,7 +104,7 @@ impl Driver {
         });
     }
 
-    /// Publishes the last lines of running steps, without another plan.
+    /// Publishes the last lines of running steps without a new plan.
     pub(super) fn publish_lines(&self) {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         self.rounds.send_if_modified(|round| {

@@ -1,4 +1,4 @@
-//! What the control loop waits for, and what it does about each.
+//! What wakes the control loop, and how it handles each wakeup.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use crate::error::Result;
 use crate::model::NodeName;
 use crate::network::Report;
 
-/// Changes within this time, for each node and each replica, are planned for together, since
-/// few changes come alone: half a millisecond for fifty.
+/// Changes within this time per node and replica are planned together, since changes tend to come
+/// in groups. For 50 objects this is half a millisecond.
 const GATHERING_PER_OBJECT: Duration = Duration::from_micros(10);
 const LONGEST_GATHERING: Duration = Duration::from_millis(50);
 
-/// The least time between two plans, for each node and each replica: the work of planning grows
-/// with the platform, and on a large one changes come in swarms. For a dozen replicas it is a few
-/// milliseconds, for two thousand less than a second. Steps that only wait for their turn do not
-/// wait for it, nor does the first change after some quiet.
+/// The minimum time between two plans per node and replica: planning costs more on a larger
+/// platform, where changes are also more frequent. For a dozen replicas it is a few milliseconds,
+/// for 2,000 less than a second. It does not delay steps that wait for a free slot, nor the first
+/// change after a pause.
 const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(300);
 const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(2);
 
@@ -30,38 +30,38 @@ const LINES_EVERY: Duration = Duration::from_secs(1);
 /// The result of a step, as its task returns it.
 pub(super) type StepEnd = std::result::Result<(tokio::task::Id, Result<()>), JoinError>;
 
-/// Why the control loop goes on.
+/// What ended a wait of the control loop.
 #[derive(Debug)]
 pub(super) enum Wakeup {
     /// The cloud has accepted a change of a node.
     Begun(CloudOperation),
     StepEnded(StepEnd),
-    /// Another declaration, or other restarts were requested.
+    /// Another declaration or other restarts are requested.
     Target,
     Retry(RetryRequest),
-    /// The cloud or an engine reports something else than before.
+    /// The cloud or an engine reports a change.
     Observation,
-    /// An agent has taken the services' addresses, or does not take them.
+    /// An agent accepted the service addresses, or its feed ended.
     Agents,
-    /// An agent reports something that becomes an event.
+    /// An agent's report that becomes an event.
     Report(NodeName, Report),
-    /// The time that the pace sets.
+    /// The time set by the pace.
     Due,
-    /// A running step may have written another line.
+    /// A running step may have written a new line.
     Lines,
 }
 
 /// When the next plan is made.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
-    /// When something happens, or at this time.
+    /// After the next wakeup, at this time at the latest.
     Waiting { until: Instant },
-    /// At this time: something has happened, and what happens until then is planned for with it.
+    /// At this time: a change happened, and later changes until then join the same plan.
     Gathering { until: Instant },
 }
 
 impl Driver {
-    /// Waits for the next thing to handle.
+    /// Waits for the next wakeup.
     pub(super) async fn wakeup(&mut self) -> Wakeup {
         let Self {
             target,
@@ -123,7 +123,7 @@ impl Driver {
             }
             Wakeup::Observation | Wakeup::Agents => self.gather().await,
             Wakeup::Report(node, report) => {
-                self.hear(&node, report);
+                self.handle_report(&node, report);
                 self.gather().await
             }
             Wakeup::Due => match self.pace {
@@ -137,7 +137,7 @@ impl Driver {
         }
     }
 
-    /// Has the next plan made soon, and launches what waited for its turn.
+    /// Schedules the next plan, and starts steps that waited for a free slot.
     async fn gather(&mut self) -> Result<()> {
         if let Pace::Waiting { .. } = self.pace {
             self.pace = Pace::Gathering {
@@ -145,7 +145,7 @@ impl Driver {
             };
         }
         self.take_ended().await?;
-        // Under another target, the plan is made first.
+        // A new target needs a new plan before any step starts.
         if self.target.has_changed().unwrap_or(false) {
             return Ok(());
         }
@@ -160,7 +160,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Until when changes are gathered before they are planned for.
+    /// When the next plan is due.
     fn next_plan(&self) -> Instant {
         let declared = self.declared.borrow();
         let objects = declared.as_ref().map_or(0, |declared| {
@@ -181,7 +181,7 @@ impl Driver {
     }
 }
 
-/// Waits for another target; for ever when nobody can set one any more.
+/// Waits for another target; never returns once the sender is gone.
 async fn changed(target: &mut watch::Receiver<Option<Target>>) {
     if target.changed().await.is_err() {
         std::future::pending::<()>().await;

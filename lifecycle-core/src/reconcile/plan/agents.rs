@@ -84,8 +84,8 @@ impl<'a> Planning<'a> {
     /// Opens when the node's agent has the services' addresses.
     fn has_addresses(&mut self, node: &NodeName) -> Gate {
         let (since, why) = match self.observed.agents.get(node) {
-            Some(AgentView::Told) => return Gate::Open,
-            Some(AgentView::NotTold { since, why }) => (*since, why.clone()),
+            Some(AgentView::UpToDate) => return Gate::Open,
+            Some(AgentView::Outdated { since, why }) => (*since, why.clone()),
             None => (self.now, "it has not received the addresses yet".to_owned()),
         };
         let by = HeldBy::Agent {

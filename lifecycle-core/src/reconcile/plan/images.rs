@@ -94,7 +94,7 @@ impl<'a> Planning<'a> {
         }
         let responds = |node: &&&NodeName| {
             let view = self.observed.nodes.get(**node);
-            view.is_some_and(|view| view.silence.is_none())
+            view.is_some_and(|view| view.not_responding.is_none())
         };
         let from = holders.and_then(|h| h.iter().find(responds)).copied();
         if from.is_none() && holders.is_some() {

@@ -48,7 +48,7 @@ use crate::model::{ContainerId, InstanceId, NodeName, Protocol, Subject};
 pub struct Policy {
     /// Whether the cloud provider can create nodes.
     pub provisions: bool,
-    /// Whether creating and starting the manager's node is left to somebody else: true in the
+    /// Whether creating and starting the manager's node is left to the bootstrapper: true in the
     /// manager, false in the bootstrapper.
     pub spares_manager_node: bool,
     /// Whether only nodes are planned for. The bootstrapper does that: the manager alone acts on
@@ -254,11 +254,11 @@ impl<'a> Planning<'a> {
     /// be retried.
     fn propose(&mut self, action: Action, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
         let view = self.observed.nodes.get(action.node());
-        if let Some(silence) = view.and_then(|view| view.silence.as_ref()) {
+        if let Some(not_responding) = view.and_then(|view| view.not_responding.as_ref()) {
             let by = HeldBy::NodeNotResponding {
                 node: action.node().clone(),
-                since: silence.since,
-                why: silence.why.clone(),
+                since: not_responding.since,
+                why: not_responding.why.clone(),
             };
             return Gate::Blocked(self.block(action.subject(), by, false));
         }

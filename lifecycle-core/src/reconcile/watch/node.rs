@@ -356,7 +356,7 @@ impl NodeWatch {
                 machine: slot.view.machine.clone(),
                 changing_since: slot.view.changing_since,
                 engine,
-                silence: None,
+                not_responding: None,
                 readiness,
             };
             is_awaited = *slot.view != view || slot.as_of < slot.request.max(1);
@@ -385,9 +385,9 @@ impl NodeWatch {
         } else {
             let mut views = self.shared.views();
             if let Some(slot) = views.nodes.get_mut(&self.name)
-                && slot.view.silence.is_none()
+                && slot.view.not_responding.is_none()
             {
-                Arc::make_mut(&mut slot.view).silence = Some(unknown);
+                Arc::make_mut(&mut slot.view).not_responding = Some(unknown);
                 self.shared.changed.notify_one();
             }
         }

@@ -41,7 +41,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 struct Poll {
     ready: u16,
-    /// The status of a `POST` with the admin token to a path that does not accept it.
+    /// The status of a requested restart of a service that does not exist.
     write: u16,
     /// The status of a `PUT` of the current declaration, and whether it changed anything.
     put: (u16, Option<bool>),
@@ -49,7 +49,7 @@ struct Poll {
     unauthorized: [u16; 3],
     health: u16,
     progress: Value,
-    /// The number of endpoints of each service.
+    /// The status of each service's look-up.
     endpoints: [u16; 7],
     services: Value,
 }
@@ -58,7 +58,7 @@ fn poll(api: &Https, admin: &str, read: &str, declaration: &str) -> Poll {
     let get = |path: &str| api.request("GET", path, Some(read), "");
     let ready = api.request("GET", "/readyz", None, "").status;
     let write = api
-        .request("POST", "/v1/services", Some(admin), "{}")
+        .request("POST", "/v1/services/absent/restart", Some(admin), "")
         .status;
     let put = api.request("PUT", "/v1/platform", Some(admin), declaration);
     let changed = (put.status == 200).then(|| put.json()["changed"].as_bool().unwrap());
@@ -152,8 +152,8 @@ fn assert_polls_in_order(polls: &[Poll]) {
         "a declaration is accepted during a bring-up: {before:#?}"
     );
     assert_eq!(
-        last.write, 405,
-        "the API is open, and only the path is wrong"
+        last.write, 404,
+        "the API is open, and only the service does not exist"
     );
     // `ready` may be false: the declaration that was just sent requests a retry of failed steps,
     // and the round ends only when the control loop has processed that.

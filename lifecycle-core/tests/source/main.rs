@@ -1,4 +1,4 @@
-//! Checks of the sources: which module may use which other, and what is documented.
+//! Checks of the sources: which module may use which other, which words, what is documented.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,6 +7,7 @@
 
 mod actions;
 mod documented;
+mod glossary;
 mod layers;
 mod used;
 

@@ -1,5 +1,5 @@
-//! The lifecycle manager as a library object: leads while it holds the lease, drives the
-//! platform to what is declared, and answers who asks.
+//! The lifecycle manager as a library type. While it holds the lease it leads: it reconciles the
+//! platform with its declaration. It also serves the requests of the API.
 
 mod exec;
 mod output;
@@ -33,59 +33,52 @@ use crate::secret::{PlatformKey, Sensitive, token_hash};
 pub use exec::{CommandInput, Conversation};
 pub use output::{InstanceOutput, Output};
 
-/// The name under which the registry keeps the hash of the token that changes things.
+/// The registry's name for the hash of the admin token.
 const ADMIN_TOKEN: &str = "admin-token";
 
-/// The name under which the registry keeps the token that reads.
+/// The registry's name for the read token.
 const READ_TOKEN: &str = "read-token";
 
-/// How many events are read at a time when the latest are looked for.
+/// The page size for reading the latest events.
 const LATEST_PAGE: u32 = 500;
 
-/// How long the end of a platform waits for the databases of kinds.
+/// How long the deletion of a platform waits until its mirror databases are up to date.
 const LAST_COPIES: Duration = Duration::from_secs(10);
 
-/// What a manager is started with; the bootstrapper hands it over.
+/// The options of a manager; the bootstrapper's handover provides them.
 #[derive(Debug, Clone)]
 pub struct ManagerOptions {
-    /// The platform's name.
     pub name: PlatformName,
-    /// The platform's identity.
     pub platform: PlatformId,
-    /// The platform's key.
     pub key: PlatformKey,
-    /// Where this manager's API is reached.
     pub endpoint: ManagerEndpoint,
-    /// The image that it runs from, and agents with it; no service network without one.
+    /// The image of this manager, from which the agents run too. Without one there is no service
+    /// network.
     pub image: Option<String>,
-    /// The authority that signed its certificate, in PEM.
+    /// The certificate authority of the platform, in PEM.
     pub authority: String,
-    /// The hash of the token that changes things.
     pub admin_token_hash: String,
-    /// The token that reads.
     pub read_token: Sensitive,
-    /// What to start with, if the registry holds no declaration.
+    /// The initial declaration; used only if the registry contains none.
     pub declaration: Option<Declaration>,
-    /// How it calls itself among several managers.
+    /// The name of this manager as a holder of the lease.
     pub holder: String,
-    /// How long it leads without renewing.
+    /// The duration of the lease.
     pub lease: Duration,
-    /// How the control loop works.
     pub driver: DriverOptions,
-    /// The databases of kinds, if there are any.
+    /// The mirror databases, if any are declared.
     pub mirrors: Option<Mirrors>,
 }
 
 /// What a credential allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
-    /// Looking up and watching.
     Read,
-    /// Everything.
+    /// Reads and changes.
     Admin,
 }
 
-/// The tokens that an API accepts, as their hashes.
+/// The hashes of the tokens that an API accepts.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     admin: String,
@@ -93,7 +86,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// The admin token by its hash, and the read token.
+    /// Accepts the admin token with this hash, and the read token.
     pub fn new(admin_hash: String, read: &Sensitive) -> Self {
         Self {
             admin: admin_hash,
@@ -101,9 +94,9 @@ impl Tokens {
         }
     }
 
-    /// The access that a token gives. [`None`] for an unknown one.
+    /// The access that a token gives; [`None`] for an unknown token.
     pub fn access(&self, token: &Sensitive) -> Option<Access> {
-        // The time of a comparison of hashes reveals nothing about a token.
+        // Comparing hashes leaks no timing information about the token.
         let hash = token_hash(token);
         if hash == self.admin {
             Some(Access::Admin)
@@ -115,20 +108,20 @@ impl Tokens {
     }
 }
 
-/// What an apply did.
+/// The result of [`Manager::apply`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
-    /// The generation in force.
+    /// The current generation.
     pub generation: Generation,
-    /// Whether the declaration differed from the one before.
+    /// Whether the declaration differs from the previous one.
     pub changed: bool,
 }
 
 /// When a request that changes something is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepted {
-    /// Also before the end of the first round: a declaration, since it may correct a bad one, and
-    /// the end of the platform.
+    /// Also before the end of the first round: a declaration, since it may correct a wrong one, and
+    /// the deletion of the platform.
     Always,
     /// Only after the end of the first round.
     AfterFirstRound,
@@ -148,19 +141,19 @@ pub struct Manager {
     options: ManagerOptions,
     target: watch::Sender<Option<Target>>,
     rounds: watch::Sender<Arc<Round>>,
-    /// The epoch while it leads. Held during writes that the API asks for, so that two of
-    /// them do not race for a generation.
+    /// The epoch while this manager leads. A request that writes holds the lock, so that two
+    /// requests do not race for a generation.
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
-    /// The restarts that have not ended, as the registry has them.
+    /// The open restarts, as in the registry.
     restarts: std::sync::Mutex<Vec<Operation>>,
     retries: std::sync::Mutex<retry::Retries>,
-    /// An operation was accepted; the control loop's status may be the same as before.
+    /// Notified when an operation was accepted, which does not necessarily change the round.
     accepted: Notify,
 }
 
 impl Manager {
-    /// A manager that does nothing yet; [`Manager::run`] makes it lead.
+    /// Creates a manager. It does not try to lead until [`Manager::run`] is called.
     pub fn new(backends: Backends, options: ManagerOptions) -> Arc<Self> {
         Arc::new(Self {
             backends,
@@ -175,7 +168,8 @@ impl Manager {
         })
     }
 
-    /// Leads whenever it can, until the future is dropped or the registry is damaged.
+    /// Acquires the lease and leads, again and again, until the future is dropped or the registry
+    /// contains invalid data.
     pub async fn run(self: Arc<Self>) -> Error {
         loop {
             let attempt = self
@@ -187,16 +181,16 @@ impl Manager {
                 Ok(Lease::Held(epoch)) => match self.lead(epoch).await {
                     error @ (Error::Corrupt { .. } | Error::Invalid { .. }) => return error,
                     error => {
-                        tracing::warn!(error = %error.chain(), "does not lead any more");
+                        tracing::warn!(error = %error.chain(), "this manager no longer leads");
                     }
                 },
                 Ok(Lease::HeldBy { holder, until }) => {
                     tracing::info!(%holder, %until, "another manager leads");
                 }
-                Err(error) => tracing::warn!(error = %error.chain(), "cannot ask for the lease"),
+                Err(error) => tracing::warn!(error = %error.chain(), "cannot acquire the lease"),
             }
             *self.epoch.lock().await = None;
-            // Whoever leads now may have changed what was observed.
+            // The next leader may change the platform, so this observation is out of date.
             self.rounds.send_replace(Arc::default());
             tokio::time::sleep(self.options.lease / 3).await;
         }
@@ -223,11 +217,12 @@ impl Manager {
             error = driver.run() => error,
             error = self.renew(epoch) => error,
             error = self.follow() => error,
-            () = self.mirror(epoch) => Error::failed("the mirrors of the registry", "they ended"),
+            () = self.mirror(epoch) => Error::failed("updating the mirror databases", "the task ended"),
         }
     }
 
-    /// Keeps the databases of kinds up to date. Never ends: they hold up nobody.
+    /// Keeps the mirror databases up to date. Never returns, so that an unavailable mirror does
+    /// not end the lead.
     async fn mirror(&self, epoch: Epoch) {
         let Backends {
             registry, clock, ..
@@ -238,15 +233,15 @@ impl Manager {
         }
     }
 
-    /// Gives the lease up, so that another manager need not wait until it runs out. For a
-    /// manager whose [`Manager::run`] was dropped.
+    /// Releases the lease, so that another manager need not wait until it expires. Call it after
+    /// the future of [`Manager::run`] was dropped.
     pub async fn resign(&self) -> Result<()> {
         *self.epoch.lock().await = None;
         let registry = &self.backends.registry;
         registry.release_lease(&self.options.holder).await
     }
 
-    /// Writes what a new leader brings with it, and sets the target.
+    /// Records the new leader's credentials, endpoint and initial declaration, and sets the target.
     async fn take_over(&self, epoch: Epoch) -> Result<Snapshot> {
         let registry = &self.backends.registry;
         let now = self.backends.clock.now();
@@ -291,18 +286,18 @@ impl Manager {
         Ok(snapshot)
     }
 
-    /// Sets what the control loop works towards.
+    /// Sets the target of the control loop.
     async fn aim(&self, epoch: Epoch, snapshot: &Snapshot, deleting: bool) -> Result<()> {
         let Some((generation, declaration)) = &snapshot.declaration else {
             return Ok(());
         };
-        let mut declared = self.meant(*generation, declaration, &snapshot.addresses)?;
-        // Kept before anybody is told of them.
+        let mut declared = self.resolve(*generation, declaration, &snapshot.addresses)?;
+        // Record the addresses before the control loop passes them on.
         if let Some(agents) = &declared.agents
             && agents.addresses != snapshot.addresses
         {
-            let kept = Batch::of(Change::PutAddresses(agents.addresses.clone()));
-            self.backends.registry.commit(epoch, kept).await?;
+            let record = Batch::of(Change::PutAddresses(agents.addresses.clone()));
+            self.backends.registry.commit(epoch, record).await?;
         }
         if deleting {
             declared = declared.emptied();
@@ -319,10 +314,10 @@ impl Manager {
         Ok(())
     }
 
-    /// What a declaration means, with each service's address where there is a service network.
-    /// While the platform is deleted there are no services, and those that still run keep
-    /// their addresses.
-    fn meant(
+    /// Resolves a declaration, and assigns an address to each service if there is a service
+    /// network. While the platform is being deleted, no service is declared, and those that still
+    /// run keep their addresses.
+    fn resolve(
         &self,
         generation: Generation,
         declaration: &Declaration,
@@ -343,18 +338,18 @@ impl Manager {
         Ok(declared.with_agents(agents))
     }
 
-    /// Keeps the lease; returns when it is lost, or may be.
+    /// Renews the lease; returns when it is lost, or may be lost.
     async fn renew(&self, epoch: Epoch) -> Error {
         let mut renewed = tokio::time::Instant::now();
         loop {
             tokio::time::sleep(self.options.lease / 3).await;
-            let asked = tokio::time::Instant::now();
+            let requested = tokio::time::Instant::now();
             let registry = &self.backends.registry;
             match registry
                 .acquire_lease(&self.options.holder, self.options.lease)
                 .await
             {
-                Ok(Lease::Held(now)) if now == epoch => renewed = asked,
+                Ok(Lease::Held(now)) if now == epoch => renewed = requested,
                 Ok(Lease::Held(now)) => {
                     return Error::StaleEpoch {
                         ours: epoch,
@@ -364,23 +359,23 @@ impl Manager {
                 Ok(Lease::HeldBy { holder, .. }) => {
                     return Error::Conflict {
                         what: "the lease".into(),
-                        why: format!("{holder} took it"),
+                        why: format!("{holder} holds it"),
                     };
                 }
-                // A registry that is away for a moment does not end the lead; one that is away
-                // for longer does, since another manager may lead by now.
+                // A registry that is unavailable for less than the lease does not end the lead;
+                // after that, another manager may lead.
                 Err(error) if renewed.elapsed() >= self.options.lease => return error,
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot renew the lease"),
             }
             let before = self.backends.clock.now() - EVENTS_KEPT_FOR;
             if let Err(error) = registry.prune_events(before, EVENTS_KEPT).await {
-                tracing::warn!(error = %error.chain(), "cannot drop old events");
+                tracing::warn!(error = %error.chain(), "cannot delete old events");
             }
         }
     }
 
-    /// Follows the control loop: opens the API after the first round, and ends operations that
-    /// are done.
+    /// Follows the control loop: opens the API after the first round, and ends completed
+    /// operations.
     async fn follow(&self) -> Error {
         let mut rounds = self.rounds();
         loop {
@@ -411,8 +406,8 @@ impl Manager {
         }
     }
 
-    /// Ends the declaration, and then the operation: a manager that starts again after this has
-    /// nothing to bring back, and one that starts in between ends the operation.
+    /// Records an empty declaration, and then the end of the operation. A manager that restarts
+    /// after this creates nothing; one that restarts in between ends the operation.
     async fn end_platform_deletion(&self) -> Result<()> {
         let registry = &self.backends.registry;
         let epoch = self.epoch.lock().await;
@@ -422,13 +417,13 @@ impl Manager {
             return Ok(());
         }
         if let Some((generation, declaration)) = registry.snapshot().await?.declaration {
-            let nothing = Change::Declare {
+            let empty = Change::Declare {
                 expected: Some(generation),
                 declaration: Box::new(emptied(declaration)),
             };
-            registry.commit(epoch, Batch::of(nothing)).await?;
+            registry.commit(epoch, Batch::of(empty)).await?;
         }
-        // Who asked for it deletes this node next, and with it whoever could tell the copies.
+        // The client deletes this node next, and nothing can update the mirrors after that.
         if let Some(mirrors) = &self.options.mirrors {
             mirrors.caught_up(LAST_COPIES).await;
         }
@@ -460,11 +455,11 @@ impl Manager {
         (&self.options.name, self.options.platform)
     }
 
-    /// Begins a request that writes: the registry's epoch, which no other request has until the
+    /// Begins a request that writes. Returns the epoch, and excludes other such requests until the
     /// result is dropped.
     ///
-    /// Every method that writes begins here, so that an embedded manager and one behind HTTP reject
-    /// the same requests. A retry writes nothing, and the first round may wait for it.
+    /// Every method that writes calls this first, so that an embedded manager and one behind HTTP
+    /// reject the same requests. A retry writes nothing, and the first round may depend on it.
     ///
     /// # Errors
     /// [`Error::NotReady`] while another manager leads, and before the end of the first round for a
@@ -473,8 +468,8 @@ impl Manager {
         if accepted == Accepted::AfterFirstRound && !self.is_open() {
             return Err(Error::not_ready(
                 "the manager",
-                "the first round after the start has not ended; until then it accepts only a \
-                 declaration, a retry, `down` and `exec`",
+                "its first round after the start has not ended; until then it accepts only `up`, \
+                 `down`, `retry` and `exec`",
             ));
         }
         let guard = self.epoch.lock().await;
@@ -485,9 +480,9 @@ impl Manager {
         })
     }
 
-    /// Whether the manager accepts all changes: the first round has ended.
+    /// Whether the manager accepts all changes, which is so after the first round.
     pub fn is_open(&self) -> bool {
-        // Whoever has seen the end of the round finds the API open.
+        // A caller that has seen the end of the round must find the API open.
         self.open_after(&self.round());
         self.open.load(Ordering::SeqCst)
     }
@@ -498,8 +493,8 @@ impl Manager {
         }
     }
 
-    /// The latest round; a default one as long as this manager does not lead. Subscribers are
-    /// notified when its plan, the steps under way or its end change.
+    /// Subscribes to the latest round, which is the default one while this manager does not lead.
+    /// A receiver is notified when the plan or the running steps change, and when the round ends.
     pub fn rounds(&self) -> watch::Receiver<Arc<Round>> {
         self.rounds.subscribe()
     }
@@ -509,13 +504,13 @@ impl Manager {
         Arc::clone(&self.rounds.borrow())
     }
 
-    /// What the registry holds.
+    /// The state in the registry.
     pub async fn snapshot(&self) -> Result<Snapshot> {
         self.backends.registry.snapshot().await
     }
 
-    /// Declares the platform again. An identical declaration changes nothing; what failed is tried
-    /// again at once.
+    /// Replaces the platform's declaration; an identical one changes nothing. Failed steps are
+    /// retried at once in either case.
     pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
         let write = self.begin_write(Accepted::Always).await?;
         let epoch = write.epoch;
@@ -532,32 +527,32 @@ impl Manager {
                 why: "the platform is being deleted".into(),
             });
         }
-        let former = registry.snapshot().await?.declaration;
-        let changed = former.as_ref().is_none_or(|(_, d)| *d != declaration);
-        let former = former.map(|(generation, _)| generation);
+        let previous = registry.snapshot().await?.declaration;
+        let changed = previous.as_ref().is_none_or(|(_, d)| *d != declaration);
+        let previous = previous.map(|(generation, _)| generation);
         let mut batch = Batch::of(Change::Declare {
-            expected: former,
+            expected: previous,
             declaration: Box::new(declaration),
         });
         if changed {
-            let next = Generation(former.unwrap_or_default().0 + 1);
+            let next = Generation(previous.unwrap_or_default().0 + 1);
             batch.events.push(NewEvent {
                 at: self.backends.clock.now(),
                 kind: EventKind::Declared,
                 subject: Subject::Platform,
-                message: format!("{} declared anew: generation {next}", self.options.name),
+                message: format!("new declaration of {}: generation {next}", self.options.name),
                 data: serde_json::Value::Null,
             });
         }
         let committed = registry.commit(epoch, batch).await?;
         let generation = committed.generation.unwrap_or_default();
-        // Not only if it changed: an earlier call may have been recorded and its answer lost.
+        // Also for an unchanged declaration: an earlier call may have recorded it and then failed.
         let is_aimed_at =
             |target: &Target| !target.declared.deleting && target.declared.generation == generation;
         if !self.target.borrow().as_ref().is_some_and(is_aimed_at) {
             self.aim(epoch, &registry.snapshot().await?, false).await?;
         }
-        // Between two leads there is no control loop, and no failure that it could repeat.
+        // Without a control loop there are no failures to retry, so the error is ignored.
         drop(self.request_retry(Subject::Platform, None));
         Ok(Applied {
             generation,
@@ -565,11 +560,11 @@ impl Manager {
         })
     }
 
-    /// What a declaration would change, by what is observed now. Changes nothing.
+    /// Plans what a declaration would change, from the latest observation. Changes nothing.
     ///
     /// # Errors
     /// [`Error::NotReady`] until every node was observed once: a plan from an incomplete observation
-    /// would create what already exists.
+    /// would create existing containers again.
     pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
         self.check(candidate)?;
         let latest = self.recorded_plan()?.input;
@@ -580,11 +575,11 @@ impl Manager {
         }))
     }
 
-    /// The latest plan, and what it was made from.
+    /// The latest plan and its input.
     ///
     /// # Errors
     /// [`Error::NotReady`] until every node was observed once: a plan from an incomplete observation
-    /// would create what already exists.
+    /// would create existing containers again.
     pub fn recorded_plan(&self) -> Result<RecordedPlan> {
         let round = self.round();
         match &round.input {
@@ -599,55 +594,55 @@ impl Manager {
         }
     }
 
-    /// A declaration that is not of this platform, or that can never be carried out.
+    /// Rejects a declaration of another platform, and one that can never be carried out.
     fn check(&self, declaration: &Declaration) -> Result<()> {
         if declaration.id != self.options.platform {
             return Err(Error::Invalid {
                 what: "the declaration".into(),
                 why: format!(
-                    "it is of platform {}, this manager is of {}",
+                    "it is for platform {}, but this manager manages {}",
                     declaration.id, self.options.platform
                 ),
-                hint: "hand it to its own platform's manager".into(),
+                hint: "send it to the manager of that platform".into(),
             });
         }
         if declaration.name != self.options.name {
             return Err(Error::Invalid {
                 what: "the platform's name".into(),
                 why: format!(
-                    "it is {}, and this manager's platform is {}",
+                    "it is {}, but this manager's platform is {}",
                     declaration.name, self.options.name
                 ),
-                hint: "a platform keeps its name; take it down first to name it anew".into(),
+                hint: "restore the previous name; to rename a platform, delete it first".into(),
             });
         }
         let ManagerEndpoint { node, port, .. } = self.options.endpoint.clone();
         ManagerSpec { node, port }.check_change(&declaration.manager)?;
-        // Whatever cannot be derived must be refused before it is recorded, or no manager could
-        // start again.
+        // Reject a declaration that cannot be resolved before it is recorded: otherwise no manager
+        // could start again.
         self.derive(declaration).map(drop)
     }
 
-    /// What a declaration that is not in force would mean.
+    /// Resolves a declaration that is not recorded yet.
     fn derive(&self, candidate: &Declaration) -> Result<Declared> {
         let target = self.target.borrow().clone();
         let agents = target.as_ref().and_then(|t| t.declared.agents.as_ref());
         let before = agents.map(|agents| agents.addresses.clone());
-        self.meant(
+        self.resolve(
             Generation::default(),
             candidate,
             &before.unwrap_or_default(),
         )
     }
 
-    /// Begins to take the whole platform down. Asked again, the same operation is meant.
+    /// Begins to delete the whole platform. A repeated call returns the same operation.
     pub async fn delete_platform(&self, volumes: bool) -> Result<Operation> {
         let write = self.begin_write(Accepted::Always).await?;
         let epoch = write.epoch;
         let registry = &self.backends.registry;
-        let under_way = registry.open_operations().await?;
-        let under_way = under_way.into_iter().find(is_platform_deletion);
-        let operation = if let Some(operation) = under_way {
+        let open = registry.open_operations().await?;
+        let open = open.into_iter().find(is_platform_deletion);
+        let operation = if let Some(operation) = open {
             operation
         } else {
             let operation = Operation {
@@ -661,13 +656,13 @@ impl Manager {
                 .await?;
             operation
         };
-        // An earlier call may have been recorded and its answer lost, so aiming is repeated too.
+        // Also for an open operation: an earlier call may have recorded it and then failed.
         self.aim(epoch, &registry.snapshot().await?, true).await?;
         self.accepted.notify_one();
         Ok(operation)
     }
 
-    /// An operation.
+    /// Reads an operation.
     pub async fn operation(&self, id: OperationId) -> Result<Operation> {
         self.backends
             .registry
@@ -694,13 +689,13 @@ impl Manager {
         Ok(events)
     }
 
-    /// Events after a cursor.
+    /// Reads the events after a cursor.
     pub async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
         self.backends.registry.events(after, limit).await
     }
 }
 
-/// What is declared once a platform was deleted: its manager's node, and nothing on it.
+/// The declaration of a deleted platform: the manager's node, without services and volumes.
 fn emptied(declaration: Declaration) -> Declaration {
     let manager_node = declaration.manager.node.clone();
     let mut nodes = declaration.nodes;

@@ -1,5 +1,5 @@
-//! Commands in a replica's container: which container is meant, and a conversation with the
-//! command that ends when either side goes.
+//! Runs commands in a replica's container: chooses the container, and connects the caller with the
+//! command until either side ends.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::host::NodeHandle;
 use crate::model::{InstanceId, InstanceRecord, InstanceState, ServiceName};
 use crate::runtime::{ExecCommand, ExecOutput, ExecSession, TerminalSize};
 
-/// How many pieces of input wait for the command to read them.
-const WAITING: usize = 16;
+/// How many pieces of input are buffered for the command.
+const BUFFERED: usize = 16;
 
-/// What a command is given.
+/// Input for a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandInput {
     /// A piece of its standard input.
@@ -31,11 +31,10 @@ pub enum CommandInput {
     Resize(TerminalSize),
 }
 
-/// A conversation with a command. Dropped, it closes the command's input and output.
+/// The input and output of a running command. Dropping it closes both.
 pub struct Conversation {
-    /// What the command is given.
     pub input: mpsc::Sender<CommandInput>,
-    /// What it says, up to its exit code.
+    /// The last item is the exit code, or an error.
     pub output: BoxStream<'static, Result<ExecOutput>>,
 }
 
@@ -46,8 +45,8 @@ impl std::fmt::Debug for Conversation {
 }
 
 impl Manager {
-    /// Runs a command in a container of a service: of the replica that is named (`web-2`), or
-    /// of one that is ready.
+    /// Runs a command in a container of the named replica (`web-2`), or of a replica of the named
+    /// service, preferably a ready one.
     pub async fn exec(&self, name: &str, command: &ExecCommand) -> Result<Conversation> {
         let snapshot = self.backends.registry.snapshot().await?;
         let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
@@ -59,15 +58,15 @@ impl Manager {
             let what = format!("service or replica {name}");
             return Err(Error::unknown_name(what, name, known));
         }
-        let is_meant = |id: &InstanceId| match service {
+        let is_named = |id: &InstanceId| match service {
             Some(service) => id.service == *service,
             None => replica.as_ref() == Some(id),
         };
         let records = snapshot.instances.into_values();
-        let meant = records.filter(|record| is_meant(&record.id));
-        let record = meant.max_by_key(merit).ok_or_else(|| Error::Conflict {
+        let candidates = records.filter(|record| is_named(&record.id));
+        let record = candidates.max_by_key(merit).ok_or_else(|| Error::Conflict {
             what: format!("a command in {name}"),
-            why: "no container of it exists".into(),
+            why: "it has no container".into(),
         })?;
         let node = snapshot.nodes.get(&record.node);
         let recorded = node.and_then(|node| node.observed.clone());
@@ -78,7 +77,7 @@ impl Manager {
     }
 }
 
-/// One that is ready before one that runs, and the first of them before the others.
+/// Prefers a ready replica, then a starting one, then the replica with the lowest number.
 fn merit(record: &InstanceRecord) -> (u8, std::cmp::Reverse<InstanceId>) {
     let runs = match record.state {
         InstanceState::Ready => 2,
@@ -89,13 +88,13 @@ fn merit(record: &InstanceRecord) -> (u8, std::cmp::Reverse<InstanceId>) {
 }
 
 fn converse(handle: NodeHandle, session: ExecSession) -> Conversation {
-    let (input, mut given) = mpsc::channel(WAITING);
+    let (input, mut given) = mpsc::channel(BUFFERED);
     let ExecSession {
         id,
         input: mut stdin,
         output,
     } = session;
-    // Dropped, it ends its task.
+    // Dropping the set aborts the task.
     let mut pump = JoinSet::new();
     pump.spawn(async move {
         let mut open = true;
@@ -112,15 +111,15 @@ fn converse(handle: NodeHandle, session: ExecSession) -> Conversation {
                 CommandInput::Data(_) | CommandInput::End => Ok(()),
                 CommandInput::Resize(size) => {
                     if let Err(error) = handle.runtime.resize_exec(&id, size).await {
-                        tracing::debug!(error = %error.chain(), "a terminal keeps its size");
+                        tracing::debug!(error = %error.chain(), "cannot resize the terminal of a command");
                     }
                     Ok(())
                 }
             };
-            // A command that reads no more still says something.
+            // A command that reads no more input can still write output.
             open &= done.is_ok();
         }
-        // Whoever gives nothing more still hears what the command says.
+        // The caller closed the input and may still read the output, so the task goes on.
         drop(stdin);
         std::future::pending::<()>().await;
     });
@@ -128,7 +127,7 @@ fn converse(handle: NodeHandle, session: ExecSession) -> Conversation {
         input,
         output: output
             .inspect(move |_| {
-                // It ends with the output.
+                // Dropping the output aborts the task.
                 let _ = &pump;
             })
             .boxed(),

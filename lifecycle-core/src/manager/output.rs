@@ -1,5 +1,5 @@
-//! What a service's instances write, all of them together: each is asked apart from the others,
-//! so that a node that hangs keeps back its own lines alone.
+//! The merged output of a service's instances. The output of each instance is a separate request,
+//! so that a node that does not respond delays only its own lines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,45 +15,40 @@ use crate::model::{ContainerId, InstanceRecord, NodeName, ServiceName};
 use crate::reconcile::{EngineView, Observed};
 use crate::runtime::{LogLine, LogOptions};
 
-/// How long a node may take to begin with an instance's output.
+/// How long a node may take until it starts to send an instance's output.
 const BEGINS_WITHIN: Duration = Duration::from_secs(15);
 
-/// What is to be told of an instance's output.
+/// A piece of an instance's output, or the reason why there is no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// The instance wrote it.
     Line(LogLine),
-    /// No more can be had of it now.
-    Unavailable {
-        /// Why.
-        why: String,
-    },
+    /// The rest of the output is unavailable.
+    Unavailable { why: String },
 }
 
-/// A piece of the output of one of a service's instances.
+/// A piece of the output of one instance of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceOutput {
     /// `<service>-<replica>`.
     pub instance: String,
-    /// Which of its containers: the former one and one that was given up may both be there.
+    /// An instance may have several containers, for example during a replacement.
     pub container: ContainerId,
-    /// The piece.
     pub output: Output,
 }
 
-/// Where an instance's output is.
+/// The container that writes an instance's output, and the means to reach its node.
 pub(super) struct Source {
     node: NodeName,
     container: ContainerId,
     observed: Arc<Observed>,
-    /// The machine as the leader recorded it, for who does not lead and so observes nothing.
+    /// The machine as the leader recorded it: a standby manager observes nothing itself.
     recorded: Option<ObservedNode>,
     connector: Arc<dyn NodeConnector>,
 }
 
 impl Manager {
-    /// The output of all instances of a service, as it comes. An instance that cannot be asked,
-    /// or not any longer, ends with the reason; the others go on.
+    /// The output of all instances of a service, interleaved as it arrives. If the output of an
+    /// instance becomes unavailable, its last item is the reason; the other instances continue.
     pub async fn logs(
         &self,
         service: &ServiceName,
@@ -122,7 +117,7 @@ impl Source {
         }
     }
 
-    /// A connection to its node.
+    /// Connects to the node.
     pub(super) async fn handle(&self) -> Result<NodeHandle> {
         let view = self.observed.nodes.get(&self.node);
         let machine = view
@@ -130,9 +125,9 @@ impl Source {
             .or(self.recorded.as_ref())
             .ok_or_else(|| Error::not_found(format!("node {}", self.node)))?;
         if let Some(EngineView::Unknown(unknown)) = view.map(|view| &view.engine) {
-            // What is known to hang is not waited for once more.
+            // This node does not respond; do not wait for it again.
             return Err(Error::failed(
-                format!("asking node {}", self.node),
+                format!("the connection to node {}", self.node),
                 unknown.why.clone(),
             ));
         }
@@ -142,18 +137,18 @@ impl Source {
     }
 
     async fn lines(self, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
-        let begin = async {
+        let first = async {
             let handle = self.handle().await?;
             handle.runtime.logs(&self.container.0, options).await
         };
-        tokio::time::timeout(BEGINS_WITHIN, begin)
+        tokio::time::timeout(BEGINS_WITHIN, first)
             .await
             .unwrap_or_else(|_| Err(self.late()))
     }
 
     fn late(&self) -> Error {
         Error::TimedOut {
-            what: format!("asking node {}", self.node),
+            what: format!("the connection to node {}", self.node),
             after: BEGINS_WITHIN,
         }
     }

@@ -1,5 +1,5 @@
-//! Restarts: accepted as operations that name the runs they end, carried out by the control
-//! loop, and ended here once every replica is up again.
+//! Restarts. This module accepts a restart as an operation that lists the runs it replaces, the
+//! control loop carries it out, and this module ends it when every replica is up again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -18,13 +18,15 @@ use crate::registry::{Batch, Change};
 use crate::runtime::ObservedContainer;
 
 impl Manager {
-    /// Begins to start the containers of a service, or of one replica (`web-2`), anew. With
-    /// `replaces`, only those that are still in the run that began then: asked again after an
-    /// answer was lost, the same restart is meant, also when it has ended.
+    /// Begins to restart the containers of a service, or of one replica (`web-2`). With `replaces`,
+    /// restarts only replicas whose current run started at the given time. A client that repeats a
+    /// call after it lost the response therefore causes no second restart, even if the first has
+    /// already ended.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for what is not declared, [`Error::Conflict`] if nothing of it was
-    /// ever started, [`Error::NotReady`] before the end of the first round.
+    /// [`Error::NotFound`] for a name that is not declared; [`Error::Conflict`] if none of the
+    /// containers was ever started, or a replica's node is unreachable; [`Error::NotReady`] before
+    /// the end of the first round.
     pub async fn restart(
         &self,
         name: &str,
@@ -42,25 +44,21 @@ impl Manager {
         }
         let snapshot = registry.snapshot().await?;
         let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
-        let (service, replicas) = meant(name, declaration)?;
+        let (service, replicas) = resolve(name, declaration)?;
         let mut runs = self.runs_of(&replicas);
-        let began = |runs: &BTreeMap<InstanceId, ContainerRun>| -> BTreeMap<_, _> {
-            let began = |(id, run): (&InstanceId, &ContainerRun)| (id.clone(), run.started_at);
-            runs.iter().map(began).collect()
+        let starts = |runs: &BTreeMap<InstanceId, ContainerRun>| -> BTreeMap<_, _> {
+            let start = |(id, run): (&InstanceId, &ContainerRun)| (id.clone(), run.started_at);
+            runs.iter().map(start).collect()
         };
-        let mut asked = replaces.cloned().unwrap_or_else(|| began(&runs));
-        asked.retain(|id, _| replicas.contains(id));
-        if let Some(same) = ending(&asked, &open) {
+        let mut requested = replaces.cloned().unwrap_or_else(|| starts(&runs));
+        requested.retain(|id, _| replicas.contains(id));
+        if let Some(same) = restart_of(&requested, &open) {
             return Ok(same.clone());
         }
-        let unseen = asked.keys().find(|id| self.is_unknown(id));
-        let obstacle = match unseen {
-            Some(id) => Some(format!(
-                "whether {id} still is in that run cannot be seen now"
-            )),
-            None if runs.is_empty() => {
-                Some("none of its containers is known to have been started".to_owned())
-            }
+        let unknown = requested.keys().find(|id| self.is_unknown(id));
+        let obstacle = match unknown {
+            Some(id) => Some(format!("the node of {id} is unreachable")),
+            None if runs.is_empty() => Some("none of its containers has been started".to_owned()),
             None => None,
         };
         if let Some(why) = obstacle {
@@ -69,8 +67,8 @@ impl Manager {
                 why,
             });
         }
-        runs.retain(|id, run| asked.get(id) == Some(&run.started_at));
-        if let Some(same) = ending(&began(&runs), &open) {
+        runs.retain(|id, run| requested.get(id) == Some(&run.started_at));
+        if let Some(same) = restart_of(&starts(&runs), &open) {
             return Ok(same.clone());
         }
         let now = self.backends.clock.now();
@@ -93,7 +91,7 @@ impl Manager {
                 at: now,
                 kind: EventKind::RestartRequested,
                 subject: Subject::Service(service),
-                message: format!("restart of {} asked for", listed(runs.keys())),
+                message: format!("restart of {} requested", listed(runs.keys())),
                 data: serde_json::json!({ "operation": operation.id }),
             });
         }
@@ -106,13 +104,13 @@ impl Manager {
         Ok(operation)
     }
 
-    /// Takes over what a former manager has accepted.
+    /// Takes over the restarts that a previous leader accepted.
     pub(super) fn take_restarts(&self, open: Vec<Operation>) {
         let restarts = open.into_iter().filter(|o| !is_platform_deletion(o));
         *self.open_restarts() = restarts.collect();
     }
 
-    /// The runs that all open restarts together are to end.
+    /// The runs that the open restarts replace.
     pub(super) fn runs_to_end(&self) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
         let mut runs = BTreeMap::new();
         for operation in self.open_restarts().iter() {
@@ -136,9 +134,9 @@ impl Manager {
         self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends restarts whose replicas are all up again, or of which one does not come up.
+    /// Ends each restart whose replicas are all up again, or of which one replica failed.
     pub(super) async fn end_restarts(&self, round: &Round) -> Result<()> {
-        // A control loop that has just begun has no plan yet, and no instance in it.
+        // A new control loop has no plan yet, so its round contains no instances.
         if self.open_restarts().is_empty() || round.is_deleting() || round.input.is_none() {
             return Ok(());
         }
@@ -152,7 +150,7 @@ impl Manager {
                 continue;
             };
             let (state, message) = match outcome(replaces, round) {
-                Progress::Goes => continue,
+                Progress::Running => continue,
                 Progress::Done => (
                     OperationState::Succeeded { at },
                     format!("{} restarted", listed(replaces.keys())),
@@ -162,7 +160,7 @@ impl Manager {
                         at,
                         why: format!("{id}: {why}"),
                     },
-                    format!("the restart of {service} ended: {id}: {why}"),
+                    format!("the restart of {service} failed: {id}: {why}"),
                 ),
             };
             batch.events.push(NewEvent {
@@ -185,14 +183,14 @@ impl Manager {
         Ok(())
     }
 
-    /// Whether a replica's node cannot be asked about it now.
+    /// Whether the replica's state is unknown because its node is unreachable.
     fn is_unknown(&self, id: &InstanceId) -> bool {
         let round = self.round();
-        let stands = round.plan.instances.get(id);
-        stands.is_some_and(|stands| matches!(stands.state, InstanceState::Unknown { .. }))
+        let status = round.plan.instances.get(id);
+        status.is_some_and(|status| matches!(status.state, InstanceState::Unknown { .. }))
     }
 
-    /// The present run of each of these that was ever started.
+    /// The current run of each replica whose container was started.
     fn runs_of(&self, replicas: &[InstanceId]) -> BTreeMap<InstanceId, ContainerRun> {
         let round = self.round();
         let observed = round.observed();
@@ -209,24 +207,24 @@ impl Manager {
     }
 }
 
-/// The open restart that ends all of these runs, each known by its beginning.
-fn ending<'o>(
+/// The open restart that replaces all of these runs, which are identified by their start times.
+fn restart_of<'o>(
     runs: &BTreeMap<InstanceId, DateTime<Utc>>,
     open: &'o [Operation],
 ) -> Option<&'o Operation> {
-    let ends = |operation: &&Operation| match &operation.kind {
-        OperationKind::Restart { replaces, .. } => runs.iter().all(|(id, began)| {
+    let replaces_all = |operation: &&Operation| match &operation.kind {
+        OperationKind::Restart { replaces, .. } => runs.iter().all(|(id, started_at)| {
             let run = replaces.get(id);
-            run.is_some_and(|run| run.started_at == *began)
+            run.is_some_and(|run| run.started_at == *started_at)
         }),
         OperationKind::DeletePlatform { .. } => false,
     };
     open.iter()
-        .find(|operation| !runs.is_empty() && ends(operation))
+        .find(|operation| !runs.is_empty() && replaces_all(operation))
 }
 
-/// The service, and those of its replicas that are meant.
-fn meant(name: &str, declaration: Option<&Declaration>) -> Result<(ServiceName, Vec<InstanceId>)> {
+/// Resolves the name of a service to all its replicas, and the name of a replica to this one.
+fn resolve(name: &str, declaration: Option<&Declaration>) -> Result<(ServiceName, Vec<InstanceId>)> {
     let services = || declaration.iter().flat_map(|d| &d.services);
     if let Some((service, spec)) = services().find(|(known, _)| known.as_str() == name) {
         let replicas = (1..=spec.replicas).map(|number| InstanceId {
@@ -244,23 +242,23 @@ fn meant(name: &str, declaration: Option<&Declaration>) -> Result<(ServiceName, 
         })
 }
 
-/// How far a restart is.
+/// The progress of a restart.
 enum Progress<'a> {
-    Goes,
+    Running,
     Done,
     Failed { id: &'a InstanceId, why: String },
 }
 
 fn outcome<'a>(replaces: &'a BTreeMap<InstanceId, ContainerRun>, round: &Round) -> Progress<'a> {
     let observed = round.observed();
-    let mut goes = false;
+    let mut runs = false;
     for (id, run) in replaces {
-        // What is declared no longer is restarted by nobody.
-        let Some(stands) = round.plan.instances.get(id) else {
+        // A replica that is no longer declared is not restarted.
+        let Some(status) = round.plan.instances.get(id) else {
             continue;
         };
         let is_up = matches!(
-            stands.state,
+            status.state,
             InstanceState::Ready | InstanceState::Completed
         );
         let container = find(&observed, &run.container);
@@ -268,16 +266,20 @@ fn outcome<'a>(replaces: &'a BTreeMap<InstanceId, ContainerRun>, round: &Round) 
         if !is_old && is_up {
             continue;
         }
-        if stands.settled && !is_up {
-            let why = match &stands.state {
+        if status.settled && !is_up {
+            let why = match &status.state {
                 InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => why.clone(),
                 state => format!("it is {}", state.word()),
             };
             return Progress::Failed { id, why };
         }
-        goes = true;
+        runs = true;
     }
-    if goes { Progress::Goes } else { Progress::Done }
+    if runs {
+        Progress::Running
+    } else {
+        Progress::Done
+    }
 }
 
 fn find<'a>(observed: &'a Observed, container: &ContainerId) -> Option<&'a ObservedContainer> {

@@ -1,4 +1,4 @@
-//! Requested retries: what failed runs again now, since its cause may be fixed.
+//! Retries that a user requests, for example after fixing the cause of a failure.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,38 +10,38 @@ use crate::error::{Error, Result};
 use crate::model::Subject;
 use crate::reconcile::RetryRequest;
 
-/// How long the control loop may take to carry a request out; it may be writing the registry.
-const TAKEN_WITHIN: Duration = Duration::from_secs(20);
+/// How long the control loop may take to handle a request; it may be writing to the registry.
+const HANDLED_WITHIN: Duration = Duration::from_secs(20);
 
-/// Where requests go while this manager leads.
+/// The channel to the control loop; none before this manager leads for the first time.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     to: Option<mpsc::UnboundedSender<RetryRequest>>,
 }
 
 impl Manager {
-    /// Forgets the failures of a service, of one replica (`web-2`) or of a node, so that what
-    /// failed is tried again at once. Returns what is tried again, in words.
+    /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps are
+    /// retried at once. Returns a text for each thing that is retried.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a name that is neither declared nor known.
+    /// [`Error::NotFound`] for a name that is neither declared nor recorded.
     pub async fn retry(&self, name: &str) -> Result<Vec<String>> {
         let subject = self.snapshot().await?.subject_named(name)?;
         let (answer, answered) = oneshot::channel();
         self.request_retry(subject, Some(answer))?;
-        match tokio::time::timeout(TAKEN_WITHIN, answered).await {
+        match tokio::time::timeout(HANDLED_WITHIN, answered).await {
             Ok(Ok(retried)) => Ok(retried),
-            // The control loop ended, and its successor begins without failures.
+            // The control loop ended; the next one starts without failures.
             Ok(Err(_)) => Ok(Vec::new()),
             Err(_) => Err(Error::TimedOut {
                 what: format!("the retry of {name}"),
-                after: TAKEN_WITHIN,
+                after: HANDLED_WITHIN,
             }),
         }
     }
 
-    /// Passes a request on to the control loop. No round counts as settled before the request
-    /// was carried out.
+    /// Passes a request on to the control loop. No round counts as settled until the control loop
+    /// has handled the request.
     pub(super) fn request_retry(
         &self,
         subject: Subject,
@@ -51,13 +51,14 @@ impl Manager {
         let to = retries.to.as_ref().ok_or_else(not_leading)?;
         to.send(RetryRequest { subject, answer })
             .map_err(|_| not_leading())?;
-        // After the request: the control loop, which publishes rounds too, knows of it by now.
+        // Only after sending: the control loop publishes rounds too, and must not publish a settled
+        // one without having received the request.
         self.rounds
             .send_modify(|round| Arc::make_mut(round).settled = false);
         Ok(())
     }
 
-    /// Takes requests for a new control loop, which has no failures yet.
+    /// Directs requests to a new control loop, which has no failures yet.
     pub(super) fn take_retries_for(&self, to: mpsc::UnboundedSender<RetryRequest>) {
         self.retries().to = Some(to);
     }

@@ -58,7 +58,7 @@ fn text(why: &WhyV1) -> String {
     section("declared", facts(&why.declared, &why.subject));
     section("observed", facts(&why.observed, &why.subject));
     let decided = why.decided.iter();
-    let decided = decided.map(|d| with_subject(&d.about, &why.subject, &d.says));
+    let decided = decided.map(|d| with_subject(&d.about, &why.subject, &d.text));
     section("decided", decided.collect());
     let evidence = why.evidence.iter().map(commands::events::text);
     section("evidence", evidence.collect());
@@ -68,15 +68,15 @@ fn text(why: &WhyV1) -> String {
 fn facts(facts: &[FactV1], subject: &Subject) -> Vec<String> {
     let facts = facts.iter();
     facts
-        .map(|f| with_subject(&f.about, subject, &f.says))
+        .map(|f| with_subject(&f.about, subject, &f.text))
         .collect()
 }
 
 /// Adds the name of the subject if it differs from the one asked about.
-fn with_subject(about: &Subject, asked: &Subject, says: &str) -> String {
+fn with_subject(about: &Subject, asked: &Subject, text: &str) -> String {
     if about == asked {
-        says.to_owned()
+        text.to_owned()
     } else {
-        format!("{about}: {says}")
+        format!("{about}: {text}")
     }
 }

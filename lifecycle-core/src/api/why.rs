@@ -1,6 +1,6 @@
-//! Why something stands as it does: what is declared of it, what is observed, what the latest
-//! plan decided, and which events led there. A pure function over what the registry holds and
-//! what the control loop last said.
+//! Explains the state of a service, replica or node: its declaration, the observations, the
+//! decisions of the latest plan, and the latest events. A pure function of the registry's snapshot
+//! and the control loop's latest round.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -17,8 +17,8 @@ use crate::reconcile::{
 use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
 
-/// How far what holds something up is followed: a service waits for a service that waits …
-const FARTHEST: usize = 8;
+/// How many steps a chain of causes is followed: a service waits for a service that waits …
+const DEEPEST: usize = 8;
 
 /// How many events are shown as evidence.
 const EVIDENCE: usize = 12;
@@ -28,41 +28,41 @@ const EVIDENCE: usize = 12;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct WhyV1 {
-    /// What was asked about.
+    /// The service, replica, node or platform that this explains.
     pub subject: Subject,
     /// The answer in a sentence.
     pub answer: String,
-    /// What is declared of it.
+    /// Facts from its declaration.
     pub declared: Vec<FactV1>,
-    /// What is observed of it.
+    /// Facts from the latest observation of it.
     pub observed: Vec<FactV1>,
-    /// What the latest plan does about it, and about what holds it up.
+    /// The latest plan's decisions about it, and about the causes of its delay.
     pub decided: Vec<DecisionV1>,
-    /// The latest events about it and about what holds it up, oldest first.
+    /// The latest events about it and about the causes of its delay, oldest first.
     pub evidence: Vec<Event>,
 }
 
-/// Something that is so.
+/// A declared or observed fact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FactV1 {
-    /// About what.
+    /// The subject of the fact.
     pub about: Subject,
-    /// In words.
-    pub says: String,
+    /// The fact as a text.
+    pub text: String,
 }
 
-/// Something that the planner decided.
+/// A decision of the planner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct DecisionV1 {
-    /// About what.
+    /// The subject of the decision.
     pub about: Subject,
-    /// In words, with the reason.
-    pub says: String,
-    /// As data.
+    /// The decision and its reason as a text.
+    pub text: String,
+    /// The decision as data.
     #[serde(flatten)]
     pub data: DecisionData,
 }
@@ -73,28 +73,28 @@ pub struct DecisionV1 {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DecisionData {
-    /// A step that is to be carried out, or is being carried out.
+    /// The plan contains this step for it; the step may already be running.
     Step(Box<Step>),
-    /// It is held up by this.
+    /// It has to wait for this.
     Held(HeldBy),
-    /// Nothing is to be done: this is how it stands.
-    Stands(InstanceStatus),
+    /// There is nothing to do. This is its status.
+    Status(InstanceStatus),
 }
 
-/// Why `subject` stands as it does. `events` are the latest ones, oldest first.
+/// Explains the state of `subject`. `events` are the latest ones, oldest first.
 pub fn why(subject: Subject, snapshot: &Snapshot, round: &Round, events: &[Event]) -> WhyV1 {
     let (observed, history) = match &round.input {
         Some(input) => (&*input.observed, &input.history),
         None => (&Observed::default(), &History::default()),
     };
-    let facts = Known {
+    let known = Known {
         snapshot,
         round,
         observed,
         history,
     };
-    let own = facts.parts(&subject);
-    let decided = facts.decisions(&own);
+    let own = known.parts(&subject);
+    let decided = known.decisions(&own);
     let about: BTreeSet<&Subject> = decided.iter().map(|d| &d.about).chain(&own).collect();
     let mut evidence: Vec<Event> = events
         .iter()
@@ -105,9 +105,9 @@ pub fn why(subject: Subject, snapshot: &Snapshot, round: &Round, events: &[Event
         .collect();
     evidence.reverse();
     WhyV1 {
-        answer: facts.answer(&subject, &decided),
-        declared: facts.declared(&subject),
-        observed: own.iter().flat_map(|part| facts.seen(part)).collect(),
+        answer: known.answer(&subject, &decided),
+        declared: known.declared(&subject),
+        observed: own.iter().flat_map(|part| known.observed(part)).collect(),
         decided,
         evidence,
         subject,
@@ -130,7 +130,7 @@ impl Known<'_> {
         self.declaration()?.1.services.get(name)
     }
 
-    /// The subject and what it consists of.
+    /// The subject, and the replicas of a service.
     fn parts(&self, subject: &Subject) -> Vec<Subject> {
         let mut parts = vec![subject.clone()];
         if let Subject::Service(name) = subject {
@@ -149,14 +149,14 @@ impl Known<'_> {
         let Some((generation, declaration)) = self.declaration() else {
             return Vec::new();
         };
-        let mut says = Vec::new();
+        let mut lines = Vec::new();
         match subject {
-            Subject::Service(name) => says.extend(
+            Subject::Service(name) => lines.extend(
                 self.service(name)
                     .map(|spec| service_facts(generation, spec))
                     .unwrap_or_default(),
             ),
-            Subject::Instance(id) => says.extend(
+            Subject::Instance(id) => lines.extend(
                 self.service(&id.service)
                     .map(|spec| service_facts(generation, spec))
                     .unwrap_or_default(),
@@ -168,56 +168,48 @@ impl Known<'_> {
                     } else {
                         ""
                     };
-                    says.push(format!("declared in generation {generation}{manager}"));
+                    lines.push(format!("declared in generation {generation}{manager}"));
                     if let Some(size) = &node.size {
-                        says.push(format!("of size {size}"));
+                        lines.push(format!("of size {size}"));
                     }
                     for (label, value) in &node.labels {
-                        says.push(format!("label {label}={value}"));
+                        lines.push(format!("label {label}={value}"));
                     }
                 }
-                None => says.push(format!("not declared in generation {generation}")),
+                None => lines.push(format!("not declared in generation {generation}")),
             },
-            Subject::Platform => says.push(format!("generation {generation}")),
+            Subject::Platform => lines.push(format!("generation {generation}")),
         }
-        let fact = |says| FactV1 {
-            about: subject.clone(),
-            says,
-        };
-        says.into_iter().map(fact).collect()
+        facts(subject, lines)
     }
 
-    fn seen(&self, subject: &Subject) -> Vec<FactV1> {
-        let says = match subject {
+    fn observed(&self, subject: &Subject) -> Vec<FactV1> {
+        let lines = match subject {
             Subject::Instance(id) => self.containers(id),
             Subject::Node(name) => self.node(name),
             Subject::Service(_) | Subject::Platform => Vec::new(),
         };
-        let fact = |says| FactV1 {
-            about: subject.clone(),
-            says,
-        };
-        says.into_iter().map(fact).collect()
+        facts(subject, lines)
     }
 
     fn containers(&self, id: &InstanceId) -> Vec<String> {
-        let mut says = Vec::new();
+        let mut lines = Vec::new();
         for (node, view) in &self.observed.nodes {
             let containers = view.engine_state().into_iter().flat_map(|s| &s.containers);
             for container in containers {
                 if container.role == Role::Instance(id.clone()) {
                     let readiness = view.readiness.get(&container.id);
                     let times = self.history.endings.get(&container.id).map(|e| e.times);
-                    says.push(container_says(node, container, readiness, times));
+                    lines.push(container_text(node, container, readiness, times));
                 }
             }
         }
-        if !says.is_empty() {
-            return says;
+        if !lines.is_empty() {
+            return lines;
         }
-        // Who does not lead observes nothing; what the leader has recorded is known.
+        // A standby manager observes nothing; use the leader's records.
         let records = self.snapshot.instances.values();
-        says.extend(records.filter(|r| r.id == *id).map(|record| {
+        lines.extend(records.filter(|r| r.id == *id).map(|record| {
             format!(
                 "last recorded: {} on {}, container {}",
                 record.state.word(),
@@ -225,71 +217,71 @@ impl Known<'_> {
                 short(&record.container.0)
             )
         }));
-        if says.is_empty() {
-            says.push("no container of it exists".into());
+        if lines.is_empty() {
+            lines.push("it has no container".into());
         }
-        says
+        lines
     }
 
     fn node(&self, name: &NodeName) -> Vec<String> {
-        let mut says = Vec::new();
+        let mut lines = Vec::new();
         if let Some(unknown) = &self.observed.cloud_unknown {
-            says.push(format!(
-                "the cloud cannot be asked since {}: {}",
+            lines.push(format!(
+                "the cloud has not responded since {}: {}",
                 unknown.since.format("%H:%M:%S"),
                 unknown.why
             ));
         }
         let Some(view) = self.observed.nodes.get(name) else {
             let record = self.snapshot.nodes.get(name);
-            says.push(match record.and_then(|r| r.unknown.as_ref()) {
-                Some(unknown) => format!("last recorded: unknown: {}", unknown.why),
+            lines.push(match record.and_then(|r| r.unknown.as_ref()) {
+                Some(unknown) => format!("last recorded: unknown state: {}", unknown.why),
                 None if record.is_some_and(|r| r.observed.is_some()) => {
                     "last recorded: the machine exists".into()
                 }
-                None => "the cloud shows no such node".into(),
+                None => "the cloud has no such node".into(),
             });
-            return says;
+            return lines;
         };
-        says.push(format!(
-            "the cloud says: {}",
+        lines.push(format!(
+            "the cloud reports: {}",
             format!("{:?}", view.machine.power).to_lowercase()
         ));
-        says.push(match &view.engine {
-            EngineView::NotAsked => "its engine was not asked yet".into(),
-            EngineView::Missing => "the host answers, and no Docker engine on it".into(),
+        lines.push(match &view.engine {
+            EngineView::NotAsked => "its engine has not been polled yet".into(),
+            EngineView::Missing => "the host responds, but no Docker engine on it does".into(),
             EngineView::Known { info, state } => format!(
-                "Docker {} answers; {} containers of this platform",
+                "Docker {} responds; {} containers of this platform",
                 info.version,
                 state.containers.len()
             ),
             EngineView::Unknown(unknown) => format!(
-                "it cannot be asked since {}: {}",
+                "it has not responded since {}: {}",
                 unknown.since.format("%H:%M:%S"),
                 unknown.why
             ),
         });
-        if let Some(silence) = &view.not_responding {
-            says.push(format!(
-                "silent since {}: {}",
-                silence.since.format("%H:%M:%S"),
-                silence.why
+        if let Some(unknown) = &view.not_responding {
+            lines.push(format!(
+                "not responding since {}: {}",
+                unknown.since.format("%H:%M:%S"),
+                unknown.why
             ));
         }
-        says
+        lines
     }
 
-    /// What the plan says of these, and then of what holds them up.
+    /// The plan's decisions about these subjects, then about the causes of their delay.
     fn decisions(&self, own: &[Subject]) -> Vec<DecisionV1> {
         let plan = &self.round.plan;
         let mut decided = Vec::new();
         let mut seen: BTreeSet<Subject> = own.iter().cloned().collect();
         let mut waiting: VecDeque<(Subject, usize)> = own.iter().map(|s| (s.clone(), 0)).collect();
-        let mut told = BTreeSet::new();
+        let mut listed = BTreeSet::new();
         while let Some((subject, depth)) = waiting.pop_front() {
             let before = decided.len();
             for step in plan.steps.iter().filter(|step| is_for(step, &subject)) {
-                if told.insert(&step.id) {
+                if listed.insert(&step.id) {
                     decided.push(self.step(step, &subject));
                 }
             }
@@ -297,18 +289,18 @@ impl Known<'_> {
             for held in plan.held.iter().filter(|held| held.subject == subject) {
                 decided.push(DecisionV1 {
                     about: subject.clone(),
-                    says: format!("held: {}", held.by),
+                    text: format!("held: {}", held.by),
                     data: DecisionData::Held(held.by.clone()),
                 });
-                next.extend(self.behind(held));
+                next.extend(self.causes(held));
             }
             if let Subject::Instance(id) = &subject
                 && decided.len() == before
                 && let Some(status) = plan.instances.get(id)
             {
-                decided.push(stands(id, status));
+                decided.push(status_of(id, status));
             }
-            if depth < FARTHEST {
+            if depth < DEEPEST {
                 for part in next.iter().flat_map(|subject| self.parts(subject)) {
                     if seen.insert(part.clone()) {
                         waiting.push_back((part, depth + 1));
@@ -321,14 +313,14 @@ impl Known<'_> {
 
     fn step(&self, step: &Step, subject: &Subject) -> DecisionV1 {
         let running = self.round.running.iter().find(|r| r.id == step.id);
-        let says = match running {
+        let text = match running {
             Some(running) => format!(
-                "under way since {}: {}: {}{}",
+                "running since {}: {}: {}{}",
                 running.since.format("%H:%M:%S"),
                 step.action,
                 step.reason,
                 match &running.last_line {
-                    Some(line) => format!(" (it last said: {line})"),
+                    Some(line) => format!(" (last output: {line})"),
                     None => String::new(),
                 }
             ),
@@ -342,13 +334,13 @@ impl Known<'_> {
         };
         DecisionV1 {
             about: subject.clone(),
-            says,
+            text,
             data: DecisionData::Step(Box::new(step.clone())),
         }
     }
 
-    /// What stands behind what holds something up.
-    fn behind(&self, held: &Held) -> Vec<Subject> {
+    /// The subjects for which something waits.
+    fn causes(&self, held: &Held) -> Vec<Subject> {
         match &held.by {
             HeldBy::Dependency { service, .. }
             | HeldBy::StartsLast { service }
@@ -361,7 +353,7 @@ impl Known<'_> {
             HeldBy::Port { holder: id, .. } | HeldBy::RestartsAfter { replica: id } => {
                 vec![Subject::Instance(id.clone())]
             }
-            // Whatever brings the image is held by its own.
+            // The step that provides the image is held by a backoff of its own.
             HeldBy::Image { image } => {
                 let plan = &self.round.plan;
                 let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.image() == Some(image));
@@ -383,10 +375,10 @@ impl Known<'_> {
     fn answer(&self, subject: &Subject, decided: &[DecisionV1]) -> String {
         if self.round.input.is_none() {
             return format!(
-                "{subject}: this manager has planned nothing yet; what is recorded stands below"
+                "{subject}: this manager has no plan yet; the recorded state follows"
             );
         }
-        let says_of = |wanted: fn(&DecisionData) -> bool| decided.iter().find(|d| wanted(&d.data));
+        let first_of = |is: fn(&DecisionData) -> bool| decided.iter().find(|d| is(&d.data));
         let instances: Vec<&InstanceStatus> = self
             .parts(subject)
             .iter()
@@ -396,16 +388,16 @@ impl Known<'_> {
             })
             .collect();
         let up = instances.iter().filter(|i| is_up(&i.state)).count();
-        let held = says_of(|data| matches!(data, DecisionData::Held(_)));
-        let step = says_of(|data| matches!(data, DecisionData::Step(_)));
+        let held = first_of(|data| matches!(data, DecisionData::Held(_)));
+        let step = first_of(|data| matches!(data, DecisionData::Step(_)));
         let failed = instances.iter().find_map(|i| match &i.state {
             InstanceState::Failed { why } => Some(why),
             _ => None,
         });
         let first = match (failed, step, held) {
             (Some(why), _, _) => format!("failed: {why}"),
-            (None, Some(step), _) => step.says.clone(),
-            (None, None, Some(held)) => format!("{}: {}", held.about, held.says),
+            (None, Some(step), _) => step.text.clone(),
+            (None, None, Some(held)) => format!("{}: {}", held.about, held.text),
             (None, None, None) => "as declared; there is nothing to do".into(),
         };
         match (subject, instances.len()) {
@@ -417,18 +409,26 @@ impl Known<'_> {
     }
 }
 
+fn facts(about: &Subject, lines: Vec<String>) -> Vec<FactV1> {
+    let fact = |text| FactV1 {
+        about: about.clone(),
+        text,
+    };
+    lines.into_iter().map(fact).collect()
+}
+
 fn is_up(state: &InstanceState) -> bool {
     matches!(state, InstanceState::Ready | InstanceState::Completed)
 }
 
-/// Whether a step is about it, or brings what it needs.
+/// Whether a step is about the subject, or provides an image that it needs.
 fn is_for(step: &Step, subject: &Subject) -> bool {
     use crate::reconcile::Reason;
     step.action.subject() == *subject
         || matches!(&step.reason, Reason::ImageAbsent { needed_by, .. } if needed_by == subject)
 }
 
-fn stands(id: &InstanceId, status: &InstanceStatus) -> DecisionV1 {
+fn status_of(id: &InstanceId, status: &InstanceStatus) -> DecisionV1 {
     let place = status
         .node
         .as_ref()
@@ -439,8 +439,8 @@ fn stands(id: &InstanceId, status: &InstanceStatus) -> DecisionV1 {
     };
     DecisionV1 {
         about: Subject::Instance(id.clone()),
-        says: format!("stays {}{place}{why}", status.state.word()),
-        data: DecisionData::Stands(status.clone()),
+        text: format!("stays {}{place}{why}", status.state.word()),
+        data: DecisionData::Status(status.clone()),
     }
 }
 
@@ -453,9 +453,9 @@ fn service_facts(generation: Generation, spec: &ServiceSpec) -> Vec<String> {
         1 => "1 replica".to_owned(),
         n => format!("{n} replicas"),
     };
-    let mut says = vec![format!("generation {generation}: {replicas}, {source}")];
+    let mut lines = vec![format!("generation {generation}: {replicas}, {source}")];
     for (service, condition) in &spec.depends_on {
-        says.push(match condition {
+        lines.push(match condition {
             DependencyCondition::ServiceStarted => format!("starts after {service} has started"),
             DependencyCondition::ServiceHealthy => format!("starts after {service} is ready"),
             DependencyCondition::ServiceCompletedSuccessfully => {
@@ -464,28 +464,28 @@ fn service_facts(generation: Generation, spec: &ServiceSpec) -> Vec<String> {
         });
     }
     for constraint in &spec.constraints {
-        says.push(format!("only where {constraint}"));
+        lines.push(format!("only where {constraint}"));
     }
     let check = match &spec.ready {
         Some(ready) => format!("GET :{}{} answers", ready.port, ready.path),
         None if spec.container.healthcheck.is_some() => "its health check passes".into(),
         None => "its ports accept connections, or it runs if it has none".into(),
     };
-    says.push(format!(
+    lines.push(format!(
         "ready when {check}, within {}",
         humantime::format_duration(spec.ready_within)
     ));
-    says
+    lines
 }
 
-fn container_says(
+fn container_text(
     node: &NodeName,
     container: &ObservedContainer,
     readiness: Option<&Readiness>,
     endings: Option<u32>,
 ) -> String {
     let state = match &container.state {
-        ContainerState::Created => "was made and never started".to_owned(),
+        ContainerState::Created => "was created but never started".to_owned(),
         ContainerState::Running { health } => {
             let since = container
                 .started_at
@@ -511,7 +511,7 @@ fn container_says(
     };
     let endings = match endings {
         None | Some(0) => String::new(),
-        Some(times) => format!("; it has ended by itself {times}×"),
+        Some(times) => format!("; it has ended on its own {times}×"),
     };
     format!("container {} on {node} {state}{endings}", container.name)
 }
@@ -526,7 +526,7 @@ mod tests {
     use crate::reconcile::Plan;
 
     #[test]
-    fn what_holds_something_up_is_followed_to_what_holds_that_up() {
+    fn the_chain_of_causes_is_followed_to_its_end() {
         let replica = |name: &str, replica| InstanceId {
             service: name.try_into().unwrap(),
             replica: Replica(replica),

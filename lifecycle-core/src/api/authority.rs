@@ -1,7 +1,7 @@
-//! The platform's certificate authority: made once by the bootstrapper, handed to the manager,
-//! which signs its own certificate. It carries two names: the platform's UUID, which our own
-//! client checks, so that a changed address breaks nothing; and the manager's address, so that
-//! every other client (`curl --cacert ca.pem $LIFECYCLE_URL/…`) can check it too.
+//! The platform's certificate authority. The bootstrapper creates it once and passes it to the
+//! manager, which signs its own certificate. That certificate contains two names: one with the
+//! platform's UUID, which [`super::ApiClient`] checks, so that the manager's address may change; and
+//! the manager's address, which other clients (`curl --cacert ca.pem $LIFECYCLE_URL/…`) check.
 
 use std::net::IpAddr;
 
@@ -22,41 +22,40 @@ const AUTHORITY_LIFE: TimeDelta = TimeDelta::days(3653);
 /// How long a certificate of the manager is valid.
 const CERTIFICATE_LIFE: TimeDelta = TimeDelta::days(90);
 
-/// How far clocks may differ: certificates begin this long before they are made.
+/// The tolerated difference between clocks: a certificate is valid from this long before its creation.
 const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::days(1);
 
-/// A certificate authority for one platform.
+/// The certificate authority of one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
-    /// The authority's certificate, in PEM.
+    /// In PEM.
     pub certificate: String,
-    /// Its private key, in PEM.
+    /// The private key, in PEM.
     pub key: Sensitive,
 }
 
-/// What a server needs to be who it is.
+/// The certificate and the private key of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerIdentity {
-    /// The certificate and its authority's, in PEM.
+    /// The server's certificate and the authority's, in PEM.
     pub certificates: String,
     /// The private key, in PEM.
     pub key: Sensitive,
-    /// When the certificate ends.
-    pub ends: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
 }
 
-/// The name that the certificate of a platform's manager carries.
+/// The name in the certificate of a platform's manager.
 pub fn server_name(platform: PlatformId) -> String {
     format!("{platform}.lifecycle.internal")
 }
 
 fn failed(error: &rcgen::Error) -> Error {
-    Error::failed("making a certificate", error.to_string())
+    Error::failed("creating a certificate", error.to_string())
 }
 
 fn time_of(at: DateTime<Utc>) -> Result<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(at.timestamp())
-        .map_err(|error| Error::failed("making a certificate", error.to_string()))
+        .map_err(|error| Error::failed("creating a certificate", error.to_string()))
 }
 
 fn parameters(
@@ -76,7 +75,7 @@ fn parameters(
 }
 
 impl Authority {
-    /// A new authority for `platform`.
+    /// Creates an authority for `platform`.
     pub fn generate(platform: PlatformId, now: DateTime<Utc>) -> Result<Self> {
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let title = format!("lifecycle platform {platform}");
@@ -90,7 +89,7 @@ impl Authority {
         })
     }
 
-    /// Signs a certificate for the manager's API of `platform`, which is reached at `address`.
+    /// Creates and signs a certificate for the manager of `platform`, whose API listens on `address`.
     pub fn issue(
         &self,
         platform: PlatformId,
@@ -116,7 +115,7 @@ impl Authority {
         Ok(ServerIdentity {
             certificates: format!("{}{}", certificate.pem(), self.certificate),
             key: Sensitive::new(key.serialize_pem()),
-            ends: now + CERTIFICATE_LIFE,
+            expires_at: now + CERTIFICATE_LIFE,
         })
     }
 }
@@ -136,7 +135,7 @@ mod tests {
             .unwrap();
         assert!(identity.certificates.matches("BEGIN CERTIFICATE").count() == 2);
         assert!(identity.key.expose().contains("PRIVATE KEY"));
-        assert!(identity.ends > now + TimeDelta::days(89));
+        assert!(identity.expires_at > now + TimeDelta::days(89));
         assert!(!format!("{authority:?} {identity:?}").contains("PRIVATE KEY"));
     }
 }

@@ -1,6 +1,6 @@
-//! A client of the manager's API that talks over whatever connection it is given: through a
-//! node's SSH server, or straight. One connection serves call after call, since making one costs
-//! two handshakes; a stream has one of its own.
+//! A client of the manager's API. The caller provides the connections: through a node's SSH server,
+//! or direct ones. Calls share a connection, since opening one costs two handshakes; each stream has
+//! its own.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,17 +38,18 @@ use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
 use crate::secret::Sensitive;
 
-/// How long an answer may take to begin, from the dial on; and then to end, where it is no stream.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long the manager may take from the dial to the head of the response, and then, except for
+/// streams, to the end of the body.
+const RESPONSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens connections to the manager's API.
 #[async_trait]
 pub trait Dial: Debug + Send + Sync + 'static {
-    /// A new connection.
+    /// Opens a new connection.
     async fn dial(&self) -> Result<Box<dyn Duplex>>;
 }
 
-/// A client with a credential.
+/// A client of the manager's API with a credential.
 #[derive(Clone)]
 pub struct ApiClient {
     dial: Arc<dyn Dial>,
@@ -56,7 +57,7 @@ pub struct ApiClient {
     /// The name that the manager's certificate must carry.
     name: ServerName<'static>,
     token: Sensitive,
-    /// The connection that the latest call left behind.
+    /// The connection of the latest call, for reuse.
     idle: Arc<Mutex<Option<Connection>>>,
 }
 
@@ -73,13 +74,14 @@ impl Debug for ApiClient {
 
 fn interrupted(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Interrupted {
-        what: "the conversation with the manager".into(),
+        what: "the connection to the manager".into(),
         source: Some(Box::new(error)),
     }
 }
 
 impl ApiClient {
-    /// A client that trusts `authority` (PEM) for `platform` and presents `token`.
+    /// Creates a client of the manager of `platform`, whose certificate `authority` (PEM) must have
+    /// signed, with `token` as the credential.
     pub fn new(
         dial: Arc<dyn Dial>,
         platform: PlatformId,
@@ -90,26 +92,27 @@ impl ApiClient {
         Self::trusting(dial, name, authority, token)
     }
 
-    /// A client that trusts `authority` (PEM) for a server called `name`.
+    /// Creates a client of the server `name`, whose certificate `authority` (PEM) must have signed.
     pub(super) fn trusting(
         dial: Arc<dyn Dial>,
         name: ServerName<'static>,
         authority: &str,
         token: Sensitive,
     ) -> Result<Self> {
-        let refused = |why: String| Error::Invalid {
-            what: "the platform's authority".into(),
+        let invalid = |why: String| Error::Invalid {
+            what: "the platform's CA certificate".into(),
             why,
-            hint: "restore ca.pem from the node's directory or from a copy".into(),
+            hint: "restore ca.pem from the platform's directory on the manager's node, or from a backup"
+                .into(),
         };
         let mut roots = rustls::RootCertStore::empty();
         let certificate = CertificateDer::from_pem_slice(authority.as_bytes())
-            .map_err(|e| refused(e.to_string()))?;
-        roots.add(certificate).map_err(|e| refused(e.to_string()))?;
+            .map_err(|e| invalid(e.to_string()))?;
+        roots.add(certificate).map_err(|e| invalid(e.to_string()))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|e| refused(e.to_string()))?
+            .map_err(|e| invalid(e.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self {
@@ -121,7 +124,7 @@ impl ApiClient {
         })
     }
 
-    /// Whether everything is ready: `GET /readyz`.
+    /// Whether every service is ready: `GET /readyz`.
     pub async fn is_ready(&self) -> Result<bool> {
         let response = self.exchange(Method::GET, "/readyz", None, None).await?;
         let status = response.status();
@@ -129,7 +132,7 @@ impl ApiClient {
         Ok(status == StatusCode::OK)
     }
 
-    /// `GET /v1/services/{name}/endpoints`.
+    /// The addresses of the ready replicas of a service: `GET /v1/services/{name}/endpoints`.
     pub async fn endpoints(&self, service: &ServiceName) -> Result<Vec<EndpointV1>> {
         self.get(&format!("/v1/services/{service}/endpoints")).await
     }
@@ -138,7 +141,7 @@ impl ApiClient {
         read(path, self.send(Method::GET, path, None).await?).await
     }
 
-    /// Sends a request with the credential; a problem in the answer is an error.
+    /// Sends a request with the credential. Converts a problem in the response to an error.
     async fn send(
         &self,
         method: Method,
@@ -153,8 +156,8 @@ impl ApiClient {
         Err(problem::read(path, status, &whole(path, response).await?))
     }
 
-    /// Sends a request. Whoever accepts the connection and then says nothing (a process that is
-    /// stopped, a node that hangs) is not waited for.
+    /// Sends a request. The timeout also covers a server that accepts the connection and then does
+    /// not respond, for example a stopped process or a node that hangs.
     async fn exchange(
         &self,
         method: Method,
@@ -162,14 +165,15 @@ impl ApiClient {
         body: Option<Bytes>,
         token: Option<&Sensitive>,
     ) -> Result<Response<hyper::body::Incoming>> {
-        tokio::time::timeout(ANSWER_WITHIN, self.ask(method, path, body, token))
+        tokio::time::timeout(RESPONSE_WITHIN, self.exchange_unbounded(method, path, body, token))
             .await
             .unwrap_or_else(|_| Err(late(path)))
     }
 
-    /// Asks over the connection that is there, or a new one if there is none, or if it turns out
-    /// to have ended: every call may be repeated.
-    async fn ask(
+    /// Sends a request over the idle connection, or over a new one if there is none. If the idle
+    /// connection turns out to be closed, the request is repeated over a new one, which is safe for
+    /// every call.
+    async fn exchange_unbounded(
         &self,
         method: Method,
         path: &str,
@@ -181,7 +185,7 @@ impl ApiClient {
         {
             let request = self.request(method.clone(), path, body.clone(), token)?;
             if let Ok(response) = connection.send_request(request).await {
-                self.leave_idle(connection);
+                self.put_idle(connection);
                 return Ok(response);
             }
         }
@@ -191,7 +195,7 @@ impl ApiClient {
             .send_request(request)
             .await
             .map_err(interrupted)?;
-        self.leave_idle(connection);
+        self.put_idle(connection);
         Ok(response)
     }
 
@@ -200,7 +204,7 @@ impl ApiClient {
         idle.take().filter(|connection| !connection.is_closed())
     }
 
-    fn leave_idle(&self, connection: Connection) {
+    fn put_idle(&self, connection: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         *idle = Some(connection);
     }
@@ -342,8 +346,8 @@ impl ManagerApi for ApiClient {
         let name = in_path("service or replica", name)?;
         let path = format!("/v1/services/{name}/exec");
         let body = body(&ExecV1::from(command))?;
-        let begin = async {
-            // The connection becomes the command's own.
+        let upgrade = async {
+            // After the upgrade, the connection belongs to the command.
             let mut connection = self.connect().await?;
             let mut request = self.request(Method::POST, &path, Some(body), Some(&self.token))?;
             let headers = request.headers_mut();
@@ -359,7 +363,7 @@ impl ManagerApi for ApiClient {
             }
             hyper::upgrade::on(response).await.map_err(interrupted)
         };
-        let upgraded = tokio::time::timeout(ANSWER_WITHIN, begin)
+        let upgraded = tokio::time::timeout(RESPONSE_WITHIN, upgrade)
             .await
             .unwrap_or_else(|_| Err(late(&path)))?;
         Ok(exec::converse(TokioIo::new(upgraded)))
@@ -382,7 +386,7 @@ impl ManagerApi for ApiClient {
             path = format!("{path}&since={since}");
         }
         let response = self.send(Method::GET, &path, None).await?;
-        // A stream may never end: no other call waits behind it.
+        // Do not reuse this connection: the stream may never end.
         drop(self.take_idle());
         let chunks = BodyStream::new(response.into_body()).filter_map(|frame| async move {
             match frame {
@@ -404,7 +408,7 @@ impl ManagerApi for ApiClient {
     }
 }
 
-/// A name as it stands in a path. What could not stand there is no name of anything.
+/// Checks that a name can be part of a path. No other name exists, so it is not found.
 fn in_path<'n>(kind: &str, name: &'n str) -> Result<&'n str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain) {
@@ -427,9 +431,9 @@ async fn read<T: DeserializeOwned>(
     serde_json::from_slice(&whole(path, response).await?).map_err(interrupted)
 }
 
-/// The whole body of an answer that is no stream.
+/// The whole body of a response that is not a stream.
 async fn whole(path: &str, response: Response<hyper::body::Incoming>) -> Result<Bytes> {
-    let body = tokio::time::timeout(ANSWER_WITHIN, response.into_body().collect())
+    let body = tokio::time::timeout(RESPONSE_WITHIN, response.into_body().collect())
         .await
         .map_err(|_| late(path))?;
     Ok(body.map_err(interrupted)?.to_bytes())
@@ -437,8 +441,8 @@ async fn whole(path: &str, response: Response<hyper::body::Incoming>) -> Result<
 
 fn late(path: &str) -> Error {
     Error::TimedOut {
-        what: format!("the manager's answer to {path}"),
-        after: ANSWER_WITHIN,
+        what: format!("the manager's response to {path}"),
+        after: RESPONSE_WITHIN,
     }
 }
 
@@ -452,12 +456,12 @@ mod tests {
     use crate::api::Authority;
     use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 
-    /// Accepts every connection and never says a word.
+    /// Accepts every connection and never sends anything.
     #[derive(Debug, Default)]
-    struct Silent(std::sync::Mutex<Vec<tokio::io::DuplexStream>>);
+    struct Unresponsive(std::sync::Mutex<Vec<tokio::io::DuplexStream>>);
 
     #[async_trait]
-    impl Dial for Silent {
+    impl Dial for Unresponsive {
         async fn dial(&self) -> Result<Box<dyn Duplex>> {
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             self.0.lock().unwrap().push(theirs);
@@ -466,22 +470,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_manager_that_accepts_and_is_silent_is_not_waited_for() {
+    async fn a_manager_that_accepts_and_does_not_respond_times_out() {
         let platform = PlatformId::new(RandomIds.uuid());
         let authority = Authority::generate(platform, SystemClock.now()).unwrap();
         let token = Sensitive::new("x");
-        let dial = Arc::new(Silent::default());
+        let dial = Arc::new(Unresponsive::default());
         let client = ApiClient::new(dial, platform, &authority.certificate, token).unwrap();
         let health = tokio::time::timeout(Duration::from_hours(1), client.health());
-        let error = health.await.expect("it waits without a bound").unwrap_err();
+        let error = health.await.expect("the client has no timeout").unwrap_err();
         assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     }
 
-    /// A manager that answers `[]` to everything, and closes a connection after some answers.
+    /// A manager that responds `[]` to every request, and closes a connection after some responses.
     #[derive(Debug)]
     struct Terse {
         acceptor: Acceptor,
-        answers: usize,
+        responses: usize,
         dials: AtomicUsize,
     }
 
@@ -498,11 +502,11 @@ mod tests {
         async fn dial(&self) -> Result<Box<dyn Duplex>> {
             self.dials.fetch_add(1, Ordering::SeqCst);
             let (ours, theirs) = tokio::io::duplex(1 << 16);
-            let (acceptor, answers) = (self.acceptor.0.clone(), self.answers);
+            let (acceptor, responses) = (self.acceptor.0.clone(), self.responses);
             tokio::spawn(async move {
                 let stream = acceptor.accept(theirs).await.unwrap();
                 let mut stream = tokio::io::BufReader::new(stream);
-                for _ in 0..answers {
+                for _ in 0..responses {
                     let mut line = String::new();
                     while line != "\r\n" {
                         line.clear();
@@ -510,8 +514,8 @@ mod tests {
                             return;
                         }
                     }
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]";
-                    stream.write_all(answer).await.unwrap();
+                    let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]";
+                    stream.write_all(response).await.unwrap();
                     stream.flush().await.unwrap();
                 }
                 stream.shutdown().await.unwrap();
@@ -521,7 +525,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_share_a_connection_until_it_ends() {
+    async fn calls_share_a_connection_until_it_closes() {
         let platform = PlatformId::new(RandomIds.uuid());
         let now = SystemClock.now();
         let authority = Authority::generate(platform, now).unwrap();
@@ -542,7 +546,7 @@ mod tests {
             .unwrap();
         let dial = Arc::new(Terse {
             acceptor: Acceptor(tokio_rustls::TlsAcceptor::from(Arc::new(config))),
-            answers: 3,
+            responses: 3,
             dials: AtomicUsize::new(0),
         });
         let token = Sensitive::new("x");

@@ -1,5 +1,5 @@
-//! A conversation with a command over one connection: each piece is a frame with its length
-//! before it, its first byte saying what it is.
+//! The protocol that transfers a command's input and output over one connection. Each piece is a
+//! frame: its length, one byte for its kind, and the payload.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -17,11 +17,11 @@ use crate::runtime::{ExecCommand, ExecOutput, TerminalSize};
 /// The protocol that the connection is upgraded to.
 pub const PROTOCOL: &str = "lifecycle-exec/1";
 
-/// How large a frame may be. Pieces are smaller.
+/// The largest frame that is accepted. Pieces are smaller.
 const LARGEST_FRAME: usize = 1 << 20;
 
-/// How many pieces of input wait for the connection.
-const WAITING: usize = 16;
+/// How many pieces of input are buffered for the connection.
+const BUFFERED: usize = 16;
 
 const STDIN: u8 = 0;
 const END: u8 = 1;
@@ -36,13 +36,13 @@ const BROKEN: u8 = 19;
 pub struct ExecV1 {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// The user that it runs as.
+    /// The user in the container. If absent, the image's user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The directory that it starts in.
+    /// The working directory in the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<String>,
-    /// The terminal that it is given.
+    /// The size of the command's terminal. If absent, it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<TerminalSize>,
 }
@@ -129,58 +129,58 @@ fn read_output(mut frame: Bytes) -> Result<ExecOutput> {
         STDERR => Ok(ExecOutput::Stderr(payload)),
         EXIT => match payload.as_ref().try_into() {
             Ok(code) => Ok(ExecOutput::Exit(i64::from_be_bytes(code))),
-            Err(_) => Err(broken("an exit code that is none")),
+            Err(_) => Err(broken("a frame with an invalid exit code")),
         },
         BROKEN => Err(serde_json::from_slice(&payload)
-            .unwrap_or_else(|_| broken("its error is of a kind that is not known here"))),
-        _ => Err(broken("a frame of a kind that is not known")),
+            .unwrap_or_else(|_| broken("an error of an unknown kind"))),
+        _ => Err(broken("a frame of an unknown kind")),
     }
 }
 
 fn broken(why: &str) -> Error {
     Error::Interrupted {
-        what: "the conversation with the command".into(),
+        what: "the connection to the command".into(),
         source: Some(why.to_owned().into()),
     }
 }
 
-/// The manager's half: carries a conversation over a connection, until the command has ended or
-/// the other side is gone.
+/// The manager's side: transfers input and output over a connection, until the command has ended
+/// or the client has disconnected.
 pub async fn serve(io: impl AsyncRead + AsyncWrite + Send, conversation: Conversation) {
     let (mut sink, mut frames) = Framed::new(io, codec()).split();
     let Conversation { input, mut output } = conversation;
-    let says = async {
+    let send = async {
         while let Some(piece) = output.next().await {
             let is_last = !matches!(piece, Ok(ExecOutput::Stdout(_) | ExecOutput::Stderr(_)));
             if sink.send(output_frame(&piece)).await.is_err() || is_last {
                 break;
             }
         }
-        // Who is gone hears no end.
+        // A disconnected client cannot receive the close; ignore the error.
         drop(sink.close().await);
     };
-    let hears = async {
+    let receive = async {
         while let Some(Ok(frame)) = frames.next().await {
             let Some(piece) = read_input(frame.freeze()) else {
                 return;
             };
-            // A command that takes nothing more may still say something.
+            // A command that reads no more input may still write output; ignore the error.
             drop(input.send(piece).await);
         }
     };
     tokio::select! {
-        () = says => {}
-        () = hears => {}
+        () = send => {}
+        () = receive => {}
     }
 }
 
-/// The client's half.
+/// The client's side.
 pub(super) fn converse<T>(io: T) -> Conversation
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (sink, frames) = Framed::new(io, codec()).split();
-    let (input, given) = mpsc::channel(WAITING);
+    let (input, given) = mpsc::channel(BUFFERED);
     let pump = AbortOnDropHandle::new(tokio::spawn(send_all(sink, given)));
     Conversation {
         input,
@@ -197,7 +197,7 @@ async fn send_all<T: AsyncRead + AsyncWrite>(
             return;
         }
     }
-    // Closed only with the conversation: what the command says is still to come.
+    // Keep the connection open after the end of the input, for the command's output.
     std::future::pending::<()>().await;
 }
 
@@ -222,13 +222,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_conversation_reaches_the_command_and_comes_back_with_its_code() {
+    async fn input_reaches_the_command_and_its_output_and_exit_code_come_back() {
         let (ours, theirs) = tokio::io::duplex(64);
         let (input, mut given) = mpsc::channel(4);
-        let (says, mut said) = mpsc::channel(4);
+        let (output, mut written) = mpsc::channel(4);
         let conversation = Conversation {
             input,
-            output: stream::poll_fn(move |context| said.poll_recv(context)).boxed(),
+            output: stream::poll_fn(move |context| written.poll_recv(context)).boxed(),
         };
         let manager = tokio::spawn(serve(theirs, conversation));
         let mut client = converse(ours);
@@ -250,7 +250,7 @@ mod tests {
             ExecOutput::Stderr(Bytes::from_static(b"oh")),
             ExecOutput::Exit(-3),
         ] {
-            says.send(Ok(piece.clone())).await.unwrap();
+            output.send(Ok(piece.clone())).await.unwrap();
             assert_eq!(client.output.next().await.unwrap().unwrap(), piece);
         }
         assert!(client.output.next().await.is_none());
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_within_a_conversation_keeps_its_kind_and_fields() {
+    fn an_error_after_the_upgrade_keeps_its_kind_and_fields() {
         let sent = Err(Error::conflict("the terminal", "another command has it"));
         let read = read_output(output_frame(&sent)).unwrap_err();
         assert!(
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_of_ours_is_refused() {
+    fn an_invalid_frame_is_rejected() {
         for frame in [&b""[..], &[9], &[RESIZE, 1], &[END, 1]] {
             assert_eq!(read_input(Bytes::copy_from_slice(frame)), None, "{frame:?}");
         }

@@ -1,4 +1,4 @@
-//! The API of a manager in the same process: for services that embed it, and for the
+//! The API of a manager in the same process, for programs that embed a manager and for the
 //! simulation.
 
 use std::sync::Arc;
@@ -21,18 +21,18 @@ use crate::reconcile::{Plan, RecordedPlan, Round};
 use crate::registry::EventPage;
 use crate::runtime::{ExecCommand, LogOptions};
 
-/// How many events a page holds at most.
+/// The maximum number of events in a page.
 pub const EVENTS_PER_PAGE: u32 = 500;
 
-/// Among how many of the latest events evidence is looked for.
+/// How many of the latest events are searched for evidence.
 const EVENTS_SEARCHED: u64 = 2_000;
 
-/// A manager's API without a wire.
+/// Calls a manager in the same process.
 #[derive(Debug, Clone)]
 pub struct LocalApi(Arc<Manager>);
 
 impl LocalApi {
-    /// The API of `manager`.
+    /// Creates the API of `manager`.
     pub fn new(manager: Arc<Manager>) -> Self {
         Self(manager)
     }
@@ -74,7 +74,7 @@ impl ManagerApi for LocalApi {
             }
             EventPage::Gone { oldest } => Err(Error::not_found_with_hint(
                 format!("the event after cursor {after}"),
-                format!("the oldest stored event is {oldest}; start there, or at the latest"),
+                format!("the oldest stored event is {oldest}; start from it or from `latest`"),
             )),
         }
     }

@@ -1,5 +1,5 @@
-//! The manager's API as other programs see it: what goes over the wire, a client, and the
-//! platform's own certificate authority (feature `api`).
+//! The manager's API for other programs: the wire types, a client, and the platform's own
+//! certificate authority (feature `api`).
 
 pub mod authority;
 pub mod client;
@@ -36,14 +36,14 @@ use crate::runtime::{ExecCommand, LogOptions};
 /// The manager's API, wherever the manager runs.
 ///
 /// # Errors
-/// A manager that does not answer, or does not lead at the moment, is an error that may be
-/// tried again; an unknown name is [`crate::Error::NotFound`], as are events that are not kept.
+/// A manager that does not respond, or does not lead, causes an error that may be retried. An unknown
+/// name is [`crate::Error::NotFound`], and so is a cursor whose events are no longer stored.
 #[async_trait]
 pub trait ManagerApi: Debug + Send + Sync + 'static {
-    /// Whether the manager answers at all.
+    /// Checks that the manager responds.
     async fn health(&self) -> Result<()>;
 
-    /// The platform as a whole.
+    /// The state of the platform as a whole.
     async fn platform(&self) -> Result<PlatformV1>;
 
     /// All nodes.
@@ -53,46 +53,48 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     async fn services(&self) -> Result<Vec<ServiceV1>>;
 
     /// The progress of the current round. The plan grows with the platform, so a caller that polls
-    /// leaves it out.
+    /// should not request it.
     async fn progress(&self, with_plan: bool) -> Result<ProgressV1>;
 
-    /// A page of events after a cursor.
+    /// A page of events after a cursor, oldest first.
     async fn events(&self, after: u64) -> Result<EventsV1>;
 
-    /// The cursor behind the latest event.
+    /// The cursor of the latest event.
     async fn last_event(&self) -> Result<u64>;
 
-    /// Hands a declaration over. An identical one changes nothing.
+    /// Replaces the declaration. An identical one changes nothing.
     async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1>;
 
-    /// What a declaration would change.
+    /// Plans what a declaration would change, without changing anything.
     async fn plan(&self, declaration: &Declaration) -> Result<Plan>;
 
-    /// The latest plan, and what it was made from.
+    /// The latest plan and its input.
     async fn recorded_plan(&self) -> Result<RecordedPlan>;
 
-    /// Begins to take everything down. Asked again, the same operation is meant.
+    /// Begins to delete the platform. A repeated call returns the same operation.
     async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
 
-    /// Begins to start a service's containers anew, or one replica's (`web-2`). With `replaces`,
-    /// only those that are still in the run that began then: a repeated call restarts once.
+    /// Begins to restart the containers of a service, or of one replica (`web-2`). With `replaces`,
+    /// restarts only replicas whose current run started at the given time, so that a repeated call
+    /// causes no second restart.
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
 
-    /// Forgets the failures of a service, one of its replicas (`web-2`) or a node, so that what
-    /// failed is tried again at once.
+    /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps are
+    /// retried at once.
     async fn retry(&self, name: &str) -> Result<RetriedV1>;
 
-    /// An operation.
+    /// The state of an operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;
 
-    /// Why a service, one of its replicas (`web-2`) or a node stands as it does.
+    /// Explains the state of a service, a replica (`web-2`) or a node.
     async fn why(&self, name: &str) -> Result<WhyV1>;
 
-    /// Runs a command in a container of a service: of the replica that is named (`web-2`), or of
-    /// one that is ready. Not repeated by itself: whether a command may run twice is for who asks.
+    /// Runs a command in a container of the named replica (`web-2`), or of a replica of the named
+    /// service, preferably a ready one. Never repeats the request: only the caller knows whether
+    /// the command may run twice.
     async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation>;
 
-    /// Lines of all instances of a service.
+    /// The output lines of all instances of a service.
     async fn logs(
         &self,
         service: &ServiceName,

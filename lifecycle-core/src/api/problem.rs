@@ -1,5 +1,5 @@
 //! Errors over HTTP: a problem document (RFC 9457) with the error's `kind` and fields, from which
-//! the client builds the same error again.
+//! the client re-creates the same error.
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -10,19 +10,17 @@ use crate::error::{Error, Retry};
 /// The body of every response that is not a success.
 ///
 /// `kind` and the fields of the [`Error`] are members of the document; `docs/api.md` lists them. A
-/// client that knows the kind can build the error again ([`ProblemV1::error`]); every other client
+/// client that knows the kind can re-create the error ([`ProblemV1::error`]); every other client
 /// can use the members that are declared here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ProblemV1 {
-    /// The HTTP status in words.
+    /// The name of the HTTP status.
     pub title: String,
-    /// The HTTP status.
     pub status: u16,
     /// The error and its causes in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// `kind` and the error's other fields.
@@ -31,11 +29,11 @@ pub struct ProblemV1 {
 }
 
 impl ProblemV1 {
-    /// The document that describes `error`.
+    /// Creates the document that describes `error`.
     pub fn new(status: StatusCode, error: &Error) -> Self {
         let mut fields = match serde_json::to_value(error) {
             Ok(Value::Object(fields)) => fields,
-            // An error is an object of strings and numbers.
+            // Not reached: an error serialises to an object.
             _ => Map::new(),
         };
         fields.remove("hint");
@@ -48,8 +46,8 @@ impl ProblemV1 {
         }
     }
 
-    /// The error that the document describes. [`None`] if its kind is not known here, for example
-    /// because the manager is newer.
+    /// The error that the document describes. [`None`] if this version does not know the
+    /// kind, for example because the manager is newer.
     pub fn error(&self) -> Option<Error> {
         let mut fields = self.fields.clone();
         if let Some(hint) = &self.hint {
@@ -63,8 +61,8 @@ fn title(status: StatusCode) -> String {
     status.canonical_reason().unwrap_or("problem").to_owned()
 }
 
-/// The HTTP status for an error of the manager. What may pass without a change is 503, so that
-/// clients repeat the request.
+/// The HTTP status for an error of the manager. A temporary error is 503, so that clients repeat the
+/// request.
 pub fn status(error: &Error) -> StatusCode {
     match error {
         Error::NotFound { .. } => StatusCode::NOT_FOUND,
@@ -87,9 +85,10 @@ pub fn status(error: &Error) -> StatusCode {
     }
 }
 
-/// The error that a client with the read token gets instead of `error`, if `error` may describe
-/// the inside of the platform: its database, its engines, the files of a node. Such a client may be
-/// any service of the platform. Only the manager's log and a client with the admin token get these.
+/// The error that a client with the read token receives instead of `error`, if `error` may contain
+/// internals of the platform: its database, its engines, the files of a node. Any service of the
+/// platform may have the read token. Internals are only for the manager's log and for clients with
+/// the admin token.
 pub fn for_reader(error: &Error) -> Option<Error> {
     match error {
         Error::NotFound { .. }
@@ -112,7 +111,7 @@ pub fn for_reader(error: &Error) -> Option<Error> {
         | Error::Io { .. } => Some(match error.retry() {
             Retry::After(_) => Error::not_ready(
                 "the manager",
-                "it cannot reach something that it needs; its log contains the cause",
+                "it cannot reach a resource that it needs; its log contains the cause",
             ),
             Retry::Replan | Retry::Never => {
                 Error::failed("the request", "the manager's log contains the cause")
@@ -121,8 +120,8 @@ pub fn for_reader(error: &Error) -> Option<Error> {
     }
 }
 
-/// The error that a response describes. A response that is not a problem document, or whose kind is
-/// not known here, is an error by its status.
+/// Converts a response to an error. The status determines the kind of the error if the response is
+/// not a problem document, or a document of an unknown kind.
 pub(super) fn read(path: &str, status: StatusCode, body: &[u8]) -> Error {
     let problem: Option<ProblemV1> = serde_json::from_slice(body).ok();
     if let Some(error) = problem.as_ref().and_then(ProblemV1::error) {
@@ -132,7 +131,7 @@ pub(super) fn read(path: &str, status: StatusCode, body: &[u8]) -> Error {
         Some(problem) => (problem.detail.unwrap_or(problem.title), problem.hint),
         None => (title(status), None),
     };
-    let why = format!("the answer has status {}: {detail}", status.as_u16());
+    let why = format!("the response has status {}: {detail}", status.as_u16());
     let hint_or = |general: &str| hint.clone().unwrap_or_else(|| general.to_owned());
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -150,7 +149,7 @@ pub(super) fn read(path: &str, status: StatusCode, body: &[u8]) -> Error {
         status if status.is_client_error() => Error::invalid(
             path,
             why,
-            hint_or("check that this program and the manager are of the same version"),
+            hint_or("check that this program and the manager have the same version"),
         ),
         _ => Error::failed(path, why),
     }
@@ -162,45 +161,45 @@ mod tests {
 
     use super::*;
 
-    fn answer(status: u16, body: &Value) -> Error {
+    fn response(status: u16, body: &Value) -> Error {
         let status = StatusCode::from_u16(status).unwrap();
         read("/v1/x", status, body.to_string().as_bytes())
     }
 
     #[test]
-    fn a_kind_of_a_newer_manager_becomes_an_error_by_its_status() {
+    fn an_unknown_kind_becomes_an_error_by_its_status() {
         let problem = |status: u16| {
             json!({
                 "title": "t", "status": status, "kind": "haunted", "what": "w", "ghosts": 3,
-                "detail": "the attic is haunted", "hint": "call somebody",
+                "detail": "the attic is haunted", "hint": "call an exorcist",
             })
         };
-        let denied = answer(403, &problem(403));
+        let denied = response(403, &problem(403));
         assert!(matches!(denied, Error::Denied { .. }), "{denied:?}");
-        let gone = answer(410, &problem(410));
+        let gone = response(410, &problem(410));
         assert!(matches!(gone, Error::NotFound { .. }), "{gone:?}");
-        let refused = answer(422, &problem(422));
+        let refused = response(422, &problem(422));
         assert!(matches!(refused, Error::Invalid { .. }), "{refused:?}");
-        let later = answer(503, &problem(503));
+        let later = response(503, &problem(503));
         assert!(matches!(later.retry(), Retry::After(_)), "{later:?}");
-        let failed = answer(500, &problem(500));
+        let failed = response(500, &problem(500));
         assert!(matches!(failed, Error::Failed { .. }), "{failed:?}");
         for error in [&denied, &gone, &refused, &later, &failed] {
             let shown = error.to_string();
             assert!(shown.contains("the attic is haunted"), "{shown}");
         }
         for error in [&denied, &gone, &refused] {
-            assert_eq!(error.hint(), Some("call somebody"));
+            assert_eq!(error.hint(), Some("call an exorcist"));
         }
     }
 
     #[test]
-    fn fields_that_this_version_does_not_know_are_ignored() {
+    fn unknown_fields_are_ignored() {
         let body = json!({
             "title": "Conflict", "status": 409, "kind": "conflict", "what": "generation 3",
             "why": "it is 4 now", "since": "2026-01-02T03:04:05Z",
         });
-        let error = answer(409, &body);
+        let error = response(409, &body);
         assert_eq!(
             error.to_string(),
             "generation 3 is in conflict: it is 4 now"
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_server_is_an_error_by_its_status() {
+    fn a_response_that_is_no_problem_becomes_an_error_by_its_status() {
         let read = |status: StatusCode| read("/v1/x", status, b"<html>");
         let later = read(StatusCode::BAD_GATEWAY);
         assert!(matches!(later.retry(), Retry::After(_)), "{later:?}");

@@ -1,5 +1,5 @@
-//! The client for a service of the platform itself: with what each container is given that
-//! asks for it (`x-lifecycle.api: read`), straight to the manager.
+//! The API client for services of the platform. It connects directly to the manager, with the
+//! credential that the container of a service with `x-lifecycle.api: read` contains.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,16 +16,16 @@ use crate::host::Duplex;
 use crate::reconcile::execute::{API_DIRECTORY, API_URL};
 use crate::secret::Sensitive;
 
-/// How long a connection may take. Services wait for this before they go on with what they
-/// knew, so it is short.
+/// How long opening a connection may take. It is short, since a service waits this long before it
+/// continues with its previous data.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Connects to an address of the platform's network.
 #[derive(Debug)]
-struct Straight(SocketAddr);
+struct Direct(SocketAddr);
 
 #[async_trait]
-impl Dial for Straight {
+impl Dial for Direct {
     async fn dial(&self) -> Result<Box<dyn Duplex>> {
         let unreachable = |source| Error::Unreachable {
             what: format!("the manager at {}", self.0),
@@ -40,39 +40,39 @@ impl Dial for Straight {
 }
 
 impl ApiClient {
-    /// The client of the service that runs in this container. It may look things up.
+    /// Creates a client with this container's credential, which permits only reads.
     ///
     /// # Errors
-    /// [`Error::Invalid`] in a container that was given no credential.
+    /// [`Error::Invalid`] in a container without a credential.
     pub fn of_this_service() -> Result<Self> {
         let url = std::env::var(API_URL)
-            .map_err(|_| not_given(format!("{API_URL} is not in the environment")))?;
+            .map_err(|_| no_credential(format!("{API_URL} is not set")))?;
         Self::with_credential(&url, Path::new(API_DIRECTORY))
     }
 
-    /// A client for the manager at `url` with the `token` and the `ca.pem` of a directory.
+    /// Creates a client of the manager at `url`, with the files `token` and `ca.pem` of `directory`.
     fn with_credential(url: &str, directory: &Path) -> Result<Self> {
         let address: SocketAddr = url
             .strip_prefix("https://")
             .map(|rest| rest.trim_end_matches('/'))
             .and_then(|address| address.parse().ok())
-            .ok_or_else(|| not_given(format!("{API_URL} is {url:?}, not https://<ip>:<port>")))?;
+            .ok_or_else(|| no_credential(format!("{API_URL} is {url:?}, not https://<ip>:<port>")))?;
         let read = |name: &str| {
             let path = directory.join(name);
             std::fs::read_to_string(&path)
-                .map_err(|error| not_given(format!("cannot read {}: {error}", path.display())))
+                .map_err(|error| no_credential(format!("cannot read {}: {error}", path.display())))
         };
         let token = Sensitive::new(read("token")?.trim_end().to_owned());
         let name = ServerName::IpAddress(address.ip().into());
-        Self::trusting(Arc::new(Straight(address)), name, &read("ca.pem")?, token)
+        Self::trusting(Arc::new(Direct(address)), name, &read("ca.pem")?, token)
     }
 }
 
-fn not_given(why: String) -> Error {
+fn no_credential(why: String) -> Error {
     Error::Invalid {
         what: "the credential for the manager's API".into(),
         why,
-        hint: "give the service `x-lifecycle: {api: read}` in compose.yaml".into(),
+        hint: "add `x-lifecycle: {api: read}` to the service in compose.yaml".into(),
     }
 }
 
@@ -104,9 +104,9 @@ mod tests {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// A manager whose certificate is for `address` answers one request; what it was asked, if
-    /// the client trusted it.
-    async fn ask_manager_at(address: [u8; 4]) -> (Result<usize>, Option<String>) {
+    /// Sends one request to a manager whose certificate is for `address`. Returns the number of
+    /// endpoints, and the request as the manager received it, if the client trusted the manager.
+    async fn request_endpoints(address: [u8; 4]) -> (Result<usize>, Option<String>) {
         let platform = PlatformId::new(RandomIds.uuid());
         let now = SystemClock.now();
         let authority = Authority::generate(platform, now).unwrap();
@@ -116,15 +116,15 @@ mod tests {
         let server = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let mut stream = acceptor.accept(stream).await.ok()?;
-            let mut asked = vec![0; 4096];
-            let length = stream.read(&mut asked).await.unwrap();
+            let mut received = vec![0; 4096];
+            let length = stream.read(&mut received).await.unwrap();
             let body = r#"[{"ip":"10.0.0.3","port":20001,"container_port":80,"protocol":"tcp"}]"#;
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
             stream.write_all(head.as_bytes()).await.unwrap();
             stream.write_all(body.as_bytes()).await.unwrap();
             stream.flush().await.unwrap();
-            asked.truncate(length);
-            Some(String::from_utf8(asked).unwrap())
+            received.truncate(length);
+            Some(String::from_utf8(received).unwrap())
         });
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("token"), "let-me-read\n").unwrap();
@@ -136,23 +136,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_service_looks_endpoints_up_by_the_managers_address() {
-        let (endpoints, asked) = ask_manager_at([127, 0, 0, 1]).await;
+    async fn a_service_reads_endpoints_through_the_managers_address() {
+        let (endpoints, received) = request_endpoints([127, 0, 0, 1]).await;
         assert_eq!(endpoints.unwrap(), 1);
-        let asked = asked.unwrap().to_lowercase();
-        assert!(asked.starts_with("get /v1/services/db/endpoints http/1.1\r\n"));
-        assert!(asked.contains("authorization: bearer let-me-read\r\n"));
+        let received = received.unwrap().to_lowercase();
+        assert!(received.starts_with("get /v1/services/db/endpoints http/1.1\r\n"));
+        assert!(received.contains("authorization: bearer let-me-read\r\n"));
     }
 
     #[tokio::test]
-    async fn a_manager_elsewhere_is_not_trusted() {
-        let (endpoints, asked) = ask_manager_at([127, 0, 0, 9]).await;
+    async fn a_manager_with_a_certificate_for_another_address_is_not_trusted() {
+        let (endpoints, received) = request_endpoints([127, 0, 0, 9]).await;
         assert!(matches!(endpoints, Err(Error::Unreachable { .. })));
-        assert_eq!(asked, None);
+        assert_eq!(received, None);
     }
 
     #[test]
-    fn a_container_without_a_credential_says_how_to_get_one() {
+    fn without_a_credential_the_hint_explains_how_to_get_one() {
         let empty = tempfile::tempdir().unwrap();
         for url in ["https://10.0.0.2:7443", "http://10.0.0.2:7443", "manager"] {
             let error = ApiClient::with_credential(url, empty.path()).unwrap_err();

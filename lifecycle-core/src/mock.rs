@@ -1,6 +1,6 @@
 //! [`mockall`] mocks for tests of programs that embed this crate: a test states which calls it
-//! expects and what they return. `examples/embed_mock.rs` shows such tests. The feature `sim` has a
-//! world that behaves like a real one instead.
+//! expects and what they return. `examples/embed_mock.rs` contains such tests. The feature `sim`
+//! instead provides a simulated world that behaves like a real one.
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -24,7 +24,7 @@ use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
 
 mockall::mock! {
-    /// A manager's API that returns what a test expects.
+    /// A manager's API that returns what a test specifies.
     #[derive(Debug)]
     pub ManagerApi {}
 
@@ -55,14 +55,14 @@ mockall::mock! {
 }
 
 mockall::mock! {
-    /// A cloud that returns what a test expects.
+    /// A cloud that returns what a test specifies.
     #[derive(Debug)]
     pub CloudProvider {}
 
     #[async_trait]
     impl CloudProvider for CloudProvider {
         fn capabilities(&self) -> CloudCapabilities;
-        async fn preflight(&self, wanted: &[NodeSpec]) -> Result<PreflightReport>;
+        async fn preflight(&self, specs: &[NodeSpec]) -> Result<PreflightReport>;
         async fn list(&self) -> Result<Vec<ObservedNode>>;
         async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>>;
         async fn adopt(&self, node: &NodeName) -> Result<ObservedNode>;

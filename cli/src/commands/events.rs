@@ -35,7 +35,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), F
     let latest = options.since.is_none().then_some(LATEST);
     let query = EventOptions {
         tail: options.tail.or(latest),
-        since: options.since.map(|since| since.moment(SystemClock.now())),
+        since: options.since.map(|since| since.time(SystemClock.now())),
         follow: options.follow,
         about,
     };

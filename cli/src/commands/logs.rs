@@ -22,7 +22,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
     let query = LogOptions {
         tail: options.tail,
         follow: options.follow,
-        since: options.since.map(|since| since.moment(SystemClock.now())),
+        since: options.since.map(|since| since.time(SystemClock.now())),
         timestamps: options.timestamps,
     };
     let (instances, mut lines) = bootstrapper

@@ -1,4 +1,4 @@
-//! The end of what is written on and on: events, and the output of several services at once.
+//! Reads and follows the latest events, and the merged output of several services.
 
 use std::collections::VecDeque;
 use std::str::FromStr;
@@ -16,25 +16,23 @@ use crate::error::{Error, Result, Retry};
 use crate::model::{Event, ServiceName, Subject};
 use crate::runtime::LogOptions;
 
-/// How often is looked for new events.
-const PACE: Duration = Duration::from_millis(500);
+/// The interval at which new events are polled.
+const POLL: Duration = Duration::from_millis(500);
 
-/// How long a manager that answered may be silent while its events are followed: it may be
-/// replaced meanwhile.
-const SILENCE: Duration = Duration::from_mins(1);
+/// How long a stream of events tolerates a manager that stopped responding, since the manager may be
+/// in the middle of a replacement.
+const OUTAGE: Duration = Duration::from_mins(1);
 
-/// From when on: `10m`, `2h 30m` back, or a moment in RFC 3339.
+/// A start time: a duration before now (`10m`, `2h 30m`), or a time in RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
-    /// So long ago.
     Ago(Duration),
-    /// From this moment on.
     At(DateTime<Utc>),
 }
 
 impl Since {
-    /// The moment, `now` being now.
-    pub fn moment(self, now: DateTime<Utc>) -> DateTime<Utc> {
+    /// The absolute time, where `now` is the current time.
+    pub fn time(self, now: DateTime<Utc>) -> DateTime<Utc> {
         match self {
             Self::At(at) => at,
             Self::Ago(ago) => chrono::Duration::from_std(ago)
@@ -53,37 +51,37 @@ impl FromStr for Since {
             return Ok(Self::At(at.to_utc()));
         }
         humantime::parse_duration(text).map(Self::Ago).map_err(|_| {
-            "write how long ago (`10m`, `2h 30m`) or a moment (`2026-01-02T03:04:05Z`)".to_owned()
+            "use a duration before now (`10m`, `2h 30m`) or a time (`2026-01-02T03:04:05Z`)".to_owned()
         })
     }
 }
 
-/// Which events are wanted.
+/// Selects events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventOptions {
-    /// Only the last so many that there are now.
+    /// Only this many of the latest existing events.
     pub tail: Option<u32>,
-    /// Only those from this moment on.
+    /// Only events from this time on.
     pub since: Option<DateTime<Utc>>,
-    /// Go on as new ones come.
+    /// Continue with new events as they are recorded.
     pub follow: bool,
-    /// Only those about these: a service stands for its replicas too.
+    /// Only events about these subjects; a service includes its replicas. All events if empty.
     pub about: Vec<Subject>,
 }
 
 impl EventOptions {
-    fn wants(&self, event: &Event) -> bool {
+    fn selects(&self, event: &Event) -> bool {
         let subject = &event.event.subject;
-        let is_about = |wanted: &Subject| match (wanted, subject) {
+        let is_about = |selected: &Subject| match (selected, subject) {
             (Subject::Service(service), Subject::Instance(id)) => id.service == *service,
-            (wanted, subject) => wanted == subject,
+            (selected, subject) => selected == subject,
         };
         (self.about.is_empty() || self.about.iter().any(is_about))
             && self.since.is_none_or(|since| event.event.at >= since)
     }
 }
 
-/// Events, oldest first. A stream that follows outlives a manager that is away for a moment.
+/// The selected events, oldest first. A stream that follows survives a short outage of the manager.
 pub async fn events(
     api: Arc<dyn ManagerApi>,
     options: EventOptions,
@@ -91,7 +89,7 @@ pub async fn events(
     let last = api.last_event().await?;
     let mut cursor = match (options.since, options.tail) {
         (Some(since), _) => first_since(api.as_ref(), last, since).await?,
-        // Those about something are among all others.
+        // Any of the stored events may be about the selected subjects.
         (None, Some(tail)) if options.about.is_empty() => last.saturating_sub(tail.into()),
         (None, _) => 0,
     };
@@ -101,7 +99,7 @@ pub async fn events(
         let Some(latest) = page.last() else { break };
         cursor = latest.id;
         for event in page {
-            if !options.wants(&event) {
+            if !options.selects(&event) {
                 continue;
             }
             old.push_back(event);
@@ -119,26 +117,26 @@ pub async fn events(
         move |(api, mut cursor, mut waiting): (_, _, VecDeque<Event>)| {
             let options = options.clone();
             async move {
-                let mut heard = Instant::now();
+                let mut responded = Instant::now();
                 loop {
                     if let Some(event) = waiting.pop_front() {
                         return Ok(Some((event, (api, cursor, waiting))));
                     }
                     match page(api.as_ref(), cursor).await {
                         Ok(page) => {
-                            heard = Instant::now();
+                            responded = Instant::now();
                             cursor = page.last().map_or(cursor, |event| event.id);
-                            waiting.extend(page.into_iter().filter(|e| options.wants(e)));
+                            waiting.extend(page.into_iter().filter(|e| options.selects(e)));
                             if !waiting.is_empty() {
                                 continue;
                             }
                         }
                         Err(error) => match error.retry() {
-                            Retry::After(_) if heard.elapsed() < SILENCE => {}
+                            Retry::After(_) if responded.elapsed() < OUTAGE => {}
                             _ => return Err(error),
                         },
                     }
-                    tokio::time::sleep(PACE).await;
+                    tokio::time::sleep(POLL).await;
                 }
             }
         },
@@ -146,7 +144,7 @@ pub async fn events(
     Ok(old.chain(new).boxed())
 }
 
-/// The events after a cursor; those that are not kept any more are skipped.
+/// The events after a cursor. Events that are no longer stored are skipped.
 async fn page(api: &dyn ManagerApi, after: u64) -> Result<Vec<Event>> {
     match api.events(after).await {
         Ok(page) => Ok(page.events),
@@ -155,21 +153,22 @@ async fn page(api: &dyn ManagerApi, after: u64) -> Result<Vec<Event>> {
     }
 }
 
-/// The cursor before the oldest event that is kept; the one at `gone` is not.
+/// The cursor before the oldest stored event, by bisection. The events after cursor `gone` are no
+/// longer stored.
 async fn oldest(api: &dyn ManagerApi, gone: u64) -> Result<u64> {
-    let (mut gone, mut kept) = (gone, api.last_event().await?);
-    while kept.saturating_sub(gone) > 1 {
-        let middle = gone + (kept - gone) / 2;
+    let (mut gone, mut stored) = (gone, api.last_event().await?);
+    while stored.saturating_sub(gone) > 1 {
+        let middle = gone + (stored - gone) / 2;
         match api.events(middle).await {
-            Ok(_) => kept = middle,
+            Ok(_) => stored = middle,
             Err(Error::NotFound { .. }) => gone = middle,
             Err(error) => return Err(error),
         }
     }
-    Ok(kept)
+    Ok(stored)
 }
 
-/// A cursor before the first event since then: events are numbered in the order of time.
+/// The cursor before the first event at or after `since`, by bisection: ids increase with time.
 async fn first_since(api: &dyn ManagerApi, last: u64, since: DateTime<Utc>) -> Result<u64> {
     let (mut low, mut high) = (0, last);
     while low < high {
@@ -188,15 +187,15 @@ async fn first_since(api: &dyn ManagerApi, last: u64, since: DateTime<Utc>) -> R
     Ok(low)
 }
 
-/// The output of several services, interleaved as it comes; of all, if none is named. Gives also
-/// the names of their replicas.
+/// The output of the named services, or of all if none is named, interleaved as it arrives. Also
+/// returns the names of their replicas.
 pub async fn logs(
     api: &dyn ManagerApi,
     services: &[ServiceName],
     options: &LogOptions,
 ) -> Result<(Vec<String>, BoxStream<'static, Result<ServiceLogLine>>)> {
     let all = api.services().await?;
-    let wanted: Vec<&ServiceV1> = if services.is_empty() {
+    let selected: Vec<&ServiceV1> = if services.is_empty() {
         all.iter().collect()
     } else {
         services
@@ -208,10 +207,10 @@ pub async fn logs(
             .collect::<Result<_>>()?
     };
     let mut streams = Vec::new();
-    for service in &wanted {
+    for service in &selected {
         streams.push(api.logs(&service.name, options.clone()).await?);
     }
-    let instances = wanted.iter().flat_map(|service| &service.instances);
+    let instances = selected.iter().flat_map(|service| &service.instances);
     let instances = instances.map(|instance| instance.id.clone()).collect();
     Ok((instances, stream::select_all(streams).boxed()))
 }
@@ -226,13 +225,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_beginning_is_said_by_its_distance_or_as_a_moment() {
+    fn a_start_time_is_a_duration_before_now_or_a_time() {
         let now: DateTime<Utc> = "2026-01-02T03:04:05Z".parse().unwrap();
-        let of = |text: &str| text.parse::<Since>().map(|since| since.moment(now));
+        let of = |text: &str| text.parse::<Since>().map(|since| since.time(now));
         assert_eq!(of("5s"), Ok("2026-01-02T03:04:00Z".parse().unwrap()));
         assert_eq!(of("1h 4m"), Ok("2026-01-02T02:00:05Z".parse().unwrap()));
-        let moment = "2025-12-31T23:00:00+01:00";
-        assert_eq!(of(moment), Ok("2025-12-31T22:00:00Z".parse().unwrap()));
+        let time = "2025-12-31T23:00:00+01:00";
+        assert_eq!(of(time), Ok("2025-12-31T22:00:00Z".parse().unwrap()));
         assert_eq!(of("300000years"), Ok(DateTime::UNIX_EPOCH));
         assert!(of("yesterday").is_err());
     }

@@ -1,5 +1,5 @@
-//! What the API shows, made from what the registry holds and what the control loop last said.
-//! Pure functions, so that every program that has both shows the same.
+//! Pure functions that create the API's responses from the registry's snapshot and the control loop's
+//! latest round.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::model::{
 use crate::reconcile::{HeldBy, Plan, Round};
 use crate::registry::Snapshot;
 
-/// The platform as a whole.
+/// The state of the platform as a whole.
 pub fn platform(
     name: &PlatformName,
     id: PlatformId,
@@ -23,7 +23,7 @@ pub fn platform(
     round: &Round,
 ) -> PlatformV1 {
     let is_up = |s: &InstanceState| matches!(s, InstanceState::Ready | InstanceState::Completed);
-    // Who does not lead has planned nothing, and knows what the leader has recorded.
+    // A standby manager has no plan of its own; it uses the leader's records.
     let has_planned = round.input.is_some();
     let (settled, all_up) = if has_planned || !snapshot.first_round_done {
         let mut planned = round.plan.instances.values();
@@ -31,10 +31,10 @@ pub fn platform(
     } else {
         let declared = snapshot.declaration.iter();
         let services = declared.flat_map(|(_, d)| d.services.values());
-        let wanted: usize = services.map(|s| usize::from(s.replicas)).sum();
+        let declared: usize = services.map(|s| usize::from(s.replicas)).sum();
         let recorded = snapshot.instances.values();
         let up = recorded.filter(|record| is_up(&record.state)).count();
-        (true, up == wanted && up == snapshot.instances.len())
+        (true, up == declared && up == snapshot.instances.len())
     };
     let unknown = snapshot.nodes.values().any(|n| n.unknown.is_some());
     PlatformV1 {
@@ -57,7 +57,7 @@ pub fn platform(
     }
 }
 
-/// All nodes, declared or seen.
+/// All declared or recorded nodes.
 pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
     let declared = snapshot
         .declaration
@@ -103,7 +103,7 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
 pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
     let mut records: BTreeMap<&InstanceId, &InstanceRecord> = BTreeMap::new();
     for record in snapshot.instances.values() {
-        // The container that the plan means; before the first plan, the one that is ready.
+        // Prefer the planned container, then a ready one.
         let planned = round.plan.instances.get(&record.id);
         let merit = |r: &InstanceRecord| {
             let is_planned = planned.is_some_and(|p| p.container.as_ref() == Some(&r.container));
@@ -142,7 +142,7 @@ pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
 fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> InstanceV1 {
     let planned = round.plan.instances.get(id);
     let state = match (record, planned) {
-        // What the plan says of a replica without a running container tells more.
+        // For a replica without a running container, the plan contains more than the record.
         (Some(r), Some(p)) if matches!(r.state, InstanceState::Stopped) => p.state.clone(),
         (Some(record), _) => record.state.clone(),
         (None, Some(planned)) => planned.state.clone(),
@@ -165,7 +165,7 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
             .map(|r| r.node.clone())
             .or_else(|| planned.and_then(|p| p.node.clone())),
         state: InstanceStateV1::from(&state),
-        // A replica that serves under its former specification is ready, and yet not as declared.
+        // A replica that still runs with its previous specification is ready, but not as declared.
         why: InstanceV1::why_of(&state)
             .or_else(|| planned.and_then(|p| InstanceV1::why_of(&p.state)))
             .or_else(|| (!is_up).then(held).flatten()),
@@ -177,7 +177,7 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
     }
 }
 
-/// How far the present round is, with the plan if that is wanted.
+/// The progress of the current round, with the plan if requested.
 pub fn progress(round: &Round, open: bool, with_plan: bool) -> ProgressV1 {
     ProgressV1 {
         generation: round.generation().0,
@@ -190,10 +190,10 @@ pub fn progress(round: &Round, open: bool, with_plan: bool) -> ProgressV1 {
     }
 }
 
-/// How many waits are shown; the others are for the same few causes.
+/// The maximum number of waits in a response; further waits mostly have the same causes.
 const WAITS: usize = 50;
 
-/// What the round waits for, each thing once.
+/// What the round waits for, without duplicates.
 pub fn waits(plan: &Plan) -> Vec<WaitV1> {
     let mut waits: Vec<WaitV1> = Vec::new();
     for held in &plan.held {
@@ -201,7 +201,7 @@ pub fn waits(plan: &Plan) -> Vec<WaitV1> {
             continue;
         };
         let what = match &held.by {
-            // Its text names it.
+            // These texts already name the subject.
             HeldBy::CloudUnknown { .. }
             | HeldBy::NodeUnknown { .. }
             | HeldBy::NodeNotResponding { .. }
@@ -219,7 +219,7 @@ pub fn waits(plan: &Plan) -> Vec<WaitV1> {
     waits
 }
 
-/// Whether every declared replica is ready or completed and nothing is on its way.
+/// Whether every declared replica is ready or completed, and no change is in progress.
 pub fn is_ready(round: &Round) -> bool {
     round.settled
         && !round.is_deleting()
@@ -230,7 +230,7 @@ pub fn is_ready(round: &Round) -> bool {
             .all(|i| matches!(i.state, InstanceState::Ready | InstanceState::Completed))
 }
 
-/// An operation.
+/// The state of an operation.
 pub fn operation(operation: &Operation) -> OperationV1 {
     let (state, why) = match &operation.state {
         OperationState::Running => (OperationStateV1::Running, None),

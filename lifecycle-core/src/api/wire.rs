@@ -1,5 +1,5 @@
-//! What the API's version 1 sends and takes. Apart from the domain, so that the domain can
-//! change without breaking a client.
+//! The types of the API's version 1. They are separate from the domain types, so that those can
+//! change without breaking clients.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,92 +21,89 @@ use crate::runtime::LogLine;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PlatformV1 {
-    /// The platform's name.
     pub name: String,
-    /// Its UUID.
+    /// The platform's UUID.
     pub id: String,
-    /// The generation in force; 0 before the first declaration.
+    /// The current generation; 0 before the first declaration.
     pub generation: u64,
-    /// How it stands.
     pub state: PlatformState,
-    /// Where its manager is.
     pub manager: Option<ManagerV1>,
 }
 
-/// How a platform stands.
+/// The state of a platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum PlatformState {
-    /// Something is on its way to what is declared.
+    /// Changes towards the declaration are in progress.
     Converging,
     /// Every replica is ready or completed.
     Running,
-    /// Some replica failed, or some node cannot be asked.
+    /// A replica failed, or a node does not respond.
     Degraded,
     /// It is being deleted.
     Deleting,
-    /// A state of a newer manager.
+    /// A state that only a newer manager knows.
     #[serde(other)]
     Unknown,
 }
 
-/// Where the manager is.
+/// The location of the manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ManagerV1 {
-    /// The API's base URL within the platform's network.
+    /// The API's base URL in the platform's network.
     pub url: String,
-    /// Its node.
+    /// The manager's node.
     pub node: NodeName,
 }
 
-/// One of `GET /v1/nodes`.
+/// A node in the response to `GET /v1/nodes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct NodeV1 {
-    /// Its name.
+    /// The node's name.
     pub name: NodeName,
-    /// How it stands.
+    /// The node's state.
     pub state: NodeStateV1,
-    /// Since when it cannot be asked, where it cannot.
+    /// Since when it has not responded; absent if it responds.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         serialize_with = "crate::clock::six_digits::optional"
     )]
     pub unknown_since: Option<DateTime<Utc>>,
-    /// Why it cannot be asked.
+    /// Why it does not respond.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_why: Option<String>,
-    /// Where it is reached.
+    /// The node's addresses.
     pub addresses: AddressesV1,
-    /// Its engine.
+    /// The node's Docker engine.
     pub docker: DockerV1,
 }
 
-/// How a node stands.
+/// The state of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum NodeStateV1 {
-    /// Declared; the cloud has none of that name.
+    /// It is declared, but the cloud has no such node.
     Absent,
-    /// On its way up.
+    /// It is starting.
     Starting,
-    /// It runs.
+    /// It is running.
     Running,
-    /// On its way down.
+    /// It is stopping.
     Stopping,
-    /// It does not run.
+    /// It is stopped.
     Stopped,
-    /// The cloud could not make it, or lost it.
+    /// The cloud could not create it, or lost it.
     Failed,
-    /// It does not respond; or a state of a newer manager.
+    /// It does not respond, or it has a state that only a newer manager knows.
     #[serde(other)]
     Unknown,
 }
@@ -122,33 +119,33 @@ impl fmt::Display for NodeStateV1 {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct AddressesV1 {
-    /// Within the platform's network.
+    /// The address in the platform's network.
     pub private: Option<IpAddr>,
-    /// From outside.
+    /// The address for clients outside the platform's network.
     pub public: Option<IpAddr>,
 }
 
-/// A node's engine.
+/// A node's Docker engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct DockerV1 {
-    /// Its version, once it was seen.
+    /// Its version, if it was ever observed.
     pub version: Option<String>,
-    /// Whether it answers.
+    /// Whether it responds.
     pub ready: bool,
 }
 
-/// One of `GET /v1/services`.
+/// A service in the response to `GET /v1/services`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ServiceV1 {
-    /// Its name.
+    /// The service's name.
     pub name: ServiceName,
-    /// What kind of workload it is.
+    /// The class of workload.
     pub class: ServiceClass,
-    /// Its replicas, in order.
+    /// The service's replicas, by number.
     pub instances: Vec<InstanceV1>,
 }
 
@@ -159,17 +156,17 @@ pub struct ServiceV1 {
 pub struct InstanceV1 {
     /// `<service>-<replica>`.
     pub id: String,
-    /// Its number.
+    /// The replica's number.
     pub replica: u16,
     /// The engine's id of its container, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// Its node, if it fits on one.
+    /// Its node; absent if it fits on none.
     pub node: Option<NodeName>,
-    /// What it is doing.
+    /// The replica's state.
     pub state: InstanceStateV1,
-    /// Why it is in this state, where that needs a reason; of a replica that is ready, why it
-    /// serves under its former declaration and not under the present one.
+    /// The reason for the state, if there is one. For a ready replica: why it still runs with its
+    /// previous declaration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// When the engine started it.
@@ -178,27 +175,27 @@ pub struct InstanceV1 {
     /// When its readiness check passed.
     #[serde(serialize_with = "crate::clock::six_digits::optional")]
     pub ready_at: Option<DateTime<Utc>>,
-    /// Where it is reached; only while it is ready.
+    /// The addresses of its ports; empty unless it is ready.
     pub endpoints: Vec<EndpointV1>,
 }
 
-/// What a replica is doing, in a word.
+/// The state of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum InstanceStateV1 {
-    /// Its container runs, its readiness check has not passed yet.
+    /// Its container runs, but its readiness check has not passed yet.
     Starting,
     /// Its readiness check passed.
     Ready,
-    /// It ran to its end with exit code 0, as its dependents await.
+    /// It ended with exit code 0, and its dependents wait for its completion.
     Completed,
-    /// Its container does not run, or there is none.
+    /// Its container does not run, or it has none.
     Stopped,
     /// It did not become ready in time, or ended with an error.
     Failed,
-    /// Its node does not respond; or a state of a newer manager.
+    /// Its node does not respond, or it has a state that only a newer manager knows.
     #[serde(other)]
     Unknown,
 }
@@ -223,7 +220,7 @@ impl From<&InstanceState> for InstanceStateV1 {
 }
 
 impl ServiceV1 {
-    /// A service with its replicas.
+    /// Creates a service with these replicas.
     pub fn new(name: ServiceName, class: ServiceClass, instances: Vec<InstanceV1>) -> Self {
         Self {
             name,
@@ -234,7 +231,7 @@ impl ServiceV1 {
 }
 
 impl NodeV1 {
-    /// A node of which only the state is known.
+    /// Creates a node of which only the state is known.
     pub fn new(name: NodeName, state: NodeStateV1) -> Self {
         Self {
             name,
@@ -254,7 +251,7 @@ impl NodeV1 {
 }
 
 impl InstanceV1 {
-    /// A replica of which only the state is known.
+    /// Creates a replica of which only the state is known.
     pub fn new(id: &InstanceId, state: InstanceStateV1) -> Self {
         Self {
             id: id.to_string(),
@@ -269,7 +266,7 @@ impl InstanceV1 {
         }
     }
 
-    /// The reason that a state carries.
+    /// The reason that a state contains.
     pub(crate) fn why_of(state: &InstanceState) -> Option<String> {
         match state {
             InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => Some(why.clone()),
@@ -281,7 +278,7 @@ impl InstanceV1 {
     }
 }
 
-/// Where a replica is reached.
+/// An address of a port of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -307,24 +304,23 @@ impl From<Endpoint> for EndpointV1 {
     }
 }
 
-/// `GET /v1/progress`; with `?plan=false` without the plan, which grows with the platform.
+/// `GET /v1/progress`. With `?plan=false`, it omits the plan, which grows with the platform.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ProgressV1 {
-    /// The generation that is worked towards.
+    /// The generation that the manager is applying.
     pub generation: u64,
-    /// Whether the API takes changes.
+    /// Whether the API accepts all changes.
     pub open: bool,
-    /// Whether nothing of this round will change any more.
+    /// Whether the round has ended: it neither runs nor waits for anything.
     pub settled: bool,
-    /// Whether everything is ready.
+    /// Whether the round has ended and every replica is ready or completed.
     pub ready: bool,
-    /// What is being carried out.
     pub running: Vec<RunningStep>,
     /// What the round waits for, in addition to the running steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<WaitV1>,
-    /// The latest plan, unless it was not wanted.
+    /// The latest plan, unless the request excluded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
 }
@@ -333,80 +329,74 @@ pub struct ProgressV1 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WaitV1 {
-    /// What, in words.
     pub what: String,
-    /// Since when, as far as it is known.
+    /// Since when, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
-    /// Until when at the latest.
+    /// The end of the wait at the latest.
     pub until: DateTime<Utc>,
 }
 
-/// The answer to `PUT /v1/platform`.
+/// The response to `PUT /v1/platform`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AppliedV1 {
-    /// The generation in force.
+    /// The current generation.
     pub generation: u64,
-    /// Whether the declaration differed from the one before.
+    /// Whether the declaration differs from the previous one.
     pub changed: bool,
 }
 
-/// An operation, as `DELETE /v1/platform` and `GET /v1/operations/{id}` answer.
+/// An operation in a response, for example to `DELETE /v1/platform` or `GET /v1/operations/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OperationV1 {
-    /// Its id.
     pub id: Uuid,
-    /// How far it is.
     pub state: OperationStateV1,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
-/// How far an operation is.
+/// The state of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum OperationStateV1 {
-    /// It is being carried out.
     Running,
-    /// It ended well.
     Succeeded,
-    /// It failed.
     Failed,
 }
 
 impl OperationV1 {
-    /// The id as the domain has it.
+    /// The id as a domain type.
     pub fn id(&self) -> OperationId {
         OperationId(self.id)
     }
 }
 
-/// The body of `POST /v1/services/{name}/restart`; it may be left out.
+/// The body of `POST /v1/services/{name}/restart`; it is optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RestartV1 {
-    /// When the run of each replica began that is to end. One that was started since is not
-    /// touched.
+    /// When the current run of each replica started. A replica that has started again since then is
+    /// not restarted.
     pub replaces: BTreeMap<InstanceId, DateTime<Utc>>,
 }
 
 impl RestartV1 {
-    /// Ends the run of each replica that began at this time.
+    /// Restarts each of these replicas, unless it has started again since the given time.
     pub fn replacing(replaces: BTreeMap<InstanceId, DateTime<Utc>>) -> Self {
         Self { replaces }
     }
 }
 
-/// The answer to `POST /v1/retry/{name}`.
+/// The response to `POST /v1/retry/{name}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RetriedV1 {
-    /// What had failed and is tried again, in words; empty if nothing had.
+    /// A text for each thing that is retried; empty if nothing had failed.
     pub retried: Vec<String>,
 }
 
@@ -427,12 +417,13 @@ pub struct EventsV1 {
 pub struct ServiceLogLine {
     /// `<service>-<replica>`.
     pub instance: String,
-    /// The engine's id of the container that wrote it.
+    /// The engine's id of the container that wrote the line.
     pub container: String,
-    /// The line.
+    /// The line itself.
     #[serde(flatten)]
     pub line: LogLine,
-    /// Whether the manager says it, not the instance: why no more can be had of its output.
+    /// Whether the line is from the manager, not from the instance: the reason why the rest of the
+    /// output is unavailable.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub notice: bool,
 }
@@ -445,7 +436,7 @@ impl From<InstanceOutput> for ServiceLogLine {
                 let line = LogLine {
                     at: None,
                     stderr: true,
-                    text: format!("no more of its output can be had: {why}"),
+                    text: format!("the rest of its output is unavailable: {why}"),
                 };
                 (line, true)
             }
@@ -480,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_with_a_kind_or_state_of_a_newer_manager_is_read() {
+    fn unknown_kinds_and_states_of_a_newer_manager_are_accepted() {
         let page: EventsV1 = serde_json::from_value(serde_json::json!({
             "events": [
                 {"id": 7, "at": "2026-01-02T03:04:05Z", "kind": "levitated", "subject": "platform",

@@ -22,7 +22,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A cause of any type.
 pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// What went wrong.
+/// An error of this crate or of a backend.
 ///
 /// Other crates create errors with the constructors ([`Error::invalid`], [`Error::conflict`] …), so
 /// that a variant may get another field.
@@ -66,7 +66,7 @@ pub enum Error {
         why: String,
         hint: String,
     },
-    /// There is no connection, or no answer.
+    /// There is no connection, or no response.
     #[error("{what} cannot be reached")]
     #[non_exhaustive]
     Unreachable {
@@ -75,13 +75,13 @@ pub enum Error {
         #[serde(default, skip_serializing_if = "Option::is_none", with = "source_text")]
         source: Option<Source>,
     },
-    /// The request has to wait, for example because this manager does not lead.
+    /// The request cannot be served yet, for example because this manager does not lead.
     #[error("{what} is not ready: {why}")]
     #[non_exhaustive]
     NotReady {
         what: String,
         why: String,
-        /// When to ask again.
+        /// How long to wait before a retry.
         #[serde(with = "seconds")]
         after: Duration,
     },
@@ -94,7 +94,7 @@ pub enum Error {
         #[serde(with = "seconds")]
         after: Duration,
     },
-    /// A change in the cloud has not ended within its limit, and continues there.
+    /// A change in the cloud has exceeded its limit and is still in progress.
     #[error(
         "{what} did not end within {}{}",
         humantime::format_duration(*.after),
@@ -116,7 +116,7 @@ pub enum Error {
     #[non_exhaustive]
     Throttled {
         what: String,
-        /// The shortest wait, if the other side gives one.
+        /// The shortest wait before a retry, if the response contains it.
         #[serde(
             default,
             skip_serializing_if = "Option::is_none",
@@ -142,7 +142,7 @@ pub enum Error {
         #[serde(default, skip_serializing_if = "Option::is_none", with = "source_text")]
         source: Option<Source>,
     },
-    /// An image cannot be built from its files. The same files fail again in the same way.
+    /// An image cannot be built from its files. A retry with the same files fails in the same way.
     #[error("{what} failed at {place}: {why}")]
     #[non_exhaustive]
     Build {
@@ -151,7 +151,7 @@ pub enum Error {
         /// The builder's message.
         why: String,
     },
-    /// The other side broke off, or its answer makes no sense. A repeated request may succeed.
+    /// The connection broke, or the response is invalid. A repeated request may succeed.
     #[error("{what} was interrupted")]
     #[non_exhaustive]
     Interrupted {
@@ -165,12 +165,12 @@ pub enum Error {
     #[non_exhaustive]
     Corrupt { what: String, why: String },
     /// A previous leader tried to write.
-    #[error("epoch {ours} is over, the registry is at {current}")]
+    #[error("epoch {ours} has ended: the registry is at epoch {current}")]
     #[non_exhaustive]
     StaleEpoch {
         /// The epoch of the writer.
         ours: Epoch,
-        /// The epoch in force.
+        /// The registry's epoch.
         current: Epoch,
     },
     /// A name breaks its rule.
@@ -194,19 +194,19 @@ pub enum Error {
 pub struct BuildPlace {
     /// The Dockerfile's path within the code base.
     pub file: String,
-    /// From 1.
+    /// The line number, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
     /// The number of the instruction, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<usize>,
-    /// Its text.
+    /// The instruction's text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instruction: Option<String>,
 }
 
 impl BuildPlace {
-    /// A line of a Dockerfile, or only the file.
+    /// The place of a line, or of the whole file.
     pub fn at_line(file: impl Into<String>, line: Option<usize>) -> Self {
         Self {
             file: file.into(),
@@ -216,7 +216,7 @@ impl BuildPlace {
         }
     }
 
-    /// The instruction with this number and text.
+    /// The place of the instruction with this number and text.
     pub fn at_instruction(file: impl Into<String>, number: usize, text: impl Into<String>) -> Self {
         Self {
             file: file.into(),
@@ -243,7 +243,7 @@ impl std::fmt::Display for BuildPlace {
 
 /// A name that breaks its rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
-#[error("`{value}` is no valid {what}: {rule}")]
+#[error("`{value}` is not a valid {what}: {rule}")]
 #[non_exhaustive]
 pub struct InvalidName {
     /// What the name is for, for example `node name`.
@@ -261,7 +261,7 @@ pub enum Retry {
     After(Duration),
     /// Observe again and make a new plan.
     Replan,
-    /// Nothing, until a person or another declaration removes the cause.
+    /// Do not retry until a person or a new declaration removes the cause.
     Never,
 }
 
@@ -351,7 +351,8 @@ impl Error {
         }
     }
 
-    /// A name that is not one of `known`. The hint is the most similar one, or all if there are few.
+    /// The [`Error::NotFound`] of a name that is not in `known`. The hint is the most similar known name,
+    /// or all of them if they are few.
     pub fn unknown_name<'k>(
         what: impl Into<String>,
         name: &str,
@@ -361,7 +362,7 @@ impl Error {
         let hint = match nearest(name, known.iter().copied()) {
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if (1..=12).contains(&known.len()) => {
-                Some(format!("there are: {}", known.join(", ")))
+                Some(format!("existing names: {}", known.join(", ")))
             }
             None => None,
         };
@@ -421,7 +422,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::NotReady`] that may pass within a second.
+    /// An [`Error::NotReady`] that suggests a retry after a second.
     pub fn not_ready(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::NotReady {
             what: what.into(),
@@ -548,14 +549,14 @@ mod seconds {
     }
 }
 
-/// As [`seconds`], where there may be none.
+/// Like [`seconds`], for an optional duration.
 mod optional_seconds {
     use std::time::Duration;
 
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    #[expect(clippy::ref_option, reason = "serde calls it like this")]
+    #[expect(clippy::ref_option, reason = "serde requires this signature")]
     pub(super) fn serialize<S: Serializer>(
         after: &Option<Duration>,
         to: S,
@@ -581,7 +582,7 @@ mod source_text {
 
     use super::{Source, chain};
 
-    #[expect(clippy::ref_option, reason = "serde calls it like this")]
+    #[expect(clippy::ref_option, reason = "serde requires this signature")]
     pub(super) fn serialize<S: Serializer>(
         source: &Option<Source>,
         to: S,

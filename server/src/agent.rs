@@ -1,4 +1,4 @@
-//! The agent of the service network, and how the manager feeds it.
+//! The subcommands for the agent of the service network: run it, feed it with tables, check it.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -7,25 +7,25 @@ use clap::{Args, Subcommand};
 use lifecycle_core::Result;
 use lifecycle_core::agent::{self, AgentOptions};
 
-use crate::serve::asked_to_stop;
+use crate::serve::stop_signal;
 
 #[derive(Debug, Args)]
 pub(crate) struct AgentArguments {
     #[command(subcommand)]
     command: Option<AgentCommand>,
-    /// Where the last table, the sockets and the containers' resolv.conf are kept
+    /// The directory for the latest table, the sockets and the containers' resolv.conf
     #[arg(long, default_value = "/var/lib/lifecycle/agent", global = true)]
     state: PathBuf,
-    /// The resolv.conf that names the node's own resolvers
+    /// The resolv.conf with the node's own resolvers
     #[arg(long, default_value = "/etc/resolv.conf")]
     resolvers: PathBuf,
-    /// The port at which DNS is answered
+    /// The port of the DNS server
     #[arg(long, default_value_t = 53)]
     dns_port: u16,
-    /// Leave the routes alone: the block leads to this node anyway
+    /// Do not add a route for the address block: it already leads to this node
     #[arg(long)]
     no_route: bool,
-    /// How many threads carry traffic [default: as many as there are processors]
+    /// The number of threads that forward traffic [default: the number of processors]
     #[arg(long)]
     threads: Option<NonZeroUsize>,
 }
@@ -34,7 +34,7 @@ pub(crate) struct AgentArguments {
 enum AgentCommand {
     /// Copy tables from standard input to the agent, and its reports to standard output
     Feed,
-    /// Succeed if an agent runs and a table is in force
+    /// Succeed if an agent is running and has a table
     Check,
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: AgentArguments) -> Result<()> {
             };
             tokio::select! {
                 ended = agent::run(options) => ended,
-                stopped = asked_to_stop() => stopped,
+                stopped = stop_signal() => stopped,
             }
         }
     }

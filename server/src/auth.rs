@@ -11,11 +11,11 @@ use lifecycle_core::secret::Sensitive;
 use crate::problem::{self, Problem};
 use crate::routes::Api;
 
-/// Proof that the request may read.
+/// Extracted from a request with any valid token: the request may read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader;
 
-/// Proof that the request may change things.
+/// Extracted from a request with the admin token: the request may change the platform.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Admin;
 
@@ -49,7 +49,7 @@ impl FromRequestParts<Api> for Admin {
 }
 
 /// Rejects a request without a credential before its path is examined, so that an outsider cannot
-/// learn which paths exist. Replaces errors that only the admin may see.
+/// learn which paths exist. Hides the details of internal errors from clients with the read token.
 pub(crate) async fn require_credential(
     State(api): State<Api>,
     request: Request,

@@ -1,4 +1,4 @@
-//! From the hand-over to backends.
+//! Creates the backends that the handover from the bootstrapper specifies.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use lifecycle_docker::{
     AddressChoice, DebianPreparer, LocalNodes, SocketReadiness, SshConnector, SshCredential,
 };
 
-/// How often a database that does not answer is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// The interval between attempts to connect to a database that does not respond.
+const RECONNECT: Duration = Duration::from_secs(2);
 
-/// The backends that a hand-over asks for, and the mirrors of its registry.
+/// Creates the backends that the handover specifies, and the mirrors of its registry.
 pub(crate) async fn backends(
     handover: &Handover,
     directory: &Path,
@@ -53,8 +53,8 @@ pub(crate) async fn backends(
     Ok((backends, mirrors))
 }
 
-/// Opens the registry: the database that was handed over, else the file beside the hand-over.
-/// A database that does not answer yet is waited for; it may start when this machine does.
+/// Opens the registry: the central database if the handover specifies one, otherwise a file in
+/// `directory`. Waits for a database that does not respond yet, since it may be starting.
 async fn registry(
     handover: &Handover,
     directory: &Path,
@@ -68,16 +68,16 @@ async fn registry(
     loop {
         let key = handover.key.clone();
         match SqlRegistry::open(url.expose(), key, Arc::clone(clock)).await {
-            Err(error) if is_passing(&error) => {
-                tracing::warn!(error = %error.chain(), "waits for the registry");
-                tokio::time::sleep(ASK_AGAIN).await;
+            Err(error) if is_temporary(&error) => {
+                tracing::warn!(error = %error.chain(), "the registry is not available yet; trying again");
+                tokio::time::sleep(RECONNECT).await;
             }
             opened => return opened,
         }
     }
 }
 
-fn is_passing(error: &Error) -> bool {
+fn is_temporary(error: &Error) -> bool {
     matches!(error.retry(), Retry::After(_))
 }
 
@@ -99,7 +99,8 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
     })
 }
 
-/// The code bases: those that the bootstrapper sent, or those of a store that is read from here.
+/// Creates the code store: the directory to which the bootstrapper copies code, or a remote store
+/// with a cache in that directory.
 fn code(handover: &Handover) -> Result<Arc<dyn CodeStore>> {
     let directory = code_directory(handover.config.platform).into();
     match &handover.config.code {

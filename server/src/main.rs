@@ -1,6 +1,6 @@
-//! The lifecycle manager's program: reads what the bootstrapper handed over, wires the backends
-//! to `lifecycle-core`'s manager, and serves its API over TLS. On each node the same program is
-//! the agent of the service network. No decision lives here.
+//! The lifecycle manager's program. It reads the bootstrapper's handover, creates the backends for
+//! `lifecycle-core`'s manager, and serves the manager's API over TLS. On each node, the same program
+//! runs as the agent of the service network. All decisions are made in `lifecycle-core`.
 
 mod agent;
 mod auth;
@@ -24,13 +24,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Keep the platform of a hand-over alive and serve its API
+    /// Manage the platform in a directory and serve its API
     Run {
-        /// The platform's directory on this node, as the bootstrapper made it
+        /// The platform's directory on this node, created by the bootstrapper
         #[arg(long)]
         directory: PathBuf,
     },
-    /// Make service addresses work on this node, as its agent
+    /// Run this node's agent, which makes service addresses reachable
     Agent(agent::AgentArguments),
 }
 
@@ -39,20 +39,19 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "cannot start threads");
+            tracing::error!(%error, "cannot start the async runtime");
             return ExitCode::FAILURE;
         }
     };
     let code = runtime.block_on(run());
-    // Reading standard input cannot be broken off; nobody waits for it.
+    // A blocking read from standard input cannot be cancelled, so do not wait for its thread.
     runtime.shutdown_background();
     code
 }
 
 async fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    // The one process-wide choice that rustls asks for; a second call would be a mistake of ours
-    // and changes nothing.
+    // rustls requires one process-wide default. The call fails only if there already is one.
     drop(rustls::crypto::ring::default_provider().install_default());
     let ended = match arguments.command {
         Command::Run { directory } => serve::run(&directory).await,
@@ -61,7 +60,7 @@ async fn run() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = %error.chain(), hint = error.hint(), "ends");
+            tracing::error!(error = %error.chain(), hint = error.hint(), "the process failed");
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,5 @@
-//! Errors as HTTP responses (`docs/api.md`). An error that may describe the inside of the platform is
-//! logged here, once, and only a client with the admin token receives it.
+//! Converts errors to HTTP responses (`docs/api.md`). An error that may contain internals of the
+//! platform is logged here, once, and only a client with the admin token receives it.
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -15,7 +15,7 @@ pub(crate) struct Problem {
     error: Error,
 }
 
-/// In a response's extensions: the error for a client with the read token.
+/// The error for a client with the read token; a response extension.
 #[derive(Debug, Clone)]
 struct ForReader(StatusCode, ProblemV1);
 
@@ -42,8 +42,8 @@ impl Problem {
         }
     }
 
-    /// Events before the cursor are not stored any more, which is an error like any other but for
-    /// its status.
+    /// Converts an error about events. If the events after the cursor are no longer stored, the status
+    /// is 410.
     pub(crate) fn gone(error: Error) -> Self {
         match error {
             error @ Error::NotFound { .. } => Self {
@@ -71,7 +71,7 @@ impl Problem {
             error: Error::invalid(
                 "the request's body",
                 format!("it is larger than {limit} bytes"),
-                "put large files into images or volumes",
+                "store large files in images or volumes",
             ),
         }
     }
@@ -104,13 +104,13 @@ impl From<Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = respond(self.status, ProblemV1::new(self.status, &self.error));
-        // A denial by this server names the caller's own token; one by a backend does not get here
-        // with these statuses.
-        let is_ours = matches!(
+        // A problem with these statuses is about the client's own token and has no internals: an
+        // `Error::Denied` of a backend has another status.
+        let is_about_token = matches!(
             self.status,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
         );
-        if !is_ours && let Some(shown) = problem::for_reader(&self.error) {
+        if !is_about_token && let Some(shown) = problem::for_reader(&self.error) {
             let status = problem::status(&shown);
             let shown = ForReader(status, ProblemV1::new(status, &shown));
             response.extensions_mut().insert(shown);
@@ -119,7 +119,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The response for a client with the read token.
+/// Replaces the response, if it contains an internal error, by one for a client with the read token.
 pub(crate) fn for_reader(mut response: Response) -> Response {
     match response.extensions_mut().remove::<ForReader>() {
         Some(ForReader(status, problem)) => respond(status, problem),

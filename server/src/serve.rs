@@ -1,5 +1,5 @@
-//! Serves the API over TLS while the manager runs, with a certificate that it signs itself and
-//! renews long before it ends.
+//! Runs the manager and serves its API over TLS. This module also signs the API's certificate and
+//! renews it long before it expires.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -19,35 +19,35 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{config, routes};
 
-/// How often a new certificate is made; one is valid for 90 days.
+/// The interval at which the certificate is renewed; it is valid for 90 days.
 const RENEWAL: Duration = Duration::from_hours(24 * 30);
 
-/// How long a client may take to send the head of a request: nobody without a credential holds
-/// a connection for longer.
+/// How long a client may take to send the head of a request, so that clients without a credential
+/// cannot keep connections open for longer.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long requests may go on after the manager was asked to stop.
+/// How long open requests may continue after a stop signal.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
-/// How long giving the lease up may take.
-const LAST_WORD: Duration = Duration::from_secs(2);
+/// How long releasing the lease may take.
+const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs until the process is asked to stop.
+/// Runs until the process receives a stop signal.
 pub(crate) async fn run(directory: &Path) -> Result<()> {
     let handover = Handover::read(directory)?;
     let (backends, mirrors) = tokio::select! {
         opened = config::backends(&handover, directory) => opened?,
-        stopped = asked_to_stop() => return stopped,
+        stopped = stop_signal() => return stopped,
     };
     let authority = handover.authority.clone();
     let platform = handover.config.platform;
-    let reached_at = handover.config.endpoint.ip;
+    let ip = handover.config.endpoint.ip;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, handover.config.endpoint.port));
     let clock = Arc::clone(&backends.clock);
     let driver = DriverOptions::default();
     let options = handover.into_options(backends.ids.as_ref(), driver, mirrors);
     let manager = Manager::new(backends, options);
-    let issue = || certificate(&authority, platform, reached_at, clock.as_ref());
+    let issue = || certificate(&authority, platform, ip, clock.as_ref());
     let tls = issue().await?;
     let handle = Handle::new();
     let mut server = axum_server::bind_rustls(address, tls.clone())
@@ -60,19 +60,19 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
     let server = server.serve(routes::router(Arc::clone(&manager).into()).into_make_service());
     let failed = |error| Error::io(format!("serving at {address}"), error);
     tokio::pin!(server);
-    tracing::info!(%address, %platform, "the API listens");
+    tracing::info!(%address, %platform, "the API is listening");
     let ended = tokio::select! {
         ended = &mut server => ended.map_err(failed),
         error = Arc::clone(&manager).run() => Err(error),
         error = renew(&tls, issue) => Err(error),
-        stopped = asked_to_stop() => {
+        stopped = stop_signal() => {
             handle.graceful_shutdown(Some(LAST_REQUESTS));
             stopped.and(server.await.map_err(failed))
         }
     };
-    // So that the next one need not wait for the lease to run out.
-    if let Ok(Err(error)) = tokio::time::timeout(LAST_WORD, manager.resign()).await {
-        tracing::warn!(error = %error.chain(), "cannot give the lease up");
+    // The next manager then need not wait until the lease expires.
+    if let Ok(Err(error)) = tokio::time::timeout(RELEASE_WITHIN, manager.resign()).await {
+        tracing::warn!(error = %error.chain(), "cannot release the lease");
     }
     ended
 }
@@ -80,10 +80,10 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
 async fn certificate(
     authority: &Authority,
     platform: PlatformId,
-    reached_at: IpAddr,
+    ip: IpAddr,
     clock: &dyn Clock,
 ) -> Result<RustlsConfig> {
-    let identity = authority.issue(platform, reached_at, clock.now())?;
+    let identity = authority.issue(platform, ip, clock.now())?;
     RustlsConfig::from_pem(
         identity.certificates.into_bytes(),
         identity.key.expose().as_bytes().to_vec(),
@@ -102,7 +102,7 @@ async fn renew(tls: &RustlsConfig, issue: impl AsyncFn() -> Result<RustlsConfig>
     }
 }
 
-pub(crate) async fn asked_to_stop() -> Result<()> {
+pub(crate) async fn stop_signal() -> Result<()> {
     let failed = |error| Error::io("waiting for signals", error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
@@ -110,6 +110,6 @@ pub(crate) async fn asked_to_stop() -> Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("asked to stop");
+    tracing::info!("received a stop signal");
     Ok(())
 }

@@ -19,10 +19,10 @@ use super::request::Parameters;
 use crate::auth::Reader;
 use crate::problem::Problem;
 
-/// The interval at which a stream looks for events that another manager has recorded.
+/// The interval at which a stream polls for events that another manager recorded.
 const POLL: Duration = Duration::from_secs(5);
 
-/// The query of the request.
+/// The query of `GET /v1/events`.
 #[derive(Debug, Deserialize)]
 pub(super) struct After {
     /// The id of an event, or `latest`. All stored events if absent.
@@ -67,13 +67,13 @@ async fn page(api: &Api, after: u64) -> Result<EventsV1, Problem> {
     api.manager.events(after).await.map_err(Problem::gone)
 }
 
-/// Sends the first page, and then new events whenever the control loop has made progress.
+/// Sends the first page, and then new events after each published round of the control loop.
 fn stream(
     mut api: Api,
     first: Vec<Event>,
     after: u64,
 ) -> impl Stream<Item = Result<Sent, Infallible>> {
-    // Progress that happened before the first page was read.
+    // The first page already contains the events of earlier rounds.
     api.rounds.mark_unchanged();
     let state = (api, first.into_iter(), after);
     futures_util::stream::unfold(state, |(mut api, mut ready, mut cursor)| async move {

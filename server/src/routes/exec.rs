@@ -1,4 +1,5 @@
-//! A command in a container. The connection is then used for the command alone.
+//! Runs a command in a container. The connection is upgraded and then carries only the command's input
+//! and output.
 
 use axum::body::Body;
 use axum::extract::{FromRequest as _, Request, State};
@@ -14,20 +15,21 @@ use super::request::{self, Segment, Whole};
 use crate::auth::Admin;
 use crate::problem::Problem;
 
-/// `POST /v1/services/{name}/exec`. Only for the admin: the command has all rights of the container.
+/// `POST /v1/services/{name}/exec`. Requires the admin token: the command has all rights of the
+/// container.
 pub(super) async fn run(
     _: Admin,
     State(api): State<Api>,
     Segment(name): Segment,
     mut request: Request,
 ) -> Result<Response, Problem> {
-    let asked = request.headers().get(UPGRADE);
-    let is_ours = asked.is_some_and(|protocol| protocol == PROTOCOL);
+    let requested = request.headers().get(UPGRADE);
+    let is_known = requested.is_some_and(|protocol| protocol == PROTOCOL);
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let Some(upgrade) = upgrade.filter(|_| is_ours) else {
+    let Some(upgrade) = upgrade.filter(|_| is_known) else {
         return Err(Problem::bad_request(
             "the request",
-            "it does not ask for another protocol",
+            "it does not request an upgrade to the protocol for commands",
             format!("send `Connection: upgrade` and `Upgrade: {PROTOCOL}`"),
         ));
     };
@@ -45,7 +47,7 @@ pub(super) async fn run(
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => serve(TokioIo::new(upgraded), conversation).await,
-            Err(error) => tracing::debug!(%error, "the connection for a command was not upgraded"),
+            Err(error) => tracing::debug!(%error, "cannot upgrade the connection for a command"),
         }
     });
     let mut response = Response::new(Body::empty());

@@ -1,4 +1,4 @@
-//! Health, without a credential and without details.
+//! Health checks, which require no credential and return no details.
 
 use axum::extract::State;
 use lifecycle_core::Error;
@@ -6,12 +6,12 @@ use lifecycle_core::Error;
 use super::Api;
 use crate::problem::Problem;
 
-/// The process runs.
+/// `GET /healthz`: succeeds while the process runs.
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The first round has ended and every service is ready.
+/// `GET /readyz`: succeeds after the first round, while every service is ready.
 pub(super) async fn readyz(State(api): State<Api>) -> Result<&'static str, Problem> {
     let is_ready = match api.manager.progress(false).await {
         Ok(progress) => progress.open && progress.ready,

@@ -1,5 +1,4 @@
-//! The API's routes, a file for each noun. They translate between HTTP and [`ManagerApi`], and decide
-//! nothing.
+//! The API's routes, one file per noun. They only translate between HTTP and [`ManagerApi`].
 
 mod events;
 mod exec;
@@ -29,15 +28,15 @@ use tokio::sync::watch;
 use crate::auth::require_credential;
 use crate::problem::Problem;
 
-/// The largest declaration that is accepted, in bytes.
+/// The largest accepted request body, in bytes.
 const LARGEST_BODY: usize = 64 << 20;
 
-/// What the routes serve.
+/// The state that all routes share.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     pub(crate) manager: Arc<dyn ManagerApi>,
     pub(crate) tokens: Tokens,
-    /// Changes whenever there may be new events.
+    /// Notified of each round of the control loop, which may have recorded events.
     pub(crate) rounds: watch::Receiver<Arc<Round>>,
 }
 

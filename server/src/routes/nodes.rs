@@ -1,4 +1,4 @@
-//! Nodes.
+//! The nodes of the platform.
 
 use axum::Json;
 use axum::extract::State;
@@ -8,7 +8,7 @@ use super::Api;
 use crate::auth::Reader;
 use crate::problem::Problem;
 
-/// All nodes.
+/// `GET /v1/nodes`.
 pub(super) async fn list(_: Reader, State(api): State<Api>) -> Result<Json<Vec<NodeV1>>, Problem> {
     Ok(Json(api.manager.nodes().await?))
 }

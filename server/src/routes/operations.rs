@@ -1,4 +1,4 @@
-//! Operations.
+//! Operations, such as a restart or the deletion of the platform.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,7 +10,7 @@ use super::request::Segment;
 use crate::auth::Reader;
 use crate::problem::Problem;
 
-/// One operation.
+/// `GET /v1/operations/{id}`.
 pub(super) async fn show(
     _: Reader,
     State(api): State<Api>,

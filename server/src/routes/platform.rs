@@ -1,4 +1,4 @@
-//! The platform as a whole: status, declaration, plan, deletion.
+//! The platform as a whole: state, progress, declaration, plan, deletion.
 
 use axum::Json;
 use axum::extract::State;
@@ -20,7 +20,7 @@ pub(super) async fn show(_: Reader, State(api): State<Api>) -> Result<Json<Platf
 
 /// The query of `GET /v1/progress`.
 #[derive(Debug, Deserialize)]
-pub(super) struct Shown {
+pub(super) struct WithPlan {
     plan: Option<bool>,
 }
 
@@ -28,10 +28,10 @@ pub(super) struct Shown {
 pub(super) async fn progress(
     _: Reader,
     State(api): State<Api>,
-    Parameters(shown): Parameters<Shown>,
+    Parameters(query): Parameters<WithPlan>,
 ) -> Result<Json<ProgressV1>, Problem> {
     Ok(Json(
-        api.manager.progress(shown.plan.unwrap_or(true)).await?,
+        api.manager.progress(query.plan.unwrap_or(true)).await?,
     ))
 }
 
@@ -39,7 +39,7 @@ fn read(body: &[u8]) -> Result<Declaration, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         request::unreadable_body(
             &error,
-            "send a declaration as this version of the bootstrapper writes it",
+            "send a declaration that the bootstrapper of the manager's version created",
         )
     })
 }
@@ -54,8 +54,8 @@ pub(super) async fn apply(
     Ok(Json(api.manager.apply(&declaration).await?))
 }
 
-/// `POST /v1/platform/plan`: what a declaration would change. Only for the admin: a declaration may
-/// contain secrets.
+/// `POST /v1/platform/plan`: what a declaration would change. Requires the admin token: a declaration
+/// may contain secrets.
 pub(super) async fn plan(
     _: Admin,
     State(api): State<Api>,
@@ -65,7 +65,8 @@ pub(super) async fn plan(
     Ok(Json(api.manager.plan(&candidate).await?))
 }
 
-/// `GET /v1/platform/plan`: the latest plan and its input. Only for the admin, as a plan is.
+/// `GET /v1/platform/plan`: the latest plan and its input. Requires the admin token: the input contains
+/// the declaration.
 pub(super) async fn recorded_plan(
     _: Admin,
     State(api): State<Api>,

@@ -1,4 +1,4 @@
-//! The parts of a request. Errors about them do not contain their text, which may contain secrets.
+//! Extracts the parts of a request. Errors do not quote the request, which may contain secrets.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -54,11 +54,12 @@ impl<S: Send + Sync> FromRequest<S> for Whole {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let body = Bytes::from_request(request, state).await;
-        body.map(Self).map_err(|rejection| refused(&rejection))
+        body.map(Self).map_err(|rejection| rejected(&rejection))
     }
 }
 
-/// A body of the wrong form. Only the place is reported, since the text may contain secrets.
+/// The problem of a body with the wrong form. It contains only the position, since the body may contain
+/// secrets.
 pub(super) fn unreadable_body(error: &serde_json::Error, hint: &str) -> Problem {
     let why = format!(
         "it has the wrong form at line {}, column {}",
@@ -68,7 +69,7 @@ pub(super) fn unreadable_body(error: &serde_json::Error, hint: &str) -> Problem 
     Problem::bad_request("the body", why, hint)
 }
 
-fn refused(rejection: &BytesRejection) -> Problem {
+fn rejected(rejection: &BytesRejection) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         Problem::too_large(LARGEST_BODY)
     } else {

@@ -9,7 +9,7 @@ use super::request::Segment;
 use crate::auth::Admin;
 use crate::problem::Problem;
 
-/// Forgets the failures of a service, a replica or a node.
+/// `POST /v1/retry/{name}`: clears the failures of a service, a replica or a node.
 pub(super) async fn run(
     _: Admin,
     State(api): State<Api>,

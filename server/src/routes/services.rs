@@ -1,4 +1,4 @@
-//! Services: their replicas, endpoints and output.
+//! Services: their replicas, endpoints, restarts and output.
 
 use axum::Json;
 use axum::body::Body;
@@ -27,7 +27,7 @@ pub(super) async fn list(
     Ok(Json(api.manager.services().await?))
 }
 
-/// The addresses of the ready replicas of a service.
+/// `GET /v1/services/{name}/endpoints`: the addresses of the ready replicas.
 pub(super) async fn endpoints(
     _: Reader,
     State(api): State<Api>,
@@ -46,7 +46,7 @@ pub(super) async fn endpoints(
     Ok(Json(endpoints.collect()))
 }
 
-/// Begins to restart the containers of a service, or of one replica.
+/// `POST /v1/services/{name}/restart`: begins to restart a service or one replica.
 pub(super) async fn restart(
     _: Admin,
     State(api): State<Api>,
@@ -76,7 +76,7 @@ pub(super) struct Lines {
     timestamps: bool,
 }
 
-/// The output of all replicas of a service, a JSON object per line.
+/// `GET /v1/services/{name}/logs`: the output of all replicas, one JSON object per line.
 pub(super) async fn logs(
     _: Reader,
     State(api): State<Api>,

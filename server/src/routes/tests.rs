@@ -1,5 +1,5 @@
-//! The API's routes without TLS, over a manager of a simulated world: who may do what, and what
-//! is answered to requests that cannot be served.
+//! Tests of the routes without TLS, with a manager in a simulated world: authorisation, and the
+//! responses to invalid requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -31,7 +31,7 @@ mod client;
 mod errors;
 mod gate;
 
-/// Every route below `/v1`, and whether the read token is enough.
+/// Every route below `/v1`, and whether the read token permits it.
 const ROUTES: [(&str, &str, bool); 17] = [
     ("GET", "/v1/platform", true),
     ("PUT", "/v1/platform", false),
@@ -67,11 +67,11 @@ struct Served {
 
 impl Served {
     /// A manager that does not lead yet.
-    fn waiting() -> Self {
+    fn standby() -> Self {
         Self::with_image("base:1")
     }
 
-    /// A manager that does not lead yet, of a platform whose service needs an image.
+    /// A manager that does not lead yet; the platform's service uses `image`.
     fn with_image(image: &str) -> Self {
         let world = SimWorld::new(1);
         world.preload_image("base:1");
@@ -139,9 +139,9 @@ impl Served {
         }
     }
 
-    /// A manager whose platform is up.
+    /// A manager whose first round has ended.
     async fn ready() -> Self {
-        let served = Self::waiting();
+        let served = Self::standby();
         tokio::spawn(Arc::clone(&served.manager).run());
         let mut rounds = served.manager.rounds();
         rounds.wait_for(|round| round.settled).await.unwrap();
@@ -152,14 +152,14 @@ impl Served {
         self.router.clone().call(request).await.unwrap()
     }
 
-    /// Sends a request with a credential, or without.
-    async fn ask(&self, method: &str, path: &str, token: Option<&Sensitive>) -> Response<Body> {
+    /// Sends a request without a body.
+    async fn request(&self, method: &str, path: &str, token: Option<&Sensitive>) -> Response<Body> {
         self.send(request(method, path, token, Body::empty())).await
     }
 
-    /// The answer to a reader's `GET`.
+    /// Sends a `GET` with the read token and returns the body.
     async fn get(&self, path: &str) -> Value {
-        let response = self.ask("GET", path, Some(&self.read)).await;
+        let response = self.request("GET", path, Some(&self.read)).await;
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         json(response).await
     }
@@ -179,7 +179,7 @@ async fn json(response: Response<Body>) -> Value {
     serde_json::from_slice(&bytes).unwrap()
 }
 
-/// The body of an answer that has to be a problem of this status.
+/// Asserts that the response is a problem with this status, and returns the body.
 async fn problem(response: Response<Body>, status: StatusCode, label: &str) -> Value {
     assert_eq!(response.status(), status, "{label}");
     assert_eq!(
@@ -196,12 +196,12 @@ async fn problem(response: Response<Body>, status: StatusCode, label: &str) -> V
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_credential_nothing_is_told() {
+async fn every_route_rejects_a_missing_or_wrong_credential() {
     let served = Served::ready().await;
     let wrong = new_token();
     for (method, path, _) in ROUTES {
         for token in [None, Some(&wrong)] {
-            let response = served.ask(method, path, token).await;
+            let response = served.request(method, path, token).await;
             assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
             let label = format!("{method} {path}");
             let body = problem(response, StatusCode::UNAUTHORIZED, &label).await;
@@ -223,10 +223,10 @@ async fn without_a_credential_nothing_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_may_read_may_not_change() {
+async fn the_read_token_permits_no_changes() {
     let served = Served::ready().await;
     for (method, path, reads) in ROUTES {
-        let response = served.ask(method, path, Some(&served.read)).await;
+        let response = served.request(method, path, Some(&served.read)).await;
         if !reads {
             let label = format!("{method} {path}");
             let body = problem(response, StatusCode::FORBIDDEN, &label).await;
@@ -241,34 +241,34 @@ async fn who_may_read_may_not_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_takes_no_credential() {
-    let served = Served::waiting();
-    let health = served.ask("GET", "/healthz", None).await;
+async fn health_checks_require_no_credential() {
+    let served = Served::standby();
+    let health = served.request("GET", "/healthz", None).await;
     assert_eq!(health.status(), StatusCode::OK);
-    let ready = served.ask("GET", "/readyz", None).await;
+    let ready = served.request("GET", "/readyz", None).await;
     assert!(ready.headers().contains_key(RETRY_AFTER));
     let body = problem(ready, StatusCode::SERVICE_UNAVAILABLE, "/readyz").await;
     assert_eq!(body["kind"], "not-ready");
 
     let served = Served::ready().await;
     assert!(served.manager.is_open());
-    let ready = served.ask("GET", "/readyz", None).await;
+    let ready = served.request("GET", "/readyz", None).await;
     assert_eq!(ready.status(), StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_converges_only_the_declaration_may_change() {
-    let served = Served::waiting();
+async fn before_the_end_of_the_first_round_only_some_changes_are_accepted() {
+    let served = Served::standby();
     let admin = Some(&served.admin);
     let path = "/v1/services/web/restart";
-    let outsider = served.ask("POST", path, None).await;
+    let outsider = served.request("POST", path, None).await;
     problem(outsider, StatusCode::UNAUTHORIZED, path).await;
-    let response = served.ask("POST", path, admin).await;
+    let response = served.request("POST", path, admin).await;
     assert!(response.headers().contains_key(RETRY_AFTER));
     let body = problem(response, StatusCode::SERVICE_UNAVAILABLE, path).await;
     assert_eq!(body["kind"], "not-ready");
 
-    // It leads, and its platform never gets ready: the service's image is nowhere.
+    // This manager leads, but its first round cannot end, since the service's image does not exist.
     let served = Served::with_image("absent:1");
     tokio::spawn(Arc::clone(&served.manager).run());
     let mut rounds = served.manager.rounds();
@@ -282,31 +282,31 @@ async fn while_it_converges_only_the_declaration_may_change() {
     let applied = served.send(put).await;
     assert_eq!(applied.status(), StatusCode::OK);
     assert_eq!(json(applied).await["changed"], false);
-    let removed = served
-        .ask("DELETE", "/v1/platform", Some(&served.admin))
+    let deleted = served
+        .request("DELETE", "/v1/platform", Some(&served.admin))
         .await;
-    assert_eq!(removed.status(), StatusCode::ACCEPTED);
+    assert_eq!(deleted.status(), StatusCode::ACCEPTED);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_latest_plan_comes_with_what_it_was_made_from() {
-    let served = Served::waiting();
+async fn the_latest_plan_contains_its_input() {
+    let served = Served::standby();
     let (path, admin) = ("/v1/platform/plan", Some(&served.admin));
-    let early = served.ask("GET", path, admin).await;
+    let early = served.request("GET", path, admin).await;
     assert!(early.headers().contains_key(RETRY_AFTER));
     problem(early, StatusCode::SERVICE_UNAVAILABLE, path).await;
 
     let served = Served::ready().await;
-    let answer = served.ask("GET", path, Some(&served.admin)).await;
-    assert_eq!(answer.status(), StatusCode::OK);
-    let recorded: RecordedPlan = serde_json::from_value(json(answer).await).unwrap();
+    let response = served.request("GET", path, Some(&served.admin)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let recorded: RecordedPlan = serde_json::from_value(json(response).await).unwrap();
     assert_eq!(recorded.plan.instances.len(), 1);
     assert_eq!(plan(&recorded.input), *recorded.plan);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manager_that_does_not_lead_says_when_to_ask_again() {
-    let served = Served::waiting();
+async fn a_standby_manager_responds_with_retry_after() {
+    let served = Served::standby();
     let body = serde_json::to_vec(&served.declaration).unwrap();
     let put = request("PUT", "/v1/platform", Some(&served.admin), body.into());
     let response = served.send(put).await;
@@ -315,12 +315,12 @@ async fn a_manager_that_does_not_lead_says_when_to_ask_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_is_no_declaration_is_refused_without_its_text() {
+async fn an_invalid_declaration_is_rejected_without_quoting_it() {
     let served = Served::ready().await;
     let text = "{\n  \"name\": \"hunter2-is-the-password\",\n  \"id\": 5\n}";
-    let mut sound = serde_json::to_value(&served.declaration).unwrap();
-    sound["services"]["web"]["replicas"] = "hunter2-is-the-password".into();
-    let wrong_kind = sound.to_string();
+    let mut declaration = serde_json::to_value(&served.declaration).unwrap();
+    declaration["services"]["web"]["replicas"] = "hunter2-is-the-password".into();
+    let wrong_kind = declaration.to_string();
     for (method, path) in [("PUT", "/v1/platform"), ("POST", "/v1/platform/plan")] {
         for body in [text, &wrong_kind, "", "hunter2-is-the-password"] {
             let body = Body::from(body.to_owned());
@@ -340,14 +340,14 @@ async fn a_body_that_is_no_declaration_is_refused_without_its_text() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_there_or_not_understood_is_a_problem() {
+async fn unknown_names_and_invalid_requests_are_problems() {
     let served = Served::ready().await;
     let admin = Some(&served.admin);
     for (method, path, status) in [
-        ("GET", "/v1/services/nobody/logs", StatusCode::NOT_FOUND),
+        ("GET", "/v1/services/absent/logs", StatusCode::NOT_FOUND),
         (
             "GET",
-            "/v1/services/nobody/endpoints",
+            "/v1/services/absent/endpoints",
             StatusCode::NOT_FOUND,
         ),
         (
@@ -371,7 +371,7 @@ async fn what_is_not_there_or_not_understood_is_a_problem() {
         ),
         ("DELETE", "/v1/nodes", StatusCode::METHOD_NOT_ALLOWED),
     ] {
-        let response = served.ask(method, path, admin).await;
+        let response = served.request(method, path, admin).await;
         let label = format!("{method} {path}");
         problem(response, status, &label).await;
     }
@@ -393,8 +393,8 @@ async fn events_come_as_pages_with_a_cursor() {
     assert_eq!(none["cursor"], all["cursor"]);
 }
 
-/// Reads server-sent events until there are `count`: the id and the document of each.
-async fn sent(body: &mut Body, count: usize) -> Vec<(u64, Value)> {
+/// Reads `count` server-sent events; returns the id and the document of each.
+async fn read_events(body: &mut Body, count: usize) -> Vec<(u64, Value)> {
     let mut text = String::new();
     while text.matches("\n\n").count() < count {
         let frame = body.frame().await.unwrap().unwrap();
@@ -413,7 +413,7 @@ async fn sent(body: &mut Body, count: usize) -> Vec<(u64, Value)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_stream_from_a_cursor_on() {
+async fn events_are_streamed_from_a_cursor() {
     let served = Served::ready().await;
     let all = served.get("/v1/events").await;
     let events = all["events"].as_array().unwrap();
@@ -429,25 +429,25 @@ async fn events_stream_from_a_cursor_on() {
     let response = served.send(stream("/v1/events?after=0", None)).await;
     assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
     let mut body = response.into_body();
-    for ((id, document), event) in sent(&mut body, events.len()).await.iter().zip(events) {
+    for ((id, document), event) in read_events(&mut body, events.len()).await.iter().zip(events) {
         assert_eq!(document, event);
         assert_eq!(Some(*id), event["id"].as_u64());
     }
 
-    // Where a stream broke off counts more than where it began.
+    // After a reconnect, `Last-Event-ID` takes precedence over the query.
     let last_seen = events[events.len() - 3]["id"].as_u64();
     let response = served.send(stream("/v1/events?after=0", last_seen)).await;
-    let rest = sent(&mut response.into_body(), 2).await;
+    let rest = read_events(&mut response.into_body(), 2).await;
     assert_eq!(rest[0].1, events[events.len() - 2]);
     assert_eq!(rest[1].1, events[events.len() - 1]);
 
-    // It goes on with what happens next.
+    // The stream continues with new events.
     let mut changed = served.declaration.clone();
     for service in changed.services.values_mut() {
         service.replicas = 2;
     }
     served.manager.apply(changed).await.unwrap();
-    let next = sent(&mut body, 1).await;
+    let next = read_events(&mut body, 1).await;
     assert_eq!(next[0].1["kind"], "declared");
     assert_eq!(Some(next[0].0), all["cursor"].as_u64().map(|last| last + 1));
 
@@ -456,7 +456,7 @@ async fn events_stream_from_a_cursor_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn progress_leaves_out_a_plan_that_is_not_wanted() {
+async fn progress_omits_the_plan_if_the_request_excludes_it() {
     let served = Served::ready().await;
     let whole = served.get("/v1/progress").await;
     assert!(whole["plan"]["instances"].is_object(), "{whole}");

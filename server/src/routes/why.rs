@@ -1,4 +1,4 @@
-//! Why something stands as it does.
+//! Explanations of the state of a service, a replica or a node.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,7 +9,7 @@ use super::request::Segment;
 use crate::auth::Reader;
 use crate::problem::Problem;
 
-/// A service, a replica or a node.
+/// `GET /v1/why/{name}`.
 pub(super) async fn show(
     _: Reader,
     State(api): State<Api>,

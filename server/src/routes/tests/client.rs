@@ -1,4 +1,4 @@
-//! The client of the API, connected to a router: HTTP over TLS, in memory.
+//! Connects the API's client to a router in memory, with HTTP over TLS.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Dial for Connections {
     }
 }
 
-/// A client of `router` that presents `token`.
+/// A client of `router` with `token` as its credential.
 pub(super) fn client(router: &Router, token: &Sensitive) -> ApiClient {
     let platform = PlatformId::new(uuid::Uuid::from_u128(1 << 100));
     let now = SystemClock.now();

@@ -1,4 +1,4 @@
-//! Errors of a mocked manager, as the client receives them.
+//! Errors of a mocked manager, as the API's client receives them.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Mocked {
         }
     }
 
-    /// A manager whose platform cannot be shown.
+    /// A manager that responds to a request for the platform's state with `error`.
     fn failing(error: Error) -> Self {
         let mut manager = MockManagerApi::new();
         manager.expect_platform().return_once(move || Err(error));
@@ -87,14 +87,14 @@ async fn with_the_read_token_internal_errors_have_no_details() {
         ] {
             assert!(!shown.contains(detail), "{sent:?} is shown as {shown}");
         }
-        let may_pass = |error: &Error| matches!(error.retry(), Retry::After(_));
-        assert_eq!(may_pass(&read), may_pass(&sent), "{sent:?}");
+        let is_temporary = |error: &Error| matches!(error.retry(), Retry::After(_));
+        assert_eq!(is_temporary(&read), is_temporary(&sent), "{sent:?}");
     }
     assert_eq!(hidden, 10);
 }
 
 #[tokio::test]
-async fn a_wrong_token_and_a_weak_one_are_denied_with_a_hint() {
+async fn a_wrong_token_and_the_read_token_for_a_change_are_denied_with_a_hint() {
     let served = Mocked::new(MockManagerApi::new());
     let outsider = served.client(&new_token()).platform().await.unwrap_err();
     let reader = served.client(&served.read).retry("web").await.unwrap_err();
@@ -108,7 +108,7 @@ async fn a_wrong_token_and_a_weak_one_are_denied_with_a_hint() {
 }
 
 #[tokio::test]
-async fn events_that_are_not_stored_any_more_are_not_found_over_http_too() {
+async fn events_that_are_no_longer_stored_are_not_found() {
     let mut manager = MockManagerApi::new();
     let gone = || Error::not_found_with_hint("the event after cursor 3", "start at 7");
     manager

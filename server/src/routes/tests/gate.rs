@@ -33,7 +33,7 @@ const WRITES: [Write; 6] = [
 enum Phase {
     /// Another manager leads.
     Standby,
-    /// The first round goes on, since the service's image does not exist.
+    /// The first round cannot end, since the service's image does not exist.
     FirstRound,
     /// The first round has ended.
     Open,
@@ -42,7 +42,7 @@ enum Phase {
 impl Phase {
     async fn reach(self) -> Served {
         match self {
-            Self::Standby => Served::waiting(),
+            Self::Standby => Served::standby(),
             Self::FirstRound => {
                 let served = Served::with_image("absent:1");
                 tokio::spawn(Arc::clone(&served.manager).run());
@@ -103,7 +103,7 @@ fn error(outcome: &Result<()>) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_embedded_manager_rejects_what_one_behind_http_rejects() {
+async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
     let changing = ROUTES
         .iter()
         .filter(|(method, _, reads)| !reads && *method != "GET");
@@ -115,7 +115,7 @@ async fn an_embedded_manager_rejects_what_one_behind_http_rejects() {
             assert_eq!(error(&near), error(&far), "{write:?} in {phase:?}");
             let must_wait = matches!(near, Err(Error::NotReady { .. }));
             let expected = match phase {
-                // What was never planned or recorded is not found.
+                // The registry is empty, so a retry and a command do not find the service.
                 Phase::Standby => matches!(
                     write,
                     Write::Apply | Write::Plan | Write::DeletePlatform | Write::Restart

@@ -540,7 +540,10 @@ impl Manager {
                 at: self.backends.clock.now(),
                 kind: EventKind::Declared,
                 subject: Subject::Platform,
-                message: format!("new declaration of {}: generation {next}", self.options.name),
+                message: format!(
+                    "new declaration of {}: generation {next}",
+                    self.options.name
+                ),
                 data: serde_json::Value::Null,
             });
         }

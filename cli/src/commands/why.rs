@@ -72,9 +72,9 @@ fn facts(facts: &[FactV1], subject: &Subject) -> Vec<String> {
         .collect()
 }
 
-/// Adds the name of the subject if it differs from the one asked about.
-fn with_subject(about: &Subject, asked: &Subject, text: &str) -> String {
-    if about == asked {
+/// Prefixes the text with its subject, unless that is the subject of the request.
+fn with_subject(about: &Subject, requested: &Subject, text: &str) -> String {
+    if about == requested {
         text.to_owned()
     } else {
         format!("{about}: {text}")

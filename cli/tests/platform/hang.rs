@@ -182,7 +182,10 @@ fn logs_of_other_nodes_are_shown(project: &Project) {
             .unwrap()
     };
     assert_eq!(instances[0], on("b"), "{lines:#?}");
-    let message = format!("warning: {}: the rest of its output is unavailable: ", on("c"));
+    let message = format!(
+        "warning: {}: the rest of its output is unavailable: ",
+        on("c")
+    );
     assert!(
         logs.stderr.contains(&message),
         "{message} in {}",

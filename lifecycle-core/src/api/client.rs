@@ -99,11 +99,13 @@ impl ApiClient {
         authority: &str,
         token: Sensitive,
     ) -> Result<Self> {
-        let invalid = |why: String| Error::Invalid {
+        let invalid = |why: String| {
+            Error::Invalid {
             what: "the platform's CA certificate".into(),
             why,
             hint: "restore ca.pem from the platform's directory on the manager's node, or from a backup"
                 .into(),
+        }
         };
         let mut roots = rustls::RootCertStore::empty();
         let certificate = CertificateDer::from_pem_slice(authority.as_bytes())
@@ -165,9 +167,12 @@ impl ApiClient {
         body: Option<Bytes>,
         token: Option<&Sensitive>,
     ) -> Result<Response<hyper::body::Incoming>> {
-        tokio::time::timeout(RESPONSE_WITHIN, self.exchange_unbounded(method, path, body, token))
-            .await
-            .unwrap_or_else(|_| Err(late(path)))
+        tokio::time::timeout(
+            RESPONSE_WITHIN,
+            self.exchange_unbounded(method, path, body, token),
+        )
+        .await
+        .unwrap_or_else(|_| Err(late(path)))
     }
 
     /// Sends a request over the idle connection, or over a new one if there is none. If the idle
@@ -477,7 +482,10 @@ mod tests {
         let dial = Arc::new(Unresponsive::default());
         let client = ApiClient::new(dial, platform, &authority.certificate, token).unwrap();
         let health = tokio::time::timeout(Duration::from_hours(1), client.health());
-        let error = health.await.expect("the client has no timeout").unwrap_err();
+        let error = health
+            .await
+            .expect("the client has no timeout")
+            .unwrap_err();
         assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     }
 

@@ -45,8 +45,8 @@ impl ApiClient {
     /// # Errors
     /// [`Error::Invalid`] in a container without a credential.
     pub fn of_this_service() -> Result<Self> {
-        let url = std::env::var(API_URL)
-            .map_err(|_| no_credential(format!("{API_URL} is not set")))?;
+        let url =
+            std::env::var(API_URL).map_err(|_| no_credential(format!("{API_URL} is not set")))?;
         Self::with_credential(&url, Path::new(API_DIRECTORY))
     }
 
@@ -56,7 +56,9 @@ impl ApiClient {
             .strip_prefix("https://")
             .map(|rest| rest.trim_end_matches('/'))
             .and_then(|address| address.parse().ok())
-            .ok_or_else(|| no_credential(format!("{API_URL} is {url:?}, not https://<ip>:<port>")))?;
+            .ok_or_else(|| {
+                no_credential(format!("{API_URL} is {url:?}, not https://<ip>:<port>"))
+            })?;
         let read = |name: &str| {
             let path = directory.join(name);
             std::fs::read_to_string(&path)

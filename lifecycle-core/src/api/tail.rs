@@ -51,7 +51,8 @@ impl FromStr for Since {
             return Ok(Self::At(at.to_utc()));
         }
         humantime::parse_duration(text).map(Self::Ago).map_err(|_| {
-            "use a duration before now (`10m`, `2h 30m`) or a time (`2026-01-02T03:04:05Z`)".to_owned()
+            "use a duration before now (`10m`, `2h 30m`) or a time (`2026-01-02T03:04:05Z`)"
+                .to_owned()
         })
     }
 }

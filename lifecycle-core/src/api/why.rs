@@ -17,7 +17,7 @@ use crate::reconcile::{
 use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
 
-/// How many steps a chain of causes is followed: a service waits for a service that waits …
+/// The depth to which a chain of causes is followed: a service waits for a service that waits …
 const DEEPEST: usize = 8;
 
 /// How many events are shown as evidence.
@@ -227,7 +227,7 @@ impl Known<'_> {
         let mut lines = Vec::new();
         if let Some(unknown) = &self.observed.cloud_unknown {
             lines.push(format!(
-                "the cloud has not responded since {}: {}",
+                "the cloud's list of nodes has been unavailable since {}: {}",
                 unknown.since.format("%H:%M:%S"),
                 unknown.why
             ));
@@ -256,7 +256,7 @@ impl Known<'_> {
                 state.containers.len()
             ),
             EngineView::Unknown(unknown) => format!(
-                "it has not responded since {}: {}",
+                "it has been unreachable since {}: {}",
                 unknown.since.format("%H:%M:%S"),
                 unknown.why
             ),
@@ -339,7 +339,7 @@ impl Known<'_> {
         }
     }
 
-    /// The subjects for which something waits.
+    /// The subjects that `held` waits for.
     fn causes(&self, held: &Held) -> Vec<Subject> {
         match &held.by {
             HeldBy::Dependency { service, .. }
@@ -374,9 +374,7 @@ impl Known<'_> {
 
     fn answer(&self, subject: &Subject, decided: &[DecisionV1]) -> String {
         if self.round.input.is_none() {
-            return format!(
-                "{subject}: this manager has no plan yet; the recorded state follows"
-            );
+            return format!("{subject}: this manager has no plan yet; the recorded state follows");
         }
         let first_of = |is: fn(&DecisionData) -> bool| decided.iter().find(|d| is(&d.data));
         let instances: Vec<&InstanceStatus> = self

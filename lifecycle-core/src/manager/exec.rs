@@ -64,10 +64,12 @@ impl Manager {
         };
         let records = snapshot.instances.into_values();
         let candidates = records.filter(|record| is_named(&record.id));
-        let record = candidates.max_by_key(merit).ok_or_else(|| Error::Conflict {
-            what: format!("a command in {name}"),
-            why: "it has no container".into(),
-        })?;
+        let record = candidates
+            .max_by_key(merit)
+            .ok_or_else(|| Error::Conflict {
+                what: format!("a command in {name}"),
+                why: "it has no container".into(),
+            })?;
         let node = snapshot.nodes.get(&record.node);
         let recorded = node.and_then(|node| node.observed.clone());
         let container = Arc::clone(&record.container.0);

@@ -23,7 +23,9 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(15);
 pub enum Output {
     Line(LogLine),
     /// The rest of the output is unavailable.
-    Unavailable { why: String },
+    Unavailable {
+        why: String,
+    },
 }
 
 /// A piece of the output of one instance of a service.

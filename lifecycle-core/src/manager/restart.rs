@@ -224,7 +224,10 @@ fn restart_of<'o>(
 }
 
 /// Resolves the name of a service to all its replicas, and the name of a replica to this one.
-fn resolve(name: &str, declaration: Option<&Declaration>) -> Result<(ServiceName, Vec<InstanceId>)> {
+fn resolve(
+    name: &str,
+    declaration: Option<&Declaration>,
+) -> Result<(ServiceName, Vec<InstanceId>)> {
     let services = || declaration.iter().flat_map(|d| &d.services);
     if let Some((service, spec)) = services().find(|(known, _)| known.as_str() == name) {
         let replicas = (1..=spec.replicas).map(|number| InstanceId {

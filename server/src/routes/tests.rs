@@ -429,7 +429,11 @@ async fn events_are_streamed_from_a_cursor() {
     let response = served.send(stream("/v1/events?after=0", None)).await;
     assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
     let mut body = response.into_body();
-    for ((id, document), event) in read_events(&mut body, events.len()).await.iter().zip(events) {
+    for ((id, document), event) in read_events(&mut body, events.len())
+        .await
+        .iter()
+        .zip(events)
+    {
         assert_eq!(document, event);
         assert_eq!(Some(*id), event["id"].as_u64());
     }

@@ -116,7 +116,11 @@ fn secrets_are_only_where_they_must_be() {
     let shell = |script: &str| node.exec(&["sh", "-c", script]);
     let mut places = vec![("the output of the commands", project.said())];
     let log = node.call(&["docker", "logs", &node.manager().id]);
-    assert!(log.stderr.contains("the API is listening"), "{}", log.stderr);
+    assert!(
+        log.stderr.contains("the API is listening"),
+        "{}",
+        log.stderr
+    );
     places.push(("the manager's log", both(&log)));
     places.push((
         "events",

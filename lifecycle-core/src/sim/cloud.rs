@@ -183,7 +183,7 @@ impl CloudProvider for SimCloud {
         }
         // Returns the state at that time; the node may have been started meanwhile.
         self.actor
-            .call(self.call(Some(node), "look", false), |state, now| {
+            .call(self.call(Some(node), "inspect", false), |state, now| {
                 let at = state.rules.date(now);
                 match state.find(Some(owner.id), node, now).map(|m| m.power) {
                     None | Some(Power::Stopped | Power::Failed) => Ok(Done::unchanged(Fenced {

@@ -1,6 +1,5 @@
-//! The library in another program: starts a platform in a simulated world. A
-//! [`Bootstrapper`](lifecycle_core::bootstrap::Bootstrapper) with parts from `lifecycle-docker`
-//! starts a real one in the same way.
+//! The library in another program: starts a platform in a simulated world. `embed_real.rs` starts
+//! one on real nodes.
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use lifecycle_core::bootstrap::UpOptions;

@@ -9,7 +9,8 @@
 //!
 //! In a simulated world, which needs nothing on this machine. With the backends of
 //! `lifecycle-docker` or `lifecycle-azure` the same call brings up real nodes.
-//! `examples/embed.rs` in the repository is this as a program.
+//! In the repository, `examples/embed.rs` is this as a program, and `examples/embed_real.rs` does it
+//! with real nodes in Docker.
 //!
 //! ```
 //! use lifecycle_core::bootstrap::UpOptions;

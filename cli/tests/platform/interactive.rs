@@ -192,7 +192,7 @@ fn a_service_is_restarted(project: &Project) {
     let shown = restart.ends(0);
     for said in [
         "restart of talker-1, talker-2 requested",
-        "Up again: talker-1, talker-2.",
+        "Restarted: talker-1, talker-2.",
     ] {
         assert!(shown.contains(said), "{said}: {shown}");
     }

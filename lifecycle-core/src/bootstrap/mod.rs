@@ -50,6 +50,8 @@ pub use removal::{Contents, Removal};
 pub use secrets::{ManagerPlacement, MemoryState, OperatorState, PlatformSecrets, StateDirectory};
 pub use wait::Wait;
 
+use tracing::Instrument as _;
+
 use self::no_probe::NoProbe;
 use self::progress::Stage;
 use self::wait::LoopWatch;
@@ -126,6 +128,12 @@ pub struct UpOptions {
 impl Bootstrapper {
     /// Starts or updates the platform, and returns when every service is ready or has failed.
     pub async fn up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
+        let Declaration { id, name, .. } = declaration;
+        let span = tracing::info_span!("up", platform = %name, %id);
+        self.bring_up(declaration, options).instrument(span).await
+    }
+
+    async fn bring_up(&self, declaration: &Declaration, options: UpOptions) -> Result<Outcome> {
         self.preflight(declaration).await?;
         self.wait("the jump host", CONNECTED_WITHIN)
             .until(self.reject_unusable_jump_host())

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use tracing::Instrument as _;
+
 use super::declared::{Agents, Declared};
-use super::execute::node_directory;
+use super::execute::{engine_call, node_directory};
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, NodeHandle};
 use crate::model::{ContainerTemplate, NodeName, PlatformId};
@@ -58,14 +60,19 @@ pub(super) async fn ensure(
         .exec(create.as_root())
         .await?
         .success("creating the agent's directory")?;
-    let state = handle.runtime.state().await?;
+    let state = handle.runtime.state();
+    let state = state.instrument(engine_call("state", node)).await?;
     let agents_here = state.containers.iter().filter(|c| c.role == Role::Agent);
     for old in agents_here.filter(|old| old.name != container) {
         // Without a grace period: its connections end with it in any case.
-        handle.runtime.remove_container(&old.name).await?;
+        let remove = handle.runtime.remove_container(&old.name);
+        let span = engine_call("remove_container", node);
+        remove.instrument(span).await?;
     }
     let spec = spec(declared, agents, container, directory);
-    handle.runtime.ensure_container(&spec).await?;
+    let ensure = handle.runtime.ensure_container(&spec);
+    let span = engine_call("ensure_container", node);
+    ensure.instrument(span).await?;
     if *node == declared.manager_node {
         // A rollback to the previous manager needs its image.
         return Ok(());
@@ -76,7 +83,9 @@ pub(super) async fn ensure(
         **image != agents.image && its == Some(repository)
     });
     for image in outdated {
-        handle.runtime.remove_image(image).await?;
+        let remove = handle.runtime.remove_image(image);
+        let span = engine_call("remove_image", node);
+        remove.instrument(span).await?;
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::backends::Backends;
 use super::declared::Declared;
@@ -270,25 +271,9 @@ impl Driver {
             && let Some(input) = self.input(&target)
         {
             self.resume(&target, &input.observed, input.now);
-            let plan = plan(&input);
-            self.update_agents(&target, &input.observed, &[]);
-            self.announce(&plan, input.now);
-            self.commit(&input, &plan).await?;
-            // A specification that was just rejected changes the plan immediately.
-            next_change = if plan.rejects.is_empty() {
-                plan.next_change
-            } else {
-                Some(input.now)
-            };
-            let steps = plan.steps.iter().enumerate();
-            let free = steps.filter(|(_, step)| step.needs.is_empty());
-            self.latest = Some(Latest {
-                left: free.map(|(place, _)| place).collect(),
-                target,
-                input: Arc::new(input),
-                plan: Arc::new(plan),
-                made_at: Instant::now(),
-            });
+            let span = tracing::info_span!("plan", generation = target.declared.generation.0);
+            next_change = self.plan(target, input).instrument(span).await?;
+            // Outside the span: steps go on after the planning round.
             self.launch().await?;
             self.publish();
         }
@@ -298,6 +283,34 @@ impl Driver {
             until: Instant::now() + until_change.unwrap_or(LONGEST_WAIT),
         };
         Ok(())
+    }
+
+    /// Plans and records the plan; returns when the next plan is due.
+    async fn plan(
+        &mut self,
+        target: Target,
+        input: PlanningInput,
+    ) -> Result<Option<DateTime<Utc>>> {
+        let plan = plan(&input);
+        self.update_agents(&target, &input.observed, &[]);
+        self.announce(&plan, input.now);
+        self.commit(&input, &plan).await?;
+        // A specification that was just rejected changes the plan immediately.
+        let next_change = if plan.rejects.is_empty() {
+            plan.next_change
+        } else {
+            Some(input.now)
+        };
+        let steps = plan.steps.iter().enumerate();
+        let free = steps.filter(|(_, step)| step.needs.is_empty());
+        self.latest = Some(Latest {
+            left: free.map(|(place, _)| place).collect(),
+            target,
+            input: Arc::new(input),
+            plan: Arc::new(plan),
+            made_at: Instant::now(),
+        });
+        Ok(next_change)
     }
 
     fn take_target(&mut self) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 use super::agent;
 use super::backends::Backends;
@@ -161,12 +162,15 @@ impl Execution {
             Action::CopyImage { image, from, node } => {
                 let source = self.handle(from).await?;
                 let target = self.handle(node).await?;
-                let archive = source.runtime.export_image(image).await?;
-                target.runtime.import_image(archive).await
+                let export = source.runtime.export_image(image);
+                let archive = export.instrument(engine_call("export_image", from)).await?;
+                let import = target.runtime.import_image(archive);
+                import.instrument(engine_call("import_image", node)).await
             }
             Action::PullImage { image, node } => {
                 let handle = self.handle(node).await?;
-                handle.runtime.pull_image(image).await?;
+                let pull = handle.runtime.pull_image(image);
+                pull.instrument(engine_call("pull_image", node)).await?;
                 Ok(())
             }
             Action::EnsureAgent { container, node } => {
@@ -186,14 +190,17 @@ impl Execution {
             } => {
                 let handle = self.handle(node).await?;
                 let grace = self.grace(&instance.service);
-                handle.runtime.stop_container(container, grace).await
+                let stop = handle.runtime.stop_container(container, grace);
+                stop.instrument(engine_call("stop_container", node)).await
             }
             Action::RemoveAgent { container, node }
             | Action::RemoveInstance {
                 container, node, ..
             } => {
                 let handle = self.handle(node).await?;
-                handle.runtime.remove_container(container).await?;
+                let remove = handle.runtime.remove_container(container);
+                let span = engine_call("remove_container", node);
+                remove.instrument(span).await?;
                 files::remove(handle.host.as_ref(), self.declared.owner.id, container).await
             }
         }
@@ -272,7 +279,8 @@ impl Execution {
             options: source.options.clone(),
             context,
         };
-        match handle.runtime.build_image(request, progress).await {
+        let build = handle.runtime.build_image(request, progress);
+        match build.instrument(engine_call("build_image", node)).await {
             Ok(_) => Ok(()),
             Err(error) => Err(self.with_line(error, source).await),
         }
@@ -310,7 +318,8 @@ impl Execution {
         let handle = self.handle(node).await?;
         if container != self.declared.container_name(id, &service.digest) {
             // A rollback: the container of the previous specification exists, or the step fails.
-            return handle.runtime.start_container(container).await;
+            let start = handle.runtime.start_container(container);
+            return start.instrument(engine_call("start_container", node)).await;
         }
         let mut template = service.spec.container.clone();
         let host = handle.host.as_ref();
@@ -333,7 +342,8 @@ impl Execution {
         if self.declared.agents.is_some() && !template.connection.has_own_resolvers() {
             binds.push(agent::resolver_file(self.declared.owner.id));
         }
-        let image = handle.runtime.image(&service.image).await?;
+        let image = handle.runtime.image(&service.image);
+        let image = image.instrument(engine_call("image", node)).await?;
         let exposed = image.map(|i| i.exposed).unwrap_or_default();
         let host_network = template.connection.mode == NetworkMode::Host;
         let spec = ContainerSpec {
@@ -348,7 +358,9 @@ impl Execution {
             host_network,
             starts_with_engine: false,
         };
-        handle.runtime.ensure_container(&spec).await?;
+        let ensure = handle.runtime.ensure_container(&spec);
+        let span = engine_call("ensure_container", node);
+        ensure.instrument(span).await?;
         Ok(())
     }
 
@@ -375,6 +387,11 @@ impl Execution {
             .success("changing the permissions of the directory with the API's credential")?;
         Ok(directory)
     }
+}
+
+/// The span of a step's call to the engine of `node`.
+pub(super) fn engine_call(call: &'static str, node: &NodeName) -> tracing::Span {
+    tracing::debug_span!("engine call", call, %node)
 }
 
 /// The directory of a platform on each of its nodes.

@@ -3,6 +3,7 @@
 
 mod registry;
 mod restart;
+mod spans;
 mod stage;
 mod upgrade;
 mod waits;

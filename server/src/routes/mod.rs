@@ -27,6 +27,7 @@ use tokio::sync::watch;
 
 use crate::auth::require_credential;
 use crate::problem::Problem;
+use crate::telemetry::in_request_span;
 
 /// The largest accepted request body, in bytes.
 const LARGEST_BODY: usize = 64 << 20;
@@ -87,5 +88,6 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .merge(v1)
+        .layer(middleware::from_fn(in_request_span))
         .with_state(api)
 }

@@ -30,6 +30,7 @@ use super::{LARGEST_BODY, router};
 mod client;
 mod errors;
 mod gate;
+mod spans;
 
 /// Every route below `/v1`, and whether the read token permits it.
 const ROUTES: [(&str, &str, bool); 17] = [

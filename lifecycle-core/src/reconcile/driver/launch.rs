@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use chrono::{DateTime, Utc};
+use tracing::Instrument as _;
 
 use super::load::Load;
 use super::{Driver, Running, Target};
@@ -152,9 +153,10 @@ impl Driver {
         let drain_acknowledged = action
             .waits_for_drain()
             .then(|| self.feeder.drain_acknowledged());
-        let task = self.tasks.spawn(async move {
+        let span = tracing::info_span!("step", %id, node = %id.node());
+        let work = async move {
             let progress = move |line: &str| {
-                tracing::debug!(step = %line_id, "{line}");
+                tracing::debug!("{line}");
                 lines
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -164,7 +166,8 @@ impl Driver {
                 drain_acknowledged.await;
             }
             execution.carry_out(&action, &progress).await
-        });
+        };
+        let task = self.tasks.spawn(work.instrument(span));
         self.task_steps.insert(task.id(), id);
     }
 }

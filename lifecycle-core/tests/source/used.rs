@@ -418,10 +418,11 @@ impl Reader {
     }
 
     fn owned(&mut self, owner: Option<String>, read: impl FnOnce(&mut Self)) {
-        let outer = std::mem::replace(&mut self.owner, owner.clone());
+        let is_named = owner.is_some();
         self.within.extend(owner.clone());
+        let outer = std::mem::replace(&mut self.owner, owner);
         read(self);
-        if owner.is_some() {
+        if is_named {
             self.within.pop();
         }
         self.owner = outer;

@@ -31,13 +31,13 @@ async fn a_log_line_names_the_method_path_and_status_of_its_request() {
         .with_writer(move || writer.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let served = Served::waiting();
+    let served = Served::standby();
     let token = Some(&served.read);
-    served.ask("GET", "/healthz", None).await;
+    served.request("GET", "/healthz", None).await;
     let logs = "/v1/services/secret1/logs?tail=secret2";
-    served.ask("GET", logs, token).await;
-    served.ask("POST", "/v1/retry/secret1", None).await;
-    served.ask("GET", "/v1/secret1/nothing", token).await;
+    served.request("GET", logs, token).await;
+    served.request("POST", "/v1/retry/secret1", None).await;
+    served.request("GET", "/v1/secret1/nothing", token).await;
 
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let lines = text

@@ -11,10 +11,10 @@ use uuid::Uuid;
 /// A source of time.
 ///
 /// # Guarantees
-/// Cheap and never blocks. Code waits with `tokio::time`, which tests can pause; the clock of such
-/// a test follows it.
+/// A call is cheap and never blocks. Code waits with `tokio::time`, which tests can pause; the
+/// clock of such a test follows `tokio::time`.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The current time, in whole microseconds, which is the precision of the registry.
+    /// Returns the current time in whole microseconds, which is the precision of the registry.
     fn now(&self) -> DateTime<Utc>;
 }
 
@@ -37,7 +37,7 @@ pub struct TokioClock {
 }
 
 impl TokioClock {
-    /// A clock whose current time is `start`.
+    /// Creates a clock whose current time is `start`.
     pub fn starting_at(start: DateTime<Utc>) -> Self {
         Self {
             start,
@@ -56,7 +56,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// Serialises times with six digits of microseconds, so that they can be sorted as text.
+/// Serializes times with six digits of microseconds, so that they can be sorted as text.
 pub(crate) mod six_digits {
     use chrono::{DateTime, SecondsFormat, Utc};
     use serde::Serializer;
@@ -80,7 +80,7 @@ pub(crate) mod six_digits {
 
 /// A source of new ids.
 pub trait IdSource: Debug + Send + Sync + 'static {
-    /// A unique UUID.
+    /// Returns a unique UUID.
     fn uuid(&self) -> Uuid;
 }
 
@@ -100,7 +100,7 @@ impl IdSource for RandomIds {
 pub struct SeededIds(Mutex<StdRng>);
 
 impl SeededIds {
-    /// The ids of this seed.
+    /// Creates a source of the ids that `seed` determines.
     pub fn new(seed: u64) -> Self {
         Self(Mutex::new(StdRng::seed_from_u64(seed)))
     }

@@ -27,7 +27,7 @@ pub use vm_cloud::VmCloud;
 pub struct CloudCapabilities {
     /// The provider's name, for messages.
     pub name: &'static str,
-    /// Whether it can create nodes; otherwise they must exist.
+    /// Whether the provider can create nodes; if not, they must exist already.
     pub provisions: bool,
     /// Whether it reports the SSH host keys of new nodes, so that the first connection is verified.
     pub knows_host_keys: bool,
@@ -62,7 +62,8 @@ pub struct SshAddress {
 }
 
 impl SshAddress {
-    /// An account on the default SSH port of a host whose keys are not known.
+    /// Creates the address of an account on a host that uses the default SSH port and whose keys
+    /// are not known.
     pub fn new(user: impl Into<String>) -> Self {
         Self {
             user: user.into(),
@@ -81,9 +82,9 @@ pub struct ObservedNode {
     pub power: Power,
     pub addresses: Addresses,
     pub ssh: SshAddress,
-    /// An opaque value that changes at each boot. `None` while it is not running.
+    /// An opaque value that changes at each boot. `None` while the node is not running.
     pub boot_id: Option<String>,
-    /// Whether this platform created it, so that it may be deleted.
+    /// Whether this platform created the node, so that it may be deleted.
     pub created: bool,
 }
 
@@ -91,24 +92,24 @@ pub struct ObservedNode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "change")]
 pub enum NodeChange {
-    /// Create it, if it does not exist.
+    /// Create the node, if it does not exist.
     Provision { spec: NodeSpec },
-    /// Start it, if it is stopped.
+    /// Start the node, if it is stopped.
     Start { node: NodeName },
-    /// Stop it, if it is running.
+    /// Stop the node, if it is running.
     Stop { node: NodeName },
-    /// Restart it, if it is still in this boot.
+    /// Restart the node, if it is still in this boot.
     Restart {
         node: NodeName,
         /// The boot that is replaced.
         boot_id: String,
     },
-    /// Delete it with all its resources.
+    /// Delete the node with all its resources.
     Delete { node: NodeName },
 }
 
 impl NodeChange {
-    /// The node that is changed.
+    /// Returns the node that is changed.
     pub fn node(&self) -> &NodeName {
         match self {
             Self::Provision { spec } => &spec.name,
@@ -167,76 +168,81 @@ pub struct Fenced {
 /// cloud has finished; `conformance::cloud::all` checks an implementation (feature `conformance`).
 ///
 /// # What each change does in each state
-/// The columns are the state of the node when the change begins. "Done" is an operation that
-/// changes nothing and ends well.
+/// The columns are the states of the node when the change begins. "Done" means that the change
+/// succeeds without an effect.
 ///
-/// | change | absent | running | stopped | failed¹ | another change under way² |
+/// | change | absent | running | stopped | failed¹ | another change in progress² |
 /// |---|---|---|---|---|---|
-/// | `Provision` | is created, and runs | done | done; it stays stopped | is created again | `Conflict`, or waits |
-/// | `Start` | `NotFound` | done | runs, in a new boot | – | `Conflict`, or waits |
-/// | `Stop` | `NotFound` | is stopped | done | – | `Conflict`, or waits |
-/// | `Restart` | `NotFound` | runs in a new boot if it still is in the given one; otherwise done | done³ | – | `Conflict`, or waits |
-/// | `Delete` | done | is deleted | is deleted | is deleted | takes over: the node is deleted |
-/// | `fence` | holds | is off when the call returns | holds | holds | takes over: the node is off |
+/// | `Provision` | creates and starts the node | done | done; the node stays stopped | creates the node again | `Conflict`, or waits |
+/// | `Start` | `NotFound` | done | starts the node, in a new boot | – | `Conflict`, or waits |
+/// | `Stop` | `NotFound` | stops the node | done | – | `Conflict`, or waits |
+/// | `Restart` | `NotFound` | restarts the node if it is still in the given boot; otherwise done | done³ | – | `Conflict`, or waits |
+/// | `Delete` | done | deletes the node | deletes the node | deletes the node | replaces the other change: the node is deleted |
+/// | `fence` | done | the node is off when the call returns | done | done | replaces the other change: the node is off |
 /// | `adopt` | `NotFound` | returns it, unchanged | returns it, unchanged | – | – |
 ///
-/// ¹ `Power::Failed`: the cloud could not create it. Power changes of it may fail.
+/// ¹ `Power::Failed`: the cloud could not create the node. Power changes of such a node may fail.
 ///
-/// ² The same change, or another `Provision` of the node, joins the one under way: it happens
-/// once, and both operations end with it. Any other change never overwrites the one under way,
-/// which comes to its own end. `Start`, `Stop` and `Restart` of a node that is being deleted fail.
-/// A change that `Delete` or `fence` took over is an error when it is polled, or done, and has no
-/// effect any more.
+/// ² The same change, or another `Provision` of the node, joins the change in progress: it happens
+/// once, and both operations end with it. Any other change leaves the change in progress to
+/// complete normally. `Start`, `Stop` and `Restart` fail for a node that is being deleted. A change
+/// that `Delete` or `fence` replaced has no further effect; polling it returns an error, or that it
+/// is done.
 ///
-/// ³ If the given boot was its last one, the node may be started: a restart can break off between
-/// its two halves.
+/// ³ If the given boot was the node's last one, the node may be started, because an interrupted
+/// restart may have stopped the node without starting it.
 ///
 /// Machines that this platform did not create:
 ///
-/// | change | adopted by this platform | no platform's | another platform's |
+/// | change | adopted by this platform | belongs to no platform | belongs to another platform |
 /// |---|---|---|---|
-/// | `Provision` | done | `Conflict` | as if absent: both have a node of this name |
-/// | `Start`, `Stop`, `Restart` | as any node | `Conflict` | `NotFound` |
-/// | `Delete` | is released: no platform's again, otherwise unchanged | `Conflict` | done |
-/// | `fence` | as any node | `Conflict` | holds |
-/// | `adopt` | returns it, unchanged | becomes this platform's, otherwise unchanged | `NotFound` |
-/// | `list` | shows it, not `created` | does not show it | does not show it |
-/// | `get` | shows it, not `created` | shows it, not `created` | is `None` |
+/// | `Provision` | done | `Conflict` | as if absent: both platforms have a node of this name |
+/// | `Start`, `Stop`, `Restart` | as for any node | `Conflict` | `NotFound` |
+/// | `Delete` | releases it: it belongs to no platform again, and is otherwise unchanged | `Conflict` | done |
+/// | `fence` | as for any node | `Conflict` | done |
+/// | `adopt` | returns it, unchanged | assigns it to this platform, otherwise unchanged | `NotFound` |
+/// | `list` | contains it, not as `created` | does not contain it | does not contain it |
+/// | `get` | returns it, not as `created` | returns it, not as `created` | returns `None` |
 ///
-/// Nothing in these tables changes a machine of another platform. Without
-/// [`adopts`](CloudCapabilities::adopts) a machine is never adopted, and `adopt` of what is not a
-/// node of this platform is `Unsupported`.
+/// No call in these tables changes a machine of another platform. Without
+/// [`adopts`](CloudCapabilities::adopts), machines are never adopted, and `adopt` of a machine that
+/// is not a node of this platform is `Unsupported`.
 ///
 /// # Guarantees
-/// - Every call may be repeated: same node, same thing.
-/// - Whatever is created carries the platform's id from the beginning, so that a crash at any
-///   moment leaves nothing that `list` does not show.
-/// - `list` is complete or an error, never partial, and shows nodes of this platform only.
-/// - A future that is dropped leaves a state from which the same call goes on.
-/// - Any process can poll an operation that another one began, also when that one is gone.
+/// - Every call may be repeated: a second call for the same node has no further effect.
+/// - Everything that is created has the platform's id from the beginning, so that `list` shows it
+///   even after a crash.
+/// - `list` returns all nodes of this platform and no others, or an error; never a part of the
+///   nodes.
+/// - If a future is dropped, the same call can continue the change.
+/// - Any process can poll an operation that another process started, even if that process has
+///   ended.
 ///
 /// # Caveats
-/// `Power::Running` is independent of the operating system, whose SSH server may not answer yet.
+/// `Power::Running` shows only that the machine is on; the SSH server of its operating system may
+/// not answer yet.
 ///
 /// # Errors
-/// Throttling is [`crate::Error::Throttled`] with the cloud's own delay; a quota or a missing
-/// size is [`crate::Error::Exhausted`]; implementers do not retry by themselves.
+/// Throttling is [`crate::Error::Throttled`] with the delay that the cloud requests; an exceeded
+/// quota or an unavailable size is [`crate::Error::Exhausted`]. Implementations do not retry by
+/// themselves.
 #[async_trait]
 pub trait CloudProvider: Debug + Send + Sync + 'static {
-    /// The capabilities of this provider.
+    /// Returns the capabilities of this provider.
     fn capabilities(&self) -> CloudCapabilities;
 
     /// Checks within seconds, without changing anything, whether the nodes can be created.
     async fn preflight(&self, specs: &[NodeSpec]) -> Result<PreflightReport>;
 
-    /// All nodes with the platform's id, sorted by name.
+    /// Returns all nodes with the platform's id, sorted by name.
     async fn list(&self) -> Result<Vec<ObservedNode>>;
 
-    /// A machine by its name: a node of this platform, or else a machine without a platform.
+    /// Returns a machine by its name: a node of this platform, or else a machine that belongs to no
+    /// platform.
     async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>>;
 
-    /// Makes a machine without a platform a node of this one. `Delete` releases it and does not
-    /// delete it.
+    /// Makes a machine that belongs to no platform a node of this platform. `Delete` later releases
+    /// the machine and does not delete it.
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode>;
 
     /// Starts a change and returns when the cloud has accepted it.
@@ -248,15 +254,15 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
     /// Ensures that the node is not running; returns when the cloud confirms it.
     async fn fence(&self, node: &NodeName) -> Result<Fenced>;
 
-    /// Deletes what the platform's nodes share (a network, a resource group). Returns `Conflict`
-    /// while a node that the platform created exists. Ok if nothing exists.
+    /// Deletes the resources that the platform's nodes share (a network, a resource group). Returns
+    /// `Conflict` while a node that the platform created exists, and Ok if nothing exists.
     async fn delete_shared(&self) -> Result<()>;
 }
 
 /// Starts a change and polls it until it is done, at the interval that the cloud requests.
 ///
-/// A failed poll is retried if it may succeed later; a failed change returns its error. After
-/// `deadline`, the change continues in the cloud; the same call resumes it.
+/// A failed poll is retried if it may succeed later; if the change fails, its error is returned.
+/// After `deadline`, the change continues in the cloud; the same call resumes polling it.
 ///
 /// # Errors
 /// [`crate::Error::Overdue`] after the deadline, with the last message of the cloud.

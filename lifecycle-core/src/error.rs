@@ -4,7 +4,7 @@
 //! leaves out its source: the chain is printed once, by the program. No message may contain a
 //! secret.
 //!
-//! An error is also data: serialised, it is an object with `kind` and the fields of its variant, as
+//! An error is also data: serialized, it is an object with `kind` and the fields of its variant, as
 //! the manager's API sends it (`docs/api.md`). A source is sent as text.
 
 use std::borrow::Cow;
@@ -85,7 +85,7 @@ pub enum Error {
         #[serde(with = "seconds")]
         after: Duration,
     },
-    /// It took longer than its limit.
+    /// An operation took longer than its limit.
     #[error("{what} did not end within {}", humantime::format_duration(*.after))]
     #[non_exhaustive]
     TimedOut {
@@ -188,7 +188,7 @@ pub enum Error {
     },
 }
 
-/// The place in a Dockerfile at which a build failed.
+/// The location in a Dockerfile at which a build failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BuildPlace {
@@ -206,7 +206,7 @@ pub struct BuildPlace {
 }
 
 impl BuildPlace {
-    /// The place of a line, or of the whole file.
+    /// Returns the location of a line, or of the whole file.
     pub fn at_line(file: impl Into<String>, line: Option<usize>) -> Self {
         Self {
             file: file.into(),
@@ -216,7 +216,7 @@ impl BuildPlace {
         }
     }
 
-    /// The place of the instruction with this number and text.
+    /// Returns the location of the instruction with this number and text.
     pub fn at_instruction(file: impl Into<String>, number: usize, text: impl Into<String>) -> Self {
         Self {
             file: file.into(),
@@ -265,7 +265,7 @@ pub enum Retry {
     Never,
 }
 
-/// An error and its causes in one line, without causes that the text already contains.
+/// Returns an error and its causes in one line, without causes that the text already contains.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -281,7 +281,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Error {
-    /// Whether and when the failed call may be repeated.
+    /// Returns whether and when the failed call may be repeated.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unreachable { .. }
@@ -303,7 +303,7 @@ impl Error {
         }
     }
 
-    /// What the user can do about it, if that is known.
+    /// Returns what the user can do about the error, if that is known.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Invalid { hint, .. }
@@ -330,12 +330,12 @@ impl Error {
         }
     }
 
-    /// The error and its causes in one line, for a record or an event.
+    /// Returns the error and its causes in one line, for a record or an event.
     pub fn chain(&self) -> String {
         chain(self)
     }
 
-    /// The [`Error::NotFound`] of `what`, without a hint.
+    /// Creates an [`Error::NotFound`] for `what`, without a hint.
     pub fn not_found(what: impl Into<String>) -> Self {
         Self::NotFound {
             what: what.into(),
@@ -343,7 +343,7 @@ impl Error {
         }
     }
 
-    /// The [`Error::NotFound`] of `what`, with what to do about it.
+    /// Creates an [`Error::NotFound`] for `what`, with a hint.
     pub fn not_found_with_hint(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::NotFound {
             what: what.into(),
@@ -351,8 +351,8 @@ impl Error {
         }
     }
 
-    /// The [`Error::NotFound`] of a name that is not in `known`. The hint is the most similar known name,
-    /// or all of them if they are few.
+    /// Creates an [`Error::NotFound`] for a name that is not in `known`. The hint is the most
+    /// similar known name, or all known names if they are few.
     pub fn unknown_name<'k>(
         what: impl Into<String>,
         name: &str,
@@ -372,7 +372,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Conflict`].
+    /// Creates an [`Error::Conflict`].
     pub fn conflict(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Conflict {
             what: what.into(),
@@ -380,7 +380,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Invalid`].
+    /// Creates an [`Error::Invalid`].
     pub fn invalid(
         what: impl Into<String>,
         why: impl Into<String>,
@@ -393,7 +393,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Unsupported`].
+    /// Creates an [`Error::Unsupported`].
     pub fn unsupported(what: impl Into<String>, backend: impl Into<Cow<'static, str>>) -> Self {
         Self::Unsupported {
             what: what.into(),
@@ -401,7 +401,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Denied`].
+    /// Creates an [`Error::Denied`].
     pub fn denied(
         what: impl Into<String>,
         why: impl Into<String>,
@@ -414,7 +414,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Unreachable`].
+    /// Creates an [`Error::Unreachable`].
     pub fn unreachable(what: impl Into<String>, source: Option<Source>) -> Self {
         Self::Unreachable {
             what: what.into(),
@@ -422,7 +422,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::NotReady`] that suggests a retry after a second.
+    /// Creates an [`Error::NotReady`] that suggests a retry after a second.
     pub fn not_ready(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::NotReady {
             what: what.into(),
@@ -431,7 +431,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::TimedOut`].
+    /// Creates an [`Error::TimedOut`].
     pub fn timed_out(what: impl Into<String>, after: Duration) -> Self {
         Self::TimedOut {
             what: what.into(),
@@ -439,7 +439,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Overdue`].
+    /// Creates an [`Error::Overdue`].
     pub fn overdue(
         what: impl Into<String>,
         after: Duration,
@@ -454,7 +454,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Throttled`].
+    /// Creates an [`Error::Throttled`].
     pub fn throttled(what: impl Into<String>, after: Option<Duration>) -> Self {
         Self::Throttled {
             what: what.into(),
@@ -462,7 +462,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Exhausted`].
+    /// Creates an [`Error::Exhausted`].
     pub fn exhausted(
         what: impl Into<String>,
         why: impl Into<String>,
@@ -475,7 +475,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Failed`] without a further cause.
+    /// Creates an [`Error::Failed`] without a further cause.
     pub fn failed(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Failed {
             what: what.into(),
@@ -484,7 +484,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Failed`] with its cause.
+    /// Creates an [`Error::Failed`] with its cause.
     pub fn failed_by(what: impl Into<String>, why: impl Into<String>, source: Source) -> Self {
         Self::Failed {
             what: what.into(),
@@ -493,7 +493,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Build`].
+    /// Creates an [`Error::Build`].
     pub fn build(what: impl Into<String>, place: BuildPlace, why: impl Into<String>) -> Self {
         Self::Build {
             what: what.into(),
@@ -502,7 +502,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Interrupted`].
+    /// Creates an [`Error::Interrupted`].
     pub fn interrupted(what: impl Into<String>, source: Option<Source>) -> Self {
         Self::Interrupted {
             what: what.into(),
@@ -510,7 +510,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Corrupt`].
+    /// Creates an [`Error::Corrupt`].
     pub fn corrupt(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Corrupt {
             what: what.into(),
@@ -518,12 +518,12 @@ impl Error {
         }
     }
 
-    /// An [`Error::StaleEpoch`].
+    /// Creates an [`Error::StaleEpoch`].
     pub fn stale_epoch(ours: Epoch, current: Epoch) -> Self {
         Self::StaleEpoch { ours, current }
     }
 
-    /// An [`Error::Io`].
+    /// Creates an [`Error::Io`].
     pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
         Self::Io {
             what: what.into(),
@@ -532,7 +532,7 @@ impl Error {
     }
 }
 
-/// A duration as a number of seconds.
+/// Serializes a duration as a number of seconds.
 mod seconds {
     use std::time::Duration;
 
@@ -576,7 +576,7 @@ mod optional_seconds {
     }
 }
 
-/// A source and its causes as text.
+/// Serializes a source and its causes as text.
 mod source_text {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -600,7 +600,7 @@ mod source_text {
     }
 }
 
-/// An error of the operating system as text.
+/// Serializes an error of the operating system as text.
 mod io_text {
     use serde::{Deserialize, Deserializer, Serializer};
 

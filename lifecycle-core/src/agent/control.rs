@@ -19,21 +19,21 @@ use super::report::Reporter;
 use crate::model::Epoch;
 use crate::network::{Report, ReportKind};
 
-/// Number of connected feeders. An additional one replaces the oldest. There is more than one only
-/// while a previous leader's connection lingers.
+/// The maximum number of connected feeders; a further feeder replaces the oldest one. More than one
+/// feeder is connected only while the connection of a previous leader has not closed yet.
 const FEEDERS: usize = 16;
 
 /// How long to pause accepting when the machine has no resources for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A line with a table, and the channel for its answer.
+/// A table that a feeder sent, and the channel for the answer to it.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) line: Bytes,
     pub(super) answer: oneshot::Sender<Report>,
 }
 
-/// Serves feeders.
+/// Accepts feeders and serves each of them.
 pub(super) async fn serve(
     listener: UnixListener,
     tables: mpsc::Sender<Command>,
@@ -89,7 +89,7 @@ impl Feeder {
                 },
                 report = reports.recv() => match report {
                     Ok(report) => send(&mut to, &report).await?,
-                    // Reports contain totals, so the next one compensates for a lost one.
+                    // Reports contain totals, so the next report makes up for a lost one.
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return Ok(()),
                 },

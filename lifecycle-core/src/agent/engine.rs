@@ -30,8 +30,8 @@ use crate::error::Result;
 use crate::model::{InstanceId, Protocol, ServiceName};
 use crate::network::{Block, ReportKind, Table};
 
-/// The retry interval for failures: an address that is still in use, or a table from disk that
-/// could not be applied.
+/// The interval between retries while an address is still in use, or while the table from disk
+/// cannot be applied.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// A listener: its service, address, port, and protocol.
@@ -50,7 +50,7 @@ pub(super) struct Engine {
     zone: watch::Sender<Arc<Zone>>,
     view: watch::Sender<Arc<View>>,
     table: Option<Table>,
-    /// The table from disk, while it could not be applied.
+    /// The table from disk, until it has been applied.
     last: Option<Table>,
     services: BTreeMap<ServiceName, Arc<Service>>,
     backends: HashMap<(InstanceId, String), Weak<Backend>>,
@@ -113,7 +113,7 @@ impl Engine {
             tokio::select! {
                 Some(command) = commands.recv() => {
                     let kind = self.take(command.line).await;
-                    // Sending fails if the feeder is gone; then nothing needs the answer.
+                    // If the feeder has disconnected, sending fails, and nothing needs the answer.
                     drop(command.answer.send(self.reporter.report(kind)));
                 }
                 Ok(()) = self.resolvers.changed() => self.write_resolv_conf(),
@@ -126,7 +126,7 @@ impl Engine {
         }
     }
 
-    /// Applies the table from disk, unless that was done or a newer one is active.
+    /// Applies the table from disk, unless it was applied already or a newer table is active.
     async fn resume(&mut self) {
         let Some(last) = self.last.take() else {
             return;
@@ -151,7 +151,7 @@ impl Engine {
             Ok(Err(why)) => return refused(format!("the line is not a valid table: {why}")),
             Err(error) => return refused(error.to_string()),
         };
-        // The table from disk counts too while it could not be applied.
+        // A table from disk that could not be applied yet counts as the current one.
         if let Some(ours) = self.table.as_ref().or(self.last.as_ref()) {
             let (offered, current) = ((table.epoch, table.version), (ours.epoch, ours.version));
             if offered < current {
@@ -173,7 +173,8 @@ impl Engine {
         }
     }
 
-    /// Changes the route and the disk first: if they fail, nothing else has changed.
+    /// Applies a table. Changes the route and the disk first, so that nothing else has changed if
+    /// one of these changes fails.
     async fn apply(&mut self, table: Table, new: bool) -> Result<()> {
         self.addresses.route_here(table.block).await?;
         if new {

@@ -11,17 +11,17 @@ use super::CONTROL_SOCKET;
 use crate::error::{Error, Result};
 use crate::network::{Report, ReportKind};
 
-/// Limit for the agent to start listening.
+/// How long the agent may take to start listening.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Limit for the agent to report whether it has a table.
+/// How long the agent may take to report whether it has a table.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Poll interval.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Copies lines from `from` to the agent with the state directory `state`, and its reports to `to`.
-/// Ends when `from` has ended and every line has been answered.
+/// Copies lines from `from` to the agent with the state directory `state`, and the agent's reports
+/// to `to`. Ends when `from` has ended and every line has been answered.
 ///
 /// # Errors
 /// [`Error::Unreachable`] if no agent is listening, [`Error::Interrupted`] if the connection

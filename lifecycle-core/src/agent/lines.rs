@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder as _};
 
-/// The longest line. A table of 1,000 services with 10 replicas each uses about a tenth of it.
+/// The longest line. A table of 1,000 services with 10 replicas each needs about a tenth of this
+/// length.
 pub(super) const LONGEST: usize = 32 << 20;
 
 /// Minimum number of bytes per read.
@@ -20,8 +21,8 @@ pub(super) enum Line {
     TooLong,
 }
 
-/// Reads lines one by one. `FramedRead` is not suitable: it returns an incomplete line at the end
-/// as complete, and ends at a line that is too long.
+/// Reads lines one by one. `FramedRead` is not suitable: it returns an incomplete last line as if
+/// it were complete, and it stops at a line that is too long.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     from: R,
@@ -38,8 +39,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next line; `None` at the end. A last line without a line end is dropped, because it is
-    /// an incomplete table. Cancel safe.
+    /// Returns the next line, or `None` at the end. A last line without a line end is dropped,
+    /// because it is an incomplete table. This function is cancel safe.
     pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             match self.codec.decode(&mut self.read) {

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::service::{Figures, Service};
 
-/// Limit for one request; requests are served one at a time.
+/// The time limit for one request; requests are served one at a time.
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// The longest request head.
@@ -74,7 +74,7 @@ async fn answer(mut stream: UnixStream, registry: &Registry) -> std::io::Result<
     stream.shutdown().await
 }
 
-/// Reads the values when they are requested.
+/// A collector that reads the values when they are requested.
 #[derive(Debug)]
 struct Collected(watch::Receiver<Arc<View>>);
 

@@ -82,23 +82,23 @@ pub struct AgentOptions {
     pub route: bool,
     /// Number of threads for traffic. `None`: the number of processors.
     pub threads: Option<NonZeroUsize>,
-    /// Number of connections per service that may wait for a ready endpoint. Further ones are reset
-    /// at once.
+    /// The maximum number of connections per service that wait for a ready endpoint. Further ones
+    /// are reset immediately.
     pub waiting: usize,
-    /// Limit for a backend to accept a connection before the next one is tried. The kernel applies
-    /// it, in steps of about a second.
+    /// How long a backend may take to accept a connection before the next backend is tried. The
+    /// kernel applies this limit, in steps of about a second.
     pub connect_within: Duration,
-    /// Time without acknowledgement after which a backend counts as gone.
+    /// How long a backend may leave data unacknowledged before it counts as gone.
     pub vanished_after: Duration,
-    /// Number of clients with a session per UDP port of a service. A new client replaces those that
-    /// were idle for longest.
+    /// The maximum number of clients with a session per UDP port of a service. A new client's
+    /// session replaces those that were idle for longest.
     pub udp_sessions: usize,
     /// Idle time after which a UDP session ends.
     pub udp_idle: Duration,
 }
 
 impl AgentOptions {
-    /// The defaults for a node, with the state directory `state`.
+    /// Creates the default options for a node, with the state directory `state`.
     pub fn new(state: impl Into<PathBuf>) -> Self {
         Self {
             state: state.into(),

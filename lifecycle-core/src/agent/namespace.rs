@@ -1,7 +1,8 @@
-//! A network namespace of the agent's own on its node, in which all service addresses are local.
-//! Sockets for service addresses are created there. On the node itself they would conflict with
-//! everything that listens on all of its addresses, such as published ports and the SSH server. A
-//! socket stays in the namespace that it was created in, so only its creation happens there.
+//! The agent's own network namespace on its node, in which all service addresses are local. Sockets
+//! for service addresses are created in this namespace, because on the node itself they would
+//! conflict with everything that listens on all of the node's addresses, such as published ports
+//! and the SSH server. A socket stays in the namespace that it was created in, so only its creation
+//! happens there.
 
 use std::fs::File;
 use std::io;
@@ -26,7 +27,8 @@ pub(super) enum Addresses {
     Namespace(Namespace),
 }
 
-/// The agent's network namespace. It ends when this value and its last socket are gone.
+/// The agent's network namespace. The kernel deletes it when this value and its last socket are
+/// gone.
 #[derive(Debug)]
 pub(super) struct Namespace {
     jobs: mpsc::Sender<Job>,
@@ -46,7 +48,7 @@ impl Addresses {
         }
     }
 
-    /// Routes the block to the namespace. May be repeated.
+    /// Routes the block to the namespace. The call may be repeated.
     pub(super) async fn route_here(&mut self, block: Block) -> Result<()> {
         match self {
             Self::OnNode => Ok(()),
@@ -68,7 +70,7 @@ impl Namespace {
             };
             let open = open();
             let goes_on = open.is_ok();
-            // Sending fails if the caller is gone; then there is no job either.
+            // If the caller has gone, sending fails, and no job follows.
             drop(opened.send(open));
             if goes_on {
                 for job in queue {

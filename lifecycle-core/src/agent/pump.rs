@@ -1,8 +1,9 @@
 //! Copies bytes between a client and a backend.
 //!
-//! An idle connection holds no buffer: bytes pass through a buffer of the thread, and only bytes
-//! that the receiver does not accept at once are kept until it does. Nothing is read before the
-//! previous bytes are written, so a slow receiver slows its sender and not the agent.
+//! An idle connection holds no buffer: bytes pass through a buffer that belongs to the thread, and
+//! only bytes that the receiver does not accept immediately are kept until it accepts them. Nothing
+//! is read before the previous bytes are written, so a slow receiver slows its sender and not the
+//! agent.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -19,7 +20,7 @@ use tokio::net::TcpStream;
 use super::service::Figures;
 use super::socket;
 
-/// The most bytes per read.
+/// The maximum number of bytes per read.
 const SCRATCH: usize = 64 << 10;
 
 /// Number of reads after which other tasks of the thread run.
@@ -34,7 +35,8 @@ pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     BUFFER.with_borrow_mut(|buffer| use_it(buffer))
 }
 
-/// Copies both directions to their ends. If one side breaks, the other is reset too.
+/// Copies bytes in both directions until both have ended. If one side breaks, the connection to the
+/// other side is reset too.
 pub(super) async fn carry(
     mut client: TcpStream,
     mut backend: TcpStream,
@@ -59,7 +61,8 @@ pub(super) async fn carry(
         if is_there.is_ready() && is_back.is_ready() {
             return Poll::Ready(io::Result::Ok(()));
         }
-        // Only after the first request was forwarded, so that the backend can process it meanwhile.
+        // Watch the backend only after the first request was forwarded, so that the backend can
+        // process the request in the meantime.
         if !is_watched {
             socket::watch(&backend, vanished_after)?;
             is_watched = true;
@@ -68,7 +71,7 @@ pub(super) async fn carry(
     })
     .await;
     if carried.is_err() {
-        // The other side did not get everything, so reset its connection instead of closing it
+        // The other side did not receive everything, so reset its connection instead of closing it
         // normally.
         drop(client.set_zero_linger());
         drop(backend.set_zero_linger());
@@ -84,8 +87,8 @@ struct Direction {
 }
 
 impl Direction {
-    /// Copies the available bytes; ready when the end was passed on. `is_last`: the other direction
-    /// has ended.
+    /// Copies the available bytes. The result is ready when the end of the input was passed on.
+    /// `is_last` is whether the other direction has already ended.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -102,7 +105,8 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             if self.ended {
-                // The last end needs no separate shutdown, because closing the socket implies it.
+                // If the other direction has already ended, no shutdown is needed, because closing
+                // the socket implies it.
                 if !is_last {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                 }

@@ -137,7 +137,7 @@ impl Reporter {
         new
     }
 
-    /// Records that the address is listened on.
+    /// Records that listening on the address has succeeded.
     pub(super) fn listens(&self, at: SocketAddr, protocol: Protocol) {
         self.state().failed_listeners.remove(&(at, protocol));
     }
@@ -174,7 +174,7 @@ impl Reporter {
 
     /// Sends what is due; returns whether something remains for later.
     fn send_due(&self) -> bool {
-        // Without a listener it is kept.
+        // Without a listener, keep what is due.
         if self.listeners.receiver_count() == 0 {
             return false;
         }
@@ -221,7 +221,8 @@ impl Reporter {
         });
         drop(state);
         for report in reports {
-            // Sending fails if the last listener just disconnected; then nothing needs the report.
+            // If the last listener has just disconnected, sending fails, and nothing needs the
+            // report.
             drop(self.listeners.send(report));
         }
         left

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use super::dns::domain;
 use crate::network::Table;
 
-/// Poll interval for the node's file. The file is small, and notifications would need a watch on
-/// whatever directory a symbolic link leads to.
+/// The interval at which the node's file is polled. The file is small, and notifications would need
+/// a watch on whatever directory a symbolic link leads to.
 const POLL_EVERY: Duration = Duration::from_secs(2);
 
 /// The number of search domains that every C library supports.
@@ -36,7 +36,7 @@ impl ResolvConf {
                 Some("nameserver") => conf
                     .servers
                     .extend(words.next().and_then(|word| word.parse::<IpAddr>().ok())),
-                // The last line counts (resolv.conf(5)).
+                // If there are several such lines, the last one counts (resolv.conf(5)).
                 Some("search" | "domain") => {
                     conf.search = words
                         .map(|domain| domain.trim_end_matches('.').to_owned())
@@ -83,7 +83,7 @@ impl Resolvers {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) => {
-                // The file may just be being replaced, so keep the previous contents.
+                // Keep the previous contents: another process may be replacing the file.
                 tracing::warn!(path = %self.path.display(), %error, "cannot read the resolvers");
                 return;
             }
@@ -99,10 +99,10 @@ impl Resolvers {
     }
 }
 
-/// The `resolv.conf` for containers. A single-label name is first looked up among the services,
-/// with one query and without an outside resolver; then in the node's own domains; then as it is.
-/// The agent is the only server: with a second one some C libraries query both at once and accept
-/// its "no such name".
+/// Creates the `resolv.conf` for containers. A name without dots is first looked up among the
+/// services, with one query and without an outside resolver; then in the node's own domains; then
+/// without a domain. The agent is the only server in this file: with a second server, some C
+/// libraries query both concurrently and accept the second server's "no such name".
 pub(super) fn for_containers(table: &Table, node: &ResolvConf) -> String {
     let ours = domain(&table.platform);
     let search: Vec<&str> = std::iter::once(ours.as_str())
@@ -131,7 +131,7 @@ pub(super) fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
     if before == text.as_bytes() {
         return Ok(());
     }
-    // A single write, padded with empty lines to the old length; then the file is truncated.
+    // Use a single write, padded with empty lines to the old length; then truncate the file.
     let mut padded = text.as_bytes().to_vec();
     padded.resize(padded.len().max(before.len()), b'\n');
     file.rewind()?;

@@ -15,7 +15,7 @@ use crate::network::Block;
 /// The kernel's table of local addresses.
 const LOCAL: u32 = 255;
 
-/// `EEXIST`: it exists already.
+/// `EEXIST`: the object exists already.
 const EXISTS: i32 = -17;
 
 /// The prefix length of the pair's addresses.
@@ -24,7 +24,7 @@ const PAIR: u8 = 30;
 type Done = std::result::Result<(), rtnetlink::Error>;
 
 /// The veth pair of one block. Names and addresses are derived from the block, so that a new agent
-/// replaces what a killed one left.
+/// replaces the pair that a killed agent left.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     block: Block,
@@ -35,8 +35,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// The pair for `block`. Its addresses are link-local (RFC 3927); they are derived from the
-    /// bits that distinguish blocks, and avoid those that clouds use.
+    /// Returns the pair for `block`. Its addresses are link-local (RFC 3927); they are derived from
+    /// the bits that distinguish blocks, and avoid the addresses that clouds use.
     pub(super) fn of(block: Block) -> Self {
         let [a, b, c, _] = block.base().octets();
         let pair = |last: u8| {
@@ -56,7 +56,8 @@ impl Link {
     /// Creates both ends, one of them in the namespace `network`. Runs on the node.
     pub(super) async fn connect(&self, network: RawFd) -> Result<()> {
         self.netlink(async |handle| {
-            // The interface of a killed agent disappears with its namespace, a moment later.
+            // After an agent is killed, its interface disappears with its namespace, a moment
+            // later.
             if let Some(left) = index(&handle, &self.on_node).await? {
                 handle.link().del(left).execute().await?;
             }
@@ -109,7 +110,7 @@ impl Link {
         .await
     }
 
-    /// Removes the pair and its route. An absent pair is Ok.
+    /// Removes the pair and its route. Returns Ok if the pair is absent.
     pub(super) async fn remove(&self) -> Result<()> {
         self.netlink(async |handle| match index(&handle, &self.on_node).await? {
             Some(link) => handle.link().del(link).execute().await,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::model::{InstanceId, Protocol, ServiceName};
 
-/// How long a backend that did not accept a connection is tried last.
+/// How long a backend is tried last after it did not accept a connection.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
 
 /// A service, for as long as the table contains it.
@@ -19,7 +19,7 @@ const SUSPECT_FOR: Duration = Duration::from_secs(5);
 pub(super) struct Service {
     pub(super) name: ServiceName,
     pub(super) figures: Figures,
-    /// The backends for new connections. Waiting connections watch it.
+    /// The backends for new connections. Waiting connections watch this value.
     pub(super) targets: watch::Sender<Arc<Targets>>,
     /// How many more connections may wait.
     pub(super) room_to_wait: Semaphore,
@@ -35,7 +35,7 @@ impl Service {
         }
     }
 
-    /// Chooses the backend of a new connection, except for those in `tried`.
+    /// Chooses a backend for a new connection, other than those in `tried`.
     pub(super) fn choose(&self, port: (u16, Protocol), tried: &[Arc<Backend>]) -> Option<Lease> {
         self.targets.borrow().choose(port, tried)
     }
@@ -84,8 +84,9 @@ impl Targets {
         targets.push((Arc::clone(backend), at));
     }
 
-    /// The backend with the fewest open connections; ties are broken in turn. A backend that just
-    /// failed comes last, because it may have few connections only because it fails.
+    /// Chooses the backend with the fewest open connections; backends with equally few take turns.
+    /// A backend that just failed comes last, because it may have few connections only because it
+    /// fails.
     fn choose(&self, port: (u16, Protocol), tried: &[Arc<Backend>]) -> Option<Lease> {
         let targets = self.ports.get(&port)?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len();
@@ -105,13 +106,13 @@ pub(super) struct Backend {
     pub(super) container: String,
     /// Whether changes of `open` must be reported.
     pub(super) draining: AtomicBool,
-    /// Whether the table contains it, and not as draining.
+    /// Whether the table contains this backend as one that is not draining.
     pub(super) ready: AtomicBool,
     open: AtomicU64,
-    /// Woken when `open` decreases while it is draining.
+    /// Woken when `open` decreases while the backend is draining.
     changed: Arc<Notify>,
     since: Instant,
-    /// Milliseconds after `since`; 0 if it never failed.
+    /// Until when the backend is tried last, in milliseconds after `since`; 0 if it never failed.
     suspect_until: AtomicU64,
 }
 
@@ -134,12 +135,12 @@ impl Backend {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Whether it accepts new connections.
+    /// Whether the backend may receive new connections.
     pub(super) fn takes_new(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// Records that it did not accept a connection.
+    /// Records that the backend did not accept a connection.
     pub(super) fn suspect(&self) {
         let until = self.since.elapsed() + SUSPECT_FOR;
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);

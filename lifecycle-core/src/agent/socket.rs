@@ -28,8 +28,8 @@ pub(super) fn raise_limit() {
     }
 }
 
-/// The number of connections that can be open at once: each needs two files, and some files are
-/// reserved for other purposes.
+/// Returns how many connections can be open at the same time: each needs two files, and some files
+/// are reserved for other purposes.
 pub(super) fn most_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let files = usize::try_from(files).unwrap_or(usize::MAX);
@@ -43,8 +43,8 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    // No timeout for unacknowledged data: a client on this node may legitimately read nothing for
-    // an hour.
+    // Set no timeout for unacknowledged data: a client on this node may legitimately read nothing
+    // for an hour.
     socket.set_tcp_keepalive(&asked_when_idle().with_retries(ASK))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -80,7 +80,7 @@ pub(super) async fn connect(address: SocketAddr, within: Duration) -> io::Result
 /// `vanished_after`, because a node that disappears sends no reset.
 pub(super) fn watch(stream: &TcpStream, vanished_after: Duration) -> io::Result<()> {
     let options = SockRef::from(stream);
-    // The timeout also limits the number of the kernel's probes.
+    // The timeout also limits the number of keepalive probes.
     options.set_tcp_keepalive(&asked_when_idle())?;
     options.set_tcp_user_timeout(Some(vanished_after))
 }

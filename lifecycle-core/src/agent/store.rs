@@ -66,7 +66,8 @@ impl Store {
         Ok(listener)
     }
 
-    /// The last active table. An unreadable one is ignored, because the manager will send it again.
+    /// Reads the last active table. A table that cannot be read is ignored, because the manager
+    /// will send it again.
     pub(super) fn load(&self) -> Option<Table> {
         let path = self.path(TABLE);
         let text = match fs::read(&path) {

@@ -33,8 +33,8 @@ pub(super) struct Forwarding {
     pub(super) vanished_after: Duration,
 }
 
-/// Accepts connections until it is dropped. At the limit of open connections, further ones stay in
-/// the kernel's queue.
+/// Accepts connections until the future is dropped. At the limit of open connections, further ones
+/// stay in the kernel's queue.
 pub(super) async fn accept(
     listener: std::net::TcpListener,
     service: Arc<Service>,
@@ -63,7 +63,8 @@ pub(super) async fn accept(
                 };
                 match forwarding.workers.less_busy() {
                     None => drop(tokio::spawn(connection.serve(client))),
-                    // A socket is registered with the reactor of one thread.
+                    // A socket is registered with the reactor of one thread, so register it again
+                    // on the other thread.
                     Some(other) => match client.into_std() {
                         Ok(client) => drop(other.spawn(connection.serve_moved(client))),
                         Err(error) => tracing::debug!(%error, "a connection was lost"),
@@ -96,11 +97,12 @@ impl Connection {
     async fn serve(self, client: TcpStream) {
         let found = match self.attempt().await {
             Some(found) => Some(found),
-            // Boxed, so that connections that need not wait do not reserve memory for it.
+            // Box the future that waits, so that connections that need not wait do not reserve
+            // memory for it.
             None => Box::pin(self.wait(&client)).await,
         };
         let Some((backend, _lease)) = found else {
-            // A reset, which no client can mistake for an answer.
+            // Reset the connection, because no client can mistake a reset for an answer.
             drop(client.set_zero_linger());
             return;
         };
@@ -128,11 +130,11 @@ impl Connection {
         }
     }
 
-    /// Waits for a backend that accepts the connection, up to the table's limit.
+    /// Waits for a backend that accepts the connection, but no longer than the table allows.
     async fn wait(&self, client: &TcpStream) -> Option<(TcpStream, Lease)> {
         let started = Instant::now();
         let mut targets = self.service.targets.subscribe();
-        // Changes since the attempt must be noticed.
+        // Also notice changes since the attempt.
         targets.mark_changed();
         let mut again = FIRST_AGAIN;
         let found = match self.service.room_to_wait.try_acquire() {

@@ -1,6 +1,6 @@
-//! Datagrams. Each client has a session with one backend, so that responses reach the client and
-//! come from the service's address. Nothing waits: without a ready endpoint a datagram is dropped,
-//! as on any network.
+//! Forwards datagrams. Each client has a session with one backend, so that responses reach the
+//! client and come from the service's address. Datagrams never wait: without a ready endpoint a
+//! datagram is dropped, as on any network.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -31,7 +31,7 @@ pub(super) struct Bounds {
     pub(super) room: Arc<Semaphore>,
 }
 
-/// Serves one UDP port of a service until it is dropped.
+/// Serves one UDP port of a service until the future is dropped.
 pub(super) async fn serve(
     socket: std::net::UdpSocket,
     service: Arc<Service>,
@@ -54,7 +54,7 @@ pub(super) async fn serve(
         tasks: JoinSet::new(),
     };
     loop {
-        // One at a time, so that no data is held while other tasks run.
+        // Receive one datagram at a time, so that no data is held while other tasks run.
         let received = poll_fn(|cx| {
             let mut ended = false;
             while let Poll::Ready(Some(_)) = clients.tasks.poll_join_next(cx) {
@@ -74,7 +74,7 @@ pub(super) async fn serve(
         })
         .await;
         if let Err(error) = received {
-            // An ICMP error for an earlier response that was not received.
+            // The error is an ICMP message about an earlier response that did not arrive.
             tracing::trace!(%error, "a datagram was lost");
         }
     }
@@ -131,9 +131,9 @@ impl Clients {
         }
     }
 
-    /// The socket of a client's session. If its backend accepts no new connections, the session is
-    /// left to deliver data in flight, and the client gets a session with another backend if there
-    /// is one.
+    /// Returns the socket of a client's session. If the session's backend no longer accepts new
+    /// connections, the session remains for data in flight, and the client gets a session with
+    /// another backend if there is one.
     fn session(&mut self, client: SocketAddr) -> Option<Arc<UdpSocket>> {
         if let Some(session) = self.sessions.get(&client)
             && !session.task.is_finished()
@@ -194,8 +194,8 @@ impl Clients {
         Some(socket)
     }
 
-    /// Ends the quarter of the sessions that were idle for longest: many at once, so that it is not
-    /// needed for each new client.
+    /// Ends the quarter of the sessions that were idle for longest. Ending many together avoids
+    /// doing this for each new client.
     fn make_room(&mut self) {
         let mut by_age: Vec<_> = self
             .sessions
@@ -224,7 +224,7 @@ fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-/// The response direction of a session.
+/// Forwards the responses of a session.
 struct Answers {
     from: Arc<UdpSocket>,
     to: Arc<UdpSocket>,
@@ -233,8 +233,8 @@ struct Answers {
 }
 
 impl Answers {
-    /// Forwards responses until the session was idle for `idle`; an error if the backend is not
-    /// reachable.
+    /// Forwards responses until the session has been idle for `idle`. Returns an error if the
+    /// backend is not reachable.
     async fn carry(&self, service: &Service, idle: Duration) -> io::Result<()> {
         loop {
             let idle_until = self.last.at() + idle;

@@ -12,8 +12,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Error, Result};
 
-/// How many more tasks than the least busy thread the accepting thread may have before a new
-/// connection is moved.
+/// How many more tasks than the least busy thread the accepting thread may have before it passes a
+/// new connection to that thread.
 const SLACK: usize = 4;
 
 /// A fixed number of threads.
@@ -59,8 +59,8 @@ impl Workers {
         self.workers[turn % self.workers.len()].spawn(task)
     }
 
-    /// The thread for a new connection; `None` for the calling one, unless it is clearly busier
-    /// than another.
+    /// Returns the thread for a new connection; `None` if the calling thread keeps it, because no
+    /// other thread is clearly less busy.
     pub(super) fn less_busy(&self) -> Option<&Handle> {
         let tasks = |handle: &Handle| handle.metrics().num_alive_tasks();
         let least = self.workers.iter().min_by_key(|handle| tasks(handle))?;

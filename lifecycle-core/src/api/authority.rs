@@ -22,7 +22,8 @@ const AUTHORITY_LIFE: TimeDelta = TimeDelta::days(3653);
 /// How long a certificate of the manager is valid.
 const CERTIFICATE_LIFE: TimeDelta = TimeDelta::days(90);
 
-/// The tolerated difference between clocks: a certificate is valid from this long before its creation.
+/// The tolerated difference between clocks: a certificate becomes valid this long before it is
+/// created.
 const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::days(1);
 
 /// The certificate authority of one platform.

@@ -1,6 +1,6 @@
 //! A client of the manager's API. The caller provides the connections: through a node's SSH server,
-//! or direct ones. Calls share a connection, since opening one costs two handshakes; each stream has
-//! its own.
+//! or direct ones. Calls share a connection, since opening one costs two handshakes; each stream
+//! has a connection of its own.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,8 +38,8 @@ use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
 use crate::secret::Sensitive;
 
-/// How long the manager may take from the dial to the head of the response, and then, except for
-/// streams, to the end of the body.
+/// How long the manager may take from the start of connecting to the head of the response, and how
+/// long it may then take to send the body, except for streams.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens connections to the manager's API.
@@ -54,7 +54,7 @@ pub trait Dial: Debug + Send + Sync + 'static {
 pub struct ApiClient {
     dial: Arc<dyn Dial>,
     tls: TlsConnector,
-    /// The name that the manager's certificate must carry.
+    /// The name that the manager's certificate must contain.
     name: ServerName<'static>,
     token: Sensitive,
     /// The connection of the latest call, for reuse.
@@ -413,7 +413,8 @@ impl ManagerApi for ApiClient {
     }
 }
 
-/// Checks that a name can be part of a path. No other name exists, so it is not found.
+/// Checks that a name can be part of a URL path. No object has any other name, so such a name is
+/// not found.
 fn in_path<'n>(kind: &str, name: &'n str) -> Result<&'n str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain) {
@@ -436,7 +437,7 @@ async fn read<T: DeserializeOwned>(
     serde_json::from_slice(&whole(path, response).await?).map_err(interrupted)
 }
 
-/// The whole body of a response that is not a stream.
+/// Reads the whole body of a response that is not a stream.
 async fn whole(path: &str, response: Response<hyper::body::Incoming>) -> Result<Bytes> {
     let body = tokio::time::timeout(RESPONSE_WITHIN, response.into_body().collect())
         .await

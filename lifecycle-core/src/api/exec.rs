@@ -1,5 +1,5 @@
 //! The protocol that transfers a command's input and output over one connection. Each piece is a
-//! frame: its length, one byte for its kind, and the payload.
+//! frame: its length, one byte for its type, and the payload.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -156,7 +156,7 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send, conversation: Convers
                 break;
             }
         }
-        // A disconnected client cannot receive the close; ignore the error.
+        // A disconnected client cannot receive the close frame; ignore the error.
         drop(sink.close().await);
     };
     let receive = async {
@@ -174,7 +174,7 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send, conversation: Convers
     }
 }
 
-/// The client's side.
+/// The client's side: transfers input and output over a connection.
 pub(super) fn converse<T>(io: T) -> Conversation
 where
     T: AsyncRead + AsyncWrite + Send + 'static,

@@ -35,31 +35,31 @@ use crate::runtime::{ExecCommand, LogOptions};
 
 /// The manager's API, wherever the manager runs.
 ///
-/// # Errors
-/// A manager that does not respond, or does not lead, causes an error that may be retried. An unknown
-/// name is [`crate::Error::NotFound`], and so is a cursor whose events are no longer stored.
+/// If the manager does not respond or is not the leader, a call returns an error that may be
+/// retried. An unknown name is [`crate::Error::NotFound`], and so is a cursor whose events are no
+/// longer stored.
 #[async_trait]
 pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Checks that the manager responds.
     async fn health(&self) -> Result<()>;
 
-    /// The state of the platform as a whole.
+    /// Returns the state of the platform as a whole.
     async fn platform(&self) -> Result<PlatformV1>;
 
-    /// All nodes.
+    /// Returns all nodes.
     async fn nodes(&self) -> Result<Vec<NodeV1>>;
 
-    /// All services with their replicas.
+    /// Returns all services with their replicas.
     async fn services(&self) -> Result<Vec<ServiceV1>>;
 
-    /// The progress of the current round. The plan grows with the platform, so a caller that polls
-    /// should not request it.
+    /// Returns the progress of the current round. The plan grows with the platform, so a caller
+    /// that polls should not request it.
     async fn progress(&self, with_plan: bool) -> Result<ProgressV1>;
 
-    /// A page of events after a cursor, oldest first.
+    /// Returns a page of the events after a cursor, oldest first.
     async fn events(&self, after: u64) -> Result<EventsV1>;
 
-    /// The cursor of the latest event.
+    /// Returns the cursor of the latest event.
     async fn last_event(&self) -> Result<u64>;
 
     /// Replaces the declaration. An identical one changes nothing.
@@ -68,22 +68,22 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Plans what a declaration would change, without changing anything.
     async fn plan(&self, declaration: &Declaration) -> Result<Plan>;
 
-    /// The latest plan and its input.
+    /// Returns the latest plan and its input.
     async fn recorded_plan(&self) -> Result<RecordedPlan>;
 
-    /// Begins to delete the platform. A repeated call returns the same operation.
+    /// Starts to delete the platform. A repeated call returns the same operation.
     async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
 
-    /// Begins to restart the containers of a service, or of one replica (`web-2`). With `replaces`,
+    /// Starts to restart the containers of a service, or of one replica (`web-2`). With `replaces`,
     /// restarts only replicas whose current run started at the given time, so that a repeated call
     /// causes no second restart.
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
 
-    /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps are
-    /// retried at once.
+    /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps
+    /// are retried immediately.
     async fn retry(&self, name: &str) -> Result<RetriedV1>;
 
-    /// The state of an operation.
+    /// Returns the state of an operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;
 
     /// Explains the state of a service, a replica (`web-2`) or a node.
@@ -94,7 +94,7 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// the command may run twice.
     async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation>;
 
-    /// The output lines of all instances of a service.
+    /// Returns the output lines of all instances of a service.
     async fn logs(
         &self,
         service: &ServiceName,

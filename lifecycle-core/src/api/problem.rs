@@ -33,7 +33,7 @@ impl ProblemV1 {
     pub fn new(status: StatusCode, error: &Error) -> Self {
         let mut fields = match serde_json::to_value(error) {
             Ok(Value::Object(fields)) => fields,
-            // Not reached: an error serialises to an object.
+            // Not reached: an error always serializes to an object.
             _ => Map::new(),
         };
         fields.remove("hint");
@@ -46,7 +46,7 @@ impl ProblemV1 {
         }
     }
 
-    /// The error that the document describes. [`None`] if this version does not know the
+    /// Returns the error that the document describes; [`None`] if this version does not know the
     /// kind, for example because the manager is newer.
     pub fn error(&self) -> Option<Error> {
         let mut fields = self.fields.clone();
@@ -61,8 +61,8 @@ fn title(status: StatusCode) -> String {
     status.canonical_reason().unwrap_or("problem").to_owned()
 }
 
-/// The HTTP status for an error of the manager. A temporary error is 503, so that clients repeat the
-/// request.
+/// Returns the HTTP status for an error of the manager. A temporary error has the status 503, so
+/// that clients repeat the request.
 pub fn status(error: &Error) -> StatusCode {
     match error {
         Error::NotFound { .. } => StatusCode::NOT_FOUND,
@@ -85,10 +85,10 @@ pub fn status(error: &Error) -> StatusCode {
     }
 }
 
-/// The error that a client with the read token receives instead of `error`, if `error` may contain
-/// internals of the platform: its database, its engines, the files of a node. Any service of the
-/// platform may have the read token. Internals are only for the manager's log and for clients with
-/// the admin token.
+/// Returns the error that a client with the read token receives instead of `error`, if `error` may
+/// contain internals of the platform: its database, its engines, the files of a node. Any service
+/// of the platform may have the read token. Only the manager's log and clients with the admin token
+/// receive internals.
 pub fn for_reader(error: &Error) -> Option<Error> {
     match error {
         Error::NotFound { .. }
@@ -120,8 +120,8 @@ pub fn for_reader(error: &Error) -> Option<Error> {
     }
 }
 
-/// Converts a response to an error. The status determines the kind of the error if the response is
-/// not a problem document, or a document of an unknown kind.
+/// Converts a response to an error. If the response is not a problem document, or the kind in the
+/// document is unknown, the status determines the kind of the error.
 pub(super) fn read(path: &str, status: StatusCode, body: &[u8]) -> Error {
     let problem: Option<ProblemV1> = serde_json::from_slice(body).ok();
     if let Some(error) = problem.as_ref().and_then(ProblemV1::error) {

@@ -16,8 +16,8 @@ use crate::host::Duplex;
 use crate::reconcile::execute::{API_DIRECTORY, API_URL};
 use crate::secret::Sensitive;
 
-/// How long opening a connection may take. It is short, since a service waits this long before it
-/// continues with its previous data.
+/// How long opening a connection may take. The limit is short, since a service waits this long
+/// before it continues with its previous data.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Connects to an address of the platform's network.
@@ -50,7 +50,8 @@ impl ApiClient {
         Self::with_credential(&url, Path::new(API_DIRECTORY))
     }
 
-    /// Creates a client of the manager at `url`, with the files `token` and `ca.pem` of `directory`.
+    /// Creates a client of the manager at `url`, with the files `token` and `ca.pem` from
+    /// `directory`.
     fn with_credential(url: &str, directory: &Path) -> Result<Self> {
         let address: SocketAddr = url
             .strip_prefix("https://")

@@ -19,7 +19,7 @@ use crate::runtime::LogOptions;
 /// The interval at which new events are polled.
 const POLL: Duration = Duration::from_millis(500);
 
-/// How long a stream of events tolerates a manager that stopped responding, since the manager may be
+/// How long a stream of events tolerates a manager that does not respond, since the manager may be
 /// in the middle of a replacement.
 const OUTAGE: Duration = Duration::from_mins(1);
 
@@ -82,7 +82,8 @@ impl EventOptions {
     }
 }
 
-/// The selected events, oldest first. A stream that follows survives a short outage of the manager.
+/// Returns the selected events, oldest first. A stream that follows survives a short outage of the
+/// manager.
 pub async fn events(
     api: Arc<dyn ManagerApi>,
     options: EventOptions,
@@ -145,7 +146,7 @@ pub async fn events(
     Ok(old.chain(new).boxed())
 }
 
-/// The events after a cursor. Events that are no longer stored are skipped.
+/// Returns the events after a cursor. Events that are no longer stored are skipped.
 async fn page(api: &dyn ManagerApi, after: u64) -> Result<Vec<Event>> {
     match api.events(after).await {
         Ok(page) => Ok(page.events),
@@ -154,8 +155,8 @@ async fn page(api: &dyn ManagerApi, after: u64) -> Result<Vec<Event>> {
     }
 }
 
-/// The cursor before the oldest stored event, by bisection. The events after cursor `gone` are no
-/// longer stored.
+/// Finds the cursor before the oldest stored event, by bisection. The events after the cursor
+/// `gone` are no longer stored.
 async fn oldest(api: &dyn ManagerApi, gone: u64) -> Result<u64> {
     let (mut gone, mut stored) = (gone, api.last_event().await?);
     while stored.saturating_sub(gone) > 1 {
@@ -169,7 +170,8 @@ async fn oldest(api: &dyn ManagerApi, gone: u64) -> Result<u64> {
     Ok(stored)
 }
 
-/// The cursor before the first event at or after `since`, by bisection: ids increase with time.
+/// Finds the cursor before the first event at or after `since`, by bisection: ids increase with
+/// time.
 async fn first_since(api: &dyn ManagerApi, last: u64, since: DateTime<Utc>) -> Result<u64> {
     let (mut low, mut high) = (0, last);
     while low < high {
@@ -188,8 +190,8 @@ async fn first_since(api: &dyn ManagerApi, last: u64, since: DateTime<Utc>) -> R
     Ok(low)
 }
 
-/// The output of the named services, or of all if none is named, interleaved as it arrives. Also
-/// returns the names of their replicas.
+/// Returns the output of the named services, or of all services if none is named, interleaved as it
+/// arrives. Also returns the names of their replicas.
 pub async fn logs(
     api: &dyn ManagerApi,
     services: &[ServiceName],

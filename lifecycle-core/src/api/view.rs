@@ -193,7 +193,7 @@ pub fn progress(round: &Round, open: bool, with_plan: bool) -> ProgressV1 {
 /// The maximum number of waits in a response; further waits mostly have the same causes.
 const WAITS: usize = 50;
 
-/// What the round waits for, without duplicates.
+/// Returns what the round waits for, without duplicates.
 pub fn waits(plan: &Plan) -> Vec<WaitV1> {
     let mut waits: Vec<WaitV1> = Vec::new();
     for held in &plan.held {

@@ -73,11 +73,11 @@ pub struct DecisionV1 {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DecisionData {
-    /// The plan contains this step for it; the step may already be running.
+    /// The plan contains this step for the subject; the step may already be running.
     Step(Box<Step>),
-    /// It has to wait for this.
+    /// The subject has to wait for this.
     Held(HeldBy),
-    /// There is nothing to do. This is its status.
+    /// There is nothing to do for the subject. This is its status.
     Status(InstanceStatus),
 }
 
@@ -130,7 +130,7 @@ impl Known<'_> {
         self.declaration()?.1.services.get(name)
     }
 
-    /// The subject, and the replicas of a service.
+    /// Returns the subject; for a service, also its replicas.
     fn parts(&self, subject: &Subject) -> Vec<Subject> {
         let mut parts = vec![subject.clone()];
         if let Subject::Service(name) = subject {
@@ -271,7 +271,8 @@ impl Known<'_> {
         lines
     }
 
-    /// The plan's decisions about these subjects, then about the causes of their delay.
+    /// Returns the plan's decisions about these subjects, then those about the causes of their
+    /// delay.
     fn decisions(&self, own: &[Subject]) -> Vec<DecisionV1> {
         let plan = &self.round.plan;
         let mut decided = Vec::new();
@@ -339,7 +340,7 @@ impl Known<'_> {
         }
     }
 
-    /// The subjects that `held` waits for.
+    /// Returns the subjects that `held` waits for.
     fn causes(&self, held: &Held) -> Vec<Subject> {
         match &held.by {
             HeldBy::Dependency { service, .. }
@@ -353,7 +354,7 @@ impl Known<'_> {
             HeldBy::Port { holder: id, .. } | HeldBy::RestartsAfter { replica: id } => {
                 vec![Subject::Instance(id.clone())]
             }
-            // The step that provides the image is held by a backoff of its own.
+            // The step that provides the image waits for its own backoff.
             HeldBy::Image { image } => {
                 let plan = &self.round.plan;
                 let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.image() == Some(image));

@@ -69,14 +69,14 @@ pub struct NodeV1 {
     pub name: NodeName,
     /// The node's state.
     pub state: NodeStateV1,
-    /// Since when it has not responded; absent if it responds.
+    /// The time since which the node has not responded; absent if it responds.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         serialize_with = "crate::clock::six_digits::optional"
     )]
     pub unknown_since: Option<DateTime<Utc>>,
-    /// Why it does not respond.
+    /// Why the node does not respond.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_why: Option<String>,
     /// The node's addresses.
@@ -130,9 +130,9 @@ pub struct AddressesV1 {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct DockerV1 {
-    /// Its version, if it was ever observed.
+    /// The engine's version, if it was ever observed.
     pub version: Option<String>,
-    /// Whether it responds.
+    /// Whether the engine responds.
     pub ready: bool,
 }
 
@@ -161,7 +161,7 @@ pub struct InstanceV1 {
     /// The engine's id of its container, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// Its node; absent if it fits on none.
+    /// The replica's node; absent if it fits on no node.
     pub node: Option<NodeName>,
     /// The replica's state.
     pub state: InstanceStateV1,
@@ -169,10 +169,10 @@ pub struct InstanceV1 {
     /// previous declaration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// When the engine started it.
+    /// When the engine started the replica's container.
     #[serde(serialize_with = "crate::clock::six_digits::optional")]
     pub started_at: Option<DateTime<Utc>>,
-    /// When its readiness check passed.
+    /// When the replica's readiness check passed.
     #[serde(serialize_with = "crate::clock::six_digits::optional")]
     pub ready_at: Option<DateTime<Utc>>,
     /// The addresses of its ports; empty unless it is ready.
@@ -266,7 +266,7 @@ impl InstanceV1 {
         }
     }
 
-    /// The reason that a state contains.
+    /// Returns the reason that a state contains.
     pub(crate) fn why_of(state: &InstanceState) -> Option<String> {
         match state {
             InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => Some(why.clone()),
@@ -312,7 +312,7 @@ pub struct ProgressV1 {
     pub generation: u64,
     /// Whether the API accepts all changes.
     pub open: bool,
-    /// Whether the round has ended: it neither runs nor waits for anything.
+    /// Whether the round has ended: no step is running, and the manager waits for nothing.
     pub settled: bool,
     /// Whether the round has ended and every replica is ready or completed.
     pub ready: bool,
@@ -330,10 +330,10 @@ pub struct ProgressV1 {
 #[non_exhaustive]
 pub struct WaitV1 {
     pub what: String,
-    /// Since when, if known.
+    /// When the wait started, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
-    /// The end of the wait at the latest.
+    /// The latest time at which the wait ends.
     pub until: DateTime<Utc>,
 }
 
@@ -353,7 +353,7 @@ pub struct AppliedV1 {
 pub struct OperationV1 {
     pub id: Uuid,
     pub state: OperationStateV1,
-    /// Why it failed.
+    /// Why the operation failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
@@ -369,7 +369,7 @@ pub enum OperationStateV1 {
 }
 
 impl OperationV1 {
-    /// The id as a domain type.
+    /// Returns the id as a domain type.
     pub fn id(&self) -> OperationId {
         OperationId(self.id)
     }
@@ -422,8 +422,8 @@ pub struct ServiceLogLine {
     /// The line itself.
     #[serde(flatten)]
     pub line: LogLine,
-    /// Whether the line is from the manager, not from the instance: the reason why the rest of the
-    /// output is unavailable.
+    /// Whether the line is from the manager, not from the instance. Such a line contains the reason
+    /// why the rest of the output is unavailable.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub notice: bool,
 }

@@ -15,13 +15,13 @@ use crate::registry::{Databases, KindDatabase};
 use crate::runtime::ContainerRuntime;
 use crate::secret::{PlatformKey, Sensitive};
 
-/// Builds a [`Bootstrapper`]; [`Bootstrapper::builder`] begins.
+/// Builds a [`Bootstrapper`]. [`Bootstrapper::builder`] creates this builder.
 #[derive(Debug)]
 pub struct BootstrapperBuilder(Bootstrapper);
 
 impl Bootstrapper {
-    /// A bootstrapper of these parts, with defaults for the others: the manager is reached through
-    /// its node's SSH server, nobody receives the progress, and no database can be used.
+    /// Starts to build a bootstrapper from these parts. By default, the manager is reached through
+    /// its node's SSH server, progress is not reported, and no database can be used.
     pub fn builder(
         backends: Backends,
         state: impl OperatorState,
@@ -48,48 +48,49 @@ impl Bootstrapper {
 }
 
 impl BootstrapperBuilder {
-    /// The operator's own container engine, whose images need not be pulled again.
+    /// Sets the operator's own container engine; images that this engine has need not be pulled.
     #[must_use]
     pub fn operator_engine(mut self, engine: Option<Arc<dyn ContainerRuntime>>) -> Self {
         self.0.operator_engine = engine;
         self
     }
 
-    /// How the manager's API is reached.
+    /// Sets how the manager's API is reached.
     #[must_use]
     pub fn reach(mut self, reach: impl ReachManager) -> Self {
         self.0.reach = Arc::new(reach);
         self
     }
 
-    /// Receives the progress.
+    /// Sets the receiver of progress reports.
     #[must_use]
     pub fn reporter(mut self, reporter: Arc<dyn Reporter>) -> Self {
         self.0.reporter = reporter;
         self
     }
 
-    /// Where code bases are read from, and the credentials that the manager receives.
+    /// Sets where code bases are read from, and the credentials that the manager receives.
     #[must_use]
     pub fn access(mut self, access: Access) -> Self {
         self.0.access = access;
         self
     }
 
-    /// The databases in which the registry, or a part of it, may be.
+    /// Sets the databases that may contain the registry or a part of it.
     #[must_use]
     pub fn databases(mut self, databases: impl Databases) -> Self {
         self.0.databases = Arc::new(databases);
         self
     }
 
-    /// The bootstrapper.
+    /// Returns the bootstrapper.
     pub fn build(self) -> Bootstrapper {
         self.0
     }
 }
 
-/// For programs whose platforms have their registry in a file on the manager's node.
+/// Provides no databases, for programs whose platforms have their registry in a file on the
+/// manager's node.
 #[derive(Debug)]
 struct NoDatabases;
 

@@ -15,10 +15,12 @@ use crate::model::PlatformId;
 /// How long each check may take.
 const CHECKED_WITHIN: Duration = Duration::from_secs(15);
 
-/// A larger clock difference confuses leases, certificates and logs.
+/// The largest clock difference without a warning; a larger one disturbs leases, certificates and
+/// logs.
 const MAX_CLOCK_DIFFERENCE: chrono::TimeDelta = chrono::TimeDelta::seconds(5);
 
-/// With less free space than this, in KiB, images and logs will soon fill the disk.
+/// The least free disk space without a warning, in KiB; with less, images and logs will soon fill
+/// the disk.
 const MIN_FREE_SPACE: u64 = 2 << 20;
 
 /// The oldest engine version that was tested.
@@ -53,7 +55,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A check without a problem.
+    /// Creates a finding without a problem.
     pub fn ok(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -63,7 +65,7 @@ impl Finding {
         }
     }
 
-    /// A check that found a problem.
+    /// Creates a finding with a problem.
     pub fn new(
         health: Health,
         what: impl Into<String>,
@@ -78,7 +80,7 @@ impl Finding {
         }
     }
 
-    /// A check that failed with an error.
+    /// Creates a finding for a check that failed with an error.
     pub fn failed(what: impl Into<String>, error: &Error, hint: &str) -> Self {
         let hint = error.hint().filter(|hint| !hint.is_empty()).unwrap_or(hint);
         Self::new(Health::Error, what, error.chain(), hint)
@@ -201,7 +203,8 @@ impl Bootstrapper {
         match asked {
             Ok(answer) => {
                 findings.push(Finding::ok(about("SSH"), "it answers"));
-                // The node read its clock at some time in between; assume the middle.
+                // The node read its clock at some time between the two local readings; assume the
+                // middle.
                 let local = before + (after - before) / 2;
                 findings.push(clock(about("clock"), answer.clock - local));
                 findings.push(disk(about("disk"), answer.free, answer.size));
@@ -225,10 +228,10 @@ impl Bootstrapper {
     }
 }
 
-/// The clock and disk of a node.
+/// A node's clock and free disk space.
 struct Answer {
     clock: chrono::DateTime<chrono::Utc>,
-    /// In KiB.
+    /// The free disk space in KiB.
     free: u64,
     size: u64,
 }

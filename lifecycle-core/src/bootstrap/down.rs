@@ -21,7 +21,7 @@ const REMOVED_WITHIN: Duration = Duration::from_mins(30);
 const CLEARED_WITHIN: Duration = Duration::from_mins(15);
 
 /// How long the manager may take to accept the request, and how long it may be unreachable
-/// afterwards: it may be restarting.
+/// afterwards, because it may be restarting.
 const UNREACHABLE_FOR: Duration = Duration::from_mins(1);
 
 /// Options of a removal.
@@ -58,7 +58,7 @@ impl Bootstrapper {
             }
         }
         let mut nodes = self.list_nodes().await?;
-        // The manager's node last, so that its logs remain available until then.
+        // Remove the manager's node last, so that its logs remain available until then.
         nodes.sort_by_key(is_manager);
         for node in &nodes {
             self.remove(node, &removal).await?;
@@ -152,7 +152,7 @@ impl Bootstrapper {
             let handle = self.backends.connector.connect(node).await?;
             let found = handle.runtime.state().await?;
             let mut containers = found.containers;
-            // The manager first: it would restart removed containers.
+            // Remove the manager first, because it would restart removed containers.
             containers.sort_by_key(|c| c.role != Role::Manager);
             for container in containers {
                 handle.runtime.remove_container(&container.name).await?;

@@ -1,4 +1,4 @@
-//! How long creating nodes took, recorded to estimate how long it will take.
+//! Records how long creating nodes took, to estimate how long it will take next time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 use crate::model::{NodeName, NodeSpec};
 use crate::reconcile::Action;
 
-/// How many durations are kept of each kind.
+/// How many durations are kept for each provider, step and node size.
 const KEPT: usize = 20;
 
-/// A node's step that succeeded.
+/// A step of a node that succeeded, with its duration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timed {
     pub step: String,
     pub took: Duration,
 }
 
-/// Recorded durations in seconds, by provider, kind of step and size of the node.
+/// Recorded durations in seconds, by provider, type of step and size of the node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Durations(BTreeMap<String, Vec<f64>>);
@@ -67,8 +67,8 @@ impl Durations {
         recorded
     }
 
-    /// How long creating and preparing a node will take: the median of recorded durations for its
-    /// size; if creation was never recorded, `otherwise` is used for it.
+    /// Estimates how long creating and preparing a node will take: the median of the recorded
+    /// durations for its size. If creation was never recorded, `otherwise` is used for it.
     pub fn of(
         &self,
         provider: &str,
@@ -80,7 +80,7 @@ impl Durations {
         Some(creation.saturating_add(usual("prepare").unwrap_or_default()))
     }
 
-    /// The steps of a node that have recorded durations, by id, with their usual duration.
+    /// Returns the steps of a node that have recorded durations, by id, with their usual duration.
     pub fn steps(&self, provider: &str, spec: &NodeSpec) -> Vec<(String, Duration)> {
         let step = |kind| Some((id(kind, &spec.name), self.usual(provider, kind, spec)?));
         KINDS.into_iter().filter_map(step).collect()
@@ -91,8 +91,8 @@ impl Durations {
     }
 }
 
-/// A duration for people. Those over a minute are rounded to ten seconds, because they are
-/// estimates.
+/// Formats a duration for people. Durations over a minute are rounded to ten seconds, because they
+/// are estimates.
 pub(super) fn about(duration: Duration) -> String {
     let seconds = duration.as_secs().max(1);
     let rounded = if seconds < 60 {
@@ -103,12 +103,12 @@ pub(super) fn about(duration: Duration) -> String {
     humantime::format_duration(Duration::from_secs(rounded)).to_string()
 }
 
-/// The estimate for new nodes as a message.
+/// Returns the estimate for new nodes as a message.
 pub fn describe_estimate(predicted: Duration) -> String {
     format!("new nodes will take about {}", about(predicted))
 }
 
-/// The lower median. Values that are not valid durations are ignored.
+/// Returns the lower median. Values that are not valid durations are ignored.
 fn median(all: &[f64]) -> Option<Duration> {
     let mut all: Vec<Duration> = all
         .iter()

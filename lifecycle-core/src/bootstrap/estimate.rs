@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::platform::Declaration;
 
 impl Bootstrapper {
-    /// How long the missing nodes will take, if known: as long as the slowest, because they are
-    /// created in parallel. `usual` is the provider's estimate.
+    /// Estimates how long the missing nodes will take, if known: as long as the slowest one,
+    /// because nodes are created in parallel. `usual` is the provider's estimate.
     pub(super) async fn estimate_new_nodes(
         &self,
         declaration: &Declaration,
@@ -29,7 +29,7 @@ impl Bootstrapper {
             let each: Vec<_> = new
                 .map(|spec| durations.of(provider, spec, usual))
                 .collect();
-            // Unknown as soon as it is unknown for one node.
+            // The result is unknown if it is unknown for one node.
             let all: Option<Vec<Duration>> = each.into_iter().collect();
             Ok::<_, crate::Error>(all.and_then(|all| all.into_iter().max()))
         };
@@ -39,7 +39,7 @@ impl Bootstrapper {
         })
     }
 
-    /// The reporter, extended to show how long steps of nodes usually take.
+    /// Returns the reporter, extended to show how long steps of nodes usually take.
     pub(super) async fn reporter_with_estimates(
         &self,
         declaration: &Declaration,
@@ -75,7 +75,7 @@ impl Bootstrapper {
     }
 }
 
-/// Forwards reports, and adds to those of known steps how long they usually take.
+/// Forwards reports, and adds the usual duration to reports about known steps.
 #[derive(Debug)]
 struct WithEstimates {
     inner: Arc<dyn Reporter>,

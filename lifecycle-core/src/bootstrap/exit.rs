@@ -18,7 +18,7 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
-    /// The code.
+    /// Returns the exit code.
     pub const fn code(self) -> u8 {
         self as u8
     }

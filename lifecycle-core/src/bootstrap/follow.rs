@@ -21,10 +21,10 @@ use crate::model::{Event, EventKind, OperationId};
 use crate::reconcile::RunningStep;
 use crate::runtime::LogOptions;
 
-/// How long a manager that has answered may be unreachable.
+/// How long the manager may be unreachable after it has answered.
 const UNREACHABLE_FOR: Duration = Duration::from_mins(1);
 
-/// How long reading the result may take, with the last output lines of failed replicas.
+/// How long reading the result and the last output lines of failed replicas may take.
 const SUMMARY_WITHIN: Duration = Duration::from_mins(5);
 
 /// How many last lines of a failed instance are shown.
@@ -52,8 +52,8 @@ pub struct ServiceFailure {
     pub last_lines: Vec<String>,
 }
 
-/// Follows until `generation` has settled, and reports events after `cursor`. Also returns how long
-/// steps took.
+/// Follows the manager until `generation` has settled, and reports events after `cursor`. Also
+/// returns how long steps took.
 pub(super) async fn follow(
     client: &dyn ManagerApi,
     generation: u64,
@@ -126,8 +126,8 @@ fn is_up(instance: &InstanceV1) -> bool {
     )
 }
 
-/// A replica that still runs its previous specification, because the declared one was abandoned,
-/// has a reason.
+/// Returns whether a replica runs as declared. A replica that still runs its previous
+/// specification, because the declared one was abandoned, has a reason.
 fn is_as_declared(instance: &InstanceV1) -> bool {
     is_up(instance) && instance.why.is_none()
 }
@@ -172,7 +172,7 @@ struct Following<'a> {
     took: Vec<Timed>,
     last_answer: Instant,
     waits: LoopWatch<'a>,
-    /// What was running and waited for at the last poll.
+    /// The running steps and the waits at the last poll.
     latest: (Vec<RunningStep>, Vec<WaitV1>),
 }
 
@@ -189,7 +189,7 @@ impl<'a> Following<'a> {
         }
     }
 
-    /// Reports what is new. Returns whether the generation has settled.
+    /// Reports what is new since the last poll. Returns whether the generation has settled.
     async fn once(&mut self, client: &dyn ManagerApi, generation: u64) -> Result<bool> {
         let progress = client.progress(false).await?;
         let settled = progress.settled && progress.generation >= generation;
@@ -220,7 +220,7 @@ impl<'a> Following<'a> {
         self.waits.update(&self.latest.0, &self.latest.1)
     }
 
-    /// Tolerates an error while the manager answered recently.
+    /// Tolerates an error if the manager answered recently; otherwise returns it.
     fn tolerate(&mut self, error: Error) -> Result<()> {
         match error.retry() {
             Retry::After(_) if self.last_answer.elapsed() < UNREACHABLE_FOR => {

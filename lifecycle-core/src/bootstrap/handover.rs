@@ -1,6 +1,6 @@
-//! The hand-over: what the bootstrapper gives to the manager, as files owned by root in one
-//! directory of the manager's node. The manager's container sees them at the same path. The
-//! bootstrapper never opens a registry next to them.
+//! The hand-over: the files that the bootstrapper gives to the manager. They are owned by root and
+//! are in one directory of the manager's node; the manager's container has them at the same path.
+//! The bootstrapper never opens a registry next to these files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -76,18 +76,18 @@ const REGISTRY: &str = "registry.json";
 const CREDENTIALS: &str = "credentials.json";
 const DECLARATION: &str = "declaration.json";
 
-/// The directory of the hand-over on the manager's node.
+/// Returns the directory of the hand-over on the manager's node.
 pub fn handover_directory(platform: PlatformId) -> String {
     format!("{}/manager", node_directory(platform))
 }
 
-/// The directory of the code bases on the manager's node.
+/// Returns the directory of the code bases on the manager's node.
 pub fn code_directory(platform: PlatformId) -> String {
     format!("{}/code", node_directory(platform))
 }
 
 impl Handover {
-    /// The hand-over to a manager at `endpoint` that runs from `image`.
+    /// Creates the hand-over for a manager at `endpoint` that runs from `image`.
     pub fn new(
         secrets: &PlatformSecrets,
         declaration: &Declaration,
@@ -117,7 +117,7 @@ impl Handover {
         }
     }
 
-    /// The files, in the order in which they are written: the configuration last.
+    /// Returns the files in the order in which they must be written: the configuration is last.
     pub fn files(&self) -> Result<Vec<HostFile>> {
         let config =
             serde_json::to_string_pretty(&self.config).map_err(|error| cannot_serialise(&error))?;
@@ -143,8 +143,8 @@ impl Handover {
         Ok(files)
     }
 
-    /// The file of the declaration alone. A manager that has lost its registry starts from it, so
-    /// it is rewritten after each accepted declaration.
+    /// Returns only the file of the declaration. A manager that has lost its registry starts from
+    /// this file, so it is rewritten after each accepted declaration.
     pub fn declaration_file(declaration: &Declaration) -> Result<HostFile> {
         let text = serde_json::to_string(declaration).map_err(|error| cannot_serialise(&error))?;
         Ok(file(declaration.id, DECLARATION, text))
@@ -187,7 +187,7 @@ impl Handover {
         let read_token = Sensitive::new(required(READ_TOKEN)?);
         let ssh_private = Sensitive::new(required(SSH)?);
         let registry = parse(REGISTRY, &required(REGISTRY)?)?;
-        // A hand-over by an older version has no credentials.
+        // A hand-over that an older version wrote has no credentials.
         let credentials = file(CREDENTIALS)
             .map(|text| parse(CREDENTIALS, &text))
             .transpose()?
@@ -207,15 +207,15 @@ impl Handover {
         })
     }
 
-    /// The mirrors of registry `id`, if some kinds have their own databases.
+    /// Returns the mirrors of registry `id`, if some kinds of records have their own databases.
     pub fn mirrors(&self, id: RegistryId, databases: Arc<dyn Databases>) -> Option<Mirrors> {
         let kinds = &self.registry.kinds;
         let platform = self.config.platform;
         (!kinds.is_empty()).then(|| Mirrors::new(id, databases, platform, self.key.clone(), kinds))
     }
 
-    /// The options to start the manager with. Each call counts as a new run with its own lease
-    /// holder.
+    /// Returns the options to start the manager with. Each call counts as a new run with its own
+    /// lease holder.
     pub fn into_options(
         self,
         ids: &dyn IdSource,

@@ -1,5 +1,5 @@
-//! A lock that allows one `up` or `down` of a platform at a time. Two at once could create two sets
-//! of secrets, or delete what the other creates.
+//! A lock that allows one `up` or `down` of a platform at a time. Two concurrent commands could
+//! create two sets of secrets, or one could delete what the other creates.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -19,7 +19,7 @@ impl StateDirectory {
     /// Locks the platform for this process. Creates the directory if it does not exist.
     ///
     /// # Errors
-    /// [`Error::Denied`] if another process holds the lock; does not wait.
+    /// [`Error::Denied`] if another process holds the lock; the call does not wait.
     pub fn lock(&self) -> Result<StateLock> {
         let what = || format!("locking {}", self.path().display());
         take(self.path()).map_err(|error| match error {

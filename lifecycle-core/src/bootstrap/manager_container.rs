@@ -1,5 +1,5 @@
-//! The manager's image and container. The image is built like any other; the container is replaced
-//! stop-first, with a rollback.
+//! The manager's image and container. The image is built like any other. To replace the container,
+//! the previous one is stopped first; it is restored if the new one does not answer.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -40,10 +40,10 @@ const LAST_LINES_WITHIN: Duration = Duration::from_secs(10);
 /// `digest` is the SHA-256 of the contents of `context`.
 #[async_trait]
 pub trait ManagerImage: Debug + Send + Sync + 'static {
-    /// The digest of the contents, in hexadecimal.
+    /// Returns the digest of the contents, in hexadecimal.
     async fn digest(&self) -> Result<String>;
 
-    /// The build context, an uncompressed tar archive with a `Dockerfile`.
+    /// Returns the build context, an uncompressed tar archive with a `Dockerfile`.
     async fn context(&self) -> Result<ByteStream>;
 }
 
@@ -54,7 +54,7 @@ struct ManagerForm<'a> {
     image: &'a str,
     port: u16,
     cloud: &'a CloudSpec,
-    /// Omitted if default, so that existing digests stay valid.
+    /// Omitted if it is the default, so that existing digests stay valid.
     #[serde(skip_serializing_if = "RegistrySpec::is_default")]
     registry: &'a RegistrySpec,
     #[serde(skip_serializing_if = "CodeStoreSpec::is_default")]
@@ -232,8 +232,8 @@ impl Bootstrapper {
             target: directory.clone(),
             read_only: false,
         }];
-        // Last, so that it covers the writable mount above: only root of the node may change the
-        // hand-over.
+        // Mount the hand-over last, so that it covers the writable mount above: only root on the
+        // node may change the hand-over.
         let handover = handover_directory(declaration.id);
         binds.push(HostBind {
             source: handover.clone(),
@@ -246,7 +246,7 @@ impl Bootstrapper {
                 target: OPERATOR_ENGINE_SOCKET.into(),
                 read_only: false,
             }),
-            // Azure is reached over the network.
+            // No mount is needed, because Azure is reached over the network.
             CloudSpec::Azure(_) => {}
         }
         Ok(ContainerSpec {
@@ -288,7 +288,7 @@ impl Bootstrapper {
     }
 }
 
-/// The last output lines of a container; empty if they cannot be read.
+/// Returns the last output lines of a container; empty if they cannot be read.
 async fn last_lines(node: &NodeHandle, container: &str) -> String {
     let options = LogOptions::last(LAST_LINES);
     let lines = async {

@@ -31,7 +31,7 @@ pub struct StaticBinary {
 }
 
 impl StaticBinary {
-    /// The binary at `path`.
+    /// Creates the image for the binary at `path`.
     pub fn new(path: PathBuf) -> Self {
         Self { path }
     }
@@ -74,7 +74,7 @@ impl ManagerImage for StaticBinary {
         tokio::task::spawn_blocking(move || {
             let failed = sender.clone();
             if let Err(error) = archive(file, Sending(sender)) {
-                // Either the receiver is gone, or it now gets the error.
+                // If the receiver is gone, sending fails, and nothing needs the error.
                 drop(failed.blocking_send(Err(error)));
             }
         });

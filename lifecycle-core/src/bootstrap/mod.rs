@@ -198,7 +198,7 @@ impl Bootstrapper {
             .await
     }
 
-    /// The node as the cloud reports it.
+    /// Returns the node as the cloud reports it.
     async fn look_up(&self, node: &NodeName) -> Result<Option<ObservedNode>> {
         self.wait(
             format!("the cloud's answer about node {node}"),
@@ -214,7 +214,7 @@ impl Bootstrapper {
             .await
     }
 
-    /// A client of the running manager, connected through its node.
+    /// Creates a client of the running manager, connected through the manager's node.
     pub async fn client(&self, platform: PlatformId) -> Result<Arc<dyn ManagerApi>> {
         let placed = self.state.placement().await?.ok_or_else(not_running)?;
         let machine = self
@@ -263,9 +263,9 @@ impl Bootstrapper {
         })
     }
 
-    /// The error if the platform's nodes exist but this machine does not have its secrets. New
-    /// secrets could not open these nodes. `kept_in` is where the secrets are expected. Changes and
-    /// stores nothing.
+    /// Returns an error if the platform's nodes exist but this machine does not have the platform's
+    /// secrets, because newly created secrets would not give access to these nodes. `kept_in` is
+    /// where the secrets are expected. Changes and stores nothing.
     ///
     /// # Errors
     /// Those of listing the nodes in the cloud.
@@ -313,8 +313,8 @@ impl Bootstrapper {
         }
     }
 
-    /// Ensures that the manager's node, or all nodes, run with Docker. Uses the same planner and
-    /// control loop as the manager, for a platform without services.
+    /// Ensures that the manager's node, or every node, is running and has Docker. Uses the same
+    /// planner and control loop as the manager, for a platform without services.
     async fn nodes(&self, declaration: &Declaration, options: UpOptions) -> Result<Vec<Timed>> {
         let mut desired = declaration.clone();
         desired.services.clear();
@@ -424,8 +424,8 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Streams images that the local engine has to the manager's node; the manager distributes
-    /// them. Images that neither has are pulled by the manager.
+    /// Streams images from the local engine to the manager's node; the manager distributes them.
+    /// The manager pulls images that neither engine has.
     async fn send_images(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
         let Some(operator) = &self.operator_engine else {
             return Ok(());
@@ -442,7 +442,8 @@ impl Bootstrapper {
             }
         }
         for name in names {
-            // An exported archive does not keep references by digest; the manager pulls such images.
+            // An exported archive does not keep references by digest, so the manager pulls such
+            // images.
             if name.contains('@') {
                 continue;
             }
@@ -464,7 +465,8 @@ impl Bootstrapper {
             match lookup {
                 Ok(Some(_)) => {}
                 Ok(None) => continue,
-                // A local engine that does not run is not an error: the manager pulls the images.
+                // It is not an error if the local engine is not running: the manager pulls the
+                // images.
                 Err(error) => {
                     tracing::debug!(error = %error.chain(), "the local engine is not available");
                     return Ok(());
@@ -480,8 +482,8 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Sends the declaration to the manager as soon as it accepts it. Also returns the event cursor
-    /// from which this run starts.
+    /// Sends the declaration as soon as the manager accepts it. Also returns the event cursor from
+    /// which this run starts.
     async fn apply(
         &self,
         client: &dyn ManagerApi,
@@ -506,7 +508,7 @@ impl Bootstrapper {
     }
 }
 
-/// Sleeps if the call may be retried before the deadline; else returns the error.
+/// Sleeps if the call may be retried before the deadline; otherwise returns the error.
 async fn retry_or(error: Error, deadline: tokio::time::Instant) -> Result<()> {
     match error.retry() {
         Retry::After(after) if tokio::time::Instant::now() < deadline => {
@@ -558,7 +560,7 @@ fn not_running() -> Error {
     }
 }
 
-/// The keyed digest of one of the bootstrapper's own objects.
+/// Computes the keyed digest of one of the bootstrapper's own objects.
 fn own_digest(key: &PlatformKey, form: &impl serde::Serialize) -> Result<String> {
     let bytes = serde_json::to_vec(form)
         .map_err(|error| Error::failed("serialising the input of a digest", error.to_string()))?;

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::runtime::ReadinessProbe;
 
-/// Reports "not ready" at once. Only SSH is reachable from outside, so probing a service would only
-/// time out; the manager judges readiness, and preparing nodes does not need it.
+/// Reports "not ready" immediately. Only SSH is reachable from outside, so probing a service would
+/// only time out; the manager judges readiness, and preparing nodes does not need it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NoProbe;
 

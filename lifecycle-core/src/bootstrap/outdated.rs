@@ -10,9 +10,9 @@ use crate::model::ImageSource;
 use crate::platform::Declaration;
 
 impl Bootstrapper {
-    /// Removes code bases that neither this declaration nor the previous one uses, judged by file
-    /// times. Call this when the manager has applied this declaration: before, it may need the
-    /// previous code bases.
+    /// Removes code bases that neither this declaration nor the previous one uses; file times show
+    /// which ones are the latest. Call this when the manager has applied this declaration, because
+    /// until then it may need the previous code bases.
     pub(super) async fn remove_unused_code(
         &self,
         node: &NodeHandle,
@@ -73,8 +73,8 @@ impl Bootstrapper {
     }
 }
 
-/// The files of code bases to delete; `listed` has the latest first. Keeps those in use and the
-/// same number of the latest others.
+/// Returns the files of code bases to delete. `listed` contains the latest file first. Files in use
+/// are kept, and as many of the latest other files.
 fn unused<'a>(listed: &'a str, used: &BTreeSet<String>) -> Vec<&'a str> {
     let is_code_base = |file: &str| {
         file.strip_suffix(".tar")

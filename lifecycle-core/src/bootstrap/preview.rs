@@ -1,4 +1,4 @@
-//! What `up` would do, without doing it.
+//! Previews what `up` would do, without changing anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ impl Preview {
         self.manager_runs && self.problems.is_empty() && self.plan.is_empty()
     }
 
-    /// The preview if nothing exists yet.
+    /// Creates the preview for a platform of which nothing exists yet.
     pub fn from_nothing(
         declaration: &Declaration,
         key: &PlatformKey,
@@ -53,8 +53,8 @@ impl Preview {
 }
 
 impl Bootstrapper {
-    /// What `up` would do now. If the manager is running, it makes the plan; otherwise the plan is
-    /// made from one observation.
+    /// Returns what `up` would do now. If the manager is running, the manager makes the plan;
+    /// otherwise the plan is made from one observation.
     pub async fn preview(&self, declaration: &Declaration) -> Result<Preview> {
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let PreflightReport {

@@ -43,8 +43,8 @@ impl Bootstrapper {
 }
 
 impl PreviousFiles {
-    /// The manager to roll back to: the one whose files are kept, because a replacement was
-    /// interrupted; else the running one.
+    /// Returns the manager to roll back to. If a replacement was interrupted, this is the one whose
+    /// files are kept; otherwise the running one.
     pub(super) fn rollback_target<'c>(
         &self,
         previous: &'c [ObservedContainer],
@@ -68,8 +68,8 @@ impl PreviousFiles {
         format!("'{}/{name}'", node_directory(self.platform))
     }
 
-    /// Keeps the files of a stopped manager. Files that are already kept stay, because another
-    /// manager may have written since.
+    /// Keeps the files of a stopped manager. Files that are already kept are not replaced, because
+    /// another manager may have changed the current files since.
     pub(super) async fn keep(&self, node: &NodeHandle, of: &ObservedContainer) -> Result<()> {
         let kept = name(of);
         let mut script = vec!["set -e".to_owned()];
@@ -114,7 +114,7 @@ impl PreviousFiles {
             .await
     }
 
-    /// The files to keep.
+    /// Returns the files to keep.
     fn files(&self) -> impl Iterator<Item = &'static str> {
         let all = REGISTRY.into_iter().chain(["manager"]);
         all.filter(|file| self.lists(file))

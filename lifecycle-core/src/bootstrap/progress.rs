@@ -17,7 +17,7 @@ use crate::reconcile::{Round, StepId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// Something started. `key` connects the reports about it.
+    /// Something started. All reports about it have the same `key`.
     Began {
         key: String,
         /// A description.
@@ -36,7 +36,7 @@ pub enum Progress {
         what: String,
         took: std::time::Duration,
     },
-    /// It failed, for now or for good.
+    /// It failed; it may be retried later.
     Failed {
         key: String,
         /// A description.
@@ -49,7 +49,7 @@ pub enum Progress {
         key: String,
         what: String,
         since: DateTime<Utc>,
-        /// The latest end.
+        /// The latest time at which the wait ends.
         until: DateTime<Utc>,
         /// The latest news about it.
         detail: Option<String>,

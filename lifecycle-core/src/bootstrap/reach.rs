@@ -16,7 +16,7 @@ use crate::secret::Sensitive;
 /// Connects to the manager of a platform on a node.
 #[async_trait]
 pub trait ReachManager: Debug + Send + Sync + 'static {
-    /// A client of the manager's API. The manager need not answer yet.
+    /// Creates a client of the manager's API. The manager need not answer yet.
     async fn reach(
         &self,
         machine: &ObservedNode,

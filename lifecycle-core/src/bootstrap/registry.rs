@@ -18,8 +18,9 @@ impl Bootstrapper {
         checked.map_err(with_hint)
     }
 
-    /// Prepares the registry and the databases of kinds. The latter may be unreachable from here,
-    /// or reachable only from nodes; that is not an error.
+    /// Prepares the registry, and the databases of those kinds of records that have their own. Such
+    /// a database may be unreachable from this machine, or reachable only from nodes; that is not
+    /// an error.
     pub(super) async fn prepare_databases(&self, platform: PlatformId) -> Result<()> {
         let key = &self.secrets.key;
         if let Some(url) = &self.registry.central {

@@ -23,14 +23,14 @@ const PARALLEL_QUERIES: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
     pub node: ObservedNode,
-    /// What is deleted with it.
+    /// The resources that are deleted with the node.
     pub contents: Contents,
 }
 
 /// The platform's resources on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contents {
-    /// Reported by the engine.
+    /// The engine reported the resources.
     Known {
         /// The instances that have a container there.
         instances: BTreeSet<InstanceId>,
@@ -79,15 +79,15 @@ impl fmt::Display for Contents {
 }
 
 impl Bootstrapper {
-    /// What `down` deletes or clears: all nodes of the platform.
+    /// Returns what `down` deletes or clears: all nodes of the platform.
     pub async fn removed_by_down(&self) -> Result<Vec<Removal>> {
         let nodes = self.list_nodes().await?;
         self.with_contents(nodes).await
     }
 
-    /// What bringing up `declaration` deletes: nodes that were created for the platform and are no
-    /// longer declared. Replaced containers and removed services are not listed, because named
-    /// volumes keep their data.
+    /// Returns what bringing up `declaration` deletes: nodes that were created for the platform and
+    /// are no longer declared. Replaced containers and removed services are not listed, because
+    /// named volumes keep their data.
     pub async fn removed_by_up(&self, declaration: &Declaration) -> Result<Vec<Removal>> {
         let nodes = self.list_nodes().await?;
         let dropped = nodes.into_iter().filter(|node| {

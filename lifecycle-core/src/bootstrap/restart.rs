@@ -40,7 +40,7 @@ impl Bootstrapper {
     }
 }
 
-/// When the current run of each matching replica started.
+/// Returns when the current run of each matching replica started.
 async fn runs(
     client: &dyn ManagerApi,
     name: &str,

@@ -1,5 +1,5 @@
 //! The state of a platform on this machine: its key, CA, tokens, and the SSH key of its nodes. It
-//! is written before the first effect, readable only by its owner.
+//! is written before anything is created, and only its owner can read it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ pub struct PlatformSecrets {
 }
 
 impl PlatformSecrets {
-    /// New secrets for a new platform.
+    /// Creates the secrets of a new platform.
     pub fn generate(platform: PlatformId, ssh: SshKeyPair, now: DateTime<Utc>) -> Result<Self> {
         Ok(Self {
             key: PlatformKey::generate(),
@@ -45,7 +45,7 @@ impl PlatformSecrets {
     }
 }
 
-/// Where the manager runs, so that `status` and `down` need no declaration.
+/// Where the manager runs. With this record, `status` and `down` need no declaration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerPlacement {
     /// The cloud.
@@ -62,22 +62,22 @@ pub struct ManagerPlacement {
 /// Writes are atomic; only the owner can read what was written.
 #[async_trait]
 pub trait OperatorState: std::fmt::Debug + Send + Sync + 'static {
-    /// The secrets, if this machine has them.
+    /// Returns the secrets, if this machine has them.
     async fn secrets(&self) -> Result<Option<PlatformSecrets>>;
 
     /// Stores new secrets.
     async fn store_secrets(&self, secrets: &PlatformSecrets) -> Result<()>;
 
-    /// Where the manager runs.
+    /// Returns where the manager runs.
     async fn placement(&self) -> Result<Option<ManagerPlacement>>;
 
     /// Stores where the manager runs.
     async fn store_placement(&self, placed: &ManagerPlacement) -> Result<()>;
 
-    /// Deletes everything of the platform. Ok if nothing exists.
+    /// Deletes the whole state of the platform. Returns Ok if nothing exists.
     async fn forget(&self) -> Result<()>;
 
-    /// How long creating nodes took, for all platforms.
+    /// Returns how long creating nodes took, for all platforms.
     async fn durations(&self) -> Result<Durations>;
 
     /// Stores how long creating nodes took, for all platforms.
@@ -151,7 +151,7 @@ const PLACED: &str = "manager.json";
 const DURATIONS: &str = "durations.json";
 
 impl StateDirectory {
-    /// The files of `platform` in the user's configuration directory.
+    /// Creates the state for the files of `platform` in the user's configuration directory.
     pub fn new(configuration: &Path, platform: PlatformId) -> Self {
         let shared_directory = configuration.join("lifecycle");
         Self {
@@ -160,7 +160,7 @@ impl StateDirectory {
         }
     }
 
-    /// The directory of the platform's files.
+    /// Returns the directory of the platform's files.
     pub fn path(&self) -> &Path {
         &self.directory
     }
@@ -224,7 +224,7 @@ fn write_privately(directory: &Path, path: &Path, contents: &Sensitive) -> std::
 #[async_trait]
 impl OperatorState for StateDirectory {
     async fn secrets(&self) -> Result<Option<PlatformSecrets>> {
-        // The key is written last, so if it exists, everything exists.
+        // The key is written last, so if the key exists, all files exist.
         let Some(key) = self.read(KEY).await? else {
             return Ok(None);
         };

@@ -1,5 +1,5 @@
-//! The waits of a command. Each reports what it waits for, since when and until when. Each ends:
-//! with the result, or with an error.
+//! The waits of a command. Each wait reports what it waits for, since when, and until when, and
+//! ends with the result or with an error.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,11 +18,11 @@ use crate::reconcile::RunningStep;
 /// The interval between reports of a wait, and the delay before the first.
 const REPORTED_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a wait may exceed its announced end, if another process decides the end or a call is
-/// running.
+/// How long a wait may continue after its announced end, if another process decides when it ends or
+/// if a call is still running.
 const GRACE: Duration = Duration::from_mins(1);
 
-/// How long a control loop may run no step and report no wait.
+/// How long a control loop may neither run a step nor report a wait.
 const IDLE: Duration = Duration::from_mins(5);
 
 /// How long a step may take if the manager reports no end.
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Wait<'_> {
 }
 
 impl<'a> Wait<'a> {
-    /// A wait that starts now and lasts at most `limit`. `what` completes "waiting:".
+    /// Starts a wait that lasts at most `limit`. `what` completes "waiting:".
     pub fn new(
         reporter: &'a dyn Reporter,
         clock: &dyn Clock,
@@ -176,7 +176,7 @@ impl<'a> LoopWatch<'a> {
         }
     }
 
-    /// When the next report is due if nothing happens before.
+    /// Returns when the next report is due if nothing happens until then.
     pub(super) fn next_report(&self) -> Instant {
         self.next_report
     }

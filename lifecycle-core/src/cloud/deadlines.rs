@@ -1,4 +1,4 @@
-//! Time limits of changes of nodes, and the error of a change that exceeds its limit.
+//! Time limits for changes of nodes, and the error of a change that exceeds its limit.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::model::service::seconds;
 /// The polling interval if the cloud does not request one.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// The time limits of changes of nodes. After the limit, the change continues in the cloud, and a
+/// The time limits for changes of nodes. After the limit, the change continues in the cloud, and a
 /// later call resumes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CloudDeadlines {
-    /// Creating a node, including all alternatives of its size.
+    /// The time limit for creating a node, with all alternatives for its size.
     #[serde(with = "seconds")]
     pub create: Duration,
     #[serde(with = "seconds")]
@@ -43,7 +43,7 @@ impl Default for CloudDeadlines {
 }
 
 impl CloudDeadlines {
-    /// The time limit of this change.
+    /// Returns the time limit for this change.
     pub fn of(&self, change: &NodeChange) -> Duration {
         match change {
             NodeChange::Provision { .. } => self.create,
@@ -55,7 +55,7 @@ impl CloudDeadlines {
     }
 }
 
-/// The configuration key of a change's limit, and a verb for messages.
+/// Returns the configuration key of a change's limit, and a verb for messages.
 fn describe(change: &NodeChange) -> (&'static str, &'static str) {
     match change {
         NodeChange::Provision { .. } => ("create", "creating"),

@@ -31,11 +31,11 @@ pub struct Vm {
 /// - A call may be cancelled at any await point, or its process may end, and can be repeated.
 ///
 /// # Errors
-/// The same as of [`CloudProvider`](super::CloudProvider). Deleting a missing VM is Ok.
+/// The same as those of [`CloudProvider`](super::CloudProvider). Deleting a missing VM is Ok.
 #[async_trait]
 pub trait VmApi: Debug + Send + Sync + 'static {
-    /// The capabilities of this cloud. With `fences`, [`power_off`](Self::power_off) is
-    /// implemented; with `adopts`, [`set_owner`](Self::set_owner) is.
+    /// Returns the capabilities of this cloud. If `fences` is set, [`power_off`](Self::power_off)
+    /// must be implemented; if `adopts` is set, [`set_owner`](Self::set_owner) must be.
     fn capabilities(&self) -> CloudCapabilities;
 
     /// Checks within seconds, without changing anything, whether the nodes can be created.
@@ -44,8 +44,8 @@ pub trait VmApi: Debug + Send + Sync + 'static {
         Ok(PreflightReport::default())
     }
 
-    /// All VMs of the account, including those of other platforms and of none. Complete, or an
-    /// error.
+    /// Returns all VMs of the account, also those of other platforms and those that belong to no
+    /// platform. The list is complete, or the call fails.
     async fn list(&self) -> Result<Vec<Vm>>;
 
     /// Creates and starts a VM for a node of a platform.
@@ -80,8 +80,8 @@ pub trait VmApi: Debug + Send + Sync + 'static {
         })
     }
 
-    /// Deletes what the VMs of a platform share, such as a network. Called when no VM is left. Ok
-    /// if nothing exists.
+    /// Deletes the resources that the VMs of a platform share, such as a network. Called when no VM
+    /// is left. Returns Ok if nothing exists.
     async fn delete_shared(&self, owner: &Owner) -> Result<()> {
         let _ = owner;
         Ok(())

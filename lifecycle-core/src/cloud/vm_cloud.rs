@@ -28,7 +28,7 @@ use crate::model::{NodeName, NodeSpec, Owner};
 
 /// The interval for checking whether the cloud shows a change.
 const POLL_EVERY: Duration = Duration::from_secs(1);
-/// The time limit of fencing.
+/// The time limit for fencing.
 const FENCE_LIMIT: Duration = Duration::from_mins(15);
 
 /// The nodes of one platform, as VMs of a [`VmApi`].
@@ -66,7 +66,7 @@ struct Call {
     id: Uuid,
     change: NodeChange,
     state: watch::Receiver<CallState>,
-    /// Why it failed; taken by the first caller.
+    /// Why the call failed; the first caller that asks takes the error.
     error: Arc<Mutex<Option<Error>>>,
     task: AbortHandle,
 }
@@ -79,10 +79,10 @@ struct CallState {
 
 #[derive(Debug, Clone, Default)]
 enum Phase {
-    /// No change was requested from the cloud yet.
+    /// The call has not requested a change from the cloud yet.
     #[default]
     Deciding,
-    /// A change was requested from the cloud.
+    /// The call has requested a change from the cloud.
     Requested,
     /// The call waits for a change that another process started.
     Joined,
@@ -97,7 +97,7 @@ enum Ended {
     Not,
     Done,
     Failed(String),
-    /// Its task was aborted by a deletion or a fence.
+    /// The task was aborted by a deletion or a fence.
     Superseded,
 }
 
@@ -116,8 +116,8 @@ impl Call {
         matches!(self.ended(), Ended::Not)
     }
 
-    /// Whether a call performs this change. Provisioning ignores other differences of the
-    /// specifications, because a node is created only once.
+    /// Returns whether the call performs this change. Provisioning ignores other differences
+    /// between the specifications, because a node is created only once.
     fn is_for(&self, change: &NodeChange) -> bool {
         let provisions = |change: &NodeChange| matches!(change, NodeChange::Provision { .. });
         self.change == *change || (provisions(&self.change) && provisions(change))
@@ -136,7 +136,7 @@ impl Call {
         while state.changed().await.is_ok() {}
     }
 
-    /// Waits until the cloud shows the change, or it has ended.
+    /// Waits until the cloud shows the change, or the change has ended.
     async fn accepted(&self, cloud: &VmCloud) {
         let mut state = self.state.clone();
         while self.runs() {
@@ -160,7 +160,7 @@ impl Call {
         }
     }
 
-    /// The progress; for a failed call, its error.
+    /// Returns the progress of the call; if it failed, its error.
     fn progress(&self) -> Result<CloudProgress> {
         match self.ended() {
             Ended::Not => Ok(in_progress()),
@@ -178,7 +178,7 @@ impl Call {
 }
 
 impl VmCloud {
-    /// The VMs of `api` that belong to `owner`.
+    /// Creates the provider for the VMs of `api` that belong to `owner`.
     pub fn new(api: impl VmApi, owner: Owner) -> Self {
         Self {
             api: Arc::new(api),
@@ -196,13 +196,13 @@ impl VmCloud {
         self.node(vms, change.node())
     }
 
-    /// The running call of this process for a node.
+    /// Returns the running call of this process for a node.
     fn running(&self, node: &NodeName) -> Option<Call> {
         let call = lock(&self.calls).get(node).cloned();
         call.filter(Call::runs)
     }
 
-    /// The running call for this change, or a new one.
+    /// Returns the running call for this change, or a new one.
     fn call(&self, change: NodeChange) -> Result<Call> {
         let node = change.node().clone();
         let mut calls = lock(&self.calls);
@@ -346,7 +346,7 @@ impl VmCloud {
                 previous.abort().await;
                 return Ok(vms);
             }
-            // Both outcomes are a reason to check again.
+            // Check again, whether the state changed or not.
             let _ = timeout(POLL_EVERY, previous.changed()).await;
         }
     }
@@ -369,7 +369,8 @@ impl VmCloud {
             let vms = self.api.list().await?;
             let vm = self.node(&vms, node);
             match (vm, call) {
-                // It cannot be powered off before the cloud shows it, or it is about to be deleted.
+                // Wait if the cloud does not show the new VM yet, or if the VM is about to be
+                // deleted.
                 (None, Some(call)) if matches!(call.change, NodeChange::Provision { .. }) => {
                     let _ = timeout(POLL_EVERY, call.changed()).await;
                 }
@@ -537,7 +538,7 @@ fn observed(
     };
     let vm = match (vm, change) {
         (None, _) => return is_gone(),
-        // It replaces a failed VM.
+        // The VM replaces a failed one.
         (Some(vm), NodeChange::Provision { .. }) => vm,
         (Some(vm), _) if is_other(&vm) => return is_gone(),
         (Some(vm), _) => vm,
@@ -555,7 +556,7 @@ fn observed(
             doing(change),
             "the cloud reports that it failed",
         )),
-        // A starting node was stopped before.
+        // A node that is starting was stopped before.
         (NodeChange::Stop { .. }, Power::Starting | Power::Stopped)
         | (NodeChange::Provision { .. }, Power::Running | Power::Stopped)
         | (NodeChange::Start { .. }, Power::Running)
@@ -567,7 +568,7 @@ fn observed(
                 boot @ Some(_) if vm.boot_id.as_ref() == boot => {
                     without_effect("the node is still running")
                 }
-                // It was stopped and has been started again.
+                // The node was stopped and has been started again.
                 Some(_) | None => Ok(CloudProgress::Done),
             }
         }
@@ -581,7 +582,7 @@ fn observed(
     }
 }
 
-/// The VM with this name that belongs to no platform.
+/// Returns the VM with this name that belongs to no platform.
 fn unowned<'v>(vms: &'v [Vm], node: &NodeName) -> Result<Option<&'v ObservedNode>> {
     let mut found = vms
         .iter()

@@ -11,7 +11,7 @@ const BLOCK: u64 = 512;
 /// The end of an archive.
 pub const END: [u8; 1024] = [0; 1024];
 
-/// The header of an entry; `size` applies only to files.
+/// Creates the header of an entry; `size` applies only to files.
 pub fn header(kind: &Kind, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_mtime(0);
@@ -29,14 +29,15 @@ pub fn header(kind: &Kind, size: u64) -> tar::Header {
     header
 }
 
-/// Everything before an entry's content, including long paths and link targets, for callers that
-/// write the content and its [`padding`] themselves.
+/// Returns everything that precedes an entry's content, such as long paths and link targets, for
+/// callers that write the content and its [`padding`] themselves.
 pub fn head(path: &str, kind: &Kind, size: u64) -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = header(kind, size);
     match kind {
         Kind::Symlink { target } => archive.append_link(&mut header, path, target)?,
-        // The builder writes the content that it gets and pads it, whatever the header announces.
+        // The builder writes and pads the content that it receives, regardless of the size in the
+        // header.
         Kind::Directory | Kind::File { .. } => {
             archive.append_data(&mut header, path, io::empty())?;
         }
@@ -45,7 +46,7 @@ pub fn head(path: &str, kind: &Kind, size: u64) -> io::Result<Vec<u8>> {
     Ok(std::mem::take(archive.get_mut()))
 }
 
-/// The number of padding bytes after content of this size.
+/// Returns the number of padding bytes after content of this size.
 pub fn padding(size: u64) -> usize {
     // Less than a block, so the conversion cannot fail.
     usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or_default()

@@ -17,7 +17,8 @@ use crate::stream::ByteStream;
 /// again even if the other store contains another version by then, or does not answer.
 ///
 /// # Caveats
-/// Nothing is removed from the directory here: the bootstrapper does that at each bring-up.
+/// This store never removes anything from the directory; the bootstrapper removes unused archives
+/// at each bring-up.
 #[derive(Debug)]
 pub struct CachingStore {
     directory: PathBuf,
@@ -28,7 +29,8 @@ pub struct CachingStore {
 }
 
 impl CachingStore {
-    /// Caches what is read from `source` in `directory`, which is created on first use.
+    /// Creates a store that caches in `directory` what it reads from `source`. The directory is
+    /// created on first use.
     pub fn new(directory: PathBuf, source: Arc<dyn CodeStore>) -> Self {
         Self {
             cached: PublishedStore::new(directory.clone()),

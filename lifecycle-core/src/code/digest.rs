@@ -1,9 +1,9 @@
 //! The contents of a code base and their digest, for every store that contains files, so that the
 //! same files have the same digest everywhere.
 //!
-//! Only what every checkout preserves is included: paths, kinds, the executable bit, targets of
-//! symbolic links, contents. Times, owners and other permission bits differ between clones of a
-//! commit, so the archive has fixed ones.
+//! Only what every checkout preserves is part of the digest: paths, types, the executable bit,
+//! targets of symbolic links, contents. Times, owners and other permission bits differ between
+//! clones of a commit, so the archive contains fixed values for them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,14 +15,14 @@ use sha2::{Digest as _, Sha256};
 use super::dockerignore::Rules;
 use crate::error::{Error, Result};
 
-/// Changed when the same files would give a different digest.
+/// The version of the digest; it changes when the same files would give a different digest.
 const FORM: &[u8] = b"lifecycle code base 1\n";
 
 /// The file of a context that lists excluded files.
 pub const IGNORE_FILE: &str = ".dockerignore";
 
-/// Sent even if excluded, because the builder reads both. (It removes them itself before `COPY`
-/// sees the context.)
+/// Files that are sent even if they are excluded, because the builder reads both. (The builder
+/// itself removes excluded ones before `COPY` uses the context.)
 const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
 
 /// The bootstrapper's own directory next to the user's files, with the platform's identity. It is
@@ -32,13 +32,13 @@ pub const OWN_DIRECTORY: &str = ".lifecycle";
 /// The maximum size of a `.dockerignore`, in bytes; the rest is not read.
 pub const IGNORE_FILE_LIMIT: u64 = 1 << 20;
 
-/// The kind of an entry of a code base.
+/// The type of an entry of a code base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory, empty or not.
     Directory,
     File {
-        /// Whether its owner may execute it.
+        /// Whether the file's owner may execute it.
         executable: bool,
     },
     /// A symbolic link, whether its target exists or not.
@@ -122,7 +122,8 @@ pub fn entries(root: &Path) -> Result<Entries> {
     Ok(entries)
 }
 
-/// Adds an entry and its parents: parents of re-included entries are part of the code base, too.
+/// Adds an entry and its parents, because parents of re-included entries are part of the code base
+/// too.
 pub fn add(entries: &mut Entries, path: String, kind: Kind) {
     for (end, _) in path.match_indices('/') {
         if !entries.contains_key(&path[..end]) {
@@ -146,7 +147,8 @@ fn selection(root: &Path) -> Result<Selection> {
     Selection::parse(&text, &path.display().to_string())
 }
 
-/// `None` for a socket, which archives cannot contain and Docker skips, too.
+/// Returns the type of an entry; `None` for a socket, which archives cannot contain and Docker
+/// skips too.
 fn kind(path: &Path, file_type: fs::FileType) -> Result<Option<Kind>> {
     let reading = |error| Error::io(format!("reading `{}`", path.display()), error);
     if file_type.is_symlink() {
@@ -202,7 +204,7 @@ impl Default for Hasher {
 }
 
 impl Hasher {
-    /// The digest of no entries.
+    /// Starts a digest without entries.
     pub fn new() -> Self {
         Self(Sha256::new_with_prefix(FORM))
     }
@@ -217,7 +219,8 @@ impl Hasher {
         };
         self.0.update([tag]);
         for part in [path.as_bytes(), extra] {
-            // A length before each part, so that different trees cannot be encoded the same.
+            // Write a length before each part, so that different trees cannot have the same
+            // encoding.
             self.0.update((part.len() as u64).to_be_bytes());
             self.0.update(part);
         }
@@ -226,7 +229,7 @@ impl Hasher {
         }
     }
 
-    /// The digest, in hexadecimal.
+    /// Returns the digest in hexadecimal.
     pub fn finish(self) -> String {
         hex::encode(self.0.finalize())
     }

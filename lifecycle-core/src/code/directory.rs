@@ -37,12 +37,12 @@ pub struct DirectoryStore {
 }
 
 impl DirectoryStore {
-    /// The store whose names are relative to `root`.
+    /// Creates a store whose names are relative to `root`.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The canonical spelling of a name.
+    /// Returns the canonical spelling of a name.
     pub fn normalised(name: &str) -> String {
         let mut parts: Vec<Component<'_>> = Vec::new();
         for part in Path::new(name).components() {
@@ -65,7 +65,7 @@ impl DirectoryStore {
         path.to_string_lossy().into_owned()
     }
 
-    /// The directory of a code base with this name, whether it exists or not.
+    /// Returns the directory of a code base with this name, whether it exists or not.
     pub fn directory(&self, name: &str) -> PathBuf {
         self.root.join(Self::normalised(name))
     }
@@ -151,8 +151,8 @@ impl CodeStore for DirectoryStore {
     }
 }
 
-/// Writes the archive. Fails at its end if the digest differs from the expected one, so that a
-/// change during reading is detected.
+/// Writes the archive. Fails at the end of the archive if the digest differs from the expected one,
+/// so that a change during reading is detected.
 fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result<()> {
     let entries = digest::entries(root).map_err(io::Error::other)?;
     let digest = write_entries(&entries, |path| open(root, path), chunks)?;
@@ -166,7 +166,7 @@ fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result
     chunks.flush()
 }
 
-/// The length of a file of a code base, and its bytes.
+/// Returns the length of a file of a code base, and its bytes.
 fn open(root: &Path, path: &str) -> io::Result<(u64, File)> {
     let opened = File::open(root.join(path)).and_then(|file| Ok((file.metadata()?.len(), file)));
     opened.map_err(|error| io::Error::new(error.kind(), format!("`{path}`: {error}")))
@@ -332,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_while_reading_ends_the_archive_with_an_error() {
         let root = sample();
-        // Larger than all queued chunks, and before the changed file.
+        // This file is larger than all queued chunks, and precedes the changed file.
         put(
             root.path(),
             "svc/huge",

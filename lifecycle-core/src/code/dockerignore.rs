@@ -3,12 +3,12 @@
 //! Its patterns differ from Git's: each is anchored at the root of the context, `*` never matches a
 //! `/`, the last pattern that matches a path or one of its parents wins, and `!` re-includes even
 //! files in an ignored directory. The rules are those of `patternmatcher`, which Docker's clients
-//! and engines share, including two surprising ones: `**foo` at the start matches every path that
-//! ends in `foo`, and a line is a comment only if `#` is its very first character. Like `BuildKit`,
-//! and unlike Docker's classic client, exceptions that start with a wildcard are also applied in
-//! ignored directories.
+//! and engines share. Two of these rules are surprising: `**foo` at the start matches every path
+//! that ends in `foo`, and a line is a comment only if `#` is its very first character. Like
+//! `BuildKit`, and unlike Docker's classic client, this module also applies exceptions that start
+//! with a wildcard in ignored directories.
 //!
-//! Like `patternmatcher`, patterns are translated to regular expressions. All of them are compiled
+//! As in `patternmatcher`, patterns are translated to regular expressions. All of them are compiled
 //! into one [`Regex`], each extended to everything below what it matches, so that a path is
 //! searched once, regardless of the number of patterns and parents.
 
@@ -268,8 +268,8 @@ mod tests {
         }
     }
 
-    /// The cases of moby/patternmatcher's own tests, and some more. Its paths that end in `/` are
-    /// omitted, because no path of a context ends so.
+    /// The cases of moby/patternmatcher's own tests, and some more. Cases whose paths end in `/`
+    /// are omitted, because no path of a context ends in `/`.
     #[test]
     fn patterns_match_as_in_patternmatcher() {
         let whl = "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl";
@@ -346,7 +346,7 @@ mod tests {
             ("a/**/b", "a/x/y/b", true),
             ("a/**/b", "a/xb", false),
             ("x/../y", "y", true),
-            // Cases that it took from Go's `filepath.Match`.
+            // Cases that `patternmatcher` took from Go's `filepath.Match`.
             ("abc", "abc", true),
             ("*c", "abc", true),
             ("a*", "a", true),

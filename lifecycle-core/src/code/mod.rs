@@ -38,28 +38,28 @@ pub(crate) use tree::read_tree;
 ///
 /// # Guarantees
 /// - `digest` applies `.dockerignore`; the same files give the same digest on every machine and in
-///   every store. [`pack`] computes digest and archive of files in memory, [`pack_entries`] of
-///   files anywhere else.
-/// - `archive` is an uncompressed tar in sorted order without times and owners, of exactly the
-///   files that the digest covers.
+///   every store. [`pack`] computes the digest and the archive of files in memory, [`pack_entries`]
+///   those of files that are stored anywhere else.
+/// - `archive` is an uncompressed tar archive that contains exactly the files that the digest
+///   covers, in sorted order and without times and owners.
 ///
 /// # Errors
 /// A missing code base is [`crate::Error::NotFound`].
 #[async_trait]
 pub trait CodeStore: Debug + Send + Sync + 'static {
-    /// The names of all code bases, sorted.
+    /// Returns the names of all code bases, sorted.
     async fn list(&self) -> Result<Vec<String>>;
 
-    /// The current digest of a code base.
+    /// Returns the current digest of a code base.
     async fn digest(&self, name: &str) -> Result<CodeBaseRef>;
 
-    /// The code base as a build context. Returns [`crate::Error::Conflict`] if its digest has
-    /// changed.
+    /// Returns the code base as a build context. Returns [`crate::Error::Conflict`] if its digest
+    /// has changed.
     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream>;
 }
 
-/// One file of a code base, at most `limit` bytes of it; `None` if the code base has no such file.
-/// Reads the archive up to that file, so that it works with any store.
+/// Reads one file of a code base, at most `limit` bytes of it; returns `None` if the code base has
+/// no such file. Reads the archive up to that file, so that it works with any store.
 pub async fn read_file(
     store: &dyn CodeStore,
     code: &CodeBaseRef,

@@ -59,7 +59,7 @@ pub fn pack(files: &BTreeMap<String, FileContent>) -> Result<Packed> {
 /// length of a file and its bytes.
 ///
 /// # Errors
-/// Those of `open` and of `sink`; a file with fewer bytes than announced is
+/// Those of `open` and of `sink`; a file with fewer bytes than announced causes
 /// [`io::ErrorKind::UnexpectedEof`].
 pub fn pack_entries<R: Read>(
     entries: &Entries,

@@ -22,12 +22,12 @@ pub struct PublishedStore {
 }
 
 impl PublishedStore {
-    /// The archives in `directory`.
+    /// Creates a store for the archives in `directory`.
     pub fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
 
-    /// The file name of a published code base.
+    /// Returns the file name of a published code base.
     pub fn file_name(code: &CodeBaseRef) -> Result<String> {
         let is_digest = code.digest.len() == 64
             && code

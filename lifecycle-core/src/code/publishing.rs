@@ -1,4 +1,4 @@
-//! Publishing code bases to a store, and comparing a project with a store.
+//! Publishes code bases to a store, and compares a project with a store.
 
 use std::path::Path;
 
@@ -31,19 +31,19 @@ pub struct Published {
 /// - The store then has the digest and the archive that [`DirectoryStore`] gives for the same
 ///   directory: `.dockerignore` is applied; modes, links and empty directories are kept.
 /// - Publishing unchanged contents writes nothing.
-/// - If several processes publish the same name at the same time, each succeeds, or gets an error
-///   that another version is in effect.
+/// - If several processes publish the same name at the same time, each of them succeeds, or gets
+///   the error that another version is in effect.
 ///
 /// # Caveats
 /// Names are paths in the store; a code base may be inside another one. `.` is the root of the
-/// store, as it is the project directory on this machine.
+/// store, just as it is the project directory on this machine.
 ///
 /// # Errors
 /// - [`Error::NotFound`] if the directory does not exist.
 /// - [`Error::Invalid`] for a name that the store does not support, or whose path contains files
 ///   that were not published.
-/// - [`Error::Conflict`] if the directory changes meanwhile, or another process published the same
-///   name later.
+/// - [`Error::Conflict`] if the directory changes during the call, or if another process publishes
+///   the same name afterwards.
 #[async_trait]
 pub trait CodePublisher: CodeStore {
     /// Publishes the contents of `directory` as the code base of this name.
@@ -59,7 +59,7 @@ pub struct Outdated {
     pub published: Option<String>,
 }
 
-/// The given code bases that exist on this machine, in the same order.
+/// Returns the given code bases that exist on this machine, in the same order.
 pub fn local(directory: &DirectoryStore, names: impl IntoIterator<Item = String>) -> Vec<String> {
     let names = names.into_iter();
     names
@@ -67,8 +67,8 @@ pub fn local(directory: &DirectoryStore, names: impl IntoIterator<Item = String>
         .collect()
 }
 
-/// The given code bases that exist on this machine and differ from the store, in the same order.
-/// Only digests are compared; no contents are fetched.
+/// Returns the given code bases that exist on this machine and differ from those in the store, in
+/// the same order. Only digests are compared; no contents are fetched.
 ///
 /// # Errors
 /// Those of either store, except for a missing code base.
@@ -104,7 +104,7 @@ fn absent_is_none(digest: Result<CodeBaseRef>) -> Result<Option<CodeBaseRef>> {
 /// Publishes a code base of this machine under its own name, and verifies it in the store.
 ///
 /// # Errors
-/// Those of [`CodePublisher::publish`]; [`Error::Conflict`] if the store then has something else.
+/// Those of [`CodePublisher::publish`]; [`Error::Conflict`] if the store then has other contents.
 pub async fn publish(
     directory: &DirectoryStore,
     store: &dyn CodePublisher,

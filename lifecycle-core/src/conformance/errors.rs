@@ -17,7 +17,8 @@ pub fn one_of_each() -> Vec<Error> {
     all
 }
 
-/// The error of the kind after this one. A new kind needs a place in the chain.
+/// Returns an error of the kind that follows the kind of `previous`. A new kind must be added to
+/// this chain.
 fn after(previous: &Error) -> Option<Error> {
     let (what, why, hint) = ("the thing", "it is broken", "repair it");
     Some(match previous {
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_in_the_list_and_keeps_its_fields() {
-        // serde lists all kinds when it meets another one.
+        // serde lists all known kinds in its error about an unknown one.
         let unknown = serde_json::from_str::<Error>(r#"{"kind": "?"}"#).unwrap_err();
         let unknown = unknown.to_string();
         let (_, known) = unknown.split_once("expected one of").unwrap();

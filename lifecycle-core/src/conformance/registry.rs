@@ -20,17 +20,18 @@ use crate::registry::{EventPage, Lease, Registry, Snapshot};
 /// Creates registries for the suite.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync {
-    /// A new registry. The suite acquires leases of [`Backend::ttl`] in it.
+    /// Creates a registry. The suite acquires leases in it that last for [`Backend::ttl`].
     async fn fresh(&self) -> Result<Arc<dyn Registry>>;
 
-    /// The same registry, as a process sees it that starts after this one has ended. `None` if it
-    /// is not persistent.
+    /// Opens the same registry, as a new process would after this one has ended. `None` if the
+    /// registry is not persistent.
     async fn reopen(&self, registry: Arc<dyn Registry>) -> Result<Option<Arc<dyn Registry>>>;
 
-    /// The duration of a lease whose expiry is awaited; long enough for a few calls.
+    /// Returns how long those leases last whose expiry the suite waits for; this must be long
+    /// enough for a few calls.
     fn ttl(&self) -> Duration;
 
-    /// Advances the clock that the registry's leases expire by.
+    /// Advances the clock that determines when the registry's leases expire.
     async fn pass(&self, time: Duration);
 }
 

@@ -59,7 +59,7 @@ pub struct RuntimeFixture {
 }
 
 impl RuntimeFixture {
-    /// A container of the owner that runs a command.
+    /// Returns a container of the owner that runs a command.
     pub fn container(&self, service: &str, command: &[String]) -> ContainerSpec {
         let service = done("the service's name", ServiceName::try_from(service));
         ContainerSpec {
@@ -231,8 +231,8 @@ pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
         fixture.runtime.ensure_container(&spec),
         fixture.runtime.ensure_container(&spec)
     );
-    // The name is the compare-and-set: a concurrent second call may fail, but creates no other
-    // container.
+    // Creating by name is the compare-and-set: a concurrent second call may fail, but does not
+    // create another container.
     let created = fixture.ensure(&spec).await;
     for outcome in [left, right] {
         match outcome {
@@ -388,7 +388,7 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
         !names.contains(&&spec.name),
         "another platform sees this platform's container"
     );
-    // Either an error or ignored, as long as the container is not changed.
+    // Both calls may fail or do nothing, as long as the container is not changed.
     let _ = stranger.stop_container(&spec.name, None).await;
     let _ = stranger.remove_container(&spec.name).await;
     assert_eq!(
@@ -410,8 +410,8 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
     done("their own", stranger.remove_container(&own.name).await);
 }
 
-/// Volumes are created with the container that uses them, are listed, remain without it, and can be
-/// removed; volumes of two platforms with the same name are separate.
+/// Volumes are created with the container that uses them, are listed, remain after the container is
+/// removed, and can be removed; volumes of two platforms with the same name are separate.
 pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     let volume = done("name", VolumeName::try_from("conformance-data"));
     let mut spec = fixture.container("volume", &fixture.runs_long);

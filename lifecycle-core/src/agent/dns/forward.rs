@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{read_framed, write_framed};
 use crate::agent::resolvers::ResolvConf;
 
-/// Time without a response after which the next resolver is queried too.
+/// How long to wait for a resolver's response before the next resolver is queried too.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
 
-/// Limit for all resolvers: below the client's own limit, usually 5 s.
+/// Time limit for all resolvers together: shorter than the client's own limit, which is usually 5
+/// s.
 const WITHIN: Duration = Duration::from_millis(4500);
 
 /// The length of a message's header: id, flags, counts.
@@ -40,9 +41,9 @@ enum Over {
 }
 
 impl Forwarder {
-    /// The first successful response, else the first one, else none. Queries over TCP are forwarded
-    /// over TCP, all others over UDP first. A truncated response is returned unchanged: the client
-    /// repeats its query over TCP.
+    /// Returns the first successful response; if there is none, the first response of any kind, if
+    /// any. Queries over TCP are forwarded over TCP, all others over UDP first. A truncated
+    /// response is returned unchanged: the client repeats its query over TCP.
     pub(super) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let deadline = Instant::now() + WITHIN;
         let servers = self.resolvers.borrow().servers.clone();
@@ -117,7 +118,7 @@ async fn exchange(server: SocketAddr, over: Over, query: &[u8]) -> io::Result<Ve
     }
 }
 
-/// Whether it is a response with the query's id.
+/// Returns whether `answer` is a response with the id of `query`.
 fn answers(answer: &[u8], query: &[u8]) -> bool {
     answer.len() >= HEAD && answer[..2] == query[..2] && answer[2] & 0x80 != 0
 }

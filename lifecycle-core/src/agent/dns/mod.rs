@@ -1,5 +1,6 @@
-//! DNS on the block's first address. Names of services are answered here; all others are forwarded
-//! to the node's own resolvers, and their responses are returned unchanged.
+//! Serves DNS on the first address of the block of service addresses. Names of services are
+//! answered here; all other queries are forwarded to the node's own resolvers, whose responses are
+//! returned unchanged.
 
 mod forward;
 mod zone;
@@ -22,11 +23,11 @@ pub(super) use zone::{Zone, domain};
 /// The longest query over UDP that is read; real queries are far shorter.
 const LONGEST_QUERY: usize = 4096;
 
-/// Number of queries that may be forwarded at a time. Further ones are dropped, and clients repeat
-/// them.
+/// The maximum number of queries that are forwarded at a time. Further queries are dropped; clients
+/// repeat them.
 const FORWARDED: usize = 1024;
 
-/// Number of open TCP connections, and their idle timeout.
+/// The maximum number of open TCP connections, and the time after which an idle one is closed.
 const CONNECTIONS: usize = 256;
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
@@ -66,7 +67,7 @@ impl Answerer {
         }
     }
 
-    /// Serves until it is dropped.
+    /// Serves queries until the future is dropped.
     pub(super) async fn serve(self: Arc<Self>, sockets: Sockets) {
         let served = async {
             let datagrams = UdpSocket::from_std(sockets.datagrams)?;
@@ -91,7 +92,8 @@ impl Answerer {
             tokio::select! {
                 received = socket.recv_from(&mut buffer) => {
                     let Ok((length, client)) = received else {
-                        // An ICMP error for an earlier response that was not received.
+                        // The error is an ICMP message about an earlier response that did not
+                        // arrive.
                         continue;
                     };
                     let query = &buffer[..length];
@@ -133,7 +135,7 @@ impl Answerer {
                     let this = Arc::clone(&self);
                     connections.spawn(async move {
                         let _permit = permit;
-                        // Ends when the client is idle or sends an invalid message.
+                        // The stream has ended: the client was idle or sent an invalid message.
                         drop(this.serve_stream(stream).await);
                     });
                 }

@@ -18,17 +18,17 @@ const TTL: u32 = 10;
 /// The largest UDP response that we accept, as RFC 9715 recommends.
 const PAYLOAD: u16 = 1232;
 
-/// The suffix of a reversed address.
+/// The domain for reverse lookups of IPv4 addresses.
 const REVERSE: &str = ".in-addr.arpa";
 
-/// The decision on a query.
+/// What to do with a query.
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// Send this answer.
     Answer(Vec<u8>),
-    /// Forward it to the node's resolvers.
+    /// Forward the query to the node's resolvers.
     Forward,
-    /// It is not a query.
+    /// Ignore the message, because it is not a query.
     Ignore,
 }
 
@@ -37,10 +37,10 @@ pub(in crate::agent) fn domain(platform: &PlatformName) -> String {
     format!("{platform}.internal")
 }
 
-/// The names of a table.
+/// The names that a table defines, with their addresses.
 #[derive(Debug, Default)]
 pub(in crate::agent) struct Zone {
-    /// In lower case, without the trailing dot.
+    /// The names, in lower case and without the trailing dot.
     names: HashMap<String, Ipv4Addr>,
     reverse: HashMap<Ipv4Addr, String>,
     domain: String,
@@ -59,7 +59,7 @@ impl Zone {
                 names.insert(alias, entry.address);
             }
         }
-        // A service's own name takes precedence over another one's alias.
+        // A service's own name takes precedence over an alias of another service.
         for (name, entry) in &table.services {
             let short = name.as_str().to_ascii_lowercase();
             let full = format!("{short}.{domain}");
@@ -75,7 +75,7 @@ impl Zone {
         }
     }
 
-    /// Decides on a query.
+    /// Decides what to do with a query.
     pub(super) fn judge(&self, query: &[u8]) -> Verdict {
         let Some((head, question)) = read(query) else {
             return failing(query, ResponseCode::FormErr);
@@ -107,7 +107,8 @@ impl Zone {
         }
     }
 
-    /// `None`: the name is outside the zone.
+    /// Returns the response code and the records for a question; `None` if the name is outside the
+    /// zone.
     fn answer(&self, question: &Query) -> Option<(ResponseCode, Vec<Record>)> {
         if question.query_class() != DNSClass::IN {
             return None;
@@ -145,7 +146,7 @@ impl Zone {
     }
 }
 
-/// The response `SERVFAIL` to a query.
+/// Creates the response `SERVFAIL` to a query.
 pub(super) fn failure(query: &[u8]) -> Option<Vec<u8>> {
     match failing(query, ResponseCode::ServFail) {
         Verdict::Answer(answer) => Some(answer),
@@ -153,7 +154,7 @@ pub(super) fn failure(query: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The header, and the question if there is exactly one.
+/// Reads the header of a query, and its question if there is exactly one.
 fn read(query: &[u8]) -> Option<(Header, Option<Query>)> {
     let mut decoder = BinDecoder::new(query);
     let head = Header::read(&mut decoder).ok()?;
@@ -183,7 +184,7 @@ fn response(head: &Header, code: ResponseCode) -> Message {
     message
 }
 
-/// `4.3.2.1` is 1.2.3.4.
+/// Parses a reversed address: `4.3.2.1` is 1.2.3.4.
 fn unreversed(name: &str) -> Option<Ipv4Addr> {
     let address: Ipv4Addr = name.parse().ok()?;
     Some(Ipv4Addr::from(u32::from(address).swap_bytes()))

@@ -38,14 +38,14 @@ const DEADLINE: Duration = Duration::from_mins(15);
 /// A cloud account for two platforms, with additional functions for the checks.
 #[async_trait]
 pub trait CloudBench: Debug + Send + Sync {
-    /// Opens the account for the platform under test, like a new process: two providers share only
-    /// the state of the cloud.
+    /// Opens the account for the platform under test, as a new process would: two providers share
+    /// only the state of the cloud.
     fn ours(&self) -> Box<dyn CloudProvider>;
 
     /// Opens the account for another platform.
     fn theirs(&self) -> Box<dyn CloudProvider>;
 
-    /// Two nodes that neither platform has.
+    /// Returns two nodes that neither platform has.
     fn nodes(&self) -> [NodeSpec; 2];
 
     /// Creates a running machine that belongs to no platform. Required if
@@ -130,7 +130,7 @@ impl<'a> Subject<'a> {
         NodeChange::Stop { node: self.name() }
     }
 
-    /// A restart that replaces this boot; without one, a boot that never existed.
+    /// Creates a restart that replaces this boot; without one, a boot that never existed.
     fn restart(&self, boot_id: Option<&String>) -> NodeChange {
         NodeChange::Restart {
             node: self.name(),

@@ -127,7 +127,7 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
     )
 }
 
-/// A new owner may appear as a new boot.
+/// Checks that a machine is unchanged, except that a new owner may appear as a new boot.
 fn is_unchanged(before: &ObservedNode, after: &ObservedNode, what: &str) -> Checked {
     let machine = |node: &ObservedNode| {
         let id = node.provider_id.clone();

@@ -57,8 +57,8 @@ pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
     node.remove().await
 }
 
-/// Changes that are already true do not affect a running node; it can be restarted, stopped, fenced
-/// and deleted.
+/// Changes whose result already exists do not affect a running node; it can be restarted, stopped,
+/// fenced and deleted.
 pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -150,7 +150,7 @@ pub async fn a_stopped_node(bench: &dyn CloudBench) -> Checked {
     node.remove().await
 }
 
-/// The private address, the host keys and the machine are unchanged.
+/// Checks that the private address, the host keys and the machine are unchanged.
 fn is_same_machine(one: &ObservedNode, other: &ObservedNode) -> Checked {
     ensure!(
         one.provider_id == other.provider_id
@@ -161,8 +161,8 @@ fn is_same_machine(one: &ObservedNode, other: &ObservedNode) -> Checked {
     Ok(())
 }
 
-/// A node that the cloud failed to create is created again, or deleted. Checked if the bench can
-/// make the cloud fail.
+/// A node that the cloud failed to create can be created again or deleted. This is checked only if
+/// the bench can make the cloud fail.
 pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);

@@ -17,8 +17,8 @@ const DROPS: [Duration; 7] = [
     Duration::from_millis(300),
     Duration::from_millis(900),
 ];
-/// How often two changes are tried that appear to overwrite each other, because the first one may
-/// end just before the second starts.
+/// How often a pair of changes is tried again if one appears to overwrite the other, because the
+/// first change may end just before the second one starts.
 const TRIES: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Kind {
     fn goal_after(self, first: Self) -> Goal {
         match self {
             Self::Provision if first == Self::Delete => Goal::Running,
-            // The node exists; the boot of a restart has already ended.
+            // The node exists, and the boot that a restart would replace has already ended.
             Self::Provision | Self::Restart => first.goal(),
             Self::Start | Self::Stop | Self::Delete => self.goal(),
         }
@@ -154,7 +154,7 @@ impl Subject<'_> {
                     return Ok(false);
                 }
                 done("the second one", later)?;
-                // The restart may have interpreted the stop as its own first half.
+                // The restart may have treated the stop as its own first step.
                 if (first, second) == (Kind::Stop, Kind::Restart) {
                     return Ok(true);
                 }

@@ -54,7 +54,8 @@ pub async fn events_are_read_in_pages(registry: &dyn Registry) -> Result<()> {
 /// If too much or too little is pruned, or a reader can miss pruned events without noticing.
 pub async fn pruned_events_are_reported_as_gone(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
-    // The third has an earlier time than the second, like events of long operations.
+    // The third event has an earlier time than the second, as happens with events of long
+    // operations.
     for second in [1, 3, 2, 4, 5, 6] {
         let batch = Batch::default().event(event("recorded", second));
         registry.commit(epoch, batch).await?;

@@ -38,7 +38,7 @@ pub struct HostCommand {
 }
 
 impl HostCommand {
-    /// A command that runs as the login user, with a timeout of one minute.
+    /// Creates a command that runs as the login user, with a timeout of one minute.
     pub fn new(script: impl Into<String>) -> Self {
         Self {
             script: script.into(),
@@ -66,7 +66,7 @@ impl HostCommand {
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostOutput {
-    /// The exit code; 255 if it was ended by a signal.
+    /// The exit code; 255 if a signal ended the command.
     pub code: u32,
     pub stdout: String,
     pub stderr: String,
@@ -111,7 +111,7 @@ impl Debug for HostFile {
 }
 
 impl HostFile {
-    /// A small file.
+    /// Creates a file with these contents.
     pub fn new(path: impl Into<String>, mode: u32, contents: impl Into<Bytes>) -> Self {
         let bytes: Bytes = contents.into();
         Self {
@@ -138,8 +138,8 @@ pub enum ForwardTarget {
 /// The operating system of one node.
 ///
 /// # Guarantees
-/// - `put` is atomic: the file has either its old or its complete new contents, and its final mode
-///   and owner from the start. It can be repeated.
+/// - `put` is atomic: the file has either its old or its complete new contents, and it has its
+///   final mode and owner from the start. The call can be repeated.
 /// - A host whose key differs from the pinned one is rejected before anything is sent.
 ///
 /// # Errors
@@ -147,7 +147,7 @@ pub enum ForwardTarget {
 /// credentials are [`Error::Denied`].
 #[async_trait]
 pub trait NodeAccess: Debug + Send + Sync + 'static {
-    /// Runs a command and waits for its end. A non-zero exit code is not an error.
+    /// Runs a command and waits until it exits. A non-zero exit code is not an error.
     async fn exec(&self, command: HostCommand) -> Result<HostOutput>;
 
     /// Writes a file as root.
@@ -164,16 +164,17 @@ pub trait NodeAccess: Debug + Send + Sync + 'static {
 /// The account for logging in to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Account {
-    /// Created with the node for this platform; its groups may be changed.
+    /// The account was created with the node for this platform; its groups may be changed.
     Created,
-    /// Existed before; must not be changed.
+    /// The account existed before; it must not be changed.
     Adopted,
 }
 
 /// Prepares a host to run containers.
 ///
 /// # Guarantees
-/// Repeating it changes nothing on a prepared host. If it is cancelled, the next call continues.
+/// Preparing a host that is already prepared changes nothing. If a call is cancelled, the next call
+/// continues.
 #[async_trait]
 pub trait HostPreparer: Debug + Send + Sync + 'static {
     /// Waits for the host's first-boot setup, installs the engine if it is missing, starts it if it
@@ -202,11 +203,11 @@ pub struct NodeHandle {
 /// and a broken connection is replaced at the next call.
 #[async_trait]
 pub trait NodeConnector: Debug + Send + Sync + 'static {
-    /// A handle for this node. Returns [`Error::Unreachable`] if its SSH server does not answer.
+    /// Returns a handle for this node; [`Error::Unreachable`] if its SSH server does not answer.
     async fn connect(&self, node: &ObservedNode) -> Result<NodeHandle>;
 
-    /// The name of the jump host for nodes, and whether it answers; `None` if nodes are reached
-    /// directly.
+    /// Returns the name of the jump host for nodes, and whether it answers; `None` if nodes are
+    /// reached directly.
     async fn jump_host(&self) -> Option<(String, Result<()>)> {
         None
     }

@@ -1,16 +1,16 @@
 //! Brings platforms of services up on VMs, and keeps them as declared.
 //!
-//! This library contains what the two programs `bootstrapper` and `lifecycle-manager` consist of: the
+//! This library contains the parts of the two programs `bootstrapper` and `lifecycle-manager`: the
 //! types, the traits that clouds, container engines, code stores and databases implement, the
-//! planner, and the control loop. A Rust program embeds it to bring platforms up itself, to find the
-//! services of a platform, or to connect a backend of its own.
+//! planner, and the control loop. A Rust program embeds this library to bring platforms up itself,
+//! to find the services of a platform, or to connect a backend of its own.
 //!
 //! # Bring a platform up
 //!
-//! In a simulated world, which needs nothing on this machine. With the backends of
-//! `lifecycle-docker` or `lifecycle-azure` the same call brings up real nodes.
-//! In the repository, `examples/embed.rs` is this as a program, and `examples/embed_real.rs` does it
-//! with real nodes in Docker.
+//! The following example uses a simulated world, which needs nothing on this machine. With the
+//! backends of `lifecycle-docker` or `lifecycle-azure`, the same call brings up real nodes. In the
+//! repository, `examples/embed.rs` is this example as a program, and `examples/embed_real.rs` is
+//! the same program for real nodes in Docker.
 //!
 //! ```
 //! use lifecycle_core::bootstrap::UpOptions;
@@ -34,9 +34,10 @@
 //!
 //! # Find a service
 //!
-//! [`Bootstrapper::client`](bootstrap::Bootstrapper::client) connects to the manager from outside; a
-//! service of the platform uses [`ApiClient::of_this_service`](api::ApiClient::of_this_service).
-//! Both are a [`ManagerApi`](api::ManagerApi).
+//! [`Bootstrapper::client`](bootstrap::Bootstrapper::client) connects to the manager from outside
+//! the platform; a service of the platform uses
+//! [`ApiClient::of_this_service`](api::ApiClient::of_this_service). Both clients implement
+//! [`ManagerApi`](api::ManagerApi).
 //!
 //! ```
 //! use lifecycle_core::api::ManagerApi;
@@ -68,11 +69,11 @@
 //! # }
 //! ```
 //!
-//! # A backend of one's own
+//! # Implement a backend
 //!
-//! Each trait lists what an implementation guarantees, and `conformance` contains a suite that
-//! checks it. For VMs, [`cloud::VmApi`] leaves the bookkeeping to [`cloud::VmCloud`]
-//! (`examples/custom_provider.rs`). A code store:
+//! Each trait lists what an implementation must guarantee, and `conformance` contains a suite that
+//! checks these guarantees. For VMs, [`cloud::VmApi`] leaves the bookkeeping to [`cloud::VmCloud`]
+//! (`examples/custom_provider.rs`). This example implements a code store:
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -104,7 +105,7 @@
 //!         Ok(CodeBaseRef { name, digest })
 //!     }
 //!
-//!     // These files never change, so the digest that is asked for is the present one.
+//!     // These files never change, so the requested digest is the current one.
 //!     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
 //!         let archive = self.packed(&code.name)?.archive;
 //!         Ok(Box::pin(futures_util::stream::iter([Ok(archive)])))
@@ -120,13 +121,13 @@
 //!
 //! # Modules
 //!
-//! Each uses only modules of the rows below it.
+//! Each module uses only modules in the rows below its own.
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`bootstrap`] | brings a platform up, shows what would change, takes it down |
+//! | [`bootstrap`] | brings a platform up, previews changes, deletes a platform |
 //! | [`sim`] | a simulated world: cloud, engines and manager, with faults and crashes |
-//! | [`conformance`] | the suites that every backend of a trait passes |
+//! | [`conformance`] | the test suites that every implementation of a trait must pass |
 //! | [`mock`] | mocks of the traits |
 //! | [`agent`] | makes service addresses work on a node |
 //! | [`api`] | wire types and client of the manager's API |
@@ -137,11 +138,12 @@
 //! | [`cloud`], [`host`], [`runtime`], [`code`] | the traits for VMs, a VM's operating system, its container engine, and code stores |
 //! | [`network`] | service addresses, and the tables that agents receive |
 //! | [`model`] | nodes, services, instances, endpoints, operations, events |
-//! | [`error`], [`secret`], [`clock`], [`stream`] | what can fail, values that are never shown, time and new ids, bytes as they arrive |
+//! | [`error`], [`secret`], [`clock`], [`stream`] | errors, values that are never shown, time and new ids, streams of bytes |
 //!
 //! # Features
 //!
-//! None is on by default: the types, the traits, the planner and reading of Compose files need none.
+//! No feature is enabled by default: the types, the traits, the planner and the reading of Compose
+//! files need none.
 //!
 //! | feature | adds |
 //! |---|---|
@@ -149,21 +151,21 @@
 //! | `sql` | the registries on SQLite and PostgreSQL |
 //! | `sim` | [`sim`] |
 //! | `agent` | [`agent`] |
-//! | `schema` | JSON Schemas of what is written for other programs |
+//! | `schema` | JSON Schemas of the output for other programs |
 //! | `conformance` | [`conformance`] |
 //! | `mock` | [`mock`] |
 //!
 //! # Dropped futures
 //!
-//! - [`Bootstrapper::up`](bootstrap::Bootstrapper::up) and
-//!   [`down`](bootstrap::Bootstrapper::down) can be dropped at any point. What they have changed
-//!   stays, and the next call continues from there.
-//! - [`Manager::run`](manager::Manager::run) stops leading when it is dropped.
+//! - [`Bootstrapper::up`](bootstrap::Bootstrapper::up) and [`down`](bootstrap::Bootstrapper::down)
+//!   can be dropped at any point. Their changes remain, and the next call continues from there.
+//! - [`Manager::run`](manager::Manager::run) stops leading when its future is dropped.
 //!   [`Manager::resign`](manager::Manager::resign) then releases the lease, so that another manager
-//!   need not wait until it expires.
-//! - Of calls that change something ([`Registry::commit`](registry::Registry::commit), those of
-//!   [`ManagerApi`](api::ManagerApi), [`CloudProvider::begin`](cloud::CloudProvider::begin)) a dropped
-//!   one may have taken effect or not; repeating it is safe.
+//!   need not wait until the lease expires.
+//! - If a call that changes something is dropped ([`Registry::commit`](registry::Registry::commit),
+//!   those of [`ManagerApi`](api::ManagerApi),
+//!   [`CloudProvider::begin`](cloud::CloudProvider::begin)), the change may or may not have taken
+//!   effect; repeating the call is safe.
 //! - Calls that only read can be dropped.
 //!
 //! # Stability

@@ -1,5 +1,5 @@
-//! The lifecycle manager as a library type. While it holds the lease it leads: it reconciles the
-//! platform with its declaration. It also serves the requests of the API.
+//! The lifecycle manager as a library type. While the manager holds the lease, it leads: it
+//! reconciles the platform with its declaration. It also serves the requests of the API.
 
 mod exec;
 mod output;
@@ -52,8 +52,8 @@ pub struct ManagerOptions {
     pub platform: PlatformId,
     pub key: PlatformKey,
     pub endpoint: ManagerEndpoint,
-    /// The image of this manager, from which the agents run too. Without one there is no service
-    /// network.
+    /// The image of this manager, from which the agents run too. Without an image there is no
+    /// service network.
     pub image: Option<String>,
     /// The certificate authority of the platform, in PEM.
     pub authority: String,
@@ -74,7 +74,7 @@ pub struct ManagerOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     Read,
-    /// Reads and changes.
+    /// Allows reads and changes.
     Admin,
 }
 
@@ -94,7 +94,7 @@ impl Tokens {
         }
     }
 
-    /// The access that a token gives; [`None`] for an unknown token.
+    /// Returns the access that a token gives; [`None`] for an unknown token.
     pub fn access(&self, token: &Sensitive) -> Option<Access> {
         // Comparing hashes leaks no timing information about the token.
         let hash = token_hash(token);
@@ -120,8 +120,8 @@ pub struct Applied {
 /// When a request that changes something is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepted {
-    /// Also before the end of the first round: a declaration, since it may correct a wrong one, and
-    /// the deletion of the platform.
+    /// Always, even before the end of the first round: a declaration, since it may correct a wrong
+    /// one, and the deletion of the platform.
     Always,
     /// Only after the end of the first round.
     AfterFirstRound,
@@ -142,7 +142,7 @@ pub struct Manager {
     target: watch::Sender<Option<Target>>,
     rounds: watch::Sender<Arc<Round>>,
     /// The epoch while this manager leads. A request that writes holds the lock, so that two
-    /// requests do not race for a generation.
+    /// requests do not compete for a generation.
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
     /// The open restarts, as in the registry.
@@ -168,7 +168,7 @@ impl Manager {
         })
     }
 
-    /// Acquires the lease and leads, again and again, until the future is dropped or the registry
+    /// Repeatedly acquires the lease and leads, until the future is dropped or the registry
     /// contains invalid data.
     pub async fn run(self: Arc<Self>) -> Error {
         loop {
@@ -221,8 +221,8 @@ impl Manager {
         }
     }
 
-    /// Keeps the mirror databases up to date. Never returns, so that an unavailable mirror does
-    /// not end the lead.
+    /// Keeps the mirror databases up to date. Never returns, so that the manager keeps leading
+    /// while a mirror is unavailable.
     async fn mirror(&self, epoch: Epoch) {
         let Backends {
             registry, clock, ..
@@ -362,7 +362,7 @@ impl Manager {
                         why: format!("{holder} holds it"),
                     };
                 }
-                // A registry that is unavailable for less than the lease does not end the lead;
+                // The manager keeps leading if the registry is unavailable for less than the lease;
                 // after that, another manager may lead.
                 Err(error) if renewed.elapsed() >= self.options.lease => return error,
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot renew the lease"),
@@ -407,7 +407,7 @@ impl Manager {
     }
 
     /// Records an empty declaration, and then the end of the operation. A manager that restarts
-    /// after this creates nothing; one that restarts in between ends the operation.
+    /// after both writes creates nothing; one that restarts between them ends the operation.
     async fn end_platform_deletion(&self) -> Result<()> {
         let registry = &self.backends.registry;
         let epoch = self.epoch.lock().await;
@@ -442,7 +442,7 @@ impl Manager {
         Ok(())
     }
 
-    /// The tokens that the API accepts.
+    /// Returns the tokens that the API accepts.
     pub fn tokens(&self) -> Tokens {
         Tokens::new(
             self.options.admin_token_hash.clone(),
@@ -450,20 +450,21 @@ impl Manager {
         )
     }
 
-    /// The platform's name and identity.
+    /// Returns the platform's name and id.
     pub fn platform(&self) -> (&PlatformName, PlatformId) {
         (&self.options.name, self.options.platform)
     }
 
-    /// Begins a request that writes. Returns the epoch, and excludes other such requests until the
+    /// Starts a request that writes. Returns the epoch, and excludes other such requests until the
     /// result is dropped.
     ///
     /// Every method that writes calls this first, so that an embedded manager and one behind HTTP
-    /// reject the same requests. A retry writes nothing, and the first round may depend on it.
+    /// reject the same requests. A retry does not call it: a retry writes nothing, and the first
+    /// round may depend on it.
     ///
     /// # Errors
-    /// [`Error::NotReady`] while another manager leads, and before the end of the first round for a
-    /// request that must wait for it.
+    /// [`Error::NotReady`] while another manager leads; also before the end of the first round, for
+    /// a request that must wait for it.
     async fn begin_write(&self, accepted: Accepted) -> Result<Write<'_>> {
         if accepted == Accepted::AfterFirstRound && !self.is_open() {
             return Err(Error::not_ready(
@@ -480,9 +481,9 @@ impl Manager {
         })
     }
 
-    /// Whether the manager accepts all changes, which is so after the first round.
+    /// Returns whether the manager accepts all changes, which it does after the first round.
     pub fn is_open(&self) -> bool {
-        // A caller that has seen the end of the round must find the API open.
+        // A caller that has seen the end of the first round must find the API open.
         self.open_after(&self.round());
         self.open.load(Ordering::SeqCst)
     }
@@ -499,18 +500,18 @@ impl Manager {
         self.rounds.subscribe()
     }
 
-    /// The latest round.
+    /// Returns the latest round.
     pub fn round(&self) -> Arc<Round> {
         Arc::clone(&self.rounds.borrow())
     }
 
-    /// The state in the registry.
+    /// Returns the state in the registry.
     pub async fn snapshot(&self) -> Result<Snapshot> {
         self.backends.registry.snapshot().await
     }
 
-    /// Replaces the platform's declaration; an identical one changes nothing. Failed steps are
-    /// retried at once in either case.
+    /// Replaces the platform's declaration; an identical one changes nothing. In both cases, failed
+    /// steps are retried immediately.
     pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
         let write = self.begin_write(Accepted::Always).await?;
         let epoch = write.epoch;
@@ -549,7 +550,8 @@ impl Manager {
         }
         let committed = registry.commit(epoch, batch).await?;
         let generation = committed.generation.unwrap_or_default();
-        // Also for an unchanged declaration: an earlier call may have recorded it and then failed.
+        // Set the target for an unchanged declaration too: an earlier call may have recorded the
+        // declaration and then failed.
         let is_aimed_at =
             |target: &Target| !target.declared.deleting && target.declared.generation == generation;
         if !self.target.borrow().as_ref().is_some_and(is_aimed_at) {
@@ -578,7 +580,7 @@ impl Manager {
         }))
     }
 
-    /// The latest plan and its input.
+    /// Returns the latest plan and its input.
     ///
     /// # Errors
     /// [`Error::NotReady`] until every node was observed once: a plan from an incomplete observation
@@ -638,7 +640,7 @@ impl Manager {
         )
     }
 
-    /// Begins to delete the whole platform. A repeated call returns the same operation.
+    /// Starts to delete the whole platform. A repeated call returns the same operation.
     pub async fn delete_platform(&self, volumes: bool) -> Result<Operation> {
         let write = self.begin_write(Accepted::Always).await?;
         let epoch = write.epoch;
@@ -659,7 +661,8 @@ impl Manager {
                 .await?;
             operation
         };
-        // Also for an open operation: an earlier call may have recorded it and then failed.
+        // Set the target for an open operation too: an earlier call may have recorded the operation
+        // and then failed.
         self.aim(epoch, &registry.snapshot().await?, true).await?;
         self.accepted.notify_one();
         Ok(operation)
@@ -674,7 +677,7 @@ impl Manager {
             .ok_or_else(|| Error::not_found(format!("operation {id}")))
     }
 
-    /// The latest events, oldest first.
+    /// Returns the latest events, oldest first.
     pub async fn latest_events(&self, count: u64) -> Result<Vec<Event>> {
         let last = self.backends.registry.snapshot().await?.last_event;
         let mut after = last.saturating_sub(count);
@@ -698,7 +701,7 @@ impl Manager {
     }
 }
 
-/// The declaration of a deleted platform: the manager's node, without services and volumes.
+/// Returns the declaration of a deleted platform: the manager's node, without services and volumes.
 fn emptied(declaration: Declaration) -> Declaration {
     let manager_node = declaration.manager.node.clone();
     let mut nodes = declaration.nodes;

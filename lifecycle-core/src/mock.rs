@@ -1,6 +1,6 @@
-//! [`mockall`] mocks for tests of programs that embed this crate: a test states which calls it
+//! [`mockall`] mocks for tests of programs that embed this crate: a test specifies which calls it
 //! expects and what they return. `examples/embed_mock.rs` contains such tests. The feature `sim`
-//! instead provides a simulated world that behaves like a real one.
+//! provides a simulated world instead, which behaves like a real one.
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;

@@ -23,15 +23,15 @@ const BUFFERED: usize = 16;
 /// Input for a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandInput {
-    /// A piece of its standard input.
+    /// A piece of the command's standard input.
     Data(Bytes),
-    /// The end of its standard input.
+    /// The end of the command's standard input.
     End,
-    /// Its terminal's new size.
+    /// The new size of the command's terminal.
     Resize(TerminalSize),
 }
 
-/// The input and output of a running command. Dropping it closes both.
+/// The input and output of a running command. Dropping this value closes both.
 pub struct Conversation {
     pub input: mpsc::Sender<CommandInput>,
     /// The last item is the exit code, or an error.
@@ -79,7 +79,8 @@ impl Manager {
     }
 }
 
-/// Prefers a ready replica, then a starting one, then the replica with the lowest number.
+/// Ranks the containers: a ready replica first, then a starting one, then the replica with the
+/// lowest number.
 fn merit(record: &InstanceRecord) -> (u8, std::cmp::Reverse<InstanceId>) {
     let runs = match record.state {
         InstanceState::Ready => 2,

@@ -1,5 +1,5 @@
-//! The merged output of a service's instances. The output of each instance is a separate request,
-//! so that a node that does not respond delays only its own lines.
+//! The merged output of a service's instances. A separate request fetches the output of each
+//! instance, so that a node that does not respond delays only the lines of its own instances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,8 @@ pub enum Output {
 pub struct InstanceOutput {
     /// `<service>-<replica>`.
     pub instance: String,
-    /// An instance may have several containers, for example during a replacement.
+    /// The container that wrote the output. An instance may have several containers, for example
+    /// during a replacement.
     pub container: ContainerId,
     pub output: Output,
 }
@@ -43,14 +44,15 @@ pub(super) struct Source {
     node: NodeName,
     container: ContainerId,
     observed: Arc<Observed>,
-    /// The machine as the leader recorded it: a standby manager observes nothing itself.
+    /// The machine as the leader recorded it, because a standby manager observes nothing itself.
     recorded: Option<ObservedNode>,
     connector: Arc<dyn NodeConnector>,
 }
 
 impl Manager {
-    /// The output of all instances of a service, interleaved as it arrives. If the output of an
-    /// instance becomes unavailable, its last item is the reason; the other instances continue.
+    /// Returns the output of all instances of a service, interleaved as it arrives. If the output
+    /// of an instance becomes unavailable, the last item of that instance is the reason; the other
+    /// instances continue.
     pub async fn logs(
         &self,
         service: &ServiceName,

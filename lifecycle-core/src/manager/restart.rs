@@ -1,5 +1,6 @@
-//! Restarts. This module accepts a restart as an operation that lists the runs it replaces, the
-//! control loop carries it out, and this module ends it when every replica is up again.
+//! Restarts. This module accepts a restart as an operation that lists the container runs to
+//! replace; the control loop carries it out; and this module ends the operation when every replica
+//! is up again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -18,10 +19,10 @@ use crate::registry::{Batch, Change};
 use crate::runtime::ObservedContainer;
 
 impl Manager {
-    /// Begins to restart the containers of a service, or of one replica (`web-2`). With `replaces`,
+    /// Starts to restart the containers of a service, or of one replica (`web-2`). With `replaces`,
     /// restarts only replicas whose current run started at the given time. A client that repeats a
-    /// call after it lost the response therefore causes no second restart, even if the first has
-    /// already ended.
+    /// call after it lost the response therefore causes no second restart, even if the first one
+    /// has already ended.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a name that is not declared; [`Error::Conflict`] if none of the
@@ -110,7 +111,7 @@ impl Manager {
         *self.open_restarts() = restarts.collect();
     }
 
-    /// The runs that the open restarts replace.
+    /// Returns the runs that the open restarts replace.
     pub(super) fn runs_to_end(&self) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
         let mut runs = BTreeMap::new();
         for operation in self.open_restarts().iter() {
@@ -134,7 +135,8 @@ impl Manager {
         self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends each restart whose replicas are all up again, or of which one replica failed.
+    /// Ends each restart whose replicas are all up again, and each restart of which a replica
+    /// failed.
     pub(super) async fn end_restarts(&self, round: &Round) -> Result<()> {
         // A new control loop has no plan yet, so its round contains no instances.
         if self.open_restarts().is_empty() || round.is_deleting() || round.input.is_none() {
@@ -183,14 +185,14 @@ impl Manager {
         Ok(())
     }
 
-    /// Whether the replica's state is unknown because its node is unreachable.
+    /// Returns whether the replica's state is unknown because its node is unreachable.
     fn is_unknown(&self, id: &InstanceId) -> bool {
         let round = self.round();
         let status = round.plan.instances.get(id);
         status.is_some_and(|status| matches!(status.state, InstanceState::Unknown { .. }))
     }
 
-    /// The current run of each replica whose container was started.
+    /// Returns the current run of each replica whose container was started.
     fn runs_of(&self, replicas: &[InstanceId]) -> BTreeMap<InstanceId, ContainerRun> {
         let round = self.round();
         let observed = round.observed();
@@ -207,7 +209,8 @@ impl Manager {
     }
 }
 
-/// The open restart that replaces all of these runs, which are identified by their start times.
+/// Returns the open restart that replaces all of these runs, which are identified by their start
+/// times.
 fn restart_of<'o>(
     runs: &BTreeMap<InstanceId, DateTime<Utc>>,
     open: &'o [Operation],
@@ -223,7 +226,7 @@ fn restart_of<'o>(
         .find(|operation| !runs.is_empty() && replaces_all(operation))
 }
 
-/// Resolves the name of a service to all its replicas, and the name of a replica to this one.
+/// Resolves the name of a service to all its replicas, and the name of a replica to that replica.
 fn resolve(
     name: &str,
     declaration: Option<&Declaration>,
@@ -256,7 +259,7 @@ fn outcome<'a>(replaces: &'a BTreeMap<InstanceId, ContainerRun>, round: &Round) 
     let observed = round.observed();
     let mut runs = false;
     for (id, run) in replaces {
-        // A replica that is no longer declared is not restarted.
+        // Ignore a replica that is no longer declared: it is not restarted.
         let Some(status) = round.plan.instances.get(id) else {
             continue;
         };

@@ -13,15 +13,15 @@ use crate::reconcile::RetryRequest;
 /// How long the control loop may take to handle a request; it may be writing to the registry.
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
 
-/// The channel to the control loop; none before this manager leads for the first time.
+/// The channel to the control loop; empty until this manager leads for the first time.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     to: Option<mpsc::UnboundedSender<RetryRequest>>,
 }
 
 impl Manager {
-    /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps are
-    /// retried at once. Returns a text for each thing that is retried.
+    /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps
+    /// are retried immediately. Returns a text for each thing that is retried.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a name that is neither declared nor recorded.
@@ -31,7 +31,7 @@ impl Manager {
         self.request_retry(subject, Some(answer))?;
         match tokio::time::timeout(HANDLED_WITHIN, answered).await {
             Ok(Ok(retried)) => Ok(retried),
-            // The control loop ended; the next one starts without failures.
+            // The control loop has ended; the next one starts without failures.
             Ok(Err(_)) => Ok(Vec::new()),
             Err(_) => Err(Error::TimedOut {
                 what: format!("the retry of {name}"),
@@ -51,8 +51,8 @@ impl Manager {
         let to = retries.to.as_ref().ok_or_else(not_leading)?;
         to.send(RetryRequest { subject, answer })
             .map_err(|_| not_leading())?;
-        // Only after sending: the control loop publishes rounds too, and must not publish a settled
-        // one without having received the request.
+        // Send the request first: the control loop publishes rounds too, and must not publish a
+        // settled round before it has received the request.
         self.rounds
             .send_modify(|round| Arc::make_mut(round).settled = false);
         Ok(())

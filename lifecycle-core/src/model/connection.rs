@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container::is_default;
 
-/// The network settings of a container except its ports. Default values are not serialised, so they
+/// The network settings of a container except its ports. Default values are not serialized, so they
 /// do not affect the spec digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -43,7 +43,7 @@ pub enum NetworkMode {
 }
 
 impl Connection {
-    /// Whether it uses its own resolvers instead of the platform's.
+    /// Returns whether the container uses its own resolvers instead of the platform's.
     pub fn has_own_resolvers(&self) -> bool {
         !self.dns.is_empty()
     }

@@ -1,14 +1,14 @@
 //! Settings of containers beyond the defaults of the engine: privileges, devices, kernel limits,
 //! the terminal, the log.
 //!
-//! They are part of the spec digest. Default values are not serialised, so that declarations which
-//! do not use a setting keep their digest when the setting is added.
+//! These settings are part of the spec digest. Default values are not serialized, so that
+//! declarations that do not use a setting keep their digest when the setting is added.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a value is the default; serde skips those.
+/// Returns whether a value is the default; serde skips such values.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -17,7 +17,7 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Isolation {
-    /// Whether it gets all privileges and devices of the node.
+    /// Whether the container gets all privileges and devices of the node.
     #[serde(skip_serializing_if = "is_default")]
     pub privileged: bool,
     /// Kernel capabilities added to the engine's default set.
@@ -52,7 +52,7 @@ pub struct Isolation {
     /// The parent of the container's control group.
     #[serde(skip_serializing_if = "is_default")]
     pub cgroup_parent: Option<String>,
-    /// The engine's name of the OCI runtime.
+    /// The name of the OCI runtime in the engine's configuration.
     #[serde(skip_serializing_if = "is_default")]
     pub runtime: Option<String>,
 }
@@ -61,9 +61,9 @@ pub struct Isolation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CgroupNamespace {
-    /// That of the node.
+    /// The node's control group namespace.
     Host,
-    /// A separate one.
+    /// A separate control group namespace.
     Private,
 }
 
@@ -141,7 +141,7 @@ pub struct KernelLimits {
     /// The tendency to swap memory, from 0 to 100.
     #[serde(skip_serializing_if = "is_default")]
     pub memory_swappiness: Option<i64>,
-    /// The relative share of processor time under contention.
+    /// The relative weight for processor time under contention.
     #[serde(skip_serializing_if = "is_default")]
     pub cpu_shares: Option<i64>,
     /// The period of the scheduler, in microseconds.
@@ -171,7 +171,7 @@ pub struct KernelLimits {
 pub struct Ulimit {
     /// The current limit.
     pub soft: i64,
-    /// The maximum to which the process may raise it.
+    /// The maximum to which the process may raise the current limit.
     pub hard: i64,
 }
 

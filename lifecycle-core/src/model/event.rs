@@ -32,7 +32,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// The kind of an event.
+/// The type of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -70,11 +70,11 @@ pub enum EventKind {
     RestartRequested,
     /// A restart has ended, successfully or not.
     RestartEnded,
-    /// The database of a kind of objects cannot be written; the central registry still can.
+    /// The database for a kind of objects cannot be written; the central registry still can.
     DatabaseUnavailable,
-    /// The database of a kind of objects is up to date again.
+    /// The database for a kind of objects is up to date again.
     DatabaseAvailable,
-    /// A kind of a newer manager.
+    /// An event type that only a newer manager knows.
     #[serde(other)]
     Unknown,
 }
@@ -86,13 +86,13 @@ pub struct NewEvent {
     /// When it happened.
     #[serde(serialize_with = "crate::clock::six_digits::serialize")]
     pub at: DateTime<Utc>,
-    /// The kind of the event.
+    /// The type of the event.
     pub kind: EventKind,
     /// The subject of the event.
     pub subject: Subject,
     /// One sentence for people. Contains no secrets.
     pub message: String,
-    /// The data of the event, depending on the kind: a plan, a step, a reason.
+    /// The data of the event, depending on its type: a plan, a step, a reason.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub data: serde_json::Value,
 }
@@ -103,7 +103,7 @@ pub struct NewEvent {
 pub struct Event {
     /// The position among all events of this registry; also usable as a cursor.
     pub id: u64,
-    /// The event.
+    /// The recorded event itself.
     #[serde(flatten)]
     pub event: NewEvent,
 }

@@ -42,7 +42,7 @@ macro_rules! name {
         }
 
         impl $type {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -150,7 +150,7 @@ impl PlatformId {
         Self(id)
     }
 
-    /// The first six hexadecimal digits, as used in the names of containers and networks.
+    /// Returns the first six hexadecimal digits, as used in the names of containers and networks.
     pub fn short(&self) -> String {
         let mut text = self.0.simple().to_string();
         text.truncate(6);
@@ -186,7 +186,7 @@ impl fmt::Display for Replica {
     }
 }
 
-/// The id of a replica: `db-1`. Serialised as text, so that it can be a map key.
+/// The id of a replica: `db-1`. Serialized as text, so that it can be a map key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceId {

@@ -35,12 +35,12 @@ impl SpecDigest {
         Self(hex.into())
     }
 
-    /// All hexadecimal digits.
+    /// Returns all hexadecimal digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The first twelve digits, as used in container names.
+    /// Returns the first twelve digits, as used in container names.
     pub fn short(&self) -> &str {
         self.0.get(..12).unwrap_or(&self.0)
     }
@@ -57,20 +57,20 @@ impl fmt::Display for SpecDigest {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum InstanceState {
-    /// Its container is running, but its readiness check has not passed yet.
+    /// The instance's container is running, but its readiness check has not passed yet.
     Starting,
-    /// Its readiness check has passed.
+    /// The instance's readiness check has passed.
     Ready,
-    /// Its container exited with code 0, and dependents wait for its completion.
+    /// The instance's container exited with code 0, and dependents wait for its completion.
     Completed,
-    /// Its container is not running.
+    /// The instance's container is not running.
     Stopped,
-    /// It did not become ready in time, or exited with an error.
+    /// The instance did not become ready in time, or exited with an error.
     Failed {
         /// The reason, for the user.
         why: String,
     },
-    /// Its node does not respond.
+    /// The instance's node does not respond.
     Unknown {
         /// When the node stopped responding.
         since: DateTime<Utc>,
@@ -80,7 +80,7 @@ pub enum InstanceState {
 }
 
 impl InstanceState {
-    /// The state as one word, for the CLI and the API.
+    /// Returns the name of the state, for the CLI and the API.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -106,6 +106,6 @@ pub struct InstanceRecord {
     pub started_at: Option<DateTime<Utc>>,
     /// When the readiness check passed after this start; kept when the manager restarts.
     pub ready_at: Option<DateTime<Utc>>,
-    /// Its endpoints; empty unless it is ready.
+    /// The instance's endpoints; empty unless it is ready.
     pub endpoints: Vec<Endpoint>,
 }

@@ -28,7 +28,7 @@ impl Kind {
         Self::Models,
     ];
 
-    /// The kind of a service.
+    /// Returns the kind of a service.
     pub const fn of(class: ServiceClass) -> Self {
         match class {
             ServiceClass::Microservice => Self::Microservices,
@@ -37,7 +37,7 @@ impl Kind {
         }
     }
 
-    /// The name of the kind, as in `platform.toml`.
+    /// Returns the name of the kind, as in `platform.toml`.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Nodes => "nodes",

@@ -1,5 +1,5 @@
-//! The domain types. A value of one of these types has been validated once, so other modules need
-//! not check it again.
+//! The domain types. A value of such a type has been validated when it was created, so other
+//! modules need not check it again.
 
 mod build;
 mod connection;

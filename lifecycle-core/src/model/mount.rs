@@ -18,12 +18,12 @@ pub struct VolumeMount {
     pub target: String,
     #[serde(default)]
     pub read_only: bool,
-    /// How the volume is created and mounted, beyond the engine's defaults.
+    /// Options beyond the engine's defaults for creating and mounting the volume.
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: VolumeOptions,
 }
 
-/// How a volume is created and mounted. Default values are not serialised, so they do not affect
+/// How a volume is created and mounted. Default values are not serialized, so they do not affect
 /// the spec digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -93,7 +93,7 @@ pub enum FileTree {
     Directory(BTreeMap<String, TreeEntry>),
 }
 
-/// An entry of a sent directory.
+/// An entry of a mounted directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TreeEntry {
@@ -136,7 +136,7 @@ impl FileContents {
         }
     }
 
-    /// The bytes, for the code that writes them.
+    /// Returns the bytes, for the code that writes them.
     pub fn expose(&self) -> Result<Cow<'_, [u8]>> {
         match self {
             Self::Text(text) => Ok(Cow::Borrowed(text.expose().as_bytes())),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NodeName;
 
-/// The origin of a declared object. An apply only removes objects of earlier files.
+/// The origin of a declared object. An apply removes only objects that came from the user's files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
@@ -32,10 +32,10 @@ pub struct NodeSpec {
     /// The provider's name of the boot image; by default the provider's default image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Labels for placement constraints of the form `node.labels.<key>`.
+    /// Labels for placement constraints on `node.labels.<key>`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What services can reserve; if `None`, reservations are not checked.
+    /// What services can reserve on the node; if `None`, reservations are not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Resources>,
     #[serde(default)]
@@ -43,7 +43,7 @@ pub struct NodeSpec {
 }
 
 impl NodeSpec {
-    /// A node with the provider's defaults.
+    /// Creates a node with the provider's defaults.
     pub fn new(name: NodeName) -> Self {
         Self {
             name,
@@ -69,13 +69,13 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Whether `self` and `other` together are within `capacity`.
+    /// Returns whether `self` and `other` together are within `capacity`.
     pub fn fits_with(self, other: Self, capacity: Self) -> bool {
         self.cpu_millis.saturating_add(other.cpu_millis) <= capacity.cpu_millis
             && self.memory_bytes.saturating_add(other.memory_bytes) <= capacity.memory_bytes
     }
 
-    /// The sum, limited to the largest value of the type.
+    /// Returns the sum, limited to the largest value of the type.
     #[must_use]
     pub fn saturating_add(self, other: Self) -> Self {
         Self {
@@ -95,7 +95,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Only an address in the platform's network.
+    /// Creates addresses with only an address in the platform's network.
     pub fn private(address: impl Into<IpAddr>) -> Self {
         Self {
             private: Some(address.into()),

@@ -27,7 +27,7 @@ impl fmt::Display for OperationId {
 pub enum OperationKind {
     /// Remove the whole platform.
     DeletePlatform {
-        /// Whether named volumes on nodes that are kept are removed, too.
+        /// Whether named volumes are also removed on nodes that are kept.
         volumes: bool,
     },
     /// Restart the containers of a service, or of one replica.
@@ -39,11 +39,11 @@ pub enum OperationKind {
     },
 }
 
-/// One run of a container, from its start to its end.
+/// One run of a container, from its start to its exit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRun {
     pub container: ContainerId,
-    /// When the engine started it.
+    /// When the engine started the container.
     pub started_at: DateTime<Utc>,
 }
 
@@ -51,7 +51,7 @@ pub struct ContainerRun {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum OperationState {
-    /// Accepted; the leader executes it as soon as it reads it.
+    /// The operation was accepted; the leader carries it out as soon as it reads the operation.
     Running,
     Succeeded {
         at: DateTime<Utc>,

@@ -7,7 +7,7 @@ use super::{PlatformId, PlatformName};
 /// The platform that a machine or container belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// The platform's id; resources are identified by it.
+    /// The platform's id, which identifies its resources.
     pub id: PlatformId,
     /// The platform's name, for people.
     pub name: PlatformName,

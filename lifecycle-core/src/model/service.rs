@@ -1,4 +1,4 @@
-//! Declared services, as read from the user's files: normalised, interpolated, with secrets
+//! Declared services, as read from the user's files: normalized, interpolated, with secrets
 //! resolved.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use super::update::UpdatePolicy;
 use super::{NodeSpec, Origin, Protocol, Resources, ServiceName};
 use crate::secret::Sensitive;
 
-/// The kind of workload of a service. Each class can have a separate database.
+/// The class of workload of a service. Each class can have a separate database.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -54,9 +54,9 @@ pub struct ServiceSpec {
     /// The number of replicas that should run.
     pub replicas: u16,
     pub source: ImageSource,
-    /// The template of its containers.
+    /// The template of the service's containers.
     pub container: ContainerTemplate,
-    /// The services that it depends on, with the condition for each.
+    /// The services that this service depends on, with the condition for each.
     #[serde(default)]
     pub depends_on: BTreeMap<ServiceName, DependencyCondition>,
     /// An HTTP check that decides readiness, instead of the health check or a TCP connection.
@@ -65,10 +65,10 @@ pub struct ServiceSpec {
     /// How long an instance may take to become ready after its start.
     #[serde(with = "crate::model::service::seconds")]
     pub ready_within: Duration,
-    /// What happens when its container exits. `None`: see [`RestartPolicy`].
+    /// What happens when the service's container exits. `None`: see [`RestartPolicy`].
     #[serde(default)]
     pub restart: Option<RestartPolicy>,
-    /// The nodes that it may run on.
+    /// Constraints on the nodes that the service may run on.
     #[serde(default)]
     pub constraints: Vec<Constraint>,
     /// What each replica reserves on its node.
@@ -76,7 +76,7 @@ pub struct ServiceSpec {
     pub reserves: Resources,
     #[serde(default)]
     pub starts: Starts,
-    /// Additional names under which other services reach it.
+    /// Additional names under which other services reach this service.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub aliases: BTreeSet<String>,
     /// The maximum number of replicas per node; unlimited by default.
@@ -128,7 +128,7 @@ pub struct ContainerTemplate {
     /// The health check, if it differs from the image's.
     #[serde(default)]
     pub healthcheck: Option<Healthcheck>,
-    /// How long stopping waits before the process is killed.
+    /// How long a stop waits before the process is killed.
     #[serde(default, with = "crate::model::service::optional_seconds")]
     pub stop_grace: Option<Duration>,
     #[serde(default)]
@@ -139,7 +139,7 @@ pub struct ContainerTemplate {
     /// Files from the declaration.
     #[serde(default, skip_serializing_if = "is_default")]
     pub files: Vec<ShippedMount>,
-    /// Mount points of volumes without a name, which are deleted with the container.
+    /// Mount points of unnamed volumes, which are deleted with the container.
     #[serde(default, skip_serializing_if = "is_default")]
     pub anonymous_volumes: Vec<String>,
     /// Mounted paths of the node.
@@ -219,7 +219,7 @@ pub enum HealthcheckTest {
 /// An HTTP request; status codes 200–399 mean ready (`x-lifecycle.ready`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpReadiness {
-    /// The port in the container; the request goes to its endpoint on the node.
+    /// The port in the container; the request is sent to the endpoint of this port on the node.
     pub port: u16,
     /// The path, starting with `/`.
     pub path: String,
@@ -238,17 +238,17 @@ pub enum DependencyCondition {
     ServiceCompletedSuccessfully,
 }
 
-/// What happens when a container exits (Compose `restart`). Without a policy, a service is
-/// restarted as with `always`, unless dependents wait for its completion: then it runs once per
-/// digest.
+/// What happens when a container exits (Compose `restart`). Without a policy, the container is
+/// restarted as with `always`; but if dependents wait for the service's completion, the service
+/// runs once per digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
-    /// It is not restarted.
+    /// The container is not restarted.
     No,
-    /// It is always restarted.
+    /// The container is always restarted.
     Always,
-    /// It is restarted after a non-zero exit code.
+    /// The container is restarted after a non-zero exit code.
     OnFailure {
         /// The maximum number of consecutive restarts.
         max_retries: Option<u32>,
@@ -261,10 +261,10 @@ pub enum RestartPolicy {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Starts {
-    /// Determined only by its dependencies.
+    /// Only the service's dependencies determine when it starts.
     #[default]
     InOrder,
-    /// After all services that do not start last.
+    /// The service starts after all services that do not start last.
     Last,
 }
 
@@ -289,7 +289,7 @@ pub enum ConstraintOperator {
 }
 
 impl Constraint {
-    /// Whether a node satisfies the constraint. A missing label equals no value.
+    /// Returns whether a node satisfies the constraint. A missing label equals no value.
     pub fn holds(&self, node: &NodeSpec) -> bool {
         let value = if self.key == "node.hostname" {
             Some(node.name.as_str())
@@ -318,10 +318,10 @@ impl fmt::Display for Constraint {
 }
 
 impl ServiceSpec {
-    /// How long an instance may take to become ready by default.
+    /// The default for how long an instance may take to become ready.
     pub const READY_WITHIN: Duration = Duration::from_mins(5);
 
-    /// A service with one replica of `source` and defaults for everything else.
+    /// Creates a service with one replica of `source`, and with defaults for everything else.
     pub fn new(name: ServiceName, source: ImageSource) -> Self {
         Self {
             name,
@@ -344,7 +344,7 @@ impl ServiceSpec {
     }
 }
 
-/// Serialises durations as seconds with fractions, as in Compose files.
+/// Serializes durations as seconds with fractions, as in Compose files.
 pub(crate) mod seconds {
     use std::time::Duration;
 
@@ -359,7 +359,7 @@ pub(crate) mod seconds {
     }
 }
 
-/// The same for optional durations.
+/// Like [`seconds`], for optional durations.
 pub(crate) mod optional_seconds {
     use std::time::Duration;
 

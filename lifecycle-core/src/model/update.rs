@@ -1,6 +1,6 @@
 //! How changed replicas are replaced (Compose `deploy.update_config`, `deploy.rollback_config`).
-//! Stored with the service, but without effect yet: the planner stops all replicas of a changed
-//! service at once.
+//! These settings are stored with the service, but have no effect yet: the planner stops all
+//! replicas of a changed service together.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use super::container::is_default;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpdatePolicy {
-    /// After a change of the declaration.
+    /// The settings for a change of the declaration.
     #[serde(skip_serializing_if = "is_default")]
     pub update: Option<Replacement>,
-    /// When a changed replica is rolled back.
+    /// The settings for rolling back a changed replica.
     #[serde(skip_serializing_if = "is_default")]
     pub rollback: Option<Replacement>,
 }
@@ -24,7 +24,7 @@ pub struct UpdatePolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Replacement {
-    /// How many replicas at a time; 0 means all.
+    /// How many replicas are replaced at a time; 0 means all.
     #[serde(skip_serializing_if = "is_default")]
     pub parallelism: Option<u32>,
     /// The delay between two replacements.

@@ -1,6 +1,6 @@
-//! Assigns an address to each service. Assignments are sticky. Without a previous assignment they
-//! are derived from the names, so that every service gets the same address again after the registry
-//! is lost, unless two names compete for one.
+//! Assigns an address to each service. A service keeps its address. Without a previous assignment,
+//! the address is derived from the service's name, so that every service gets the same address
+//! again after the registry is lost, unless two names compete for one address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -34,36 +34,36 @@ impl Block {
     /// The smallest prefix: a shorter one would use whole private ranges.
     const MIN_PREFIX: u8 = 12;
 
-    /// The address on which the agent answers DNS.
+    /// Returns the address on which the agent answers DNS.
     pub fn agent(&self) -> Ipv4Addr {
         self.at(1)
     }
 
-    /// The network address.
+    /// Returns the network address.
     pub fn base(&self) -> Ipv4Addr {
         self.base
     }
 
-    /// The prefix length.
+    /// Returns the prefix length.
     pub fn prefix(&self) -> u8 {
         self.prefix
     }
 
-    /// Whether it contains an address.
+    /// Returns whether the block contains an address.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         let mask = u32::MAX << (32 - u32::from(self.prefix));
         u32::from(address) & mask == u32::from(self.base)
     }
 
-    /// Whether the two blocks share an address.
+    /// Returns whether this block and another one have an address in common.
     pub fn overlaps(&self, base: Ipv4Addr, prefix: u8) -> bool {
         let shorter = u32::from(self.prefix.min(prefix).min(32));
         let mask = u32::MAX.checked_shl(32 - shorter).unwrap_or(0);
         u32::from(self.base) & mask == u32::from(base) & mask
     }
 
-    /// The number of services that fit: all addresses except the network's, the agent's, and the
-    /// last one.
+    /// Returns the number of services that fit: all addresses except the network's, the agent's,
+    /// and the last one.
     pub fn capacity(&self) -> u32 {
         (1 << (32 - u32::from(self.prefix))) - 3
     }
@@ -116,8 +116,8 @@ impl FromStr for Block {
         if !block.contains(base) {
             return Err(invalid("its address has bits set after the prefix"));
         }
-        // Loopback is for tests. Otherwise only private ranges (RFC 1918) and the shared range of
-        // RFC 6598 belong to no one else.
+        // Loopback addresses are for tests. Apart from these, only private ranges (RFC 1918) and
+        // the shared range of RFC 6598 are sure to belong to no one else.
         let shared = base.octets()[0] == 100 && (64..128).contains(&base.octets()[1]);
         if !(base.is_private() || base.is_loopback() || shared) {
             return Err(invalid("it is not a private network (RFC 1918, RFC 6598)"));
@@ -126,8 +126,8 @@ impl FromStr for Block {
     }
 }
 
-/// Assigns an address to each service: its previous one, else the one derived from its name, else
-/// the next free one.
+/// Assigns an address to each service: its previous address; otherwise the one derived from its
+/// name; otherwise the next free one.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the block is too small for the services.

@@ -21,10 +21,10 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "report")]
 pub enum ReportKind {
-    /// The table is active: its names resolve, and its addresses listen except for those reported
-    /// by [`ReportKind::CannotListen`].
+    /// The table is active: its names resolve, and its addresses are listened on, except for those
+    /// that [`ReportKind::CannotListen`] reports.
     Accepted,
-    /// The table was rejected, with the reason; the active one is newer.
+    /// The table was rejected for this reason; the active table is newer.
     Refused { why: String },
     /// Connections to a service were reset because no endpoint became ready within the limit. At
     /// most one report per second and service.
@@ -35,8 +35,8 @@ pub enum ReportKind {
         /// The number of connections since the last such report.
         connections: u64,
     },
-    /// An address of the table cannot be listened on, because something else on the node uses it.
-    /// The agent retries until it succeeds.
+    /// The agent cannot listen on an address of the table, because something else on the node uses
+    /// the address. The agent retries until it succeeds.
     CannotListen {
         /// The service that the address belongs to. `None`: the agent's own address for DNS.
         service: Option<ServiceName>,

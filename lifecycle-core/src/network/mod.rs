@@ -1,6 +1,6 @@
-//! The service network. Each service has one address, the same on every node, that its name
-//! resolves to. An agent on each node makes these addresses work; the manager sends it [`Table`]s
-//! with the endpoints for connections to them.
+//! The service network. Each service has one address, the same on every node, that the service's
+//! name resolves to. An agent on each node makes these addresses work; the manager sends [`Table`]s
+//! to the agent, with the endpoints for connections to these addresses.
 
 mod address;
 mod feed;

@@ -14,10 +14,11 @@ use crate::model::{Epoch, InstanceId, PlatformName, Protocol, ServiceName};
 /// complete: a service that it does not contain does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    /// The epoch of the manager that created it. An agent rejects a lower epoch than its own.
+    /// The epoch of the manager that created the table. An agent rejects a table with a lower epoch
+    /// than that of its active table.
     pub epoch: Epoch,
-    /// Its number within the epoch. An agent rejects a lower version than its own; the same version
-    /// is accepted without effect.
+    /// The table's number within the epoch. An agent rejects a table with a lower version than that
+    /// of its active table; a table with the same version is accepted without effect.
     pub version: u64,
     /// The platform's name; `<service>.<platform>.internal` is a service's full name.
     pub platform: PlatformName,
@@ -33,12 +34,13 @@ pub struct Table {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceEntry {
     pub address: Ipv4Addr,
-    /// Further names that resolve to it.
+    /// Further names that resolve to the service's address.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub aliases: BTreeSet<String>,
-    /// The container ports on which its address listens, with or without a ready endpoint.
+    /// The container ports on which the service's address listens, with or without a ready
+    /// endpoint.
     pub ports: BTreeSet<(u16, Protocol)>,
-    /// Its instances that are ready or draining.
+    /// The service's instances that are ready or draining.
     pub backends: Vec<Backend>,
 }
 
@@ -46,12 +48,12 @@ pub struct ServiceEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     pub instance: InstanceId,
-    /// Its container's name, which distinguishes two containers of one instance.
+    /// The name of the instance's container, which distinguishes two containers of one instance.
     pub container: String,
-    /// The address for each of its container ports.
+    /// The address for each container port of the instance.
     #[serde(with = "endpoints")]
     pub endpoints: BTreeMap<(u16, Protocol), SocketAddr>,
-    /// Whether it gets no new connections; its open ones are counted.
+    /// Whether the instance gets no new connections; its open connections are counted.
     #[serde(default)]
     pub draining: bool,
 }

@@ -28,12 +28,12 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Whether no secret is set.
+    /// Returns whether no secret is set.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The secrets that the manager needs.
+    /// Returns the secrets that the manager needs.
     #[must_use]
     pub fn of_manager(&self) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl Credentials {
         }
     }
 
-    /// The secret for the cloud.
+    /// Returns the secret for the cloud.
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is not set.
@@ -50,7 +50,7 @@ impl Credentials {
         self.cloud.as_ref().ok_or_else(|| missing("cloud.login"))
     }
 
-    /// The secret for the code store.
+    /// Returns the secret for the code store.
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is not set.
@@ -72,14 +72,14 @@ fn missing(key: &str) -> Error {
 pub struct Access {
     pub code: CodeStoreSpec,
     pub credentials: Credentials,
-    /// The jump host as it is declared now; the one of the last `up` may no longer exist.
+    /// The jump host as it is currently declared; the one of the last `up` may no longer exist.
     pub jump_host: Option<JumpHostSpec>,
 }
 
 /// Reads the access settings from `platform.toml`; the Compose files may be invalid.
 ///
 /// # Errors
-/// Everything that is wrong with `platform.toml`.
+/// All problems with `platform.toml`.
 pub fn access(sources: &Sources) -> Result<Access, Diagnostics> {
     let Some(file) = &sources.platform_toml else {
         return Ok(Access::default());

@@ -58,7 +58,7 @@ fn yes() -> bool {
 }
 
 impl AzureSpec {
-    /// The default settings for a subscription and a region.
+    /// Creates the default settings for a subscription and a region.
     pub fn new(subscription: impl Into<String>, location: impl Into<String>) -> Self {
         Self {
             subscription: subscription.into(),
@@ -80,8 +80,9 @@ impl AzureSpec {
         }
     }
 
-    /// How the manager logs in from its VM: like the bootstrapper if that login can be handed over,
-    /// else with the identity assigned to its VM. `None` if neither is possible.
+    /// Returns how the manager logs in from its VM: with the bootstrapper's login if that can be
+    /// handed over, otherwise with the identity that is assigned to the manager's VM. `None` if
+    /// neither is possible.
     pub fn login_of_manager(&self) -> Option<LoginSpec> {
         let of_vm = self.identity.clone();
         match &self.login {
@@ -101,12 +102,12 @@ impl AzureSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "method")]
 pub enum LoginSpec {
-    /// The first of the methods without settings that works.
+    /// The first login method that works, of those that need no settings.
     #[default]
     InOrder,
     /// The session of `az login`.
     AzureCli,
-    /// The identity of the current VM: its only one, or the named one.
+    /// The identity of the current VM: the named one, or the only one.
     ManagedIdentity {
         /// The client id of the identity.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,7 +173,7 @@ pub struct AzureFilesSpec {
     pub ca: Option<String>,
 }
 
-/// The kind of secret for a share.
+/// The type of secret for a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FilesSecret {

@@ -36,14 +36,14 @@ pub(super) fn read(
             report.unknown_key(field.at, &field.path, key, keys());
         }
     }
-    // A kind in the central database needs no copy.
+    // A database that is the central one needs no copy.
     let central = spec.central.clone();
     spec.kinds
         .retain(|_, url| central.as_ref().is_none_or(|central| url != central));
     spec
 }
 
-/// The URL of a database: a secret reference, or plain text if it contains no password.
+/// Reads the URL of a database: a secret reference, or plain text if the URL contains no password.
 fn url(field: &Field<'_>, secrets: SecretReader<'_>, report: &mut Report) -> Option<Sensitive> {
     let in_clear = !field.is_map();
     let text = if in_clear {

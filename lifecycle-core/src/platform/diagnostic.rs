@@ -44,12 +44,13 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// All problems in the user's files, in the order of the lines. Displays one line for each.
+/// All problems in the user's files, in the order of the lines. The `Display` output has one line
+/// for each problem.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// The diagnostics; at least one.
+    /// Returns the diagnostics; there is at least one.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
         self.0.iter()
     }
@@ -121,7 +122,7 @@ impl fmt::Display for UnsupportedKey {
 
 /// Collects diagnostics of a file, and of the files that it includes.
 pub(super) struct Report {
-    /// Indexed by [`FileId`].
+    /// The names of the files, indexed by [`FileId`].
     files: Vec<String>,
     problems: Vec<(Option<Position>, Diagnostic)>,
     /// Positions of values for which no further diagnostics are reported.
@@ -154,7 +155,7 @@ impl Report {
         }
     }
 
-    /// The file that was started last.
+    /// Returns the file that was started last.
     pub(super) fn current(&self) -> FileId {
         FileId::try_from(self.files.len() - 1).unwrap_or(FileId::MAX)
     }
@@ -200,7 +201,7 @@ impl Report {
         self.add(at, path, message, None);
     }
 
-    /// A problem that suppresses all further diagnostics of the value.
+    /// Adds a problem that suppresses all further diagnostics of the value.
     pub(super) fn final_problem(&mut self, at: Position, path: &str, message: impl Into<String>) {
         self.add(at, path, message, None);
         self.suppressed.insert(at);
@@ -221,13 +222,13 @@ impl Report {
         self.add(at, path, message, Some(help.into()));
     }
 
-    /// A problem of the whole file.
+    /// Adds a problem of the whole file.
     pub(super) fn file_problem(&mut self, message: impl Into<String>, help: impl Into<String>) {
         let problem = self.diagnostic(None, "", message, Some(help.into()));
         self.problems.push((None, problem));
     }
 
-    /// A problem of the file that was started last.
+    /// Adds a problem of the file that was started last.
     pub(super) fn problem_of_current(
         &mut self,
         message: impl Into<String>,
@@ -238,13 +239,13 @@ impl Report {
         self.problems.push((None, problem));
     }
 
-    /// A warning about the whole file.
+    /// Adds a warning about the whole file.
     pub(super) fn file_warning(&mut self, message: impl Into<String>) {
         let warning = self.diagnostic(None, "", message, None);
         self.warnings.push(warning);
     }
 
-    /// An unknown key; suggests the most similar known key.
+    /// Adds a problem about an unknown key; suggests the most similar known key.
     pub(super) fn unknown_key<'k>(
         &mut self,
         at: Position,
@@ -263,7 +264,8 @@ impl Report {
         self.add(at, path, "unknown key", help);
     }
 
-    /// A reference to an unknown name; suggests the most similar existing name.
+    /// Adds a problem about a reference to an unknown name; suggests the most similar existing
+    /// name.
     pub(super) fn unknown_name<'k>(
         &mut self,
         at: Position,
@@ -309,7 +311,7 @@ impl Report {
         });
     }
 
-    /// The unsupported keys, in the order of files and lines.
+    /// Returns the unsupported keys, in the order of files and lines.
     pub(super) fn unsupported_in_order(&self) -> Vec<UnsupportedKey> {
         let mut keys = self.unsupported.clone();
         let number = |name: &String| self.files.iter().position(|file| file == name);
@@ -322,7 +324,7 @@ impl Report {
         !self.problems.is_empty()
     }
 
-    /// The problems of all reports; `None` if there are none.
+    /// Returns the problems of all reports; `None` if there are none.
     pub(super) fn problems_of(reports: Vec<Self>) -> Option<Diagnostics> {
         let mut all = Vec::new();
         for mut report in reports {

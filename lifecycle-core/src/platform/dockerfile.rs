@@ -7,17 +7,17 @@ use super::compose::value;
 use super::interpolation::interpolate;
 use crate::model::Protocol;
 
-/// What is known from a Dockerfile.
+/// The information that a Dockerfile gives before the build.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dockerfile {
-    /// The base images of its stages, in order, without `scratch`, references to its own stages,
-    /// and duplicates.
+    /// The base images of the Dockerfile's stages, in order, without `scratch`, references to its
+    /// own stages, and duplicates.
     pub(super) bases: Vec<String>,
-    /// The ports that the last stage exposes, as far as they are known before the build.
+    /// The ports that the last stage exposes, if they are known before the build.
     pub(super) exposes: BTreeSet<(u16, Protocol)>,
 }
 
-/// Reads a Dockerfile. The error names the line.
+/// Reads a Dockerfile. The error contains the line.
 pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Dockerfile, String> {
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
     let mut stages: Vec<String> = Vec::new();
@@ -77,7 +77,8 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
     }
 }
 
-/// Parses `8080` or `53/udp`. Ports with variables are skipped: only the build knows their values.
+/// Parses `8080` or `53/udp`. A port with a variable is skipped, because only the build knows its
+/// value.
 fn port(text: &str) -> Option<(u16, Protocol)> {
     let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol.to_ascii_lowercase().as_str() {
@@ -105,8 +106,8 @@ fn unquoted(text: &str) -> &str {
         .unwrap_or(text)
 }
 
-/// The instructions, each with the number of its first line. Continued lines are joined; comments
-/// are removed.
+/// Returns the instructions, each with the number of its first line. Continued lines are joined;
+/// comments are removed.
 pub(crate) fn instructions(text: &str) -> Vec<(usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let escape = escape(text);

@@ -9,7 +9,7 @@ use super::tree::Position;
 use super::{Sources, text_file};
 use crate::model::PlatformName;
 
-/// Compose defines that every file may use the project's name.
+/// The variable with the project's name; Compose defines that every file may use it.
 const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
 
 /// The variables in order of precedence: the project's name, the environment, the files.
@@ -64,7 +64,7 @@ impl<'s> Environment<'s> {
         }
     }
 
-    /// The value of a variable.
+    /// Returns the value of a variable.
     pub(super) fn get(&self, name: &str) -> Option<String> {
         if name == PROJECT_NAME && self.project_name.is_some() {
             return self.project_name.clone();

@@ -9,19 +9,19 @@ use std::collections::BTreeMap;
 
 use super::interpolation::{Lookup, interpolate};
 
-/// The variables of such a file. `None`: a key without a value, which is taken from the
-/// environment.
+/// The variables of an environment file. `None` is for a key without a value, whose value comes
+/// from the environment.
 pub(super) type Variables = BTreeMap<String, Option<String>>;
 
-/// An error in such a file. Contains no value.
+/// An error in an environment file. Contains no value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadLine {
     pub(super) line: usize,
     pub(super) message: String,
 }
 
-/// Parses such a file. Variables are looked up with `lookup` first, then among the file's earlier
-/// ones.
+/// Parses an environment file. Variables are looked up with `lookup` first, then among the file's
+/// earlier variables.
 pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = Variables::new();
@@ -86,7 +86,7 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine
     Ok(variables)
 }
 
-/// Parses such a file with `format: raw`: everything after the first `=` is the value.
+/// Parses an environment file with `format: raw`: everything after the first `=` is the value.
 pub(super) fn parse_raw(text: &str) -> Result<Variables, BadLine> {
     let mut variables = Variables::new();
     for (index, line) in text.lines().enumerate() {
@@ -124,7 +124,7 @@ fn without_comment(value: &str) -> &str {
     value.trim()
 }
 
-/// The value up to its closing quote, and the rest of the text.
+/// Returns the value up to its closing quote, and the rest of the text.
 fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -142,7 +142,7 @@ fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
             ('"', 'r') => value.push('\r'),
             ('"', 't') => value.push('\t'),
             ('"', '\\') => value.push('\\'),
-            // Interpolation later turns this into a single dollar sign.
+            // Interpolation later turns `$$` into a single dollar sign.
             ('"', '$') => value.push_str("$$"),
             (_, escaped) if escaped == quote => value.push(quote),
             (_, escaped) => value.extend(['\\', escaped]),

@@ -10,7 +10,7 @@ use super::tree::{Node, Value};
 /// The maximum nesting of defaults.
 const MAX_DEPTH: usize = 32;
 
-/// The maximum size of one value. Variables could expand a small text without limit.
+/// The maximum size of one value. Without it, variables could expand a small text without limit.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// The maximum size of all values of a file together.
@@ -211,8 +211,8 @@ fn name_at_start(text: &str) -> &str {
     &text[..end]
 }
 
-/// The position of the matching `}`. Each `{` opens a level, so that a default may be JSON; if the
-/// braces do not balance, only `${` does.
+/// Returns the position of the matching `}`. Each `{` opens a level, so that a default may be JSON;
+/// if the braces do not balance, only `${` opens a level.
 fn closing_brace(text: &str) -> Option<usize> {
     closing(text, |_| true).or_else(|| closing(text, |before| before == '$'))
 }

@@ -32,7 +32,7 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads, checks and normalises the files of a platform. `code` provides the contents of code
+/// Reads, checks and normalizes the files of a platform. `code` provides the contents of code
 /// bases; their names are directories relative to [`Sources::project_dir`].
 ///
 /// # Errors
@@ -47,7 +47,7 @@ pub async fn load(
     draft.finish(id)
 }
 
-/// What the files contain without their code bases.
+/// The contents of the files, without those of the code bases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
     /// The names of the code bases of services, whether they exist or not: directories relative to
@@ -86,12 +86,12 @@ async fn read(sources: &Sources) -> Result<Draft, Diagnostics> {
     })
 }
 
-/// The diagnostics of reports, at least one of which has a problem.
+/// Returns the diagnostics of reports, at least one of which has a problem.
 fn refused(reports: Vec<Report>) -> Diagnostics {
     Report::problems_of(reports).unwrap_or_default()
 }
 
-/// The name of a file, as the user knows it.
+/// Returns the name of a file, as the user knows it.
 pub(super) fn shown(file: Option<&std::path::PathBuf>, sources: &Sources) -> String {
     file.map_or(Path::new("compose.yaml"), |file| {
         file.strip_prefix(&sources.project_dir).unwrap_or(file)
@@ -105,7 +105,7 @@ struct Draft {
     name: Option<PlatformName>,
     settings: Settings,
     composition: Composition,
-    /// For `platform.toml`, the Compose file and `.env`, in this order.
+    /// The reports on `platform.toml`, the Compose file and `.env`, in this order.
     reports: [Report; 3],
 }
 
@@ -116,7 +116,8 @@ impl Draft {
             let text = read_text(file, &mut toml_report)?;
             toml::parse(&text, &mut toml_report)
         });
-        // An unreadable file is already reported; applying defaults would only add false problems.
+        // An unreadable file is already reported; defaults in its place would only cause false
+        // problems.
         let readable = sources.platform_toml.is_none() || toml_root.is_some();
         let mut env_report = Report::new(".env");
         let mut environment = Environment::read(sources, &mut env_report);
@@ -311,7 +312,7 @@ async fn read_dockerfile(
 }
 
 /// Reads a Dockerfile that `.dockerignore` excludes from the code base. As with Docker, the builder
-/// still gets it, so it becomes part of the declaration.
+/// still gets such a Dockerfile, so it becomes part of the declaration.
 async fn ignored_dockerfile(directory: &Path, code: &CodeBaseRef, file: &str) -> Option<String> {
     let path = directory.join(&code.name).join(file);
     let size = tokio::fs::metadata(&path).await.ok()?.len();
@@ -328,7 +329,7 @@ struct Overrides {
 }
 
 impl Overrides {
-    /// As with Compose, the command line overrides the environment.
+    /// Reads the overrides. As with Compose, the command line overrides the environment.
     fn of(sources: &Sources, environment: &Environment<'_>, report: &mut Report) -> Self {
         let mut name = sources.name.clone();
         if name.is_none()

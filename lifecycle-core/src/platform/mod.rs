@@ -1,12 +1,12 @@
-//! What the user declares: `platform.toml` and `compose.yaml`, read, checked and normalised into a
+//! What the user declares: `platform.toml` and `compose.yaml`, read, checked and normalized into a
 //! [`Declaration`].
 //!
 //! [`find`] selects the files, [`load`] reads them in these steps: text becomes a tree with
 //! positions (`yaml`, `toml` → `tree`), variables are replaced (`interpolation`, `environment`,
 //! `environment_file`), several files with their includes and extends become one tree (`files`),
 //! each key is interpreted (`settings`, `database`, `compose`), services are checked against each
-//! other (`validate`), and code bases are read (`load`, `dockerfile`). All problems are reported at
-//! once, each with its line ([`Diagnostics`]).
+//! other (`validate`), and code bases are read (`load`, `dockerfile`). All problems are reported
+//! together, each with its line ([`Diagnostics`]).
 
 mod access;
 mod azure;
@@ -57,10 +57,10 @@ pub use starter::{Starter, load_on_fewest_nodes};
 
 use settings::Settings;
 
-/// A whole platform as it is sent to the manager: normalised, interpolated, with secrets resolved.
+/// A whole platform as it is sent to the manager: normalized, interpolated, with secrets resolved.
 ///
-/// Contains secrets in clear text: it is sent only over TLS or SSH, and stored encrypted in the
-/// registry.
+/// Contains secrets in clear text: a declaration is sent only over TLS or SSH, and stored encrypted
+/// in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Declaration {
     pub name: PlatformName,
@@ -103,7 +103,7 @@ impl Default for NetworkSpec {
 }
 
 impl Declaration {
-    /// The declared replica with this name, for example `web-2`.
+    /// Returns the declared replica with this name, for example `web-2`.
     pub fn replica_named(&self, name: &str) -> Option<InstanceId> {
         let (service, replica) = name.rsplit_once('-')?;
         let replica: u16 = replica.parse().ok()?;
@@ -120,7 +120,7 @@ impl Declaration {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerSpec {
     pub node: NodeName,
-    /// The port of its API on that node.
+    /// The port of the manager's API on that node.
     pub port: u16,
 }
 
@@ -128,8 +128,9 @@ impl ManagerSpec {
     /// The default port of the manager's API.
     pub const PORT: u16 = 7443;
 
-    /// Rejects what a running manager's node and port cannot become: a second manager on another
-    /// node would compete with it, and services received its address when they started.
+    /// Rejects changes of the node and port that a running manager does not support: a second
+    /// manager on another node would compete with the first, and services received the manager's
+    /// address when they started.
     pub(crate) fn check_change(&self, declared: &Self) -> Result<()> {
         let refused = |what: &str, why: String, stays: &str| {
             Err(Error::Invalid {
@@ -172,7 +173,7 @@ pub enum CloudSpec {
 }
 
 impl CloudSpec {
-    /// The jump host for the nodes, if declared.
+    /// Returns the jump host for the nodes, if one is declared.
     pub fn jump_host(&self) -> Option<&JumpHostSpec> {
         match self {
             Self::Local { .. } => None,
@@ -194,19 +195,20 @@ pub struct RegistrySpec {
     /// The URL of the central database; by default, a file on the manager's node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub central: Option<Sensitive>,
-    /// The URLs of databases of single kinds; other kinds are in the central database.
+    /// The URLs of databases for individual kinds of objects; other kinds are in the central
+    /// database.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub kinds: BTreeMap<Kind, Sensitive>,
 }
 
 impl RegistrySpec {
-    /// Whether the whole registry is the file on the manager's node.
+    /// Returns whether the whole registry is the file on the manager's node.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The endpoint of the manager, as services that need it see it.
+/// The manager's endpoint for services that need it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerEndpoint {
     pub node: NodeName,
@@ -216,7 +218,7 @@ pub struct ManagerEndpoint {
 }
 
 impl ManagerEndpoint {
-    /// The base URL of the API.
+    /// Returns the base URL of the API.
     pub fn url(&self) -> String {
         format!("https://{}", std::net::SocketAddr::new(self.ip, self.port))
     }

@@ -8,7 +8,7 @@ use super::settings;
 /// The format of an Azure image.
 const IMAGE: &str = "^[^:]+:[^:]+:[^:]+:[^:]+$";
 
-/// The JSON Schema (draft 2020-12) of `platform.toml`.
+/// Returns the JSON Schema (draft 2020-12) of `platform.toml`.
 pub fn schema() -> Value {
     let url = |description: &str| {
         json!({
@@ -181,7 +181,7 @@ pub fn schema() -> Value {
     schema
 }
 
-/// `[cloud]`
+/// Returns the schema of `[cloud]`.
 fn cloud() -> Value {
     let secret =
         |description: &str| json!({"$ref": "#/$defs/reference", "description": description});
@@ -309,7 +309,7 @@ fn cloud() -> Value {
     ])
 }
 
-/// `[code]`
+/// Returns the schema of `[code]`.
 fn code() -> Value {
     let secret =
         |description: &str| json!({"$ref": "#/$defs/reference", "description": description});
@@ -350,7 +350,7 @@ fn code() -> Value {
     ])
 }
 
-/// One text or a list of texts.
+/// Returns the schema of one text or a list of texts.
 fn words(description: &str) -> Value {
     json!({
         "description": description,
@@ -365,7 +365,7 @@ fn text(description: &str) -> Value {
     json!({"type": "string", "description": description})
 }
 
-/// A table with exactly these keys.
+/// Returns the schema of a table with exactly these keys.
 fn table(keys: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let properties: Map<String, Value> = keys
         .into_iter()

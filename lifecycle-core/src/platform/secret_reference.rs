@@ -1,4 +1,4 @@
-//! References to secrets: a file contains where a secret is stored, never the secret itself.
+//! References to secrets: a file contains the location of a secret, never the secret itself.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(super) struct SecretReader<'a> {
 }
 
 impl SecretReader<'_> {
-    /// Resolves the reference in a field. A plain secret in its place is rejected.
+    /// Resolves the reference in a field. A plain secret instead of a reference is rejected.
     pub(super) fn secret(self, field: &Field<'_>, report: &mut Report) -> Option<Sensitive> {
         if !field.is_map() {
             field.problem_with_help(report, "this is a secret in clear text", REFER);
@@ -41,7 +41,7 @@ impl SecretReader<'_> {
         Some(Sensitive::new(text))
     }
 
-    /// The text that a reference refers to.
+    /// Returns the text that a reference refers to.
     pub(super) fn resolve(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
         let entries = field.entries(report);
         let unknown = |(key, _): &&(&str, Field<'_>)| !REFERENCE.contains(key);
@@ -65,7 +65,7 @@ impl SecretReader<'_> {
         self.file(entry, report)
     }
 
-    /// The trimmed text of the file with this name.
+    /// Returns the trimmed text of the file with this name.
     pub(super) fn file(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
         let name = field.text(report)?;
         match std::fs::read_to_string(self.directory.join(name)) {

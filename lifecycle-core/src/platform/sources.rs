@@ -42,11 +42,11 @@ pub struct Sources {
     pub env_files: Vec<PathBuf>,
     /// A name that overrides the one in the files.
     pub name: Option<PlatformName>,
-    /// The active profiles. If empty, those of the variable `COMPOSE_PROFILES`.
+    /// The active profiles. If empty, those in the variable `COMPOSE_PROFILES` are active.
     pub profiles: Vec<String>,
 }
 
-/// The environment contains secrets, so it is not shown.
+/// Does not show the environment, because it contains secrets.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources")
@@ -60,10 +60,10 @@ impl fmt::Debug for Sources {
     }
 }
 
-/// Finds the files: the explicit ones; else those in the variable `COMPOSE_FILE`, from the
-/// environment or `.env`; else, like Compose, a Compose file in `directory` or a parent directory,
-/// with its override file. `platform.toml` is expected next to the first Compose file. The
-/// environment is that of the process.
+/// Finds the files: the explicit ones; otherwise those in the variable `COMPOSE_FILE`, from the
+/// environment or `.env`; otherwise, like Compose, a Compose file in `directory` or a parent
+/// directory, with its override file. `platform.toml` is expected next to the first Compose file.
+/// The environment is that of the process.
 pub fn find(directory: &Path, explicit: &[PathBuf]) -> Result<Sources> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -108,7 +108,7 @@ fn find_with(
         }
         _ => {
             let mut files = vec![project_dir.join(ENV_FILE)];
-            // The `.env` file that selected the project overrides the one of the project.
+            // The `.env` file that selected the project overrides the project's own one.
             if explicit.is_empty() && !is_same(directory, &project_dir) {
                 files.push(search_env_file);
             }
@@ -135,7 +135,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// The files that `COMPOSE_FILE` lists, if it is set.
+/// Returns the files that `COMPOSE_FILE` lists, if it is set.
 fn listed(env_file: &Path, environment: &BTreeMap<String, String>) -> Option<Vec<String>> {
     let own = |name: &str| environment.get(name).cloned();
     // Errors in the file are reported when it is read later.

@@ -1,5 +1,5 @@
-//! An initial `platform.toml` for a Compose file that was written for one machine: chosen values,
-//! and the defaults as comments.
+//! An initial `platform.toml` for a Compose file that was written for one machine. It contains the
+//! chosen values, and the defaults as comments.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -21,7 +21,7 @@ impl Starter {
     /// The largest reasonable number of nodes on one machine.
     pub const MAX_NODES: u16 = 50;
 
-    /// The text of the file.
+    /// Returns the text of the file.
     pub fn text(&self) -> String {
         let mut text = format!(
             "# Settings of the whole platform; services are in the Compose file.\n\
@@ -70,7 +70,7 @@ impl Starter {
 /// and returns that number: replicas that use the same host port need several nodes.
 ///
 /// # Errors
-/// The problems with one node, if more nodes do not solve them.
+/// The problems with a single node, if more nodes do not solve them.
 pub async fn load_on_fewest_nodes(
     sources: &Sources,
     id: PlatformId,
@@ -95,7 +95,7 @@ pub async fn load_on_fewest_nodes(
 }
 
 impl Sources {
-    /// The path of `platform.toml`, whether it exists or not.
+    /// Returns the path of `platform.toml`, whether the file exists or not.
     pub fn platform_file(&self) -> PathBuf {
         self.project_dir.join(super::sources::PLATFORM_FILE)
     }
@@ -103,7 +103,7 @@ impl Sources {
     /// Writes an initial `platform.toml`. Overwrites an existing one only with `replace`.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if it exists.
+    /// [`Error::Conflict`] if the file exists and `replace` is not set.
     pub fn write_platform_file(&self, starter: &Starter, replace: bool) -> Result<PathBuf> {
         let path = self.platform_file();
         let failed = |error| Error::io(format!("writing {}", path.display()), error);
@@ -154,7 +154,7 @@ mod tests {
             assert_eq!(loaded.declaration.nodes.len(), usize::from(nodes));
             assert_eq!(loaded.declaration.name.as_str(), "shop");
             assert_eq!(loaded.declaration.manager.node.as_str(), "node-1");
-            // The commented lines must be valid, too.
+            // The commented lines must be valid too.
             let text = starter.text();
             let comments = text.lines().filter_map(|line| line.strip_prefix("# "));
             let keys = comments.filter(|line| {

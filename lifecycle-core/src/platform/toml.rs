@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::Report;
 use super::tree::{Entry, Node, Position, Value};
 
-/// The tree is read and dropped recursively, so its depth is limited.
+/// The maximum depth, because the tree is read and dropped recursively.
 const MAX_DEPTH: usize = 64;
 
 /// Parses a document; returns `None` and reports why if it is not valid TOML.
@@ -57,7 +57,8 @@ impl<'t> Lines<'t> {
         }
     }
 
-    /// Keeps the order of the file: the crate sorts keys, but the first declared node is special.
+    /// Reads a table in the order of the file: the crate sorts keys, but the first declared node is
+    /// special.
     fn table(&self, table: &DeTable<'_>, at: Position, depth: usize) -> Option<Node> {
         let mut entries = Vec::new();
         for (key, value) in table {

@@ -1,5 +1,5 @@
 //! A parsed file as a tree in which every node has a position. Both YAML and TOML are parsed into
-//! it, so that they share the readers and diagnostics.
+//! such a tree, so that they use the same readers and diagnostics.
 
 use std::collections::HashMap;
 
@@ -46,11 +46,12 @@ pub(super) struct Node {
 
 #[derive(Clone)]
 pub(super) enum Value {
-    /// Kept as text until the reader knows the type of the key: interpolation can turn text into a
-    /// number.
+    /// Kept as text until the reader knows the type of the key, because interpolation can turn text
+    /// into a number.
     Scalar {
         text: String,
-        /// Written without quotes, so that `null` and an empty text mean "no value".
+        /// Whether the text was written without quotes, so that `null` and an empty text mean "no
+        /// value".
         plain: bool,
     },
     List(Vec<Node>),
@@ -65,7 +66,7 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    /// A value without a tag.
+    /// Creates a value without a tag.
     pub(super) fn new(at: Position, value: Value) -> Self {
         Self {
             at,
@@ -74,19 +75,19 @@ impl Node {
         }
     }
 
-    /// A text, as if it were quoted.
+    /// Creates a text, as if it were quoted.
     pub(super) fn of_text(at: Position, text: impl Into<String>) -> Self {
         let text = text.into();
         Self::new(at, Value::Scalar { text, plain: false })
     }
 
-    /// A null value.
+    /// Creates a null value.
     pub(super) fn nothing(at: Position) -> Self {
         let text = String::new();
         Self::new(at, Value::Scalar { text, plain: true })
     }
 
-    /// The text of a scalar.
+    /// Returns the text of a scalar.
     pub(super) fn as_text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar { text, .. } if !self.is_null() => Some(text),
@@ -94,7 +95,7 @@ impl Node {
         }
     }
 
-    /// The value of a key of this mapping.
+    /// Returns the value of a key of this mapping.
     pub(super) fn child(&self, key: &str) -> Option<&Node> {
         let Value::Map(entries) = &self.value else {
             return None;
@@ -103,7 +104,7 @@ impl Node {
         Some(&entry.node)
     }
 
-    /// Mutable access to the value of a key of this mapping.
+    /// Returns the value of a key of this mapping, for changes.
     pub(super) fn child_mut(&mut self, key: &str) -> Option<&mut Node> {
         let Value::Map(entries) = &mut self.value else {
             return None;
@@ -121,7 +122,7 @@ impl Node {
         Some(entries.remove(index))
     }
 
-    /// Whether two values are equal, ignoring positions.
+    /// Returns whether two values are equal, ignoring positions.
     pub(super) fn is_same_value(&self, other: &Node) -> bool {
         match (&self.value, &other.value) {
             (
@@ -156,7 +157,7 @@ impl Node {
         }
     }
 
-    /// The number of nodes and bytes of text in this value.
+    /// Returns the number of nodes, and of bytes of text, in this value.
     pub(super) fn weight(&self) -> (usize, usize) {
         let sum = |(nodes, bytes), (more, text)| (nodes + more, bytes + text);
         match &self.value {
@@ -188,7 +189,7 @@ impl Node {
         }
     }
 
-    /// The position of the deepest existing part of a path.
+    /// Returns the position of the deepest existing part of a path.
     pub(super) fn position_of(&self, path: &[&str]) -> Position {
         let mut position = self.at;
         let mut node = self;
@@ -210,7 +211,7 @@ impl Node {
 #[derive(Clone)]
 pub(super) struct Field<'a> {
     pub(super) path: String,
-    /// The position of its key, or of the list item.
+    /// The position of the value's key, or of the list item.
     pub(super) at: Position,
     pub(super) node: &'a Node,
 }
@@ -232,7 +233,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The position of the value, or of its key if it is null.
+    /// Returns the position of the value, or of its key if the value is null.
     pub(super) fn value_at(&self) -> Position {
         if self.node.is_null() {
             self.at
@@ -321,7 +322,7 @@ impl<'a> Field<'a> {
             .collect()
     }
 
-    /// The items of a list; a value that is not a list counts as a list of one.
+    /// Returns the items of a list; a value that is not a list counts as a list of one.
     pub(super) fn items_or_one(&self, report: &mut Report) -> Vec<Field<'a>> {
         if self.is_list() {
             self.items(report)
@@ -330,7 +331,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The text of a single value, unchanged.
+    /// Returns the text of a single value, unchanged.
     pub(super) fn text(&self, report: &mut Report) -> Option<&'a str> {
         match &self.node.value {
             Value::Scalar { text, .. } if !self.is_null() => Some(text),
@@ -363,7 +364,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Parses a part of this value in the same way.
+    /// Parses a part of this value; the parser's error becomes the diagnostic.
     pub(super) fn parse_as<T>(
         &self,
         part: &str,
@@ -385,7 +386,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// Parses a boolean, including the spellings of old YAML versions.
+    /// Parses a boolean, also in the spellings of old YAML versions.
     pub(super) fn boolean(&self, report: &mut Report) -> Option<bool> {
         self.parse(report, |text| match text.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "y" => Ok(true),
@@ -394,7 +395,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// Parses one of several words.
+    /// Parses a text that must be one of `words`.
     pub(super) fn word<T: Copy>(&self, report: &mut Report, words: &[(&str, T)]) -> Option<T> {
         let text = self.text(report)?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {

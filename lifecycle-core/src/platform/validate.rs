@@ -1,5 +1,5 @@
-//! Checks services against each other and against nodes. Reports all problems before anything is
-//! changed.
+//! Checks services against each other and against the nodes. All problems are reported before
+//! anything is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +48,7 @@ impl<'a> Check<'a> {
         self.services.values().map(|draft| &draft.spec)
     }
 
-    /// The position and path of a key of a service, or of its nearest existing parent.
+    /// Returns the position and path of a key of a service, or of its nearest existing parent.
     fn locate(&self, service: &ServiceName, keys: &[&str]) -> (Position, String) {
         let mut path = vec!["services", service.as_str()];
         path.extend(keys);
@@ -214,7 +214,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Whether a node could run the service if nothing else ran on it.
+    /// Returns whether a node could run the service if nothing else ran on it.
     fn has_room(&self, spec: &ServiceSpec) -> bool {
         self.allowed_nodes(spec).into_iter().any(|name| {
             let capacity = self.settings.nodes.get(name).and_then(|node| node.capacity);
@@ -222,7 +222,7 @@ impl<'a> Check<'a> {
         })
     }
 
-    /// A host port can be used by one instance per node.
+    /// Checks host ports: only one instance per node can use a host port.
     fn host_ports(&self, report: &mut Report) {
         let mut users: BTreeMap<(u16, Protocol), Vec<&ServiceSpec>> = BTreeMap::new();
         for spec in self.specs().filter(|spec| spec.replicas > 0) {
@@ -254,7 +254,7 @@ impl<'a> Check<'a> {
             for spec in &specs {
                 let mut nodes = self.allowed_nodes(spec);
                 if nodes.is_empty() {
-                    // Already reported.
+                    // The problem was already reported.
                     continue;
                 }
                 if let Some(node) = taken_by_manager {

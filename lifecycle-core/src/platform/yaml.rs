@@ -10,11 +10,11 @@ use super::diagnostic::Report;
 use super::tree::{Entry, FileId, Mark, Node, Position, Value};
 use crate::similar::nearest;
 
-/// The maximum number of values. Aliases could expand a small file without limit.
+/// The maximum number of values. Without it, aliases could expand a small file without limit.
 const MAX_NODES: usize = 100_000;
 /// The maximum size of the text.
 const MAX_BYTES: usize = 16 << 20;
-/// The maximum depth. The tree is read and dropped recursively.
+/// The maximum depth, because the tree is read and dropped recursively.
 const MAX_DEPTH: usize = 64;
 
 /// Parses a document; returns `None` and reports why if it is not valid YAML. An empty file is an
@@ -68,7 +68,7 @@ fn fail<T>(at: Position, message: impl Into<String>) -> Result<T, Failure> {
     })
 }
 
-/// Collections that are being read, innermost last.
+/// Builds the tree. Contains the collections that are being read, innermost last.
 #[derive(Default)]
 struct Builder {
     file: FileId,
@@ -210,7 +210,7 @@ impl Builder {
         self.complete(node, open.anchor)
     }
 
-    /// Counts values that are about to be added.
+    /// Counts values that are about to be added; fails if they exceed the limits.
     fn count(&mut self, at: Position, nodes: usize, bytes: usize) -> Result<(), Failure> {
         self.nodes += nodes;
         self.bytes += bytes;
@@ -266,7 +266,8 @@ impl Builder {
     }
 }
 
-/// Merges a mapping: existing entries win, and earlier merges win over later ones.
+/// Merges a mapping: existing entries take precedence, and earlier merges take precedence over
+/// later ones.
 fn merge(entries: &mut Vec<Entry>, keys: &mut HashSet<String>, node: Node) -> Result<(), Failure> {
     match node.value {
         Value::Map(merged) => {
@@ -293,7 +294,7 @@ fn depth(node: &Node) -> usize {
     }
 }
 
-/// Whether the tag turns a plain scalar into text, and how it affects merging.
+/// Returns whether the tag turns a plain scalar into text, and how it affects merging.
 fn read_tag(at: Position, tag: Option<&Cow<'_, Tag>>) -> Result<(bool, Mark), Failure> {
     let Some(tag) = tag else {
         return Ok((false, Mark::None));

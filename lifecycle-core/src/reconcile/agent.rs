@@ -1,5 +1,5 @@
-//! A node's agent: its container, its directory, and the file that other containers mount from
-//! it.
+//! A node's agent: its container, its directory, and the file from that directory that other
+//! containers mount.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,13 @@ use crate::runtime::{ContainerSpec, ExecCommand, HostBind, Role};
 /// The path of the manager's program in its image.
 const PROGRAM: &str = "/lifecycle-manager";
 
-/// The directory of the agent's table and sockets, both on the node and in its container.
+/// Returns the directory of the agent's table and sockets, both on the node and in the agent's
+/// container.
 fn directory(platform: PlatformId) -> String {
     format!("{}/agent", node_directory(platform))
 }
 
-/// Mounts the resolver's configuration, which the agent writes, into a container.
+/// Returns the mount of the resolver's configuration, which the agent writes, into a container.
 pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
     HostBind {
         source: format!("{}/resolv.conf", directory(platform)),
@@ -29,13 +30,13 @@ pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
     }
 }
 
-/// The command that feeds tables to an agent. It runs in the agent's container.
+/// Returns the command that feeds tables to an agent. It runs in the agent's container.
 pub(super) fn feed_command(platform: PlatformId) -> ExecCommand {
     let directory = directory(platform);
     ExecCommand::new([PROGRAM, "agent", "feed", "--state", &directory])
 }
 
-/// Starts the agent if it does not run, and removes older agents.
+/// Starts the agent if it is not running, and removes older agents.
 pub(super) async fn ensure(
     handle: &NodeHandle,
     declared: &Declared,
@@ -51,7 +52,8 @@ pub(super) async fn ensure(
             why: "another agent is declared now".into(),
         })?;
     let directory = directory(declared.owner.id);
-    // Containers mount a file from it. On the node, the directories above are open to root only.
+    // Containers mount a file from this directory. On the node, only root can open the directories
+    // above.
     let create = HostCommand::new(format!(
         "mkdir -p '{directory}' && chmod 0755 '{directory}'"
     ));
@@ -64,7 +66,7 @@ pub(super) async fn ensure(
     let state = state.instrument(engine_call("state", node)).await?;
     let agents_here = state.containers.iter().filter(|c| c.role == Role::Agent);
     for old in agents_here.filter(|old| old.name != container) {
-        // Without a grace period: its connections end with it in any case.
+        // Remove the old agent without a grace period: its connections end with it in any case.
         let remove = handle.runtime.remove_container(&old.name);
         let span = engine_call("remove_container", node);
         remove.instrument(span).await?;
@@ -74,7 +76,7 @@ pub(super) async fn ensure(
     let span = engine_call("ensure_container", node);
     ensure.instrument(span).await?;
     if *node == declared.manager_node {
-        // A rollback to the previous manager needs its image.
+        // Keep the image, because a rollback to the previous manager needs it.
         return Ok(());
     }
     let (repository, _) = agents.image.rsplit_once(':').unwrap_or((&agents.image, ""));

@@ -9,7 +9,7 @@ use crate::host::{HostPreparer, NodeConnector};
 use crate::registry::Registry;
 use crate::runtime::ReadinessProbe;
 
-/// One implementation of each trait. Cloning shares them.
+/// One implementation of each trait. Clones share the implementations.
 #[derive(Debug, Clone)]
 pub struct Backends {
     pub registry: Arc<dyn Registry>,

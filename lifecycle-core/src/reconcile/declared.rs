@@ -1,5 +1,5 @@
-//! What is declared, in the form that the planner compares with what is observed. Each service
-//! has its image's name, its spec digest and its rank in the start order.
+//! What is declared, in the representation that the planner compares with the observation. Each
+//! service has its image's name, its spec digest and its rank in the start order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -27,8 +27,8 @@ pub struct Declared {
     pub owner: Owner,
     pub nodes: BTreeMap<NodeName, NodeSpec>,
     pub services: BTreeMap<ServiceName, DeclaredService>,
-    /// Each service's rank in the start order. They are kept while the platform is deleted, since
-    /// services stop in reverse order.
+    /// Each service's rank in the start order. The ranks are kept while the platform is being
+    /// deleted, since services stop in reverse order.
     pub ranks: BTreeMap<ServiceName, u32>,
     pub manager_node: NodeName,
     /// How long changes of nodes may take.
@@ -44,16 +44,17 @@ pub struct Declared {
 pub struct Agents {
     /// The image that agents run from: the manager's own.
     pub image: String,
-    /// The digest that their containers carry.
+    /// The digest in the labels of the agents' containers.
     pub digest: SpecDigest,
     /// The block of addresses, and how long connections wait for a ready endpoint.
     pub network: NetworkSpec,
-    /// The services' addresses; while the platform is deleted, also those of services that still run.
+    /// The services' addresses; while the platform is being deleted, also those of services that
+    /// still run.
     pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
 }
 
 impl Agents {
-    /// Agents that run from `image`.
+    /// Creates the settings for agents that run from `image`.
     pub fn new(
         image: String,
         network: NetworkSpec,
@@ -74,7 +75,8 @@ impl Agents {
     }
 }
 
-/// What the digest of an agent's container covers. The network's settings come with the table.
+/// The input of the digest of an agent's container. The network's settings are not part of it,
+/// because the table contains them.
 #[derive(Serialize)]
 struct AgentForm<'a> {
     version: &'static str,
@@ -88,11 +90,12 @@ pub struct DeclaredService {
     pub spec: ServiceSpec,
     /// The image's name as engines list it.
     pub image: String,
-    /// The digest that its containers carry.
+    /// The digest in the labels of the service's containers.
     pub digest: SpecDigest,
     /// The restart policy, with the default resolved.
     pub restart: RestartPolicy,
-    /// Whether it runs once and its container is kept, since other services await its completion.
+    /// Whether the service runs once and its container is kept, since other services wait for its
+    /// completion.
     pub runs_once: bool,
     pub rank: u32,
 }
@@ -151,14 +154,14 @@ impl Declared {
         })
     }
 
-    /// The same platform with agents on its nodes.
+    /// Returns the same platform with agents on its nodes.
     #[must_use]
     pub fn with_agents(mut self, agents: Agents) -> Self {
         self.agents = Some(agents);
         self
     }
 
-    /// The name of the agent's container on every node.
+    /// Returns the name of the agent's container, which is the same on every node.
     pub fn agent_container(&self, agents: &Agents) -> String {
         format!(
             "{}-{}-lifecycle-agent-{}",
@@ -168,8 +171,8 @@ impl Declared {
         )
     }
 
-    /// The same platform with only the manager's node: the target of a platform deletion. The start order
-    /// stays, since services stop in its reverse.
+    /// Returns the same platform with only the manager's node: the target of a platform deletion.
+    /// The start order is kept, since services stop in reverse order.
     #[must_use]
     pub fn emptied(&self) -> Self {
         Self {
@@ -185,21 +188,21 @@ impl Declared {
         }
     }
 
-    /// All declared replicas, in order.
+    /// Returns all declared replicas, in order.
     pub fn instances(&self) -> impl Iterator<Item = (InstanceId, &DeclaredService)> {
         self.services
             .values()
             .flat_map(|service| service.replicas().map(move |id| (id, service)))
     }
 
-    /// Whether a replica is declared.
+    /// Returns whether a replica is declared.
     pub fn contains(&self, id: &InstanceId) -> bool {
         self.services
             .get(&id.service)
             .is_some_and(|s| id.replica.0 >= 1 && id.replica.0 <= s.spec.replicas)
     }
 
-    /// The name of an instance's container under a digest.
+    /// Returns the name of an instance's container with this digest.
     pub fn container_name(&self, id: &InstanceId, digest: &SpecDigest) -> String {
         format!(
             "{}-{}-{}-{}-{}",
@@ -213,7 +216,7 @@ impl Declared {
 }
 
 impl DeclaredService {
-    /// Its replicas, in order.
+    /// Returns the service's replicas, in order.
     pub fn replicas(&self) -> impl Iterator<Item = InstanceId> {
         (1..=self.spec.replicas).map(|n| InstanceId {
             service: self.spec.name.clone(),
@@ -222,8 +225,8 @@ impl DeclaredService {
     }
 }
 
-/// Writes the fields of a service that the planner reads. Fields are listed, not left out, so that
-/// one that is added to a service later is not written by mistake.
+/// Writes the fields of a service that the planner reads. The fields to write are listed, rather
+/// than those to omit, so that a field that is added later is not written by mistake.
 fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok, S::Error> {
     let source = match &spec.source {
         ImageSource::Image(image) => ImageSource::Image(image.clone()),
@@ -265,8 +268,9 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
     planned.serialize(to)
 }
 
-/// What the spec digest covers. A new field must not be serialised at its default, or the digest's
-/// version must rise: an upgrade of the manager must not replace containers.
+/// The input of the spec digest. A new field must not be serialized if it has its default value;
+/// otherwise the digest's version must be incremented. An upgrade of the manager must not replace
+/// containers.
 #[derive(Serialize)]
 struct DigestForm<'a> {
     version: &'static str,
@@ -288,7 +292,7 @@ fn spec_digest(
     Ok(SpecDigest::from_hex(key.sign("spec digest", &form)))
 }
 
-/// What the digest of a built image covers.
+/// The input of the digest of a built image.
 #[derive(Serialize)]
 struct ImageForm<'a> {
     version: &'static str,
@@ -301,13 +305,14 @@ struct ImageForm<'a> {
     options: Option<&'a BuildOptions>,
 }
 
-/// Options that differ from the default.
+/// Returns the options, unless they are the default.
 fn given(options: &BuildOptions) -> Option<&BuildOptions> {
     (*options != BuildOptions::default()).then_some(options)
 }
 
-/// The image's name as an engine lists it. The name of a built image contains a digest of what it is
-/// built from, so that the same name is the same image on every node.
+/// Returns the image's name as an engine lists it. The name of a built image contains a digest of
+/// everything that the image is built from, so that the same name means the same image on every
+/// node.
 fn image_name(
     declaration: &Declaration,
     service: &ServiceSpec,
@@ -333,8 +338,9 @@ fn image_name(
     }
 }
 
-/// An image's name as engines list it: with a tag or a digest, and without the default registry
-/// (Docker's "familiar" form). A tag next to a digest has no effect and is left out.
+/// Returns an image's name as engines list it: with a tag or a digest, and without the default
+/// registry (Docker calls this the "familiar" name). A tag next to a digest has no effect and is
+/// omitted.
 pub fn listed_name(name: &str) -> String {
     let familiar = name
         .strip_prefix("docker.io/library/")
@@ -355,8 +361,8 @@ pub fn listed_name(name: &str) -> String {
     }
 }
 
-/// Each service's rank in the start order: after all services that it depends on, and those that
-/// start last after all others.
+/// Returns each service's rank in the start order: after all services that it depends on, and, for
+/// services that start last, after all others.
 fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<ServiceName, u32>> {
     let mut ranks: BTreeMap<ServiceName, u32> = BTreeMap::new();
     for last in [false, true] {

@@ -1,8 +1,8 @@
-//! The control loop: observes, plans, records, runs the steps that may start, and waits for the next
-//! change. One loop serves the manager, the bootstrapper and the simulation.
+//! The control loop: observes, plans, records, runs the steps that may start, and waits for the
+//! next change. The manager, the bootstrapper and the simulation use the same loop.
 //!
 //! - [`launch`]: chooses the steps that start and runs them.
-//! - [`load`]: limits the steps that run at once.
+//! - [`load`]: limits how many steps run concurrently.
 //! - [`ending`]: handles the results of steps.
 //! - [`network`]: sends tables to the agents and handles their reports.
 //! - [`retry`]: clears failures on request.
@@ -69,7 +69,7 @@ pub struct DriverOptions {
     pub policy: Policy,
     /// How often the cloud and the nodes are polled.
     pub watch: WatchPolicy,
-    /// How many steps run at once.
+    /// How many steps run concurrently.
     pub bounds: Bounds,
     /// How long steps may take.
     pub deadlines: Deadlines,
@@ -78,16 +78,16 @@ pub struct DriverOptions {
 /// The target of the control loop.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// What is declared.
+    /// The declaration.
     pub declared: Arc<Declared>,
     /// The manager's address and credentials for services, once known.
     pub api: Option<ServiceApi>,
-    /// Runs of containers to be replaced by a new run.
+    /// Runs of containers that a new run must replace.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 
 impl Target {
-    /// A target without a manager's API for its services.
+    /// Creates a target without a manager's API for its services.
     pub fn without_api(declared: Declared) -> Self {
         Self {
             declared: Arc::new(declared),
@@ -116,7 +116,7 @@ pub struct Driver {
     running: BTreeMap<StepId, Running>,
     /// Changes of nodes that the cloud has accepted and that have not ended.
     operations: BTreeMap<NodeName, CloudOperation>,
-    /// Changes that a previous process began and this one has not resumed yet.
+    /// Changes that a previous process started and that this process has not resumed yet.
     inherited: Vec<CloudOperation>,
     begun: mpsc::UnboundedSender<CloudOperation>,
     just_begun: mpsc::UnboundedReceiver<CloudOperation>,
@@ -126,7 +126,7 @@ pub struct Driver {
     retry_sender: mpsc::UnboundedSender<RetryRequest>,
     retry_requests: mpsc::UnboundedReceiver<RetryRequest>,
     retried: Retried,
-    /// Runs that ended, to be followed by another run because of a requested retry.
+    /// Runs that have ended and that another run must follow, because a retry was requested.
     runs_again: BTreeMap<InstanceId, ContainerRun>,
     lines: Arc<Mutex<BTreeMap<StepId, String>>>,
     has_observed_all: bool,
@@ -164,8 +164,8 @@ struct Settling {
 }
 
 impl Driver {
-    /// A loop that writes under `epoch`, starts from the registry's contents, and publishes each round
-    /// to `rounds`.
+    /// Creates a loop that writes under `epoch`, starts from the registry's contents, and publishes
+    /// each round to `rounds`.
     pub fn new(
         backends: Backends,
         options: DriverOptions,
@@ -228,8 +228,8 @@ impl Driver {
         }
     }
 
-    /// Runs until the registry rejects the epoch or an error is final; returns that error.
-    /// Dropping the future aborts every running step; the next loop resumes the work.
+    /// Runs until the registry rejects the epoch or an error is final; returns that error. Dropping
+    /// the future aborts every running step; the next loop resumes the work.
     pub async fn run(mut self) -> Error {
         let mut done = self.round().await;
         loop {
@@ -273,7 +273,7 @@ impl Driver {
             self.resume(&target, &input.observed, input.now);
             let span = tracing::info_span!("plan", generation = target.declared.generation.0);
             next_change = self.plan(target, input).instrument(span).await?;
-            // Outside the span: steps go on after the planning round.
+            // Launch outside the span, because steps continue after the planning round.
             self.launch().await?;
             self.publish();
         }
@@ -323,7 +323,7 @@ impl Driver {
             .as_ref()
             .is_some_and(|d| Arc::ptr_eq(d, &target.declared));
         if !known {
-            // A step that failed under another declaration may succeed under this one.
+            // A step that failed under the previous declaration may succeed under the new one.
             self.failures.clear();
             self.declared.send_replace(Some(target.declared));
         }

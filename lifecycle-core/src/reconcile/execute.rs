@@ -1,5 +1,5 @@
-//! Carries out one step by calling the backends' traits. Nothing is decided here, and every step
-//! can be repeated.
+//! Carries out one step by calling the backends' traits. This module makes no decisions, and every
+//! step can be repeated.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -26,7 +26,7 @@ use crate::platform::{ManagerEndpoint, instructions};
 use crate::runtime::{BuildRequest, ContainerSpec, HostBind, PortBinding, Role};
 use crate::secret::Sensitive;
 
-/// The host ports that containers get where the declaration fixes none.
+/// The host ports that containers get if the declaration does not set one.
 pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 /// The file name of an inline Dockerfile within the build context.
@@ -38,7 +38,7 @@ const LONGEST_DOCKERFILE: u64 = 1 << 20;
 /// The directory of a container's credential for the manager's API.
 pub(crate) const API_DIRECTORY: &str = "/run/lifecycle";
 
-/// The environment variable that has the URL of the manager's API in a container.
+/// The environment variable that contains the URL of the manager's API in a container.
 pub(crate) const API_URL: &str = "LIFECYCLE_URL";
 
 /// How services that request it reach the manager's API.
@@ -51,14 +51,15 @@ pub struct ServiceApi {
     pub authority: String,
 }
 
-/// How long each kind of step may take before it fails. The deadlines of changes of nodes are
-/// declared instead.
+/// How long each type of step may take before it fails. The deadlines for changes of nodes are part
+/// of the declaration instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines {
     pub prepare: Duration,
-    /// Building, copying or pulling an image.
+    /// The deadline for building, copying or pulling an image.
     pub image: Duration,
-    /// Creating, starting, stopping or removing a container. The grace period of a stop is added.
+    /// The deadline for creating, starting, stopping or removing a container. The grace period of a
+    /// stop is added.
     pub container: Duration,
 }
 
@@ -72,7 +73,7 @@ impl Default for Deadlines {
     }
 }
 
-/// What a step needs besides its action.
+/// Everything that a step needs besides its action.
 #[derive(Debug)]
 pub(super) struct Execution {
     pub(super) backends: Backends,
@@ -81,14 +82,15 @@ pub(super) struct Execution {
     pub(super) machines: BTreeMap<NodeName, ObservedNode>,
     pub(super) api: Option<ServiceApi>,
     pub(super) deadlines: Deadlines,
-    /// The change of the node that is in progress at the cloud. A previous process may have begun it.
+    /// The change of the node that is in progress in the cloud. A previous process may have started
+    /// it.
     pub(super) under_way: Option<CloudOperation>,
     /// Receives each change that the cloud has accepted.
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,
 }
 
 impl Execution {
-    /// Carries out `action` within its deadline; lines of output go to `progress`.
+    /// Carries out `action` within its deadline; lines of output are sent to `progress`.
     pub(super) async fn carry_out(
         &self,
         action: &Action,
@@ -108,7 +110,7 @@ impl Execution {
         })
     }
 
-    /// How long `action` may take.
+    /// Returns how long `action` may take.
     pub(super) fn limit(&self, action: &Action) -> Duration {
         let (cloud, other) = (&self.declared.deadlines, &self.deadlines);
         match action.work() {
@@ -317,7 +319,8 @@ impl Execution {
         let service = self.service(&id.service)?;
         let handle = self.handle(node).await?;
         if container != self.declared.container_name(id, &service.digest) {
-            // A rollback: the container of the previous specification exists, or the step fails.
+            // The action is a rollback: the container of the previous specification exists, or the
+            // step fails.
             let start = handle.runtime.start_container(container);
             return start.instrument(engine_call("start_container", node)).await;
         }
@@ -365,7 +368,7 @@ impl Execution {
     }
 
     /// Writes the token and the authority to a directory on the node for containers to mount, and
-    /// returns it.
+    /// returns the directory.
     async fn hand_out_credential(&self, handle: &NodeHandle, api: &ServiceApi) -> Result<String> {
         let directory = format!("{}/api", node_directory(self.declared.owner.id));
         let files = [
@@ -373,12 +376,12 @@ impl Execution {
             ("ca.pem", api.authority.clone()),
         ];
         for (name, contents) in files {
-            // Readable by every user inside the container. On the node, the directories above are
-            // open to root only.
+            // Every user inside the container can read the file. On the node, only root can open
+            // the directories above.
             let file = HostFile::new(format!("{directory}/{name}"), 0o444, contents);
             handle.host.put(file).await?;
         }
-        // Containers see this directory only.
+        // Containers see only this directory.
         let open = HostCommand::new(format!("chmod 0755 '{directory}'")).as_root();
         handle
             .host
@@ -389,18 +392,18 @@ impl Execution {
     }
 }
 
-/// The span of a step's call to the engine of `node`.
+/// Returns the span of a step's call to the engine of `node`.
 pub(super) fn engine_call(call: &'static str, node: &NodeName) -> tracing::Span {
     tracing::debug_span!("engine call", call, %node)
 }
 
-/// The directory of a platform on each of its nodes.
+/// Returns the directory of a platform on each of its nodes.
 pub fn node_directory(platform: PlatformId) -> String {
     format!("/var/lib/lifecycle/{platform}")
 }
 
-/// The host port of every container port. Where none is declared, it is derived from the container's
-/// name, so that the same container always gets the same one.
+/// Returns the host port for every container port. If none is declared, the host port is derived
+/// from the container's name, so that the same container always gets the same port.
 fn bindings(
     container: &str,
     template: &crate::model::ContainerTemplate,

@@ -95,7 +95,7 @@ pub(super) fn read(
         && build.is_map()
         && build.get("context").is_none_or(|field| field.is_null())
     {
-        // Compose's default.
+        // Use Compose's default.
         context = Some((".".to_owned(), build.at, build.path.clone()));
     }
     context.map(|(code, at, path)| Build {

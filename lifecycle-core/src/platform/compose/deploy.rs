@@ -1,4 +1,4 @@
-//! `deploy`, and older keys with the same meaning: replicas, placement, resources.
+//! `deploy`, and older keys with the same effect: replicas, placement, resources.
 
 use super::super::diagnostic::Report;
 use super::super::tree::{Field, Value};
@@ -10,7 +10,7 @@ use crate::model::{Constraint, ConstraintOperator, NodeName, Resources, ServiceS
 /// The maximum number of replicas of a service.
 const MAX_REPLICAS: u32 = 10_000;
 
-/// Placement keys of Swarm mode that have no meaning here.
+/// Placement keys of Swarm mode that are not supported.
 const FOREIGN_KEYS: [&str; 3] = ["node.id", "node.role", "node.platform.arch"];
 
 pub(super) fn read(

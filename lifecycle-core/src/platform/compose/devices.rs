@@ -6,7 +6,7 @@ use super::keys::{self, supported_entries};
 use super::service::pairs;
 use crate::model::{DeviceMapping, DeviceRequest, Devices};
 
-/// Reads a key if it is one of these; returns whether it was.
+/// Reads a key if it is one of the keys below; returns whether it was.
 pub(super) fn read(
     key: &str,
     field: &Field<'_>,

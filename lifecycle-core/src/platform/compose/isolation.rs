@@ -1,5 +1,5 @@
-//! Keys for the isolation of a container from its node, for running its process, and for its
-//! output.
+//! Keys for the isolation of a container from its node, for running the container's process, and
+//! for its output.
 
 use super::super::diagnostic::Report;
 use super::super::text_file;
@@ -8,7 +8,7 @@ use super::ProjectContext;
 use super::keys::{self, supported_entries};
 use crate::model::{CgroupNamespace, ContainerTemplate};
 
-/// Reads a key if it is one of these; returns whether it was.
+/// Reads a key if it is one of the keys below; returns whether it was.
 pub(super) fn read(
     key: &str,
     field: &Field<'_>,
@@ -74,8 +74,8 @@ fn text(field: &Field<'_>, report: &mut Report) -> Option<String> {
     })
 }
 
-/// Reads one of several modes. The namespace of another container is rejected, because that
-/// container may be on another node.
+/// Reads a mode, which must be one of `modes`. The namespace of another container is rejected,
+/// because that container may be on another node.
 fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String> {
     let text = field.text(report)?;
     if text.starts_with("service:") || text.starts_with("container:") {

@@ -1,5 +1,5 @@
-//! Every key of the Compose Specification, with its effect or what happens instead.
-//! `docs/compose.md` is generated from these tables, which a test checks.
+//! Lists every key of the Compose Specification, with its effect or what happens instead.
+//! `docs/compose.md` is generated from these tables; a test checks that it is up to date.
 
 #[cfg(test)]
 mod page;
@@ -16,7 +16,7 @@ pub(super) struct Key {
 
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// It has the effect that the specification defines; the note describes differences.
+    /// The key has the effect that the specification defines; the note describes differences.
     Supported(
         #[cfg_attr(
             not(test),
@@ -24,14 +24,14 @@ pub(super) enum Effect {
         )]
         &'static str,
     ),
-    /// It has no effect, and the service behaves differently from what the key requests.
+    /// The key has no effect, and the service behaves differently from what the key requests.
     Changes(&'static str),
-    /// It has no effect yet. This is reported as a warning, because it only concerns updates of the
-    /// service; its value is checked and stored.
+    /// The key has no effect yet. This is reported as a warning, because the key only concerns
+    /// updates of the service; its value is checked and stored.
     Checked(&'static str),
     /// A key in a mapping that is [`Effect::Checked`]; reported once for the whole mapping.
     PartOfChecked,
-    /// It has no effect, and nothing depends on it.
+    /// The key has no effect, and nothing depends on it.
     Harmless(&'static str),
 }
 
@@ -624,8 +624,8 @@ pub(super) const ENV_FILE: &[Key] = &[
     supported("required", ""),
 ];
 
-/// The entries of a mapping whose values are read. Extension fields (`x-…`) are skipped, keys
-/// without effect are reported as unsupported, unknown keys as problems.
+/// Returns the entries of a mapping whose values are read. Extension fields (`x-…`) are skipped,
+/// keys without effect are reported as unsupported, and unknown keys are reported as problems.
 pub(super) fn supported_entries<'a>(
     field: &Field<'a>,
     table: &'static [Key],
@@ -638,7 +638,8 @@ pub(super) fn supported_entries<'a>(
         .collect()
 }
 
-/// Does the same for one entry.
+/// Returns whether the value of an entry is read, and reports the entry as [`supported_entries`]
+/// does.
 pub(super) fn is_supported(
     name: &str,
     entry: &Field<'_>,

@@ -1,4 +1,5 @@
-//! Keys that limit a container, except processors and memory, and its share of block devices.
+//! Keys that limit a container, except for processors and memory, and keys for its use of block
+//! devices.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use super::service::pairs;
 use super::value;
 use crate::model::{BlockIo, KernelLimits, Ulimit};
 
-/// Reads a key if it is one of these; returns whether it was.
+/// Reads a key if it is one of the keys below; returns whether it was.
 pub(super) fn read(
     key: &str,
     field: &Field<'_>,

@@ -29,11 +29,11 @@ pub(super) const SECRET: Kind = Kind {
     table: keys::SECRET,
 };
 
-/// Readable by everyone in the container, as the specification defines. On the node, only root can
-/// access the directories above.
+/// The default mode: everyone in the container can read the file, as the specification defines. On
+/// the node, only root can access the directories above it.
 const MODE: u32 = 0o444;
 
-/// The files of a kind by name; `None` for an invalid one, which is already reported.
+/// The files of a kind by name; `None` for an invalid entry, which has already been reported.
 pub(super) type Materials<'a> = BTreeMap<&'a str, Option<FileTree>>;
 
 /// Reads the top-level section of a kind.
@@ -94,7 +94,7 @@ fn one(
                     );
                 }
             }
-            // A name is for an external store; here, the key identifies it.
+            // A name refers to an external store; here, the key identifies the entry.
             _ => drop(field.text(report)),
         }
     }
@@ -137,7 +137,7 @@ fn contents(field: &Field<'_>, text: &str, report: &mut Report) -> Option<FileTr
     }))
 }
 
-/// The files of a kind that a service mounts.
+/// Returns the files of a kind that a service mounts.
 pub(super) fn mounted(
     field: &Field<'_>,
     kind: Kind,

@@ -1,9 +1,9 @@
 //! `compose.yaml`: services and volumes in the format of the Compose Specification.
 //!
 //! The file is parsed to a tree with positions, variables are replaced, and then each key is read,
-//! so that every diagnostic has a line and all are reported at once. An existing model of the
-//! specification was tried and rejected: it panics on some numbers, reads `512m` as a power of ten,
-//! and loses positions.
+//! so that every diagnostic has a line and all diagnostics are reported together. An existing
+//! library for the specification was tried and rejected: it panics on some numbers, reads `512m` as
+//! a power of ten, and loses positions.
 
 mod build;
 mod deploy;

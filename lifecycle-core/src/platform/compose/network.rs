@@ -14,7 +14,7 @@ const MAX_PORTS: u32 = 1000;
 
 /// Reads `ports` into the template.
 pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
-    // The ports for which a free host port is chosen.
+    // The container ports for which a free host port is chosen.
     let mut picked = BTreeSet::new();
     let mut host_ports: BTreeSet<(u16, Protocol, Option<IpAddr>)> = BTreeSet::new();
     for item in field.items(report) {

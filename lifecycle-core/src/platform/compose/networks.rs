@@ -1,6 +1,6 @@
 //! `networks`, `network_mode`, `links` and other keys for the connections of a container. A
 //! platform has one network, in which each service is reachable by its name on every node. The
-//! networks of Compose only give services additional names.
+//! networks in a Compose file only give services additional names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub(super) struct Alias {
 #[derive(Default)]
 pub(super) struct Connected<'a> {
     pub(super) aliases: Vec<Alias>,
-    /// The networks that it lists; `None` if it lists none.
+    /// The networks that the service lists; `None` if it lists none.
     pub(super) networks: Option<BTreeSet<&'a str>>,
 }
 
@@ -40,7 +40,7 @@ pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a st
             continue;
         }
         for (key, field) in network.entries(report) {
-            // These values equal the platform's behaviour.
+            // These values are the same as the platform's behavior.
             let is_default = match key {
                 "driver" => field.text(report) == Some("bridge"),
                 "internal" | "external" | "enable_ipv6" if !field.is_map() => {
@@ -57,7 +57,7 @@ pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a st
     names
 }
 
-/// Reads a key if it is one of these; returns whether it was.
+/// Reads a key if it is one of the keys below; returns whether it was.
 pub(super) fn read<'a>(
     key: &str,
     field: &Field<'a>,

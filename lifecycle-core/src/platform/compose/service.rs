@@ -1,4 +1,4 @@
-//! One service.
+//! Reads one service.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub(super) fn read<'a>(
     let mut connected = Connected::default();
     let mut reader = Reader { project, report };
     for (key, field) in supported_entries(field, keys::SERVICE, reader.report) {
-        // A key without a value is ignored, except where that means "none".
+        // A key without a value is ignored, except for keys where a missing value means "none".
         if field.is_null() && !matches!(key, "command" | "entrypoint") {
             continue;
         }
@@ -91,7 +91,7 @@ pub(super) fn read<'a>(
             }
         }
     }
-    // As the specification defines, the key under `deploy` wins.
+    // The key under `deploy` takes precedence, as the specification defines.
     spec.restart = spec.restart.or(plain_restart);
     from_label_files.append(&mut spec.container.labels);
     spec.container.labels = from_label_files;
@@ -144,7 +144,7 @@ struct Reader<'w, 'r> {
 }
 
 impl Reader<'_, '_> {
-    /// Reads a list, or a line that is split like in a shell.
+    /// Reads a list, or a line that is split as in a shell.
     fn command(&mut self, field: &Field<'_>) -> Option<Vec<String>> {
         if field.is_null() {
             None
@@ -371,7 +371,7 @@ impl Reader<'_, '_> {
                         field.boolean(self.report);
                         continue;
                     }
-                    // This value equals the platform's behaviour.
+                    // This value is the same as the platform's behavior.
                     let is_default = key == "restart" && field.boolean(self.report) == Some(false);
                     let supported = !is_default
                         && keys::is_supported(key, &field, keys::DEPENDENCY, self.report);
@@ -415,7 +415,7 @@ impl Reader<'_, '_> {
         ServiceName::try_from(name).ok()
     }
 
-    /// Older keys and those under `deploy` must not contradict each other.
+    /// Checks that older keys do not contradict those under `deploy`.
     fn agreement(&mut self, field: &Field<'_>) {
         for (older, newer) in [
             ("scale", ["deploy", "replicas", ""]),
@@ -447,7 +447,8 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Engines accept either a number of processors or the scheduler's settings.
+    /// Checks the processor settings: engines accept either a number of processors or the
+    /// scheduler's settings.
     fn processors(&mut self, field: &Field<'_>, spec: &ServiceSpec) {
         for key in ["cpu_period", "cpu_quota"] {
             if let Some(field) = field.get(key).filter(|field| !field.is_null())
@@ -487,7 +488,8 @@ impl Reader<'_, '_> {
     }
 }
 
-/// `pull_policy`: an image is always pulled only if the node does not have it.
+/// Reads `pull_policy`. Its value has no effect: an image is always pulled only if the node does
+/// not have it.
 fn pull_policy(field: &Field<'_>, report: &mut Report) {
     let Some(text) = field.text(report) else {
         return;

@@ -20,11 +20,11 @@ pub(super) const MAX_TOTAL: u64 = 16 << 20;
 /// Files that only keep an empty directory in a repository.
 const PLACEHOLDERS: [&str; 3] = [".gitkeep", ".keep", ".gitignore"];
 
-/// The contents of a relative path.
+/// What a relative path leads to.
 pub(super) enum Found {
     /// Files to send.
     Files(FileTree),
-    /// Nothing, or an empty directory: it is used for data.
+    /// Nothing, or an empty directory: the path is used for data.
     Nothing,
 }
 
@@ -80,7 +80,7 @@ fn reject(error: &Error, item: &Field<'_>, report: &mut Report) {
     item.problem_with_help(report, error.chain(), help);
 }
 
-/// Whether the path does not exist or is an empty directory.
+/// Returns whether the path does not exist or is an empty directory.
 fn is_empty(path: &Path) -> bool {
     let Ok(metadata) = std::fs::metadata(path) else {
         return std::fs::symlink_metadata(path).is_err();
@@ -100,8 +100,8 @@ fn is_empty(path: &Path) -> bool {
     })
 }
 
-/// The volume for a data directory next to the Compose file. The same path always gets the same
-/// volume name.
+/// Returns the volume for a data directory next to the Compose file. The same path always gets the
+/// same volume name.
 pub(super) fn data_volume(path: &str) -> Option<VolumeName> {
     use sha2::Digest as _;
     const MAX_LENGTH: usize = 40;
@@ -117,7 +117,7 @@ pub(super) fn data_volume(path: &str) -> Option<VolumeName> {
     VolumeName::try_from(name).ok()
 }
 
-/// The total size of the files in a tree, in bytes.
+/// Returns the total size of the files in a tree, in bytes.
 pub(super) fn size(tree: &FileTree) -> u64 {
     use crate::model::TreeEntry;
     let of = |file: &crate::model::ShippedFile| {
@@ -136,7 +136,7 @@ pub(super) fn size(tree: &FileTree) -> u64 {
 }
 
 /// Converts an absolute path inside the project directory, for example from `${PWD}`, to a relative
-/// path: it contains the user's own files, too.
+/// path, because such a path also refers to the user's own files.
 pub(super) fn below_project(source: &str, project: &ProjectContext<'_>) -> Option<String> {
     let project: PathBuf = std::path::absolute(project.directory).ok()?;
     let rest = Path::new(source).strip_prefix(project).ok()?;

@@ -164,10 +164,10 @@ pub(super) fn mounts(
 #[derive(Default)]
 struct MountRequest {
     target: String,
-    /// Whether it is read-only, if that is set.
+    /// Whether the mount is read-only, if that is set.
     read_only: Option<bool>,
     no_copy: bool,
-    /// If the path does not exist on the node, it is not created.
+    /// Whether the path must exist on the node; if it does not, it is not created.
     must_exist: bool,
     propagation: Option<String>,
 }
@@ -178,7 +178,7 @@ impl MountRequest {
     }
 }
 
-/// `[SOURCE:]TARGET[:OPTIONS]`
+/// Reads `[SOURCE:]TARGET[:OPTIONS]`.
 fn short(
     item: &Field<'_>,
     declared: &Declared<'_>,
@@ -362,7 +362,7 @@ fn anonymous(item: &Field<'_>, target: &str, report: &mut Report) -> Option<Moun
     Some(Mounted::Anonymous(target.to_owned()))
 }
 
-/// Mounts a path: of the node if it is absolute, else of the user's files.
+/// Mounts a path: an absolute path is one of the node, a relative one leads to the user's files.
 fn path(
     item: &Field<'_>,
     source: &str,

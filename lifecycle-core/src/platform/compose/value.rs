@@ -81,7 +81,8 @@ pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
     if let Ok(whole) = amount.parse::<u64>() {
         return whole.checked_mul(1 << shift).ok_or_else(bad);
     }
-    // Without floating point: the fraction is cut to millionths, far below the size of a page.
+    // Calculate without floating point: the fraction is cut to millionths, far below the size of a
+    // page.
     let (whole, fraction) = amount.split_once('.').ok_or_else(bad)?;
     let whole: u64 = if whole.is_empty() {
         0
@@ -137,7 +138,7 @@ fn decimals(digits: &str, places: usize) -> Option<u64> {
     padded.parse().ok()
 }
 
-/// A range of ports, including both ends.
+/// A range of ports with both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PortRange {
     pub(super) first: u16,
@@ -239,7 +240,7 @@ pub(super) fn exposed(text: &str) -> Result<(PortRange, Protocol), String> {
     Ok((port_range(range)?, protocol(protocol_name)?))
 }
 
-/// Splits a command line into words, with quotes as in a shell but without its other features.
+/// Splits a command line into words. Quotes work as in a shell; no other shell features do.
 pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

@@ -1,13 +1,13 @@
 //! Resolves variables that an included file takes from its environment.
 //!
-//! The merged tree is read with the project's environment only, but an included file has its own
-//! `.env` in addition. So its variables without a value are resolved here.
+//! The merged tree is read with the project's environment only, but an included file also has an
+//! `.env` of its own. Therefore, the file's variables without a value are resolved here.
 
 use super::super::interpolation::Lookup;
 use super::super::tree::{Node, Value};
 use super::paths::values;
 
-/// Sets each such variable to its value in the included project.
+/// Sets each variable without a value to its value in the included project.
 pub(super) fn resolve(root: &mut Node, lookup: Lookup<'_>) {
     for service in values(root.child_mut("services")) {
         if let Some(variables) = service.child_mut("environment") {
@@ -27,10 +27,10 @@ pub(super) fn resolve(root: &mut Node, lookup: Lookup<'_>) {
     }
 }
 
-/// Replaces `environment: NAME` of a config or secret by the value of the variable.
+/// Replaces `environment: NAME` of a config or secret with the value of the variable.
 fn resolve_contents(resource: &mut Value, lookup: Lookup<'_>) {
     let Value::Map(keys) = resource else { return };
-    // Both keys at once are an error, which is reported when the tree is read.
+    // Having both keys is an error, which is reported when the tree is read.
     if keys.iter().any(|entry| entry.key == "content") {
         return;
     }

@@ -57,11 +57,11 @@ impl Extended {
 struct Base {
     root: Node,
     identity: PathBuf,
-    /// The directory that its `extends.file` are relative to.
+    /// The directory that `extends.file` in this file is relative to.
     directory: PathBuf,
-    /// Its name in diagnostics.
+    /// The file's name in diagnostics.
     name: String,
-    /// The result for each requested service; `None` if a problem was reported.
+    /// The result for each requested service; `None` if a problem was reported for it.
     done: HashMap<String, Option<Node>>,
 }
 
@@ -74,11 +74,11 @@ impl Base {
     }
 }
 
-/// The path through the files of one layer from a service to those that it extends.
+/// The chain of `extends` from a service in one layer's file to the services that it extends.
 struct Walk<'w, 'a> {
     assembly: &'w mut Assembly<'a>,
     scope: &'w Scope<'w>,
-    /// The file of the layer itself is first.
+    /// The files; the layer's own file is first.
     bases: Vec<Base>,
     /// The chain of services up to the current one, each with the index of its file.
     chain: Vec<(usize, String)>,
@@ -133,7 +133,7 @@ impl Assembly<'_> {
 }
 
 impl Walk<'_, '_> {
-    /// A service of a file, merged with everything that it extends.
+    /// Returns a service of a file, merged with everything that it extends.
     fn resolved(&mut self, base: usize, name: &str) -> Option<Node> {
         let file = self.bases.get(base)?;
         if let Some(done) = file.done.get(name) {
@@ -162,7 +162,7 @@ impl Walk<'_, '_> {
         self.assembly.count(&service).then_some(service)
     }
 
-    /// The extended service, merged with everything that it extends.
+    /// Returns the extended service, merged with everything that it extends.
     fn extended(&mut self, base: usize, extended: &Extended) -> Option<Node> {
         let target = match &extended.file {
             None => base,
@@ -198,7 +198,7 @@ impl Walk<'_, '_> {
         self.resolved(target, name)
     }
 
-    /// The index of the file with this path; reads it on first use.
+    /// Returns the index of the file with this path; reads the file on first use.
     fn open(&mut self, base: usize, file: &Named) -> Option<usize> {
         let directory = self.bases.get(base)?.directory.clone();
         let path = paths::joined(&directory, &file.text);

@@ -1,8 +1,8 @@
 //! `include`: copies what other projects declare into this one (`14-include.md` of the
 //! specification).
 //!
-//! Each entry is a separate project: its files are merged on their own, with their own directory
-//! for relative paths, and with their own variables in addition to the project's.
+//! Each entry is a separate project: its files are merged separately, with their own directory for
+//! relative paths, and with their own variables in addition to the project's.
 
 use std::path::{Path, PathBuf};
 
@@ -162,7 +162,7 @@ impl Assembly<'_> {
         Some(model)
     }
 
-    /// The variables of an included project's own files.
+    /// Returns the variables of an included project's own files.
     fn variables(
         &mut self,
         included: &Included,
@@ -251,8 +251,8 @@ impl Assembly<'_> {
                 (Some(_), Value::Scalar { text, plain: true })
                     if matches!(text.as_str(), "" | "~" | "null") => {}
                 (_, value) => {
-                    // An unknown key or a section of the wrong type: reported at its position when
-                    // the merged tree is read.
+                    // An unknown key, or a section of the wrong type, is reported at its position
+                    // when the merged tree is read.
                     let is_taken = own.iter().any(|entry| entry.key == section.key);
                     if is_taken {
                         let message = format!(
@@ -285,7 +285,7 @@ impl Assembly<'_> {
             target.node = Node::new(target.at, Value::Map(Vec::new()));
         }
         let Value::Map(own) = &mut target.node.value else {
-            // Reported when the merged tree is read.
+            // The problem is reported when the merged tree is read.
             return;
         };
         for resource in resources {

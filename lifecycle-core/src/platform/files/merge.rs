@@ -1,4 +1,4 @@
-//! Merges two trees; the later one overrides the earlier one. Each node keeps its position.
+//! Merges two trees; the later tree overrides the earlier one. Each node keeps its position.
 
 use std::collections::{HashMap, HashSet};
 
@@ -31,7 +31,7 @@ pub(super) fn services(name: &str, extended: Node, own: Node, report: &mut Repor
     merged
 }
 
-/// Finishes a tree that is not merged any further: removes what is tagged `!reset`.
+/// Finishes a tree that is not merged any further: removes values with the tag `!reset`.
 pub(super) fn finished(node: Node, report: &mut Report) -> Node {
     let mut merge = Merge {
         report,
@@ -108,7 +108,7 @@ impl Merge<'_> {
             .collect()
     }
 
-    /// A value that has no counterpart.
+    /// Handles a value that has no counterpart in the other tree.
     fn alone(&mut self, node: Node) -> Node {
         if self.keeps_marks {
             node
@@ -133,7 +133,7 @@ impl Merge<'_> {
                         let entries = self.mappings(earlier, later, Both::Replaced);
                         Node::new(earlier_at, Value::Map(entries))
                     }
-                    // Already reported.
+                    // The problem was already reported.
                     _ => Node::nothing(later_at),
                 }
             }
@@ -303,7 +303,8 @@ impl Merge<'_> {
         self.report.final_problem(node.at, &path, message);
     }
 
-    /// Replaces all addresses of a host together, because it may have several.
+    /// Merges the addresses of hosts. All addresses of a host are replaced together, because a host
+    /// may have several.
     fn hosts(&mut self, earlier: Node, later: Node) -> Node {
         let at = earlier.at;
         let mut items = as_host_list(earlier);

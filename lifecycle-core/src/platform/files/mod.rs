@@ -57,7 +57,8 @@ impl Named {
 
 /// The project that a file belongs to: the main project or an included one.
 struct Scope<'s> {
-    /// The directory for relative paths, itself relative to the project's.
+    /// The directory for relative paths in the file, itself relative to the main project's
+    /// directory.
     directory: PathBuf,
     lookup: Lookup<'s>,
 }
@@ -75,7 +76,7 @@ pub(super) struct Assembly<'a> {
 }
 
 impl<'a> Assembly<'a> {
-    /// `report` starts with the first file.
+    /// Creates an assembly whose `report` starts with the first file.
     pub(super) fn new(project_dir: &'a Path, report: &'a mut Report) -> Self {
         Self {
             project_dir,
@@ -88,7 +89,7 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Reads the files that the user gave or that were found.
+    /// Reads the files that the user named or that were found.
     pub(super) fn read_all(&mut self, files: &[PathBuf]) -> Vec<Document> {
         if files.is_empty() {
             self.complete = false;
@@ -113,7 +114,7 @@ impl<'a> Assembly<'a> {
         documents
     }
 
-    /// The project name from the last file that has a `name`.
+    /// Returns the project name from the last file that has a `name`.
     pub(super) fn declared_name(documents: &[Document], lookup: Lookup<'_>) -> Option<String> {
         let mut documents = documents.iter().rev();
         let name = documents.find_map(|document| document.root.child("name")?.as_text())?;
@@ -156,7 +157,7 @@ impl<'a> Assembly<'a> {
     /// Reads a file that a file in `directory` refers to. Errors are reported at the reference.
     fn read_referenced(&mut self, directory: &Path, named: &Named) -> Option<Document> {
         if self.files > MAX_FILES {
-            // Already reported.
+            // The problem was already reported.
             self.complete = false;
             return None;
         }
@@ -171,7 +172,7 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Reads the text of such a file; an error is a message with a hint.
+    /// Reads the text of a referenced file; an error is a message with a hint.
     fn text_of(
         &mut self,
         directory: &Path,
@@ -199,7 +200,7 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// The name of a file, as the user knows it.
+    /// Returns the name of a file, as the user knows it.
     fn shown(&self, identity: &Path) -> String {
         let project = self.project_dir.canonicalize().unwrap_or_default();
         let shown = identity.strip_prefix(project).unwrap_or(identity);
@@ -243,11 +244,11 @@ impl<'a> Assembly<'a> {
         model
     }
 
-    /// One file, with everything that it refers to.
+    /// Returns one file, merged with everything that it refers to.
     fn layer(&mut self, document: Document, scope: &Scope<'_>, chain: &[PathBuf]) -> Node {
         let Document { mut root, identity } = document;
         if !matches!(root.value, Value::Map(_)) || root.mark != Mark::None {
-            // Reported when the tree is merged and read.
+            // The problem is reported when the tree is merged and read.
             return root;
         }
         self.prepare(&mut root, scope);

@@ -1,4 +1,4 @@
-//! Makes paths of files in other directories relative to the project directory.
+//! Makes paths in files of other directories relative to the project directory.
 //!
 //! The merged tree is read with one directory only, but paths in included files, and in files with
 //! extended services, are relative to the directories of those files.
@@ -18,7 +18,7 @@ pub(super) fn joined(directory: &Path, path: &str) -> PathBuf {
     PathBuf::from(DirectoryStore::normalised(&joined.to_string_lossy()))
 }
 
-/// The directory of a file; both are relative to the project directory.
+/// Returns the directory of a file; both are relative to the project directory.
 pub(super) fn directory_of(file: &Path) -> PathBuf {
     let parent = file.parent().unwrap_or(Path::new("")).to_string_lossy();
     joined(Path::new(PROJECT), &parent)
@@ -80,7 +80,7 @@ pub(super) fn set_default_contexts(root: &mut Node, directory: &Path) {
     }
 }
 
-/// The values of a mapping; none if it is not one.
+/// Returns the values of a mapping; none if the node is not a mapping.
 pub(super) fn values(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
     let entries = match node.map(|node| &mut node.value) {
         Some(Value::Map(entries)) => entries.as_mut_slice(),
@@ -89,7 +89,7 @@ pub(super) fn values(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node>
     entries.iter_mut().map(|entry| &mut entry.node)
 }
 
-/// The items of a list; a single value counts as a list of one.
+/// Returns the items of a list; a single value counts as a list of one.
 fn items(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
     let items = match node {
         Some(Node {
@@ -142,7 +142,7 @@ impl Rebase<'_> {
         }
     }
 
-    /// URLs, paths in the home directory and absolute paths are not changed.
+    /// Rebases a path. URLs, paths in the home directory and absolute paths are not changed.
     fn path(&self, text: &str) -> Option<String> {
         let stays = text.is_empty()
             || text.starts_with(['/', '~'])
@@ -153,7 +153,7 @@ impl Rebase<'_> {
             return None;
         }
         let path = joined(self.directory, text).to_string_lossy().into_owned();
-        // A mount source that starts differently would be a volume name.
+        // A mount source that starts with anything else would be a volume name.
         Some(if path.starts_with(['/', '.']) {
             path
         } else {
@@ -161,7 +161,7 @@ impl Rebase<'_> {
         })
     }
 
-    /// `SOURCE:TARGET[:OPTIONS]`; the source is a path if it starts like one.
+    /// Rebases `SOURCE:TARGET[:OPTIONS]`; the source is a path if it starts like one.
     fn mount(&self, text: &str) -> Option<String> {
         let (source, rest) = text.split_once(':')?;
         if !source.starts_with('.') {
@@ -170,7 +170,7 @@ impl Rebase<'_> {
         Some(format!("{}:{rest}", self.path(source)?))
     }
 
-    /// `NAME=PATH`, as a list or as a mapping.
+    /// Rebases `NAME=PATH`, in a list or a mapping.
     fn contexts(&self, node: Option<&mut Node>) {
         match node.map(|node| &mut node.value) {
             Some(Value::Map(entries)) => {
@@ -190,7 +190,7 @@ impl Rebase<'_> {
         }
     }
 
-    /// References to services, images and URLs are not paths.
+    /// Rebases a context. References to services, images and URLs are not paths.
     fn context(&self, text: &str) -> Option<String> {
         let is_path = !text.contains(':');
         is_path.then(|| self.path(text)).flatten()

@@ -1,7 +1,8 @@
-//! The rules by which two values of a key are merged, and by which list items are identified.
+//! The rules that determine how two values of a key are merged, and what identifies the items of a
+//! list.
 //!
-//! They are those of `13-merge.md` of the specification, and of the section on `extends` in its
-//! `05-services.md`.
+//! The rules are those of `13-merge.md` of the specification, and those of the section on `extends`
+//! in its `05-services.md`.
 
 use super::super::tree::{Node, Value};
 
@@ -26,11 +27,12 @@ pub(super) enum Rule {
     Unique(Identity),
     /// A single value is short for a mapping with this key.
     Short(&'static str),
-    /// Merged if both have the same driver, else replaced.
+    /// Two values with the same driver are merged; otherwise the later value replaces the earlier
+    /// one.
     OfDriver,
 }
 
-/// What a name in a list means as a mapping entry.
+/// How a name in a list is converted to a mapping entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Name {
     /// A key without a value.
@@ -48,7 +50,7 @@ pub(super) enum Identity {
     Port,
     /// The path in the container.
     Mount,
-    /// The target file of a secret or config; relative ones are in this directory.
+    /// The target file of a secret or config; a relative target is in this directory.
     File(&'static str),
     /// The port in any notation.
     Exposed,
@@ -58,7 +60,7 @@ pub(super) enum Identity {
     Subnet,
 }
 
-/// The rule for a path.
+/// Returns the rule for a path.
 pub(super) fn rule(path: &[String]) -> Rule {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match path.as_slice() {
@@ -111,7 +113,7 @@ fn of_service(path: &[&str]) -> Rule {
 }
 
 impl Identity {
-    /// The identity of an item; `None` for a malformed item, which equals no other.
+    /// Returns the identity of an item; `None` for a malformed item, which equals no other.
     pub(super) fn of(self, item: &Node) -> Option<String> {
         let text = item.as_text();
         let part = |key: &str| item.child(key).and_then(Node::as_text);
@@ -171,7 +173,7 @@ fn port(host_ip: &str, published: &str, target: &str, protocol: &str) -> String 
     format!("{host_ip}|{published}|{target}|{protocol}")
 }
 
-/// `[[IP:][HOST]:]CONTAINER[/PROTOCOL]`
+/// Returns the identity of a port in the format `[[IP:][HOST]:]CONTAINER[/PROTOCOL]`.
 fn short_port(text: &str) -> Option<String> {
     let (addresses, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
     let (before, target) = match addresses.rsplit_once(':') {

@@ -1,13 +1,13 @@
-//! Tests against the examples of the Compose Specification for several files.
+//! Tests against the examples in the Compose Specification that use several files.
 //!
-//! Each example quotes the named document. Broken indentation is corrected, and parts that the
-//! document only describes are written out.
+//! Each example quotes the document that its test names. Broken indentation is corrected, and parts
+//! that the document only describes are written out.
 
 use std::fs;
 
 use super::*;
 
-/// Files by name, the main files first; the result is the merged tree or the problems.
+/// The files by name, the main files first. The tests compare the merged tree, or the problems.
 struct Project<'a> {
     files: &'a [(&'a str, &'a str)],
     main: usize,

@@ -11,7 +11,7 @@ use super::super::tree::Field;
 use super::super::{CloudSpec, Credentials};
 use crate::cloud::CloudDeadlines;
 
-/// The keys of all providers.
+/// The keys that all providers have.
 const COMMON: [&str; 3] = ["deadlines", "provider", "subnet"];
 /// All keys of `[cloud]`; those that are not common are for Azure.
 pub(in super::super) const CLOUD: [&str; 18] = [
@@ -59,7 +59,7 @@ pub(super) enum Provider {
 }
 
 impl Provider {
-    /// The provider in `[cloud]`; local by default. Errors are reported by [`read`].
+    /// Returns the provider in `[cloud]`; local by default. [`read`] reports errors.
     pub(super) fn of(cloud: Option<&Field<'_>>) -> Self {
         let named = cloud.and_then(|cloud| cloud.get("provider"));
         let is_azure = named.is_some_and(|named| named.text(&mut Report::new("")) == Some("azure"));
@@ -67,8 +67,8 @@ impl Provider {
     }
 }
 
-/// Reads `[cloud]`: the provider of nodes and the timeouts of their changes. Secrets are stored in
-/// `credentials`.
+/// Reads `[cloud]`: the provider of nodes and the timeouts for changes of nodes. Secrets are stored
+/// in `credentials`.
 pub(super) fn read(
     field: &Field<'_>,
     secrets: SecretReader<'_>,
@@ -268,7 +268,7 @@ fn jump_host(
     })
 }
 
-/// One word or a list of words, in order.
+/// Reads one word or a list of words, in order.
 pub(super) fn words(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     field
         .items_or_one(report)
@@ -291,7 +291,7 @@ fn zones(field: &Field<'_>, report: &mut Report) -> Vec<String> {
         .collect()
 }
 
-/// The certificate in the file that a field names.
+/// Reads the certificate from the file that a field names.
 pub(super) fn certificate(
     field: &Field<'_>,
     secrets: SecretReader<'_>,
@@ -309,7 +309,7 @@ pub(super) fn certificate(
     None
 }
 
-/// Checks an HTTPS URL. HTTP is allowed only to this machine.
+/// Checks an HTTPS URL. HTTP is allowed only for this machine.
 pub(super) fn address(text: &str) -> Result<String, String> {
     let bad = |why: &str| format!("`{text}` is not a usable URL: {why}");
     let (scheme, rest) = text
@@ -363,7 +363,7 @@ fn identity(text: &str) -> Result<String, String> {
     })
 }
 
-/// `publisher:offer:sku:version`
+/// Checks an image: `publisher:offer:sku:version`.
 pub(super) fn image(text: &str) -> Result<String, String> {
     let is_part = |part: &str| {
         !part.is_empty()
@@ -381,7 +381,7 @@ pub(super) fn image(text: &str) -> Result<String, String> {
     ))
 }
 
-/// `bastion.example`, `bastion.example:2222`, `[2001:db8::1]:22`
+/// Parses `bastion.example`, `bastion.example:2222`, or `[2001:db8::1]:22`.
 fn host_and_port(text: &str) -> Result<(String, u16), String> {
     let bad = || format!("`{text}` is not a host; write it like `bastion.example:22`");
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -404,7 +404,7 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
     Ok((host.to_owned(), port))
 }
 
-/// `10.0.0.0/24`
+/// Checks an IPv4 network: `10.0.0.0/24`.
 fn ipv4_network(text: &str) -> Result<String, String> {
     let bad = |why: &str| format!("`{text}` is not an IPv4 network: {why}");
     let (address, bits) = text

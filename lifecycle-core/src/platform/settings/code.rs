@@ -20,7 +20,7 @@ pub(in super::super) const CODE: [&str; 9] = [
     "store",
 ];
 pub(in super::super) const STORES: [&str; 2] = ["azure-files", "directory"];
-/// The keys of all stores; the others are for Azure Files.
+/// The keys that all stores have; the other keys are for Azure Files.
 const COMMON: [&str; 2] = ["path", "store"];
 /// The default directory of code bases.
 const PATH: &str = "code";

@@ -60,8 +60,8 @@ pub(super) struct Settings {
     pub(super) network: NetworkSpec,
 }
 
-/// Reads the tree of the file; `None`: the platform has no such file. `undeclared`: the number of
-/// nodes if the file declares none.
+/// Reads the tree of the file; `None` means that the platform has no such file. `undeclared` is the
+/// number of nodes if the file declares none.
 pub(super) fn read(
     root: Option<&Node>,
     undeclared: u16,
@@ -131,7 +131,7 @@ pub(super) fn read(
 /// The settings that nodes and pools share.
 #[derive(Clone, Default)]
 struct Properties {
-    /// In order of preference.
+    /// The sizes, in order of preference.
     sizes: Vec<String>,
     image: Option<String>,
     labels: BTreeMap<String, String>,
@@ -154,10 +154,10 @@ impl Properties {
 
 struct Reader<'r> {
     report: &'r mut Report,
-    /// Determines which images are valid.
+    /// The provider, which determines which images are valid.
     provider: Provider,
     nodes: BTreeMap<NodeName, NodeSpec>,
-    /// The first node in the order of the file.
+    /// The node that comes first in the file.
     first: Option<NodeName>,
 }
 
@@ -316,7 +316,8 @@ impl Reader<'_> {
     }
 }
 
-/// Rejected declarations count, too: adding the default nodes would only confuse.
+/// Returns whether the file declares nodes. Rejected declarations count too, because default nodes
+/// in their place would only confuse the user.
 fn declares_nodes(root: Option<&Node>) -> bool {
     root.is_some_and(|root| {
         let root = Field::root(root);

@@ -81,7 +81,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Containers that are being stopped. Their endpoints are withdrawn before that.
+    /// Returns the containers that are being stopped. Their endpoints are withdrawn before the
+    /// stop.
     pub(super) fn stopping(&self) -> BTreeSet<ContainerId> {
         let running = self.running.values().map(|r| &r.action);
         let settling = self.settling.values().map(|s| &s.action);
@@ -108,9 +109,9 @@ impl Driver {
     }
 }
 
-/// The steps of a plan that the previous plan did not have.
+/// Returns the steps of a plan that the previous plan did not have.
 fn new_steps<'a>(previous: &[Step], steps: &'a [Step]) -> Vec<&'a Step> {
-    // The usual case: some steps are done and the rest is unchanged.
+    // In the usual case, some steps are done and the rest is unchanged.
     let mut rest = previous.iter();
     if steps
         .iter()

@@ -37,7 +37,7 @@ impl Driver {
     }
 
     pub(super) async fn ended(&mut self, end: StepEnd) -> Result<()> {
-        // Record started operations before the step's end.
+        // Record started operations before the end of the step that started them.
         let mut begun = Vec::new();
         while let Ok(operation) = self.just_begun.try_recv() {
             let node = operation.change.node().clone();
@@ -116,7 +116,7 @@ impl Driver {
         if let Some(hint) = error.hint() {
             why = format!("{why} (hint: {hint})");
         }
-        // The same code base and Dockerfile give the same failure.
+        // The same code base and Dockerfile give the same failure, so do not retry.
         let never_again = matches!(error, Error::Build { .. });
         let again_at = || {
             let pause = chrono::TimeDelta::from_std(pause).ok()?;

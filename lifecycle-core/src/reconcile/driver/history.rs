@@ -10,7 +10,7 @@ use crate::reconcile::observe_once::is_complete;
 use crate::registry::Snapshot;
 
 impl Driver {
-    /// The input of the next plan; `None` until every running node was polled once.
+    /// Returns the input of the next plan; `None` until every running node was polled once.
     pub(super) fn input(&mut self, target: &Target) -> Option<PlanningInput> {
         let (mut observed, endings) = self.watcher.observed()?;
         // A new process plans only after every node was polled once: a container that it has not
@@ -48,7 +48,8 @@ impl Driver {
         })
     }
 
-    /// Where the latest plan for the same declaration placed replicas that have no container yet.
+    /// Returns where the latest plan for the same declaration placed replicas that have no
+    /// container yet.
     fn placed(&self) -> BTreeMap<InstanceId, NodeName> {
         let declared = self.declared.borrow();
         let latest = self.latest.as_ref().filter(|latest| {
@@ -63,7 +64,7 @@ impl Driver {
     }
 }
 
-/// The last known node of each replica: where it was started last.
+/// Returns the last known node of each replica: the node on which it was started last.
 pub(super) fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
     let mut records: Vec<&InstanceRecord> = registry.instances.values().collect();
     records.sort_by_key(|record| (&record.id, record.started_at));

@@ -39,7 +39,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Every step that may start now.
+    /// Returns every step that may start now.
     fn choose(&mut self) -> Vec<Step> {
         let Some(latest) = &mut self.latest else {
             return Vec::new();
@@ -100,7 +100,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Resumes the cloud operations that a previous process began.
+    /// Resumes the cloud operations that a previous process started.
     pub(super) fn resume(&mut self, target: &Target, observed: &Observed, now: DateTime<Utc>) {
         for operation in std::mem::take(&mut self.inherited) {
             let node = operation.change.node().clone();
@@ -108,7 +108,8 @@ impl Driver {
                 NodeChange::Provision { .. } => Action::ProvisionNode { node },
                 NodeChange::Start { .. } => Action::StartNode { node },
                 NodeChange::Delete { .. } => Action::DeleteNode { node },
-                // The planner never uses these; the next observation shows the node's state.
+                // The planner never uses these changes; the next observation shows the node's
+                // state.
                 NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
                     self.operations.remove(&node);
                     continue;

@@ -1,18 +1,18 @@
-//! Limits the steps that run at once, per node and per platform.
+//! Limits how many steps run concurrently, per node and per platform.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::NodeName;
 use crate::reconcile::step::{Action, Work};
 
-/// The limits on steps that run at once.
+/// The limits on how many steps run concurrently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
-    /// Steps on one node.
+    /// The maximum number of steps on one node.
     pub per_node: usize,
-    /// Builds, copies and pulls of images on one node.
+    /// The maximum number of builds, copies and pulls of images on one node.
     pub images_per_node: usize,
-    /// Steps on all nodes.
+    /// The maximum number of steps on all nodes together.
     pub per_platform: usize,
 }
 

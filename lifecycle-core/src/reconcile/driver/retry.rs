@@ -17,7 +17,7 @@ use crate::runtime::{ContainerState, Role};
 /// A request to retry failed steps immediately.
 #[derive(Debug)]
 pub struct RetryRequest {
-    /// Whose failures are cleared; the platform means all subjects.
+    /// The subject whose failures are cleared; the platform means all subjects.
     pub subject: Subject,
     /// Receives the descriptions of what is retried.
     pub answer: Option<oneshot::Sender<Vec<String>>>,
@@ -31,8 +31,8 @@ pub(super) struct Retried {
 }
 
 impl Driver {
-    /// The sender for retry requests. Pending requests and all failures are dropped when the loop
-    /// ends.
+    /// Returns the sender for retry requests. Pending requests and all failures are dropped when
+    /// the loop ends.
     pub fn retries(&self) -> mpsc::UnboundedSender<RetryRequest> {
         self.retry_sender.clone()
     }
@@ -63,13 +63,13 @@ impl Driver {
             cloud: Some(self.watcher.request_cloud()),
         };
         if let Some(answer) = request.answer {
-            // A caller that is gone needs no answer.
+            // If the caller is gone, nothing needs the answer.
             drop(answer.send(retried));
         }
         Ok(())
     }
 
-    /// Whether the observations that the latest retry requested are complete.
+    /// Returns whether the observations that the latest retry requested are complete.
     pub(super) fn has_seen_retried(&self) -> bool {
         let Retried { nodes, cloud } = &self.retried;
         nodes
@@ -79,7 +79,7 @@ impl Driver {
     }
 
     /// Clears all failures of a subject: failed steps, rejected specifications, and containers that
-    /// ended or are not ready in time. Returns their descriptions.
+    /// exited or were not ready in time. Returns descriptions of the failures.
     async fn forget(&mut self, subject: &Subject) -> Result<Vec<String>> {
         let mut forgotten = BTreeSet::new();
         let failed: Vec<_> = self
@@ -113,8 +113,8 @@ impl Driver {
         Ok(forgotten.into_iter().collect())
     }
 
-    /// Containers that ended start again regardless of their restart policy; the time limit of those
-    /// that are not ready starts again.
+    /// Restarts containers that exited, regardless of their restart policy, and starts the time
+    /// limit again for containers that are not ready.
     fn forgive_containers(&mut self, subject: &Subject, now: DateTime<Utc>) -> Vec<String> {
         let Some(latest) = &self.latest else {
             return Vec::new();
@@ -156,7 +156,7 @@ impl Driver {
         retried
     }
 
-    /// All runs to be replaced by a new run, from restarts and from retries.
+    /// Returns all runs that a new run must replace, because of restarts and retries.
     pub(super) fn restarts(
         &mut self,
         target: &Target,
@@ -190,7 +190,7 @@ impl Driver {
             .collect()
     }
 
-    /// The node itself, or the nodes on which the subject's replicas are placed.
+    /// Returns the node itself, or the nodes on which the subject's replicas are placed.
     fn nodes_of(&self, subject: &Subject) -> BTreeSet<NodeName> {
         if let Subject::Node(node) = subject {
             return BTreeSet::from([node.clone()]);

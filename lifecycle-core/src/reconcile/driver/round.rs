@@ -14,16 +14,16 @@ use crate::reconcile::step::{Plan, StepId};
 /// A step that is running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningStep {
-    /// Its identity.
+    /// The id of the step.
     pub id: StepId,
-    /// What it does, in words.
+    /// A description of what the step does.
     pub what: String,
-    /// Since when.
+    /// When the step started.
     pub since: DateTime<Utc>,
-    /// Until when at the latest.
+    /// The latest time at which the step ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<DateTime<Utc>>,
-    /// The last line that it wrote.
+    /// The last line that the step wrote.
     pub last_line: Option<String>,
 }
 
@@ -35,35 +35,36 @@ pub struct Round {
     /// The plan.
     pub plan: Arc<Plan>,
     pub running: Vec<RunningStep>,
-    /// Whether the round has ended: no step runs, and every replica is ready, completed or failed.
+    /// Whether the round has ended: no step is running, and every replica is ready, completed or
+    /// failed.
     pub settled: bool,
 }
 
 impl Round {
-    /// The generation of the plan; 0 before the first plan.
+    /// Returns the generation of the plan; 0 before the first plan.
     pub fn generation(&self) -> Generation {
         let input = self.input.as_ref();
         input.map_or_else(Generation::default, |input| input.declared.generation)
     }
 
-    /// Whether the platform is being deleted.
+    /// Returns whether the platform is being deleted.
     pub fn is_deleting(&self) -> bool {
         let input = self.input.as_ref();
         input.is_some_and(|input| input.declared.deleting)
     }
 
-    /// What exists; nothing before the first plan.
+    /// Returns the observation of the plan; empty before the first plan.
     pub fn observed(&self) -> Arc<Observed> {
         let input = self.input.as_ref();
         input.map_or_else(Arc::default, |input| Arc::clone(&input.observed))
     }
 
-    /// Whether no step runs, no step is planned and nothing is held.
+    /// Returns whether no step is running, no step is planned and nothing is held.
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.plan.is_empty()
     }
 
-    /// Whether this round equals the other one in everything but the observation.
+    /// Returns whether this round equals the other one in everything but the observation.
     fn shows_the_same_as(&self, other: &Self) -> bool {
         self.generation() == other.generation()
             && self.is_deleting() == other.is_deleting()

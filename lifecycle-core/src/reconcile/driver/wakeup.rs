@@ -12,15 +12,15 @@ use crate::error::Result;
 use crate::model::NodeName;
 use crate::network::Report;
 
-/// Changes within this time per node and replica are planned together, since changes tend to come
-/// in groups. For 50 objects this is half a millisecond.
+/// How long to gather changes before they are planned together, per node and replica, since changes
+/// tend to come in groups. For 50 objects this is half a millisecond.
 const GATHERING_PER_OBJECT: Duration = Duration::from_micros(10);
 const LONGEST_GATHERING: Duration = Duration::from_millis(50);
 
-/// The minimum time between two plans per node and replica: planning costs more on a larger
-/// platform, where changes are also more frequent. For a dozen replicas it is a few milliseconds,
-/// for 2,000 less than a second. It does not delay steps that wait for a free slot, nor the first
-/// change after a pause.
+/// The minimum time between two plans, per node and replica: planning costs more on a larger
+/// platform, where changes are also more frequent. For a dozen replicas this time is a few
+/// milliseconds, for 2,000 replicas less than a second. It delays neither steps that wait for a
+/// free slot nor the first change after a pause.
 const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(300);
 const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(2);
 
@@ -30,7 +30,7 @@ const LINES_EVERY: Duration = Duration::from_secs(1);
 /// The result of a step, as its task returns it.
 pub(super) type StepEnd = std::result::Result<(tokio::task::Id, Result<()>), JoinError>;
 
-/// What ended a wait of the control loop.
+/// The event that ended a wait of the control loop.
 #[derive(Debug)]
 pub(super) enum Wakeup {
     /// The cloud has accepted a change of a node.
@@ -45,7 +45,7 @@ pub(super) enum Wakeup {
     Agents,
     /// An agent's report that becomes an event.
     Report(NodeName, Report),
-    /// The time set by the pace.
+    /// The time that the pace sets has come.
     Due,
     /// A running step may have written a new line.
     Lines,
@@ -54,9 +54,10 @@ pub(super) enum Wakeup {
 /// When the next plan is made.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
-    /// After the next wakeup, at this time at the latest.
+    /// The next plan is made after the next wakeup, at this time at the latest.
     Waiting { until: Instant },
-    /// At this time: a change happened, and later changes until then join the same plan.
+    /// The next plan is made at this time: a change happened, and later changes until then join the
+    /// same plan.
     Gathering { until: Instant },
 }
 
@@ -152,7 +153,7 @@ impl Driver {
         self.launch().await
     }
 
-    /// Handles all steps that have ended by now.
+    /// Handles all steps that have ended.
     async fn take_ended(&mut self) -> Result<()> {
         while let Some(end) = self.tasks.try_join_next_with_id() {
             self.ended(end).await?;
@@ -160,7 +161,7 @@ impl Driver {
         Ok(())
     }
 
-    /// When the next plan is due.
+    /// Returns when the next plan is due.
     fn next_plan(&self) -> Instant {
         let declared = self.declared.borrow();
         let objects = declared.as_ref().map_or(0, |declared| {
@@ -181,7 +182,7 @@ impl Driver {
     }
 }
 
-/// Waits for another target; never returns once the sender is gone.
+/// Waits for another target; never returns after the sender is gone.
 async fn changed(target: &mut watch::Receiver<Option<Target>>) {
     if target.changed().await.is_err() {
         std::future::pending::<()>().await;
